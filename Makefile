@@ -1,0 +1,50 @@
+# make demo, make test: each sets up all it needs. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+UV = $$(tools/setup.sh)
+RUN = $(UV) run --frozen --no-sync
+WORKDIR ?= runs
+
+.PHONY: help setup demo test unit integration check format generate quality preprocess clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
+
+setup: ## Install uv and the locked environment
+	@tools/setup.sh >/dev/null
+
+demo: ## Internalize the sample prompt twice (few rows, many rows) and print both verdicts
+	@$(RUN) promptintern run examples/few-rows.yaml --workdir $(WORKDIR)
+	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
+
+test: ## All tests: unit, then integration
+	@tools/browser.sh
+	@$(RUN) pytest tests
+
+unit: ## Unit tests: no network, under a minute
+	@$(RUN) pytest tests/unit
+
+integration: ## Integration tests: a real S3 server, a real browser, killed processes
+	@tools/browser.sh
+	@$(RUN) pytest tests/integration
+
+check: ## Quality gates: format, lint, types, layers, freshness of generated files
+	@uv=$(UV); run="$$uv run --frozen --no-sync"; \
+	$$run ruff format --check . && $$run ruff check . && $$run mypy && $$run lint-imports && $$run promptintern-crd --check
+
+format: ## Format the code and fix what the linter can
+	@uv=$(UV); $$uv run --frozen --no-sync ruff format . && $$uv run --frozen --no-sync ruff check --fix .
+
+generate: ## Write the CRD, docs/api.md and the examples again
+	@$(RUN) promptintern-crd --write
+
+quality: ## Benchmark: QueryOnly against Direct over numbers of rows (hours on a laptop)
+	@$(RUN) python benchmarks/quality.py
+
+preprocess: ## Benchmark: cost of preparing a row at 10^3, 10^4, 10^5 rows
+	@$(RUN) python benchmarks/preprocess.py
+
+clean: ## Remove caches and local runs
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis runs promptintern-runs

@@ -1,0 +1,115 @@
+"""spec.compute, spec.checkpoint, spec.storage, spec.retries: where the job runs and what survives it."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from promptintern_api.base import ApiModel
+from promptintern_api.references import SecretRef, StorageUri
+
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
+
+
+class Device(StrEnum):
+    """What computes."""
+
+    AUTO = "Auto"
+    CPU = "CPU"
+    CUDA = "CUDA"
+
+
+class Resources(ApiModel):
+    """What one worker pod asks for and may not pass."""
+
+    cpu: Annotated[Quantity | None, Field(description="CPU cores, such as `4` or `500m`.")] = None
+    memory: Annotated[Quantity | None, Field(description="Memory, such as `32Gi`.")] = None
+
+
+class Toleration(ApiModel):
+    """A toleration as in a pod's spec."""
+
+    key: Annotated[str | None, Field(description="Taint key; empty with operator Exists matches all.")] = None
+    operator: Annotated[
+        str | None, StringConstraints(pattern=r"^(Exists|Equal)$"), Field(description="Exists or Equal.")
+    ] = None
+    value: Annotated[str | None, Field(description="Taint value, with operator Equal.")] = None
+    effect: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$"),
+        Field(description="Taint effect; empty matches all."),
+    ] = None
+    toleration_seconds: Annotated[int | None, Field(ge=0, description="How long a NoExecute taint is borne.")] = None
+
+
+class ComputeSpec(ApiModel):
+    """The cluster of one job. `promptintern run` uses `workers` (or --workers) and `device` only."""
+
+    workers: Annotated[
+        int,
+        Field(ge=0, le=1024, description="Training workers. 0 trains in the driver's own process (on a laptop)."),
+    ] = 1
+    gpus_per_worker: Annotated[int, Field(ge=0, le=16, description="GPUs of one worker.")] = 0
+    device: Annotated[
+        Device,
+        Field(description="Auto takes a GPU where there is one; CUDA fails at once where there is none."),
+    ] = Device.AUTO
+    image: Annotated[
+        str | None,
+        StringConstraints(min_length=1, max_length=512),
+        Field(description="Trainer image. Default: the chart's."),
+    ] = None
+    ray_version: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"),
+        Field(description="Ray version in the image. Default: the chart's."),
+    ] = None
+    resources: Annotated[Resources, Field(description="CPU and memory of one worker.")] = Resources()
+    node_selector: Annotated[dict[str, str] | None, Field(max_length=64, description="Labels a node must have.")] = None
+    tolerations: Annotated[list[Toleration] | None, Field(max_length=64, description="Taints that workers bear.")] = (
+        None
+    )
+    termination_grace_period_seconds: Annotated[
+        int, Field(ge=0, le=86_400, description="Time that a planned stop leaves for saving.")
+    ] = 120
+
+
+class CheckpointSpec(ApiModel):
+    """How much work a hard kill may cost."""
+
+    every_seconds: Annotated[int, Field(ge=1, le=86_400, description="Time between checkpoints within a stage.")] = 300
+    keep: Annotated[
+        int,
+        Field(ge=1, le=100, description="Checkpoints kept in a running stage; none stay after its commit."),
+    ] = 2
+
+
+class StorageSpec(ApiModel):
+    """Where adapters, reports and checkpoints go."""
+
+    uri: Annotated[
+        StorageUri,
+        Field(description="s3://BUCKET/PREFIX or file:///PATH. The run's folder is NAMESPACE/NAME-ID under it."),
+    ]
+    endpoint: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^https?://.+$", max_length=1024),
+        Field(description="S3 endpoint, for servers other than AWS."),
+    ] = None
+    region: Annotated[str | None, StringConstraints(max_length=64), Field(description="S3 region.")] = None
+    secret_ref: Annotated[
+        SecretRef | None,
+        Field(
+            description=(
+                "Secret with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Without it: the pod's own "
+                "identity. Locally: the environment and ~/.aws, as for every AWS tool."
+            )
+        ),
+    ] = None
+
+
+class Retries(ApiModel):
+    """How often a failed attempt is followed by another. Preemptions are not counted."""
+
+    application: Annotated[int, Field(ge=0, le=100, description="After a failure of the trainer itself.")] = 1
+    infrastructure: Annotated[int, Field(ge=0, le=1000, description="After a lost node, pod or image pull.")] = 10

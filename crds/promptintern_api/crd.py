@@ -1,0 +1,121 @@
+"""`promptintern-crd`: writes the CustomResourceDefinition and docs/api.md, or says that they are stale."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from promptintern_api.job import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
+from promptintern_api.reference import reference
+from promptintern_api.schema import open_api_schema
+
+CRD_FILE = f"crds/{PLURAL}.{GROUP}.yaml"
+REFERENCE_FILE = "docs/api.md"
+
+_HEADER = "# Generated from crds/promptintern_api by `promptintern-crd --write`. Change the models.\n"
+_COLUMNS = (
+    ("Phase", "string", ".status.phase", "The job in one word."),
+    ("Stage", "string", ".status.stage", "Current stage of all."),
+    ("Tokens", "number", ".status.tokens", "Prompt tokens per query now."),
+    ("Score", "string", ".status.score", "Newest score."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+)
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """The manifest, apiextensions.k8s.io/v1. Needs Kubernetes 1.30 or newer."""
+    columns = [
+        {"name": name, "type": kind, "jsonPath": path, "description": text} for name, kind, path, text in _COLUMNS
+    ]
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": [SHORT_NAME],
+                "categories": ["all"],
+            },
+            "scope": "Namespaced",
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": columns,
+                    "schema": {"openAPIV3Schema": open_api_schema()},
+                }
+            ],
+        },
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every value out: what is shared in memory is no anchor in the file."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def crd_yaml() -> str:
+    """The file's text."""
+    text: str = yaml.dump(custom_resource_definition(), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    return _HEADER + text
+
+
+def generated() -> dict[str, str]:
+    """Every generated file's text, by its path in the repository."""
+    return {CRD_FILE: crd_yaml(), REFERENCE_FILE: reference()}
+
+
+def stale(root: Path) -> list[str]:
+    """Paths under ``root`` whose text is missing or is not what the models say."""
+    return [name for name, text in generated().items() if _read(root / name) != text]
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Exit status 1 if ``--check`` finds a stale file."""
+    parser = argparse.ArgumentParser(
+        prog="promptintern-crd",
+        description=(
+            "The CustomResourceDefinition of PromptInternJob, made from its models. Prints it without an option."
+        ),
+        epilog="Example: promptintern-crd | kubectl apply --server-side -f -",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help=f"write {CRD_FILE} and {REFERENCE_FILE}")
+    mode.add_argument("--check", action="store_true", help="exit with 1 if one of these files is stale")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(__file__).resolve().parents[2],
+        help="the repository (default: this one)",
+    )
+    options = parser.parse_args(arguments)
+    if options.write:
+        for name, text in generated().items():
+            (options.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (options.root / name).write_text(text, encoding="utf-8")
+    elif options.check:
+        for name in (names := stale(options.root)):
+            print(f"{options.root / name}: is stale; run promptintern-crd --write", file=sys.stderr)
+        return 1 if names else 0
+    else:
+        print(crd_yaml(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

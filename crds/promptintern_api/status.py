@@ -1,0 +1,131 @@
+"""status: written by the trainer's head pod (``training``) and the operator (the rest), never by a user."""
+
+# ruff: noqa: RUF012 -- pydantic copies a default for every object
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from promptintern_api.base import ApiModel
+
+
+def _map_by(key: str) -> dict[str, Any]:
+    """Of a list: server-side apply merges its items by ``key``."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+class Phase(StrEnum):
+    """The job in one word, derived from the conditions."""
+
+    PENDING = "Pending"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Condition(ApiModel):
+    """A condition as in every Kubernetes object."""
+
+    type: Annotated[str, Field(max_length=316, description="What the condition is about.")]
+    status: Annotated[str, Field(pattern=r"^(True|False|Unknown)$", description="True, False or Unknown.")]
+    reason: Annotated[str, Field(max_length=1024, description="A word for programs.")]
+    message: Annotated[str, Field(max_length=32_768, description="A sentence for people.")]
+    last_transition_time: Annotated[datetime, Field(description="When `status` last changed.")]
+    observed_generation: Annotated[int | None, Field(ge=0, description="The spec's generation that was judged.")] = None
+
+
+class StageStatus(ApiModel):
+    """One stage as the trainer reports it."""
+
+    index: Annotated[int, Field(ge=0, description="Stage number, from 0.")]
+    rate: Annotated[float, Field(description="Template rate achieved.")]
+    shots: Annotated[int, Field(description="Examples in the prompt.")]
+    prompt_tokens: Annotated[float, Field(description="Mean prompt tokens per query.")]
+    loss: Annotated[float | None, Field(description="Mean loss per answer token at the stage's end.")] = None
+    score: Annotated[float | None, Field(description="Score on the held-out sample.")] = None
+    started_at: Annotated[datetime | None, Field(description="First step.")] = None
+    finished_at: Annotated[datetime | None, Field(description="Commit.")] = None
+    checkpoint: Annotated[str | None, Field(description="Folder of the newest checkpoint.")] = None
+
+
+class Progress(ApiModel):
+    """Where the running stage stands."""
+
+    step: Annotated[int, Field(ge=0, description="Optimizer steps done in this stage.")]
+    total: Annotated[int, Field(ge=0, description="Optimizer steps of this stage.")]
+    tokens_per_second: Annotated[float | None, Field(description="Training tokens per second.")] = None
+    eta_seconds: Annotated[float | None, Field(description="Seconds left in this stage.")] = None
+
+
+class Failure(ApiModel):
+    """Why the trainer ended."""
+
+    failure_class: Annotated[
+        str,
+        Field(
+            alias="class",
+            pattern=r"^(User|Application|Infrastructure|Preemption)$",
+            description="Who has to act.",
+        ),
+    ]
+    message: Annotated[str, Field(max_length=32_768, description="What, where, and what to do.")]
+
+
+class Outputs(ApiModel):
+    """What the run leaves."""
+
+    adapter: Annotated[str | None, Field(description="URI of the adapter.")] = None
+    report: Annotated[str | None, Field(description="URI of the report.")] = None
+
+
+class TrainingStatus(ApiModel):
+    """The trainer's part of the status."""
+
+    attempt: Annotated[int, Field(ge=0, description="Epoch of the driver that wrote this.")]
+    stages: Annotated[
+        list[StageStatus],
+        Field(max_length=64, description="Stages begun so far.", json_schema_extra=_map_by("index")),
+    ] = []
+    progress: Annotated[Progress | None, Field(description="The running stage.")] = None
+    failure: Annotated[Failure | None, Field(description="Why the trainer ended, if it failed.")] = None
+    outputs: Annotated[Outputs | None, Field(description="What the run leaves.")] = None
+
+
+class AttemptStatus(ApiModel):
+    """One RayJob."""
+
+    number: Annotated[int, Field(ge=1, description="Attempt, from 1.")]
+    ray_job_name: Annotated[str, Field(description="The RayJob.")]
+    started_at: Annotated[datetime | None, Field(description="Creation.")] = None
+    finished_at: Annotated[datetime | None, Field(description="End.")] = None
+    outcome: Annotated[str | None, Field(description="Succeeded, or the failure's class.")] = None
+    message: Annotated[str | None, Field(max_length=32_768, description="Why, with the pods' last states.")] = None
+
+
+class PromptInternJobStatus(ApiModel):
+    """What is known of the job."""
+
+    phase: Annotated[Phase | None, Field(description="The job in one word.")] = None
+    conditions: Annotated[
+        list[Condition],
+        Field(max_length=32, description="Conditions, one a type.", json_schema_extra=_map_by("type")),
+    ] = []
+    observed_generation: Annotated[int | None, Field(ge=0, description="The spec's generation that was seen.")] = None
+    attempts: Annotated[
+        list[AttemptStatus],
+        Field(max_length=1024, description="Attempts, one a RayJob.", json_schema_extra=_map_by("number")),
+    ] = []
+    ray_job_name: Annotated[str | None, Field(description="The current RayJob.")] = None
+    current_head_pod_uid: Annotated[
+        str | None, Field(alias="currentHeadPodUID", description="The pod that may write `training`.")
+    ] = None
+    start_time: Annotated[datetime | None, Field(description="When the job was first accepted.")] = None
+    completion_time: Annotated[datetime | None, Field(description="When the job ended.")] = None
+    stage: Annotated[str | None, Field(description="For `kubectl get`: current stage of all, such as 2/4.")] = None
+    tokens: Annotated[float | None, Field(description="For `kubectl get`: prompt tokens per query now.")] = None
+    score: Annotated[str | None, Field(description="For `kubectl get`: newest score.")] = None
+    training: Annotated[TrainingStatus | None, Field(description="Written by the trainer.")] = None

@@ -1,0 +1,129 @@
+"""Tiny random models of several architectures, for tests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VOCABULARY = 97
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "gpt_neox", "mixtral")
+
+
+def tiny_config(architecture: str) -> Any:
+    """A configuration with grouped heads where the architecture has them, and a sliding window for Mistral."""
+    from transformers import (
+        GPTNeoXConfig,
+        LlamaConfig,
+        MambaConfig,
+        MistralConfig,
+        MixtralConfig,
+        Qwen2Config,
+    )
+
+    grouped = {**_COMMON, "num_key_value_heads": 2}
+    match architecture:
+        case "llama":
+            return LlamaConfig(**grouped)
+        case "mistral":
+            return MistralConfig(**grouped, sliding_window=6)
+        case "qwen2":
+            return Qwen2Config(**grouped)
+        case "gpt_neox":
+            return GPTNeoXConfig(**_COMMON)
+        case "mixtral":
+            return MixtralConfig(**grouped, num_local_experts=4)
+        case "mamba":
+            return MambaConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                num_hidden_layers=2,
+                bos_token_id=1,
+                eos_token_id=2,
+                pad_token_id=0,
+            )
+    raise ValueError(architecture)
+
+
+def tiny_model(architecture: str, *, seed: int = 0) -> Any:
+    """A frozen random causal language model."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(architecture))
+    # Random initialisation is so small that all logits are nearly equal; larger weights make mistakes visible.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    return model.requires_grad_(requires_grad=False)
+
+
+def write_tiny_model(folder: Path, architecture: str = "llama", *, chat_template: str | None = None) -> Path:
+    """A random model with a byte-level tokenizer, as ``save_pretrained`` writes it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.chat_template = chat_template
+    config = tiny_config(architecture)
+    config.vocab_size = len(tokenizer)
+    config.max_position_embeddings = 1024
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, count: int, *, start: int = 0) -> Path:
+    """JSONL rows of a task that has little to learn."""
+    lines = [
+        json.dumps({"query": f"add {n} to {n % 7}", "answer": f"({n} + {n % 7})"}) for n in range(start, start + count)
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def tiny_job(folder: Path, *, rows: int = 12, **spec: Any) -> dict[str, Any]:
+    """A whole job over a tiny model and few rows in ``folder``; ``spec`` replaces parts of its spec."""
+    model = folder / "model"
+    if not model.exists():
+        write_tiny_model(model)
+    train, held_out = write_rows(folder / "train.jsonl", rows), write_rows(folder / "eval.jsonl", 4, start=1000)
+    return {
+        "apiVersion": "promptintern.dev/v1alpha1",
+        "kind": "PromptInternJob",
+        "metadata": {"name": "tiny"},
+        "spec": {
+            "model": {"uri": f"file://{model}", "dtype": "float32"},
+            "data": {"train": {"uri": f"file://{train}"}, "eval": {"uri": f"file://{held_out}"}},
+            "prompt": {
+                "template": "Write the sum as code.\n{examples}Question: {query}\nCode:",
+                "exampleTemplate": "Question: {query}\nCode:{answer}\n",
+                "protect": ["\nCode:"],
+            },
+            "schedule": {"stages": 3, "shots": 2},
+            "training": {"lora": {"r": 4, "alpha": 8}, "learningRate": 0.01, "rowsPerBatch": 4, "tokensPerBatch": 1024},
+            "evaluation": {"maxNewTokens": 8, "stageRows": 4, "latencyQueries": 2, "gate": {"onFail": "Continue"}},
+            "checkpoint": {"everySeconds": 1},
+        }
+        | spec,
+    }

@@ -1,0 +1,105 @@
+"""The training loop: workers, packs and interruptions must not change the steps."""
+
+import copy
+
+import pytest
+import torch
+from promptintern.engine.lora import Adapter, attach_lora
+from promptintern.engine.packs import Length, plan_steps
+from promptintern.engine.state import Trajectory, apply_state, new_optimizer, snapshot
+from promptintern.engine.train import Course, StageTask, train_stage
+from promptintern.errors import RunFailed
+from promptintern.prompt.encode import Encoded
+from promptintern_api.training import Lora, TrainingSpec
+
+from tests.tiny import VOCABULARY, tiny_model
+
+CPU = torch.device("cpu")
+TRAINING = TrainingSpec(learning_rate=5e-3, warmup_ratio=0.1)
+
+
+def rows(count: int = 12) -> list[Encoded]:
+    draw = torch.Generator().manual_seed(7)
+
+    def ids(low: int, high: int) -> list[int]:
+        n = int(torch.randint(low, high, (1,), generator=draw))
+        return torch.randint(3, VOCABULARY, (n,), generator=draw).tolist()
+
+    return [Encoded(prompt_ids=ids(3, 20), answer_ids=ids(2, 6)) for _ in range(count)]  # type: ignore[arg-type]
+
+
+def task_of(encoded: list[Encoded], *, tokens_per_pack: int = 64, epochs: int = 2) -> StageTask:
+    steps = plan_steps(
+        [Length(prompt=len(r.prompt_ids), answer=len(r.answer_ids)) for r in encoded],
+        seed=(0, 0),
+        epochs=epochs,
+        tokens_per_batch=96,
+        rows_per_batch=4,
+        tokens_per_pack=tokens_per_pack,
+        pack=True,
+        world_size=1,
+    )
+    return StageTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, course=Course(first=0, total=len(steps)))
+
+
+def fresh(dropout: float = 0.0) -> Adapter:
+    return attach_lora(tiny_model("llama"), Lora(r=4, alpha=8, dropout=dropout), seed=0)
+
+
+def train(adapter: Adapter, task: StageTask, *, stop_after: int | None = None, **state: object) -> Trajectory:
+    trajectory = state.get("trajectory") or Trajectory()
+    optimizer = state.get("optimizer") or new_optimizer(adapter, weight_decay=0.01)
+    assert isinstance(trajectory, Trajectory)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    train_stage(
+        adapter,
+        optimizer,
+        task,
+        training=TRAINING,
+        trajectory=trajectory,
+        device=CPU,
+        stop_requested=lambda: stop_after is not None and trajectory.steps + 1 >= stop_after,
+        after_step=lambda _trajectory: None,
+    )
+    return trajectory
+
+
+def test_training_lowers_the_loss() -> None:
+    trajectory = train(fresh(), task_of(rows(), epochs=20))
+    assert trajectory.loss[-1] < 0.7 * trajectory.loss[0]
+
+
+def test_packs_do_not_change_the_trajectory() -> None:
+    one = train(fresh(), task_of(rows(), tokens_per_pack=96))
+    other = train(fresh(), task_of(rows(), tokens_per_pack=16))
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
+    assert (one.tokens, one.loss_tokens, one.rows) == (other.tokens, other.loss_tokens, other.rows)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("at", [1, 3])
+def test_stop_and_resume_is_bit_identical(dropout: float, at: int) -> None:
+    task = task_of(rows())
+    straight = fresh(dropout)
+    whole = train(straight, task)
+
+    first = fresh(dropout)
+    optimizer = new_optimizer(first, weight_decay=0.01)
+    part = train(first, task, optimizer=optimizer, stop_after=at)
+    assert part.steps == at
+    saved = copy.deepcopy(snapshot(first, optimizer))
+
+    second = fresh(dropout)
+    second_optimizer = new_optimizer(second, weight_decay=0.01)
+    apply_state(saved, second, second_optimizer)
+    rest = train(second, task, optimizer=second_optimizer, trajectory=part)
+    assert torch.equal(second.flat, straight.flat)
+    assert rest.loss == whole.loss
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_advice() -> None:
+    adapter = fresh()
+    adapter.load_flat(torch.full_like(adapter.flat, float("nan")))
+    with pytest.raises(RunFailed, match=r"stage 1/1, step 1.*learningRate"):
+        train(adapter, task_of(rows()))

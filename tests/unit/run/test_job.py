@@ -1,0 +1,105 @@
+"""Reading a job: files, overrides, and which changes start a new run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from promptintern.errors import UserError
+from promptintern.job import load_job, run_folder, run_id
+
+JOB = {
+    "apiVersion": "promptintern.dev/v1alpha1",
+    "kind": "PromptInternJob",
+    "metadata": {"name": "one"},
+    "spec": {
+        "model": {"uri": "sample://formulas"},
+        "data": {"train": {"uri": "train.jsonl"}, "eval": {"uri": "file:///data/eval.jsonl"}},
+        "prompt": {"template": "Answer.\n{examples}{query}"},
+    },
+}
+
+
+def write(folder: Path, document: object = JOB, name: str = "job.yaml") -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_plain_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
+    job = load_job(write(tmp_path))
+    assert job.spec.data.train.uri == f"file://{tmp_path}/train.jsonl"
+    assert job.spec.data.eval.uri == "file:///data/eval.jsonl"
+
+
+def test_plain_paths_in_overrides_are_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = load_job(write(tmp_path / "..", name="other.yaml"), ["data.train.uri=rows/a.jsonl"])
+    assert job.spec.data.train.uri == f"file://{tmp_path}/rows/a.jsonl"
+
+
+def test_overrides_are_yaml_and_reach_fields_that_the_file_lacks(tmp_path: Path) -> None:
+    job = load_job(
+        write(tmp_path),
+        ["training.seed=7", "spec.schedule.shots=0", "metadata.name=two", "evaluation.metrics=[BLEU]"],
+    )
+    assert job.spec.training.seed == 7
+    assert job.spec.schedule.shots == 0
+    assert job.metadata.name == "two"
+    assert [str(m) for m in job.spec.evaluation.metrics] == ["BLEU"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where"),
+    [
+        (["training.seed"], "--set training.seed"),
+        (["=3"], "--set =3"),
+        (["model.uri.deeper=1"], "--set model.uri.deeper=1"),
+        (["training.sed=1"], "spec.training.sed"),
+        (["training.seed=[1"], "--set training.seed=[1"),
+    ],
+)
+def test_bad_overrides_are_named(tmp_path: Path, overrides: list[str], where: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_job(write(tmp_path), overrides)
+    assert where in [problem.where for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (b"", "holds 0 YAML documents"),
+        (b"- 1\n", "is no mapping"),
+        (b"a: 1\n---\nb: 2\n", "holds 2 YAML documents"),
+        (b"a: [1\n", "not valid YAML"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"a: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_job(tmp_path: Path, content: bytes, fragment: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=fragment):
+        load_job(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml.*No such file"):
+        load_job(tmp_path / "none.yaml")
+
+
+def test_a_run_is_named_by_what_it_computes(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    same = [
+        load_job(path),
+        load_job(path, ["compute.workers=2", "retries.application=4", "checkpoint.everySeconds=9"]),
+    ]
+    assert run_id(same[0]) == run_id(same[1])
+    assert run_id(load_job(path, ["training.seed=1"])) != run_id(same[0])
+    assert run_folder(same[0]) == f"default/one-{run_id(same[0])}"
+
+
+def test_a_cluster_names_a_run_by_its_uid(tmp_path: Path) -> None:
+    job = load_job(write(tmp_path), ["metadata.uid=0a1b2c3d-4e5f-6789-abcd-ef0123456789"])
+    assert run_id(job) == "0a1b2c3d"

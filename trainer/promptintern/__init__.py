@@ -1,0 +1,1 @@
+"""The trainer of PromptIntern: internalizes a recurring prompt into LoRA weights, stage by stage."""

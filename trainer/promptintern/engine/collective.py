@@ -1,0 +1,52 @@
+"""The few collective operations that training needs, the same for one process and for many."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def rank() -> int:
+    """This worker's number, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of workers, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> None:
+    """Sum ``tensor`` over all workers, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+
+
+def broadcast(tensor: torch.Tensor) -> None:
+    """Rank 0's values for all, in place."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, src=0)
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's ``value`` for all. Workers are one trust domain, so pickling between them is fine."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every worker's ``value``, by rank, on every worker."""
+    if not dist.is_initialized():
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def barrier() -> None:
+    """Wait for all workers."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,143 @@
+"""The adapter: LoRA through PEFT, its parameters and gradients in one flat buffer each."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from promptintern_api.training import Lora
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from promptintern.errors import RunFailed, UserError
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """Where one tensor lies in the flat buffer."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Adapter:
+    """A base model with LoRA, and the trainable parameters as views into ``flat``.
+
+    One buffer of fixed layout (sorted by name) makes the all-reduce, clipping, the optimizer and a checkpoint one
+    tensor each.
+
+    Attributes:
+        model: The PEFT model.
+        flat: ``[P]`` float32, all LoRA parameters; its ``.grad`` collects the gradients of all of them.
+        slots: The layout.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        named = sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)
+        self.slots: tuple[Slot, ...] = _layout(named)
+        size = self.slots[-1].stop
+        self.flat = nn.Parameter(torch.empty(size, dtype=torch.float32, device=named[0][1].device))
+        self.flat.grad = torch.zeros_like(self.flat)
+        with torch.no_grad():
+            for slot, (_, parameter) in zip(self.slots, named, strict=True):
+                view = self.flat[slot.start : slot.stop].view(slot.shape)
+                view.copy_(parameter)
+                parameter.data = view.detach()
+                parameter.grad = self.flat.grad[slot.start : slot.stop].view(slot.shape)
+        self.initial = self.flat.detach().clone()
+
+    @property
+    def grad(self) -> torch.Tensor:
+        """``[P]``, the gradients of all parameters; the parameters' own ``.grad`` are views of it."""
+        assert self.flat.grad is not None
+        return self.flat.grad
+
+    def load_flat(self, values: torch.Tensor) -> None:
+        """Take over ``values`` ``[P]``."""
+        with torch.no_grad():
+            self.flat.copy_(values)
+
+    def reset(self) -> None:
+        """Back to the parameters right after creation."""
+        self.load_flat(self.initial)
+
+    def save(self, folder: Path, *, base_name: str) -> None:
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as stock PEFT and vLLM read them."""
+        from peft import get_peft_model_state_dict
+
+        folder.mkdir(parents=True, exist_ok=True)
+        state = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        tensors = {name: state[name].detach().cpu().contiguous().clone() for name in sorted(state)}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        config = self.model.peft_config["default"]
+        config.base_model_name_or_path = base_name
+        config.inference_mode = True
+        config.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        """Take over the parameters that ``save`` wrote.
+
+        Raises:
+            RunFailed: if the file does not hold exactly this adapter's tensors.
+        """
+        tensors = load_file(folder / WEIGHTS)
+        ours = {slot.name.replace(".default.", "."): slot for slot in self.slots}
+        if set(ours) != set(tensors):
+            raise RunFailed(
+                f"{folder / WEIGHTS} holds other tensors than this job's adapter; was training.lora changed since?"
+            )
+        with torch.no_grad():
+            for name, slot in ours.items():
+                self.flat[slot.start : slot.stop].copy_(tensors[name].reshape(-1))
+
+    def layout_digest(self) -> str:
+        """A text that changes with the layout; a checkpoint of another layout is refused."""
+        import hashlib
+
+        text = ";".join(f"{s.name}:{s.shape}" for s in self.slots)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _layout(named: list[tuple[str, nn.Parameter]]) -> tuple[Slot, ...]:
+    slots, start = [], 0
+    for name, parameter in named:
+        if parameter.dtype is not torch.float32:
+            raise RunFailed(
+                f"LoRA parameter {name} is {parameter.dtype}, not float32; this is a defect, please report it"
+            )
+        slots.append(Slot(name=name, shape=tuple(parameter.shape), start=start, stop=start + parameter.numel()))
+        start += parameter.numel()
+    return tuple(slots)
+
+
+def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
+    """``model`` with a fresh LoRA, initialised from ``seed`` alone.
+
+    Raises:
+        UserError: if no module has one of the names in ``training.lora.targetModules``.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    names = [name.strip() for name in lora.target_modules.split(",") if name.strip()]
+    torch.manual_seed(seed)
+    try:
+        wrapped = get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules="all-linear" if names == ["all-linear"] else names,
+                task_type="CAUSAL_LM",
+                bias="none",
+            ),
+        )
+    except ValueError as error:
+        raise UserError.at("spec.training.lora.targetModules", str(error).splitlines()[0]) from None
+    return Adapter(wrapped)

@@ -1,0 +1,130 @@
+"""The training loop of one stage: planned packs in, trajectory out."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from promptintern_api.training import TrainingSpec
+
+from promptintern.engine import collective
+from promptintern.engine.forward import pack_loss, pack_tensors
+from promptintern.engine.lora import Adapter
+from promptintern.engine.packs import Pack, StepPlan
+from promptintern.engine.rate import learning_rate
+from promptintern.engine.state import Trajectory
+from promptintern.errors import RunFailed
+from promptintern.prompt.encode import Encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """Where a stage's steps lie in the learning rate's course."""
+
+    first: int
+    """Steps of the course before this stage."""
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTask:
+    """What one stage trains on."""
+
+    name: str
+    """For messages: ``stage 2`` or ``arm Direct``."""
+    seed: tuple[int, ...]
+    rows: Sequence[Encoded]
+    steps: Sequence[StepPlan]
+    course: Course
+
+
+def train_stage(
+    adapter: Adapter,
+    optimizer: torch.optim.AdamW,
+    task: StageTask,
+    *,
+    training: TrainingSpec,
+    trajectory: Trajectory,
+    device: torch.device,
+    stop_requested: Callable[[], bool],
+    after_step: Callable[[Trajectory], None],
+) -> bool:
+    """Train the steps of ``task`` that ``trajectory`` does not hold yet, and extend it.
+
+    All workers take the same decision to stop: their wishes are summed with the step's loss.
+
+    Returns:
+        True if the stage is complete, False if a stop was asked for.
+
+    Raises:
+        RunFailed: if the loss is not finite, or the device has too little memory for a pack.
+    """
+    adapter.model.train()
+    for number in range(trajectory.steps, len(task.steps)):
+        began = time.monotonic()
+        step = task.steps[number]
+        # Seeded by where the run stands, so that resuming needs no generator state.
+        torch.manual_seed(_mix(*task.seed, number, collective.rank()))
+        loss = _accumulate(adapter, task, step, device)
+        sums = torch.tensor([loss, float(stop_requested())], dtype=torch.float64)
+        collective.all_reduce_sum(adapter.grad)
+        collective.all_reduce_sum(sums)
+        mean = sums[0].item() / step.loss_tokens
+        norm = adapter.grad.norm().item()
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            raise RunFailed(
+                f"{task.name}, step {number + 1}: the loss is {mean} and the gradient's norm {norm}; lower "
+                "training.learningRate, or train in float32 (model.dtype)"
+            )
+        rate = learning_rate(
+            task.course.first + number,
+            task.course.total,
+            peak=training.learning_rate,
+            warmup_ratio=training.warmup_ratio,
+            schedule=training.lr_schedule,
+        )
+        adapter.grad.mul_(min(1.0, training.max_grad_norm / (norm + 1e-6)))
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        trajectory.loss.append(mean)
+        trajectory.grad_norm.append(norm)
+        trajectory.learning_rate.append(rate)
+        trajectory.tokens.append(step.tokens)
+        trajectory.loss_tokens.append(step.loss_tokens)
+        trajectory.rows.append(step.rows)
+        trajectory.seconds += time.monotonic() - began
+        after_step(trajectory)
+        if sums[1] > 0 and number + 1 < len(task.steps):
+            return False
+    return True
+
+
+def _accumulate(adapter: Adapter, task: StageTask, step: StepPlan, device: torch.device) -> float:
+    """Gradients of the mean loss per answer token into ``adapter.grad``; returns this worker's summed loss."""
+    adapter.grad.zero_()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for pack in step.workers[collective.rank()]:
+        try:
+            loss = pack_loss(adapter.model, pack_tensors([task.rows[i] for i in pack.rows], device=device))
+            (loss / step.loss_tokens).backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            raise RunFailed(_too_little_memory(task.name, pack, device)) from None
+        total += loss.detach()
+    return total.item()
+
+
+def _too_little_memory(name: str, pack: Pack, device: torch.device) -> str:
+    return (
+        f"{name}: {device} has too little memory for a pack of {pack.tokens} tokens; lower training.tokensPerPack "
+        "or set training.gradientCheckpointing"
+    )
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers (FNV-1a, 64 bits)."""
+    state = 0xCBF29CE484222325
+    for number in numbers:
+        for byte in number.to_bytes(8, "little"):
+            state = ((state ^ byte) * 0x100000001B3) % 2**64
+    return state

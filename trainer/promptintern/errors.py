@@ -1,0 +1,24 @@
+"""The two ways to end badly: the user's input is wrong (exit 2), or the run failed (exit 1)."""
+
+from collections.abc import Sequence
+
+from promptintern_api import Problem
+
+__all__ = ["Problem", "RunFailed", "UserError"]
+
+
+class UserError(Exception):
+    """The job or its data is wrong. ``problems`` holds everything that was found, each at its field or line."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+    @classmethod
+    def at(cls, where: str, message: str) -> "UserError":
+        """A single problem at ``where``."""
+        return cls([Problem(where=where, message=message)])
+
+
+class RunFailed(Exception):  # noqa: N818 -- reads as what happened
+    """The job was right and the run did not end well: storage, memory, a lost worker. The message says what to do."""

@@ -1,0 +1,111 @@
+"""Reading a job from YAML, with fields overridden on the command line."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from promptintern_api import InvalidJob, PromptInternJob, parse_job
+
+from promptintern.errors import UserError
+
+_URI_FIELDS = (
+    ("model", "uri"),
+    ("data", "train", "uri"),
+    ("data", "eval", "uri"),
+    ("storage", "uri"),
+    ("prompt", "compressor", "modelUri"),
+    ("prompt", "retriever", "modelUri"),
+)
+_IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
+"""The parts of a spec that decide what a run computes. A job that differs elsewhere only continues the same run."""
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
+    """The job in the YAML file ``path`` with ``a.b=c`` overrides applied.
+
+    A URI field may also hold a plain path: relative to the file, or to the working directory in an override.
+
+    Raises:
+        UserError: if the file cannot be read, holds no YAML mapping or several documents, or is no valid job.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError.at(str(path), f"is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UserError.at(str(path), f"cannot be read: {error.strerror}") from None
+    try:
+        documents = [d for d in yaml.safe_load_all(text) if d is not None]
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError.at(where, f"is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if len(documents) != 1:
+        raise UserError.at(str(path), f"holds {len(documents)} YAML documents; exactly one job is wanted")
+    document = documents[0]
+    if not isinstance(document, dict):
+        raise UserError.at(str(path), "is no mapping; a job starts with apiVersion and kind")
+    document = with_overrides(_absolute(document, path.resolve().parent), overrides)
+    try:
+        return parse_job(document)
+    except InvalidJob as error:
+        raise UserError(error.problems) from None
+
+
+def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``document`` with every ``a.b=c`` set; names start at the spec, or at ``metadata``. Values are YAML.
+
+    Raises:
+        UserError: at an override that has no ``=``, or whose path leads through something that is no mapping.
+    """
+    result = copy.deepcopy(document)
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            raise UserError.at(f"--set {override}", "is not of the form a.b=c")
+        if keys[0] not in ("spec", "metadata"):
+            keys = ["spec", *keys]
+        node = result
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise UserError.at(f"--set {override}", f"{key} is no mapping in this job")
+        try:
+            node[keys[-1]] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError.at(f"--set {override}", "has a value that is not valid YAML") from None
+    return _absolute(result, Path.cwd())
+
+
+def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Plain paths in URI fields become ``file://`` URIs relative to ``base``."""
+    result = copy.deepcopy(document)
+    for *parents, leaf in _URI_FIELDS:
+        node = result.get("spec")
+        for key in parents:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(value := node.get(leaf), str):
+            if value.startswith("file://") and not value.startswith("file:///"):
+                value = value.removeprefix("file://")
+            if value and "://" not in value:
+                node[leaf] = f"file://{(base / value).resolve()}"
+    return result
+
+
+def run_id(job: PromptInternJob) -> str:
+    """Eight characters that name this run: the cluster's uid, or a digest of what the job computes."""
+    if job.metadata.uid:
+        return job.metadata.uid[:8]
+    spec = job.spec.to_wire()
+    identity = json.dumps({key: spec.get(key) for key in _IDENTITY}, sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
+
+
+def run_folder(job: PromptInternJob) -> str:
+    """The run's folder under the storage URI: ``namespace/name-id``."""
+    return f"{job.metadata.namespace}/{job.metadata.name}-{run_id(job)}"

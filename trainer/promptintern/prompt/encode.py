@@ -1,0 +1,146 @@
+"""Prompts and answers become token ids, with the border between them where generation has it."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptintern.errors import Problem, UserError
+
+CHAT_FIELD = "spec.prompt.chat"
+_BATCH = 2048
+"""Texts tokenized at once: enough to be fast, few enough to keep the tokenizer's own objects small."""
+_MAX_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """One row in tokens. Arrays of C ints: a list of Python ints would take about nine times the memory."""
+
+    prompt_ids: "array[int]"
+    answer_ids: "array[int]"
+    """With the end token."""
+
+
+class PromptEncoder:
+    """Encodes under one tokenizer.
+
+    Plain: the tokens that the tokenizer puts before any text (such as ``<s>``) and the prompt's; then the answer's own
+    tokens and the end token. Chat: the base model's chat template with the prompt as user turn and the opening of the
+    assistant turn; then what the template writes for the answer, up to the end token. Prompt and answer are tokenized
+    apart, since at inference the prompt stands alone.
+    """
+
+    def __init__(self, tokenizer: Any, *, chat: bool) -> None:
+        """Check that rows can be encoded at all.
+
+        Raises:
+            UserError: if the tokenizer has no end token, or its chat template cannot serve.
+        """
+        if tokenizer.eos_token_id is None:
+            raise UserError.at("spec.model.uri", "the base model's tokenizer has no end token (eos_token), so no answer could end")
+        self._tokenizer = tokenizer
+        self._eos: int = tokenizer.eos_token_id
+        self._chat = chat
+        self._prefix = array("i", [] if chat else _leading_specials(tokenizer))
+        if chat:
+            self._check_chat()
+
+    def encode(self, prompts: Sequence[str], answers: Sequence[str], *, wheres: Sequence[str] = ()) -> list[Encoded]:
+        """Rows in tokens, in order. ``wheres`` names them in errors (default: their number, from 1).
+
+        Raises:
+            UserError: naming every row whose answer has no tokens.
+        """
+        assert len(prompts) == len(answers)
+        prompt_ids = self.encode_prompts(prompts)
+        answer_ids = list(self._answer_ids(prompts, answers))
+        empty = [i for i, ids in enumerate(answer_ids) if len(ids) <= 1]
+        if empty:
+            raise UserError(
+                [
+                    Problem(
+                        where=wheres[i] if wheres else f"training row {i + 1}",
+                        message=f"has an answer without tokens under this tokenizer: {answers[i]!r:.60}",
+                    )
+                    for i in empty[:_MAX_SHOWN]
+                ]
+            )
+        return [Encoded(prompt_ids=p, answer_ids=a) for p, a in zip(prompt_ids, answer_ids, strict=True)]
+
+    def encode_prompts(self, prompts: Sequence[str]) -> "list[array[int]]":
+        """Prompts alone, as generation takes them."""
+        texts: Sequence[str] = [self._user_turn(prompt) for prompt in prompts] if self._chat else prompts
+        return [self._prefix + ids for ids in self._tokenize(texts)]
+
+    def _answer_ids(self, prompts: Sequence[str], answers: Sequence[str]) -> "Iterator[array[int]]":
+        texts: Sequence[str] = answers
+        if self._chat:
+            texts = [self._answer_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        for ids in self._tokenize(texts):
+            if self._chat and self._eos in ids:  # a template may write a line break after the end token
+                del ids[len(ids) - 1 - ids[::-1].index(self._eos) :]
+            ids.append(self._eos)
+            yield ids
+
+    def _tokenize(self, texts: Sequence[str]) -> "Iterator[array[int]]":
+        for start in range(0, len(texts), _BATCH):
+            batch = list(texts[start : start + _BATCH])
+            encoded = self._tokenizer(
+                batch,
+                add_special_tokens=False,
+                padding=False,
+                truncation=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,  # length is checked by whoever knows the limit
+            )
+            for ids in encoded["input_ids"]:
+                yield array("i", ids)
+
+    def _user_turn(self, prompt: str) -> str:
+        return self._apply([{"role": "user", "content": prompt}], opens_answer=True)
+
+    def _answer_turn(self, prompt: str, answer: str) -> str:
+        """What the chat template writes after the user turn when the assistant gives ``answer``."""
+        opened = self._user_turn(prompt)
+        whole = self._apply(
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], opens_answer=False
+        )
+        if not whole.startswith(opened):
+            raise UserError.at(
+                CHAT_FIELD,
+                "the chat template writes a user turn differently once an answer follows, so prompt and answer cannot be "
+                "told apart; set it to false",
+            )
+        written = whole[len(opened) :]
+        if answer.strip() not in written:
+            raise UserError.at(
+                CHAT_FIELD,
+                "the chat template does not write the assistant's answer, so nothing could be learnt; set it to false",
+            )
+        return written
+
+    def _apply(self, messages: list[dict[str, str]], *, opens_answer: bool) -> str:
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=opens_answer
+            )
+        except Exception as error:  # noqa: BLE001 -- a template is code of the model's author and fails in its own ways
+            raise UserError.at(
+                CHAT_FIELD, f"the base model's chat template fails on a user and an assistant turn: {error}"
+            ) from None
+        return text
+
+    def _check_chat(self) -> None:
+        if not self._tokenizer.chat_template:
+            raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set it to false")
+        self._answer_turn("a question", "an answer")
+
+
+def _leading_specials(tokenizer: Any) -> list[int]:
+    """What the tokenizer itself puts before a text. What it puts after one (an end token, say) is not wanted."""
+    bare: list[int] = tokenizer("x", add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer("x")["input_ids"]
+    starts = [i for i in range(len(full)) if full[i : i + len(bare)] == bare]
+    return full[: starts[0]] if starts else []

@@ -1,0 +1,11 @@
+"""How to reach an S3 server, besides the credentials that every AWS tool finds by itself."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Options:
+    """Endpoint and region; credentials come from the environment, ~/.aws or the pod's identity, never from a job."""
+
+    endpoint: str | None = None
+    region: str | None = None
