@@ -51,6 +51,15 @@ class ApiModel(BaseModel):
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out_if_null(cls, data: Any) -> Any:
+        """A key without a value (``training:``) is a key left out, as for the API server."""
+        if not isinstance(data, dict):
+            return data
+        known = {field.alias for field in cls.model_fields.values()}
+        return {key: value for key, value in data.items() if value is not None or key not in known}
+
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
         broken = [rule for rule in self.rules if not rule.transition and not rule.holds(self)]

@@ -46,8 +46,8 @@ def parse_job(document: Any) -> PromptInternJob:
     if not isinstance(document, Mapping):
         raise InvalidJob([Problem(where="document", message="is no mapping; a job starts with apiVersion and kind")])
     try:
-        # as JSON, where strict (no number in quotes, no 1 for true) still lets an enum be given by its name
-        return PromptInternJob.model_validate_json(_as_json(document), strict=True)
+        # as JSON, where strict (no number in quotes, no 1 for true) still takes an enum's value
+        return PromptInternJob.model_validate_json(_as_json(document), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidJob([p for item in error.errors() for p in _problems(item)]) from None
 

@@ -1,8 +1,9 @@
 """PromptInternJob, v1alpha1: the whole object."""
 
+# ruff: noqa: RUF012 -- pydantic copies a default for every object
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
@@ -24,10 +25,10 @@ MUTABLE_SPEC_FIELDS = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecond
 """What may change after start; the rest of the spec is fixed."""
 
 
-class Metadata(BaseModel):
+class Metadata(ApiModel):
     """The part of an object's metadata that the trainer reads. Other keys belong to Kubernetes and pass."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore")
 
     name: Annotated[
         str,

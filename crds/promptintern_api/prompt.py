@@ -138,7 +138,7 @@ class PromptSpec(ApiModel):
     protect: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]],
         Field(
-            max_length=32,
+            max_length=16,
             description=(
                 "Literal pieces of the template that no rate removes, such as the cue before the answer. "
                 "They are part of every prompt, also of the final query-only one, so keep them short."

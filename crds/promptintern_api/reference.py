@@ -15,7 +15,7 @@ _HEAD = f"""\
 Every field of a job, for `promptintern run` and for `kubectl apply` alike. `kubectl explain {KIND.lower()}.spec`
 shows the same texts.
 
-- A field without a default is required where it says so and may be left out elsewhere. There is no need for `null`.
+- A field without a default is required where it says so and may be left out elsewhere. `null` says that it is left out.
 - The API server writes the defaults into the stored object, so a later release with other defaults changes no job
   that is there already.
 - A field that is not listed here is refused: by `promptintern`, and by the API server for `kubectl apply`, which asks
@@ -61,14 +61,15 @@ def _section(name: str, places: list[str], known: dict[str, Schema]) -> str:
     checks = [rule for rule in node.get(RULES, []) if "oldSelf" not in rule["rule"]]
     if checks:
         lines += ["Checked across fields:", ""]
-        lines += [f"- `{rule['fieldPath'].removeprefix('.')}` {rule['message']}" for rule in checks]
+        lines += [f"- `{rule['fieldPath'].removeprefix('.')}`: {rule['message']}" for rule in checks]
         lines.append("")
     return "\n".join(lines)
 
 
 def _row(field: str, node: Schema, required: bool, known: dict[str, Schema]) -> str:
     default = "required" if required else f"`{json.dumps(node['default'])}`" if "default" in node else ""
-    cells = (f"`{field}`", _type(node, known), default, _range(node), node["description"])
+    text = node.get("description") or known[node["$ref"]]["description"]  # pydantic says the same thing once
+    cells = (f"`{field}`", _type(node, known), default, _range(node), text)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -86,7 +87,7 @@ def _type(node: Schema, known: dict[str, Schema]) -> str:
 
 
 def _range(node: Schema) -> str:
-    """Bounds in words: ``1 to 64``, ``> 0, at most 1``, ``at most 253 characters, `^[a-z]+$```."""
+    """Bounds in words: ``1 to 64``, ``> 0, at most 1``, ``1 to 8 characters``, a pattern."""
     parts = [
         _bounds(node.get("minimum"), node.get("maximum"), node, ""),
         _bounds(node.get("minLength"), node.get("maxLength"), {}, " characters"),
@@ -101,10 +102,10 @@ def _range(node: Schema) -> str:
 def _bounds(low: Any, high: Any, exclusive: Schema, unit: str) -> str:
     above, below = "exclusiveMinimum" in exclusive, "exclusiveMaximum" in exclusive
     if low is not None and high is not None and not (above or below):
-        return f"{low:,} to {high:,}{unit}"
+        return f"{low:,.10g} to {high:,.10g}{unit}"
     parts = []
     if low is not None:
-        parts.append(f"{'>' if above else 'at least'} {low:,}{unit}")
+        parts.append(f"{'>' if above else 'at least'} {low:,.10g}{unit}")
     if high is not None:
-        parts.append(f"{'<' if below else 'at most'} {high:,}{unit}")
+        parts.append(f"{'<' if below else 'at most'} {high:,.10g}{unit}")
     return ", ".join(parts)

@@ -48,7 +48,7 @@ def open_api_schema() -> Schema:
         "kind": {"type": "string", "description": f"{KIND}."},
         "metadata": {"type": "object"},  # Kubernetes' own; a schema for it may not say more
         "spec": _inlined(known[PromptInternJobSpec.__name__], known),
-        "status": _without_defaults(_inlined(known[PromptInternJobStatus.__name__], known)),
+        "status": _inlined(known[PromptInternJobStatus.__name__], known),
     }
     return {
         "type": "object",
@@ -60,13 +60,17 @@ def open_api_schema() -> Schema:
 
 
 class _WithRules(GenerateJsonSchema):
-    """pydantic's own generator, which adds the CEL half of a model's rules."""
+    """pydantic's own generator, with the CEL half of each model's rules, and without defaults in the status."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         node = super().model_schema(schema)
         model = schema["cls"]
         if issubclass(model, ApiModel) and model.rules:
             node[RULES] = [_validation(rule) for rule in model.rules]
+        if model.__module__ == PromptInternJobStatus.__module__:
+            # an empty list that the API server adds would belong to neither of the status's two writers
+            for field in node["properties"].values():
+                field.pop("default", None)
         return node
 
 
@@ -138,13 +142,3 @@ def _inlined(node: Schema, known: dict[str, Schema]) -> Schema:
     if "properties" in node:
         node["properties"] = {name: _inlined(value, known) for name, value in node["properties"].items()}
     return _ordered(node)
-
-
-def _without_defaults(node: Schema) -> Schema:
-    """Of the status: an empty list that the API server adds would belong to neither of its two writers."""
-    node = {key: value for key, value in node.items() if key != "default"}
-    if "items" in node:
-        node["items"] = _without_defaults(node["items"])
-    if "properties" in node:
-        node["properties"] = {name: _without_defaults(value) for name, value in node["properties"].items()}
-    return node

@@ -125,8 +125,8 @@ def _check(path: Path, field: str) -> None:
         if pickled:
             raise UserError.at(
                 field,
-                f"{path} holds pickled weights ({pickled[0]}), which can run code and are not read; save them again with "
-                "save_pretrained(..., safe_serialization=True)",
+                f"{path} holds pickled weights ({pickled[0]}), which can run code and are not read; load and save them "
+                "again with save_pretrained, which writes safetensors",
             )
         raise UserError.at(field, f"{path} holds no *.safetensors weights")
 

@@ -38,7 +38,9 @@ class PromptEncoder:
             UserError: if the tokenizer has no end token, or its chat template cannot serve.
         """
         if tokenizer.eos_token_id is None:
-            raise UserError.at("spec.model.uri", "the base model's tokenizer has no end token (eos_token), so no answer could end")
+            raise UserError.at(
+                "spec.model.uri", "the base model's tokenizer has no end token (eos_token), so no answer could end"
+            )
         self._tokenizer = tokenizer
         self._eos: int = tokenizer.eos_token_id
         self._chat = chat
@@ -110,8 +112,8 @@ class PromptEncoder:
         if not whole.startswith(opened):
             raise UserError.at(
                 CHAT_FIELD,
-                "the chat template writes a user turn differently once an answer follows, so prompt and answer cannot be "
-                "told apart; set it to false",
+                "the chat template writes a user turn differently once an answer follows, so prompt and answer cannot "
+                "be told apart; set it to false",
             )
         written = whole[len(opened) :]
         if answer.strip() not in written:

@@ -1,0 +1,308 @@
+"""What preparing prompts costs per row, at 10^3, 10^4 and 10^5 rows: retrieve, compress, render, tokenize.
+
+    python benchmarks/preprocess.py [--sizes 1000 10000 100000] [--repeats 3] [--data rows.jsonl] [--json out.json]
+
+Each measurement is a process of its own on one thread, sizes take turns, and the median counts. Rows are made up: 13-word
+queries and 8-word answers over a Zipfian vocabulary, without the word order and topics that real text has, which is hard
+on retrieval. With --data they are the file's rows and, where more are asked for, splices of two of its rows. "CPU" is
+processor time, which does not count what else runs on the machine; memory is the process's peak resident set.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+SHOTS = 5
+STAGES = 4
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+PHASES = ("retrieve", "compress", "render", "tokenize")
+INSTRUCTIONS = (
+    "You translate a request in English into exactly one command of the Bash shell. Use standard tools only, such as find, "
+    "grep, sed, awk, sort, xargs and tar, and prefer one pipeline to several commands. Quote every name that may hold a "
+    "space. Never ask back, never explain, and write nothing but the command itself. If the request names no folder, work "
+    "in the current one. If it could be read in two ways, take the one that changes fewer files. "
+)
+TEMPLATE = INSTRUCTIONS + "These are some requests and their commands.\n\n{examples}Request: {query}\nCommand:"
+EXAMPLE = "Request: {query}\nCommand:{answer}\n\n"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One process."""
+
+    rows: int
+    cpu_seconds: dict[str, float]
+    wall_seconds: float
+    peak_mib: float
+    loaded_mib: float
+    """Peak before the first phase: libraries, rows, tokenizer and model."""
+    tokens: int
+    """Prompt and answer tokens of all stages."""
+    agreement: float
+    """Share of retrieved examples that an exhaustive search retrieves as well, over a sample of queries."""
+
+
+def main() -> None:
+    """Measure all sizes in processes of their own and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--data", type=Path, help="JSONL of query and answer to take rows from")
+    parser.add_argument("--json", type=Path, help="also write the measurements here")
+    parser.add_argument("--measure", type=int, metavar="ROWS", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(asdict(measure(arguments.measure, arguments.data))))
+        return
+    measured: dict[int, list[dict[str, Any]]] = {size: [] for size in arguments.sizes}
+    for repeat in range(arguments.repeats):
+        for size in arguments.sizes:
+            print(f"repeat {repeat + 1} of {arguments.repeats}: {size} rows", file=sys.stderr, flush=True)
+            measured[size].append(in_fresh_process(size, arguments.data))
+    document = {"machine": machine(), "data": str(arguments.data or "made up"), "measurements": measured}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(document, indent=2))
+    print(report(measured))
+    print(json.dumps(document["machine"]))
+
+
+def in_fresh_process(rows: int, data: Path | None) -> dict[str, Any]:
+    """The measurement of a child process, so that neither caches nor memory of another size count."""
+    command = [sys.executable, __file__, "--measure", str(rows), *(["--data", str(data)] if data else [])]
+    done = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def measure(count: int, data: Path | None) -> Measurement:
+    """All phases over ``count`` rows, as a run goes through them."""
+    from promptintern_api.prompt import PromptSpec
+    from promptintern_api.schedule import ScheduleSpec
+    from promptintern_api.training import TrainingSpec
+
+    from promptintern.compress import build_compressor
+    from promptintern.prompt.encode import PromptEncoder
+    from promptintern.prompt.render import render_prompt
+    from promptintern.retrieve import build_retriever
+    from promptintern.schedule import build_stages
+
+    rows = real_rows(data, count) if data else made_up_rows(count)
+    tokenizer, model = small_tokenizer(), None
+    model = small_model(len(tokenizer))
+    spec = PromptSpec(template=TEMPLATE, example_template=EXAMPLE, protect=["\nCommand:"])
+    stages = build_stages(ScheduleSpec(stages=STAGES, shots=SHOTS), TrainingSpec())
+    encoder = PromptEncoder(tokenizer, chat=False)
+    queries, answers = [row.query for row in rows], [row.answer for row in rows]
+    encoder.encode(queries[:200], answers[:200])  # what is set up at first use is not the rows' cost
+    build_retriever(spec.retriever, rows[:200], seed=0).neighbours(queries[:200], SHOTS)
+    loaded, clock, started = peak_mib(), Clock(), time.perf_counter()
+
+    neighbours = clock.time(
+        "retrieve", lambda: build_retriever(spec.retriever, rows, seed=0).neighbours(queries, SHOTS)
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        compressor = build_compressor(spec, tokenizer=tokenizer, model=model, cache_dir=Path(cache))
+        templates = clock.time("compress", lambda: [compressor.compress(stage.rate) for stage in stages])
+    tokens = 0
+    kept: list[Any] = []
+    for stage, template in zip(stages, templates, strict=True):
+
+        def render(shots: int = stage.shots, template: Any = template) -> list[str]:
+            return [
+                render_prompt(
+                    template,
+                    query=query,
+                    examples=[rows[i] for i in near[len(near) - shots :]],
+                    example_template=EXAMPLE,
+                )
+                for query, near in zip(queries, neighbours, strict=True)
+            ]
+
+        prompts = clock.time("render", render)
+        encoded = clock.time("tokenize", lambda prompts=prompts: encoder.encode(prompts, answers))
+        tokens += sum(len(row.prompt_ids) + len(row.answer_ids) for row in encoded)
+        kept = [*kept[-1:], encoded]  # as in a run: the next stage is prepared while this one trains
+    return Measurement(
+        rows=count,
+        cpu_seconds=clock.seconds,
+        wall_seconds=time.perf_counter() - started,
+        peak_mib=peak_mib(),
+        loaded_mib=loaded,
+        tokens=tokens,
+        agreement=agreement(rows, neighbours),
+    )
+
+
+class Clock:
+    """Processor seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+
+    def time(self, phase: str, work: Callable[[], T]) -> T:
+        """What ``work`` returns; its time is added to ``phase``."""
+        start = time.process_time()
+        result = work()
+        self.seconds[phase] += time.process_time() - start
+        return result
+
+
+def agreement(rows: Sequence[Any], neighbours: Sequence[Sequence[int]], sample: int = 200) -> float:
+    """Mean overlap with a search without limits."""
+    from promptintern.retrieve.bm25 import BM25Index
+    from promptintern.retrieve.pool import Pool, Retriever
+
+    pool = Pool.of(rows)
+    index = BM25Index(pool.texts, max_postings=2**62)
+    exhaustive = Retriever(pool, lambda queries, k: (index.top(query, k) for query in queries))
+    chosen = range(0, len(rows), max(1, len(rows) // sample))
+    exact = exhaustive.neighbours([rows[i].query for i in chosen], SHOTS)
+    return statistics.mean(len(set(found) & set(neighbours[i])) / SHOTS for i, found in zip(chosen, exact, strict=True))
+
+
+def made_up_rows(count: int) -> list[Any]:
+    """Rows over 60,000 made-up words with Zipf-Mandelbrot frequencies; lengths vary by Poisson."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er", "is")]
+    words = np.array(
+        ["".join(draw.choice(syllables, size=1 + min(3, rank.bit_length() // 4))) for rank in range(60_000)]
+    )
+    weights = 1 / (np.arange(len(words)) + 2.7) ** 1.07
+    lengths = 1 + draw.poisson([[12, 7]] * count)
+    drawn = iter(draw.choice(words, size=int(lengths.sum()), p=weights / weights.sum()).tolist())
+    return [
+        as_row(i, " ".join(next(drawn) for _ in range(q)), " " + " ".join(next(drawn) for _ in range(a)))
+        for i, (q, a) in enumerate(lengths.tolist())
+    ]
+
+
+def real_rows(path: Path, count: int) -> list[Any]:
+    """The first rows of the file, then splices: the first half of one query and the second half of another."""
+    import random
+
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    draw = random.Random(0)
+    rows = [as_row(i, record["query"], " " + record["answer"]) for i, record in enumerate(records[:count])]
+    while len(rows) < count:
+        a, b = draw.sample(records, 2)
+        head, tail = a["query"].split(), b["query"].split()
+        rows.append(as_row(len(rows), " ".join(head[: len(head) // 2] + tail[len(tail) // 2 :]), " " + b["answer"]))
+    return rows
+
+
+def as_row(index: int, query: str, answer: str) -> Any:
+    """A row of line ``index + 1``."""
+    from promptintern.rows.types import Row
+
+    return Row(query=query, answer=answer, answers=(answer,), id=str(index + 1), where=f"rows:{index + 1}")
+
+
+def small_tokenizer() -> Any:
+    """Byte-pair encoding of 8,192 tokens, learnt from 2,000 made-up rows and the template: the same at every size."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=8192,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([TEMPLATE] * 20 + [row.query for row in made_up_rows(2000)], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+
+
+def small_model(vocabulary: int) -> Any:
+    """A random Llama: compression costs the same for any number of rows, so its size is no matter here."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=1024,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def peak_mib() -> float:
+    """Peak resident set of this process."""
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def machine() -> dict[str, str]:
+    """What the figures were taken on."""
+    packages = ("promptintern", "bm25s", "numpy", "tokenizers", "transformers", "torch")
+    info = Path("/proc/cpuinfo")
+    names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
+    return {
+        "cpu": f"{names[0] if names else platform.processor()} x {os.cpu_count()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def report(measured: dict[int, list[dict[str, Any]]]) -> str:
+    """The table, and the ratio of the largest size to the smallest."""
+    lines = [
+        f"{'rows':>8} "
+        + " ".join(f"{phase:>9}" for phase in PHASES)
+        + f" {'all':>9} {'wall':>9}  {'peak':>7} {'loaded':>7} {'as exhaustive':>14}",
+        f"{'':>8} " + " ".join(f"{'us/row':>9}" for _ in range(len(PHASES) + 2)) + f"  {'MiB':>7} {'MiB':>7} {'%':>14}",
+    ]
+    totals: dict[int, float] = {}
+    without_compress: dict[int, float] = {}
+    for size, runs in measured.items():
+        cost = {p: statistics.median(run["cpu_seconds"][p] for run in runs) / size * 1e6 for p in PHASES}
+        sums = [sum(run["cpu_seconds"].values()) / size * 1e6 for run in runs]
+        totals[size] = statistics.median(sums)
+        without_compress[size] = statistics.median(
+            sum(s for p, s in run["cpu_seconds"].items() if p != "compress") / size * 1e6 for run in runs
+        )
+        wall = statistics.median(run["wall_seconds"] for run in runs) / size * 1e6
+        peak, loaded = max(run["peak_mib"] for run in runs), max(run["loaded_mib"] for run in runs)
+        lines.append(
+            f"{size:>8} "
+            + " ".join(f"{cost[p]:>9.1f}" for p in PHASES)
+            + f" {totals[size]:>9.1f} {wall:>9.1f}  {peak:>7.0f} {loaded:>7.0f} {100 * runs[0]['agreement']:>14.1f}"
+        )
+    small, large = min(measured), max(measured)
+    lines += [
+        f"per row, {large} rows against {small}: {totals[large] / totals[small]:.2f}x; "
+        f"without compress, which any number of rows shares: {without_compress[large] / without_compress[small]:.2f}x"
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""``promptintern run`` as a process that can be killed at a chosen moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.tiny import tiny_job
+
+Moment = Callable[[Path, float], bool]
+"""From the run's folder and the seconds since its first checkpoint or commit: now?"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A finished process."""
+
+    code: int
+    text: str
+    """Standard output and error."""
+
+
+def write_job(folder: Path, *, epochs: int = 60, **spec: Any) -> Path:
+    """A job whose stages take a few seconds on a tiny model, with a checkpoint every second."""
+    job = tiny_job(folder, **spec)
+    job["spec"]["training"] |= {"epochsPerStage": epochs}
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+def start(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start a run. One thread a process, so that CPU results repeat."""
+    where = ["--workdir", str(workdir)] if workdir else []
+    return subprocess.Popen(
+        [sys.executable, "-m", "promptintern.cli.app", "run", str(job), *where, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def finish(process: "subprocess.Popen[str]", seconds: float = 300) -> Ended:
+    """Wait for the end."""
+    text, _ = process.communicate(timeout=seconds)
+    return Ended(code=process.returncode, text=text)
+
+
+def run_to_end(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> Ended:
+    """A whole run."""
+    return finish(start(job, workdir, *arguments, **environment))
+
+
+def stop_at(process: "subprocess.Popen[str]", workdir: Path, moment: Moment, number: signal.Signals) -> bool:
+    """Send ``number`` as soon as ``moment`` says so; False if the process ended before."""
+    began: float | None = None
+    while process.poll() is None:
+        folder = run_folder(workdir)
+        if folder is not None and began is None and any(folder.glob("stages/*/*")):
+            began = time.monotonic()
+        if folder is not None and moment(folder, time.monotonic() - began if began else 0.0):
+            process.send_signal(number)
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def run_folder(workdir: Path) -> Path | None:
+    """The only run under ``workdir``, once it exists."""
+    return next(iter(workdir.glob("*/*")), None)
+
+
+def adapters(workdir: Path) -> dict[str, bytes]:
+    """The committed adapters' tensors, by stage, and the final one."""
+    folder = run_folder(workdir)
+    assert folder is not None
+    found = {"final": (folder / "adapter/adapter_model.safetensors").read_bytes()}
+    for manifest in folder.glob("stages/*/manifest.json"):
+        epoch = json.loads(manifest.read_text())["epoch"]
+        weights = manifest.parent / f"e{epoch}/adapter/adapter_model.safetensors"
+        found[manifest.parent.name] = weights.read_bytes()
+    return found
+
+
+def trajectories(workdir: Path) -> dict[str, dict[str, list[float]]]:
+    """Loss and gradient norm of every step, by stage."""
+    folder = run_folder(workdir)
+    assert folder is not None
+    found = {}
+    for manifest in sorted(folder.glob("stages/*/manifest.json")):
+        epoch = json.loads(manifest.read_text())["epoch"]
+        whole = json.loads((manifest.parent / f"e{epoch}/adapter/trajectory.json").read_text())
+        found[manifest.parent.name] = {name: whole[name] for name in ("loss", "grad_norm")}
+    return found

@@ -1,0 +1,121 @@
+"""A run that was killed anywhere and continued ends with the same adapter, bit for bit."""
+
+import os
+import random
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.integration.run.process import (
+    Moment,
+    adapters,
+    finish,
+    run_to_end,
+    start,
+    stop_at,
+    write_job,
+)
+
+RANDOM_POINTS = int(os.environ.get("PROMPTINTERN_KILL_POINTS", "2"))
+"""Random moments besides the chosen ones; `make kill` asks for 20."""
+
+
+def mid_checkpoint(folder: Path, _seconds: float) -> bool:
+    return any(
+        any(step.iterdir()) and not (step / "manifest.json").exists()
+        for step in folder.glob("stages/*/e*/checkpoints/step-*")
+    )
+
+
+def mid_commit(folder: Path, _seconds: float) -> bool:
+    return any(
+        not (stage / "manifest.json").exists() and any(stage.glob("e*/adapter/*")) for stage in folder.glob("stages/1")
+    )
+
+
+def stage_boundary(folder: Path, _seconds: float) -> bool:
+    return (folder / "stages/0/manifest.json").exists()
+
+
+def direct_arm(folder: Path, _seconds: float) -> bool:
+    return any(folder.glob("stages/direct/e*/checkpoints/*/manifest.json"))
+
+
+def after(seconds: float) -> Moment:
+    return lambda _folder, passed: passed >= seconds
+
+
+draw = random.Random(20261123)
+MOMENTS: dict[str, Moment] = {
+    "mid-checkpoint": mid_checkpoint,
+    "mid-commit": mid_commit,
+    "stage boundary": stage_boundary,
+    "Direct arm": direct_arm,
+} | {f"random {i}": after(draw.uniform(0.05, 9)) for i in range(RANDOM_POINTS)}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_job(tmp_path_factory.mktemp("job"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    ended = run_to_end(job, workdir)
+    assert ended.code == 0, ended.text
+    return adapters(workdir)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_continued_is_bit_identical(
+    moment: str, job: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = start(job, tmp_path)
+    killed = stop_at(process, tmp_path, MOMENTS[moment], signal.SIGKILL)
+    finish(process)
+    assert killed, "the run ended before the moment came"
+    ended = run_to_end(job, tmp_path)
+    assert ended.code == 0, ended.text
+    assert adapters(tmp_path) == undisturbed
+
+
+def test_killed_again_and_again(job: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    for seconds in (0.5, 1.5, 2.5):
+        process = start(job, tmp_path)
+        stop_at(process, tmp_path, after(seconds), signal.SIGKILL)
+        finish(process)
+    ended = run_to_end(job, tmp_path)
+    assert ended.code == 0, ended.text
+    assert adapters(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_planned_stop_saves_first_and_loses_no_step(
+    number: signal.Signals, job: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = start(job, tmp_path)
+    assert stop_at(process, tmp_path, after(1.0), number)
+    stopped = finish(process)
+    assert stopped.code == 128 + number, stopped.text
+    saved = re.search(r"saved at (stage \d/3), step (\d+) of", stopped.text)
+    assert saved, stopped.text
+    ended = run_to_end(job, tmp_path)
+    assert ended.code == 0, ended.text
+    assert f"{saved[1]} continues after step {saved[2]}" in ended.text
+    assert adapters(tmp_path) == undisturbed
+
+
+def test_a_second_run_takes_over_and_the_first_one_ends(
+    job: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    first = start(job, tmp_path)
+    assert stop_at(first, tmp_path, after(0.0), signal.SIGCONT)  # it is training now
+    second = run_to_end(job, tmp_path)
+    assert second.code == 0, second.text
+    assert adapters(tmp_path) == undisturbed
+    fenced = finish(first)
+    assert fenced.code == 1, fenced.text
+    assert "epoch 2" in fenced.text

@@ -1,0 +1,180 @@
+"""Jobs to test with: one that is right, and many that are wrong in one field."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+GONE = object()
+"""In a change: the field is taken away."""
+
+
+def small_job() -> dict[str, Any]:
+    """The shortest job that says all it must."""
+    return {
+        "apiVersion": "promptintern.dev/v1alpha1",
+        "kind": "PromptInternJob",
+        "metadata": {"name": "small"},
+        "spec": {
+            "model": {"uri": "sample://formulas"},
+            "data": {"train": {"uri": "s3://rows/train.jsonl"}, "eval": {"uri": "s3://rows/eval.jsonl"}},
+            "prompt": {"template": "Write a formula.\n{examples}{query}\n="},
+        },
+    }
+
+
+def with_changes(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of ``document`` with ``a.b.c`` set; a number in a path is a place in a list."""
+    result = copy.deepcopy(document)
+    for path, value in changes.items():
+        *parents, leaf = [int(key) if key.isdigit() else key for key in path.split(".")]
+        node: Any = result
+        for key in parents:
+            node = node[key] if isinstance(key, int) else node.setdefault(key, {})
+        if value is GONE:
+            del node[leaf]
+        else:
+            node[leaf] = copy.deepcopy(value)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadJob:
+    """A change to ``small_job`` that makes it wrong."""
+
+    changes: dict[str, Any]
+    where: str
+    says: str
+    """Part of the message."""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return with_changes(small_job(), self.changes)
+
+    @property
+    def label(self) -> str:
+        return "-".join(self.changes)[:60] + f"={str(next(iter(self.changes.values())))[:20]}"
+
+
+_MODEL = "hf://acme/encoder@main"
+_STAGE = {"templateRate": 1, "shots": 2}
+_LAST = {"templateRate": 0, "shots": 0}
+
+
+def _bad(changes: dict[str, Any], where: str, says: str) -> BadJob:
+    return BadJob(changes=changes, where=where, says=says)
+
+
+BAD_JOBS = (
+    # what is required
+    _bad({"spec.model": GONE}, "spec.model", "is required"),
+    _bad({"spec.data.eval": GONE}, "spec.data.eval", "is required"),
+    _bad({"spec.prompt.template": GONE}, "spec.prompt.template", "is required"),
+    _bad({"spec.model.uri": GONE}, "spec.model.uri", "is required"),
+    _bad({"spec.evaluation.prices": {"inputPerMillion": 1}}, "spec.evaluation.prices.outputPerMillion", "is required"),
+    _bad({"spec.data.eval": None}, "spec.data.eval", "is required"),
+    # unknown fields
+    _bad({"spec.shedule": None}, "spec.shedule", "did you mean schedule?"),
+    _bad({"spec.shedule": {}}, "spec.shedule", "did you mean schedule?"),
+    _bad({"spec.training.lora.rank": 4}, "spec.training.lora.rank", "known are alpha, dropout, r, targetModules"),
+    _bad({"spec.training.learning_rate": 1}, "spec.training.learning_rate", "did you mean learningRate?"),
+    _bad({"spec.data.train.columns": {"querry": "q"}}, "spec.data.train.columns.querry", "did you mean query?"),
+    # types
+    _bad({"spec.model": "sample://formulas"}, "spec.model", "should be an object"),
+    _bad({"spec.schedule.stages": "4"}, "spec.schedule.stages", "should be a valid integer, got '4'"),
+    _bad({"spec.schedule.stages": True}, "spec.schedule.stages", "should be a valid integer, got True"),
+    _bad({"spec.schedule.stages": 2.5}, "spec.schedule.stages", "should be a valid integer"),
+    _bad({"spec.training.learningRate": "fast"}, "spec.training.learningRate", "should be a valid number, got 'fast'"),
+    _bad({"spec.training.learningRate": True}, "spec.training.learningRate", "should be a valid number, got True"),
+    _bad({"spec.suspend": "yes"}, "spec.suspend", "should be a valid boolean"),
+    _bad({"spec.suspend": 1}, "spec.suspend", "should be a valid boolean"),
+    _bad({"spec.prompt.template": 7}, "spec.prompt.template", "should be a valid string, got 7"),
+    _bad({"spec.prompt.protect": "="}, "spec.prompt.protect", "should be a valid array"),
+    _bad({"spec.compute.nodeSelector": {"zone": 1}}, "spec.compute.nodeSelector.zone", "should be a valid string"),
+    # ranges
+    _bad({"spec.schedule.stages": 0}, "spec.schedule.stages", "greater than or equal to 1, got 0"),
+    _bad({"spec.schedule.shots": -1}, "spec.schedule.shots", "greater than or equal to 0, got -1"),
+    _bad({"spec.schedule.finalRate": 1.0}, "spec.schedule.finalRate", "less than 1, got 1.0"),
+    _bad({"spec.training.lora": {"r": 0}}, "spec.training.lora.r", "greater than or equal to 1"),
+    _bad({"spec.training.learningRate": 0}, "spec.training.learningRate", "greater than 0"),
+    _bad({"spec.evaluation.gate": {"maxDrop": 2}}, "spec.evaluation.gate.maxDrop", "less than or equal to 1, got 2"),
+    _bad({"spec.evaluation.metrics": []}, "spec.evaluation.metrics", "should have at least 1 item"),
+    _bad({"spec.prompt.template": ""}, "spec.prompt.template", "should have at least 1 character"),
+    # words and patterns
+    _bad({"spec.schedule.curve": "linear"}, "spec.schedule.curve", "'Linear', 'Exponential' or 'InverseExponential'"),
+    _bad({"spec.model.dtype": "float16"}, "spec.model.dtype", "'float32' or 'bfloat16', got 'float16'"),
+    _bad({"spec.evaluation.metrics": ["F1"]}, "spec.evaluation.metrics[0]", "'ExactMatch' or 'BLEU', got 'F1'"),
+    _bad({"spec.model.uri": "http://models/x"}, "spec.model.uri", "'http://models/x' does not match"),
+    _bad({"spec.data.train.uri": "hf://rows"}, "spec.data.train.uri", "'hf://rows' does not match"),
+    _bad({"spec.storage": {"uri": "gs://bucket"}}, "spec.storage.uri", "'gs://bucket' does not match"),
+    _bad({"spec.compute.resources": {"memory": "32 GB"}}, "spec.compute.resources.memory", "'32 GB' does not match"),
+    _bad({"spec.model.secretRef": {"name": "My Secret"}}, "spec.model.secretRef.name", "does not match"),
+    _bad({"metadata.name": "Small"}, "metadata.name", "'Small' does not match"),
+    _bad({"metadata.name": "s" * 41}, "metadata.name", "at most 40 characters"),
+    # what crosses fields
+    _bad({"spec.prompt.template": "no query {examples}"}, "spec.prompt.template", "{query} exactly once"),
+    _bad({"spec.prompt.template": "{examples}{query}{query}"}, "spec.prompt.template", "{query} exactly once"),
+    _bad({"spec.prompt.template": "{examples}{examples}{query}"}, "spec.prompt.template", "{examples} at most once"),
+    _bad({"spec.prompt.template": "{examples}{query}{answer}"}, "spec.prompt.template", "must not hold {answer}"),
+    _bad({"spec.prompt.template": "{query}"}, "spec.prompt.template", "must hold {examples}"),
+    _bad({"spec.prompt.exampleTemplate": "{query}"}, "spec.prompt.exampleTemplate", "{query} and {answer}"),
+    _bad({"spec.prompt.protect": ["SQL"]}, "spec.prompt.protect", "must stand in the template literally"),
+    _bad({"spec.prompt.protect": ["{query}"]}, "spec.prompt.protect", "hold no placeholder"),
+    _bad({"spec.prompt.compressor": {"kind": "LLMLingua2"}}, "spec.prompt.compressor.modelUri", "is needed by kind"),
+    _bad({"spec.prompt.compressor": {"modelUri": _MODEL}}, "spec.prompt.compressor.modelUri", "refused by the others"),
+    _bad({"spec.prompt.compressor": {"kind": "Precomputed"}}, "spec.prompt.compressor.templates", "is needed by kind"),
+    _bad(
+        {"spec.prompt.compressor": {"kind": "Precomputed", "templates": [{"rate": 0.5, "template": "none"}]}},
+        "spec.prompt.compressor.templates[0].template",
+        "{query} exactly once",
+    ),
+    _bad({"spec.prompt.retriever": {"kind": "Embedding"}}, "spec.prompt.retriever.modelUri", "is needed by kind"),
+    _bad({"spec.schedule": {"explicit": [_LAST], "shots": 1}}, "spec.schedule.explicit", "cannot stand beside"),
+    _bad(
+        {"spec.schedule": {"explicit": [_STAGE, {"templateRate": 1, "shots": 3}, _LAST]}},
+        "spec.schedule.explicit",
+        "may only fall",
+    ),
+    _bad(
+        {"spec.schedule": {"explicit": [{"templateRate": 0.5, "shots": 2}, {"templateRate": 0.75, "shots": 0}]}},
+        "spec.schedule.explicit",
+        "may only fall",
+    ),
+    _bad({"spec.schedule": {"explicit": [_STAGE]}}, "spec.schedule.explicit", "the last stage must have shots: 0"),
+    _bad({"spec.training.tokensPerPack": 65536}, "spec.training.tokensPerPack", "not be larger than tokensPerBatch"),
+    _bad({"spec.evaluation.metrics": ["BLEU", "BLEU"]}, "spec.evaluation.metrics", "must not repeat a metric"),
+    _bad(
+        {"spec.evaluation.arms": ["QueryOnly", "FullPrompt", "QueryOnly"]},
+        "spec.evaluation.arms",
+        "must not repeat an arm",
+    ),
+    _bad({"spec.evaluation.arms": ["QueryOnly", "Base"]}, "spec.evaluation.arms", "must hold QueryOnly and FullPrompt"),
+    _bad({"spec.compute": {"device": "CPU", "gpusPerWorker": 1}}, "spec.compute.gpusPerWorker", "must be 0"),
+)
+
+GOOD_CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"spec.prompt.template": "{query}", "spec.schedule": {"shots": 0}},
+    {"spec.prompt.template": "{query}", "spec.schedule": {"explicit": [_LAST]}},
+    {"spec.prompt.template": '{examples}{"a": {b}} {Query} {query}'},
+    {"spec.prompt.protect": ["\n=", "formula"]},
+    {"spec.schedule": {"explicit": [_STAGE, _STAGE, {"templateRate": 0.5, "shots": 1, "epochs": 3}, _LAST]}},
+    {"spec.schedule": {"stages": 64, "curve": "Exponential", "shots": 256, "finalRate": 0.25}},
+    {"spec.prompt.compressor": {"kind": "LLMLingua2", "modelUri": _MODEL}},
+    {"spec.prompt.compressor": {"kind": "Precomputed", "templates": [{"rate": 0.5, "template": "{query}"}]}},
+    {"spec.prompt.retriever": {"kind": "Embedding", "modelUri": _MODEL}},
+    {"spec.training": {"learningRate": 2e-4, "lora": {"r": 8, "alpha": 16}, "tokensPerPack": 64}},
+    {"spec.training": {"lora": {}, "betweenStages": {"optimizer": "Keep"}}},
+    {"spec.evaluation": {"metrics": ["BLEU"], "arms": ["FullPrompt", "QueryOnly"], "gate": {"onFail": "Stop"}}},
+    {"spec.evaluation": {"prices": {"inputPerMillion": 1, "outputPerMillion": 2.5}}},
+    {"spec.compute": {"device": "CPU", "workers": 0, "tolerations": [{"key": "gpu", "operator": "Exists"}]}},
+    {"spec.compute": {"gpusPerWorker": 1, "resources": {"cpu": "500m", "memory": "32Gi"}, "nodeSelector": {"a": "b"}}},
+    {"spec.storage": {"uri": "s3://bucket/runs", "endpoint": "http://127.0.0.1:7070", "secretRef": {"name": "s3"}}},
+    {
+        "metadata.labels": None,
+        "spec.storage": None,
+        "spec.training": None,
+        "spec.schedule": {"stages": None, "shots": 3},
+    },
+    {"spec.suspend": True, "spec.activeDeadlineSeconds": 3600, "spec.ttlSecondsAfterFinished": 0},
+)
+"""Changes to ``small_job`` that leave it right."""

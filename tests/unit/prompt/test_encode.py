@@ -1,0 +1,114 @@
+"""Prompt and answer in tokens, plain and through a chat template."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promptintern.errors import UserError
+from promptintern.prompt.encode import PromptEncoder
+
+from tests.tiny import write_tiny_model
+
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}</s>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+FORGETFUL = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}{% endif %}{% endfor %}<|assistant|>"
+)
+REWRITING = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+FAILING = "{{ raise_exception('only three turns') }}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoTokenizer
+
+    folder: Path = write_tiny_model(tmp_path_factory.mktemp("model"))
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def text_of(tokenizer: Any, ids: Any) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def with_start_token(tokenizer: Any, *, end: str = "") -> Any:
+    """A copy that puts <s> before a text, and ``end`` behind."""
+    import copy
+
+    from tokenizers.processors import TemplateProcessing
+
+    changed = copy.deepcopy(tokenizer)
+    changed.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"<s> $A {end}".strip(),
+        special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
+    )
+    return changed
+
+
+def test_plain_rows_end_with_the_end_token(tokenizer: Any) -> None:
+    (encoded,) = PromptEncoder(tokenizer, chat=False).encode(["Q: héllo\nA:"], [" wörld"])
+    assert text_of(tokenizer, encoded.prompt_ids) == "Q: héllo\nA:"
+    assert text_of(tokenizer, encoded.answer_ids) == " wörld</s>"
+
+
+@pytest.mark.parametrize("end", ["", "</s>"])
+def test_what_the_tokenizer_puts_before_a_text_stands_before_the_prompt_only(tokenizer: Any, end: str) -> None:
+    changed = with_start_token(tokenizer, end=end)
+    (encoded,) = PromptEncoder(changed, chat=False).encode(["ab"], ["cd"])
+    assert text_of(tokenizer, encoded.prompt_ids) == "<s>ab"
+    assert text_of(tokenizer, encoded.answer_ids) == "cd</s>"
+
+
+def test_prompts_alone_are_the_prompts_of_rows(tokenizer: Any) -> None:
+    for chat in (False, True):
+        tokenizer.chat_template = CHAT
+        encoder = PromptEncoder(tokenizer, chat=chat)
+        prompts = [f"prompt {i}" for i in range(5)]
+        rows = encoder.encode(prompts, ["answer"] * 5)
+        assert encoder.encode_prompts(prompts) == [row.prompt_ids for row in rows]
+
+
+def test_chat_rows_open_the_assistant_turn_and_end_at_the_end_token(tokenizer: Any) -> None:
+    tokenizer.chat_template = CHAT
+    (encoded,) = PromptEncoder(with_start_token(tokenizer), chat=True).encode(["ask"], ["reply"])
+    assert text_of(tokenizer, encoded.prompt_ids) == "<|user|>ask<|assistant|>"
+    assert text_of(tokenizer, encoded.answer_ids) == "reply</s>"
+
+
+def test_arrays_hold_what_a_list_would(tokenizer: Any) -> None:
+    (encoded,) = PromptEncoder(tokenizer, chat=False).encode(["ab"], ["c"])
+    assert list(encoded.prompt_ids) == tokenizer("ab")["input_ids"]
+    assert all(type(token) is int for token in encoded.answer_ids)
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "words"),
+    [
+        (None, "has no chat template"),
+        (FORGETFUL, "does not write the assistant's answer"),
+        (REWRITING, "cannot be told apart"),
+        (FAILING, "only three turns"),
+    ],
+)
+def test_a_chat_template_that_cannot_serve_is_refused(tokenizer: Any, chat_template: str | None, words: str) -> None:
+    tokenizer.chat_template = chat_template
+    with pytest.raises(UserError, match=words) as caught:
+        PromptEncoder(tokenizer, chat=True)
+    assert caught.value.problems[0].where == "spec.prompt.chat"
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tokenizer: Any) -> None:
+    import copy
+
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    with pytest.raises(UserError, match="no end token"):
+        PromptEncoder(endless, chat=False)
+
+
+def test_rows_whose_answer_has_no_tokens_are_all_named(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, chat=False)
+    with pytest.raises(UserError) as caught:
+        encoder.encode(["a", "b", "c"], ["", "fine", ""], wheres=["f:1", "f:2", "f:3"])
+    assert [problem.where for problem in caught.value.problems] == ["f:1", "f:3"]

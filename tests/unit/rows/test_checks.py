@@ -1,0 +1,77 @@
+"""Leaks and duplicates."""
+
+import pytest
+from promptintern.rows.checks import check_rows, normalise_query
+from promptintern.rows.types import Row
+from promptintern_api.data import OnProblem
+
+
+def rows(name: str, *pairs: tuple[str, str]) -> list[Row]:
+    return [
+        Row(query=query, answer=answer, answers=(answer,), id=str(i), where=f"{name}:{i}")
+        for i, (query, answer) in enumerate(pairs, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("List files.", "list  FILES"),
+        (" a\tb\n", "a b"),
+        ("wirklich groß?!", "WIRKLICH GROSS"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("end . . .", "end"),
+    ],
+)
+def test_queries_that_count_as_the_same(text: str, same: str) -> None:
+    assert normalise_query(text) == normalise_query(same)
+
+
+@pytest.mark.parametrize(("text", "other"), [("a b", "ab"), ("?", "!"), (".x", "x"), ("x²", "x2"), ("ls *", "ls")])
+def test_queries_that_are_told_apart(text: str, other: str) -> None:
+    assert normalise_query(text) != normalise_query(other)
+
+
+def test_a_leak_names_both_rows() -> None:
+    checked = check_rows(
+        rows("train", ("a", "1"), ("Same one.", "2"), ("same ONE", "2")),
+        rows("dev", ("b", "1"), ("same one", "9")),
+        on_leak=OnProblem.ERROR,
+    )
+    assert [problem.where for problem in checked.problems] == ["dev:2", "dev:2"]
+    assert "train:2" in checked.problems[0].message
+    assert "train:3" in checked.problems[1].message
+    assert checked.dropped_leaks == 0
+
+
+def test_leaks_are_dropped_from_training_and_counted() -> None:
+    train = rows("train", ("a", "1"), ("same one.", "2"), ("Same one", "3"))
+    checked = check_rows(train, rows("dev", ("same one", "9")), on_leak=OnProblem.DROP)
+    assert (checked.train, checked.dropped_leaks, checked.problems) == (train[:1], 2, [])
+    assert checked.warnings == []  # the duplicates went with the leak
+
+
+def test_dropping_every_row_is_a_problem() -> None:
+    checked = check_rows(rows("train", ("a", "1")), rows("dev", ("A", "1")), on_leak=OnProblem.DROP)
+    assert [str(problem) for problem in checked.problems] == [
+        "spec.data.train: has no row left: every query also stands in spec.data.eval"
+    ]
+
+
+def test_duplicates_are_counted_with_examples() -> None:
+    same = [("q", "1"), ("Q", "1"), ("q.", "1 "), ("q?", "1")]
+    checked = check_rows(rows("t", *same, ("x", "1"), ("X", "2")), [], on_leak=OnProblem.ERROR)
+    assert checked.problems == []
+    repeated, contradicting = checked.warnings
+    assert repeated == (
+        "3 training rows repeat an earlier row's query and answer: t:2 and t:1 ('Q'); t:3 and t:1 ('q.'); and 1 more"
+    )
+    assert contradicting.startswith("1 training row repeats an earlier row's query and another answer")
+    assert "t:6 and t:5 ('X')" in contradicting
+
+
+def test_a_thousand_leaks_are_not_all_shown() -> None:
+    pairs = [(f"q{i}", "a") for i in range(1000)]
+    checked = check_rows(rows("train", *pairs), rows("dev", *pairs), on_leak=OnProblem.ERROR)
+    assert len(checked.problems) == 21
+    assert checked.problems[-1].message == "and 980 more such problems after this one"

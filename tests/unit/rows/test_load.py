@@ -1,0 +1,242 @@
+"""Data files, good and bad: every problem at its line."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from promptintern.rows.load import LoadedRows, load_rows
+from promptintern.rows.types import Row
+from promptintern_api.data import DataSource
+
+
+def load(path: Path, **source: Any) -> LoadedRows:
+    spec = DataSource.model_validate({"uri": f"file://{path}", **source})
+    return load_rows(spec, field="spec.data.train")
+
+
+def write(path: Path, content: bytes | str | list[Any]) -> Path:
+    if isinstance(content, list):
+        content = "".join(json.dumps(line) + "\n" for line in content)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "rows.jsonl"
+
+
+def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def test_rows_with_all_columns(file: Path) -> None:
+    columns = {"query": "q", "answer": "a", "answers": "more", "tests": "t", "id": "name"}
+    write(file, [{"q": "Q", "a": ["A", "B"], "more": ["C", "A"], "t": ["assert x"], "name": 7}, {"q": "R", "a": "D"}])
+    loaded = load(file, columns=columns)
+    assert loaded.problems == []
+    assert loaded.rows == [
+        Row(query="Q", answer="A", answers=("A", "B", "C"), id="7", where=f"{file}:1", tests=("assert x",)),
+        Row(query="R", answer="D", answers=("D",), id="2", where=f"{file}:2"),
+    ]
+    assert loaded.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_byte_order_mark_carriage_returns_and_blank_lines(file: Path) -> None:
+    write(file, b'\xef\xbb\xbf{"query": "a", "answer": "b"}\r\n\r\n   \n{"query": "c", "answer": "d\\r\\n"}')
+    loaded = load(file)
+    assert loaded.problems == []
+    assert [(row.query, row.answer, row.where) for row in loaded.rows] == [
+        ("a", "b", f"{file}:1"),
+        ("c", "d\r\n", f"{file}:4"),
+    ]
+
+
+def test_the_limit_leaves_later_rows_unread_but_not_undigested(file: Path) -> None:
+    write(file, '{"query": "a", "answer": "b"}\n' * 3 + "broken\n")
+    loaded = load(file, limit=3)
+    assert (len(loaded.rows), loaded.problems) == (3, [])
+    assert loaded.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+BAD_LINES = [
+    (b'{"query": "caf\xe9", "answer": "x"}', "is not UTF-8 text (byte 15 of the line is 0xe9)"),
+    (b'{"query": "a", "answer": }', "is not valid JSON: Expecting value (column 26)"),
+    (b"[1, 2]", "is a list; give one JSON object a line"),
+    (b'"text"', "is text; give one JSON object a line"),
+    (b"null", "is null; give one JSON object a line"),
+    (b"[", "the file looks like one JSON document"),
+    (b"[" * 100_000, "too deeply nested"),
+    (b'{"query": "a", "answer": ' + b"9" * 5000 + b"}", "a number with too many digits"),
+    (b'{"query": "a", "query": "b", "answer": "c"}', "has the key 'query' twice"),
+    (b'{"qurey": "a", "answer": "b"}', "has no column 'query'; did you mean 'qurey'? Columns: 'qurey', 'answer'"),
+    (b'{"a": 1, "answer": "b"}', "Columns: 'a', 'answer'. Set spec.data.train.columns.query to the right one"),
+    (b'{"query": 5, "answer": "b"}', "column 'query' is a number, not text"),
+    (b'{"query": true, "answer": "b"}', "column 'query' is true or false, not text"),
+    (b'{"query": {}, "answer": "b"}', "column 'query' is an object, not text"),
+    (b'{"query": null, "answer": "b"}', "column 'query' is null, not text"),
+    (b'{"query": "", "answer": "b"}', "column 'query' is empty"),
+    (b'{"query": "a", "answer": " \\n"}', "column 'answer' is blank"),
+    (b'{"query": "a", "answer": []}', "column 'answer' is an empty list"),
+    (b'{"query": "a", "answer": ["b", 3]}', "column 'answer'[1] is a number, not text"),
+    (b'{"query": "a\\u0000", "answer": "b"}', "column 'query' holds a NUL character"),
+    (b'{"query": "a", "answer": "\\ud800"}', "holds half of a surrogate pair"),
+    (b'{"query": "a\x00", "answer": "b"}', "is not valid JSON: Invalid control character"),
+    (b'{"query": "a", "answer": "b", "id": [1]}', "column 'id' is a list, not text or a number"),
+    (b'{"query": "a", "answer": "b", "tests": "x"}', "column 'tests' is text, not a list of texts"),
+    (b'{"query": "a", "answer": "b", "more": [1]}', "column 'more'[0] is a number, not text"),
+    (b'{"query": "' + b"a" * (16 * 2**20) + b'", "answer": "b"}', "is longer than 16 MiB"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), BAD_LINES, ids=[words[:40] for _, words in BAD_LINES])
+def test_a_bad_line_is_named_and_the_others_are_read(file: Path, line: bytes, words: str) -> None:
+    good = b'{"query": "good", "answer": "fine"}\n'
+    write(file, good + line + b"\n" + good)
+    loaded = load(file, columns={"answers": "more", "tests": "tests", "id": "id"})
+    (problem,) = loaded.problems
+    assert problem.where == f"{file}:2"
+    assert words in problem.message
+    assert [row.where for row in loaded.rows] == [f"{file}:1", f"{file}:3"]
+
+
+def test_all_problems_are_counted_and_the_first_ones_shown(file: Path) -> None:
+    write(file, [{"answer": "x"}] * 50)
+    problems = load(file).problems
+    assert [problem.where for problem in problems[:20]] == [f"{file}:{i}" for i in range(1, 21)]
+    assert str(problems[20]) == f"{file}: and 30 more such problems after this one"
+    assert len(problems) == 21
+
+
+def test_one_row_may_have_several_problems(file: Path) -> None:
+    write(file, [{"query": "", "answer": 1}])
+    assert [problem.message for problem in load(file).problems] == [
+        "column 'query' is empty",
+        "column 'answer' is a number, not text",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no rows"),
+        (b"\n\r\n", "holds no rows"),
+        (b"\x1f\x8b\x08\x00", "compressed with gzip"),
+        (b"PK\x03\x04zip", "zip archive"),
+        (b"PAR1xxxx", "set format: Parquet"),
+        ("{}".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_a_file_that_is_no_jsonl(file: Path, content: bytes, words: str) -> None:
+    (problem,) = load(write(file, content)).problems
+    assert words in problem.message
+    assert str(file) in str(problem)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    (problem,) = load(tmp_path / "none.jsonl").problems
+    assert str(problem) == f"spec.data.train.uri: {tmp_path / 'none.jsonl'} does not exist"
+    (problem,) = load(tmp_path).problems
+    assert "is a folder" in problem.message
+
+
+def test_a_file_that_may_not_be_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    write(file, "")
+    monkeypatch.setattr(Path, "open", refuse)
+    (problem,) = load(file).problems
+    assert str(problem) == f"spec.data.train.uri: {file} may not be read: Permission denied"
+
+
+def test_an_encoded_path_is_decoded(tmp_path: Path) -> None:
+    write(tmp_path / "my rows.jsonl", [{"query": "a", "answer": "b"}])
+    assert len(load(tmp_path / "my%20rows.jsonl").rows) == 1
+
+
+def test_chat_rows(file: Path) -> None:
+    parts = [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]
+    write(file, [messages(("system", "S"), ("user", "Q"), ("assistant", "A"))] * 2)
+    loaded = load(file)
+    assert loaded.problems == []
+    assert (loaded.system, loaded.rows[1].query, loaded.rows[1].answer) == ("S", "Q", "A")
+    loaded = load(write(file, [messages(("user", parts), ("assistant", "A")) | {"name": "n"}]), columns={"id": "name"})
+    assert (loaded.system, loaded.rows[0].query, loaded.rows[0].id) == (None, "AB", "n")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"query": "a", "answer": "b"}, "has no messages"),
+        ({"messages": "x"}, "has messages that are text"),
+        ({"messages": []}, "has messages of none"),
+        ({"messages": ["x"]}, "has messages of None"),
+        (messages(("user", "a")), "has messages of user; wanted"),
+        (messages(("assistant", "a"), ("user", "a")), "has messages of assistant, user"),
+        (messages(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), "user, assistant, user"),
+        (messages(("system", "other"), ("user", "a"), ("assistant", "b")), "has another system message than"),
+        (messages(("user", "a"), ("assistant", "b")), "has another system message than"),
+        (messages(("system", 3), ("user", "a"), ("assistant", "b")), "the system message is a number"),
+        (messages(("system", "S"), ("user", "a"), ("assistant", None)), "the assistant's message is null"),
+        (messages(("system", "S"), ("user", ""), ("assistant", "b")), "the user's message is empty"),
+        (messages(("system", "S"), ("user", [{"type": "image"}]), ("assistant", "b")), "the user's message is a list"),
+    ],
+)
+def test_a_bad_chat_row(file: Path, record: dict[str, Any], words: str) -> None:
+    write(file, [messages(("system", "S"), ("user", "q"), ("assistant", "a")), record])
+    loaded = load(file)
+    (problem,) = loaded.problems
+    assert problem.where == f"{file}:2"
+    assert words in problem.message
+    assert (loaded.system, len(loaded.rows)) == ("S", 1)
+
+
+def test_jsonl_can_be_asked_for_where_messages_is_another_column(file: Path) -> None:
+    write(file, [{"query": "q", "answer": "a", "messages": 3}])
+    assert len(load(file, format="JSONL").rows) == 1
+
+
+def test_parquet_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"q": ["a", "b"], "answer": [["x", "y"], ["z"]], "other": [1, 2]}), path)
+    loaded = load(path, columns={"query": "q"})
+    assert loaded.problems == []
+    assert [(row.query, row.answers, row.where) for row in loaded.rows] == [
+        ("a", ("x", "y"), f"{path}#1"),
+        ("b", ("z",), f"{path}#2"),
+    ]
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_bad_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"query": ["a", None, "c"], "answer": ["x", "y", ""]}), path)
+    assert [str(problem) for problem in load(path).problems] == [
+        f"{path}#2: column 'query' is null, not text",
+        f"{path}#3: column 'answer' is empty",
+    ]
+    pq.write_table(pa.table({"querry": ["a"], "answer": ["x"]}), path)
+    (problem,) = load(path).problems
+    assert "has no column 'query'; did you mean 'querry'?" in problem.message
+    (problem,) = load(write(path, b"PAR1 no parquet")).problems
+    assert "is no readable Parquet file" in problem.message
+    (problem,) = load(write(path, b"")).problems
+    assert "is no readable Parquet file" in problem.message
+    pq.write_table(pa.table({"query": pa.array([], pa.string()), "answer": pa.array([], pa.string())}), path)
+    (problem,) = load(path).problems
+    assert "holds no rows" in problem.message
+
+
+def test_sample_rows() -> None:
+    source = DataSource.model_validate({"uri": "sample://formulas/train?world=1&rows=5", "limit": 3})
+    loaded = load_rows(source, field="spec.data.train")
+    assert loaded.problems == []
+    assert [row.where for row in loaded.rows] == [f"{source.uri}:{i}" for i in (1, 2, 3)]
+    nowhere = DataSource.model_validate({"uri": "sample://nowhere"})
+    (problem,) = load_rows(nowhere, field="spec.data.train").problems
+    assert "sample://nowhere" in problem.message

@@ -1,0 +1,215 @@
+"""The command line: ``promptintern COMMAND``. Commands import what they need when they run, so that help is quick."""
+
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from promptintern.cli.console import StopFlag, observing, quiet_libraries
+from promptintern.errors import RunFailed, UserError
+
+EXIT_FAILED, EXIT_USER = 1, 2
+
+app = typer.Typer(
+    name="promptintern",
+    help="Internalize a recurring prompt into LoRA weights, stage by stage, and say whether it worked.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Job = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file with a PromptInternJob.", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec (repeatable).", show_default=False),
+]
+Workdir = Annotated[
+    Path | None,
+    typer.Option(
+        "--workdir",
+        metavar="DIR",
+        help="Folder for runs, instead of the job's storage. [default: ./promptintern-runs]",
+    ),
+]
+
+
+@app.command(epilog="Example: promptintern run examples/quickstart.yaml --set training.seed=1")
+def run(
+    job: Job,
+    workdir: Workdir = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, max=1024, help="Training processes on this machine; 0 trains in this one. [default: 0]"),
+    ] = None,
+    overrides: Set = None,
+) -> None:
+    """Run all stages and arms and write the report. Run it again after an interruption: it continues."""
+    from promptintern.cli.verdict import print_verdict
+    from promptintern.job import load_job
+    from promptintern.run.driver import open_run, run_job
+    from promptintern.run.training import Stopped
+
+    loaded = load_job(job, overrides or [])
+    storage_uri = _storage_uri(workdir, loaded.spec.storage.uri if loaded.spec.storage else None)
+    stop = StopFlag()
+    with stop.installed():
+        try:
+            with observing(stop) as observer:
+                report = run_job(loaded, storage_uri=storage_uri, workers=workers or 0, observer=observer)
+        except Stopped as stopped:
+            _err(f"saved at {stopped.where}; run the same command again to continue")
+            raise typer.Exit(128 + (stop.signal or 15)) from None
+    print_verdict(report, open_run(loaded, storage_uri).store.uri)
+    if report.verdict.outcome == "StoppedByGate":
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command(epilog="Example: promptintern validate job.yaml")
+def validate(job: Job, overrides: Set = None) -> None:
+    """Check all that can be known without training: every problem at once, each with its field or file:line."""
+    from promptintern.job import load_job
+    from promptintern.run.validate import check_job
+
+    found = check_job(load_job(job, overrides or []))
+    for warning in found.warnings:
+        _err(f"warning: {warning}", style="yellow")
+    if found.problems:
+        raise UserError(found.problems)
+    out = Console(highlight=False)
+    for line in found.summary:
+        out.print(line, markup=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: promptintern prepare examples/quickstart.yaml --row 3")
+def prepare(
+    job: Job,
+    overrides: Set = None,
+    row: Annotated[int, typer.Option(min=0, help="Training row whose prompts are shown.")] = 0,
+) -> None:
+    """Show what would be trained: a table of the stages, and one row's prompt at every stage."""
+    from promptintern.cli.preview import print_preview
+    from promptintern.job import load_job
+    from promptintern.run.preview import preview
+
+    print_preview(preview(load_job(job, overrides or []), row=row))
+
+
+@app.command(
+    epilog="Example: promptintern predict promptintern-runs/default/quickstart-1a2b3c4d/adapter 'total of revenue'"
+)
+def predict(
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="Folder of the adapter (or of the run), or its URI.")
+    ],
+    query: Annotated[list[str] | None, typer.Argument(help="Queries; without any, one a line from stdin.")] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="JSONL", help="Queries from a JSONL file with a field `query`."),
+    ] = None,
+    output_file: Annotated[
+        Path | None, typer.Option("--output", metavar="JSONL", help="Write {query, answer} lines here.")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="URI of the base model, if it lies elsewhere than when it was trained.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Queries answered at once.")] = 32,
+) -> None:
+    """Answer queries with the internalized model: the query alone is sent."""
+    from promptintern.cli.predict import answer_queries
+
+    answer_queries(
+        adapter=adapter,
+        queries=query or [],
+        input_file=input_file,
+        output_file=output_file,
+        base_model=base_model,
+        batch_size=batch_size,
+    )
+
+
+@app.command(epilog="Example: promptintern report promptintern-runs/default/quickstart-1a2b3c4d")
+def report(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
+) -> None:
+    """Build the report of a run again from its files."""
+    from promptintern.cli.verdict import print_verdict
+    from promptintern.run.facts import write_report
+    from promptintern.storage.run import RunStore
+    from promptintern.storage.store import open_store
+
+    store = RunStore(open_store(_uri(run_folder)))
+    print_verdict(write_report(store), store.store.uri)
+
+
+@app.command(epilog="Example: promptintern export promptintern-runs/default/quickstart-1a2b3c4d --merged ./merged")
+def export(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
+    merged: Annotated[
+        Path, typer.Option("--merged", metavar="DIR", help="Write the merged model here (a new folder).")
+    ],
+    base_model: Annotated[str | None, typer.Option(help="URI of the base model, if it lies elsewhere now.")] = None,
+) -> None:
+    """Merge the adapter into the base weights, and print how far the merged model's logits drift."""
+    from promptintern.run.export import export_merged
+
+    drift = export_merged(_uri(run_folder), merged, base_model=base_model)
+    out = Console(highlight=False)
+    out.print(f"merged model: {merged}", markup=False, soft_wrap=True)
+    out.print(
+        f"drift over {drift.positions} positions: largest logit difference {drift.largest:.3g} (logits reach "
+        f"{drift.scale:.3g}), next token equal at {100 * drift.agreement:.1f} %",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _storage_uri(workdir: Path | None, of_job: str | None) -> str:
+    if workdir is None and of_job is not None:
+        return of_job
+    return (workdir or Path("promptintern-runs")).resolve().as_uri()
+
+
+def _uri(folder: str) -> str:
+    return folder if "://" in folder else Path(folder).resolve().as_uri()
+
+
+def _err(text: str, style: str | None = None) -> None:
+    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with exit 2, a failed run with 1, never with a traceback."""
+    quiet_libraries()
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            _err(f"error: {problem}", style="red")
+        if len(error.problems) > 1:
+            _err(f"{len(error.problems)} problems")
+        sys.exit(EXIT_USER)
+    except RunFailed as error:
+        _err(f"failed: {error}", style="red")
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        _err("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    except Exception as error:  # noqa: BLE001 -- a defect of ours: short on the terminal, whole in a file
+        with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        _err(f"failed: {type(error).__name__}: {error}", style="red")
+        _err(f"this is a defect of promptintern; details are in {file.name}")
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""What a person sees while a run goes on: bars on a terminal, plain lines in a log."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import structlog
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from promptintern.run.events import Answered, Ending, Event, Note, Scored, Stepped, TrainingBegan
+
+_LINE_SECONDS = 5.0
+"""Time between two lines of progress in a log."""
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT: the run saves and stops. A second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._event = threading.Event()
+
+    def is_set(self) -> bool:
+        """Whether a signal came."""
+        return self._event.is_set()
+
+    @contextmanager
+    def installed(self) -> Iterator["StopFlag"]:
+        """Handle signals inside the block; the former handlers come back after it."""
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            if self.is_set() and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = number
+            self._event.set()
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Base:
+    def __init__(self, stop: StopFlag) -> None:
+        self._stop = stop
+
+    def stop_requested(self) -> bool:
+        return self._stop.is_set()
+
+    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """In the driver's own process an ending is an exception; nothing to tell."""
+
+    def ended(self) -> bool:
+        return False
+
+
+class LogObserver(_Base):
+    """One line an event; progress at most every few seconds."""
+
+    def __init__(self, console: Console, stop: StopFlag) -> None:
+        super().__init__(stop)
+        self._console = console
+        self._last: float = float("-inf")
+
+    def emit(self, event: Event) -> None:
+        """Print ``event``."""
+        match event:
+            case Stepped(done=done, steps=steps):
+                if done < steps and time.monotonic() - self._last < _LINE_SECONDS:
+                    return
+                self._last = time.monotonic()
+            case Answered(done=done, rows=rows):
+                if done < rows and time.monotonic() - self._last < _LINE_SECONDS:
+                    return
+                self._last = time.monotonic()
+        self._console.print(_line(event), highlight=False, markup=False, soft_wrap=True)
+
+
+class BarObserver(_Base):
+    """Progress bars; notes and scores above them."""
+
+    def __init__(self, progress: Progress, stop: StopFlag) -> None:
+        super().__init__(stop)
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def emit(self, event: Event) -> None:
+        """Show ``event``."""
+        match event:
+            case TrainingBegan():
+                self._print(event)
+                self._bar(f"train {event.name}", event.done, event.steps, "")
+            case Stepped():
+                text = f"loss {event.loss:.4f} · {event.tokens_per_second:,.0f} tokens/s"
+                self._bar(f"train {event.name}", event.done, event.steps, text)
+            case Answered():
+                self._bar(f"answer {event.name}", event.done, event.rows, "")
+            case _:
+                self._print(event)
+
+    def _print(self, event: Event) -> None:
+        style = "yellow" if isinstance(event, Note) and event.warning else None
+        self._progress.console.print(_line(event), style=style, highlight=False, markup=False)
+
+    def _bar(self, name: str, done: int, total: int, text: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, text=text)
+        self._progress.update(self._tasks[name], completed=done, text=text, visible=done < total)
+
+
+def _line(event: Event) -> str:
+    match event:
+        case Note():
+            return f"warning: {event.text}" if event.warning else event.text
+        case TrainingBegan():
+            start = f", continued after step {event.done}" if event.done else ""
+            return (
+                f"{event.name}: template rate {event.rate:.2f}, {event.shots} examples, "
+                f"{event.prompt_tokens:.1f} prompt tokens a query, {event.steps} steps{start}"
+            )
+        case Stepped():
+            return (
+                f"{event.name}: step {event.done}/{event.steps}, loss {event.loss:.4f}, "
+                f"{event.tokens_per_second:,.0f} tokens/s"
+            )
+        case Answered():
+            return f"{event.name}: answered {event.done}/{event.rows}"
+        case Scored():
+            shown = f"{event.score:.1f}" if event.metric == "BLEU" else f"{100 * event.score:.1f} %"
+            return f"{event.name}: {event.metric} {shown}"
+
+
+@contextmanager
+def observing(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
+    """The observer that fits standard error: bars on a terminal, lines elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield LogObserver(Console(file=sys.stderr, width=200), stop)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield BarObserver(progress, stop)
+
+
+def quiet_libraries() -> None:
+    """Our own words only: libraries' warnings and bars stay out of the terminal, storage's retries go to stderr."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore")
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+    )

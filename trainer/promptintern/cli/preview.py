@@ -1,0 +1,45 @@
+"""``promptintern prepare`` on the terminal."""
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from promptintern.run.preview import Preview
+
+
+def print_preview(shown: Preview) -> None:
+    """The table of stages, then one row's prompt at every stage."""
+    out = Console(highlight=False)
+    for warning in shown.warnings:
+        out.print(Text(f"warning: {warning}", style="yellow"))
+    for reason, count in shown.dropped.items():
+        out.print(Text(f"left out: {count} rows {reason}", style="yellow"))
+    table = Table(title=f"{shown.name}: {shown.rows} training rows", title_justify="left")
+    for column in (
+        "stage",
+        "rate asked",
+        "achieved",
+        "shots",
+        "epochs",
+        "prompt tokens mean",
+        "p95",
+        "training tokens",
+    ):
+        table.add_column(column, justify="right")
+    for stage in shown.stages:
+        table.add_row(
+            str(stage.index + 1),
+            f"{stage.rate_asked:.3f}",
+            f"{stage.rate_achieved:.3f}",
+            str(stage.shots),
+            str(stage.epochs),
+            f"{stage.prompt_tokens_mean:.1f}",
+            f"{stage.prompt_tokens_p95:.0f}",
+            f"{stage.training_tokens:,}",
+        )
+    out.print(table)
+    out.print(f"\nThe row at {shown.where}, as every stage sees it:", markup=False)
+    for stage in shown.stages:
+        out.print(Panel(Text(stage.prompt), title=f"stage {stage.index + 1}", title_align="left"))
+    out.print(Panel(Text(shown.answer), title="answer (what is learned)", title_align="left"))

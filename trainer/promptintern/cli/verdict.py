@@ -1,0 +1,60 @@
+"""The end of a run on the terminal: the verdict, the arms, where the report is."""
+
+from promptintern_api.evaluation import Metric
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from promptintern.report.schema import ArmReport, Figure, Report
+
+_COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized": "red", "StoppedByGate": "red"}
+
+
+def print_verdict(report: Report, run_uri: str) -> None:
+    """Verdict first, then a row an arm, then the paths."""
+    out = Console(highlight=False)
+    verdict = report.verdict
+    out.print(Text(f"\n{verdict.outcome}", style=f"bold {_COLOURS[verdict.outcome]}"), Text(f" {verdict.headline}"))
+    out.print(_table(report))
+    for warning in report.warnings:
+        out.print(Text(f"note: {warning}", style="yellow"), soft_wrap=True)
+    folder = run_uri.removeprefix("file://")
+    out.print(f"report:  {folder}/report/report.html", markup=False, soft_wrap=True)
+    if verdict.arm is not None:
+        out.print(f"adapter: {folder}/adapter", markup=False, soft_wrap=True)
+
+
+def _table(report: Report) -> Table:
+    table = Table(title=f"{report.job.name}: {report.arms[0].rows} held-out queries", title_justify="left")
+    table.add_column("arm")
+    table.add_column("exact match", justify="right")
+    if any(arm.bleu for arm in report.arms):
+        table.add_column("BLEU", justify="right")
+    table.add_column("prompt tokens", justify="right")
+    if any(arm.latency for arm in report.arms):
+        table.add_column("latency", justify="right")
+    if any(arm.cost_per_thousand is not None for arm in report.arms):
+        table.add_column("cost per 1,000", justify="right")
+    for arm in report.arms:
+        table.add_row(*_cells(arm, report))
+    return table
+
+
+def _cells(arm: ArmReport, report: Report) -> list[str]:
+    cells = [arm.name, _shown(arm.exact_match, Metric.EXACT_MATCH)]
+    if any(other.bleu for other in report.arms):
+        cells.append(_shown(arm.bleu, Metric.BLEU) if arm.bleu else "")
+    cells.append(f"{arm.prompt_tokens.mean:.1f}")
+    if any(other.latency for other in report.arms):
+        cells.append(f"{1000 * arm.latency.median_seconds:.0f} ms" if arm.latency else "")
+    if any(other.cost_per_thousand is not None for other in report.arms):
+        currency = report.prices.currency if report.prices else ""
+        cells.append(f"{arm.cost_per_thousand:.4g} {currency}" if arm.cost_per_thousand is not None else "")
+    return cells
+
+
+def _shown(figure: Figure, metric: Metric) -> str:
+    """The value with its 95 % interval."""
+    if metric is Metric.EXACT_MATCH:
+        return f"{100 * figure.value:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+    return f"{figure.value:.1f} [{figure.low:.1f}, {figure.high:.1f}]"

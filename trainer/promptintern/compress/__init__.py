@@ -1,0 +1,23 @@
+"""Shorter templates: words are ranked once, and a rate keeps the first so many of the ranking."""
+
+from promptintern.compress.build import Compressor, build_compressor, check_precomputed
+from promptintern.compress.ranked import (
+    CompressedTemplate,
+    RankedTemplate,
+    count_tokens,
+    rank_units,
+    split_units,
+    uncompressed,
+)
+
+__all__ = [
+    "CompressedTemplate",
+    "Compressor",
+    "RankedTemplate",
+    "build_compressor",
+    "check_precomputed",
+    "count_tokens",
+    "rank_units",
+    "split_units",
+    "uncompressed",
+]

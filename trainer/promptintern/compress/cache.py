@@ -1,0 +1,70 @@
+"""Scores of templates on disk, by a digest of everything they depend on. Losing the cache costs time only."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_VERSION = 1
+"""Raise it when scores of the same input change."""
+
+
+def cache_key(**parts: Any) -> str:
+    """SHA-256 of ``parts`` (plain data), the same in every process."""
+    text = json.dumps({"version": _VERSION, **parts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of a fast tokenizer's full definition."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCache:
+    """JSON files ``KEY.json`` in ``folder``, each written whole or not at all."""
+
+    folder: Path
+
+    def get(self, key: str, compute: Callable[[], list[float]], *, count: int) -> list[float]:
+        """The ``count`` scores stored under ``key``, or else computed and stored.
+
+        A file that cannot be read or is not what it should be is computed again; a folder that cannot be written is
+        done without.
+        """
+        stored = self._read(key, count)
+        if stored is not None:
+            return stored
+        scores = compute()
+        with contextlib.suppress(OSError):
+            self._write(key, scores)
+        return scores
+
+    def _read(self, key: str, count: int) -> list[float] | None:
+        try:
+            document = json.loads((self.folder / f"{key}.json").read_text())
+        except (OSError, ValueError, RecursionError):
+            return None
+        scores = document.get("scores") if isinstance(document, dict) and document.get("key") == key else None
+        if not isinstance(scores, list) or len(scores) != count:
+            return None
+        if not all(isinstance(score, float) and math.isfinite(score) for score in scores):
+            return None
+        return scores
+
+    def _write(self, key: str, scores: list[float]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{key[:16]}-")
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump({"key": key, "scores": scores}, file)
+            Path(name).replace(self.folder / f"{key}.json")
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise

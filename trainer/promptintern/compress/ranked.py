@@ -1,0 +1,139 @@
+"""A ranking of a template's words, and the template at any rate: always a prefix of that ranking, so rates nest."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from promptintern.prompt.template import LITERAL, Piece, Template, text_runs
+
+_UNIT = re.compile(r"\s*(?:[\u2e80-\u9fff\uf900-\ufaff]|[^\s\u2e80-\u9fff\uf900-\ufaff]+)|\s+")
+"""A word with the white space before it; a character of a script that is written without spaces (Chinese, Japanese);
+or white space that ends a piece."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """What is kept or removed as a whole."""
+
+    text: str
+    piece: int
+    """Index of the literal piece it belongs to."""
+    start: int
+    """Offset in the template's plain text (placeholders rendered as nothing), in characters."""
+
+    @property
+    def end(self) -> int:
+        """Offset behind the unit's last character."""
+        return self.start + len(self.text)
+
+
+def split_units(template: Template) -> list[Unit]:
+    """The units of all literal pieces, in order; a piece's units joined are the piece."""
+    units, offset = [], 0
+    for index, piece in enumerate(template.pieces):
+        if piece.kind is LITERAL:
+            units += [
+                Unit(text=match[0], piece=index, start=offset + match.start()) for match in _UNIT.finditer(piece.text)
+            ]
+        if piece.is_text:
+            offset += len(piece.text)
+    return units
+
+
+def rank_units(scores: Sequence[float]) -> list[int]:
+    """Indices of the units, the one to keep longest first: by falling score, ties by position."""
+    return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressedTemplate:
+    """A template at one rate."""
+
+    pieces: tuple[Piece, ...]
+    rate_asked: float
+    rate_achieved: float
+    """``tokens / full_tokens``; 0 for a template without text."""
+    tokens: int
+    """Tokens of the text that is left, protected text included, under the training model's tokenizer."""
+    full_tokens: int
+    """The same at rate 1."""
+
+    @property
+    def text(self) -> str:
+        """For people; render from ``pieces``, since literal text may look like a placeholder."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+def count_tokens(pieces: Iterable[Piece], tokenizer: Any) -> int:
+    """Tokens of the texts between placeholders, each tokenized alone and without special tokens."""
+    runs = text_runs(pieces)
+    if not runs:
+        return 0
+    return sum(map(len, tokenizer(runs, add_special_tokens=False, verbose=False)["input_ids"]))
+
+
+def uncompressed(template: Template, tokenizer: Any) -> CompressedTemplate:
+    """``template`` at rate 1."""
+    full = count_tokens(template.pieces, tokenizer)
+    return measured(template.pieces, rate=1.0, tokens=full, full_tokens=full)
+
+
+def measured(pieces: tuple[Piece, ...], *, rate: float, tokens: int, full_tokens: int) -> CompressedTemplate:
+    """``pieces`` with their counts and the achieved rate."""
+    achieved = tokens / full_tokens if full_tokens else 0.0
+    return CompressedTemplate(
+        pieces=pieces, rate_asked=rate, rate_achieved=achieved, tokens=tokens, full_tokens=full_tokens
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedTemplate:
+    """A template whose units are ranked: ``ranking[0]`` is removed last."""
+
+    template: Template
+    units: Sequence[Unit]
+    ranking: Sequence[int]
+    tokenizer: Any
+
+    def __post_init__(self) -> None:
+        assert sorted(self.ranking) == list(range(len(self.units)))
+
+    @cached_property
+    def full_tokens(self) -> int:
+        """Tokens at rate 1."""
+        return count_tokens(self.template.pieces, self.tokenizer)
+
+    def compress(self, rate: float) -> CompressedTemplate:
+        """The template at ``rate`` (0 to 1): the longest prefix of the ranking within ``rate`` of the full tokens.
+
+        Rate 1 is the template unchanged, rate 0 leaves protected pieces and placeholders; protected text stays even
+        where it alone passes the rate. The prefix is found by bisection over its length. Removing a word may change how
+        its neighbours are tokenized, so counts need not rise strictly with length; whatever they do, the result is
+        within the rate (unless protected text is not) and a lower rate keeps a prefix of what a higher one keeps.
+        """
+        assert 0 <= rate <= 1
+        if rate >= 1:
+            return measured(self.template.pieces, rate=rate, tokens=self.full_tokens, full_tokens=self.full_tokens)
+        budget = rate * self.full_tokens
+        kept, beyond = 0, (len(self.units) + 1 if rate > 0 else 1)
+        while beyond - kept > 1:
+            middle = (kept + beyond) // 2
+            if count_tokens(self.keep(middle), self.tokenizer) <= budget:
+                kept = middle
+            else:
+                beyond = middle
+        pieces = self.keep(kept)
+        return measured(pieces, rate=rate, tokens=count_tokens(pieces, self.tokenizer), full_tokens=self.full_tokens)
+
+    def keep(self, count: int) -> tuple[Piece, ...]:
+        """The template with the first ``count`` units of the ranking only."""
+        kept: dict[int, list[str]] = {}
+        for index in sorted(self.ranking[:count]):
+            kept.setdefault(self.units[index].piece, []).append(self.units[index].text)
+        return tuple(
+            piece if piece.kind is not LITERAL else Piece(text="".join(kept[i]), kind=LITERAL)
+            for i, piece in enumerate(self.template.pieces)
+            if piece.kind is not LITERAL or i in kept
+        )

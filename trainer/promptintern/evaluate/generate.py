@@ -1,0 +1,144 @@
+"""Greedy answers to encoded prompts, in batches."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model wrote."""
+
+    text: str
+    tokens: int
+    """Generated tokens, with the end token where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How answers are generated and where they end."""
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    batch_size: int = 32
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    decoding: Decoding,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> list[Answer]:
+    """Greedy answers to ``prompts`` (token ids), in their order.
+
+    Prompts of like length share a batch, padded on the left.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    answers: list[Answer | None] = [None] * len(prompts)
+    with _evaluating(model):
+        for start in range(0, len(order), decoding.batch_size):
+            batch = order[start : start + decoding.batch_size]
+            written = _generate_batch(model, tokenizer, [prompts[i] for i in batch], decoding, device)
+            for row, answer in zip(batch, written, strict=True):
+                answers[row] = answer
+            progress(min(start + decoding.batch_size, len(order)))
+    return [answer for answer in answers if answer is not None]
+
+
+def time_queries(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, decoding: Decoding, device: torch.device
+) -> list[float]:
+    """Seconds for each prompt answered alone; one more, untimed, goes first."""
+    seconds = []
+    with _evaluating(model):
+        for number, prompt in enumerate([*prompts[:1], *prompts]):
+            began = time.perf_counter()
+            _generate_batch(model, tokenizer, [prompt], decoding, device)
+            if number > 0:
+                seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _generate_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    device: torch.device,
+) -> list[Answer]:
+    from transformers import GenerationConfig
+
+    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    ends = end_tokens(model, tokenizer)
+    stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        # Everything that a model's own generation config could turn on is named here.
+        generation_config=GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            eos_token_id=sorted(ends),
+            pad_token_id=pad,
+            use_cache=True,
+        ),
+        stopping_criteria=[stop] if stop else None,
+    )
+    return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end an answer: the tokenizer's, and those of the model's generation config (chat has several)."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    listed = own if isinstance(own, list) else [own]
+    vocabulary = len(tokenizer)
+    return {tokenizer.eos_token_id, *(t for t in listed if t is not None and 0 <= t < vocabulary)}
+
+
+def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str]) -> Answer:
+    # A row that a stop string ended is filled up with padding.
+    over = ends | {tokenizer.pad_token_id}
+    length = next((i for i, token in enumerate(ids) if token in over), None)
+    text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Answer(text=cut_at(text, stop), tokens=len(ids) if length is None else length + 1)
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """``text`` before the first of the ``stop`` strings that comes after something else than white space."""
+    lead = len(text) - len(text.lstrip())
+    ends = [place for piece in stop if (place := text.find(piece, lead)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+class _StopTexts:
+    """Ends a row once its text holds a stop string."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], width: int) -> None:
+        self.tokenizer, self.stop, self.width = tokenizer, stop, width
+
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.width :], skip_special_tokens=True)
+        return torch.tensor([cut_at(t, self.stop) != t for t in texts], device=input_ids.device)

@@ -1,0 +1,107 @@
+"""Exact match and BLEU of predictions against the accepted answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sacrebleu.metrics import BLEU
+
+_MAX_ORDER = 4
+_SMOOTHING = "exp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BleuScore:
+    """Corpus BLEU, 0 to 100, and what it takes to compute it again."""
+
+    score: float
+    signature: str
+    """sacrebleu's: case, tokenizer, smoothing, number of references, version."""
+
+
+def normalise(text: str) -> str:
+    """``text`` without white space at its ends, every inner run of white space one blank. Nothing else changes."""
+    return " ".join(text.split())
+
+
+def exact_match(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
+    """1.0 for every row whose prediction is one of its accepted answers after `normalise`, else 0.0.
+
+    Raises:
+        ValueError: if the lengths differ or a row accepts nothing.
+    """
+    _check(predictions, accepted)
+    return [
+        float(normalise(prediction) in {normalise(answer) for answer in answers})
+        for prediction, answers in zip(predictions, accepted, strict=True)
+    ]
+
+
+def bleu(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> BleuScore:
+    """sacrebleu's corpus BLEU (13a tokens, mixed case, exponential smoothing); rows may accept different numbers.
+
+    Without a single 4-gram in the predictions the score is 0, as sacrebleu defines it.
+
+    Raises:
+        ValueError: if the lengths differ, there is no row, or a row accepts nothing.
+    """
+    _check(predictions, accepted)
+    if not predictions:
+        raise ValueError("BLEU needs at least one row")
+    most = max(map(len, accepted))
+    # sacrebleu takes one list per reference; a row with fewer of them has None in the later lists.
+    references = [[answers[i] if i < len(answers) else None for answers in accepted] for i in range(most)]
+    metric = _metric()
+    score = metric.corpus_score(list(predictions), references)
+    return BleuScore(score=float(score.score), signature=str(metric.get_signature()))
+
+
+def bleu_per_row_statistics(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """What BLEU needs of every row: its sum over any choice of rows gives their corpus BLEU without tokenizing again.
+
+    Returns:
+        Shape [rows, 10]: tokens, tokens of the closest reference, matched 1- to 4-grams, all 1- to 4-grams.
+
+    Raises:
+        ValueError: if the lengths differ or a row accepts nothing.
+    """
+    _check(predictions, accepted)
+    metric = _metric()
+    scores = [
+        metric.corpus_score([prediction], [[answer] for answer in answers])
+        for prediction, answers in zip(predictions, accepted, strict=True)
+    ]
+    rows = [[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores]
+    return np.array(rows, dtype=np.int64).reshape(len(rows), 2 + 2 * _MAX_ORDER)
+
+
+def bleu_of_statistics(sums: ArrayLike) -> NDArray[np.float64]:
+    """Corpus BLEU, 0 to 100, of summed row statistics: shape [sets, 10] gives shape [sets]."""
+    return np.array([_bleu_of(row) for row in np.asarray(sums, dtype=np.int64).tolist()], dtype=np.float64)
+
+
+def _bleu_of(row: list[int]) -> float:
+    score = BLEU.compute_bleu(
+        correct=row[2 : 2 + _MAX_ORDER],
+        total=row[2 + _MAX_ORDER :],
+        sys_len=row[0],
+        ref_len=row[1],
+        smooth_method=_SMOOTHING,
+        max_ngram_order=_MAX_ORDER,
+    )
+    return float(score.score)
+
+
+def _metric() -> Any:
+    # `force` only silences sacrebleu's advice about text that looks tokenized, as code does.
+    return BLEU(smooth_method=_SMOOTHING, max_ngram_order=_MAX_ORDER, force=True)
+
+
+def _check(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> None:
+    if len(predictions) != len(accepted):
+        raise ValueError(f"{len(predictions)} predictions for {len(accepted)} rows")
+    for row, answers in enumerate(accepted):
+        if isinstance(answers, str) or not answers:
+            raise ValueError(f"row {row} must have a list of at least one accepted answer")

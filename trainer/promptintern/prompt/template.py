@@ -1,0 +1,132 @@
+"""The user's template as a list of pieces, so that literal braces never need to be parsed twice."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from promptintern.errors import Problem, UserError
+
+_PLACEHOLDER = re.compile(r"\{(query|examples)\}")
+
+
+class PieceKind(Enum):
+    """What a piece of a template is."""
+
+    LITERAL = "literal"
+    """Text that compression may take words from."""
+    PROTECTED = "protected"
+    """Text that stays at every rate."""
+    QUERY = "query"
+    EXAMPLES = "examples"
+
+
+LITERAL, PROTECTED, QUERY, EXAMPLES = PieceKind.LITERAL, PieceKind.PROTECTED, PieceKind.QUERY, PieceKind.EXAMPLES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A stretch of a template. The text of a placeholder is the placeholder itself."""
+
+    text: str
+    kind: PieceKind
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the piece is sent as it stands."""
+        return self.kind in (LITERAL, PROTECTED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A template taken apart; the pieces' texts joined are the template."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def text(self) -> str:
+        """The template as the user wrote it."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def plain_text(self) -> str:
+        """The template with its placeholders rendered as nothing: what compressors read."""
+        return "".join(piece.text for piece in self.pieces if piece.is_text)
+
+    def text_runs(self) -> list[str]:
+        """The texts between placeholders, in order, without empty ones."""
+        return text_runs(self.pieces)
+
+
+def text_runs(pieces: Iterable[Piece]) -> list[str]:
+    """The texts between placeholders, neighbouring pieces joined, in order, without empty ones."""
+    runs = [""]
+    for piece in pieces:
+        if piece.is_text:
+            runs[-1] += piece.text
+        else:
+            runs.append("")
+    return [run for run in runs if run]
+
+
+def parse_template(text: str, protect: Sequence[str] = (), *, field: str = "spec.prompt.template") -> Template:
+    """``text`` as pieces. Every occurrence of a string of ``protect`` is protected; they may overlap.
+
+    ``{query}`` and ``{examples}`` are placeholders; all other braces are literal text.
+
+    Raises:
+        UserError: if ``{query}`` does not stand in ``text`` exactly once, ``{examples}`` more than once, or a string
+            of ``protect`` stands in none of its literal parts.
+    """
+    pieces: list[Piece] = []
+    found: set[str] = set()
+    end = 0
+    for match in _PLACEHOLDER.finditer(text):
+        pieces += _protected_pieces(text[end : match.start()], protect, found)
+        pieces.append(Piece(text=match[0], kind=PieceKind(match[1])))
+        end = match.end()
+    pieces += _protected_pieces(text[end:], protect, found)
+    problems = [*_placeholder_problems(pieces, field), *_protect_problems(protect, found, field)]
+    if problems:
+        raise UserError(problems)
+    return Template(pieces=tuple(pieces))
+
+
+def _placeholder_problems(pieces: Sequence[Piece], field: str) -> list[Problem]:
+    count = {kind: sum(piece.kind is kind for piece in pieces) for kind in (QUERY, EXAMPLES)}
+    problems = []
+    if count[QUERY] != 1:
+        problems.append(Problem(where=field, message=f"must hold {{query}} exactly once, not {count[QUERY]} times"))
+    if count[EXAMPLES] > 1:
+        problems.append(
+            Problem(where=field, message=f"may hold {{examples}} at most once, not {count[EXAMPLES]} times")
+        )
+    return problems
+
+
+def _protect_problems(protect: Sequence[str], found: set[str], field: str) -> list[Problem]:
+    return [
+        Problem(
+            where=f"spec.prompt.protect[{index}]",
+            message=f"stands in no literal text of {field}; copy the piece exactly, spaces and line breaks included",
+        )
+        for index, span in enumerate(protect)
+        if span not in found
+    ]
+
+
+def _protected_pieces(text: str, protect: Sequence[str], found: set[str]) -> list[Piece]:
+    """``text``, which has no placeholder, as literal and protected pieces; adds to ``found`` what it holds."""
+    protected = bytearray(len(text))
+    for span in protect:
+        start = text.find(span) if span else -1
+        while start >= 0:
+            found.add(span)
+            protected[start : start + len(span)] = b"\1" * len(span)
+            start = text.find(span, start + 1)
+    borders = [i for i in range(1, len(text)) if protected[i] != protected[i - 1]]
+    return [
+        Piece(text=text[a:b], kind=PROTECTED if protected[a] else LITERAL)
+        for a, b in zip([0, *borders], [*borders, len(text)], strict=True)
+        if a < b
+    ]

@@ -1,0 +1,135 @@
+"""BM25 over the pool's queries: bm25s builds the index, the search visits a bounded part of it."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import bm25s
+import numpy as np
+from numpy.typing import NDArray
+
+_WORD = re.compile(r"\w+")
+MAX_POSTINGS = 8192
+"""Entries of the index that one query may visit."""
+MAX_CANDIDATES = 256
+"""Documents scored in full for a query that met that limit (or as many as asked for, if more)."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def words(text: str) -> list[str]:
+    """The terms of a text: runs of letters, digits and underscores, case-folded."""
+    return _WORD.findall(text.casefold())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lists:
+    """Rows of a sparse matrix one after another: row ``i`` is ``starts[i]`` to ``starts[i + 1]``."""
+
+    starts: Ints
+    index: NDArray[np.int32]
+    weight: NDArray[np.float32]
+
+
+class BM25Index:
+    """The best documents for a query, by BM25 (Lucene's variant, k1 1.5, b 0.75).
+
+    A term's weight in a document is fixed when the index is built. A query visits its terms' posting lists from the
+    rarest term to the most frequent one, heaviest entries first, and adds up weights by document, until all are read or
+    ``max_postings`` entries are. In the first case the result is exact. In the second the documents that lead so far
+    are scored in full, over all terms: what may be missed is a document that owes its place to frequent terms, whose
+    weights are small. Without the limit the cost of a query grows with the pool, since the lists of frequent terms do.
+    """
+
+    def __init__(self, texts: Sequence[str], *, max_postings: int = MAX_POSTINGS) -> None:
+        model = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+        model.index([words(text) or [""] for text in texts], show_progress=False)
+        columns = model.scores
+        starts = np.asarray(columns["indptr"], dtype=np.int64)
+        by_term = _Lists(
+            starts=starts,
+            index=np.asarray(columns["indices"], dtype=np.int32),
+            weight=np.asarray(columns["data"], dtype=np.float32),
+        )
+        self._terms: dict[str, int] = {w: i for w, i in model.vocab_dict.items() if i + 1 < len(starts)}
+        self._documents = _transposed(by_term, rows=len(texts))
+        self._postings = _heaviest_first(by_term)
+        self._lengths: list[int] = np.diff(starts).tolist()
+        self._begins: list[int] = starts[:-1].tolist()
+        self._count = len(texts)
+        self._max_postings = max_postings
+        # Scratch space, all zero between queries.
+        self._sums = np.zeros(self._count)
+        self._asked = np.zeros(len(starts))
+
+    def top(self, text: str, k: int) -> list[int]:
+        """The ``k`` best documents, best first; ties, and documents that share no word, in the order of the pool."""
+        counts = Counter(self._terms[word] for word in words(text) if word in self._terms)
+        terms = sorted(counts, key=lambda term: (self._lengths[term], term))
+        docs, scores, complete = self._visit(terms, counts)
+        if not complete:
+            docs = _largest(docs, scores, max(k, MAX_CANDIDATES))
+            scores = self._full_scores(docs, counts)
+        best: list[int] = _largest(docs, scores, k).tolist()
+        if len(best) < k:
+            seen = set(best)
+            others = (i for i in range(self._count) if i not in seen)
+            best += [i for i, _ in zip(others, range(k - len(best)), strict=False)]
+        return best
+
+    def _visit(self, terms: Sequence[int], counts: Counter[int]) -> tuple[Ints, Floats, bool]:
+        """Documents met, what their visited entries add up to, and whether all entries were visited."""
+        sums, postings, budget = self._sums, self._postings, self._max_postings
+        met: list[Ints] = []
+        for term in terms:
+            begin, length = self._begins[term], min(self._lengths[term], budget)
+            docs = postings.index[begin : begin + length]
+            before = sums[docs]
+            met.append(docs[before == 0])
+            sums[docs] = before + counts[term] * postings.weight[begin : begin + length]
+            budget -= length
+            if budget == 0:
+                break
+        found = np.concatenate(met).astype(np.int64) if met else np.zeros(0, dtype=np.int64)
+        values = sums[found]
+        sums[found] = 0
+        return found, values, sum(self._lengths[term] for term in terms) <= self._max_postings
+
+    def _full_scores(self, docs: Ints, counts: Counter[int]) -> Floats:
+        """Scores over all terms, each summed in the order of the document's own terms: the same in any company."""
+        asked, lists = self._asked, self._documents
+        asked[list(counts)] = list(counts.values())
+        begin = lists.starts[docs]
+        length = lists.starts[docs + 1] - begin
+        offsets = np.cumsum(length) - length
+        at = np.repeat(begin - offsets, length) + np.arange(length.sum())
+        sums: Floats = np.add.reduceat(lists.weight[at] * asked[lists.index[at]], offsets)
+        asked[list(counts)] = 0
+        return sums
+
+
+def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
+    """The ``k`` documents with the largest scores, in that order; ties by document."""
+    if len(docs) > 4 * k:
+        floor = np.partition(scores, len(scores) - k)[len(scores) - k]
+        kept = scores >= floor
+        docs, scores = docs[kept], scores[kept]
+    return docs[np.lexsort((docs, -scores))[:k]]
+
+
+def _heaviest_first(lists: _Lists) -> _Lists:
+    """Each list by falling weight, ties by index."""
+    row = np.repeat(np.arange(len(lists.starts) - 1), np.diff(lists.starts))
+    order = np.lexsort((lists.index, -lists.weight, row))
+    return _Lists(starts=lists.starts, index=lists.index[order], weight=lists.weight[order])
+
+
+def _transposed(lists: _Lists, *, rows: int) -> _Lists:
+    """Lists by term become lists by document, in the order of terms."""
+    term = np.repeat(np.arange(len(lists.starts) - 1, dtype=np.int32), np.diff(lists.starts))
+    order = np.argsort(lists.index, kind="stable")
+    starts = np.zeros(rows + 1, dtype=np.int64)
+    np.cumsum(np.bincount(lists.index, minlength=rows), out=starts[1:])
+    return _Lists(starts=starts, index=term[order], weight=lists.weight[order])

@@ -1,0 +1,92 @@
+"""Rows against one another: leaks between training and evaluation, and duplicates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from promptintern_api.data import OnProblem
+
+from promptintern.errors import Problem
+from promptintern.rows.duplicates import normalise_query
+from promptintern.rows.problems import ProblemList
+from promptintern.rows.types import Row
+
+__all__ = ["CheckedRows", "check_rows", "normalise_query"]
+
+_EXAMPLES_SHOWN = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedRows:
+    """Rows that may be used together, unless there are problems."""
+
+    train: list[Row]
+    problems: list[Problem]
+    warnings: list[str]
+    dropped_leaks: int
+    """Training rows left out because evaluation asks the same."""
+
+
+def check_rows(train: Sequence[Row], eval_rows: Sequence[Row], *, on_leak: OnProblem) -> CheckedRows:
+    """Compare normalised queries. A leaked query is a problem, or its training rows are dropped and counted."""
+    held_out: dict[str, Row] = {}
+    for row in eval_rows:
+        held_out.setdefault(normalise_query(row.query), row)
+    keys = [normalise_query(row.query) for row in train]
+    clean = [(key, row) for key, row in zip(keys, train, strict=True) if key not in held_out]
+    leaks = len(train) - len(clean)
+    problems = ProblemList()
+    if on_leak is OnProblem.ERROR:
+        for key, row in zip(keys, train, strict=True):
+            if key in held_out:
+                problems.add(held_out[key].where, _leak(held_out[key], row))
+        kept = list(zip(keys, train, strict=True))
+    else:
+        kept = clean
+        if leaks and not clean:
+            problems.add("spec.data.train", "has no row left: every query also stands in spec.data.eval")
+    return CheckedRows(
+        train=[row for _, row in kept],
+        problems=problems.shown(),
+        warnings=_duplicate_warnings(kept),
+        dropped_leaks=leaks if on_leak is OnProblem.DROP else 0,
+    )
+
+
+def _leak(held_out: Row, row: Row) -> str:
+    return (
+        f"asks what training row {row.where} asks ({_short(held_out.query)}), so its score would say nothing; remove "
+        "one of them, or set spec.data.onLeak: Drop to leave it out of training"
+    )
+
+
+def _duplicate_warnings(keyed: Sequence[tuple[str, Row]]) -> list[str]:
+    first: dict[str, Row] = {}
+    same: list[tuple[Row, Row]] = []
+    different: list[tuple[Row, Row]] = []
+    for key, row in keyed:
+        earlier = first.setdefault(key, row)
+        if earlier is not row:
+            (same if earlier.answer.strip() == row.answer.strip() else different).append((earlier, row))
+    warnings = []
+    if same:
+        warnings.append(f"{_count(same)} an earlier row's query and answer: {_shown(same)}")
+    if different:
+        warnings.append(
+            f"{_count(different)} an earlier row's query and another answer, so they teach against one another: "
+            f"{_shown(different)}"
+        )
+    return warnings
+
+
+def _count(pairs: Sequence[tuple[Row, Row]]) -> str:
+    return "1 training row repeats" if len(pairs) == 1 else f"{len(pairs)} training rows repeat"
+
+
+def _shown(pairs: Sequence[tuple[Row, Row]]) -> str:
+    shown = "; ".join(f"{b.where} and {a.where} ({_short(b.query)})" for a, b in pairs[:_EXAMPLES_SHOWN])
+    return shown + (f"; and {len(pairs) - _EXAMPLES_SHOWN} more" if len(pairs) > _EXAMPLES_SHOWN else "")
+
+
+def _short(text: str, limit: int = 60) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= limit else shown[: limit - 4] + "...'"

@@ -1,0 +1,84 @@
+"""JSON lines: bytes become one object a line, or a problem at that line."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+from promptintern.rows.problems import ProblemList
+from promptintern.rows.record import kind_of
+
+MAX_LINE_BYTES = 16 * 2**20
+"""A longer line is no row of text; more likely the file is one JSON document, or no text at all."""
+_SIGNATURES = (
+    (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (b"PK\x03\x04", "is a zip archive; unpack it first"),
+    (b"PAR1", "is a Parquet file; set format: Parquet"),
+    (b"\xff\xfe", "is UTF-16 text; save it as UTF-8"),
+    (b"\xfe\xff", "is UTF-16 text; save it as UTF-8"),
+)
+_BOM = b"\xef\xbb\xbf"
+
+
+class DuplicateKeyError(ValueError):
+    """An object names a key twice, so one of the values would be lost."""
+
+
+def read_lines(file: IO[bytes], problems: ProblemList, *, shown: str) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines (from 1) without their ends; blank ones are passed over, a leading byte order mark is removed."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if number == 1:
+            wrong = next((text for magic, text in _SIGNATURES if line.startswith(magic)), None)
+            if wrong:
+                problems.add(shown, wrong)
+                return
+            line = line.removeprefix(_BOM)
+        if len(line) > MAX_LINE_BYTES:
+            problems.add(
+                f"{shown}:{number}", f"is longer than {MAX_LINE_BYTES // 2**20} MiB; give one JSON object a line"
+            )
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE_BYTES)
+            continue
+        line = line.rstrip(b"\r\n")
+        if line.strip():
+            yield number, line
+
+
+def parse_objects(
+    lines: Iterable[tuple[int, bytes]], problems: ProblemList, *, shown: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON object of every line."""
+    for number, line in lines:
+        where = f"{shown}:{number}"
+        try:
+            value = json.loads(line.decode(), object_pairs_hook=_unique)
+        except UnicodeDecodeError as error:
+            problems.add(where, f"is not UTF-8 text (byte {error.start + 1} of the line is 0x{line[error.start]:02x})")
+        except json.JSONDecodeError as error:
+            problems.add(where, f"is not valid JSON: {error.msg} (column {error.colno}){_hint(line)}")
+        except DuplicateKeyError as error:
+            problems.add(where, str(error))
+        except (ValueError, RecursionError):
+            problems.add(where, "is not valid JSON: too deeply nested, or a number with too many digits")
+        else:
+            if isinstance(value, dict):
+                yield number, value
+            else:
+                problems.add(where, f"is {kind_of(value)}; give one JSON object a line")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise DuplicateKeyError(f"has the key {twice!r} twice")
+    return result
+
+
+def _hint(line: bytes) -> str:
+    if line.strip() in (b"[", b"{"):
+        return "; the file looks like one JSON document, give one object a line"
+    return ""

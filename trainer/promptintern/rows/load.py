@@ -1,0 +1,141 @@
+"""Rows of one data file, with every problem at its line."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import IO, Any, Protocol, cast
+
+from promptintern_api.data import DataFormat, DataSource
+
+from promptintern.errors import Problem, UserError
+from promptintern.rows.chat import ChatReader
+from promptintern.rows.jsonl import parse_objects, read_lines
+from promptintern.rows.parquet import read_records
+from promptintern.rows.problems import ProblemList
+from promptintern.rows.record import RecordReader
+from promptintern.rows.source import open_source, shown_path
+from promptintern.rows.types import Row
+from promptintern.storage.options import S3Options
+
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedRows:
+    """What a file holds."""
+
+    rows: list[Row]
+    """Those without a problem."""
+    sha256: str
+    """Of the whole file, whatever the limit."""
+    problems: list[Problem]
+    """The first ones, and how many more there are."""
+    system: str | None = None
+    """The system message that all rows of a chat file share."""
+
+
+class _Reader(Protocol):
+    def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None: ...
+
+
+def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows:
+    """The rows of ``source``; ``field`` is its place in the job, such as ``spec.data.train``.
+
+    What is wrong with the file or its rows is in ``problems``, a missing or unreadable file included.
+
+    Raises:
+        RunFailed: if an S3 server cannot be reached or fails.
+    """
+    problems = ProblemList()
+    try:
+        if source.uri.startswith("sample://"):
+            return _load_sample(source, field, problems)
+        with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
+            if _is_parquet(source):
+                return _load_parquet(source, field, file, problems)
+            return _load_jsonl(source, field, file, problems)
+    except UserError as error:
+        return LoadedRows(rows=[], sha256="", problems=list(error.problems))
+
+
+def _is_parquet(source: DataSource) -> bool:
+    if source.format is DataFormat.AUTO:
+        return source.uri.lower().endswith(".parquet")
+    return source.format is DataFormat.PARQUET
+
+
+def _load_sample(source: DataSource, field: str, problems: ProblemList) -> LoadedRows:
+    from promptintern.sample import sample_rows
+
+    records = sample_rows(source.uri)
+    digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    reader = RecordReader(columns=source.columns, field=field, problems=problems)
+    numbered = ((f"{source.uri}:{i}", i, record) for i, record in enumerate(records, start=1))
+    return _loaded(_rows(numbered, reader, source.limit), source, field, problems, digest=digest)
+
+
+def _load_jsonl(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
+    shown, hashing = shown_path(source.uri), _HashingReader(file)
+    objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, shown=shown), problems, shown=shown)
+    first = list(islice(objects, 1))
+    records = RecordReader(columns=source.columns, field=field, problems=problems)
+    chat = source.format is DataFormat.CHAT or (
+        source.format is DataFormat.AUTO and bool(first) and "messages" in first[0][1]
+    )
+    reader = ChatReader(reader=records) if chat else None
+    numbered = ((f"{shown}:{number}", number, record) for number, record in chain(first, objects))
+    rows = _rows(numbered, reader or records, source.limit)
+    return _loaded(
+        rows, source, field, problems, digest=hashing.digest_of_all(), system=reader.system if reader else None
+    )
+
+
+def _load_parquet(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
+    digest = _HashingReader(file).digest_of_all()
+    file.seek(0)
+    shown = shown_path(source.uri)
+    reader = RecordReader(columns=source.columns, field=field, problems=problems)
+    records = read_records(file, source.columns, problems, shown=shown, field=field)
+    numbered = ((f"{shown}#{number}", number, record) for number, record in enumerate(records, start=1))
+    return _loaded(_rows(numbered, reader, source.limit), source, field, problems, digest=digest)
+
+
+def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _Reader, limit: int | None) -> list[Row]:
+    """The good rows among the first ``limit`` records."""
+    read = (reader.read(record, where=where, number=number) for where, number, record in islice(numbered, limit))
+    return [row for row in read if row is not None]
+
+
+def _loaded(
+    rows: list[Row], source: DataSource, field: str, problems: ProblemList, *, digest: str, system: str | None = None
+) -> LoadedRows:
+    if not rows and not problems.count:
+        problems.add(f"{field}.uri", f"{shown_path(source.uri)} holds no rows")
+    return LoadedRows(rows=rows, sha256=digest, problems=problems.shown(where=shown_path(source.uri)), system=system)
+
+
+class _HashingReader:
+    """Lines of a file, digested as they are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def readline(self, size: int = -1) -> bytes:
+        """As a binary file's."""
+        line = self._file.readline(size)
+        self._digest.update(line)
+        return line
+
+    def digest_of_all(self) -> str:
+        """SHA-256 of the whole file, what was not read yet included."""
+        for chunk in _chunks(self._file):
+            self._digest.update(chunk)
+        return self._digest.hexdigest()
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk

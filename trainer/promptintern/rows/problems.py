@@ -1,0 +1,31 @@
+"""Problems of a file: all are counted, the first so many are shown."""
+
+from dataclasses import dataclass, field
+
+from promptintern.errors import Problem
+
+MAX_SHOWN = 20
+
+
+@dataclass(kw_only=True)
+class ProblemList:
+    """Collects problems without keeping a million of them."""
+
+    count: int = 0
+    _first: list[Problem] = field(default_factory=list)
+
+    def add(self, where: str, message: str) -> None:
+        """Note a problem."""
+        self.count += 1
+        if len(self._first) < MAX_SHOWN:
+            self._first.append(Problem(where=where, message=message))
+
+    def shown(self, *, where: str | None = None) -> list[Problem]:
+        """The first problems, and how many more there are (at ``where``, by default the last place shown)."""
+        more = self.count - len(self._first)
+        if not more:
+            return list(self._first)
+        return [
+            *self._first,
+            Problem(where=where or self._first[-1].where, message=f"and {more} more such problems after this one"),
+        ]

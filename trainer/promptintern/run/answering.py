@@ -1,0 +1,108 @@
+"""Answering queries with a stored adapter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from promptintern_api.model import Dtype
+from pydantic import ValidationError
+
+from promptintern.compress import CompressedTemplate
+from promptintern.engine.lora import WEIGHTS
+from promptintern.errors import UserError
+from promptintern.evaluate.generate import Answer, Decoding, generate
+from promptintern.models import fetch_model, load_base_model, load_tokenizer
+from promptintern.prompt.encode import PromptEncoder
+from promptintern.prompt.render import render_prompt
+from promptintern.prompt.template import Piece, PieceKind
+from promptintern.retrieve import build_retriever
+from promptintern.rows.types import Row
+from promptintern.run.adapter import PROMPT_FILE, InferencePrompt, read_prompt
+from promptintern.run.session import DTYPES
+from promptintern.storage.manifest import fetch_folder, read_manifest
+from promptintern.storage.store import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Internalized:
+    """A base model with its adapter, and the prompt it expects."""
+
+    model: Any
+    tokenizer: Any
+    prompt: InferencePrompt
+    device: torch.device
+
+    def answer(self, queries: Sequence[str], *, batch_size: int) -> list[Answer]:
+        """Greedy answers to ``queries``."""
+        encoder = PromptEncoder(self.tokenizer, chat=self.prompt.chat)
+        decoding = Decoding(
+            max_new_tokens=self.prompt.max_new_tokens, stop=tuple(self.prompt.stop), batch_size=batch_size
+        )
+        ids = encoder.encode_prompts(self.render(queries))
+        return generate(self.model, self.tokenizer, ids, decoding=decoding, device=self.device)
+
+    def render(self, queries: Sequence[str]) -> list[str]:
+        """The prompts that are sent: the query, what the job protects, and examples if a gate stopped the run."""
+        pool = [
+            Row(query=e.query, answer=e.answer, answers=(e.answer,), id=str(i), where=f"examples:{i}")
+            for i, e in enumerate(self.prompt.examples)
+        ]
+        shots = self.prompt.shots
+        near: list[list[int]] = [[] for _ in queries]
+        if shots:
+            from promptintern_api.prompt import Retriever
+
+            near = build_retriever(Retriever(), pool, seed=0).neighbours(list(queries), shots)
+        pieces = tuple(Piece(text=p.text, kind=PieceKind(p.kind)) for p in self.prompt.pieces)
+        template = CompressedTemplate(pieces=pieces, rate_asked=0, rate_achieved=0, tokens=0, full_tokens=0)
+        return [
+            render_prompt(
+                template,
+                query=query,
+                examples=[pool[i] for i in best],
+                example_template=self.prompt.example_template,
+            )
+            for query, best in zip(queries, near, strict=True)
+        ]
+
+
+def load_internalized(adapter_uri: str, local: Path, *, base_model: str | None = None) -> Internalized:
+    """The model of an adapter folder or of a run; its files are verified against the manifest and put into ``local``.
+
+    Raises:
+        UserError: if there is no adapter, or its base model cannot be loaded.
+        RunFailed: if a file is not what the manifest says.
+    """
+    from peft import PeftModel
+
+    prompt = fetch_adapter(adapter_uri, local)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    field = "--base-model" if base_model else f"{PROMPT_FILE}: base_model"
+    folder = fetch_model(base_model or prompt.base_model, field=field)
+    tokenizer = load_tokenizer(folder, field=field)
+    base = load_base_model(folder, dtype=DTYPES[Dtype(prompt.dtype)], device=device, field=field)
+    model = PeftModel.from_pretrained(base, str(local), torch_device=str(device))
+    return Internalized(model=model.eval(), tokenizer=tokenizer, prompt=prompt, device=device)
+
+
+def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
+    """Verified copy of the adapter at ``uri`` (its folder, or its run's) in ``local``."""
+    store = open_store(uri)
+    for folder in (store, store.child("adapter")):
+        manifest = read_manifest(folder, "manifest.json")
+        if manifest is not None and manifest.kind == "adapter":
+            fetch_folder(folder, manifest, folder="", local=local)
+            break
+    else:
+        raise UserError.at(
+            uri, "holds no finished adapter (no adapter/manifest.json); give a run's folder or its adapter/"
+        )
+    try:
+        prompt = read_prompt(local)
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError.at(f"{uri}/{PROMPT_FILE}", f"cannot be read: {str(error).splitlines()[0]}") from None
+    if not (local / WEIGHTS).exists():
+        raise UserError.at(uri, f"holds no {WEIGHTS}")
+    return prompt

@@ -1,0 +1,56 @@
+"""Answering held-out queries, on all workers, each its share."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from promptintern.engine import collective
+from promptintern.evaluate.generate import Answer, Decoding, generate
+from promptintern.run.events import Answered, Observer
+from promptintern.run.session import Session
+
+
+def decoding_of(session: Session) -> Decoding:
+    """How the job generates answers."""
+    evaluation = session.job.spec.evaluation
+    return Decoding(
+        max_new_tokens=evaluation.max_new_tokens,
+        stop=tuple(evaluation.stop),
+        batch_size=evaluation.batch_size,
+    )
+
+
+def answer_all(
+    session: Session, prompts: Sequence[Sequence[int]], *, adapter: bool, name: str, observer: Observer
+) -> list[Answer]:
+    """Answers to all ``prompts``, on every worker.
+
+    Args:
+        adapter: False answers with the base weights.
+        name: For progress.
+    """
+    rank, count = collective.rank(), collective.world_size()
+    mine = range(rank, len(prompts), count)
+
+    def progress(done: int) -> None:
+        if rank == 0:
+            observer.emit(Answered(name=name, done=min(done * count, len(prompts)), rows=len(prompts)))
+
+    with weights(session, adapter=adapter):
+        answers = generate(
+            session.adapter.model,
+            session.tokenizer,
+            [prompts[i] for i in mine],
+            decoding=decoding_of(session),
+            device=session.device,
+            progress=progress,
+        )
+    merged: dict[int, Answer] = {}
+    for share in collective.gather_objects(dict(zip(mine, answers, strict=True))):
+        merged.update(share)
+    return [merged[i] for i in range(len(prompts))]
+
+
+def weights(session: Session, *, adapter: bool) -> Any:
+    """A context in which the model answers with its adapter, or without."""
+    return nullcontext() if adapter else session.adapter.model.disable_adapter()

@@ -1,0 +1,210 @@
+"""The driver: claims the run, starts the workers, and ends with the report."""
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from promptintern_api import PromptInternJob
+from promptintern_api.compute import Device
+
+from promptintern.errors import Problem, RunFailed, UserError
+from promptintern.job import run_folder
+from promptintern.report.schema import Report
+from promptintern.run.events import Note, Observer
+from promptintern.run.facts import write_report
+from promptintern.run.inputs import load_data, s3_options
+from promptintern.run.training import Stopped
+from promptintern.run.worker import WorkerTask, work, work_in_process_group
+from promptintern.storage.run import RunStore
+from promptintern.storage.store import open_store
+
+MAX_WORKER_FAILURES = 3
+"""How often Ray Train starts the workers again after one was lost."""
+JOB_FILE = "job.json"
+_POLL_SECONDS = 0.2
+
+
+def open_run(job: PromptInternJob, storage_uri: str) -> RunStore:
+    """The run's folder under ``storage_uri``."""
+    return RunStore(open_store(storage_uri, s3=s3_options(job)).child(run_folder(job)))
+
+
+def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: Observer) -> Report:
+    """Run ``job``, or continue it where storage says it stands.
+
+    Args:
+        storage_uri: ``file://`` or ``s3://`` folder of runs.
+        workers: Training processes; 0 trains in this one.
+
+    Raises:
+        UserError: for anything wrong with the job, its data or its model.
+        RunFailed: if the run ended badly.
+        Stopped: if it saved and stopped because it was asked to.
+    """
+    data = load_data(job)
+    for warning in data.warnings:
+        observer.emit(Note(text=warning, warning=True))
+    store = open_run(job, storage_uri)
+    _claim(job, store, data.digests)
+    epoch = store.claim_epoch({"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()})
+    task = WorkerTask(job=job.to_wire(), store_uri=store.store.uri, epoch=epoch, observer=observer)
+    if workers == 0:
+        _fit_in_process(task)
+    else:
+        _fit_on_ray(job, task, workers, observer)
+    return write_report(store)
+
+
+def _claim(job: PromptInternJob, store: RunStore, digests: dict[str, str]) -> None:
+    """Write ``job.json``, or see that the one there tells of the same data.
+
+    Raises:
+        UserError: if the data files changed since the run began.
+    """
+    document = {"schemaVersion": "1.0", "job": job.to_wire(), "data": digests, "created": _now()}
+    if store.create_json(JOB_FILE, document):
+        return
+    known = store.read_json(JOB_FILE)
+    assert known is not None
+    changed = [role for role, digest in digests.items() if known["data"].get(role) != digest]
+    if changed:
+        raise UserError(
+            [
+                Problem(
+                    where=f"spec.data.{role}.uri",
+                    message=f"the file has changed since this run began on {known['created']}; give the job another "
+                    f"name, or remove {store.store.uri}",
+                )
+                for role in changed
+            ]
+        )
+
+
+def _before_ray() -> None:
+    """Settings that Ray reads when it is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # A worker imports torch before it answers, which takes its time on a small or busy machine.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    # Workers run in this very environment, not in one that uv makes anew.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+def _fit_in_process(task: WorkerTask) -> None:
+    _before_ray()
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    TorchTrainer(
+        work,
+        train_loop_config=task,
+        scaling_config=ScalingConfig(num_workers=0),
+    ).fit()
+
+
+def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: Observer) -> None:
+    _before_ray()
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from promptintern.run.ray_observer import Mailbox, RayObserver
+
+    gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
+    with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
+        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
+        remote_task = replace(task, observer=RayObserver(mailbox))
+        trainer = TorchTrainer(
+            _loop,
+            train_loop_config={"task": remote_task},
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": 1, **({"GPU": job.spec.compute.gpus_per_worker} if gpu else {})},
+            ),
+            run_config=RunConfig(
+                name="run", storage_path=folder, failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES)
+            ),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=3600),
+        )
+        # On a thread of its own: there Ray leaves Ctrl-C to us, and this one hands on what the workers tell.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:
+            fit = thread.submit(trainer.fit)
+            _hand_on(mailbox, observer, until=fit)
+        _raise_ending(ray.get(mailbox.ending.remote()), fit.exception())
+
+
+def _loop(config: dict[str, Any]) -> None:
+    work_in_process_group(config["task"])
+
+
+def _raise_ending(ending: Any, error: BaseException | None) -> None:
+    if ending is not None:
+        how, problems = ending
+        if how == "user":
+            raise UserError([Problem(where=where, message=message) for where, message in problems])
+        if how == "stopped":
+            raise Stopped(problems[0][1])
+        raise RunFailed(problems[0][1])
+    if error is not None:
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise RunFailed(
+            f"the workers failed {MAX_WORKER_FAILURES + 1} times, the last time with: {last[0]}; run the same command "
+            "again to continue from the newest checkpoint"
+        ) from error
+
+
+@contextlib.contextmanager
+def _ray(workers: int) -> Iterator[None]:
+    """A Ray cluster: the one of ``RAY_ADDRESS``, or a small one on this machine."""
+    import ray
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    else:
+        ray.init(
+            num_cpus=max(workers, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _node_ip_address="127.0.0.1",
+        )
+    # Ray's own handlers would end the driver before its workers have saved.
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _hand_on(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
+    """Events from the workers' mailbox to ``observer``, its wish to stop the other way."""
+    import ray
+
+    asked = False
+    while True:
+        over = until.done()
+        for event in ray.get(mailbox.take.remote()):
+            observer.emit(event)
+        if over:
+            return
+        if observer.stop_requested() and not asked:
+            asked = True
+            ray.get(mailbox.request_stop.remote())
+        time.sleep(_POLL_SECONDS)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,70 @@
+"""Merged weights, and how far they are from base model plus adapter."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from promptintern.errors import UserError
+from promptintern.models import fetch_model, load_base_model
+from promptintern.run.answering import load_internalized
+
+_PROBES = (
+    "list all files",
+    "total of the first column",
+    "def add(a, b):",
+    "select name from users where id = 1",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Merged model against base model plus adapter, on the same probe prompts."""
+
+    largest: float
+    """Largest absolute difference of a logit."""
+    scale: float
+    """Largest absolute logit, to compare with."""
+    agreement: float
+    """Share of positions whose most likely next token is the same."""
+    positions: int
+
+
+def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) -> Drift:
+    """Merge the run's adapter into its base model, write it to ``target`` and measure the drift on what was written.
+
+    Raises:
+        UserError: if ``target`` exists and is not empty, or there is no adapter.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError.at("--merged", f"{target} exists already; name a new folder")
+    with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
+        loaded = load_internalized(run_uri, Path(local), base_model=base_model)
+        probes = loaded.render(_PROBES)
+        apart = _logits(loaded.model, loaded.tokenizer, probes)
+        merged = loaded.model.merge_and_unload(safe_merge=True)
+        merged.save_pretrained(target)
+        loaded.tokenizer.save_pretrained(target)
+        dtype = next(merged.parameters()).dtype
+        device = loaded.device
+        del merged
+    written = load_base_model(
+        fetch_model(target.resolve().as_uri(), field="--merged"), dtype=dtype, device=device, field="--merged"
+    )
+    together = _logits(written.eval(), loaded.tokenizer, probes)
+    return Drift(
+        largest=(apart - together).abs().max().item(),
+        scale=apart.abs().max().item(),
+        agreement=(apart.argmax(-1) == together.argmax(-1)).float().mean().item(),
+        positions=len(apart),
+    )
+
+
+@torch.inference_mode()
+def _logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """``[positions, vocabulary]`` float32 over all ``texts``."""
+    device = next(model.parameters()).device
+    rows = [tokenizer(text, return_tensors="pt").input_ids.to(device) for text in texts]
+    return torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in rows]).cpu()

@@ -1,0 +1,244 @@
+"""A whole run on one worker: reference arms, stages with their gate, the adapter, Direct, latencies."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from promptintern_api.evaluation import Arm, Metric, OnGateFail
+from promptintern_api.training import LearningRatePolicy
+
+from promptintern.engine import collective
+from promptintern.engine.packs import StepPlan
+from promptintern.engine.state import Trajectory
+from promptintern.evaluate.metrics import bleu, exact_match
+from promptintern.prompt.encode import Encoded
+from promptintern.report.facts import KEPT_STAGE
+from promptintern.run.adapter import commit_adapter
+from promptintern.run.answers import answer_all
+from promptintern.run.events import Note, Observer, Scored
+from promptintern.run.latency import measure_latency
+from promptintern.run.session import Session
+from promptintern.run.tracks import Track, course_of, direct_track, plan_track, tracks_of
+from promptintern.run.training import TrackTrainer
+from promptintern.storage.run import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the stages ended."""
+
+    kept: int | None
+    """The stage whose adapter is the result; None if none passed the gate."""
+    stopped_at: int | None
+    """The stage that failed a gate with onFail Stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A track's rows and steps."""
+
+    rows: list[Encoded]
+    steps: list[StepPlan]
+
+
+def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observer: Observer) -> Outcome:
+    """Everything between loading and the report; what storage holds already is not done again.
+
+    Raises:
+        Stopped: after saving, if a stop was asked for.
+        RunFailed: if the device, the storage or a newer incarnation ends the run.
+    """
+    if collective.rank() == 0:
+        for note in session.notes:
+            observer.emit(Note(text=note))
+    wanted = set(session.job.spec.evaluation.arms)
+    last = session.stages[-1]
+    query_only = session.encode_held_out(session.templates[-1], 0)
+    full = session.encode_held_out(session.full_template, session.stages[0].shots)
+    run = _Run(session=session, store=store, trainer=trainer, observer=observer)
+
+    run.evaluate(Arm.FULL_PROMPT, full, adapter=False)
+    if Arm.BASE in wanted:
+        run.evaluate(Arm.BASE, query_only, adapter=False)
+    outcome = run.stages()
+    if outcome.kept is not None:
+        trainer.load(str(outcome.kept))
+        kept_prompts = (
+            query_only
+            if outcome.kept == last.index
+            else session.encode_held_out(session.templates[outcome.kept], session.stages[outcome.kept].shots)
+        )
+        if outcome.kept == last.index:
+            run.evaluate(Arm.QUERY_ONLY, query_only, adapter=True)
+        else:
+            run.evaluate(KEPT_STAGE, kept_prompts, adapter=True)
+        if collective.rank() == 0:
+            commit_adapter(session, store, stage=outcome.kept, epoch=trainer.epoch)
+        collective.barrier()
+    if Arm.DIRECT in wanted:
+        run.direct(query_only)
+    measure_latency(session, store, trainer, outcome.kept, full=full, query_only=query_only, observer=observer)
+    if collective.rank() == 0:
+        store.write_json("evaluation/outcome.json", {"kept": outcome.kept, "stoppedAt": outcome.stopped_at})
+    collective.barrier()
+    return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    session: Session
+    store: RunStore
+    trainer: TrackTrainer
+    observer: Observer
+
+    def evaluate(self, arm: str, prompts: Sequence[Sequence[int]], *, adapter: bool) -> None:
+        """Answer all held-out queries as ``arm`` and store the answers."""
+        path = f"evaluation/{arm}.json"
+        document = collective.broadcast_object(self.store.read_json(path) if collective.rank() == 0 else None)
+        if document is None:
+            answers = answer_all(self.session, prompts, adapter=adapter, name=f"arm {arm}", observer=self.observer)
+            document = {
+                "arm": arm,
+                "predictions": [answer.text for answer in answers],
+                "answerTokens": [answer.tokens for answer in answers],
+                "promptTokens": [len(prompt) for prompt in prompts],
+            }
+            if collective.rank() == 0:
+                self.store.check_epoch(self.trainer.epoch)
+                self.store.write_json(path, document)
+        metric, score = self._score(document["predictions"])
+        if collective.rank() == 0:
+            self.observer.emit(Scored(name=f"arm {arm}", metric=metric, score=score))
+
+    def stages(self) -> Outcome:
+        """Train, evaluate and commit every stage in order, until one fails a gate that stops."""
+        tracks = tracks_of(self.session)
+        kept: int | None = None
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as ahead:
+            prepared: dict[int, Future[Prepared]] = {}
+            counts = self._step_counts(tracks)
+            for number, track in enumerate(tracks):
+                manifest = collective.broadcast_object(
+                    self.store.stage_manifest(track.key) if collective.rank() == 0 else None
+                )
+                if manifest is None:
+                    ready = (
+                        prepared.pop(number) if number in prepared else ahead.submit(self._prepare, track)
+                    ).result()
+                    if number + 1 < len(tracks):
+                        # The next stage's prompts are rendered and tokenized while this one trains.
+                        prepared[number + 1] = ahead.submit(self._prepare, tracks[number + 1])
+                    manifest = self._train_stage(track, ready, counts)
+                passed = manifest.meta["gate"] != "failed"
+                if not passed and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
+                    if collective.rank() == 0:
+                        self.observer.emit(Note(text=_gate_text(track, manifest.meta, kept), warning=True))
+                    return Outcome(kept=kept, stopped_at=number)
+                kept = number
+        return Outcome(kept=kept, stopped_at=None)
+
+    def direct(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Train the Direct arm with the stages' budget and answer as it."""
+        manifests = [m for s in self.session.stages if (m := self.store.stage_manifest(str(s.index))) is not None]
+        rows = self.session.encode_training(self.session.templates[-1], 0)
+        track = direct_track(
+            self.session,
+            stage_tokens=[int(m.meta["trainingTokens"]) for m in manifests],  # type: ignore[arg-type]
+            direct_tokens_per_epoch=sum(len(r.prompt_ids) + len(r.answer_ids) for r in rows),
+        )
+        manifest = collective.broadcast_object(self.store.stage_manifest(track.key) if collective.rank() == 0 else None)
+        if manifest is None:
+            steps = plan_track(self.session, track, rows, world_size=collective.world_size())
+            course = course_of(self.session, track, len(steps), before=0, after=0)
+            trajectory = self.trainer.train(track, rows=rows, steps=steps, course=course)
+            self.trainer.commit(track, trajectory, self._meta(track, rows, trajectory) | {"gate": "none"})
+        else:
+            self.trainer.load(track.key)
+        self.evaluate(Arm.DIRECT, prompts, adapter=True)
+
+    def _prepare(self, track: Track) -> Prepared:
+        rows = self.session.encode_training(self.session.templates[track.template], track.shots)
+        return Prepared(rows=rows, steps=plan_track(self.session, track, rows, world_size=collective.world_size()))
+
+    def _step_counts(self, tracks: Sequence[Track]) -> list[int]:
+        """Steps of every stage, where one learning rate course runs over all of them."""
+        if self.session.job.spec.training.between_stages.learning_rate is LearningRatePolicy.RESTART:
+            return [0] * len(tracks)
+        return [len(self._prepare(track).steps) for track in tracks]
+
+    def _train_stage(self, track: Track, ready: Prepared, counts: Sequence[int]) -> Any:
+        number = track.template
+        course = course_of(
+            self.session,
+            track,
+            len(ready.steps),
+            before=sum(counts[:number]),
+            after=sum(counts[number + 1 :]),
+        )
+        trajectory = self.trainer.train(track, rows=ready.rows, steps=ready.steps, course=course)
+        meta = self._meta(track, ready.rows, trajectory) | self._judge(track)
+        manifest = self.trainer.commit(track, trajectory, meta)
+        if collective.rank() == 0:
+            self.observer.emit(Scored(name=track.name, metric=str(meta["metric"]), score=meta["score"]))
+        return manifest
+
+    def _judge(self, track: Track) -> dict[str, Any]:
+        """The stage's score on its own prompt over the first held-out rows, against FullPrompt on the same rows."""
+        evaluation = self.session.job.spec.evaluation
+        count = min(evaluation.stage_rows, len(self.session.data.eval))
+        prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots)[:count]
+        answers = answer_all(self.session, prompts, adapter=True, name=track.name, observer=self.observer)
+        texts = [answer.text for answer in answers]
+        full = self.store.read_json(f"evaluation/{Arm.FULL_PROMPT}.json") or {}
+        metric, score = self._score(texts)
+        _, full_score = self._score(full["predictions"][:count])
+        scale = 100 if metric == Metric.BLEU else 1
+        drop = (full_score - score) / scale
+        return {
+            "metric": metric,
+            "score": score,
+            "fullPromptScore": full_score,
+            "scoredRows": count,
+            # The tolerance is for sums of floats, far below one row's worth.
+            "gate": "failed" if drop > evaluation.gate.max_drop + 1e-9 else "passed",
+        }
+
+    def _meta(self, track: Track, rows: Sequence[Encoded], trajectory: Trajectory) -> dict[str, Any]:
+        template = self.session.templates[track.template]
+        lengths = np.array([len(row.prompt_ids) for row in rows])
+        return {
+            "track": track.name,
+            "rateAsked": template.rate_asked,
+            "rateAchieved": template.rate_achieved,
+            "shots": track.shots,
+            "epochs": track.epochs,
+            "steps": trajectory.steps,
+            "rows": len(rows),
+            "promptTokensMean": float(lengths.mean()),
+            "promptTokensP95": float(np.percentile(lengths, 95)),
+            "trainingTokens": sum(trajectory.tokens),
+            "lossFirst": trajectory.loss[0],
+            "lossLast": trajectory.loss[-1],
+            "seconds": round(trajectory.seconds, 3),
+        }
+
+    def _score(self, predictions: Sequence[str]) -> tuple[str, float]:
+        """The first metric of the job over the first ``len(predictions)`` held-out rows."""
+        metric = self.session.job.spec.evaluation.metrics[0]
+        accepted = [row.answers for row in self.session.data.eval[: len(predictions)]]
+        if metric is Metric.BLEU:
+            return str(metric), bleu(predictions, accepted).score
+        return str(metric), math.fsum(exact_match(predictions, accepted)) / len(predictions)
+
+
+def _gate_text(track: Track, meta: dict[str, Any], kept: int | None) -> str:
+    result = (
+        f"the adapter of stage {kept + 1} is kept" if kept is not None else "no stage passed, so there is no adapter"
+    )
+    return (
+        f"{track.name} fell below the gate: {meta['metric']} {meta['score']:.4g} against {meta['fullPromptScore']:.4g} "
+        f"with the full prompt on {meta['scoredRows']} rows; training stops and {result}"
+    )

@@ -1,0 +1,65 @@
+"""How long answers take: full prompt against query only, one by one and in batches."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from promptintern_api.evaluation import Arm
+
+from promptintern.engine import collective
+from promptintern.evaluate.generate import generate, time_queries
+from promptintern.run.answers import decoding_of, weights
+from promptintern.run.events import Note, Observer
+from promptintern.run.session import Session
+from promptintern.run.training import TrackTrainer
+from promptintern.storage.run import RunStore
+
+PATH = "evaluation/latency.json"
+
+
+def measure_latency(
+    session: Session,
+    store: RunStore,
+    trainer: TrackTrainer,
+    kept: int | None,
+    *,
+    full: Sequence[Sequence[int]],
+    query_only: Sequence[Sequence[int]],
+    observer: Observer,
+) -> None:
+    """Time the first held-out queries on rank 0 and store the figures.
+
+    The adapter is merged into the weights meanwhile, as one would serve it. This is the run's last use of the model,
+    since merging and unmerging rounds the base weights.
+    """
+    count = min(session.job.spec.evaluation.latency_queries, len(full))
+    done = collective.broadcast_object(store.read_json(PATH) if collective.rank() == 0 else None)
+    if count == 0 or done is not None:
+        return
+    if kept is not None:
+        trainer.load(str(kept))
+    if collective.rank() == 0:
+        observer.emit(Note(text=f"timing {count} queries one by one and in batches"))
+        figures = {str(Arm.FULL_PROMPT): _time(session, full, count, adapter=False)}
+        if kept is not None:
+            session.adapter.model.merge_adapter()
+            figures[str(Arm.QUERY_ONLY)] = _time(session, query_only, count, adapter=True)
+            session.adapter.model.unmerge_adapter()
+        store.write_json(PATH, figures)
+    collective.barrier()
+
+
+def _time(session: Session, prompts: Sequence[Sequence[int]], count: int, *, adapter: bool) -> dict[str, Any]:
+    decoding = decoding_of(session)
+    model, tokenizer, device = session.adapter.model, session.tokenizer, session.device
+    batched = prompts[: max(count, decoding.batch_size)]
+    with weights(session, adapter=adapter):
+        alone = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device)
+        began = time.perf_counter()
+        generate(model, tokenizer, batched, decoding=decoding, device=device)
+        return {
+            "secondsAlone": alone,
+            "batchedSeconds": time.perf_counter() - began,
+            "batchedQueries": len(batched),
+            "batchSize": min(decoding.batch_size, len(batched)),
+        }

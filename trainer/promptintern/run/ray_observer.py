@@ -1,0 +1,87 @@
+"""The observer of workers in other processes: a Ray actor between them and the driver."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from promptintern.run.events import Ending, Event
+
+_POLL_SECONDS = 0.5
+
+
+class Mailbox:
+    """Holds events until the driver takes them, and the driver's wish to stop until workers ask. Runs as an actor."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._stop = False
+        self._ending: tuple[Ending, list[tuple[str, str]]] | None = None
+
+    def put(self, event: Event) -> None:
+        """From a worker."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """All events since the last call, for the driver."""
+        events, self._events = self._events, []
+        return events
+
+    def request_stop(self) -> None:
+        """From the driver."""
+        self._stop = True
+
+    def stopping(self) -> bool:
+        """For the workers."""
+        return self._stop
+
+    def set_ending(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """From a worker; the first one counts."""
+        if self._ending is None:
+            self._ending = (how, list(problems))
+
+    def ending(self) -> tuple[Ending, list[tuple[str, str]]] | None:
+        """How the run ended, if a worker told."""
+        return self._ending
+
+
+class RayObserver:
+    """An observer that can be sent to workers. Asks for a stop in the background: a step costs no round trip."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._stop = threading.Event()
+        self._poller: threading.Thread | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"mailbox": self._mailbox}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["mailbox"])  # type: ignore[misc]
+
+    def emit(self, event: Event) -> None:
+        """Send and forget."""
+        self._mailbox.put.remote(event)
+
+    def stop_requested(self) -> bool:
+        """As of half a second ago."""
+        if self._poller is None:
+            self._poller = threading.Thread(target=self._poll, daemon=True, name="stop-poller")
+            self._poller.start()
+        return self._stop.is_set()
+
+    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """Tell the driver, and wait until it is told."""
+        ray.get(self._mailbox.set_ending.remote(how, list(problems)))
+
+    def ended(self) -> bool:
+        """Whether a worker told an ending."""
+        return ray.get(self._mailbox.ending.remote()) is not None
+
+    def _poll(self) -> None:
+        while not self._stop.is_set():
+            if ray.get(self._mailbox.stopping.remote()):
+                self._stop.set()
+            time.sleep(_POLL_SECONDS)

@@ -1,0 +1,183 @@
+"""What one worker holds for a whole run: the loaded model, the rows, the templates of all stages."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from promptintern_api import PromptInternJob
+from promptintern_api.compute import Device
+from promptintern_api.model import Dtype
+from promptintern_api.prompt import RetrieverKind
+from promptintern_api.training import Packing
+
+from promptintern.compress import CompressedTemplate, build_compressor
+from promptintern.engine import collective
+from promptintern.engine.forward import packs_exactly
+from promptintern.engine.lora import Adapter, attach_lora
+from promptintern.errors import RunFailed
+from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
+from promptintern.prompt.encode import Encoded, PromptEncoder
+from promptintern.run.inputs import (
+    Data,
+    Examples,
+    fit_to_context,
+    load_data,
+    max_tokens_of,
+    render,
+    retrieve_examples,
+    s3_options,
+    stages_of,
+)
+from promptintern.schedule import Stage
+
+DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Everything that stays the same from the first stage to the report."""
+
+    job: PromptInternJob
+    folder: ModelFolder
+    tokenizer: Any
+    encoder: PromptEncoder
+    adapter: Adapter
+    device: torch.device
+    data: Data
+    examples: Examples
+    stages: list[Stage]
+    templates: list[CompressedTemplate]
+    """By stage."""
+    full_template: CompressedTemplate
+    """At rate 1."""
+    packing: bool
+    notes: list[str]
+    """What a reader of the report should know about how it was computed."""
+
+    def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> list[str]:
+        """The prompts of all training or held-out rows."""
+        return render(
+            self.job,
+            template,
+            rows=self.data.eval if held_out else self.data.train,
+            neighbours=self.examples.eval if held_out else self.examples.train,
+            shots=shots,
+            pool=self.data.train,
+        )
+
+    def encode_training(self, template: CompressedTemplate, shots: int) -> list[Encoded]:
+        """Prompts and answers of all training rows in tokens."""
+        prompts = self.prompts(template, shots, held_out=False)
+        return self.encoder.encode(prompts, [row.answer for row in self.data.train])
+
+    def encode_held_out(self, template: CompressedTemplate, shots: int) -> list[list[int]]:
+        """Prompts of all held-out rows in tokens."""
+        return [list(ids) for ids in self.encoder.encode_prompts(self.prompts(template, shots, held_out=True))]
+
+
+def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
+    """Where this worker computes.
+
+    Raises:
+        RunFailed: if the job wants a GPU and this process sees none.
+    """
+    wanted = job.spec.compute.device
+    gpu = torch.cuda.is_available()
+    if not gpu and (wanted is Device.CUDA or job.spec.compute.gpus_per_worker > 0):
+        raise RunFailed(
+            "the job asks for a GPU (compute.device, compute.gpusPerWorker) and this worker sees none; "
+            "set compute.device: CPU and gpusPerWorker: 0 to train on the CPU"
+        )
+    if wanted is Device.CPU or not gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
+    """Load, check, retrieve and compress. Rank 0 compresses; all workers then hold the same templates.
+
+    Raises:
+        UserError: for anything wrong with the job, its data or its model.
+        RunFailed: if a GPU is wanted and there is none.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    data = load_data(job)
+    device = pick_device(job, local_rank=local_rank)
+    folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
+    tokenizer = load_tokenizer(folder)
+    base = load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
+    stages = stages_of(job)
+    templates = collective.broadcast_object(
+        compress_all(job, stages, tokenizer=tokenizer, model=base, folder=folder) if collective.rank() == 0 else None
+    )
+    full_template, *by_stage = templates
+    encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
+    fitting = fit_to_context(
+        job,
+        data,
+        retrieve_examples(job, data, shots=max(stage.shots for stage in stages), encoder=embedder(job, device)),
+        template=full_template,
+        encoder=encoder,
+        max_tokens=max_tokens_of(job, base.config),
+    )
+    packing, notes = _packing(job, base, tokenizer, device)
+    adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
+    if job.spec.training.gradient_checkpointing:
+        adapter.model.enable_input_require_grads()
+        adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return Session(
+        job=job,
+        folder=folder,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        adapter=adapter,
+        device=device,
+        data=fitting.data,
+        examples=fitting.examples,
+        stages=stages,
+        templates=by_stage,
+        full_template=full_template,
+        packing=packing,
+        notes=notes,
+    )
+
+
+def compress_all(
+    job: PromptInternJob, stages: Sequence[Stage], *, tokenizer: Any, model: Any, folder: ModelFolder
+) -> list[CompressedTemplate]:
+    """The template at rate 1, then at every stage's rate."""
+    compressor = build_compressor(
+        job.spec.prompt, tokenizer=tokenizer, model=model, model_digest=folder.digest(), s3=s3_options(job)
+    )
+    return [compressor.compress(rate) for rate in (1.0, *(stage.rate for stage in stages))]
+
+
+def embedder(job: PromptInternJob, device: torch.device) -> Any:
+    """The encoder of an Embedding retriever, or None."""
+    retriever = job.spec.prompt.retriever
+    if retriever.kind is not RetrieverKind.EMBEDDING:
+        return None
+    from promptintern.retrieve import load_encoder
+
+    assert retriever.model_uri is not None
+    field = "spec.prompt.retriever.modelUri"
+    return load_encoder(fetch_model(retriever.model_uri, s3=s3_options(job), field=field).path, device=device)
+
+
+def _packing(job: PromptInternJob, model: Any, tokenizer: Any, device: torch.device) -> tuple[bool, list[str]]:
+    if job.spec.training.packing is Packing.OFF:
+        return False, ["Packing is off, as the job says: one prompt a row."]
+    if packs_exactly(model, vocab_size=min(len(tokenizer), model.config.vocab_size), device=device):
+        return True, []
+    return False, [
+        f"Packing is off: {type(model).__name__} does not keep rows of one pack apart, so every row is computed alone."
+    ]
+
+
+def tokens_per_pack(job: PromptInternJob, device: torch.device) -> int:
+    """Tokens of a pack: the job's, or a default for the device. Attention masks of a pack grow with its square."""
+    default = 8192 if device.type == "cuda" else 1024
+    training = job.spec.training
+    return training.tokens_per_pack or min(default, training.tokens_per_batch)

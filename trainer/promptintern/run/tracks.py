@@ -1,0 +1,101 @@
+"""The trainings of a run in their order: one for every stage, and one for the Direct arm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from promptintern_api.evaluation import Arm, DirectBudget
+from promptintern_api.training import LearningRatePolicy
+
+from promptintern.engine.packs import StepPlan, plan_steps
+from promptintern.engine.train import Course
+from promptintern.prompt.encode import Encoded
+from promptintern.run.inputs import length_of
+from promptintern.run.session import Session, tokens_per_pack
+
+DIRECT = "direct"
+_DIRECT_SEED = 1_000_003
+"""Beside the stage numbers 0, 1, ... as a part of seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """One training: a stage, or Direct."""
+
+    key: str
+    """Name in storage: the stage's number, or ``direct``."""
+    name: str
+    """Name for people."""
+    parent: str | None
+    """The track whose adapter this one starts from."""
+    template: int
+    """Index into the session's templates."""
+    shots: int
+    epochs: int
+    seed: tuple[int, ...]
+
+
+def tracks_of(session: Session) -> list[Track]:
+    """All stages in order."""
+    count = len(session.stages)
+    return [
+        Track(
+            key=str(stage.index),
+            name=f"stage {stage.index + 1}/{count}",
+            parent=str(stage.index - 1) if stage.index else None,
+            template=stage.index,
+            shots=stage.shots,
+            epochs=stage.epochs,
+            seed=(session.job.spec.training.seed, stage.index),
+        )
+        for stage in session.stages
+    ]
+
+
+def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens_per_epoch: int) -> Track:
+    """A plain fine-tune on the last stage's prompts, from the base model, with the stages' budget.
+
+    Args:
+        stage_tokens: Training tokens of every stage (all epochs).
+        direct_tokens_per_epoch: Tokens of one pass over the last stage's prompts and answers.
+    """
+    epochs = sum(stage.epochs for stage in session.stages)
+    if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
+        epochs = max(1, round(sum(stage_tokens) / direct_tokens_per_epoch))
+    return Track(
+        key=DIRECT,
+        name=f"arm {Arm.DIRECT}",
+        parent=None,
+        template=len(session.stages) - 1,
+        shots=0,
+        epochs=epochs,
+        seed=(session.job.spec.training.seed, _DIRECT_SEED),
+    )
+
+
+def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:
+    """The steps of ``track`` over its encoded rows."""
+    training = session.job.spec.training
+    return plan_steps(
+        [length_of(row) for row in rows],
+        seed=track.seed,
+        epochs=track.epochs,
+        tokens_per_batch=training.tokens_per_batch,
+        rows_per_batch=training.rows_per_batch,
+        tokens_per_pack=tokens_per_pack(session.job, session.device),
+        pack=session.packing,
+        world_size=world_size,
+    )
+
+
+def course_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> Course:
+    """Where the track's steps lie in the learning rate's course.
+
+    Args:
+        steps: Of this track.
+        before: Steps of the stages before it.
+        after: Steps of the stages after it.
+    """
+    policy = session.job.spec.training.between_stages.learning_rate
+    if track.key == DIRECT or policy is LearningRatePolicy.RESTART:
+        return Course(first=0, total=steps)
+    return Course(first=before, total=before + steps + after)

@@ -1,0 +1,240 @@
+"""Training one track from where storage says it stands, to its commit."""
+
+import copy
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from promptintern_api.training import OptimizerPolicy
+
+from promptintern.engine import collective
+from promptintern.engine.packs import StepPlan
+from promptintern.engine.state import (
+    Trajectory,
+    apply_state,
+    new_optimizer,
+    optimizer_tensors,
+    read_state,
+    snapshot,
+    write_state,
+)
+from promptintern.engine.train import Course, StageTask, train_stage
+from promptintern.prompt.encode import Encoded
+from promptintern.run.events import Note, Observer, Stepped, TrainingBegan
+from promptintern.run.session import Session
+from promptintern.run.tracks import Track
+from promptintern.storage.background import BackgroundWriter
+from promptintern.storage.manifest import Manifest
+from promptintern.storage.run import RunStore
+
+_OPTIMIZER = "optimizer"
+_FENCE_SECONDS = 10
+"""How often a running driver looks whether a newer one has taken over."""
+
+
+class Stopped(Exception):  # noqa: N818 -- an outcome
+    """The run saved its state and stopped because somebody asked for it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+
+class TrackTrainer:
+    """Trains tracks one after another in one process group and one loaded model."""
+
+    def __init__(
+        self, session: Session, store: RunStore, *, epoch: int, observer: Observer, writer: BackgroundWriter
+    ) -> None:
+        self.session = session
+        self.store = store
+        self.epoch = epoch
+        self.observer = observer
+        self.writer = writer
+
+    def train(self, track: Track, *, rows: Sequence[Encoded], steps: Sequence[StepPlan], course: Course) -> Trajectory:
+        """Train ``track`` from its newest checkpoint, or else from its parent's adapter.
+
+        Raises:
+            Stopped: after saving, if a stop was asked for before the last step.
+        """
+        session, spec = self.session, self.session.job.spec
+        optimizer = new_optimizer(session.adapter, weight_decay=spec.training.weight_decay)
+        trajectory = self._restore(track, optimizer)
+        if collective.rank() == 0:
+            self.observer.emit(
+                TrainingBegan(
+                    name=track.name,
+                    steps=len(steps),
+                    done=trajectory.steps,
+                    rate=session.templates[track.template].rate_achieved,
+                    shots=track.shots,
+                    prompt_tokens=float(np.mean([len(row.prompt_ids) for row in rows])),
+                )
+            )
+        task = StageTask(name=track.name, seed=track.seed, rows=rows, steps=steps, course=course)
+        complete = train_stage(
+            session.adapter,
+            optimizer,
+            task,
+            training=spec.training,
+            trajectory=trajectory,
+            device=session.device,
+            stop_requested=self.observer.stop_requested,
+            after_step=self._after_step(track, optimizer, len(steps)),
+        )
+        if not complete:
+            self._save(track, optimizer, trajectory)
+            self.writer.drain()
+            collective.barrier()
+            raise Stopped(f"{track.name}, step {trajectory.steps} of {len(steps)}")
+        self._optimizer = optimizer
+        return trajectory
+
+    def commit(self, track: Track, trajectory: Trajectory, meta: dict[str, Any]) -> Manifest:
+        """Store the track's adapter, trajectory and manifest. All workers return the committed manifest."""
+        manifest: Manifest | None = None
+        if collective.rank() == 0:
+            self.writer.drain()
+            with scratch() as folder:
+                session = self.session
+                session.adapter.save(folder, base_name=base_name(session.job.spec.model.uri))
+                trajectory.write(folder)
+                if self._keeps_optimizer:
+                    write_state(
+                        folder / _OPTIMIZER,
+                        {n: t.cpu() for n, t in optimizer_tensors(self._optimizer, session.adapter).items()},
+                        layout=session.adapter.layout_digest(),
+                    )
+                parent = self.store.stage_manifest(track.parent) if track.parent is not None else None
+                manifest = self.store.commit_stage(
+                    track.key,
+                    epoch=self.epoch,
+                    local=folder,
+                    parent=parent.digest() if parent else None,
+                    meta=meta,
+                )
+        committed: Manifest = collective.broadcast_object(manifest)
+        if committed.epoch != self.epoch:
+            # Another incarnation was first; what it committed is the stage now.
+            self.load(track.key)
+        return committed
+
+    def load(self, key: str) -> None:
+        """Make the adapter what track ``key`` committed, on all workers."""
+        if collective.rank() == 0:
+            with scratch() as folder:
+                self.store.fetch_stage(key, folder)
+                self.session.adapter.load(folder)
+        collective.broadcast(self.session.adapter.flat.data)
+
+    @property
+    def _keeps_optimizer(self) -> bool:
+        return self.session.job.spec.training.between_stages.optimizer is OptimizerPolicy.KEEP
+
+    def _restore(self, track: Track, optimizer: torch.optim.AdamW) -> Trajectory:
+        """Rank 0 reads, everybody gets the same."""
+        state: dict[str, torch.Tensor] | None = None
+        trajectory = Trajectory()
+        if collective.rank() == 0:
+            found = self.store.latest_checkpoint(track.key)
+            if found is not None:
+                manifest, folder = found
+                with scratch() as local:
+                    self.store.fetch_checkpoint(manifest, folder, local)
+                    state = read_state(local, layout=self.session.adapter.layout_digest())
+                    trajectory = Trajectory.read(local)
+                self.observer.emit(Note(text=f"{track.name} continues after step {trajectory.steps}"))
+            else:
+                state = self._parents_state(track)
+        shared: tuple[dict[str, torch.Tensor], Trajectory] = collective.broadcast_object((state, trajectory))
+        apply_state(shared[0], self.session.adapter, optimizer)
+        return shared[1]
+
+    def _parents_state(self, track: Track) -> dict[str, torch.Tensor]:
+        adapter = self.session.adapter
+        if track.parent is None:
+            return {"parameters": adapter.initial.cpu()}
+        with scratch() as folder:
+            self.store.fetch_stage(track.parent, folder)
+            adapter.load(folder)
+            state = {"parameters": adapter.flat.detach().cpu().clone()}
+            if self._keeps_optimizer:
+                kept = read_state(folder / _OPTIMIZER, layout=adapter.layout_digest())
+                state |= {f"optimizer.{name}": tensor for name, tensor in kept.items()}
+        return state
+
+    def _after_step(self, track: Track, optimizer: torch.optim.AdamW, steps: int) -> Callable[[Trajectory], None]:
+        """Progress, fencing and checkpoints, by rank 0."""
+        if collective.rank() != 0:
+            return lambda _trajectory: None
+        every = self.session.job.spec.checkpoint.every_seconds
+        saved = fenced = time.monotonic()
+
+        def after_step(trajectory: Trajectory) -> None:
+            nonlocal saved, fenced
+            now = time.monotonic()
+            self.observer.emit(
+                Stepped(
+                    name=track.name,
+                    done=trajectory.steps,
+                    steps=steps,
+                    loss=trajectory.loss[-1],
+                    tokens_per_second=sum(trajectory.tokens) / max(trajectory.seconds, 1e-9),
+                )
+            )
+            self.writer.poll()
+            if now - saved >= every and trajectory.steps < steps:
+                saved = fenced = now
+                self._save(track, optimizer, trajectory)
+            elif now - fenced >= _FENCE_SECONDS and self.writer.idle:
+                fenced = now
+                self.writer.submit(lambda: self.store.check_epoch(self.epoch))
+
+        return after_step
+
+    def _save(self, track: Track, optimizer: torch.optim.AdamW, trajectory: Trajectory) -> None:
+        """A checkpoint; copied now, written beside training."""
+        if collective.rank() != 0:
+            return
+        tensors = snapshot(self.session.adapter, optimizer)
+        frozen = copy.deepcopy(trajectory)
+        layout = self.session.adapter.layout_digest()
+        keep = self.session.job.spec.checkpoint.keep
+
+        def write() -> None:
+            self.store.check_epoch(self.epoch)
+            with scratch() as folder:
+                write_state(folder, tensors, layout=layout)
+                frozen.write(folder)
+                self.store.save_checkpoint(
+                    track.key,
+                    epoch=self.epoch,
+                    step=frozen.steps,
+                    local=folder,
+                    keep=keep,
+                    meta={"track": track.name},
+                )
+
+        self.writer.submit(write, replaceable=True)
+
+
+def base_name(uri: str) -> str:
+    """The base model's name as an adapter's config holds it: a hub's name without scheme, else the URI."""
+    return uri.removeprefix("hf://").partition("@")[0] if uri.startswith("hf://") else uri
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty local folder that is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="promptintern-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

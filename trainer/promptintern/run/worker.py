@@ -1,0 +1,76 @@
+"""What Ray Train runs in every worker, and in the driver's own process when there are none."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from promptintern_api import parse_job
+
+from promptintern.engine import collective
+from promptintern.errors import RunFailed, UserError
+from promptintern.run.events import Observer
+from promptintern.run.facts import store_facts
+from promptintern.run.inputs import s3_options
+from promptintern.run.internalize import internalize
+from promptintern.run.session import open_session
+from promptintern.run.training import Stopped, TrackTrainer
+from promptintern.storage.background import BackgroundWriter
+from promptintern.storage.run import RunStore
+from promptintern.storage.store import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTask:
+    """What a worker is told. It crosses process borders, so it holds plain data and the observer's handle."""
+
+    job: dict[str, Any]
+    """The job on the wire."""
+    store_uri: str
+    """The run's folder."""
+    epoch: int
+    observer: Observer
+
+
+def work(task: WorkerTask) -> None:
+    """The whole run as one worker of it.
+
+    Raises:
+        UserError: for anything wrong with the job, its data or its model.
+        RunFailed: if the run ended badly.
+        Stopped: if it saved and stopped because it was asked to.
+    """
+    job = parse_job(task.job)
+    store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
+    session = open_session(job, local_rank=_local_rank())
+    with BackgroundWriter() as writer:
+        trainer = TrackTrainer(session, store, epoch=task.epoch, observer=task.observer, writer=writer)
+        outcome = internalize(session, store, trainer, task.observer)
+        if collective.rank() == 0:
+            store_facts(session, store, outcome)
+    collective.barrier()
+
+
+def work_in_process_group(task: WorkerTask) -> None:
+    """``work`` in a Ray worker: how it ended is told to the observer, because Ray would only retry an exception.
+
+    Every error is raised as well, since other workers may wait for this one, and Ray Train starts all of them again:
+    after a lost node or a broken connection they continue from the newest checkpoint; after a told ending they return.
+    """
+    if task.observer.ended():
+        return
+    try:
+        work(task)
+    except Stopped as stopped:
+        if collective.rank() == 0:
+            task.observer.end("stopped", [("", stopped.where)])
+    except UserError as error:
+        task.observer.end("user", [(p.where, p.message) for p in error.problems])
+        raise
+    except RunFailed as error:
+        task.observer.end("failed", [("", str(error))])
+        raise
+
+
+def _local_rank() -> int:
+    from ray import train
+
+    return int(train.get_context().get_local_rank())

@@ -1,0 +1,229 @@
+"""file://: a folder of a local or mounted file system."""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.backend import TEMPORARY
+from promptintern.storage.retry import RetryPolicy, Transient
+
+_T = TypeVar("_T")
+_CHUNK = 1 << 20
+_TRANSIENT = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EIO,
+    errno.ENOTEMPTY,  # a folder that was written to while it was removed
+    errno.ESTALE,  # NFS
+    errno.ETIMEDOUT,
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+def judge(error: OSError, path: Path, operation: str) -> Exception:
+    """What ``error`` means to the run: ``Transient``, ``UserError``, ``RunFailed``, or itself if a file is absent."""
+    if isinstance(error, FileNotFoundError):
+        return error
+    reason = error.strerror or str(error)
+    if error.errno in _TRANSIENT:
+        return Transient(reason)
+    if error.errno in _FULL:
+        return RunFailed(f"{path}: {operation} found no space ({reason}; {_space(path)}); free some and run again")
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return UserError.at(str(path), f"cannot {operation}: {reason}; choose a folder that this user may write to")
+    if error.errno in {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP}:
+        return UserError.at(str(path), f"cannot {operation}: {reason}; choose another folder")
+    return RunFailed(f"{path}: {operation} failed: {reason}")
+
+
+def _space(path: Path) -> str:
+    for folder in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            usage = shutil.disk_usage(folder)
+            return f"{usage.free / 2**20:.1f} of {usage.total / 2**20:.0f} MiB are free"
+    return "free space unknown"
+
+
+@contextlib.contextmanager
+def judged(path: Path, operation: str) -> Iterator[None]:
+    """Turns the system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        raise judge(error, path, operation) from error
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary path beside ``target`` that becomes ``target``, flushed to the disk, when the block ends."""
+    with _temporary(target) as path:
+        yield path
+        _sync(path)
+        path.replace(target)
+        _sync(target.parent)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    _make_folder(target.parent)
+    path = target.with_name(TEMPORARY + uuid.uuid4().hex)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class LocalBackend:
+    """Files below ``root``. A crash at any moment leaves whole files, and temporary ones that nobody reads."""
+
+    def __init__(self, root: Path, policy: RetryPolicy) -> None:
+        self._root = root
+        self._policy = policy
+
+    def uri(self, key: str) -> str:
+        return self._path(key).as_uri()
+
+    def get(self, key: str) -> bytes:
+        path = self._path(key)
+        return self._run("read", path, path.read_bytes)
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        path = self._path(key)
+        with self._run("read", path, lambda: path.open("rb")) as file:
+            while chunk := self._run("read", path, lambda: file.read(_CHUNK)):
+                yield chunk
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+
+        def write() -> None:
+            with replacing(path) as temporary:
+                temporary.write_bytes(data)
+
+        self._write(path, write)
+
+    def put_file(self, local: Path, key: str) -> None:
+        path = self._path(key)
+
+        def write() -> None:
+            with replacing(path) as temporary:
+                shutil.copyfile(local, temporary)
+
+        self._write(path, write)
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        attempts = 0
+
+        def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            if not path.exists():
+                return _link(path, data)
+            # An earlier attempt may have made it before it failed.
+            return attempts > 1 and path.read_bytes() == data
+
+        return self._write(path, attempt)
+
+    def size(self, key: str) -> int | None:
+        path = self._path(key)
+
+        def look() -> int | None:
+            try:
+                return path.stat().st_size if path.is_file() else None
+            except FileNotFoundError:
+                return None
+
+        return self._run("look at", path, look)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        path = self._path(folder)
+        return self._run("list", path, lambda: dict(self._walk(path)))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+        self._run("delete", path, remove)
+
+    def _walk(self, folder: Path) -> Iterator[tuple[str, int]]:
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise error
+
+        for parent, _, names in os.walk(folder, onerror=refuse):
+            for name in names:
+                path = Path(parent, name)
+                if not name.startswith(TEMPORARY):
+                    with contextlib.suppress(FileNotFoundError):  # removed since it was seen
+                        yield path.relative_to(self._root).as_posix(), path.stat().st_size
+
+    def _write(self, path: Path, work: Callable[[], _T]) -> _T:
+        def attempt() -> _T:
+            try:
+                return work()
+            except FileNotFoundError as error:  # somebody removed the folder since it was made
+                raise Transient(f"{path.parent} went away") from error
+
+        return self._run("write", path, attempt)
+
+    def _run(self, operation: str, path: Path, work: Callable[[], _T]) -> _T:
+        def attempt() -> _T:
+            with judged(path, operation):
+                return work()
+
+        return self._policy.run(attempt, operation=operation, about={"path": str(path)})
+
+    def _path(self, key: str) -> Path:
+        return self._root / key
+
+
+def _link(path: Path, data: bytes) -> bool:
+    """A hard link is what a file system makes exclusively, with its content, in one step."""
+    with _temporary(path) as temporary:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # Over NFS the answer to a link that was made can be lost; the second name tells that it was ours.
+            return temporary.stat().st_nlink > 1
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise UserError.at(
+                    str(path),
+                    f"the file system makes no hard links ({error.strerror}), which commits need; use another",
+                ) from error
+            raise
+        _sync(path.parent)
+        return True

@@ -1,0 +1,86 @@
+"""Trying again: exponential waits with jitter, until a deadline."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from promptintern.errors import RunFailed, UserError
+
+DEADLINE_VARIABLE = "PROMPTINTERN_STORAGE_DEADLINE_SECONDS"
+
+_log = structlog.get_logger("promptintern.storage")
+_T = TypeVar("_T")
+
+
+class Transient(Exception):  # noqa: N818 -- what it is
+    """A failure that may be gone at the next try."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """When to try again. All times in seconds."""
+
+    deadline: float = 120.0
+    """From the first of several failures in a row; a slow success costs nothing of it."""
+    first_wait: float = 0.2
+    longest_wait: float = 5.0
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    jitter: Callable[[], float] = random.random
+    """Uniform in [0, 1)."""
+
+    @classmethod
+    def from_environment(cls) -> "RetryPolicy":
+        """The default policy, with the deadline of ``PROMPTINTERN_STORAGE_DEADLINE_SECONDS`` if that is set."""
+        text = os.environ.get(DEADLINE_VARIABLE)
+        if not text:
+            return cls()
+        try:
+            deadline = float(text)
+        except ValueError:
+            deadline = -1.0
+        if not 0 <= deadline < float("inf"):
+            raise UserError.at(DEADLINE_VARIABLE, f"must be a number of seconds from 0 on, got {text!r}")
+        return cls(deadline=deadline)
+
+    def run(self, work: Callable[[], _T], *, operation: str, about: Mapping[str, str]) -> _T:
+        """What ``work`` returns, called again after every ``Transient`` until the deadline.
+
+        Args:
+            operation: What is tried, as the protocol calls it, e.g. ``PutObject``.
+            about: What it is tried on, e.g. bucket and key; logged and named in the error.
+
+        Raises:
+            RunFailed: when the deadline has passed; names ``operation`` and ``about``.
+            Exception: whatever else ``work`` raises, at once.
+        """
+        attempt, began = 0, 0.0
+        while True:
+            attempt += 1
+            try:
+                return work()
+            except Transient as error:
+                now = self.clock()
+                began = began or now
+                wait = min(self.first_wait * 2 ** min(attempt - 1, 32), self.longest_wait) * (0.5 + self.jitter() / 2)
+                if now + wait - began > self.deadline:
+                    place = ", ".join(f"{name} {value}" for name, value in about.items())
+                    raise RunFailed(
+                        f"storage: {operation} failed on {place}, {attempt} times in {now - began:.0f} s, at last "
+                        f"with: {error}. Check that the storage is up and reachable, then run the same command again: "
+                        f"it continues from what is stored ({DEADLINE_VARIABLE} sets how long to wait)"
+                    ) from error
+                _log.warning(
+                    "storage: trying again",
+                    operation=operation,
+                    **about,
+                    attempt=attempt,
+                    wait_seconds=round(wait, 2),
+                    error=str(error),
+                )
+                self.sleep(wait)

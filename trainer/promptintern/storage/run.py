@@ -1,0 +1,249 @@
+"""One run's folder: who works on it (epochs), what is done (stages), what is half done (checkpoints)."""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import JsonValue
+
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder, read_manifest
+from promptintern.storage.store import Store
+
+_EPOCH = re.compile(r"epochs/(\d+)\.json")
+_STAGE = re.compile(r"stages/([^/]+)/manifest\.json")
+_EPOCH_FOLDER = re.compile(r"(stages/[^/]+/e\d+/[^/]+)/")
+_CHECKPOINT = re.compile(r"(stages/[^/]+/e(\d+)/checkpoints/step-(\d+))/manifest\.json")
+_log = structlog.get_logger("promptintern.storage")
+
+
+class FencedOut(RunFailed):
+    """A newer incarnation of the run has taken over; this one must write no more."""
+
+
+class RunStore:
+    """The files of one run:
+
+    - ``job.json``
+    - ``epochs/<n>.json``: one for every incarnation that claimed the run; the highest number owns it
+    - ``stages/<key>/manifest.json`` and ``stages/<key>/e<epoch>/adapter/``: what a stage committed
+    - ``stages/<key>/e<epoch>/checkpoints/step-<n>/``, with a ``manifest.json`` inside
+    - ``adapter/``, ``report/``, ``logs/``
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # Epochs
+
+    def claim_epoch(self, who: Mapping[str, str]) -> int:
+        """Own the run under a new number, one above the newest, and remove what killed ones left of committed stages.
+
+        Args:
+            who: Host, pid, time: told to those who are fenced out.
+
+        Raises:
+            UserError: if the storage overwrites what it was asked to create only; no commit would be safe on it.
+        """
+        # The claim's own id tells two claimants apart who say the same of themselves.
+        document = {"schemaVersion": "1.0", "claim": uuid.uuid4().hex, "who": dict(who)}
+        while True:
+            epoch = self.newest_epoch() + 1
+            if self.create_json(_epoch_path(epoch), document):
+                break
+        if self.create_json(_epoch_path(epoch), {"schemaVersion": "1.0", "claim": "", "who": {}}):
+            raise UserError.at(
+                self.store.uri,
+                "the storage ignores exclusive creation (If-None-Match: * on S3), so two runs could overwrite each "
+                "other; use a server that honours it",
+            )
+        self._tidy()
+        return epoch
+
+    def newest_epoch(self) -> int:
+        """The highest number claimed, 0 if none is."""
+        found = (_EPOCH.fullmatch(path) for path in self.store.list("epochs"))
+        return max((int(match[1]) for match in found if match), default=0)
+
+    def check_epoch(self, epoch: int) -> None:
+        """Raises ``FencedOut`` if a newer epoch than ``epoch`` was claimed, saying by whom."""
+        newest = self.newest_epoch()
+        if newest <= epoch:
+            return
+        who = (self.read_json(_epoch_path(newest)) or {}).get("who", {})
+        told = ", ".join(f"{name} {value}" for name, value in who.items()) or "unknown"
+        raise FencedOut(
+            f"{self.store.uri}: another process took over this run (epoch {newest}: {told}); this one (epoch {epoch}) "
+            "stops and writes no more"
+        )
+
+    # Stages
+
+    def stage_manifest(self, key: str) -> Manifest | None:
+        """What stage ``key`` (its number, or ``direct``) committed, None if it did not yet."""
+        return read_manifest(self.store, _stage_path(key))
+
+    def commit_stage(
+        self, key: str, *, epoch: int, local: Path, parent: str | None, meta: Mapping[str, JsonValue]
+    ) -> Manifest:
+        """Commit the files of ``local`` as stage ``key`` and drop its checkpoints, whoever made them.
+
+        Returns the manifest that counts: another incarnation's, if that was first.
+
+        Raises:
+            FencedOut: if a newer epoch was claimed before the commit.
+        """
+        manifest = commit_folder(
+            self.store,
+            folder=_stage_folder(key, epoch),
+            local=local,
+            manifest_path=_stage_path(key),
+            kind="stage",
+            epoch=epoch,
+            parent=parent,
+            meta=meta,
+            fence=lambda: self.check_epoch(epoch),
+        )
+        self._drop_rest(key, manifest)
+        return manifest
+
+    def fetch_stage(self, key: str, local: Path) -> Manifest:
+        """Copy what stage ``key`` committed to ``local``, verified.
+
+        Raises:
+            RunFailed: if it committed nothing, or a file is not what was committed.
+        """
+        manifest = self.stage_manifest(key)
+        if manifest is None:
+            raise RunFailed(f"{self.store.uri}/{_stage_path(key)} is missing: the stage was not committed")
+        fetch_folder(self.store, manifest, folder=_stage_folder(key, manifest.epoch), local=local)
+        return manifest
+
+    def _tidy(self) -> None:
+        for path in self.store.list("stages"):
+            match = _STAGE.fullmatch(path)
+            manifest = self.stage_manifest(match[1]) if match else None
+            if match and manifest:
+                self._drop_rest(match[1], manifest)
+
+    def _drop_rest(self, key: str, manifest: Manifest) -> None:
+        """Once committed, a stage is its manifest and the files that this names; nothing else there is read again."""
+        kept = _stage_folder(key, manifest.epoch)
+        paths = self.store.list(f"stages/{key}")
+        folders = {match[1] for match in map(_EPOCH_FOLDER.match, paths) if match}
+        for folder in sorted(folders - {kept}):
+            self._remove(folder)
+
+    def _remove(self, folder: str) -> None:
+        """Manifests first: what is half removed must not look whole."""
+        for path in self.store.list(folder):
+            if path.endswith("/manifest.json"):
+                self.store.delete(path)
+        self.store.delete(folder)
+
+    # Checkpoints
+
+    def save_checkpoint(
+        self, key: str, *, epoch: int, step: int, local: Path, keep: int, meta: Mapping[str, JsonValue]
+    ) -> Manifest:
+        """Commit the files of ``local`` as stage ``key`` after ``step``; of all checkpoints the newest ``keep`` stay.
+
+        Raises:
+            FencedOut: if a newer epoch was claimed.
+        """
+        self.check_epoch(epoch)
+        folder = f"stages/{key}/e{epoch}/checkpoints/step-{step:06d}"
+        manifest = commit_folder(
+            self.store,
+            folder=folder,
+            local=local,
+            manifest_path=f"{folder}/manifest.json",
+            kind="checkpoint",
+            epoch=epoch,
+            parent=None,
+            meta={**meta, "step": step},
+            fence=lambda: self.check_epoch(epoch),
+        )
+        self._prune(key, keep)
+        return manifest
+
+    def latest_checkpoint(self, key: str) -> tuple[Manifest, str] | None:
+        """The checkpoint of stage ``key`` with the most steps, of any epoch, and its folder; None if there is none.
+
+        One whose manifest cannot be read, or with a file that is missing or has another size, is passed over.
+        """
+        return next(self._checkpoints(key), None)
+
+    def fetch_checkpoint(self, manifest: Manifest, folder: str, local: Path) -> None:
+        """Copy a checkpoint's files to ``local``. Raises ``RunFailed`` naming a file that is not what was committed."""
+        fetch_folder(self.store, manifest, folder=folder, local=local)
+
+    def _checkpoints(self, key: str) -> Iterator[tuple[Manifest, str]]:
+        """Whole checkpoints, the newest first."""
+        sizes = self.store.sizes(f"stages/{key}")
+        for folder in _checkpoint_folders(sizes):
+            try:
+                manifest = read_manifest(self.store, f"{folder}/manifest.json")
+            except RunFailed as error:
+                _log.warning("storage: checkpoint passed over", folder=folder, error=str(error))
+                continue
+            if manifest is None:
+                continue  # removed since the listing
+            broken = [n for n, entry in manifest.files.items() if sizes.get(f"{folder}/{n}") != entry.size]
+            if broken:
+                _log.warning("storage: checkpoint passed over", folder=folder, missing_or_short=broken)
+                continue
+            yield manifest, folder
+
+    def _prune(self, key: str, keep: int) -> None:
+        whole = [folder for _, folder in self._checkpoints(key)]
+        for folder in whole[keep:]:
+            self._remove(folder)
+
+    # Documents
+
+    def read_json(self, path: str) -> dict[str, Any] | None:
+        """The JSON object at ``path``, None if absent. ``RunFailed`` if there is something else."""
+        try:
+            value = json.loads(self.store.read(path))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunFailed(f"{self.store.uri}/{path} is no JSON ({error}); remove it to make it again") from None
+        if not isinstance(value, dict):
+            raise RunFailed(f"{self.store.uri}/{path} is no JSON object; remove it to make it again")
+        return value
+
+    def write_json(self, path: str, value: Mapping[str, Any]) -> None:
+        """Create or replace the JSON object at ``path``."""
+        self.store.write(path, _json(value))
+
+    def create_json(self, path: str, value: Mapping[str, Any]) -> bool:
+        """Create the JSON object at ``path`` unless it exists: of all callers one gets True."""
+        return self.store.create(path, _json(value))
+
+
+def _checkpoint_folders(paths: Mapping[str, int]) -> list[str]:
+    """Folders that hold a manifest: most steps first, then the newest epoch."""
+    found = [match for match in map(_CHECKPOINT.fullmatch, paths) if match]
+    return [match[1] for match in sorted(found, key=lambda m: (int(m[3]), int(m[2])), reverse=True)]
+
+
+def _epoch_path(epoch: int) -> str:
+    return f"epochs/{epoch}.json"
+
+
+def _stage_path(key: str) -> str:
+    return f"stages/{key}/manifest.json"
+
+
+def _stage_folder(key: str, epoch: int) -> str:
+    return f"stages/{key}/e{epoch}/adapter"
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,180 @@
+"""s3://: objects of a bucket, one request at a time, each tried again by itself."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import s3fs
+from botocore import xform_name  # type: ignore[import-untyped]
+from fsspec.asyn import sync
+
+from promptintern.storage.options import S3Options
+from promptintern.storage.retry import RetryPolicy, Transient
+from promptintern.storage.s3_errors import Answer, judge
+
+_T = TypeVar("_T")
+PART_BYTES = 16 << 20
+"""Size of one piece of a large transfer; S3 wants at least 5 MiB."""
+_MOST_PARTS = 10_000
+_CONNECT_SECONDS, _READ_SECONDS = 5, 30
+
+
+class S3Backend:
+    """Objects of ``bucket``. Neither s3fs nor botocore tries again: what is tried, and how often, is seen here only."""
+
+    def __init__(self, bucket: str, options: S3Options, policy: RetryPolicy) -> None:
+        self._bucket = bucket
+        self._policy = policy
+        self._endpoint = _host(options.endpoint)
+        self._files = s3fs.S3FileSystem(
+            endpoint_url=options.endpoint,
+            client_kwargs={"region_name": options.region} if options.region else {},
+            config_kwargs={
+                "connect_timeout": _CONNECT_SECONDS,
+                "read_timeout": _READ_SECONDS,
+                "retries": {"total_max_attempts": 1},
+            },
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
+        self._files.retries = 1
+
+    def uri(self, key: str) -> str:
+        return f"s3://{self._bucket}/{key}".rstrip("/")
+
+    def get(self, key: str) -> bytes:
+        return self._run("GetObject", key, lambda: self._read(key))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        size = self.size(key)
+        if size is None:
+            raise FileNotFoundError(self.uri(key))
+        for start in range(0, size, PART_BYTES):
+            stop = min(start + PART_BYTES, size)
+            yield self._run("GetObject", key, partial(self._read, key, start, stop))
+
+    def put(self, key: str, data: bytes) -> None:
+        self._request("PutObject", Key=key, Body=data)
+
+    def put_file(self, local: Path, key: str) -> None:
+        size = local.stat().st_size
+        if size <= 2 * PART_BYTES:
+            self.put(key, local.read_bytes())
+        else:
+            self._run("CompleteMultipartUpload", key, lambda: self._put_parts(local, key, size))
+
+    def create(self, key: str, data: bytes) -> bool:
+        attempts = 0
+
+        def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                self._call("PutObject", Key=key, Body=data, IfNoneMatch="*")
+            except FileExistsError:
+                # The answer to an earlier attempt may be what was lost.
+                return attempts > 1 and self._read(key) == data
+            return True
+
+        return self._run("PutObject", key, attempt)
+
+    def size(self, key: str) -> int | None:
+        # A listing tells a missing bucket from a missing key; HeadObject does not.
+        page = self._list(key, MaxKeys=1)
+        found = [item["Size"] for item in page.get("Contents", []) if item["Key"] == key]
+        return int(found[0]) if found else None
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        prefix = f"{folder}/" if folder else ""
+        found: dict[str, int] = {}
+        more: dict[str, str] = {}
+        while True:
+            page = self._list(prefix, **more)
+            found |= {
+                item["Key"]: int(item["Size"]) for item in page.get("Contents", []) if not item["Key"].endswith("/")
+            }
+            if not page.get("IsTruncated"):
+                return found
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, key: str) -> None:
+        keys = [*([key] if key else []), *self.sizes(key)]
+        for start in range(0, len(keys), 1000):
+            self._run("DeleteObjects", key, partial(self._delete, keys[start : start + 1000]))
+
+    def _delete(self, keys: list[str]) -> None:
+        objects = [{"Key": each} for each in keys]
+        answer = self._call("DeleteObjects", Delete={"Objects": objects, "Quiet": True})
+        for error in answer.get("Errors", []):
+            raise Transient(f"{error.get('Key')}: {error.get('Code')} {error.get('Message', '')}".rstrip())
+
+    def _put_parts(self, local: Path, key: str, size: int) -> None:
+        part_bytes = max(PART_BYTES, -(-size // _MOST_PARTS))
+        upload = self._request("CreateMultipartUpload", Key=key)["UploadId"]
+        try:
+            parts = []
+            with local.open("rb") as file:
+                for number in range(1, -(-size // part_bytes) + 1):
+                    body = file.read(part_bytes)
+                    answer = self._request("UploadPart", Key=key, UploadId=upload, PartNumber=number, Body=body)
+                    parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+            self._request("CompleteMultipartUpload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
+        except FileNotFoundError as error:  # NoSuchUpload: the server lost it, or it was complete already
+            raise Transient(f"upload {upload} is not known any more") from error
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._call("AbortMultipartUpload", Key=key, UploadId=upload)
+            raise
+
+    def _list(self, prefix: str, **arguments: Any) -> Any:
+        return self._request("ListObjectsV2", Prefix=prefix, **arguments)
+
+    def _request(self, operation: str, **arguments: Any) -> Any:
+        return self._run(operation, _place(arguments), lambda: self._call(operation, **arguments))
+
+    def _run(self, operation: str, key: str, work: Callable[[], _T]) -> _T:
+        about = {"bucket": self._bucket, "key": key, "endpoint": self._endpoint}
+        return self._policy.run(work, operation=operation, about=about)
+
+    def _read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
+        """Bytes ``start`` to before ``stop``, or all; one try."""
+        arguments = {} if start is None or stop is None else {"Range": f"bytes={start}-{stop - 1}"}
+
+        async def read() -> bytes:
+            answer = await self._files._call_s3("get_object", Bucket=self._bucket, Key=key, **arguments)
+            async with answer["Body"] as body:
+                return bytes(await body.read())
+
+        with self._judged("GetObject", key):
+            data: bytes = sync(self._files.loop, read)
+        if start is not None and stop is not None and len(data) != stop - start:
+            raise Transient(f"got {len(data)} bytes of {stop - start}")
+        return data
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        """One request, one try."""
+        with self._judged(operation, _place(arguments)):
+            return self._files.call_s3(xform_name(operation), Bucket=self._bucket, **arguments)
+
+    @contextlib.contextmanager
+    def _judged(self, operation: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            answer = Answer.of(error, operation=operation, bucket=self._bucket, key=key, endpoint=self._endpoint)
+            raise judge(answer) from error
+
+
+def _place(arguments: dict[str, Any]) -> str:
+    return str(arguments.get("Key") or arguments.get("Prefix") or "")
+
+
+def _host(endpoint: str | None) -> str:
+    """Host and port only: a URL may carry a password."""
+    if endpoint is None:
+        return "AWS"
+    parts = urlsplit(endpoint)
+    return (parts.hostname or endpoint) + (f":{parts.port}" if parts.port else "")

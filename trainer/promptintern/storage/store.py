@@ -1,0 +1,178 @@
+"""A folder of files, local or on S3: whole files, exclusive creates, verified writes."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import structlog
+
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.backend import TEMPORARY, Backend
+from promptintern.storage.entry import FileEntry
+from promptintern.storage.local import LocalBackend, judged, replacing
+from promptintern.storage.options import S3Options
+from promptintern.storage.retry import RetryPolicy
+
+_WRITES = 3
+"""How often a file is written whose content reads back as another."""
+_CHUNK = 1 << 20
+_log = structlog.get_logger("promptintern.storage")
+
+
+def open_store(uri: str, *, s3: S3Options | None = None, policy: RetryPolicy | None = None) -> "Store":
+    """The folder at ``uri``: ``file:///absolute/path`` or ``s3://bucket/prefix``. It need not exist; a bucket must.
+
+    Args:
+        s3: Endpoint and region; credentials are found by botocore (environment, ~/.aws, the pod's identity).
+        policy: When to try again; by default as the environment says.
+
+    Raises:
+        UserError: if ``uri`` is neither.
+    """
+    policy = policy or RetryPolicy.from_environment()
+    parts = urlsplit(uri, allow_fragments=False)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise UserError.at(uri, "must name an absolute path, as in file:///data/runs")
+        return Store(LocalBackend(Path(unquote(uri.removeprefix("file://").removeprefix("localhost"))), policy))
+    if parts.scheme == "s3" and parts.netloc:
+        # Imported here: the client takes a second to load, and a local run needs none.
+        from promptintern.storage.s3 import S3Backend
+
+        _, _, prefix = uri.removeprefix("s3://").partition("/")
+        return Store(S3Backend(parts.netloc, s3 or S3Options(), policy), "/".join(filter(None, prefix.split("/"))))
+    raise UserError.at(uri, "is no storage; give file:///absolute/path or s3://bucket/prefix")
+
+
+class Store:
+    """One folder. Paths are relative and '/'-separated. Safe to use from several threads.
+
+    Every method may raise ``UserError`` (no such bucket, no rights) or ``RunFailed`` (kept failing until the deadline,
+    no space); both name the place and the operation.
+    """
+
+    def __init__(self, backend: Backend, prefix: str = "") -> None:
+        self._backend = backend
+        self._prefix = prefix
+
+    @property
+    def uri(self) -> str:
+        """``open_store`` of it gives this folder again."""
+        return self._backend.uri(self._prefix)
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri})"
+
+    def child(self, *parts: str) -> "Store":
+        """The folder below."""
+        return Store(self._backend, self._key("/".join(parts)))
+
+    def read(self, path: str) -> bytes:
+        """The file's content. ``FileNotFoundError`` if absent."""
+        return self._backend.get(self._key(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Create or replace the file, and see that it reads back."""
+        key = self._key(path)
+        for _ in range(_WRITES):
+            self._backend.put(key, data)
+            if self._holds(key, data):
+                return
+        raise self._not_as_written(path)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Create the file unless it exists. Of any number of callers, in any number of processes, one gets True."""
+        key = self._key(path)
+        if not self._backend.create(key, data):
+            return False
+        for _ in range(_WRITES):
+            if self._holds(key, data):
+                return True
+            # It is ours, so putting it right takes nothing from anybody.
+            self._backend.put(key, data)
+        raise self._not_as_written(path)
+
+    def exists(self, path: str) -> bool:
+        """Whether the file exists."""
+        return self._backend.size(self._key(path)) is not None
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of every file below the folder ``prefix``, by path, sorted."""
+        start = len(self._prefix) + 1 if self._prefix else 0
+        found = self._backend.sizes(self._key(prefix) if prefix.strip("/") else self._prefix)
+        return {key[start:]: size for key, size in sorted(found.items())}
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Paths of all files below the folder ``prefix``, sorted."""
+        return [*self.sizes(prefix)]
+
+    def delete(self, prefix: str) -> None:
+        """Remove the file ``prefix`` and all files below the folder ``prefix``; absent is fine."""
+        self._backend.delete(self._key(prefix))
+
+    def upload(self, local: Path, path: str) -> FileEntry:
+        """Copy a local file here in pieces, and see that it reads back."""
+        key = self._key(path)
+        for attempt in range(1, _WRITES + 1):
+            entry = entry_of(local)
+            self._backend.put_file(local, key)
+            try:
+                stored = _entry(self._backend.chunks(key))
+            except FileNotFoundError:
+                stored = None
+            if stored == entry:
+                return entry
+            _log.warning("storage: stored otherwise than sent", file=self._backend.uri(key), attempt=attempt)
+        raise self._not_as_written(path)
+
+    def download(self, path: str, local: Path) -> None:
+        """Copy a file to ``local``, which is whole or absent. ``FileNotFoundError`` if ``path`` is absent."""
+        chunks = self._backend.chunks(self._key(path))
+        # Before anything local is touched: it is here that an absent file is noticed.
+        first = next(chunks, b"")
+        with judged(local, "write"), replacing(local) as temporary, temporary.open("wb") as file:
+            file.write(first)
+            for chunk in chunks:
+                file.write(chunk)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            stored = self._backend.get(key)
+        except FileNotFoundError:
+            stored = None
+        if stored != data:
+            _log.warning("storage: stored otherwise than sent", file=self._backend.uri(key))
+        return stored == data
+
+    def _not_as_written(self, path: str) -> RunFailed:
+        return RunFailed(
+            f"{self._backend.uri(self._key(path))}: what was written reads back as something else, {_WRITES} times; "
+            "the storage, or a proxy before it, damages files"
+        )
+
+    def _key(self, path: str) -> str:
+        check_path(path)
+        return f"{self._prefix}/{path.rstrip('/')}" if self._prefix else path.rstrip("/")
+
+
+def check_path(path: str) -> str:
+    """``path`` if it stays within its folder. ``ValueError`` otherwise."""
+    parts = path.rstrip("/").split("/")
+    if any(part in ("", ".", "..") or part.startswith(TEMPORARY) or "\0" in part or "\\" in part for part in parts):
+        raise ValueError(f"{path!r} is no relative path of a stored file")
+    return path
+
+
+def entry_of(local: Path) -> FileEntry:
+    """Size and SHA-256 of a local file."""
+    with judged(local, "read"), local.open("rb") as file:
+        return _entry(iter(lambda: file.read(_CHUNK), b""))
+
+
+def _entry(chunks: Iterable[bytes]) -> FileEntry:
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+    return FileEntry(size=size, sha256=digest.hexdigest())
