@@ -2,10 +2,11 @@
 
     python benchmarks/preprocess.py [--sizes 1000 10000 100000] [--repeats 3] [--data rows.jsonl] [--json out.json]
 
-Each measurement is a process of its own on one thread, sizes take turns, and the median counts. Rows are made up: 13-word
-queries and 8-word answers over a Zipfian vocabulary, without the word order and topics that real text has, which is hard
-on retrieval. With --data they are the file's rows and, where more are asked for, splices of two of its rows. "CPU" is
-processor time, which does not count what else runs on the machine; memory is the process's peak resident set.
+Each measurement is a process of its own on one thread, sizes take turns, and the median counts. Rows are made up:
+13-word queries and 8-word answers over a Zipfian vocabulary, without the word order and topics that real text has,
+which is hard on retrieval. With --data they are the file's rows and, where more are asked for, splices of two of its rows.
+Phases are in processor time, which does not count what else runs on the machine; "wall" is what passed on the clock.
+Memory is the process's peak resident set.
 """
 
 import argparse
@@ -36,10 +37,10 @@ ONE_THREAD = {
 }
 PHASES = ("retrieve", "compress", "render", "tokenize")
 INSTRUCTIONS = (
-    "You translate a request in English into exactly one command of the Bash shell. Use standard tools only, such as find, "
-    "grep, sed, awk, sort, xargs and tar, and prefer one pipeline to several commands. Quote every name that may hold a "
-    "space. Never ask back, never explain, and write nothing but the command itself. If the request names no folder, work "
-    "in the current one. If it could be read in two ways, take the one that changes fewer files. "
+    "You translate a request in English into exactly one command of the Bash shell. Use standard tools only, such as "
+    "find, grep, sed, awk, sort, xargs and tar, and prefer one pipeline to several commands. Quote every name that may "
+    "hold a space. Never ask back, never explain, and write nothing but the command itself. If the request names no "
+    "folder, work in the current one. If it could be read in two ways, take the one that changes fewer files. "
 )
 TEMPLATE = INSTRUCTIONS + "These are some requests and their commands.\n\n{examples}Request: {query}\nCommand:"
 EXAMPLE = "Request: {query}\nCommand:{answer}\n\n"
@@ -97,18 +98,17 @@ def in_fresh_process(rows: int, data: Path | None) -> dict[str, Any]:
 
 def measure(count: int, data: Path | None) -> Measurement:
     """All phases over ``count`` rows, as a run goes through them."""
-    from promptintern_api.prompt import PromptSpec
-    from promptintern_api.schedule import ScheduleSpec
-    from promptintern_api.training import TrainingSpec
-
     from promptintern.compress import build_compressor
     from promptintern.prompt.encode import PromptEncoder
     from promptintern.prompt.render import render_prompt
     from promptintern.retrieve import build_retriever
     from promptintern.schedule import build_stages
+    from promptintern_api.prompt import PromptSpec
+    from promptintern_api.schedule import ScheduleSpec
+    from promptintern_api.training import TrainingSpec
 
     rows = real_rows(data, count) if data else made_up_rows(count)
-    tokenizer, model = small_tokenizer(), None
+    tokenizer = small_tokenizer()
     model = small_model(len(tokenizer))
     spec = PromptSpec(template=TEMPLATE, example_template=EXAMPLE, protect=["\nCommand:"])
     stages = build_stages(ScheduleSpec(stages=STAGES, shots=SHOTS), TrainingSpec())

@@ -1,0 +1,120 @@
+"""What staging is worth: exact match of the query alone over numbers of training rows, staged against direct tuning.
+
+    python benchmarks/quality.py [--rows 8 16 24 32 128] [--worlds 5] [--out docs/quality.json]
+
+For every number of rows and every sample world that the base model has never seen, one job runs with Direct at equal
+rows (each row is seen as often) and one with Direct at equal tokens (as many training tokens). The stages are the same
+in both, so the second job takes them over from the first. The table has the mean over worlds and a 95 % t-interval.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from promptintern.cli.console import quiet_libraries
+from promptintern.report.schema import Report
+from promptintern.run.driver import open_run, run_job
+from promptintern.run.events import Event
+from promptintern.sample.job import build_job
+from promptintern_api import parse_job
+
+FIRST_WORLD = 2_000
+"""Worlds from here on; the examples use others."""
+_T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t, 0.975 quantile, by number of values."""
+
+
+class Quiet:
+    """An observer that neither tells nor stops."""
+
+    def emit(self, event: Event) -> None:
+        """Nothing."""
+
+    def stop_requested(self) -> bool:
+        """Never."""
+        return False
+
+    def end(self, how: str, problems: Any) -> None:
+        """Nothing."""
+
+    def ended(self) -> bool:
+        """Never."""
+        return False
+
+
+def measure(rows: int, world: int, folder: Path) -> dict[str, float]:
+    """Exact match in percent of every arm."""
+    storage = folder.as_uri()
+    figures = {}
+    first: Path | None = None
+    for budget in ("Rows", "Tokens"):
+        document = build_job(world=world, rows=rows, name="quality")
+        document["spec"]["evaluation"] |= {"latencyQueries": 0, "stageRows": 1, "directBudget": budget}
+        document["spec"]["evaluation"]["gate"] = {"onFail": "Continue"}
+        job = parse_job(document)
+        own = Path(open_run(job, storage).store.uri.removeprefix("file://"))
+        if first is not None:
+            for part in ("stages/0", "stages/1", "stages/2", "stages/3", "adapter"):
+                shutil.copytree(first / part, own / part)
+            for arm in ("FullPrompt", "QueryOnly", "Base"):
+                (own / "evaluation").mkdir(parents=True, exist_ok=True)
+                shutil.copy(first / f"evaluation/{arm}.json", own / "evaluation")
+        report: Report = run_job(job, storage_uri=storage, workers=0, observer=Quiet())
+        exact = {arm.name: 100 * arm.exact_match.value for arm in report.arms}
+        figures |= {name: exact[name] for name in ("FullPrompt", "QueryOnly", "Base")}
+        figures[f"Direct, equal {budget.lower()}"] = exact["Direct"]
+        first = own
+    return figures
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % t-interval."""
+    if len(values) < 2:
+        return values[0], float("nan")
+    return statistics.mean(values), _T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+
+
+def main() -> None:
+    """Measure and print a Markdown table; figures of every world go to --out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 24, 32, 128])
+    parser.add_argument("--worlds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("docs/quality.json"))
+    arguments = parser.parse_args()
+    quiet_libraries()
+    results: dict[str, list[dict[str, float]]] = {}
+    began = time.monotonic()
+    for rows in arguments.rows:
+        for world in range(FIRST_WORLD, FIRST_WORLD + arguments.worlds):
+            with tempfile.TemporaryDirectory(prefix="promptintern-quality-") as folder:
+                figures = measure(rows, world, Path(folder))
+            results.setdefault(str(rows), []).append(figures)
+            passed = time.monotonic() - began
+            print(f"[{passed:6.0f} s] rows {rows}, world {world}: {figures}", file=sys.stderr, flush=True)
+    machine = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("promptintern", "torch", "transformers", "peft")},
+    }
+    arguments.out.write_text(json.dumps({"machine": machine, "exactMatch": results}, indent=1) + "\n")
+    arms = list(next(iter(results.values()))[0])
+    print(f"| rows | {' | '.join(arms)} |\n|---:|{'---:|' * len(arms)}")
+    for rows, worlds in results.items():
+        cells = []
+        for arm in arms:
+            mean, half = interval([figures[arm] for figures in worlds])
+            cells.append(f"{mean:.1f} ± {half:.1f}")
+        print(f"| {rows} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Whole runs on a tiny model, in this process: what a user gets, under the settings that change the path."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.cli import Ran, promptintern, write_job
+from tests.tiny import tiny_job, write_rows, write_tiny_model
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+class Runner:
+    """Runs commands on one job in one folder."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
+
+    def __call__(self, *arguments: str | Path) -> Ran:
+        return promptintern(*arguments, capsys=self._capsys, monkeypatch=self._monkeypatch)
+
+    def run(self, job: dict[str, Any], *arguments: str) -> Ran:
+        return self("run", write_job(self.folder, job), "--workdir", self.folder / "runs", *arguments)
+
+    @property
+    def output(self) -> Path:
+        (found,) = (self.folder / "runs").glob("*/*")
+        return found
+
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads((self.output / "report/report.json").read_text())
+        return report
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        return {p.parent.name: json.loads(p.read_text()) for p in self.output.glob("stages/*/manifest.json")}
+
+
+@pytest.fixture
+def runner(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Runner:
+    return Runner(tmp_path, capsys, monkeypatch)
+
+
+def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+    ran = runner.run(job)
+    assert ran.code == 0, ran.err
+    assert {"0", "1", "2", "direct"} == set(runner.stages())
+    report = runner.report()
+    assert {arm["name"] for arm in report["arms"]} == {"FullPrompt", "QueryOnly", "Direct", "Base"}
+    assert f"{runner.output}/report/report.html" in ran.out
+    assert "QueryOnly" in ran.out
+    assert "<html" in (runner.output / "report/report.html").read_text()
+    assert "Send the query alone" in (runner.output / "adapter/README.md").read_text()
+
+    tokens = {arm["name"]: arm["promptTokens"]["mean"] for arm in report["arms"]}
+    assert tokens["QueryOnly"] == tokens["Base"] == tokens["Direct"] < tokens["FullPrompt"]
+
+    # Each stage names what it was built on.
+    stages = runner.stages()
+    assert stages["0"]["parent"] is None
+    assert stages["1"]["parent"] and stages["2"]["parent"] and stages["1"]["parent"] != stages["2"]["parent"]
+    assert not list(runner.output.glob("stages/*/e*/checkpoints/*"))
+
+    # Again: nothing is trained again, and the report is built anew.
+    before = (runner.output / "adapter/adapter_model.safetensors").read_bytes()
+    again = runner.run(job)
+    assert again.code == 0, again.err
+    assert "step" not in again.err
+    assert (runner.output / "adapter/adapter_model.safetensors").read_bytes() == before
+    assert runner.stages() == stages
+
+    (runner.output / "report/report.html").unlink()
+    assert runner("report", runner.output).code == 0
+    assert (runner.output / "report/report.html").exists()
+
+
+def test_the_adapter_gives_stock_peft_the_trainers_answers(runner: Runner) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert runner.run(tiny_job(runner.folder)).code == 0
+    base = AutoModelForCausalLM.from_pretrained(runner.folder / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(runner.folder / "model")
+    model = PeftModel.from_pretrained(base, str(runner.output / "adapter")).eval()
+    rows = [json.loads(line) for line in (runner.folder / "eval.jsonl").read_text().splitlines()]
+    stored = json.loads((runner.output / "evaluation/QueryOnly.json").read_text())
+    for row, expected in zip(rows, stored["predictions"], strict=True):
+        ids = tokenizer(f"{row['query']}\nCode:", return_tensors="pt").input_ids
+        written = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
+        assert tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True) == expected
+
+
+def test_predict_and_export(runner: Runner) -> None:
+    assert runner.run(tiny_job(runner.folder)).code == 0
+    rows = [json.loads(line) for line in (runner.folder / "eval.jsonl").read_text().splitlines()]
+    stored = json.loads((runner.output / "evaluation/QueryOnly.json").read_text())["predictions"]
+
+    target = runner.folder / "answers.jsonl"
+    asked = runner("predict", runner.output, "--input", runner.folder / "eval.jsonl", "--output", target)
+    assert asked.code == 0, asked.err
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [a["answer"] for a in answers] == stored
+    one = runner("predict", runner.output / "adapter", rows[0]["query"])
+    assert one.out.strip() == stored[0].strip()
+
+    exported = runner("export", runner.output, "--merged", runner.folder / "merged")
+    assert exported.code == 0, exported.err
+    assert "largest logit difference" in exported.out
+    drift = float(exported.out.split("largest logit difference ")[1].split()[0])
+    assert 0 <= drift < 1e-4
+    assert (runner.folder / "merged/model.safetensors").exists()
+
+
+def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:
+    assert runner.run(tiny_job(runner.folder)).code == 0
+    weights = runner.output / "adapter/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    ran = runner("predict", runner.output, "add 1 to 2")
+    assert ran.code == 1
+    assert "adapter_model.safetensors" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A tiny random model answers nothing right, so scores are replaced: the stages' fall, the full prompt's does not.
+    from promptintern.run import internalize
+
+    scores = iter([1.0, 0.0, 0.99, 1.0, 0.5, 1.0, 0.3, 0.3])
+    monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: ("ExactMatch", next(scores)))
+    evaluation = {"maxNewTokens": 4, "latencyQueries": 0, "gate": {"onFail": "Stop", "maxDrop": 0.02}}
+    ran = runner.run(tiny_job(runner.folder, evaluation=evaluation))
+    assert ran.code == 1, ran.err
+    assert "stage 2/3 fell below the gate" in ran.err
+    stages = runner.stages()
+    assert (stages["0"]["meta"]["gate"], stages["1"]["meta"]["gate"]) == ("passed", "failed")
+    assert "2" not in stages
+    report = runner.report()
+    assert report["verdict"]["outcome"] == "StoppedByGate"
+    assert report["gate"]["kept"] == 0
+    kept = runner.output / f"stages/0/e{stages['0']['epoch']}/adapter/adapter_model.safetensors"
+    assert (runner.output / "adapter/adapter_model.safetensors").read_bytes() == kept.read_bytes()
+    assert "it still needs that stage's prompt" in (runner.output / "adapter/README.md").read_text()
+    # The kept stage shows examples, so the adapter brings its pool along, and predict uses it.
+    asked = runner("predict", runner.output, "add 3 to 3")
+    assert asked.code == 0, asked.err
+
+
+def test_optimizer_and_learning_rate_that_go_on_between_stages(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+    job["spec"]["training"] |= {"betweenStages": {"optimizer": "Keep", "learningRate": "Continue"}, "warmupRatio": 0}
+    assert runner.run(job).code == 0
+    rates: list[float] = []
+    for key in ("0", "1", "2"):
+        epoch = runner.stages()[key]["epoch"]
+        folder = runner.output / f"stages/{key}/e{epoch}/adapter"
+        rates += json.loads((folder / "trajectory.json").read_text())["learning_rate"]
+        assert (folder / "optimizer/state.safetensors").exists()
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(0.01)
+    assert len(set(rates)) == len(rates) == 9
+
+
+def test_precomputed_templates_and_explicit_stages(runner: Runner) -> None:
+    job = tiny_job(
+        runner.folder,
+        schedule={"explicit": [{"templateRate": 0.5, "shots": 1, "epochs": 2}, {"templateRate": 0, "shots": 0}]},
+    )
+    job["spec"]["prompt"]["compressor"] = {
+        "kind": "Precomputed",
+        "templates": [
+            {"rate": 0.5, "template": "Sum: {examples}{query}\nCode:"},
+            {"rate": 0, "template": "{query}\nCode:"},
+        ],
+    }
+    assert runner.run(job).code == 0
+    assert [runner.stages()[k]["meta"]["epochs"] for k in ("0", "1")] == [2, 1]
+    shown = runner("prepare", runner.folder / "job.yaml")
+    assert shown.code == 0, shown.err
+    assert "Sum: " in shown.out
+    assert "(0 + 0)" in shown.out
+
+
+def test_chat_models(runner: Runner) -> None:
+    write_tiny_model(runner.folder / "model", chat_template=CHAT_TEMPLATE)
+    job = tiny_job(runner.folder)
+    job["spec"]["prompt"] = {
+        "template": "Write code.\n{examples}{query}",
+        "chat": True,
+        "exampleTemplate": "{query} -> {answer}\n",
+    }
+    ran = runner.run(job)
+    assert ran.code == 0, ran.err
+    assert runner("predict", runner.output, "add 1 to 1").code == 0
+
+
+def test_changed_data_is_not_mixed_into_a_run(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+    assert runner.run(job).code == 0
+    tiny = write_job(runner.folder, job)
+    write_rows(runner.folder / "train.jsonl", 13)
+    ran = runner("run", tiny, "--workdir", runner.folder / "runs")
+    assert ran.code == 2
+    assert "spec.data.train.uri: the file has changed" in ran.err
+
+
+def test_direct_with_the_stages_tokens_trains_longer(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+    job["spec"]["evaluation"] |= {"directBudget": "Tokens"}
+    assert runner.run(job).code == 0
+    stages = runner.stages()
+    total = sum(stages[k]["meta"]["trainingTokens"] for k in ("0", "1", "2"))
+    assert stages["direct"]["meta"]["trainingTokens"] == pytest.approx(total, rel=0.1)
+    assert stages["direct"]["meta"]["epochs"] > 3
+
+
+def test_a_full_disk_is_named(runner: Runner) -> None:
+    """A file system of one megabyte, where root may mount one; else the test says that it did not run."""
+    import subprocess
+
+    small = runner.folder / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        ran = runner("run", write_job(runner.folder, tiny_job(runner.folder)), "--workdir", small)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert ran.code == 1
+    assert "space" in ran.err
+    assert str(small) in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_file_in_the_place_of_the_workdir_is_named(runner: Runner) -> None:
+    (runner.folder / "file").write_text("")
+    ran = runner("run", write_job(runner.folder, tiny_job(runner.folder)), "--workdir", runner.folder / "file")
+    assert ran.code == 2, ran.err
+    assert str(runner.folder / "file") in ran.err
