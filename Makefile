@@ -7,7 +7,7 @@ UV = $$(tools/setup.sh)
 RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
 
-.PHONY: help setup demo test unit integration check format generate quality preprocess clean
+.PHONY: help setup demo test unit integration kill check format generate quality preprocess clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -29,6 +29,9 @@ unit: ## Unit tests: no network, under a minute
 integration: ## Integration tests: a real S3 server, a real browser, killed processes
 	@tools/browser.sh
 	@$(RUN) pytest tests/integration
+
+kill: ## Kill a run at 20 random moments and compare the adapters, bit for bit
+	@PROMPTINTERN_KILL_POINTS=20 $(RUN) pytest tests/integration/run/test_kill.py -v
 
 check: ## Quality gates: format, lint, types, layers, freshness of generated files
 	@uv=$(UV); run="$$uv run --frozen --no-sync"; \

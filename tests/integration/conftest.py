@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from promptintern.storage.options import S3Options
+
 from tests.cluster.s3 import NoServer, S3Server
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,13 @@ class Ended:
     """Standard output and error."""
 
 
-def write_job(folder: Path, *, epochs: int = 60, **spec: Any) -> Path:
+def write_job(
+    folder: Path, *, epochs: int = 150, arms: Sequence[str] = ("FullPrompt", "QueryOnly"), **spec: Any
+) -> Path:
     """A job whose stages take a few seconds on a tiny model, with a checkpoint every second."""
     job = tiny_job(folder, **spec)
     job["spec"]["training"] |= {"epochsPerStage": epochs}
+    job["spec"]["evaluation"] |= {"maxNewTokens": 4, "stageRows": 2, "latencyQueries": 0, "arms": list(arms)}
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job))
     return path

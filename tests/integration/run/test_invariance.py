@@ -28,8 +28,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_trajectory(setting: str, tmp_path: Path) -> None:
-    arms = {"maxNewTokens": 4, "stageRows": 2, "latencyQueries": 0, "arms": ["FullPrompt", "QueryOnly"]}
-    job = write_job(tmp_path, epochs=6, evaluation=arms)
+    job = write_job(tmp_path, epochs=6)
     ended = run_to_end(job, tmp_path / "runs", *SETTINGS[setting])
     assert ended.code == 0, ended.text
     found = trajectories(tmp_path / "runs")

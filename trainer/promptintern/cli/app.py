@@ -53,7 +53,7 @@ def run(
     from promptintern.cli.verdict import print_verdict
     from promptintern.job import load_job
     from promptintern.run.driver import open_run, run_job
-    from promptintern.run.training import Stopped
+    from promptintern.run.events import Stopped
 
     loaded = load_job(job, overrides or [])
     storage_uri = _storage_uri(workdir, loaded.spec.storage.uri if loaded.spec.storage else None)

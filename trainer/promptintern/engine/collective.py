@@ -22,6 +22,13 @@ def all_reduce_sum(tensor: torch.Tensor) -> None:
         dist.all_reduce(tensor)
 
 
+def any_worker(flag: bool) -> bool:
+    """Whether ``flag`` is set on any worker; all workers get the same answer."""
+    total = torch.tensor(float(flag))
+    all_reduce_sum(total)
+    return bool(total > 0)
+
+
 def broadcast(tensor: torch.Tensor) -> None:
     """Rank 0's values for all, in place."""
     if dist.is_initialized():

@@ -6,7 +6,7 @@ from typing import Any
 
 from promptintern.engine import collective
 from promptintern.evaluate.generate import Answer, Decoding, generate
-from promptintern.run.events import Answered, Observer
+from promptintern.run.events import Answered, Observer, Stopped
 from promptintern.run.session import Session
 
 
@@ -28,13 +28,20 @@ def answer_all(
     Args:
         adapter: False answers with the base weights.
         name: For progress.
+
+    Raises:
+        Stopped: if a stop was asked for: by any worker before the first answer, or by the only worker at any time.
     """
     rank, count = collective.rank(), collective.world_size()
+    if collective.any_worker(observer.stop_requested()):
+        raise Stopped(name)
     mine = range(rank, len(prompts), count)
 
     def progress(done: int) -> None:
         if rank == 0:
             observer.emit(Answered(name=name, done=min(done * count, len(prompts)), rows=len(prompts)))
+        if count == 1 and observer.stop_requested():
+            raise Stopped(name)
 
     with weights(session, adapter=adapter):
         answers = generate(

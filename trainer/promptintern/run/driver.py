@@ -1,7 +1,6 @@
 """The driver: claims the run, starts the workers, and ends with the report."""
 
 import contextlib
-import logging
 import os
 import signal
 import tempfile
@@ -18,10 +17,9 @@ from promptintern_api.compute import Device
 from promptintern.errors import Problem, RunFailed, UserError
 from promptintern.job import run_folder
 from promptintern.report.schema import Report
-from promptintern.run.events import Note, Observer
+from promptintern.run.events import Note, Observer, Stopped
 from promptintern.run.facts import write_report
 from promptintern.run.inputs import load_data, s3_options
-from promptintern.run.training import Stopped
 from promptintern.run.worker import WorkerTask, work, work_in_process_group
 from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
@@ -57,7 +55,7 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
     epoch = store.claim_epoch({"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()})
     task = WorkerTask(job=job.to_wire(), store_uri=store.store.uri, epoch=epoch, observer=observer)
     if workers == 0:
-        _fit_in_process(task)
+        work(task)
     else:
         _fit_on_ray(job, task, workers, observer)
     return write_report(store)
@@ -99,19 +97,6 @@ def _before_ray() -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
-def _fit_in_process(task: WorkerTask) -> None:
-    _before_ray()
-    from ray.train import ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    TorchTrainer(
-        work,
-        train_loop_config=task,
-        scaling_config=ScalingConfig(num_workers=0),
-    ).fit()
-
-
 def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: Observer) -> None:
     _before_ray()
     import ray
@@ -135,7 +120,7 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
             run_config=RunConfig(
                 name="run", storage_path=folder, failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES)
             ),
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=3600),
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=3600),
         )
         # On a thread of its own: there Ray leaves Ctrl-C to us, and this one hands on what the workers tell.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:

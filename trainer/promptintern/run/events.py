@@ -56,6 +56,15 @@ class Scored:
 
 Event = Note | TrainingBegan | Stepped | Answered | Scored
 
+
+class Stopped(Exception):  # noqa: N818 -- an outcome
+    """The run saved its state and stopped because somebody asked for it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+
 Ending = Literal["stopped", "user", "failed"]
 
 

@@ -18,7 +18,7 @@ from promptintern.prompt.encode import Encoded
 from promptintern.report.facts import KEPT_STAGE
 from promptintern.run.adapter import commit_adapter
 from promptintern.run.answers import answer_all
-from promptintern.run.events import Note, Observer, Scored
+from promptintern.run.events import Note, Observer, Scored, Stopped
 from promptintern.run.latency import measure_latency
 from promptintern.run.session import Session
 from promptintern.run.tracks import Track, course_of, direct_track, plan_track, tracks_of
@@ -179,7 +179,11 @@ class _Run:
             after=sum(counts[number + 1 :]),
         )
         trajectory = self.trainer.train(track, rows=ready.rows, steps=ready.steps, course=course)
-        meta = self._meta(track, ready.rows, trajectory) | self._judge(track)
+        try:
+            meta = self._meta(track, ready.rows, trajectory) | self._judge(track)
+        except Stopped:
+            self.trainer.save(track, trajectory)
+            raise
         manifest = self.trainer.commit(track, trajectory, meta)
         if collective.rank() == 0:
             self.observer.emit(Scored(name=track.name, metric=str(meta["metric"]), score=meta["score"]))

@@ -26,7 +26,7 @@ from promptintern.engine.state import (
 )
 from promptintern.engine.train import Course, StageTask, train_stage
 from promptintern.prompt.encode import Encoded
-from promptintern.run.events import Note, Observer, Stepped, TrainingBegan
+from promptintern.run.events import Note, Observer, Stepped, Stopped, TrainingBegan
 from promptintern.run.session import Session
 from promptintern.run.tracks import Track
 from promptintern.storage.background import BackgroundWriter
@@ -36,14 +36,6 @@ from promptintern.storage.run import RunStore
 _OPTIMIZER = "optimizer"
 _FENCE_SECONDS = 10
 """How often a running driver looks whether a newer one has taken over."""
-
-
-class Stopped(Exception):  # noqa: N818 -- an outcome
-    """The run saved its state and stopped because somebody asked for it."""
-
-    def __init__(self, where: str) -> None:
-        super().__init__(where)
-        self.where = where
 
 
 class TrackTrainer:
@@ -89,13 +81,17 @@ class TrackTrainer:
             stop_requested=self.observer.stop_requested,
             after_step=self._after_step(track, optimizer, len(steps)),
         )
-        if not complete:
-            self._save(track, optimizer, trajectory)
-            self.writer.drain()
-            collective.barrier()
-            raise Stopped(f"{track.name}, step {trajectory.steps} of {len(steps)}")
         self._optimizer = optimizer
+        if not complete:
+            self.save(track, trajectory)
+            raise Stopped(f"{track.name}, step {trajectory.steps} of {len(steps)}")
         return trajectory
+
+    def save(self, track: Track, trajectory: Trajectory) -> None:
+        """Write a checkpoint of ``track``, the one trained last, and wait until it is stored."""
+        self._save(track, self._optimizer, trajectory)
+        self.writer.drain()
+        collective.barrier()
 
     def commit(self, track: Track, trajectory: Trajectory, meta: dict[str, Any]) -> Manifest:
         """Store the track's adapter, trajectory and manifest. All workers return the committed manifest."""

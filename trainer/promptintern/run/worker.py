@@ -1,4 +1,4 @@
-"""What Ray Train runs in every worker, and in the driver's own process when there are none."""
+"""What Ray Train runs in every worker, and the driver itself when there are none."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,12 +7,12 @@ from promptintern_api import parse_job
 
 from promptintern.engine import collective
 from promptintern.errors import RunFailed, UserError
-from promptintern.run.events import Observer
+from promptintern.run.events import Observer, Stopped
 from promptintern.run.facts import store_facts
 from promptintern.run.inputs import s3_options
 from promptintern.run.internalize import internalize
 from promptintern.run.session import open_session
-from promptintern.run.training import Stopped, TrackTrainer
+from promptintern.run.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
@@ -71,6 +71,9 @@ def work_in_process_group(task: WorkerTask) -> None:
 
 
 def _local_rank() -> int:
+    """This worker's number on its node; Ray is there only where workers are processes of their own."""
+    if collective.world_size() == 1:
+        return 0
     from ray import train
 
     return int(train.get_context().get_local_rank())

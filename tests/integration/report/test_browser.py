@@ -1,0 +1,148 @@
+"""report.html in headless Chromium: nothing fails or is fetched, all is seen at 390 and 1280 px, light and dark."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promptintern.report.build import build_report
+from promptintern.report.html import render_html
+
+from tests.integration.report.browser import Page, chromium, find_chromium
+from tests.unit.report.figures import BOTH, facts, stage
+
+PROGRAM = find_chromium()
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None, reason="no chromium or google-chrome on PATH, so report.html is not opened in a browser"
+)
+
+LONG = "x" * 3000
+RUNS = {
+    "internalized": facts(metrics=BOTH),
+    "stopped": facts(stopped_at=2, kept=1, stages=[stage(0), stage(1), stage(2, score=0.6, gate="failed")]),
+    "nothing": facts(stopped_at=0, kept=None, result=None, stages=[stage(0, score=0.5, gate="failed")]),
+    "many stages": facts(stages=[stage(i, count=24) for i in range(24)], kept=23),
+    "hostile": facts(result=0.5, warnings=["<script>document.title = 'taken'</script>", LONG]),
+}
+PLOTS = {
+    "internalized": {"arms-exactmatch", "arms-bleu", "tokens", "stages", "loss"},
+    "stopped": {"arms-exactmatch", "tokens", "stages", "loss"},
+    "nothing": {"arms-exactmatch", "tokens", "stages", "loss"},
+    "many stages": {"arms-exactmatch", "tokens", "stages", "loss"},
+    "hostile": {"arms-exactmatch", "tokens", "stages", "loss"},
+}
+
+BOXES = """
+[...document.querySelectorAll('svg[role=img]')].map(svg => {
+  const box = svg.getBoundingClientRect(), style = getComputedStyle(svg);
+  return {key: svg.getAttribute('aria-labelledby').split(' ')[0].replace(/-(wide|narrow)-title$/, ''),
+          left: box.left, right: box.right, width: box.width, height: box.height,
+          shown: box.width > 0 && style.visibility === 'visible' && +style.opacity === 1};
+}).filter(box => box.shown)
+"""
+TEXT_SIZES = """
+[...document.querySelectorAll('svg[role=img] text')].filter(t => t.getBoundingClientRect().width > 0)
+  .map(t => parseFloat(getComputedStyle(t).fontSize) * t.getCTM().a)
+"""
+# What sticks out of the page without a container of its own to scroll in.
+ESCAPEES = """
+[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg')
+  && e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5).map(e => e.outerHTML.slice(0, 120))
+"""
+OUTLIERS = """
+[...document.querySelectorAll('svg[role=img]')].filter(s => s.getBoundingClientRect().width > 0).flatMap(svg => {
+  const frame = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(t => {
+    const box = t.getBoundingClientRect();
+    return box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1;
+  }).map(t => t.textContent);
+})
+"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("reports")
+    written = {}
+    for name, run in RUNS.items():
+        if name == "hostile":
+            rows = [row.model_copy(update={"query": f"<script>alert(1)</script>{LONG}"}) for row in run.rows]
+            run = run.model_copy(update={"rows": rows})  # noqa: PLW2901
+        written[name] = folder / f"{name.replace(' ', '-')}.html"
+        written[name].write_text(render_html(build_report(run)), encoding="utf-8")
+    return written
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    assert PROGRAM is not None
+    with chromium(PROGRAM, tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", RUNS)
+def test_report_in_a_browser(page: Page, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
+    page.open(pages[name], width=width, scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+
+    assert page.complaints() == []
+    assert page.requests() == [pages[name].as_uri()]
+
+    heading = page.evaluate("JSON.parse(JSON.stringify(document.querySelector('h1').getBoundingClientRect()))")
+    assert page.evaluate("document.querySelector('h1').innerText").strip()
+    assert heading["top"] < 900, "the verdict is seen without scrolling"
+    assert 0 <= heading["left"] < heading["right"] <= width
+    assert heading["height"] > 20
+
+    boxes: list[dict[str, Any]] = page.evaluate(BOXES)
+    assert {box["key"] for box in boxes} == PLOTS[name]
+    assert len(boxes) == len(PLOTS[name]), "each plot is shown once, in one of its widths"
+    for box in boxes:
+        assert 0 <= box["left"] < box["right"] <= width
+        assert box["width"] > 0.75 * min(width, 848) - 40
+        assert box["height"] > 40
+    assert min(page.evaluate(TEXT_SIZES)) >= 10, "text in plots stays readable"
+    assert page.evaluate(OUTLIERS) == []
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(ESCAPEES) == []
+
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    lightness = sum(int(part) for part in background.removeprefix("rgb(").removesuffix(")").split(",")) / 3
+    assert lightness > 200 if scheme == "light" else lightness < 60
+
+
+def test_hostile_text_does_nothing(page: Page, pages: dict[str, Path]) -> None:
+    page.open(pages["hostile"], width=1280, scheme="light")
+    assert page.evaluate("document.scripts.length") == 0
+    assert page.evaluate("document.title").startswith("Not internalized: team-a/quickstart")
+    assert page.evaluate("document.body.innerText").count("<script>alert(1)</script>") >= 3
+
+
+def test_plots_have_names_for_assistive_technology(page: Page, pages: dict[str, Path]) -> None:
+    page.open(pages["internalized"], width=390, scheme="light")
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    # Chromium calls role=img "image".
+    images = [node for node in nodes if node["role"]["value"] in {"image", "img"} and not node["ignored"]]
+    names = [node["name"]["value"] for node in images]
+    assert len(names) == 5
+    assert any(name.startswith("Exact match of every arm with 95 % intervals FullPrompt 96.5 %") for name in names)
+
+
+def test_the_page_prints_in_the_wide_drawings(page: Page, pages: dict[str, Path]) -> None:
+    page.open(pages["internalized"], width=794, scheme="light", media="print")  # A4 at 96 pixels an inch
+    assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 794
+    assert {round(box["width"]) for box in page.evaluate(BOXES)} == {704}, "the wide drawings fill the sheet"
+    assert page.call("Page.printToPDF", printBackground=True)["data"]
+
+
+def test_the_browser_would_tell_of_errors_and_requests(page: Page, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.html"
+    bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('no'); throw Error('worse')</script>")
+    page.open(bad, width=390, scheme="light")
+    assert "http://127.0.0.1:9/x.png" in page.requests()
+    assert any("no" in complaint for complaint in page.complaints())
+    assert any("worse" in complaint for complaint in page.complaints())

@@ -1,0 +1,146 @@
+"""The same job against a real S3 server gives the same files, whatever the server and the network do."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.faultproxy import FaultProxy, Request, ShortenUpload, every_third
+from tests.cluster.s3 import S3Server
+from tests.integration.run.process import adapters, finish, run_folder, run_to_end, start, write_job
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of an undisturbed local run."""
+    folder = tmp_path_factory.mktemp("local")
+    ended = run_to_end(write_job(folder), folder / "runs")
+    assert ended.code == 0, ended.text
+    return folder / "runs"
+
+
+def s3_job(folder: Path, bucket: str, endpoint: str) -> Path:
+    return write_job(folder, storage={"uri": f"s3://{bucket}/runs", "endpoint": endpoint})
+
+
+def on_server(server: S3Server, bucket: str) -> Path:
+    return server.object_path(bucket, "runs")
+
+
+def files(runs: Path) -> set[str]:
+    """Paths of a run's files, but for the number of the epoch that made them."""
+    folder = run_folder(runs)
+    assert folder is not None
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return {
+        "/".join("e" if part[0] == "e" and part[1:].isdigit() else part for part in path.parts)
+        for path in found
+        if path.parts[0] != "epochs"
+    }
+
+
+def test_the_same_files_as_a_local_run(local: Path, s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
+    ended = run_to_end(s3_job(tmp_path, s3_bucket, s3_server.url), None)
+    assert ended.code == 0, ended.text
+    runs = on_server(s3_server, s3_bucket)
+    assert files(runs) == files(local)
+    assert adapters(runs) == adapters(local)
+
+
+def test_the_server_is_gone_for_20_seconds(local: Path, own_s3: S3Server, tmp_path: Path) -> None:
+    bucket = own_s3.create_bucket()
+    process = start(s3_job(tmp_path, bucket, own_s3.url), None)
+    runs = on_server(own_s3, bucket)
+    wait_for(process, lambda: any(runs.glob("*/*/stages/0/*/checkpoints/*/manifest.json")))
+    own_s3.kill()
+    time.sleep(20)
+    own_s3.start()
+    ended = finish(process)
+    assert ended.code == 0, ended.text
+    assert adapters(runs) == adapters(local)
+
+
+def shorten(request: Request) -> ShortenUpload | None:
+    """Every fourth upload of weights loses its second half, and the server is told that this is all."""
+    return (
+        ShortenUpload()
+        if request.method == "PUT" and ".safetensors" in request.target and request.number % 4 == 0
+        else None
+    )
+
+
+@pytest.fixture
+def proxied(s3_server: S3Server, request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.url, request.param) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize(
+    "proxied", [every_third, shorten], indirect=True, ids=["every third fails", "uploads cut short"]
+)
+def test_faults_on_the_way(
+    proxied: FaultProxy, local: Path, s3_server: S3Server, s3_bucket: str, tmp_path: Path
+) -> None:
+    ended = run_to_end(s3_job(tmp_path, s3_bucket, proxied.url), None)
+    assert ended.code == 0, ended.text
+    assert len(proxied.faults) > 3
+    assert adapters(on_server(s3_server, s3_bucket)) == adapters(local)
+
+
+def test_a_server_that_stays_away_is_named(own_s3: S3Server, tmp_path: Path) -> None:
+    bucket = own_s3.create_bucket()
+    process = start(s3_job(tmp_path, bucket, own_s3.url), None, PROMPTINTERN_STORAGE_DEADLINE_SECONDS="5")
+    runs = on_server(own_s3, bucket)
+    wait_for(process, lambda: any(runs.glob("*/*/stages/0/*/checkpoints/*/manifest.json")))
+    own_s3.kill()
+    ended = finish(process)
+    assert ended.code == 1, ended.text
+    last = ended.text.strip().splitlines()[-1]
+    assert f"s3://{bucket}/runs" in last
+    assert "Traceback" not in ended.text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "InvalidAccessKeyId"),
+    ],
+)
+def test_wrong_credentials_end_at_once(
+    change: dict[str, str], says: str, s3_server: S3Server, s3_bucket: str, tmp_path: Path
+) -> None:
+    ended = run_to_end(s3_job(tmp_path, s3_bucket, s3_server.url), None, **change)
+    assert ended.code == 2, ended.text
+    assert s3_bucket in ended.text
+    assert says in ended.text or "credentials" in ended.text
+    assert s3_server.secret_key not in ended.text
+    assert "Traceback" not in ended.text
+
+
+def test_a_missing_bucket_ends_at_once(s3_server: S3Server, tmp_path: Path) -> None:
+    ended = run_to_end(s3_job(tmp_path, "no-such-bucket", s3_server.url), None)
+    assert ended.code == 2, ended.text
+    assert "no-such-bucket" in ended.text
+
+
+def test_sigkill_and_continue_on_s3(local: Path, s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
+    job = s3_job(tmp_path, s3_bucket, s3_server.url)
+    process = start(job, None)
+    runs = on_server(s3_server, s3_bucket)
+    wait_for(process, lambda: any(runs.glob("*/*/stages/1/*/adapter/*")))
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    ended = run_to_end(job, None)
+    assert ended.code == 0, ended.text
+    assert adapters(runs) == adapters(local)
+
+
+def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+    """Until ``condition`` holds; the process must not end before."""
+    while not condition():
+        assert process.poll() is None, finish(process).text
+        time.sleep(0.005)

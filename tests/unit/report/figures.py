@@ -1,0 +1,181 @@
+"""Facts of made-up runs, for the report's tests."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from promptintern.report.facts import (
+    ArmFacts,
+    DataFacts,
+    DroppedRows,
+    GateFacts,
+    HeldOutRow,
+    JobFacts,
+    LatencyFacts,
+    LoraFacts,
+    LossPoint,
+    PriceFacts,
+    RunFacts,
+    SourceFacts,
+    StageFacts,
+    TrackFacts,
+)
+from promptintern_api.evaluation import Metric, OnGateFail
+
+BOTH = (Metric.EXACT_MATCH, Metric.BLEU)
+PROMPT_TOKENS = {"FullPrompt": 121, "QueryOnly": 7, "KeptStage": 62, "Direct": 7, "Base": 7}
+
+
+def held_out(count: int) -> list[HeldOutRow]:
+    """Rows whose answers have more than four tokens."""
+    return [
+        HeldOutRow(
+            id=f"line {i + 1}",
+            query=f"the total of column {i} for each region",
+            accepted=[f"SUM ( col{i} ) BY region ( {i % 7} )"],
+        )
+        for i in range(count)
+    ]
+
+
+def arm(name: str, rows: Sequence[HeldOutRow], *, right: float, seed: int = 0, timed: bool = False) -> ArmFacts:
+    """An arm that answers a share ``right`` of the rows right; which ones, ``seed`` draws."""
+    rng = np.random.default_rng(seed)
+    good = set(rng.permutation(len(rows))[: round(right * len(rows))].tolist())
+    tokens = PROMPT_TOKENS[name]
+    return ArmFacts(
+        name=name,
+        predictions=[
+            row.accepted[0] if i in good else f"AVG ( col{i} ) BY month ( {i % 5} )" for i, row in enumerate(rows)
+        ],
+        prompt_tokens=[tokens + i % 3 for i in range(len(rows))],
+        answer_tokens=[9 + i % 2 for i in range(len(rows))],
+        latency=LatencyFacts(
+            seconds_alone=[0.02 + tokens / 4000 + i / 10_000 for i in range(20)],
+            batched_seconds=0.5 + tokens / 100,
+            batched_queries=32,
+            batch_size=32,
+        )
+        if timed
+        else None,
+    )
+
+
+def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965, gate: str = "passed") -> StageFacts:
+    """A stage of a linear schedule from 3 examples to none."""
+    left = 1 - index / (count - 1) if count > 1 else 0.0
+    tokens = 7 + 114 * left
+    return StageFacts(
+        index=index,
+        rate_asked=round(left, 4),
+        rate_achieved=round(left * 0.98, 4),
+        shots=round(3 * left),
+        epoch=1,
+        epochs=20,
+        steps=40,
+        rows=32,
+        prompt_tokens_mean=tokens,
+        prompt_tokens_p95=tokens + 4,
+        training_tokens=int(32 * 20 * (tokens + 10)),
+        loss_first=2.1 / (index + 1),
+        loss_last=0.08,
+        seconds=12.5,
+        score=score,
+        full_prompt_score=full,
+        scored_rows=100,
+        gate=gate,  # type: ignore[arg-type]
+    )
+
+
+def losses(stages: Sequence[StageFacts], *, direct: bool) -> list[LossPoint]:
+    """Curves that fall in every stage and rise a little at its start."""
+    tracks = [(str(s.index), s.steps, s.loss_first) for s in stages]
+    if direct:
+        tracks.append(("direct", sum(s.steps for s in stages), 3.2))
+    rng = np.random.default_rng(1)
+    return [
+        LossPoint(track=track, step=step + 1, loss=float(0.06 + first * np.exp(-step / 9) * rng.uniform(0.85, 1.1)))
+        for track, steps, first in tracks
+        for step in range(steps)
+    ]
+
+
+def facts(
+    *,
+    rows: int = 200,
+    full: float = 0.965,
+    result: float | None = 0.97,
+    direct: float | None = 0.885,
+    base: float | None = 0.0,
+    stages: Sequence[StageFacts] | None = None,
+    metrics: Sequence[Metric] = (Metric.EXACT_MATCH,),
+    stopped_at: int | None = None,
+    kept: int | None = 3,
+    max_drop: float = 0.05,
+    prices: bool = True,
+    warnings: Sequence[str] = (),
+) -> RunFacts:
+    """A whole run. ``result`` is the share that QueryOnly (or the kept stage) answers right.
+
+    BLEU is left out unless asked for, since its intervals take most of a test's time.
+    """
+    asked = held_out(rows)
+    trained = (
+        list(stages) if stages is not None else [stage(i, score=s) for i, s in enumerate((0.95, 0.96, 0.93, 0.97))]
+    )
+    name = "QueryOnly" if stopped_at is None else "KeptStage"
+    arms = [arm("FullPrompt", asked, right=full, timed=True)]
+    arms += [arm(name, asked, right=result, seed=1, timed=True)] if result is not None else []
+    arms += [arm("Direct", asked, right=direct, seed=2)] if direct is not None else []
+    arms += [arm("Base", asked, right=base, seed=3)] if base is not None else []
+    return RunFacts(
+        job=JobFacts(
+            name="quickstart",
+            namespace="team-a",
+            run_uri="s3://team-a/runs/team-a/quickstart-1a2b3c4d",
+            model_uri="sample://formulas",
+            model_digest="5b" * 32,
+            dtype="float32",
+            device="CPU, 2 threads",
+            workers=0,
+            lora=LoraFacts(r=32, alpha=64, dropout=0, target_modules="all-linear"),
+            learning_rate=0.002,
+            seeds={"training": 0},
+            settings={"compressor": "SelfInformation", "retriever": "BM25", "tokens per batch": "4096"},
+            versions={"promptintern": "0.1.0", "python": "3.11.9", "torch": "2.9.0", "transformers": "5.1.0"},
+            started_at="2026-03-01T08:00:00+00:00",
+            finished_at="2026-03-01T08:04:10+00:00",
+        ),
+        metrics=list(metrics),
+        max_new_tokens=64,
+        rows=asked,
+        arms=arms,
+        stages=trained,
+        planned_stages=4,
+        direct=TrackFacts(
+            epochs=80,
+            steps=160,
+            rows=32,
+            prompt_tokens_mean=7.0,
+            prompt_tokens_p95=9.0,
+            training_tokens=43_520,
+            loss_first=3.2,
+            loss_last=0.07,
+            seconds=21.0,
+        )
+        if direct is not None
+        else None,
+        loss=losses(trained, direct=direct is not None),
+        gate=GateFacts(max_drop=max_drop, on_fail=OnGateFail.STOP, stopped_at=stopped_at, kept=kept),
+        data=DataFacts(
+            train=SourceFacts(
+                uri="sample://formulas/train",
+                digest="a1" * 32,
+                rows=32,
+                dropped=[DroppedRows(reason="query also held out", rows=2)],
+            ),
+            eval=SourceFacts(uri="sample://formulas/eval", digest="b2" * 32, rows=rows),
+        ),
+        prices=PriceFacts(input_per_million=3.0, output_per_million=15.0, currency="USD") if prices else None,
+        warnings=list(warnings),
+        notes=["Packing is off, as the job says: one prompt a row."],
+    )

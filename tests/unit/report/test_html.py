@@ -1,0 +1,169 @@
+"""report.html: structure, safety, and what a reader finds in it."""
+
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from promptintern.report.build import build_report
+from promptintern.report.facts import RunFacts
+from promptintern.report.html import LONGEST_TEXT, render_html
+
+from tests.unit.report.figures import BOTH, facts, stage
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Elements in order with their attributes and their own text; fails on tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[int, str] = {}
+        self._open: list[int] = []
+        self.feed(text)
+        self.close()
+        assert self._open == [], "an element is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(len(self.elements) - 1)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.elements[self._open.pop()][0] == tag
+
+    def handle_data(self, data: str) -> None:
+        for number in self._open:
+            self.texts[number] = self.texts.get(number, "") + data
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        """Attributes and text of every such element."""
+        return [(attrs, self.texts.get(i, "")) for i, (name, attrs) in enumerate(self.elements) if name == tag]
+
+    def with_id(self, name: str) -> str:
+        """The text of the element with that id."""
+        (number,) = [i for i, (_, attrs) in enumerate(self.elements) if attrs.get("id") == name]
+        return self.texts[number]
+
+
+def page_of(run: RunFacts) -> Page:
+    return Page(render_html(build_report(run)))
+
+
+GOOD = facts(metrics=BOTH, rows=60)
+STOPPED = facts(stopped_at=1, kept=0, stages=[stage(0), stage(1, score=0.6, gate="failed")])
+NOTHING = facts(stopped_at=0, kept=None, result=None, stages=[stage(0, score=0.5, gate="failed")])
+BARE = facts(prices=False, direct=None, base=None, stages=[stage(0, count=1)], kept=0).model_copy(update={"loss": []})
+RUNS = {"good": GOOD, "stopped": STOPPED, "nothing": NOTHING, "bare": BARE}
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=list(RUNS))
+def page(request: pytest.FixtureRequest) -> Page:
+    return page_of(RUNS[request.param])
+
+
+def test_the_verdict_comes_first() -> None:
+    page = page_of(GOOD)
+    heading = page.all("h1")
+    assert len(heading) == 1
+    assert heading[0][1].replace("\u00a0", " ") == build_report(GOOD).verdict.headline
+    assert page.with_id("outcome").strip() == "~ Inconclusive"
+    order = [tag for tag, _ in page.elements]
+    assert order.index("h1") < order.index("table")
+    assert order.index("h1") < order.index("svg")
+
+
+def test_headings_go_down_one_level_at_a_time(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def test_every_plot_has_a_name_and_a_description(page: Page) -> None:
+    images = [attrs for attrs, _ in page.all("svg") if attrs.get("role") == "img"]
+    assert images
+    for attrs in images:
+        title, description = (page.with_id(name) for name in (attrs["aria-labelledby"] or "").split())
+        assert len(title) > 10
+        assert len(description) > 15
+    others = [attrs for attrs, _ in page.all("svg") if attrs.get("role") != "img"]
+    assert all(attrs.get("aria-hidden") == "true" for attrs in others)
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(page: Page) -> None:
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for _, attrs in page.elements:
+        for name in (attrs.get("aria-labelledby") or "").split():
+            assert name in ids
+        if (href := attrs.get("href") or "").startswith("#"):
+            assert href[1:] in ids
+
+
+def test_nothing_comes_from_elsewhere(page: Page) -> None:
+    assert page.all("script") == page.all("iframe") == page.all("object") == []
+    for _, attrs in page.elements:
+        for name, value in attrs.items():
+            assert not name.startswith("on")
+            if name in {"src", "href", "action", "srcset", "data", "xlink:href"}:
+                assert (value or "").startswith(("#", "data:"))
+    (style,) = page.all("style")
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+    (policy,) = [a for a, _ in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert (policy["content"] or "").startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+
+
+def test_language_viewport_and_tables(page: Page) -> None:
+    assert page.all("html")[0][0]["lang"] == "en"
+    assert any(a.get("name") == "viewport" for a, _ in page.all("meta"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(attrs.get("scope") in {"row", "col"} for attrs, _ in page.all("th"))
+    regions = [a for a, _ in page.all("div") if a.get("class") == "scroll"]
+    assert len(regions) == len(page.all("table"))
+    assert all(a.get("tabindex") == "0" and a.get("aria-label") for a in regions)
+
+
+def test_hostile_text_stays_text() -> None:
+    evil = "</code><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
+    run = facts(rows=20, result=0.5, warnings=[evil])
+    rows = [row.model_copy(update={"query": evil, "id": evil, "accepted": [evil]}) for row in run.rows]
+    job = run.job.model_copy(update={"device": evil, "settings": {evil: evil}, "versions": {evil: evil}})
+    answers = [[evil] * 20, [f"not {evil}"] * 20, [evil] * 20, [evil] * 20]
+    arms = [a.model_copy(update={"predictions": p}) for a, p in zip(run.arms, answers, strict=True)]
+    page = page_of(run.model_copy(update={"rows": rows, "job": job, "arms": arms}))
+    assert page.all("script") == page.all("img") == []
+    said = [text for attrs, text in page.all("dd") if attrs.get("class") == "said"]
+    assert evil in said
+    assert all(attrs.get("dir") == "auto" for attrs, _ in page.all("dd") if attrs.get("class") == "said")
+
+
+def test_a_very_long_answer_is_cut_and_says_so() -> None:
+    run = facts(rows=20, result=0.5)
+    arms = [a.model_copy(update={"predictions": ["x" * 100_000] * 20}) if i == 1 else a for i, a in enumerate(run.arms)]
+    text = render_html(build_report(run.model_copy(update={"arms": arms})))
+    assert f"({100_000 - LONGEST_TEXT:,} more characters)" in text
+    assert len(text) < 250_000
+
+
+def test_gained_and_lost_rows_are_shown() -> None:
+    page = page_of(facts(rows=60, full=0.9, result=0.8))
+    articles = page.all("article")
+    report = build_report(facts(rows=60, full=0.9, result=0.8))
+    assert len(articles) == len(report.examples.gained) + len(report.examples.lost) > 0
+    assert report.examples.lost[0].query in articles[0][1]
+    assert report.examples.lost[0].with_result in articles[0][1]
+
+
+def test_a_run_that_kept_nothing_shows_no_result() -> None:
+    page = page_of(NOTHING)
+    assert page.all("article") == []
+    assert "QueryOnly" not in "".join(text for _, text in page.all("td"))
+    assert page.all("h1")[0][1].endswith("so there is no adapter.")
+
+
+def test_the_same_report_gives_the_same_bytes() -> None:
+    assert render_html(build_report(STOPPED)) == render_html(build_report(STOPPED))

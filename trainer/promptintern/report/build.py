@@ -1,0 +1,268 @@
+"""From a run's facts to its report: pure, so that the same facts always give the same report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby, pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from promptintern_api.evaluation import Metric
+
+from promptintern.evaluate.intervals import Interval, bootstrap, newcombe_paired, paired_bootstrap, wilson
+from promptintern.evaluate.metrics import bleu, bleu_of_statistics, bleu_per_row_statistics, exact_match
+from promptintern.report.facts import (
+    BASE,
+    DIRECT,
+    FULL_PROMPT,
+    KEPT_STAGE,
+    QUERY_ONLY,
+    ArmFacts,
+    LatencyFacts,
+    LossPoint,
+    PriceFacts,
+    RunFacts,
+)
+from promptintern.report.schema import (
+    ArmReport,
+    Comparison,
+    CurvePoint,
+    Example,
+    Examples,
+    Figure,
+    Latency,
+    LossCurve,
+    Report,
+    Reproducibility,
+    Savings,
+    Spread,
+)
+from promptintern.report.verdict import verdict
+from promptintern.report.warn import warnings_of
+
+MAX_EXAMPLES = 20
+MAX_CURVE_POINTS = 100
+
+DESCRIPTIONS = {
+    FULL_PROMPT: "base weights, the whole template, all examples",
+    QUERY_ONLY: "internalized model, the query alone",
+    KEPT_STAGE: "adapter of the last stage that passed the gate, with that stage's prompt",
+    DIRECT: "plain fine-tune on the query alone, same budget",
+    BASE: "base weights, the query alone",
+}
+_PAIRS = (
+    (QUERY_ONLY, FULL_PROMPT),
+    (KEPT_STAGE, FULL_PROMPT),
+    (QUERY_ONLY, DIRECT),
+    (QUERY_ONLY, BASE),
+    (FULL_PROMPT, BASE),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """An arm with every row's figures."""
+
+    facts: ArmFacts
+    matches: list[float]
+    """1.0 or 0.0 by row."""
+    bleu: NDArray[np.int64] | None
+    """Statistics by row, shape [rows, 10]."""
+
+
+def build_report(facts: RunFacts) -> Report:
+    """The report of a run."""
+    accepted = [row.accepted for row in facts.rows]
+    scored = [_score(arm, accepted, facts.metrics) for arm in facts.arms]
+    arms = [_arm_report(arm, facts) for arm in scored]
+    comparisons = _comparisons(scored, facts.metrics)
+    by_name = {arm.name: arm for arm in arms}
+    full, result = by_name[FULL_PROMPT], by_name[facts.result.name] if facts.result else None
+    savings = _savings(full, result) if result else None
+    return Report(
+        verdict=verdict(
+            metric=facts.metrics[0],
+            full=full,
+            result=result,
+            difference=_difference(comparisons, facts.metrics[0], result),
+            savings=savings,
+            gate=facts.gate,
+            stages=facts.stages,
+            planned_stages=facts.planned_stages,
+        ),
+        warnings=warnings_of(facts, arms, comparisons),
+        notes=facts.notes,
+        metrics=facts.metrics,
+        arms=arms,
+        comparisons=comparisons,
+        savings=savings,
+        stages=facts.stages,
+        planned_stages=facts.planned_stages,
+        gate=facts.gate,
+        direct=facts.direct,
+        loss=_loss_curves(facts.loss),
+        examples=_examples(facts, scored),
+        job=facts.job,
+        data=facts.data,
+        prices=facts.prices,
+        reproducibility=Reproducibility(
+            seeds=facts.job.seeds,
+            versions=facts.job.versions,
+            bleu_signature=(
+                bleu(facts.arms[0].predictions, accepted).signature if Metric.BLEU in facts.metrics else None
+            ),
+            interval_methods=_methods(arms, comparisons),
+        ),
+    )
+
+
+def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _Scored:
+    return _Scored(
+        facts=arm,
+        matches=exact_match(arm.predictions, accepted),
+        bleu=bleu_per_row_statistics(arm.predictions, accepted) if Metric.BLEU in metrics else None,
+    )
+
+
+def _arm_report(arm: _Scored, facts: RunFacts) -> ArmReport:
+    prompt, answer = _spread(arm.facts.prompt_tokens), _spread(arm.facts.answer_tokens)
+    return ArmReport(
+        name=arm.facts.name,
+        description=DESCRIPTIONS.get(arm.facts.name, ""),
+        rows=len(arm.matches),
+        exact_match=_figure(wilson(int(sum(arm.matches)), len(arm.matches))),
+        bleu=None if arm.bleu is None else _figure(bootstrap(arm.bleu, score=bleu_of_statistics)),
+        prompt_tokens=prompt,
+        answer_tokens=answer,
+        latency=_latency(arm.facts.latency) if arm.facts.latency else None,
+        cost_per_thousand=_cost_per_thousand(prompt, answer, facts.prices) if facts.prices else None,
+    )
+
+
+def _figure(interval: Interval) -> Figure:
+    return Figure(**asdict(interval))
+
+
+def _spread(tokens: Sequence[int]) -> Spread:
+    return Spread(mean=float(np.mean(tokens)), p95=float(np.percentile(tokens, 95)))
+
+
+def _latency(facts: LatencyFacts) -> Latency:
+    return Latency(
+        median_seconds=float(np.median(facts.seconds_alone)),
+        p95_seconds=float(np.percentile(facts.seconds_alone, 95)),
+        queries=len(facts.seconds_alone),
+        batched_queries_per_second=facts.batched_queries / facts.batched_seconds if facts.batched_seconds else None,
+        batch_size=facts.batch_size,
+    )
+
+
+def _cost_per_thousand(prompt: Spread, answer: Spread, prices: PriceFacts) -> float:
+    return 1000 * (prompt.mean * prices.input_per_million + answer.mean * prices.output_per_million) / 1_000_000
+
+
+def _comparisons(scored: Sequence[_Scored], metrics: Sequence[Metric]) -> list[Comparison]:
+    by_name = {arm.facts.name: arm for arm in scored}
+    return [
+        Comparison(metric=metric, arm=arm, against=against, difference=_figure(interval), reading=_reading(interval))
+        for metric in metrics
+        for arm, against in _PAIRS
+        if arm in by_name and against in by_name
+        for interval in [_paired(metric, by_name[arm], by_name[against])]
+    ]
+
+
+def _paired(metric: Metric, arm: _Scored, against: _Scored) -> Interval:
+    if metric is Metric.EXACT_MATCH:
+        return newcombe_paired(arm.matches, against.matches)
+    assert arm.bleu is not None and against.bleu is not None
+    return paired_bootstrap(arm.bleu, against.bleu, score=bleu_of_statistics)
+
+
+def _reading(interval: Interval) -> Literal["better", "worse", "undecided"]:
+    if interval.low > 0:
+        return "better"
+    return "worse" if interval.high < 0 else "undecided"
+
+
+def _difference(comparisons: Sequence[Comparison], metric: Metric, result: ArmReport | None) -> Figure | None:
+    if result is None:
+        return None
+    return next(c.difference for c in comparisons if (c.metric, c.arm, c.against) == (metric, result.name, FULL_PROMPT))
+
+
+def _savings(full: ArmReport, result: ArmReport) -> Savings:
+    return Savings(
+        prompt_tokens=1 - result.prompt_tokens.mean / full.prompt_tokens.mean if full.prompt_tokens.mean else 0.0,
+        latency_ratio=(
+            full.latency.median_seconds / result.latency.median_seconds
+            if full.latency and result.latency and result.latency.median_seconds
+            else None
+        ),
+        throughput_ratio=(
+            result.latency.batched_queries_per_second / full.latency.batched_queries_per_second
+            if full.latency
+            and result.latency
+            and result.latency.batched_queries_per_second
+            and full.latency.batched_queries_per_second
+            else None
+        ),
+        cost=(
+            1 - result.cost_per_thousand / full.cost_per_thousand
+            if result.cost_per_thousand is not None and full.cost_per_thousand
+            else None
+        ),
+    )
+
+
+def _loss_curves(points: Sequence[LossPoint]) -> list[LossCurve]:
+    ordered = sorted(points, key=lambda point: (point.track == "direct", _order(point.track), point.step))
+    return [
+        LossCurve(track=track, points=_thinned(list(group)))
+        for track, group in groupby(ordered, key=lambda point: point.track)
+    ]
+
+
+def _order(track: str) -> tuple[int, str]:
+    return (int(track), "") if track.isdecimal() else (0, track)
+
+
+def _thinned(points: Sequence[LossPoint]) -> list[CurvePoint]:
+    """Means over runs of steps, so that a long training stays readable and small."""
+    edges = np.linspace(0, len(points), min(len(points), MAX_CURVE_POINTS) + 1).round().astype(int).tolist()
+    return [
+        CurvePoint(step=points[end - 1].step, loss=float(np.mean([p.loss for p in points[start:end]])))
+        for start, end in pairwise(edges)
+    ]
+
+
+def _examples(facts: RunFacts, scored: Sequence[_Scored]) -> Examples:
+    by_name = {arm.facts.name: arm for arm in scored}
+    if facts.result is None:
+        return Examples(gained_total=0, lost_total=0, gained=[], lost=[])
+    full, result = by_name[FULL_PROMPT], by_name[facts.result.name]
+    changes = [mine - theirs for mine, theirs in zip(result.matches, full.matches, strict=True)]
+    gained = [row for row, change in enumerate(changes) if change > 0]
+    lost = [row for row, change in enumerate(changes) if change < 0]
+
+    def example(row: int) -> Example:
+        held_out = facts.rows[row]
+        return Example(
+            id=held_out.id,
+            query=held_out.query,
+            expected=held_out.accepted[0],
+            with_full_prompt=full.facts.predictions[row],
+            with_result=result.facts.predictions[row],
+        )
+
+    return Examples(
+        gained_total=len(gained),
+        lost_total=len(lost),
+        gained=[example(row) for row in gained[:MAX_EXAMPLES]],
+        lost=[example(row) for row in lost[:MAX_EXAMPLES]],
+    )
+
+
+def _methods(arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
+    figures = [figure for arm in arms for figure in (arm.exact_match, arm.bleu) if figure]
+    return sorted({figure.method for figure in [*figures, *(c.difference for c in comparisons)]})

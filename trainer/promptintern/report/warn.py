@@ -1,0 +1,119 @@
+"""What a reader should know before trusting the figures."""
+
+from collections.abc import Sequence
+
+from promptintern_api.evaluation import Metric
+
+from promptintern.report import words
+from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, QUERY_ONLY, RunFacts, StageFacts
+from promptintern.report.schema import ArmReport, Comparison
+from promptintern.report.verdict import vacuous
+
+FEW_ROWS = 100
+CUT_SHARE = 0.05
+"""Share of an arm's answers at the length limit from which it is worth a word."""
+
+
+def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
+    """The run's own warnings, then what the figures themselves call for."""
+    return [
+        *facts.warnings,
+        *_direct_would_do(facts, comparisons),
+        *_nothing_to_internalize(facts, arms, comparisons),
+        *_gates(facts),
+        *_few_rows(facts),
+        *_cut_answers(facts),
+        *_no_four_grams(facts, arms),
+    ]
+
+
+def _find(comparisons: Sequence[Comparison], metric: Metric, arm: str, against: str) -> Comparison | None:
+    return next((c for c in comparisons if (c.metric, c.arm, c.against) == (metric, arm, against)), None)
+
+
+def _direct_would_do(facts: RunFacts, comparisons: Sequence[Comparison]) -> list[str]:
+    metric = facts.metrics[0]
+    found = _find(comparisons, metric, QUERY_ONLY, DIRECT)
+    if found is None or found.reading == "better":
+        return []
+    low, high = (words.difference(metric, bound, unit=False) for bound in (found.difference.low, found.difference.high))
+    if found.reading == "worse":
+        reading = "does better here: Direct, trained on the query alone from the start, beats the stages"
+    else:
+        reading = (
+            "would do as well here: Direct, trained on the query alone from the start, is as good, as far as "
+            f"{words.count(len(facts.rows))} rows can tell"
+        )
+    return [
+        f"Plain fine-tuning {reading} ({QUERY_ONLY} minus {DIRECT}: "
+        f"{words.difference(metric, found.difference.value)}, 95 % interval {low} to {high})."
+    ]
+
+
+def _nothing_to_internalize(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
+    metric = facts.metrics[0]
+    full = next(arm for arm in arms if arm.name == FULL_PROMPT).figure(metric)
+    if vacuous(metric=metric, full=full, max_drop=facts.gate.max_drop):
+        return [
+            f"The base model hardly answers even with the full prompt ({words.score_sentence(metric, full.value)}): "
+            "what the result can do, it learned from the training answers, not from the prompt."
+        ]
+    found = _find(comparisons, metric, FULL_PROMPT, BASE)
+    if found is None or found.reading == "better":
+        return []
+    return [
+        "The base model answers the query alone as well as the full prompt (FullPrompt minus Base: "
+        f"{words.difference(metric, found.difference.value)}): the prompt adds nothing that could be internalized."
+    ]
+
+
+def _gates(facts: RunFacts) -> list[str]:
+    return [
+        f"Stage {stage.index + 1} fell below the gate{_scores(facts.metrics[0], stage)}; training went on, as the job "
+        "says."
+        for stage in facts.stages
+        if stage.gate == "failed" and stage.index != facts.gate.stopped_at
+    ]
+
+
+def _scores(metric: Metric, stage: StageFacts) -> str:
+    if stage.score is None or stage.full_prompt_score is None:
+        return ""
+    full = words.score(metric, stage.full_prompt_score)
+    return f" ({words.score_sentence(metric, stage.score)} against {full} with the full prompt)"
+
+
+def _few_rows(facts: RunFacts) -> list[str]:
+    if len(facts.rows) >= FEW_ROWS:
+        return []
+    return [
+        f"Only {words.count(len(facts.rows))} held-out rows: the intervals are wide. A few hundred tell a loss of some "
+        "points from chance."
+    ]
+
+
+def _cut_answers(facts: RunFacts) -> list[str]:
+    if facts.max_new_tokens is None:
+        return []
+    found = []
+    for arm in facts.arms:
+        share = sum(tokens >= facts.max_new_tokens for tokens in arm.answer_tokens) / len(facts.rows)
+        if share > CUT_SHARE:
+            found.append(
+                f"{words.percent(share)} of {arm.name}'s answers ended at evaluation.maxNewTokens "
+                f"({facts.max_new_tokens}). Such an answer is rarely an exact match: raise the limit, or give "
+                "evaluation.stop a text that ends an answer."
+            )
+    return found
+
+
+def _no_four_grams(facts: RunFacts, arms: Sequence[ArmReport]) -> list[str]:
+    if Metric.BLEU not in facts.metrics:
+        return []
+    zero = [arm.name for arm in arms if arm.bleu is not None and arm.bleu.value == 0 and arm.exact_match.value > 0]
+    if not zero:
+        return []
+    return [
+        f"BLEU is 0 for {', '.join(zero)} though some answers are right: it counts runs of four tokens, and these "
+        "answers are shorter. Go by exact match."
+    ]
