@@ -7,7 +7,7 @@ UV = $$(tools/setup.sh)
 RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
 
-.PHONY: help setup demo test unit integration kill check format generate quality preprocess clean
+.PHONY: help setup demo test unit integration prerequisites kill check format generate quality preprocess clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -19,16 +19,18 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 	@$(RUN) promptintern run examples/few-rows.yaml --workdir $(WORKDIR)
 	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
 
-test: ## All tests: unit, then integration
-	@tools/browser.sh
+test: prerequisites ## All tests: unit, then integration
 	@$(RUN) pytest tests
 
 unit: ## Unit tests: no network, under a minute
 	@$(RUN) pytest tests/unit
 
-integration: ## Integration tests: a real S3 server, a real browser, killed processes
-	@tools/browser.sh
+integration: prerequisites ## Integration tests: a real S3 server, a real browser, killed processes
 	@$(RUN) pytest tests/integration
+
+prerequisites:
+	@tools/browser.sh
+	@$(RUN) python -m tests.cluster.s3
 
 kill: ## Kill a run at 20 random moments and compare the adapters, bit for bit
 	@PROMPTINTERN_KILL_POINTS=20 $(RUN) pytest tests/integration/run/test_kill.py -v

@@ -88,6 +88,12 @@ def every_third(request: Request) -> Fault | None:
     return Fail(status=500 if request.number % 2 else 503) if request.number % 3 == 0 else None
 
 
+def every(period: int, fault: Fault, *, when: Callable[[Request], bool] = lambda _request: True) -> Plan:
+    """``fault`` for one in ``period`` of the requests that ``when`` picks, beginning with the first."""
+    picked = itertools.count()
+    return lambda request: fault if when(request) and next(picked) % period == 0 else None
+
+
 class FaultProxy:
     """Listens on a loopback port and passes requests to ``upstream``, with the faults of ``plan``."""
 

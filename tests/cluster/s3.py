@@ -189,3 +189,7 @@ def _has_attributes(folder: Path) -> bool:
         return False
     os.removexattr(folder, "user.promptintern")
     return True
+
+
+if __name__ == "__main__":
+    print(build())

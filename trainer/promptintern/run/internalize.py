@@ -19,7 +19,7 @@ from promptintern.report.facts import KEPT_STAGE
 from promptintern.run.adapter import commit_adapter
 from promptintern.run.answers import answer_all
 from promptintern.run.events import Note, Observer, Scored, Stopped
-from promptintern.run.latency import measure_latency
+from promptintern.run.latency import Result, measure_latency
 from promptintern.run.session import Session
 from promptintern.run.tracks import Track, course_of, direct_track, plan_track, tracks_of
 from promptintern.run.training import TrackTrainer
@@ -55,7 +55,6 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         for note in session.notes:
             observer.emit(Note(text=note))
     wanted = set(session.job.spec.evaluation.arms)
-    last = session.stages[-1]
     query_only = session.encode_held_out(session.templates[-1], 0)
     full = session.encode_held_out(session.full_template, session.stages[0].shots)
     run = _Run(session=session, store=store, trainer=trainer, observer=observer)
@@ -64,27 +63,31 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     if Arm.BASE in wanted:
         run.evaluate(Arm.BASE, query_only, adapter=False)
     outcome = run.stages()
-    if outcome.kept is not None:
-        trainer.load(str(outcome.kept))
-        kept_prompts = (
-            query_only
-            if outcome.kept == last.index
-            else session.encode_held_out(session.templates[outcome.kept], session.stages[outcome.kept].shots)
-        )
-        if outcome.kept == last.index:
-            run.evaluate(Arm.QUERY_ONLY, query_only, adapter=True)
-        else:
-            run.evaluate(KEPT_STAGE, kept_prompts, adapter=True)
+    result = _result(session, outcome, query_only)
+    if result is not None:
+        trainer.load(str(result.stage))
+        run.evaluate(result.arm, result.prompts, adapter=True)
         if collective.rank() == 0:
-            commit_adapter(session, store, stage=outcome.kept, epoch=trainer.epoch)
+            commit_adapter(session, store, stage=result.stage, epoch=trainer.epoch)
         collective.barrier()
     if Arm.DIRECT in wanted:
         run.direct(query_only)
-    measure_latency(session, store, trainer, outcome.kept, full=full, query_only=query_only, observer=observer)
+    measure_latency(session, store, trainer, result, full=full, observer=observer)
     if collective.rank() == 0:
         store.write_json("evaluation/outcome.json", {"kept": outcome.kept, "stoppedAt": outcome.stopped_at})
     collective.barrier()
     return outcome
+
+
+def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> Result | None:
+    """What the run brought forth: the last stage, or the last one that passed the gate; None if none did."""
+    if outcome.kept is None:
+        return None
+    stage = session.stages[outcome.kept]
+    if stage is session.stages[-1]:
+        return Result(stage=stage.index, arm=Arm.QUERY_ONLY, prompts=query_only)
+    prompts = session.encode_held_out(session.templates[stage.index], stage.shots)
+    return Result(stage=stage.index, arm=KEPT_STAGE, prompts=prompts)
 
 
 @dataclass(frozen=True, kw_only=True)

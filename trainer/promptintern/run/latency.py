@@ -1,7 +1,8 @@
-"""How long answers take: full prompt against query only, one by one and in batches."""
+"""How long answers take: full prompt against the run's result, one by one and in batches."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from promptintern_api.evaluation import Arm
@@ -17,14 +18,23 @@ from promptintern.storage.run import RunStore
 PATH = "evaluation/latency.json"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The adapter that a run brought forth, and how it is asked."""
+
+    stage: int
+    arm: str
+    prompts: Sequence[Sequence[int]]
+    """Of all held-out rows, in tokens."""
+
+
 def measure_latency(
     session: Session,
     store: RunStore,
     trainer: TrackTrainer,
-    kept: int | None,
+    result: Result | None,
     *,
     full: Sequence[Sequence[int]],
-    query_only: Sequence[Sequence[int]],
     observer: Observer,
 ) -> None:
     """Time the first held-out queries on rank 0 and store the figures.
@@ -36,14 +46,14 @@ def measure_latency(
     done = collective.broadcast_object(store.read_json(PATH) if collective.rank() == 0 else None)
     if count == 0 or done is not None:
         return
-    if kept is not None:
-        trainer.load(str(kept))
+    if result is not None:
+        trainer.load(str(result.stage))
     if collective.rank() == 0:
         observer.emit(Note(text=f"timing {count} queries one by one and in batches"))
         figures = {str(Arm.FULL_PROMPT): _time(session, full, count, adapter=False)}
-        if kept is not None:
+        if result is not None:
             session.adapter.model.merge_adapter()
-            figures[str(Arm.QUERY_ONLY)] = _time(session, query_only, count, adapter=True)
+            figures[str(result.arm)] = _time(session, result.prompts, count, adapter=True)
             session.adapter.model.unmerge_adapter()
         store.write_json(PATH, figures)
     collective.barrier()

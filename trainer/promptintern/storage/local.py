@@ -30,8 +30,9 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV
 
 def judge(error: OSError, path: Path, operation: str) -> Exception:
     """What ``error`` means to the run: ``Transient``, ``UserError``, ``RunFailed``, or itself if a file is absent."""
-    if isinstance(error, FileNotFoundError):
-        return error
+    no_file = operation == "read" and error.errno in {errno.EISDIR, errno.ENOTDIR}
+    if no_file or isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, "there is no such file", str(error.filename or path))
     reason = error.strerror or str(error)
     if error.errno in _TRANSIENT:
         return Transient(reason)
@@ -48,7 +49,7 @@ def _space(path: Path) -> str:
     for folder in (path, *path.parents):
         with contextlib.suppress(OSError):
             usage = shutil.disk_usage(folder)
-            return f"{usage.free / 2**20:.1f} of {usage.total / 2**20:.0f} MiB are free"
+            return f"{usage.free / 2**20:.1f} of {usage.total / 2**20:.1f} MiB are free now"
     return "free space unknown"
 
 

@@ -133,11 +133,14 @@ def commit_folder(
 def fetch_folder(store: Store, manifest: Manifest, *, folder: str, local: Path) -> None:
     """Copy the committed files to ``local``, each checked against the manifest.
 
+    Args:
+        folder: Where they were committed; empty if ``store`` is that folder itself.
+
     Raises:
         RunFailed: naming the file that is missing or is not what was committed.
     """
     for name, entry in manifest.files.items():
-        path = f"{folder}/{name}"
+        path = f"{folder}/{name}" if folder else name
         for attempt in range(1, _DOWNLOADS + 1):
             try:
                 store.download(path, local / name)

@@ -1,6 +1,7 @@
 """s3://: objects of a bucket, one request at a time, each tried again by itself."""
 
 import contextlib
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import s3fs
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore import xform_name  # type: ignore[import-untyped]
+from botocore.loaders import create_loader  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 
 from promptintern.storage.options import S3Options
@@ -21,6 +24,9 @@ PART_BYTES = 16 << 20
 _MOST_PARTS = 10_000
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
 
+_LOADER = create_loader()
+"""Botocore's description of S3, parsed once: it is most of the time that a client takes to make."""
+
 
 class S3Backend:
     """Objects of ``bucket``. Neither s3fs nor botocore tries again: what is tried, and how often, is seen here only."""
@@ -29,7 +35,10 @@ class S3Backend:
         self._bucket = bucket
         self._policy = policy
         self._endpoint = _host(options.endpoint)
+        session = AioSession()
+        session.register_component("data_loader", _LOADER)
         self._files = s3fs.S3FileSystem(
+            session=session,
             endpoint_url=options.endpoint,
             client_kwargs={"region_name": options.region} if options.region else {},
             config_kwargs={
@@ -67,19 +76,24 @@ class S3Backend:
             self._run("CompleteMultipartUpload", key, lambda: self._put_parts(local, key, size))
 
     def create(self, key: str, data: bytes) -> bool:
-        attempts = 0
+        mark = {"creation": uuid.uuid4().hex}
 
         def attempt() -> bool:
-            nonlocal attempts
-            attempts += 1
             try:
-                self._call("PutObject", Key=key, Body=data, IfNoneMatch="*")
+                self._call("PutObject", Key=key, Body=data, IfNoneMatch="*", Metadata=mark)
             except FileExistsError:
-                # The answer to an earlier attempt may be what was lost.
-                return attempts > 1 and self._read(key) == data
+                # It may be ours: the answer to an earlier attempt can get lost, and the HTTP client sends a request
+                # again by itself when a connection that was kept open turns out to be closed.
+                return self._marked(key, mark)
             return True
 
         return self._run("PutObject", key, attempt)
+
+    def _marked(self, key: str, mark: dict[str, str]) -> bool:
+        try:
+            return bool(self._call("HeadObject", Key=key).get("Metadata") == mark)
+        except FileNotFoundError:  # and removed since
+            return False
 
     def size(self, key: str) -> int | None:
         # A listing tells a missing bucket from a missing key; HeadObject does not.

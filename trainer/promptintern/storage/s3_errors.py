@@ -14,7 +14,14 @@ from promptintern.errors import RunFailed, UserError
 from promptintern.storage.retry import Transient
 
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
-_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
+_CREDENTIALS = {
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "XAdminUserNotFound",  # versitygw's InvalidAccessKeyId
+}
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _EXISTS = {"PreconditionFailed", "412"}
 _TRANSIENT = {
@@ -42,6 +49,7 @@ _NETWORK = (
     boto.HTTPClientError,
     boto.IncompleteReadError,
     boto.ChecksumError,
+    boto.FlexibleChecksumError,
     ResponseParserError,
     FSTimeoutError,
     aiohttp.ClientError,
@@ -147,7 +155,7 @@ _RULES: list[tuple[Callable[[Answer], bool], Callable[[Answer], Exception]]] = [
     (lambda a: a.code in _EXISTS, lambda a: FileExistsError(f"{a.place}/{a.key}")),
     (lambda a: isinstance(a.error, FileNotFoundError), lambda a: FileNotFoundError(f"{a.place}/{a.key}")),
     (lambda a: isinstance(a.error, _NO_CREDENTIALS), _no_credentials),
-    (lambda a: a.code in _CREDENTIALS, _wrong_credentials),
+    (lambda a: a.code in _CREDENTIALS or a.status == 401, _wrong_credentials),
     (lambda a: a.code in _WRONG_REGION, _wrong_region),
     (lambda a: a.status == 403, _no_rights),
     (lambda a: a.code in _TRANSIENT or a.status in _TRANSIENT_STATUS or a.status >= 500, _may_pass),

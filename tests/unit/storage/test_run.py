@@ -1,0 +1,205 @@
+"""A run's folder: epochs, stages, checkpoints."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.backend import Backend
+from promptintern.storage.local import LocalBackend
+from promptintern.storage.retry import RetryPolicy
+from promptintern.storage.run import FencedOut, RunStore
+from promptintern.storage.store import Store, open_store
+from structlog.testing import capture_logs
+
+WHO = {"host": "node-1", "pid": "42", "at": "2026-01-02T03:04:05+00:00"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunStore:
+    return RunStore(open_store((tmp_path / "run").as_uri()))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "state.safetensors").write_bytes(b"s" * 500)
+    (folder / "trajectory.json").write_bytes(b"{}")
+    return folder
+
+
+def _save(run: RunStore, files: Path, step: int, *, epoch: int = 1, keep: int = 2) -> None:
+    run.save_checkpoint("0", epoch=epoch, step=step, local=files, keep=keep, meta={"track": "stage 1"})
+
+
+def _steps(run: RunStore) -> list[str]:
+    return [
+        p.removeprefix("stages/0/").removesuffix("/manifest.json")
+        for p in run.store.list()
+        if "step" in p and "manifest" in p
+    ]
+
+
+def test_epochs_count_up(run: RunStore) -> None:
+    assert run.newest_epoch() == 0
+    assert [run.claim_epoch(WHO) for _ in range(12)] == list(range(1, 13))
+    assert run.newest_epoch() == 12
+    run.check_epoch(12)
+
+
+def test_racing_claims_get_different_epochs(run: RunStore) -> None:
+    start = threading.Barrier(8)
+
+    def claim(_: int) -> int:
+        start.wait()
+        return run.claim_epoch(WHO)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(claim, range(8))) == list(range(1, 9))
+
+
+def test_who_is_fenced_out_learns_by_whom(run: RunStore) -> None:
+    run.claim_epoch({"host": "old"})
+    run.claim_epoch(WHO)
+    with pytest.raises(FencedOut, match=r"epoch 2: host node-1, pid 42, at 2026-01-02.*this one \(epoch 1\) stops"):
+        run.check_epoch(1)
+
+
+def test_nothing_is_written_by_who_is_fenced_out(run: RunStore, files: Path) -> None:
+    run.claim_epoch(WHO)
+    run.claim_epoch(WHO)
+    before = run.store.list()
+    with pytest.raises(FencedOut):
+        _save(run, files, 1, epoch=1)
+    with pytest.raises(FencedOut):
+        run.commit_stage("0", epoch=1, local=files, parent=None, meta={})
+    assert run.store.list() == before
+
+
+def test_a_storage_that_overwrites_is_refused(tmp_path: Path) -> None:
+    class Overwriting(LocalBackend):
+        def create(self, key: str, data: bytes) -> bool:
+            self.put(key, data)
+            return True
+
+    backend: Backend = Overwriting(tmp_path, RetryPolicy())
+    with pytest.raises(UserError, match="If-None-Match"):
+        RunStore(Store(backend)).claim_epoch(WHO)
+
+
+def test_a_stage_is_committed_and_fetched(run: RunStore, files: Path, tmp_path: Path) -> None:
+    epoch = run.claim_epoch(WHO)
+    assert run.stage_manifest("direct") is None
+    with pytest.raises(RunFailed, match=r"stages/direct/manifest\.json is missing"):
+        run.fetch_stage("direct", tmp_path / "copy")
+    manifest = run.commit_stage("direct", epoch=epoch, local=files, parent="a" * 64, meta={"rate": 1.0})
+    assert run.stage_manifest("direct") == manifest
+    assert run.fetch_stage("direct", tmp_path / "copy") == manifest
+    assert (tmp_path / "copy/state.safetensors").read_bytes() == b"s" * 500
+    assert run.store.list("stages") == [
+        "stages/direct/e1/adapter/state.safetensors",
+        "stages/direct/e1/adapter/trajectory.json",
+        "stages/direct/manifest.json",
+    ]
+
+
+def test_the_newest_checkpoints_are_kept_over_all_epochs(run: RunStore, files: Path) -> None:
+    run.claim_epoch(WHO)
+    for step in (5, 10, 1000000):
+        _save(run, files, step)
+    run.claim_epoch(WHO)
+    assert _steps(run) == ["e1/checkpoints/step-000010", "e1/checkpoints/step-1000000"]
+    _save(run, files, 1000001, epoch=2)
+    assert _steps(run) == ["e1/checkpoints/step-1000000", "e2/checkpoints/step-1000001"]
+    found = run.latest_checkpoint("0")
+    assert found is not None
+    assert found[0].meta == {"step": 1000001, "track": "stage 1"}
+    assert found[1] == "stages/0/e2/checkpoints/step-1000001"
+
+
+def test_at_one_step_the_newer_epoch_counts(run: RunStore, files: Path) -> None:
+    for epoch in (1, 2):
+        run.claim_epoch(WHO)
+        _save(run, files, 7, epoch=epoch)
+    found = run.latest_checkpoint("0")
+    assert found is not None
+    assert found[0].epoch == 2
+
+
+@pytest.mark.parametrize("damage", ["short manifest", "missing file", "short file", "no manifest"])
+def test_a_broken_checkpoint_is_passed_over(run: RunStore, files: Path, tmp_path: Path, damage: str) -> None:
+    run.claim_epoch(WHO)
+    for step in (1, 2):
+        _save(run, files, step)
+    folder = "stages/0/e1/checkpoints/step-000002"
+    whole = run.store.read(f"{folder}/manifest.json")
+    match damage:
+        case "short manifest":
+            run.store.write(f"{folder}/manifest.json", whole[:-20])
+        case "missing file":
+            run.store.delete(f"{folder}/state.safetensors")
+        case "short file":
+            run.store.write(f"{folder}/state.safetensors", b"s" * 499)
+        case "no manifest":
+            run.store.delete(f"{folder}/manifest.json")
+    with capture_logs() as logs:
+        found = run.latest_checkpoint("0")
+    assert found is not None
+    assert found[1].endswith("step-000001")
+    assert [log["folder"] for log in logs] == ([] if damage == "no manifest" else [folder])
+    run.fetch_checkpoint(*found, tmp_path / "copy")
+    assert (tmp_path / "copy/state.safetensors").read_bytes() == b"s" * 500
+    # A broken one counts for nothing, so pruning keeps what can be read.
+    _save(run, files, 3)
+    assert _steps(run)[0] == "e1/checkpoints/step-000001"
+
+
+def test_a_checkpoint_is_of_one_stage_only(run: RunStore, files: Path) -> None:
+    run.claim_epoch(WHO)
+    _save(run, files, 3)
+    assert run.latest_checkpoint("1") is None
+    assert run.latest_checkpoint("00") is None
+
+
+def test_a_commit_drops_checkpoints_of_all_epochs_of_its_stage_only(run: RunStore, files: Path) -> None:
+    for epoch in (1, 2):
+        run.claim_epoch(WHO)
+        _save(run, files, epoch, epoch=epoch)
+    run.save_checkpoint("1", epoch=2, step=1, local=files, keep=2, meta={})
+    run.store.write("stages/0/e1/adapter/half", b"of a commit that was killed")
+    run.commit_stage("0", epoch=2, local=files, parent=None, meta={})
+    left = run.store.list("stages/0")
+    assert left == [
+        *(f"stages/0/e2/adapter/{n}" for n in ("state.safetensors", "trajectory.json")),
+        "stages/0/manifest.json",
+    ]
+    assert run.latest_checkpoint("0") is None
+    assert run.latest_checkpoint("1") is not None
+
+
+def test_the_next_claim_removes_what_a_kill_left_of_a_committed_stage(run: RunStore, files: Path) -> None:
+    run.claim_epoch(WHO)
+    run.commit_stage("0", epoch=1, local=files, parent=None, meta={})
+    committed = run.store.list("stages")
+    run.store.write("stages/0/e1/checkpoints/step-000001/manifest.json", b"{}")
+    run.store.write("stages/1/e1/checkpoints/step-000001/manifest.json", b"{}")
+    run.claim_epoch(WHO)
+    assert run.store.list("stages") == [*committed, "stages/1/e1/checkpoints/step-000001/manifest.json"]
+
+
+def test_documents(run: RunStore) -> None:
+    assert run.read_json("job.json") is None
+    assert run.create_json("job.json", {"name": "é", "n": 1})
+    assert not run.create_json("job.json", {"name": "other"})
+    assert run.read_json("job.json") == {"name": "é", "n": 1}
+    run.write_json("evaluation/base.json", {"score": 0.5})
+    run.write_json("evaluation/base.json", {"score": 0.6})
+    assert run.read_json("evaluation/base.json") == {"score": 0.6}
+    for content in (b"{", b"[1]", b"\xff"):
+        run.store.write("bad.json", content)
+        with pytest.raises(RunFailed, match=r"bad\.json is no JSON"):
+            run.read_json("bad.json")
+    with pytest.raises(ValueError, match="JSON"):
+        run.write_json("nan.json", {"loss": float("nan")})

@@ -1,0 +1,77 @@
+"""What each answer of an S3 server means."""
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.retry import Transient
+from promptintern.storage.s3_errors import Answer, judge
+from s3fs.errors import translate_boto_error
+
+
+def _answer(error: Exception) -> Answer:
+    return Answer.of(error, operation="PutObject", bucket="team-a", key="runs/x", endpoint="s3.example")
+
+
+def _client_error(code: str, status: int) -> Exception:
+    response = {
+        "Error": {"Code": code, "Message": "told by the server"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    error: Exception = translate_boto_error(ClientError(response, "PutObject"))
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "meaning", "words"),
+    [
+        ("NoSuchBucket", 404, UserError, ["s3://team-a", "PutObject", "no such bucket", "create it"]),
+        ("InvalidAccessKeyId", 403, UserError, ["s3://team-a", "PutObject", "refused the credentials"]),
+        ("SignatureDoesNotMatch", 403, UserError, ["s3.example", "refused the credentials"]),
+        ("ExpiredToken", 400, UserError, ["refused the credentials"]),
+        ("AccessDenied", 403, UserError, ["s3://team-a/runs/x", "s3:PutObject", "s3:ListBucket"]),
+        ("403", 403, UserError, ["s3:GetObject"]),
+        ("PermanentRedirect", 301, UserError, ["another region"]),
+        ("NoSuchKey", 404, FileNotFoundError, ["s3://team-a/runs/x"]),
+        ("404", 404, FileNotFoundError, ["s3://team-a/runs/x"]),
+        ("PreconditionFailed", 412, FileExistsError, ["s3://team-a/runs/x"]),
+        ("412", 412, FileExistsError, ["s3://team-a/runs/x"]),
+        ("InternalError", 500, Transient, ["500", "told by the server"]),
+        ("SlowDown", 503, Transient, ["503"]),
+        ("BadGateway", 502, Transient, ["502"]),
+        ("TooManyRequests", 429, Transient, ["429"]),
+        ("RequestTimeout", 400, Transient, ["told by the server"]),
+        ("BadDigest", 400, Transient, []),
+        ("IncompleteBody", 400, Transient, []),
+        ("ConditionalRequestConflict", 409, Transient, []),
+        ("EntityTooLarge", 400, RunFailed, ["s3.example", "PutObject", "s3://team-a/runs/x", "EntityTooLarge"]),
+    ],
+)
+def test_codes(code: str, status: int, meaning: type[Exception], words: list[str]) -> None:
+    verdict = judge(_answer(_client_error(code, status)))
+    assert type(verdict) is meaning
+    assert all(word in str(verdict) for word in words)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EndpointConnectionError(endpoint_url="http://s3.example"),
+        ReadTimeoutError(endpoint_url="http://s3.example"),
+        TimeoutError(),
+        ConnectionResetError(104, "Connection reset by peer"),
+    ],
+)
+def test_silence_may_pass(error: Exception) -> None:
+    assert type(judge(_answer(error))) is Transient
+    assert str(judge(_answer(error)))
+
+
+def test_no_credentials() -> None:
+    verdict = judge(_answer(NoCredentialsError()))
+    assert isinstance(verdict, UserError)
+    assert "AWS_ACCESS_KEY_ID" in str(verdict)
+
+
+def test_a_defect_stays_what_it_is() -> None:
+    defect = AttributeError("ours")
+    assert judge(_answer(defect)) is defect
