@@ -6,6 +6,8 @@ SHELL := /bin/bash
 UV = $$(tools/setup.sh)
 RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
+# Two test files at a time: most of what they start computes on one thread.
+PARALLEL = --numprocesses 2 --dist loadfile
 
 .PHONY: help setup demo test unit integration prerequisites kill check format generate quality preprocess clean
 
@@ -20,13 +22,13 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
 
 test: prerequisites ## All tests: unit, then integration
-	@$(RUN) pytest tests
+	@$(RUN) pytest tests/unit tests/integration $(PARALLEL)
 
 unit: ## Unit tests: no network, under a minute
 	@$(RUN) pytest tests/unit
 
 integration: prerequisites ## Integration tests: a real S3 server, a real browser, killed processes
-	@$(RUN) pytest tests/integration
+	@$(RUN) pytest tests/integration $(PARALLEL)
 
 prerequisites:
 	@tools/browser.sh
