@@ -4,7 +4,7 @@
 
 Each measurement is a process of its own on one thread, sizes take turns, and the median counts. Rows are made up:
 13-word queries and 8-word answers over a Zipfian vocabulary, without the word order and topics that real text has,
-which is hard on retrieval. With --data they are the file's rows and, where more are asked for, splices of two of its rows.
+which is hard on retrieval. With --data they are the file's rows, and beyond its end splices of two of its rows.
 Phases are in processor time, which does not count what else runs on the machine; "wall" is what passed on the clock.
 Memory is the process's peak resident set.
 """
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,7 +141,7 @@ def measure(count: int, data: Path | None) -> Measurement:
             ]
 
         prompts = clock.time("render", render)
-        encoded = clock.time("tokenize", lambda prompts=prompts: encoder.encode(prompts, answers))
+        encoded = clock.time("tokenize", partial(encoder.encode, prompts, answers))
         tokens += sum(len(row.prompt_ids) + len(row.answer_ids) for row in encoded)
         kept = [*kept[-1:], encoded]  # as in a run: the next stage is prepared while this one trains
     return Measurement(

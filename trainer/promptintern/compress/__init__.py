@@ -1,6 +1,7 @@
 """Shorter templates: words are ranked once, and a rate keeps the first so many of the ranking."""
 
-from promptintern.compress.build import Compressor, build_compressor, check_precomputed
+from promptintern.compress.build import Compressor, build_compressor
+from promptintern.compress.precomputed import check_precomputed
 from promptintern.compress.ranked import (
     CompressedTemplate,
     RankedTemplate,

@@ -9,25 +9,13 @@ from typing import Any, Protocol
 from promptintern_api.prompt import CompressorKind, PromptSpec
 
 from promptintern.compress.cache import ScoreCache, cache_key, tokenizer_digest
-from promptintern.compress.ranked import (
-    CompressedTemplate,
-    RankedTemplate,
-    count_tokens,
-    measured,
-    rank_units,
-    split_units,
-    uncompressed,
-)
+from promptintern.compress.classifier import FIELD, load_classifier
+from promptintern.compress.precomputed import PrecomputedTemplates, parse_precomputed
+from promptintern.compress.ranked import CompressedTemplate, RankedTemplate, rank_units, split_units
 from promptintern.compress.scores import llmlingua2_scores, self_information_scores
-from promptintern.errors import Problem, UserError
 from promptintern.models import cache_root
 from promptintern.prompt.template import Template, parse_template
 from promptintern.storage.options import S3Options
-
-CLASSIFIER_FIELD = "spec.prompt.compressor.modelUri"
-TEMPLATES_FIELD = "spec.prompt.compressor.templates"
-RATE_TOLERANCE = 1e-3
-"""How far the rate of a Precomputed template may be from the stage's: ``0.333`` serves 1/3."""
 
 
 class Compressor(Protocol):
@@ -61,7 +49,7 @@ def build_compressor(
     """
     template = parse_template(spec.template, spec.protect)
     if spec.compressor.kind is CompressorKind.PRECOMPUTED:
-        return PrecomputedTemplates(full=template, by_rate=_parse_precomputed(spec), tokenizer=tokenizer)
+        return PrecomputedTemplates(full=template, by_rate=parse_precomputed(spec), tokenizer=tokenizer)
     cache = ScoreCache(folder=cache_dir or cache_root() / "compress")
     if spec.compressor.kind is CompressorKind.LLMLINGUA2:
         assert spec.compressor.model_uri is not None
@@ -102,80 +90,6 @@ class ScoredTemplate:
         return self._ranked.compress(rate)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrecomputedTemplates:
-    """The user's own text for each rate."""
-
-    full: Template
-    by_rate: dict[float, Template]
-    tokenizer: Any
-
-    def compress(self, rate: float) -> CompressedTemplate:
-        """The text that the user wrote for ``rate``; at rate 1 the template itself, unless one is given.
-
-        Raises:
-            UserError: if there is none.
-        """
-        template = _nearest(self.by_rate, rate)
-        if template is None and rate >= 1:
-            return uncompressed(self.full, self.tokenizer)
-        if template is None:
-            raise UserError([_missing(rate, self.by_rate)])
-        return measured(
-            template.pieces,
-            rate=rate,
-            tokens=count_tokens(template.pieces, self.tokenizer),
-            full_tokens=count_tokens(self.full.pieces, self.tokenizer),
-        )
-
-
-def check_precomputed(spec: PromptSpec, rates: Sequence[float]) -> None:
-    """Whether a Precomputed compressor has a right template for each of ``rates``. Other compressors always have.
-
-    Raises:
-        UserError: naming every rate that has none.
-    """
-    if spec.compressor.kind is not CompressorKind.PRECOMPUTED:
-        return
-    by_rate = _parse_precomputed(spec)
-    missing = [rate for rate in dict.fromkeys(rates) if rate < 1 and _nearest(by_rate, rate) is None]
-    if missing:
-        raise UserError([_missing(rate, by_rate) for rate in missing])
-
-
-def _missing(rate: float, by_rate: dict[float, Template]) -> Problem:
-    there = ", ".join(f"{known:g}" for known in sorted(by_rate, reverse=True))
-    return Problem(
-        where=TEMPLATES_FIELD,
-        message=f"has no template for rate {rate:g}, which the schedule asks for; there are templates for {there}",
-    )
-
-
-def _nearest(by_rate: dict[float, Template], rate: float) -> Template | None:
-    near = min(by_rate, key=lambda known: abs(known - rate), default=None)
-    return by_rate[near] if near is not None and abs(near - rate) <= RATE_TOLERANCE else None
-
-
-def _parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
-    by_rate: dict[float, Template] = {}
-    problems: list[Problem] = []
-    for index, given in enumerate(spec.compressor.templates or []):
-        field = f"{TEMPLATES_FIELD}[{index}].template"
-        try:
-            template = parse_template(given.template, spec.protect, field=field)
-        except UserError as error:
-            problems += error.problems
-            continue
-        if given.rate in by_rate:
-            problems.append(
-                Problem(where=f"{TEMPLATES_FIELD}[{index}].rate", message=f"{given.rate:g} stands there twice")
-            )
-        by_rate[given.rate] = template
-    if problems:
-        raise UserError(problems)
-    return by_rate
-
-
 def _score_with_base_model(
     template: Template, model: Any, tokenizer: Any, model_digest: str | None, cache: ScoreCache
 ) -> list[float]:
@@ -204,7 +118,7 @@ def _score_with_classifier(template: Template, uri: str, s3: S3Options | None, c
 
     from promptintern.models import fetch_model
 
-    folder = fetch_model(uri, s3=s3, field=CLASSIFIER_FIELD)
+    folder = fetch_model(uri, s3=s3, field=FIELD)
 
     def score() -> list[float]:
         model, tokenizer = load_classifier(folder.path)
@@ -215,38 +129,6 @@ def _score_with_classifier(template: Template, uri: str, s3: S3Options | None, c
         score,
         count=len(split_units(template)),
     )
-
-
-def load_classifier(path: Path) -> tuple[Any, Any]:
-    """A token classification model in float32 on the CPU, and its fast tokenizer.
-
-    Raises:
-        UserError: if the folder holds none.
-    """
-    import torch
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        model, info = AutoModelForTokenClassification.from_pretrained(
-            path,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError.at(CLASSIFIER_FIELD, f"the token classifier in {path} cannot be loaded: {first}") from None
-    if info["missing_keys"]:
-        raise UserError.at(
-            CLASSIFIER_FIELD,
-            f"{path} holds no trained token classifier: its weights lack {sorted(info['missing_keys'])[0]}",
-        )
-    if not tokenizer.is_fast:
-        raise UserError.at(CLASSIFIER_FIELD, f"the tokenizer in {path} is no fast one (tokenizer.json is missing)")
-    return model.eval(), tokenizer
 
 
 def _identity(template: Template) -> list[tuple[str, str]]:

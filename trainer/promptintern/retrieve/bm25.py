@@ -29,7 +29,8 @@ class _Lists:
     """Rows of a sparse matrix one after another: row ``i`` is ``starts[i]`` to ``starts[i + 1]``."""
 
     starts: Ints
-    index: NDArray[np.int32]
+    index: Ints
+    """64 bits, since numpy would convert others at every look-up."""
     weight: NDArray[np.float32]
 
 
@@ -50,7 +51,7 @@ class BM25Index:
         starts = np.asarray(columns["indptr"], dtype=np.int64)
         by_term = _Lists(
             starts=starts,
-            index=np.asarray(columns["indices"], dtype=np.int32),
+            index=np.asarray(columns["indices"], dtype=np.int64),
             weight=np.asarray(columns["data"], dtype=np.float32),
         )
         self._terms: dict[str, int] = {w: i for w, i in model.vocab_dict.items() if i + 1 < len(starts)}
@@ -86,14 +87,14 @@ class BM25Index:
         for term in terms:
             begin, length = self._begins[term], min(self._lengths[term], budget)
             docs = postings.index[begin : begin + length]
-            before = sums[docs]
+            before = sums.take(docs)
             met.append(docs[before == 0])
             sums[docs] = before + counts[term] * postings.weight[begin : begin + length]
             budget -= length
             if budget == 0:
                 break
-        found = np.concatenate(met).astype(np.int64) if met else np.zeros(0, dtype=np.int64)
-        values = sums[found]
+        found = np.concatenate(met) if met else np.zeros(0, dtype=np.int64)
+        values = sums.take(found)
         sums[found] = 0
         return found, values, sum(self._lengths[term] for term in terms) <= self._max_postings
 
@@ -105,7 +106,7 @@ class BM25Index:
         length = lists.starts[docs + 1] - begin
         offsets = np.cumsum(length) - length
         at = np.repeat(begin - offsets, length) + np.arange(length.sum())
-        sums: Floats = np.add.reduceat(lists.weight[at] * asked[lists.index[at]], offsets)
+        sums: Floats = np.add.reduceat(lists.weight.take(at) * asked.take(lists.index.take(at)), offsets)
         asked[list(counts)] = 0
         return sums
 
@@ -128,7 +129,7 @@ def _heaviest_first(lists: _Lists) -> _Lists:
 
 def _transposed(lists: _Lists, *, rows: int) -> _Lists:
     """Lists by term become lists by document, in the order of terms."""
-    term = np.repeat(np.arange(len(lists.starts) - 1, dtype=np.int32), np.diff(lists.starts))
+    term = np.repeat(np.arange(len(lists.starts) - 1), np.diff(lists.starts))
     order = np.argsort(lists.index, kind="stable")
     starts = np.zeros(rows + 1, dtype=np.int64)
     np.cumsum(np.bincount(lists.index, minlength=rows), out=starts[1:])

@@ -1,12 +1,13 @@
 """Opening a data file, local or in S3, with errors that name the field and the place."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote
 
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import Problem, UserError
 from promptintern.storage.options import S3Options
 
 
@@ -17,68 +18,47 @@ def shown_path(uri: str) -> str:
 
 @contextmanager
 def open_source(uri: str, *, field: str, s3: S3Options | None) -> Iterator[IO[bytes]]:
-    """The bytes at ``uri`` (file:// or s3://).
+    """The bytes at ``uri`` (file:// or s3://). A file in S3 is first copied to a temporary folder.
 
     Raises:
         UserError: at ``field``, if there is no such file, or it may not be read.
-        RunFailed: if the S3 server cannot be reached or fails.
+        RunFailed: if the S3 server cannot be reached or keeps failing.
     """
-    shown = shown_path(uri)
-    local = uri.startswith("file://")
+    if uri.startswith("file://"):
+        with _open_local(Path(shown_path(uri)), shown_path(uri), field) as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="promptintern-rows-") as folder:
+        local = Path(folder) / "rows"
+        _download(uri, local, field, s3)
+        with _open_local(local, uri, field) as file:
+            yield file
+
+
+@contextmanager
+def _open_local(path: Path, shown: str, field: str) -> Iterator[IO[bytes]]:
     try:
-        with _open_local(shown) if local else _open_s3(uri, s3) as file:
+        with path.open("rb") as file:
             yield file
     except FileNotFoundError:
         raise UserError.at(field, f"{shown} does not exist") from None
     except IsADirectoryError:
         raise UserError.at(field, f"{shown} is a folder; give the file") from None
     except PermissionError as error:
-        raise UserError.at(field, f"{shown} may not be read: {_reason(error)}{'' if local else _CREDENTIALS}") from None
+        raise UserError.at(field, f"{shown} may not be read: {error.strerror}") from None
     except OSError as error:
-        if local:
-            raise UserError.at(field, f"{shown} cannot be read: {_reason(error)}") from None
-        raise RunFailed(f"{field}: reading {shown} failed: {_reason(error)}") from None
+        raise UserError.at(field, f"{shown} cannot be read: {error.strerror or error}") from None
 
 
-_CREDENTIALS = "; check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and the bucket's policy"
+def _download(uri: str, local: Path, field: str, s3: S3Options | None) -> None:
+    from promptintern.storage.store import open_store
 
-
-def _open_local(path: str) -> IO[bytes]:
-    return Path(path).open("rb")
-
-
-@contextmanager
-def _open_s3(uri: str, s3: S3Options | None) -> Iterator[IO[bytes]]:
-    import fsspec
-    from botocore.exceptions import (  # type: ignore[import-untyped]
-        BotoCoreError,
-        ClientError,
-        NoCredentialsError,
-        PartialCredentialsError,
-    )
-
-    options = s3 or S3Options()
-    client = {"region_name": options.region} if options.region else {}
+    folder, _, name = uri.rpartition("/")
     try:
-        # Without caches: a file that was replaced since the last run must be seen.
-        system = fsspec.filesystem(
-            "s3",
-            endpoint_url=options.endpoint,
-            client_kwargs=client,
-            skip_instance_cache=True,
-            use_listings_cache=False,
-        )
-        with system.open(uri, "rb") as file:
-            yield file
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise PermissionError(str(error)) from None
-    except ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        raise (PermissionError if status in (401, 403) else OSError)(str(error)) from None
-    except BotoCoreError as error:
-        raise OSError(str(error)) from None
-
-
-def _reason(error: OSError) -> str:
-    text = error.strerror or str(error) or type(error).__name__
-    return text.strip().splitlines()[0]
+        open_store(folder, s3=s3).download(name, local)
+    except FileNotFoundError:
+        raise UserError.at(field, f"{uri} does not exist") from None
+    except ValueError:
+        raise UserError.at(field, f"{uri} names no file; give s3://BUCKET/KEY") from None
+    except UserError as error:
+        raise UserError([Problem(where=field, message=str(problem)) for problem in error.problems]) from None

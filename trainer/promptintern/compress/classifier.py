@@ -1,0 +1,40 @@
+"""Loading a token classification model, as LLMLingua-2 needs one."""
+
+from pathlib import Path
+from typing import Any
+
+from promptintern.errors import UserError
+
+FIELD = "spec.prompt.compressor.modelUri"
+
+
+def load_classifier(path: Path) -> tuple[Any, Any]:
+    """A token classification model in float32 on the CPU, and its fast tokenizer.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    import torch
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        model, info = AutoModelForTokenClassification.from_pretrained(
+            path,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError.at(FIELD, f"the token classifier in {path} cannot be loaded: {first}") from None
+    if info["missing_keys"]:
+        raise UserError.at(
+            FIELD,
+            f"{path} holds no trained token classifier: its weights lack {sorted(info['missing_keys'])[0]}",
+        )
+    if not tokenizer.is_fast:
+        raise UserError.at(FIELD, f"the tokenizer in {path} is no fast one (tokenizer.json is missing)")
+    return model.eval(), tokenizer

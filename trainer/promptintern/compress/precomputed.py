@@ -1,0 +1,92 @@
+"""The user's own template for every rate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptintern_api.prompt import CompressorKind, PromptSpec
+
+from promptintern.compress.ranked import CompressedTemplate, count_tokens, measured, uncompressed
+from promptintern.errors import Problem, UserError
+from promptintern.prompt.template import Template, parse_template
+
+FIELD = "spec.prompt.compressor.templates"
+RATE_TOLERANCE = 1e-3
+"""How far the rate of a template may be from the stage's: ``0.333`` serves 1/3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputedTemplates:
+    """The user's own text for each rate."""
+
+    full: Template
+    by_rate: dict[float, Template]
+    tokenizer: Any
+
+    def compress(self, rate: float) -> CompressedTemplate:
+        """The text that the user wrote for ``rate``; at rate 1 the template itself, unless one is given.
+
+        Raises:
+            UserError: if there is none.
+        """
+        template = _nearest(self.by_rate, rate)
+        if template is None and rate >= 1:
+            return uncompressed(self.full, self.tokenizer)
+        if template is None:
+            raise UserError([_missing(rate, self.by_rate)])
+        return measured(
+            template.pieces,
+            rate=rate,
+            tokens=count_tokens(template.pieces, self.tokenizer),
+            full_tokens=count_tokens(self.full.pieces, self.tokenizer),
+        )
+
+
+def check_precomputed(spec: PromptSpec, rates: Sequence[float]) -> None:
+    """Whether a Precomputed compressor has a right template for each of ``rates``. Other compressors always have.
+
+    Raises:
+        UserError: naming every rate that has none.
+    """
+    if spec.compressor.kind is not CompressorKind.PRECOMPUTED:
+        return
+    by_rate = parse_precomputed(spec)
+    missing = [rate for rate in dict.fromkeys(rates) if rate < 1 and _nearest(by_rate, rate) is None]
+    if missing:
+        raise UserError([_missing(rate, by_rate) for rate in missing])
+
+
+def _missing(rate: float, by_rate: dict[float, Template]) -> Problem:
+    there = ", ".join(f"{known:g}" for known in sorted(by_rate, reverse=True))
+    return Problem(
+        where=FIELD,
+        message=f"has no template for rate {rate:g}, which the schedule asks for; there are templates for {there}",
+    )
+
+
+def _nearest(by_rate: dict[float, Template], rate: float) -> Template | None:
+    near = min(by_rate, key=lambda known: abs(known - rate), default=None)
+    return by_rate[near] if near is not None and abs(near - rate) <= RATE_TOLERANCE else None
+
+
+def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
+    """The templates by rate.
+
+    Raises:
+        UserError: naming every template that is wrong or lacks protected text, and every rate that stands there twice.
+    """
+    by_rate: dict[float, Template] = {}
+    problems: list[Problem] = []
+    for index, given in enumerate(spec.compressor.templates or []):
+        field = f"{FIELD}[{index}].template"
+        try:
+            template = parse_template(given.template, spec.protect, field=field)
+        except UserError as error:
+            problems += error.problems
+            continue
+        if given.rate in by_rate:
+            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"{given.rate:g} stands there twice"))
+        by_rate[given.rate] = template
+    if problems:
+        raise UserError(problems)
+    return by_rate

@@ -1,0 +1,81 @@
+"""Prints a whole job on a sample world: ``python -m promptintern.sample.job --world W --rows N``."""
+
+import argparse
+import sys
+from typing import Any
+
+import yaml
+
+from promptintern.sample import MODEL_URI, sample_template
+from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE
+
+EVAL_ROWS = 300
+
+
+def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, Any]:
+    """The job as plain data. Its settings bring 128 rows to their end within minutes on a CPU."""
+    data = "sample://formulas/{side}?world={world}&rows={rows}"
+    return {
+        "apiVersion": "promptintern.dev/v1alpha1",
+        "kind": "PromptInternJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": MODEL_URI, "dtype": "float32"},
+            "data": {
+                "train": {"uri": data.format(side="train", world=world, rows=rows)},
+                "eval": {"uri": data.format(side="eval", world=world, rows=EVAL_ROWS)},
+            },
+            "prompt": {
+                "template": sample_template(world),
+                "exampleTemplate": EXAMPLE_TEMPLATE,
+                "protect": [CUE],
+            },
+            "schedule": {"stages": 4, "curve": "Linear", "shots": 3, "finalRate": 0},
+            "training": {
+                "lora": {"r": 16, "alpha": 32},
+                "learningRate": 0.002,
+                "epochsPerStage": 4,
+                "rowsPerBatch": 16,
+            },
+            "evaluation": {"maxNewTokens": 16, "batchSize": 100},
+            "compute": {"workers": 0, "device": "CPU"},
+        },
+    }
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes text of several lines as a block."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # A text that starts with a line break (the cue) stays in quotes: as a block it would be hard to read.
+    style = "|" if "\n" in text.strip("\n") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Readable.add_representer(str, _represent_text)
+
+
+def render_job(*, world: int, rows: int, name: str) -> str:
+    """The job as YAML, with the template as a readable block."""
+    return yaml.dump(
+        build_job(world=world, rows=rows, name=name),
+        Dumper=_Readable,
+        sort_keys=False,
+        width=120,
+        allow_unicode=True,
+    )
+
+
+def main() -> None:
+    """Print the job."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", type=int, required=True)
+    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--name", default="quickstart")
+    arguments = parser.parse_args()
+    sys.stdout.write(render_job(world=arguments.world, rows=arguments.rows, name=arguments.name))
+
+
+if __name__ == "__main__":
+    main()

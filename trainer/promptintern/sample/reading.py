@@ -1,0 +1,76 @@
+"""How well a model reads: exact match on worlds that pretraining has not seen."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE, world_template
+from promptintern.sample.worlds import Question, Side, answer_question, ask, make_world, word_question
+
+LONGEST_ANSWER = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A prompt and the one right answer."""
+
+    prompt: str
+    answer: str
+
+
+def make_probes(world_name: str, *, questions: int, shots: int, pool: int = 128) -> list[Probe]:
+    """Held-out questions in the full prompt; the examples are the pool's questions with the most words in common."""
+    world = make_world(world_name)
+    template = world_template(world)
+    examples = list(islice(ask(world, Side.TRAIN), pool))
+
+    def block(question: Question) -> Iterator[str]:
+        for example in _nearest(question, examples, shots):
+            yield EXAMPLE_TEMPLATE.format(query=word_question(example), answer=answer_question(world, example))
+
+    return [
+        Probe(
+            prompt=template.replace("{examples}", "".join(block(question))).replace("{query}", word_question(question)),
+            answer=answer_question(world, question),
+        )
+        for question in islice(ask(world, Side.EVAL), questions)
+    ]
+
+
+def without_template(world_name: str, *, questions: int) -> list[Probe]:
+    """The same held-out questions alone, as the final stage sends them."""
+    world = make_world(world_name)
+    return [
+        Probe(prompt=word_question(question) + CUE, answer=answer_question(world, question))
+        for question in islice(ask(world, Side.EVAL), questions)
+    ]
+
+
+@torch.no_grad()
+def exact_match(model: Any, tokenizer: Any, probes: Sequence[Probe], *, batch: int = 50) -> float:
+    """Share of probes that greedy decoding answers to the letter."""
+    model.eval()
+    right = 0
+    for start in range(0, len(probes), batch):
+        part = probes[start : start + batch]
+        inputs = tokenizer(
+            [probe.prompt for probe in part], padding=True, return_tensors="pt", add_special_tokens=False
+        )
+        generated = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=LONGEST_ANSWER,
+            do_sample=False,
+        )[:, inputs["input_ids"].shape[1] :]
+        texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+        right += sum(text == probe.answer for text, probe in zip(texts, part, strict=True))
+    return right / len(probes)
+
+
+def _nearest(question: Question, pool: Sequence[Question], count: int) -> list[Question]:
+    words = set(word_question(question).split())
+    ranked = sorted(pool, key=lambda example: -len(words & set(word_question(example).split())))
+    return ranked[:count][::-1]

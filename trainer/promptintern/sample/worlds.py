@@ -1,0 +1,192 @@
+"""A world: a random formula language, and the questions that can be asked in it."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from promptintern.sample.words import (
+    AGGREGATES,
+    BRACKETS,
+    CODES,
+    DAYS,
+    FUNCTIONS,
+    MARKS,
+    NOUNS,
+    REGIONS,
+    SEPARATORS,
+)
+
+T = TypeVar("T")
+
+NUM_COLUMNS, NUM_FUNCTIONS, NUM_REGIONS = 16, 6, 5
+
+WITHOUT_REGION = (
+    "What is the {measure}{days}?",
+    "Show me the {measure}{days}.",
+    "Find the {measure}{days}.",
+    "I need the {measure}{days}.",
+    "Give the {measure}{days}, please.",
+)
+WITH_REGION = (
+    "What is the {measure}{days} in the {region}?",
+    "Show me the {measure} in the {region}{days}.",
+    "In the {region}, what is the {measure}{days}?",
+    "Find the {measure}{days} for the {region}.",
+    "For the {region}, I need the {measure}{days}.",
+)
+LOOK_BACK = (" over {days} days", " for the last {days} days", " of the past {days} days")
+
+NUM_WORDINGS = len(WITH_REGION) * len(LOOK_BACK)
+
+
+class Side(StrEnum):
+    """Which part of a world's questions."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """One formula language. The template has to say all of it: nothing can be known without reading."""
+
+    name: str
+    columns: Mapping[str, str]
+    """Noun to column code."""
+    functions: Mapping[str, str]
+    """Aggregate word to function name."""
+    regions: Mapping[str, str]
+    """Region word to region code."""
+    brackets: tuple[str, str]
+    separator: str
+    mark: str
+    """What stands before a region's code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked (the meaning) and how it is worded."""
+
+    aggregate: str
+    nouns: tuple[str, ...]
+    """One or two columns."""
+    days: int | None
+    region: str | None
+    wording: int
+    """Index of the phrasing, modulo the number of phrasings of the form."""
+
+    @property
+    def meaning(self) -> str:
+        """The question without its wording."""
+        return f"{self.aggregate}/{'+'.join(self.nouns)}/{self.days}/{self.region}"
+
+
+def make_world(
+    name: str,
+    *,
+    num_columns: int = NUM_COLUMNS,
+    num_functions: int = NUM_FUNCTIONS,
+    num_regions: int = NUM_REGIONS,
+    pool: int | None = None,
+) -> World:
+    """The world of that name: the same name gives the same world, on every machine and Python version.
+
+    ``pool`` keeps to the first so many nouns and codes (for the first levels of pretraining).
+    """
+    rng = random.Random(name)
+    codes = rng.sample(CODES[:pool], num_columns + num_regions)
+    return World(
+        name=name,
+        columns=dict(zip(rng.sample(NOUNS[:pool], num_columns), codes[:num_columns], strict=True)),
+        functions=dict(zip(rng.sample(AGGREGATES, num_functions), rng.sample(FUNCTIONS, num_functions), strict=True)),
+        regions=dict(zip(rng.sample(REGIONS, num_regions), codes[num_columns:], strict=True)),
+        brackets=rng.choice(BRACKETS),
+        separator=rng.choice(SEPARATORS),
+        mark=rng.choice(MARKS),
+    )
+
+
+def word_question(question: Question) -> str:
+    """The question in English, such as ``What is the total sales and price in the north?``."""
+    look_back = ""
+    if question.days is not None:
+        look_back = LOOK_BACK[question.wording % len(LOOK_BACK)].format(days=question.days)
+    phrasings = WITHOUT_REGION if question.region is None else WITH_REGION
+    return phrasings[question.wording % len(phrasings)].format(
+        measure=f"{question.aggregate} {' and '.join(question.nouns)}", days=look_back, region=question.region
+    )
+
+
+def answer_question(world: World, question: Question) -> str:
+    """The question in the world's formula language, such as ``FOLD[QX;LM]@HT``."""
+    arguments = [world.columns[noun] for noun in question.nouns]
+    if question.days is not None:
+        arguments.append(str(question.days))
+    left, right = world.brackets
+    formula = f"{world.functions[question.aggregate]}{left}{world.separator.join(arguments)}{right}"
+    return formula if question.region is None else f"{formula}{world.mark}{world.regions[question.region]}"
+
+
+def ask(world: World, side: Side) -> Iterator[Question]:
+    """The world's questions on one side, in a fixed order; no meaning comes twice nor stands on both sides.
+
+    Nouns, regions, aggregates and forms are dealt like cards, every one of them once before any comes again, so that
+    even a few rows show most of the language: what no row shows, no answer can teach. About a quarter of the meanings
+    is on the eval side. The iterator ends when the world has (almost) no further question, after some thousands.
+    """
+    rng = random.Random(f"{world.name}/{side}")
+    nouns = _deal(rng, tuple(world.columns))
+    aggregates = _deal(rng, tuple(world.functions))
+    regions = _deal(rng, tuple(world.regions))
+    forms = _deal(rng, [(second, region) for second in ("none", "column", "days") for region in (False, True)])
+    seen: set[str] = set()
+    while True:
+        noun, aggregate, (second, has_region) = next(nouns), next(aggregates), next(forms)
+        region = next(regions) if has_region else None
+        other = next(n for n in nouns if n != noun) if second == "column" else None
+        for attempt in range(100):
+            question = Question(
+                aggregate=aggregate,
+                nouns=(noun,) if other is None else (noun, other),
+                days=rng.choice(DAYS) if second == "days" else None,
+                region=region,
+                wording=rng.randrange(NUM_WORDINGS),
+            )
+            if question.meaning not in seen and side_of(world, question) is side:
+                break
+            aggregate = rng.choice(tuple(world.functions))
+            if attempt > 20:  # The dealt nouns are used up in this form: ask of one of them over some days.
+                second, other = "days", None
+        else:
+            return
+        seen.add(question.meaning)
+        yield question
+
+
+def side_of(world: World, question: Question) -> Side:
+    """The side that a meaning is on, by its hash: wording does not matter."""
+    digest = hashlib.sha256(f"{world.name}/{question.meaning}".encode()).digest()
+    return Side.EVAL if digest[0] % 4 == 0 else Side.TRAIN
+
+
+def random_question(
+    world: World, rng: random.Random, *, pairs: bool = True, days: bool = True, regions: bool = True
+) -> Question:
+    """Any question of the allowed forms, for pretraining."""
+    seconds = ["none", *(["column"] if pairs else []), *(["days"] if days else [])]
+    second = rng.choice(seconds)
+    return Question(
+        aggregate=rng.choice(tuple(world.functions)),
+        nouns=tuple(rng.sample(tuple(world.columns), 2 if second == "column" else 1)),
+        days=rng.choice(DAYS) if second == "days" else None,
+        region=rng.choice(tuple(world.regions)) if regions and rng.random() < 0.5 else None,
+        wording=rng.randrange(NUM_WORDINGS),
+    )
+
+
+def _deal(rng: random.Random, cards: Sequence[T]) -> Iterator[T]:
+    while True:
+        yield from rng.sample(cards, len(cards))
