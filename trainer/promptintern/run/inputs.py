@@ -166,7 +166,10 @@ def fit_to_context(
         )
     prompts = render(job, template, rows=data.train, neighbours=examples.train, shots=examples.shots, pool=pool)
     long_train = [
-        length_of(encoded).total > max_tokens for encoded in encoder.encode(prompts, [row.answer for row in data.train])
+        length_of(encoded).total > max_tokens
+        for encoded in encoder.encode(
+            prompts, [row.answer for row in data.train], wheres=[row.where for row in data.train]
+        )
     ]
     prompts = render(job, template, rows=data.eval, neighbours=examples.eval, shots=examples.shots, pool=pool)
     long_eval = [len(ids) > room for ids in encoder.encode_prompts(prompts)]
