@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import s3fs
-from aiobotocore.session import AioSession  # type: ignore[import-untyped]
-from botocore import xform_name  # type: ignore[import-untyped]
-from botocore.loaders import create_loader  # type: ignore[import-untyped]
+from aiobotocore.session import AioSession
+from botocore import xform_name
+from botocore.loaders import create_loader
 from fsspec.asyn import sync
 
 from promptintern.storage.options import S3Options

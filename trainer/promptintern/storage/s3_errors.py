@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import aiohttp
-from botocore import exceptions as boto  # type: ignore[import-untyped]
-from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 from fsspec.asyn import FSTimeoutError
 
 from promptintern.errors import RunFailed, UserError
