@@ -34,7 +34,7 @@ class Packing(StrEnum):
     """Whether several prompts share one row."""
 
     AUTO = "Auto"
-    OFF = "Off"
+    NEVER = "Never"
 
 
 class Lora(ApiModel):
@@ -121,7 +121,7 @@ class TrainingSpec(ApiModel):
     ] = None
     packing: Annotated[
         Packing,
-        Field(description=("Auto packs several prompts into a row where the model allows it exactly; Off never does.")),
+        Field(description=("Auto packs several prompts into a row where the model allows it exactly; Never does not.")),
     ] = Packing.AUTO
     max_tokens: Annotated[
         int | None,

@@ -18,7 +18,7 @@ NORM_TOLERANCE = 2e-3
 """Relative. The gradient's norm falls toward zero while the loss does, so its rounding weighs more."""
 
 SETTINGS = {
-    "one process, no packing": ["--set", "training.packing=Off"],
+    "one process, no packing": ["--set", "training.packing=Never"],
     "one process": [],
     "one process, small packs": ["--set", "training.tokensPerPack=128"],
     "one Ray worker": ["--workers", "1"],

@@ -99,7 +99,8 @@ def test_a_server_that_stays_away_is_named(own_s3: S3Server, tmp_path: Path) -> 
     ended = finish(process)
     assert ended.code == 1, ended.text
     last = ended.text.strip().splitlines()[-1]
-    assert f"s3://{bucket}/runs" in last
+    for named in (f"bucket {bucket}", "key runs/default/tiny-", "Object failed"):
+        assert named in last
     assert "Traceback" not in ended.text
 
 

@@ -167,7 +167,7 @@ def embedder(job: PromptInternJob, device: torch.device) -> Any:
 
 
 def _packing(job: PromptInternJob, model: Any, tokenizer: Any, device: torch.device) -> tuple[bool, list[str]]:
-    if job.spec.training.packing is Packing.OFF:
+    if job.spec.training.packing is Packing.NEVER:
         return False, ["Packing is off, as the job says: one prompt a row."]
     if packs_exactly(model, vocab_size=min(len(tokenizer), model.config.vocab_size), device=device):
         return True, []

@@ -9,7 +9,15 @@ import yaml
 from promptintern.sample import MODEL_URI, sample_template
 from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE
 
-EVAL_ROWS = 300
+EVAL_ROWS = 1000
+"""So many that a difference of a point can be told from luck."""
+STAGES: tuple[dict[str, float], ...] = (
+    {"templateRate": 1, "shots": 3, "epochs": 1},
+    {"templateRate": 0.67, "shots": 2, "epochs": 2},
+    {"templateRate": 0.33, "shots": 1, "epochs": 4},
+    {"templateRate": 0, "shots": 0, "epochs": 32},
+)
+"""A linear schedule; most passes go to the last stage, whose prompts are short and cheap."""
 
 
 def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, Any]:
@@ -30,11 +38,10 @@ def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, A
                 "exampleTemplate": EXAMPLE_TEMPLATE,
                 "protect": [CUE],
             },
-            "schedule": {"stages": 4, "curve": "Linear", "shots": 3, "finalRate": 0},
+            "schedule": {"explicit": [dict(stage) for stage in STAGES]},
             "training": {
                 "lora": {"r": 16, "alpha": 32},
                 "learningRate": 0.002,
-                "epochsPerStage": 4,
                 "rowsPerBatch": 16,
             },
             "evaluation": {"maxNewTokens": 16, "batchSize": 100},
@@ -48,8 +55,8 @@ class _Readable(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # A text that starts with a line break (the cue) stays in quotes: as a block it would be hard to read.
-    style = "|" if "\n" in text.strip("\n") else None
+    # A text that starts with a line break (the cue) is written with its escape: as a block it would be hard to read.
+    style = '"' if text.startswith("\n") else "|" if "\n" in text.strip("\n") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
