@@ -44,8 +44,10 @@ check: ## Quality gates: format, lint, types, layers, freshness of generated fil
 format: ## Format the code and fix what the linter can
 	@uv=$(UV); $$uv run --frozen --no-sync ruff format . && $$uv run --frozen --no-sync ruff check --fix .
 
-generate: ## Write the CRD, docs/api.md and the examples again
+generate: ## Write the CRD, docs/api.md and the sample jobs again
 	@$(RUN) promptintern-crd --write
+	@$(RUN) python -m promptintern.sample.job --world 1 --rows 128 > examples/quickstart.yaml
+	@$(RUN) python -m promptintern.sample.job --world 1 --rows 16 --name few-rows > examples/few-rows.yaml
 
 quality: ## Benchmark: QueryOnly against Direct over numbers of rows (hours on a laptop)
 	@$(RUN) python benchmarks/quality.py

@@ -13,6 +13,8 @@ _COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized"
 def print_verdict(report: Report, run_uri: str) -> None:
     """Verdict first, then a row an arm, then the paths."""
     out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=120)
     verdict = report.verdict
     out.print(Text(f"\n{verdict.outcome}", style=f"bold {_COLOURS[verdict.outcome]}"), Text(f" {verdict.headline}"))
     out.print(_table(report))
@@ -26,15 +28,15 @@ def print_verdict(report: Report, run_uri: str) -> None:
 
 def _table(report: Report) -> Table:
     table = Table(title=f"{report.job.name}: {report.arms[0].rows} held-out queries", title_justify="left")
-    table.add_column("arm")
-    table.add_column("exact match", justify="right")
+    table.add_column("arm", no_wrap=True)
+    table.add_column("exact match", justify="right", no_wrap=True)
     if any(arm.bleu for arm in report.arms):
-        table.add_column("BLEU", justify="right")
-    table.add_column("prompt tokens", justify="right")
+        table.add_column("BLEU", justify="right", no_wrap=True)
+    table.add_column("prompt tokens", justify="right", no_wrap=True)
     if any(arm.latency for arm in report.arms):
-        table.add_column("latency", justify="right")
+        table.add_column("latency", justify="right", no_wrap=True)
     if any(arm.cost_per_thousand is not None for arm in report.arms):
-        table.add_column("cost per 1,000", justify="right")
+        table.add_column("cost per 1,000", justify="right", no_wrap=True)
     for arm in report.arms:
         table.add_row(*_cells(arm, report))
     return table
