@@ -1,9 +1,11 @@
 """Writing beside training."""
 
 import threading
+import weakref
 
 import pytest
 from promptintern.errors import RunFailed
+from promptintern.storage import background
 from promptintern.storage.background import BackgroundWriter
 
 WAIT = 10
@@ -107,7 +109,8 @@ def test_an_error_frees_a_caller_that_waits() -> None:
     writer.close()
 
 
-def test_a_failed_block_waits_for_nothing() -> None:
+def test_a_failed_block_leaves_hung_work_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "_LEAVE_SECONDS", 0.05)
     gate, done = Gate(), []
     with pytest.raises(KeyError), BackgroundWriter() as writer:
         writer.submit(gate)
@@ -120,3 +123,38 @@ def test_a_failed_block_waits_for_nothing() -> None:
     assert done == []
     with pytest.raises(RuntimeError, match="closed"):
         writer.submit(lambda: None)
+
+
+def test_what_work_held_is_let_go_once_it_is_done() -> None:
+    """A tensor that this thread frees while the interpreter shuts down would end the process with SIGABRT."""
+
+    class Tensors:
+        pass
+
+    with BackgroundWriter() as writer:
+        for end in (lambda _held: None, lambda _held: _fail()):
+            held = Tensors()
+            alive = weakref.ref(held)
+            writer.submit(lambda held=held, end=end: end(held))
+            del held
+            try:
+                writer.drain()
+            except RunFailed as error:
+                error.__traceback__ = None
+            assert alive() is None
+
+
+def test_a_failed_block_waits_for_work_that_is_about_to_end() -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        threading.Event().wait(0.05)
+        ended.set()
+
+    with pytest.raises(KeyError), BackgroundWriter() as writer:
+        writer.submit(work)
+        assert started.wait(WAIT)
+        raise KeyError("in training")
+    assert ended.is_set()
+    assert not writer._thread.is_alive()

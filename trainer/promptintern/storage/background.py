@@ -5,13 +5,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+_LEAVE_SECONDS = 5.0
+"""How long a failed block waits for what still runs."""
+
 
 class BackgroundWriter:
     """Runs one piece of work at a time on a thread of its own, with at most one more waiting.
 
     What a piece of work raises is raised again by the caller's next ``submit``, ``poll`` or ``drain``, once. As
-    a context manager it drains at the end; if the block raises, what waits is dropped and nobody waits for what
-    runs.
+    a context manager it drains at the end; if the block raises, what waits is dropped and what runs has a few
+    seconds to end.
     """
 
     def __init__(self) -> None:
@@ -59,14 +62,18 @@ class BackgroundWriter:
             self._raise_error()
 
     def close(self, *, wait: bool = True) -> None:
-        """End the thread: after all work, or (``wait=False``) after what runs now, without waiting for it."""
+        """End the thread: after all work, or (``wait=False``) after what runs now, waiting a few seconds at most.
+
+        A thread that comes back from its work while the interpreter shuts down brings the process down with SIGABRT
+        (it frees tensors, in C++), so a thread that is about to end is waited for, and only a hung one is left.
+        """
         with self._changed:
             self._closed = True
             if not wait:
                 self._waiting = None
             self._changed.notify_all()
+        self._thread.join(None if wait else _LEAVE_SECONDS)
         if wait:
-            self._thread.join()
             self.poll()
 
     def __enter__(self) -> Self:
@@ -96,7 +103,10 @@ class BackgroundWriter:
                 work()
             except BaseException as raised:  # noqa: BLE001 -- handed to the caller's thread
                 error = raised
+            # What the work holds (a copy of all parameters, say) is let go before anybody hears that it is done.
+            del work
             with self._changed:
                 self._running = False
                 self._error = self._error or error
+                del error
                 self._changed.notify_all()
