@@ -1,6 +1,6 @@
 """What staging is worth: exact match of the query alone over numbers of training rows, staged against direct tuning.
 
-    python benchmarks/quality.py [--rows 8 16 24 32 128] [--worlds 5] [--out docs/quality.json]
+    python benchmarks/quality.py [--rows 8 16 24 32 128] [--worlds 5] [--held-out 500] [--out docs/quality.json]
 
 For every number of rows and every sample world that the base model has never seen, one job runs with Direct at equal
 rows (each row is seen as often) and one with Direct at equal tokens (as many training tokens). The stages are the same
@@ -51,7 +51,7 @@ class Quiet:
         return False
 
 
-def measure(rows: int, world: int, folder: Path) -> dict[str, float]:
+def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, float]:
     """Exact match in percent of every arm."""
     storage = folder.as_uri()
     figures = {}
@@ -59,6 +59,7 @@ def measure(rows: int, world: int, folder: Path) -> dict[str, float]:
     for budget in ("Rows", "Tokens"):
         document = build_job(world=world, rows=rows, name="quality")
         document["spec"]["evaluation"] |= {"latencyQueries": 0, "stageRows": 1, "directBudget": budget}
+        document["spec"]["data"]["eval"]["uri"] = f"sample://formulas/eval?world={world}&rows={held_out}"
         document["spec"]["evaluation"]["gate"] = {"onFail": "Continue"}
         job = parse_job(document)
         own = Path(open_run(job, storage).store.uri.removeprefix("file://"))
@@ -66,8 +67,7 @@ def measure(rows: int, world: int, folder: Path) -> dict[str, float]:
             for part in ("stages/0", "stages/1", "stages/2", "stages/3", "adapter"):
                 shutil.copytree(first / part, own / part)
             for arm in ("FullPrompt", "QueryOnly", "Base"):
-                (own / "evaluation").mkdir(parents=True, exist_ok=True)
-                shutil.copy(first / f"evaluation/{arm}.json", own / "evaluation")
+                shutil.copytree(first / f"evaluation/{arm}", own / f"evaluation/{arm}")
         report: Report = run_job(job, storage_uri=storage, workers=0, observer=Quiet())
         exact = {arm.name: 100 * arm.exact_match.value for arm in report.arms}
         figures |= {name: exact[name] for name in ("FullPrompt", "QueryOnly", "Base")}
@@ -88,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 24, 32, 128])
     parser.add_argument("--worlds", type=int, default=5)
+    parser.add_argument("--held-out", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("docs/quality.json"))
     arguments = parser.parse_args()
     quiet_libraries()
@@ -96,7 +97,7 @@ def main() -> None:
     for rows in arguments.rows:
         for world in range(FIRST_WORLD, FIRST_WORLD + arguments.worlds):
             with tempfile.TemporaryDirectory(prefix="promptintern-quality-") as folder:
-                figures = measure(rows, world, Path(folder))
+                figures = measure(rows, world, arguments.held_out, Path(folder))
             results.setdefault(str(rows), []).append(figures)
             passed = time.monotonic() - began
             print(f"[{passed:6.0f} s] rows {rows}, world {world}: {figures}", file=sys.stderr, flush=True)
@@ -105,7 +106,8 @@ def main() -> None:
         "python": platform.python_version(),
         **{name: version(name) for name in ("promptintern", "torch", "transformers", "peft")},
     }
-    arguments.out.write_text(json.dumps({"machine": machine, "exactMatch": results}, indent=1) + "\n")
+    document = {"machine": machine, "heldOutRows": arguments.held_out, "exactMatch": results}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
     arms = list(next(iter(results.values()))[0])
     print(f"| rows | {' | '.join(arms)} |\n|---:|{'---:|' * len(arms)}")
     for rows, worlds in results.items():

@@ -43,7 +43,7 @@ class Toleration(ApiModel):
 
 
 class ComputeSpec(ApiModel):
-    """The cluster of one job. `promptintern run` uses `workers` (or --workers) and `device` only."""
+    """The cluster of one job. `promptintern run` uses `device` and `gpusPerWorker` only; it has --workers."""
 
     workers: Annotated[
         int,

@@ -40,7 +40,11 @@ class Metadata(ApiModel):
         StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63),
         Field(description="Namespace, and a folder in the storage."),
     ] = "default"
-    uid: Annotated[str | None, Field(description="Given by the API server; part of the run's folder.")] = None
+    uid: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[0-9A-Za-z-]{8,64}$"),
+        Field(description="Given by the API server; part of the run's folder."),
+    ] = None
     labels: Annotated[
         dict[str, str], Field(description="Labels; kueue.x-k8s.io/queue-name has Kueue admit the job.")
     ] = {}

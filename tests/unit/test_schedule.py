@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from promptintern.schedule import Stage, build_stages, remaining
+from promptintern.schedule import Stage, build_stages, full_prompt_shots, remaining
 from promptintern_api.schedule import Curve, ScheduleSpec
 from promptintern_api.training import TrainingSpec
 
@@ -78,3 +78,10 @@ def test_exponential_falls_before_linear_and_inverse_exponential_after(stages: i
     assert remaining(Curve.EXPONENTIAL, stage, stages) < linear < remaining(Curve.INVERSE_EXPONENTIAL, stage, stages)
     mirrored = remaining(Curve.EXPONENTIAL, stages - 1 - stage, stages)
     assert remaining(Curve.INVERSE_EXPONENTIAL, stage, stages) == pytest.approx(1 - mirrored)
+
+
+def test_the_full_prompt_has_all_examples_also_where_no_stage_has() -> None:
+    assert full_prompt_shots(ScheduleSpec(stages=1, shots=3)) == 3
+    assert full_prompt_shots(ScheduleSpec()) == 5
+    explicit = [{"templateRate": 1, "shots": 4}, {"templateRate": 0, "shots": 0}]
+    assert full_prompt_shots(ScheduleSpec.model_validate({"explicit": explicit})) == 4

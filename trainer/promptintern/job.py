@@ -11,6 +11,7 @@ import yaml
 from promptintern_api import InvalidJob, PromptInternJob, parse_job
 
 from promptintern.errors import UserError
+from promptintern.uris import to_uri
 
 _URI_FIELDS = (
     ("model", "uri"),
@@ -22,6 +23,35 @@ _URI_FIELDS = (
 )
 _IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
 """The parts of a spec that decide what a run computes. A job that differs elsewhere only continues the same run."""
+_REPORT_ONLY = ("prices", "latencyQueries")
+"""Fields of spec.evaluation that change the report and no answer."""
+
+
+class JobLoader(yaml.SafeLoader):
+    """Reads YAML as kubectl does: dates are text, and a key that stands twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A dict; raises at a key that stands twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice in one mapping", key.start_mark
+                    )
+                seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+JobLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
@@ -39,13 +69,16 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
     except OSError as error:
         raise UserError.at(str(path), f"cannot be read: {error.strerror}") from None
     try:
-        documents = [d for d in yaml.safe_load_all(text) if d is not None]
+        documents = [d for d in yaml.load_all(text, Loader=JobLoader) if d is not None]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError.at(where, f"is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError.at(str(path), f"is not valid YAML: {_reason(error)}") from None
     if len(documents) != 1:
-        raise UserError.at(str(path), f"holds {len(documents)} YAML documents; exactly one job is wanted")
+        found = "is empty" if not documents else f"holds {len(documents)} YAML documents"
+        raise UserError.at(str(path), f"{found}; exactly one job is wanted")
     document = documents[0]
     if not isinstance(document, dict):
         raise UserError.at(str(path), "is no mapping; a job starts with apiVersion and kind")
@@ -68,16 +101,19 @@ def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[s
         keys = name.strip().split(".")
         if not equals or not all(keys):
             raise UserError.at(f"--set {override}", "is not of the form a.b=c")
-        if keys[0] not in ("spec", "metadata"):
+        if keys[0] not in ("spec", "metadata", "apiVersion", "kind"):
             keys = ["spec", *keys]
         node = result
         for key in keys[:-1]:
-            node = node.setdefault(key, {})
+            if node.get(key) is None:
+                node[key] = {}
+            node = node[key]
             if not isinstance(node, dict):
-                raise UserError.at(f"--set {override}", f"{key} is no mapping in this job")
+                what = "a list, which is set as a whole (a.b=[...])" if isinstance(node, list) else "no mapping"
+                raise UserError.at(f"--set {override}", f"{key} is {what} in this job")
         try:
-            node[keys[-1]] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            node[keys[-1]] = yaml.load(value, Loader=JobLoader)  # noqa: S506 -- it is a SafeLoader
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError.at(f"--set {override}", "has a value that is not valid YAML") from None
     return _absolute(result, Path.cwd())
 
@@ -90,10 +126,10 @@ def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
         for key in parents:
             node = node.get(key) if isinstance(node, dict) else None
         if isinstance(node, dict) and isinstance(value := node.get(leaf), str):
-            if value.startswith("file://") and not value.startswith("file:///"):
+            if value.startswith("file://") and not value.startswith(("file:///", "file://localhost/")):
                 value = value.removeprefix("file://")
-            if value and "://" not in value:
-                node[leaf] = f"file://{(base / value).resolve()}"
+            if value:
+                node[leaf] = to_uri(value, base)
     return result
 
 
@@ -102,6 +138,7 @@ def run_id(job: PromptInternJob) -> str:
     if job.metadata.uid:
         return job.metadata.uid[:8]
     spec = job.spec.to_wire()
+    spec["evaluation"] = {name: value for name, value in spec["evaluation"].items() if name not in _REPORT_ONLY}
     identity = json.dumps({key: spec.get(key) for key in _IDENTITY}, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
 

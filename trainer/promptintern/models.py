@@ -4,23 +4,33 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import nn
 
-from promptintern.errors import UserError
+from promptintern.errors import RunFailed, UserError
 from promptintern.sample import sample_model_path
 from promptintern.storage.options import S3Options
+from promptintern.uris import shown
+
+if TYPE_CHECKING:
+    from promptintern.storage.store import Store
 
 FIELD = "spec.model.uri"
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files of a model folder that are data: configuration, weights as safetensors, tokenizer, chat template."""
+_UNWANTED = ("*/*", "consolidated*.safetensors")
+"""Copies of the weights in other formats that some hubs' models carry."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SMALL = 4 * 2**20
+"""Files up to this size count whole in a model's digest, of larger ones so many blocks of that size."""
+_NUM_BLOCKS, _BLOCK = 256, 64 * 2**10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +41,21 @@ class ModelFolder:
     path: Path
 
     def digest(self) -> str:
-        """SHA-256 over names, sizes and small files: it changes when the model does, without reading all weights."""
+        """SHA-256 over names, sizes, small files, and blocks spread evenly over large ones.
+
+        It changes when the model is trained further, which changes nearly every weight, without reading all of them.
+        """
         total = hashlib.sha256()
-        for file in sorted(p for p in self.path.iterdir() if p.is_file()):
-            total.update(f"{file.name}:{file.stat().st_size};".encode())
-            if file.stat().st_size < 32 * 2**20:
-                total.update(file.read_bytes())
+        for path in sorted(p for p in self.path.iterdir() if p.is_file() and _matches(p.name, _WANTED)):
+            size = path.stat().st_size
+            total.update(f"{path.name}:{size};".encode())
+            if size <= _SMALL:
+                total.update(path.read_bytes())
+                continue
+            with path.open("rb") as file:
+                for number in range(_NUM_BLOCKS):
+                    file.seek(number * (size - _BLOCK) // (_NUM_BLOCKS - 1))
+                    total.update(file.read(_BLOCK))
         return total.hexdigest()
 
 
@@ -51,20 +70,22 @@ def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) ->
     Raises:
         UserError: at ``field``, if there is no such model, or its weights are not safetensors.
     """
-    scheme = urlsplit(uri).scheme
-    fetch: Callable[[str, S3Options | None, str], Path] = {
+    fetches: dict[str, Callable[[str, S3Options | None, str], Path]] = {
         "sample": lambda u, _s, _f: sample_model_path(u),
         "file": _local,
         "s3": _from_s3,
         "hf": _from_hub,
-    }[scheme]
+    }
+    fetch = fetches.get(urlsplit(uri).scheme)
+    if fetch is None:
+        raise UserError.at(field, f"{uri} is none of {', '.join(f'{scheme}://' for scheme in fetches)}")
     path = fetch(uri, s3, field)
     _check(path, field)
     return ModelFolder(uri=uri, path=path)
 
 
 def _local(uri: str, _s3: S3Options | None, field: str) -> Path:
-    path = Path(unquote(uri.removeprefix("file://")))
+    path = Path(shown(uri))
     if not path.is_dir():
         raise UserError.at(field, f"{path} is no folder; give the folder that save_pretrained wrote")
     return path
@@ -74,16 +95,32 @@ def _from_s3(uri: str, s3: S3Options | None, field: str) -> Path:
     from promptintern.storage.store import open_store
 
     store = open_store(uri, s3=s3)
-    target = cache_root() / "models" / hashlib.sha256(f"{uri}|{s3}".encode()).hexdigest()[:16]
-    names = [name for name in store.list() if "/" not in name and Path(name).match("*.*")]
-    wanted = [name for name in names if any(Path(name).match(pattern) for pattern in _WANTED)]
-    if not names:
+    sizes = {name: size for name, size in store.sizes().items() if "/" not in name}
+    if not sizes:
         raise UserError.at(field, f"nothing is stored under {uri}")
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for name in wanted or names:
-        store.download(name, target / name)
+    wanted = {n: s for n, s in sizes.items() if _matches(n, _WANTED) and not _matches(n, _UNWANTED)} or sizes
+    target = cache_root() / "models" / hashlib.sha256(f"{uri}|{s3}|{sorted(wanted.items())}".encode()).hexdigest()[:16]
+    if not target.is_dir():
+        _download(store, wanted, target)
     return target
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(Path(name).match(pattern) for pattern in patterns)
+
+
+def _download(store: "Store", names: Mapping[str, int], target: Path) -> None:
+    """The files at ``target``, all or none: workers of one machine may fetch the same model at once."""
+    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+    try:
+        for name in names:
+            store.download(name, partial / name)
+        partial.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was first
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
@@ -97,7 +134,11 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
 
     name, _, revision = uri.removeprefix("hf://").partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_WANTED)))
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)
+            )
+        )
     except GatedRepoError:
         raise UserError.at(
             field, f"{name} is gated: accept its terms and set HF_TOKEN (spec.model.secretRef)"
@@ -161,9 +202,12 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
     """
     from transformers import AutoModelForCausalLM
 
+    config = load_config(folder, field=field)
+    _without_dropout(config)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder.path,
+            config=config,
             dtype=dtype,
             trust_remote_code=False,
             local_files_only=True,
@@ -179,19 +223,26 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
             f"the weights in {folder.path} lack {len(missing)} of the model's tensors, first {missing[0]}",
         )
     model.requires_grad_(requires_grad=False)
-    _without_dropout(model)
-    result: nn.Module = model.to(device)
+    try:
+        result: nn.Module = model.to(device)
+    except torch.OutOfMemoryError:
+        raise RunFailed(
+            f"{device} has too little memory for the model in {folder.path}; take a larger device, a smaller model, or "
+            "spec.model.dtype: bfloat16"
+        ) from None
     return result
 
 
-def _without_dropout(model: nn.Module) -> None:
-    """Base dropout off, also in training mode: packed rows must not depend on what stands beside them."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "dropout_p", "hidden_dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+def _without_dropout(config: Any) -> None:
+    """Base dropout off, also in training mode: packed rows must not depend on what stands beside them.
+
+    In the configuration, since models keep the number under names of their own once they are built.
+    """
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+        elif hasattr(value, "to_dict"):  # a part's own configuration
+            _without_dropout(value)
 
 
 def context_length(model_config: Any) -> int | None:
@@ -201,6 +252,15 @@ def context_length(model_config: Any) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def empty_model(config: Any) -> nn.Module:
+    """A causal language model of that configuration whose weights have shapes only."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model
 
 
 def load_config(folder: ModelFolder, *, field: str = FIELD) -> Any:

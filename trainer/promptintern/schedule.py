@@ -53,7 +53,7 @@ def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
             for index, stage in enumerate(schedule.explicit)
         ]
     count = DEFAULT_STAGES if schedule.stages is None else schedule.stages
-    most_shots = DEFAULT_SHOTS if schedule.shots is None else schedule.shots
+    most_shots = full_prompt_shots(schedule)
     final = DEFAULT_FINAL_RATE if schedule.final_rate is None else schedule.final_rate
     left = [remaining(schedule.curve or Curve.LINEAR, s, count) for s in range(count)]
     return [
@@ -65,6 +65,13 @@ def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
         )
         for s, u in enumerate(left)
     ]
+
+
+def full_prompt_shots(schedule: ScheduleSpec) -> int:
+    """K: the examples of the prompt that is paid for today, also where no stage has as many (``stages: 1``)."""
+    if schedule.explicit is not None:
+        return max(stage.shots for stage in schedule.explicit)
+    return DEFAULT_SHOTS if schedule.shots is None else schedule.shots
 
 
 def remaining(curve: Curve, stage: int, stages: int) -> float:

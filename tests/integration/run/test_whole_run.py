@@ -37,6 +37,11 @@ class Runner:
         report: dict[str, Any] = json.loads((self.output / "report/report.json").read_text())
         return report
 
+    def predictions(self, arm: str) -> list[str]:
+        answers: dict[str, Any] = json.loads((self.output / f"evaluation/{arm}/document.json").read_text())
+        predictions: list[str] = answers["predictions"]
+        return predictions
+
     def stages(self) -> dict[str, dict[str, Any]]:
         return {p.parent.name: json.loads(p.read_text()) for p in self.output.glob("stages/*/manifest.json")}
 
@@ -67,13 +72,15 @@ def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
     assert stages["1"]["parent"] and stages["2"]["parent"] and stages["1"]["parent"] != stages["2"]["parent"]
     assert not list(runner.output.glob("stages/*/e*/checkpoints/*"))
 
-    # Again: nothing is trained again, and the report is built anew.
+    # Again: nothing is trained again, and the report is built anew, to the same bytes.
     before = (runner.output / "adapter/adapter_model.safetensors").read_bytes()
+    reported = (runner.output / "report/report.html").read_bytes()
     again = runner.run(job)
     assert again.code == 0, again.err
     assert "step" not in again.err
     assert (runner.output / "adapter/adapter_model.safetensors").read_bytes() == before
     assert runner.stages() == stages
+    assert (runner.output / "report/report.html").read_bytes() == reported
 
     (runner.output / "report/report.html").unlink()
     assert runner("report", runner.output).code == 0
@@ -89,8 +96,7 @@ def test_the_adapter_gives_stock_peft_the_trainers_answers(runner: Runner) -> No
     tokenizer = AutoTokenizer.from_pretrained(runner.folder / "model")
     model = PeftModel.from_pretrained(base, str(runner.output / "adapter")).eval()
     rows = [json.loads(line) for line in (runner.folder / "eval.jsonl").read_text().splitlines()]
-    stored = json.loads((runner.output / "evaluation/QueryOnly.json").read_text())
-    for row, expected in zip(rows, stored["predictions"], strict=True):
+    for row, expected in zip(rows, runner.predictions("QueryOnly"), strict=True):
         ids = tokenizer(f"{row['query']}\nCode:", return_tensors="pt").input_ids
         written = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
         assert tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True) == expected
@@ -99,7 +105,7 @@ def test_the_adapter_gives_stock_peft_the_trainers_answers(runner: Runner) -> No
 def test_predict_and_export(runner: Runner) -> None:
     assert runner.run(tiny_job(runner.folder)).code == 0
     rows = [json.loads(line) for line in (runner.folder / "eval.jsonl").read_text().splitlines()]
-    stored = json.loads((runner.output / "evaluation/QueryOnly.json").read_text())["predictions"]
+    stored = runner.predictions("QueryOnly")
 
     target = runner.folder / "answers.jsonl"
     asked = runner("predict", runner.output, "--input", runner.folder / "eval.jsonl", "--output", target)
@@ -207,6 +213,130 @@ def test_changed_data_is_not_mixed_into_a_run(runner: Runner) -> None:
     ran = runner("run", tiny, "--workdir", runner.folder / "runs")
     assert ran.code == 2
     assert "spec.data.train.uri: the file has changed" in ran.err
+
+
+def test_a_changed_base_model_is_not_mixed_into_a_run(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+    assert runner.run(job).code == 0
+    weights = runner.folder / "model/model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-2:] = b"\0\0"
+    weights.write_bytes(changed)
+    ran = runner.run(job)
+    assert ran.code == 2
+    assert "spec.model.uri: the base model has changed since this run began" in ran.err
+    asked = runner("predict", runner.output, "add 1 to 2")
+    assert asked.code == 0
+    assert "is not the base model that the adapter was trained on" in asked.err
+
+
+def test_answers_of_another_adapter_are_not_taken_over(runner: Runner) -> None:
+    """A stage that is made again makes what was measured on it stale."""
+    job = tiny_job(runner.folder)
+    assert runner.run(job).code == 0
+    document = runner.output / "evaluation/QueryOnly/document.json"
+    manifest = runner.output / "evaluation/QueryOnly/manifest.json"
+    other = json.loads(manifest.read_text()) | {"parent": "0" * 64}
+    before = document.read_bytes()
+    manifest.write_text(json.dumps(other))
+    assert runner.run(job).code == 0
+    assert json.loads(manifest.read_text())["parent"] != "0" * 64
+    assert document.read_bytes() == before
+
+
+def test_a_finished_run_with_a_damaged_adapter_says_so(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+    assert runner.run(job).code == 0
+    weights = runner.output / "adapter/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    ran = runner.run(job)
+    assert ran.code == 1
+    assert "adapter/adapter_model.safetensors is not what was committed" in ran.err
+
+
+def test_predict_reads_and_writes_rows(runner: Runner) -> None:
+    assert runner.run(tiny_job(runner.folder)).code == 0
+    rows = runner.folder / "queries.jsonl"
+    lines = ['{"id": 7, "query": "add 1 to 2"}', '{"id": 8, "query": "a line\u2028break"}']
+    rows.write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    asked = runner("predict", runner.output, "--input", rows, "--output", "-")
+    assert asked.code == 0, asked.err
+    answers = [json.loads(line) for line in asked.out.split("\n") if line]
+    assert [(a["id"], set(a)) for a in answers] == [(7, {"id", "query", "answer"}), (8, {"id", "query", "answer"})]
+
+    for arguments, said in (
+        (["--input", rows, "--output", runner.folder], "--output"),
+        (["--input", runner.folder / "train.jsonl", "--base-model", runner.folder / "nope"], "--base-model"),
+        (["x" * 2000], "query 1: has "),
+        ([" "], "query 1: is empty"),
+    ):
+        refused = runner("predict", runner.output, *arguments)
+        assert refused.code == 2, refused.err
+        assert said in refused.err
+    other = write_tiny_model(runner.folder / "other", "gpt_neox")
+    refused = runner("predict", runner.output, "add 1 to 2", "--base-model", other)
+    assert refused.code == 2
+    assert "the adapter does not fit this base model" in refused.err
+    assert f"trained on file://{runner.folder}/model" in refused.err
+
+
+def test_one_huge_row_takes_no_other_along(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+    with (runner.folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"query": "add " * 2000, "answer": "(1)"}) + "\n")
+    job["spec"]["data"]["onTooLong"] = "Drop"
+    ran = runner("validate", write_job(runner.folder, job))
+    assert ran.code == 0, ran.err
+    assert "12 to train, 4 held out, 1 too long to train on" in ran.out
+
+
+def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner) -> None:
+    job = tiny_job(
+        runner.folder, schedule={"explicit": [{"templateRate": 1, "shots": 0}, {"templateRate": 0, "shots": 0}]}
+    )
+    job["spec"]["prompt"]["compressor"] = {
+        "kind": "Precomputed",
+        "templates": [{"rate": 0, "template": "word " * 300 + "{query}\nCode:"}],
+    }
+    for command in ("validate", "prepare", "run"):
+        ran = runner(
+            command, write_job(runner.folder, job), *(["--workdir", runner.folder] if command == "run" else [])
+        )
+        assert ran.code == 2, ran.err
+        assert "has a prompt of more than 1024 tokens with its answer" in ran.err
+
+
+def test_what_validate_knows_without_weights(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+    job["spec"]["training"]["lora"]["targetModules"] = "nope"
+    job["spec"]["prompt"]["compressor"] = {"kind": "LLMLingua2", "modelUri": "file:///nonexistent"}
+    job["spec"]["prompt"]["template"] += " {schema}"
+    ran = runner("validate", write_job(runner.folder, job))
+    assert ran.code == 2
+    for said in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template holds {schema}"):
+        assert said in ran.err
+
+
+def test_chat_files_with_other_system_messages_are_refused(runner: Runner) -> None:
+    job = tiny_job(runner.folder)
+
+    def chat(name: str, system: str, count: int) -> None:
+        turns = (("system", system), ("user", "{n}"), ("assistant", "({n})"))
+        rows = [
+            {"messages": [{"role": role, "content": text.format(n=f"{name} {n}")} for role, text in turns]}
+            for n in range(count)
+        ]
+        (runner.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    chat("train", "Be nice.", 8)
+    chat("eval", "Be nice.", 2)
+    ran = runner("validate", write_job(runner.folder, job))
+    assert ran.code == 0, ran.err
+    assert "the system message of the chat data is not sent" in ran.err
+    chat("eval", "Be rude.", 2)
+    ran = runner("validate", write_job(runner.folder, job))
+    assert ran.code == 2
+    assert "spec.data.eval.uri: has another system message" in ran.err
 
 
 def test_direct_with_the_stages_tokens_trains_longer(runner: Runner) -> None:

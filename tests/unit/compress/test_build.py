@@ -1,6 +1,7 @@
 """Compressors as a job asks for them, and their cache."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from promptintern.compress import build_compressor, check_precomputed
 from promptintern.compress.cache import ScoreCache, cache_key
 from promptintern.errors import UserError
+from promptintern.schedule import Stage
 from promptintern_api.prompt import PromptSpec
 
 from tests.tiny import write_tiny_model
@@ -101,12 +103,19 @@ def test_precomputed_templates_are_taken_by_rate(base: tuple[Any, Any]) -> None:
     assert compressor.compress(0).tokens == 0
 
 
+def stages(*rates: float, shots: Sequence[int] = ()) -> list[Stage]:
+    return [
+        Stage(index=i, rate=rate, shots=k, epochs=1)
+        for i, (rate, k) in enumerate(zip(rates, shots or [0] * len(rates), strict=True))
+    ]
+
+
 def test_a_missing_rate_is_named(base: tuple[Any, Any]) -> None:
     spec = precomputed((0.5, "{query}"), (0, "{query}"))
     with pytest.raises(UserError, match=r"no template for rate 0\.25.*templates for 0\.5, 0"):
         build_compressor(spec, tokenizer=base[1]).compress(0.25)
     with pytest.raises(UserError) as caught:
-        check_precomputed(spec, [1, 0.75, 0.5, 0.25, 0])
+        check_precomputed(spec, stages(1, 0.75, 0.5, 0.25, 0))
     assert [problem.message[:25] for problem in caught.value.problems] == [
         "has no template for rate 0.75"[:25],
         "has no template for rate 0.25"[:25],
@@ -116,9 +125,16 @@ def test_a_missing_rate_is_named(base: tuple[Any, Any]) -> None:
 def test_precomputed_templates_must_hold_protected_text() -> None:
     spec = precomputed((0.5, "{query}\nBash:"), (0, "{query}"), protect=("\nBash:",))
     with pytest.raises(UserError, match=r"templates\[1\]\.template"):
-        check_precomputed(spec, [1, 0.5, 0])
+        check_precomputed(spec, stages(1, 0.5, 0))
 
 
 def test_a_rate_given_twice_is_refused() -> None:
     with pytest.raises(UserError, match=r"templates\[1\]\.rate: 0 stands there twice"):
-        check_precomputed(precomputed((0, "{query}"), (0, "x{query}")), [0])
+        check_precomputed(precomputed((0, "{query}"), (0, "x{query}")), stages(0))
+
+
+def test_a_stage_with_examples_needs_a_template_with_room_for_them() -> None:
+    spec = precomputed((0.5, "{query}"), (0, "{query}"))
+    with pytest.raises(UserError, match=r"template for rate 0\.5 lacks \{examples\}, and its stage has 2"):
+        check_precomputed(spec, stages(1, 0.5, 0, shots=(3, 2, 0)))
+    check_precomputed(spec, stages(1, 0.5, 0, shots=(3, 0, 0)))

@@ -1,5 +1,6 @@
 """The adapter's flat buffer, and files that stock PEFT reads."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,20 @@ def test_an_adapter_of_other_modules_is_refused(tmp_path: Path) -> None:
 def test_unknown_target_modules_name_the_field() -> None:
     with pytest.raises(UserError, match=r"spec\.training\.lora\.targetModules"):
         attach_lora(tiny_model("llama"), Lora(target_modules="no_such_layer"), seed=0)
+
+
+def test_targets_that_peft_stores_otherwise_are_refused_before_training() -> None:
+    with pytest.raises(UserError, match=r"spec\.training\.lora\.targetModules: .*names more than linear layers"):
+        attach_lora(tiny_model("llama"), Lora(r=4, target_modules="q_proj,embed_tokens"), seed=0)
+
+
+def test_dropout_where_it_cannot_be_is_named() -> None:
+    with pytest.raises(UserError, match=r"spec\.training\.lora\.dropout"):
+        attach_lora(tiny_model("mixtral"), Lora(r=4, dropout=0.1), seed=0)
+
+
+def test_the_config_is_written_in_one_order_with_the_revision(tmp_path: Path) -> None:
+    random_adapter().save(tmp_path, base_name="org/base", revision="abc")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", "abc")

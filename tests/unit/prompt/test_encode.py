@@ -112,3 +112,29 @@ def test_rows_whose_answer_has_no_tokens_are_all_named(tokenizer: Any) -> None:
     with pytest.raises(UserError) as caught:
         encoder.encode(["a", "b", "c"], ["", "fine", ""], wheres=["f:1", "f:2", "f:3"])
     assert [problem.where for problem in caught.value.problems] == ["f:1", "f:3"]
+
+
+THINKING = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
+    "{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+
+
+def test_an_empty_thought_belongs_to_the_prompt(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKING
+    (encoded,) = PromptEncoder(tokenizer, chat=True).encode(["Q"], ["A"])
+    assert text_of(tokenizer, encoded.prompt_ids) == "<|user|>Q<|assistant|><think></think>"
+    assert text_of(tokenizer, encoded.answer_ids) == "A</s>"
+
+
+def test_text_that_a_template_writes_before_every_answer_is_refused(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKING.replace("enable_thinking is defined", "false")
+    with pytest.raises(UserError, match="writes '<think></think>' before every answer"):
+        PromptEncoder(tokenizer, chat=True)
+
+
+def test_an_end_token_spelt_out_in_an_answer_is_text(tokenizer: Any) -> None:
+    (encoded,) = PromptEncoder(tokenizer, chat=False).encode(["Q"], ["a</s>b"])
+    assert list(encoded.answer_ids).count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(list(encoded.answer_ids), skip_special_tokens=True) == "a</s>b"

@@ -131,12 +131,20 @@ def test_curves_come_in_the_order_of_training() -> None:
         (facts(warnings=["3 training rows also stand in eval"]), "3 training rows also stand in eval"),
         (
             facts().model_copy(update={"max_new_tokens": 10}),
-            "50 % of FullPrompt's answers ended at evaluation.maxNewTokens (10)",
+            "50 % of FullPrompt's, 50 % of QueryOnly's, 50 % of Direct's, 50 % of Base's answers ended at "
+            "evaluation.maxNewTokens (10)",
         ),
     ],
 )
 def test_warnings(run: RunFacts, said: str) -> None:
     assert any(said in warning for warning in build_report(run).warnings)
+
+
+def test_nothing_is_said_of_plain_fine_tuning_where_nothing_was_learned() -> None:
+    run = facts(full=0, result=0, direct=0, base=0)
+    warnings = build_report(run).warnings
+    assert any("hardly answers even with the full prompt" in warning for warning in warnings)
+    assert not any("Plain fine-tuning" in warning for warning in warnings)
 
 
 def test_a_good_run_has_no_warning() -> None:

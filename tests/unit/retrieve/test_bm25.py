@@ -64,3 +64,9 @@ def test_one_search_leaves_nothing_behind_for_the_next() -> None:
     fresh = [BM25Index(texts, max_postings=25).top(query, 4) for query in queries]
     assert [index.top(query, 4) for query in queries] == fresh
     assert [index.top(query, 4) for query in reversed(queries)] == fresh[::-1]
+
+
+def test_chinese_and_japanese_are_found_by_their_characters() -> None:
+    assert words("列出 all 文件_1 ファイル") == ["列", "出", "all", "文", "件", "_1", *"ファイル"]
+    pool = ["删除所有文件", "列出目录中的文件", "显示时间"]
+    assert BM25Index(pool).top("列出所有目录", 1) == [1]

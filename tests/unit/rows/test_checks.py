@@ -75,3 +75,10 @@ def test_a_thousand_leaks_are_not_all_shown() -> None:
     checked = check_rows(rows("train", *pairs), rows("dev", *pairs), on_leak=OnProblem.ERROR)
     assert len(checked.problems) == 21
     assert checked.problems[-1].message == "and 980 more such problems after this one"
+
+
+def test_held_out_queries_that_repeat_are_told() -> None:
+    train = rows("t", ("a", "1"))
+    held_out = rows("e", ("b", "1"), ("B ", "1"), ("c", "1"))
+    (warning,) = check_rows(train, held_out, on_leak=OnProblem.ERROR).warnings
+    assert "3 held-out rows ask 2 different queries" in warning

@@ -240,3 +240,10 @@ def test_sample_rows() -> None:
     nowhere = DataSource.model_validate({"uri": "sample://nowhere"})
     (problem,) = load_rows(nowhere, field="spec.data.train").problems
     assert "sample://nowhere" in problem.message
+
+
+def test_an_optional_column_that_no_row_has_is_told(file: Path) -> None:
+    write(file, [{"query": "a", "answer": "b", "name": 1}])
+    loaded = load(file, columns={"id": "name", "answers": "more"})
+    assert loaded.problems == []
+    assert loaded.warnings == ["spec.data.train.columns.answers: no row has a column 'more'"]

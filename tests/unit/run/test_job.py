@@ -6,6 +6,7 @@ import pytest
 import yaml
 from promptintern.errors import UserError
 from promptintern.job import load_job, run_folder, run_id
+from promptintern.uris import shown
 
 JOB = {
     "apiVersion": "promptintern.dev/v1alpha1",
@@ -69,7 +70,7 @@ def test_bad_overrides_are_named(tmp_path: Path, overrides: list[str], where: st
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        (b"", "holds 0 YAML documents"),
+        (b"", "is empty; exactly one job"),
         (b"- 1\n", "is no mapping"),
         (b"a: 1\n---\nb: 2\n", "holds 2 YAML documents"),
         (b"a: [1\n", "not valid YAML"),
@@ -103,3 +104,35 @@ def test_a_run_is_named_by_what_it_computes(tmp_path: Path) -> None:
 def test_a_cluster_names_a_run_by_its_uid(tmp_path: Path) -> None:
     job = load_job(write(tmp_path), ["metadata.uid=0a1b2c3d-4e5f-6789-abcd-ef0123456789"])
     assert run_id(job) == "0a1b2c3d"
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("spec: {}\nkind: a\nspec: {}\n", r"job\.yaml:3: is not valid YAML: the key 'spec' stands twice"),
+        ("[" * 3000, "nested too deeply"),
+        ("a: 0b_\n", "not valid YAML"),
+    ],
+)
+def test_yaml_that_says_something_else_than_it_seems(tmp_path: Path, text: str, fragment: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=fragment):
+        load_job(path)
+
+
+def test_a_date_is_text_as_for_kubectl(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.seed.*'2024-13-45'"):
+        load_job(write(tmp_path), ["training.seed=2024-13-45"])
+
+
+def test_a_path_with_signs_that_mean_something_in_uris(tmp_path: Path) -> None:
+    job = load_job(write(tmp_path), [f"data.train.uri={tmp_path}/100%41 b#c.jsonl"])
+    assert shown(job.spec.data.train.uri) == f"{tmp_path}/100%41 b#c.jsonl"
+
+
+def test_what_only_the_report_shows_continues_the_same_run(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    priced = ["evaluation.prices={inputPerMillion: 1, outputPerMillion: 2}", "evaluation.latencyQueries=3"]
+    assert run_id(load_job(path, priced)) == run_id(load_job(path))
+    assert run_id(load_job(path, ["evaluation.maxNewTokens=3"])) != run_id(load_job(path))

@@ -203,3 +203,39 @@ def test_documents(run: RunStore) -> None:
             run.read_json("bad.json")
     with pytest.raises(ValueError, match="JSON"):
         run.write_json("nan.json", {"loss": float("nan")})
+
+
+def test_a_document_is_committed_once_for_what_it_builds_on(run: RunStore) -> None:
+    epoch = run.claim_epoch(WHO)
+    folder = "evaluation/QueryOnly"
+    assert run.committed_document(folder, parent="a") is None
+    assert run.commit_document(folder, {"n": 1}, epoch=epoch, parent="a") == {"n": 1}
+    assert run.commit_document(folder, {"n": 2}, epoch=epoch, parent="a") == {"n": 1}
+    assert run.committed_document(folder, parent="b") is None
+    assert run.commit_document(folder, {"n": 3}, epoch=epoch, parent="b") == {"n": 3}
+    assert run.committed_document(folder, parent="a") is None
+    assert run.committed_document(folder, parent="b") == {"n": 3}
+
+
+def test_a_document_without_its_manifest_is_none_and_a_damaged_one_is_named(run: RunStore) -> None:
+    epoch = run.claim_epoch(WHO)
+    run.commit_document("evaluation/Base", {"n": 1}, epoch=epoch, parent=None)
+    run.store.write("evaluation/Base/document.json", b'{"n": 7}')
+    with pytest.raises(RunFailed, match=r"evaluation/Base/document\.json is not what was committed"):
+        run.committed_document("evaluation/Base", parent=None)
+    run.store.delete("evaluation/Base/manifest.json")
+    assert run.committed_document("evaluation/Base", parent=None) is None
+
+
+def test_a_fenced_incarnation_commits_no_document(run: RunStore) -> None:
+    epoch = run.claim_epoch(WHO)
+    run.claim_epoch(WHO)
+    with pytest.raises(FencedOut):
+        run.commit_document("evaluation/Base", {}, epoch=epoch, parent=None)
+    assert run.committed_document("evaluation/Base", parent=None) is None
+
+
+def test_an_epoch_that_cannot_be_made_ends_the_claim(run: RunStore, tmp_path: Path) -> None:
+    (tmp_path / "run/epochs/1.json").mkdir(parents=True)
+    with pytest.raises(RunFailed, match=r"epochs/1\.json can neither be made nor read"):
+        run.claim_epoch(WHO)

@@ -1,5 +1,6 @@
 """The command line: ``promptintern COMMAND``. Commands import what they need when they run, so that help is quick."""
 
+import io
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from promptintern.cli.console import StopFlag, observing, quiet_libraries
 from promptintern.errors import RunFailed, UserError
+from promptintern.uris import to_uri
 
 EXIT_FAILED, EXIT_USER = 1, 2
 
@@ -34,9 +36,27 @@ Workdir = Annotated[
     typer.Option(
         "--workdir",
         metavar="DIR",
-        help="Folder for runs, instead of the job's storage. [default: ./promptintern-runs]",
+        help="Folder for runs, instead of the job's storage.",
+        show_default="./promptintern-runs",
     ),
 ]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"promptintern {version('promptintern')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Internalize a recurring prompt into LoRA weights, stage by stage, and say whether it worked."""
 
 
 @app.command(epilog="Example: promptintern run examples/quickstart.yaml --set training.seed=1")
@@ -44,24 +64,24 @@ def run(
     job: Job,
     workdir: Workdir = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=0, max=1024, help="Training processes on this machine; 0 trains in this one. [default: 0]"),
-    ] = None,
+        int,
+        typer.Option(min=0, max=1024, help="Training processes on this machine; 0 trains in this one."),
+    ] = 0,
     overrides: Set = None,
 ) -> None:
     """Run all stages and arms and write the report. Run it again after an interruption: it continues."""
-    from promptintern.cli.verdict import print_verdict
-    from promptintern.job import load_job
-    from promptintern.run.driver import open_run, run_job
-    from promptintern.run.events import Stopped
-
-    loaded = load_job(job, overrides or [])
-    storage_uri = _storage_uri(workdir, loaded.spec.storage.uri if loaded.spec.storage else None)
     stop = StopFlag()
     with stop.installed():
+        from promptintern.cli.verdict import print_verdict
+        from promptintern.job import load_job
+        from promptintern.run.driver import open_run, run_job
+        from promptintern.run.events import Stopped
+
+        loaded = load_job(job, overrides or [])
+        storage_uri = _storage_uri(workdir, loaded.spec.storage.uri if loaded.spec.storage else None)
         try:
             with observing(stop) as observer:
-                report = run_job(loaded, storage_uri=storage_uri, workers=workers or 0, observer=observer)
+                report = run_job(loaded, storage_uri=storage_uri, workers=workers, observer=observer)
         except Stopped as stopped:
             _err(f"saved at {stopped.where}; run the same command again to continue")
             raise typer.Exit(128 + (stop.signal or 15)) from None
@@ -113,14 +133,23 @@ def predict(
         typer.Option("--input", metavar="JSONL", help="Queries from a JSONL file with a field `query`."),
     ] = None,
     output_file: Annotated[
-        Path | None, typer.Option("--output", metavar="JSONL", help="Write {query, answer} lines here.")
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="JSONL",
+            help="Write one JSON object a query here (- for standard output): the input's fields with `answer`.",
+        ),
     ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="URI of the base model, if it lies elsewhere than when it was trained.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries answered at once.")] = 32,
 ) -> None:
-    """Answer queries with the internalized model: the query alone is sent."""
+    """Answer queries with the internalized model: the query alone is sent.
+
+    After a run that a gate stopped, the kept stage's prompt is sent with it. For an adapter on an S3 server other
+    than AWS, set AWS_ENDPOINT_URL.
+    """
     from promptintern.cli.predict import answer_queries
 
     answer_queries(
@@ -128,7 +157,7 @@ def predict(
         queries=query or [],
         input_file=input_file,
         output_file=output_file,
-        base_model=base_model,
+        base_model=to_uri(base_model) if base_model else None,
         batch_size=batch_size,
     )
 
@@ -143,7 +172,7 @@ def report(
     from promptintern.storage.run import RunStore
     from promptintern.storage.store import open_store
 
-    store = RunStore(open_store(_uri(run_folder)))
+    store = RunStore(open_store(to_uri(run_folder)))
     print_verdict(write_report(store), store.store.uri)
 
 
@@ -158,7 +187,7 @@ def export(
     """Merge the adapter into the base weights, and print how far the merged model's logits drift."""
     from promptintern.run.export import export_merged
 
-    drift = export_merged(_uri(run_folder), merged, base_model=base_model)
+    drift = export_merged(to_uri(run_folder), merged, base_model=to_uri(base_model) if base_model else None)
     out = Console(highlight=False)
     out.print(f"merged model: {merged}", markup=False, soft_wrap=True)
     out.print(
@@ -172,11 +201,7 @@ def export(
 def _storage_uri(workdir: Path | None, of_job: str | None) -> str:
     if workdir is None and of_job is not None:
         return of_job
-    return (workdir or Path("promptintern-runs")).resolve().as_uri()
-
-
-def _uri(folder: str) -> str:
-    return folder if "://" in folder else Path(folder).resolve().as_uri()
+    return to_uri(str(workdir or "promptintern-runs"))
 
 
 def _err(text: str, style: str | None = None) -> None:
@@ -186,8 +211,14 @@ def _err(text: str, style: str | None = None) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends with exit 2, a failed run with 1, never with a traceback."""
     quiet_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # for terminals without Unicode
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         for problem in error.problems:
             _err(f"error: {problem}", style="red")
@@ -202,6 +233,9 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        _err(f"failed: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), style="red")
         sys.exit(EXIT_FAILED)
     except Exception as error:  # noqa: BLE001 -- a defect of ours: short on the terminal, whole in a file
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:

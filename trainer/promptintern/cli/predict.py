@@ -3,10 +3,14 @@
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from promptintern.errors import UserError
+from promptintern.uris import to_uri
+
+STDOUT = "-"
 
 
 def answer_queries(
@@ -14,52 +18,93 @@ def answer_queries(
     adapter: str,
     queries: Sequence[str],
     input_file: Path | None,
-    output_file: Path | None,
+    output_file: str | None,
     base_model: str | None,
     batch_size: int,
 ) -> None:
     """Answer ``queries``, those of ``input_file``, or those on standard input, one a line.
 
     Raises:
-        UserError: if there is no query, or the file cannot be read.
+        UserError: if there is no query, one of them cannot be used, or a file cannot be read or written.
     """
     from promptintern.run.answering import load_internalized
 
-    asked = list(queries)
+    records = [{"query": query} for query in queries]
     if input_file is not None:
-        asked += _from_jsonl(input_file)
-    elif not asked:
-        asked = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
-    if not asked:
-        raise UserError.at("QUERY", "is missing: give queries as arguments, on standard input, or with --input")
-    uri = adapter if "://" in adapter else Path(adapter).resolve().as_uri()
+        records += _from_jsonl(input_file)
+    elif not records:
+        records = [{"query": line} for line in _from_stdin()]
+    if not records:
+        where = str(input_file) if input_file else "QUERY"
+        raise UserError.at(where, "holds no query: give queries as arguments, on standard input, or with --input")
+    _check_output(output_file)
+    asked = [record["query"] for record in records]
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
-        model = load_internalized(uri, Path(local), base_model=base_model)
+        model = load_internalized(to_uri(adapter), Path(local), base_model=base_model)
+        if model.warning:
+            print(f"warning: {model.warning}", file=sys.stderr)
         answers = [answer.text for answer in model.answer(asked, batch_size=batch_size)]
-    if output_file is not None:
-        lines = [json.dumps({"query": q, "answer": a}, ensure_ascii=False) for q, a in zip(asked, answers, strict=True)]
-        output_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if output_file is None:
+        _write(sys.stdout, (answer.strip() for answer in answers))
         return
-    for answer in answers:
-        sys.stdout.write(f"{answer.strip()}\n")
+    lines = (
+        json.dumps(record | {"answer": answer}, ensure_ascii=False)
+        for record, answer in zip(records, answers, strict=True)
+    )
+    if output_file == STDOUT:
+        _write(sys.stdout, lines)
+        return
+    with Path(output_file).open("w", encoding="utf-8") as file:
+        _write(file, lines)
 
 
-def _from_jsonl(path: Path) -> list[str]:
+def _write(file: Any, lines: Iterable[str]) -> None:
+    for line in lines:
+        file.write(f"{line}\n")
+
+
+def _check_output(output_file: str | None) -> None:
+    """Whether answers can be written, before they are paid for."""
+    if output_file is None or output_file == STDOUT:
+        return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with Path(output_file).open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UserError.at("--output", f"{output_file} cannot be written: {error.strerror}") from None
+
+
+def _from_stdin() -> list[str]:
+    if sys.stdin is None:
+        return []
+    try:
+        return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError.at("standard input", f"is not UTF-8 text (byte {error.start})") from None
+
+
+def _from_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of the file, each with a usable ``query``."""
+    from promptintern_api.data import Columns
+
+    from promptintern.rows.jsonl import parse_objects, read_lines
+    from promptintern.rows.problems import ProblemList
+    from promptintern.rows.record import RecordReader
+
+    problems, shown = ProblemList(), str(path)
+    reader = RecordReader(columns=Columns(), field="--input", problems=problems)
+    records = []
+    try:
+        with path.open("rb") as file:
+            for number, record in parse_objects(read_lines(file, problems, shown=shown), problems, shown=shown):
+                if "query" in record:
+                    reader.text(record["query"], f"{path}:{number}", 'the field "query"')
+                else:
+                    problems.add(f"{path}:{number}", 'has no field "query"')
+                records.append(record)
     except OSError as error:
         raise UserError.at(str(path), f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError.at(str(path), f"is not UTF-8 text (byte {error.start})") from None
-    queries = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            query = json.loads(line)["query"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError.at(f"{path}:{number}", 'is no JSON object with a field "query"') from None
-        if not isinstance(query, str):
-            raise UserError.at(f"{path}:{number}", 'has a "query" that is no text')
-        queries.append(query)
-    return queries
+    found = problems.shown(where=shown)
+    if found:
+        raise UserError(found)
+    return records

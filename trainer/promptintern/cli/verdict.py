@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from promptintern.report.schema import ArmReport, Figure, Report
+from promptintern.uris import shown
 
 _COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized": "red", "StoppedByGate": "red"}
 
@@ -17,13 +18,27 @@ def print_verdict(report: Report, run_uri: str) -> None:
         out = Console(highlight=False, width=120)
     verdict = report.verdict
     out.print(Text(f"\n{verdict.outcome}", style=f"bold {_COLOURS[verdict.outcome]}"), Text(f" {verdict.headline}"))
-    out.print(_table(report))
+    table = _table(report)
+    if out.measure(table).maximum <= out.width:
+        out.print(table)
+    else:
+        _print_lines(out, table)
     for warning in report.warnings:
         out.print(Text(f"note: {warning}", style="yellow"), soft_wrap=True)
-    folder = run_uri.removeprefix("file://")
+    folder = shown(run_uri)
     out.print(f"report:  {folder}/report/report.html", markup=False, soft_wrap=True)
     if verdict.arm is not None:
         out.print(f"adapter: {folder}/adapter", markup=False, soft_wrap=True)
+
+
+def _print_lines(out: Console, table: Table) -> None:
+    """The table's cells under one another, for terminals too narrow for it."""
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        name, *cells = map(str, row)
+        out.print(Text(name, style="bold"))
+        for column, cell in zip(table.columns[1:], cells, strict=True):
+            if cell:
+                out.print(f"  {column.header}: {cell}", markup=False, soft_wrap=True)
 
 
 def _table(report: Report) -> Table:

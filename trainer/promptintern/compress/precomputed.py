@@ -8,7 +8,8 @@ from promptintern_api.prompt import CompressorKind, PromptSpec
 
 from promptintern.compress.ranked import CompressedTemplate, count_tokens, measured, uncompressed
 from promptintern.errors import Problem, UserError
-from promptintern.prompt.template import Template, parse_template
+from promptintern.prompt.template import EXAMPLES, Template, parse_template
+from promptintern.schedule import Stage
 
 FIELD = "spec.prompt.compressor.templates"
 RATE_TOLERANCE = 1e-3
@@ -42,18 +43,29 @@ class PrecomputedTemplates:
         )
 
 
-def check_precomputed(spec: PromptSpec, rates: Sequence[float]) -> None:
-    """Whether a Precomputed compressor has a right template for each of ``rates``. Other compressors always have.
+def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
+    """Whether a Precomputed compressor has a right template for each stage. Other compressors always have.
 
     Raises:
-        UserError: naming every rate that has none.
+        UserError: naming every rate that has none, or has one without room for the stage's examples.
     """
     if spec.compressor.kind is not CompressorKind.PRECOMPUTED:
         return
     by_rate = parse_precomputed(spec)
-    missing = [rate for rate in dict.fromkeys(rates) if rate < 1 and _nearest(by_rate, rate) is None]
-    if missing:
-        raise UserError([_missing(rate, by_rate) for rate in missing])
+    problems: dict[float, Problem] = {}
+    for stage in stages:
+        template = _nearest(by_rate, stage.rate)
+        if template is None:
+            if stage.rate < 1:
+                problems[stage.rate] = _missing(stage.rate, by_rate)
+        elif stage.shots and not any(piece.kind is EXAMPLES for piece in template.pieces):
+            problems[stage.rate] = Problem(
+                where=FIELD,
+                message=f"the template for rate {stage.rate:g} lacks {{examples}}, and its stage has {stage.shots} of "
+                "them; add the placeholder, or set that stage's shots to 0",
+            )
+    if problems:
+        raise UserError([*problems.values()])
 
 
 def _missing(rate: float, by_rate: dict[float, Template]) -> Problem:

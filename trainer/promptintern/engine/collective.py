@@ -1,9 +1,12 @@
 """The few collective operations that training needs, the same for one process and for many."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -42,6 +45,12 @@ def broadcast_object(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_first(read: Callable[[], T]) -> T:
+    """What ``read`` returns on rank 0, for all: so that no two workers can see storage differently."""
+    value: T = broadcast_object(read() if rank() == 0 else None)
+    return value
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """The adapter: LoRA through PEFT, its parameters and gradients in one flat buffer each."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Adapter:
         """Back to the parameters right after creation."""
         self.load_flat(self.initial)
 
-    def save(self, folder: Path, *, base_name: str) -> None:
+    def save(self, folder: Path, *, base_name: str, revision: str | None = None) -> None:
         """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as stock PEFT and vLLM read them."""
         from peft import get_peft_model_state_dict
 
@@ -77,8 +78,16 @@ class Adapter:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         config = self.model.peft_config["default"]
         config.base_model_name_or_path = base_name
+        config.revision = revision
         config.inference_mode = True
         config.save_pretrained(folder)
+        # PEFT keeps some of its lists as sets; in one order, the same run writes the same file.
+        path = folder / CONFIG
+        written = json.loads(path.read_text())
+        for name in ("target_modules", "target_parameters"):
+            if isinstance(written.get(name), list):
+                written[name] = sorted(written[name])
+        path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
     def load(self, folder: Path) -> None:
         """Take over the parameters that ``save`` wrote.
@@ -87,7 +96,7 @@ class Adapter:
             RunFailed: if the file does not hold exactly this adapter's tensors.
         """
         tensors = load_file(folder / WEIGHTS)
-        ours = {slot.name.replace(".default.", "."): slot for slot in self.slots}
+        ours = {_stored_name(slot): slot for slot in self.slots}
         if set(ours) != set(tensors):
             raise RunFailed(
                 f"{folder / WEIGHTS} holds other tensors than this job's adapter; was training.lora changed since?"
@@ -102,6 +111,10 @@ class Adapter:
 
         text = ";".join(f"{s.name}:{s.shape}" for s in self.slots)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stored_name(slot: Slot) -> str:
+    return slot.name.replace(".default.", ".")
 
 
 def _layout(named: list[tuple[str, nn.Parameter]]) -> tuple[Slot, ...]:
@@ -122,7 +135,7 @@ def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
     Raises:
         UserError: if no module has one of the names in ``training.lora.targetModules``.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     names = [name.strip() for name in lora.target_modules.split(",") if name.strip()]
     torch.manual_seed(seed)
@@ -139,5 +152,14 @@ def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
             ),
         )
     except ValueError as error:
-        raise UserError.at("spec.training.lora.targetModules", str(error).splitlines()[0]) from None
-    return Adapter(wrapped)
+        # Weights that are no modules of their own (the experts of a mixture, say) cannot drop their inputs.
+        field = "dropout" if "lora_dropout" in str(error) else "targetModules"
+        raise UserError.at(f"spec.training.lora.{field}", str(error).splitlines()[0]) from None
+    adapter = Adapter(wrapped)
+    stored = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    other = sorted(slot.name for slot in adapter.slots if _stored_name(slot) not in stored)
+    if other:
+        raise UserError.at(
+            "spec.training.lora.targetModules", f"{names} names more than linear layers, such as {other[0]}"
+        )
+    return adapter

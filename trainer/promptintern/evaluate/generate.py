@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from promptintern.errors import RunFailed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -38,14 +40,17 @@ def generate(
 ) -> list[Answer]:
     """Greedy answers to ``prompts`` (token ids), in their order.
 
-    Prompts of like length share a batch, padded on the left.
+    Prompts of like length share a batch, padded on the left. A batch that is too large for the device is halved.
+
+    Raises:
+        RunFailed: if the device has too little memory for a single prompt.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[Answer | None] = [None] * len(prompts)
     with _evaluating(model):
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
-            written = _generate_batch(model, tokenizer, [prompts[i] for i in batch], decoding, device)
+            written = _generate_halving(model, tokenizer, [prompts[i] for i in batch], decoding, device)
             for row, answer in zip(batch, written, strict=True):
                 answers[row] = answer
             progress(min(start + decoding.batch_size, len(order)))
@@ -77,6 +82,26 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+def _generate_halving(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, device: torch.device
+) -> list[Answer]:
+    try:
+        return _generate_batch(model, tokenizer, prompts, decoding, device)
+    except torch.OutOfMemoryError:
+        if len(prompts) == 1:
+            raise RunFailed(
+                f"{device} has too little memory to answer a prompt of {len(prompts[0])} tokens; lower "
+                "evaluation.maxNewTokens, use fewer shots, or take a larger device"
+            ) from None
+    # Outside the handler, so that the failed attempt's tensors are free.
+    middle = len(prompts) // 2
+    return [
+        answer
+        for part in (prompts[:middle], prompts[middle:])
+        for answer in _generate_halving(model, tokenizer, part, decoding, device)
+    ]
+
+
 def _generate_batch(
     model: Any,
     tokenizer: Any,
@@ -92,22 +117,34 @@ def _generate_batch(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     ends = end_tokens(model, tokenizer)
     stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        # Everything that a model's own generation config could turn on is named here.
-        generation_config=GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            eos_token_id=sorted(ends),
-            pad_token_id=pad,
-            use_cache=True,
-        ),
-        stopping_criteria=[stop] if stop else None,
-    )
+    with _own_settings_off(model):
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=GenerationConfig(
+                max_new_tokens=decoding.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=sorted(ends),
+                pad_token_id=pad,
+                use_cache=True,
+            ),
+            stopping_criteria=[stop] if stop else None,
+        )
     return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
+
+
+@contextmanager
+def _own_settings_off(model: Any) -> Iterator[None]:
+    """The model's own generation config fills what a call leaves open (penalties, suppressed tokens): an empty one."""
+    from transformers import GenerationConfig
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = own
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:

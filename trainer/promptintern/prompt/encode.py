@@ -75,17 +75,22 @@ class PromptEncoder:
         texts: Sequence[str] = [self._user_turn(prompt) for prompt in prompts] if self._chat else prompts
         return [self._prefix + ids for ids in self._tokenize(texts)]
 
+    def answer_lengths(self, answers: Sequence[str]) -> list[int]:
+        """Tokens of each answer's own text, without end token or chat template."""
+        return [len(ids) for ids in self._tokenize(answers, specials_as_text=True)]
+
     def _answer_ids(self, prompts: Sequence[str], answers: Sequence[str]) -> "Iterator[array[int]]":
         texts: Sequence[str] = answers
         if self._chat:
             texts = [self._answer_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        for ids in self._tokenize(texts):
+        # In a plain answer "</s>" is text like any other; in a chat template's it is the end token.
+        for ids in self._tokenize(texts, specials_as_text=not self._chat):
             if self._chat and self._eos in ids:  # a template may write a line break after the end token
                 del ids[len(ids) - 1 - ids[::-1].index(self._eos) :]
             ids.append(self._eos)
             yield ids
 
-    def _tokenize(self, texts: Sequence[str]) -> "Iterator[array[int]]":
+    def _tokenize(self, texts: Sequence[str], *, specials_as_text: bool = False) -> "Iterator[array[int]]":
         for start in range(0, len(texts), _BATCH):
             batch = list(texts[start : start + _BATCH])
             encoded = self._tokenizer(
@@ -96,6 +101,7 @@ class PromptEncoder:
                 return_attention_mask=False,
                 return_token_type_ids=False,
                 verbose=False,  # length is checked by whoever knows the limit
+                split_special_tokens=specials_as_text,
             )
             for ids in encoded["input_ids"]:
                 yield array("i", ids)
@@ -121,12 +127,20 @@ class PromptEncoder:
                 CHAT_FIELD,
                 "the chat template does not write the assistant's answer, so nothing could be learnt; set it to false",
             )
+        if not written.lstrip().startswith(answer.strip()):
+            before = written[: written.index(answer.strip())].strip()
+            raise UserError.at(
+                CHAT_FIELD,
+                f"the chat template writes {before!r:.60} before every answer, which would be taught as a part of it; "
+                "set it to false",
+            )
         return written
 
     def _apply(self, messages: list[dict[str, str]], *, opens_answer: bool) -> str:
         try:
+            # Templates of models that can think before they answer close the empty thought already in the prompt.
             text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=opens_answer
+                messages, tokenize=False, add_generation_prompt=opens_answer, enable_thinking=False
             )
         except Exception as error:  # noqa: BLE001 -- a template is code of the model's author and fails in its own ways
             raise UserError.at(

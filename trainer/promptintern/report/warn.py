@@ -18,8 +18,8 @@ def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequenc
     """The run's own warnings, then what the figures themselves call for."""
     return [
         *facts.warnings,
-        *_direct_would_do(facts, comparisons),
         *_nothing_to_internalize(facts, arms, comparisons),
+        *_direct_would_do(facts, arms, comparisons),
         *_gates(facts),
         *_few_rows(facts),
         *_cut_answers(facts),
@@ -31,10 +31,11 @@ def _find(comparisons: Sequence[Comparison], metric: Metric, arm: str, against: 
     return next((c for c in comparisons if (c.metric, c.arm, c.against) == (metric, arm, against)), None)
 
 
-def _direct_would_do(facts: RunFacts, comparisons: Sequence[Comparison]) -> list[str]:
+def _direct_would_do(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
     metric = facts.metrics[0]
     found = _find(comparisons, metric, QUERY_ONLY, DIRECT)
-    if found is None or found.reading == "better":
+    learned = any(arm.figure(metric).value > 0 for arm in arms if arm.name in (QUERY_ONLY, DIRECT))
+    if found is None or found.reading == "better" or not learned:
         return []
     low, high = (words.difference(metric, bound, unit=False) for bound in (found.difference.low, found.difference.high))
     if found.reading == "worse":
@@ -95,16 +96,17 @@ def _few_rows(facts: RunFacts) -> list[str]:
 def _cut_answers(facts: RunFacts) -> list[str]:
     if facts.max_new_tokens is None:
         return []
-    found = []
-    for arm in facts.arms:
-        share = sum(tokens >= facts.max_new_tokens for tokens in arm.answer_tokens) / len(facts.rows)
-        if share > CUT_SHARE:
-            found.append(
-                f"{words.percent(share)} of {arm.name}'s answers ended at evaluation.maxNewTokens "
-                f"({facts.max_new_tokens}). Such an answer is rarely an exact match: raise the limit, or give "
-                "evaluation.stop a text that ends an answer."
-            )
-    return found
+    cut = {
+        arm.name: sum(tokens >= facts.max_new_tokens for tokens in arm.answer_tokens) / len(facts.rows)
+        for arm in facts.arms
+    }
+    listed = ", ".join(f"{words.percent(share)} of {name}'s" for name, share in cut.items() if share > CUT_SHARE)
+    if not listed:
+        return []
+    return [
+        f"{listed} answers ended at evaluation.maxNewTokens ({facts.max_new_tokens}). Such an answer is rarely an "
+        "exact match: raise the limit, or give evaluation.stop a text that ends an answer."
+    ]
 
 
 def _no_four_grams(facts: RunFacts, arms: Sequence[ArmReport]) -> list[str]:

@@ -9,7 +9,9 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-_WORD = re.compile(r"\w+")
+_NO_SPACES = "\u2e80-\u9fff\uf900-\ufaff"
+"""Scripts that are written without spaces (Chinese, Japanese): every character is a term."""
+_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 MAX_POSTINGS = 8192
 """Entries of the index that one query may visit."""
 MAX_CANDIDATES = 256
@@ -20,7 +22,7 @@ Ints = NDArray[np.int64]
 
 
 def words(text: str) -> list[str]:
-    """The terms of a text: runs of letters, digits and underscores, case-folded."""
+    """The terms of a text: runs of letters, digits and underscores, case-folded; Chinese and Japanese by character."""
     return _WORD.findall(text.casefold())
 
 

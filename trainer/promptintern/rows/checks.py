@@ -47,7 +47,7 @@ def check_rows(train: Sequence[Row], eval_rows: Sequence[Row], *, on_leak: OnPro
     return CheckedRows(
         train=[row for _, row in kept],
         problems=problems.shown(),
-        warnings=_duplicate_warnings(kept),
+        warnings=[*_duplicate_warnings(kept), *_repeated_held_out(eval_rows)],
         dropped_leaks=leaks if on_leak is OnProblem.DROP else 0,
     )
 
@@ -76,6 +76,16 @@ def _duplicate_warnings(keyed: Sequence[tuple[str, Row]]) -> list[str]:
             f"{_shown(different)}"
         )
     return warnings
+
+
+def _repeated_held_out(rows: Sequence[Row]) -> list[str]:
+    distinct = len({normalise_query(row.query) for row in rows})
+    if distinct == len(rows):
+        return []
+    return [
+        f"{len(rows)} held-out rows ask {distinct} different queries; intervals count every row, so they are narrower "
+        "than what the data can tell"
+    ]
 
 
 def _count(pairs: Sequence[tuple[Row, Row]]) -> str:

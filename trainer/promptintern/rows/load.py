@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import IO, Any, Protocol, cast
@@ -15,9 +15,10 @@ from promptintern.rows.jsonl import parse_objects, read_lines
 from promptintern.rows.parquet import read_records
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import RecordReader
-from promptintern.rows.source import open_source, shown_path
+from promptintern.rows.source import open_source
 from promptintern.rows.types import Row
 from promptintern.storage.options import S3Options
+from promptintern.uris import shown
 
 _CHUNK = 2**20
 
@@ -34,6 +35,7 @@ class LoadedRows:
     """The first ones, and how many more there are."""
     system: str | None = None
     """The system message that all rows of a chat file share."""
+    warnings: Sequence[str] = ()
 
 
 class _Reader(Protocol):
@@ -73,33 +75,31 @@ def _load_sample(source: DataSource, field: str, problems: ProblemList) -> Loade
     digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
     reader = RecordReader(columns=source.columns, field=field, problems=problems)
     numbered = ((f"{source.uri}:{i}", i, record) for i, record in enumerate(records, start=1))
-    return _loaded(_rows(numbered, reader, source.limit), source, field, problems, digest=digest)
+    return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
 
 
 def _load_jsonl(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
-    shown, hashing = shown_path(source.uri), _HashingReader(file)
-    objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, shown=shown), problems, shown=shown)
+    name, hashing = shown(source.uri), _HashingReader(file)
+    objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, shown=name), problems, shown=name)
     first = list(islice(objects, 1))
     records = RecordReader(columns=source.columns, field=field, problems=problems)
     chat = source.format is DataFormat.CHAT or (
         source.format is DataFormat.AUTO and bool(first) and "messages" in first[0][1]
     )
     reader = ChatReader(reader=records) if chat else None
-    numbered = ((f"{shown}:{number}", number, record) for number, record in chain(first, objects))
+    numbered = ((f"{name}:{number}", number, record) for number, record in chain(first, objects))
     rows = _rows(numbered, reader or records, source.limit)
-    return _loaded(
-        rows, source, field, problems, digest=hashing.digest_of_all(), system=reader.system if reader else None
-    )
+    return _loaded(rows, source, records, digest=hashing.digest_of_all(), system=reader.system if reader else None)
 
 
 def _load_parquet(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
     digest = _HashingReader(file).digest_of_all()
     file.seek(0)
-    shown = shown_path(source.uri)
+    name = shown(source.uri)
     reader = RecordReader(columns=source.columns, field=field, problems=problems)
-    records = read_records(file, source.columns, problems, shown=shown, field=field)
-    numbered = ((f"{shown}#{number}", number, record) for number, record in enumerate(records, start=1))
-    return _loaded(_rows(numbered, reader, source.limit), source, field, problems, digest=digest)
+    records = read_records(file, source.columns, problems, shown=name, field=field)
+    numbered = ((f"{name}#{number}", number, record) for number, record in enumerate(records, start=1))
+    return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
 
 
 def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _Reader, limit: int | None) -> list[Row]:
@@ -109,11 +109,18 @@ def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _Reade
 
 
 def _loaded(
-    rows: list[Row], source: DataSource, field: str, problems: ProblemList, *, digest: str, system: str | None = None
+    rows: list[Row], source: DataSource, reader: RecordReader, *, digest: str, system: str | None = None
 ) -> LoadedRows:
+    name, problems = shown(source.uri), reader.problems
     if not rows and not problems.count:
-        problems.add(f"{field}.uri", f"{shown_path(source.uri)} holds no rows")
-    return LoadedRows(rows=rows, sha256=digest, problems=problems.shown(where=shown_path(source.uri)), system=system)
+        problems.add(f"{reader.field}.uri", f"{name} holds no rows")
+    return LoadedRows(
+        rows=rows,
+        sha256=digest,
+        problems=problems.shown(where=name),
+        system=system,
+        warnings=reader.unseen() if rows else (),
+    )
 
 
 class _HashingReader:

@@ -1,5 +1,6 @@
 """One record of a file (a mapping of columns) becomes a row, or problems at its line."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,6 +20,17 @@ class RecordReader:
     field: str
     """The source's field in the job, such as ``spec.data.train``."""
     problems: ProblemList
+    seen: set[str] = dataclasses.field(default_factory=set)
+    """Optional columns that stood in some record."""
+
+    def unseen(self) -> list[str]:
+        """A warning for each optional column that the job names and no record has: it may be mistyped."""
+        named: dict[str, str | None] = {name: getattr(self.columns, name) for name in ("answers", "tests", "id")}
+        return [
+            f"{self.field}.columns.{name}: no row has a column {column!r}"
+            for name, column in named.items()
+            if column is not None and column not in self.seen
+        ]
 
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None:
         """The row in ``record``; None if it has a problem, which is noted at ``where``."""
@@ -44,6 +56,7 @@ class RecordReader:
     ) -> Row | None:
         """The row with its optional columns, unless a problem was noted since there were ``before`` of them."""
         names = self.columns
+        self.seen.update(name for name in (names.answers, names.tests, names.id) if name and name in record)
         further = self._optional_texts(record, names.answers, where)
         tests = self._optional_texts(record, names.tests, where)
         name = self._name(record, where, default=str(number))

@@ -5,15 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote
 
 from promptintern.errors import Problem, UserError
 from promptintern.storage.options import S3Options
-
-
-def shown_path(uri: str) -> str:
-    """How messages name the file: a local file by its path."""
-    return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
+from promptintern.uris import shown
 
 
 @contextmanager
@@ -25,7 +20,7 @@ def open_source(uri: str, *, field: str, s3: S3Options | None) -> Iterator[IO[by
         RunFailed: if the S3 server cannot be reached or keeps failing.
     """
     if uri.startswith("file://"):
-        with _open_local(Path(shown_path(uri)), shown_path(uri), field) as file:
+        with _open_local(Path(shown(uri)), shown(uri), field) as file:
             yield file
         return
     with tempfile.TemporaryDirectory(prefix="promptintern-rows-") as folder:
@@ -36,18 +31,18 @@ def open_source(uri: str, *, field: str, s3: S3Options | None) -> Iterator[IO[by
 
 
 @contextmanager
-def _open_local(path: Path, shown: str, field: str) -> Iterator[IO[bytes]]:
+def _open_local(path: Path, name: str, field: str) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as file:
             yield file
     except FileNotFoundError:
-        raise UserError.at(field, f"{shown} does not exist") from None
+        raise UserError.at(field, f"{name} does not exist") from None
     except IsADirectoryError:
-        raise UserError.at(field, f"{shown} is a folder; give the file") from None
+        raise UserError.at(field, f"{name} is a folder; give the file") from None
     except PermissionError as error:
-        raise UserError.at(field, f"{shown} may not be read: {error.strerror}") from None
+        raise UserError.at(field, f"{name} may not be read: {error.strerror}") from None
     except OSError as error:
-        raise UserError.at(field, f"{shown} cannot be read: {error.strerror or error}") from None
+        raise UserError.at(field, f"{name} cannot be read: {error.strerror or error}") from None
 
 
 def _download(uri: str, local: Path, field: str, s3: S3Options | None) -> None:

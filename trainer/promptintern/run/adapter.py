@@ -12,7 +12,7 @@ from promptintern.engine.lora import CONFIG, WEIGHTS
 from promptintern.prompt.template import Piece
 from promptintern.run.session import Session
 from promptintern.run.training import base_name, scratch
-from promptintern.storage.manifest import Manifest, commit_folder
+from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder
 from promptintern.storage.run import RunStore
 
 PROMPT_FILE = "promptintern.json"
@@ -45,6 +45,8 @@ class InferencePrompt(BaseModel):
     schema_version: str = "1.0"
     base_model: str
     """URI of the base model, as in the job."""
+    base_digest: str | None = None
+    """``ModelFolder.digest`` of the base model that the adapter was trained on."""
     dtype: str
     pieces: list[PromptPiece]
     example_template: str
@@ -62,6 +64,7 @@ def inference_prompt(session: Session, stage: int) -> InferencePrompt:
     template, shots = session.templates[stage], session.stages[stage].shots
     return InferencePrompt(
         base_model=spec.model.uri,
+        base_digest=session.folder.digest(),
         dtype=str(spec.model.dtype),
         pieces=[PromptPiece(kind=piece.kind.value, text=piece.text) for piece in pieces_of(template)],
         example_template=spec.prompt.example_template,
@@ -79,14 +82,18 @@ def pieces_of(template: CompressedTemplate) -> list[Piece]:
 
 
 def commit_adapter(session: Session, store: RunStore, *, stage: int, epoch: int) -> Manifest:
-    """Put the adapter of ``stage`` under ``adapter/`` with its prompt and its card; the first valid commit wins."""
+    """Put the adapter of ``stage`` under ``adapter/`` with its prompt and its card; the first valid commit wins.
+
+    Raises:
+        RunFailed: if what was committed is damaged.
+    """
     with scratch() as fetched, scratch() as folder:
         lineage = store.fetch_stage(str(stage), fetched)
         for name in (WEIGHTS, CONFIG):
             (folder / name).write_bytes((fetched / name).read_bytes())
         (folder / PROMPT_FILE).write_text(inference_prompt(session, stage).model_dump_json(indent=2))
         (folder / "README.md").write_text(_card(session, lineage, stage), encoding="utf-8")
-        return commit_folder(
+        manifest = commit_folder(
             store.store,
             folder=FOLDER,
             local=folder,
@@ -97,6 +104,9 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, epoch: int)
             meta={"stage": stage},
             fence=lambda: store.check_epoch(epoch),
         )
+    with scratch() as committed:  # what an earlier process committed may have been damaged since
+        fetch_folder(store.store, manifest, folder=FOLDER, local=committed)
+    return manifest
 
 
 def read_prompt(folder: Path) -> InferencePrompt:
@@ -114,7 +124,7 @@ def _card(session: Session, lineage: Manifest, stage: int) -> str:
     job = session.job
     facts: dict[str, Any] = {
         "job": job,
-        "base": base_name(job.spec.model.uri),
+        "base": base_name(job.spec.model.uri)[0],
         "stage": stage + 1,
         "stages": len(session.stages),
         "meta": lineage.meta,

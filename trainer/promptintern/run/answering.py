@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from promptintern.compress import CompressedTemplate
 from promptintern.engine.lora import WEIGHTS
-from promptintern.errors import UserError
+from promptintern.errors import Problem, UserError
 from promptintern.evaluate.generate import Answer, Decoding, generate
-from promptintern.models import fetch_model, load_base_model, load_tokenizer
+from promptintern.models import ModelFolder, context_length, fetch_model, load_base_model, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.prompt.render import render_prompt
 from promptintern.prompt.template import Piece, PieceKind
@@ -33,14 +33,29 @@ class Internalized:
     tokenizer: Any
     prompt: InferencePrompt
     device: torch.device
+    warning: str | None = None
+    """What speaks against trusting the answers."""
 
     def answer(self, queries: Sequence[str], *, batch_size: int) -> list[Answer]:
-        """Greedy answers to ``queries``."""
+        """Greedy answers to ``queries``.
+
+        Raises:
+            UserError: naming every query that is empty, or too long for the model.
+        """
         encoder = PromptEncoder(self.tokenizer, chat=self.prompt.chat)
         decoding = Decoding(
             max_new_tokens=self.prompt.max_new_tokens, stop=tuple(self.prompt.stop), batch_size=batch_size
         )
         ids = encoder.encode_prompts(self.render(queries))
+        context = context_length(self.model.config)
+        room = context - self.prompt.max_new_tokens if context else None
+        problems = [
+            Problem(where=f"query {number}", message=message)
+            for number, (query, tokens) in enumerate(zip(queries, ids, strict=True), start=1)
+            if (message := _refusal(query, len(tokens), room))
+        ]
+        if problems:
+            raise UserError(problems)
         return generate(self.model, self.tokenizer, ids, decoding=decoding, device=self.device)
 
     def render(self, queries: Sequence[str]) -> list[str]:
@@ -68,11 +83,19 @@ class Internalized:
         ]
 
 
+def _refusal(query: str, tokens: int, room: int | None) -> str | None:
+    if not query.strip():
+        return "is empty"
+    if room is not None and tokens > room:
+        return f"has {tokens} prompt tokens; the model has room for {room} and the answer"
+    return None
+
+
 def load_internalized(adapter_uri: str, local: Path, *, base_model: str | None = None) -> Internalized:
     """The model of an adapter folder or of a run; its files are verified against the manifest and put into ``local``.
 
     Raises:
-        UserError: if there is no adapter, or its base model cannot be loaded.
+        UserError: if there is no adapter, its base model cannot be loaded, or the two do not belong together.
         RunFailed: if a file is not what the manifest says.
     """
     from peft import PeftModel
@@ -83,8 +106,26 @@ def load_internalized(adapter_uri: str, local: Path, *, base_model: str | None =
     folder = fetch_model(base_model or prompt.base_model, field=field)
     tokenizer = load_tokenizer(folder, field=field)
     base = load_base_model(folder, dtype=DTYPES[Dtype(prompt.dtype)], device=device, field=field)
-    model = PeftModel.from_pretrained(base, str(local), torch_device=str(device))
-    return Internalized(model=model.eval(), tokenizer=tokenizer, prompt=prompt, device=device)
+    try:
+        model = PeftModel.from_pretrained(base, str(local), torch_device=str(device))
+    except Exception as error:  # noqa: BLE001 -- every mismatch fails in its own way
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise UserError.at(
+            field,
+            f"the adapter does not fit this base model ({' '.join(lines[:2])[:200]}); it was trained on "
+            f"{prompt.base_model}",
+        ) from None
+    return Internalized(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        prompt=prompt,
+        device=device,
+        warning=None if prompt.base_digest in (None, folder.digest()) else _other_base(folder, prompt),
+    )
+
+
+def _other_base(folder: ModelFolder, prompt: InferencePrompt) -> str:
+    return f"{folder.uri} is not the base model that the adapter was trained on ({prompt.base_model}): its files differ"
 
 
 def fetch_adapter(uri: str, local: Path) -> InferencePrompt:

@@ -1,5 +1,6 @@
 """Answering held-out queries, on all workers, each its share."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -30,32 +31,42 @@ def answer_all(
         name: For progress.
 
     Raises:
-        Stopped: if a stop was asked for: by any worker before the first answer, or by the only worker at any time.
+        Stopped: if a stop was asked for, on all workers after the same batch.
     """
     rank, count = collective.rank(), collective.world_size()
-    if collective.any_worker(observer.stop_requested()):
-        raise Stopped(name)
     mine = range(rank, len(prompts), count)
+    decoding = decoding_of(session)
+
+    def check_stop() -> None:
+        if collective.any_worker(observer.stop_requested()):
+            raise Stopped(name)
 
     def progress(done: int) -> None:
         if rank == 0:
             observer.emit(Answered(name=name, done=min(done * count, len(prompts)), rows=len(prompts)))
-        if count == 1 and observer.stop_requested():
-            raise Stopped(name)
+        check_stop()
 
+    check_stop()
     with weights(session, adapter=adapter):
         answers = generate(
             session.adapter.model,
             session.tokenizer,
             [prompts[i] for i in mine],
-            decoding=decoding_of(session),
+            decoding=decoding,
             device=session.device,
             progress=progress,
         )
+    # The first worker has the most batches; all take part in as many decisions.
+    for _ in range(_batches(len(range(0, len(prompts), count)), decoding) - _batches(len(mine), decoding)):
+        check_stop()
     merged: dict[int, Answer] = {}
     for share in collective.gather_objects(dict(zip(mine, answers, strict=True))):
         merged.update(share)
     return [merged[i] for i in range(len(prompts))]
+
+
+def _batches(rows: int, decoding: Decoding) -> int:
+    return math.ceil(rows / decoding.batch_size)
 
 
 def weights(session: Session, *, adapter: bool) -> Any:

@@ -23,6 +23,7 @@ from promptintern.run.inputs import load_data, s3_options
 from promptintern.run.worker import WorkerTask, work, work_in_process_group
 from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
+from promptintern.uris import shown
 
 MAX_WORKER_FAILURES = 3
 """How often Ray Train starts the workers again after one was lost."""
@@ -51,9 +52,8 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
     for warning in data.warnings:
         observer.emit(Note(text=warning, warning=True))
     store = open_run(job, storage_uri)
-    _claim(job, store, data.digests)
-    epoch = store.claim_epoch({"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()})
-    task = WorkerTask(job=job.to_wire(), store_uri=store.store.uri, epoch=epoch, observer=observer)
+    _register(job, store, data.digests)
+    task = WorkerTask(job=job.to_wire(), store_uri=store.store.uri, observer=observer)
     if workers == 0:
         work(task)
     else:
@@ -61,25 +61,27 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
     return write_report(store)
 
 
-def _claim(job: PromptInternJob, store: RunStore, digests: dict[str, str]) -> None:
+def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) -> None:
     """Write ``job.json``, or see that the one there tells of the same data.
 
     Raises:
         UserError: if the data files changed since the run began.
     """
-    document = {"schemaVersion": "1.0", "job": job.to_wire(), "data": digests, "created": _now()}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    document = {"schemaVersion": "1.0", "job": job.to_wire(), "data": digests, "created": created}
     if store.create_json(JOB_FILE, document):
         return
     known = store.read_json(JOB_FILE)
-    assert known is not None
+    if known is None or not isinstance(known.get("data"), dict):
+        raise RunFailed(f"{shown(store.store.uri)}/{JOB_FILE} does not say what the run began with; remove the folder")
     changed = [role for role, digest in digests.items() if known["data"].get(role) != digest]
     if changed:
         raise UserError(
             [
                 Problem(
                     where=f"spec.data.{role}.uri",
-                    message=f"the file has changed since this run began on {known['created']}; give the job another "
-                    f"name, or remove {store.store.uri}",
+                    message=f"the file has changed since this run began on {known.get('created')}; give the job "
+                    f"another name, or remove {shown(store.store.uri)}",
                 )
                 for role in changed
             ]
@@ -105,6 +107,7 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
 
     from promptintern.run.ray_observer import Mailbox, RayObserver
 
+    observer.emit(Note(text=f"starting Ray with {workers} worker{'s' if workers > 1 else ''}"))
     gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
     with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
         mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
@@ -125,7 +128,11 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
         # On a thread of its own: there Ray leaves Ctrl-C to us, and this one hands on what the workers tell.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:
             fit = thread.submit(trainer.fit)
-            _hand_on(mailbox, observer, until=fit)
+            try:
+                _hand_on(mailbox, observer, until=fit)
+            except BaseException:
+                ray.shutdown()  # ends the workers, and so the thread, at once
+                raise
         _raise_ending(ray.get(mailbox.ending.remote()), fit.exception())
 
 
@@ -189,7 +196,3 @@ def _hand_on(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
             asked = True
             ray.get(mailbox.request_stop.remote())
         time.sleep(_POLL_SECONDS)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

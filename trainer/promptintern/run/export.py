@@ -38,28 +38,42 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
     Raises:
         UserError: if ``target`` exists and is not empty, or there is no adapter.
     """
+    if "://" in str(target) or ":/" in str(target):
+        raise UserError.at("--merged", f"{target} is no local folder; export there and copy the files")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError.at("--merged", f"{target} exists already; name a new folder")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError.at("--merged", f"{target} cannot be made: {error.strerror}") from None
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
         loaded = load_internalized(run_uri, Path(local), base_model=base_model)
         probes = loaded.render(_PROBES)
         apart = _logits(loaded.model, loaded.tokenizer, probes)
+        tokenizer, device = loaded.tokenizer, loaded.device
         merged = loaded.model.merge_and_unload(safe_merge=True)
+        del loaded  # one copy of the weights at a time
+        _greedy(merged.generation_config)
         merged.save_pretrained(target)
-        loaded.tokenizer.save_pretrained(target)
+        tokenizer.save_pretrained(target)
         dtype = next(merged.parameters()).dtype
-        device = loaded.device
         del merged
     written = load_base_model(
         fetch_model(target.resolve().as_uri(), field="--merged"), dtype=dtype, device=device, field="--merged"
     )
-    together = _logits(written.eval(), loaded.tokenizer, probes)
+    together = _logits(written.eval(), tokenizer, probes)
     return Drift(
         largest=(apart - together).abs().max().item(),
         scale=apart.abs().max().item(),
         agreement=(apart.argmax(-1) == together.argmax(-1)).float().mean().item(),
         positions=len(apart),
     )
+
+
+def _greedy(config: Any) -> None:
+    """Some published models hold sampling settings that contradict their own ``do_sample``, and cannot be saved."""
+    if not config.do_sample:
+        config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
 
 
 @torch.inference_mode()

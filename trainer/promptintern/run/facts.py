@@ -34,12 +34,13 @@ from promptintern.report.facts import (
 )
 from promptintern.report.html import render_html
 from promptintern.report.schema import Report, report_to_json
-from promptintern.run.internalize import Outcome
-from promptintern.run.latency import PATH as LATENCY
+from promptintern.run.internalize import Outcome, evaluation_folder
+from promptintern.run.latency import FOLDER as LATENCY
 from promptintern.run.session import Session
 from promptintern.run.tracks import DIRECT
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore
+from promptintern.uris import shown
 
 FACTS = "report/facts.json"
 _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizers", "sacrebleu", "bm25s", "safetensors")
@@ -56,7 +57,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         metrics=list(session.job.spec.evaluation.metrics),
         max_new_tokens=session.job.spec.evaluation.max_new_tokens,
         rows=[HeldOutRow(id=row.id, query=row.query, accepted=list(row.answers)) for row in session.data.eval],
-        arms=_arms(store),
+        arms=_arms(store, outcome),
         stages=[_stage(index, manifest) for index, manifest in manifests.items()],
         planned_stages=len(session.stages),
         direct=TrackFacts(**_track(direct)) if direct else None,
@@ -73,10 +74,22 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         ),
         data=_data(session),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
-        warnings=list(session.data.warnings),
+        warnings=[*session.data.warnings, *session.warnings],
         notes=list(session.notes),
     )
+    known = _known(store)
+    if known is not None:
+        same = facts.model_copy(update={"job": facts.job.model_copy(update={"finished_at": known.job.finished_at})})
+        if same == known:
+            return  # a finished run, started once more: nothing was done, and it ended when it ended
     store.store.write(FACTS, facts_to_json(facts).encode())
+
+
+def _known(store: RunStore) -> RunFacts | None:
+    try:
+        return facts_from_json(store.store.read(FACTS))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def write_report(store: RunStore) -> Report:
@@ -89,10 +102,14 @@ def write_report(store: RunStore) -> Report:
         facts = facts_from_json(store.store.read(FACTS))
     except FileNotFoundError:
         raise UserError.at(
-            store.store.uri, f"holds no finished run ({FACTS} is missing); `promptintern run` continues it"
+            shown(store.store.uri),
+            f"holds no finished run ({FACTS} is missing); is it the run's folder? `promptintern run` finishes a run",
         ) from None
     except ValueError as error:
-        raise UserError.at(f"{store.store.uri}/{FACTS}", f"cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError.at(
+            f"{shown(store.store.uri)}/{FACTS}",
+            f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job makes it again",
+        ) from None
     report = build_report(facts)
     store.store.write("report/report.json", report_to_json(report).encode())
     store.store.write("report/report.html", render_html(report).encode())
@@ -136,11 +153,11 @@ def _device(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _arms(store: RunStore) -> list[ArmFacts]:
-    latency = store.read_json(LATENCY) or {}
+def _arms(store: RunStore, outcome: Outcome) -> list[ArmFacts]:
+    latency = store.committed_document(LATENCY, parent=outcome.result) or {}
     arms = []
     for name in (*map(str, Arm), KEPT_STAGE):
-        document = store.read_json(f"evaluation/{name}.json")
+        document = store.committed_document(evaluation_folder(name), parent=outcome.arms.get(name))
         if document is not None:
             arms.append(
                 ArmFacts(

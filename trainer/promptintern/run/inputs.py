@@ -6,10 +6,12 @@ from typing import Any
 
 from promptintern_api import PromptInternJob
 from promptintern_api.data import OnProblem
+from promptintern_api.prompt import CompressorKind
 
 from promptintern.compress import CompressedTemplate, uncompressed
 from promptintern.engine.packs import Length
 from promptintern.errors import Problem, UserError
+from promptintern.evaluate.generate import cut_at
 from promptintern.models import context_length
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.prompt.render import render_prompt
@@ -18,7 +20,7 @@ from promptintern.retrieve import build_retriever
 from promptintern.rows.checks import check_rows
 from promptintern.rows.load import load_rows
 from promptintern.rows.types import Row
-from promptintern.schedule import Stage, build_stages
+from promptintern.schedule import Stage, build_stages, full_prompt_shots
 from promptintern.storage.options import S3Options
 
 DEFAULT_MAX_TOKENS = 4096
@@ -58,15 +60,42 @@ def load_data(job: PromptInternJob) -> Data:
     if problems:
         raise UserError(problems)
     checked = check_rows(train.rows, held_out.rows, on_leak=spec.on_leak)
-    if checked.problems:
-        raise UserError(checked.problems)
+    problems = [*_system_problems(train.system, held_out.system), *checked.problems]
+    if problems:
+        raise UserError(problems)
     return Data(
         train=list(checked.train),
         eval=list(held_out.rows),
         digests={"train": train.sha256, "eval": held_out.sha256},
         dropped={"leaked into eval": checked.dropped_leaks} if checked.dropped_leaks else {},
-        warnings=list(checked.warnings),
+        warnings=[
+            *train.warnings,
+            *held_out.warnings,
+            *_system_warnings(job, train.system or held_out.system),
+            *checked.warnings,
+        ],
     )
+
+
+def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
+    """A chat file's system message is a part of the prompt, so it cannot differ between the files."""
+    if train is None or held_out is None or train == held_out:
+        return []
+    return [
+        Problem(
+            where="spec.data.eval.uri",
+            message="has another system message than spec.data.train.uri; the prompt must be the same in all rows",
+        )
+    ]
+
+
+def _system_warnings(job: PromptInternJob, system: str | None) -> list[str]:
+    if not system or not system.strip() or system.strip() in job.spec.prompt.template:
+        return []
+    return [
+        "the system message of the chat data is not sent: only what stands in spec.prompt.template is; copy it there "
+        f"if it belongs to the prompt that you pay for today ({system.strip()!r:.60})"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +163,24 @@ def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Prompts of one template and so many examples."""
+
+    template: CompressedTemplate
+    shots: int
+
+
+def shapes_to_fit(
+    job: PromptInternJob, full: CompressedTemplate, by_stage: Sequence[CompressedTemplate]
+) -> list[Shape]:
+    """The shapes whose prompts may be the longest: the full prompt, and whatever the user wrote for the stages."""
+    shapes = [Shape(template=full, shots=full_prompt_shots(job.spec.schedule))]
+    if job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED:
+        shapes += [Shape(template=t, shots=s.shots) for t, s in zip(by_stage, stages_of(job), strict=True)]
+    return shapes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fitting:
     """The rows that fit, and how many did not."""
 
@@ -146,43 +193,77 @@ def fit_to_context(
     data: Data,
     examples: Examples,
     *,
-    template: CompressedTemplate,
+    shapes: Sequence[Shape],
     encoder: PromptEncoder,
     max_tokens: int,
+    embedder: Any = None,
 ) -> Fitting:
-    """Check every row's longest prompt (``template`` at rate 1 with all shots), and drop rows where the job says so.
+    """Check every row's prompts of all ``shapes``, and drop rows where the job says so.
 
     Nothing is ever truncated: a prompt whose end is missing teaches something else.
+
+    Args:
+        embedder: Of an Embedding retriever.
 
     Raises:
         UserError: naming every row that does not fit, or has no answer token.
     """
-    pool = data.train
     room = max_tokens - job.spec.evaluation.max_new_tokens
     if room < 1:
         raise UserError.at(
             "spec.evaluation.maxNewTokens",
             f"is {job.spec.evaluation.max_new_tokens}; with at most {max_tokens} tokens a sequence no prompt fits",
         )
-    prompts = render(job, template, rows=data.train, neighbours=examples.train, shots=examples.shots, pool=pool)
-    long_train = [
-        length_of(encoded).total > max_tokens
-        for encoded in encoder.encode(
-            prompts, [row.answer for row in data.train], wheres=[row.where for row in data.train]
-        )
-    ]
-    prompts = render(job, template, rows=data.eval, neighbours=examples.eval, shots=examples.shots, pool=pool)
-    long_eval = [len(ids) > room for ids in encoder.encode_prompts(prompts)]
-    if not any(long_train) and not any(long_eval):
-        return Fitting(data=data, examples=examples)
-    if job.spec.data.on_too_long is OnProblem.ERROR:
-        raise UserError(
-            _too_long(data.train, long_train, f"{max_tokens} tokens with its answer")
-            + _too_long(data.eval, long_eval, f"{room} tokens, which leaves room for maxNewTokens")
-        )
-    if all(long_train) or all(long_eval):
-        raise UserError.at("spec.training.maxTokens", f"no row fits in {max_tokens} tokens")
-    return _without(job, data, examples, long_train, long_eval)
+    drops = job.spec.data.on_too_long is OnProblem.DROP
+    if drops and examples.shots:
+        # Rows that are too long by themselves go first, lest they take along those that they are examples of.
+        alone = [Shape(template=shape.template, shots=0) for shape in shapes]
+        data = _without(data, *_beyond(job, data, examples, alone, encoder=encoder, max_tokens=max_tokens, room=room))
+        _check_left(data, max_tokens)
+        examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
+    while True:
+        long_train, long_eval = _beyond(job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, room=room)
+        if not any(long_train) and not any(long_eval):
+            return Fitting(data=data, examples=examples)
+        if not drops:
+            raise UserError(
+                _too_long(data.train, long_train, f"{max_tokens} tokens with its answer")
+                + _too_long(data.eval, long_eval, f"{room} tokens, which leaves room for maxNewTokens")
+            )
+        data = _without(data, long_train, long_eval)
+        _check_left(data, max_tokens)
+        # A dropped row is no longer an example either, so examples are found again, and may be longer than before.
+        examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
+
+
+def _check_left(data: Data, max_tokens: int) -> None:
+    for kind, rows in (("training", data.train), ("held-out", data.eval)):
+        if not rows:
+            raise UserError.at("spec.training.maxTokens", f"no {kind} row fits in {max_tokens} tokens")
+
+
+def _beyond(
+    job: PromptInternJob,
+    data: Data,
+    examples: Examples,
+    shapes: Sequence[Shape],
+    *,
+    encoder: PromptEncoder,
+    max_tokens: int,
+    room: int,
+) -> tuple[list[bool], list[bool]]:
+    """Which training rows are longer than ``max_tokens``, and which held-out rows longer than ``room``."""
+    answers, wheres = [row.answer for row in data.train], [row.where for row in data.train]
+    long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
+    for shape in shapes:
+        template, shots = shape.template, shape.shots
+        prompts = render(job, template, rows=data.train, neighbours=examples.train, shots=shots, pool=data.train)
+        for i, encoded in enumerate(encoder.encode(prompts, answers, wheres=wheres)):
+            long_train[i] |= length_of(encoded).total > max_tokens
+        prompts = render(job, template, rows=data.eval, neighbours=examples.eval, shots=shots, pool=data.train)
+        for i, ids in enumerate(encoder.encode_prompts(prompts)):
+            long_eval[i] |= len(ids) > room
+    return long_train, long_eval
 
 
 def _too_long(rows: Sequence[Row], flags: Sequence[bool], limit: str) -> list[Problem]:
@@ -197,26 +278,38 @@ def _too_long(rows: Sequence[Row], flags: Sequence[bool], limit: str) -> list[Pr
     ]
 
 
-def _without(
-    job: PromptInternJob,
-    data: Data,
-    examples: Examples,
-    long_train: Sequence[bool],
-    long_eval: Sequence[bool],
-) -> Fitting:
-    """The fitting rows only. A dropped training row is no longer an example either, so examples are found again."""
-    kept = Data(
+def _without(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
+    """The fitting rows only, the others counted."""
+    dropped = dict(data.dropped)
+    for reason, flags in (("too long to train on", long_train), ("too long to evaluate", long_eval)):
+        if any(flags):
+            dropped[reason] = dropped.get(reason, 0) + sum(flags)
+    return Data(
         train=[row for row, flag in zip(data.train, long_train, strict=True) if not flag],
         eval=[row for row, flag in zip(data.eval, long_eval, strict=True) if not flag],
         digests=data.digests,
-        dropped={
-            **data.dropped,
-            **({"too long to train on": sum(long_train)} if any(long_train) else {}),
-            **({"too long to evaluate": sum(long_eval)} if any(long_eval) else {}),
-        },
+        dropped=dropped,
         warnings=data.warnings,
     )
-    return Fitting(data=kept, examples=retrieve_examples(job, kept, shots=examples.shots))
+
+
+def answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:
+    """Held-out rows whose answers no arm can give, because generation ends before."""
+    evaluation, rows = job.spec.evaluation, data.eval
+    lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
+    fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]
+    survives = [[cut_at(answer, evaluation.stop) == answer for answer in row.answers] for row in rows]
+    found = []
+    for field, possible, why in (
+        ("maxNewTokens", fits, f"have only answers longer than the {evaluation.max_new_tokens} tokens of"),
+        ("stop", survives, "have only answers that hold a text of"),
+    ):
+        count = sum(not any(row) for row in possible)
+        if count:
+            found.append(
+                f"{count} of {len(rows)} held-out rows {why} spec.evaluation.{field}, so no arm can get them right"
+            )
+    return found
 
 
 def length_of(encoded: Encoded) -> Length:

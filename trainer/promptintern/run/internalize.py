@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from promptintern_api.evaluation import Arm, Metric, OnGateFail
 from promptintern_api.training import LearningRatePolicy
 
 from promptintern.engine import collective
-from promptintern.engine.packs import StepPlan
+from promptintern.engine.packs import StepPlan, check_lengths
 from promptintern.engine.state import Trajectory
 from promptintern.evaluate.metrics import bleu, exact_match
 from promptintern.prompt.encode import Encoded
@@ -19,10 +19,12 @@ from promptintern.report.facts import KEPT_STAGE
 from promptintern.run.adapter import commit_adapter
 from promptintern.run.answers import answer_all
 from promptintern.run.events import Note, Observer, Scored, Stopped
+from promptintern.run.inputs import length_of
 from promptintern.run.latency import Result, measure_latency
 from promptintern.run.session import Session
 from promptintern.run.tracks import Track, course_of, direct_track, plan_track, tracks_of
 from promptintern.run.training import TrackTrainer
+from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore
 
 
@@ -34,6 +36,15 @@ class Outcome:
     """The stage whose adapter is the result; None if none passed the gate."""
     stopped_at: int | None
     """The stage that failed a gate with onFail Stop."""
+    result: str | None = None
+    """Digest of the kept stage's manifest."""
+    arms: dict[str, str | None] = field(default_factory=dict)
+    """The arms that answered, with the digest of the manifest whose adapter did; None for base weights."""
+
+
+def evaluation_folder(arm: str) -> str:
+    """Where an arm's answers are."""
+    return f"evaluation/{arm}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,40 +65,42 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     if collective.rank() == 0:
         for note in session.notes:
             observer.emit(Note(text=note))
+        for warning in session.warnings:
+            observer.emit(Note(text=warning, warning=True))
     wanted = set(session.job.spec.evaluation.arms)
     query_only = session.encode_held_out(session.templates[-1], 0)
-    full = session.encode_held_out(session.full_template, session.stages[0].shots)
+    full = session.encode_held_out(session.full_template, session.full_shots)
     run = _Run(session=session, store=store, trainer=trainer, observer=observer)
 
-    run.evaluate(Arm.FULL_PROMPT, full, adapter=False)
+    arms: dict[str, str | None] = {Arm.FULL_PROMPT: None}
+    full_answers = run.evaluate(Arm.FULL_PROMPT, full, by=None)
     if Arm.BASE in wanted:
-        run.evaluate(Arm.BASE, query_only, adapter=False)
-    outcome = run.stages()
+        arms[Arm.BASE] = None
+        run.evaluate(Arm.BASE, query_only, by=None)
+    outcome = run.stages(full_answers)
     result = _result(session, outcome, query_only)
     if result is not None:
+        arms[result.arm] = result.digest
         trainer.load(str(result.stage))
-        run.evaluate(result.arm, result.prompts, adapter=True)
+        run.evaluate(result.arm, result.prompts, by=result.digest)
         if collective.rank() == 0:
             commit_adapter(session, store, stage=result.stage, epoch=trainer.epoch)
         collective.barrier()
     if Arm.DIRECT in wanted:
-        run.direct(query_only)
+        arms[Arm.DIRECT] = run.direct(query_only)
     measure_latency(session, store, trainer, result, full=full, observer=observer)
-    if collective.rank() == 0:
-        store.write_json("evaluation/outcome.json", {"kept": outcome.kept, "stoppedAt": outcome.stopped_at})
-    collective.barrier()
-    return outcome
+    return replace(outcome, arms=arms)
 
 
 def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> Result | None:
     """What the run brought forth: the last stage, or the last one that passed the gate; None if none did."""
-    if outcome.kept is None:
+    if outcome.kept is None or outcome.result is None:
         return None
-    stage = session.stages[outcome.kept]
+    stage, digest = session.stages[outcome.kept], outcome.result
     if stage is session.stages[-1]:
-        return Result(stage=stage.index, arm=Arm.QUERY_ONLY, prompts=query_only)
+        return Result(stage=stage.index, digest=digest, arm=Arm.QUERY_ONLY, prompts=query_only)
     prompts = session.encode_held_out(session.templates[stage.index], stage.shots)
-    return Result(stage=stage.index, arm=KEPT_STAGE, prompts=prompts)
+    return Result(stage=stage.index, digest=digest, arm=KEPT_STAGE, prompts=prompts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,36 +110,46 @@ class _Run:
     trainer: TrackTrainer
     observer: Observer
 
-    def evaluate(self, arm: str, prompts: Sequence[Sequence[int]], *, adapter: bool) -> None:
-        """Answer all held-out queries as ``arm`` and store the answers."""
-        path = f"evaluation/{arm}.json"
-        document = collective.broadcast_object(self.store.read_json(path) if collective.rank() == 0 else None)
+    def evaluate(self, arm: str, prompts: Sequence[Sequence[int]], *, by: str | None) -> list[str]:
+        """Answer all held-out queries as ``arm``, commit the answers, and return them.
+
+        Args:
+            by: Digest of the manifest whose adapter is loaded; None answers with the base weights.
+        """
+        folder = evaluation_folder(arm)
+        document = collective.from_first(lambda: self.store.committed_document(folder, parent=by))
         if document is None:
-            answers = answer_all(self.session, prompts, adapter=adapter, name=f"arm {arm}", observer=self.observer)
+            answers = answer_all(
+                self.session, prompts, adapter=by is not None, name=f"arm {arm}", observer=self.observer
+            )
             document = {
                 "arm": arm,
                 "predictions": [answer.text for answer in answers],
                 "answerTokens": [answer.tokens for answer in answers],
                 "promptTokens": [len(prompt) for prompt in prompts],
             }
-            if collective.rank() == 0:
-                self.store.check_epoch(self.trainer.epoch)
-                self.store.write_json(path, document)
-        metric, score = self._score(document["predictions"])
+            fresh, epoch = document, self.trainer.epoch
+            document = collective.from_first(lambda: self.store.commit_document(folder, fresh, epoch=epoch, parent=by))
+        predictions: list[str] = document["predictions"]
+        metric, score = self._score(predictions)
         if collective.rank() == 0:
             self.observer.emit(Scored(name=f"arm {arm}", metric=metric, score=score))
+        return predictions
 
-    def stages(self) -> Outcome:
-        """Train, evaluate and commit every stage in order, until one fails a gate that stops."""
+    def stages(self, full_answers: Sequence[str]) -> Outcome:
+        """Train, evaluate and commit every stage in order, until one fails a gate that stops.
+
+        Args:
+            full_answers: Of the arm FullPrompt, which the gate compares with.
+        """
         tracks = tracks_of(self.session)
         kept: int | None = None
+        result: str | None = None
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as ahead:
             prepared: dict[int, Future[Prepared]] = {}
             counts = self._step_counts(tracks)
             for number, track in enumerate(tracks):
-                manifest = collective.broadcast_object(
-                    self.store.stage_manifest(track.key) if collective.rank() == 0 else None
-                )
+                manifest = self._committed(track.key)
                 if manifest is None:
                     ready = (
                         prepared.pop(number) if number in prepared else ahead.submit(self._prepare, track)
@@ -134,36 +157,45 @@ class _Run:
                     if number + 1 < len(tracks):
                         # The next stage's prompts are rendered and tokenized while this one trains.
                         prepared[number + 1] = ahead.submit(self._prepare, tracks[number + 1])
-                    manifest = self._train_stage(track, ready, counts)
+                    manifest = self._train_stage(track, ready, counts, full_answers)
                 passed = manifest.meta["gate"] != "failed"
                 if not passed and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
                     if collective.rank() == 0:
                         self.observer.emit(Note(text=_gate_text(track, manifest.meta, kept), warning=True))
-                    return Outcome(kept=kept, stopped_at=number)
-                kept = number
-        return Outcome(kept=kept, stopped_at=None)
+                    return Outcome(kept=kept, stopped_at=number, result=result)
+                kept, result = number, manifest.digest()
+        return Outcome(kept=kept, stopped_at=None, result=result)
 
-    def direct(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Train the Direct arm with the stages' budget and answer as it."""
-        manifests = [m for s in self.session.stages if (m := self.store.stage_manifest(str(s.index))) is not None]
+    def direct(self, prompts: Sequence[Sequence[int]]) -> str:
+        """Train the Direct arm with the stages' budget and answer as it; returns its manifest's digest."""
+        manifests = [m for s in self.session.stages if (m := self._committed(str(s.index))) is not None]
         rows = self.session.encode_training(self.session.templates[-1], 0)
         track = direct_track(
             self.session,
             stage_tokens=[int(m.meta["trainingTokens"]) for m in manifests],  # type: ignore[arg-type]
             direct_tokens_per_epoch=sum(len(r.prompt_ids) + len(r.answer_ids) for r in rows),
         )
-        manifest = collective.broadcast_object(self.store.stage_manifest(track.key) if collective.rank() == 0 else None)
+        manifest = self._committed(track.key)
         if manifest is None:
             steps = plan_track(self.session, track, rows, world_size=collective.world_size())
             course = course_of(self.session, track, len(steps), before=0, after=0)
             trajectory = self.trainer.train(track, rows=rows, steps=steps, course=course)
-            self.trainer.commit(track, trajectory, self._meta(track, rows, trajectory) | {"gate": "none"})
+            manifest = self.trainer.commit(track, trajectory, self._meta(track, rows, trajectory) | {"gate": "none"})
         else:
             self.trainer.load(track.key)
-        self.evaluate(Arm.DIRECT, prompts, adapter=True)
+        self.evaluate(Arm.DIRECT, prompts, by=manifest.digest())
+        return manifest.digest()
+
+    def _committed(self, key: str) -> Manifest | None:
+        return collective.from_first(lambda: self.store.stage_manifest(key))
 
     def _prepare(self, track: Track) -> Prepared:
         rows = self.session.encode_training(self.session.templates[track.template], track.shots)
+        check_lengths(
+            [length_of(row) for row in rows],
+            max_tokens=self.session.max_tokens,
+            wheres=[row.where for row in self.session.data.train],
+        )
         return Prepared(rows=rows, steps=plan_track(self.session, track, rows, world_size=collective.world_size()))
 
     def _step_counts(self, tracks: Sequence[Track]) -> list[int]:
@@ -172,7 +204,9 @@ class _Run:
             return [0] * len(tracks)
         return [len(self._prepare(track).steps) for track in tracks]
 
-    def _train_stage(self, track: Track, ready: Prepared, counts: Sequence[int]) -> Any:
+    def _train_stage(
+        self, track: Track, ready: Prepared, counts: Sequence[int], full_answers: Sequence[str]
+    ) -> Manifest:
         number = track.template
         course = course_of(
             self.session,
@@ -183,7 +217,7 @@ class _Run:
         )
         trajectory = self.trainer.train(track, rows=ready.rows, steps=ready.steps, course=course)
         try:
-            meta = self._meta(track, ready.rows, trajectory) | self._judge(track)
+            meta = self._meta(track, ready.rows, trajectory) | self._judge(track, full_answers)
         except Stopped:
             self.trainer.save(track, trajectory)
             raise
@@ -192,16 +226,15 @@ class _Run:
             self.observer.emit(Scored(name=track.name, metric=str(meta["metric"]), score=meta["score"]))
         return manifest
 
-    def _judge(self, track: Track) -> dict[str, Any]:
+    def _judge(self, track: Track, full_answers: Sequence[str]) -> dict[str, Any]:
         """The stage's score on its own prompt over the first held-out rows, against FullPrompt on the same rows."""
         evaluation = self.session.job.spec.evaluation
         count = min(evaluation.stage_rows, len(self.session.data.eval))
         prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots)[:count]
         answers = answer_all(self.session, prompts, adapter=True, name=track.name, observer=self.observer)
         texts = [answer.text for answer in answers]
-        full = self.store.read_json(f"evaluation/{Arm.FULL_PROMPT}.json") or {}
         metric, score = self._score(texts)
-        _, full_score = self._score(full["predictions"][:count])
+        _, full_score = self._score(full_answers[:count])
         scale = 100 if metric == Metric.BLEU else 1
         drop = (full_score - score) / scale
         return {

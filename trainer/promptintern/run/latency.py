@@ -15,7 +15,7 @@ from promptintern.run.session import Session
 from promptintern.run.training import TrackTrainer
 from promptintern.storage.run import RunStore
 
-PATH = "evaluation/latency.json"
+FOLDER = "evaluation/latency"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class Result:
     """The adapter that a run brought forth, and how it is asked."""
 
     stage: int
+    digest: str
+    """Of the stage's manifest."""
     arm: str
     prompts: Sequence[Sequence[int]]
     """Of all held-out rows, in tokens."""
@@ -43,7 +45,8 @@ def measure_latency(
     since merging and unmerging rounds the base weights.
     """
     count = min(session.job.spec.evaluation.latency_queries, len(full))
-    done = collective.broadcast_object(store.read_json(PATH) if collective.rank() == 0 else None)
+    parent = result.digest if result is not None else None
+    done = collective.from_first(lambda: store.committed_document(FOLDER, parent=parent))
     if count == 0 or done is not None:
         return
     if result is not None:
@@ -55,7 +58,7 @@ def measure_latency(
             session.adapter.model.merge_adapter()
             figures[str(result.arm)] = _time(session, result.prompts, count, adapter=True)
             session.adapter.model.unmerge_adapter()
-        store.write_json(PATH, figures)
+        store.commit_document(FOLDER, figures, epoch=trainer.epoch, parent=parent)
     collective.barrier()
 
 

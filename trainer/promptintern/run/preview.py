@@ -11,15 +11,18 @@ from promptintern.errors import UserError
 from promptintern.models import fetch_model, load_base_model, load_config, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.run.inputs import (
+    answer_warnings,
     fit_to_context,
     load_data,
     max_tokens_of,
     render,
     retrieve_examples,
     s3_options,
+    shapes_to_fit,
     stages_of,
 )
-from promptintern.run.session import compress_all, embedder
+from promptintern.run.session import DTYPES, compress_all, embedder
+from promptintern.schedule import full_prompt_shots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +68,22 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
     config = load_config(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = (
-        load_base_model(folder, dtype=torch.float32, device=device)
+        load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
         if job.spec.prompt.compressor.kind is CompressorKind.SELF_INFORMATION
         else None
     )
     stages = stages_of(job)
     full, *templates = compress_all(job, stages, tokenizer=tokenizer, model=model, folder=folder)
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
+    embeds = embedder(job, device)
     fitting = fit_to_context(
         job,
         data,
-        retrieve_examples(job, data, shots=max(stage.shots for stage in stages), encoder=embedder(job, device)),
-        template=full,
+        retrieve_examples(job, data, shots=full_prompt_shots(job.spec.schedule), encoder=embeds),
+        shapes=shapes_to_fit(job, full, templates),
         encoder=encoder,
         max_tokens=max_tokens_of(job, config),
+        embedder=embeds,
     )
     train, neighbours = fitting.data.train, fitting.examples.train
     if row >= len(train):
@@ -107,6 +112,6 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
         where=train[row].where,
         answer=train[row].answer,
         stages=previews,
-        warnings=data.warnings,
+        warnings=[*data.warnings, *answer_warnings(job, fitting.data, encoder)],
         dropped=fitting.data.dropped,
     )

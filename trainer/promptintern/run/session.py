@@ -12,7 +12,7 @@ from promptintern_api.model import Dtype
 from promptintern_api.prompt import RetrieverKind
 from promptintern_api.training import Packing
 
-from promptintern.compress import CompressedTemplate, build_compressor
+from promptintern.compress import CompressedTemplate, build_compressor, check_precomputed
 from promptintern.engine import collective
 from promptintern.engine.forward import packs_exactly
 from promptintern.engine.lora import Adapter, attach_lora
@@ -22,15 +22,17 @@ from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.run.inputs import (
     Data,
     Examples,
+    answer_warnings,
     fit_to_context,
     load_data,
     max_tokens_of,
     render,
     retrieve_examples,
     s3_options,
+    shapes_to_fit,
     stages_of,
 )
-from promptintern.schedule import Stage
+from promptintern.schedule import Stage, full_prompt_shots
 
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
@@ -52,9 +54,14 @@ class Session:
     """By stage."""
     full_template: CompressedTemplate
     """At rate 1."""
+    max_tokens: int
+    full_shots: int
+    """K, the examples of the full prompt."""
     packing: bool
     notes: list[str]
     """What a reader of the report should know about how it was computed."""
+    warnings: list[str]
+    """What speaks against trusting the scores, besides what ``data`` says."""
 
     def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> list[str]:
         """The prompts of all training or held-out rows."""
@@ -114,13 +121,16 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
     )
     full_template, *by_stage = templates
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
+    full_shots, embeds = full_prompt_shots(job.spec.schedule), embedder(job, device)
+    max_tokens = max_tokens_of(job, base.config)
     fitting = fit_to_context(
         job,
         data,
-        retrieve_examples(job, data, shots=max(stage.shots for stage in stages), encoder=embedder(job, device)),
-        template=full_template,
+        retrieve_examples(job, data, shots=full_shots, encoder=embeds),
+        shapes=shapes_to_fit(job, full_template, by_stage),
         encoder=encoder,
-        max_tokens=max_tokens_of(job, base.config),
+        max_tokens=max_tokens,
+        embedder=embeds,
     )
     packing, notes = _packing(job, base, tokenizer, device)
     adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
@@ -139,17 +149,25 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         stages=stages,
         templates=by_stage,
         full_template=full_template,
+        max_tokens=max_tokens,
+        full_shots=full_shots,
         packing=packing,
         notes=notes,
+        warnings=answer_warnings(job, fitting.data, encoder),
     )
 
 
 def compress_all(
-    job: PromptInternJob, stages: Sequence[Stage], *, tokenizer: Any, model: Any, folder: ModelFolder
+    job: PromptInternJob, stages: Sequence[Stage], *, tokenizer: Any, model: Any, folder: ModelFolder | None = None
 ) -> list[CompressedTemplate]:
     """The template at rate 1, then at every stage's rate."""
+    check_precomputed(job.spec.prompt, stages)
     compressor = build_compressor(
-        job.spec.prompt, tokenizer=tokenizer, model=model, model_digest=folder.digest(), s3=s3_options(job)
+        job.spec.prompt,
+        tokenizer=tokenizer,
+        model=model,
+        model_digest=folder.digest() if folder else None,
+        s3=s3_options(job),
     )
     return [compressor.compress(rate) for rate in (1.0, *(stage.rate for stage in stages))]
 

@@ -55,10 +55,10 @@ def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens
     """A plain fine-tune on the last stage's prompts, from the base model, with the stages' budget.
 
     Args:
-        stage_tokens: Training tokens of every stage (all epochs).
+        stage_tokens: Training tokens (all epochs) of every stage that was trained; a gate may have stopped the others.
         direct_tokens_per_epoch: Tokens of one pass over the last stage's prompts and answers.
     """
-    epochs = sum(stage.epochs for stage in session.stages)
+    epochs = sum(stage.epochs for stage in session.stages[: len(stage_tokens)])
     if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
         epochs = max(1, round(sum(stage_tokens) / direct_tokens_per_epoch))
     return Track(

@@ -32,6 +32,7 @@ from promptintern.run.tracks import Track
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore
+from promptintern.uris import shown
 
 _OPTIMIZER = "optimizer"
 _FENCE_SECONDS = 10
@@ -100,7 +101,8 @@ class TrackTrainer:
             self.writer.drain()
             with scratch() as folder:
                 session = self.session
-                session.adapter.save(folder, base_name=base_name(session.job.spec.model.uri))
+                name, revision = base_name(session.job.spec.model.uri)
+                session.adapter.save(folder, base_name=name, revision=revision)
                 trajectory.write(folder)
                 if self._keeps_optimizer:
                     write_state(
@@ -221,9 +223,12 @@ class TrackTrainer:
         self.writer.submit(write, replaceable=True)
 
 
-def base_name(uri: str) -> str:
-    """The base model's name as an adapter's config holds it: a hub's name without scheme, else the URI."""
-    return uri.removeprefix("hf://").partition("@")[0] if uri.startswith("hf://") else uri
+def base_name(uri: str) -> tuple[str, str | None]:
+    """The base model as an adapter's config holds it: a hub's name and revision, a folder's path, else the URI."""
+    if uri.startswith("hf://"):
+        name, _, revision = uri.removeprefix("hf://").partition("@")
+        return name, revision or None
+    return shown(uri), None
 
 
 @contextmanager

@@ -1,28 +1,38 @@
 """Everything that can be known of a job without training it, all problems at once."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from promptintern_api import PromptInternJob
-from promptintern_api.prompt import CompressorKind
+from promptintern_api.prompt import CompressorKind, RetrieverKind
 
 from promptintern.compress import check_precomputed
+from promptintern.compress.classifier import FIELD as CLASSIFIER_FIELD
+from promptintern.compress.classifier import load_classifier
+from promptintern.engine.lora import attach_lora
 from promptintern.errors import Problem, UserError
-from promptintern.models import fetch_model, load_config, load_tokenizer
+from promptintern.models import empty_model, fetch_model, load_config, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.run.inputs import (
     Data,
+    answer_warnings,
     fit_to_context,
     full_template,
     load_data,
     max_tokens_of,
     retrieve_examples,
     s3_options,
+    shapes_to_fit,
     stages_of,
 )
+from promptintern.run.session import compress_all, embedder
+from promptintern.schedule import full_prompt_shots
 
 T = TypeVar("T")
+_BRACED = re.compile(r"\{[a-z][a-z_]*\}")
 
 
 @dataclass(kw_only=True)
@@ -47,14 +57,38 @@ def check_job(job: PromptInternJob) -> Findings:
     found = Findings()
     data = found.collect(lambda: load_data(job))
     model = found.collect(lambda: _load_model_facts(job))
-    if job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED:
-        found.collect(lambda: check_precomputed(job.spec.prompt, [stage.rate for stage in stages_of(job)]))
+    found.collect(lambda: check_precomputed(job.spec.prompt, stages_of(job)))
+    if job.spec.prompt.compressor.kind is CompressorKind.LLMLINGUA2:
+        found.collect(lambda: _check_classifier(job))
+    if model:
+        found.collect(lambda: attach_lora(empty_model(model.config), job.spec.training.lora, seed=0))
+    embeds = found.collect(lambda: embedder(job, torch.device("cpu")))
     encoder = found.collect(lambda: PromptEncoder(model.tokenizer, chat=job.spec.prompt.chat)) if model else None
     if data is not None:
         found.warnings += data.warnings
-    if data is not None and model is not None and encoder is not None:
-        found.collect(lambda: _check_prompts(job, data, model, encoder, found))
+    found.warnings += _unfilled(job)
+    ready = not found.problems or job.spec.prompt.retriever.kind is not RetrieverKind.EMBEDDING
+    if data is not None and model is not None and encoder is not None and ready:
+        found.collect(lambda: _check_prompts(job, data, model, encoder, embeds, found))
     return found
+
+
+def _unfilled(job: PromptInternJob) -> list[str]:
+    """Words in braces that look like placeholders and are none."""
+    prompt = job.spec.prompt
+    texts = {"template": prompt.template, "exampleTemplate": prompt.example_template}
+    return [
+        f"spec.prompt.{name} holds {word}, which is no placeholder and is sent as it stands"
+        for name, text in texts.items()
+        for word in dict.fromkeys(_BRACED.findall(text))
+        if word not in ("{query}", "{examples}", "{answer}")
+    ]
+
+
+def _check_classifier(job: PromptInternJob) -> None:
+    uri = job.spec.prompt.compressor.model_uri
+    assert uri is not None
+    load_classifier(fetch_model(uri, s3=s3_options(job), field=CLASSIFIER_FIELD).path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +103,25 @@ def _load_model_facts(job: PromptInternJob) -> _ModelFacts:
 
 
 def _check_prompts(
-    job: PromptInternJob, data: Data, model: _ModelFacts, encoder: PromptEncoder, found: Findings
+    job: PromptInternJob, data: Data, model: _ModelFacts, encoder: PromptEncoder, embeds: Any, found: Findings
 ) -> None:
     stages = stages_of(job)
-    shots = max(stage.shots for stage in stages)
+    shots = full_prompt_shots(job.spec.schedule)
     template = full_template(job, model.tokenizer)
     max_tokens = max_tokens_of(job, model.config)
+    # Rates between 0 and 1 need the base model's weights, unless the user wrote their templates.
+    precomputed = job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED
+    by_stage = compress_all(job, stages, tokenizer=model.tokenizer, model=None)[1:] if precomputed else []
     fitting = fit_to_context(
         job,
         data,
-        retrieve_examples(job, data, shots=shots),
-        template=template,
+        retrieve_examples(job, data, shots=shots, encoder=embeds),
+        shapes=shapes_to_fit(job, template, by_stage),
         encoder=encoder,
         max_tokens=max_tokens,
+        embedder=embeds,
     )
+    found.warnings += answer_warnings(job, fitting.data, encoder)
     found.summary += [
         f"{job.metadata.name}: valid",
         f"rows: {len(fitting.data.train)} to train, {len(fitting.data.eval)} held out"

@@ -1,12 +1,15 @@
 """What Ray Train runs in every worker, and the driver itself when there are none."""
 
+import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from promptintern_api import parse_job
 
 from promptintern.engine import collective
 from promptintern.errors import RunFailed, UserError
+from promptintern.models import ModelFolder
 from promptintern.run.events import Observer, Stopped
 from promptintern.run.facts import store_facts
 from promptintern.run.inputs import s3_options
@@ -16,6 +19,9 @@ from promptintern.run.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
+from promptintern.uris import shown
+
+MODEL_FILE = "model.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,6 @@ class WorkerTask:
     """The job on the wire."""
     store_uri: str
     """The run's folder."""
-    epoch: int
     observer: Observer
 
 
@@ -40,9 +45,14 @@ def work(task: WorkerTask) -> None:
     """
     job = parse_job(task.job)
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
+    # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
+    epoch = collective.from_first(
+        lambda: store.claim_epoch({"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()})
+    )
     session = open_session(job, local_rank=_local_rank())
+    _check_model(store, session.folder)
     with BackgroundWriter() as writer:
-        trainer = TrackTrainer(session, store, epoch=task.epoch, observer=task.observer, writer=writer)
+        trainer = TrackTrainer(session, store, epoch=epoch, observer=task.observer, writer=writer)
         outcome = internalize(session, store, trainer, task.observer)
         if collective.rank() == 0:
             store_facts(session, store, outcome)
@@ -68,6 +78,31 @@ def work_in_process_group(task: WorkerTask) -> None:
     except RunFailed as error:
         task.observer.end("failed", [("", str(error))])
         raise
+
+
+def _check_model(store: RunStore, folder: ModelFolder) -> None:
+    """Note which weights the run began with, or see that these are the same.
+
+    Raises:
+        UserError: if the base model changed since the run began.
+    """
+    digest = folder.digest()
+
+    def noted() -> str:
+        if store.create_json(MODEL_FILE, {"schemaVersion": "1.0", "uri": folder.uri, "digest": digest}):
+            return digest
+        return str((store.read_json(MODEL_FILE) or {}).get("digest"))
+
+    if collective.from_first(noted) != digest:
+        raise UserError.at(
+            "spec.model.uri",
+            "the base model has changed since this run began; name a revision or folder that stays as it is, give the "
+            f"job another name, or remove {shown(store.store.uri)}",
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _local_rank() -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ _EPOCH = re.compile(r"epochs/(\d+)\.json")
 _STAGE = re.compile(r"stages/([^/]+)/manifest\.json")
 _EPOCH_FOLDER = re.compile(r"(stages/[^/]+/e\d+/[^/]+)/")
 _CHECKPOINT = re.compile(r"(stages/[^/]+/e(\d+)/checkpoints/step-(\d+))/manifest\.json")
+_DOCUMENT = "document.json"
 _log = structlog.get_logger("promptintern.storage")
 
 
@@ -32,6 +34,7 @@ class RunStore:
     - ``epochs/<n>.json``: one for every incarnation that claimed the run; the highest number owns it
     - ``stages/<key>/manifest.json`` and ``stages/<key>/e<epoch>/adapter/``: what a stage committed
     - ``stages/<key>/e<epoch>/checkpoints/step-<n>/``, with a ``manifest.json`` inside
+    - ``evaluation/<arm>/``: an arm's answers, with a ``manifest.json`` inside
     - ``adapter/``, ``report/``, ``logs/``
     """
 
@@ -51,10 +54,11 @@ class RunStore:
         """
         # The claim's own id tells two claimants apart who say the same of themselves.
         document = {"schemaVersion": "1.0", "claim": uuid.uuid4().hex, "who": dict(who)}
-        while True:
-            epoch = self.newest_epoch() + 1
-            if self.create_json(_epoch_path(epoch), document):
-                break
+        epoch, before = self.newest_epoch() + 1, 0
+        while not self.create_json(_epoch_path(epoch), document):
+            before, epoch = epoch, self.newest_epoch() + 1
+            if epoch == before:
+                raise RunFailed(f"{self.store.uri}/{_epoch_path(epoch)} can neither be made nor read; remove it")
         if self.create_json(_epoch_path(epoch), {"schemaVersion": "1.0", "claim": "", "who": {}}):
             raise UserError.at(
                 self.store.uri,
@@ -205,6 +209,52 @@ class RunStore:
             self._remove(folder)
 
     # Documents
+
+    def commit_document(
+        self, folder: str, value: Mapping[str, Any], *, epoch: int, parent: str | None
+    ) -> dict[str, Any]:
+        """Commit ``value`` as ``folder`` and return what counts: another incarnation's, if that was first.
+
+        What stands there already and builds on something else than ``parent`` is removed before.
+
+        Raises:
+            FencedOut: if a newer epoch was claimed before the commit.
+        """
+        self.check_epoch(epoch)
+        there = read_manifest(self.store, f"{folder}/manifest.json")
+        if there is not None and there.parent != parent:
+            self._remove(folder)
+        with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
+            Path(local, _DOCUMENT).write_bytes(_json(value))
+            commit_folder(
+                self.store,
+                folder=folder,
+                local=Path(local),
+                manifest_path=f"{folder}/manifest.json",
+                kind="document",
+                epoch=epoch,
+                parent=parent,
+                meta={},
+                fence=lambda: self.check_epoch(epoch),
+            )
+        committed = self.committed_document(folder, parent=parent)
+        if committed is None:
+            raise RunFailed(f"{self.store.uri}/{folder} was removed as soon as it was made; is the run being deleted?")
+        return committed
+
+    def committed_document(self, folder: str, *, parent: str | None) -> dict[str, Any] | None:
+        """What was committed as ``folder``; None if nothing was, or if it builds on something else than ``parent``.
+
+        Raises:
+            RunFailed: if it is not what was committed.
+        """
+        manifest = read_manifest(self.store, f"{folder}/manifest.json")
+        if manifest is None or manifest.parent != parent:
+            return None
+        with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
+            fetch_folder(self.store, manifest, folder=folder, local=Path(local))
+            value: dict[str, Any] = json.loads(Path(local, _DOCUMENT).read_bytes())
+        return value
 
     def read_json(self, path: str) -> dict[str, Any] | None:
         """The JSON object at ``path``, None if absent. ``RunFailed`` if there is something else."""

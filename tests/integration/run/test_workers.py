@@ -1,0 +1,86 @@
+"""Two workers on a local Ray: one that dies, and a stop while they answer."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.run.process import adapters, finish, run_folder, run_to_end, start, write_job
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_job(tmp_path_factory.mktemp("job"), epochs=40)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    ended = run_to_end(job, workdir, "--workers", "2")
+    assert ended.code == 0, ended.text
+    return adapters(workdir)
+
+
+def training_workers(driver: int) -> list[int]:
+    """Process ids of the Ray workers below ``driver`` that run the training loop."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    parents = {int(pid): int(parent) for pid, parent, *_ in rows}
+
+    def below(pid: int) -> bool:
+        while pid in parents:
+            if pid == driver:
+                return True
+            pid = parents[pid]
+        return False
+
+    return [int(row[0]) for row in rows if len(row) == 3 and "RayTrainWorker" in row[2] and below(int(row[0]))]
+
+
+def wait_for(condition: object, seconds: float = 120) -> None:
+    assert callable(condition)
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_killed_worker_is_replaced_under_a_new_epoch(
+    job: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = start(job, tmp_path, "--workers", "2")
+    wait_for(lambda: (f := run_folder(tmp_path)) and any(f.glob("stages/1/*/checkpoints/*/manifest.json")))
+    os.kill(training_workers(process.pid)[0], signal.SIGKILL)
+    ended = finish(process)
+    assert ended.code == 0, ended.text
+    assert adapters(tmp_path) == undisturbed
+    folder = run_folder(tmp_path)
+    assert folder is not None
+    assert len(list(folder.glob("epochs/*.json"))) == 2
+    assert json.loads((folder / "stages/2/manifest.json").read_text())["epoch"] == 2
+
+
+def test_a_stop_while_two_workers_answer_is_heeded(job: Path, tmp_path: Path) -> None:
+    """Many answers in small batches: the stop must not wait for all of them."""
+    slow = tmp_path / "job.yaml"
+    text = job.read_text().replace("maxNewTokens: 4", "maxNewTokens: 200\n    batchSize: 1")
+    slow.write_text(text)
+    rows = [json.dumps({"query": f"what is {n}", "answer": str(n)}) for n in range(400)]
+    held_out = tmp_path / "eval.jsonl"
+    held_out.write_text("".join(f"{row}\n" for row in rows))
+    process = start(slow, tmp_path / "runs", "--workers", "2", "--set", f"data.eval.uri={held_out}")
+    said = ""
+    assert process.stdout is not None
+    while "answered" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    assert ended.code == 143, said + ended.text
+    assert "saved at arm FullPrompt" in ended.text
+    assert "answered 400/400" not in ended.text

@@ -1,0 +1,91 @@
+"""Base models: fetched whole, told apart, and without dropout."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from promptintern import models
+from promptintern.errors import UserError
+from promptintern.models import ModelFolder, fetch_model, load_base_model
+from promptintern.storage.store import open_store
+
+from tests.tiny import write_tiny_model
+
+
+def folder(path: Path) -> ModelFolder:
+    return ModelFolder(uri=path.as_uri(), path=path)
+
+
+def test_workers_that_fetch_the_same_model_at_once_all_get_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tiny_model(tmp_path / "source")
+    (source / "consolidated.safetensors").write_bytes(b"x")
+    store = open_store(source.as_uri())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("promptintern.storage.store.open_store", lambda _uri, **_: store)
+    with ThreadPoolExecutor(4) as pool:
+        fetched = list(pool.map(lambda _: fetch_model("s3://bucket/model"), range(4)))
+    assert {f.path for f in fetched} == {fetched[0].path}
+    names = {p.name for p in source.iterdir()} - {"consolidated.safetensors"}
+    assert {p.name for p in fetched[0].path.iterdir()} == names
+    assert [p.name for p in fetched[0].path.parent.iterdir()] == [fetched[0].path.name]
+    load_base_model(fetched[0], dtype=torch.float32, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("size", [1000, 6 * 2**20])
+def test_the_digest_changes_with_the_weights_and_with_nothing_else(tmp_path: Path, size: int) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "config.json").write_text("{}")
+    (first / "model.safetensors").write_bytes(bytes(size))
+    shutil.copytree(first, tmp_path / "copy")
+    (tmp_path / "copy/README.md").write_text("words")
+    digest = folder(first).digest()
+    assert folder(tmp_path / "copy").digest() == digest
+    trained = bytearray(size)
+    trained[::7] = b"\1" * len(trained[::7])
+    (first / "model.safetensors").write_bytes(trained)
+    assert folder(first).digest() != digest
+
+
+def other_config(name: str) -> Any:
+    import transformers
+
+    small = {"vocab_size": 60, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    match name:
+        case "opt":
+            return transformers.OPTConfig(
+                **small, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32
+            )
+        case "gpt_bigcode":
+            return transformers.GPTBigCodeConfig(**small, n_embd=32, n_layer=2, n_head=4)
+        case "gpt2":
+            return transformers.GPT2Config(**small, n_embd=32, n_layer=2, n_head=4)
+    raise ValueError(name)
+
+
+@pytest.mark.parametrize("name", ["opt", "gpt_bigcode", "gpt2"])
+def test_training_mode_drops_nothing_of_the_base(tmp_path: Path, name: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = other_config(name)
+    drops = [field for field, value in vars(config).items() if "drop" in field and isinstance(value, float) and value]
+    assert drops, "the architecture has no dropout by default, so it shows nothing here"
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = load_base_model(folder(tmp_path), dtype=torch.float32, device=torch.device("cpu")).train()
+    ids = torch.arange(3, 30)[None]
+    assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(UserError, match="http://a/b is none of sample://, file://, s3://, hf://"):
+        fetch_model("http://a/b")
+
+
+def test_weights_have_shapes_only_in_an_empty_model(tmp_path: Path) -> None:
+    config = models.load_config(folder(write_tiny_model(tmp_path)))
+    assert {p.device.type for p in models.empty_model(config).parameters()} == {"meta"}

@@ -1,0 +1,20 @@
+"""Paths and ``file://`` URIs: jobs and runs are named by URIs, people by paths."""
+
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+_FILE = "file://"
+
+
+def to_uri(place: str, base: Path | None = None) -> str:
+    """``place`` if it is a URI, else the ``file://`` URI of the path, which is relative to ``base`` (default: here)."""
+    if "://" in place:
+        return place
+    # Not Path.resolve, which fails on loops of symbolic links; whoever opens the file says so better.
+    return Path(os.path.abspath((base or Path.cwd()) / Path(place).expanduser())).as_uri()  # noqa: PTH100
+
+
+def shown(uri: str) -> str:
+    """How messages name the place: a local one by its path, as one would type it."""
+    return unquote(uri.removeprefix(_FILE)) if uri.startswith(_FILE) else uri
