@@ -103,9 +103,19 @@ BAD_JOBS = (
     _bad({"spec.schedule.curve": "linear"}, "spec.schedule.curve", "'Linear', 'Exponential' or 'InverseExponential'"),
     _bad({"spec.model.dtype": "float16"}, "spec.model.dtype", "'float32' or 'bfloat16', got 'float16'"),
     _bad({"spec.evaluation.metrics": ["F1"]}, "spec.evaluation.metrics[0]", "'ExactMatch' or 'BLEU', got 'F1'"),
-    _bad({"spec.model.uri": "http://models/x"}, "spec.model.uri", "'http://models/x' does not match"),
-    _bad({"spec.data.train.uri": "hf://rows"}, "spec.data.train.uri", "'hf://rows' does not match"),
-    _bad({"spec.storage": {"uri": "gs://bucket"}}, "spec.storage.uri", "'gs://bucket' does not match"),
+    _bad(
+        {"spec.model.uri": "http://models/x"},
+        "spec.model.uri",
+        "'http://models/x' starts with none of hf://, s3://, file://, sample://",
+    ),
+    _bad(
+        {"spec.data.train.uri": "hf://rows"},
+        "spec.data.train.uri",
+        "'hf://rows' starts with none of s3://, file://, sample://",
+    ),
+    _bad(
+        {"spec.storage": {"uri": "gs://bucket"}}, "spec.storage.uri", "'gs://bucket' starts with none of s3://, file://"
+    ),
     _bad({"spec.compute.resources": {"memory": "32 GB"}}, "spec.compute.resources.memory", "'32 GB' does not match"),
     _bad({"spec.model.secretRef": {"name": "My Secret"}}, "spec.model.secretRef.name", "does not match"),
     _bad({"metadata.name": "Small"}, "metadata.name", "'Small' does not match"),

@@ -104,7 +104,29 @@ def _folder_as_file(job: Job, folder: Path) -> None:
     job["spec"]["data"]["train"]["uri"] = f"file://{folder}"
 
 
+def _table(job: Job, folder: Path) -> None:
+    (folder / "train.csv").write_text("query,answer\na,b\n")
+    job["spec"]["data"]["train"]["uri"] = f"file://{folder}/train.csv"
+
+
+def _same_file(job: Job, _folder: Path) -> None:
+    job["spec"]["data"]["eval"] = job["spec"]["data"]["train"]
+
+
 CASES = [
+    Bad(name="a table of text", change=_table, says=("spec.data.train.uri", "train.csv", "JSONL or Parquet")),
+    Bad(name="the same file twice", change=_same_file, says=("spec.data.eval.uri", "is the training file")),
+    Bad(
+        name="unknown scheme",
+        change=at("spec.data.train.uri", "http://host/rows.jsonl"),
+        says=("spec.data.train.uri", "starts with none of s3://, file://, sample://"),
+    ),
+    Bad(
+        name="unknown sample",
+        change=at("spec.data.train.uri", "sample://formulas/trian?world=1"),
+        says=("spec.data.train.uri", "sample://formulas/train?world=W&rows=N"),
+    ),
+    Bad(name="uid that is a path", change=at("metadata.uid", "../../uid"), says=("metadata.uid", "does not match")),
     # the document
     Bad(
         name="api version",

@@ -2,6 +2,7 @@
 
 from promptintern_api.evaluation import Metric
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -9,6 +10,9 @@ from promptintern.report.schema import ArmReport, Figure, Report
 from promptintern.uris import shown
 
 _COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized": "red", "StoppedByGate": "red"}
+
+
+_ANY_WIDTH = 10_000
 
 
 def print_verdict(report: Report, run_uri: str) -> None:
@@ -19,7 +23,7 @@ def print_verdict(report: Report, run_uri: str) -> None:
     verdict = report.verdict
     out.print(Text(f"\n{verdict.outcome}", style=f"bold {_COLOURS[verdict.outcome]}"), Text(f" {verdict.headline}"))
     table = _table(report)
-    if out.measure(table).maximum <= out.width:
+    if Measurement.get(out, out.options.update(width=_ANY_WIDTH), table).maximum <= out.width:
         out.print(table)
     else:
         _print_lines(out, table)

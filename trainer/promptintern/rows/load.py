@@ -55,6 +55,10 @@ def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) ->
         if source.uri.startswith("sample://"):
             return _load_sample(source, field, problems)
         with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
+            if source.uri.lower().endswith((".csv", ".tsv")):
+                raise UserError.at(
+                    f"{field}.uri", f"{shown(source.uri)} is a table of text; save it as JSONL or Parquet"
+                )
             if _is_parquet(source):
                 return _load_parquet(source, field, file, problems)
             return _load_jsonl(source, field, file, problems)
@@ -71,7 +75,12 @@ def _is_parquet(source: DataSource) -> bool:
 def _load_sample(source: DataSource, field: str, problems: ProblemList) -> LoadedRows:
     from promptintern.sample import sample_rows
 
-    records = sample_rows(source.uri)
+    try:
+        records = sample_rows(source.uri)
+    except UserError as error:
+        raise UserError(
+            [Problem(where=f"{field}.uri", message=problem.message) for problem in error.problems]
+        ) from None
     digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
     reader = RecordReader(columns=source.columns, field=field, problems=problems)
     numbered = ((f"{source.uri}:{i}", i, record) for i, record in enumerate(records, start=1))

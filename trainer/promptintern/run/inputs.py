@@ -54,6 +54,8 @@ def load_data(job: PromptInternJob) -> Data:
     """
     spec = job.spec.data
     s3 = s3_options(job)
+    if spec.train.uri == spec.eval.uri:
+        raise UserError.at("spec.data.eval.uri", "is the training file; hold rows out that are not trained on")
     train = load_rows(spec.train, field="spec.data.train", s3=s3)
     held_out = load_rows(spec.eval, field="spec.data.eval", s3=s3)
     problems = [*train.problems, *held_out.problems]
