@@ -25,7 +25,7 @@ test: prerequisites ## All tests: unit, then integration
 	@$(RUN) pytest tests/unit tests/integration $(PARALLEL)
 
 unit: ## Unit tests: no network, under a minute
-	@$(RUN) pytest tests/unit
+	@$(RUN) pytest tests/unit $(PARALLEL)
 
 integration: prerequisites ## Integration tests: a real S3 server, a real browser, killed processes
 	@$(RUN) pytest tests/integration $(PARALLEL)

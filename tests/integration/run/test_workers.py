@@ -41,7 +41,7 @@ def training_workers(driver: int) -> list[int]:
     return [int(row[0]) for row in rows if len(row) == 3 and "RayTrainWorker" in row[2] and below(int(row[0]))]
 
 
-def wait_for(condition: object, seconds: float = 120) -> None:
+def wait_for(condition: object, seconds: float = 300) -> None:
     assert callable(condition)
     until = time.monotonic() + seconds
     while not condition():

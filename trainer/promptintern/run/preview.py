@@ -10,19 +10,9 @@ from promptintern_api.prompt import CompressorKind
 from promptintern.errors import UserError
 from promptintern.models import fetch_model, load_base_model, load_config, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
-from promptintern.run.inputs import (
-    answer_warnings,
-    fit_to_context,
-    load_data,
-    max_tokens_of,
-    render,
-    retrieve_examples,
-    s3_options,
-    shapes_to_fit,
-    stages_of,
-)
+from promptintern.run.fit import fit_rows
+from promptintern.run.inputs import load_data, render, s3_options, stages_of
 from promptintern.run.session import DTYPES, compress_all, embedder
-from promptintern.schedule import full_prompt_shots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +65,14 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
     stages = stages_of(job)
     full, *templates = compress_all(job, stages, tokenizer=tokenizer, model=model, folder=folder)
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
-    embeds = embedder(job, device)
-    fitting = fit_to_context(
+    fitting = fit_rows(
         job,
         data,
-        retrieve_examples(job, data, shots=full_prompt_shots(job.spec.schedule), encoder=embeds),
-        shapes=shapes_to_fit(job, full, templates),
+        full=full,
+        by_stage=templates,
         encoder=encoder,
-        max_tokens=max_tokens_of(job, config),
-        embedder=embeds,
+        embedder=embedder(job, device),
+        model_config=config,
     )
     train, neighbours = fitting.data.train, fitting.examples.train
     if row >= len(train):
@@ -112,6 +101,6 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
         where=train[row].where,
         answer=train[row].answer,
         stages=previews,
-        warnings=[*data.warnings, *answer_warnings(job, fitting.data, encoder)],
+        warnings=[*data.warnings, *fitting.warnings],
         dropped=fitting.data.dropped,
     )

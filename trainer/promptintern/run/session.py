@@ -19,20 +19,16 @@ from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.errors import RunFailed
 from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
 from promptintern.prompt.encode import Encoded, PromptEncoder
+from promptintern.run.fit import fit_rows
 from promptintern.run.inputs import (
     Data,
     Examples,
-    answer_warnings,
-    fit_to_context,
     load_data,
-    max_tokens_of,
     render,
-    retrieve_examples,
     s3_options,
-    shapes_to_fit,
     stages_of,
 )
-from promptintern.schedule import Stage, full_prompt_shots
+from promptintern.schedule import Stage
 
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
@@ -121,16 +117,14 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
     )
     full_template, *by_stage = templates
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
-    full_shots, embeds = full_prompt_shots(job.spec.schedule), embedder(job, device)
-    max_tokens = max_tokens_of(job, base.config)
-    fitting = fit_to_context(
+    fitting = fit_rows(
         job,
         data,
-        retrieve_examples(job, data, shots=full_shots, encoder=embeds),
-        shapes=shapes_to_fit(job, full_template, by_stage),
+        full=full_template,
+        by_stage=by_stage,
         encoder=encoder,
-        max_tokens=max_tokens,
-        embedder=embeds,
+        embedder=embedder(job, device),
+        model_config=base.config,
     )
     packing, notes = _packing(job, base, tokenizer, device)
     adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
@@ -149,11 +143,11 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         stages=stages,
         templates=by_stage,
         full_template=full_template,
-        max_tokens=max_tokens,
-        full_shots=full_shots,
+        max_tokens=fitting.max_tokens,
+        full_shots=fitting.examples.shots,
         packing=packing,
         notes=notes,
-        warnings=answer_warnings(job, fitting.data, encoder),
+        warnings=fitting.warnings,
     )
 
 

@@ -16,20 +16,15 @@ from promptintern.engine.lora import attach_lora
 from promptintern.errors import Problem, UserError
 from promptintern.models import empty_model, fetch_model, load_config, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
+from promptintern.run.fit import fit_rows
 from promptintern.run.inputs import (
     Data,
-    answer_warnings,
-    fit_to_context,
     full_template,
     load_data,
-    max_tokens_of,
-    retrieve_examples,
     s3_options,
-    shapes_to_fit,
     stages_of,
 )
 from promptintern.run.session import compress_all, embedder
-from promptintern.schedule import full_prompt_shots
 
 T = TypeVar("T")
 _BRACED = re.compile(r"\{[a-z][a-z_]*\}")
@@ -48,7 +43,7 @@ class Findings:
         try:
             return check()
         except UserError as error:
-            self.problems += error.problems
+            self.problems += [problem for problem in error.problems if problem not in self.problems]
             return None
 
 
@@ -106,26 +101,25 @@ def _check_prompts(
     job: PromptInternJob, data: Data, model: _ModelFacts, encoder: PromptEncoder, embeds: Any, found: Findings
 ) -> None:
     stages = stages_of(job)
-    shots = full_prompt_shots(job.spec.schedule)
     template = full_template(job, model.tokenizer)
-    max_tokens = max_tokens_of(job, model.config)
     # Rates between 0 and 1 need the base model's weights, unless the user wrote their templates.
     precomputed = job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED
     by_stage = compress_all(job, stages, tokenizer=model.tokenizer, model=None)[1:] if precomputed else []
-    fitting = fit_to_context(
+    fitting = fit_rows(
         job,
         data,
-        retrieve_examples(job, data, shots=shots, encoder=embeds),
-        shapes=shapes_to_fit(job, template, by_stage),
+        full=template,
+        by_stage=by_stage,
         encoder=encoder,
-        max_tokens=max_tokens,
         embedder=embeds,
+        model_config=model.config,
     )
-    found.warnings += answer_warnings(job, fitting.data, encoder)
+    found.warnings += fitting.warnings
     found.summary += [
         f"{job.metadata.name}: valid",
         f"rows: {len(fitting.data.train)} to train, {len(fitting.data.eval)} held out"
         + "".join(f", {count} {reason}" for reason, count in fitting.data.dropped.items()),
-        f"stages: {len(stages)}, template rate {stages[0].rate:g} to {stages[-1].rate:g}, examples {shots} to 0",
-        f"template: {template.full_tokens} tokens; longest sequence allowed: {max_tokens} tokens",
+        f"stages: {len(stages)}, template rate {stages[0].rate:g} to {stages[-1].rate:g}, "
+        f"examples {fitting.examples.shots} to 0",
+        f"template: {template.full_tokens} tokens; longest sequence allowed: {fitting.max_tokens} tokens",
     ]
