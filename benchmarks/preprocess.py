@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -36,7 +36,7 @@ ONE_THREAD = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
 }
-PHASES = ("retrieve", "compress", "render", "tokenize")
+PHASES = ("retrieve", "compress", "render and tokenize")
 INSTRUCTIONS = (
     "You translate a request in English into exactly one command of the Bash shell. Use standard tools only, such as "
     "find, grep, sed, awk, sort, xargs and tar, and prefer one pipeline to several commands. Quote every name that may "
@@ -129,8 +129,8 @@ def measure(count: int, data: Path | None) -> Measurement:
     kept: list[Any] = []
     for stage, template in zip(stages, templates, strict=True):
 
-        def render(shots: int = stage.shots, template: Any = template) -> list[str]:
-            return [
+        def render(shots: int = stage.shots, template: Any = template) -> Iterator[str]:
+            return (
                 render_prompt(
                     template,
                     query=query,
@@ -138,10 +138,9 @@ def measure(count: int, data: Path | None) -> Measurement:
                     example_template=EXAMPLE,
                 )
                 for query, near in zip(queries, neighbours, strict=True)
-            ]
+            )
 
-        prompts = clock.time("render", render)
-        encoded = clock.time("tokenize", partial(encoder.encode, prompts, answers))
+        encoded = clock.time("render and tokenize", partial(encoder.encode, render(), answers))
         tokens += sum(len(row.prompt_ids) + len(row.answer_ids) for row in encoded)
         kept = [*kept[-1:], encoded]  # as in a run: the next stage is prepared while this one trains
     return Measurement(
@@ -277,9 +276,11 @@ def report(measured: dict[int, list[dict[str, Any]]]) -> str:
     """The table, and the ratio of the largest size to the smallest."""
     lines = [
         f"{'rows':>8} "
-        + " ".join(f"{phase:>9}" for phase in PHASES)
+        + " ".join(f"{phase:>19}" for phase in PHASES)
         + f" {'all':>9} {'wall':>9}  {'peak':>7} {'loaded':>7} {'as exhaustive':>14}",
-        f"{'':>8} " + " ".join(f"{'us/row':>9}" for _ in range(len(PHASES) + 2)) + f"  {'MiB':>7} {'MiB':>7} {'%':>14}",
+        f"{'':>8} "
+        + " ".join(f"{'us/row':>19}" for _ in PHASES)
+        + f" {'us/row':>9} {'us/row':>9}  {'MiB':>7} {'MiB':>7} {'%':>14}",
     ]
     totals: dict[int, float] = {}
     without_compress: dict[int, float] = {}
@@ -294,7 +295,7 @@ def report(measured: dict[int, list[dict[str, Any]]]) -> str:
         peak, loaded = max(run["peak_mib"] for run in runs), max(run["loaded_mib"] for run in runs)
         lines.append(
             f"{size:>8} "
-            + " ".join(f"{cost[p]:>9.1f}" for p in PHASES)
+            + " ".join(f"{cost[p]:>19.1f}" for p in PHASES)
             + f" {totals[size]:>9.1f} {wall:>9.1f}  {peak:>7.0f} {loaded:>7.0f} {100 * runs[0]['agreement']:>14.1f}"
         )
     small, large = min(measured), max(measured)

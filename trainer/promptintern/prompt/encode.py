@@ -1,15 +1,18 @@
 """Prompts and answers become token ids, with the border between them where generation has it."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from promptintern.errors import Problem, UserError
 
+T = TypeVar("T")
+
 CHAT_FIELD = "spec.prompt.chat"
-_BATCH = 2048
-"""Texts tokenized at once: enough to be fast, few enough to keep the tokenizer's own objects small."""
+_BATCH = 256
+"""Texts tokenized at once: enough to be fast, few enough that they and the tokenizer's objects stay in the caches."""
 _MAX_SHOWN = 20
 
 
@@ -48,16 +51,20 @@ class PromptEncoder:
         if chat:
             self._check_chat()
 
-    def encode(self, prompts: Sequence[str], answers: Sequence[str], *, wheres: Sequence[str] = ()) -> list[Encoded]:
+    def encode(self, prompts: Iterable[str], answers: Sequence[str], *, wheres: Sequence[str] = ()) -> list[Encoded]:
         """Rows in tokens, in order. ``wheres`` names them in errors (default: their number, from 1).
+
+        Prompts are taken a few at a time, so that they need not all be in memory.
 
         Raises:
             UserError: naming every row whose answer has no tokens.
         """
-        assert len(prompts) == len(answers)
-        prompt_ids = self.encode_prompts(prompts)
-        answer_ids = list(self._answer_ids(prompts, answers))
-        empty = [i for i, ids in enumerate(answer_ids) if len(ids) <= 1]
+        rows: list[Encoded] = []
+        for pairs in _batches(zip(prompts, answers, strict=True)):
+            texts, replies = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+            ids = zip(self._prompt_ids(texts), self._answer_ids(texts, replies), strict=True)
+            rows += [Encoded(prompt_ids=prompt, answer_ids=answer) for prompt, answer in ids]
+        empty = [i for i, row in enumerate(rows) if len(row.answer_ids) <= 1]
         if empty:
             raise UserError(
                 [
@@ -68,16 +75,19 @@ class PromptEncoder:
                     for i in empty[:_MAX_SHOWN]
                 ]
             )
-        return [Encoded(prompt_ids=p, answer_ids=a) for p, a in zip(prompt_ids, answer_ids, strict=True)]
+        return rows
 
-    def encode_prompts(self, prompts: Sequence[str]) -> "list[array[int]]":
+    def encode_prompts(self, prompts: Iterable[str]) -> "list[array[int]]":
         """Prompts alone, as generation takes them."""
-        texts: Sequence[str] = [self._user_turn(prompt) for prompt in prompts] if self._chat else prompts
-        return [self._prefix + ids for ids in self._tokenize(texts)]
+        return [ids for batch in _batches(prompts) for ids in self._prompt_ids(batch)]
 
-    def answer_lengths(self, answers: Sequence[str]) -> list[int]:
+    def answer_lengths(self, answers: Iterable[str]) -> list[int]:
         """Tokens of each answer's own text, without end token or chat template."""
-        return [len(ids) for ids in self._tokenize(answers, specials_as_text=True)]
+        return [len(ids) for batch in _batches(answers) for ids in self._tokenize(batch, specials_as_text=True)]
+
+    def _prompt_ids(self, prompts: Sequence[str]) -> "Iterator[array[int]]":
+        texts = [self._user_turn(prompt) for prompt in prompts] if self._chat else prompts
+        return (self._prefix + ids for ids in self._tokenize(texts))
 
     def _answer_ids(self, prompts: Sequence[str], answers: Sequence[str]) -> "Iterator[array[int]]":
         texts: Sequence[str] = answers
@@ -91,20 +101,17 @@ class PromptEncoder:
             yield ids
 
     def _tokenize(self, texts: Sequence[str], *, specials_as_text: bool = False) -> "Iterator[array[int]]":
-        for start in range(0, len(texts), _BATCH):
-            batch = list(texts[start : start + _BATCH])
-            encoded = self._tokenizer(
-                batch,
-                add_special_tokens=False,
-                padding=False,
-                truncation=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,  # length is checked by whoever knows the limit
-                split_special_tokens=specials_as_text,
-            )
-            for ids in encoded["input_ids"]:
-                yield array("i", ids)
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # length is checked by whoever knows the limit
+            split_special_tokens=specials_as_text,
+        )
+        return (array("i", ids) for ids in encoded["input_ids"])
 
     def _user_turn(self, prompt: str) -> str:
         return self._apply([{"role": "user", "content": prompt}], opens_answer=True)
@@ -152,6 +159,12 @@ class PromptEncoder:
         if not self._tokenizer.chat_template:
             raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set it to false")
         self._answer_turn("a question", "an answer")
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch
 
 
 def _leading_specials(tokenizer: Any) -> list[int]:

@@ -1,6 +1,6 @@
 """From a job to rows, examples and templates: everything that training and evaluation start from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,9 +126,9 @@ def render(
     neighbours: Sequence[Sequence[int]],
     shots: int,
     pool: Sequence[Row],
-) -> list[str]:
-    """The prompts of ``rows`` under ``template`` with ``shots`` examples each."""
-    return [
+) -> Iterator[str]:
+    """The prompts of ``rows`` under ``template`` with ``shots`` examples each, made as they are asked for."""
+    return (
         render_prompt(
             template,
             query=row.query,
@@ -136,7 +136,7 @@ def render(
             example_template=job.spec.prompt.example_template,
         )
         for row, near in zip(rows, neighbours, strict=True)
-    ]
+    )
 
 
 def stages_of(job: PromptInternJob) -> list[Stage]:

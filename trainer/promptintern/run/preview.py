@@ -79,7 +79,7 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
         raise UserError.at("--row", f"is {row}; the training rows are 0 to {len(train) - 1}")
     previews = []
     for stage, template in zip(stages, templates, strict=True):
-        prompts = render(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train)
+        prompts = list(render(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))
         encoded = encoder.encode(prompts, [r.answer for r in train])
         lengths = np.array([len(e.prompt_ids) for e in encoded])
         previews.append(

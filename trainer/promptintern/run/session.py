@@ -1,7 +1,7 @@
 """What one worker holds for a whole run: the loaded model, the rows, the templates of all stages."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class Session:
     warnings: list[str]
     """What speaks against trusting the scores, besides what ``data`` says."""
 
-    def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> list[str]:
+    def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> Iterator[str]:
         """The prompts of all training or held-out rows."""
         return render(
             self.job,

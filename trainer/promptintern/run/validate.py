@@ -48,7 +48,7 @@ class Findings:
 
 
 def check_job(job: PromptInternJob) -> Findings:
-    """Check data, model, prompts and schedule. Weights are not loaded and nothing is trained."""
+    """Check data, model, prompts and schedule. The base model's weights are not loaded, and nothing is trained."""
     found = Findings()
     data = found.collect(lambda: load_data(job))
     model = found.collect(lambda: _load_model_facts(job))
