@@ -11,8 +11,8 @@ from promptintern.errors import Problem, UserError
 T = TypeVar("T")
 
 CHAT_FIELD = "spec.prompt.chat"
-_BATCH = 256
-"""Texts tokenized at once: enough to be fast, few enough that they and the tokenizer's objects stay in the caches."""
+_BATCH = 1024
+"""Texts tokenized at once: enough to be fast, few enough to keep them and the tokenizer's own objects small."""
 _MAX_SHOWN = 20
 
 

@@ -14,7 +14,7 @@ _NO_SPACES = "\u2e80-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 MAX_POSTINGS = 8192
 """Entries of the index that one query may visit."""
-MAX_CANDIDATES = 64
+MAX_CANDIDATES = 128
 """Documents scored in full for a query that met that limit (or as many as asked for, if more)."""
 
 Floats = NDArray[np.float64]
