@@ -146,6 +146,7 @@ def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch
     stages = runner.stages()
     assert (stages["0"]["meta"]["gate"], stages["1"]["meta"]["gate"]) == ("passed", "failed")
     assert "2" not in stages
+    assert stages["direct"]["meta"]["epochs"] == 2, "Direct has the budget of the stages that were trained"
     report = runner.report()
     assert report["verdict"]["outcome"] == "StoppedByGate"
     assert report["gate"]["kept"] == 0
@@ -170,6 +171,13 @@ def test_optimizer_and_learning_rate_that_go_on_between_stages(runner: Runner) -
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == pytest.approx(0.01)
     assert len(set(rates)) == len(rates) == 9
+
+
+def test_a_single_stage_is_compared_with_the_full_prompt(runner: Runner) -> None:
+    assert runner.run(tiny_job(runner.folder, schedule={"stages": 1, "shots": 2})).code == 0
+    arms = {arm["name"]: arm for arm in runner.report()["arms"]}
+    example = len("Question: add 0 to 0\nCode:(0 + 0)\n")
+    assert arms["FullPrompt"]["promptTokens"]["mean"] > arms["QueryOnly"]["promptTokens"]["mean"] + 2 * example
 
 
 def test_precomputed_templates_and_explicit_stages(runner: Runner) -> None:
