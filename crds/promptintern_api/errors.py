@@ -93,17 +93,20 @@ def _problems(error: Any) -> list[Problem]:
     if kind == "missing":
         return [Problem(where=where, message="is required")]
     if kind == "string_pattern_mismatch":
-        return [Problem(where=where, message=f"{_shown(error['input'])} {_mismatch(context['pattern'])}")]
+        return [
+            Problem(where=where, message=f"{_shown(error['input'])} {_mismatch(error['input'], context['pattern'])}")
+        ]
     message = re.sub(r"^(Input|String|List|Value) ", "", error["msg"])
     return [Problem(where=where, message=f"{message[0].lower()}{message[1:]}, got {_shown(error['input'])}")]
 
 
-def _mismatch(pattern: str) -> str:
+def _mismatch(value: str, pattern: str) -> str:
     """In words, where the pattern only asks for one of some schemes."""
-    schemes = re.fullmatch(r"\^\(([a-z0-9|]+)\)://\.\+\$", pattern)
-    if schemes is None:
+    found = re.fullmatch(r"\^\(([a-z0-9|]+)\)://\.\+\$", pattern)
+    if found is None:
         return f"does not match {pattern}"
-    return f"starts with none of {', '.join(f'{scheme}://' for scheme in schemes[1].split('|'))}"
+    schemes = [f"{scheme}://" for scheme in found[1].split("|")]
+    return "names nothing behind the scheme" if value in schemes else f"starts with none of {', '.join(schemes)}"
 
 
 def _shown(value: Any, limit: int = 60) -> str:

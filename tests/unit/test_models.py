@@ -15,6 +15,27 @@ from promptintern.storage.store import open_store
 from tests.tiny import write_tiny_model
 
 
+def test_a_model_that_changed_in_s3_is_fetched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_tiny_model(tmp_path / "source")
+    store = open_store(source.as_uri())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("promptintern.storage.store.open_store", lambda _uri, **_: store)
+    first = fetch_model("s3://bucket/model")
+    weights = bytearray((source / "model.safetensors").read_bytes())
+    weights[-2:] = b"\1\1"
+    (source / "model.safetensors").write_bytes(weights)
+    second = fetch_model("s3://bucket/model")
+    assert (second.path / "model.safetensors").read_bytes() == weights
+    assert first.digest() != second.digest()
+
+
+def test_a_model_of_another_kind_is_refused_by_its_config() -> None:
+    from transformers import T5Config
+
+    with pytest.raises(UserError, match=r"spec\.model\.uri: is no causal language model"):
+        models.empty_model(T5Config())
+
+
 def folder(path: Path) -> ModelFolder:
     return ModelFolder(uri=path.as_uri(), path=path)
 
@@ -36,7 +57,7 @@ def test_workers_that_fetch_the_same_model_at_once_all_get_it_whole(
     load_base_model(fetched[0], dtype=torch.float32, device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize("size", [1000, 6 * 2**20])
+@pytest.mark.parametrize("size", [1000, 20 * 2**20])
 def test_the_digest_changes_with_the_weights_and_with_nothing_else(tmp_path: Path, size: int) -> None:
     first = tmp_path / "first"
     first.mkdir()

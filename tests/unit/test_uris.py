@@ -25,3 +25,8 @@ def test_a_uri_stays_as_it_is(uri: str) -> None:
 def test_a_home_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert to_uri("~/rows.jsonl") == "file:///home/someone/rows.jsonl"
+
+
+def test_a_host_that_is_this_one_is_no_part_of_the_path() -> None:
+    assert shown("file://localhost/data/a%20b") == "/data/a b"
+    assert shown("file:///localhost/x") == "/localhost/x"

@@ -23,8 +23,8 @@ _URI_FIELDS = (
 )
 _IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
 """The parts of a spec that decide what a run computes. A job that differs elsewhere only continues the same run."""
-_REPORT_ONLY = ("prices", "latencyQueries")
-"""Fields of spec.evaluation that change the report and no answer."""
+_REPORT_ONLY = ("prices",)
+"""Fields of spec.evaluation that change the report and nothing that is measured."""
 
 
 class JobLoader(yaml.SafeLoader):

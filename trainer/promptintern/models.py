@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ class ModelFolder:
         It changes when the model is trained further, which changes nearly every weight, without reading all of them.
         """
         total = hashlib.sha256()
-        for path in sorted(p for p in self.path.iterdir() if p.is_file() and _matches(p.name, _WANTED)):
+        for path in sorted(p for p in self.path.iterdir() if p.is_file() and _wanted(p.name)):
             size = path.stat().st_size
             total.update(f"{path.name}:{size};".encode())
             if size <= _SMALL:
@@ -98,27 +98,30 @@ def _from_s3(uri: str, s3: S3Options | None, field: str) -> Path:
     sizes = {name: size for name, size in store.sizes().items() if "/" not in name}
     if not sizes:
         raise UserError.at(field, f"nothing is stored under {uri}")
-    wanted = {n: s for n, s in sizes.items() if _matches(n, _WANTED) and not _matches(n, _UNWANTED)} or sizes
-    target = cache_root() / "models" / hashlib.sha256(f"{uri}|{s3}|{sorted(wanted.items())}".encode()).hexdigest()[:16]
-    if not target.is_dir():
-        _download(store, wanted, target)
-    return target
+    return _download(store, [name for name in sizes if _wanted(name)] or [*sizes], cache_root() / "models")
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(Path(name).match(pattern) for pattern in patterns)
+def _wanted(name: str) -> bool:
+    path = Path(name)
+    return any(map(path.match, _WANTED)) and not any(map(path.match, _UNWANTED))
 
 
-def _download(store: "Store", names: Mapping[str, int], target: Path) -> None:
-    """The files at ``target``, all or none: workers of one machine may fetch the same model at once."""
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
+    """The files in a folder that is named by their digest, all or none.
+
+    Workers of one machine may fetch the same model at once, and a model may have changed since it was last fetched.
+    """
+    partial = root / f"partial-{uuid.uuid4().hex}"
     try:
         for name in names:
             store.download(name, partial / name)
-        partial.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another process was first
-            raise
+        target = root / ModelFolder(uri=store.uri, path=partial).digest()[:16]
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first
+                raise
+        return target
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -254,12 +257,19 @@ def context_length(model_config: Any) -> int | None:
     return None
 
 
-def empty_model(config: Any) -> nn.Module:
-    """A causal language model of that configuration whose weights have shapes only."""
+def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
+    """A causal language model of that configuration whose weights have shapes only.
+
+    Raises:
+        UserError: if the configuration is of no causal language model.
+    """
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 -- as above
+        raise UserError.at(field, f"is no causal language model: {_first_line(error)[:200]}") from None
     return model
 
 

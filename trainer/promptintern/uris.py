@@ -17,4 +17,7 @@ def to_uri(place: str, base: Path | None = None) -> str:
 
 def shown(uri: str) -> str:
     """How messages name the place: a local one by its path, as one would type it."""
-    return unquote(uri.removeprefix(_FILE)) if uri.startswith(_FILE) else uri
+    if not uri.startswith(_FILE):
+        return uri
+    path = uri.removeprefix(_FILE)
+    return unquote(path.removeprefix("localhost") if path.startswith("localhost/") else path)

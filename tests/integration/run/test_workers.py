@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,7 @@ def training_workers(driver: int) -> list[int]:
     return [int(row[0]) for row in rows if len(row) == 3 and "RayTrainWorker" in row[2] and below(int(row[0]))]
 
 
-def wait_for(condition: object, seconds: float = 300) -> None:
-    assert callable(condition)
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"

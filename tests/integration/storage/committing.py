@@ -35,7 +35,7 @@ def main(uri: str) -> None:
             with _files(f"{stage}") as folder:
                 run.commit_stage(str(stage), epoch=epoch, local=folder, parent=None, meta={"stage": stage})
             print("committed", flush=True)
-        run.write_json("evaluation/progress.json", {"stage": stage, "filler": "x" * 20_000})
+        run.commit_document(f"evaluation/{stage}", {"filler": "x" * 20_000}, epoch=epoch, parent=None)
         stage += 1
 
 

@@ -47,8 +47,9 @@ def test_killed_at_random_moments(kind: str, request: pytest.FixtureRequest, tmp
         stages = _check(run, tmp_path / f"copy-{kill}")
         assert stages >= committed, "a commit was lost"
         committed = stages
-        progress = run.read_json("evaluation/progress.json")
-        assert progress is None or len(progress["filler"]) == 20_000
+        for stage in range(committed):
+            document = run.committed_document(f"evaluation/{stage}", parent=None)
+            assert document is None or len(document["filler"]) == 20_000
     assert committed >= 1
 
 

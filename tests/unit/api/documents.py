@@ -108,6 +108,7 @@ BAD_JOBS = (
         "spec.model.uri",
         "'http://models/x' starts with none of hf://, s3://, file://, sample://",
     ),
+    _bad({"spec.data.train.uri": "s3://"}, "spec.data.train.uri", "'s3://' names nothing behind the scheme"),
     _bad(
         {"spec.data.train.uri": "hf://rows"},
         "spec.data.train.uri",

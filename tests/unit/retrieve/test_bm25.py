@@ -67,6 +67,6 @@ def test_one_search_leaves_nothing_behind_for_the_next() -> None:
 
 
 def test_chinese_and_japanese_are_found_by_their_characters() -> None:
-    assert words("列出 all 文件_1 ファイル") == ["列", "出", "all", "文", "件", "_1", *"ファイル"]
+    assert words("列出、all 文件_1。　ファイル") == ["列", "出", "all", "文", "件", "_1", *"ファイル"]
     pool = ["删除所有文件", "列出目录中的文件", "显示时间"]
     assert BM25Index(pool).top("列出所有目录", 1) == [1]

@@ -194,15 +194,12 @@ def test_documents(run: RunStore) -> None:
     assert run.create_json("job.json", {"name": "é", "n": 1})
     assert not run.create_json("job.json", {"name": "other"})
     assert run.read_json("job.json") == {"name": "é", "n": 1}
-    run.write_json("evaluation/base.json", {"score": 0.5})
-    run.write_json("evaluation/base.json", {"score": 0.6})
-    assert run.read_json("evaluation/base.json") == {"score": 0.6}
     for content in (b"{", b"[1]", b"\xff"):
         run.store.write("bad.json", content)
         with pytest.raises(RunFailed, match=r"bad\.json is no JSON"):
             run.read_json("bad.json")
     with pytest.raises(ValueError, match="JSON"):
-        run.write_json("nan.json", {"loss": float("nan")})
+        run.create_json("nan.json", {"loss": float("nan")})
 
 
 def test_a_document_is_committed_once_for_what_it_builds_on(run: RunStore) -> None:
@@ -220,8 +217,8 @@ def test_a_document_is_committed_once_for_what_it_builds_on(run: RunStore) -> No
 def test_a_document_without_its_manifest_is_none_and_a_damaged_one_is_named(run: RunStore) -> None:
     epoch = run.claim_epoch(WHO)
     run.commit_document("evaluation/Base", {"n": 1}, epoch=epoch, parent=None)
-    run.store.write("evaluation/Base/document.json", b'{"n": 7}')
-    with pytest.raises(RunFailed, match=r"evaluation/Base/document\.json is not what was committed"):
+    run.store.write("evaluation/Base/e1/document.json", b'{"n": 7}')
+    with pytest.raises(RunFailed, match=r"evaluation/Base/e1/document\.json is not what was committed"):
         run.committed_document("evaluation/Base", parent=None)
     run.store.delete("evaluation/Base/manifest.json")
     assert run.committed_document("evaluation/Base", parent=None) is None
@@ -239,3 +236,27 @@ def test_an_epoch_that_cannot_be_made_ends_the_claim(run: RunStore, tmp_path: Pa
     (tmp_path / "run/epochs/1.json").mkdir(parents=True)
     with pytest.raises(RunFailed, match=r"epochs/1\.json can neither be made nor read"):
         run.claim_epoch(WHO)
+
+
+def test_a_driver_claims_again_and_again_until_another_one_does(run: RunStore) -> None:
+    run.claim_epoch(WHO)
+    first, second = run.new_claimant(), run.new_claimant()
+    assert run.claim_epoch(WHO, first) == 2
+    assert run.claim_epoch(WHO, first) == 3, "its workers were started again"
+    with pytest.raises(FencedOut) as fenced:
+        run.check_epoch(2)
+    assert fenced.value.claimant == first.id
+    with pytest.raises(FencedOut, match="epoch 3: host node-1"):
+        run.claim_epoch(WHO, second)
+    third = run.new_claimant()
+    assert run.claim_epoch(WHO, third) == 4
+    with pytest.raises(FencedOut) as fenced:
+        run.claim_epoch(WHO, first)
+    assert fenced.value.claimant == third.id
+
+
+def test_a_late_upload_of_an_older_process_falls_on_nothing(run: RunStore) -> None:
+    older, newer = run.claim_epoch(WHO), run.claim_epoch(WHO)
+    run.commit_document("evaluation/Base", {"n": 2}, epoch=newer, parent=None)
+    run.store.write(f"evaluation/Base/e{older}/document.json", b'{"n": 1}')
+    assert run.committed_document("evaluation/Base", parent=None) == {"n": 2}

@@ -54,7 +54,7 @@ def answer_queries(
     if output_file == STDOUT:
         _write(sys.stdout, lines)
         return
-    with Path(output_file).open("w", encoding="utf-8") as file:
+    with Path(output_file).open("w", encoding="utf-8", errors="replace") as file:
         _write(file, lines)
 
 

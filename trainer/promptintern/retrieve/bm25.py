@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 _NO_SPACES = "\u2e80-\u9fff\uf900-\ufaff"
 """Scripts that are written without spaces (Chinese, Japanese): every character is a term."""
-_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
+_WORD = re.compile(rf"(?!\W)[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 MAX_POSTINGS = 8192
 """Entries of the index that one query may visit."""
 MAX_CANDIDATES = 128

@@ -1,4 +1,4 @@
-"""The driver: claims the run, starts the workers, and ends with the report."""
+"""The driver: registers the run, starts the workers, and ends with the report."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
         observer.emit(Note(text=warning, warning=True))
     store = open_run(job, storage_uri)
     _register(job, store, data.digests)
-    task = WorkerTask(job=job.to_wire(), store_uri=store.store.uri, observer=observer)
+    task = WorkerTask(job=job.to_wire(), store_uri=store.store.uri, claimant=store.new_claimant(), observer=observer)
     if workers == 0:
         work(task)
     else:

@@ -11,6 +11,7 @@ from promptintern_api.prompt import CompressorKind
 from promptintern.compress import CompressedTemplate
 from promptintern.errors import Problem, UserError
 from promptintern.evaluate.generate import cut_at
+from promptintern.evaluate.metrics import normalise
 from promptintern.models import context_length
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.rows.types import Row
@@ -178,7 +179,9 @@ def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -
     evaluation, rows = job.spec.evaluation, data.eval
     lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
     fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]
-    survives = [[cut_at(answer, evaluation.stop) == answer for answer in row.answers] for row in rows]
+    survives = [
+        [normalise(cut_at(answer, evaluation.stop)) == normalise(answer) for answer in row.answers] for row in rows
+    ]
     found = []
     for field, possible, why in (
         ("maxNewTokens", fits, f"have only answers longer than the {evaluation.max_new_tokens} tokens of"),

@@ -17,7 +17,7 @@ from promptintern.run.internalize import internalize
 from promptintern.run.session import open_session
 from promptintern.run.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
-from promptintern.storage.run import RunStore
+from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
 from promptintern.uris import shown
 
@@ -32,6 +32,7 @@ class WorkerTask:
     """The job on the wire."""
     store_uri: str
     """The run's folder."""
+    claimant: Claimant
     observer: Observer
 
 
@@ -46,9 +47,8 @@ def work(task: WorkerTask) -> None:
     job = parse_job(task.job)
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
-    epoch = collective.from_first(
-        lambda: store.claim_epoch({"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()})
-    )
+    who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
+    epoch = collective.from_first(lambda: store.claim_epoch(who, task.claimant))
     session = open_session(job, local_rank=_local_rank())
     _check_model(store, session.folder)
     with BackgroundWriter() as writer:
@@ -75,6 +75,11 @@ def work_in_process_group(task: WorkerTask) -> None:
     except UserError as error:
         task.observer.end("user", [(p.where, p.message) for p in error.problems])
         raise
+    except FencedOut as fenced:
+        # By this driver's own newer workers: their ending counts, not this one's.
+        if fenced.claimant != task.claimant.id:
+            task.observer.end("failed", [("", str(fenced))])
+        raise
     except RunFailed as error:
         task.observer.end("failed", [("", str(error))])
         raise
@@ -91,7 +96,10 @@ def _check_model(store: RunStore, folder: ModelFolder) -> None:
     def noted() -> str:
         if store.create_json(MODEL_FILE, {"schemaVersion": "1.0", "uri": folder.uri, "digest": digest}):
             return digest
-        return str((store.read_json(MODEL_FILE) or {}).get("digest"))
+        known = (store.read_json(MODEL_FILE) or {}).get("digest")
+        if not isinstance(known, str):
+            raise RunFailed(f"{shown(store.store.uri)}/{MODEL_FILE} does not say what the run began with; remove it")
+        return known
 
     if collective.from_first(noted) != digest:
         raise UserError.at(

@@ -5,6 +5,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,29 @@ _log = structlog.get_logger("promptintern.storage")
 class FencedOut(RunFailed):
     """A newer incarnation of the run has taken over; this one must write no more."""
 
+    def __init__(self, message: str, *, claimant: str) -> None:
+        super().__init__(message)
+        self.claimant = claimant
+        """Of the newer one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimant:
+    """A driver. Its workers may claim one epoch after another, as long as nobody else claims one between."""
+
+    id: str
+    seen: int
+    """Newest epoch when the driver started."""
+
 
 class RunStore:
     """The files of one run:
 
-    - ``job.json``
+    - ``job.json``, ``model.json``: what the run began with
     - ``epochs/<n>.json``: one for every incarnation that claimed the run; the highest number owns it
     - ``stages/<key>/manifest.json`` and ``stages/<key>/e<epoch>/adapter/``: what a stage committed
     - ``stages/<key>/e<epoch>/checkpoints/step-<n>/``, with a ``manifest.json`` inside
-    - ``evaluation/<arm>/``: an arm's answers, with a ``manifest.json`` inside
+    - ``evaluation/<arm>/``, ``evaluation/latency/``: answers and times, with a ``manifest.json`` inside
     - ``adapter/``, ``report/``, ``logs/``
     """
 
@@ -43,23 +58,33 @@ class RunStore:
 
     # Epochs
 
-    def claim_epoch(self, who: Mapping[str, str]) -> int:
+    def new_claimant(self) -> Claimant:
+        """A driver that starts now."""
+        return Claimant(id=uuid.uuid4().hex, seen=self.newest_epoch())
+
+    def claim_epoch(self, who: Mapping[str, str], claimant: Claimant | None = None) -> int:
         """Own the run under a new number, one above the newest, and remove what killed ones left of committed stages.
 
         Args:
             who: Host, pid, time: told to those who are fenced out.
+            claimant: The driver that claims, where it may do so more than once. Default: one that starts now.
 
         Raises:
+            FencedOut: if another driver claimed an epoch since ``claimant`` started or last claimed one.
             UserError: if the storage overwrites what it was asked to create only; no commit would be safe on it.
         """
-        # The claim's own id tells two claimants apart who say the same of themselves.
-        document = {"schemaVersion": "1.0", "claim": uuid.uuid4().hex, "who": dict(who)}
+        if claimant is None:
+            claimant = self.new_claimant()
+        else:
+            self._check_claimant(claimant)
+        # The claim's own id tells two claims apart that say the same of themselves.
+        document = {"schemaVersion": "1.0", "claim": uuid.uuid4().hex, "claimant": claimant.id, "who": dict(who)}
         epoch, before = self.newest_epoch() + 1, 0
         while not self.create_json(_epoch_path(epoch), document):
             before, epoch = epoch, self.newest_epoch() + 1
             if epoch == before:
                 raise RunFailed(f"{self.store.uri}/{_epoch_path(epoch)} can neither be made nor read; remove it")
-        if self.create_json(_epoch_path(epoch), {"schemaVersion": "1.0", "claim": "", "who": {}}):
+        if self.create_json(_epoch_path(epoch), {"schemaVersion": "1.0", "claim": "", "claimant": "", "who": {}}):
             raise UserError.at(
                 self.store.uri,
                 "the storage ignores exclusive creation (If-None-Match: * on S3), so two runs could overwrite each "
@@ -76,13 +101,23 @@ class RunStore:
     def check_epoch(self, epoch: int) -> None:
         """Raises ``FencedOut`` if a newer epoch than ``epoch`` was claimed, saying by whom."""
         newest = self.newest_epoch()
-        if newest <= epoch:
-            return
-        who = (self.read_json(_epoch_path(newest)) or {}).get("who", {})
-        told = ", ".join(f"{name} {value}" for name, value in who.items()) or "unknown"
-        raise FencedOut(
-            f"{self.store.uri}: another process took over this run (epoch {newest}: {told}); this one (epoch {epoch}) "
-            "stops and writes no more"
+        if newest > epoch:
+            raise self._fenced_out(newest, f"this one (epoch {epoch})")
+
+    def _check_claimant(self, claimant: Claimant) -> None:
+        newest = self.newest_epoch()
+        if newest > claimant.seen:
+            fenced = self._fenced_out(newest, "this one")
+            if fenced.claimant != claimant.id:
+                raise fenced
+
+    def _fenced_out(self, newest: int, this: str) -> FencedOut:
+        document = self.read_json(_epoch_path(newest)) or {}
+        told = ", ".join(f"{name} {value}" for name, value in document.get("who", {}).items()) or "unknown"
+        return FencedOut(
+            f"{self.store.uri}: another process took over this run (epoch {newest}: {told}); {this} stops and writes "
+            "no more",
+            claimant=str(document.get("claimant")),
         )
 
     # Stages
@@ -223,12 +258,13 @@ class RunStore:
         self.check_epoch(epoch)
         there = read_manifest(self.store, f"{folder}/manifest.json")
         if there is not None and there.parent != parent:
+            self.check_epoch(epoch)
             self._remove(folder)
         with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
             Path(local, _DOCUMENT).write_bytes(_json(value))
             commit_folder(
                 self.store,
-                folder=folder,
+                folder=f"{folder}/e{epoch}",  # so that nobody's late upload can fall on what another one committed
                 local=Path(local),
                 manifest_path=f"{folder}/manifest.json",
                 kind="document",
@@ -252,7 +288,7 @@ class RunStore:
         if manifest is None or manifest.parent != parent:
             return None
         with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
-            fetch_folder(self.store, manifest, folder=folder, local=Path(local))
+            fetch_folder(self.store, manifest, folder=f"{folder}/e{manifest.epoch}", local=Path(local))
             value: dict[str, Any] = json.loads(Path(local, _DOCUMENT).read_bytes())
         return value
 
@@ -267,10 +303,6 @@ class RunStore:
         if not isinstance(value, dict):
             raise RunFailed(f"{self.store.uri}/{path} is no JSON object; remove it to make it again")
         return value
-
-    def write_json(self, path: str, value: Mapping[str, Any]) -> None:
-        """Create or replace the JSON object at ``path``."""
-        self.store.write(path, _json(value))
 
     def create_json(self, path: str, value: Mapping[str, Any]) -> bool:
         """Create the JSON object at ``path`` unless it exists: of all callers one gets True."""
