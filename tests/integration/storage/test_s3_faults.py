@@ -61,7 +61,7 @@ def _work(run: RunStore, files: Path) -> None:
         for step in (1, 2):
             run.save_checkpoint(stage, epoch=epoch, step=step, local=files, keep=1, meta={})
         run.commit_stage(stage, epoch=epoch, local=files, parent=None, meta={"rate": 0.5})
-    run.write_json("report/report.json", {"verdict": "good"})
+    run.commit_document("evaluation/Base", {"verdict": "good"}, epoch=epoch, parent=None)
 
 
 def _assert_what_is_visible_is_whole(direct: Store, local: Path) -> int:
