@@ -63,13 +63,17 @@ def test_the_server_is_gone_for_20_seconds(local: Path, own_s3: S3Server, tmp_pa
     assert adapters(runs) == adapters(local)
 
 
-def shorten(request: Request) -> ShortenUpload | None:
-    """Every fourth upload of weights loses its second half, and the server is told that this is all."""
-    return (
-        ShortenUpload()
-        if request.method == "PUT" and ".safetensors" in request.target and request.number % 4 == 0
-        else None
-    )
+class ShortenEverySecond:
+    """Every second upload of weights loses its second half, and the server is told that this is all."""
+
+    def __init__(self) -> None:
+        self._uploads = 0
+
+    def __call__(self, request: Request) -> ShortenUpload | None:
+        if request.method != "PUT" or ".safetensors" not in request.target:
+            return None
+        self._uploads += 1
+        return ShortenUpload() if self._uploads % 2 == 0 else None
 
 
 @pytest.fixture
@@ -79,14 +83,15 @@ def proxied(s3_server: S3Server, request: pytest.FixtureRequest) -> Iterator[Fau
 
 
 @pytest.mark.parametrize(
-    "proxied", [every_third, shorten], indirect=True, ids=["every third fails", "uploads cut short"]
+    "proxied", [every_third, ShortenEverySecond()], indirect=True, ids=["every third fails", "uploads cut short"]
 )
 def test_faults_on_the_way(
     proxied: FaultProxy, local: Path, s3_server: S3Server, s3_bucket: str, tmp_path: Path
 ) -> None:
     ended = run_to_end(s3_job(tmp_path, s3_bucket, proxied.url), None)
     assert ended.code == 0, ended.text
-    assert len(proxied.faults) > 3
+    # Three stages and the final adapter are uploaded at the least, whatever number of checkpoints.
+    assert len(proxied.faults) >= 3
     assert adapters(on_server(s3_server, s3_bucket)) == adapters(local)
 
 
