@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 _NO_SPACES = "\u2e80-\u9fff\uf900-\ufaff"
 """Scripts that are written without spaces (Chinese, Japanese): every character is a term."""
 _WORD = re.compile(rf"(?!\W)[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
-MAX_POSTINGS = 8192
+MAX_POSTINGS = 4096
 """Entries of the index that one query may visit."""
 MAX_CANDIDATES = 128
 """Documents scored in full for a query that met that limit (or as many as asked for, if more)."""
