@@ -78,8 +78,10 @@ def main() -> None:
         print(json.dumps(asdict(measure(arguments.measure, arguments.data))))
         return
     measured: dict[int, list[dict[str, Any]]] = {size: [] for size in arguments.sizes}
+    up = sorted(arguments.sizes)
     for repeat in range(arguments.repeats):
-        for size in arguments.sizes:
+        # Up to the largest size and down again: a slow spell of the machine does not fall on the large ones alone.
+        for size in (*up, *up[-2::-1]):
             print(f"repeat {repeat + 1} of {arguments.repeats}: {size} rows", file=sys.stderr, flush=True)
             measured[size].append(in_fresh_process(size, arguments.data))
     document = {"machine": machine(), "data": str(arguments.data or "made up"), "measurements": measured}
