@@ -1,7 +1,9 @@
 """Prompts and answers become token ids, with the border between them where generation has it."""
 
+import gc
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -60,10 +62,11 @@ class PromptEncoder:
             UserError: naming every row whose answer has no tokens.
         """
         rows: list[Encoded] = []
-        for pairs in _batches(zip(prompts, answers, strict=True)):
-            texts, replies = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
-            ids = zip(self._prompt_ids(texts), self._answer_ids(texts, replies), strict=True)
-            rows += [Encoded(prompt_ids=prompt, answer_ids=answer) for prompt, answer in ids]
+        with _collector_off():
+            for pairs in _batches(zip(prompts, answers, strict=True)):
+                texts, replies = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+                ids = zip(self._prompt_ids(texts), self._answer_ids(texts, replies), strict=True)
+                rows += [Encoded(prompt_ids=prompt, answer_ids=answer) for prompt, answer in ids]
         empty = [i for i, row in enumerate(rows) if len(row.answer_ids) <= 1]
         if empty:
             raise UserError(
@@ -159,6 +162,18 @@ class PromptEncoder:
         if not self._tokenizer.chat_template:
             raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set it to false")
         self._answer_turn("a question", "an answer")
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Encoding makes no cycles, and the cyclic collector would go through all rows so far again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:
