@@ -69,7 +69,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
             observer.emit(Note(text=warning, warning=True))
     wanted = set(session.job.spec.evaluation.arms)
     query_only = session.encode_held_out(session.templates[-1], 0)
-    full = session.encode_held_out(session.full_template, session.full_shots)
+    full = session.encode_held_out(session.full_template, session.examples.shots)
     run = _Run(session=session, store=store, trainer=trainer, observer=observer)
 
     arms: dict[str, str | None] = {Arm.FULL_PROMPT: None}

@@ -51,8 +51,6 @@ class Session:
     full_template: CompressedTemplate
     """At rate 1."""
     max_tokens: int
-    full_shots: int
-    """K, the examples of the full prompt."""
     packing: bool
     notes: list[str]
     """What a reader of the report should know about how it was computed."""
@@ -112,9 +110,7 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
     tokenizer = load_tokenizer(folder)
     base = load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
     stages = stages_of(job)
-    templates = collective.broadcast_object(
-        compress_all(job, stages, tokenizer=tokenizer, model=base, folder=folder) if collective.rank() == 0 else None
-    )
+    templates = collective.from_first(lambda: compress_all(job, stages, tokenizer=tokenizer, model=base, folder=folder))
     full_template, *by_stage = templates
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
     fitting = fit_rows(
@@ -144,7 +140,6 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         templates=by_stage,
         full_template=full_template,
         max_tokens=fitting.max_tokens,
-        full_shots=fitting.examples.shots,
         packing=packing,
         notes=notes,
         warnings=fitting.warnings,
