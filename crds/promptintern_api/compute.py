@@ -1,12 +1,12 @@
 """spec.compute, spec.checkpoint, spec.storage, spec.retries: where the job runs and what survives it."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel
-from promptintern_api.references import SecretRef, StorageUri
+from promptintern_api.references import ObjectName, SecretRef, StorageUri
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
 
@@ -42,13 +42,30 @@ class Toleration(ApiModel):
     toleration_seconds: Annotated[int | None, Field(ge=0, description="How long a NoExecute taint is borne.")] = None
 
 
+class ModelCache(ApiModel):
+    """A volume that holds base models, so that no pod downloads them again."""
+
+    claim_name: Annotated[ObjectName, Field(description="PersistentVolumeClaim in the job's namespace.")]
+    mount_path: Annotated[
+        str,
+        StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=256),
+        Field(description="Where head and workers see it. Models of a hub are cached in its folder `hub`."),
+    ] = "/models"
+    read_only: Annotated[bool, Field(description="Mount it for reading only, as file:///MOUNT/... needs.")] = False
+
+
+class Affinity(ApiModel):
+    """Where pods may and may not run, as in a pod's spec."""
+
+    node_affinity: Annotated[dict[str, Any] | None, Field(description="As in a pod's spec.")] = None
+    pod_affinity: Annotated[dict[str, Any] | None, Field(description="As in a pod's spec.")] = None
+    pod_anti_affinity: Annotated[dict[str, Any] | None, Field(description="As in a pod's spec.")] = None
+
+
 class ComputeSpec(ApiModel):
     """The cluster of one job. `promptintern run` uses `device` and `gpusPerWorker` only; it has --workers."""
 
-    workers: Annotated[
-        int,
-        Field(ge=0, le=1024, description="Training workers. 0 trains in the driver's own process (on a laptop)."),
-    ] = 1
+    workers: Annotated[int, Field(ge=1, le=1024, description="Training workers, one a pod.")] = 1
     gpus_per_worker: Annotated[int, Field(ge=0, le=16, description="GPUs of one worker.")] = 0
     device: Annotated[
         Device,
@@ -64,11 +81,24 @@ class ComputeSpec(ApiModel):
         StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"),
         Field(description="Ray version in the image. Default: the chart's."),
     ] = None
-    resources: Annotated[Resources, Field(description="CPU and memory of one worker.")] = Resources()
+    resources: Annotated[Resources, Field(description="CPU and memory of one worker pod. Default: the chart's.")] = (
+        Resources()
+    )
+    head_resources: Annotated[
+        Resources,
+        Field(description="CPU and memory of the head pod, which trains nothing. Default: the chart's."),
+    ] = Resources()
     node_selector: Annotated[dict[str, str] | None, Field(max_length=64, description="Labels a node must have.")] = None
     tolerations: Annotated[list[Toleration] | None, Field(max_length=64, description="Taints that workers bear.")] = (
         None
     )
+    affinity: Annotated[Affinity | None, Field(description="Where pods may and may not run.")] = None
+    priority_class_name: Annotated[ObjectName | None, Field(description="PriorityClass of the pods.")] = None
+    image_pull_secrets: Annotated[
+        list[SecretRef] | None,
+        Field(max_length=16, description="Secrets in the job's namespace that open the image's registry."),
+    ] = None
+    model_cache: Annotated[ModelCache | None, Field(description="A volume that holds base models.")] = None
     termination_grace_period_seconds: Annotated[
         int, Field(ge=0, le=86_400, description="Time that a planned stop leaves for saving.")
     ] = 120

@@ -22,7 +22,7 @@ PLURAL = "promptinternjobs"
 SHORT_NAME = "pij"
 
 MUTABLE_SPEC_FIELDS = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
-"""What may change after start; the rest of the spec is fixed."""
+"""What may change after the job was accepted; the rest of the spec is fixed from then on."""
 
 
 class Metadata(ApiModel):
@@ -108,28 +108,23 @@ class PromptInternJobSpec(ApiModel):
             ),
             holds=lambda self: self.compute.device is not Device.CPU or self.compute.gpus_per_worker == 0,
         ),
-        *(
-            Rule(
-                field=name,
-                message="cannot change after the job was created; only " + ", ".join(MUTABLE_SPEC_FIELDS) + " can",
-                cel=(
-                    f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
-                ),
-                holds=lambda _: True,
-                transition=True,
-            )
-            for name in (
-                "model",
-                "data",
-                "prompt",
-                "schedule",
-                "training",
-                "evaluation",
-                "compute",
-                "checkpoint",
-                "storage",
-            )
+    )
+
+
+def _fixed_once_accepted(name: str) -> Rule:
+    return Rule(
+        field=f"spec.{name}",
+        message=(
+            f"cannot change once the job was accepted; only {', '.join(MUTABLE_SPEC_FIELDS)} can. Delete the job, or "
+            "create another one under a new name"
         ),
+        cel=(
+            "!has(oldSelf.status) || !has(oldSelf.status.startTime) || "
+            f"(has(self.spec.{name}) == has(oldSelf.spec.{name}) && "
+            f"(!has(self.spec.{name}) || self.spec.{name} == oldSelf.spec.{name}))"
+        ),
+        holds=lambda _: True,
+        transition=True,
     )
 
 
@@ -143,3 +138,9 @@ class PromptInternJob(ApiModel):
     status: Annotated[
         PromptInternJobStatus | None, Field(description="What is known. Written by the operator, never by a user.")
     ] = None
+
+    rules: ClassVar[tuple[Rule, ...]] = tuple(
+        _fixed_once_accepted(field.alias)
+        for field in PromptInternJobSpec.model_fields.values()
+        if field.alias is not None and field.alias not in MUTABLE_SPEC_FIELDS
+    )

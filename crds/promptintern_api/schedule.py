@@ -27,6 +27,9 @@ class ExplicitStage(ApiModel):
     ] = None
 
 
+DEFAULT_STAGES = 4
+
+
 class ScheduleSpec(ApiModel):
     """A curve, or an explicit list of stages."""
 
@@ -91,3 +94,10 @@ class ScheduleSpec(ApiModel):
             holds=lambda self: self.explicit is None or self.explicit[-1].shots == 0,
         ),
     )
+
+    @property
+    def num_stages(self) -> int:
+        """How many stages the job has."""
+        if self.explicit is not None:
+            return len(self.explicit)
+        return DEFAULT_STAGES if self.stages is None else self.stages

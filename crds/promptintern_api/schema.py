@@ -55,7 +55,10 @@ def open_api_schema() -> Schema:
         "description": known[PromptInternJob.__name__]["description"],
         "required": ["spec"],
         "properties": properties,
-        RULES: [_name_rule(known["Metadata"]["properties"]["name"])],
+        RULES: [
+            _name_rule(known["Metadata"]["properties"]["name"]),
+            *known[PromptInternJob.__name__][RULES],
+        ],
     }
 
 
@@ -94,6 +97,9 @@ def _structural(node: Schema) -> Schema:
     node.pop("title", None)
     if node.get("additionalProperties") is False:
         del node["additionalProperties"]  # forbidden in a structural schema, where unknown fields are refused anyway
+    elif node.get("additionalProperties") is True:
+        del node["additionalProperties"]
+        node["x-kubernetes-preserve-unknown-fields"] = True
     if "const" in node:
         node["enum"] = [node.pop("const")]
     for word, (bound, exclusive) in _BOUNDS.items():

@@ -19,10 +19,12 @@ class Phase(StrEnum):
     """The job in one word, derived from the conditions."""
 
     PENDING = "Pending"
+    CHECKING = "Checking"
     QUEUED = "Queued"
     STARTING = "Starting"
     TRAINING = "Training"
     SUSPENDED = "Suspended"
+    REFUSED = "Refused"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -73,6 +75,7 @@ class Failure(ApiModel):
         ),
     ]
     message: Annotated[str, Field(max_length=32_768, description="What, where, and what to do.")]
+    ray_job: Annotated[str | None, Field(description="The RayJob whose trainer ended.")] = None
 
 
 class Outputs(ApiModel):
@@ -95,15 +98,53 @@ class TrainingStatus(ApiModel):
     outputs: Annotated[Outputs | None, Field(description="What the run leaves.")] = None
 
 
+class Outcome(StrEnum):
+    """How an attempt ended: well, because the user wanted it, or by one of the classes of failures."""
+
+    SUCCEEDED = "Succeeded"
+    SUSPENDED = "Suspended"
+    USER = "User"
+    APPLICATION = "Application"
+    INFRASTRUCTURE = "Infrastructure"
+    PREEMPTION = "Preemption"
+
+
+class PodStatus(ApiModel):
+    """The last that was seen of a pod."""
+
+    name: Annotated[str, Field(description="The pod.")]
+    node: Annotated[str | None, Field(description="Its node.")] = None
+    phase: Annotated[str | None, Field(description="Its phase.")] = None
+    reason: Annotated[str | None, Field(max_length=1024, description="Why it waits or ended, in a word.")] = None
+    message: Annotated[str | None, Field(max_length=4096, description="Why it waits or ended.")] = None
+    exit_code: Annotated[int | None, Field(description="Exit code of its first container.")] = None
+
+
 class AttemptStatus(ApiModel):
     """One RayJob."""
 
     number: Annotated[int, Field(ge=1, description="Attempt, from 1.")]
     ray_job_name: Annotated[str, Field(description="The RayJob.")]
-    started_at: Annotated[datetime | None, Field(description="Creation.")] = None
+    ray_job_uid: Annotated[
+        str | None, Field(alias="rayJobUID", description="Its identity, once the RayJob was seen.")
+    ] = None
+    started_at: Annotated[datetime | None, Field(description="When the operator decided on it.")] = None
+    active_since: Annotated[
+        datetime | None, Field(description="Since when it may run; none while it is queued or has ended.")
+    ] = None
+    active_seconds: Annotated[float | None, Field(ge=0, description="How long it was active before `activeSince`.")] = (
+        None
+    )
+    incarnations: Annotated[
+        int, Field(ge=0, description="Head pods that were seen: KubeRay and Kueue may start an attempt anew.")
+    ] = 0
     finished_at: Annotated[datetime | None, Field(description="End.")] = None
-    outcome: Annotated[str | None, Field(description="Succeeded, or the failure's class.")] = None
-    message: Annotated[str | None, Field(max_length=32_768, description="Why, with the pods' last states.")] = None
+    outcome: Annotated[Outcome | None, Field(description="How it ended.")] = None
+    message: Annotated[str | None, Field(max_length=32_768, description="Why it ended so.")] = None
+    pods: Annotated[
+        list[PodStatus],
+        Field(max_length=64, description="The pods' last states.", json_schema_extra=_map_by("name")),
+    ] = []
 
 
 class PromptInternJobStatus(ApiModel):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from promptintern_api.schedule import Curve, ScheduleSpec
 from promptintern_api.training import TrainingSpec
 
-DEFAULT_STAGES = 4
 DEFAULT_SHOTS = 5
 DEFAULT_FINAL_RATE = 0.0
 STEEPNESS = 3.0
@@ -52,7 +51,7 @@ def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
             )
             for index, stage in enumerate(schedule.explicit)
         ]
-    count = DEFAULT_STAGES if schedule.stages is None else schedule.stages
+    count = schedule.num_stages
     most_shots = full_prompt_shots(schedule)
     final = DEFAULT_FINAL_RATE if schedule.final_rate is None else schedule.final_rate
     left = [remaining(schedule.curve or Curve.LINEAR, s, count) for s in range(count)]

@@ -177,7 +177,7 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.training": {"lora": {}, "betweenStages": {"optimizer": "Keep"}}},
     {"spec.evaluation": {"metrics": ["BLEU"], "arms": ["FullPrompt", "QueryOnly"], "gate": {"onFail": "Stop"}}},
     {"spec.evaluation": {"prices": {"inputPerMillion": 1, "outputPerMillion": 2.5}}},
-    {"spec.compute": {"device": "CPU", "workers": 0, "tolerations": [{"key": "gpu", "operator": "Exists"}]}},
+    {"spec.compute": {"device": "CPU", "workers": 1, "tolerations": [{"key": "gpu", "operator": "Exists"}]}},
     {"spec.compute": {"gpusPerWorker": 1, "resources": {"cpu": "500m", "memory": "32Gi"}, "nodeSelector": {"a": "b"}}},
     {"spec.storage": {"uri": "s3://bucket/runs", "endpoint": "http://127.0.0.1:7070", "secretRef": {"name": "s3"}}},
     {

@@ -127,6 +127,9 @@ def test_both_see_the_same_placeholders(pieces: list[str]) -> None:
     )
 
 
+ACCEPTED = {"status": {"startTime": "2026-01-01T00:00:00Z"}}
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -137,21 +140,31 @@ def test_both_see_the_same_placeholders(pieces: list[str]) -> None:
         ({"spec.data.train.limit": 5}, "spec.data"),
     ],
 )
-def test_a_started_job_keeps_what_it_computes(changes: dict[str, Any], field: str) -> None:
-    assert [found for found, _ in refusals(with_changes(small_job(), changes), small_job())] == [field]
+def test_an_accepted_job_keeps_what_it_computes(changes: dict[str, Any], field: str) -> None:
+    accepted = with_changes(small_job(), ACCEPTED)
+    assert [found for found, _ in refusals(with_changes(accepted, changes), accepted)] == [field]
 
 
-def test_a_started_job_may_be_suspended_retried_and_timed() -> None:
+def test_a_job_that_was_not_accepted_can_be_mended() -> None:
+    changes = {"spec.model.dtype": "float32", "spec.data.train.limit": 5}
+    refused = with_changes(small_job(), {"status": {"phase": "Refused"}})
+    assert refusals(with_changes(small_job(), changes), small_job()) == []
+    assert refusals(with_changes(refused, changes), refused) == []
+
+
+def test_an_accepted_job_may_be_suspended_retried_and_timed() -> None:
+    accepted = with_changes(small_job(), ACCEPTED)
     changes = {
         "spec.suspend": True,
         "spec.retries": {"application": 3},
         "spec.activeDeadlineSeconds": 60,
         "spec.ttlSecondsAfterFinished": 60,
     }
-    assert refusals(with_changes(small_job(), changes), small_job()) == []
-    assert refusals(small_job(), with_changes(small_job(), changes)) == []
+    assert refusals(with_changes(accepted, changes), accepted) == []
+    assert refusals(accepted, with_changes(accepted, changes)) == []
 
 
 def test_spelling_a_default_out_is_no_change() -> None:
     changes = {"spec.training": {"seed": 0}, "spec.prompt.compressor": {"kind": "SelfInformation"}}
-    assert refusals(with_changes(small_job(), changes), small_job()) == []
+    accepted = with_changes(small_job(), ACCEPTED)
+    assert refusals(with_changes(accepted, changes), accepted) == []

@@ -18,7 +18,7 @@ ALLOWED = {
     "description", "type", "format", "enum", "default", "pattern", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
     "required", "properties", "items", "additionalProperties", RULES, "x-kubernetes-list-type",
-    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-map-keys", "x-kubernetes-preserve-unknown-fields",
 }  # fmt: skip
 """What a structural schema may say, as far as we use it. No $ref, no anyOf, no title, no nullable."""
 
@@ -72,6 +72,7 @@ def test_lists_are_bounded_and_typed_where_the_server_has_to_know() -> None:
     assert keys == {
         ".status.conditions": ["type"],
         ".status.attempts": ["number"],
+        ".status.attempts[].pods": ["name"],
         ".status.training.stages": ["index"],
     }
     for path, (key,) in keys.items():
@@ -102,7 +103,7 @@ def test_every_rule_compiles_and_points_at_a_field() -> None:
         for rule in node.get(RULES, []):
             program(rule["rule"])
             count += 1
-            if path:
+            if "fieldPath" in rule:
                 assert f"{path}{rule['fieldPath']}" in NODES
             else:
                 assert rule["message"].startswith("metadata.name: ")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from promptintern.cli import pod
 from promptintern.cli.console import StopFlag, observing, quiet_libraries
 from promptintern.errors import RunFailed, UserError
 from promptintern.uris import to_uri
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+app.add_typer(pod.app, hidden=True)
 
 Job = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file with a PromptInternJob.", show_default=False)]
 Set = Annotated[
@@ -91,16 +94,25 @@ def run(
 
 
 @app.command(epilog="Example: promptintern validate job.yaml")
-def validate(job: Job, overrides: Set = None) -> None:
+def validate(
+    job: Job,
+    overrides: Set = None,
+    findings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the problems here, as JSON.", hidden=True)
+    ] = None,
+) -> None:
     """Check all that can be known without training: every problem at once, each with its field or file:line."""
+    from promptintern.cli.findings import noting
     from promptintern.job import load_job
     from promptintern.run.validate import check_job
 
-    found = check_job(load_job(job, overrides or []))
+    with noting(findings):
+        found = check_job(load_job(job, overrides or []))
     for warning in found.warnings:
         _err(f"warning: {warning}", style="yellow")
     if found.problems:
-        raise UserError(found.problems)
+        with noting(findings):
+            raise UserError(found.problems)
     out = Console(highlight=False)
     for line in found.summary:
         out.print(line, markup=False, soft_wrap=True)

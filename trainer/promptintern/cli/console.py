@@ -20,7 +20,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from promptintern.run.events import Answered, Ending, Event, Note, Scored, Stepped, TrainingBegan
+from promptintern.run.events import (
+    Answered,
+    CheckpointSaved,
+    Claimed,
+    Ending,
+    Event,
+    Note,
+    Scored,
+    StageDone,
+    Stepped,
+    TrainingBegan,
+)
 
 _LINE_SECONDS = 5.0
 """Time between two lines of progress in a log."""
@@ -68,6 +79,9 @@ class _Base:
     def ended(self) -> bool:
         return False
 
+    def move_on(self, where: str) -> bool:
+        return False
+
 
 class LogObserver(_Base):
     """One line an event; progress at most every few seconds."""
@@ -88,6 +102,8 @@ class LogObserver(_Base):
                 if done < rows and time.monotonic() - self._last < _LINE_SECONDS:
                     return
                 self._last = time.monotonic()
+            case Claimed() | StageDone() | CheckpointSaved():
+                return  # for programs
         self._console.print(_line(event), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -110,10 +126,12 @@ class BarObserver(_Base):
                 self._bar(f"train {event.name}", event.done, event.steps, text)
             case Answered():
                 self._bar(f"answer {event.name}", event.done, event.rows, "")
+            case Claimed() | StageDone() | CheckpointSaved():
+                pass  # for programs
             case _:
                 self._print(event)
 
-    def _print(self, event: Event) -> None:
+    def _print(self, event: Note | TrainingBegan | Scored) -> None:
         style = "yellow" if isinstance(event, Note) and event.warning else None
         self._progress.console.print(_line(event), style=style, highlight=False, markup=False)
 
@@ -123,7 +141,7 @@ class BarObserver(_Base):
         self._progress.update(self._tasks[name], completed=done, text=text, visible=done < total)
 
 
-def _line(event: Event) -> str:
+def _line(event: Note | TrainingBegan | Stepped | Answered | Scored) -> str:
     match event:
         case Note():
             return f"warning: {event.text}" if event.warning else event.text

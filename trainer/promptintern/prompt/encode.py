@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, TypeVar
 
 from promptintern.errors import Problem, UserError
@@ -20,10 +20,10 @@ _MAX_SHOWN = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One row in tokens. Arrays of C ints: a list of Python ints would take about nine times the memory."""
+    """One row in tokens: views of C ints. A list of Python ints would take about nine times the memory."""
 
-    prompt_ids: "array[int]"
-    answer_ids: "array[int]"
+    prompt_ids: "memoryview[int]"
+    answer_ids: "memoryview[int]"
     """With the end token."""
 
 
@@ -65,7 +65,7 @@ class PromptEncoder:
         with _collector_off():
             for pairs in _batches(zip(prompts, answers, strict=True)):
                 texts, replies = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
-                ids = zip(self._prompt_ids(texts), self._answer_ids(texts, replies), strict=True)
+                ids = zip(_packed(self._prompt_ids(texts)), _packed(self._answer_ids(texts, replies)), strict=True)
                 rows += [Encoded(prompt_ids=prompt, answer_ids=answer) for prompt, answer in ids]
         empty = [i for i, row in enumerate(rows) if len(row.answer_ids) <= 1]
         if empty:
@@ -174,6 +174,20 @@ def _collector_off() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def _packed(rows: "Iterable[array[int]]") -> "list[memoryview[int]]":
+    """``rows`` in one buffer, as views of it.
+
+    A block of its own for each of many rows, between those that the tokenizer takes and gives back, leaves the heap in
+    pieces: at 10^5 rows every allocation was so slow that a row cost 1.4 times as much as at 10^3.
+    """
+    buffer, ends = array("i"), [0]
+    for ids in rows:
+        buffer.extend(ids)
+        ends.append(len(buffer))
+    view = memoryview(buffer)
+    return [view[start:end] for start, end in pairwise(ends)]
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from promptintern_api import PromptInternJob
@@ -112,7 +113,8 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
     with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
         mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
         remote_task = replace(task, observer=RayObserver(mailbox))
-        trainer = TorchTrainer(
+        trainer = partial(
+            TorchTrainer,
             _loop,
             train_loop_config={"task": remote_task},
             scaling_config=ScalingConfig(
@@ -120,20 +122,58 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
                 use_gpu=gpu,
                 resources_per_worker={"CPU": 1, **({"GPU": job.spec.compute.gpus_per_worker} if gpu else {})},
             ),
-            run_config=RunConfig(
-                name="run", storage_path=folder, failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES)
-            ),
+            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES)),
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=3600),
         )
-        # On a thread of its own: there Ray leaves Ctrl-C to us, and this one hands on what the workers tell.
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:
-            fit = thread.submit(trainer.fit)
-            try:
-                _hand_on(mailbox, observer, until=fit)
-            except BaseException:
-                ray.shutdown()  # ends the workers, and so the thread, at once
-                raise
-        _raise_ending(ray.get(mailbox.ending.remote()), fit.exception())
+        if gpu:
+            _check_gpus(job)
+        while True:
+            stored = ray.get(mailbox.stored.remote())
+            error = _fit_once(trainer(), mailbox, observer)
+            ending = ray.get(mailbox.ending.remote())
+            if error is None or ending is not None or ray.get(mailbox.stored.remote()) == stored:
+                break
+            observer.emit(Note(text="workers were lost, but the run gets on: starting them again", warning=True))
+        _raise_ending(ending, error)
+
+
+def _fit_once(trainer: Any, mailbox: Any, observer: Observer) -> BaseException | None:
+    """Train until the workers are done, or were lost too often; returns what they ended with, if not well."""
+    import ray
+
+    # On a thread of its own: there Ray leaves Ctrl-C to us, and this one hands on what the workers tell.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:
+        fit = thread.submit(trainer.fit)
+        try:
+            _hand_on(mailbox, observer, until=fit)
+        except BaseException:
+            ray.shutdown()  # ends the workers, and so the thread, at once
+            raise
+    return fit.exception()
+
+
+def _check_gpus(job: PromptInternJob) -> None:
+    """See that a worker finds the GPUs it was given, before anything is loaded.
+
+    Raises:
+        UserError: if torch sees fewer.
+    """
+    import ray
+
+    wanted = job.spec.compute.gpus_per_worker
+    seen = ray.get(ray.remote(_gpus_seen).options(num_gpus=wanted, num_cpus=0).remote())
+    if seen < wanted:
+        raise UserError.at(
+            "spec.compute.gpusPerWorker",
+            f"asks for {wanted}, and torch sees {seen} in a worker's pod; check the node's driver and the image's "
+            "CUDA, or set compute.device: CPU and gpusPerWorker: 0",
+        )
+
+
+def _gpus_seen() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _loop(config: dict[str, Any]) -> None:
@@ -163,7 +203,7 @@ def _ray(workers: int) -> Iterator[None]:
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=True)  # the driver's log is the one that is kept
     else:
         ray.init(
             num_cpus=max(workers, os.cpu_count() or 1),
@@ -195,4 +235,6 @@ def _hand_on(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
         if observer.stop_requested() and not asked:
             asked = True
             ray.get(mailbox.request_stop.remote())
+        if asked and (where := ray.get(mailbox.saved.remote())) is not None:
+            raise Stopped(where)  # the workers had saved already, because a pod of theirs leaves
         time.sleep(_POLL_SECONDS)

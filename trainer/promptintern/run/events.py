@@ -14,10 +14,19 @@ class Note:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """The workers own the run from now on, as ``epoch``."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingBegan:
     """A stage (or the Direct arm) starts or continues."""
 
     name: str
+    stage: int | None
+    """Its number from 0; None for Direct."""
     steps: int
     done: int
     rate: float
@@ -30,6 +39,7 @@ class Stepped:
     """Optimizer steps were done."""
 
     name: str
+    stage: int | None
     done: int
     steps: int
     loss: float
@@ -54,7 +64,30 @@ class Scored:
     score: float
 
 
-Event = Note | TrainingBegan | Stepped | Answered | Scored
+@dataclass(frozen=True, kw_only=True)
+class StageDone:
+    """A stage is committed, by these workers or by earlier ones."""
+
+    stage: int
+    rate: float
+    shots: int
+    prompt_tokens: float
+    loss: float
+    score: float
+    finished_at: str | None
+    """ISO 8601; None where an older version committed it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved:
+    """A checkpoint of a stage is stored."""
+
+    stage: int | None
+    folder: str
+    """Below the run's folder."""
+
+
+Event = Note | Claimed | TrainingBegan | Stepped | Answered | Scored | StageDone | CheckpointSaved
 
 
 class Stopped(Exception):  # noqa: N818 -- an outcome
@@ -82,3 +115,7 @@ class Observer(Protocol):
 
     def ended(self) -> bool:
         """Whether an ending was told already."""
+
+    def move_on(self, where: str) -> bool:
+        """After a save at ``where``: True if only a worker's pod has to go, so that the workers start again elsewhere;
+        False if the run stops."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from promptintern.prompt.encode import Encoded
 from promptintern.report.facts import KEPT_STAGE
 from promptintern.run.adapter import commit_adapter
 from promptintern.run.answers import answer_all
-from promptintern.run.events import Note, Observer, Scored, Stopped
+from promptintern.run.events import Note, Observer, Scored, StageDone, Stopped
 from promptintern.run.inputs import length_of
 from promptintern.run.latency import Result, measure_latency
 from promptintern.run.session import Session
@@ -158,6 +159,8 @@ class _Run:
                         # The next stage's prompts are rendered and tokenized while this one trains.
                         prepared[number + 1] = ahead.submit(self._prepare, tracks[number + 1])
                     manifest = self._train_stage(track, ready, counts, full_answers)
+                if collective.rank() == 0:
+                    self.observer.emit(_done(track, manifest.meta))
                 passed = manifest.meta["gate"] != "failed"
                 if not passed and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
                     if collective.rank() == 0:
@@ -263,6 +266,7 @@ class _Run:
             "lossFirst": trajectory.loss[0],
             "lossLast": trajectory.loss[-1],
             "seconds": round(trajectory.seconds, 3),
+            "finishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
     def _score(self, predictions: Sequence[str]) -> tuple[str, float]:
@@ -272,6 +276,18 @@ class _Run:
         if metric is Metric.BLEU:
             return str(metric), bleu(predictions, accepted).score
         return str(metric), math.fsum(exact_match(predictions, accepted)) / len(predictions)
+
+
+def _done(track: Track, meta: dict[str, Any]) -> StageDone:
+    return StageDone(
+        stage=track.template,
+        rate=meta["rateAchieved"],
+        shots=meta["shots"],
+        prompt_tokens=meta["promptTokensMean"],
+        loss=meta["lossLast"],
+        score=meta["score"],
+        finished_at=meta.get("finishedAt"),
+    )
 
 
 def _gate_text(track: Track, meta: dict[str, Any], kept: int | None) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 
-from promptintern.run.events import Ending, Event
+from promptintern.leaving import is_leaving
+from promptintern.run.events import CheckpointSaved, Claimed, Ending, Event, StageDone
 
 _POLL_SECONDS = 0.5
 
@@ -19,10 +20,16 @@ class Mailbox:
         self._events: list[Event] = []
         self._stop = False
         self._ending: tuple[Ending, list[tuple[str, str]]] | None = None
+        self._saved: str | None = None
+        self._stored = 0
 
     def put(self, event: Event) -> None:
         """From a worker."""
         self._events.append(event)
+        if isinstance(event, Claimed):
+            self._saved = None
+        if isinstance(event, StageDone | CheckpointSaved):
+            self._stored += 1
 
     def take(self) -> list[Event]:
         """All events since the last call, for the driver."""
@@ -36,6 +43,19 @@ class Mailbox:
     def stopping(self) -> bool:
         """For the workers."""
         return self._stop
+
+    def set_saved(self, where: str) -> None:
+        """From a worker: everything up to ``where`` is stored, and the workers end to begin elsewhere."""
+        self._saved = where
+        self._stored += 1
+
+    def saved(self) -> str | None:
+        """Where the run stands while no workers are at it."""
+        return self._saved
+
+    def stored(self) -> int:
+        """How many stages and checkpoints were stored so far: by this the driver knows that the run gets on."""
+        return self._stored
 
     def set_ending(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """From a worker; the first one counts."""
@@ -80,8 +100,15 @@ class RayObserver:
         """Whether a worker told an ending."""
         return ray.get(self._mailbox.ending.remote()) is not None
 
+    def move_on(self, where: str) -> bool:
+        """False if the driver wanted the stop; else it was this worker's pod, or another's."""
+        if ray.get(self._mailbox.stopping.remote()):
+            return False
+        ray.get(self._mailbox.set_saved.remote(where))
+        return True
+
     def _poll(self) -> None:
         while not self._stop.is_set():
-            if ray.get(self._mailbox.stopping.remote()):
+            if is_leaving() or ray.get(self._mailbox.stopping.remote()):
                 self._stop.set()
             time.sleep(_POLL_SECONDS)

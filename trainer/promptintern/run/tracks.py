@@ -29,6 +29,8 @@ class Track:
     """The track whose adapter this one starts from."""
     template: int
     """Index into the session's templates."""
+    stage: int | None
+    """The stage's number; None for Direct."""
     shots: int
     epochs: int
     seed: tuple[int, ...]
@@ -43,6 +45,7 @@ def tracks_of(session: Session) -> list[Track]:
             name=f"stage {stage.index + 1}/{count}",
             parent=str(stage.index - 1) if stage.index else None,
             template=stage.index,
+            stage=stage.index,
             shots=stage.shots,
             epochs=stage.epochs,
             seed=(session.job.spec.training.seed, stage.index),
@@ -66,6 +69,7 @@ def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens
         name=f"arm {Arm.DIRECT}",
         parent=None,
         template=len(session.stages) - 1,
+        stage=None,
         shots=0,
         epochs=epochs,
         seed=(session.job.spec.training.seed, _DIRECT_SEED),

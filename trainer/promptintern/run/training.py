@@ -26,12 +26,12 @@ from promptintern.engine.state import (
 )
 from promptintern.engine.train import Course, StageTask, train_stage
 from promptintern.prompt.encode import Encoded
-from promptintern.run.events import Note, Observer, Stepped, Stopped, TrainingBegan
+from promptintern.run.events import CheckpointSaved, Note, Observer, Stepped, Stopped, TrainingBegan
 from promptintern.run.session import Session
 from promptintern.run.tracks import Track
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
-from promptintern.storage.run import RunStore
+from promptintern.storage.run import RunStore, checkpoint_folder
 from promptintern.uris import shown
 
 _OPTIMIZER = "optimizer"
@@ -64,6 +64,7 @@ class TrackTrainer:
             self.observer.emit(
                 TrainingBegan(
                     name=track.name,
+                    stage=track.stage,
                     steps=len(steps),
                     done=trajectory.steps,
                     rate=session.templates[track.template].rate_achieved,
@@ -181,6 +182,7 @@ class TrackTrainer:
             self.observer.emit(
                 Stepped(
                     name=track.name,
+                    stage=track.stage,
                     done=trajectory.steps,
                     steps=steps,
                     loss=trajectory.loss[-1],
@@ -219,6 +221,9 @@ class TrackTrainer:
                     keep=keep,
                     meta={"track": track.name},
                 )
+            self.observer.emit(
+                CheckpointSaved(stage=track.stage, folder=checkpoint_folder(track.key, self.epoch, frozen.steps))
+            )
 
         self.writer.submit(write, replaceable=True)
 

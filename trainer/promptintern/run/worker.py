@@ -9,8 +9,9 @@ from promptintern_api import parse_job
 
 from promptintern.engine import collective
 from promptintern.errors import RunFailed, UserError
+from promptintern.leaving import present, wait_while_leaving
 from promptintern.models import ModelFolder
-from promptintern.run.events import Observer, Stopped
+from promptintern.run.events import Claimed, Observer, Stopped
 from promptintern.run.facts import store_facts
 from promptintern.run.inputs import s3_options
 from promptintern.run.internalize import internalize
@@ -49,6 +50,8 @@ def work(task: WorkerTask) -> None:
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
     who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
     epoch = collective.from_first(lambda: store.claim_epoch(who, task.claimant))
+    if collective.rank() == 0:
+        task.observer.emit(Claimed(epoch=epoch))
     session = open_session(job, local_rank=_local_rank())
     _check_model(store, session.folder)
     with BackgroundWriter() as writer:
@@ -59,6 +62,10 @@ def work(task: WorkerTask) -> None:
     collective.barrier()
 
 
+class PodLeaves(Exception):  # noqa: N818 -- what happens
+    """A worker's pod is about to go; everything is saved, and Ray Train has to start the workers elsewhere."""
+
+
 def work_in_process_group(task: WorkerTask) -> None:
     """``work`` in a Ray worker: how it ended is told to the observer, because Ray would only retry an exception.
 
@@ -67,10 +74,14 @@ def work_in_process_group(task: WorkerTask) -> None:
     """
     if task.observer.ended():
         return
+    wait_while_leaving()
     try:
-        work(task)
+        with present("worker"):
+            work(task)
     except Stopped as stopped:
         if collective.rank() == 0:
+            if task.observer.move_on(stopped.where):
+                raise PodLeaves(stopped.where) from None
             task.observer.end("stopped", [("", stopped.where)])
     except UserError as error:
         task.observer.end("user", [(p.where, p.message) for p in error.problems])

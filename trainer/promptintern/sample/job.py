@@ -45,7 +45,7 @@ def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, A
                 "rowsPerBatch": 16,
             },
             "evaluation": {"maxNewTokens": 16, "batchSize": 100},
-            "compute": {"workers": 0, "device": "CPU"},
+            "compute": {"device": "CPU"},
         },
     }
 

@@ -195,7 +195,7 @@ class RunStore:
             FencedOut: if a newer epoch was claimed.
         """
         self.check_epoch(epoch)
-        folder = f"stages/{key}/e{epoch}/checkpoints/step-{step:06d}"
+        folder = checkpoint_folder(key, epoch, step)
         manifest = commit_folder(
             self.store,
             folder=folder,
@@ -307,6 +307,11 @@ class RunStore:
     def create_json(self, path: str, value: Mapping[str, Any]) -> bool:
         """Create the JSON object at ``path`` unless it exists: of all callers one gets True."""
         return self.store.create(path, _json(value))
+
+
+def checkpoint_folder(key: str, epoch: int, step: int) -> str:
+    """Where stage ``key``'s checkpoint after ``step`` is, below the run's folder."""
+    return f"stages/{key}/e{epoch}/checkpoints/step-{step:06d}"
 
 
 def _checkpoint_folders(paths: Mapping[str, int]) -> list[str]:

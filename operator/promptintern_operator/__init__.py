@@ -1,0 +1,1 @@
+"""The operator: watches PromptInternJobs and runs each through KubeRay."""

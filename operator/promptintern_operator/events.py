@@ -1,0 +1,34 @@
+"""Kubernetes Events about jobs."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from promptintern_api.job import GROUP, KIND, VERSION
+
+from promptintern_operator.labels import OPERATOR
+from promptintern_operator.plan import Happening
+from promptintern_operator.queue import Key
+
+
+def event_of(key: Key, *, uid: str, happening: Happening, reporter: str) -> dict[str, Any]:
+    """The Event that tells ``happening`` of the job at ``key``."""
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{key.name}.{uuid4().hex[:16]}", "namespace": key.namespace},
+        "regarding": {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "namespace": key.namespace,
+            "name": key.name,
+            "uid": uid,
+        },
+        "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "type": "Warning" if happening.warning else "Normal",
+        "reason": happening.reason,
+        "action": "Reconcile",
+        "note": happening.message[:1024],
+        "reportingController": f"{GROUP}/{OPERATOR}",
+        "reportingInstance": reporter[:128],
+    }

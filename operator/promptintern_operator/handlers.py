@@ -1,0 +1,89 @@
+"""Wiring: what Kopf sees goes into the store, and the job it belongs to into the queue. Kopf writes nothing."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+
+from promptintern_operator.labels import JOB, JOB_UID, MANAGED_BY, OPERATOR
+from promptintern_operator.queue import Key, Workqueue
+from promptintern_operator.store import JobBody, Shelf, Store, key_of
+from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
+
+_OURS = {JOB: kopf.PRESENT}
+_SELECTOR = f"{MANAGED_BY}={OPERATOR}"
+
+
+def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
+    """Handlers that keep ``store`` and feed ``queue``."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.event("promptintern.dev", "v1alpha1", "promptinternjobs", registry=registry)
+    async def job_seen(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
+        meta = body["metadata"]
+        key = Key(meta["namespace"], meta["name"])
+        if event["type"] == "DELETED":
+            if (known := store.jobs.get(key)) is not None and known.uid == meta["uid"]:
+                del store.jobs[key]
+        else:
+            store.jobs[key] = JobBody(
+                uid=meta["uid"],
+                version=meta["resourceVersion"],
+                generation=meta.get("generation", 0),
+                body=without_managed_fields(event["object"]),
+            )
+        await queue.add(key)
+
+    def watch_children(resource: tuple[str, ...], shelf: Shelf[Any], view: Callable[[Any], Any]) -> None:
+        @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-seen")
+        async def child_seen(event: Mapping[str, Any], **_: Any) -> None:
+            body = event["object"]
+            meta = body["metadata"]
+            owner, key = (meta.get("labels") or {}).get(JOB_UID), key_of(meta)
+            if owner is None or key is None:
+                return
+            if event["type"] == "DELETED":
+                shelf.drop(owner, meta["uid"])
+                store.ray_job_owners.pop(meta["uid"], None)
+            else:
+                shelf.put(owner, meta["uid"], view(body))
+                if resource[-1] == "rayjobs":
+                    store.ray_job_owners[meta["uid"]] = key
+            await queue.add(key)
+
+    watch_children(("ray.io", "v1", "rayjobs"), store.ray_jobs, ray_job_view)
+    watch_children(("v1", "pods"), store.pods, pod_view)
+    watch_children(("batch", "v1", "jobs"), store.preflights, preflight_view)
+
+    @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
+    async def workload_seen(event: Mapping[str, Any], **_: Any) -> None:
+        view, uid = workload_view(event["object"]), event["object"]["metadata"]["uid"]
+        if view.ray_job_uid is None:
+            return
+        if event["type"] == "DELETED":
+            store.workloads.drop(view.ray_job_uid, uid)
+        else:
+            store.workloads.put(view.ray_job_uid, uid, view)
+        if (key := store.ray_job_owners.get(view.ray_job_uid)) is not None:
+            await queue.add(key)
+
+    return registry
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Watches of what is ours only; no Events, no annotations, no finalizers by Kopf."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.watching.chunk_size = 500
+    settings.queueing.worker_limit = 64
+    settings.networking.request_timeout = 30
+    for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
+        settings.watching.label_selectors[resource] = _SELECTOR
+    return settings
+
+
+def without_managed_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """``body`` without what only the API server reads, which is half of it."""
+    meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": meta}

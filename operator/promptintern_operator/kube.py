@@ -1,0 +1,164 @@
+"""The few requests that the operator makes, over the async client of the kubernetes package."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from kubernetes.aio.client import ApiClient
+from kubernetes.aio.client.exceptions import ApiException
+
+from promptintern_operator.metrics import API_REQUESTS
+
+FIELD_MANAGER = "promptintern-operator"
+_APPLY, _JSON = "application/apply-patch+yaml", "application/json"
+_SECONDS = 30.0
+
+
+class RequestFailed(Exception):  # noqa: N818 -- reads as what happened
+    """The API server refused, or could not be asked. ``status`` is HTTP's, 0 if nobody answered."""
+
+    def __init__(self, message: str, *, status: int, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind of object."""
+
+    api_version: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """Its path on the API server."""
+        root = "/api" if "/" not in self.api_version else "/apis"
+        parts = [root, self.api_version]
+        if namespace is not None:
+            parts += ["namespaces", namespace]
+        return "/".join(filter(None, [*parts, self.plural, name, subresource]))
+
+
+JOBS = Resource("promptintern.dev/v1alpha1", "promptinternjobs")
+RAY_JOBS = Resource("ray.io/v1", "rayjobs")
+PODS = Resource("v1", "pods")
+PREFLIGHTS = Resource("batch/v1", "jobs")
+CONFIG_MAPS = Resource("v1", "configmaps")
+EVENTS = Resource("events.k8s.io/v1", "events")
+CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions")
+
+_BY_KIND = {
+    "ConfigMap": CONFIG_MAPS,
+    "ServiceAccount": Resource("v1", "serviceaccounts"),
+    "Role": Resource("rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": Resource("rbac.authorization.k8s.io/v1", "rolebindings"),
+    "NetworkPolicy": Resource("networking.k8s.io/v1", "networkpolicies"),
+    "RayJob": RAY_JOBS,
+    "Job": PREFLIGHTS,
+}
+
+
+class Kube:
+    """One API server. Every method raises ``RequestFailed``."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
+        """The object, None if there is none."""
+        try:
+            return await self._request("GET", resource.path(namespace, name))
+        except RequestFailed as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def create(self, manifest: Mapping[str, Any]) -> bool:
+        """Create the object; False if its name is taken."""
+        path = _BY_KIND[manifest["kind"]].path(manifest["metadata"]["namespace"])
+        try:
+            await self._request("POST", path, manifest)
+        except RequestFailed as error:
+            if error.status == 409 and error.reason == "AlreadyExists":
+                return False
+            raise
+        return True
+
+    async def apply(self, manifest: Mapping[str, Any]) -> None:
+        """Make the object what ``manifest`` says (server-side apply)."""
+        meta = manifest["metadata"]
+        path = _BY_KIND[manifest["kind"]].path(meta["namespace"], meta["name"])
+        await self._request("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
+
+    async def apply_job_status(
+        self, namespace: str, name: str, *, uid: str, version: str, status: Mapping[str, Any]
+    ) -> None:
+        """Replace the operator's part of a job's status, if the job is still at ``version``; 409 otherwise."""
+        manifest = {
+            "apiVersion": JOBS.api_version,
+            "kind": "PromptInternJob",
+            "metadata": {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": version},
+            "status": status,
+        }
+        path = JOBS.path(namespace, name, "status")
+        await self._request("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
+        """Delete the object with this uid, and in the background what it owns; absent is fine."""
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        try:
+            await self._request("DELETE", resource.path(namespace, name), options)
+        except RequestFailed as error:
+            if error.status not in (404, 409):  # 409: another object has the name now
+                raise
+
+    async def tell(self, event: Mapping[str, Any]) -> None:
+        """Create an Event."""
+        await self._request("POST", EVENTS.path(event["metadata"]["namespace"]), event)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: list[tuple[str, str]] | None = None,
+        content_type: str = _JSON,
+    ) -> dict[str, Any]:
+        verb = "APPLY" if content_type == _APPLY else method
+        try:
+            prepared = await self._api.param_serialize(
+                method,
+                path,
+                query_params=query or [],
+                header_params={"Accept": _JSON, "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._api.call_api(*prepared, _request_timeout=_SECONDS)
+            content = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
+            API_REQUESTS.labels(verb=verb, code="0").inc()
+            raise RequestFailed(f"{method} {path}: {error or type(error).__name__}", status=0) from error
+        API_REQUESTS.labels(verb=verb, code=str(answer.status)).inc()
+        found = _parsed(content)
+        if not 200 <= answer.status <= 299:
+            message = found.get("message") or answer.reason or ""
+            raise RequestFailed(
+                f"{method} {path}: {answer.status} {message}", status=answer.status, reason=str(found.get("reason"))
+            )
+        return found
+
+
+def _as_manager() -> list[tuple[str, str]]:
+    return [("fieldManager", FIELD_MANAGER), ("force", "true")]
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

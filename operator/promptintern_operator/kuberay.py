@@ -1,0 +1,61 @@
+"""Whether KubeRay is there, and new enough."""
+
+import asyncio
+
+import structlog
+
+from promptintern_operator.kube import CRDS, Kube, RequestFailed
+from promptintern_operator.plan import KubeRay
+from promptintern_operator.queue import Workqueue
+from promptintern_operator.store import Store
+
+_SECONDS = 15.0
+_log = structlog.get_logger("promptintern.operator")
+
+MISSING = KubeRay(
+    usable=False,
+    reason="KubeRayMissing",
+    message="the cluster has no RayJobs: KubeRay is not installed; the job starts once it is (version 1.5 or newer)",
+)
+TOO_OLD = KubeRay(
+    usable=False,
+    reason="KubeRayTooOld",
+    message="this KubeRay cannot guard a Ray cluster with a token; the job starts once KubeRay is 1.5 or newer",
+)
+
+
+async def find_kuberay(kube: Kube) -> KubeRay:
+    """What the RayJob CustomResourceDefinition says.
+
+    Raises:
+        RequestFailed: if the API server cannot be asked.
+    """
+    try:
+        definition = await kube.get(CRDS, None, "rayjobs.ray.io")
+    except RequestFailed as error:
+        if error.status == 403:  # limited to namespaces: it may not look, and finds out when it creates a RayJob
+            return KubeRay(usable=True)
+        raise
+    if definition is None:
+        return MISSING
+    versions = {version["name"]: version for version in definition["spec"]["versions"] if version.get("served")}
+    if "v1" not in versions:
+        return TOO_OLD
+    spec = versions["v1"]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    return KubeRay(usable=True) if "authOptions" in spec["rayClusterSpec"]["properties"] else TOO_OLD
+
+
+async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue) -> None:
+    """Keep ``store.kuberay`` up to date, for ever; a change has every job looked at."""
+    while True:
+        try:
+            found = await find_kuberay(kube)
+        except RequestFailed as error:
+            _log.warning("KubeRay cannot be looked for", error=str(error))
+        else:
+            if found != store.kuberay:
+                _log.info("KubeRay", usable=found.usable, reason=found.reason)
+                store.kuberay = found
+                for key in list(store.jobs):
+                    await queue.add(key)
+        await asyncio.sleep(_SECONDS)

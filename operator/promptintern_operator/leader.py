@@ -1,0 +1,94 @@
+"""Leader election by a Lease: of several replicas one works, and the others wait."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import structlog
+from kubernetes.aio.client import ApiClient, V1LeaseSpec
+from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.leaderelection.electionconfig import Config
+from kubernetes.aio.leaderelection.leaderelection import LeaderElection
+from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+
+from promptintern_operator.metrics import LEADING
+from promptintern_operator.settings import Settings
+
+_log = structlog.get_logger("promptintern.operator")
+
+
+class _PatientLock(LeaseLock):  # type: ignore[misc]
+    """A lease whose requests end in time: an API server that hangs must not keep a leader that others replaced."""
+
+    def __init__(self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float) -> None:
+        super().__init__(name, namespace, identity, api)
+        self._seconds = seconds
+
+    async def get(self, name: str, namespace: str) -> tuple[bool, LeaderElectionRecord | Exception | None]:
+        try:
+            async with asyncio.timeout(self._seconds):
+                found: tuple[bool, LeaderElectionRecord | Exception | None] = await super().get(name, namespace)
+                return found
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return False, ApiException(status=0, reason=str(error) or type(error).__name__)
+
+    async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
+        return await self._in_time(super().create(name, namespace, election_record))
+
+    async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
+        return await self._in_time(super().update(name, namespace, updated_record))
+
+    async def release(self) -> None:
+        """Let another replica follow at once."""
+        if self.lease_reference is not None:
+            spec: V1LeaseSpec = self.lease_reference.spec
+            spec.lease_duration_seconds = 1
+            await self._in_time(
+                self.api_instance.replace_namespaced_lease(self.name, self.namespace, self.lease_reference)
+            )
+
+    async def _in_time(self, request: Awaitable[object]) -> bool:
+        try:
+            async with asyncio.timeout(self._seconds):
+                return bool(await request)
+        except (aiohttp.ClientError, OSError, TimeoutError, ApiException):
+            return False
+
+
+async def lead(api: ApiClient, settings: Settings, work: Callable[[], Awaitable[None]]) -> None:
+    """Wait to become the leader, then work; returns once ``work`` does, or once the lease is lost.
+
+    A process that returns from here must end: what it started may still be under way.
+    """
+    lock = _PatientLock(
+        settings.lease_name, settings.operator_namespace, settings.pod_name, api, seconds=settings.lease_seconds / 5
+    )
+    ended = asyncio.Event()
+
+    async def leading() -> None:
+        _log.info("leading", lease=settings.lease_name, identity=settings.pod_name)
+        LEADING.set(1)
+        try:
+            await work()
+        finally:
+            LEADING.set(0)
+            ended.set()
+
+    config = Config(
+        lock,
+        lease_duration=int(settings.lease_seconds),
+        renew_deadline=int(settings.lease_seconds * 2 / 3),
+        retry_period=max(1, int(settings.lease_seconds / 7)),
+        onstarted_leading=leading,
+        onstopped_leading=None,
+    )
+    election = asyncio.create_task(LeaderElection(config).run())
+    over = asyncio.create_task(ended.wait())
+    done, _ = await asyncio.wait({election, over}, return_when=asyncio.FIRST_COMPLETED)
+    if over in done:
+        await lock.release()
+    else:
+        _log.error("the lease was lost; this process ends", lease=settings.lease_name)
+    for task in (election, over):
+        task.cancel()

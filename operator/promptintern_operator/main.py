@@ -1,0 +1,124 @@
+"""`promptintern-operator`: one process, which leads or waits to."""
+
+import asyncio
+import signal
+import sys
+from typing import Any
+
+import kopf
+import structlog
+from kubernetes.aio import client, config
+from prometheus_client import start_http_server
+from pydantic import ValidationError
+
+from promptintern_operator.handlers import kopf_settings, registry_of
+from promptintern_operator.kube import Kube, RequestFailed
+from promptintern_operator.kuberay import find_kuberay, watch_kuberay
+from promptintern_operator.leader import lead
+from promptintern_operator.metrics import JOBS_BY_PHASE
+from promptintern_operator.probes import serve_probes
+from promptintern_operator.queue import Workqueue
+from promptintern_operator.reconcile import Reconciler
+from promptintern_operator.settings import Settings
+from promptintern_operator.store import Store
+from promptintern_operator.watching import listening_session, silence
+
+_PHASES_SECONDS = 10.0
+_log = structlog.get_logger("promptintern.operator")
+
+
+async def run(settings: Settings) -> None:
+    """Serve probes and metrics, and work while leading. Returns when told to stop, or when the lease is lost."""
+    await config.load_config()
+    start_http_server(settings.metrics_port)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    probes = await serve_probes(
+        settings.probe_port, silence=silence, limit=settings.silence_seconds, ready=lambda: not stop.is_set()
+    )
+    async with client.ApiClient() as api:
+        work = asyncio.create_task(
+            lead(api, settings, lambda: work_until(stop, Kube(api), settings))
+            if settings.leader_election
+            else work_until(stop, Kube(api), settings)
+        )
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            # A leader stops by itself; one that only waits for the lease is ended here.
+            await asyncio.wait({work}, timeout=5)
+            work.cancel()
+        await probes.cleanup()
+        if work.done() and not work.cancelled():
+            work.result()
+
+
+async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> None:
+    """Watch and reconcile until ``stop``."""
+    store, queue = Store(), Workqueue()
+    try:
+        store.kuberay = await find_kuberay(kube)
+    except RequestFailed as error:
+        _log.warning("KubeRay cannot be looked for", error=str(error))
+    registry = registry_of(store, queue)
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> kopf.AiohttpSession:
+        info = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        if info is None:
+            raise kopf.LoginError("there is neither a service account nor a kubeconfig")
+        return listening_session(info)
+
+    reconciler = Reconciler(kube, store, queue, settings)
+    operator = kopf.operator(
+        registry=registry,
+        settings=kopf_settings(),
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        standalone=True,
+        stop_flag=stop,
+    )
+    helpers = [
+        asyncio.create_task(watch_kuberay(kube, store, queue)),
+        asyncio.create_task(_count_phases(store)),
+        *(asyncio.create_task(queue.work(reconciler.look)) for _ in range(settings.concurrency)),
+    ]
+    try:
+        await operator
+    finally:
+        for helper in helpers:
+            helper.cancel()
+
+
+async def _count_phases(store: Store) -> None:
+    while True:
+        JOBS_BY_PHASE.clear()
+        for phase, count in store.phases().items():
+            JOBS_BY_PHASE.labels(phase=phase).set(count)
+        await asyncio.sleep(_PHASES_SECONDS)
+
+
+def main() -> None:
+    """Run the operator. Exit status 2 for settings that are wrong."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    )
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "PROMPTINTERN_" + "_".join(map(str, problem["loc"])).upper()
+            print(f"error: {name}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

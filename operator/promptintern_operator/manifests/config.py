@@ -1,0 +1,59 @@
+"""The job as its pods read it: with the chart's defaults filled in, in a ConfigMap. It holds no secrets."""
+
+import json
+
+from promptintern_api import PromptInternJob
+from promptintern_api.compute import StorageSpec
+from promptintern_api.references import SecretRef
+
+from promptintern_operator.manifests.meta import Manifest, child_name, metadata
+from promptintern_operator.settings import Settings
+
+FOLDER = "/etc/promptintern"
+FILE = "job.json"
+JOB_PATH = f"{FOLDER}/{FILE}"
+
+
+def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
+    """``job`` with what it leaves to the chart, and without its status."""
+    spec = job.spec
+    storage = spec.storage
+    if storage is None and (default := settings.default_storage) is not None:
+        storage = StorageSpec(
+            uri=default.uri,
+            endpoint=default.endpoint,
+            region=default.region,
+            secret_ref=SecretRef(name=default.secret_name) if default.secret_name else None,
+        )
+    compute = spec.compute.model_copy(
+        update={
+            "image": spec.compute.image or settings.trainer_image,
+            "ray_version": spec.compute.ray_version or settings.ray_version,
+        }
+    )
+    return job.model_copy(
+        update={"spec": spec.model_copy(update={"storage": storage, "compute": compute}), "status": None}
+    )
+
+
+def refusals(job: PromptInternJob, settings: Settings) -> list[str]:
+    """Why ``job`` cannot run in this cluster, each with its field; more is for the preflight to find."""
+    storage = resolve(job, settings).spec.storage
+    if storage is None:
+        return ["spec.storage: is required, since this cluster has no default storage"]
+    if storage.uri.startswith("file://") and job.spec.compute.model_cache is None:
+        return [
+            "spec.storage.uri: names a folder of a pod, which is gone with the pod; give an s3:// URI, or a folder "
+            "below spec.compute.modelCache.mountPath"
+        ]
+    return []
+
+
+def config_map(job: PromptInternJob, settings: Settings) -> Manifest:
+    """The resolved job."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(job, child_name(job)),
+        "data": {FILE: json.dumps(resolve(job, settings).to_wire(), indent=1, ensure_ascii=False)},
+    }

@@ -1,0 +1,49 @@
+"""Whom the job's pods may talk to: each other, KubeRay, DNS, and where the chart lets them."""
+
+from promptintern_api import PromptInternJob
+
+from promptintern_operator import labels
+from promptintern_operator.manifests.meta import Manifest, child_name, metadata, uid_of
+from promptintern_operator.settings import EgressRule, Settings
+
+_DASHBOARD = 8265
+_KUBERAY = {"app.kubernetes.io/name": "kuberay"}
+
+
+def network_policy(job: PromptInternJob, settings: Settings) -> Manifest:
+    """One policy for all pods of ``job``."""
+    own: Manifest = {"podSelector": {"matchLabels": {labels.JOB_UID: uid_of(job)}}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(job, child_name(job)),
+        "spec": {
+            "podSelector": own["podSelector"],
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                {"from": [own]},
+                {"from": [_kuberay(settings)], "ports": [{"protocol": "TCP", "port": _DASHBOARD}]},
+            ],
+            "egress": [
+                {"to": [own]},
+                {
+                    "to": [{"namespaceSelector": {}}],
+                    "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
+                },
+                *map(_egress, settings.egress),
+            ],
+        },
+    }
+
+
+def _kuberay(settings: Settings) -> Manifest:
+    namespace: Manifest = {}
+    if settings.kuberay_namespace is not None:
+        namespace = {"matchLabels": {"kubernetes.io/metadata.name": settings.kuberay_namespace}}
+    return {"namespaceSelector": namespace, "podSelector": {"matchLabels": _KUBERAY}}
+
+
+def _egress(rule: EgressRule) -> Manifest:
+    block: Manifest = {"cidr": rule.cidr} | ({"except": list(rule.except_)} if rule.except_ else {})
+    ports = [{"protocol": "TCP", "port": port} for port in rule.ports]
+    return {"to": [{"ipBlock": block}]} | ({"ports": ports} if ports else {})

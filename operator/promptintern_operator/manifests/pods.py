@@ -1,0 +1,174 @@
+"""What head, workers and preflight have in common: security, credentials, volumes."""
+
+import math
+from typing import Any
+
+from promptintern_api import PromptInternJob
+from promptintern_api.compute import Resources
+
+from promptintern_operator import labels
+from promptintern_operator.manifests.config import FOLDER
+from promptintern_operator.manifests.meta import Manifest, child_name, job_labels
+from promptintern_operator.settings import PodSize, Settings
+
+_USER = 1000
+_SCRATCH = "/tmp"
+_TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+_TOKEN_SECONDS = 3600
+_CACHE, _CONFIG, _TEMPORARY, _TOKEN = "model-cache", "job", "scratch", "api-token"
+
+CONTAINER_SECURITY: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def pod_labels(job: PromptInternJob, role: str) -> dict[str, str]:
+    """Labels of a pod with ``role``."""
+    return job_labels(job) | {labels.ROLE: role}
+
+
+def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = False, **more: Any) -> Manifest:
+    """A pod of the resolved ``job`` that meets Pod Security "restricted".
+
+    Args:
+        token: Whether to project a short-lived token for the API server into a volume.
+        more: Further fields.
+    """
+    compute = job.spec.compute
+    spec: Manifest = {
+        "serviceAccountName": child_name(job),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": containers,
+        "volumes": volumes(job, token=token),
+    }
+    if compute.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret.name} for secret in compute.image_pull_secrets]
+    if compute.priority_class_name:
+        spec["priorityClassName"] = compute.priority_class_name
+    return spec | more
+
+
+def placement(job: PromptInternJob) -> Manifest:
+    """Where the user wants the workers."""
+    compute = job.spec.compute
+    fields: Manifest = {}
+    if compute.node_selector:
+        fields["nodeSelector"] = dict(compute.node_selector)
+    if compute.tolerations:
+        fields["tolerations"] = [toleration.to_wire() for toleration in compute.tolerations]
+    if compute.affinity:
+        fields["affinity"] = compute.affinity.to_wire()
+    return fields
+
+
+def container(
+    job: PromptInternJob,
+    settings: Settings,
+    *,
+    name: str,
+    size: Manifest,
+    token: bool = False,
+    env: dict[str, str] | None = None,
+    **more: Any,
+) -> Manifest:
+    """A container of the trainer's image with the job, scratch space and the job's credentials."""
+    return {
+        "name": name,
+        "image": job.spec.compute.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "securityContext": dict(CONTAINER_SECURITY),
+        "resources": {"requests": dict(size), "limits": dict(size)},
+        "env": [*({"name": key, "value": value} for key, value in environment(job, env).items()), *credentials(job)],
+        "volumeMounts": mounts(job, token=token),
+    } | more
+
+
+def environment(job: PromptInternJob, more: dict[str, str] | None = None) -> dict[str, str]:
+    """Variables of every container."""
+    cache = job.spec.compute.model_cache
+    writable = cache is not None and not cache.read_only
+    return {
+        "HOME": f"{_SCRATCH}/home",
+        "HF_HOME": cache.mount_path if cache is not None and writable else f"{_SCRATCH}/huggingface",
+        "PYTHONUNBUFFERED": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    } | (more or {})
+
+
+def credentials(job: PromptInternJob) -> list[Manifest]:
+    """Variables from the Secrets that the job names; the operator never sees their values."""
+    variables: list[Manifest] = []
+    storage, model = job.spec.storage, job.spec.model
+    if storage is not None and storage.secret_ref is not None:
+        for key, optional in (
+            ("AWS_ACCESS_KEY_ID", False),
+            ("AWS_SECRET_ACCESS_KEY", False),
+            ("AWS_SESSION_TOKEN", True),
+        ):
+            variables.append(_from_secret(key, storage.secret_ref.name, key, optional=optional))
+    if model.secret_ref is not None:
+        variables.append(_from_secret("HF_TOKEN", model.secret_ref.name, "token"))
+    return variables
+
+
+def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False) -> Manifest:
+    source: Manifest = {"name": secret, "key": key} | ({"optional": True} if optional else {})
+    return {"name": variable, "valueFrom": {"secretKeyRef": source}}
+
+
+def volumes(job: PromptInternJob, *, token: bool) -> list[Manifest]:
+    """The job, scratch space, the model cache, the head's token."""
+    found: list[Manifest] = [
+        {"name": _CONFIG, "configMap": {"name": child_name(job)}},
+        {"name": _TEMPORARY, "emptyDir": {}},
+    ]
+    cache = job.spec.compute.model_cache
+    if cache is not None:
+        claim = {"claimName": cache.claim_name, "readOnly": cache.read_only}
+        found.append({"name": _CACHE, "persistentVolumeClaim": claim})
+    if token:
+        sources: list[Manifest] = [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_SECONDS}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+        ]
+        found.append({"name": _TOKEN, "projected": {"sources": sources}})
+    return found
+
+
+def mounts(job: PromptInternJob, *, token: bool) -> list[Manifest]:
+    """Where a container sees the volumes."""
+    found: list[Manifest] = [
+        {"name": _CONFIG, "mountPath": FOLDER, "readOnly": True},
+        {"name": _TEMPORARY, "mountPath": _SCRATCH},
+    ]
+    cache = job.spec.compute.model_cache
+    if cache is not None:
+        found.append({"name": _CACHE, "mountPath": cache.mount_path, "readOnly": cache.read_only})
+    if token:
+        found.append({"name": _TOKEN, "mountPath": _TOKEN_FOLDER, "readOnly": True})
+    return found
+
+
+def size_of(asked: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
+    """Requests, which are the limits too: a trainer that borrows memory is killed when it must give it back."""
+    size: Manifest = {"cpu": asked.cpu or default.cpu, "memory": asked.memory or default.memory}
+    return size | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+
+
+def cores(cpu: str) -> int:
+    """Whole cores in a quantity of CPU, at least one."""
+    return max(1, math.ceil(float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)))

@@ -1,0 +1,130 @@
+"""The RayJob of one attempt: a head that drives and trains nothing, and one pod for each worker."""
+
+from promptintern_api import PromptInternJob
+
+from promptintern_operator import labels
+from promptintern_operator.manifests.config import JOB_PATH, resolve
+from promptintern_operator.manifests.meta import Manifest, metadata
+from promptintern_operator.manifests.pods import container, cores, placement, pod_labels, pod_spec, size_of
+from promptintern_operator.plan.attempts import ray_job_name
+from promptintern_operator.settings import Settings
+
+_OBJECT_STORE_BYTES = 128 * 2**20
+"""Ray's shared memory. The trainer passes no data through it, so the default of 30 % would be wasted."""
+_SHIPPER: Manifest = {"cpu": "100m", "memory": "256Mi"}
+_GROUP = "workers"
+_POD_FOLDER = "/tmp/promptintern"
+"""Of each pod, where its preStop hook and its trainer talk."""
+
+
+def ray_job(job: PromptInternJob, settings: Settings, *, number: int) -> Manifest:
+    """The RayJob of attempt ``number``. Its spec is never written again: Kueue owns ``suspend`` from then on."""
+    job = resolve(job, settings)
+    copied = {name: job.metadata.labels[name] for name in labels.COPIED if name in job.metadata.labels}
+    name = ray_job_name(job.metadata.name, number)
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": metadata(job, name, more_labels=copied | {labels.ATTEMPT: str(number)}),
+        "spec": {
+            "entrypoint": f"promptintern pod drive {JOB_PATH}",
+            "submissionMode": "HTTPMode",
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": 0,
+            "backoffLimit": 0,
+            "suspend": labels.QUEUE in copied,
+            "rayClusterSpec": {
+                "rayVersion": job.spec.compute.ray_version,
+                "enableInTreeAutoscaling": False,
+                "authOptions": {"mode": "token"},
+                "headGroupSpec": _head(job, settings, name),
+                "workerGroupSpecs": [_workers(job, settings, name)],
+            },
+        },
+    }
+
+
+def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
+    compute = job.spec.compute
+    grace = compute.termination_grace_period_seconds
+    ray = container(
+        job,
+        settings,
+        name="ray-head",
+        size=size_of(compute.head_resources, settings.head_size),
+        token=True,
+        env=_ray_environment(job, name) | {"RAY_JOB_STOP_WAIT_TIME_S": str(grace)},
+        ports=[
+            {"name": "gcs-server", "containerPort": 6379},
+            {"name": "dashboard", "containerPort": 8265},
+            {"name": "client", "containerPort": 10001},
+        ],
+        lifecycle=_save_first("head", grace),
+    )
+    logs = container(
+        job,
+        settings,
+        name="logs",
+        size=_SHIPPER,
+        env={"PROMPTINTERN_RAY_JOB": name},
+        restartPolicy="Always",
+        command=["promptintern", "pod", "ship-logs", JOB_PATH],
+    )
+    return {
+        "rayStartParams": {
+            "num-cpus": "0",
+            "num-gpus": "0",
+            "dashboard-host": "0.0.0.0",
+            "object-store-memory": str(_OBJECT_STORE_BYTES),
+        },
+        "template": {
+            "metadata": {"labels": pod_labels(job, "head")},
+            "spec": pod_spec(
+                job,
+                [ray],
+                token=True,
+                # A sidecar in the sense of Kubernetes: it ends after the trainer, and so sees all that it says.
+                initContainers=[logs],
+                terminationGracePeriodSeconds=grace,
+            ),
+        },
+    }
+
+
+def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
+    compute = job.spec.compute
+    size = size_of(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
+    grace = compute.termination_grace_period_seconds
+    ray = container(
+        job,
+        settings,
+        name="ray-worker",
+        size=size,
+        env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(cores(size["cpu"]))},
+        lifecycle=_save_first("worker", grace),
+    )
+    return {
+        "groupName": _GROUP,
+        "replicas": compute.workers,
+        "minReplicas": compute.workers,
+        "maxReplicas": compute.workers,
+        # One slot a pod, so that no pod gets two workers.
+        "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
+        "template": {
+            "metadata": {"labels": pod_labels(job, "worker")},
+            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **placement(job)),
+        },
+    }
+
+
+def _ray_environment(job: PromptInternJob, name: str) -> dict[str, str]:
+    return {
+        "PROMPTINTERN_RAY_JOB": name,
+        "PROMPTINTERN_RAY_VERSION": job.spec.compute.ray_version or "",
+        "PROMPTINTERN_POD_FOLDER": _POD_FOLDER,
+    }
+
+
+def _save_first(role: str, grace: int) -> Manifest:
+    command = ["promptintern", "pod", "save", "--role", role, "--seconds", str(max(grace - 5, 0))]
+    return {"preStop": {"exec": {"command": command}}}

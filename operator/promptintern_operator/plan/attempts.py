@@ -1,0 +1,70 @@
+"""Attempts: when the next one starts, how long they ran, and what budget is left."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from promptintern_api.compute import Retries
+from promptintern_api.status import AttemptStatus, Outcome
+
+from promptintern_operator.plan.types import Limits
+
+
+def ray_job_name(job: str, number: int) -> str:
+    """The RayJob of an attempt. KubeRay allows 47 characters, a job's name has at most 40."""
+    return f"{job}-a{number}"
+
+
+def budget_of(outcome: Outcome, retries: Retries) -> int | None:
+    """How many attempts may end with ``outcome``, each followed by another; None means any number."""
+    match outcome:
+        case Outcome.APPLICATION:
+            return retries.application
+        case Outcome.INFRASTRUCTURE:
+            return retries.infrastructure
+        case Outcome.PREEMPTION | Outcome.SUSPENDED:
+            return None
+        case Outcome.USER | Outcome.SUCCEEDED:
+            return 0
+
+
+def is_spent(attempts: Sequence[AttemptStatus], retries: Retries) -> bool:
+    """Whether the newest attempt's end leaves no other attempt."""
+    outcome = attempts[-1].outcome
+    assert outcome is not None
+    allowed = budget_of(outcome, retries)
+    return allowed is not None and sum(attempt.outcome is outcome for attempt in attempts) > allowed
+
+
+def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) -> datetime | None:
+    """When the attempt after the newest may start; None means at once.
+
+    Exponential in the number of failures in a row, with up to 25 % of jitter that depends on ``seed`` and the attempt
+    alone, so that jobs that failed together do not come back together.
+    """
+    newest = attempts[-1]
+    failures = 0
+    for attempt in reversed(attempts):
+        if attempt.outcome not in (Outcome.APPLICATION, Outcome.INFRASTRUCTURE):
+            break
+        failures += 1
+    if failures == 0 or newest.finished_at is None:
+        return None
+    delay = min(limits.retry * 2 ** min(failures - 1, 30), limits.retry_max)
+    digest = hashlib.sha256(f"{seed}/{newest.number}".encode()).digest()
+    return newest.finished_at + timedelta(seconds=delay * (1 + digest[0] / 1020))
+
+
+def active_seconds(attempts: Sequence[AttemptStatus], now: datetime) -> float:
+    """How long the job ran, without queued and suspended time."""
+    return sum(_active(attempt, now) for attempt in attempts)
+
+
+def _active(attempt: AttemptStatus, now: datetime) -> float:
+    running = (now - attempt.active_since).total_seconds() if attempt.active_since else 0.0
+    return (attempt.active_seconds or 0.0) + max(running, 0.0)
+
+
+def paused(attempt: AttemptStatus, now: datetime) -> dict[str, object]:
+    """Changes for an attempt that does not run any more, or not for now."""
+    return {"active_seconds": round(_active(attempt, now), 3), "active_since": None}

@@ -1,0 +1,154 @@
+"""Why an attempt ended, and who has to act."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from promptintern_api.status import Failure, Outcome, PodStatus
+
+from promptintern_operator.views import ContainerView, PodView, RayJobView
+
+_EXIT_CODE = re.compile(r"exit code (-?\d+)")
+_USER, _STOPPED = 2, (130, 143)
+_RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
+_NODE_TROUBLE = (
+    "Evicted",
+    "NodeLost",
+    "NodeAffinity",
+    "NodeShutdown",
+    "Terminated",
+    "Shutdown",
+    "UnexpectedAdmissionError",
+)
+_PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet")
+_TAIL_LINES, _MESSAGE_CHARACTERS = 12, 4000
+
+STUCK_BY_USER = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
+"""Reasons to wait that no other attempt would mend."""
+_STUCK = (*STUCK_BY_USER, "ImagePullBackOff", "ErrImagePull", "CreateContainerError", "RunContainerError")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How an attempt ended."""
+
+    outcome: Outcome
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stuck:
+    """A pod that cannot start."""
+
+    pod: PodView
+    reason: str
+    message: str
+
+
+def ending_of(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None) -> Ending | None:
+    """How the attempt of ``ray_job`` ended; None while it goes on.
+
+    Args:
+        pods: Its pods, as last seen.
+        advice: What the trainer says of its own failure. It may turn a failure that would be tried again into one
+            that is not, never the other way.
+    """
+    if ray_job.deployment == "ValidationFailed":
+        return Ending(
+            outcome=Outcome.USER, reason="ValidationFailed", message=f"KubeRay refuses the RayJob: {ray_job.message}"
+        )
+    if ray_job.job_status == "SUCCEEDED" and ray_job.deployment == "Complete":
+        return Ending(outcome=Outcome.SUCCEEDED, reason="Succeeded", message="all stages are done")
+    if ray_job.job_status == "STOPPED" and ray_job.deployment == "Complete":
+        return Ending(
+            outcome=Outcome.APPLICATION, reason="Stopped", message="the Ray job was stopped from outside (ray job stop)"
+        )
+    if ray_job.deployment != "Failed":
+        return None
+    return _failure(ray_job, pods, advice)
+
+
+def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None) -> Ending:
+    """The first explanation that fits counts: what is certain comes before what is likely."""
+    found = _EXIT_CODE.search(ray_job.message)
+    code = int(found[1]) if found else None
+    told = advice.message if advice is not None else _tail(ray_job.message)
+    out_of_memory = killed_for_memory(pods)
+    taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED]
+    lost = [f"{pod.name}: {pod.reason}" for pod in pods if pod.reason in _NODE_TROUBLE]
+    refused = code == _USER or (advice is not None and advice.failure_class == "User")
+    explanations: list[tuple[bool, Outcome, str, str]] = [
+        (refused, Outcome.USER, "Refused", told),
+        (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),
+        (bool(taken), Outcome.PREEMPTION, "Preempted", "the cluster took " + ", ".join(taken)),
+        (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
+        (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
+        (bool(_RAY_MEMORY.search(ray_job.message)), Outcome.APPLICATION, "OutOfMemory", told),
+        (code is not None, Outcome.APPLICATION, "TrainerFailed", told or f"the trainer exited with {code}"),
+    ]
+    for holds, outcome, reason, message in explanations:
+        if holds:
+            return Ending(outcome=outcome, reason=reason, message=message)
+    reason = ray_job.reason or "ClusterFailed"
+    return Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=told or "KubeRay gives no reason")
+
+
+def killed_for_memory(pods: Sequence[PodView]) -> str | None:
+    """Which container passed its memory limit, in words; None if none did."""
+    for pod in pods:
+        for container in pod.containers:
+            if container.exit_reason == "OOMKilled":
+                limit = f"its limit of {container.memory_limit}" if container.memory_limit else "the node's memory"
+                field = "headResources" if pod.role == "head" else "resources"
+                return (
+                    f"container {container.name} of pod {pod.name} was killed for passing {limit}; raise "
+                    f"spec.compute.{field}.memory, or lower spec.training.tokensPerPack"
+                )
+    return None
+
+
+def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
+    """A pod that waits for what may never come, the oldest first; None if all get on."""
+    for pod in sorted(pods, key=lambda each: (each.created, each.name)):
+        if pod.deleting or pod.phase != "Pending":
+            continue
+        if pod.unschedulable:
+            return Stuck(pod=pod, reason="Unschedulable", message=f"no node takes pod {pod.name}: {pod.unschedulable}")
+        for container in pod.containers:
+            if container.waiting_reason in _STUCK:
+                return Stuck(pod=pod, reason=container.waiting_reason, message=_waiting(pod, container))
+    return None
+
+
+def _waiting(pod: PodView, container: ContainerView) -> str:
+    return (
+        f"container {container.name} of pod {pod.name} cannot start: {container.waiting_reason}: "
+        f"{container.waiting_message or 'no reason given'}"
+    )
+
+
+def last_states(pods: Sequence[PodView]) -> list[PodStatus]:
+    """What status keeps of pods, the head first."""
+    ordered = sorted(pods, key=lambda pod: (pod.role != "head", pod.name))
+    return [_last_state(pod) for pod in ordered[:64]]
+
+
+def _last_state(pod: PodView) -> PodStatus:
+    first = pod.containers[0] if pod.containers else None
+    ended = next((c for c in pod.containers if c.exit_code not in (None, 0)), first)
+    reason = pod.reason or pod.disrupted or (ended.exit_reason or ended.waiting_reason if ended else None)
+    message = pod.message or pod.unschedulable or (ended.exit_message or ended.waiting_message if ended else None)
+    return PodStatus(
+        name=pod.name,
+        node=pod.node,
+        phase=pod.phase,
+        reason=reason,
+        message=message[:4096] if message else None,
+        exit_code=ended.exit_code if ended else None,
+    )
+
+
+def _tail(message: str) -> str:
+    lines = [line for line in message.strip().splitlines() if line.strip()]
+    return "\n".join(lines[-_TAIL_LINES:])[-_MESSAGE_CHARACTERS:]

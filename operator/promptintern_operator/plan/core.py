@@ -1,0 +1,116 @@
+"""From a job and what is observed of it to its status and the next actions."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from promptintern_api import PromptInternJob
+from promptintern_api.status import Outcome
+
+from promptintern_operator.plan.attempts import active_seconds, paused
+from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.endings import finish
+from promptintern_operator.plan.lifecycle import conclude, start, suspend
+from promptintern_operator.plan.preflight import check_preflight
+from promptintern_operator.plan.running import follow_attempt
+from promptintern_operator.plan.types import (
+    DeleteJob,
+    DeletePreflight,
+    DeleteRayJob,
+    Limits,
+    Observed,
+    Plan,
+    StartAttempt,
+)
+
+
+def plan(
+    job: PromptInternJob,
+    observed: Observed,
+    *,
+    generation: int,
+    now: datetime,
+    limits: Limits,
+    refusals: Sequence[str] = (),
+) -> Plan:
+    """What is true of ``job`` now and what to do next.
+
+    The same arguments give the same plan, and carrying a plan out twice does no more than once.
+
+    Args:
+        generation: Of the job's spec.
+        now: The time, with a zone.
+        refusals: Why this cluster cannot run the job, as far as the settings tell.
+    """
+    draft = Draft.of(job.status, generation=generation, now=now)
+    training = job.status.training if job.status else None
+    steps: list[Callable[[PromptInternJob, Observed, Draft, Limits], bool]] = [
+        _after_end,
+        lambda *_: _refused(draft, refusals),
+        check_preflight,
+        suspend,
+        start,
+        follow_attempt,
+        conclude,
+    ]
+    for step in steps:
+        if step(job, observed, draft, limits):
+            break
+    _check_deadline(job, draft)
+    _remove_leftovers(observed, draft)
+    return draft.plan(training, stages=job.spec.schedule.num_stages)
+
+
+def _after_end(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
+    if not (draft.is_true("Succeeded") or draft.is_true("Failed")):
+        return False
+    ttl = job.spec.ttl_seconds_after_finished
+    if ttl is not None and draft.completion_time is not None:
+        due = draft.completion_time + timedelta(seconds=ttl)
+        if draft.now >= due:
+            draft.do(DeleteJob())
+        else:
+            draft.wake_at(due)
+    return True
+
+
+def _refused(draft: Draft, refusals: Sequence[str]) -> bool:
+    if draft.start_time is not None or not refusals:
+        return False
+    draft.set("Accepted", False, "Refused", "\n".join(refusals))
+    return True
+
+
+def _check_deadline(job: PromptInternJob, draft: Draft) -> None:
+    deadline = job.spec.active_deadline_seconds
+    if deadline is None or draft.completion_time is not None:
+        return
+    left = deadline - active_seconds(draft.attempts, draft.now)
+    if left > 0:
+        if draft.running is not None and draft.running.active_since is not None:
+            draft.wake_at(draft.now + timedelta(seconds=left))
+        return
+    message = f"the job ran for spec.activeDeadlineSeconds ({deadline} s); raise it in a new job, which can continue"
+    if draft.running is not None:
+        draft.change_attempt(
+            **paused(draft.running, draft.now), outcome=Outcome.USER, finished_at=draft.now, message=message
+        )
+    draft.actions = [action for action in draft.actions if not isinstance(action, StartAttempt)]
+    finish(draft, succeeded=False, reason="DeadlineExceeded", message=message)
+
+
+def _remove_leftovers(observed: Observed, draft: Draft) -> None:
+    """RayJobs of attempts that are over, unless it is the newest and ended by itself; preflights of older specs."""
+    attempt = draft.attempt
+    for ray_job in observed.ray_jobs:
+        current = attempt is not None and attempt.ray_job_name == ray_job.name
+        ended_itself = ray_job.deployment in ("Complete", "Failed")
+        wanted = current and ((attempt is not None and attempt.outcome is None) or ended_itself)
+        action = DeleteRayJob(ray_job.name, ray_job.uid)
+        if not wanted and not ray_job.deleting and action not in draft.actions:
+            draft.do(action)
+    for preflight in observed.preflights:
+        stale = preflight.generation != draft.generation and draft.start_time is None
+        over = draft.completion_time is not None
+        delete = DeletePreflight(preflight.name, preflight.uid)
+        if (stale or over) and not preflight.deleting and delete not in draft.actions:
+            draft.do(delete)

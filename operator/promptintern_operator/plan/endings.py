@@ -1,0 +1,36 @@
+"""Endings: of an attempt, and of the whole job."""
+
+from promptintern_operator.plan.attempts import paused
+from promptintern_operator.plan.classify import Ending, last_states
+from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.types import Observed
+
+
+def end_attempt(draft: Draft, ending: Ending, observed: Observed) -> None:
+    """Note how the running attempt ended, with its pods' last states."""
+    attempt = draft.running
+    assert attempt is not None
+    pods = [pod for pod in observed.pods if pod.role != "preflight"]
+    draft.change_attempt(
+        **paused(attempt, draft.now),
+        outcome=ending.outcome,
+        message=ending.message[:32_768],
+        finished_at=draft.now,
+        pods=last_states(pods) or attempt.pods,
+    )
+
+
+def finish(draft: Draft, *, succeeded: bool, reason: str, message: str) -> None:
+    """The job is over."""
+    draft.completion_time = draft.now
+    draft.head_uid = None
+    if succeeded:
+        draft.set("Succeeded", True, reason, message)
+    else:
+        draft.set("Failed", True, reason, message)
+        draft.set("Succeeded", False, reason, message)
+    if "Training" in draft.conditions:
+        draft.set("Training", False, "Ended", "the job is over")
+    if "ClusterReady" in draft.conditions:
+        draft.set("ClusterReady", False, "Ended", "the job is over")
+    draft.drop("QuotaReserved")

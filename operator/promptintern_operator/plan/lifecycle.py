@@ -1,0 +1,86 @@
+"""The steps between attempts: suspending, starting one, and what the end of one means."""
+
+from datetime import timedelta
+
+from promptintern_api import PromptInternJob
+from promptintern_api.status import AttemptStatus, Outcome
+
+from promptintern_operator.plan.attempts import is_spent, next_start, paused, ray_job_name
+from promptintern_operator.plan.classify import Ending
+from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.endings import end_attempt, finish
+from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
+
+
+def suspend(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
+    """The user's wish to stop for a while."""
+    if not job.spec.suspend:
+        if "Suspended" in draft.conditions:
+            draft.set("Suspended", False, "Resumed", "spec.suspend is false")
+        return False
+    attempt = draft.running
+    if attempt is not None:
+        ray_job = next((each for each in observed.ray_jobs if each.name == attempt.ray_job_name), None)
+        pods = [pod for pod in observed.pods if pod.role != "preflight"]
+        if ray_job is not None or (pods and attempt.ray_job_uid is not None):
+            draft.change_attempt(**paused(attempt, draft.now))
+            draft.set("Suspended", False, "Saving", _stopping_message(ray_job is not None and ray_job.deleting))
+            draft.set("Training", False, "Suspended", "spec.suspend is true")
+            draft.wake_at(draft.now + timedelta(seconds=limits.silent))
+            if ray_job is not None and not ray_job.deleting:
+                draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+            return True
+        end_attempt(draft, Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend"), observed)
+    draft.head_uid = None
+    draft.set("Suspended", True, "Suspended", "spec.suspend is true; set it to false to continue")
+    draft.drop("QuotaReserved")
+    if "ClusterReady" in draft.conditions:
+        draft.set("ClusterReady", False, "Suspended", "there is no cluster while spec.suspend is true")
+    return True
+
+
+def _stopping_message(deleting: bool) -> str:
+    return (
+        "the trainer saves, then KubeRay removes the cluster; this needs KubeRay to be running"
+        if deleting
+        else "the trainer is asked to save"
+    )
+
+
+def start(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
+    """The first attempt, or the next one."""
+    if draft.running is not None:
+        return False
+    number = 1
+    if draft.attempt is not None:
+        number = draft.attempt.number + 1
+        due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
+        if due is not None and draft.now < due:
+            draft.wake_at(due)
+            return True
+    if not observed.kuberay.usable:
+        draft.set("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
+        return True
+    name = ray_job_name(job.metadata.name, number)
+    draft.attempts.append(AttemptStatus(number=number, ray_job_name=name, started_at=draft.now))
+    draft.head_uid = None
+    draft.set("ClusterReady", False, "Starting", f"RayJob {name} is being created")
+    draft.set("Training", False, "Starting", f"attempt {number} starts")
+    draft.do(StartAttempt(number))
+    return True
+
+
+def conclude(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
+    """What an attempt's end means for the job."""
+    attempt = draft.attempt
+    if attempt is None or attempt.outcome is None:
+        return False
+    if attempt.outcome is Outcome.SUCCEEDED:
+        finish(draft, succeeded=True, reason="Succeeded", message=f"attempt {attempt.number}: {attempt.message}")
+    elif is_spent(draft.attempts, job.spec.retries):
+        reason = {Outcome.USER: "Refused"}.get(attempt.outcome, "RetriesExhausted")
+        finish(draft, succeeded=False, reason=reason, message=f"attempt {attempt.number}: {attempt.message}")
+    else:
+        due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
+        draft.wake_at(due or draft.now)
+    return True

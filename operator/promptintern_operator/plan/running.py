@@ -1,0 +1,159 @@
+"""An attempt while it goes on: its RayJob, its cluster, its head pod, and whether anything is stuck."""
+
+from datetime import datetime, timedelta
+
+from promptintern_api import PromptInternJob
+from promptintern_api.status import AttemptStatus, Failure, Outcome
+
+from promptintern_operator.labels import QUEUE
+from promptintern_operator.plan.attempts import paused
+from promptintern_operator.plan.classify import STUCK_BY_USER, Ending, ending_of, last_states, stuck_pod
+from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.endings import end_attempt
+from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
+from promptintern_operator.views import PodView, RayJobView
+
+_QUEUED = ("Suspended", "Suspending")
+
+
+def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
+    """What the running attempt's objects say. True while it goes on."""
+    attempt = draft.running
+    if attempt is None or any(isinstance(action, StartAttempt) for action in draft.actions):
+        return attempt is not None
+    ray_job = next((each for each in observed.ray_jobs if each.name == attempt.ray_job_name), None)
+    if ray_job is None:
+        return _without_ray_job(attempt, observed, draft)
+    attempt = draft.change_attempt(ray_job_uid=ray_job.uid)
+    if ray_job.deleting:
+        draft.set("ClusterReady", False, "Deleting", f"RayJob {ray_job.name} is being deleted; KubeRay must be running")
+        return True
+    pods = [pod for pod in observed.pods if pod.role != "preflight" and _is_of(pod, ray_job)]
+    _note_head(pods, draft)
+    ending = ending_of(ray_job, pods or observed.pods, _advice(job, draft))
+    if ending is not None:
+        end_attempt(draft, ending, observed)
+        if ray_job.deployment == "ValidationFailed":
+            draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+        return False
+    _count_time(draft, waiting=ray_job.suspended or ray_job.deployment in _QUEUED)
+    _note_quota(job, ray_job, observed, draft, limits)
+    if pods:
+        draft.change_attempt(pods=last_states(pods))
+    return _note_cluster(ray_job, pods, observed, draft, limits)
+
+
+def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft) -> bool:
+    if attempt.ray_job_uid is not None:
+        message = f"RayJob {attempt.ray_job_name} was deleted"
+        ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason="RayJobDeleted", message=message)
+        end_attempt(draft, ending, observed)
+        return False
+    if not observed.kuberay.usable:
+        draft.set("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
+    else:  # the operator stopped between deciding and doing
+        draft.do(StartAttempt(attempt.number))
+    return True
+
+
+def _is_of(pod: PodView, ray_job: RayJobView) -> bool:
+    return ray_job.cluster is None or pod.cluster == ray_job.cluster
+
+
+def _note_head(pods: list[PodView], draft: Draft) -> None:
+    """A new head pod is a new incarnation, and the only one that may say how training goes."""
+    heads = [pod for pod in pods if pod.role == "head" and not pod.deleting and pod.phase in ("Pending", "Running")]
+    newest = max(heads, key=lambda pod: (pod.created, pod.uid), default=None)
+    if newest is None or newest.uid == draft.head_uid:
+        return
+    assert draft.attempt is not None
+    draft.head_uid = newest.uid
+    draft.change_attempt(incarnations=draft.attempt.incarnations + 1)
+
+
+def _advice(job: PromptInternJob, draft: Draft) -> Failure | None:
+    """What the trainer said of its failure, if it was this attempt's trainer."""
+    training = job.status.training if job.status else None
+    attempt = draft.attempt
+    if training is None or training.failure is None or attempt is None:
+        return None
+    return training.failure if training.failure.ray_job == attempt.ray_job_name else None
+
+
+def _count_time(draft: Draft, *, waiting: bool) -> None:
+    attempt = draft.attempt
+    assert attempt is not None
+    if waiting and attempt.active_since is not None:
+        draft.change_attempt(**paused(attempt, draft.now))
+    elif not waiting and attempt.active_since is None:
+        draft.change_attempt(active_since=draft.now)
+
+
+def _note_quota(job: PromptInternJob, ray_job: RayJobView, observed: Observed, draft: Draft, limits: Limits) -> None:
+    queue = job.metadata.labels.get(QUEUE)
+    if queue is None:
+        return
+    workload = next((each for each in observed.workloads if each.ray_job_uid == ray_job.uid), None)
+    attempt = draft.attempt
+    assert attempt is not None
+    if workload is None:
+        due = (attempt.started_at or draft.now) + timedelta(seconds=limits.queue)
+        if draft.now >= due:
+            message = (
+                f"Kueue made no Workload for RayJob {ray_job.name}; is Kueue running, and does queue {queue} exist?"
+            )
+            draft.set("QuotaReserved", False, "QueueUnavailable", message)
+        else:
+            draft.set("QuotaReserved", False, "Pending", f"waits for Kueue and queue {queue}")
+            draft.wake_at(due)
+    elif workload.evicted is not None and not workload.quota_reserved:
+        draft.set("QuotaReserved", False, workload.evicted, f"queue {queue} took the quota back: {workload.message}")
+    elif workload.quota_reserved:
+        draft.set("QuotaReserved", True, "QuotaReserved", f"queue {queue} admitted it")
+    else:
+        draft.set("QuotaReserved", False, "Pending", f"queue {queue}: {workload.message or 'waits for quota'}")
+
+
+def _note_cluster(ray_job: RayJobView, pods: list[PodView], observed: Observed, draft: Draft, limits: Limits) -> bool:
+    """Conditions ClusterReady and Training; an attempt whose pod is stuck for too long ends here."""
+    if ray_job.suspended or ray_job.deployment in _QUEUED:
+        saving = ray_job.deployment == "Suspending"
+        draft.set("ClusterReady", False, "Queued", "the cluster is being given back" if saving else "waits for quota")
+        draft.set("Training", False, "Queued", "the trainer saved and waits" if draft.head_uid else "waits for quota")
+        return True
+    stuck = stuck_pod(pods)
+    if stuck is not None:
+        draft.set("ClusterReady", False, stuck.reason, stuck.message)
+        due = stuck.pod.created + timedelta(seconds=limits.stuck)
+        if draft.now < due:
+            draft.wake_at(due)
+            return True
+        by_user = stuck.reason in STUCK_BY_USER
+        outcome = Outcome.USER if by_user else Outcome.INFRASTRUCTURE
+        message = f"waited {limits.stuck:.0f} s: {stuck.message}"
+        end_attempt(draft, Ending(outcome=outcome, reason=stuck.reason, message=message), observed)
+        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+        return False
+    if not ray_job.deployment:
+        due = _started(draft) + timedelta(seconds=limits.silent)
+        if draft.now >= due:
+            message = f"KubeRay has not looked at RayJob {ray_job.name}; is its operator running?"
+            draft.set("ClusterReady", False, "KubeRaySilent", message)
+        else:
+            draft.wake_at(due)
+        return True
+    if ray_job.deployment == "Running" and pods and all(pod.ready for pod in pods if not pod.deleting):
+        draft.set("ClusterReady", True, "Ready", f"Ray cluster {ray_job.cluster} is up")
+    elif not draft.is_true("ClusterReady") or any(not pod.ready for pod in pods):
+        ready = sum(pod.ready for pod in pods)
+        draft.set("ClusterReady", False, "Starting", f"{ready} of {len(pods)} pods of the Ray cluster are ready")
+    if ray_job.job_status == "RUNNING":
+        attempt = draft.attempt
+        assert attempt is not None
+        draft.set("Training", True, "Running", f"attempt {attempt.number} runs as RayJob {ray_job.name}")
+    return True
+
+
+def _started(draft: Draft) -> datetime:
+    assert draft.attempt is not None
+    return draft.attempt.started_at or draft.now

@@ -1,0 +1,97 @@
+"""What ``plan`` is told and what it answers."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubeRay:
+    """Whether RayJobs can be run here."""
+
+    usable: bool
+    reason: str = "KubeRayPresent"
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """All that belongs to one job, as the cluster shows it now."""
+
+    ray_jobs: tuple[RayJobView, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    preflights: tuple[PreflightView, ...] = ()
+    workloads: tuple[WorkloadView, ...] = ()
+    kuberay: KubeRay = KubeRay(usable=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The settings that ``plan`` needs, in seconds."""
+
+    stuck: float = 900
+    queue: float = 30
+    silent: float = 60
+    """How long KubeRay may take over a first or a last word on a RayJob."""
+    retry: float = 10
+    retry_max: float = 600
+
+
+@dataclass(frozen=True)
+class StartPreflight:
+    """Check the spec of this generation."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class StartAttempt:
+    """Create the attempt's RayJob, and what it needs."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class DeleteRayJob:
+    """Delete it, and with it its cluster; the trainer saves first."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class DeletePreflight:
+    """Delete it with its pods."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """Delete the PromptInternJob: its time after the end is over."""
+
+
+Action = StartPreflight | StartAttempt | DeleteRayJob | DeletePreflight | DeleteJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Happening:
+    """To be told as a Kubernetes Event."""
+
+    reason: str
+    message: str
+    warning: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The status that is true now, what to do next, and when to look again if nothing happens before."""
+
+    status: dict[str, Any]
+    """The operator's part of the status, on the wire."""
+    actions: tuple[Action, ...] = ()
+    happenings: tuple[Happening, ...] = ()
+    look_again: datetime | None = None

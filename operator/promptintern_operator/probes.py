@@ -1,0 +1,37 @@
+"""What the kubelet asks: is the operator alive, and is it ready."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from promptintern_operator.metrics import WATCH_SILENCE
+
+
+async def serve_probes(
+    port: int, *, silence: Callable[[], float], limit: float, ready: Callable[[], bool]
+) -> web.AppRunner:
+    """Serve ``/healthz`` and ``/readyz``.
+
+    Args:
+        silence: Seconds since the quietest watch was last heard.
+        limit: How long a watch may be silent before the operator counts as dead, and is started anew.
+        ready: Whether it leads, or could.
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        quiet = silence()
+        WATCH_SILENCE.set(quiet)
+        if quiet > limit:
+            return web.Response(status=503, text=f"a watch has been silent for {quiet:.0f} s\n")
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n") if ready() else web.Response(status=503, text="not ready\n")
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner

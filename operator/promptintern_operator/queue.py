@@ -1,0 +1,102 @@
+"""Which jobs wait to be looked at. Each is looked at by one worker at a time, however many changes it has."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from promptintern_operator.metrics import QUEUE_DEPTH, QUEUE_SECONDS
+
+_FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 60.0
+_log = structlog.get_logger("promptintern.operator")
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """A job's place."""
+
+    namespace: str
+    name: str
+
+
+class Workqueue:
+    """Keys in the order they came, those that failed again after a delay that doubles."""
+
+    def __init__(self) -> None:
+        self._ready: dict[Key, float] = {}
+        """Waiting keys, with the time since when."""
+        self._busy: set[Key] = set()
+        self._later: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    async def add(self, key: Key) -> None:
+        """Look at ``key`` soon; if it is being looked at, once more afterwards."""
+        async with self._changed:
+            self._ready.setdefault(key, time.monotonic())
+            QUEUE_DEPTH.set(len(self._ready))
+            self._changed.notify()
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Look at ``key`` after ``seconds``, or earlier if asked for earlier."""
+        loop = asyncio.get_running_loop()
+        known = self._later.get(key)
+        when = loop.time() + max(seconds, 0.0)
+        if known is not None:
+            if known.when() <= when:
+                return
+            known.cancel()
+        self._later[key] = loop.call_at(when, self._due, key)
+
+    def forget(self, key: Key) -> None:
+        """The job is gone."""
+        handle = self._later.pop(key, None)
+        if handle is not None:
+            handle.cancel()
+        self._failures.pop(key, None)
+
+    async def work(self, look: Callable[[Key], Awaitable[None]]) -> None:
+        """Look at one key after another, for ever."""
+        while True:
+            key = await self._take()
+            try:
+                await look(key)
+            except Exception as error:  # noqa: BLE001 -- whatever it was, the next look may go better
+                failures = self._failures.get(key, 0)
+                self._failures[key] = failures + 1
+                delay = min(_FIRST_BACKOFF * 2 ** min(failures, 10), _LAST_BACKOFF)
+                _log.warning(
+                    "reconcile failed",
+                    namespace=key.namespace,
+                    job=key.name,
+                    error=str(error),
+                    again_in=delay,
+                    exc_info=failures == 5,
+                )
+                self.add_after(key, delay)
+            else:
+                self._failures.pop(key, None)
+            finally:
+                async with self._changed:
+                    self._busy.discard(key)
+                    self._changed.notify_all()
+
+    async def _take(self) -> Key:
+        async with self._changed:
+            while True:
+                free = next((key for key in self._ready if key not in self._busy), None)
+                if free is not None:
+                    QUEUE_SECONDS.observe(time.monotonic() - self._ready.pop(free))
+                    QUEUE_DEPTH.set(len(self._ready))
+                    self._busy.add(free)
+                    return free
+                await self._changed.wait()
+
+    def _due(self, key: Key) -> None:
+        self._later.pop(key, None)
+        task = asyncio.ensure_future(self.add(key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

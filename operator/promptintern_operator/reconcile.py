@@ -1,0 +1,214 @@
+"""One look at a job: what is observed, what is planned, and carrying it out."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from promptintern_api import InvalidJob, PromptInternJob, parse_job
+
+from promptintern_operator.events import event_of
+from promptintern_operator.kube import JOBS as JOB_RESOURCE
+from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed
+from promptintern_operator.manifests.config import config_map, refusals
+from promptintern_operator.manifests.identity import role, role_binding, service_account
+from promptintern_operator.manifests.meta import Manifest
+from promptintern_operator.manifests.network import network_policy
+from promptintern_operator.manifests.preflight import preflight_job
+from promptintern_operator.manifests.rayjob import ray_job
+from promptintern_operator.metrics import ATTEMPTS, RECONCILE_SECONDS, RECONCILES, STAGE_SECONDS, START_SECONDS
+from promptintern_operator.plan import (
+    Action,
+    DeleteJob,
+    DeletePreflight,
+    DeleteRayJob,
+    Limits,
+    Observed,
+    Plan,
+    StartAttempt,
+    StartPreflight,
+    plan,
+)
+from promptintern_operator.queue import Key, Workqueue
+from promptintern_operator.settings import Settings
+from promptintern_operator.store import JobBody, Store
+from promptintern_operator.views import ray_job_view
+
+_OWNER_TAKEN_SECONDS = 5.0
+_log = structlog.get_logger("promptintern.operator")
+
+
+class Reconciler:
+    """Looks at jobs. Holds no state of its own: a new one takes over where another stopped."""
+
+    def __init__(self, kube: Kube, store: Store, queue: Workqueue, settings: Settings) -> None:
+        self._kube = kube
+        self._store = store
+        self._queue = queue
+        self._settings = settings
+        self._limits = Limits(
+            stuck=settings.stuck_seconds,
+            queue=settings.queue_seconds,
+            retry=settings.retry_seconds,
+            retry_max=settings.retry_seconds_max,
+        )
+
+    async def look(self, key: Key) -> None:
+        """Bring the job at ``key`` one step further. Raises ``RequestFailed`` to be called again."""
+        known = self._store.jobs.get(key)
+        if known is None or "deletionTimestamp" in known.body["metadata"]:
+            self._queue.forget(key)
+            return
+        log = _log.bind(namespace=key.namespace, job=key.name)
+        with RECONCILE_SECONDS.time():
+            try:
+                job = parse_job(known.body)
+            except InvalidJob as error:
+                # The API server took it under another version's rules; a user has to change it.
+                log.error("job cannot be read", problems=str(error))
+                RECONCILES.labels(result="unreadable").inc()
+                return
+            now = datetime.now(UTC)
+            observed = await self._observed(key, known, job)
+            result = plan(
+                job,
+                observed,
+                generation=known.generation,
+                now=now,
+                limits=self._limits,
+                refusals=refusals(job, self._settings),
+            )
+            if not await self._write_status(key, known, result, log):
+                return
+            for action in result.actions:
+                await self._carry_out(action, job, log)
+            if result.look_again is not None:
+                self._queue.add_after(key, (result.look_again - now).total_seconds())
+            RECONCILES.labels(result="done").inc()
+
+    async def _observed(self, key: Key, known: JobBody, job: PromptInternJob) -> Observed:
+        """What the watches showed. That a RayJob is gone is asked for, since a watch may lag behind."""
+        observed = self._store.observed(known.uid)
+        attempts = job.status.attempts if job.status else []
+        if attempts and attempts[-1].outcome is None and attempts[-1].ray_job_uid is not None:
+            name = attempts[-1].ray_job_name
+            if all(each.name != name for each in observed.ray_jobs):
+                body = await self._kube.get(RAY_JOBS, key.namespace, name)
+                if body is not None and (view := ray_job_view(body)).job_uid == known.uid:
+                    return Observed(
+                        ray_jobs=(*observed.ray_jobs, view),
+                        pods=observed.pods,
+                        preflights=observed.preflights,
+                        workloads=observed.workloads,
+                        kuberay=observed.kuberay,
+                    )
+        return observed
+
+    async def _write_status(self, key: Key, known: JobBody, result: Plan, log: Any) -> bool:
+        """Write what changed, and tell it; False if the job changed meanwhile, so that the plan is out of date."""
+        before = known.body.get("status") or {}
+        mine = {name: value for name, value in before.items() if name != "training"}
+        if same(mine, result.status):
+            return True
+        try:
+            await self._kube.apply_job_status(
+                key.namespace, key.name, uid=known.uid, version=known.version, status=result.status
+            )
+        except RequestFailed as error:
+            if error.status not in (404, 409):
+                raise
+            # A newer version is on its way through the watch. Should it be lost, look again all the same.
+            RECONCILES.labels(result="outdated").inc()
+            self._queue.add_after(key, 2.0)
+            return False
+        _measure(before, result.status)
+        for happening in result.happenings:
+            log.info("told", reason=happening.reason, message=happening.message)
+            try:
+                await self._kube.tell(
+                    event_of(key, uid=known.uid, happening=happening, reporter=self._settings.pod_name)
+                )
+            except RequestFailed as error:
+                log.warning("event lost", error=str(error))
+        return True
+
+    async def _carry_out(self, action: Action, job: PromptInternJob, log: Any) -> None:
+        namespace, uid = job.metadata.namespace, job.metadata.uid or ""
+        log.info("action", action=type(action).__name__, **vars(action))
+        match action:
+            case StartPreflight(generation=generation):
+                await self._apply(_surroundings(job, self._settings))
+                await self._create(preflight_job(job, self._settings, generation=generation), job, PREFLIGHTS)
+            case StartAttempt(number=number):
+                await self._ensure(_surroundings(job, self._settings))
+                await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
+                if number == 1 and job.status is not None and job.status.start_time is not None:
+                    START_SECONDS.observe((datetime.now(UTC) - job.status.start_time).total_seconds())
+            case DeleteRayJob(name=name, uid=child):
+                await self._kube.delete(RAY_JOBS, namespace, name, uid=child)
+            case DeletePreflight(name=name, uid=child):
+                await self._kube.delete(PREFLIGHTS, namespace, name, uid=child)
+            case DeleteJob():
+                await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid)
+
+    async def _apply(self, manifests: Sequence[Manifest]) -> None:
+        for manifest in manifests:
+            await self._kube.apply(manifest)
+
+    async def _ensure(self, manifests: Sequence[Manifest]) -> None:
+        """Create what is missing. What is there stays: the job was accepted as the ConfigMap has it."""
+        for manifest in manifests:
+            await self._kube.create(manifest)
+
+    async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Any) -> None:
+        """Create an object, unless this very job has it already."""
+        if await self._kube.create(manifest):
+            return
+        name = manifest["metadata"]["name"]
+        there = await self._kube.get(resource, job.metadata.namespace, name)
+        owners = (there or {}).get("metadata", {}).get("ownerReferences", [])
+        if there is None or all(owner["uid"] != job.metadata.uid for owner in owners):
+            self._queue.add_after(Key(job.metadata.namespace, job.metadata.name), _OWNER_TAKEN_SECONDS)
+            raise RequestFailed(f"{manifest['kind']} {name} of an earlier job is still being deleted", status=409)
+
+
+def _surroundings(job: PromptInternJob, settings: Settings) -> list[Manifest]:
+    return [
+        service_account(job),
+        role(job),
+        role_binding(job),
+        config_map(job, settings),
+        network_policy(job, settings),
+    ]
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two statuses say the same; times may be written differently."""
+    return bool(_plain(one) == _plain(other))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: plain for key, item in value.items() if (plain := _plain(item)) not in (None, [], {})}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, str) and value[:4].isdigit() and "T" in value:
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _measure(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    ended = {a["number"] for a in before.get("attempts", []) if a.get("outcome")}
+    for attempt in after.get("attempts", []):
+        if attempt.get("outcome") and attempt["number"] not in ended:
+            ATTEMPTS.labels(outcome=attempt["outcome"]).inc()
+    if after.get("completionTime") and not before.get("completionTime"):
+        for stage in (before.get("training") or {}).get("stages", []):
+            if stage.get("startedAt") and stage.get("finishedAt"):
+                took: timedelta = datetime.fromisoformat(stage["finishedAt"]) - datetime.fromisoformat(
+                    stage["startedAt"]
+                )
+                STAGE_SECONDS.labels(stage=str(stage["index"])).observe(took.total_seconds())

@@ -1,0 +1,85 @@
+"""What the chart tells the operator, through environment variables ``PROMPTINTERN_...``."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEFAULT_IMAGE = "promptintern/trainer:0.1.0"
+DEFAULT_RAY_VERSION = "2.60.0"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class EgressRule(_Value):
+    """A place that the pods of jobs may reach."""
+
+    cidr: str
+    except_: Annotated[list[str], Field(alias="except")] = []
+    ports: list[int] = []
+    """TCP ports; none means all."""
+
+
+class PodSize(_Value):
+    """CPU and memory of a pod that asks for none."""
+
+    cpu: str
+    memory: str
+
+
+class DefaultStorage(_Value):
+    """Where jobs without ``spec.storage`` put their results; the same fields as there."""
+
+    uri: str
+    endpoint: str | None = None
+    region: str | None = None
+    secret_name: str | None = None
+    """A Secret in the job's namespace, as ``spec.storage.secretRef``."""
+
+
+def _split(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """One per process. Values with structure are JSON."""
+
+    model_config = SettingsConfigDict(env_prefix="PROMPTINTERN_", frozen=True)
+
+    namespaces: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    """Namespaces to serve, separated by commas; none means all."""
+    operator_namespace: str = "promptintern-system"
+    pod_name: str = "promptintern-operator"
+    lease_name: str = "promptintern-operator"
+
+    trainer_image: str = DEFAULT_IMAGE
+    image_pull_policy: str = "IfNotPresent"
+    ray_version: str = DEFAULT_RAY_VERSION
+    default_storage: DefaultStorage | None = None
+    head_size: PodSize = PodSize(cpu="1", memory="4Gi")
+    worker_size: PodSize = PodSize(cpu="2", memory="8Gi")
+    preflight_size: PodSize = PodSize(cpu="1", memory="4Gi")
+    egress: tuple[EgressRule, ...] = (EgressRule(cidr="0.0.0.0/0", except_=["169.254.0.0/16"]),)
+    kuberay_namespace: str | None = None
+    """Namespace of the KubeRay operator, which alone may ask the head from outside; None allows every namespace."""
+
+    stuck_seconds: float = 900
+    """How long a pod may wait for an image, a Secret or a node before its attempt is given up."""
+    queue_seconds: float = 30
+    """How long Kueue may take to make a Workload before the queue counts as unavailable."""
+    retry_seconds: float = 10
+    """First delay before another attempt; it doubles with each failure."""
+    retry_seconds_max: float = 600
+
+    concurrency: int = 16
+    """Jobs that are reconciled at once."""
+    leader_election: bool = True
+    lease_seconds: float = 15
+    """How long the lease of a leader that is not heard of stays valid."""
+    probe_port: int = 8081
+    metrics_port: int = 9090
+    silence_seconds: float = 210
+    """How long a watch may say nothing, bookmarks included, before the liveness probe fails."""

@@ -1,0 +1,206 @@
+"""What the operator keeps of the objects it watches: a few words of each, since there may be thousands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from promptintern_operator.labels import GENERATION, JOB_UID, ROLE
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayJobView:
+    """A RayJob."""
+
+    name: str
+    uid: str
+    job_uid: str | None
+    deleting: bool
+    suspended: bool
+    """Whether ``spec.suspend`` is set, by us at creation or by Kueue later."""
+    deployment: str
+    """KubeRay's jobDeploymentStatus, "" while it is new."""
+    job_status: str
+    """Ray's own word for the job, "" before there is one."""
+    reason: str
+    message: str
+    cluster: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerView:
+    """A container's state, and the end of its life before that, if it had one."""
+
+    name: str
+    running: bool
+    waiting_reason: str | None
+    waiting_message: str | None
+    exit_code: int | None
+    exit_reason: str | None
+    """OOMKilled, Error, Completed..."""
+    exit_message: str | None
+    restarts: int
+    memory_limit: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodView:
+    """A pod of a job: its head, a worker, or the preflight."""
+
+    name: str
+    uid: str
+    job_uid: str | None
+    role: str
+    """``head``, ``worker`` or ``preflight``."""
+    cluster: str | None
+    created: datetime
+    deleting: bool
+    phase: str
+    reason: str | None
+    """Evicted, NodeLost, ..."""
+    message: str | None
+    node: str | None
+    ready: bool
+    unschedulable: str | None
+    """The scheduler's message, if it found no node."""
+    disrupted: str | None
+    """Why the cluster took the pod away: DisruptionTarget's reason (preemption, eviction, node shutdown)."""
+    containers: tuple[ContainerView, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightView:
+    """The Job that checks a PromptInternJob before anything is paid for."""
+
+    name: str
+    uid: str
+    job_uid: str | None
+    generation: int
+    deleting: bool
+    succeeded: bool
+    failed: str | None
+    """Message of the Job's Failed condition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadView:
+    """Kueue's view of a RayJob."""
+
+    name: str
+    ray_job_uid: str | None
+    quota_reserved: bool
+    admitted: bool
+    evicted: str | None
+    """Reason of the last eviction, if it is evicted now."""
+    message: str
+    """Why it waits."""
+
+
+def ray_job_view(body: Body) -> RayJobView:
+    """Of a ray.io/v1 RayJob."""
+    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
+    return RayJobView(
+        name=meta["name"],
+        uid=meta["uid"],
+        job_uid=_label(meta, JOB_UID),
+        deleting="deletionTimestamp" in meta,
+        suspended=bool(spec.get("suspend")),
+        deployment=status.get("jobDeploymentStatus") or "",
+        job_status=status.get("jobStatus") or "",
+        reason=status.get("reason") or "",
+        message=status.get("message") or "",
+        cluster=status.get("rayClusterName") or None,
+    )
+
+
+def pod_view(body: Body) -> PodView:
+    """Of a v1 Pod."""
+    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
+    scheduled = _condition(status, "PodScheduled")
+    disrupted = _condition(status, "DisruptionTarget")
+    limits = {
+        container["name"]: (container.get("resources", {}).get("limits") or {}).get("memory")
+        for container in spec.get("containers", [])
+    }
+    statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    return PodView(
+        name=meta["name"],
+        uid=meta["uid"],
+        job_uid=_label(meta, JOB_UID),
+        role=_label(meta, ROLE) or "worker",
+        cluster=_label(meta, "ray.io/cluster"),
+        created=moment(meta["creationTimestamp"]),
+        deleting="deletionTimestamp" in meta,
+        phase=status.get("phase") or "Pending",
+        reason=status.get("reason"),
+        message=status.get("message"),
+        node=spec.get("nodeName"),
+        ready=_condition(status, "Ready").get("status") == "True",
+        unschedulable=scheduled.get("message") if scheduled.get("reason") == "Unschedulable" else None,
+        disrupted=disrupted.get("reason") if disrupted.get("status") == "True" else None,
+        containers=tuple(_container(item, limits.get(item["name"])) for item in statuses),
+    )
+
+
+def preflight_view(body: Body) -> PreflightView:
+    """Of a batch/v1 Job."""
+    meta, status = body["metadata"], body.get("status") or {}
+    failed = _condition(status, "Failed")
+    return PreflightView(
+        name=meta["name"],
+        uid=meta["uid"],
+        job_uid=_label(meta, JOB_UID),
+        generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
+        deleting="deletionTimestamp" in meta,
+        succeeded=_condition(status, "Complete").get("status") == "True",
+        failed=failed.get("message", "it failed") if failed.get("status") == "True" else None,
+    )
+
+
+def workload_view(body: Body) -> WorkloadView:
+    """Of a kueue.x-k8s.io Workload."""
+    meta, status = body["metadata"], body.get("status") or {}
+    reserved = _condition(status, "QuotaReserved")
+    evicted = _condition(status, "Evicted")
+    owners = [owner["uid"] for owner in meta.get("ownerReferences", []) if owner.get("kind") == "RayJob"]
+    return WorkloadView(
+        name=meta["name"],
+        ray_job_uid=owners[0] if owners else None,
+        quota_reserved=reserved.get("status") == "True",
+        admitted=_condition(status, "Admitted").get("status") == "True",
+        evicted=evicted.get("reason") if evicted.get("status") == "True" else None,
+        message=str(reserved.get("message", "")),
+    )
+
+
+def moment(text: str) -> datetime:
+    """A time as the API server writes it."""
+    return datetime.fromisoformat(text)
+
+
+def _container(item: Body, memory: str | None) -> ContainerView:
+    state = item.get("state") or {}
+    waiting = state.get("waiting") or {}
+    ended = state.get("terminated") or (item.get("lastState") or {}).get("terminated") or {}
+    return ContainerView(
+        name=item["name"],
+        running="running" in state,
+        waiting_reason=waiting.get("reason"),
+        waiting_message=waiting.get("message"),
+        exit_code=ended.get("exitCode"),
+        exit_reason=ended.get("reason"),
+        exit_message=ended.get("message"),
+        restarts=item.get("restartCount", 0),
+        memory_limit=memory,
+    )
+
+
+def _label(meta: Body, name: str) -> str | None:
+    return (meta.get("labels") or {}).get(name)
+
+
+def _condition(status: Body, kind: str) -> Body:
+    found: Sequence[Body] = status.get("conditions") or []
+    return next((condition for condition in found if condition["type"] == kind), {})

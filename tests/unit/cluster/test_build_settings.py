@@ -1,0 +1,18 @@
+"""How this machine's settings for packages reach a build."""
+
+import tomllib
+
+from tests.cluster.build_settings import pip_settings, uv_settings
+
+
+def test_indexes_are_passed_on() -> None:
+    assert "index-url = https://pip.example/simple" in pip_settings({"PIP_INDEX_URL": "https://pip.example/simple"})
+    assert tomllib.loads(uv_settings({"UV_DEFAULT_INDEX": "https://uv.example/simple"})) == {
+        "native-tls": True,
+        "index": [{"url": "https://uv.example/simple", "default": True}],
+    }
+
+
+def test_without_any_the_defaults_stay() -> None:
+    assert "index" not in pip_settings({"PIP_FIND_LINKS": "/somewhere"})
+    assert tomllib.loads(uv_settings({})) == {"native-tls": True}

@@ -1,0 +1,70 @@
+"""`promptintern pod ...`: what the operator's pods run. Not for people, and so not in the help."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from promptintern.errors import UserError
+
+app = typer.Typer(name="pod", help="What the operator's pods run.", no_args_is_help=True)
+
+Job = Annotated[Path, typer.Argument(metavar="JOB", help="The resolved job.")]
+
+
+@app.command()
+def drive(job: Job) -> None:
+    """Run the job in this pod's Ray cluster, and say in its status how it goes."""
+    from promptintern.cli.console import StopFlag, observing
+    from promptintern.cli.verdict import print_verdict
+
+    stop = StopFlag()
+    with stop.installed():
+        from promptintern.job import load_job
+        from promptintern.pod.drive import drive as run
+        from promptintern.run.events import Stopped
+
+        loaded = load_job(job)
+        try:
+            with observing(stop) as observer:
+                report = run(loaded, observer)
+        except Stopped as stopped:
+            print(f"saved at {stopped.where}; the next attempt continues there", flush=True)
+            raise typer.Exit(128 + (stop.signal or signal.SIGTERM)) from None
+    print_verdict(report, "the run's storage")
+
+
+@app.command()
+def save(
+    role: Annotated[str, typer.Option(help="head or worker.")],
+    seconds: Annotated[float, typer.Option(min=0, help="How long to wait.")],
+) -> None:
+    """The preStop hook: have this pod's trainer save, and wait for it."""
+    from promptintern.leaving import pod_folder
+    from promptintern.pod.save import save as ask
+
+    folder = pod_folder()
+    if folder is not None and not ask(folder, role=role, seconds=seconds):
+        raise typer.Exit(1)
+
+
+@app.command("ship-logs")
+def ship_logs(job: Job) -> None:
+    """The sidecar: keep the tails of this cluster's logs in the run's storage until the pod ends."""
+    import os
+
+    from promptintern.job import load_job
+    from promptintern.pod.drive import RAY_JOB
+    from promptintern.pod.ship import ship_logs as ship
+    from promptintern.run.driver import open_run
+
+    loaded = load_job(job)
+    if loaded.spec.storage is None:
+        raise UserError.at("spec.storage", "is missing")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    store = open_run(loaded, loaded.spec.storage.uri).store
+    ship(store.child("logs", os.environ.get(RAY_JOB, "local")), stop)

@@ -1,0 +1,77 @@
+"""A pod that is about to go: its preStop hook asks for a save through files, and waits until what trains here is done.
+
+Ray tells a worker nothing before its pod ends, and KubeRay nothing to the driver, so pod and processes talk through a
+folder that all containers' processes of a pod see. Outside pods, nobody ever leaves.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+VARIABLE = "PROMPTINTERN_POD_FOLDER"
+_LEAVE, _DRIVER, _WORKER = "leave", "driver.pid", "worker.pid"
+_POLL_SECONDS = 0.2
+
+
+def pod_folder() -> Path | None:
+    """The folder, None outside pods."""
+    name = os.environ.get(VARIABLE)
+    return Path(name) if name else None
+
+
+def is_leaving() -> bool:
+    """Whether this pod is about to go."""
+    folder = pod_folder()
+    return folder is not None and (folder / _LEAVE).exists()
+
+
+def ask_to_leave(folder: Path) -> None:
+    """Have what trains in this pod save, and nothing new begin."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _LEAVE).touch()
+
+
+def wait_while_leaving() -> None:
+    """In a pod that is about to go nothing begins any more: come back only if it does not go after all."""
+    while is_leaving():
+        time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def present(role: str) -> Iterator[None]:
+    """Note that this process is the ``driver``, or a ``worker``, of this pod."""
+    folder = pod_folder()
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / (_DRIVER if role == "driver" else _WORKER)
+    file.write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if file.read_text() == str(os.getpid()):
+                file.unlink()
+
+
+def process_of(folder: Path, role: str) -> int | None:
+    """The process id of the pod's driver or worker, None if there is none now."""
+    try:
+        process = int((folder / (_DRIVER if role == "driver" else _WORKER)).read_text())
+        os.kill(process, 0)
+    except (OSError, ValueError):
+        return None
+    return process
+
+
+def wait_until_gone(folder: Path, role: str, seconds: float) -> bool:
+    """Wait until the pod has no such process; False after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while process_of(folder, role) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True

@@ -1,0 +1,64 @@
+"""The driver in the head pod: `promptintern run`, which also says how training goes."""
+
+import os
+from collections.abc import Callable
+
+from promptintern_api import PromptInternJob
+
+from promptintern.errors import RunFailed, UserError
+from promptintern.leaving import present
+from promptintern.pod.progress import TrainingProgress
+from promptintern.pod.status import StatusObserver, StatusWriter, patch_of
+from promptintern.report.schema import Report
+from promptintern.run.driver import open_run, run_job
+from promptintern.run.events import Observer
+
+RAY_JOB = "PROMPTINTERN_RAY_JOB"
+RAY_VERSION = "PROMPTINTERN_RAY_VERSION"
+
+
+def drive(job: PromptInternJob, observer: Observer) -> Report:
+    """Run ``job`` in the Ray cluster of this pod, or continue it.
+
+    Raises:
+        UserError: for anything wrong with the job, its data or its model.
+        RunFailed: if the run ended badly.
+        Stopped: if it saved and stopped because it was asked to.
+    """
+    assert job.spec.storage is not None, "the operator fills it in"
+    storage_uri = job.spec.storage.uri
+    progress = TrainingProgress(run_uri=open_run(job, storage_uri).store.uri)
+    writer = StatusWriter(progress, patch_of(job))
+    ending: Callable[[TrainingProgress], None] | None = None
+    ray_job = os.environ.get(RAY_JOB)
+    try:
+        with present("driver"):
+            _check_ray_version()
+            report = run_job(
+                job,
+                storage_uri=storage_uri,
+                workers=job.spec.compute.workers,
+                observer=StatusObserver(observer, writer),
+            )
+        ending = TrainingProgress.succeed
+    except UserError as error:
+        told = "\n".join(map(str, error.problems))
+        ending = lambda p: p.fail(user=True, message=told, ray_job=ray_job)  # noqa: E731
+        raise
+    except RunFailed as error:
+        told = str(error)
+        ending = lambda p: p.fail(user=False, message=told, ray_job=ray_job)  # noqa: E731
+        raise
+    finally:
+        writer.close(ending)
+    return report
+
+
+def _check_ray_version() -> None:
+    import ray
+
+    wanted = os.environ.get(RAY_VERSION)
+    if wanted and wanted != ray.__version__:
+        raise UserError.at(
+            "spec.compute.rayVersion", f"is {wanted}, but the image has Ray {ray.__version__}; make them the same"
+        )

@@ -1,0 +1,51 @@
+"""The log sidecar of the head pod: tails of the driver's log, and so of the workers', go to the run's storage."""
+
+import threading
+from pathlib import Path
+
+import structlog
+
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.store import Store
+
+RAY_LOGS = Path("/tmp/ray/session_latest/logs")
+_WANTED = ("job-driver-*.log", "gcs_server.*", "raylet.*", "monitor.*", "python-core-driver-*.log")
+TAIL_BYTES = 1 << 20
+SECONDS_BETWEEN = 15.0
+_log = structlog.get_logger("promptintern.pod")
+
+
+def ship_logs(store: Store, stop: threading.Event, *, logs: Path = RAY_LOGS, seconds: float = SECONDS_BETWEEN) -> None:
+    """Upload what changed every ``seconds`` until ``stop``, and once more then. Never raises for storage's sake.
+
+    Args:
+        store: The attempt's folder of logs.
+    """
+    shipped: dict[str, tuple[int, int]] = {}
+    while True:
+        last = stop.wait(seconds)
+        for path in sorted({path for pattern in _WANTED for path in logs.glob(pattern)}):
+            _ship(path, store, shipped)
+        if last:
+            return
+
+
+def _ship(path: Path, store: Store, shipped: dict[str, tuple[int, int]]) -> None:
+    try:
+        found = path.stat()
+        state = (found.st_size, found.st_mtime_ns)
+        if found.st_size == 0 or shipped.get(path.name) == state:
+            return
+        store.write(path.name, tail(path))
+        shipped[path.name] = state
+    except (OSError, UserError, RunFailed) as error:
+        _log.warning("log not stored", file=path.name, error=str(error).splitlines()[0])
+
+
+def tail(path: Path, size: int = TAIL_BYTES) -> bytes:
+    """The file's last ``size`` bytes, from the beginning of a line."""
+    with path.open("rb") as file:
+        length = file.seek(0, 2)
+        file.seek(max(0, length - size))
+        content = file.read()
+    return content if length <= size else content[content.find(b"\n") + 1 :]

@@ -1,0 +1,138 @@
+"""Saying how training goes: ``status.training`` of the job, by server-side apply, a few times a minute."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from promptintern_api import PromptInternJob
+from promptintern_api.job import GROUP, PLURAL, VERSION
+
+from promptintern.pod.progress import TrainingProgress
+from promptintern.run.events import Ending, Event, Observer
+
+FIELD_MANAGER = "promptintern-trainer"
+SECONDS_BETWEEN = 10.0
+_TIMEOUT = 10.0
+_log = structlog.get_logger("promptintern.pod")
+
+Patch = Callable[[dict[str, Any]], None]
+
+
+def patch_of(job: PromptInternJob) -> Patch:
+    """A function that applies ``status.training``, with the token that this pod was given.
+
+    Raises:
+        kubernetes.config.ConfigException: outside a pod with a token.
+    """
+    from kubernetes import client, config
+
+    config.load_incluster_config()
+    api = client.CustomObjectsApi()
+
+    def patch(training: dict[str, Any]) -> None:
+        api.patch_namespaced_custom_object_status(
+            GROUP,
+            VERSION,
+            job.metadata.namespace,
+            PLURAL,
+            job.metadata.name,
+            {
+                "apiVersion": job.api_version,
+                "kind": job.kind,
+                "metadata": {"name": job.metadata.name, "namespace": job.metadata.namespace, "uid": job.metadata.uid},
+                "status": {"training": training},
+            },
+            field_manager=FIELD_MANAGER,
+            force=True,
+            _content_type="application/apply-patch+yaml",
+            _request_timeout=_TIMEOUT,
+        )
+
+    return patch
+
+
+class StatusWriter:
+    """Applies the newest status from a thread of its own, at most once in ``seconds``; what cannot be told is dropped.
+
+    Training never waits for it, and no failure of the API server ends a run.
+    """
+
+    def __init__(self, progress: TrainingProgress, patch: Patch, *, seconds: float = SECONDS_BETWEEN) -> None:
+        self._progress = progress
+        self._patch = patch
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._told: dict[str, Any] | None = None
+        self._thread = threading.Thread(target=self._work, name="status-writer", daemon=True)
+        self._thread.start()
+
+    def note(self, event: Event) -> None:
+        """Take ``event`` in; it is told within some seconds."""
+        with self._lock:
+            self._progress.note(event)
+
+    def close(self, change: Callable[[TrainingProgress], None] | None = None) -> None:
+        """Tell the last, after ``change``, and end. Takes up to ``seconds`` and a request."""
+        with self._lock:
+            if change is not None:
+                change(self._progress)
+        self._closing.set()
+        self._thread.join(self._seconds + 2 * _TIMEOUT)
+
+    def _work(self) -> None:
+        while True:
+            closing = self._closing.is_set()
+            began = time.monotonic()
+            told = self._tell()
+            if closing:
+                return
+            # What was not told is told soon; what was told has its time.
+            self._closing.wait(self._seconds if told else 1.0)
+            if told and self._closing.is_set():
+                time.sleep(max(0.0, self._seconds - (time.monotonic() - began)))
+
+    def _tell(self) -> bool:
+        with self._lock:
+            status = self._progress.status().to_wire()
+        if status == self._told or not status.get("attempt"):
+            return False
+        try:
+            self._patch(status)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            _log.warning("status not told", error=" ".join(lines[:2])[:300])
+            return True
+        self._told = status
+        return True
+
+
+class StatusObserver:
+    """An observer that also tells the API server."""
+
+    def __init__(self, observer: Observer, writer: StatusWriter) -> None:
+        self._observer = observer
+        self._writer = writer
+
+    def emit(self, event: Event) -> None:
+        """Hand on ``event``."""
+        self._writer.note(event)
+        self._observer.emit(event)
+
+    def stop_requested(self) -> bool:
+        """As the other observer says."""
+        return self._observer.stop_requested()
+
+    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """As the other observer does."""
+        self._observer.end(how, problems)
+
+    def ended(self) -> bool:
+        """As the other observer says."""
+        return self._observer.ended()
+
+    def move_on(self, where: str) -> bool:
+        """As the other observer says."""
+        return self._observer.move_on(where)
