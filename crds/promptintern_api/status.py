@@ -5,9 +5,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from promptintern_api.base import ApiModel
+
+Time = Annotated[
+    datetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
+]
+"""A time, which is text on the wire; strict validation takes no text for a time."""
 
 
 def _map_by(key: str) -> dict[str, Any]:
@@ -36,7 +41,7 @@ class Condition(ApiModel):
     status: Annotated[str, Field(pattern=r"^(True|False|Unknown)$", description="True, False or Unknown.")]
     reason: Annotated[str, Field(max_length=1024, description="A word for programs.")]
     message: Annotated[str, Field(max_length=32_768, description="A sentence for people.")]
-    last_transition_time: Annotated[datetime, Field(description="When `status` last changed.")]
+    last_transition_time: Annotated[Time, Field(description="When `status` last changed.")]
     observed_generation: Annotated[int | None, Field(ge=0, description="The spec's generation that was judged.")] = None
 
 
@@ -49,8 +54,8 @@ class StageStatus(ApiModel):
     prompt_tokens: Annotated[float, Field(description="Mean prompt tokens per query.")]
     loss: Annotated[float | None, Field(description="Mean loss per answer token at the stage's end.")] = None
     score: Annotated[float | None, Field(description="Score on the held-out sample.")] = None
-    started_at: Annotated[datetime | None, Field(description="First step.")] = None
-    finished_at: Annotated[datetime | None, Field(description="Commit.")] = None
+    started_at: Annotated[Time | None, Field(description="First step.")] = None
+    finished_at: Annotated[Time | None, Field(description="Commit.")] = None
     checkpoint: Annotated[str | None, Field(description="Folder of the newest checkpoint.")] = None
 
 
@@ -128,9 +133,9 @@ class AttemptStatus(ApiModel):
     ray_job_uid: Annotated[
         str | None, Field(alias="rayJobUID", description="Its identity, once the RayJob was seen.")
     ] = None
-    started_at: Annotated[datetime | None, Field(description="When the operator decided on it.")] = None
+    started_at: Annotated[Time | None, Field(description="When the operator decided on it.")] = None
     active_since: Annotated[
-        datetime | None, Field(description="Since when it may run; none while it is queued or has ended.")
+        Time | None, Field(description="Since when it may run; none while it is queued or has ended.")
     ] = None
     active_seconds: Annotated[float | None, Field(ge=0, description="How long it was active before `activeSince`.")] = (
         None
@@ -138,7 +143,7 @@ class AttemptStatus(ApiModel):
     incarnations: Annotated[
         int, Field(ge=0, description="Head pods that were seen: KubeRay and Kueue may start an attempt anew.")
     ] = 0
-    finished_at: Annotated[datetime | None, Field(description="End.")] = None
+    finished_at: Annotated[Time | None, Field(description="End.")] = None
     outcome: Annotated[Outcome | None, Field(description="How it ended.")] = None
     message: Annotated[str | None, Field(max_length=32_768, description="Why it ended so.")] = None
     pods: Annotated[
@@ -164,8 +169,8 @@ class PromptInternJobStatus(ApiModel):
     current_head_pod_uid: Annotated[
         str | None, Field(alias="currentHeadPodUID", description="The pod that may write `training`.")
     ] = None
-    start_time: Annotated[datetime | None, Field(description="When the job was first accepted.")] = None
-    completion_time: Annotated[datetime | None, Field(description="When the job ended.")] = None
+    start_time: Annotated[Time | None, Field(description="When the job was first accepted.")] = None
+    completion_time: Annotated[Time | None, Field(description="When the job ended.")] = None
     stage: Annotated[str | None, Field(description="For `kubectl get`: current stage of all, such as 2/4.")] = None
     tokens: Annotated[float | None, Field(description="For `kubectl get`: prompt tokens per query now.")] = None
     score: Annotated[str | None, Field(description="For `kubectl get`: newest score.")] = None

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 import structlog
-from kubernetes.aio.client import ApiClient, V1LeaseSpec
+from kubernetes.aio.client import ApiClient, V1Lease, V1LeaseSpec, V1ObjectMeta
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
@@ -34,14 +34,17 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
             return False, ApiException(status=0, reason=str(error) or type(error).__name__)
 
     async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
-        return await self._in_time(super().create(name, namespace, election_record))
+        # Not the library's own method, whose request fails its own checks (kubernetes 37).
+        lease = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        return await self._in_time(self.api_instance.create_namespaced_lease(namespace, lease))
 
     async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
         return await self._in_time(super().update(name, namespace, updated_record))
 
     async def release(self) -> None:
         """Let another replica follow at once."""
-        if self.lease_reference is not None:
+        found, _ = await self.get(self.name, self.namespace)
+        if found and self.lease_reference is not None and self.lease_reference.spec.holder_identity == self.identity:
             spec: V1LeaseSpec = self.lease_reference.spec
             spec.lease_duration_seconds = 1
             await self._in_time(
@@ -92,3 +95,5 @@ async def lead(api: ApiClient, settings: Settings, work: Callable[[], Awaitable[
         _log.error("the lease was lost; this process ends", lease=settings.lease_name)
     for task in (election, over):
         task.cancel()
+    if election in done:
+        election.result()  # raises what the election failed with, if it did

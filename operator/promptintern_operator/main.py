@@ -29,7 +29,10 @@ _log = structlog.get_logger("promptintern.operator")
 
 async def run(settings: Settings) -> None:
     """Serve probes and metrics, and work while leading. Returns when told to stop, or when the lease is lost."""
-    await config.load_config()
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        await config.load_kube_config()
     start_http_server(settings.metrics_port)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,7 +67,7 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
     registry = registry_of(store, queue)
 
     @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> kopf.AiohttpSession:
+    async def login(**kwargs: Any) -> kopf.AiohttpSession:
         info = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
         if info is None:
             raise kopf.LoginError("there is neither a service account nor a kubeconfig")

@@ -68,7 +68,7 @@ class Reconciler:
                 log.error("job cannot be read", problems=str(error))
                 RECONCILES.labels(result="unreadable").inc()
                 return
-            now = datetime.now(UTC)
+            now = datetime.now(UTC).replace(microsecond=0)
             observed = await self._observed(key, known, job)
             result = plan(
                 job,

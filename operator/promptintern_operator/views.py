@@ -82,6 +82,7 @@ class PreflightView:
     succeeded: bool
     failed: str | None
     """Message of the Job's Failed condition."""
+    failed_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def ray_job_view(body: Body) -> RayJobView:
         name=meta["name"],
         uid=meta["uid"],
         job_uid=_label(meta, JOB_UID),
-        deleting="deletionTimestamp" in meta,
+        deleting=_is_deleting(meta),
         suspended=bool(spec.get("suspend")),
         deployment=status.get("jobDeploymentStatus") or "",
         job_status=status.get("jobStatus") or "",
@@ -121,10 +122,10 @@ def pod_view(body: Body) -> PodView:
     scheduled = _condition(status, "PodScheduled")
     disrupted = _condition(status, "DisruptionTarget")
     limits = {
-        container["name"]: (container.get("resources", {}).get("limits") or {}).get("memory")
-        for container in spec.get("containers", [])
+        container["name"]: ((container.get("resources") or {}).get("limits") or {}).get("memory")
+        for container in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
     }
-    statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    statuses = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
@@ -132,7 +133,7 @@ def pod_view(body: Body) -> PodView:
         role=_label(meta, ROLE) or "worker",
         cluster=_label(meta, "ray.io/cluster"),
         created=moment(meta["creationTimestamp"]),
-        deleting="deletionTimestamp" in meta,
+        deleting=_is_deleting(meta),
         phase=status.get("phase") or "Pending",
         reason=status.get("reason"),
         message=status.get("message"),
@@ -153,9 +154,10 @@ def preflight_view(body: Body) -> PreflightView:
         uid=meta["uid"],
         job_uid=_label(meta, JOB_UID),
         generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
-        deleting="deletionTimestamp" in meta,
+        deleting=_is_deleting(meta),
         succeeded=_condition(status, "Complete").get("status") == "True",
         failed=failed.get("message", "it failed") if failed.get("status") == "True" else None,
+        failed_at=moment(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
     )
 
 
@@ -164,7 +166,7 @@ def workload_view(body: Body) -> WorkloadView:
     meta, status = body["metadata"], body.get("status") or {}
     reserved = _condition(status, "QuotaReserved")
     evicted = _condition(status, "Evicted")
-    owners = [owner["uid"] for owner in meta.get("ownerReferences", []) if owner.get("kind") == "RayJob"]
+    owners = [owner["uid"] for owner in meta.get("ownerReferences") or [] if owner.get("kind") == "RayJob"]
     return WorkloadView(
         name=meta["name"],
         ray_job_uid=owners[0] if owners else None,
@@ -195,6 +197,10 @@ def _container(item: Body, memory: str | None) -> ContainerView:
         restarts=item.get("restartCount", 0),
         memory_limit=memory,
     )
+
+
+def _is_deleting(meta: Body) -> bool:
+    return meta.get("deletionTimestamp") is not None
 
 
 def _label(meta: Body, name: str) -> str | None:

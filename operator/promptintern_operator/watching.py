@@ -1,6 +1,7 @@
 """When each watch was last heard, bookmarks included: a watch can die without anybody being told."""
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -9,30 +10,38 @@ import kopf
 _WATCHES: dict[str, float] = {}
 
 
+class _Heard:
+    """A response's content; each piece that is read from it is noted."""
+
+    def __init__(self, content: aiohttp.StreamReader, path: str) -> None:
+        self._content = content
+        self._path = path
+        _WATCHES[path] = time.monotonic()
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """As the stream's own."""
+        async for piece in self._content.iter_chunked(size):
+            _WATCHES[self._path] = time.monotonic()
+            yield piece
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+
 class HeardResponse(aiohttp.ClientResponse):
     """A response that notes when a watch says something."""
 
     async def start(self, connection: Any) -> "HeardResponse":
         """Begin to read; what arrives from now on is noted."""
         await super().start(connection)
+        if self.status == 404 and {"watch", "limit"} & set(self.url.query):
+            # A kind that is not served now: its CRD was removed, or the API server has only just started. Kopf would end
+            # for good; as a broken connection it tries again, and ends the watch once it sees that the CRD is gone.
+            self.close()
+            raise aiohttp.ClientConnectionError(f"{self.url.path} is not served now")
         if "watch" in self.url.query:
-            _Ear(self.url.path).listen(self.content)
+            self.content = _Heard(self.content, self.url.path)  # type: ignore[assignment]
         return self
-
-
-class _Ear:
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def listen(self, content: aiohttp.StreamReader) -> None:
-        _WATCHES[self._path] = time.monotonic()
-        feed = content.feed_data
-
-        def heard(data: bytes, *more: Any) -> Any:
-            _WATCHES[self._path] = time.monotonic()
-            return feed(data, *more)
-
-        content.feed_data = heard  # type: ignore[method-assign, assignment]
 
 
 def silence() -> float:

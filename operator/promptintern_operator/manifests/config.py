@@ -1,6 +1,7 @@
 """The job as its pods read it: with the chart's defaults filled in, in a ConfigMap. It holds no secrets."""
 
 import json
+import posixpath
 
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import StorageSpec
@@ -12,6 +13,8 @@ from promptintern_operator.settings import Settings
 FOLDER = "/etc/promptintern"
 FILE = "job.json"
 JOB_PATH = f"{FOLDER}/{FILE}"
+SCRATCH = "/tmp"
+TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
@@ -38,10 +41,12 @@ def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
 
 def refusals(job: PromptInternJob, settings: Settings) -> list[str]:
     """Why ``job`` cannot run in this cluster, each with its field; more is for the preflight to find."""
-    storage = resolve(job, settings).spec.storage
+    storage, cache = resolve(job, settings).spec.storage, job.spec.compute.model_cache
+    if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, TOKEN_FOLDER):
+        return ["spec.compute.modelCache.mountPath: is where the pods have something else; give another path"]
     if storage is None:
         return ["spec.storage: is required, since this cluster has no default storage"]
-    if storage.uri.startswith("file://") and job.spec.compute.model_cache is None:
+    if storage.uri.startswith("file://") and cache is None:
         return [
             "spec.storage.uri: names a folder of a pod, which is gone with the pod; give an s3:// URI, or a folder "
             "below spec.compute.modelCache.mountPath"

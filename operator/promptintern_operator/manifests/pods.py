@@ -1,20 +1,24 @@
 """What head, workers and preflight have in common: security, credentials, volumes."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import Resources
 
 from promptintern_operator import labels
-from promptintern_operator.manifests.config import FOLDER
+from promptintern_operator.manifests.config import FOLDER, SCRATCH, TOKEN_FOLDER
 from promptintern_operator.manifests.meta import Manifest, child_name, job_labels
 from promptintern_operator.settings import PodSize, Settings
 
 _USER = 1000
-_SCRATCH = "/tmp"
-_TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 _TOKEN_SECONDS = 3600
+_UNITS = {"": Fraction(1), "m": Fraction(1, 1000)} | {
+    unit + ("i" if base == 1024 else ""): Fraction(base) ** power
+    for base, units in ((1000, "kMGT"), (1024, "KMGT"))
+    for power, unit in enumerate(units, start=1)
+}
 _CACHE, _CONFIG, _TEMPORARY, _TOKEN = "model-cache", "job", "scratch", "api-token"
 
 CONTAINER_SECURITY: Manifest = {
@@ -90,7 +94,8 @@ def container(
         "image": job.spec.compute.image,
         "imagePullPolicy": settings.image_pull_policy,
         "securityContext": dict(CONTAINER_SECURITY),
-        "resources": {"requests": dict(size), "limits": dict(size)},
+        # Memory that is borrowed is taken back by killing; CPU that is borrowed is only given back.
+        "resources": {"requests": dict(size), "limits": {k: v for k, v in size.items() if k != "cpu"}},
         "env": [*({"name": key, "value": value} for key, value in environment(job, env).items()), *credentials(job)],
         "volumeMounts": mounts(job, token=token),
     } | more
@@ -101,8 +106,8 @@ def environment(job: PromptInternJob, more: dict[str, str] | None = None) -> dic
     cache = job.spec.compute.model_cache
     writable = cache is not None and not cache.read_only
     return {
-        "HOME": f"{_SCRATCH}/home",
-        "HF_HOME": cache.mount_path if cache is not None and writable else f"{_SCRATCH}/huggingface",
+        "HOME": f"{SCRATCH}/home",
+        "HF_HOME": cache.mount_path if cache is not None and writable else f"{SCRATCH}/huggingface",
         "PYTHONUNBUFFERED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     } | (more or {})
@@ -153,22 +158,23 @@ def mounts(job: PromptInternJob, *, token: bool) -> list[Manifest]:
     """Where a container sees the volumes."""
     found: list[Manifest] = [
         {"name": _CONFIG, "mountPath": FOLDER, "readOnly": True},
-        {"name": _TEMPORARY, "mountPath": _SCRATCH},
+        {"name": _TEMPORARY, "mountPath": SCRATCH},
     ]
     cache = job.spec.compute.model_cache
     if cache is not None:
         found.append({"name": _CACHE, "mountPath": cache.mount_path, "readOnly": cache.read_only})
     if token:
-        found.append({"name": _TOKEN, "mountPath": _TOKEN_FOLDER, "readOnly": True})
+        found.append({"name": _TOKEN, "mountPath": TOKEN_FOLDER, "readOnly": True})
     return found
 
 
 def size_of(asked: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
-    """Requests, which are the limits too: a trainer that borrows memory is killed when it must give it back."""
+    """What a container asks for."""
     size: Manifest = {"cpu": asked.cpu or default.cpu, "memory": asked.memory or default.memory}
     return size | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
 
 
 def cores(cpu: str) -> int:
     """Whole cores in a quantity of CPU, at least one."""
-    return max(1, math.ceil(float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)))
+    number = cpu.rstrip("mkKMGTi")
+    return max(1, math.ceil(Fraction(number) * _UNITS[cpu.removeprefix(number)]))

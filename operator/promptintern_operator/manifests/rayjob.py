@@ -11,7 +11,7 @@ from promptintern_operator.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory. The trainer passes no data through it, so the default of 30 % would be wasted."""
-_SHIPPER: Manifest = {"cpu": "100m", "memory": "256Mi"}
+_SHIPPER: Manifest = {"cpu": "100m", "memory": "384Mi"}
 _GROUP = "workers"
 _POD_FOLDER = "/tmp/promptintern"
 """Of each pod, where its preStop hook and its trainer talk."""

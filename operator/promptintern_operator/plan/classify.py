@@ -9,7 +9,8 @@ from promptintern_api.status import Failure, Outcome, PodStatus
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
-_USER, _STOPPED = 2, (130, 143)
+_USER, _STOPPED = 2, (-2, -15, 130, 143)
+"""Exit codes: of a refusal; of a driver that got SIGINT or SIGTERM, as Ray or a shell writes it."""
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
 _NODE_TROUBLE = (
     "Evicted",
@@ -19,8 +20,11 @@ _NODE_TROUBLE = (
     "Terminated",
     "Shutdown",
     "UnexpectedAdmissionError",
+    "DeletionByPodGC",
 )
 _PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet")
+_SIDECAR = "logs"
+"""It is started again; its end explains nothing."""
 _TAIL_LINES, _MESSAGE_CHARACTERS = 12, 4000
 
 STUCK_BY_USER = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
@@ -64,7 +68,7 @@ def ending_of(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | No
         return Ending(
             outcome=Outcome.APPLICATION, reason="Stopped", message="the Ray job was stopped from outside (ray job stop)"
         )
-    if ray_job.deployment != "Failed":
+    if ray_job.deployment not in ("Complete", "Failed"):
         return None
     return _failure(ray_job, pods, advice)
 
@@ -75,8 +79,9 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     code = int(found[1]) if found else None
     told = advice.message if advice is not None else _tail(ray_job.message)
     out_of_memory = killed_for_memory(pods)
-    taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED]
-    lost = [f"{pod.name}: {pod.reason}" for pod in pods if pod.reason in _NODE_TROUBLE]
+    # A pod that the kubelet evicts may have used too much itself: that must not be free.
+    taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
+    lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in _NODE_TROUBLE]
     refused = code == _USER or (advice is not None and advice.failure_class == "User")
     explanations: list[tuple[bool, Outcome, str, str]] = [
         (refused, Outcome.USER, "Refused", told),
@@ -98,7 +103,7 @@ def killed_for_memory(pods: Sequence[PodView]) -> str | None:
     """Which container passed its memory limit, in words; None if none did."""
     for pod in pods:
         for container in pod.containers:
-            if container.exit_reason == "OOMKilled":
+            if container.exit_reason == "OOMKilled" and container.name != _SIDECAR:
                 limit = f"its limit of {container.memory_limit}" if container.memory_limit else "the node's memory"
                 field = "headResources" if pod.role == "head" else "resources"
                 return (

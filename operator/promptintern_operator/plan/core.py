@@ -12,15 +12,7 @@ from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.lifecycle import conclude, start, suspend
 from promptintern_operator.plan.preflight import check_preflight
 from promptintern_operator.plan.running import follow_attempt
-from promptintern_operator.plan.types import (
-    DeleteJob,
-    DeletePreflight,
-    DeleteRayJob,
-    Limits,
-    Observed,
-    Plan,
-    StartAttempt,
-)
+from promptintern_operator.plan.types import DeleteJob, DeletePreflight, DeleteRayJob, Limits, Observed, Plan
 
 
 def plan(
@@ -57,26 +49,18 @@ def plan(
             break
     _check_deadline(job, draft)
     _remove_leftovers(observed, draft)
+    _delete_in_time(job, draft)
     return draft.plan(training, stages=job.spec.schedule.num_stages)
 
 
 def _after_end(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
-    if not (draft.is_true("Succeeded") or draft.is_true("Failed")):
-        return False
-    ttl = job.spec.ttl_seconds_after_finished
-    if ttl is not None and draft.completion_time is not None:
-        due = draft.completion_time + timedelta(seconds=ttl)
-        if draft.now >= due:
-            draft.do(DeleteJob())
-        else:
-            draft.wake_at(due)
-    return True
+    return draft.before.completion_time is not None
 
 
 def _refused(draft: Draft, refusals: Sequence[str]) -> bool:
     if draft.start_time is not None or not refusals:
         return False
-    draft.set("Accepted", False, "Refused", "\n".join(refusals))
+    draft.set("Accepted", False, "Unsupported", "\n".join(refusals))
     return True
 
 
@@ -94,8 +78,18 @@ def _check_deadline(job: PromptInternJob, draft: Draft) -> None:
         draft.change_attempt(
             **paused(draft.running, draft.now), outcome=Outcome.USER, finished_at=draft.now, message=message
         )
-    draft.actions = [action for action in draft.actions if not isinstance(action, StartAttempt)]
     finish(draft, succeeded=False, reason="DeadlineExceeded", message=message)
+
+
+def _delete_in_time(job: PromptInternJob, draft: Draft) -> None:
+    ttl = job.spec.ttl_seconds_after_finished
+    if ttl is None or draft.completion_time is None:
+        return
+    due = draft.completion_time + timedelta(seconds=ttl)
+    if draft.now >= due and draft.before.completion_time is not None:
+        draft.do(DeleteJob())
+    else:  # at least one look later, so that the end is written and told
+        draft.wake_at(due)
 
 
 def _remove_leftovers(observed: Observed, draft: Draft) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus, TrainingStatus
 
-from promptintern_operator.plan.types import Action, Happening, Plan
+from promptintern_operator.plan.types import Action, Happening, Plan, StartAttempt
 
 _KEPT_ATTEMPTS = 200
 _KEPT_WITH_PODS = 5
-_BAD_WHEN_FALSE = ("Accepted", "QuotaReserved", "ClusterReady")
-_QUIET_REASONS = ("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving")
+_BAD_WHEN_FALSE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
+_QUIET_REASONS = ("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued")
 
 
 @dataclass(kw_only=True)
@@ -124,7 +124,8 @@ class Draft:
         )
         return Plan(
             status=status.to_wire(),
-            actions=tuple(self.actions),
+            # what is left over goes first, so that no two RayJobs of a job run at once
+            actions=tuple(sorted(self.actions, key=lambda action: isinstance(action, StartAttempt))),
             happenings=tuple(self._happenings()),
             look_again=self.look_again,
         )
@@ -135,7 +136,7 @@ class Draft:
             (self.is_true("Succeeded"), Phase.SUCCEEDED),
             (self.is_true("Failed"), Phase.FAILED),
             (self.is_true("Suspended"), Phase.SUSPENDED),
-            (self.reason("Accepted") == "Refused", Phase.REFUSED),
+            (self.reason("Accepted") in ("Refused", "Unsupported"), Phase.REFUSED),
             (self.reason("Accepted") == "Checking", Phase.CHECKING),
             (self.is_true("Training"), Phase.TRAINING),
             (

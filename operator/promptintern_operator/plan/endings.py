@@ -1,16 +1,19 @@
 """Endings: of an attempt, and of the whole job."""
 
+from collections.abc import Sequence
+
+from promptintern_api.status import Outcome
+
 from promptintern_operator.plan.attempts import paused
 from promptintern_operator.plan.classify import Ending, last_states
 from promptintern_operator.plan.draft import Draft
-from promptintern_operator.plan.types import Observed
+from promptintern_operator.views import PodView
 
 
-def end_attempt(draft: Draft, ending: Ending, observed: Observed) -> None:
-    """Note how the running attempt ended, with its pods' last states."""
+def end_attempt(draft: Draft, ending: Ending, pods: Sequence[PodView]) -> None:
+    """Note how the running attempt ended, with its pods' last states; without ``pods``, those seen before."""
     attempt = draft.running
     assert attempt is not None
-    pods = [pod for pod in observed.pods if pod.role != "preflight"]
     draft.change_attempt(
         **paused(attempt, draft.now),
         outcome=ending.outcome,
@@ -18,6 +21,11 @@ def end_attempt(draft: Draft, ending: Ending, observed: Observed) -> None:
         finished_at=draft.now,
         pods=last_states(pods) or attempt.pods,
     )
+    if ending.outcome is not Outcome.SUSPENDED:
+        draft.set("Training", False, ending.reason, f"attempt {attempt.number}: {ending.message}")
+    if draft.is_true("ClusterReady"):
+        draft.set("ClusterReady", False, "Ended", f"attempt {attempt.number} is over")
+    draft.drop("QuotaReserved")
 
 
 def finish(draft: Draft, *, succeeded: bool, reason: str, message: str) -> None:

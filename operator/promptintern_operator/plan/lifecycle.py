@@ -5,8 +5,8 @@ from datetime import timedelta
 from promptintern_api import PromptInternJob
 from promptintern_api.status import AttemptStatus, Outcome
 
-from promptintern_operator.plan.attempts import is_spent, next_start, paused, ray_job_name
-from promptintern_operator.plan.classify import Ending
+from promptintern_operator.plan.attempts import active_seconds, is_spent, next_start, paused, ray_job_name
+from promptintern_operator.plan.classify import Ending, ending_of
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import end_attempt, finish
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
@@ -22,6 +22,8 @@ def suspend(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limi
     if attempt is not None:
         ray_job = next((each for each in observed.ray_jobs if each.name == attempt.ray_job_name), None)
         pods = [pod for pod in observed.pods if pod.role != "preflight"]
+        if ray_job is not None and not ray_job.deleting and ending_of(ray_job, (), None) is not None:
+            return False  # it ended before it could be asked to save
         if ray_job is not None or (pods and attempt.ray_job_uid is not None):
             draft.change_attempt(**paused(attempt, draft.now))
             draft.set("Suspended", False, "Saving", _stopping_message(ray_job is not None and ray_job.deleting))
@@ -30,7 +32,7 @@ def suspend(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limi
             if ray_job is not None and not ray_job.deleting:
                 draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
             return True
-        end_attempt(draft, Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend"), observed)
+        end_attempt(draft, Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend"), ())
     draft.head_uid = None
     draft.set("Suspended", True, "Suspended", "spec.suspend is true; set it to false to continue")
     draft.drop("QuotaReserved")
@@ -51,6 +53,9 @@ def start(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits
     """The first attempt, or the next one."""
     if draft.running is not None:
         return False
+    deadline = job.spec.active_deadline_seconds
+    if deadline is not None and active_seconds(draft.attempts, draft.now) >= deadline:
+        return True
     number = 1
     if draft.attempt is not None:
         number = draft.attempt.number + 1

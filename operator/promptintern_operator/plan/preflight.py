@@ -48,7 +48,7 @@ def _follow(preflight: PreflightView, observed: Observed, draft: Draft, limits: 
     pods = [pod for pod in observed.pods if pod.role == "preflight" and pod.name.startswith(f"{preflight.name}-")]
     stuck = stuck_pod(pods)
     if preflight.failed is not None:
-        _failed(draft, preflight.failed, pods)
+        _failed(draft, preflight, pods, limits)
     elif stuck is None:
         draft.set("Accepted", None, "Checking", _CHECKING)
     elif draft.now < (due := stuck.pod.created + timedelta(seconds=limits.stuck)):
@@ -61,11 +61,17 @@ def _follow(preflight: PreflightView, observed: Observed, draft: Draft, limits: 
             draft.do(DeletePreflight(preflight.name, preflight.uid))
 
 
-def _failed(draft: Draft, why: str, pods: list[PodView]) -> None:
+def _failed(draft: Draft, preflight: PreflightView, pods: list[PodView], limits: Limits) -> None:
     """By the user's mistake, which a change of the spec mends; or because the check itself could not be made."""
     newest = max(pods, key=lambda pod: pod.created, default=None)
     container = newest.containers[0] if newest and newest.containers else None
-    told = (container.exit_message if container else None) or why
+    if container is None or container.exit_code is None:  # the pod's watch may lag behind the Job's
+        due = (preflight.failed_at or draft.now) + timedelta(seconds=limits.silent)
+        if draft.now < due:
+            draft.set("Accepted", None, "Checking", _CHECKING)
+            draft.wake_at(due)
+            return
+    told = (container.exit_message if container else None) or preflight.failed or ""
     if container is not None and container.exit_code == _USER:
         draft.set("Accepted", False, "Refused", _findings(told))
         return
@@ -79,6 +85,6 @@ def _findings(told: str) -> str:
     """The list of problems that the trainer leaves as its last message, one a line."""
     try:
         problems = json.loads(told)
-        return "\n".join(f"{problem['where']}: {problem['message']}" for problem in problems)
+        return "\n".join(f"{problem['where']}: {problem['message']}" for problem in problems) or told.strip()
     except (ValueError, TypeError, KeyError):
         return told.strip()

@@ -25,17 +25,19 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
     if ray_job is None:
         return _without_ray_job(attempt, observed, draft)
     attempt = draft.change_attempt(ray_job_uid=ray_job.uid)
-    if ray_job.deleting:
+    pods = [pod for pod in observed.pods if pod.role != "preflight" and _is_of(pod, ray_job)]
+    ending = ending_of(ray_job, pods, _advice(job, draft))
+    if ray_job.deleting and (ending is None or _is_saving(draft)):
         draft.set("ClusterReady", False, "Deleting", f"RayJob {ray_job.name} is being deleted; KubeRay must be running")
         return True
-    pods = [pod for pod in observed.pods if pod.role != "preflight" and _is_of(pod, ray_job)]
-    _note_head(pods, draft)
-    ending = ending_of(ray_job, pods or observed.pods, _advice(job, draft))
     if ending is not None:
-        end_attempt(draft, ending, observed)
-        if ray_job.deployment == "ValidationFailed":
+        end_attempt(draft, ending, pods)
+        if ray_job.deployment == "ValidationFailed" and not ray_job.deleting:
             draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
         return False
+    if _is_saving(draft):
+        draft.set("Training", False, "Starting", "spec.suspend is false again before the RayJob was deleted")
+    _note_head(pods, draft)
     _count_time(draft, waiting=ray_job.suspended or ray_job.deployment in _QUEUED)
     _note_quota(job, ray_job, observed, draft, limits)
     if pods:
@@ -45,9 +47,12 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
 
 def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft) -> bool:
     if attempt.ray_job_uid is not None:
-        message = f"RayJob {attempt.ray_job_name} was deleted"
-        ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason="RayJobDeleted", message=message)
-        end_attempt(draft, ending, observed)
+        if _is_saving(draft):
+            ending = Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend")
+        else:
+            message = f"RayJob {attempt.ray_job_name} was deleted"
+            ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason="RayJobDeleted", message=message)
+        end_attempt(draft, ending, ())
         return False
     if not observed.kuberay.usable:
         draft.set("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
@@ -57,7 +62,13 @@ def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft) -
 
 
 def _is_of(pod: PodView, ray_job: RayJobView) -> bool:
-    return ray_job.cluster is None or pod.cluster == ray_job.cluster
+    """While the RayJob has no cluster, the pods that are there are those of the attempt before."""
+    return ray_job.cluster is not None and pod.cluster == ray_job.cluster
+
+
+def _is_saving(draft: Draft) -> bool:
+    """Whether the RayJob was to be deleted for spec.suspend, which may be false again since."""
+    return draft.reason("Training") == "Suspended"
 
 
 def _note_head(pods: list[PodView], draft: Draft) -> None:
@@ -131,7 +142,7 @@ def _note_cluster(ray_job: RayJobView, pods: list[PodView], observed: Observed, 
         by_user = stuck.reason in STUCK_BY_USER
         outcome = Outcome.USER if by_user else Outcome.INFRASTRUCTURE
         message = f"waited {limits.stuck:.0f} s: {stuck.message}"
-        end_attempt(draft, Ending(outcome=outcome, reason=stuck.reason, message=message), observed)
+        end_attempt(draft, Ending(outcome=outcome, reason=stuck.reason, message=message), pods)
         draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
         return False
     if not ray_job.deployment:
@@ -142,9 +153,10 @@ def _note_cluster(ray_job: RayJobView, pods: list[PodView], observed: Observed, 
         else:
             draft.wake_at(due)
         return True
-    if ray_job.deployment == "Running" and pods and all(pod.ready for pod in pods if not pod.deleting):
+    staying = [pod for pod in pods if not pod.deleting]
+    if ray_job.deployment == "Running" and staying and all(pod.ready for pod in staying):
         draft.set("ClusterReady", True, "Ready", f"Ray cluster {ray_job.cluster} is up")
-    elif not draft.is_true("ClusterReady") or any(not pod.ready for pod in pods):
+    elif pods or not draft.is_true("ClusterReady"):
         ready = sum(pod.ready for pod in pods)
         draft.set("ClusterReady", False, "Starting", f"{ready} of {len(pods)} pods of the Ray cluster are ready")
     if ray_job.job_status == "RUNNING":

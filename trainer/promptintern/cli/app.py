@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from promptintern.cli import pod
+from promptintern.cli import cluster, pod
 from promptintern.cli.console import StopFlag, observing, quiet_libraries
 from promptintern.errors import RunFailed, UserError
 from promptintern.uris import to_uri
@@ -208,6 +208,9 @@ def export(
         markup=False,
         soft_wrap=True,
     )
+
+
+cluster.register(app)
 
 
 def _storage_uri(workdir: Path | None, of_job: str | None) -> str:

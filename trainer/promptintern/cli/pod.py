@@ -55,10 +55,12 @@ def ship_logs(job: Job) -> None:
     """The sidecar: keep the tails of this cluster's logs in the run's storage until the pod ends."""
     import os
 
-    from promptintern.job import load_job
-    from promptintern.pod.drive import RAY_JOB
+    # Nothing that loads torch: the sidecar has little memory.
+    from promptintern.job import load_job, run_folder
+    from promptintern.pod.ship import RAY_JOB
     from promptintern.pod.ship import ship_logs as ship
-    from promptintern.run.driver import open_run
+    from promptintern.storage.options import S3Options
+    from promptintern.storage.store import open_store
 
     loaded = load_job(job)
     if loaded.spec.storage is None:
@@ -66,5 +68,6 @@ def ship_logs(job: Job) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    store = open_run(loaded, loaded.spec.storage.uri).store
+    storage = loaded.spec.storage
+    store = open_store(storage.uri, s3=S3Options.of(storage)).child(run_folder(loaded))
     ship(store.child("logs", os.environ.get(RAY_JOB, "local")), stop)

@@ -22,8 +22,7 @@ from promptintern.storage.options import S3Options
 
 def s3_options(job: PromptInternJob) -> S3Options:
     """How the job's S3 server is reached."""
-    storage = job.spec.storage
-    return S3Options(endpoint=storage.endpoint, region=storage.region) if storage else S3Options()
+    return S3Options.of(job.spec.storage)
 
 
 @dataclass(frozen=True, kw_only=True)

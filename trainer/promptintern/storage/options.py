@@ -1,6 +1,9 @@
 """How to reach an S3 server, besides the credentials that every AWS tool finds by itself."""
 
 from dataclasses import dataclass
+from typing import Self
+
+from promptintern_api.compute import StorageSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -9,3 +12,8 @@ class S3Options:
 
     endpoint: str | None = None
     region: str | None = None
+
+    @classmethod
+    def of(cls, storage: StorageSpec | None) -> Self:
+        """What ``spec.storage`` says."""
+        return cls(endpoint=storage.endpoint, region=storage.region) if storage else cls()

@@ -1,0 +1,361 @@
+"""`promptintern submit`, `status`, `logs`, `fetch`: jobs in a cluster, on the user's kubeconfig."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from promptintern.errors import RunFailed, UserError
+
+if TYPE_CHECKING:
+    from promptintern.cluster.client import Cluster
+    from promptintern.cluster.objects import Job as ClusterJob
+    from promptintern.cluster.submit import Submitted
+
+_EXIT_FAILED, _EXIT_USER = 1, 2
+_PROGRESS_SECONDS = 30.0
+"""Time between two lines of progress in a log."""
+_LOG_COLUMNS = 120
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file with a PromptInternJob.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.", show_default=False)]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", metavar="NS", help="Namespace.", show_default="the context's"),
+]
+Context = Annotated[
+    str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", show_default="current")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec (repeatable).", show_default=False),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="S3 server as this machine reaches it, if other than the job's.", show_default=False
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    panel = "Jobs in a cluster"
+    for command, example in (
+        (submit, "promptintern submit job.yaml -n team-a --wait"),
+        (status, "promptintern status nl2bash --watch"),
+        (logs, "promptintern logs nl2bash -f"),
+        (fetch, "promptintern fetch nl2bash ./nl2bash"),
+    ):
+        app.command(epilog=f"Example: {example}", rich_help_panel=panel)(command)
+
+
+def submit(
+    job: JobFile,
+    overrides: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the API server check it and keep nothing.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Follow it until it ends: exit 0 if it succeeded, 1 if it failed, 2 if refused."),
+    ] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Create the job in a cluster. One that exists is changed where it may change.
+
+    At any time: suspend, retries, activeDeadlineSeconds, ttlSecondsAfterFinished and labels, as far as the file sets
+    them. Everything else: until the job was accepted.
+    """
+    from promptintern.cluster.submit import read_submission
+    from promptintern.cluster.submit import submit as send
+
+    submission = read_submission(job, overrides or [])
+    if namespace and submission.namespace and namespace != submission.namespace:
+        raise UserError.at(
+            "metadata.namespace", f"is {submission.namespace} and --namespace is {namespace}; leave one of them out"
+        )
+    cluster = _connect(context, namespace or submission.namespace)
+    submitted = send(cluster, submission, dry_run=dry_run)
+    flags = _flags(namespace or submission.namespace, context)
+    _print_submitted(submitted, file=job, flags=flags, dry_run=dry_run, follows=wait)
+    if wait and not dry_run:
+        _watch(cluster, submitted.job.name, flags)
+
+
+def status(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The job's name; all jobs without it.", show_default=False)
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow it until it ends; exit codes as of submit --wait.")
+    ] = False,
+    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="List jobs of all namespaces.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Say where a job stands: its stages, its attempts, what holds it up, what to do next."""
+    if name is None and watch:
+        raise UserError.at("--watch", "needs the NAME of a job; for all of them: kubectl get pij --watch")
+    if name is not None and everywhere:
+        raise UserError.at("--all-namespaces", "lists all jobs; leave out NAME, or give --namespace")
+    cluster = _connect(context, namespace)
+    flags = _flags(namespace, context)
+    if name is None:
+        _print_jobs(cluster, everywhere=everywhere)
+    elif watch:
+        _watch(cluster, name, flags)
+    else:
+        _print_job(_console(), cluster.job(name), flags)
+
+
+def logs(
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Attempt.", show_default="the newest")] = None,
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Show what a job's trainer says, or said.
+
+    While its head pod runs, the log is read there (this needs the right to exec into pods); afterwards, and without
+    that right, the tail that the pod stored, with your own AWS credentials. Before the first attempt: the check's log.
+    """
+    from promptintern.cluster.logs import LogReader
+    from promptintern.cluster.stored import place_of
+
+    cluster = _connect(context, namespace)
+    reader = LogReader(
+        cluster,
+        out=_write,
+        note=lambda text: _err(text, style="yellow"),
+        open_stored=lambda job: place_of(cluster, job, endpoint=endpoint).open(),
+    )
+    if follow:
+        reader.follow(name, attempt)
+    else:
+        reader.show(name, attempt)
+
+
+def fetch(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.", show_default=False)],
+    endpoint: Endpoint = None,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Download a job's adapter and report from its storage, with your own AWS credentials.
+
+    They come to DIR/adapter, every file compared with its manifest, and DIR/report. Credentials are found as by every
+    AWS tool: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws; AWS_CA_BUNDLE names a CA of your own.
+    """
+    from promptintern.cluster.fetch import check_target
+    from promptintern.cluster.fetch import fetch as download
+    from promptintern.cluster.stored import place_of
+
+    check_target(folder)
+    cluster = _connect(context, namespace)
+    job = cluster.job(name)
+    place = place_of(cluster, job, endpoint=endpoint)
+    fetched = download(place, job, folder)
+    if fetched.report is not None:
+        _print_report(fetched.report, folder)
+    elif fetched.adapter is not None:
+        _say(f"adapter: {fetched.adapter}")
+    if fetched.adapter is None:
+        raise RunFailed(f"there is no adapter under {place.uri}, only a report; {name} is {job.status.phase or 'new'}")
+    base = fetched.base_model or ""
+    elsewhere = " --base-model FOLDER" if base.startswith("file://") else ""
+    _say(f"next: promptintern predict {fetched.adapter}{elsewhere} 'YOUR QUERY'")
+    if elsewhere:
+        _say(f"(its base model lies at {base} in the cluster; FOLDER is a copy of it here)")
+
+
+def _connect(context: str | None, namespace: str | None) -> "Cluster":
+    from promptintern.cluster.client import connect
+
+    return connect(context=context, namespace=namespace)
+
+
+def _flags(namespace: str | None, context: str | None) -> str:
+    """What further commands need to find the same job."""
+    return (f" -n {namespace}" if namespace else "") + (f" --context {context}" if context else "")
+
+
+def _print_submitted(submitted: "Submitted", *, file: Path, flags: str, dry_run: bool, follows: bool) -> None:
+    from promptintern.cluster.submit import Done
+
+    job = submitted.job
+    where = f"{job.namespace}/{job.name}"
+    told = {
+        Done.CREATED: f"{where}: created",
+        Done.UNCHANGED: f"{where}: exists already and is the same ({job.status.phase or 'new'}); nothing to do",
+        Done.UPDATED: f"{where}: changed",
+        Done.REPLACED: f"{where}: had not been accepted yet; its spec is now that of {file}",
+    }[submitted.done]
+    _say(f"{told} (dry run: nothing was kept)" if dry_run else told)
+    for difference in submitted.differences:
+        _say(f"  {difference}")
+    if dry_run:
+        _say(f"next: promptintern submit {file}{flags}")
+    elif not follows:
+        for line in (
+            f"promptintern status {job.name} --watch{flags}",
+            f"promptintern logs {job.name} -f{flags}",
+            f"promptintern fetch {job.name} ./{job.name}{flags}      (when it has succeeded)",
+        ):
+            _say(f"next: {line}")
+
+
+def _print_jobs(cluster: "Cluster", *, everywhere: bool) -> None:
+    from promptintern.cluster.objects import now
+    from promptintern.cluster.tables import jobs_table
+
+    found = cluster.jobs(everywhere=everywhere)
+    if not found:
+        _say(
+            "no jobs in any namespace"
+            if everywhere
+            else f"no jobs in namespace {cluster.namespace}; submit one: promptintern submit JOB"
+        )
+        return
+    console = _console()
+    console.print(jobs_table(found, now=now(), console=console, everywhere=everywhere))
+
+
+def _print_job(console: Console, job: "ClusterJob", flags: str) -> None:
+    from promptintern.cluster.objects import now
+    from promptintern.cluster.tables import blocks
+
+    for block in blocks(job, now=now(), console=console, flags=flags):
+        console.print(block, soft_wrap=isinstance(block, Text))
+
+
+def _watch(cluster: "Cluster", name: str, flags: str) -> None:
+    """Show the job until it stands still, then exit as it ended.
+
+    Raises:
+        typer.Exit: with 1 if it failed or was deleted, with 2 if it was refused.
+    """
+    console = _console()
+    try:
+        last = _watch_live(console, cluster, name, flags) if console.is_terminal else _watch_lines(cluster, name)
+    except KeyboardInterrupt:
+        _err(f"{name} goes on without you; look again with: promptintern status {name} --watch{flags}")
+        raise
+    if last is None:
+        raise RunFailed(f"{name} was deleted")
+    _print_job(console, last, flags)
+    if last.refused:
+        raise typer.Exit(_EXIT_USER)
+    if last.status.phase != "Succeeded":
+        raise typer.Exit(_EXIT_FAILED)
+
+
+def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> "ClusterJob | None":
+    """The last state; None if the job was deleted."""
+    from rich.console import Group, RenderableType
+    from rich.live import Live
+
+    from promptintern.cluster.follow import Deleted, Interrupted, Resumed, follow
+    from promptintern.cluster.objects import Job, now
+    from promptintern.cluster.tables import blocks
+
+    shown: Job | None = None
+    note: str | None = None
+
+    def picture() -> RenderableType:
+        found = blocks(shown, now=now(), console=console, flags=flags) if shown else []
+        return Group(*found, *([Text(note, style="yellow")] if note else []))
+
+    with Live(get_renderable=picture, console=console, refresh_per_second=1, transient=True) as live:
+        for sight in follow(cluster, name):
+            match sight:
+                case Interrupted():
+                    note = f"{sight.why}; trying again"
+                case Resumed():
+                    note = None
+                case Deleted():
+                    return None
+                case _:
+                    shown, note = sight, None
+                    if sight.stands_still:
+                        return sight
+            live.refresh()
+    return shown
+
+
+def _watch_lines(cluster: "Cluster", name: str, *, clock: Callable[[], float] = time.monotonic) -> "ClusterJob | None":
+    """As ``_watch_live``, for a log: a line a change."""
+    from promptintern.cluster.follow import Deleted, Interrupted, Resumed, follow
+    from promptintern.cluster.words import changes, progress
+
+    before: ClusterJob | None = None
+    told: float = float("-inf")
+    for sight in follow(cluster, name):
+        match sight:
+            case Interrupted():
+                _timed(f"{sight.why}; trying again")
+            case Resumed():
+                _timed("the API server answers again")
+            case Deleted():
+                return None
+            case _:
+                new = changes(before, sight)
+                for line in new:
+                    _timed(line)
+                steps = progress(sight)
+                due = bool(new) or clock() - told >= _PROGRESS_SECONDS
+                if steps and due and steps != (progress(before) if before else None):
+                    _timed(steps)
+                    told = clock()
+                before = sight
+                if sight.stands_still:
+                    return sight
+    return before
+
+
+def _timed(text: str) -> None:
+    _say(f"{time.strftime('%H:%M:%S')} {text}")
+
+
+def _print_report(folder: Path, parent: Path) -> None:
+    """The verdict, and where report and adapter are."""
+    from pydantic import ValidationError
+
+    from promptintern.report.schema import Report
+
+    try:
+        report = Report.model_validate_json((folder / "report.json").read_bytes())
+    except (OSError, ValidationError):  # of another version
+        _say(f"report:  {folder}/report.html")
+        _say(f"adapter: {parent}/adapter")
+        return
+    from promptintern.cli.verdict import print_verdict
+
+    print_verdict(report, str(parent))
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_LOG_COLUMNS)
+
+
+def _say(text: str) -> None:
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+    sys.stdout.flush()
+
+
+def _err(text: str, style: str | None = None) -> None:
+    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+
+
+def _write(content: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,184 @@
+"""What the API server's refusals, or its silence, mean to the person who asked."""
+
+import ast
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import urllib3.exceptions
+from kubernetes.client.exceptions import ApiException
+from promptintern_api.job import GROUP, PLURAL
+
+from promptintern.errors import Problem, RunFailed, UserError
+
+INSTALL = (
+    "PromptIntern is not installed in this cluster; an administrator installs it with: helm install promptintern "
+    "charts/promptintern --namespace promptintern-system --create-namespace"
+)
+
+
+class Forbidden(UserError):  # noqa: N818 -- what the server says
+    """The user lacks a right."""
+
+
+class NotFound(UserError):  # noqa: N818 -- what the server says
+    """There is no such object."""
+
+
+class Exists(UserError):  # noqa: N818 -- what the server says
+    """There is an object of that name."""
+
+
+class Changed(UserError):  # noqa: N818 -- what the server says
+    """Somebody else changed the object meanwhile."""
+
+
+class Expired(RunFailed):
+    """What was asked of is too old; ask anew."""
+
+
+class Unreachable(RunFailed):
+    """No answer, or one that may be another at the next try."""
+
+
+_FORBIDDEN = re.compile(
+    r'User "(?P<user>[^"]*)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
+    r'(?: in the namespace "(?P<namespace>[^"]*)")?'
+)
+_POLICY = re.compile(r"ValidatingAdmissionPolicy .* denied request: (?P<message>.*)", re.DOTALL)
+_HANDSHAKE = re.compile(r"Handshake status (?P<status>\d+)")
+_HANDSHAKE_BODY = re.compile(r"-\+-\+- (?P<body>b'.*'|b\".*\")\s*$", re.DOTALL)
+_Body = dict[str, Any]
+
+
+def judged(error: Exception, *, server: str, where: str) -> UserError | RunFailed:
+    """The failure as its reader understands it.
+
+    Args:
+        server: The API server, with the context that named it.
+        where: What was asked of, as problems name it.
+    """
+    status, body, message = _parts(error) if isinstance(error, ApiException) else (0, {}, "")
+    becomes = _BECOMES.get(status, _refused)
+    if becomes is not _silent:
+        return becomes(body, message, where, server)
+    return _silent(body, _why(error), where, server)
+
+
+def _parts(error: ApiException) -> tuple[int, dict[str, Any], str]:
+    """Status, body and message, also of a refused WebSocket, which the client reports as text."""
+    status, text = error.status or 0, error.body
+    handshake = _HANDSHAKE.search(str(error.reason)) if status == 0 else None
+    if handshake:
+        status = int(handshake["status"])
+        found = _HANDSHAKE_BODY.search(str(error.reason))
+        text = _unquoted(found["body"]) if found else ""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    try:
+        body = json.loads(text or "")
+    except ValueError:
+        body = {}
+    body = body if isinstance(body, dict) else {}
+    message = body.get("message") or (text or "").strip() or str(error.reason or f"status {status}")
+    return status, body, message
+
+
+def _unquoted(literal: str) -> str:
+    try:
+        value = ast.literal_eval(literal)
+    except (ValueError, SyntaxError):
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
+def _why(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    late = isinstance(reason, urllib3.exceptions.TimeoutError)
+    if late and not isinstance(reason, urllib3.exceptions.NewConnectionError):
+        return "no answer in time"
+    text = str(reason).strip() or type(reason).__name__
+    errno = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", text)
+    if errno:
+        return errno[1].strip()
+    certificate = re.search(r"certificate verify failed[^()]*", text)
+    return certificate[0].strip() if certificate else text.splitlines()[0][:200]
+
+
+def _forbidden(message: str) -> str:
+    found = _FORBIDDEN.search(message)
+    if not found:
+        policy = _POLICY.search(message)
+        return policy["message"].strip() if policy else f"is forbidden: {message}"
+    group = f".{found['group']}" if found["group"] else ""
+    place = f"in namespace {found['namespace']}" if found["namespace"] else "in the whole cluster"
+    return (
+        f"{found['user']} may not {found['verb']} {found['resource']}{group} {place}; ask an administrator for a Role "
+        f"that allows verb {found['verb']} on {found['resource']}{group}"
+    )
+
+
+def _silent(_body: _Body, message: str, _where: str, server: str) -> RunFailed:
+    return Unreachable(f"{server} cannot be reached ({message}); is the cluster up, and the network (VPN) too?")
+
+
+def _busy(_body: _Body, message: str, _where: str, server: str) -> RunFailed:
+    return Unreachable(f"{server} could not answer ({message.splitlines()[0]}); try again in a moment")
+
+
+def _unknown_user(_body: _Body, _message: str, _where: str, server: str) -> UserError:
+    return UserError.at(server, "does not accept your credentials; log in again, or choose another --context")
+
+
+def _no_right(_body: _Body, message: str, where: str, _server: str) -> UserError:
+    return Forbidden([Problem(where=where, message=_forbidden(message))])
+
+
+def _conflict(body: _Body, message: str, where: str, _server: str) -> UserError:
+    kind = Exists if body.get("reason") == "AlreadyExists" else Changed
+    return kind([Problem(where=where, message=message)])
+
+
+def _expired(_body: _Body, message: str, _where: str, _server: str) -> RunFailed:
+    return Expired(message)
+
+
+def _absent(body: _Body, _message: str, where: str, _server: str) -> UserError:
+    details = body.get("details") or {}
+    if details.get("kind") == "namespaces":
+        return NotFound([Problem(where=f"namespace {details.get('name')}", message="does not exist")])
+    if details.get("name"):
+        return NotFound([Problem(where=where, message="does not exist")])
+    return UserError.at(f"{PLURAL}.{GROUP}", INSTALL)
+
+
+def _refused(body: _Body, message: str, where: str, _server: str) -> UserError:
+    policy = _POLICY.search(message)
+    if policy:
+        return UserError.at(where, policy["message"].strip())
+    causes = [each for each in (body.get("details") or {}).get("causes") or [] if each.get("message")]
+    problems = [Problem(where=each.get("field") or where, message=_cause(each["message"])) for each in causes]
+    if problems:
+        return UserError(problems)
+    unknown = re.findall(r'unknown field "([^"]+)"', message)
+    if unknown:
+        told = "is not known to this cluster's version of PromptIntern"
+        return UserError([Problem(where=field, message=told) for field in unknown])
+    return UserError.at(where, message)
+
+
+_BECOMES: dict[int, Callable[[_Body, str, str, str], UserError | RunFailed]] = {
+    0: _silent,
+    401: _unknown_user,
+    403: _no_right,
+    404: _absent,
+    409: _conflict,
+    410: _expired,
+    **dict.fromkeys((429, 500, 502, 503, 504), _busy),
+}
+
+
+def _cause(message: str) -> str:
+    """Without the value of a whole object, which says nothing."""
+    return re.sub(r'^Invalid value: (?:"object"|"string"|"array"|null|\{.*?\}): ', "", message)

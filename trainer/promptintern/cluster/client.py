@@ -1,0 +1,341 @@
+"""The few requests that the commands make, with the kubeconfig that kubectl would use."""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import urllib3.exceptions
+import yaml
+from kubernetes import client, config, watch
+from kubernetes.client.exceptions import ApiException
+from kubernetes.stream import stream
+from promptintern_api.job import GROUP, PLURAL, VERSION
+
+from promptintern.cluster.answers import NotFound, Unreachable, judged
+from promptintern.cluster.objects import JOB_LABEL, ROLE_LABEL, Document, Job, Pod, config_name
+from promptintern.errors import Problem, RunFailed, UserError
+
+FIELD_MANAGER = "promptintern-cli"
+_TIMEOUT = (5, 30)
+_WATCH_SECONDS = 20
+_EXEC_SECONDS = 60.0
+_IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Where the API server is, and who asks."""
+
+    api: Any
+    """kubernetes.client.ApiClient."""
+    namespace: str
+    server: str
+    """As messages name it."""
+
+
+def connect(*, context: str | None = None, namespace: str | None = None) -> "Cluster":
+    """The cluster of $KUBECONFIG or ~/.kube/config; in a pod without either, the pod's own.
+
+    Raises:
+        UserError: if there is no kubeconfig, or none that can be used.
+    """
+    files = _kubeconfigs()
+    if files:
+        access = _from_kubeconfig(files, context)
+    elif context is None and (_IN_POD / "token").exists() and "KUBERNETES_SERVICE_HOST" in os.environ:
+        access = _in_cluster()
+    else:
+        wanted = os.environ.get("KUBECONFIG")
+        raise UserError.at(
+            "kubeconfig",
+            f"there is none at {wanted or '~/.kube/config'}; set KUBECONFIG to the file that your cluster's "
+            "administrator gave you",
+        )
+    return Cluster(access, namespace=namespace or access.namespace)
+
+
+def _kubeconfigs() -> list[str]:
+    named = os.environ.get("KUBECONFIG", "").split(os.pathsep)
+    paths = [Path(each).expanduser() for each in named if each] or [Path("~/.kube/config").expanduser()]
+    return [str(path) for path in paths if path.is_file()]
+
+
+def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
+    where, joined = f"kubeconfig {' and '.join(files)}", os.pathsep.join(files)
+    configuration = client.Configuration()
+    configuration.retries = False
+    try:
+        contexts, active = config.list_kube_config_contexts(joined)
+        if context is not None:
+            known = [each["name"] for each in contexts]
+            found = next((each for each in contexts if each["name"] == context), None)
+            if found is None:
+                raise UserError.at("--context", f"there is no {context}; {_known(context, known)}")
+            active = found
+        with _heard() as heard:
+            api = config.new_client_from_config(
+                config_file=joined, context=context, client_configuration=configuration, persist_config=False
+            )
+    except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError.at(where, f"cannot be used: {_first_line(error)}") from None
+    if heard:  # a login program that failed; without it every request would be refused
+        raise UserError.at(where, f"context {active['name']}: you could not be logged in: {heard[0]}")
+    return Access(
+        api=api,
+        namespace=(active.get("context") or {}).get("namespace") or "default",
+        server=f"the API server {configuration.host} (context {active['name']})",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().removeprefix("Invalid kube-config file. ") or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _in_cluster() -> Access:
+    configuration = client.Configuration()
+    configuration.retries = False
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException as error:
+        raise UserError.at("the pod's own credentials", f"cannot be used: {error}") from None
+    file = _IN_POD / "namespace"
+    return Access(
+        api=client.ApiClient(configuration),
+        namespace=file.read_text().strip() if file.exists() else "default",
+        server=f"the API server {configuration.host} (this pod's)",
+    )
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Errors that the library only logs."""
+    heard: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.ERROR:
+                heard.append(record.getMessage().splitlines()[0])
+
+    root, listener = logging.getLogger(), Listener()
+    root.addHandler(listener)
+    try:
+        yield heard
+    finally:
+        root.removeHandler(listener)
+
+
+def _known(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are {', '.join(sorted(known)[:10])}" if known else "there is none at all"
+
+
+class Cluster:
+    """One namespace. Every method may raise ``UserError`` or ``RunFailed``; see ``answers``."""
+
+    def __init__(self, access: Access, *, namespace: str) -> None:
+        self.namespace = namespace
+        self.server = access.server
+        self._api = access.api
+        self._custom = client.CustomObjectsApi(access.api)
+        self._core = client.CoreV1Api(access.api)
+
+    # Jobs
+
+    def job(self, name: str) -> Job:
+        """The job; if there is none of that name, the error names close ones."""
+        try:
+            with self._judged(f"PromptInternJob {name}"):
+                return Job.of(self._custom.get_namespaced_custom_object(*self._jobs, name, _request_timeout=_TIMEOUT))
+        except NotFound as error:
+            if not error.problems[0].where.startswith("PromptInternJob"):
+                raise
+            raise NotFound([Problem(where=f"PromptInternJob {name}", message=self._absent(name))]) from None
+
+    def _absent(self, name: str) -> str:
+        try:
+            known = [each.name for each in self.jobs()]
+        except (UserError, RunFailed):
+            return f"does not exist in namespace {self.namespace}"
+        return f"does not exist in namespace {self.namespace}; {_known(name, known)}"
+
+    def jobs(self, *, everywhere: bool = False) -> list[Job]:
+        """All jobs of the namespace, or of all namespaces, by namespace and name."""
+        with self._judged("PromptInternJobs"):
+            if everywhere:
+                found = self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, _request_timeout=_TIMEOUT)
+            else:
+                found = self._custom.list_namespaced_custom_object(*self._jobs, _request_timeout=_TIMEOUT)
+        return sorted((Job.of(each) for each in found["items"]), key=lambda job: (job.namespace, job.name))
+
+    def create(self, document: Document, *, dry_run: bool = False) -> Job:
+        """Create a job; unknown fields are refused."""
+        with self._judged(f"PromptInternJob {document['metadata']['name']}"):
+            return Job.of(
+                self._custom.create_namespaced_custom_object(*self._jobs, dict(document), **_writing(dry_run=dry_run))
+            )
+
+    def replace(self, document: Document, *, dry_run: bool = False) -> Job:
+        """Put ``document`` in the place of the job of that name and resourceVersion."""
+        name = document["metadata"]["name"]
+        with self._judged(f"PromptInternJob {name}"):
+            return Job.of(
+                self._custom.replace_namespaced_custom_object(
+                    *self._jobs, name, dict(document), **_writing(dry_run=dry_run)
+                )
+            )
+
+    def patch(self, name: str, change: Document, *, dry_run: bool = False) -> Job:
+        """Change some fields by a JSON merge patch."""
+        with self._judged(f"PromptInternJob {name}"):
+            return Job.of(
+                self._custom.patch_namespaced_custom_object(
+                    *self._jobs,
+                    name,
+                    dict(change),
+                    _content_type="application/merge-patch+json",
+                    **_writing(dry_run=dry_run),
+                )
+            )
+
+    def watch(self, name: str, version: str) -> Iterator[tuple[bool, Job]]:
+        """Whether it was deleted, and the job, at each change since ``version``; ends after some seconds."""
+        events = watch.Watch().stream(
+            self._custom.list_namespaced_custom_object,
+            *self._jobs,
+            field_selector=f"metadata.name={name}",
+            resource_version=version,
+            timeout_seconds=_WATCH_SECONDS,
+            _request_timeout=(_TIMEOUT[0], _WATCH_SECONDS + 10),
+        )
+        with self._judged(f"PromptInternJob {name}"):
+            for event in events:
+                if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                    yield event["type"] == "DELETED", Job.of(event["raw_object"])
+
+    @property
+    def _jobs(self) -> tuple[str, str, str, str]:
+        return GROUP, VERSION, self.namespace, PLURAL
+
+    # What belongs to a job
+
+    def resolved(self, job: str) -> str | None:
+        """The job as its pods read it, as JSON; None if it has none (yet, or any more)."""
+        name = config_name(job)
+        try:
+            with self._judged(f"ConfigMap {name}"):
+                found = self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=_TIMEOUT)
+        except NotFound:
+            return None
+        data: Mapping[str, str] = found.data or {}
+        return data.get("job.json")
+
+    def pods(self, job: str, role: str) -> list[Pod]:
+        """The job's pods with ``role``: head, worker or preflight."""
+        with self._judged(f"pods of {job}"):
+            found = self._core.list_namespaced_pod(
+                self.namespace,
+                label_selector=f"{JOB_LABEL}={job},{ROLE_LABEL}={role}",
+                _request_timeout=_TIMEOUT,
+            )
+        return [Pod.of(each) for each in self._api.sanitize_for_serialization(found)["items"]]
+
+    def pod_log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
+        """What the container printed; with ``follow`` until it ends."""
+        with self._judged(f"log of pod {pod}"):
+            answer = self._core.read_namespaced_pod_log(
+                pod,
+                self.namespace,
+                container=container,
+                follow=follow,
+                _preload_content=False,
+                _request_timeout=(_TIMEOUT[0], None) if follow else _TIMEOUT,
+            )
+            if not 200 <= answer.status < 300:
+                raise ApiException(http_resp=answer)
+            try:
+                yield from answer.stream(1 << 16, decode_content=False)
+            finally:
+                answer.release_conn()
+
+    def execute(self, pod: str, container: str, command: Sequence[str]) -> bytes:
+        """Standard output of ``command`` in a container.
+
+        Raises:
+            Forbidden: without the right to exec.
+            RunFailed: if the command failed, or did not end in time.
+        """
+        with self._judged(f"exec in pod {pod}"):
+            socket = stream(
+                client.CoreV1Api(self._api).connect_get_namespaced_pod_exec,
+                pod,
+                self.namespace,
+                container=container,
+                command=list(command),
+                stdout=True,
+                stderr=True,
+                stdin=False,
+                tty=False,
+                _preload_content=False,
+                binary=True,
+            )
+        try:
+            return _output(socket, pod)
+        finally:
+            socket.close()
+
+    @contextlib.contextmanager
+    def _judged(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise judged(error, server=self.server, where=where) from None
+
+
+def _writing(*, dry_run: bool) -> dict[str, Any]:
+    return {
+        "field_manager": FIELD_MANAGER,
+        "field_validation": "Strict",
+        "_request_timeout": _TIMEOUT,
+        **({"dry_run": "All"} if dry_run else {}),
+    }
+
+
+def _output(socket: Any, pod: str) -> bytes:
+    until = time.monotonic() + _EXEC_SECONDS
+    out, complaint = bytearray(), bytearray()
+    try:
+        while socket.is_open() and time.monotonic() < until:
+            socket.update(timeout=1)
+            out += socket.read_channel(1)
+            complaint += socket.read_channel(2)
+    except Exception as error:  # noqa: BLE001 -- a connection breaks in many ways
+        raise Unreachable(f"the connection to pod {pod} broke: {_first_line(error)}") from None
+    if socket.is_open():
+        raise Unreachable(f"pod {pod} gave no answer in {_EXEC_SECONDS:.0f} s")
+    verdict = _verdict(socket)
+    if verdict:
+        told = complaint.decode("utf-8", "replace").strip()
+        raise RunFailed(f"pod {pod}: {told or verdict}")
+    return bytes(out)
+
+
+def _verdict(socket: Any) -> str | None:
+    """Why the command failed; None if it did not, or if the connection ended without a word."""
+    text = socket.read_channel(3)
+    try:
+        status = yaml.safe_load(text or b"")
+    except yaml.YAMLError:
+        return None
+    if not isinstance(status, dict) or status.get("status") == "Success":
+        return None
+    return str(status.get("message") or "the command failed")

@@ -1,0 +1,98 @@
+"""A job's adapter and report, from its storage to this machine."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptintern.cluster.objects import Job
+from promptintern.cluster.stored import Place
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.manifest import fetch_folder, read_manifest
+from promptintern.storage.store import Store
+
+_PROMPT_FILE = "promptintern.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What was fetched."""
+
+    adapter: Path | None
+    report: Path | None
+    base_model: str | None
+    """URI that the adapter gives for its base model."""
+
+
+def check_target(folder: Path) -> None:
+    """Raises ``UserError`` if ``folder`` holds something, or cannot be made."""
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError.at(str(folder), "is not empty, and nothing is overwritten; give another folder")
+        if folder.exists() and not folder.is_dir():
+            raise UserError.at(str(folder), "is a file; give a folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError.at(str(folder), f"cannot be used: {error.strerror}") from None
+
+
+def fetch(place: Place, job: Job, folder: Path) -> Fetched:
+    """Copy adapter and report of ``job`` into ``folder``, which is whole or untouched.
+
+    Raises:
+        UserError: if ``folder`` is in use, or the storage cannot be read with these credentials.
+        RunFailed: if there is neither, the storage does not answer, or a file is not what was committed.
+    """
+    check_target(folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        parts = Path(temporary, "whole")
+        parts.mkdir()
+        with place.reading():
+            store = place.open()
+            adapter = _fetch_adapter(store.child("adapter"), parts / "adapter")
+            report = _fetch_report(store.child("report"), parts / "report")
+        if not adapter and not report:
+            raise RunFailed(_nothing(job, place))
+        if folder.is_dir():
+            folder.rmdir()
+        parts.rename(folder)
+    return Fetched(
+        adapter=folder / "adapter" if adapter else None,
+        report=folder / "report" if report else None,
+        base_model=_base_model(folder / "adapter") if adapter else None,
+    )
+
+
+def _fetch_adapter(store: Store, local: Path) -> bool:
+    manifest = read_manifest(store, "manifest.json")
+    if manifest is None:
+        return False
+    local.mkdir()
+    fetch_folder(store, manifest, folder="", local=local)
+    # So that the folder is an adapter to `predict` too.
+    (local / "manifest.json").write_bytes(manifest.to_json())
+    return True
+
+
+def _fetch_report(store: Store, local: Path) -> bool:
+    names = store.list()
+    for name in names:
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+        store.download(name, local / name)
+    return "report.html" in names
+
+
+def _nothing(job: Job, place: Place) -> str:
+    phase = job.status.phase
+    stage = f", stage {job.status.stage}" if job.status.stage else ""
+    now = f"the job is {phase}{stage}" if phase else "the job has not begun"
+    then = "" if job.over else "; fetch it when it has succeeded"
+    return f"there is neither adapter nor report under {place.uri}: {now}{then}"
+
+
+def _base_model(adapter: Path) -> str | None:
+    try:
+        found = json.loads((adapter / _PROMPT_FILE).read_text(encoding="utf-8"))["base_model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None

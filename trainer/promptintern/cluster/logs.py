@@ -1,0 +1,364 @@
+"""What a job's trainer said: from its head pod while that exists, from the run's storage afterwards."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from promptintern_api.status import AttemptStatus
+
+from promptintern.cluster import words
+from promptintern.cluster.answers import Forbidden, NotFound, Unreachable
+from promptintern.cluster.objects import Job, Pod, newest
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.store import Store
+
+RAY_LOGS = "/tmp/ray/session_latest/logs"
+HEAD, CHECK = "ray-head", "check"
+_DRIVER = "job-driver-"
+_POLL_SECONDS, _STORED_SECONDS = 2.0, 15.0
+_PATIENCE_SECONDS = 600.0
+_SHUTDOWN_SECONDS = 30.0
+_KEPT = 4096
+"""Bytes of what was printed by which its place in a stored tail is found again."""
+_SURE = 128
+"""Bytes that do not stand at two places of a log."""
+_MOST_BYTES = 4 << 20
+READ_SCRIPT = rf"""cd "$1" 2>/dev/null || exit 0
+shift
+for f in $(ls -tr {_DRIVER}*.log 2>/dev/null); do
+  from=0
+  for known in "$@"; do case $known in "$f:"*) from=${{known##*:}};; esac; done
+  bytes=$(( $(wc -c < "$f") - from ))
+  [ "$bytes" -gt 0 ] || continue
+  [ "$bytes" -le {_MOST_BYTES} ] || bytes={_MOST_BYTES}
+  printf '%s %d\n' "$f" "$bytes"
+  tail -c +$(( from + 1 )) "$f" | head -c "$bytes"
+done"""
+"""Prints of every driver's log what follows the bytes that are known (``NAME:BYTES``): its name, how many bytes, and
+these. A process that followed the files would stay in the pod when the connection to it breaks."""
+
+
+class Logged(Protocol):
+    """What reading logs needs of a cluster."""
+
+    def job(self, name: str) -> Job: ...
+
+    def pods(self, job: str, role: str) -> list[Pod]: ...
+
+    def pod_log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]: ...
+
+    def execute(self, pod: str, container: str, command: Sequence[str]) -> bytes: ...
+
+
+@dataclass(kw_only=True)
+class _Position:
+    """How much of a file was printed."""
+
+    offset: int = 0
+    last: bytes = b""
+
+
+class LogReader:
+    """Prints a job's logs, every byte once.
+
+    Args:
+        out: Takes the log.
+        note: Takes what is to be said about it.
+        open_stored: The run's folder in its storage.
+    """
+
+    def __init__(
+        self,
+        cluster: Logged,
+        *,
+        out: Callable[[bytes], None],
+        note: Callable[[str], None],
+        open_stored: Callable[[Job], Store],
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cluster = cluster
+        self._out = out
+        self._note = note
+        self._open_stored = open_stored
+        self._sleep = sleep
+        self._clock = clock
+        self._printed: dict[tuple[str, str], _Position] = {}
+        self._noted: set[str] = set()
+        self._current: tuple[str, str] | None = None
+        self._no_exec = False
+        self._next_stored = 0.0
+
+    # Once
+
+    def show(self, name: str, number: int | None = None) -> None:
+        """The log of attempt ``number``, or of the newest; before the first attempt, of the check.
+
+        Raises:
+            UserError: if there is no such job or attempt, or its stored log cannot be read.
+            RunFailed: if storage or API server do not answer.
+        """
+        job = self._cluster.job(name)
+        attempt = _chosen(job, number)
+        if attempt is None:
+            self._show_check(job)
+            return
+        head = self._head(job, attempt)
+        if head is None or not self._read_head(head, attempt):
+            self._read_stored(job, attempt)
+        if not self._has_printed(attempt):
+            self._say_why_nothing(job, attempt, head)
+        elif attempt.outcome is not None:
+            self._say_outcome(attempt)
+
+    # Following
+
+    def follow(self, name: str, number: int | None = None) -> None:
+        """Print the log as it grows, over all attempts and head pods, until the job (or attempt ``number``) ends."""
+        lost: float | None = None
+        job: Job | None = None
+        while True:
+            try:
+                job = self._cluster.job(name)
+                if lost is not None:
+                    self._note("the API server answers again")
+                    lost = None
+                if self._follow_once(job, number):
+                    return
+            except NotFound:
+                if job is None:
+                    raise
+                self._note(f"job {name} was deleted")
+                return
+            except Unreachable as error:
+                if job is None or (lost is not None and self._clock() - lost > _PATIENCE_SECONDS):
+                    raise
+                if lost is None:
+                    lost = self._clock()
+                    self._note(f"{error}; trying again")
+            self._sleep(_POLL_SECONDS)
+
+    def _follow_once(self, job: Job, number: int | None) -> bool:
+        """Print what is new. Whether that was all."""
+        attempt = _chosen(job, number)
+        if attempt is None:
+            if job.stands_still:
+                self._show_check(job)
+                return True
+            self._follow_check(job)
+            return False
+        for earlier in job.status.attempts if number is None else ():
+            if earlier.number < attempt.number and self._has_printed(earlier):
+                self._finish(job, earlier)
+        head = self._head(job, attempt)
+        if attempt.outcome is not None:
+            self._wait_for_shutdown(job, attempt, head)
+            self._finish(job, attempt)
+            if number is None and not job.over:
+                self._note_once(
+                    f"attempt {attempt.number} waits for another one" if not job.spec.get("suspend") else ""
+                )
+            return job.over or number is not None
+        if head is not None and HEAD in head.running:
+            self._read_head(head, attempt)
+        elif head is not None:
+            self._note_once(f"pod {head.name} does not run yet: {head.waits_for or head.phase}")
+        elif not self._no_exec:
+            self._note_once(f"attempt {attempt.number} has no head pod yet ({job.status.phase or 'new'})")
+        if self._no_exec and self._clock() >= self._next_stored:
+            self._next_stored = self._clock() + _STORED_SECONDS
+            self._read_stored(job, attempt)
+        return False
+
+    def _wait_for_shutdown(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
+        """Read on while the cluster goes down; its last words are stored when its head pod is gone."""
+        until = self._clock() + _SHUTDOWN_SECONDS
+        while head is not None and self._has_printed(attempt) and self._clock() < until:
+            self._read_head(head, attempt)
+            self._sleep(_POLL_SECONDS)
+            head = self._head(job, attempt)
+
+    def _finish(self, job: Job, attempt: AttemptStatus) -> None:
+        """Print what storage has beyond what was printed, and how the attempt ended; once."""
+        key = f"finished {attempt.number}"
+        if key in self._noted:
+            return
+        self._noted.add(key)
+        try:
+            self._read_stored(job, attempt)
+        except (UserError, RunFailed) as error:
+            if not self._has_printed(attempt):
+                raise
+            self._note(f"the log's end may be missing, since the stored one cannot be read: {error}")
+        if attempt.outcome is not None:
+            self._say_outcome(attempt)
+
+    # The head pod
+
+    def _head(self, job: Job, attempt: AttemptStatus) -> Pod | None:
+        try:
+            pods = self._cluster.pods(job.name, "head")
+        except Forbidden as error:
+            self._note_once(f"{error.problems[0].message}; showing the stored log instead")
+            self._no_exec = True
+            return None
+        return newest([each for each in pods if each.ray_job == attempt.ray_job_name])
+
+    def _read_head(self, head: Pod, attempt: AttemptStatus) -> bool:
+        """Print what is new in the pod. False if it cannot be read."""
+        if self._no_exec or HEAD not in head.running:
+            return False
+        while True:
+            known = [
+                f"{file}:{place.offset}"
+                for (ray_job, file), place in self._printed.items()
+                if ray_job == attempt.ray_job_name
+            ]
+            command = ["sh", "-c", READ_SCRIPT, "sh", RAY_LOGS, *known]
+            try:
+                answer = self._cluster.execute(head.name, HEAD, command)
+            except Forbidden as error:
+                self._no_exec = True
+                self._note_once(f"{error.problems[0].message}; showing the stored log, which is some seconds behind")
+                return False
+            except NotFound:
+                return False
+            except RunFailed as error:
+                self._note_once(f"{error}")
+                return False
+            more = False
+            for file, content in parse_read(answer):
+                self._print(attempt.ray_job_name, file, content, offset=True)
+                more = more or len(content) == _MOST_BYTES
+            if not more:
+                return True
+
+    # Storage
+
+    def _read_stored(self, job: Job, attempt: AttemptStatus) -> None:
+        store = self._open_stored(job).child("logs", attempt.ray_job_name)
+        for path in store.list():
+            if not path.startswith(_DRIVER):
+                continue
+            content = store.read(path)
+            known = self._printed.get((attempt.ray_job_name, path))
+            fresh = beyond(content, known.last) if known else content
+            if fresh is None:
+                self._note(f"some lines of {path} are missing here")
+                fresh = content
+            self._print(attempt.ray_job_name, path, fresh, offset=False)
+
+    # The check before the first attempt
+
+    def _show_check(self, job: Job) -> None:
+        pod = self._check_pod(job)
+        if pod is not None and pod.phase != "Pending":
+            self._copy(pod, follow=False)
+        elif pod is not None:
+            self._note(f"pod {pod.name} does not run yet: {pod.waits_for or pod.phase}")
+        told = [words.sentence(each) for each in words.that_matter(job)]
+        for line in told or [f"job {job.name} has no log yet: nothing of it has run ({job.status.phase or 'new'})"]:
+            self._note(line)
+
+    def _follow_check(self, job: Job) -> None:
+        pod = self._check_pod(job)
+        if pod is None or pod.uid in self._noted:
+            self._note_once("no pod of this job has begun yet")
+        elif pod.phase == "Pending":
+            self._note_once(f"pod {pod.name} does not run yet: {pod.waits_for or pod.phase}")
+        else:
+            self._noted.add(pod.uid)
+            self._copy(pod, follow=True)
+
+    def _check_pod(self, job: Job) -> Pod | None:
+        try:
+            return newest(self._cluster.pods(job.name, "preflight"))
+        except Forbidden as error:
+            self._note_once(error.problems[0].message)
+            return None
+
+    def _copy(self, pod: Pod, *, follow: bool) -> None:
+        try:
+            for chunk in self._cluster.pod_log(pod.name, CHECK, follow=follow):
+                self._out(chunk)
+        except Forbidden as error:
+            self._note_once(error.problems[0].message)
+        except (NotFound, UserError, Unreachable) as error:
+            self._note_once(f"the log of pod {pod.name} cannot be read: {error}")
+
+    # Printing
+
+    def _print(self, ray_job: str, file: str, content: bytes, *, offset: bool) -> None:
+        if not content:
+            return
+        if self._current != (ray_job, file):
+            if self._current is not None or self._printed:
+                self._note(f"--- {ray_job}: {file} ---")
+            self._current = (ray_job, file)
+        place = self._printed.setdefault((ray_job, file), _Position())
+        if offset:
+            place.offset += len(content)
+        place.last = (place.last + content)[-_KEPT:]
+        self._out(content)
+
+    def _has_printed(self, attempt: AttemptStatus) -> bool:
+        return any(ray_job == attempt.ray_job_name for ray_job, _ in self._printed)
+
+    def _note_once(self, text: str) -> None:
+        if text and text not in self._noted:
+            self._noted.add(text)
+            self._note(text)
+
+    def _say_outcome(self, attempt: AttemptStatus) -> None:
+        message = f": {words.safe(attempt.message)}" if attempt.message else ""
+        self._note(f"attempt {attempt.number} ended: {attempt.outcome}{message}")
+
+    def _say_why_nothing(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
+        if attempt.outcome is not None:
+            self._note(f"no log of attempt {attempt.number} was stored: its trainer never ran, or its node was lost")
+            self._say_outcome(attempt)
+        elif head is None:
+            self._note(f"attempt {attempt.number} has no head pod yet ({job.status.phase or 'new'})")
+        elif HEAD not in head.running:
+            self._note(f"pod {head.name} does not run yet: {head.waits_for or head.phase}")
+        else:
+            self._note(f"pod {head.name} runs; its trainer has said nothing yet")
+        if attempt.outcome is None:
+            for each in words.that_matter(job):
+                self._note(words.sentence(each))
+
+
+def _chosen(job: Job, number: int | None) -> AttemptStatus | None:
+    attempt = job.attempt(number)
+    if attempt is None and number is not None:
+        known = ", ".join(str(each.number) for each in job.status.attempts) or "none yet"
+        raise UserError.at("--attempt", f"{job.name} has no attempt {number}; it has {known}")
+    return attempt
+
+
+def parse_read(answer: bytes) -> Iterator[tuple[str, bytes]]:
+    """Names and new bytes in what ``READ_SCRIPT`` printed; a broken end counts as far as it goes."""
+    while answer:
+        head, newline, rest = answer.partition(b"\n")
+        name, _, size = head.rpartition(b" ")
+        if not newline or not name or not size.isdigit():
+            return
+        length = int(size)
+        yield name.decode("utf-8", "replace"), rest[:length]
+        answer = rest[length:]
+
+
+def beyond(content: bytes, last: bytes) -> bytes | None:
+    """What of a file's tail ``content`` comes after ``last``, the end of what is known; None if that is not in it."""
+    if content.startswith(last):  # no more than that was known
+        return content[len(last) :]
+    place = content.rfind(last)
+    if place >= 0:
+        return content[place + len(last) :]
+    if content[-_SURE:] in last:  # older than what is known
+        return b""
+    for size in range(min(len(last), len(content)), _SURE - 1, -1):
+        if content.startswith(last[-size:]):  # the tail begins within what is known
+            return content[size:]
+    return None

@@ -1,0 +1,181 @@
+"""What the API server stores, as far as a person asks for it."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus
+from pydantic import ValidationError
+
+Document = Mapping[str, Any]
+
+JOB_LABEL = "promptintern.dev/job"
+ROLE_LABEL = "promptintern.dev/role"
+"""Labels that the operator puts on a job's pods."""
+RAY_JOB_VARIABLE = "PROMPTINTERN_RAY_JOB"
+"""Names the attempt's RayJob in each of its pods."""
+
+
+def config_name(job: str) -> str:
+    """The ConfigMap with the job as its pods read it: the chart's defaults filled in."""
+    return f"promptintern-{job}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A PromptInternJob in a cluster."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    created: datetime
+    deleting: bool
+    spec: Document
+    status: PromptInternJobStatus
+    document: Document = field(repr=False)
+
+    @classmethod
+    def of(cls, document: Document) -> "Job":
+        """From the API server's answer. Of a status that another version wrote, what this one knows."""
+        meta = document["metadata"]
+        return cls(
+            name=meta["name"],
+            namespace=meta["namespace"],
+            uid=meta["uid"],
+            generation=meta.get("generation", 1),
+            created=datetime.fromisoformat(meta["creationTimestamp"]),
+            deleting="deletionTimestamp" in meta,
+            spec=document.get("spec") or {},
+            status=_lenient(document.get("status") or {}),
+            document=document,
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether it has succeeded or failed."""
+        return self.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
+
+    @property
+    def refused(self) -> bool:
+        """Whether its user has to change it."""
+        failed = self.condition("Failed")
+        return self.status.phase is Phase.REFUSED or (
+            failed is not None and failed.status == "True" and failed.reason == "Refused"
+        )
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether nothing will change by itself: the job has ended, or the newest spec was refused."""
+        accepted = self.condition("Accepted")
+        newest = accepted is None or accepted.observed_generation in (None, self.generation)
+        return self.over or (self.status.phase is Phase.REFUSED and newest)
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of that type."""
+        return next((each for each in self.status.conditions if each.type == kind), None)
+
+    def attempt(self, number: int | None = None) -> AttemptStatus | None:
+        """Attempt ``number``, or the newest one."""
+        attempts = sorted(self.status.attempts, key=lambda each: each.number)
+        if number is None:
+            return attempts[-1] if attempts else None
+        return next((each for each in attempts if each.number == number), None)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the operator has not looked at the newest spec yet."""
+        return (self.status.observed_generation or 0) < self.generation
+
+
+def _lenient(document: Document) -> PromptInternJobStatus:
+    """The status without the fields that this version cannot read."""
+    rest = copy.deepcopy(dict(document))
+    while True:
+        try:
+            return PromptInternJobStatus.model_validate(rest)
+        except ValidationError as error:
+            for item in error.errors():
+                _remove(rest, [part for part in item["loc"] if not _is_tag(part)])
+
+
+def _is_tag(part: int | str) -> bool:
+    return isinstance(part, str) and part.startswith("function-")
+
+
+def _remove(node: Any, path: Sequence[int | str]) -> None:
+    """Take away what ``path`` leads to, or the nearest thing above it that there is."""
+    *parents, leaf = path
+    for part in parents:
+        inner = node.get(part) if isinstance(node, dict) else node[part] if _has(node, part) else None
+        if not isinstance(inner, dict | list) or (isinstance(inner, list) and not inner):
+            leaf = part
+            break
+        node = inner
+    if isinstance(node, dict) and leaf not in node:
+        node.clear()  # what is missing makes the rest unreadable
+    elif isinstance(node, dict):
+        del node[leaf]
+    elif _has(node, leaf):
+        node[leaf] = {}
+
+
+def _has(node: Any, part: int | str) -> bool:
+    return isinstance(node, list) and isinstance(part, int) and part < len(node)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """A pod of a job."""
+
+    name: str
+    uid: str
+    created: datetime
+    deleting: bool
+    phase: str
+    ray_job: str | None
+    """The attempt's RayJob; None for a preflight."""
+    running: frozenset[str]
+    """Containers that run."""
+    waits_for: str | None
+    """Why it does not run yet."""
+
+    @classmethod
+    def of(cls, document: Document) -> "Pod":
+        """From the API server's answer."""
+        meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
+        containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
+        variables = [each for container in containers for each in container.get("env") or []]
+        states = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
+        return cls(
+            name=meta["name"],
+            uid=meta["uid"],
+            created=datetime.fromisoformat(meta["creationTimestamp"]),
+            deleting="deletionTimestamp" in meta,
+            phase=status.get("phase") or "Pending",
+            ray_job=next((each.get("value") for each in variables if each["name"] == RAY_JOB_VARIABLE), None),
+            running=frozenset(each["name"] for each in states if "running" in (each.get("state") or {})),
+            waits_for=_waits_for(status, states),
+        )
+
+
+def _waits_for(status: Document, states: Sequence[Document]) -> str | None:
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
+    waiting = [each["state"]["waiting"] for each in states if "waiting" in (each.get("state") or {})]
+    return next(
+        (": ".join(filter(None, (w.get("reason"), w.get("message")))) for w in waiting if w.get("reason")), None
+    )
+
+
+def newest(pods: Sequence[Pod]) -> Pod | None:
+    """The pod that was made last, one that is not being deleted before one that is."""
+    return max(pods, key=lambda pod: (not pod.deleting, pod.created, pod.uid), default=None)
+
+
+def now() -> datetime:
+    """The time, with a zone."""
+    return datetime.now(UTC)

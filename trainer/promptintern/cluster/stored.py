@@ -1,0 +1,119 @@
+"""A job's folder in its storage, read with the user's own AWS credentials."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from promptintern.cluster.answers import Forbidden
+from promptintern.cluster.objects import Document, Job, config_name
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.options import S3Options
+from promptintern.storage.retry import RetryPolicy
+from promptintern.storage.store import Store, open_store
+from promptintern.uris import shown
+
+_PATIENCE_SECONDS = 20.0
+"""A person waits at a terminal; a run is given minutes."""
+
+
+class Resolving(Protocol):
+    """What finding the storage needs of a cluster."""
+
+    def resolved(self, job: str) -> str | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a job's run is stored."""
+
+    uri: str
+    """Of the run's folder."""
+    endpoint: str | None
+    region: str | None
+    guessed: bool = False
+    """Whether the endpoint is not known, only the URI."""
+
+    def open(self) -> Store:
+        """The run's folder.
+
+        Raises:
+            UserError: if it is a folder of the job's pods.
+        """
+        if self.uri.startswith("file://") and not Path(shown(self.uri)).is_dir():
+            raise UserError.at(
+                self.uri,
+                "lies on the volume of the job's pods (spec.compute.modelCache); mount that claim in a pod and copy it "
+                "from there, e.g. with kubectl cp",
+            )
+        policy = RetryPolicy.from_environment()
+        if policy == RetryPolicy():
+            policy = RetryPolicy(deadline=_PATIENCE_SECONDS)
+        return open_store(self.uri, s3=S3Options(endpoint=self.endpoint, region=self.region), policy=policy)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Add to a storage's failure what this place makes likely."""
+        try:
+            yield
+        except RunFailed as error:
+            hint = self._hint()
+            raise RunFailed(f"{error}{hint}") from None
+
+    def _hint(self) -> str:
+        if self.guessed:
+            return ". The job does not tell its S3 server; if that is not AWS, give --endpoint URL"
+        host = urlsplit(self.endpoint or "").hostname or ""
+        if self.endpoint and (host.endswith((".svc", ".cluster.local")) or "." not in host):
+            return (
+                f". {self.endpoint} may be a name that only pods know: forward it (kubectl port-forward) and give "
+                "--endpoint http://127.0.0.1:PORT"
+            )
+        return ""
+
+
+def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Place:
+    """Where ``job`` stores: as its pods were told, else as its spec says, else as its trainer reported.
+
+    Args:
+        endpoint: Of the S3 server as this machine reaches it, instead of the job's.
+
+    Raises:
+        UserError: if nothing tells, with what is missing.
+    """
+    missing = f"there is no ConfigMap {config_name(job.name)}"
+    try:
+        storage = _storage_in(cluster.resolved(job.name), job)
+    except Forbidden as error:
+        storage, missing = None, str(error.problems[0].message)
+    storage = storage or job.spec.get("storage")
+    folder = f"{job.namespace}/{job.name}-{job.uid[:8]}"
+    if storage:
+        return Place(
+            uri=f"{storage['uri'].rstrip('/')}/{folder}",
+            endpoint=endpoint or storage.get("endpoint"),
+            region=storage.get("region"),
+        )
+    outputs = job.status.training.outputs if job.status.training else None
+    if outputs and outputs.adapter and outputs.adapter.endswith("/adapter"):
+        return Place(
+            uri=outputs.adapter.removesuffix("/adapter"), endpoint=endpoint, region=None, guessed=endpoint is None
+        )
+    raise UserError.at(
+        f"PromptInternJob {job.name}",
+        f"does not say where it stores: spec.storage is not set, and the cluster's default cannot be read ({missing})",
+    )
+
+
+def _storage_in(text: str | None, job: Job) -> Document | None:
+    try:
+        resolved: Any = json.loads(text or "null")
+        if resolved and resolved["metadata"].get("uid") == job.uid:  # not of an earlier job of that name
+            storage: Document | None = resolved["spec"].get("storage")
+            return storage
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
