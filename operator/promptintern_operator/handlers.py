@@ -7,7 +7,7 @@ import kopf
 
 from promptintern_operator.labels import JOB, JOB_UID, MANAGED_BY, OPERATOR
 from promptintern_operator.queue import Key, Workqueue
-from promptintern_operator.store import JobBody, Shelf, Store, key_of
+from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of
 from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
 
 _OURS = {JOB: kopf.PRESENT}
@@ -39,16 +39,17 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
         async def child_seen(event: Mapping[str, Any], **_: Any) -> None:
             body = event["object"]
             meta = body["metadata"]
-            owner, key = (meta.get("labels") or {}).get(JOB_UID), key_of(meta)
-            if owner is None or key is None:
+            job_uid, key = (meta.get("labels") or {}).get(JOB_UID), key_of(meta)
+            if job_uid is None or key is None:
                 return
+            owner = Owner(meta["namespace"], job_uid)
             if event["type"] == "DELETED":
                 shelf.drop(owner, meta["uid"])
-                store.ray_job_owners.pop(meta["uid"], None)
+                store.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
             else:
                 shelf.put(owner, meta["uid"], view(body))
                 if resource[-1] == "rayjobs":
-                    store.ray_job_owners[meta["uid"]] = key
+                    store.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
             await queue.add(key)
 
     watch_children(("ray.io", "v1", "rayjobs"), store.ray_jobs, ray_job_view)
@@ -57,14 +58,15 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
 
     @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
     async def workload_seen(event: Mapping[str, Any], **_: Any) -> None:
-        view, uid = workload_view(event["object"]), event["object"]["metadata"]["uid"]
+        view, meta = workload_view(event["object"]), event["object"]["metadata"]
         if view.ray_job_uid is None:
             return
+        owner = Owner(meta["namespace"], view.ray_job_uid)
         if event["type"] == "DELETED":
-            store.workloads.drop(view.ray_job_uid, uid)
+            store.workloads.drop(owner, meta["uid"])
         else:
-            store.workloads.put(view.ray_job_uid, uid, view)
-        if (key := store.ray_job_owners.get(view.ray_job_uid)) is not None:
+            store.workloads.put(owner, meta["uid"], view)
+        if (key := store.ray_job_owners.get(owner)) is not None:
             await queue.add(key)
 
     return registry

@@ -1,6 +1,7 @@
 """`promptintern-operator`: one process, which leads or waits to."""
 
 import asyncio
+import logging
 import signal
 import sys
 from typing import Any
@@ -102,17 +103,32 @@ async def _count_phases(store: Store) -> None:
         await asyncio.sleep(_PHASES_SECONDS)
 
 
+def log_as_json() -> None:
+    """One JSON object a line, from us and, if they warn, from libraries."""
+    common: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, *common, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=common,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
 def main() -> None:
     """Run the operator. Exit status 2 for settings that are wrong."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ]
-    )
+    log_as_json()
     try:
         settings = Settings()
     except ValidationError as error:

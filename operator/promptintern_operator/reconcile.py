@@ -31,7 +31,7 @@ from promptintern_operator.plan import (
 )
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
-from promptintern_operator.store import JobBody, Store
+from promptintern_operator.store import JobBody, Owner, Store
 from promptintern_operator.views import ray_job_view
 
 _OWNER_TAKEN_SECONDS = 5.0
@@ -88,7 +88,7 @@ class Reconciler:
 
     async def _observed(self, key: Key, known: JobBody, job: PromptInternJob) -> Observed:
         """What the watches showed. That a RayJob is gone is asked for, since a watch may lag behind."""
-        observed = self._store.observed(known.uid)
+        observed = self._store.observed(Owner(key.namespace, known.uid))
         attempts = job.status.attempts if job.status else []
         if attempts and attempts[-1].outcome is None and attempts[-1].ray_job_uid is not None:
             name = attempts[-1].ray_job_name

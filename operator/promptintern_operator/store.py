@@ -1,4 +1,4 @@
-"""What the watches have shown so far: views by the uid of the job they belong to."""
+"""What the watches have shown so far: views by the job they belong to."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -13,17 +13,25 @@ from promptintern_operator.views import PodView, PreflightView, RayJobView, Work
 View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whom a view belongs to. A label alone could be set in any namespace, by another tenant."""
+
+    namespace: str
+    uid: str
+
+
 class Shelf(Generic[View]):
     """Views of one kind: by owner, then by the object's own uid."""
 
     def __init__(self) -> None:
-        self._views: defaultdict[str, dict[str, View]] = defaultdict(dict)
+        self._views: defaultdict[Owner, dict[str, View]] = defaultdict(dict)
 
-    def put(self, owner: str, uid: str, view: View) -> None:
+    def put(self, owner: Owner, uid: str, view: View) -> None:
         """Keep the newest view of an object."""
         self._views[owner][uid] = view
 
-    def drop(self, owner: str, uid: str) -> None:
+    def drop(self, owner: Owner, uid: str) -> None:
         """The object is gone."""
         views = self._views.get(owner)
         if views is not None:
@@ -31,7 +39,7 @@ class Shelf(Generic[View]):
             if not views:
                 del self._views[owner]
 
-    def of(self, owner: str) -> tuple[View, ...]:
+    def of(self, owner: Owner) -> tuple[View, ...]:
         """All views of ``owner``."""
         return tuple(self._views.get(owner, {}).values())
 
@@ -55,19 +63,20 @@ class Store:
         self.pods: Shelf[PodView] = Shelf()
         self.preflights: Shelf[PreflightView] = Shelf()
         self.workloads: Shelf[WorkloadView] = Shelf()
-        """By the uid of the RayJob."""
-        self.ray_job_owners: dict[str, Key] = {}
-        """The job of a RayJob, by the RayJob's uid: Kueue's Workloads say no more than that."""
+        """By their RayJob."""
+        self.ray_job_owners: dict[Owner, Key] = {}
+        """The job of a RayJob: Kueue's Workloads name the RayJob only."""
         self.kuberay = KubeRay(usable=True)
 
-    def observed(self, uid: str) -> Observed:
-        """All that belongs to the job with ``uid``."""
-        ray_jobs = self.ray_jobs.of(uid)
+    def observed(self, owner: Owner) -> Observed:
+        """All that belongs to the job ``owner``."""
+        ray_jobs = self.ray_jobs.of(owner)
+        rays = [Owner(owner.namespace, ray_job.uid) for ray_job in ray_jobs]
         return Observed(
             ray_jobs=ray_jobs,
-            pods=self.pods.of(uid),
-            preflights=self.preflights.of(uid),
-            workloads=tuple(w for ray_job in ray_jobs for w in self.workloads.of(ray_job.uid)),
+            pods=self.pods.of(owner),
+            preflights=self.preflights.of(owner),
+            workloads=tuple(workload for ray in rays for workload in self.workloads.of(ray)),
             kuberay=self.kuberay,
         )
 

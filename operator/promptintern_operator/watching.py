@@ -35,8 +35,8 @@ class HeardResponse(aiohttp.ClientResponse):
         """Begin to read; what arrives from now on is noted."""
         await super().start(connection)
         if self.status == 404 and {"watch", "limit"} & set(self.url.query):
-            # A kind that is not served now: its CRD was removed, or the API server has only just started. Kopf would end
-            # for good; as a broken connection it tries again, and ends the watch once it sees that the CRD is gone.
+            # A kind that is not served now: its CRD was removed, or the API server has only just started. Kopf would
+            # end for good. After a broken connection it tries again, until it sees that the CRD is gone.
             self.close()
             raise aiohttp.ClientConnectionError(f"{self.url.path} is not served now")
         if "watch" in self.url.query:

@@ -95,22 +95,23 @@ def every(period: int, fault: Fault, *, when: Callable[[Request], bool] = lambda
 
 
 class FaultProxy:
-    """Listens on a loopback port and passes requests to ``upstream``, with the faults of ``plan``."""
+    """Listens on a port of ``host`` and passes requests to ``upstream``, with the faults of ``plan``."""
 
-    def __init__(self, upstream: str, plan: Plan | None = None) -> None:
+    def __init__(self, upstream: str, plan: Plan | None = None, *, host: str = "127.0.0.1") -> None:
         parts = urlsplit(upstream)
         assert parts.hostname is not None
         self.plan: Plan = plan or (lambda _request: None)
         self.faults: list[tuple[Request, Fault]] = []
         """What was done so far."""
         self._numbers = itertools.count(1)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, parts.hostname, parts.port or 80))
+        self._server = ThreadingHTTPServer((host, 0), _handler(self, parts.hostname, parts.port or 80))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
 
     def __enter__(self) -> Self:
         self._thread.start()

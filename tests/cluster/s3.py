@@ -89,13 +89,12 @@ class S3Server:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        metadata = [] if _has_attributes(self._buckets) else ["--sidecar", str(self._sidecar())]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     str(self._program),
                     *("--port", f"127.0.0.1:{self.port}", "--region", REGION, "--quiet"),
-                    *("posix", *metadata, str(self._buckets)),
+                    *posix_backend(self._buckets, self.folder / "metadata"),
                 ],
                 env={**os.environ, "ROOT_ACCESS_KEY_ID": self.access_key, "ROOT_SECRET_ACCESS_KEY": self.secret_key},
                 stdin=subprocess.DEVNULL,
@@ -103,7 +102,7 @@ class S3Server:
                 stderr=log,
             )
         deadline = time.monotonic() + _START_SECONDS
-        while not _answers(self.url):
+        while not answers(self.url):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"the S3 server did not start:\n{(self.folder / 'server.log').read_text()[-2000:]}")
@@ -149,11 +148,6 @@ class S3Server:
         """Where the server keeps an object's bytes."""
         return self._buckets / bucket / key
 
-    def _sidecar(self) -> Path:
-        folder = self.folder / "metadata"
-        folder.mkdir(exist_ok=True)
-        return folder
-
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
@@ -172,7 +166,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def posix_backend(buckets: Path, metadata: Path) -> list[str]:
+    """The server's words for "keep objects as files"; ``metadata`` is for file systems without attributes."""
+    if _has_attributes(buckets):
+        return ["posix", str(buckets)]
+    metadata.mkdir(exist_ok=True)
+    return ["posix", "--sidecar", str(metadata), str(buckets)]
+
+
+def answers(url: str) -> bool:
+    """Whether an S3 server is up there."""
     try:
         urllib.request.urlopen(url, timeout=1)
     except urllib.error.HTTPError:

@@ -7,7 +7,8 @@ from promptintern_operator.manifests.meta import Manifest, child_name, metadata,
 from promptintern_operator.settings import EgressRule, Settings
 
 _DASHBOARD = 8265
-_KUBERAY = {"app.kubernetes.io/name": "kuberay"}
+_KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}
+"""What both KubeRay's chart and its manifests put on its operator's pods."""
 
 
 def network_policy(job: PromptInternJob, settings: Settings) -> Manifest:

@@ -49,7 +49,7 @@ class Draft:
     def set(self, kind: str, status: bool | None, reason: str, message: str) -> None:
         """Say condition ``kind``; None is Unknown. The time of the last transition stays while ``status`` does."""
         word = {True: "True", False: "False", None: "Unknown"}[status]
-        known = self.conditions.get(kind)
+        known = next((condition for condition in self.before.conditions if condition.type == kind), None)
         same = known is not None and known.status == word
         self.conditions[kind] = Condition(
             type=kind,

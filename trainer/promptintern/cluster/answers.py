@@ -1,6 +1,5 @@
 """What the API server's refusals, or its silence, mean to the person who asked."""
 
-import ast
 import json
 import re
 from collections.abc import Callable
@@ -48,7 +47,6 @@ _FORBIDDEN = re.compile(
 )
 _POLICY = re.compile(r"ValidatingAdmissionPolicy .* denied request: (?P<message>.*)", re.DOTALL)
 _HANDSHAKE = re.compile(r"Handshake status (?P<status>\d+)")
-_HANDSHAKE_BODY = re.compile(r"-\+-\+- (?P<body>b'.*'|b\".*\")\s*$", re.DOTALL)
 _Body = dict[str, Any]
 
 
@@ -72,8 +70,7 @@ def _parts(error: ApiException) -> tuple[int, dict[str, Any], str]:
     handshake = _HANDSHAKE.search(str(error.reason)) if status == 0 else None
     if handshake:
         status = int(handshake["status"])
-        found = _HANDSHAKE_BODY.search(str(error.reason))
-        text = _unquoted(found["body"]) if found else ""
+        text = _status_in(str(error.reason))
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     try:
@@ -85,12 +82,17 @@ def _parts(error: ApiException) -> tuple[int, dict[str, Any], str]:
     return status, body, message
 
 
-def _unquoted(literal: str) -> str:
-    try:
-        value = ast.literal_eval(literal)
-    except (ValueError, SyntaxError):
+def _status_in(text: str) -> str:
+    """The Status object within what the WebSocket's client says of a refusal."""
+    start = text.find('{"kind":"Status"')
+    if start < 0:
         return ""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+    for each in (text[start:], text[start:].replace("\\\\", "\\")):  # as it is, or as Python shows bytes
+        try:
+            return json.dumps(json.JSONDecoder().raw_decode(each)[0])
+        except ValueError:
+            continue
+    return ""
 
 
 def _why(error: Exception) -> str:

@@ -91,39 +91,32 @@ class Job:
 
 
 def _lenient(document: Document) -> PromptInternJobStatus:
-    """The status without the fields that this version cannot read."""
+    """The status without what this version cannot read."""
     rest = copy.deepcopy(dict(document))
     while True:
         try:
             return PromptInternJobStatus.model_validate(rest)
         except ValidationError as error:
-            for item in error.errors():
-                _remove(rest, [part for part in item["loc"] if not _is_tag(part)])
+            first = error.errors()[0]
+            # What lacks a field goes as a whole.
+            path = first["loc"][:-1] if first["type"] == "missing" else first["loc"]
+            if not _remove(rest, path):
+                return PromptInternJobStatus()
 
 
-def _is_tag(part: int | str) -> bool:
-    return isinstance(part, str) and part.startswith("function-")
-
-
-def _remove(node: Any, path: Sequence[int | str]) -> None:
-    """Take away what ``path`` leads to, or the nearest thing above it that there is."""
-    *parents, leaf = path
-    for part in parents:
-        inner = node.get(part) if isinstance(node, dict) else node[part] if _has(node, part) else None
-        if not isinstance(inner, dict | list) or (isinstance(inner, list) and not inner):
-            leaf = part
+def _remove(node: Any, path: Sequence[int | str]) -> bool:
+    """Take away what ``path`` leads to, or the last on its way that there is. Whether there was any."""
+    steps: list[tuple[Any, int | str]] = []
+    for part in path:
+        there = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
+        if not there:
             break
-        node = inner
-    if isinstance(node, dict) and leaf not in node:
-        node.clear()  # what is missing makes the rest unreadable
-    elif isinstance(node, dict):
-        del node[leaf]
-    elif _has(node, leaf):
-        node[leaf] = {}
-
-
-def _has(node: Any, part: int | str) -> bool:
-    return isinstance(node, list) and isinstance(part, int) and part < len(node)
+        steps.append((node, part))
+        node = node[part]
+    if steps:
+        parent, part = steps[-1]
+        del parent[part]
+    return bool(steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,165 @@
+"""What a test does with any Kubernetes: kubectl, Helm, and waiting for what it expects."""
+
+import base64
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.cluster import programs
+from tests.cluster.errors import CommandFailed
+
+Manifest = dict[str, Any]
+T = TypeVar("T")
+_POLL_SECONDS = 0.2
+
+
+class Client:
+    """A Kubernetes by its kubeconfig."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        """The administrator's."""
+
+    def kubectl(self, *arguments: str, input: str | None = None, check: bool = True) -> str:  # noqa: A002 -- subprocess's name
+        """What kubectl printed to its standard output.
+
+        Raises:
+            CommandFailed: if it ended with an error and ``check`` is set; without it, what it said is returned.
+        """
+        return self.run("kubectl", *arguments, input=input, check=check)
+
+    def helm(self, *arguments: str, check: bool = True) -> str:
+        """What Helm printed to its standard output; it reads no repository and no settings of the user."""
+        return self.run("helm", *arguments, check=check)
+
+    def run(self, program: str, *arguments: str, input: str | None = None, check: bool = True) -> str:  # noqa: A002
+        """One of the cluster's own command-line programs, with the administrator's kubeconfig."""
+        argv = [str(programs.program(program)), *arguments]
+        with tempfile.TemporaryDirectory() as home:
+            done = subprocess.run(
+                argv,
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": home, "KUBECONFIG": str(self.kubeconfig)},
+                input=input,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if done.returncode == 0:
+            return done.stdout
+        if check:
+            raise CommandFailed([program, *arguments], done.returncode, done.stderr + done.stdout)
+        return done.stdout + done.stderr
+
+    def apply(self, manifests: str | Manifest | Sequence[Manifest], namespace: str | None = None) -> str:
+        """Server-side apply of YAML text or of objects."""
+        if not isinstance(manifests, str):
+            items = [manifests] if isinstance(manifests, dict) else list(manifests)
+            manifests = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        where = ["--namespace", namespace] if namespace else []
+        return self.kubectl("apply", "--server-side", "--force-conflicts", *where, "-f", "-", input=manifests)
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Manifest | None:
+        """The object, or None if there is none."""
+        where = ["--namespace", namespace] if namespace else []
+        answer = self.kubectl("get", kind, name, *where, "--ignore-not-found", "-o", "json")
+        return json.loads(answer) if answer.strip() else None
+
+    def list(self, kind: str, namespace: str | None = None, selector: str = "") -> "list[Manifest]":
+        """The objects of a kind, in one namespace or in all."""
+        where = ["--namespace", namespace] if namespace else ["--all-namespaces"]
+        answer = self.kubectl("get", kind, *where, *(["--selector", selector] if selector else []), "-o", "json")
+        items: list[Manifest] = json.loads(answer)["items"]
+        return items
+
+    def delete(self, kind: str, name: str, namespace: str | None = None, *, wait: bool = True) -> None:
+        """Delete the object if it exists."""
+        where = ["--namespace", namespace] if namespace else []
+        self.kubectl("delete", kind, name, *where, "--ignore-not-found", f"--wait={str(wait).lower()}")
+
+    def install_crds(self, *files: Path) -> None:
+        """Install CRDs, and wait until the API server serves them."""
+        for file in files:
+            self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(file))
+        for file in files:
+            self.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", str(file))
+
+    def token(self, service_account: str, namespace: str, *, pod: str | None = None, seconds: int = 3600) -> str:
+        """A ServiceAccount's token; bound to a pod, it carries that pod's name and UID, as a projected token does."""
+        bound = ["--bound-object-kind", "Pod", "--bound-object-name", pod] if pod else []
+        if pod:
+            found = self.get("pod", pod, namespace)
+            assert found is not None, f"no pod {namespace}/{pod} to bind a token to"
+            bound += ["--bound-object-uid", found["metadata"]["uid"]]
+        duration = f"--duration={seconds}s"
+        return self.kubectl("create", "token", service_account, "--namespace", namespace, duration, *bound).strip()
+
+    def kubeconfig_with_token(self, token: str, file: Path) -> Path:
+        """A kubeconfig, written to ``file``, that presents ``token``."""
+        return write_kubeconfig(file, {**self.server(), "user": {"token": token}})
+
+    def kubeconfig_for(self, user: str, groups: Sequence[str] = (), *, file: Path | None = None) -> Path:
+        """A kubeconfig of another user, by impersonation; a cluster of our own signs a certificate instead."""
+        admin = json.loads(self.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+        identity = {**admin["users"][0]["user"], "as": user, "as-groups": list(groups)}
+        return write_kubeconfig(file or _temporary(user), {**self.server(), "user": identity})
+
+    def server(self) -> Manifest:
+        """The API server's URL and authority, as a kubeconfig names them."""
+        view = json.loads(self.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+        cluster: Manifest = view["clusters"][0]["cluster"]
+        return {"cluster": cluster}
+
+    def wait_for(self, condition: Callable[[], T], timeout: float = 60, what: str = "a condition") -> T:
+        """The first value of ``condition`` that is true; see ``wait_for``."""
+        return wait_for(condition, timeout, what)
+
+
+def wait_for(condition: Callable[[], T], timeout: float = 60, what: str = "a condition") -> T:
+    """The first value of ``condition`` that is true.
+
+    Raises:
+        TimeoutError: after ``timeout`` seconds, with what was awaited and the last value or error.
+    """
+    deadline = time.monotonic() + timeout
+    last: object = None
+    while True:
+        try:
+            value = condition()
+            if value:
+                return value
+            last = value
+        except (CommandFailed, OSError) as failure:  # an API server that is being stopped is part of some tests
+            last = failure
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout:.0f} s for {what}; last: {str(last)[:2000]}")
+        time.sleep(_POLL_SECONDS)
+
+
+def write_kubeconfig(file: Path, entry: Manifest) -> Path:
+    """One file with one cluster and one user. JSON is YAML, so no library is needed."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": entry["cluster"]}],
+        "users": [{"name": "test", "user": entry["user"]}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(config, indent=1))
+    return file
+
+
+def encoded(file: Path) -> str:
+    """A file as a kubeconfig embeds it."""
+    return base64.b64encode(file.read_bytes()).decode()
+
+
+def _temporary(user: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix="kubeconfig-")) / user.replace("/", "-").replace(":", "-")

@@ -1,0 +1,118 @@
+"""Tier ``node``: a whole Kubernetes on this machine, with KubeRay, an S3 server and, when asked for, Kueue."""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from tests.cluster import kuberay, kueue, network, packages, programs
+from tests.cluster.api_server import ApiServer
+from tests.cluster.containers import PAUSE_IMAGE, Containers
+from tests.cluster.control_plane import ControlPlane, free_port
+from tests.cluster.errors import CommandFailed, NoCluster
+from tests.cluster.images import build_static_image
+from tests.cluster.node import NAME, Node
+from tests.cluster.nodes import Nodes
+from tests.cluster.object_store import ObjectStore
+from tests.cluster.places import search_path
+from tests.cluster.programs import Say, program
+
+_API_PORT = 6443
+_S3_PORT = 7070
+_SOCKET_LIMIT = 100
+"""Letters in a socket's path; Linux takes 107, and some programs add to it."""
+_RUNNING = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet")
+
+
+class Cluster(Nodes, ApiServer):
+    """The cluster below ``home``, whether this process started it or another."""
+
+    def __init__(self, home: Path, say: Say = programs.say) -> None:
+        control_plane = ControlPlane(home, address=network.ADDRESS, port=_API_PORT, service_range=network.SERVICES)
+        super().__init__(home, control_plane)
+        self.say = say
+        self.containers = Containers(home, self.processes)
+        self.node = Node(control_plane, self.containers)
+        self.s3 = ObjectStore(home / "s3", self.processes, address=network.ADDRESS, port=_S3_PORT)
+
+    def require(self) -> None:
+        """Fail before anything is built where it cannot run."""
+        if sys.platform != "linux" or os.geteuid() != 0:
+            raise NoCluster("no Kubernetes node: it takes Linux and root, or PROMPTINTERN_TEST_KUBECONFIG, or kind")
+        if len(str(self.containers.socket)) > _SOCKET_LIMIT:
+            raise NoCluster(f"no Kubernetes node: {self.home} is too long for a socket; set PROMPTINTERN_CLUSTER_HOME")
+
+    def up(self) -> None:
+        """Start all of it, and wait until pods run and KubeRay watches."""
+        packages.install(packages.NODE, self.say)
+        self.home.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        network.up(self.home)
+        self.control_plane.start(f"--advertise-address={network.ADDRESS}")
+        self._start_controllers()
+        self.containers.start()
+        self.load_image(build_static_image(PAUSE_IMAGE, "pause", "/pause"), PAUSE_IMAGE)
+        self.node.start()
+        self.s3.start()
+        self.wait_for(self.node_ready, 180, f"node {NAME}; its kubelet's log: {self.processes.log('kubelet')}")
+        self.wait_for(lambda: self.get("serviceaccount", "default", "default"), 120, "the default ServiceAccount")
+        self.say(f"the node was ready after {time.monotonic() - began:.0f} s")
+        self.load_image(build_static_image(kuberay.IMAGE, "kuberay-operator", kuberay.ENTRYPOINT), kuberay.IMAGE)
+        kuberay.install(self)
+        self.say(f"KubeRay was ready after {time.monotonic() - began:.0f} s")
+
+    def down(self) -> None:
+        """End all of it, and leave the machine as it was; images stay in the cache."""
+        self.s3.kill()
+        self.node.stop()
+        for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
+            self.processes.kill(name)
+        if shutil.which("containerd", path=search_path()):
+            self.containers.stop()
+        for name in self.processes.names():
+            self.processes.kill(name)
+        self.node.remove()
+        network.down(self.home)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def healthy(self) -> bool:
+        """Whether all of it runs, the API server answers and the node is ready."""
+        running = all(self.processes.alive(name) for name in _RUNNING)
+        try:
+            return running and self.control_plane.healthy() and self.node_ready()
+        except CommandFailed:
+            return False
+
+    def load_image(self, layout: Path, tag: str) -> None:
+        """Make an image that was built here known to the node under ``tag``; nothing happens if it is."""
+        began = time.monotonic()
+        if self.containers.load(layout, tag):
+            self.say(f"loaded the image {tag} in {time.monotonic() - began:.0f} s")
+
+    def start_kueue(self) -> None:
+        """Install Kueue, which manages RayJobs with a queue's label; most tests do without."""
+        self.load_image(build_static_image(kueue.IMAGE, "kueue", kueue.ENTRYPOINT), kueue.IMAGE)
+        kueue.install(self)
+
+    def stop_kueue(self) -> None:
+        """Remove Kueue with all its queues and Workloads, which no test should leave in use."""
+        kueue.remove(self)
+
+    def _start_controllers(self) -> None:
+        manager = self._component("kube-controller-manager")
+        keys = self.control_plane.authority
+        manager += [
+            f"--root-ca-file={keys.own.certificate}",
+            f"--service-account-private-key-file={keys.signing_key('service-account')}",
+            "--use-service-account-credentials=true",
+            *(f"--service-cluster-ip-range={network.SERVICES}", "--allocate-node-cidrs=false"),
+        ]
+        self.processes.start("kube-controller-manager", manager)
+        self.processes.start("kube-scheduler", self._component("kube-scheduler"))
+
+    def _component(self, name: str) -> list[str]:
+        file = self.control_plane.write_kubeconfig(self.home / f"{name}.kubeconfig", user=f"system:{name}")
+        files = [f"--kubeconfig={file}", f"--authentication-kubeconfig={file}", f"--authorization-kubeconfig={file}"]
+        listen = ["--bind-address=127.0.0.1", f"--secure-port={free_port()}", "--leader-elect=false"]
+        return [str(program(name)), *files, *listen]

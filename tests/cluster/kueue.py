@@ -1,0 +1,55 @@
+"""Kueue from the chart in its own module, managing RayJobs only, with its webhooks."""
+
+import json
+
+from tests.cluster import programs
+from tests.cluster.client import Client
+
+IMAGE = "localhost/kueue:test"
+MODULE = "sigs.k8s.io/kueue"
+NAMESPACE = "kueue-system"
+NAME = "kueue-controller-manager"
+ENTRYPOINT = "/manager"
+_SELECTOR = "app.kubernetes.io/name=kueue"
+
+_CONFIG = {
+    "apiVersion": "config.kueue.x-k8s.io/v1beta2",
+    "kind": "Configuration",
+    "health": {"healthProbeBindAddress": ":8081"},
+    "metrics": {"bindAddress": ":8443"},
+    "webhook": {"port": 9443},
+    "leaderElection": {"leaderElect": False},
+    "integrations": {"frameworks": ["ray.io/rayjob"]},
+}
+
+
+def install(client: Client) -> None:
+    """Install it, and wait until it admits."""
+    repository, _, tag = IMAGE.rpartition(":")
+    manager = {
+        "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+    }
+    probe = {"initialDelaySeconds": 1}
+    values = {
+        "controllerManager": {"manager": manager, "readinessProbe": probe},
+        "managerConfig": {"controllerManagerConfigYaml": json.dumps(_CONFIG)},
+    }
+    chart = programs.module_folder(MODULE) / "charts" / "kueue"
+    where = ("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s")
+    file = client.kubeconfig.with_name("kueue-values.json")
+    file.write_text(json.dumps(values))
+    client.helm("upgrade", "--install", "kueue", str(chart), *where, "--values", str(file))
+    client.wait_for(lambda: _webhooks_answer(client), 60, "Kueue's webhooks")
+
+
+def remove(client: Client) -> None:
+    """Uninstall it; its webhooks, which would refuse RayJobs without it, go first."""
+    client.kubectl("delete", "validatingwebhookconfigurations,mutatingwebhookconfigurations", "--selector", _SELECTOR)
+    client.helm("uninstall", "kueue", "--namespace", NAMESPACE, "--ignore-not-found", "--wait", "--timeout", "120s")
+
+
+def _webhooks_answer(client: Client) -> bool:
+    flavor = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "ResourceFlavor", "metadata": {"name": "probe"}}
+    client.kubectl("apply", "--dry-run=server", "-f", "-", input=json.dumps(flavor))
+    return True

@@ -1,0 +1,46 @@
+"""Debian's packages that the node is made of, installed when they are missing."""
+
+import os
+import shutil
+import subprocess
+
+from tests.cluster import programs
+from tests.cluster.errors import NoCluster
+from tests.cluster.programs import Say
+
+NODE = ("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "iproute2", "openssl")
+IMAGES = ("buildah", "debootstrap", "skopeo")
+
+
+def install(names: tuple[str, ...], say: Say = programs.say) -> None:
+    """Install what is missing.
+
+    Raises:
+        NoCluster: if it is missing and this is not a Debian with root.
+    """
+    missing = [name for name in names if not _installed(name)]
+    if not missing:
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise NoCluster(f"no Kubernetes: {', '.join(missing)} is missing, and installing it takes apt-get and root")
+    say(f"installing {' '.join(missing)} ...")
+    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
+        done = subprocess.run(
+            ["apt-get", *command],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise NoCluster(
+                f"no Kubernetes: apt-get {' '.join(command)} failed:\n{(done.stderr or done.stdout)[-2000:]}"
+            )
+
+
+def _installed(name: str) -> bool:
+    if shutil.which("dpkg-query") is None:
+        return False
+    query = ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}", name]
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.startswith("ii")

@@ -1,0 +1,147 @@
+"""Processes that outlive the command that starts them, known by pid and start time.
+
+A pid alone may belong to somebody else by the time it is signalled. With the start time beside it, only a process that
+was started here is ever ended.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.places import search_path
+
+_POLL_SECONDS = 0.05
+
+
+def start_time(pid: int) -> str | None:
+    """When a process started, in the system's own words; None if it has ended (waiting to be reaped counts)."""
+    if not Path("/proc/self/stat").exists():
+        ps = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+        answer = subprocess.run(ps, capture_output=True, text=True, check=False).stdout
+        state, _, started = answer.strip().partition(" ")
+        return started.strip() if started and not state.startswith("Z") else None
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+class Processes:
+    """The processes of one cluster; a file for each below ``folder``, so that any later command finds them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """Start it, or do nothing if it runs. Its output is added to ``<name>.log``."""
+        if self.alive(name):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = dict(env or {})
+        with self.log(name).open("ab") as log:
+            process = subprocess.Popen(
+                argv,
+                cwd="/",
+                env={"PATH": search_path(), "HOME": os.environ.get("HOME", "/"), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        process.returncode = 0  # nobody waits for it, and that is meant
+        record = {"argv": list(argv), "env": environment, "pid": process.pid, "started": start_time(process.pid)}
+        unfinished = self.folder / f".{name}.json"
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(json.dumps(record))
+        unfinished.replace(self.folder / f"{name}.json")
+
+    def start_again(self, name: str) -> None:
+        """Start it as it was started before."""
+        record = self._record(name)
+        assert record is not None, f"{name} was never started"
+        self.start(name, record["argv"], record["env"])
+
+    def stop(self, name: str, *, seconds: float = 10) -> None:
+        """End it in order, and by force after ``seconds``."""
+        pid = self.pid(name)
+        if pid is None:
+            return
+        self._signal(name, signal.SIGCONT)
+        self._signal(name, signal.SIGTERM)
+        if not self._ended(name, pid, seconds):
+            self.kill(name)
+
+    def kill(self, name: str) -> None:
+        """End it as a power cut would."""
+        pid = self.pid(name)
+        if pid is not None:
+            self._signal(name, signal.SIGKILL)
+            if not self._ended(name, pid, 10):
+                raise RuntimeError(f"{name} (pid {pid}) does not end, not even by SIGKILL")
+
+    def pause(self, name: str) -> None:
+        """It keeps its connections and answers nothing."""
+        self._signal(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """After ``pause``."""
+        self._signal(name, signal.SIGCONT)
+
+    def alive(self, name: str) -> bool:
+        """Whether the process that was started under this name still runs."""
+        return self.pid(name) is not None
+
+    def pid(self, name: str) -> int | None:
+        """Its pid while it runs."""
+        record = self._record(name)
+        if record is None:
+            return None
+        _reap(record["pid"])
+        return int(record["pid"]) if start_time(record["pid"]) == record["started"] else None
+
+    def names(self) -> list[str]:
+        """All that were started, running or not."""
+        return sorted(path.stem for path in self.folder.glob("[!.]*.json"))
+
+    def log(self, name: str) -> Path:
+        """Where its output goes."""
+        return self.folder / f"{name}.log"
+
+    def tail(self, name: str) -> str:
+        """The end of its output, for an error's message."""
+        log = self.log(name)
+        return log.read_text(errors="replace")[-3000:] if log.exists() else ""
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        try:
+            record: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
+        except FileNotFoundError:
+            return None
+        return record
+
+    def _signal(self, name: str, what: signal.Signals) -> None:
+        pid = self.pid(name)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, what)
+
+    def _ended(self, name: str, pid: int, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.pid(name) == pid:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+
+def _reap(pid: int) -> None:
+    """Take in a child of this very process; another's is none of our business."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

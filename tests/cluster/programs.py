@@ -1,0 +1,132 @@
+"""The programs of the cluster, built from their Go modules; ``kubernetes/go.sum`` pins every line of their source."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tests.cluster.errors import CommandFailed, NoCluster
+from tests.cluster.locks import locked
+from tests.cluster.places import cache
+
+MODULE = Path(__file__).with_name("kubernetes")
+_COMPONENT = "k8s.io/kubernetes/cmd"
+
+PACKAGES = {
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kube-apiserver": f"{_COMPONENT}/kube-apiserver",
+    "kubectl": f"{_COMPONENT}/kubectl",
+    "helm": "helm.sh/helm/v3/cmd/helm",
+    "kube-controller-manager": f"{_COMPONENT}/kube-controller-manager",
+    "kube-scheduler": f"{_COMPONENT}/kube-scheduler",
+    "kubelet": f"{_COMPONENT}/kubelet",
+    "kube-proxy": f"{_COMPONENT}/kube-proxy",
+    "coredns": "./coredns",
+    "pause": "./pause",
+    "kuberay-operator": "github.com/ray-project/kuberay/ray-operator",
+    "kueue": "sigs.k8s.io/kueue/cmd/kueue",
+}
+"""In the order in which they are wanted first."""
+
+API_TIER = ("etcd", "kube-apiserver", "kubectl", "helm")
+NODE_TIER = tuple(PACKAGES)
+
+Say = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    """Print at once, since a cold build takes long, and not where a shell reads what to evaluate."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def build(names: Iterable[str], say: Say = say) -> None:
+    """Build what is missing of ``names``.
+
+    Raises:
+        NoCluster: if Go is missing, or a module cannot be had or compiled.
+    """
+    folder = _folder()
+    if all((folder / name).exists() for name in names):
+        return
+    with locked(folder / "lock"):
+        for name in names:
+            if not (folder / name).exists():
+                began = time.monotonic()
+                say(f"building {name} ...")
+                _build(name, folder)
+                say(f"built {name} in {time.monotonic() - began:.0f} s")
+
+
+def program(name: str) -> Path:
+    """Where the program is; it is built when it is missing."""
+    build([name])
+    return _folder() / name
+
+
+@functools.cache
+def version(module: str) -> str:
+    """The version that ``go.mod`` pins, such as ``v1.34.2``."""
+    found = re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
+    assert found, f"{module} is not in {MODULE / 'go.mod'}"
+    return found[1]
+
+
+@functools.cache
+def module_folder(module: str) -> Path:
+    """The module's source, for the CRDs and manifests that it ships beside its code."""
+    answer = json.loads(_go("mod", "download", "-json", f"{module}@{version(module)}"))
+    return Path(answer["Dir"])
+
+
+def kuberay_crds() -> list[Path]:
+    """The files of KubeRay's CRDs."""
+    return sorted((module_folder("github.com/ray-project/kuberay/ray-operator") / "config/crd/bases").glob("*.yaml"))
+
+
+@functools.cache
+def _folder() -> Path:
+    sources = [MODULE / "go.mod", MODULE / "go.sum", *sorted(MODULE.glob("*/*.go"))]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    return cache() / "kubernetes" / digest
+
+
+def _build(name: str, folder: Path) -> None:
+    unfinished = folder / f".{name}"
+    flags = " ".join(["-s", "-w", *(f"-X {variable}={value}" for variable, value in _versions().items())])
+    _go("build", "-mod=readonly", "-trimpath", f"-ldflags={flags}", "-o", str(unfinished), PACKAGES[name])
+    unfinished.replace(folder / name)
+
+
+def _versions() -> dict[str, str]:
+    """What a release sets at link time, and the programs check against each other."""
+    kubernetes = version("k8s.io/kubernetes")
+    major, minor, _ = kubernetes.removeprefix("v").split(".")
+    variables = {"k8s.io/component-base/version.gitVersion": kubernetes, "helm.sh/helm/v3/internal/version.version": ""}
+    variables["helm.sh/helm/v3/internal/version.version"] = version("helm.sh/helm/v3")
+    for package, names in {
+        "k8s.io/component-base/version": ("gitMajor", "gitMinor"),
+        "helm.sh/helm/v3/pkg/chartutil": ("k8sVersionMajor", "k8sVersionMinor"),
+        "helm.sh/helm/v3/pkg/lint/rules": ("k8sVersionMajor", "k8sVersionMinor"),
+    }.items():
+        variables |= {f"{package}.{names[0]}": major, f"{package}.{names[1]}": minor}
+    return variables
+
+
+def _go(*arguments: str) -> str:
+    go = shutil.which("go")
+    if go is None:
+        raise NoCluster("no Kubernetes: Go is not installed, so its programs cannot be built; install Go 1.25 or newer")
+    argv = [go, *arguments]
+    done = subprocess.run(
+        argv, cwd=MODULE, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise NoCluster(f"no Kubernetes: {CommandFailed(argv, done.returncode, done.stderr)}")
+    return done.stdout

@@ -1,0 +1,26 @@
+"""The whole product on a real Kubernetes: images, chart, tenants."""
+
+import secrets
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.e2e import project
+from tests.e2e.tenant import SECRET, Team
+
+pytest_plugins = ["tests.cluster.fixtures"]
+
+
+@pytest.fixture(scope="session")
+def installed(own_cluster: Cluster) -> Cluster:
+    """The cluster, whose node has both images."""
+    project.load_images(own_cluster)
+    return own_cluster
+
+
+@pytest.fixture(scope="session")
+def team(installed: Cluster) -> Team:
+    """A tenant whose bucket is the default storage."""
+    team = Team.found(installed, f"team-{secrets.token_hex(3)}")
+    project.install(installed, secret=SECRET, bucket=team.account.bucket)
+    return team

@@ -1,0 +1,58 @@
+"""The project itself, as a platform engineer installs it: both images from their Dockerfiles, and the chart."""
+
+from pathlib import Path
+
+from tests.cluster import images
+from tests.cluster.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "promptintern-system"
+RELEASE = "promptintern"
+OPERATOR_IMAGE = "localhost/promptintern-operator:test"
+TRAINER_IMAGE = "localhost/promptintern-trainer:test"
+
+_SHARED = ("pyproject.toml", "uv.lock", "crds/pyproject.toml", "operator/pyproject.toml", "trainer/pyproject.toml")
+_PACKAGES = {
+    OPERATOR_IMAGE: ("operator", ("crds/promptintern_api", "operator/promptintern_operator")),
+    TRAINER_IMAGE: ("trainer", ("crds/promptintern_api", "trainer/promptintern")),
+}
+_SMALL = {
+    "podSizes.head.cpu": "200m",
+    "podSizes.head.memory": "3Gi",
+    "podSizes.worker.cpu": "500m",
+    "podSizes.worker.memory": "3Gi",
+    "podSizes.preflight.cpu": "200m",
+    "podSizes.preflight.memory": "2Gi",
+}
+"""Sizes for a machine of two cores; the chart's own are for GPU nodes."""
+
+
+def load_images(cluster: Cluster) -> None:
+    """Build what changed since the last time, and give it to the node."""
+    for tag, (folder, packages) in _PACKAGES.items():
+        sources = [ROOT / path for path in (*_SHARED, *packages)]
+        flags = {"UV_FLAGS": "--quiet"}  # uv's cache of this machine is mounted
+        cluster.load_image(images.build_image(ROOT / folder / "Dockerfile", ROOT, tag, flags, sources=sources), tag)
+
+
+def install(cluster: Cluster, *, secret: str, bucket: str, **values: str) -> None:
+    """Install or upgrade the release, with every job's results in ``bucket`` unless it says otherwise."""
+    settings = {
+        "image.repository": OPERATOR_IMAGE.rpartition(":")[0],
+        "image.tag": OPERATOR_IMAGE.rpartition(":")[2],
+        "image.pullPolicy": "Never",
+        "trainer.image": TRAINER_IMAGE,
+        "trainer.imagePullPolicy": "Never",
+        "defaultStorage.uri": f"s3://{bucket}/runs",
+        "defaultStorage.endpoint": cluster.s3.endpoint,
+        "defaultStorage.region": cluster.s3.region,
+        "defaultStorage.secretName": secret,
+        **_SMALL,
+        **values,
+    }
+    arguments = [argument for name, value in settings.items() for argument in ("--set", f"{name}={value}")]
+    cluster.helm(
+        *("upgrade", "--install", RELEASE, str(ROOT / "charts/promptintern")),
+        *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "3m"),
+        *arguments,
+    )

@@ -1,0 +1,153 @@
+"""A team with a namespace, a Secret and a bucket, and what it sees of its jobs."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import s3fs
+import yaml
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.object_store import Tenant as Account
+from tests.e2e.project import ROOT
+
+SECRET = "s3"
+_ENDED = ("Succeeded", "Failed", "Refused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What `kubectl get pij` showed."""
+
+    phase: str
+    stage: str
+    tokens: str
+    score: str
+
+
+@dataclass(kw_only=True)
+class Team:
+    """One tenant of the cluster."""
+
+    cluster: Cluster
+    namespace: str
+    account: Account
+    seen: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def found(cls, cluster: Cluster, name: str) -> "Team":
+        """A new tenant whose namespace enforces Pod Security "restricted"."""
+        account = cluster.s3.create_tenant(name)
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        keys = {"AWS_ACCESS_KEY_ID": account.access_key, "AWS_SECRET_ACCESS_KEY": account.secret_key}
+        cluster.apply(
+            [
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
+                {
+                    "apiVersion": "v1",
+                    "kind": "Secret",
+                    "metadata": {"name": SECRET, "namespace": name},
+                    "stringData": keys,
+                },
+            ]
+        )
+        return cls(cluster=cluster, namespace=name, account=account)
+
+    def submit(self, example: str = "quickstart", *, name: str | None = None, **spec: Any) -> str:
+        """`kubectl apply` of an example, with fields of its spec replaced; returns the job's name."""
+        job = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
+        job["metadata"]["name"] = name or job["metadata"]["name"]
+        for path, value in spec.items():
+            node = job["spec"]
+            *parents, leaf = path.split("__")
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = value
+        self.cluster.kubectl("apply", "--namespace", self.namespace, "-f", "-", input=json.dumps(job))
+        return str(job["metadata"]["name"])
+
+    def job(self, name: str) -> dict[str, Any]:
+        """The object; an assertion if there is none."""
+        found = self.cluster.get("pij", name, self.namespace)
+        assert found is not None, f"job {self.namespace}/{name} is gone"
+        return found
+
+    def status(self, name: str) -> dict[str, Any]:
+        """The job's status, empty before there is one."""
+        return dict(self.job(name).get("status") or {})
+
+    def condition(self, name: str, kind: str) -> dict[str, Any]:
+        """A condition of the job, empty if it is not said."""
+        conditions = self.status(name).get("conditions", [])
+        return next((dict(each) for each in conditions if each["type"] == kind), {})
+
+    def pods(self, name: str, role: str) -> list[dict[str, Any]]:
+        """The job's pods of a role, those first that live longest."""
+        selector = f"promptintern.dev/job={name},promptintern.dev/role={role}"
+        found = self.cluster.list("pods", self.namespace, selector)
+        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def watch(self, name: str, *, seconds: float, until: tuple[str, ...] = _ENDED) -> Iterator[Row]:
+        """Rows of `kubectl get pij` as they change, until the phase is one of ``until``; an assertion if that takes
+        longer than ``seconds``."""
+        deadline, last = time.monotonic() + seconds, None
+        columns = "PHASE:.status.phase,STAGE:.status.stage,TOKENS:.status.tokens,SCORE:.status.score"
+        while True:
+            answer = self.cluster.kubectl(
+                *("get", "pij", name, "--namespace", self.namespace, "--no-headers", "-o", f"custom-columns={columns}"),
+                check=False,
+            )
+            fields = answer.split()
+            if len(fields) == 4:
+                row = Row(phase=fields[0], stage=fields[1], tokens=fields[2], score=fields[3])
+                if row != last:
+                    last = row
+                    yield row
+                if row.phase in until:
+                    return
+            assert time.monotonic() < deadline, f"{name} is {last} after {seconds} s: {self.told(name)}"
+            time.sleep(0.5)
+
+    def wait(self, name: str, *, seconds: float, until: tuple[str, ...] = _ENDED) -> list[Row]:
+        """All rows until the job's phase is one of ``until``."""
+        return list(self.watch(name, seconds=seconds, until=until))
+
+    def told(self, name: str) -> str:
+        """All that explains where a job stands."""
+        pods = self.cluster.kubectl("get", "pods", "--namespace", self.namespace, "-o", "wide", check=False)
+        return f"{json.dumps(self.status(name), indent=1)}\n{pods}"
+
+    def run_folder(self, name: str) -> str:
+        """Bucket and prefix of the job's files."""
+        job = self.job(name)
+        return f"{self.account.bucket}/runs/{self.namespace}/{name}-{job['metadata']['uid'][:8]}"
+
+    def files(self) -> s3fs.S3FileSystem:
+        """The S3 server as this tenant sees it, without a cache."""
+        return s3fs.S3FileSystem(
+            key=self.account.access_key,
+            secret=self.account.secret_key,
+            endpoint_url=self.cluster.s3.endpoint,
+            client_kwargs={"region_name": self.cluster.s3.region},
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What a member of the team has in the shell."""
+        return {
+            "KUBECONFIG": str(self.cluster.kubeconfig),
+            "AWS_ACCESS_KEY_ID": self.account.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.account.secret_key,
+            "AWS_ENDPOINT_URL": self.cluster.s3.endpoint,
+        }
+
+    def adapter(self, name: str, folder: Path) -> bytes:
+        """The bytes of the job's adapter."""
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "adapter_model.safetensors"
+        self.files().get_file(f"{self.run_folder(name)}/adapter/adapter_model.safetensors", str(file))
+        return file.read_bytes()

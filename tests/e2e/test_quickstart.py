@@ -1,0 +1,78 @@
+"""`kubectl apply -f examples/quickstart.yaml` in a tenant's namespace, to an adapter that answers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.tenant import Team
+
+_SECONDS = 1200
+
+
+@pytest.fixture(scope="module")
+def finished(team: Team) -> str:
+    """The quickstart, run to its end; what was seen on the way is in ``team.seen``."""
+    name = team.submit("quickstart")
+    for row in team.watch(name, seconds=_SECONDS):
+        team.seen.append(row)
+    return name
+
+
+def test_it_succeeds_and_the_stages_were_seen_moving(team: Team, finished: str) -> None:
+    assert team.condition(finished, "Succeeded").get("status") == "True", team.told(finished)
+    phases = list(dict.fromkeys(row.phase for row in team.seen))
+    assert phases[-3:] == ["Starting", "Training", "Succeeded"], team.seen
+    stages = [row.stage for row in team.seen if row.stage != "<none>"]
+    assert len(set(stages)) >= 2, team.seen
+    assert stages[-1] == "4/4"
+    tokens = [float(row.tokens) for row in team.seen if row.tokens != "<none>"]
+    assert tokens[-1] < 0.1 * tokens[0]
+
+
+def test_all_stages_ran_in_worker_pods(team: Team, finished: str) -> None:
+    (attempt,) = team.status(finished)["attempts"]
+    assert attempt["outcome"] == "Succeeded"
+    assert attempt["incarnations"] == 1
+    hosts = [team.files().cat(path) for path in team.files().ls(f"{team.run_folder(finished)}/epochs")]
+    assert len(hosts) == 1
+    assert b"workers-worker" in hosts[0], "the epoch was claimed in a worker pod"
+
+
+def test_everything_is_in_the_bucket(team: Team, finished: str) -> None:
+    folder = team.run_folder(finished)
+    names = {path.removeprefix(f"{folder}/") for path in team.files().find(folder)}
+    wanted = {"job.json", "model.json", "epochs/1.json", "adapter/manifest.json", "adapter/adapter_model.safetensors"}
+    wanted |= {"report/report.json", "report/report.html"} | {f"stages/{stage}/manifest.json" for stage in range(4)}
+    assert wanted <= names
+    logs = [name for name in names if name.startswith("logs/quickstart-a1/job-driver-")]
+    assert logs
+    assert b"QueryOnly" in team.files().cat(f"{folder}/{logs[0]}")
+
+
+def test_the_cluster_is_given_back(team: Team, finished: str) -> None:
+    def gone() -> bool:
+        pods = [*team.pods(finished, "head"), *team.pods(finished, "worker")]
+        return not pods and not team.cluster.list("rayclusters", team.namespace)
+
+    team.cluster.wait_for(gone, timeout=180, what="the Ray cluster's end")
+
+
+def test_the_fetched_adapter_answers(team: Team, finished: str, tmp_path: Path) -> None:
+    promptintern = [sys.executable, "-m", "promptintern.cli.app"]
+    folder = tmp_path / "fetched"
+    subprocess.run(
+        [*promptintern, "fetch", finished, str(folder), "--namespace", team.namespace],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **team.environment()},
+        check=True,
+    )
+    assert (folder / "report" / "report.html").exists()
+    answered = subprocess.run(
+        [*promptintern, "predict", str(folder / "adapter"), "overall cash in the north"],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert answered.stdout.strip() == "HEAP(RH)~TK"

@@ -1,0 +1,47 @@
+"""Where a node cannot run, that is said before anything is built."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import lifecycle, programs
+from tests.cluster.errors import NoCluster
+from tests.cluster.foreign import VARIABLE, preferred
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never the machine's own cluster."""
+    monkeypatch.setenv("PROMPTINTERN_CLUSTER_HOME", str(tmp_path))
+
+
+def fail(*_: object) -> None:
+    raise AssertionError("nothing is built here")
+
+
+def test_a_node_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "build", fail)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(NoCluster, match="Linux and root"):
+        lifecycle.up("node")
+
+
+def test_a_home_too_long_for_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "build", fail)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PROMPTINTERN_CLUSTER_HOME", str(tmp_path / ("x" * 100)))
+    with pytest.raises(NoCluster, match="PROMPTINTERN_CLUSTER_HOME"):
+        lifecycle.up("node")
+
+
+def test_nothing_is_found_and_nothing_ended_where_nothing_runs() -> None:
+    assert lifecycle.find("api") is None
+    lifecycle.down("api")
+    lifecycle.down("node")
+
+
+def test_a_kubeconfig_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "/nowhere/kubeconfig")
+    with pytest.raises(NoCluster, match="/nowhere/kubeconfig"):
+        preferred()
