@@ -1,0 +1,54 @@
+"""What operator and trainer would write into a job's status; none of them runs in these tests."""
+
+import json
+from typing import Any
+
+from tests.cluster.api_server import ApiServer
+
+NOW = "2026-01-02T03:04:05Z"
+
+
+def set_status(server: ApiServer, namespace: str, name: str, **status: Any) -> None:
+    """Merge ``status`` into the job's."""
+    patch = json.dumps({"status": status})
+    server.kubectl(
+        "patch", "pij", name, "--namespace", namespace, "--subresource", "status", "--type", "merge", "-p", patch
+    )
+
+
+def condition(kind: str, status: str, reason: str, message: str) -> dict[str, Any]:
+    """A condition."""
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": NOW}
+
+
+def stage(index: int, **more: Any) -> dict[str, Any]:
+    """A stage that has begun."""
+    return {"index": index, "rate": 0.5, "shots": 1, "promptTokens": 42.5, "startedAt": NOW} | more
+
+
+def attempt(number: int, name: str, **more: Any) -> dict[str, Any]:
+    """An attempt that has begun."""
+    return {"number": number, "rayJobName": f"{name}-a{number}", "startedAt": NOW, "incarnations": 1} | more
+
+
+def grant(server: ApiServer, namespace: str, user: str, *rules: dict[str, Any]) -> None:
+    """Let ``user`` do what ``rules`` say in the namespace."""
+    meta = {"name": user, "namespace": namespace}
+    group = "rbac.authorization.k8s.io"
+    server.apply(
+        [
+            {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": list(rules)},
+            {
+                "apiVersion": f"{group}/v1",
+                "kind": "RoleBinding",
+                "metadata": meta,
+                "roleRef": {"apiGroup": group, "kind": "Role", "name": user},
+                "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+            },
+        ]
+    )
+
+
+def rule(group: str, resources: list[str], *verbs: str) -> dict[str, Any]:
+    """A rule of a Role."""
+    return {"apiGroups": [group], "resources": resources, "verbs": list(verbs)}

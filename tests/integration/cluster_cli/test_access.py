@@ -1,0 +1,116 @@
+"""No cluster, no rights, no CRD: one clear sentence each, and exit 2; a server that is away is exit 1."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli import Ran, promptintern
+from tests.cluster.api_server import ApiServer
+from tests.cluster.client import write_kubeconfig
+from tests.integration.cluster_cli.conftest import Command
+from tests.integration.cluster_cli.moves import grant, rule
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def run(kubeconfig: Path | str, *arguments: str | Path) -> Ran:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        return promptintern(*arguments, capsys=capsys, monkeypatch=monkeypatch)
+
+    return run
+
+
+def one_sentence(ran: Ran, code: int) -> str:
+    assert ran.code == code, ran.err
+    assert "Traceback" not in ran.err + ran.out
+    lines = ran.err.strip().splitlines()
+    assert len(lines) == 1, ran.err
+    return lines[0]
+
+
+def test_no_kubeconfig(run: Run, tmp_path: Path) -> None:
+    said = one_sentence(run(tmp_path / "none", "status"), 2)
+    assert str(tmp_path / "none") in said
+    assert "KUBECONFIG" in said
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "a: b", "", "contexts: 3"])
+def test_a_kubeconfig_that_is_none(run: Run, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config"
+    file.write_text(text)
+    assert str(file) in one_sentence(run(file, "status"), 2)
+
+
+def test_a_context_that_is_not_there(run: Run, installed: ApiServer) -> None:
+    said = one_sentence(run(installed.kubeconfig, "status", "--context", "tset"), 2)
+    assert "--context: there is no tset" in said
+
+
+def test_nobody_answers(run: Run, tmp_path: Path) -> None:
+    entry = {"cluster": {"server": "https://127.0.0.1:9"}, "user": {"token": "x"}}
+    said = one_sentence(run(write_kubeconfig(tmp_path / "config", entry), "status"), 1)
+    assert "https://127.0.0.1:9 (context test) cannot be reached (Connection refused)" in said
+
+
+def test_another_ones_certificate(run: Run, installed: ApiServer, tmp_path: Path) -> None:
+    entry = {"cluster": {"server": installed.url}, "user": {"token": "x"}}
+    said = one_sentence(run(write_kubeconfig(tmp_path / "config", entry), "status"), 1)
+    assert "certificate verify failed" in said
+
+
+def test_a_token_that_has_expired(run: Run, installed: ApiServer, tmp_path: Path) -> None:
+    said = one_sentence(run(installed.kubeconfig_with_token("x", tmp_path / "config"), "status"), 2)
+    assert "does not accept your credentials" in said
+
+
+def test_a_login_program_that_is_missing(run: Run, installed: ApiServer, tmp_path: Path) -> None:
+    user = {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "no-such-login",
+            "interactiveMode": "Never",
+        }
+    }
+    said = one_sentence(run(write_kubeconfig(tmp_path / "config", {**installed.server(), "user": user}), "status"), 2)
+    assert "you could not be logged in" in said
+    assert "no-such-login" in said
+
+
+def test_rights_that_are_missing_are_named(run: Run, installed: ApiServer, namespace: str) -> None:
+    said = one_sentence(run(installed.kubeconfig_for("alice"), "status", "-n", namespace), 2)
+    assert f"alice may not list promptinternjobs.promptintern.dev in namespace {namespace}" in said
+    assert "verb list on promptinternjobs.promptintern.dev" in said
+
+
+def test_names_that_are_close(command: Command, run: Run, installed: ApiServer, namespace: str, tmp_path: Path) -> None:
+    from tests.unit.api.documents import small_job
+
+    installed.apply(small_job(), namespace)
+    for arguments in (["status", "smal"], ["logs", "smal"], ["fetch", "smal", tmp_path / "x"]):
+        said = one_sentence(command(*arguments), 2)
+        assert f"smal: does not exist in namespace {namespace}; did you mean small?" in said
+    # Who may only get it is told no names.
+    grant(installed, namespace, "bob", rule("promptintern.dev", ["promptinternjobs"], "get"))
+    said = one_sentence(run(installed.kubeconfig_for("bob"), "status", "smal", "-n", namespace), 2)
+    assert said.endswith(f"does not exist in namespace {namespace}")
+
+
+def test_promptintern_is_not_installed(run: Run, tmp_path: Path) -> None:
+    from tests.cluster.errors import NoCluster
+
+    try:
+        with ApiServer(tmp_path / "api") as bare:
+            for arguments in (["status"], ["status", "x"]):
+                said = one_sentence(run(bare.kubeconfig, *arguments), 2)
+                assert "PromptIntern is not installed in this cluster" in said
+                assert "helm install" in said
+            from tests.cli import write_job
+            from tests.unit.api.documents import small_job
+
+            said = one_sentence(run(bare.kubeconfig, "submit", write_job(tmp_path, small_job())), 2)
+            assert "PromptIntern is not installed in this cluster" in said
+    except NoCluster as missing:
+        pytest.skip(str(missing))

@@ -1,0 +1,73 @@
+"""What the Deployment tells the operator is what the operator reads."""
+
+import pytest
+from promptintern_operator.settings import DefaultStorage, EgressRule, PodSize, Settings
+
+from tests.unit.chart.conftest import EVERYTHING, NAMED, Helm, Manifest, Values, of_kind
+
+PREFIX = "PROMPTINTERN_"
+
+
+def _variables(objects: list[Manifest]) -> dict[str, str]:
+    """The variables; one that the pod's own fields fill has the field's path."""
+    (deployment,) = of_kind(objects, "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {
+        item["name"]: item["value"] if "value" in item else item["valueFrom"]["fieldRef"]["fieldPath"]
+        for item in container["env"]
+    }
+
+
+def _settings(monkeypatch: pytest.MonkeyPatch, helm: Helm, values: Values) -> Settings:
+    for name, value in _variables(helm.objects(values=values)).items():
+        monkeypatch.setenv(name, value)
+    return Settings()
+
+
+def test_every_variable_is_a_setting_and_every_setting_a_variable(helm: Helm) -> None:
+    assert set(_variables(helm.objects(values=EVERYTHING))) == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_variable_is_unknown(helm: Helm, name: str) -> None:
+    found = set(_variables(helm.objects(values=NAMED[name])))
+    assert found <= {PREFIX + field.upper() for field in Settings.model_fields}
+
+
+def test_the_defaults_of_chart_and_operator_are_the_same(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    chart = _settings(monkeypatch, helm, {}).model_dump()
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+    own = Settings().model_dump()
+    named = {"operator_namespace": "metadata.namespace", "pod_name": "metadata.name", "lease_name": "promptintern"}
+    assert chart == own | named
+
+
+def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _settings(monkeypatch, helm, EVERYTHING) == Settings(
+        namespaces=("team-a", "team-b"),
+        operator_namespace="metadata.namespace",
+        pod_name="metadata.name",
+        lease_name="prompts",
+        trainer_image="registry.example/team/trainer:2.0",
+        image_pull_policy="Always",
+        ray_version="2.61.0",
+        default_storage=DefaultStorage(
+            uri="s3://platform/runs", endpoint="https://s3.example", region="eu-1", secret_name="platform-s3"
+        ),
+        head_size=PodSize(cpu="500m", memory="2Gi"),
+        worker_size=PodSize(cpu="8", memory="64Gi"),
+        preflight_size=PodSize(cpu="2", memory="6Gi"),
+        egress=(EgressRule(cidr="10.1.0.0/16", except_=["10.1.2.0/24"], ports=[443, 9000]),),
+        kuberay_namespace="kuberay",
+        stuck_seconds=60,
+        queue_seconds=5,
+        retry_seconds=1,
+        retry_seconds_max=1_000_000,
+        concurrency=4,
+        leader_election=True,
+        lease_seconds=30,
+        probe_port=18081,
+        metrics_port=19090,
+        silence_seconds=300,
+    )

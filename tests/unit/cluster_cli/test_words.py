@@ -1,0 +1,131 @@
+"""Which conditions are told, and what a watch prints in a log."""
+
+from typing import Any
+
+import pytest
+from promptintern.cluster import words
+
+from tests.unit.cluster_cli.documents import NOW, condition, stored, training
+
+ACCEPTED = condition("Accepted", "True", "Valid", "fine")
+READY = condition("ClusterReady", "True", "Ready", "up")
+STARTING = condition("Training", "False", "Starting", "attempt 1 starts")
+
+
+@pytest.mark.parametrize(
+    ("phase", "conditions", "told"),
+    [
+        ("Pending", [], []),
+        ("Checking", [condition("Accepted", "Unknown", "Checking", "looking")], ["being checked (Checking): looking"]),
+        (
+            "Checking",
+            [condition("Accepted", "Unknown", "ImagePullBackOff", "pod x: no such image")],
+            ["being checked (ImagePullBackOff): pod x: no such image"],
+        ),
+        (
+            "Refused",
+            [condition("Accepted", "False", "Refused", "a: is bad\nb: is worse")],
+            ["refused:\n  a: is bad\n  b: is worse"],
+        ),
+        (
+            "Queued",
+            [ACCEPTED, condition("QuotaReserved", "False", "Pending", "queue q: full"), STARTING],
+            ["waits for quota (Pending): queue q: full"],
+        ),
+        (
+            "Starting",
+            [ACCEPTED, condition("ClusterReady", "False", "Unschedulable", "0/3 nodes have nvidia.com/gpu"), STARTING],
+            ["the Ray cluster is not ready (Unschedulable): 0/3 nodes have nvidia.com/gpu"],
+        ),
+        ("Training", [ACCEPTED, READY, condition("Training", "True", "Running", "a1")], ["training (Running): a1"]),
+        (
+            "Training",
+            [ACCEPTED, READY, condition("Suspended", "False", "Saving", "the trainer is asked to save")],
+            ["being suspended (Saving): the trainer is asked to save"],
+        ),
+        (
+            "Suspended",
+            [
+                ACCEPTED,
+                condition("Suspended", "True", "Suspended", "spec.suspend is true"),
+                condition("ClusterReady", "False", "Suspended", "none"),
+            ],
+            ["suspended: spec.suspend is true"],
+        ),
+        (
+            "Training",
+            [
+                ACCEPTED,
+                READY,
+                condition("Suspended", "False", "Resumed", "x"),
+                condition("Training", "True", "Running", "a"),
+            ],
+            ["training (Running): a"],
+        ),
+        (
+            "Succeeded",
+            [ACCEPTED, condition("Succeeded", "True", "Succeeded", "attempt 1: done"), STARTING],
+            ["succeeded: attempt 1: done"],
+        ),
+        (
+            "Failed",
+            [
+                condition("Failed", "True", "RetriesExhausted", "boom"),
+                condition("Succeeded", "False", "RetriesExhausted", "boom"),
+                condition("ClusterReady", "False", "Ended", "over"),
+            ],
+            ["failed (RetriesExhausted): boom"],
+        ),
+        (
+            "Training",
+            [condition("Novelty", "True", "New", "of a newer operator")],
+            ["Novelty is True (New): of a newer operator"],
+        ),
+    ],
+)
+def test_the_conditions_that_matter(phase: str, conditions: list[dict[str, Any]], told: list[str]) -> None:
+    job = stored(phase=phase, conditions=conditions)
+    assert [words.sentence(each) for each in words.that_matter(job)] == told
+
+
+def test_a_line_a_change() -> None:
+    before, after = stored(phase="Checking"), training()
+    lines = words.changes(before, after)
+    assert lines[0] == "Training, stage 2/4"
+    assert "attempt 1 ended (Infrastructure): node worker-7 went away [31m" in lines
+    assert "stage 1 done: 1234.5 prompt tokens a query, loss 0.5123, score 0.875" in lines
+    assert "stage 2: template rate 0.67, 3 examples, 800.2 prompt tokens a query" in lines
+    assert words.changes(after, after) == []
+    assert words.changes(None, stored()) == []
+
+
+def test_progress_in_a_line() -> None:
+    assert words.progress(training()) == "stage 2: step 30/120 (25 %), 12,346 tokens/s, 1h 30m left"
+    assert words.progress(stored()) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0s"), (-5, "0s"), (59, "59s"), (60, "1m"), (3720, "1h 2m"), (90_000, "1d 1h")]
+)
+def test_durations(seconds: float, told: str) -> None:
+    assert words.duration(seconds) == told
+
+
+def test_an_operator_that_is_silent() -> None:
+    assert "no operator has looked" in str(words.waiting_for_operator(stored(observedGeneration=0), NOW))
+    assert words.waiting_for_operator(stored(phase="Training"), NOW) is None
+
+
+def test_a_status_of_another_version() -> None:
+    """What cannot be read is left out; the rest stays."""
+    job = stored(
+        phase="Training",
+        novelty={"a": 1},
+        stage="1/2",
+        conditions=[condition("Training", "True", "Running", "x") | {"since": 3}],
+        attempts=[{"number": 1, "rayJobName": "a", "incarnations": 1, "outcome": "Unheard", "pods": [{"name": 3}]}],
+        training={"stages": []},
+    )
+    assert job.status.stage == "1/2"
+    assert [each.type for each in job.status.conditions] == ["Training"]
+    assert stored(phase="Unheard", stage="1/2").status.stage == "1/2"
