@@ -9,7 +9,8 @@ WORKDIR ?= runs
 # Two test files at a time: most of what they start computes on one thread.
 PARALLEL = --numprocesses 2 --dist loadfile
 
-.PHONY: help setup demo test unit integration prerequisites kill check format generate quality preprocess clean
+.PHONY: help setup demo test unit integration e2e e2e-faults prerequisites cluster-up cluster-down kind-up kind-down \
+	kill check format generate snapshots quality preprocess clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -21,8 +22,10 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 	@$(RUN) promptintern run examples/few-rows.yaml --workdir $(WORKDIR)
 	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
 
-test: prerequisites ## All tests: unit, then integration
+test: prerequisites ## All tests: unit, integration, then the whole product on a real Kubernetes
 	@$(RUN) pytest tests/unit tests/integration $(PARALLEL)
+	@$(RUN) python -m tests.cluster build
+	@$(RUN) pytest tests/e2e
 
 unit: ## Unit tests: no network, under a minute
 	@$(RUN) pytest tests/unit $(PARALLEL)
@@ -30,16 +33,38 @@ unit: ## Unit tests: no network, under a minute
 integration: prerequisites ## Integration tests: a real S3 server, a real browser, killed processes
 	@$(RUN) pytest tests/integration $(PARALLEL)
 
+e2e: ## The whole product on a real Kubernetes: images, chart, jobs in Ray clusters; nothing is skipped
+	@$(RUN) python -m tests.cluster build
+	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest tests/e2e
+
+e2e-faults: ## One fault after another on running jobs: pods, node, API server, S3, KubeRay (an hour or more)
+	@$(RUN) python -m tests.cluster build
+	@PROMPTINTERN_REQUIRE_CLUSTER=1 PROMPTINTERN_FAULTS=all $(RUN) pytest tests/e2e/test_faults.py -v
+
+cluster-up: ## Start a Kubernetes with KubeRay and an S3 server on this machine (Linux, root), or find yours
+	@$(RUN) python -m tests.cluster up
+
+cluster-down: ## End it, and leave nothing
+	@$(RUN) python -m tests.cluster down
+
+kind-up: ## With Docker and kind: a cluster with KubeRay, S3, the operator and a first job
+	@tools/kind.sh up
+
+kind-down: ## Remove that cluster
+	@tools/kind.sh down
+
 prerequisites:
 	@tools/browser.sh
 	@$(RUN) python -m tests.cluster.s3
+	@$(RUN) python -m tests.cluster build --tier api
 
 kill: ## Kill a run at 20 random moments and compare the adapters, bit for bit
 	@PROMPTINTERN_KILL_POINTS=20 $(RUN) pytest tests/integration/run/test_kill.py -v
 
 check: ## Quality gates: format, lint, types, layers, freshness of generated files
 	@uv=$(UV); run="$$uv run --frozen --no-sync"; \
-	$$run ruff format --check . && $$run ruff check . && $$run mypy && $$run lint-imports && $$run promptintern-crd --check
+	$$run ruff format --check . && $$run ruff check . && $$run mypy && $$run lint-imports && $$run promptintern-crd --check \
+		&& $$run python -m tests.cluster.lint
 
 format: ## Format the code and fix what the linter can
 	@uv=$(UV); $$uv run --frozen --no-sync ruff format . && $$uv run --frozen --no-sync ruff check --fix .
@@ -48,6 +73,9 @@ generate: ## Write the CRD, docs/api.md and the sample jobs again
 	@$(RUN) promptintern-crd --write
 	@$(RUN) python -m promptintern.sample.job --world 1 --rows 128 > examples/quickstart.yaml
 	@$(RUN) python -m promptintern.sample.job --world 1 --rows 16 --name few-rows > examples/few-rows.yaml
+
+snapshots: ## Renew the chart's rendered snapshots and its table of values
+	@PROMPTINTERN_RENEW_SNAPSHOTS=1 $(RUN) pytest tests/unit/chart -q
 
 quality: ## Benchmark: QueryOnly against Direct over numbers of rows (hours on a laptop)
 	@$(RUN) python benchmarks/quality.py

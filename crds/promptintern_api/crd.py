@@ -13,6 +13,7 @@ from promptintern_api.schema import open_api_schema
 
 CRD_FILE = f"crds/{PLURAL}.{GROUP}.yaml"
 REFERENCE_FILE = "docs/api.md"
+CHART_FILE = "charts/promptintern/files/crd.yaml"
 
 _HEADER = "# Generated from crds/promptintern_api by `promptintern-crd --write`. Change the models.\n"
 _COLUMNS = (
@@ -73,7 +74,7 @@ def crd_yaml() -> str:
 
 def generated() -> dict[str, str]:
     """Every generated file's text, by its path in the repository."""
-    return {CRD_FILE: crd_yaml(), REFERENCE_FILE: reference()}
+    return {CRD_FILE: crd_yaml(), CHART_FILE: crd_yaml(), REFERENCE_FILE: reference()}
 
 
 def stale(root: Path) -> list[str]:
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="Example: promptintern-crd | kubectl apply --server-side -f -",
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help=f"write {CRD_FILE} and {REFERENCE_FILE}")
+    mode.add_argument("--write", action="store_true", help=f"write {CRD_FILE}, the chart's copy and {REFERENCE_FILE}")
     mode.add_argument("--check", action="store_true", help="exit with 1 if one of these files is stale")
     parser.add_argument(
         "--root",

@@ -75,16 +75,15 @@ class Kube:
                 return None
             raise
 
-    async def create(self, manifest: Mapping[str, Any]) -> bool:
-        """Create the object; False if its name is taken."""
+    async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Create the object and return it; None if its name is taken."""
         path = _BY_KIND[manifest["kind"]].path(manifest["metadata"]["namespace"])
         try:
-            await self._request("POST", path, manifest)
+            return await self._request("POST", path, manifest)
         except RequestFailed as error:
             if error.status == 409 and error.reason == "AlreadyExists":
-                return False
+                return None
             raise
-        return True
 
     async def apply(self, manifest: Mapping[str, Any]) -> None:
         """Make the object what ``manifest`` says (server-side apply)."""

@@ -67,16 +67,19 @@ async def lead(api: ApiClient, settings: Settings, work: Callable[[], Awaitable[
     lock = _PatientLock(
         settings.lease_name, settings.operator_namespace, settings.pod_name, api, seconds=settings.lease_seconds / 5
     )
-    ended = asyncio.Event()
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def leading() -> None:
         _log.info("leading", lease=settings.lease_name, identity=settings.pod_name)
         LEADING.set(1)
         try:
             await work()
+        except Exception as error:  # noqa: BLE001 -- raised below, where somebody waits for it
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
         finally:
             LEADING.set(0)
-            ended.set()
 
     config = Config(
         lock,
@@ -87,13 +90,11 @@ async def lead(api: ApiClient, settings: Settings, work: Callable[[], Awaitable[
         onstopped_leading=None,
     )
     election = asyncio.create_task(LeaderElection(config).run())
-    over = asyncio.create_task(ended.wait())
-    done, _ = await asyncio.wait({election, over}, return_when=asyncio.FIRST_COMPLETED)
-    if over in done:
+    done, _ = await asyncio.wait({election, ended}, return_when=asyncio.FIRST_COMPLETED)
+    election.cancel()
+    if ended in done:
         await lock.release()
+        ended.result()
     else:
         _log.error("the lease was lost; this process ends", lease=settings.lease_name)
-    for task in (election, over):
-        task.cancel()
-    if election in done:
         election.result()  # raises what the election failed with, if it did

@@ -81,6 +81,8 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         standalone=True,
+        # Not made from the user's name, which a pod need not have.
+        identity=settings.pod_name,  # type: ignore[arg-type]
         stop_flag=stop,
     )
     helpers = [

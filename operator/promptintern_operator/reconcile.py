@@ -9,7 +9,7 @@ from promptintern_api import InvalidJob, PromptInternJob, parse_job
 
 from promptintern_operator.events import event_of
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
-from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed
+from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
 from promptintern_operator.manifests.config import config_map, refusals
 from promptintern_operator.manifests.identity import role, role_binding, service_account
 from promptintern_operator.manifests.meta import Manifest
@@ -32,7 +32,7 @@ from promptintern_operator.plan import (
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
 from promptintern_operator.store import JobBody, Owner, Store
-from promptintern_operator.views import ray_job_view
+from promptintern_operator.views import preflight_view, ray_job_view
 
 _OWNER_TAKEN_SECONDS = 5.0
 _log = structlog.get_logger("promptintern.operator")
@@ -82,6 +82,9 @@ class Reconciler:
                 return
             for action in result.actions:
                 await self._carry_out(action, job, log)
+                if action == StartAttempt(1):
+                    accepted = datetime.fromisoformat(result.status["startTime"])
+                    START_SECONDS.observe((datetime.now(UTC) - accepted).total_seconds())
             if result.look_again is not None:
                 self._queue.add_after(key, (result.look_again - now).total_seconds())
             RECONCILES.labels(result="done").inc()
@@ -90,7 +93,7 @@ class Reconciler:
         """What the watches showed. That a RayJob is gone is asked for, since a watch may lag behind."""
         observed = self._store.observed(Owner(key.namespace, known.uid))
         attempts = job.status.attempts if job.status else []
-        if attempts and attempts[-1].outcome is None and attempts[-1].ray_job_uid is not None:
+        if attempts and attempts[-1].outcome is None:
             name = attempts[-1].ray_job_name
             if all(each.name != name for each in observed.ray_jobs):
                 body = await self._kube.get(RAY_JOBS, key.namespace, name)
@@ -138,12 +141,13 @@ class Reconciler:
         match action:
             case StartPreflight(generation=generation):
                 await self._apply(_surroundings(job, self._settings))
-                await self._create(preflight_job(job, self._settings, generation=generation), job, PREFLIGHTS)
+                made = await self._create(preflight_job(job, self._settings, generation=generation), job, PREFLIGHTS)
+                # Seen at once: what the watch has not shown yet need not be made again.
+                self._store.preflights.put(Owner(namespace, uid), made["metadata"]["uid"], preflight_view(made))
             case StartAttempt(number=number):
                 await self._ensure(_surroundings(job, self._settings))
-                await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
-                if number == 1 and job.status is not None and job.status.start_time is not None:
-                    START_SECONDS.observe((datetime.now(UTC) - job.status.start_time).total_seconds())
+                made = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
+                self._store.ray_jobs.put(Owner(namespace, uid), made["metadata"]["uid"], ray_job_view(made))
             case DeleteRayJob(name=name, uid=child):
                 await self._kube.delete(RAY_JOBS, namespace, name, uid=child)
             case DeletePreflight(name=name, uid=child):
@@ -160,16 +164,18 @@ class Reconciler:
         for manifest in manifests:
             await self._kube.create(manifest)
 
-    async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Any) -> None:
-        """Create an object, unless this very job has it already."""
-        if await self._kube.create(manifest):
-            return
+    async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
+        """Create an object, unless this very job has it already; returns it."""
+        made = await self._kube.create(manifest)
+        if made is not None:
+            return made
         name = manifest["metadata"]["name"]
         there = await self._kube.get(resource, job.metadata.namespace, name)
         owners = (there or {}).get("metadata", {}).get("ownerReferences", [])
         if there is None or all(owner["uid"] != job.metadata.uid for owner in owners):
             self._queue.add_after(Key(job.metadata.namespace, job.metadata.name), _OWNER_TAKEN_SECONDS)
             raise RequestFailed(f"{manifest['kind']} {name} of an earlier job is still being deleted", status=409)
+        return there
 
 
 def _surroundings(job: PromptInternJob, settings: Settings) -> list[Manifest]:

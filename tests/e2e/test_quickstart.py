@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from promptintern.sample import sample_rows
 
 from tests.e2e.tenant import Team
 
@@ -68,11 +69,14 @@ def test_the_fetched_adapter_answers(team: Team, finished: str, tmp_path: Path) 
         check=True,
     )
     assert (folder / "report" / "report.html").exists()
+    rows = sample_rows("sample://formulas/eval?world=1&rows=40")
     answered = subprocess.run(
-        [*promptintern, "predict", str(folder / "adapter"), "overall cash in the north"],
+        [*promptintern, "predict", str(folder / "adapter")],
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        input="".join(f"{row['query']}\n" for row in rows),
         check=True,
         capture_output=True,
         text=True,
     )
-    assert answered.stdout.strip() == "HEAP(RH)~TK"
+    right = sum(answer == row["answer"] for answer, row in zip(answered.stdout.splitlines(), rows, strict=True))
+    assert right >= 36, "the report says 98 % and more"

@@ -55,6 +55,22 @@ def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) 
     return newest.finished_at + timedelta(seconds=delay * (1 + digest[0] / 1020))
 
 
+def fold(attempts: Sequence[AttemptStatus], limit: int) -> list[AttemptStatus]:
+    """At most ``limit`` of ``attempts``, if so many are free: the oldest that no budget counts go first.
+
+    The time that they ran is added to their successor's, since deadlines count it.
+    """
+    kept = list(attempts)
+    while len(kept) > limit:
+        index = next((i for i, a in enumerate(kept[:-1]) if a.outcome in (Outcome.PREEMPTION, Outcome.SUSPENDED)), None)
+        if index is None:
+            break
+        ran, following = kept[index].active_seconds or 0.0, kept[index + 1]
+        kept[index + 1] = following.model_copy(update={"active_seconds": (following.active_seconds or 0.0) + ran})
+        del kept[index]
+    return kept
+
+
 def active_seconds(attempts: Sequence[AttemptStatus], now: datetime) -> float:
     """How long the job ran, without queued and suspended time."""
     return sum(_active(attempt, now) for attempt in attempts)

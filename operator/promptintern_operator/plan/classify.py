@@ -122,7 +122,9 @@ def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
             return Stuck(pod=pod, reason="Unschedulable", message=f"no node takes pod {pod.name}: {pod.unschedulable}")
         for container in pod.containers:
             if container.waiting_reason in _STUCK:
-                return Stuck(pod=pod, reason=container.waiting_reason, message=_waiting(pod, container))
+                # The kubelet says the two in turn, as it tries again and again.
+                reason = "ImagePullBackOff" if container.waiting_reason == "ErrImagePull" else container.waiting_reason
+                return Stuck(pod=pod, reason=reason, message=_waiting(pod, container))
     return None
 
 

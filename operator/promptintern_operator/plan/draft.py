@@ -6,9 +6,11 @@ from typing import Any
 
 from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus, TrainingStatus
 
+from promptintern_operator.plan.attempts import fold
 from promptintern_operator.plan.types import Action, Happening, Plan, StartAttempt
 
-_KEPT_ATTEMPTS = 200
+_KEPT_ATTEMPTS = 256
+"""More than the budgets allow, so that only free attempts are ever folded."""
 _KEPT_WITH_PODS = 5
 _BAD_WHEN_FALSE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
 _QUIET_REASONS = ("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued")
@@ -107,7 +109,7 @@ class Draft:
             training: What the trainer says, for the columns of ``kubectl get``.
             stages: How many the job has.
         """
-        attempts = self.attempts[-_KEPT_ATTEMPTS:]
+        attempts = fold(self.attempts, _KEPT_ATTEMPTS)
         attempts = [a.model_copy(update={"pods": []}) for a in attempts[:-_KEPT_WITH_PODS]] + attempts[
             -_KEPT_WITH_PODS:
         ]

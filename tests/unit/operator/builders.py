@@ -1,0 +1,221 @@
+"""Jobs and what is observed of them, with as few words as a test needs; and a job that is looked at again and again."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from promptintern_api import PromptInternJob, parse_job
+from promptintern_api.status import PromptInternJobStatus
+from promptintern_operator.plan import KubeRay, Limits, Observed, Plan, plan
+from promptintern_operator.views import ContainerView, PodView, PreflightView, RayJobView, WorkloadView
+
+from tests.unit.api.documents import small_job, with_changes
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+JOB_UID = "0b3ac4fe-1111-2222-3333-444455556666"
+QUEUE_LABEL = {"kueue.x-k8s.io/queue-name": "team-a"}
+NO_KUBERAY = KubeRay(usable=False, reason="KubeRayMissing", message="KubeRay is not installed")
+LIMITS = Limits(stuck=900, queue=30, silent=60, retry=10, retry_max=600)
+
+
+def job(*, name: str = "small", labels: dict[str, str] | None = None, **spec: Any) -> PromptInternJob:
+    """A job as the API server has it; ``compute__workers=2`` changes spec.compute.workers."""
+    changes = {f"spec.{path.replace('__', '.')}": value for path, value in spec.items()}
+    document = with_changes(small_job(), changes)
+    document["metadata"] = {"name": name, "namespace": "team-a", "uid": JOB_UID, "labels": labels or {}}
+    return parse_job(document)
+
+
+def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", **more: Any) -> RayJobView:
+    known: dict[str, Any] = {
+        "name": f"small-a{number}",
+        "uid": f"ray-job-{number}",
+        "job_uid": JOB_UID,
+        "deleting": False,
+        "suspended": False,
+        "deployment": deployment,
+        "job_status": job_status,
+        "reason": "",
+        "message": "",
+        "cluster": f"cluster-{number}",
+    }
+    return RayJobView(**(known | more))
+
+
+def container(name: str = "ray-head", **more: Any) -> ContainerView:
+    known: dict[str, Any] = {
+        "name": name,
+        "running": False,
+        "waiting_reason": None,
+        "waiting_message": None,
+        "exit_code": None,
+        "exit_reason": None,
+        "exit_message": None,
+        "restarts": 0,
+        "memory_limit": "4Gi",
+    }
+    return ContainerView(**(known | more))
+
+
+def pod(name: str = "head", *, role: str = "head", attempt: int = 1, **more: Any) -> PodView:
+    known: dict[str, Any] = {
+        "name": name,
+        "uid": f"uid-of-{name}",
+        "job_uid": JOB_UID,
+        "role": role,
+        "cluster": f"cluster-{attempt}" if role != "preflight" else None,
+        "created": NOW,
+        "deleting": False,
+        "phase": "Running",
+        "reason": None,
+        "message": None,
+        "node": "node-1",
+        "ready": True,
+        "unschedulable": None,
+        "disrupted": None,
+        "containers": (container(f"ray-{role}", running=True),),
+    }
+    return PodView(**(known | more))
+
+
+def waiting_pod(name: str = "head", *, role: str = "head", reason: str, message: str = "", **more: Any) -> PodView:
+    """A pod whose container cannot start."""
+    waits = container(f"ray-{role}", waiting_reason=reason, waiting_message=message)
+    return pod(name, role=role, phase="Pending", ready=False, containers=(waits,), **more)
+
+
+def preflight(generation: int = 1, **more: Any) -> PreflightView:
+    known: dict[str, Any] = {
+        "name": f"small-check-{generation}",
+        "uid": f"check-{generation}",
+        "job_uid": JOB_UID,
+        "generation": generation,
+        "deleting": False,
+        "succeeded": False,
+        "failed": None,
+        "failed_at": NOW if more.get("failed") else None,
+    }
+    return PreflightView(**(known | more))
+
+
+def preflight_pod(generation: int = 1, *, name: str = "x1", **more: Any) -> PodView:
+    """A pod of the preflight; ``exit_code`` and the like go to its container."""
+    of_container = {key: more.pop(key) for key in list(more) if key.startswith(("exit_", "waiting_"))}
+    ended = "exit_code" in of_container
+    known: dict[str, Any] = {
+        "phase": "Failed" if ended else "Pending",
+        "ready": False,
+        "containers": (container("check", **of_container),),
+    }
+    return pod(f"small-check-{generation}-{name}", role="preflight", **(known | more))
+
+
+def workload(number: int = 1, **more: Any) -> WorkloadView:
+    known: dict[str, Any] = {
+        "name": f"rayjob-small-a{number}",
+        "ray_job_uid": f"ray-job-{number}",
+        "quota_reserved": False,
+        "admitted": False,
+        "evicted": None,
+        "message": "",
+    }
+    return WorkloadView(**(known | more))
+
+
+def observed(*objects: object, kuberay: KubeRay | None = None) -> Observed:
+    """What is seen, in any order."""
+    return Observed(
+        ray_jobs=tuple(each for each in objects if isinstance(each, RayJobView)),
+        pods=tuple(each for each in objects if isinstance(each, PodView)),
+        preflights=tuple(each for each in objects if isinstance(each, PreflightView)),
+        workloads=tuple(each for each in objects if isinstance(each, WorkloadView)),
+        kuberay=kuberay or KubeRay(usable=True),
+    )
+
+
+@dataclass
+class Story:
+    """A job over time: each look's status is what the next one starts from, as in the cluster."""
+
+    job: PromptInternJob = field(default_factory=job)
+    now: datetime = NOW
+    generation: int = 1
+    status: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] | None = None
+    """The trainer's part of the status."""
+
+    def look(self, *objects: object, after: float = 0, kuberay: KubeRay | None = None, **more: Any) -> Plan:
+        """Look at the job, ``after`` so many seconds."""
+        self.now += timedelta(seconds=after)
+        told = self.status | ({"training": self.training} if self.training else {})
+        result = plan(
+            self.job.model_copy(update={"status": PromptInternJobStatus.model_validate(told)}),
+            observed(*objects, kuberay=kuberay),
+            generation=self.generation,
+            now=self.now,
+            limits=LIMITS,
+            **more,
+        )
+        self.status = result.status
+        return result
+
+    def change(self, **spec: Any) -> None:
+        """What a user does with ``kubectl apply``: the generation counts."""
+        changed = self.job.spec.model_validate_json(job(**spec).spec.model_dump_json(by_alias=True))
+        self.job = self.job.model_copy(update={"spec": changed})
+        self.generation += 1
+
+    @property
+    def phase(self) -> str:
+        return str(self.status["phase"])
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        return list(self.status.get("attempts", []))
+
+    @property
+    def attempt(self) -> dict[str, Any]:
+        return self.attempts[-1]
+
+    def condition(self, kind: str) -> tuple[str, str] | None:
+        """Status and reason."""
+        return next(((c["status"], c["reason"]) for c in self.status["conditions"] if c["type"] == kind), None)
+
+    def says(self, kind: str) -> str:
+        """The message of a condition."""
+        return next(str(c["message"]) for c in self.status["conditions"] if c["type"] == kind)
+
+
+def accepted(**about: Any) -> Story:
+    """A job whose preflight succeeded and whose first RayJob is asked for."""
+    story = Story(job=job(**about))
+    story.look(preflight(succeeded=True))
+    return story
+
+
+def running(**about: Any) -> Story:
+    """A job whose first RayJob runs, with a head and a worker."""
+    story = accepted(**about)
+    story.look(*CLUSTER)
+    return story
+
+
+HEAD = pod()
+WORKER = pod("worker", role="worker")
+CLUSTER = (ray_job(deployment="Running", job_status="RUNNING"), HEAD, WORKER)
+"""All of the first attempt while it trains."""
+
+
+def failed(number: int = 1, message: str = "", **more: Any) -> RayJobView:
+    """The RayJob of an attempt that failed."""
+    return ray_job(number, "Failed", "FAILED", message=message, **more)
+
+
+def crashed(number: int = 1, code: int = 1) -> RayJobView:
+    """A RayJob whose trainer exited with ``code``."""
+    return failed(number, f"Job entrypoint command failed with exit code {code}, last available logs:\nboom")
+
+
+def renamed(view: PodView, **changes: Any) -> PodView:
+    """``view`` with ``changes``."""
+    return replace(view, **changes)

@@ -1,0 +1,99 @@
+"""A job that ended: nothing starts any more; what is left over goes, and after its TTL the job itself."""
+
+import pytest
+from promptintern_operator.plan import DeleteJob, DeletePreflight, DeleteRayJob
+from promptintern_operator.views import RayJobView
+
+from tests.unit.operator.builders import CLUSTER, NO_KUBERAY, Story, crashed, preflight, ray_job, running
+
+DONE = ray_job(deployment="Complete", job_status="SUCCEEDED")
+
+
+def _succeeded(**spec: int) -> Story:
+    story = running(**spec)
+    story.look(DONE)
+    return story
+
+
+@pytest.mark.parametrize("late", [(), CLUSTER, (DONE,), (crashed(),), (ray_job(deployment="Suspended"),)])
+def test_an_end_is_an_end(late: tuple[object, ...]) -> None:
+    story = _succeeded()
+    before = story.status
+    actions = story.look(*late, after=1000).actions
+    assert story.status == before
+    assert all(isinstance(action, DeleteRayJob) for action in actions)
+
+
+def test_the_ray_job_that_ended_by_itself_stays_and_the_check_goes() -> None:
+    story = _succeeded()
+    assert story.look(DONE, preflight(succeeded=True)).actions == (DeletePreflight("small-check-1", "check-1"),)
+    assert story.look(DONE, preflight(succeeded=True, deleting=True)).actions == ()
+
+
+@pytest.mark.parametrize(
+    ("seen", "goes"),
+    [
+        (ray_job(1, "Running"), True),
+        (ray_job(1, "Running", deleting=True), False),
+        (ray_job(1, "Complete"), False),
+        (ray_job(1, "Failed"), False),
+        (ray_job(7, "Running"), True),
+        (ray_job(7, "Complete"), True),
+        (ray_job(7, "ValidationFailed"), True),
+    ],
+)
+def test_ray_jobs_that_are_left_over_go(seen: RayJobView, goes: bool) -> None:
+    story = _succeeded()
+    assert story.look(seen).actions == ((DeleteRayJob(seen.name, seen.uid),) if goes else ())
+
+
+def test_a_job_is_deleted_after_its_time() -> None:
+    story = _succeeded(ttlSecondsAfterFinished=60)
+    result = story.look(DONE, after=59)
+    assert result.actions == ()
+    assert result.look_again is not None
+    assert (result.look_again - story.now).total_seconds() == 1
+    assert story.look(DONE, after=1).actions == (DeleteJob(),)
+
+
+def test_a_job_with_a_ttl_of_zero_goes_at_once() -> None:
+    assert _succeeded(ttlSecondsAfterFinished=0).look(DONE).actions == (DeleteJob(),)
+
+
+def test_the_plan_that_ends_a_job_wakes_up_for_its_ttl() -> None:
+    story = running(ttlSecondsAfterFinished=60)
+    result = story.look(DONE)
+    assert result.actions == ()
+    assert result.look_again is not None
+    assert (result.look_again - story.now).total_seconds() == 60
+
+
+def test_a_job_without_ttl_stays() -> None:
+    result = _succeeded().look(DONE, after=10**8)
+    assert result.actions == ()
+    assert result.look_again is None
+
+
+def test_a_ttl_given_after_the_end_counts() -> None:
+    story = _succeeded()
+    story.change(ttlSecondsAfterFinished=10)
+    assert story.look(DONE, after=100).actions == (DeleteJob(),)
+
+
+def test_a_running_job_has_no_ttl() -> None:
+    assert running(ttlSecondsAfterFinished=0).look(*CLUSTER, after=100).actions == ()
+
+
+def test_kuberay_is_not_needed_any_more() -> None:
+    story = _succeeded()
+    before = story.status
+    story.look(kuberay=NO_KUBERAY)
+    assert story.status == before
+
+
+def test_raising_the_budget_after_the_end_starts_nothing() -> None:
+    story = running(retries__application=0)
+    story.look(crashed())
+    story.change(retries__application=5)
+    assert story.look(crashed(), after=1000).actions == ()
+    assert story.phase == "Failed"

@@ -1,0 +1,343 @@
+"""What each way to fail is called, who has to act, and whether another attempt follows."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from promptintern_operator.plan import DeleteRayJob, StartAttempt
+from promptintern_operator.views import PodView
+
+from tests.unit.operator.builders import (
+    CLUSTER,
+    HEAD,
+    WORKER,
+    Story,
+    container,
+    crashed,
+    failed,
+    ray_job,
+    renamed,
+    running,
+    waiting_pod,
+)
+
+OOM = container("ray-worker", exit_code=137, exit_reason="OOMKilled", memory_limit="8Gi")
+USED_UP = "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory."
+EXIT = "Job entrypoint command failed with exit code {}, last available logs (truncated):\nlast words"
+
+
+def _worker(**changes: Any) -> PodView:
+    return renamed(WORKER, **changes)
+
+
+@pytest.mark.parametrize(
+    ("message", "worker", "outcome", "says"),
+    [
+        (EXIT.format(2), WORKER, "User", "last words"),
+        (EXIT.format(1), WORKER, "Application", "last words"),
+        (EXIT.format(137), WORKER, "Application", "last words"),
+        (EXIT.format(143), WORKER, "Infrastructure", "the driver was stopped"),
+        (EXIT.format(130), WORKER, "Infrastructure", "the driver was stopped"),
+        (EXIT.format(-15), WORKER, "Infrastructure", "the driver was stopped"),
+        (EXIT.format(-2), WORKER, "Infrastructure", "the driver was stopped"),
+        (EXIT.format(1), _worker(containers=(OOM,)), "Application", "its limit of 8Gi"),
+        ("", _worker(containers=(OOM,)), "Application", "spec.compute.resources.memory"),
+        (EXIT.format(2), _worker(containers=(OOM,)), "User", "last words"),
+        (USED_UP, WORKER, "Application", "low on memory"),
+        (EXIT.format(1), _worker(disrupted="PreemptionByScheduler"), "Preemption", "worker: PreemptionByScheduler"),
+        (EXIT.format(1), _worker(disrupted="EvictionByEvictionAPI"), "Preemption", "worker: EvictionByEvictionAPI"),
+        (EXIT.format(1), _worker(disrupted="DeletionByTaintManager"), "Preemption", "the cluster took"),
+        (EXIT.format(1), _worker(disrupted="TerminationByKubelet", reason="Terminated"), "Preemption", "took"),
+        (EXIT.format(1), _worker(disrupted="TerminationByKubelet", reason="Evicted"), "Infrastructure", "Evicted"),
+        (EXIT.format(1), _worker(disrupted="DeletionByPodGC"), "Infrastructure", "worker: DeletionByPodGC"),
+        (EXIT.format(1), _worker(reason="Evicted"), "Infrastructure", "worker: Evicted"),
+        (EXIT.format(1), _worker(reason="NodeLost"), "Infrastructure", "the cluster lost worker: NodeLost"),
+        ("Unexpected error occurred: the actor died", WORKER, "Infrastructure", "the actor died"),
+        ("", WORKER, "Infrastructure", "KubeRay gives no reason"),
+    ],
+)
+def test_a_failure_is_classed_by_its_cause(message: str, worker: PodView, outcome: str, says: str) -> None:
+    story = running()
+    story.look(failed(message=message), HEAD, worker)
+    assert story.attempt["outcome"] == outcome
+    assert says in story.attempt["message"]
+
+
+def test_the_tail_of_a_long_message_is_kept() -> None:
+    story = running()
+    lines = "\n".join(f"line {number}" for number in range(500))
+    story.look(failed(message=f"Job failed with exit code 1:\n{lines}"), HEAD)
+    assert "line 499" in story.attempt["message"]
+    assert "line 400" not in story.attempt["message"]
+
+
+def test_a_sidecar_that_was_killed_for_memory_does_not_explain_a_failure_of_the_trainer() -> None:
+    story = running()
+    logs = container("logs", running=True, exit_code=137, exit_reason="OOMKilled")
+    story.look(failed(message=EXIT.format(1)), renamed(HEAD, containers=(*HEAD.containers, logs)))
+    assert story.attempt["outcome"] == "Application"
+    assert "last words" in story.attempt["message"]
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "about", "outcome"),
+    [
+        ("User", "small-a1", "User"),
+        ("User", "small-a0", "Application"),
+        ("User", None, "Application"),
+        ("Infrastructure", "small-a1", "Application"),
+        ("Preemption", "small-a1", "Application"),
+    ],
+)
+def test_the_trainers_word_lowers_a_budget_and_never_raises_one(
+    failure_class: str, about: str | None, outcome: str
+) -> None:
+    story = running()
+    failure = {"class": failure_class, "message": "row 7 has no answer"} | ({"rayJob": about} if about else {})
+    story.training = {"attempt": 1, "failure": failure}
+    story.look(crashed(), HEAD)
+    assert story.attempt["outcome"] == outcome
+    assert ("row 7 has no answer" in story.attempt["message"]) == (about == "small-a1")
+
+
+def test_a_job_that_succeeds_is_over() -> None:
+    story = running()
+    result = story.look(ray_job(deployment="Complete", job_status="SUCCEEDED"), HEAD, after=60)
+    assert result.actions == ()
+    assert story.condition("Succeeded") == ("True", "Succeeded")
+    assert story.condition("Failed") is None
+    assert story.condition("Training") == ("False", "Ended")
+    assert story.attempt["outcome"] == "Succeeded"
+    assert story.status["completionTime"] == story.attempt["finishedAt"]
+    assert "currentHeadPodUID" not in story.status
+    assert story.phase == "Succeeded"
+    assert story.attempt["activeSeconds"] == 60
+
+
+def test_a_job_stopped_in_ray_did_not_succeed() -> None:
+    story = running()
+    story.look(ray_job(deployment="Complete", job_status="STOPPED"), HEAD)
+    assert story.attempt["outcome"] == "Application"
+    assert "stopped from outside" in story.attempt["message"]
+
+
+def test_a_complete_ray_job_that_did_not_succeed_is_a_failure_and_no_endless_wait() -> None:
+    story = running()
+    story.look(ray_job(deployment="Complete", job_status="FAILED", message=EXIT.format(1)), HEAD)
+    assert story.attempt["outcome"] == "Application"
+
+
+def test_the_success_of_a_ray_job_that_is_being_deleted_counts() -> None:
+    """KubeRay can be told to delete RayJobs that finished."""
+    story = running()
+    story.look(ray_job(deployment="Complete", job_status="SUCCEEDED", deleting=True))
+    assert story.phase == "Succeeded"
+
+
+def test_a_users_error_is_final() -> None:
+    story = running()
+    result = story.look(crashed(code=2), HEAD)
+    assert result.actions == ()
+    assert story.condition("Failed") == ("True", "Refused")
+    assert story.condition("Succeeded") == ("False", "Refused")
+    assert story.phase == "Failed"
+    assert story.look(crashed(code=2), HEAD, after=9999).actions == ()
+
+
+def test_a_ray_job_that_kuberay_refuses_is_deleted_and_final() -> None:
+    story = running()
+    result = story.look(ray_job(deployment="ValidationFailed", message="spec.x is wrong"))
+    assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.phase == "Failed"
+    assert "KubeRay refuses the RayJob: spec.x is wrong" in story.says("Failed")
+    assert story.look(ray_job(deployment="ValidationFailed", deleting=True)).actions == ()
+
+
+def test_the_second_failure_of_the_trainer_is_final() -> None:
+    story = running()
+    result = story.look(crashed(1), HEAD)
+    assert story.condition("Failed") is None
+    assert result.look_again is not None
+    assert StartAttempt(2) in story.look(crashed(1), after=20).actions
+    story.look(ray_job(2, "Running", "RUNNING"))
+    result = story.look(crashed(2))
+    assert result.actions == ()
+    assert story.condition("Failed") == ("True", "RetriesExhausted")
+    assert story.says("Failed").startswith("attempt 2: ")
+
+
+def test_no_retries_means_one_attempt() -> None:
+    story = running(retries__application=0)
+    story.look(crashed(1), HEAD)
+    assert story.phase == "Failed"
+
+
+def test_each_class_has_its_own_budget() -> None:
+    story = running(retries={"application": 1, "infrastructure": 1})
+    for number, ended in [(1, crashed(1)), (2, failed(2, "the actor died"))]:
+        story.look(ended)
+        assert story.condition("Failed") is None
+        story.look(after=1000)
+        story.look(ray_job(number + 1))
+    story.look(failed(3, "the actor died"))
+    assert story.condition("Failed") == ("True", "RetriesExhausted")
+
+
+def test_a_preemption_costs_nothing_and_is_followed_at_once() -> None:
+    story = running(retries={"application": 0, "infrastructure": 0})
+    for number in range(1, 6):
+        taken = renamed(HEAD, cluster=f"cluster-{number}", disrupted="PreemptionByScheduler")
+        result = story.look(failed(number, "gone"), taken)
+        assert story.attempt["outcome"] == "Preemption"
+        assert result.look_again == story.now
+        assert StartAttempt(number + 1) in story.look(failed(number, "gone")).actions
+        story.look(ray_job(number + 1))
+    assert story.condition("Failed") is None
+
+
+def test_a_budget_is_not_forgotten_after_many_preemptions() -> None:
+    story = running(retries__application=1)
+    story.look(crashed(1))
+    first = story.attempt
+    preempted = [first | {"number": n, "rayJobName": f"small-a{n}", "outcome": "Preemption"} for n in range(2, 302)]
+    story.status = story.status | {"attempts": [first, *preempted]}
+    story.look(after=1000)
+    story.look(ray_job(302))
+    story.look(crashed(302))
+    assert len(story.status["attempts"]) == 256
+    assert story.condition("Failed") == ("True", "RetriesExhausted")
+
+
+def test_a_pull_that_fails_and_one_that_waits_are_one_trouble() -> None:
+    story = running()
+    for reason in ("ErrImagePull", "ImagePullBackOff", "ErrImagePull"):
+        stuck = waiting_pod("worker-2", role="worker", reason=reason, message="not found", created=story.now)
+        story.look(ray_job(deployment="Initializing"), HEAD, stuck)
+        assert story.condition("ClusterReady") == ("False", "ImagePullBackOff")
+
+
+def _delays(uid: str, failures: int) -> list[float]:
+    """Seconds between the end of each attempt and the start of the next."""
+    story = running(retries__infrastructure=failures)
+    story.job = story.job.model_copy(update={"metadata": story.job.metadata.model_copy(update={"uid": uid})})
+    found = []
+    for number in range(1, failures + 1):
+        result = story.look(failed(number, "the actor died"))
+        due = result.look_again
+        assert isinstance(due, datetime)
+        found.append((due - story.now).total_seconds())
+        assert story.look(after=found[-1] - 0.001).actions == ()
+        assert StartAttempt(number + 1) in story.look(after=0.002).actions
+        story.look(ray_job(number + 1))
+    return found
+
+
+def test_delays_double_up_to_a_limit_with_a_little_jitter() -> None:
+    delays = _delays("job-uid-1", 10)
+    for number, delay in enumerate(delays):
+        plain = min(10 * 2**number, 600)
+        assert plain <= delay <= plain * 1.25
+    assert _delays("job-uid-1", 10) == delays, "the same job waits the same"
+    assert _delays("job-uid-2", 10) != delays, "jobs that failed together do not come back together"
+
+
+def test_a_preemption_between_two_failures_starts_the_delays_anew() -> None:
+    story = running()
+    story.look(failed(1, "the actor died"))
+    story.look(after=13)
+    story.look(ray_job(2))
+    story.look(failed(2, "x"), renamed(HEAD, cluster="cluster-2", disrupted="PreemptionByScheduler"))
+    story.look()
+    story.look(ray_job(3))
+    result = story.look(failed(3, "the actor died"))
+    assert result.look_again is not None
+    assert (result.look_again - story.now).total_seconds() <= 12.5
+
+
+def test_between_two_attempts_nothing_trains() -> None:
+    story = running()
+    result = story.look(crashed(1), HEAD)
+    assert story.condition("Training") != ("True", "Running")
+    assert story.phase != "Training"
+    assert any("boom" in happening.message for happening in result.happenings), "an Event tells of the failure"
+
+
+STUCK = [
+    ("ImagePullBackOff", "Infrastructure"),
+    ("CreateContainerError", "Infrastructure"),
+    ("RunContainerError", "Infrastructure"),
+    ("InvalidImageName", "User"),
+    ("CreateContainerConfigError", "User"),
+    ("ErrImageNeverPull", "User"),
+]
+
+
+@pytest.mark.parametrize(("reason", "outcome"), STUCK)
+def test_a_stuck_pod_is_named_at_once_and_ends_the_attempt_after_the_limit(reason: str, outcome: str) -> None:
+    story = running(retries__infrastructure=1)
+    stuck = waiting_pod("worker-2", role="worker", reason=reason, message='secret "s3" not found', created=story.now)
+    seen = (ray_job(deployment="Initializing"), HEAD, stuck)
+    result = story.look(*seen)
+    assert story.condition("ClusterReady") == ("False", reason)
+    assert "worker-2 cannot start" in story.says("ClusterReady")
+    assert 'secret "s3" not found' in story.says("ClusterReady")
+    assert result.look_again is not None
+    assert story.look(*seen, after=899).actions == ()
+    result = story.look(*seen, after=1)
+    assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.attempt["outcome"] == outcome
+    assert "waited 900 s" in story.attempt["message"]
+    assert (story.phase == "Failed") == (outcome == "User")
+
+
+def test_a_pod_that_no_node_takes_says_what_is_missing() -> None:
+    story = running()
+    told = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    pending = renamed(WORKER, phase="Pending", ready=False, unschedulable=told)
+    story.look(ray_job(deployment="Initializing"), HEAD, pending)
+    assert story.condition("ClusterReady") == ("False", "Unschedulable")
+    assert "Insufficient nvidia.com/gpu" in story.says("ClusterReady")
+
+
+def test_a_pod_that_gets_going_after_all_is_forgiven() -> None:
+    story = running()
+    seen = (ray_job(deployment="Initializing"), HEAD)
+    story.look(*seen, waiting_pod("w", role="worker", reason="ImagePullBackOff"))
+    story.look(*CLUSTER, after=800)
+    assert story.condition("ClusterReady") == ("True", "Ready")
+    story.look(*CLUSTER, after=800)
+    assert "outcome" not in story.attempt
+
+
+def test_a_retried_attempt_leaves_no_older_ray_job_beside_it() -> None:
+    """Even if the operator stopped before it deleted the RayJob that was stuck: deleting comes first."""
+    story = running()
+    seen = (ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"))
+    story.look(*seen, after=900)
+    assert story.attempt["outcome"] == "Infrastructure"
+    assert story.look(*seen, after=20).actions == (DeleteRayJob("small-a1", "ray-job-1"), StartAttempt(2))
+
+
+def test_the_last_states_of_pods_are_kept_with_their_attempt() -> None:
+    story = running()
+    ended = renamed(WORKER, phase="Failed", containers=(container("ray-worker", exit_code=1, exit_reason="Error"),))
+    story.look(crashed(), HEAD, ended)
+    assert story.attempt["pods"] == [
+        {"name": "head", "node": "node-1", "phase": "Running"},
+        {"name": "worker", "node": "node-1", "phase": "Failed", "reason": "Error", "exitCode": 1},
+    ]
+
+
+def test_pods_are_kept_for_the_newest_attempts_only() -> None:
+    story = running(retries__infrastructure=20)
+    for number in range(1, 9):
+        story.look(failed(number, "the actor died"), renamed(HEAD, cluster=f"cluster-{number}"))
+        story.look(after=1000)
+        story.look(ray_job(number + 1, cluster=f"cluster-{number + 1}"))
+    assert [bool(attempt.get("pods")) for attempt in story.attempts] == [False] * 4 + [True] * 4 + [False]
+
+
+def test_the_end_keeps_the_pods_that_were_seen_before() -> None:
+    story: Story = running()
+    story.look(failed(message="the head is gone"))
+    assert [p["name"] for p in story.attempt["pods"]] == ["head", "worker"]

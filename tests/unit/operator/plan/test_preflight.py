@@ -1,0 +1,213 @@
+"""The check before the first attempt: what a first look starts, and what its result means."""
+
+import json
+
+import pytest
+from promptintern_operator.plan import DeletePreflight, StartAttempt, StartPreflight
+
+from tests.unit.operator.builders import NOW, Story, accepted, job, preflight, preflight_pod
+
+BACKOFF_LIMIT = "Job has reached the specified backoff limit"
+
+
+def test_the_first_look_starts_the_check_and_no_attempt() -> None:
+    story = Story()
+    assert story.look().actions == (StartPreflight(1),)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+    assert story.phase == "Checking"
+    assert "startTime" not in story.status
+
+
+def test_a_check_that_runs_is_not_started_again() -> None:
+    story = Story()
+    story.look()
+    assert story.look(preflight()).actions == ()
+    assert story.phase == "Checking"
+
+
+def test_a_check_that_never_came_to_be_is_started_again() -> None:
+    story = Story()
+    story.look()
+    assert story.look(after=5).actions == (StartPreflight(1),)
+
+
+def test_a_check_that_succeeds_starts_the_first_attempt() -> None:
+    story = Story()
+    story.look()
+    result = story.look(preflight(succeeded=True), after=5)
+    assert result.actions == (StartAttempt(1),)
+    assert story.condition("Accepted") == ("True", "Valid")
+    assert story.status["startTime"] == "2026-01-02T03:04:10Z"
+    assert story.phase == "Starting"
+    assert story.status["rayJobName"] == "small-a1"
+
+
+def test_the_check_of_another_generation_says_nothing() -> None:
+    story = Story(generation=2)
+    result = story.look(preflight(1, succeeded=True))
+    assert StartPreflight(2) in result.actions
+    assert StartAttempt(1) not in result.actions
+
+
+def test_a_check_of_an_older_generation_is_removed_once() -> None:
+    story = Story(generation=2)
+    assert DeletePreflight("small-check-1", "check-1") in story.look(preflight(1)).actions
+    assert DeletePreflight("small-check-1", "check-1") not in story.look(preflight(1, deleting=True)).actions
+
+
+FINDINGS = json.dumps(
+    [
+        {"where": "data.train.uri", "message": "no such object"},
+        {"where": "prompt.template", "message": "holds no {query}"},
+    ]
+)
+
+
+def test_what_the_check_finds_is_said_field_by_field() -> None:
+    story = Story()
+    result = story.look(
+        preflight(failed="Container check failed with exit code 2"),
+        preflight_pod(exit_code=2, exit_reason="Error", exit_message=FINDINGS),
+    )
+    assert result.actions == ()
+    assert story.condition("Accepted") == ("False", "Refused")
+    assert story.says("Accepted") == "data.train.uri: no such object\nprompt.template: holds no {query}"
+    assert story.phase == "Refused"
+    assert "completionTime" not in story.status
+    assert [happening.warning for happening in result.happenings] == [True]
+
+
+@pytest.mark.parametrize("told", ["not JSON", "[1]", "{}", '[{"where": "x"}]', "null", '"text"'])
+def test_findings_that_are_no_list_of_problems_are_told_as_they_are(told: str) -> None:
+    story = Story()
+    story.look(preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=told))
+    assert story.condition("Accepted") == ("False", "Refused")
+    assert story.says("Accepted") == told
+
+
+def test_a_refused_job_is_not_checked_again_until_its_spec_changes() -> None:
+    story = Story()
+    refused = (preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=FINDINGS))
+    story.look(*refused)
+    assert story.look(*refused, after=3600).actions == ()
+    assert story.look(after=3600).actions == (), "even if the check's Job is gone"
+    story.change(data__train__uri="s3://rows/right.jsonl")
+    result = story.look(*refused)
+    assert set(result.actions) == {StartPreflight(2), DeletePreflight("small-check-1", "check-1")}
+    assert story.phase == "Checking"
+    assert story.look(preflight(2, succeeded=True)).actions == (StartAttempt(1),)
+    assert story.phase == "Starting"
+
+
+def test_a_check_that_could_not_be_made_ends_the_job() -> None:
+    story = Story()
+    result = story.look(
+        preflight(failed=BACKOFF_LIMIT),
+        preflight_pod(name="old", exit_code=1, exit_message="S3 is away"),
+        preflight_pod(name="new", exit_code=1, exit_message="S3 is still away", created=NOW.replace(hour=5)),
+    )
+    assert story.condition("Accepted") == ("False", "CheckFailed")
+    assert story.condition("Failed") == ("True", "CheckFailed")
+    assert "S3 is still away" in story.says("Failed")
+    assert story.phase == "Failed"
+    assert "completionTime" in story.status
+    assert result.actions == (DeletePreflight("small-check-1", "check-1"),)
+
+
+def test_a_check_killed_for_memory_says_so() -> None:
+    story = Story()
+    story.look(preflight(failed=BACKOFF_LIMIT), preflight_pod(exit_code=137, exit_reason="OOMKilled"))
+    assert story.condition("Failed") == ("True", "CheckFailed")
+    assert "memory limit of 4Gi" in story.says("Failed")
+
+
+def test_a_failed_check_waits_for_the_word_of_its_pod() -> None:
+    """The Job and its pods come by different watches; what was found must not be lost to that."""
+    story = Story()
+    result = story.look(preflight(failed="failed"), preflight_pod(phase="Running"))
+    assert story.condition("Failed") is None
+    assert result.look_again is not None
+    story.look(preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=FINDINGS), after=1)
+    assert story.condition("Accepted") == ("False", "Refused")
+
+
+def test_a_failed_check_whose_pod_is_gone_ends_the_job_after_a_while() -> None:
+    story = Story()
+    story.look(preflight(failed="the deadline passed"))
+    story.look(preflight(failed="the deadline passed"), after=61)
+    assert story.condition("Failed") == ("True", "CheckFailed")
+    assert "the deadline passed" in story.says("Failed")
+
+
+def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit() -> None:
+    story = Story()
+    stuck = preflight_pod(waiting_reason="ImagePullBackOff", waiting_message="no such image")
+    result = story.look(preflight(), stuck)
+    assert story.condition("Accepted") == ("Unknown", "ImagePullBackOff")
+    assert "no such image" in story.says("Accepted")
+    assert result.look_again is not None
+    assert (result.look_again - NOW).total_seconds() == 900
+    assert story.look(preflight(), stuck, after=899).actions == ()
+    result = story.look(preflight(), stuck, after=1)
+    assert story.condition("Failed") == ("True", "ImagePullBackOff")
+    assert result.actions == (DeletePreflight("small-check-1", "check-1"),)
+
+
+def test_a_check_that_gets_going_after_all_is_followed() -> None:
+    story = Story()
+    story.look(preflight(), preflight_pod(unschedulable="0/3 nodes are available"))
+    assert story.condition("Accepted") == ("Unknown", "Unschedulable")
+    story.look(preflight(), preflight_pod(phase="Running"), after=100)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+    assert story.look(preflight(succeeded=True), after=100).actions == (StartAttempt(1),)
+
+
+def test_the_pods_of_another_check_are_not_looked_at() -> None:
+    story = Story()
+    story.look(preflight(1), preflight_pod(12, waiting_reason="ImagePullBackOff"))
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+
+
+def test_a_job_that_this_cluster_cannot_run_is_refused_without_a_check() -> None:
+    story = Story()
+    result = story.look(refusals=["spec.storage: is required", "spec.model: is odd"])
+    assert result.actions == ()
+    condition = story.condition("Accepted")
+    assert condition is not None
+    assert condition[0] == "False"
+    assert story.says("Accepted") == "spec.storage: is required\nspec.model: is odd"
+    assert story.phase == "Refused"
+    assert "completionTime" not in story.status
+
+
+def test_a_refusal_by_the_settings_heals_when_they_change() -> None:
+    story = Story()
+    story.look(refusals=["spec.storage: is required"])
+    assert story.look().actions == (StartPreflight(1),)
+    assert story.phase == "Checking"
+
+
+def test_new_settings_do_not_refuse_a_job_that_was_accepted() -> None:
+    story = accepted()
+    story.look(refusals=["spec.storage: is required"])
+    assert story.condition("Accepted") == ("True", "Valid")
+
+
+def test_a_job_created_suspended_is_not_checked_until_it_is_resumed() -> None:
+    story = Story(job=job(suspend=True))
+    assert story.look().actions == ()
+    assert story.phase == "Suspended"
+    story.change(suspend=False)
+    assert story.look().actions == (StartPreflight(2),)
+    assert story.condition("Suspended") == ("False", "Resumed")
+    assert story.phase == "Checking"
+
+
+def test_suspending_during_the_check_gives_it_up_and_resuming_checks_anew() -> None:
+    story = Story()
+    story.look()
+    story.change(suspend=True)
+    assert story.look(preflight(1)).actions == (DeletePreflight("small-check-1", "check-1"),)
+    assert story.phase == "Suspended"
+    story.change(suspend=False)
+    assert story.look().actions == (StartPreflight(3),)

@@ -1,0 +1,316 @@
+"""What the operator creates: safe for the cluster, whatever the job says, and true to the job."""
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from promptintern_api import PromptInternJob, parse_job
+from promptintern_operator.manifests.config import config_map, refusals, resolve
+from promptintern_operator.manifests.identity import role, role_binding, service_account
+from promptintern_operator.manifests.network import network_policy
+from promptintern_operator.manifests.pods import cores
+from promptintern_operator.manifests.preflight import preflight_job
+from promptintern_operator.manifests.rayjob import ray_job
+from promptintern_operator.plan.attempts import ray_job_name
+from promptintern_operator.settings import DefaultStorage, EgressRule, Settings
+
+from tests.unit.operator.builders import JOB_UID, QUEUE_LABEL, job
+from tests.unit.operator.jobs import NAMES, STORAGE, jobs
+from tests.unit.operator.pod_security import breaches, containers
+
+Manifest = dict[str, Any]
+SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://all/runs", secret_name="all-s3"))
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
+DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+GPU = "nvidia.com/gpu"
+
+
+def pod_templates(any_job: PromptInternJob) -> dict[str, Manifest]:
+    """Templates of all pods, by role."""
+    cluster = ray_job(any_job, SETTINGS, number=1)["spec"]["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    return {
+        "head": cluster["headGroupSpec"]["template"],
+        "worker": workers["template"],
+        "preflight": preflight_job(any_job, SETTINGS, generation=1)["spec"]["template"],
+    }
+
+
+def everything(any_job: PromptInternJob) -> list[Manifest]:
+    return [
+        service_account(any_job),
+        role(any_job),
+        role_binding(any_job),
+        config_map(any_job, SETTINGS),
+        network_policy(any_job, SETTINGS),
+        preflight_job(any_job, SETTINGS, generation=3),
+        ray_job(any_job, SETTINGS, number=2),
+    ]
+
+
+def _walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    yield path, node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _walk(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from _walk(value, path)
+
+
+@FEW
+@given(jobs())
+def test_every_pod_meets_pod_security_restricted(any_job: PromptInternJob) -> None:
+    for template in pod_templates(any_job).values():
+        assert breaches(template["spec"]) == []
+        for container in containers(template["spec"]):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_checker_of_pod_security_can_fail() -> None:
+    template = pod_templates(job())["head"]["spec"]
+    bad = {**template, "hostNetwork": True, "volumes": [{"name": "root", "hostPath": {"path": "/"}}]}
+    bad["containers"] = [{"name": "ray", "securityContext": {"privileged": True}, "ports": [{"hostPort": 1}]}]
+    assert len(breaches(bad)) == 6
+
+
+@FEW
+@given(jobs())
+def test_only_the_head_that_drives_holds_a_token_for_the_api_server(any_job: PromptInternJob) -> None:
+    for name, template in pod_templates(any_job).items():
+        spec = template["spec"]
+        assert spec["automountServiceAccountToken"] is False
+        tokens = [volume["name"] for volume in spec["volumes"] if "serviceAccountToken" in json.dumps(volume)]
+        holders = [
+            container["name"]
+            for container in containers(spec)
+            if any(mount["name"] in tokens for mount in container["volumeMounts"])
+        ]
+        assert holders == (["ray-head"] if name == "head" else [])
+
+
+@FEW
+@given(jobs())
+def test_secrets_are_referred_to_and_never_copied(any_job: PromptInternJob) -> None:
+    spec = resolve(any_job, SETTINGS).spec
+    named = {ref.name for ref in (spec.storage and spec.storage.secret_ref, spec.model.secret_ref) if ref}
+    pull = {secret.name for secret in spec.compute.image_pull_secrets or []}
+    for template in pod_templates(any_job).values():
+        assert not [volume for volume in template["spec"]["volumes"] if "secret" in volume]
+        assert {s["name"] for s in template["spec"].get("imagePullSecrets", [])} == pull
+        for container in containers(template["spec"]):
+            assert "envFrom" not in container
+            used = {v["valueFrom"]["secretKeyRef"]["name"] for v in container["env"] if "valueFrom" in v}
+            assert used == named
+            secret = [v for v in container["env"] if v["name"].startswith(("AWS_", "HF_TOKEN"))]
+            assert all("value" not in variable for variable in secret)
+
+
+@FEW
+@given(jobs())
+def test_memory_is_not_borrowed_and_gpus_are_the_workers(any_job: PromptInternJob) -> None:
+    gpus = any_job.spec.compute.gpus_per_worker
+    for name, template in pod_templates(any_job).items():
+        for container in containers(template["spec"]):
+            requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+            assert {"cpu", "memory"} <= requests.keys()
+            assert limits == {name: size for name, size in requests.items() if name != "cpu"}
+            assert limits.get(GPU) == (str(gpus) if name == "worker" and gpus else None)
+
+
+@FEW
+@given(jobs())
+def test_all_that_is_created_belongs_to_its_job(any_job: PromptInternJob) -> None:
+    for manifest in everything(any_job):
+        meta = manifest["metadata"]
+        assert meta["namespace"] == "team-a"
+        (owner,) = meta["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"]) == ("PromptInternJob", any_job.metadata.name, JOB_UID)
+        assert owner["controller"] is True
+        assert meta["labels"]["promptintern.dev/job-uid"] == JOB_UID
+        assert meta["labels"]["app.kubernetes.io/managed-by"] == "promptintern-operator"
+    for role_name, template in pod_templates(any_job).items():
+        labels = template["metadata"]["labels"]
+        assert labels["promptintern.dev/job-uid"] == JOB_UID
+        assert labels["promptintern.dev/role"] == role_name
+        assert template["spec"]["serviceAccountName"] == service_account(any_job)["metadata"]["name"]
+
+
+@FEW
+@given(name=NAMES, number=st.integers(1, 9999), generation=st.integers(1, 99_999))
+def test_names_and_labels_fit_for_every_name_of_a_job(name: str, number: int, generation: int) -> None:
+    named = job(name=name, labels=QUEUE_LABEL)
+    ray = ray_job(named, SETTINGS, number=number)
+    assert ray["metadata"]["name"] == ray_job_name(name, number)
+    assert len(ray["metadata"]["name"]) <= 47
+    assert DNS_1035.fullmatch(ray["metadata"]["name"])
+    for manifest in [*everything(named), ray, preflight_job(named, SETTINGS, generation=generation)]:
+        assert len(manifest["metadata"]["name"]) <= 63
+        assert DNS_1035.fullmatch(manifest["metadata"]["name"])
+        for path, node in _walk(manifest):
+            if path.endswith(("labels", "matchLabels")):
+                assert all(len(value) <= 63 for value in node.values())
+
+
+@FEW
+@given(jobs())
+def test_kueue_gets_its_labels_and_a_suspended_ray_job(any_job: PromptInternJob) -> None:
+    ray = ray_job(any_job, SETTINGS, number=1)
+    kueue = {k: v for k, v in any_job.metadata.labels.items() if k.startswith("kueue.x-k8s.io/")}
+    assert {k: v for k, v in ray["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")} == kueue
+    assert ray["spec"]["suspend"] == bool(kueue)
+    assert "team" not in ray["metadata"]["labels"]
+
+
+@FEW
+@given(jobs())
+def test_the_ray_job_is_what_the_job_asks_for(any_job: PromptInternJob) -> None:
+    compute = any_job.spec.compute
+    spec = ray_job(any_job, SETTINGS, number=1)["spec"]
+    (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == compute.workers
+    assert spec["backoffLimit"] == 0
+    assert spec["submissionMode"] == "HTTPMode"
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert spec["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+    assert spec["rayClusterSpec"]["rayVersion"] == (compute.ray_version or SETTINGS.ray_version)
+    templates = pod_templates(any_job)
+    assert (templates["worker"]["spec"].get("nodeSelector") or {}) == (compute.node_selector or {})
+    assert len(templates["worker"]["spec"].get("tolerations") or []) == len(compute.tolerations or [])
+    for name, template in templates.items():
+        for container in containers(template["spec"]):
+            assert container["image"] == (compute.image or SETTINGS.trainer_image)
+        if name != "preflight":
+            grace = template["spec"]["terminationGracePeriodSeconds"]
+            assert grace == compute.termination_grace_period_seconds
+            assert "preStop" in template["spec"]["containers"][0]["lifecycle"]
+
+
+@FEW
+@given(jobs())
+def test_pods_mount_what_they_have_and_every_path_once(any_job: PromptInternJob) -> None:
+    for template in pod_templates(any_job).values():
+        volumes = [volume["name"] for volume in template["spec"]["volumes"]]
+        assert len(set(volumes)) == len(volumes)
+        for container in containers(template["spec"]):
+            paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+            assert len(set(paths)) == len(paths)
+            assert {mount["name"] for mount in container["volumeMounts"]} <= set(volumes)
+            names = [variable["name"] for variable in container["env"]]
+            assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "path", ["/tmp", "/tmp/", "/etc/promptintern", "/var/run/secrets/kubernetes.io/serviceaccount"]
+)
+def test_a_model_cache_at_a_path_that_is_taken_is_refused(path: str) -> None:
+    taken = job(storage=STORAGE, compute__modelCache={"claimName": "models", "mountPath": path})
+    assert [each.partition(":")[0] for each in refusals(taken, SETTINGS)] == ["spec.compute.modelCache.mountPath"]
+
+
+@FEW
+@given(jobs())
+def test_the_config_map_holds_the_resolved_job(any_job: PromptInternJob) -> None:
+    resolved = resolve(any_job, SETTINGS)
+    (text,) = config_map(any_job, SETTINGS)["data"].values()
+    assert parse_job(json.loads(text)) == resolved
+    assert resolved.spec.storage is not None
+    assert resolved.spec.storage.uri == ("s3://team-a/runs" if any_job.spec.storage else "s3://all/runs")
+    assert resolved.spec.compute.image
+    assert resolved.spec.compute.ray_version
+    assert resolved.status is None
+
+
+def test_the_preflight_is_tried_again_unless_the_job_is_refused() -> None:
+    spec = preflight_job(job(), SETTINGS, generation=3)
+    assert spec["metadata"]["annotations"] == {"promptintern.dev/generation": "3"}
+    assert spec["spec"]["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy needs it"
+    (rule,) = spec["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [2]
+    (check,) = spec["spec"]["template"]["spec"]["containers"]
+    assert rule["onExitCodes"]["containerName"] == check["name"]
+    assert check["terminationMessagePath"] == check["command"][-1]
+
+
+def test_the_role_allows_one_patch_of_one_jobs_status() -> None:
+    (rule,) = role(job(name="mine"))["rules"]
+    assert rule == {
+        "apiGroups": ["promptintern.dev"],
+        "resources": ["promptinternjobs/status"],
+        "resourceNames": ["mine"],
+        "verbs": ["patch"],
+    }
+    binding = role_binding(job(name="mine"))
+    assert binding["roleRef"]["name"] == role(job(name="mine"))["metadata"]["name"]
+    assert [s["namespace"] for s in binding["subjects"]] == ["team-a"]
+
+
+@FEW
+@given(jobs())
+def test_the_network_policy_selects_every_pod_of_the_job(any_job: PromptInternJob) -> None:
+    spec = network_policy(any_job, SETTINGS)["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    selector = spec["podSelector"]["matchLabels"].items()
+    for template in pod_templates(any_job).values():
+        assert selector <= template["metadata"]["labels"].items()
+    own = {"podSelector": {"matchLabels": dict(selector)}}
+    assert {"from": [own]} in spec["ingress"]
+    assert {"to": [own]} in spec["egress"]
+
+
+def test_the_metadata_service_of_a_cloud_is_out_of_reach() -> None:
+    blocks = [
+        peer["ipBlock"]
+        for rule in network_policy(job(), Settings())["spec"]["egress"]
+        for peer in rule["to"]
+        if "ipBlock" in peer
+    ]
+    assert blocks, "else this proves nothing"
+    for address in map(ipaddress.ip_address, ["169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254"]):
+        for block in blocks:
+            excluded = any(address in ipaddress.ip_network(each) for each in block.get("except", []))
+            assert excluded or address not in ipaddress.ip_network(block["cidr"])
+
+
+def test_egress_is_what_the_chart_says() -> None:
+    chart = Settings(egress=(EgressRule(cidr="10.0.0.0/8", ports=[443, 9000]),), kuberay_namespace="ray")
+    spec = network_policy(job(), chart)["spec"]
+    assert spec["egress"][-1] == {
+        "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
+        "ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 9000}],
+    }
+    (kuberay,) = spec["ingress"][1]["from"]
+    assert kuberay["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "ray"}
+    assert spec["ingress"][1]["ports"] == [{"protocol": "TCP", "port": 8265}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "chart", "field"),
+    [
+        ({}, Settings(), "spec.storage"),
+        ({}, SETTINGS, None),
+        ({"storage": STORAGE}, Settings(), None),
+        ({"storage__uri": "file:///runs"}, Settings(), "spec.storage.uri"),
+        ({"storage__uri": "file:///models/runs", "compute__modelCache__claimName": "x"}, Settings(), None),
+    ],
+)
+def test_what_this_cluster_cannot_run_is_refused(spec: Manifest, chart: Settings, field: str | None) -> None:
+    assert [each.partition(":")[0] for each in refusals(job(**spec), chart)] == ([field] if field else [])
+
+
+_UNITS = {"": 1, "m": Fraction(1, 1000), "k": 1000, "Ki": 1024, "M": 10**6, "Gi": 2**30}
+
+
+@FEW
+@given(number=st.integers(0, 64_000), unit=st.sampled_from(sorted(_UNITS)))
+def test_cores_are_whole_and_at_least_one(number: int, unit: str) -> None:
+    asked = number * _UNITS[unit]
+    found = cores(f"{number}{unit}")
+    assert max(asked, 1) <= found < max(asked + 1, 2)

@@ -1,0 +1,249 @@
+"""The queue of jobs to look at, on a clock that is turned by hand: no test waits for real."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from promptintern_operator.queue import Key, Workqueue
+
+KEYS = [Key("team-a", name) for name in "abc"]
+A, B, _ = KEYS
+Look = Callable[[Key], Awaitable[None]]
+
+
+class TurnedClock(asyncio.SelectorEventLoop):
+    """A loop on which every sleep is over as soon as there is nothing else to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hours = 0.0
+
+    def time(self) -> float:
+        return self._hours
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
+            self._hours = max(self._hours, self._scheduled[0]._when)  # type: ignore[attr-defined]
+        super()._run_once()  # type: ignore[misc]
+
+
+def run(story: Callable[[Workqueue], Coroutine[Any, Any, None]], look: Look, *, workers: int = 1) -> None:
+    """``story`` beside so many workers."""
+
+    async def main() -> None:
+        queue = Workqueue()
+        tasks = [asyncio.create_task(queue.work(look)) for _ in range(workers)]
+        try:
+            await story(queue)
+            assert not [task for task in tasks if task.done()], "a worker died"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    with asyncio.Runner(loop_factory=TurnedClock) as runner:
+        runner.run(main())
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Looker:
+    """Notes when it looked at what; each look takes ``seconds``, the first ``failing`` fail."""
+
+    def __init__(self, *, seconds: float = 0.0, failing: int = 0) -> None:
+        self.looks: list[tuple[Key, float]] = []
+        self.busy: Counter[Key] = Counter()
+        self.seconds = seconds
+        self.failing = failing
+
+    async def __call__(self, key: Key) -> None:
+        self.busy[key] += 1
+        assert self.busy[key] == 1, "two workers look at one job"
+        self.looks.append((key, now()))
+        try:
+            await asyncio.sleep(self.seconds)
+            if self.failing > 0:
+                self.failing -= 1
+                raise RuntimeError("the API server is away")
+        finally:
+            self.busy[key] -= 1
+
+    @property
+    def times(self) -> list[float]:
+        return [when for _, when in self.looks]
+
+
+def test_many_changes_are_one_look() -> None:
+    look = Looker()
+
+    async def story(queue: Workqueue) -> None:
+        for _ in range(10):
+            await queue.add(A)
+        await asyncio.sleep(1)
+
+    run(story, look)
+    assert len(look.looks) == 1
+
+
+def test_keys_come_in_the_order_they_were_added() -> None:
+    look = Looker()
+
+    async def story(queue: Workqueue) -> None:
+        for key in (B, A, B):
+            await queue.add(key)
+        await asyncio.sleep(1)
+
+    run(story, look)
+    assert [key for key, _ in look.looks] == [B, A]
+
+
+def test_a_change_during_a_look_is_looked_at_afterwards_and_by_nobody_else() -> None:
+    look = Looker(seconds=10)
+
+    async def story(queue: Workqueue) -> None:
+        await queue.add(A)
+        await asyncio.sleep(5)
+        await queue.add(A)
+        await queue.add(A)
+        await asyncio.sleep(30)
+
+    run(story, look, workers=4)
+    assert look.times == [0, 10]
+
+
+def test_a_slow_job_does_not_hold_up_the_others() -> None:
+    look = Looker(seconds=10)
+
+    async def story(queue: Workqueue) -> None:
+        await queue.add(A)
+        await asyncio.sleep(1)
+        await queue.add(A)
+        await queue.add(B)
+        await asyncio.sleep(30)
+
+    run(story, look, workers=2)
+    assert look.looks == [(A, 0), (B, 1), (A, 10)]
+
+
+@pytest.mark.parametrize(("first", "second", "looks"), [(50, 10, [10]), (10, 50, [10]), (-5, 10, [0]), (7, 7, [7])])
+def test_the_earliest_time_to_look_again_counts(first: float, second: float, looks: list[float]) -> None:
+    look = Looker()
+
+    async def story(queue: Workqueue) -> None:
+        queue.add_after(A, first)
+        queue.add_after(A, second)
+        await asyncio.sleep(100)
+
+    run(story, look)
+    assert look.times == looks
+
+
+def test_a_time_to_look_again_can_be_set_again_afterwards() -> None:
+    look = Looker()
+
+    async def story(queue: Workqueue) -> None:
+        queue.add_after(A, 10)
+        await asyncio.sleep(20)
+        queue.add_after(A, 10)
+        await asyncio.sleep(20)
+
+    run(story, look)
+    assert look.times == [10, 30]
+
+
+def test_a_job_that_is_gone_is_forgotten() -> None:
+    look = Looker()
+
+    async def story(queue: Workqueue) -> None:
+        queue.add_after(A, 10)
+        queue.add_after(B, 10)
+        queue.forget(A)
+        await asyncio.sleep(20)
+
+    run(story, look)
+    assert look.looks == [(B, 10)]
+
+
+def test_failures_are_tried_again_after_delays_that_double_up_to_a_minute() -> None:
+    look = Looker(failing=10)
+
+    async def story(queue: Workqueue) -> None:
+        await queue.add(A)
+        await asyncio.sleep(1000)
+
+    run(story, look)
+    delays = [round(later - earlier, 6) for earlier, later in pairwise(look.times)]
+    assert delays == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_success_resets_the_delay() -> None:
+    look = Looker(failing=3)
+
+    async def story(queue: Workqueue) -> None:
+        await queue.add(A)
+        await asyncio.sleep(100)
+        look.failing = 1
+        await queue.add(A)
+        await asyncio.sleep(100)
+
+    run(story, look)
+    assert [round(when, 6) for when in look.times] == [0, 0.5, 1.5, 3.5, 100, 100.5]
+
+
+def test_a_change_does_not_wait_for_the_delay_after_a_failure() -> None:
+    look = Looker(failing=8)
+
+    async def story(queue: Workqueue) -> None:
+        await queue.add(A)
+        await asyncio.sleep(70)
+        await queue.add(A)
+        await asyncio.sleep(0.1)
+
+    run(story, look)
+    assert look.times[-1] == 70
+
+
+_STEP = st.tuples(
+    st.sampled_from(["add", "add_after", "sleep"]), st.sampled_from(KEYS), st.sampled_from([0, 0.001, 1, 3, 10])
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    steps=st.lists(_STEP, max_size=25),
+    workers=st.integers(1, 4),
+    seconds=st.sampled_from([0, 0.5, 2]),
+    failing=st.integers(0, 5),
+)
+def test_no_change_is_ever_lost(
+    steps: list[tuple[str, Key, float]], workers: int, seconds: float, failing: int
+) -> None:
+    """After every change there is a look that begins no earlier, whatever else goes on."""
+    look = Looker(seconds=seconds, failing=failing)
+    wanted: list[tuple[Key, float]] = []
+
+    async def story(queue: Workqueue) -> None:
+        for what, key, delay in steps:
+            if what == "sleep":
+                await asyncio.sleep(delay)
+            elif what == "add":
+                wanted.append((key, now()))
+                await queue.add(key)
+            else:
+                wanted.append((key, now()))
+                queue.add_after(key, delay)
+        await asyncio.sleep(10_000)
+
+    run(story, look, workers=workers)
+    for key, since in wanted:
+        assert any(seen == key and when >= since for seen, when in look.looks)
+    assert {key for key, _ in look.looks} == {key for key, _ in wanted}
+    asked = Counter(key for key, _ in wanted)
+    assert all(count <= asked[key] + 5 for key, count in Counter(key for key, _ in look.looks).items())

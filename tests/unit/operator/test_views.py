@@ -1,0 +1,188 @@
+"""What is kept of the objects that the API server shows, complete, new, or half empty."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
+
+LABELS = {"promptintern.dev/job": "small", "promptintern.dev/job-uid": "uid-of-job"}
+META = {"name": "it", "namespace": "team-a", "uid": "uid-of-it", "creationTimestamp": "2026-01-02T03:04:05Z"}
+
+
+def _meta(**more: Any) -> dict[str, Any]:
+    return {**META, "labels": dict(LABELS), **more}
+
+
+def test_a_new_ray_job() -> None:
+    view = ray_job_view({"metadata": _meta(), "spec": {"suspend": True}})
+    assert (view.name, view.uid, view.job_uid) == ("it", "uid-of-it", "uid-of-job")
+    assert view.suspended
+    assert not view.deleting
+    assert (view.deployment, view.job_status, view.reason, view.message, view.cluster) == ("", "", "", "", None)
+
+
+def test_a_failed_ray_job_on_its_way_out() -> None:
+    view = ray_job_view(
+        {
+            "metadata": _meta(deletionTimestamp="2026-01-02T04:00:00Z", finalizers=["ray.io/rayjob-finalizer"]),
+            "spec": {"entrypoint": "x"},
+            "status": {
+                "jobId": "it-1",
+                "jobDeploymentStatus": "Failed",
+                "jobStatus": "FAILED",
+                "reason": "AppFailed",
+                "message": "Job failed with exit code 1",
+                "rayClusterName": "it-raycluster-x7",
+                "failed": 1,
+            },
+        }
+    )
+    assert view.deleting
+    assert not view.suspended
+    assert (view.deployment, view.job_status, view.reason) == ("Failed", "FAILED", "AppFailed")
+    assert view.cluster == "it-raycluster-x7"
+
+
+@pytest.mark.parametrize("status", [{}, {"status": None}, {"status": {"jobStatus": "", "rayClusterName": ""}}])
+def test_a_ray_job_that_says_nothing(status: dict[str, Any]) -> None:
+    view = ray_job_view({"metadata": {**META, "labels": None, "deletionTimestamp": None}, "spec": {}, **status})
+    assert (view.job_uid, view.deployment, view.cluster, view.deleting) == (None, "", None, False)
+
+
+HEAD = {
+    "metadata": _meta(labels={**LABELS, "promptintern.dev/role": "head", "ray.io/cluster": "it-raycluster-x7"}),
+    "spec": {
+        "nodeName": "node-1",
+        "containers": [{"name": "ray-head", "resources": {"limits": {"cpu": "1", "memory": "4Gi"}}}],
+        "initContainers": [{"name": "logs", "restartPolicy": "Always", "resources": {"limits": {"memory": "256Mi"}}}],
+    },
+    "status": {
+        "phase": "Running",
+        "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-02T03:04:06Z"},
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-02T03:04:09Z"},
+        ],
+        "initContainerStatuses": [
+            {
+                "name": "logs",
+                "restartCount": 2,
+                "state": {"running": {"startedAt": "2026-01-02T03:05:07Z"}},
+                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+            }
+        ],
+        "containerStatuses": [
+            {"name": "ray-head", "restartCount": 0, "ready": True, "state": {"running": {}}, "lastState": {}}
+        ],
+    },
+}
+
+
+def test_a_head_pod_that_runs() -> None:
+    view = pod_view(HEAD)
+    assert (view.role, view.cluster, view.node, view.phase) == ("head", "it-raycluster-x7", "node-1", "Running")
+    assert view.created == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert view.ready
+    assert (view.unschedulable, view.disrupted, view.reason) == (None, None, None)
+    ray, logs = view.containers
+    assert (ray.name, ray.running, ray.exit_code, ray.memory_limit) == ("ray-head", True, None, "4Gi")
+    assert (logs.name, logs.exit_reason, logs.restarts, logs.memory_limit) == ("logs", "OOMKilled", 2, "256Mi")
+
+
+def test_a_pod_that_no_node_takes() -> None:
+    told = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": told}
+    view = pod_view({**HEAD, "spec": {"containers": []}, "status": {"phase": "Pending", "conditions": [condition]}})
+    assert view.unschedulable == told
+    assert view.node is None
+    assert not view.ready
+    assert view.containers == ()
+
+
+def test_a_pod_that_waits_for_its_image() -> None:
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}
+    status = {"phase": "Pending", "containerStatuses": [{"name": "ray-head", "state": {"waiting": waiting}}]}
+    (ray,) = pod_view({**HEAD, "status": status}).containers
+    assert (ray.running, ray.waiting_reason, ray.waiting_message) == (False, *waiting.values())
+    assert ray.exit_code is None
+
+
+def test_a_pod_that_the_scheduler_preempted() -> None:
+    taken = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "m"}
+    status = {"phase": "Failed", "reason": "Evicted", "message": "low on disk", "conditions": [taken]}
+    view = pod_view({**HEAD, "status": status})
+    assert (view.disrupted, view.reason, view.message) == ("PreemptionByScheduler", "Evicted", "low on disk")
+    not_now = pod_view({**HEAD, "status": {"conditions": [taken | {"status": "False"}]}})
+    assert not_now.disrupted is None
+
+
+def test_a_container_that_ended_keeps_its_last_words() -> None:
+    ended = {"exitCode": 2, "reason": "Error", "message": "[]", "finishedAt": "2026-01-02T03:09:05Z"}
+    status = {"phase": "Failed", "containerStatuses": [{"name": "check", "state": {"terminated": ended}}]}
+    (check,) = pod_view({**HEAD, "status": status}).containers
+    assert (check.exit_code, check.exit_reason, check.exit_message, check.memory_limit) == (2, "Error", "[]", None)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {},
+        {"status": None},
+        {"status": {"conditions": None, "containerStatuses": None, "initContainerStatuses": None}},
+        {"spec": {"containers": None, "initContainers": None}},
+        {"spec": {"containers": [{"name": "x", "resources": None}]}, "status": {"containerStatuses": [{"name": "x"}]}},
+    ],
+)
+def test_a_pod_that_says_little(rest: dict[str, Any]) -> None:
+    view = pod_view({"metadata": _meta(), **rest})
+    assert (view.phase, view.role, view.ready, view.cluster) == ("Pending", "worker", False, None)
+    assert all(not each.running and each.memory_limit is None for each in view.containers)
+
+
+def _check(*conditions: dict[str, Any], **meta: Any) -> dict[str, Any]:
+    return {
+        "metadata": _meta(annotations={"promptintern.dev/generation": "3"}, **meta),
+        "status": {"conditions": list(conditions)},
+    }
+
+
+def test_a_check_that_runs_ends_or_fails() -> None:
+    at = "2026-01-02T03:09:05Z"
+    view = preflight_view(_check({"type": "Complete", "status": "True", "lastTransitionTime": at}))
+    assert (view.generation, view.succeeded, view.failed, view.failed_at) == (3, True, None, None)
+    why = {"type": "Failed", "status": "True", "message": "exit code 2", "lastTransitionTime": at}
+    view = preflight_view(_check({"type": "FailureTarget", "status": "True", "lastTransitionTime": at}, why))
+    assert (view.succeeded, view.failed) == (False, "exit code 2")
+    assert view.failed_at == datetime(2026, 1, 2, 3, 9, 5, tzinfo=UTC)
+    view = preflight_view(_check(why | {"status": "False"}, deletionTimestamp=at))
+    assert (view.succeeded, view.failed, view.deleting) == (False, None, True)
+
+
+@pytest.mark.parametrize("status", [{}, {"status": None}, {"status": {"conditions": None}}])
+def test_a_check_that_says_nothing(status: dict[str, Any]) -> None:
+    view = preflight_view({"metadata": _meta(annotations=None), **status})
+    assert (view.generation, view.succeeded, view.failed) == (0, False, None)
+
+
+def _workload(*conditions: dict[str, Any]) -> dict[str, Any]:
+    owners = [{"kind": "Other", "uid": "x"}, {"kind": "RayJob", "name": "it", "uid": "uid-of-ray-job"}]
+    return {"metadata": _meta(ownerReferences=owners), "status": {"conditions": list(conditions)}}
+
+
+def test_a_workload_waits_is_admitted_and_evicted() -> None:
+    waits = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": "insufficient quota"}
+    view = workload_view(_workload(waits))
+    assert (view.ray_job_uid, view.quota_reserved, view.message) == ("uid-of-ray-job", False, "insufficient quota")
+    reserved = {"type": "QuotaReserved", "status": "True", "reason": "QuotaReserved", "message": "in ClusterQueue x"}
+    admitted = {"type": "Admitted", "status": "True", "reason": "Admitted"}
+    view = workload_view(_workload(reserved, admitted))
+    assert (view.quota_reserved, view.admitted, view.evicted) == (True, True, None)
+    evicted = {"type": "Evicted", "status": "True", "reason": "Preempted", "message": "by another"}
+    assert workload_view(_workload(waits, evicted)).evicted == "Preempted"
+    assert workload_view(_workload(waits, evicted | {"status": "False"})).evicted is None
+
+
+@pytest.mark.parametrize("rest", [{}, {"status": None}, {"status": {"conditions": None}}])
+def test_a_workload_that_says_nothing(rest: dict[str, Any]) -> None:
+    view = workload_view({"metadata": {**META, "ownerReferences": None}, **rest})
+    assert (view.ray_job_uid, view.quota_reserved, view.evicted, view.message) == (None, False, None, "")
