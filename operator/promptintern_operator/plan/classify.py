@@ -82,11 +82,19 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     # A pod that the kubelet evicts may have used too much itself: that must not be free.
     taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
     lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in _NODE_TROUBLE]
+    # Somebody takes the head's pod (a drain, a user), and the trainer saved: nothing went wrong.
+    leaving = [pod.name for pod in pods if pod.role == "head" and pod.deleting and code in _STOPPED]
     refused = code == _USER or (advice is not None and advice.failure_class == "User")
     explanations: list[tuple[bool, Outcome, str, str]] = [
         (refused, Outcome.USER, "Refused", told),
         (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),
         (bool(taken), Outcome.PREEMPTION, "Preempted", "the cluster took " + ", ".join(taken)),
+        (
+            bool(leaving),
+            Outcome.PREEMPTION,
+            "PodDeleted",
+            f"pod {', '.join(leaving)} was deleted; the trainer saved first",
+        ),
         (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
         (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
         (bool(_RAY_MEMORY.search(ray_job.message)), Outcome.APPLICATION, "OutOfMemory", told),

@@ -29,11 +29,11 @@ def drive(job: Job) -> None:
         loaded = load_job(job)
         try:
             with observing(stop) as observer:
-                report = run(loaded, observer)
+                report, uri = run(loaded, observer)
         except Stopped as stopped:
             print(f"saved at {stopped.where}; the next attempt continues there", flush=True)
             raise typer.Exit(128 + (stop.signal or signal.SIGTERM)) from None
-    print_verdict(report, "the run's storage")
+    print_verdict(report, uri)
 
 
 @app.command()

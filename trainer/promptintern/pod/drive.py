@@ -17,8 +17,8 @@ from promptintern.run.events import Observer
 RAY_VERSION = "PROMPTINTERN_RAY_VERSION"
 
 
-def drive(job: PromptInternJob, observer: Observer) -> Report:
-    """Run ``job`` in the Ray cluster of this pod, or continue it.
+def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
+    """Run ``job`` in the Ray cluster of this pod, or continue it; returns its report and where its files are.
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
@@ -27,7 +27,8 @@ def drive(job: PromptInternJob, observer: Observer) -> Report:
     """
     assert job.spec.storage is not None, "the operator fills it in"
     storage_uri = job.spec.storage.uri
-    progress = TrainingProgress(run_uri=open_run(job, storage_uri).store.uri)
+    uri = open_run(job, storage_uri).store.uri
+    progress = TrainingProgress(run_uri=uri)
     writer = StatusWriter(progress, patch_of(job))
     ending: Callable[[TrainingProgress], None] | None = None
     ray_job = os.environ.get(RAY_JOB)
@@ -51,7 +52,7 @@ def drive(job: PromptInternJob, observer: Observer) -> Report:
         raise
     finally:
         writer.close(ending)
-    return report
+    return report, uri
 
 
 def _check_ray_version() -> None:

@@ -208,6 +208,13 @@ def test_a_budget_is_not_forgotten_after_many_preemptions() -> None:
     assert story.condition("Failed") == ("True", "RetriesExhausted")
 
 
+def test_a_driver_that_saved_because_its_pod_was_deleted_costs_nothing() -> None:
+    story = running(retries={"application": 0, "infrastructure": 0})
+    story.look(failed(1, EXIT.format(143)), renamed(HEAD, deleting=True))
+    assert story.attempt["outcome"] == "Preemption"
+    assert "saved first" in story.attempt["message"]
+
+
 def test_a_pull_that_fails_and_one_that_waits_are_one_trouble() -> None:
     story = running()
     for reason in ("ErrImagePull", "ImagePullBackOff", "ErrImagePull"):
