@@ -8,12 +8,13 @@ RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
 # Two test files at a time: most of what they start computes on one thread.
 PARALLEL = --numprocesses 2 --dist loadfile
+E2E = tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py tests/e2e/test_faults.py
 
-.PHONY: help setup demo test unit integration e2e e2e-faults prerequisites cluster-up cluster-down kind-up kind-down \
+.PHONY: help setup demo test unit integration e2e e2e-more e2e-faults prerequisites cluster-up cluster-down kind-up kind-down \
 	kill check format generate snapshots quality preprocess clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
 
 setup: ## Install uv and the locked environment
 	@tools/setup.sh >/dev/null
@@ -25,7 +26,7 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 test: prerequisites ## All tests: unit, integration, then the whole product on a real Kubernetes
 	@$(RUN) pytest tests/unit tests/integration $(PARALLEL)
 	@$(RUN) python -m tests.cluster build
-	@$(RUN) pytest tests/e2e
+	@$(RUN) pytest $(E2E)
 
 unit: ## Unit tests: no network, under a minute
 	@$(RUN) pytest tests/unit $(PARALLEL)
@@ -35,7 +36,11 @@ integration: prerequisites ## Integration tests: a real S3 server, a real browse
 
 e2e: ## The whole product on a real Kubernetes: images, chart, jobs in Ray clusters; nothing is skipped
 	@$(RUN) python -m tests.cluster build
-	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest tests/e2e
+	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest $(E2E)
+
+e2e-more: ## Suspend, resume, delete, mend, GPUs: what a user does to jobs on a real Kubernetes
+	@$(RUN) python -m tests.cluster build
+	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest tests/e2e/test_lifecycle.py tests/e2e/test_gpus.py -v
 
 e2e-faults: ## One fault after another on running jobs: pods, node, API server, S3, KubeRay (an hour or more)
 	@$(RUN) python -m tests.cluster build
