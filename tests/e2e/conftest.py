@@ -1,6 +1,7 @@
 """The whole product on a real Kubernetes: images, chart, tenants."""
 
 import secrets
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,16 @@ from tests.e2e import project
 from tests.e2e.tenant import SECRET, Team
 
 pytest_plugins = ["tests.cluster.fixtures"]
+
+_SECONDS = 3000
+"""Of one test: the first one may build images and start the cluster."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Jobs on two cores take their time."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(_SECONDS))
 
 
 @pytest.fixture(scope="session")
