@@ -143,6 +143,9 @@ class AttemptStatus(ApiModel):
     incarnations: Annotated[
         int, Field(ge=0, description="Head pods that were seen: KubeRay and Kueue may start an attempt anew.")
     ] = 0
+    head_lost_at: Annotated[
+        Time | None, Field(description="Since when its head pod is gone; none while there is one.")
+    ] = None
     finished_at: Annotated[Time | None, Field(description="End.")] = None
     outcome: Annotated[Outcome | None, Field(description="How it ended.")] = None
     message: Annotated[str | None, Field(max_length=32_768, description="Why it ended so.")] = None

@@ -13,7 +13,8 @@ from promptintern_operator.metrics import API_REQUESTS
 
 FIELD_MANAGER = "promptintern-operator"
 _APPLY, _JSON = "application/apply-patch+yaml", "application/json"
-_SECONDS = 30.0
+_META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_SECONDS, _PAGE = 30.0, 500
 
 
 class RequestFailed(Exception):  # noqa: N818 -- reads as what happened
@@ -75,6 +76,20 @@ class Kube:
                 return None
             raise
 
+    async def uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
+        """Of all objects of a kind, in one namespace or in all, a page at a time."""
+        found: set[str] = set()
+        token = ""
+        while True:
+            query = [("limit", str(_PAGE)), ("labelSelector", selector), ("continue", token)]
+            answer = await self._request(
+                "GET", resource.path(namespace), query=[(name, value) for name, value in query if value], only_meta=True
+            )
+            found |= {item["metadata"]["uid"] for item in answer.get("items", [])}
+            token = answer.get("metadata", {}).get("continue") or ""
+            if not token:
+                return found
+
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         """Create the object and return it; None if its name is taken."""
         path = _BY_KIND[manifest["kind"]].path(manifest["metadata"]["namespace"])
@@ -125,6 +140,7 @@ class Kube:
         *,
         query: list[tuple[str, str]] | None = None,
         content_type: str = _JSON,
+        only_meta: bool = False,
     ) -> dict[str, Any]:
         verb = "APPLY" if content_type == _APPLY else method
         try:
@@ -132,7 +148,7 @@ class Kube:
                 method,
                 path,
                 query_params=query or [],
-                header_params={"Accept": _JSON, "Content-Type": content_type},
+                header_params={"Accept": _META if only_meta else _JSON, "Content-Type": content_type},
                 body=body,
                 auth_settings=["BearerToken"],
             )

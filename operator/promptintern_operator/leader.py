@@ -65,7 +65,7 @@ async def lead(api: ApiClient, settings: Settings, work: Callable[[], Awaitable[
     A process that returns from here must end: what it started may still be under way.
     """
     lock = _PatientLock(
-        settings.lease_name, settings.operator_namespace, settings.pod_name, api, seconds=settings.lease_seconds / 5
+        settings.lease_name, settings.operator_namespace, settings.pod_name, api, seconds=settings.lease_seconds / 10
     )
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -84,7 +84,7 @@ async def lead(api: ApiClient, settings: Settings, work: Callable[[], Awaitable[
     config = Config(
         lock,
         lease_duration=int(settings.lease_seconds),
-        renew_deadline=int(settings.lease_seconds * 2 / 3),
+        renew_deadline=int(settings.lease_seconds / 2),
         retry_period=max(1, int(settings.lease_seconds / 7)),
         onstarted_leading=leading,
         onstopped_leading=None,

@@ -20,11 +20,14 @@ from promptintern_operator.metrics import JOBS_BY_PHASE
 from promptintern_operator.probes import serve_probes
 from promptintern_operator.queue import Workqueue
 from promptintern_operator.reconcile import Reconciler
+from promptintern_operator.resync import resync
 from promptintern_operator.settings import Settings
 from promptintern_operator.store import Store
-from promptintern_operator.watching import listening_session, silence
+from promptintern_operator.watching import heard, listening_session, silence
 
 _PHASES_SECONDS = 10.0
+_LIST_TRIES, _LIST_SECONDS = 120, 0.25
+_RESYNC_SECONDS = 120.0
 _log = structlog.get_logger("promptintern.operator")
 
 
@@ -88,13 +91,36 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
     helpers = [
         asyncio.create_task(watch_kuberay(kube, store, queue)),
         asyncio.create_task(_count_phases(store)),
-        *(asyncio.create_task(queue.work(reconciler.look)) for _ in range(settings.concurrency)),
+        asyncio.create_task(_resync(kube, store, queue, settings)),
+        *(asyncio.create_task(_work(queue, reconciler, store)) for _ in range(settings.concurrency)),
     ]
     try:
         await operator
     finally:
         for helper in helpers:
             helper.cancel()
+
+
+async def _work(queue: Workqueue, reconciler: Reconciler, store: Store) -> None:
+    """Look at jobs, once all that belongs to them was listed: what is not known yet must not count as gone."""
+    kinds = ["promptinternjobs", "pods", "jobs", *(["rayjobs"] if store.kuberay.usable else [])]
+    for _ in range(_LIST_TRIES):
+        if heard(kinds):
+            break
+        await asyncio.sleep(_LIST_SECONDS)
+    await asyncio.sleep(_LIST_SECONDS)
+    await queue.work(reconciler.look)
+
+
+async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings) -> None:
+    """Now and then, forget what is not there any more: a watch that begins anew does not tell what went meanwhile."""
+    while True:
+        await asyncio.sleep(_RESYNC_SECONDS)
+        try:
+            for key in await resync(kube, store, settings.namespaces):
+                await queue.add(key)
+        except RequestFailed as error:
+            _log.warning("resync failed", error=str(error))
 
 
 async def _count_phases(store: Store) -> None:

@@ -39,6 +39,10 @@ class Shelf(Generic[View]):
             if not views:
                 del self._views[owner]
 
+    def contents(self) -> list[tuple[Owner, str]]:
+        """Owner and uid of every object."""
+        return [(owner, uid) for owner, views in self._views.items() for uid in views]
+
     def of(self, owner: Owner) -> tuple[View, ...]:
         """All views of ``owner``."""
         return tuple(self._views.get(owner, {}).values())

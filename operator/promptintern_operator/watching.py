@@ -1,7 +1,7 @@
 """When each watch was last heard, bookmarks included: a watch can die without anybody being told."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import aiohttp
@@ -38,6 +38,7 @@ class HeardResponse(aiohttp.ClientResponse):
             # A kind that is not served now: its CRD was removed, or the API server has only just started. Kopf would
             # end for good. After a broken connection it tries again, until it sees that the CRD is gone.
             self.close()
+            _WATCHES.pop(self.url.path, None)
             raise aiohttp.ClientConnectionError(f"{self.url.path} is not served now")
         if "watch" in self.url.query:
             self.content = _Heard(self.content, self.url.path)  # type: ignore[assignment]
@@ -50,9 +51,9 @@ def silence() -> float:
     return max((now - heard for heard in _WATCHES.values()), default=0.0)
 
 
-def forget_watches() -> None:
-    """Watches that were stopped on purpose are not silent."""
-    _WATCHES.clear()
+def heard(plurals: Iterable[str]) -> bool:
+    """Whether a watch of every kind has begun, so that all that was there is listed."""
+    return all(any(path.endswith(f"/{plural}") for path in _WATCHES) for plural in plurals)
 
 
 def listening_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:

@@ -48,7 +48,9 @@ def present(role: str) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / (_DRIVER if role == "driver" else _WORKER)
-    file.write_text(str(os.getpid()))
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(str(os.getpid()))
+    unfinished.replace(file)
     try:
         yield
     finally:

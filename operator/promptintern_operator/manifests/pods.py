@@ -53,6 +53,7 @@ def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = 
             "runAsUser": _USER,
             "runAsGroup": _USER,
             "fsGroup": _USER,
+            "fsGroupChangePolicy": "OnRootMismatch",  # a model cache may hold terabytes
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": containers,

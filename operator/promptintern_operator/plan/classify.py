@@ -25,7 +25,9 @@ _NODE_TROUBLE = (
 _PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet")
 _SIDECAR = "logs"
 """It is started again; its end explains nothing."""
-_TAIL_LINES, _MESSAGE_CHARACTERS = 12, 4000
+_OOM = "OOMKilled"
+_TAIL_LINES, _MESSAGE_CHARACTERS = 12, 2000
+_MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 512
 
 STUCK_BY_USER = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
 """Reasons to wait that no other attempt would mend."""
@@ -50,13 +52,16 @@ class Stuck:
     message: str
 
 
-def ending_of(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None) -> Ending | None:
+def ending_of(
+    ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None, *, seen: Sequence[PodStatus] = ()
+) -> Ending | None:
     """How the attempt of ``ray_job`` ended; None while it goes on.
 
     Args:
         pods: Its pods, as last seen.
         advice: What the trainer says of its own failure. It may turn a failure that would be tried again into one
             that is not, never the other way.
+        seen: What the status keeps of pods that may be gone.
     """
     if ray_job.deployment == "ValidationFailed":
         return Ending(
@@ -70,15 +75,15 @@ def ending_of(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | No
         )
     if ray_job.deployment not in ("Complete", "Failed"):
         return None
-    return _failure(ray_job, pods, advice)
+    return _failure(ray_job, pods, advice, seen)
 
 
-def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None) -> Ending:
+def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None, seen: Sequence[PodStatus]) -> Ending:
     """The first explanation that fits counts: what is certain comes before what is likely."""
     found = _EXIT_CODE.search(ray_job.message)
     code = int(found[1]) if found else None
     told = advice.message if advice is not None else _tail(ray_job.message)
-    out_of_memory = killed_for_memory(pods)
+    out_of_memory = killed_for_memory(pods, seen)
     # A pod that the kubelet evicts may have used too much itself: that must not be free.
     taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
     lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in _NODE_TROUBLE]
@@ -107,18 +112,26 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     return Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=told or "KubeRay gives no reason")
 
 
-def killed_for_memory(pods: Sequence[PodView]) -> str | None:
-    """Which container passed its memory limit, in words; None if none did."""
+def killed_for_memory(pods: Sequence[PodView], seen: Sequence[PodStatus] = ()) -> str | None:
+    """Which container passed its memory limit, in words; None if none did.
+
+    Args:
+        seen: Last states of pods that may be gone.
+    """
     for pod in pods:
         for container in pod.containers:
-            if container.exit_reason == "OOMKilled" and container.name != _SIDECAR:
-                limit = f"its limit of {container.memory_limit}" if container.memory_limit else "the node's memory"
-                field = "headResources" if pod.role == "head" else "resources"
-                return (
-                    f"container {container.name} of pod {pod.name} was killed for passing {limit}; raise "
-                    f"spec.compute.{field}.memory, or lower spec.training.tokensPerPack"
-                )
-    return None
+            if container.exit_reason == _OOM and container.name != _SIDECAR:
+                return _passed_limit(pod, container)
+    return next((state.message for state in seen if state.reason == _OOM and state.message), None)
+
+
+def _passed_limit(pod: PodView, container: ContainerView) -> str:
+    limit = f"its limit of {container.memory_limit}" if container.memory_limit else "the node's memory"
+    field = "headResources" if pod.role == "head" else "resources"
+    return (
+        f"container {container.name} of pod {pod.name} was killed for passing {limit}; raise "
+        f"spec.compute.{field}.memory, or lower spec.training.tokensPerPack"
+    )
 
 
 def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
@@ -143,10 +156,16 @@ def _waiting(pod: PodView, container: ContainerView) -> str:
     )
 
 
-def last_states(pods: Sequence[PodView]) -> list[PodStatus]:
-    """What status keeps of pods, the head first."""
+def last_states(pods: Sequence[PodView], before: Sequence[PodStatus] = ()) -> list[PodStatus]:
+    """What status keeps of pods, the head first, and of earlier ones those that ended badly: KubeRay removes them.
+
+    Args:
+        before: What was kept so far.
+    """
     ordered = sorted(pods, key=lambda pod: (pod.role != "head", pod.name))
-    return [_last_state(pod) for pod in ordered[:64]]
+    here = {pod.name for pod in pods}
+    gone = [state for state in before if state.name not in here and (state.reason or state.exit_code)]
+    return [*map(_last_state, ordered[:_MOST_PODS]), *gone[-_MOST_GONE:]]
 
 
 def _last_state(pod: PodView) -> PodStatus:
@@ -154,12 +173,14 @@ def _last_state(pod: PodView) -> PodStatus:
     ended = next((c for c in pod.containers if c.exit_code not in (None, 0)), first)
     reason = pod.reason or pod.disrupted or (ended.exit_reason or ended.waiting_reason if ended else None)
     message = pod.message or pod.unschedulable or (ended.exit_message or ended.waiting_message if ended else None)
+    if ended is not None and ended.exit_reason == _OOM:
+        message = _passed_limit(pod, ended)
     return PodStatus(
         name=pod.name,
         node=pod.node,
         phase=pod.phase,
         reason=reason,
-        message=message[:4096] if message else None,
+        message=message[:_POD_MESSAGE] if message else None,
         exit_code=ended.exit_code if ended else None,
     )
 

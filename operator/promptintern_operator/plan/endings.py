@@ -19,7 +19,7 @@ def end_attempt(draft: Draft, ending: Ending, pods: Sequence[PodView]) -> None:
         outcome=ending.outcome,
         message=ending.message[:32_768],
         finished_at=draft.now,
-        pods=last_states(pods) or attempt.pods,
+        pods=last_states(pods, attempt.pods) or attempt.pods,
     )
     if ending.outcome is not Outcome.SUSPENDED:
         draft.set("Training", False, ending.reason, f"attempt {attempt.number}: {ending.message}")

@@ -26,7 +26,7 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
         return _without_ray_job(attempt, observed, draft)
     attempt = draft.change_attempt(ray_job_uid=ray_job.uid)
     pods = [pod for pod in observed.pods if pod.role != "preflight" and _is_of(pod, ray_job)]
-    ending = ending_of(ray_job, pods, _advice(job, draft))
+    ending = ending_of(ray_job, pods, _advice(job, draft), seen=attempt.pods)
     if ray_job.deleting and (ending is None or _is_saving(draft)):
         draft.set("ClusterReady", False, "Deleting", f"RayJob {ray_job.name} is being deleted; KubeRay must be running")
         return True
@@ -38,10 +38,15 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
     if _is_saving(draft):
         draft.set("Training", False, "Starting", "spec.suspend is false again before the RayJob was deleted")
     _note_head(pods, draft)
+    lost = _head_lost(ray_job, pods, draft, limits)
+    if lost is not None:
+        end_attempt(draft, lost, pods)
+        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+        return False
     _count_time(draft, waiting=ray_job.suspended or ray_job.deployment in _QUEUED)
     _note_quota(job, ray_job, observed, draft, limits)
     if pods:
-        draft.change_attempt(pods=last_states(pods))
+        draft.change_attempt(pods=last_states(pods, draft.attempt.pods if draft.attempt else ()))
     return _note_cluster(ray_job, pods, observed, draft, limits)
 
 
@@ -79,7 +84,30 @@ def _note_head(pods: list[PodView], draft: Draft) -> None:
         return
     assert draft.attempt is not None
     draft.head_uid = newest.uid
-    draft.change_attempt(incarnations=draft.attempt.incarnations + 1)
+    draft.change_attempt(incarnations=draft.attempt.incarnations + 1, head_lost_at=None)
+
+
+def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> Ending | None:
+    """The end of an attempt whose head pod is gone: KubeRay (1.5) makes no other, and asks the lost one for ever.
+
+    A newer KubeRay may make one, or say that the RayJob failed; it has ``limits.silent`` for that.
+    """
+    attempt = draft.attempt
+    assert attempt is not None
+    alive = any(pod.uid == draft.head_uid and pod.phase in ("Pending", "Running") for pod in pods)
+    if draft.head_uid is None or alive or ray_job.deployment != "Running":
+        if attempt.head_lost_at is not None:
+            draft.change_attempt(head_lost_at=None)
+        return None
+    if attempt.head_lost_at is None:
+        attempt = draft.change_attempt(head_lost_at=draft.now)
+    assert attempt.head_lost_at is not None
+    due = attempt.head_lost_at + timedelta(seconds=limits.silent)
+    if draft.now < due:
+        draft.wake_at(due)
+        return None
+    message = f"the head pod of RayJob {ray_job.name} was lost"
+    return Ending(outcome=Outcome.INFRASTRUCTURE, reason="HeadLost", message=message)
 
 
 def _advice(job: PromptInternJob, draft: Draft) -> Failure | None:

@@ -82,7 +82,9 @@ BAD_JOBS = (
     _bad({"spec.training.lora.rank": 4}, "spec.training.lora.rank", "known are alpha, dropout, r, targetModules"),
     _bad({"spec.training.learning_rate": 1}, "spec.training.learning_rate", "did you mean learningRate?"),
     _bad({"spec.data.train.columns": {"querry": "q"}}, "spec.data.train.columns.querry", "did you mean query?"),
-    _bad({"spec.compute.affinity": {"podAfinity": {}}}, "spec.compute.affinity.podAfinity", "did you mean podAffinity?"),
+    _bad(
+        {"spec.compute.affinity": {"podAfinity": {}}}, "spec.compute.affinity.podAfinity", "did you mean podAffinity?"
+    ),
     _bad({"spec.compute.podTemplate": {}}, "spec.compute.podTemplate", "is no known field"),
     # types
     _bad({"spec.model": "sample://formulas"}, "spec.model", "should be an object"),

@@ -4,12 +4,15 @@ KubeRay deletes the pods of a head and its workers without a word to the driver,
 by a signal to the driver, which stops the whole run, a worker by a file, on which all workers save and begin elsewhere.
 """
 
+import contextlib
 import os
 import signal
 import time
 from pathlib import Path
 
 from promptintern.leaving import ask_to_leave, process_of, wait_until_gone
+
+_TOLD_SECONDS = 7.0
 
 
 def save(folder: Path, *, role: str, seconds: float) -> bool:
@@ -19,6 +22,11 @@ def save(folder: Path, *, role: str, seconds: float) -> bool:
         return wait_until_gone(folder, "worker", seconds)
     deadline = time.monotonic() + seconds
     driver = process_of(folder, "driver")
-    if driver is not None:
+    if driver is None:
+        return True
+    with contextlib.suppress(ProcessLookupError):
         os.kill(driver, signal.SIGTERM)
-    return wait_until_gone(folder, "driver", deadline - time.monotonic())
+    gone = wait_until_gone(folder, "driver", deadline - time.monotonic())
+    # KubeRay asks every 3 s how the job stands, and never again once the head is gone.
+    time.sleep(max(0.0, min(_TOLD_SECONDS, deadline - time.monotonic())))
+    return gone

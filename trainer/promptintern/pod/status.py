@@ -14,6 +14,8 @@ from promptintern.run.events import Ending, Event, Observer
 
 FIELD_MANAGER = "promptintern-trainer"
 SECONDS_BETWEEN = 10.0
+PATIENCE = 60.0
+"""How long the last word is tried, in seconds: nobody can say it afterwards."""
 _TIMEOUT = 10.0
 _log = structlog.get_logger("promptintern.pod")
 
@@ -59,10 +61,13 @@ class StatusWriter:
     Training never waits for it, and no failure of the API server ends a run.
     """
 
-    def __init__(self, progress: TrainingProgress, patch: Patch, *, seconds: float = SECONDS_BETWEEN) -> None:
+    def __init__(
+        self, progress: TrainingProgress, patch: Patch, *, seconds: float = SECONDS_BETWEEN, patience: float = PATIENCE
+    ) -> None:
         self._progress = progress
         self._patch = patch
         self._seconds = seconds
+        self._patience = patience
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._told: dict[str, Any] | None = None
@@ -75,29 +80,38 @@ class StatusWriter:
             self._progress.note(event)
 
     def close(self, change: Callable[[TrainingProgress], None] | None = None) -> None:
-        """Tell the last, after ``change``, and end. Takes up to ``seconds`` and a request."""
+        """Tell the last, after ``change``, and end. Takes some seconds, and up to ``patience`` if nobody listens."""
         with self._lock:
             if change is not None:
                 change(self._progress)
         self._closing.set()
-        self._thread.join(self._seconds + 2 * _TIMEOUT)
+        self._thread.join(self._patience + self._seconds + 2 * _TIMEOUT)
 
     def _work(self) -> None:
+        last: float | None = None
         while True:
             closing = self._closing.is_set()
             began = time.monotonic()
-            told = self._tell()
+            asked = self._tell()
             if closing:
-                return
-            # What was not told is told soon; what was told has its time.
-            self._closing.wait(self._seconds if told else 1.0)
-            if told and self._closing.is_set():
+                last = last or began + self._patience
+                if self._is_told() or began >= last:
+                    return
+            # What was not told is told soon; what was told, or could not be, has its time.
+            if not closing:
+                self._closing.wait(self._seconds if asked else 1.0)
+            if asked and self._closing.is_set():
                 time.sleep(max(0.0, self._seconds - (time.monotonic() - began)))
+
+    def _is_told(self) -> bool:
+        with self._lock:
+            return self._progress.status().to_wire() == self._told
 
     def _tell(self) -> bool:
         with self._lock:
             status = self._progress.status().to_wire()
-        if status == self._told or not status.get("attempt"):
+        # A new driver waits until it has something to say: its first word replaces all that an earlier one said.
+        if status == self._told or not (status.get("stages") or status.get("failure") or status.get("outputs")):
             return False
         try:
             self._patch(status)

@@ -105,13 +105,16 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from promptintern.run.ray_observer import Mailbox, RayObserver
 
     observer.emit(Note(text=f"starting Ray with {workers} worker{'s' if workers > 1 else ''}"))
     gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
     with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
-        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
+        # On the driver's own node: a mailbox in a worker's pod would be lost with it, and the run too.
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         remote_task = replace(task, observer=RayObserver(mailbox))
         trainer = partial(
             TorchTrainer,
@@ -236,5 +239,5 @@ def _hand_on(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
             asked = True
             ray.get(mailbox.request_stop.remote())
         if asked and (where := ray.get(mailbox.saved.remote())) is not None:
-            raise Stopped(where)  # the workers had saved already, because a pod of theirs leaves
+            raise Stopped(where)  # no worker is at it: none has begun, or all had saved because a pod of theirs leaves
         time.sleep(_POLL_SECONDS)

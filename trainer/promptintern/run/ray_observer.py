@@ -20,7 +20,7 @@ class Mailbox:
         self._events: list[Event] = []
         self._stop = False
         self._ending: tuple[Ending, list[tuple[str, str]]] | None = None
-        self._saved: str | None = None
+        self._saved: str | None = "the start"
         self._stored = 0
 
     def put(self, event: Event) -> None:

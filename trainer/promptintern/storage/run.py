@@ -73,14 +73,14 @@ class RunStore:
             FencedOut: if another driver claimed an epoch since ``claimant`` started or last claimed one.
             UserError: if the storage overwrites what it was asked to create only; no commit would be safe on it.
         """
-        if claimant is None:
-            claimant = self.new_claimant()
-        else:
-            self._check_claimant(claimant)
+        driver, claimant = claimant, claimant or self.new_claimant()
+        self._check_claimant(claimant)
         # The claim's own id tells two claims apart that say the same of themselves.
         document = {"schemaVersion": "1.0", "claim": uuid.uuid4().hex, "claimant": claimant.id, "who": dict(who)}
         epoch, before = self.newest_epoch() + 1, 0
         while not self.create_json(_epoch_path(epoch), document):
+            if driver is not None:
+                self._check_claimant(driver)
             before, epoch = epoch, self.newest_epoch() + 1
             if epoch == before:
                 raise RunFailed(f"{self.store.uri}/{_epoch_path(epoch)} can neither be made nor read; remove it")

@@ -1,0 +1,53 @@
+"""What a watch did not tell: after an interruption Kopf lists what is there, and says nothing of what is gone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
+from promptintern_operator.labels import MANAGED_BY, OPERATOR
+from promptintern_operator.queue import Key
+from promptintern_operator.store import Shelf, Store
+
+_OURS = f"{MANAGED_BY}={OPERATOR}"
+
+
+async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key]:
+    """Drop from ``store`` what the API server does not list; returns the jobs that lost something.
+
+    Raises:
+        RequestFailed: if a kind cannot be listed; what was dropped until then stays dropped.
+    """
+    changed: set[Key] = set()
+    known_jobs = {job.uid: key for key, job in store.jobs.items()}
+    there = await _uids(kube, JOBS, namespaces, selector="")
+    for uid, key in known_jobs.items():
+        if uid not in there and store.jobs.get(key) is not None and store.jobs[key].uid == uid:
+            del store.jobs[key]
+            changed.add(key)
+    kinds: list[tuple[Resource, Shelf[Any]]] = [
+        (RAY_JOBS, store.ray_jobs),
+        (PODS, store.pods),
+        (PREFLIGHTS, store.preflights),
+    ]
+    keys = {uid: key for key, uid in ((key, job.uid) for key, job in store.jobs.items())}
+    for resource, shelf in kinds:
+        before = shelf.contents()  # what is added while the list is made stays
+        try:
+            there = await _uids(kube, resource, namespaces, selector=_OURS)
+        except RequestFailed as error:
+            if error.status != 404:
+                raise
+            there = set()
+        for owner, uid in before:
+            if uid not in there:
+                shelf.drop(owner, uid)
+                if owner.uid in keys:
+                    changed.add(keys[owner.uid])
+    return changed
+
+
+async def _uids(kube: Kube, resource: Resource, namespaces: Sequence[str], *, selector: str) -> set[str]:
+    found: set[str] = set()
+    for namespace in namespaces or (None,):
+        found |= await kube.uids(resource, namespace, selector=selector)
+    return found

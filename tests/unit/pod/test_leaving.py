@@ -1,0 +1,100 @@
+"""The preStop hook and the trainer, who talk through a folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from promptintern import leaving
+from promptintern.pod import save as hook
+from promptintern.pod.ship import ship_logs, tail
+from promptintern.storage.store import open_store
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(leaving.VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_outside_pods_nobody_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(leaving.VARIABLE, raising=False)
+    assert not leaving.is_leaving()
+    with leaving.present("driver"):
+        assert leaving.pod_folder() is None
+
+
+def test_a_worker_is_waited_for(folder: Path) -> None:
+    done: list[bool] = []
+    with leaving.present("worker"):
+        thread = threading.Thread(target=lambda: done.append(hook.save(folder, role="worker", seconds=5)))
+        thread.start()
+        while not leaving.is_leaving():
+            time.sleep(0.01)
+        assert not done
+    thread.join()
+    assert done == [True]
+
+
+def test_a_worker_that_does_not_come_to_an_end_is_waited_for_so_long_only(folder: Path) -> None:
+    with leaving.present("worker"):
+        assert not hook.save(folder, role="worker", seconds=0.3)
+
+
+def test_nobody_there_is_no_wait(folder: Path) -> None:
+    began = time.monotonic()
+    assert hook.save(folder, role="worker", seconds=60)
+    assert hook.save(folder, role="head", seconds=60)
+    assert time.monotonic() - began < 5
+
+
+def test_the_driver_is_told_by_a_signal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook, "_TOLD_SECONDS", 0.1)
+    script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print(flush=True); time.sleep(60)"
+    driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert driver.stdout is not None
+    driver.stdout.readline()
+    (folder / "driver.pid").write_text(str(driver.pid))
+    reaper = threading.Thread(target=driver.wait)
+    reaper.start()
+    assert hook.save(folder, role="head", seconds=10)
+    reaper.join()
+    assert driver.returncode == 0
+
+
+def test_a_process_that_died_is_not_there(folder: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (folder / "worker.pid").write_text(str(gone.pid))
+    assert leaving.process_of(folder, "worker") is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(gone.pid, signal.SIG_DFL)
+
+
+def test_logs_are_kept_to_the_last_word(tmp_path: Path) -> None:
+    logs, store = tmp_path / "logs", open_store((tmp_path / "store").as_uri())
+    logs.mkdir()
+    log = logs / "job-driver-x.log"
+    log.write_text("first\n")
+    (logs / "other.log").write_text("not wanted\n")
+    stop = threading.Event()
+    thread = threading.Thread(target=ship_logs, args=(store, stop), kwargs={"logs": logs, "seconds": 0.05})
+    thread.start()
+    while store.list() != ["job-driver-x.log"]:
+        time.sleep(0.02)
+    log.write_text("first\nlast\n")
+    stop.set()
+    thread.join()
+    assert store.read("job-driver-x.log") == b"first\nlast\n"
+    assert store.list() == ["job-driver-x.log"]
+
+
+def test_a_tail_begins_with_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text("one\ntwo\nthree\n")
+    assert tail(file, 8) == b"three\n"
+    assert tail(file, 100) == b"one\ntwo\nthree\n"

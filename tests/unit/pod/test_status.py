@@ -1,0 +1,63 @@
+"""Telling how training goes: not too often, not too early, and the last word until it is heard."""
+
+import time
+from typing import Any
+
+from promptintern.pod.progress import TrainingProgress
+from promptintern.pod.status import StatusWriter
+from promptintern.run.events import Claimed, StageDone, Stepped, TrainingBegan
+
+BEGAN = TrainingBegan(name="stage 1/2", stage=0, steps=10, done=0, rate=1.0, shots=2, prompt_tokens=300.0)
+STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, tokens_per_second=100.0)
+DONE = StageDone(stage=0, rate=1.0, shots=2, prompt_tokens=300.0, loss=0.1, score=0.9, finished_at=None)
+
+
+class Server:
+    """Takes what is told, or refuses for a while."""
+
+    def __init__(self, *, refuses: int = 0) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self._refuses = refuses
+
+    def patch(self, status: dict[str, Any]) -> None:
+        self.times.append(time.monotonic())
+        if len(self.times) <= self._refuses:
+            raise ConnectionError("nobody there")
+        self.told.append(status)
+
+
+def test_nothing_is_told_before_there_is_something_to_tell() -> None:
+    server = Server()
+    writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=0.2)
+    writer.note(Claimed(epoch=3))
+    time.sleep(0.2)
+    assert server.told == []
+    writer.close()
+
+
+def test_it_is_told_at_most_once_in_a_while_and_the_last_word_counts() -> None:
+    server = Server()
+    writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.2)
+    for event in (Claimed(epoch=1), BEGAN, STEPPED, DONE):
+        writer.note(event)
+    writer.close(TrainingProgress.succeed)
+    assert server.told[-1]["outputs"]["adapter"] == "s3://b/run/adapter"
+    assert server.told[-1]["stages"][0]["score"] == 0.9
+    assert all(later - earlier >= 0.19 for earlier, later in zip(server.times, server.times[1:], strict=False))
+
+
+def test_the_last_word_is_said_again_until_it_is_heard() -> None:
+    server = Server(refuses=3)
+    writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=5)
+    writer.note(Claimed(epoch=1))
+    writer.note(BEGAN)
+    writer.close(lambda progress: progress.fail(user=True, message="spec.x: is wrong", ray_job="small-a1"))
+    assert server.told[-1]["failure"] == {"class": "User", "message": "spec.x: is wrong", "rayJob": "small-a1"}
+
+
+def test_a_failure_before_the_claim_is_told() -> None:
+    server = Server()
+    writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05)
+    writer.close(lambda progress: progress.fail(user=True, message="spec.x: is wrong", ray_job="small-a1"))
+    assert [status["failure"]["class"] for status in server.told] == ["User"]
