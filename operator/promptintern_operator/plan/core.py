@@ -73,7 +73,9 @@ def _check_deadline(job: PromptInternJob, draft: Draft) -> None:
         if draft.running is not None and draft.running.active_since is not None:
             draft.wake_at(draft.now + timedelta(seconds=left))
         return
-    message = f"the job ran for spec.activeDeadlineSeconds ({deadline} s); raise it in a new job, which can continue"
+    message = (
+        f"the job ran for spec.activeDeadlineSeconds ({deadline} s); it can be raised while a job runs, not afterwards"
+    )
     if draft.running is not None:
         draft.change_attempt(
             **paused(draft.running, draft.now), outcome=Outcome.USER, finished_at=draft.now, message=message

@@ -61,3 +61,22 @@ def test_a_failure_before_the_claim_is_told() -> None:
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05)
     writer.close(lambda progress: progress.fail(user=True, message="spec.x: is wrong", ray_job="small-a1"))
     assert [status["failure"]["class"] for status in server.told] == ["User"]
+
+
+def test_a_stop_or_a_job_that_is_gone_is_not_waited_for() -> None:
+    class Gone(Exception):  # noqa: N818
+        status = 404
+
+    def refuse(_: dict[str, Any]) -> None:
+        raise Gone
+
+    def away(_: dict[str, Any]) -> None:
+        raise ConnectionError
+
+    for patch, change in ((refuse, TrainingProgress.succeed), (away, None)):
+        writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), patch, seconds=0.05, patience=60)
+        writer.note(Claimed(epoch=1))
+        writer.note(BEGAN)
+        began = time.monotonic()
+        writer.close(change)
+        assert time.monotonic() - began < 5

@@ -17,6 +17,8 @@ SECONDS_BETWEEN = 10.0
 PATIENCE = 60.0
 """How long the last word is tried, in seconds: nobody can say it afterwards."""
 _TIMEOUT = 10.0
+_NOT_OURS = (401, 403, 404)
+"""The job is gone, or another pod speaks for it: there is nobody to tell."""
 _log = structlog.get_logger("promptintern.pod")
 
 Patch = Callable[[dict[str, Any]], None]
@@ -71,6 +73,7 @@ class StatusWriter:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._told: dict[str, Any] | None = None
+        self._refused = False
         self._thread = threading.Thread(target=self._work, name="status-writer", daemon=True)
         self._thread.start()
 
@@ -94,14 +97,19 @@ class StatusWriter:
             began = time.monotonic()
             asked = self._tell()
             if closing:
-                last = last or began + self._patience
-                if self._is_told() or began >= last:
+                last = last or began + (self._patience if self._is_final() else 0)
+                if self._is_told() or self._refused or began >= last:
                     return
             # What was not told is told soon; what was told, or could not be, has its time.
             if not closing:
                 self._closing.wait(self._seconds if asked else 1.0)
             if asked and self._closing.is_set():
                 time.sleep(max(0.0, self._seconds - (time.monotonic() - began)))
+
+    def _is_final(self) -> bool:
+        """Whether the run is over, rather than stopped to be continued."""
+        status = self._progress.status()
+        return status.failure is not None or status.outputs is not None
 
     def _is_told(self) -> bool:
         with self._lock:
@@ -116,6 +124,7 @@ class StatusWriter:
         try:
             self._patch(status)
         except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on
+            self._refused = getattr(error, "status", None) in _NOT_OURS
             lines = str(error).strip().splitlines() or [type(error).__name__]
             _log.warning("status not told", error=" ".join(lines[:2])[:300])
             return True

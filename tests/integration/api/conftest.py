@@ -1,0 +1,56 @@
+"""The CRD on a real API server, namespaces of its own, and one connection for what kubectl would be too slow for."""
+
+import http.client
+import json
+import ssl
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import fixtures
+from tests.cluster.api_server import ApiServer
+
+api_server = fixtures.api_server
+
+CRD = Path(__file__).parents[3] / "crds" / "promptinternjobs.promptintern.dev.yaml"
+
+Judge = Callable[[dict[str, Any]], tuple[int, str, dict[str, Any]]]
+"""From a job to the server's status code, its message, and the object that it would store."""
+
+
+@pytest.fixture(scope="session")
+def server(api_server: ApiServer) -> ApiServer:
+    """The API server with our CRD."""
+    api_server.install_crds(CRD)
+    return api_server
+
+
+@pytest.fixture(scope="module")
+def namespace(server: ApiServer) -> str:
+    """A namespace of this file's own."""
+    name = f"api-{uuid.uuid4().hex[:8]}"
+    server.kubectl("create", "namespace", name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def judge(server: ApiServer, namespace: str) -> Iterator[Judge]:
+    """Creates a job as a dry run, unknown fields refused as kubectl asks for, over one connection."""
+    authority = server.control_plane.authority
+    pair = authority.issue("client-judge", user="judge", groups=["system:masters"])
+    context = ssl.create_default_context(cafile=str(authority.own.certificate))
+    context.load_cert_chain(pair.certificate, pair.key)
+    connection = http.client.HTTPSConnection(server.url.removeprefix("https://"), context=context, timeout=60)
+    path = f"/apis/promptintern.dev/v1alpha1/namespaces/{namespace}/promptinternjobs?dryRun=All&fieldValidation=Strict"
+
+    def ask(document: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:
+        connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        return answer.status, body.get("message", ""), body
+
+    yield ask
+    connection.close()

@@ -1,0 +1,233 @@
+"""`kubectl apply` on a real API server: the same documents as the unit tests', judged by the CRD itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from promptintern.job import load_job
+from promptintern_api import InvalidJob, parse_job
+from promptintern_api.job import MUTABLE_SPEC_FIELDS, PromptInternJobSpec
+
+from tests.cluster.api_server import ApiServer
+from tests.integration.api.conftest import Judge
+from tests.unit.api import test_admission as in_python
+from tests.unit.api.documents import BAD_JOBS, GONE, GOOD_CHANGES, BadJob, small_job, with_changes
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
+CLIENT_SIDE, SERVER_SIDE = (), ("--server-side",)
+
+
+def apply(server: ApiServer, namespace: str, document: dict[str, Any], *flags: str) -> str:
+    """What kubectl said, good or bad."""
+    return server.kubectl("apply", *flags, "--namespace", namespace, "-f", "-", input=json.dumps(document), check=False)
+
+
+def is_refused(said: str, where: str) -> bool:
+    """Whether the server refused the job and named the field."""
+    refused = "is invalid" in said or "unknown field" in said or "failed to create typed patch object" in said
+    return refused and where in said and "created" not in said
+
+
+def named(document: dict[str, Any], name: str) -> dict[str, Any]:
+    return with_changes(document, {"metadata.name": name})
+
+
+# Creating
+
+
+def test_there_are_enough_bad_jobs() -> None:
+    assert len({json.dumps(bad.document, sort_keys=True) for bad in BAD_JOBS if bad.changes != NULL}) >= 60
+
+
+NULL = {"spec.shedule": None}
+
+
+@pytest.mark.parametrize("bad", [bad for bad in BAD_JOBS if bad.changes != NULL], ids=lambda bad: bad.label)
+def test_a_bad_job_is_refused_at_its_field(server: ApiServer, namespace: str, bad: BadJob) -> None:
+    said = apply(server, namespace, bad.document)
+    assert is_refused(said, bad.where), said
+
+
+def test_bad_jobs_are_refused_by_server_side_apply_too(server: ApiServer, namespace: str) -> None:
+    taken = [
+        said
+        for bad in BAD_JOBS
+        if not is_refused(said := apply(server, namespace, bad.document, *SERVER_SIDE), bad.where)
+    ]
+    assert taken == []
+
+
+def test_an_unknown_field_that_is_null_never_reaches_the_server(server: ApiServer, namespace: str) -> None:
+    """`kubectl apply` takes nulls out of a new object; what it sends is right. Other clients are refused."""
+    document = with_changes(small_job(), NULL)
+    assert "created" in apply(server, namespace, document, "--dry-run=server")
+    said = server.kubectl("create", "--namespace", namespace, "-f", "-", input=json.dumps(document), check=False)
+    assert is_refused(said, "spec.shedule"), said
+
+
+@pytest.mark.parametrize("number", range(len(GOOD_CHANGES)))
+def test_a_good_job_is_stored_as_the_same_job(server: ApiServer, namespace: str, number: int) -> None:
+    document = named(with_changes(small_job(), GOOD_CHANGES[number]), f"good-{number}")
+    said = apply(server, namespace, document)
+    assert "created" in said, said
+    stored = server.get("pij", f"good-{number}", namespace)
+    assert stored is not None
+    assert parse_job(stored).spec == parse_job(document).spec
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_accepted(server: ApiServer, namespace: str, path: Path) -> None:
+    said = server.kubectl("apply", "--namespace", namespace, "-f", str(path), check=False)
+    written = yaml.safe_load(path.read_text())["spec"]["data"]
+    if all("://" in source["uri"] for source in written.values()):
+        assert "created" in said, said
+    else:  # files of this machine, which no pod sees; `promptintern run` makes file:// of them
+        assert is_refused(said, "spec.data.train.uri"), said
+        said = apply(server, namespace, with_changes(load_job(path).to_wire(), {"metadata.namespace": namespace}))
+        assert "created" in said, said
+
+
+# The server, the CRD's rules in Python and the models
+
+
+@given(in_python._SPECS, st.none() | st.tuples(st.integers(0, 999), in_python._WRONG))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example({}, None)
+def test_the_server_and_the_models_take_the_same_jobs(
+    judge: Judge, spec: dict[str, Any], mutation: tuple[int, Any] | None
+) -> None:
+    document = small_job()
+    document["spec"] |= spec
+    if mutation:
+        number, wrong = mutation
+        paths = in_python._paths(document["spec"], ())
+        in_python._replace(document["spec"], paths[number % len(paths)], wrong)
+    code, said, _ = judge(document)
+    assert (code == 201) == in_python.accepts(document), said
+
+
+@pytest.mark.parametrize(
+    ("changes", "stored"),
+    [
+        ({"spec.schedule.stages": 2.0}, {"spec.schedule.stages": 2}),
+        ({"spec.compute.nodeSelector": {"zone": "a", "gpu": None}}, {"spec.compute.nodeSelector": {"zone": "a"}}),
+    ],
+)
+def test_the_server_mends_what_the_models_refuse(judge: Judge, changes: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Where the server is laxer, the operator reads what it stored, and that is right."""
+    document = with_changes(small_job(), changes)
+    with pytest.raises(InvalidJob):
+        parse_job(document)
+    code, said, body = judge(document)
+    assert code == 201, said
+    assert parse_job(body).spec == parse_job(with_changes(small_job(), stored)).spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"spec.training.learningRate": "2e-4"}, "spec.training.learningRate"),
+        ({"spec.compute.tolerations": [{"tolerationSeconds": 2**63}]}, "spec.compute.tolerations[0].tolerationSeconds"),
+    ],
+)
+def test_the_server_refuses_what_the_models_take(judge: Judge, changes: dict[str, Any], where: str) -> None:
+    """A numeral in text, since PyYAML makes one of 2e-4; and a number that 64 bits do not hold."""
+    document = with_changes(small_job(), changes)
+    parse_job(document)
+    code, said, _ = judge(document)
+    assert code == 422 and where in said, said
+
+
+# Changing
+
+FIXED = {
+    "model": {"spec.model.dtype": "float32"},
+    "data": {"spec.data.train.limit": 5},
+    "prompt": {"spec.prompt.protect": ["formula"]},
+    "schedule": {"spec.schedule": {"shots": 1}},
+    "training": {"spec.training": {"seed": 1}},
+    "evaluation": {"spec.evaluation": {"stageRows": 5}},
+    "compute": {"spec.compute": {"workers": 2}},
+    "checkpoint": {"spec.checkpoint": {"keep": 3}},
+    "storage": {"spec.storage": {"uri": "s3://bucket/elsewhere"}},
+}
+"""A change of every field that is fixed once the job was accepted."""
+FREE: dict[str, dict[str, Any]] = {
+    "suspend": {"spec.suspend": True},
+    "retries": {"spec.retries": {"application": 3}},
+    "activeDeadlineSeconds": {"spec.activeDeadlineSeconds": 60},
+    "ttlSecondsAfterFinished": {"spec.ttlSecondsAfterFinished": 60},
+}
+
+
+@pytest.fixture(scope="module")
+def jobs(server: ApiServer, namespace: str) -> dict[str, dict[str, Any]]:
+    """What was applied of two jobs, `open` and `accepted`; the operator accepted the latter."""
+    documents = {
+        name: named(with_changes(small_job(), {"spec.storage": {"uri": "s3://bucket/runs"}}), name)
+        for name in ("open", "accepted")
+    }
+    for document in documents.values():
+        assert "created" in apply(server, namespace, document)
+    for name, status in (("open", {"phase": "Refused"}), ("accepted", {"startTime": "2026-01-01T00:00:00Z"})):
+        patch = ["--subresource=status", "--type=merge", "-p", json.dumps({"status": status})]
+        server.kubectl("patch", "pij", name, "--namespace", namespace, *patch)
+    return documents
+
+
+def test_every_field_of_the_spec_is_fixed_or_free() -> None:
+    fields = {field.alias for field in PromptInternJobSpec.model_fields.values()}
+    assert set(FIXED) | set(FREE) == fields
+    assert set(FREE) == set(MUTABLE_SPEC_FIELDS)
+
+
+@pytest.mark.parametrize("field", FIXED)
+def test_an_accepted_job_keeps_what_it_computes(
+    server: ApiServer, namespace: str, jobs: dict[str, dict[str, Any]], field: str
+) -> None:
+    said = apply(server, namespace, with_changes(jobs["accepted"], FIXED[field]), "--dry-run=server")
+    assert f"spec.{field}: Invalid value" in said and "cannot change once the job was accepted" in said
+    assert said.count("cannot change once") == 1, said
+    said = apply(server, namespace, with_changes(jobs["open"], FIXED[field]), "--dry-run=server")
+    assert "configured" in said, said
+
+
+def test_an_accepted_job_keeps_its_storage(server: ApiServer, namespace: str, jobs: dict[str, dict[str, Any]]) -> None:
+    """A field that is left out is a change as well."""
+    said = apply(server, namespace, with_changes(jobs["accepted"], {"spec.storage": GONE}), "--dry-run=server")
+    assert is_refused(said, "spec.storage"), said
+
+
+def test_all_that_changed_is_named_at_once(server: ApiServer, namespace: str, jobs: dict[str, dict[str, Any]]) -> None:
+    changes = {path: value for change in FIXED.values() for path, value in change.items()}
+    said = apply(server, namespace, with_changes(jobs["accepted"], changes), "--dry-run=server")
+    assert all(is_refused(said, f"spec.{field}") for field in FIXED), said
+
+
+@pytest.mark.parametrize("what", [*FREE, "metadata.labels"])
+def test_an_accepted_job_may_be_suspended_retried_and_timed(
+    server: ApiServer, namespace: str, jobs: dict[str, dict[str, Any]], what: str
+) -> None:
+    changes = FREE.get(what, {"metadata.labels": {"team": "a"}})
+    said = apply(server, namespace, with_changes(jobs["accepted"], changes), "--dry-run=server")
+    assert "configured" in said, said
+
+
+def test_spelling_a_default_out_is_no_change(
+    server: ApiServer, namespace: str, jobs: dict[str, dict[str, Any]]
+) -> None:
+    changes = {"spec.training": {"seed": 0, "lora": {"r": 32}}, "spec.prompt.compressor": {"kind": "SelfInformation"}}
+    said = apply(server, namespace, with_changes(jobs["accepted"], changes), "--dry-run=server")
+    assert "configured" in said or "unchanged" in said, said
+
+
+def test_an_author_s_status_is_not_kept(server: ApiServer, namespace: str) -> None:
+    """Nobody starts a job as accepted: its spec would be fixed before anybody looked at it."""
+    document = named(with_changes(small_job(), {"status": {"startTime": "2026-01-01T00:00:00Z"}}), "forged")
+    assert "created" in apply(server, namespace, document)
+    stored = server.get("pij", "forged", namespace)
+    assert stored is not None and "status" not in stored
