@@ -79,7 +79,9 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.watching.chunk_size = 500
     settings.queueing.worker_limit = 64
+    settings.queueing.idle_timeout = 0.1  # a worker is bound to an object until then: 64 in 5 s would be 13 a second
     settings.networking.request_timeout = 30
+    settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or with another
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
         settings.watching.label_selectors[resource] = _SELECTOR
     return settings

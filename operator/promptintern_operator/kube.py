@@ -90,6 +90,16 @@ class Kube:
             if not token:
                 return found
 
+    async def serves(self, resource: Resource) -> bool:
+        """Whether there is this kind of objects."""
+        try:
+            found = await self._request("GET", f"/apis/{resource.api_version}")
+        except RequestFailed as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(each.get("name") == resource.plural for each in found.get("resources", []))
+
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         """Create the object and return it; None if its name is taken."""
         path = _BY_KIND[manifest["kind"]].path(manifest["metadata"]["namespace"])

@@ -4,10 +4,11 @@ import asyncio
 
 import structlog
 
-from promptintern_operator.kube import CRDS, Kube, RequestFailed
+from promptintern_operator.kube import CRDS, RAY_JOBS, Kube, RequestFailed
 from promptintern_operator.plan import KubeRay
 from promptintern_operator.queue import Workqueue
 from promptintern_operator.store import Store
+from promptintern_operator.watching import forget, is_served
 
 _SECONDS = 15.0
 _log = structlog.get_logger("promptintern.operator")
@@ -45,8 +46,13 @@ async def find_kuberay(kube: Kube) -> KubeRay:
     return KubeRay(usable=True) if "authOptions" in spec["rayClusterSpec"]["properties"] else TOO_OLD
 
 
-async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue) -> None:
-    """Keep ``store.kuberay`` up to date, for ever; a change has every job looked at."""
+async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue, *, unwatched: asyncio.Event) -> None:
+    """Keep ``store.kuberay`` up to date, for ever; a change has every job looked at.
+
+    Args:
+        unwatched: Set when there are RayJobs that Kopf does not watch. It looks for kinds once for each change of a
+            CRD, which may be before the API server announces the new kind.
+    """
     while True:
         try:
             found = await find_kuberay(kube)
@@ -59,3 +65,10 @@ async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue) -> None:
                 for key in list(store.jobs):
                     await queue.add(key)
         await asyncio.sleep(_SECONDS)
+        try:
+            if not await kube.serves(RAY_JOBS):
+                forget(RAY_JOBS.plural)
+            elif not is_served(RAY_JOBS.plural):
+                unwatched.set()
+        except RequestFailed as error:
+            _log.warning("KubeRay cannot be looked for", error=str(error))

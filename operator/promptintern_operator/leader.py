@@ -46,7 +46,7 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
         found, _ = await self.get(self.name, self.namespace)
         if found and self.lease_reference is not None and self.lease_reference.spec.holder_identity == self.identity:
             spec: V1LeaseSpec = self.lease_reference.spec
-            spec.lease_duration_seconds = 1
+            spec.holder_identity = None  # others wait for as long as they are told themselves, whatever the lease says
             await self._in_time(
                 self.api_instance.replace_namespaced_lease(self.name, self.namespace, self.lease_reference)
             )

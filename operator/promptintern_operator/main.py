@@ -39,8 +39,7 @@ async def run(settings: Settings) -> None:
         await config.load_kube_config()
     start_http_server(settings.metrics_port)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_at_signals(stop)
     probes = await serve_probes(
         settings.probe_port, silence=silence, limit=settings.silence_seconds, ready=lambda: not stop.is_set()
     )
@@ -61,9 +60,15 @@ async def run(settings: Settings) -> None:
             work.result()
 
 
+def stop_at_signals(stop: asyncio.Event) -> None:
+    """Have the signals that end a process set ``stop``."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
 async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> None:
     """Watch and reconcile until ``stop``."""
-    store, queue = Store(), Workqueue()
+    store, queue, unwatched = Store(), Workqueue(), asyncio.Event()
     try:
         store.kuberay = await find_kuberay(kube)
     except RequestFailed as error:
@@ -78,7 +83,31 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
         return listening_session(info)
 
     reconciler = Reconciler(kube, store, queue, settings)
-    operator = kopf.operator(
+    helpers = [
+        asyncio.create_task(watch_kuberay(kube, store, queue, unwatched=unwatched)),
+        asyncio.create_task(_count_phases(store)),
+        asyncio.create_task(_resync(kube, store, queue, settings)),
+        *(asyncio.create_task(_work(queue, reconciler, store)) for _ in range(settings.concurrency)),
+    ]
+    try:
+        await _watch(registry, settings, stop, unwatched)
+        while unwatched.is_set() and not stop.is_set():
+            unwatched.clear()
+            await _watch(registry, settings, stop, unwatched)
+    finally:
+        for helper in helpers:
+            helper.cancel()
+
+
+async def _watch(
+    registry: kopf.OperatorRegistry, settings: Settings, stop: asyncio.Event, pause: asyncio.Event
+) -> None:
+    """Run Kopf until either event.
+
+    Not by ``kopf.operator``: when that ends, it takes every younger task of the process for its own, waits 5 s for
+    them and cancels them, the renewal of the lease too.
+    """
+    tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=kopf_settings(),
         clusterwide=not settings.namespaces,
@@ -86,19 +115,17 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
         standalone=True,
         # Not made from the user's name, which a pod need not have.
         identity=settings.pod_name,  # type: ignore[arg-type]
-        stop_flag=stop,
     )
-    helpers = [
-        asyncio.create_task(watch_kuberay(kube, store, queue)),
-        asyncio.create_task(_count_phases(store)),
-        asyncio.create_task(_resync(kube, store, queue, settings)),
-        *(asyncio.create_task(_work(queue, reconciler, store)) for _ in range(settings.concurrency)),
-    ]
+    stop_at_signals(stop)  # Kopf has put its own handlers in their place
+    events = [asyncio.create_task(event.wait()) for event in (stop, pause)]
     try:
-        await operator
+        done, _ = await asyncio.wait([*tasks, *events], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for helper in helpers:
-            helper.cancel()
+        for task in (*tasks, *events):
+            task.cancel()
+        await asyncio.gather(*tasks, *events, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 async def _work(queue: Workqueue, reconciler: Reconciler, store: Store) -> None:

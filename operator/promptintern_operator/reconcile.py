@@ -1,6 +1,7 @@
 """One look at a job: what is observed, what is planned, and carrying it out."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from promptintern_operator.plan import (
     DeleteJob,
     DeletePreflight,
     DeleteRayJob,
+    Happening,
     Limits,
     Observed,
     Plan,
@@ -125,15 +127,15 @@ class Reconciler:
             self._queue.add_after(key, 2.0)
             return False
         _measure(before, result.status)
-        for happening in result.happenings:
-            log.info("told", reason=happening.reason, message=happening.message)
-            try:
-                await self._kube.tell(
-                    event_of(key, uid=known.uid, happening=happening, reporter=self._settings.pod_name)
-                )
-            except RequestFailed as error:
-                log.warning("event lost", error=str(error))
+        await asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
         return True
+
+    async def _tell(self, key: Key, known: JobBody, happening: Happening, log: Any) -> None:
+        log.info("told", reason=happening.reason, message=happening.message)
+        try:
+            await self._kube.tell(event_of(key, uid=known.uid, happening=happening, reporter=self._settings.pod_name))
+        except RequestFailed as error:
+            log.warning("event lost", error=str(error))
 
     async def _carry_out(self, action: Action, job: PromptInternJob, log: Any) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
@@ -143,11 +145,11 @@ class Reconciler:
                 await self._apply(_surroundings(job, self._settings))
                 made = await self._create(preflight_job(job, self._settings, generation=generation), job, PREFLIGHTS)
                 # Seen at once: what the watch has not shown yet need not be made again.
-                self._store.preflights.put(Owner(namespace, uid), made["metadata"]["uid"], preflight_view(made))
+                self._store.preflights.add(Owner(namespace, uid), made["metadata"]["uid"], preflight_view(made))
             case StartAttempt(number=number):
                 await self._ensure(_surroundings(job, self._settings))
                 made = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
-                self._store.ray_jobs.put(Owner(namespace, uid), made["metadata"]["uid"], ray_job_view(made))
+                self._store.ray_jobs.add(Owner(namespace, uid), made["metadata"]["uid"], ray_job_view(made))
             case DeleteRayJob(name=name, uid=child):
                 await self._kube.delete(RAY_JOBS, namespace, name, uid=child)
             case DeletePreflight(name=name, uid=child):
@@ -156,13 +158,11 @@ class Reconciler:
                 await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid)
 
     async def _apply(self, manifests: Sequence[Manifest]) -> None:
-        for manifest in manifests:
-            await self._kube.apply(manifest)
+        await _all_but_last_at_once(self._kube.apply, manifests)
 
     async def _ensure(self, manifests: Sequence[Manifest]) -> None:
         """Create what is missing. What is there stays: the job was accepted as the ConfigMap has it."""
-        for manifest in manifests:
-            await self._kube.create(manifest)
+        await _all_but_last_at_once(self._kube.create, manifests)
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
         """Create an object, unless this very job has it already; returns it."""
@@ -179,13 +179,19 @@ class Reconciler:
 
 
 def _surroundings(job: PromptInternJob, settings: Settings) -> list[Manifest]:
+    """The RoleBinding is last: the API server takes it only once it can see what the Role grants."""
     return [
         service_account(job),
         role(job),
-        role_binding(job),
         config_map(job, settings),
         network_policy(job, settings),
+        role_binding(job),
     ]
+
+
+async def _all_but_last_at_once(write: Callable[[Manifest], Awaitable[Any]], manifests: Sequence[Manifest]) -> None:
+    await asyncio.gather(*map(write, manifests[:-1]))
+    await write(manifests[-1])
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -31,6 +31,10 @@ class Shelf(Generic[View]):
         """Keep the newest view of an object."""
         self._views[owner][uid] = view
 
+    def add(self, owner: Owner, uid: str, view: View) -> None:
+        """Keep the view of an object that was just made, unless its watch was quicker and has shown a newer one."""
+        self._views[owner].setdefault(uid, view)
+
     def drop(self, owner: Owner, uid: str) -> None:
         """The object is gone."""
         views = self._views.get(owner)

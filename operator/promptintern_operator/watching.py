@@ -8,6 +8,8 @@ import aiohttp
 import kopf
 
 _WATCHES: dict[str, float] = {}
+_SERVED: set[str] = set()
+"""Kinds that were listed or watched."""
 
 
 class _Heard:
@@ -39,7 +41,10 @@ class HeardResponse(aiohttp.ClientResponse):
             # end for good. After a broken connection it tries again, until it sees that the CRD is gone.
             self.close()
             _WATCHES.pop(self.url.path, None)
+            _SERVED.discard(self.url.path)
             raise aiohttp.ClientConnectionError(f"{self.url.path} is not served now")
+        if self.status == 200 and {"watch", "limit"} & set(self.url.query):
+            _SERVED.add(self.url.path)
         if "watch" in self.url.query:
             self.content = _Heard(self.content, self.url.path)  # type: ignore[assignment]
         return self
@@ -54,6 +59,18 @@ def silence() -> float:
 def heard(plurals: Iterable[str]) -> bool:
     """Whether a watch of every kind has begun, so that all that was there is listed."""
     return all(any(path.endswith(f"/{plural}") for path in _WATCHES) for plural in plurals)
+
+
+def is_served(plural: str) -> bool:
+    """Whether Kopf lists or watches the kind, or did the last time that it asked."""
+    return any(path.endswith(f"/{plural}") for path in _SERVED)
+
+
+def forget(plural: str) -> None:
+    """There is no such kind any more, so a watch of it that ended is not silent."""
+    for path in [path for path in {*_WATCHES, *_SERVED} if path.endswith(f"/{plural}")]:
+        _WATCHES.pop(path, None)
+        _SERVED.discard(path)
 
 
 def listening_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:

@@ -15,6 +15,7 @@ from tests.cluster.processes import Processes
 PAUSE_IMAGE = "localhost/pause:1"
 _NAMESPACE = "k8s.io"
 _START_SECONDS = 90
+_IMPORTS = 3
 
 
 class Containers:
@@ -67,6 +68,18 @@ class Containers:
         """Make an image known under ``tag``; False if it was."""
         if oci.manifest_entry(layout)["digest"] in self.ctr("images", "ls", f"name=={tag}"):
             return False
+        # containerd may collect a layer of the tag's former image just when the new one is to be put upon it.
+        for tries in range(1, _IMPORTS + 1):
+            try:
+                self._import(layout, tag)
+                break
+            except CommandFailed:
+                self.ctr("images", "rm", tag, check=False)  # or it would count as loaded
+                if tries == _IMPORTS:
+                    raise
+        return True
+
+    def _import(self, layout: Path, tag: str) -> None:
         present = set(self.ctr("content", "ls", "-q").split())
         argv = ["ctr", "--address", str(self.socket), "--namespace", _NAMESPACE, "images", "import", "-"]
         importing = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -79,7 +92,6 @@ class Containers:
             raise CommandFailed(argv, importing.returncode, said)
         self._forget_replaced_images()
         oci.share_blobs(layout, self.images / "io.containerd.content.v1.content")
-        return True
 
     def _forget_replaced_images(self) -> None:
         """The engine also names each image by its digest, and keeps that name, and gigabytes, when the tag moves on."""

@@ -1,0 +1,255 @@
+"""What the operator costs and how fast it is with many jobs, on a real kube-apiserver; KubeRay and kubelets are fakes.
+
+    python benchmarks/operator_load.py [--jobs 1000] [--rate 10] [--running 20] [--json FILE]
+
+Jobs are created at a steady rate. Each is checked at once (the fake preflight takes no time), gets a RayJob with a
+head and a worker pod, trains for --running seconds and ends. The operator is a process with the chart's own rights and
+settings. When all jobs have ended it is killed and started again among them, and at last they are deleted. API server,
+etcd, fakes and this program share the machine with it.
+
+Not named operator.py: Python would take that for the standard library's in the other programs of this folder.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.cluster import programs
+from tests.cluster.client import wait_for
+from tests.integration.operator.kuberay import Life
+from tests.integration.operator.place import Place, Tenant, place_in
+from tests.integration.operator.process import Operator
+from tests.integration.operator.requests import JOBS
+
+NAMESPACES = 10
+TARGET_P99_SECONDS, TARGET_MIB = 2.0, 300.0
+_ALL_JOBS = JOBS.replace("/namespaces/{}", "")
+_SETTLE_SECONDS = 8.0
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """What was measured. Times are in seconds, memory is the resident set in MiB."""
+
+    jobs: int
+    rate_asked: float
+    rate: float = 0.0
+    load_before: float = field(default_factory=lambda: os.getloadavg()[0])
+    load_after: float = 0.0
+    creation_to_check: dict[str, float] = field(default_factory=dict)
+    creation_to_ray_job: dict[str, float] = field(default_factory=dict)
+    acceptance_to_ray_job: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
+    seconds_until_all_ended: float = 0.0
+    changes: int = 0
+    """Changes to jobs, RayJobs, preflights and pods until all jobs had ended: what the watches told."""
+    changes_per_second: float = 0.0
+    reconciles_per_job: float = 0.0
+    reconcile_ms: float = 0.0
+    queue_ms: float = 0.0
+    requests_per_job: dict[str, float] = field(default_factory=dict)
+    cpu_ms_per_job: float = 0.0
+    memory: dict[str, float] = field(default_factory=dict)
+    seconds_to_take_over: float = 0.0
+    """From the start of a new operator process until it has looked at every job."""
+    failures: int = 0
+    """Reconciliations that failed and were tried again."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=10, help="jobs created a second")
+    parser.add_argument("--running", type=float, default=20, help="seconds that a job trains")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--log", type=Path, help="keep the operator's log here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, place_in(Path(folder)) as place:
+        place.kuberay.usual_life = Life(starting=1, running=arguments.running)
+        operator = place.operator()
+        try:
+            figures = measure(place, operator, arguments.jobs, arguments.rate)
+        finally:
+            if arguments.log:
+                arguments.log.write_text(operator.text())
+    document = {"machine": machine(), **asdict(figures)}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(document, indent=2))
+    print(report(figures))
+    print(json.dumps(document["machine"]))
+
+
+def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures:
+    """All of it."""
+    figures = Figures(jobs=jobs, rate_asked=rate)
+    operator.start()
+    operator.wait_until_leading(60)
+    time.sleep(_SETTLE_SECONDS)
+    figures.memory["0 jobs"] = operator.rss_mib
+    requests, cpu = operator.total("promptintern_api_requests_total"), operator.cpu_seconds
+    before = operator.metrics()
+    tenants = [place.namespace() for _ in range(NAMESPACES)]
+
+    began = time.monotonic()
+    created = create(figures, tenants, operator, jobs, rate)
+    figures.rate = jobs / (time.monotonic() - began)
+    say(f"created {jobs} jobs at {figures.rate:.1f} a second")
+    wait_for(lambda: all_ended(place), 900, "all jobs to end")
+    figures.seconds_until_all_ended = time.monotonic() - began
+    figures.memory[f"{jobs} jobs"] = operator.rss_mib
+    figures.load_after = os.getloadavg()[0]
+    figures.ended = dict(Counter(str(job["status"]["phase"]) for job in place.requests.items(_ALL_JOBS)))
+    say(f"all ended: {figures.ended}")
+
+    seen, checked = place.kuberay.seen_at, place.kuberay.checked_at
+    ray_jobs = {key: seen["RayJob", key[0], f"{key[1]}-a1"] for key in created}
+    figures.creation_to_check = quantiles([seen["Job", k[0], f"{k[1]}-check-1"] - created[k] for k in created])
+    figures.creation_to_ray_job = quantiles([ray_jobs[key] - created[key] for key in created])
+    # The answer to the fake's last write may come after what the operator did about it.
+    figures.acceptance_to_ray_job = quantiles([max(ray_jobs[key] - checked[key], 0.0) for key in created])
+    figures.changes = place.kuberay.counts.total()
+    figures.changes_per_second = figures.changes / figures.seconds_until_all_ended
+    after = operator.metrics()
+
+    def grew(*key: str) -> float:
+        return after.get(key, 0.0) - before.get(key, 0.0)
+
+    looks = grew("promptintern_reconcile_seconds_count")
+    figures.reconciles_per_job = looks / jobs
+    figures.reconcile_ms = 1000 * grew("promptintern_reconcile_seconds_sum") / looks
+    figures.queue_ms = (
+        1000 * grew("promptintern_queue_wait_seconds_sum") / grew("promptintern_queue_wait_seconds_count")
+    )
+    by_verb: Counter[str] = Counter()
+    for key in after:
+        if key[0] == "promptintern_api_requests_total":
+            by_verb[" ".join(key[1:])] += grew(*key)  # type: ignore[assignment]
+    figures.requests_per_job = {verb: count / jobs for verb, count in by_verb.most_common()}
+    figures.requests_per_job["all"] = (operator.total("promptintern_api_requests_total") - requests) / jobs
+    figures.cpu_ms_per_job = 1000 * (operator.cpu_seconds - cpu) / jobs
+    figures.failures = len(operator.said("reconcile failed"))
+
+    start_anew_and_delete(figures, place, operator, tenants)
+    return figures
+
+
+def start_anew_and_delete(figures: Figures, place: Place, operator: Operator, tenants: list[Tenant]) -> None:
+    """A new process among all jobs; then no jobs."""
+    jobs = figures.jobs
+    operator.kill()
+    began = time.monotonic()
+    operator.start()
+    wait_for(lambda: operator.total("promptintern_reconciles_total") >= jobs, 600, "a new process to look at all jobs")
+    figures.seconds_to_take_over = time.monotonic() - began
+    time.sleep(_SETTLE_SECONDS)
+    figures.memory[f"{jobs} jobs, started anew"] = operator.rss_mib
+    say(f"taken over after {figures.seconds_to_take_over:.1f} s")
+
+    for tenant in tenants:
+        place.requests.ask("DELETE", JOBS.format(tenant.name))
+    wait_for(lambda: not any(tenant.ray_jobs() for tenant in tenants), 300, "all RayJobs to go")
+    wait_for(lambda: operator.total("promptintern_jobs") == 0, 120, "the operator to see that")
+    time.sleep(_SETTLE_SECONDS)
+    figures.memory["after their deletion"] = operator.rss_mib
+
+
+def create(
+    figures: Figures, tenants: list[Tenant], operator: Operator, jobs: int, rate: float
+) -> dict[tuple[str, str], float]:
+    """Create the jobs; when each was asked for, by namespace and name."""
+    created: dict[tuple[str, str], float] = {}
+    began = time.monotonic()
+    for number in range(jobs):
+        tenant, name = tenants[number % len(tenants)], f"job-{number}"
+        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        created[tenant.name, name] = time.monotonic()
+        tenant.submit(name)
+        if number + 1 == 100:
+            figures.memory["100 jobs"] = operator.rss_mib
+    return created
+
+
+def all_ended(place: Place) -> bool:
+    """Whether every job has."""
+    time.sleep(2)  # a listing of them all is work for the API server
+    return all("completionTime" in (job.get("status") or {}) for job in place.requests.items(_ALL_JOBS))
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Median, 99th percentile and the largest."""
+    ordered = sorted(values)
+    return {
+        "p50": statistics.median(ordered),
+        "p99": ordered[math.ceil(0.99 * len(ordered)) - 1],
+        "max": ordered[-1],
+    }
+
+
+def machine() -> dict[str, str]:
+    """What the figures were taken on."""
+    info = Path("/proc/cpuinfo")
+    names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
+    packages = ("promptintern-operator", "kopf", "kubernetes", "aiohttp")
+    return {
+        "cpu": f"{names[0] if names else platform.processor()} x {os.cpu_count()}",
+        "python": platform.python_version(),
+        "kube-apiserver": programs.version("k8s.io/kubernetes"),
+        "etcd": programs.version("go.etcd.io/etcd/server/v3"),
+        "kuberay (CRD)": programs.version("github.com/ray-project/kuberay/ray-operator"),
+        **{name: version(name) for name in packages},
+    }
+
+
+def report(figures: Figures) -> str:
+    """The figures in lines."""
+
+    def line(name: str, values: dict[str, float], unit: str = "s") -> str:
+        return f"{name:<34}" + "  ".join(f"{key} {value:.2f} {unit}" for key, value in values.items())
+
+    p99, top = figures.creation_to_ray_job["p99"], max(figures.memory.values())
+    return "\n".join(
+        [
+            f"{figures.jobs} jobs at {figures.rate:.1f}/s (asked for: {figures.rate_asked:.1f}/s); load average of the "
+            f"machine {figures.load_before:.1f} before, {figures.load_after:.1f} after",
+            line("creation to preflight Job", figures.creation_to_check),
+            line("creation to RayJob", figures.creation_to_ray_job),
+            line("preflight's end to RayJob", figures.acceptance_to_ray_job),
+            f"{'changes in the watches':<34}{figures.changes}, {figures.changes_per_second:.0f}/s",
+            f"{'reconciliations per job':<34}{figures.reconciles_per_job:.1f}, each {figures.reconcile_ms:.1f} ms "
+            f"after {figures.queue_ms:.1f} ms in the queue; {figures.failures} were tried again",
+            line("API requests per job", figures.requests_per_job, ""),
+            f"{'processor time per job':<34}{figures.cpu_ms_per_job:.0f} ms",
+            line("memory", figures.memory, "MiB"),
+            f"{'a new process looked at all after':<34}{figures.seconds_to_take_over:.1f} s",
+            f"{'ends':<34}{figures.ended}, all after {figures.seconds_until_all_ended:.0f} s",
+            f"targets: p99 {p99:.2f} s < {TARGET_P99_SECONDS} s: {verdict(p99 < TARGET_P99_SECONDS)}; memory "
+            f"{top:.0f} MiB < {TARGET_MIB:.0f} MiB: {verdict(top < TARGET_MIB)}",
+        ]
+    )
+
+
+def verdict(well: bool) -> str:
+    """In a word."""
+    return "met" if well else "missed"
+
+
+def say(text: str) -> None:
+    """To whoever waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Where these tests play: an API server with the chart, a small KubeRay, and operators."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.api_server import ApiServer
+from tests.cluster.client import wait_for
+from tests.integration.operator.chart import Release, create_namespace, install
+from tests.integration.operator.kuberay import FakeKubeRay, Life
+from tests.integration.operator.process import Operator
+from tests.integration.operator.requests import EVENTS, JOBS, RAY_JOBS, Body, Requests, administrator
+from tests.unit.api.documents import small_job, with_changes
+
+
+class Place:
+    """One for each file of tests."""
+
+    def __init__(
+        self, server: ApiServer, release: Release, kuberay: FakeKubeRay, requests: Requests, folder: Path
+    ) -> None:
+        self.server = server
+        self.release = release
+        self.kuberay = kuberay
+        self.requests = requests
+        self._folder = folder
+        self._operators: list[Operator] = []
+
+    def operator(self, name: str = "operator-0", **settings: object) -> Operator:
+        """An operator that is not started yet; it ends with the place."""
+        found = Operator(self.release, self._folder, name, **({"retry_seconds": 0.5} | settings))
+        self._operators.append(found)
+        return found
+
+    def end_operators(self) -> None:
+        for each in self._operators:
+            each.kill()
+        self._operators.clear()
+
+    def namespace(self) -> "Tenant":
+        """A new namespace."""
+        return Tenant(self, create_namespace(self.requests))
+
+
+class Tenant:
+    """A namespace and the jobs in it."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self._place, self._requests = place, place.requests
+        self.name = name
+
+    def submit(self, job: str, *lives: Life, labels: dict[str, str] | None = None, **spec: Any) -> None:
+        """Create a job; ``lives`` are those of its attempts."""
+        for number, life in enumerate(lives, start=1):
+            self._place.kuberay.lives[f"{job}-a{number}"] = life
+        document = with_changes(small_job(), {f"spec.{path.replace('__', '.')}": value for path, value in spec.items()})
+        document["metadata"] = {"name": job, **({"labels": labels} if labels else {})}
+        self._requests.ask("POST", JOBS.format(self.name), document)
+
+    def path(self, job: str) -> str:
+        return f"{JOBS.format(self.name)}/{job}"
+
+    def find(self, job: str) -> Body | None:
+        """The job, None once it is gone."""
+        return self._requests.find(self.path(job))
+
+    def status(self, job: str) -> Body:
+        return dict((self.find(job) or {}).get("status") or {})
+
+    def change(self, job: str, **spec: Any) -> None:
+        """What a user does with `kubectl apply`."""
+        self._requests.merge(self.path(job), {"spec": spec})
+
+    def delete(self, job: str) -> None:
+        self._requests.ask("DELETE", self.path(job))
+
+    def wait(self, job: str, phase: str, seconds: float = 30) -> Body:
+        """The job's status once it is in ``phase``."""
+
+        def there() -> Body | None:
+            status = self.status(job)
+            return status if status.get("phase") == phase else None
+
+        try:
+            return wait_for(there, seconds, f"{job} to be {phase}") or {}
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\nstatus: {self.status(job)}") from None
+
+    def condition(self, job: str, kind: str) -> tuple[str, str, str]:
+        """Status, reason and message."""
+        found = [c for c in self.status(job).get("conditions", []) if c["type"] == kind]
+        return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("", "", "")
+
+    def wait_for_condition(self, job: str, kind: str, reason: str, seconds: float = 30) -> str:
+        """The condition's message once its reason is ``reason``."""
+        wait_for(lambda: self.condition(job, kind)[1] == reason, seconds, f"{job}: {kind} to be {reason}")
+        return self.condition(job, kind)[2]
+
+    def ray_jobs(self) -> list[str]:
+        """Names of the RayJobs that are there."""
+        return sorted(item["metadata"]["name"] for item in self._requests.items(RAY_JOBS.format(self.name)))
+
+    def told(self, job: str) -> list[tuple[str, str]]:
+        """Reason and note of the job's Events, in their order."""
+        items = [e for e in self._requests.items(EVENTS.format(self.name)) if e["regarding"]["name"] == job]
+        return [(e["reason"], e["note"]) for e in sorted(items, key=lambda each: str(each["eventTime"]))]
+
+    def attempts(self, job: str) -> list[str]:
+        """How the job's attempts ended."""
+        return [attempt.get("outcome", "") for attempt in self.status(job).get("attempts", [])]
+
+    def made(self, job: str) -> dict[str, int]:
+        """How many RayJobs there ever were for each attempt."""
+        found: Callable[[str], bool] = lambda name: name.startswith(f"{job}-a")  # noqa: E731
+        return {
+            name: len(uids)
+            for (ns, name), uids in self._place.kuberay.ray_jobs.items()
+            if ns == self.name and found(name)
+        }
+
+
+@contextmanager
+def place_in(folder: Path) -> Iterator[Place]:
+    """A place below ``folder``."""
+    with ApiServer(folder / "api") as server:
+        context = administrator(server)
+        requests = Requests(server.url, context)
+        release = install(server, requests, "defaultStorage.uri=s3://platform/runs")
+        with FakeKubeRay(server.url, context) as fake:
+            made = Place(server, release, fake, requests, folder)
+            try:
+                yield made
+            finally:
+                made.end_operators()
+        assert not fake.problems, fake.problems

@@ -1,0 +1,136 @@
+"""The operator as a process of this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.cluster.client import wait_for
+from tests.cluster.control_plane import free_port
+from tests.integration.operator.chart import Release
+
+PROGRAM = Path(sys.executable).with_name("promptintern-operator")
+
+
+class Operator:
+    """One replica. It may be started again after it ended."""
+
+    def __init__(self, release: Release, folder: Path, name: str = "operator-0", **settings: object) -> None:
+        """``settings`` are fields of the operator's settings that differ from the chart's."""
+        self.name = name
+        self.log_file = folder / f"{name}.log"
+        self._probes, self._metrics = free_port(), free_port()
+        changed = {f"PROMPTINTERN_{key.upper()}": str(value) for key, value in settings.items()}
+        self._environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(folder),
+            "KUBECONFIG": str(release.kubeconfig),
+            **release.environment,
+            "PROMPTINTERN_POD_NAME": name,
+            "PROMPTINTERN_PROBE_PORT": str(self._probes),
+            "PROMPTINTERN_METRICS_PORT": str(self._metrics),
+            **changed,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it need not lead yet."""
+        assert not self.alive
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen([str(PROGRAM)], env=self._environment, stdout=log, stderr=log, cwd="/")
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it was never started"
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.alive:
+            self.process.kill()
+        if self._process is not None:
+            self._process.wait(10)
+
+    def stop(self, seconds: float = 20) -> int:
+        """End it in order; its exit status."""
+        self.process.terminate()
+        return self.process.wait(seconds)
+
+    # What it says
+
+    def probe(self, path: str = "/healthz") -> int:
+        """A probe's HTTP status, 0 without an answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._probes}{path}", timeout=2) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Every sample, by name and values of labels; empty without an answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return {}
+        families = text_string_to_metric_families(text)
+        return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+    def total(self, name: str) -> float:
+        """Sum of a series over its labels."""
+        return sum(value for key, value in self.metrics().items() if key[0] == name)
+
+    @property
+    def leads(self) -> bool:
+        return self.alive and self.total("promptintern_leader") == 1
+
+    def wait_until_leading(self, seconds: float = 30) -> None:
+        """Wait for it.
+
+        Raises:
+            TimeoutError: with the end of its log.
+        """
+        try:
+            wait_for(lambda: self.leads, seconds, f"{self.name} to lead")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self.text()[-3000:]}") from None
+
+    def text(self) -> str:
+        """All of its output so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log about ``event``."""
+        lines = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("event") == event]
+
+    # What it takes
+
+    @property
+    def rss_mib(self) -> float:
+        """Resident set."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,90 @@
+"""Requests to the API server as its administrator, without a process for each."""
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from tests.cluster.api_server import ApiServer
+
+Body = dict[str, Any]
+
+MERGE = "application/merge-patch+json"
+JOBS = "/apis/promptintern.dev/v1alpha1/namespaces/{}/promptinternjobs"
+RAY_JOBS = "/apis/ray.io/v1/namespaces/{}/rayjobs"
+PREFLIGHTS = "/apis/batch/v1/namespaces/{}/jobs"
+PODS = "/api/v1/namespaces/{}/pods"
+EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
+CHILDREN = (
+    RAY_JOBS,
+    PREFLIGHTS,
+    PODS,
+    *("/api/v1/namespaces/{}/configmaps", "/api/v1/namespaces/{}/serviceaccounts"),
+    "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
+    "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+    "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+)
+"""Whatever belongs to a job."""
+
+
+class Refused(Exception):  # noqa: N818 -- reads as what happened
+    """The API server's answer, if it is no."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status} {message}")
+        self.status = status
+
+
+def administrator(server: ApiServer) -> ssl.SSLContext:
+    """How the administrator shows who it is."""
+    authority = server.control_plane.authority
+    pair = authority.issue("client-tests", user="tests", groups=["system:masters"])
+    context = ssl.create_default_context(cafile=str(authority.own.certificate))
+    context.load_cert_chain(str(pair.certificate), str(pair.key))
+    return context
+
+
+class Requests:
+    """Paths are those above, without the server."""
+
+    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+        self._url, self._context = url, context
+
+    def ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, kind: str = "application/json"
+    ) -> Body:
+        """One request.
+
+        Raises:
+            Refused: if the answer is an error.
+            OSError: if there is none.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, method=method, data=data, headers={"Content-Type": kind})
+        try:
+            with urllib.request.urlopen(request, context=self._context, timeout=30) as answer:
+                return dict(json.loads(answer.read()))
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            message = json.loads(text).get("message") if text.startswith("{") else text
+            raise Refused(error.code, str(message)) from None
+
+    def find(self, path: str) -> Body | None:
+        """The object, or None if there is none."""
+        try:
+            return self.ask("GET", path)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def items(self, path: str, selector: str = "") -> list[Body]:
+        """A listing; empty if the kind is not served."""
+        found = self.find(f"{path}?labelSelector={selector}")
+        return list(found["items"]) if found else []
+
+    def merge(self, path: str, patch: Mapping[str, Any]) -> Body:
+        """Merge ``patch`` into the object."""
+        return self.ask("PATCH", path, patch, MERGE)

@@ -1,0 +1,229 @@
+"""Lives of jobs, from `kubectl apply` to their end."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.client import wait_for
+from tests.integration.operator.kuberay import Check, Life
+from tests.integration.operator.place import Place, Tenant
+from tests.integration.operator.process import Operator
+from tests.integration.operator.requests import CHILDREN, JOBS, PODS, PREFLIGHTS, Refused
+
+FOR_EVER = Life(ends="never")
+
+
+@pytest.fixture(scope="module")
+def operator(place: Place) -> Iterator[Operator]:
+    """One for all tests of this file."""
+    found = place.operator()
+    found.start()
+    found.wait_until_leading(40)
+    yield found
+    assert found.stop() == 0
+    assert not [line for line in found.text().splitlines() if "Traceback" in line]
+
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+def test_to_success(place: Place, team: Tenant) -> None:
+    team.submit("good", Life(starting=0.5, running=0.5), compute__workers=2)
+    status = team.wait("good", "Succeeded")
+
+    assert team.made("good") == {"good-a1": 1}
+    assert [(a["number"], a["outcome"], a["incarnations"]) for a in status["attempts"]] == [(1, "Succeeded", 1)]
+    assert status["observedGeneration"] == 1 and status["startTime"] <= status["completionTime"]
+    assert {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]} == {
+        "Accepted": ("True", "Valid"),
+        "ClusterReady": ("False", "Ended"),
+        "Training": ("False", "Ended"),
+        "Succeeded": ("True", "Succeeded"),
+    }
+    assert "currentHeadPodUID" not in status
+    # Kopf wrote nothing, and nothing keeps the job from being deleted.
+    found = team.find("good")
+    assert found is not None
+    assert not {"annotations", "finalizers"} & set(found["metadata"])
+    assert {entry["manager"] for entry in found["metadata"]["managedFields"]} <= {
+        "promptintern-operator",
+        "Python-urllib",
+    }
+    # Each child says whose it is, and goes with the job.
+    uid = found["metadata"]["uid"]
+    for kind in CHILDREN:
+        for child in place.requests.items(kind.format(team.name), f"promptintern.dev/job-uid={uid}"):
+            if kind != PODS:
+                assert child["metadata"]["ownerReferences"][0]["uid"] == uid, child["metadata"]["name"]
+    wait_for(lambda: not place.requests.items(PREFLIGHTS.format(team.name)), 10, "the check to be removed")
+
+
+def test_each_transition_is_told_once(team: Tenant) -> None:
+    team.submit("told", Life(starting=0.6, running=0.6))
+    team.wait("told", "Succeeded")
+    expected = {
+        "Checking": 1,
+        "Valid": 1,
+        "Starting": 2,  # ClusterReady and Training
+        "Ready": 1,
+        "Running": 1,
+        "Succeeded": 1,
+        "Ended": 2,
+    }
+    wait_for(lambda: Counter(reason for reason, _ in team.told("told")) == expected, 10, "all Events")
+    order = [reason for reason, _ in team.told("told")]
+    assert order[:2] == ["Checking", "Valid"]
+    assert order.index("Running") < order.index("Succeeded")
+
+
+def test_refused_and_fixed(place: Place, team: Tenant) -> None:
+    findings = [{"where": "spec.data.train.uri", "message": "s3://rows/train.jsonl:3: has no answer"}]
+    place.kuberay.checks["wrong-check-1"] = Check(findings=json.dumps(findings))
+    team.submit("wrong", Life())
+    team.wait("wrong", "Refused")
+    assert team.condition("wrong", "Accepted") == (
+        "False",
+        "Refused",
+        "spec.data.train.uri: s3://rows/train.jsonl:3: has no answer",
+    )
+    assert team.ray_jobs() == []
+
+    team.change("wrong", data={"train": {"uri": "s3://rows/fixed.jsonl"}})
+    status = team.wait("wrong", "Succeeded")
+    assert status["observedGeneration"] == 2
+    assert all(c["observedGeneration"] == 2 for c in status["conditions"])
+    checks = {name for kind, namespace, name in place.kuberay.seen_at if (kind, namespace) == ("Job", team.name)}
+    assert checks == {"wrong-check-1", "wrong-check-2"}
+    config = place.requests.find(f"/api/v1/namespaces/{team.name}/configmaps/promptintern-wrong")
+    assert config is not None and "fixed.jsonl" in config["data"]["job.json"]
+
+
+def test_no_change_after_acceptance(team: Tenant) -> None:
+    team.submit("firm", FOR_EVER)
+    team.wait("firm", "Training")
+    with pytest.raises(Refused, match="spec") as refused:
+        team.change("firm", data={"train": {"uri": "s3://rows/other.jsonl"}})
+    assert refused.value.status == 422
+    team.change("firm", retries={"application": 3}, ttlSecondsAfterFinished=60)
+    assert team.made("firm") == {"firm-a1": 1}
+    team.delete("firm")
+
+
+def test_suspend_resume_delete(place: Place, team: Tenant) -> None:
+    team.submit("pause", FOR_EVER, Life(ends="never"))
+    team.wait("pause", "Training")
+    head = team.status("pause")["currentHeadPodUID"]
+    team.change("pause", suspend=True)
+    team.wait("pause", "Suspended")
+    assert team.ray_jobs() == [] and team.attempts("pause") == ["Suspended"]
+    team.change("pause", suspend=False)
+    status = team.wait("pause", "Training")
+    assert status["rayJobName"] == "pause-a2" and status["currentHeadPodUID"] != head
+    assert team.made("pause") == {"pause-a1": 1, "pause-a2": 1}
+
+    team.delete("pause")
+    nothing_left = lambda: not any(place.requests.items(kind.format(team.name)) for kind in CHILDREN)  # noqa: E731
+    wait_for(nothing_left, 20, "all that belonged to it to go")
+
+
+def test_kuberay_stands_still_while_suspending(place: Place, team: Tenant) -> None:
+    team.submit("held", FOR_EVER)
+    team.wait("held", "Training")
+    place.kuberay.stop()
+    try:
+        team.change("held", suspend=True)
+        said = team.wait_for_condition("held", "Suspended", "Saving")
+        wait_for(lambda: "needs KubeRay" in team.condition("held", "Suspended")[2], 10, f"more than: {said}")
+        assert team.ray_jobs() == ["held-a1"]
+    finally:
+        place.kuberay.go_on()
+    team.wait("held", "Suspended")
+    assert team.ray_jobs() == []
+
+
+def test_time_after_the_end(team: Tenant) -> None:
+    team.submit("brief", Life(), ttlSecondsAfterFinished=1)
+    team.wait("brief", "Succeeded")
+    wait_for(lambda: team.find("brief") is None, 15, "it to be deleted")
+    wait_for(lambda: team.ray_jobs() == [], 15, "its RayJob to go too")
+
+
+def test_deadline(team: Tenant) -> None:
+    team.submit("late", FOR_EVER, activeDeadlineSeconds=2)
+    team.wait("late", "Failed")
+    assert team.condition("late", "Failed")[1] == "DeadlineExceeded"
+    assert team.attempts("late") == ["User"]
+    wait_for(lambda: team.ray_jobs() == [], 15, "its RayJob to go")
+
+
+def test_what_kuberay_takes_for_invalid(team: Tenant) -> None:
+    team.submit("invalid", Life(ends="invalid"))
+    team.wait("invalid", "Failed")
+    status, _, message = team.condition("invalid", "Failed")
+    assert status == "True" and "KubeRay refuses the RayJob: the RayJob is not as it should be" in message
+    wait_for(lambda: team.ray_jobs() == [], 15, "its RayJob to go")
+
+
+def test_tried_again_within_the_budget(team: Tenant) -> None:
+    team.submit("shaky", Life(ends="crashes"), Life())
+    team.wait("shaky", "Succeeded")
+    assert team.attempts("shaky") == ["Application", "Succeeded"]
+    team.submit("broken", Life(ends="crashes"), Life(ends="crashes"), Life())
+    team.wait("broken", "Failed")
+    assert team.attempts("broken") == ["Application", "Application"]
+    assert team.condition("broken", "Failed")[1] == "RetriesExhausted"
+    team.submit("refuses", Life(ends="refuses"), Life())
+    team.wait("refuses", "Failed")
+    assert team.attempts("refuses") == ["User"] and "row 3" in team.condition("refuses", "Failed")[2]
+
+
+def test_a_queue_without_kueue(team: Tenant) -> None:
+    team.submit("queued", FOR_EVER, labels={"kueue.x-k8s.io/queue-name": "nobody"})
+    team.wait("queued", "Queued")
+    assert team.condition("queued", "QuotaReserved")[:2] == ("False", "Pending")
+    assert team.condition("queued", "ClusterReady")[1] == "Queued"
+    team.delete("queued")
+
+
+def test_the_same_name_again(team: Tenant) -> None:
+    """A job that is deleted and created at once: what belonged to the first is in the way for a moment."""
+    team.submit("again", FOR_EVER)
+    team.wait("again", "Training")
+    first = team.find("again")
+    team.delete("again")
+    team.submit("again", Life())
+    status = team.wait("again", "Succeeded", 40)
+    second = team.find("again")
+    assert first and second and first["metadata"]["uid"] != second["metadata"]["uid"]
+    assert len(status["attempts"]) == 1
+
+
+def test_metrics(place: Place, team: Tenant, operator: Operator) -> None:
+    team.submit("counted", Life())
+    team.wait("counted", "Succeeded")
+    names = {key[0] for key in operator.metrics()}
+    assert names >= {
+        "promptintern_jobs",
+        "promptintern_attempts_ended_total",
+        "promptintern_reconciles_total",
+        "promptintern_reconcile_seconds_bucket",
+        "promptintern_queue_wait_seconds_bucket",
+        "promptintern_queue_depth",
+        "promptintern_first_ray_job_seconds_bucket",
+        "promptintern_api_requests_total",
+        "promptintern_leader",
+        "promptintern_watch_silence_seconds",
+    }
+    jobs = place.requests.items(JOBS.replace("/namespaces/{}", ""))
+    phases = Counter(("promptintern_jobs", str(job["status"]["phase"])) for job in jobs)
+    wait_for(
+        lambda: {k: v for k, v in operator.metrics().items() if k[0] == "promptintern_jobs"} == dict(phases),
+        20,
+        f"jobs by phase: {phases}",
+    )
+    assert operator.metrics()["promptintern_attempts_ended_total", "Succeeded"] >= 1
+    forbidden = [key for key in operator.metrics() if key[0] == "promptintern_api_requests_total" and "403" in key]
+    assert not forbidden, "the chart's rights are too few"
+    assert operator.probe("/healthz") == operator.probe("/readyz") == 200

@@ -1,0 +1,36 @@
+"""What is kept of what the watches show."""
+
+from promptintern_operator.store import Owner, Shelf
+from promptintern_operator.views import RayJobView
+
+from tests.unit.operator.builders import ray_job
+
+OWNER = Owner("team-a", "job-1")
+
+
+def test_a_watch_that_was_quicker_than_the_answer_counts() -> None:
+    shelf: Shelf[RayJobView] = Shelf()
+    newer, made = ray_job(deployment="ValidationFailed"), ray_job(deployment="")
+    shelf.put(OWNER, "ray-job-1", newer)
+    shelf.add(OWNER, "ray-job-1", made)
+    assert shelf.of(OWNER) == (newer,)
+
+
+def test_an_object_that_was_made_is_there_before_its_watch_tells() -> None:
+    shelf: Shelf[RayJobView] = Shelf()
+    shelf.add(OWNER, "ray-job-1", ray_job(deployment=""))
+    assert shelf.of(OWNER) == (ray_job(deployment=""),)
+
+
+def test_the_same_label_in_another_namespace_is_another_owner() -> None:
+    shelf: Shelf[RayJobView] = Shelf()
+    shelf.put(Owner("team-b", "job-1"), "ray-job-1", ray_job())
+    assert shelf.of(OWNER) == ()
+
+
+def test_nothing_is_left_of_what_went() -> None:
+    shelf: Shelf[RayJobView] = Shelf()
+    shelf.put(OWNER, "ray-job-1", ray_job())
+    shelf.drop(OWNER, "ray-job-1")
+    shelf.drop(OWNER, "ray-job-1")
+    assert shelf.contents() == []
