@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def shared(tier: Tier, say: Say = programs.say) -> Iterator[ApiServer]:
     """A running cluster, shared with other processes; the last one ends it, unless it was brought up by ``up``."""
     with _lock(tier):
         cluster = _up(tier, say)
-        mine = _holders(tier) / f"{os.getpid()}-{start_time(os.getpid())}"
+        # One for each use: a process may hold the cluster twice, through the fixtures of two folders.
+        mine = _holders(tier) / f"{os.getpid()}-{start_time(os.getpid())}-{uuid.uuid4().hex}"
         mine.parent.mkdir(exist_ok=True)
         mine.touch()
     try:
@@ -92,5 +94,5 @@ def _holders(tier: Tier) -> Path:
 
 
 def _alive(holder: Path) -> bool:
-    pid, _, started = holder.name.partition("-")
+    pid, started, *_ = holder.name.split("-")
     return start_time(int(pid)) == started

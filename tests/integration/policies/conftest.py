@@ -153,7 +153,7 @@ def world(api_server: ApiServer) -> Iterator[World]:
     yield made
     for item in objects:
         if item["kind"].startswith(("ValidatingAdmissionPolicy", "ClusterRole")):
-            server.delete(item["kind"], item["metadata"]["name"])
+            server.kubectl("delete", item["kind"], item["metadata"]["name"], "--ignore-not-found", check=False)
 
 
 def _namespace(name: str) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class RunStore:
             UserError: if the storage overwrites what it was asked to create only; no commit would be safe on it.
         """
         driver, claimant = claimant, claimant or self.new_claimant()
-        self._check_claimant(claimant)
+        if driver is not None:
+            self._check_claimant(driver)
         # The claim's own id tells two claims apart that say the same of themselves.
         document = {"schemaVersion": "1.0", "claim": uuid.uuid4().hex, "claimant": claimant.id, "who": dict(who)}
         epoch, before = self.newest_epoch() + 1, 0
