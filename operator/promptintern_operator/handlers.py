@@ -5,13 +5,12 @@ from typing import Any
 
 import kopf
 
-from promptintern_operator.labels import JOB, JOB_UID, MANAGED_BY, OPERATOR
+from promptintern_operator.labels import JOB, JOB_UID, SELECTOR
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of
 from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
 
 _OURS = {JOB: kopf.PRESENT}
-_SELECTOR = f"{MANAGED_BY}={OPERATOR}"
 
 
 def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
@@ -83,7 +82,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or with another
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
-        settings.watching.label_selectors[resource] = _SELECTOR
+        settings.watching.label_selectors[resource] = SELECTOR
     return settings
 
 

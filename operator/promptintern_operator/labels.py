@@ -2,6 +2,8 @@
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "promptintern-operator"
+SELECTOR = f"{MANAGED_BY}={OPERATOR}"
+"""Of all that the operator makes, and what Kubernetes and KubeRay make of that."""
 JOB = "promptintern.dev/job"
 JOB_UID = "promptintern.dev/job-uid"
 ROLE = "promptintern.dev/role"

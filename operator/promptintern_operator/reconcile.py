@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -100,13 +101,7 @@ class Reconciler:
             if all(each.name != name for each in observed.ray_jobs):
                 body = await self._kube.get(RAY_JOBS, key.namespace, name)
                 if body is not None and (view := ray_job_view(body)).job_uid == known.uid:
-                    return Observed(
-                        ray_jobs=(*observed.ray_jobs, view),
-                        pods=observed.pods,
-                        preflights=observed.preflights,
-                        workloads=observed.workloads,
-                        kuberay=observed.kuberay,
-                    )
+                    return replace(observed, ray_jobs=(*observed.ray_jobs, view))
         return observed
 
     async def _write_status(self, key: Key, known: JobBody, result: Plan, log: Any) -> bool:

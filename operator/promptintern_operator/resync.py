@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
-from promptintern_operator.labels import MANAGED_BY, OPERATOR
+from promptintern_operator.labels import SELECTOR
 from promptintern_operator.queue import Key
 from promptintern_operator.store import Shelf, Store
-
-_OURS = f"{MANAGED_BY}={OPERATOR}"
 
 
 async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key]:
@@ -29,11 +27,11 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
         (PODS, store.pods),
         (PREFLIGHTS, store.preflights),
     ]
-    keys = {uid: key for key, uid in ((key, job.uid) for key, job in store.jobs.items())}
+    keys = {job.uid: key for key, job in store.jobs.items()}
     for resource, shelf in kinds:
         before = shelf.contents()  # what is added while the list is made stays
         try:
-            there = await _uids(kube, resource, namespaces, selector=_OURS)
+            there = await _uids(kube, resource, namespaces, selector=SELECTOR)
         except RequestFailed as error:
             if error.status != 404:
                 raise

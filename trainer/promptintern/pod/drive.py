@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from promptintern_api import PromptInternJob
 
@@ -43,12 +44,10 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
             )
         ending = TrainingProgress.succeed
     except UserError as error:
-        told = "\n".join(map(str, error.problems))
-        ending = lambda p: p.fail(user=True, message=told, ray_job=ray_job)  # noqa: E731
+        ending = partial(TrainingProgress.fail, user=True, message=str(error), ray_job=ray_job)
         raise
     except RunFailed as error:
-        told = str(error)
-        ending = lambda p: p.fail(user=False, message=told, ray_job=ray_job)  # noqa: E731
+        ending = partial(TrainingProgress.fail, user=False, message=str(error), ray_job=ray_job)
         raise
     finally:
         writer.close(ending)
