@@ -1,5 +1,6 @@
 """The same job against a real S3 server gives the same files, whatever the server and the network do."""
 
+import re
 import signal
 import subprocess
 import time
@@ -104,8 +105,9 @@ def test_a_server_that_stays_away_is_named(own_s3: S3Server, tmp_path: Path) -> 
     ended = finish(process)
     assert ended.code == 1, ended.text
     last = ended.text.strip().splitlines()[-1]
-    for named in (f"bucket {bucket}", "key runs/default/tiny-", "Object failed"):
-        assert named in last
+    # Which operation meets the dead server first is a matter of moments: an upload, a look at one object, a listing.
+    operation = r"storage: (PutObject|HeadObject|GetObject|ListObjectsV2|DeleteObjects) failed on"
+    assert re.search(rf"{operation} bucket {bucket}, key runs/default/tiny-", last), last
     assert "Traceback" not in ended.text
 
 
