@@ -11,6 +11,7 @@ PARALLEL = --numprocesses 2 --dist loadfile
 # These watch the operator by the second, and have failed on a machine that was busy with other work: `make operator`.
 TIMED = --ignore tests/integration/operator
 E2E = tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py tests/e2e/test_faults.py
+E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py gpus.py upgrade.py kueue.py)
 
 .PHONY: help setup demo test unit integration operator e2e e2e-more e2e-faults prerequisites cluster-up cluster-down kind-up kind-down \
 	kill check format generate snapshots quality preprocess clean
@@ -43,13 +44,13 @@ e2e: ## The whole product on a real Kubernetes: images, chart, jobs in Ray clust
 	@$(RUN) python -m tests.cluster build
 	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest $(E2E)
 
-e2e-more: ## Suspend, resume, delete, mend, GPUs: what a user does to jobs on a real Kubernetes
+e2e-more: ## What users and platform teams do on a real Kubernetes: suspend, delete, mend; GPUs, Kueue, helm upgrade
 	@$(RUN) python -m tests.cluster build
-	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest tests/e2e/test_lifecycle.py tests/e2e/test_gpus.py -v
+	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest $(E2E_MORE) -v
 
 e2e-faults: ## One fault after another on running jobs: pods, node, API server, S3, KubeRay (an hour or more)
 	@$(RUN) python -m tests.cluster build
-	@PROMPTINTERN_REQUIRE_CLUSTER=1 PROMPTINTERN_FAULTS=all $(RUN) pytest tests/e2e/test_faults.py -v
+	@PROMPTINTERN_REQUIRE_CLUSTER=1 PROMPTINTERN_FAULTS=all $(RUN) pytest tests/e2e/test_faults.py tests/e2e/test_memory.py -v
 
 cluster-up: ## Start a Kubernetes with KubeRay and an S3 server on this machine (Linux, root), or find yours
 	@$(RUN) python -m tests.cluster up

@@ -1,11 +1,15 @@
 """The project itself, as a platform engineer installs it: both images from their Dockerfiles, and the chart."""
 
+import io
+import subprocess
+import tarfile
 from pathlib import Path
 
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts/promptintern"
 SYSTEM = "promptintern-system"
 RELEASE = "promptintern"
 OPERATOR_IMAGE = "localhost/promptintern-operator:test"
@@ -35,7 +39,7 @@ def load_images(cluster: Cluster) -> None:
         cluster.load_image(images.build_image(ROOT / folder / "Dockerfile", ROOT, tag, flags, sources=sources), tag)
 
 
-def install(cluster: Cluster, *, secret: str, bucket: str, **values: str) -> None:
+def install(cluster: Cluster, *, secret: str, bucket: str, chart: Path = CHART, **values: str) -> None:
     """Install or upgrade the release, with every job's results in ``bucket`` unless it says otherwise."""
     settings = {
         "image.repository": OPERATOR_IMAGE.rpartition(":")[0],
@@ -52,7 +56,21 @@ def install(cluster: Cluster, *, secret: str, bucket: str, **values: str) -> Non
     }
     arguments = [argument for name, value in settings.items() for argument in ("--set", f"{name}={value}")]
     cluster.helm(
-        *("upgrade", "--install", RELEASE, str(ROOT / "charts/promptintern")),
+        *("upgrade", "--install", RELEASE, str(chart)),
         *("--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "3m"),
         *arguments,
     )
+
+
+def uninstall(cluster: Cluster) -> None:
+    """Remove the release; its CRD and the tenants' jobs stay."""
+    cluster.helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "3m")
+
+
+def chart_before(folder: Path) -> Path:
+    """The chart of the commit before this one, below ``folder``."""
+    chart = CHART.relative_to(ROOT)
+    archive = subprocess.run(["git", "archive", "HEAD^", str(chart)], cwd=ROOT, check=True, capture_output=True)
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder / chart

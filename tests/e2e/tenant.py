@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import s3fs
@@ -56,10 +57,24 @@ class Team:
         )
         return cls(cluster=cluster, namespace=name, account=account)
 
-    def submit(self, example: str = "quickstart", *, name: str | None = None, **spec: Any) -> str:
+    def storage(self, secret: str = SECRET) -> dict[str, Any]:
+        """spec.storage for the team's own bucket, with the keys of a Secret."""
+        s3 = self.cluster.s3
+        uri = f"s3://{self.account.bucket}/runs"
+        return {"uri": uri, "endpoint": s3.endpoint, "region": s3.region, "secretRef": {"name": secret}}
+
+    def submit(
+        self,
+        example: str = "quickstart",
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] = MappingProxyType({}),
+        **spec: Any,
+    ) -> str:
         """`kubectl apply` of an example, with fields of its spec replaced; returns the job's name."""
         job = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
         job["metadata"]["name"] = name or job["metadata"]["name"]
+        job["metadata"]["labels"] = dict(labels)
         for path, value in spec.items():
             node = job["spec"]
             *parents, leaf = path.split("__")
@@ -68,6 +83,16 @@ class Team:
             node[leaf] = value
         self.cluster.kubectl("apply", "--namespace", self.namespace, "-f", "-", input=json.dumps(job))
         return str(job["metadata"]["name"])
+
+    def patch(self, name: str, spec: Mapping[str, Any]) -> None:
+        """`kubectl patch` of a job's spec."""
+        patch = json.dumps({"spec": spec})
+        self.cluster.kubectl("patch", "pij", name, "--namespace", self.namespace, "--type=merge", "-p", patch)
+
+    def exec(self, pod: str, container: str, command: str) -> str:
+        """What a shell command says in a container, empty if there is none any more."""
+        where = ("exec", "--namespace", self.namespace, pod, "-c", container, "--")
+        return self.cluster.kubectl(*where, "bash", "-c", command, check=False)
 
     def job(self, name: str) -> dict[str, Any]:
         """The object; an assertion if there is none."""

@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.epochs import EpochWatch, resumed_after, steps_lost
 from tests.e2e.project import SYSTEM
 from tests.e2e.tenant import Team
 
 ALL = os.environ.get("PROMPTINTERN_FAULTS") == "all"
 _SECONDS = 900
-_EVERY = 5
+EVERY = 5
 """Seconds between checkpoints."""
-_SHORT: dict[str, Any] = {
+SHORT: dict[str, Any] = {
     "data__eval__limit": 60,
     "evaluation__arms": ["FullPrompt", "QueryOnly"],
-    "checkpoint__everySeconds": _EVERY,
+    "checkpoint__everySeconds": EVERY,
     "compute__terminationGracePeriodSeconds": 60,
 }
 
@@ -31,35 +32,29 @@ _SHORT: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def undisturbed(team: Team, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The adapter of a run that nobody disturbed."""
-    name = team.submit(name="calm", **_SHORT)
+    name = team.submit(name="calm", **SHORT)
     team.wait(name, seconds=_SECONDS)
     assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
     return team.adapter(name, tmp_path_factory.mktemp("calm"))
 
 
-def until_training(team: Team, name: str, *, stage: int = 3, step: int = 20) -> dict[str, Any]:
-    """Wait until the trainer says that it is in the middle of ``stage``; returns what it says."""
+def until_training(team: Team, name: str, *, stage: int = 3, step: int = 20, attempt: int = 1) -> None:
+    """Wait until the trainer says that it is in the middle of ``stage``."""
 
-    def reached() -> dict[str, Any] | None:
-        training: dict[str, Any] = team.status(name).get("training") or {}
+    def reached() -> bool:
+        status = team.status(name)
+        training = status.get("training") or {}
         stages = [each["index"] for each in training.get("stages", [])]
-        progress = training.get("progress") or {}
-        return training if stages and max(stages) >= stage and progress.get("step", 0) >= step else None
+        done = (training.get("progress") or {}).get("step", 0)
+        return len(status.get("attempts", [])) == attempt and max(stages, default=-1) >= stage and done >= step
 
-    return team.cluster.wait_for(reached, timeout=_SECONDS, what=f"stage {stage} of {name}")
-
-
-def in_worker(team: Team, name: str, command: str, *, number: int = 0) -> str:
-    """What a shell command says in a worker pod."""
-    pod = team.pods(name, "worker")[number]["metadata"]["name"]
-    return team.cluster.kubectl(
-        *("exec", "--namespace", team.namespace, pod, "-c", "ray-worker", "--", "bash", "-c", command), check=False
-    )
+    team.cluster.wait_for(reached, timeout=_SECONDS, what=f"stage {stage} of {name}")
 
 
 def kill_trainer(team: Team, name: str) -> None:
     """kill -9 of the process that trains."""
-    assert "killed" in in_worker(team, name, 'kill -9 "$(cat /tmp/promptintern/worker.pid)" && echo killed')
+    pod = team.pods(name, "worker")[0]["metadata"]["name"]
+    assert "killed" in team.exec(pod, "ray-worker", 'kill -9 "$(cat /tmp/promptintern/worker.pid)" && echo killed')
 
 
 def delete_worker(team: Team, name: str) -> None:
@@ -125,102 +120,75 @@ def drain_node(team: Team, name: str) -> None:
     team.cluster.uncordon()
 
 
-def resume_over_terminating_pods(team: Team, name: str) -> None:
-    """Suspended and resumed at once: the next attempt starts while the old pods still end."""
-    patch = ["patch", "pij", name, "--namespace", team.namespace, "--type=merge", "-p"]
-    team.cluster.kubectl(*patch, json.dumps({"spec": {"suspend": True}}))
-    team.wait(name, seconds=120, until=("Suspended",))
-    team.cluster.kubectl(*patch, json.dumps({"spec": {"suspend": False}}))
+def suspend_and_resume(team: Team, name: str) -> None:
+    """By the user, one right after the other."""
+    for suspend, until in ((True, ("Suspended",)), (False, ("Starting", "Training"))):
+        team.patch(name, {"suspend": suspend})
+        team.wait(name, seconds=180, until=until)
+
+
+def resubmit(team: Team, name: str) -> None:
+    """KubeRay gives the cluster back and submits the same RayJob anew, as it does when Kueue takes its quota back."""
+    ray_job = team.status(name)["attempts"][-1]["rayJobName"]
+
+    def suspend(value: bool) -> None:
+        patch = json.dumps({"spec": {"suspend": value}})
+        team.cluster.kubectl("patch", "rayjob", ray_job, "-n", team.namespace, "--type=merge", "-p", patch)
+
+    def is_suspended() -> bool:
+        found = team.cluster.get("rayjob", ray_job, team.namespace)
+        return found is not None and found["status"].get("jobDeploymentStatus") == "Suspended"
+
+    suspend(True)
+    team.cluster.wait_for(is_suspended, timeout=180, what=f"RayJob {ray_job} to be suspended")
+    suspend(False)
+
+
+def wake_the_old_driver_in_a_new_attempt(team: Team, name: str) -> None:
+    """The old pods hang while they end, and train on when a new attempt has long begun."""
+    old = [(pod["metadata"]["name"], f"ray-{role}") for role in ("head", "worker") for pod in team.pods(name, role)]
+    both = "$(cat /tmp/promptintern/*.pid)"
+    for pod, container in old:
+        assert "done" in team.exec(pod, container, f"kill -STOP {both} && echo done")
+    team.cluster.delete("rayjob", team.status(name)["attempts"][-1]["rayJobName"], team.namespace, wait=False)
+    folder = team.run_folder(name)
+    claims = len(team.files().ls(f"{folder}/epochs"))
+
+    def claimed() -> bool:
+        return len(team.files().ls(f"{folder}/epochs")) > claims
+
+    team.cluster.wait_for(claimed, timeout=240, what="the claim of a new attempt")
+    woken = [team.exec(pod, container, f"kill -CONT {both} && echo done") for pod, container in old]
+    assert all("done" in said for said in woken), f"the old pods were there no more: {woken}"
 
 
 Disturbance = Callable[[Team, str], None]
-PLANNED = (delete_worker, delete_head, drain_node, resume_over_terminating_pods)
+PLANNED = (delete_worker, delete_head, drain_node, suspend_and_resume, resubmit)
 HARMLESS = (delete_operator, delete_operator_again_and_again, stop_api_server, stop_storage, stop_kuberay)
-HARD = (kill_trainer, kill_head)
+HARD = (kill_trainer, kill_head, wake_the_old_driver_in_a_new_attempt)
 
 
 @pytest.mark.parametrize("disturb", [delete_head] if not ALL else [*PLANNED, *HARMLESS, *HARD])
 def test_the_adapter_is_the_same(team: Team, undisturbed: bytes, disturb: Disturbance, tmp_path: Path) -> None:
-    name = team.submit(name=disturb.__name__.replace("_", "-")[:40].rstrip("-"), **_SHORT)
-    before = until_training(team, name)
-    watcher = EpochWatch(team, name)
-    with watcher:
+    grace = 150 if disturb is wake_the_old_driver_in_a_new_attempt else 60
+    name = team.submit(
+        name=disturb.__name__.replace("_", "-")[:40].rstrip("-"),
+        **{**SHORT, "compute__terminationGracePeriodSeconds": grace},
+    )
+    with EpochWatch(team, name) as watch:
+        until_training(team, name)
+        began = time.monotonic()
         disturb(team, name)
         team.wait(name, seconds=_SECONDS)
     assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
     assert team.adapter(name, tmp_path) == undisturbed
-    watcher.check()
-    lost = watcher.steps_lost(before)
-    if disturb in HARMLESS:
-        assert lost == 0, "nothing was to be done twice"
-    elif disturb in PLANNED:
-        assert lost == 0, "a planned stop saves first"
+    watch.check()
+    log = watch.log()
+    if disturb in HARD:
+        kept = watch.newest_checkpoint(before=began)
+        # The copy is taken every interval and written beside training.
+        assert began - kept.seen <= 2 * EVERY, "the last checkpoint before the kill was too old"
+        assert resumed_after(log)[0] >= kept.step, "it continued before its last checkpoint"
     else:
-        assert lost is not None
-
-
-class EpochWatch:
-    """Looks every second who owns the run, and who commits."""
-
-    def __init__(self, team: Team, name: str) -> None:
-        self._team, self._name = team, name
-        self._folder = team.run_folder(name)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.newest = 0
-        self.commits: list[tuple[str, int, int]] = []
-        """Manifest, its epoch, and the newest epoch when it was first seen."""
-        self._known: set[str] = set()
-
-    def __enter__(self) -> "EpochWatch":
-        self._look()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._look()
-
-    def check(self) -> None:
-        """No manifest by a fenced epoch."""
-        assert self.commits
-        late = [(path, epoch, newest) for path, epoch, newest in self.commits if epoch < newest]
-        assert not late, "committed by an epoch that was fenced already"
-
-    def steps_lost(self, before: dict[str, Any]) -> int | None:
-        """Steps that were done twice: what the driver's logs say where it continued, against what it had done."""
-        logs = b"".join(
-            self._team.files().cat(path)
-            for path in self._team.files().find(f"{self._folder}/logs")
-            if "job-driver-" in path
-        ).decode()
-        done, lost = 0, 0
-        for line in logs.splitlines():
-            if "continues after step " in line:
-                resumed = int(line.rsplit(" ", 1)[1])
-                lost += max(0, done - resumed)
-                done = resumed
-            elif ": step " in line:
-                done = int(line.partition(": step ")[2].partition("/")[0])
-        return lost
-
-    def _watch(self) -> None:
-        while not self._stop.wait(1):
-            self._look()
-
-    def _look(self) -> None:
-        try:
-            files = self._team.files()
-            names = files.find(self._folder)
-            epochs = [int(Path(path).stem) for path in names if "/epochs/" in path]
-            newest = max(epochs, default=0)
-            for path in names:
-                if path.endswith("/manifest.json") and path not in self._known:
-                    epoch = int(json.loads(files.cat(path))["epoch"])
-                    self._known.add(path)
-                    # One that was committed before this look may be older than an epoch that was claimed since.
-                    self.commits.append((path, epoch, self.newest))
-            self.newest = newest
-        except (OSError, ValueError):
-            pass  # the storage is stopped, or a checkpoint was removed meanwhile
+        assert bool(resumed_after(log)) == (disturb in PLANNED)
+        assert steps_lost(log) == 0, "what was disturbed was planned, or harmless"

@@ -1,10 +1,12 @@
 """What a user does to a job: suspend, resume, delete, mend a refused one."""
 
 import json
-from typing import Any
 
-from tests.e2e.tenant import SECRET, Team
-from tests.e2e.test_faults import _SHORT, until_training
+import pytest
+
+from tests.cluster.errors import CommandFailed
+from tests.e2e.tenant import Team
+from tests.e2e.test_faults import SHORT, until_training
 
 _LEFT = (
     "rayjobs",
@@ -19,13 +21,6 @@ _LEFT = (
 )
 
 
-def patch(team: Team, name: str, spec: dict[str, Any]) -> None:
-    """`kubectl patch` of the spec."""
-    team.cluster.kubectl(
-        "patch", "pij", name, "--namespace", team.namespace, "--type=merge", "-p", json.dumps({"spec": spec})
-    )
-
-
 def left_of(team: Team, name: str) -> list[str]:
     """All objects that still belong to a job."""
     found = []
@@ -38,14 +33,14 @@ def left_of(team: Team, name: str) -> list[str]:
 
 
 def test_a_suspended_job_gives_its_cluster_back_and_continues_where_it_was(team: Team) -> None:
-    name = team.submit(name="paused", **_SHORT)
+    name = team.submit(name="paused", **SHORT)
     until_training(team, name)
-    patch(team, name, {"suspend": True})
+    team.patch(name, {"suspend": True})
     team.wait(name, seconds=180, until=("Suspended",))
     assert not [left for left in left_of(team, name) if left.startswith(("rayjobs", "rayclusters", "pods/paused-a"))]
     logs = team.files().glob(f"{team.run_folder(name)}/logs/{name}-a1/job-driver-*.log")
     assert logs, "the first attempt's log outlived its cluster"
-    patch(team, name, {"suspend": False})
+    team.patch(name, {"suspend": False})
     team.wait(name, seconds=600)
     assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
     first, second = team.status(name)["attempts"]
@@ -57,7 +52,7 @@ def test_a_suspended_job_gives_its_cluster_back_and_continues_where_it_was(team:
 
 
 def test_a_deleted_job_leaves_nothing_but_its_files(team: Team) -> None:
-    name = team.submit(name="deleted", **_SHORT)
+    name = team.submit(name="deleted", **SHORT)
     until_training(team, name, stage=0, step=1)
     folder = team.run_folder(name)
     team.cluster.delete("pij", name, team.namespace)
@@ -66,19 +61,18 @@ def test_a_deleted_job_leaves_nothing_but_its_files(team: Team) -> None:
 
 
 def test_a_refused_job_can_be_mended(team: Team) -> None:
-    name = team.submit(name="mended", **{**_SHORT, "data__eval__uri": "sample://formulas/eval?world=1&rows=99999999"})
+    name = team.submit(name="mended", **{**SHORT, "data__eval__uri": "sample://formulas/eval?world=1&rows=99999999"})
     team.wait(name, seconds=240, until=("Refused",))
     accepted = team.condition(name, "Accepted")
     assert accepted["status"] == "False"
     assert accepted["message"].startswith("spec.data"), accepted
-    patch(team, name, {"data": {"eval": {"uri": "sample://formulas/eval?world=1&rows=1000"}}})
+    team.patch(name, {"data": {"eval": {"uri": "sample://formulas/eval?world=1&rows=1000"}}})
     team.wait(name, seconds=240, until=("Starting", "Training"))
     team.cluster.delete("pij", name, team.namespace)
 
 
 def test_a_missing_secret_is_named_at_once(team: Team) -> None:
-    storage = {"uri": f"s3://{team.account.bucket}/runs", "endpoint": team.cluster.s3.endpoint, "region": "us-east-1"}
-    name = team.submit(name="keyless", storage={**storage, "secretRef": {"name": "forgotten"}})
+    name = team.submit(name="keyless", storage=team.storage("forgotten"))
 
     def told() -> bool:
         condition = team.condition(name, "Accepted")
@@ -89,7 +83,7 @@ def test_a_missing_secret_is_named_at_once(team: Team) -> None:
 
 
 def test_wrong_keys_are_refused_before_a_cluster_is_made(team: Team) -> None:
-    keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "not-for-anybody"}
     team.cluster.apply(
         {
             "apiVersion": "v1",
@@ -98,11 +92,55 @@ def test_wrong_keys_are_refused_before_a_cluster_is_made(team: Team) -> None:
             "stringData": keys,
         }
     )
-    storage = {"uri": f"s3://{team.account.bucket}/runs", "endpoint": team.cluster.s3.endpoint, "region": "us-east-1"}
     data = {"uri": f"s3://{team.account.bucket}/train.jsonl"}
-    name = team.submit(name="locked-out", storage={**storage, "secretRef": {"name": "wrong"}}, data__train=data)
+    name = team.submit(name="locked-out", storage=team.storage("wrong"), data__train=data)
     team.wait(name, seconds=240, until=("Refused", "Failed"))
     assert team.status(name)["phase"] == "Refused", team.told(name)
     assert f"s3://{team.account.bucket}" in team.condition(name, "Accepted")["message"]
     assert not team.status(name).get("attempts")
-    assert SECRET not in team.condition(name, "Accepted")["message"]
+    assert keys["AWS_SECRET_ACCESS_KEY"] not in json.dumps(team.job(name))
+
+
+def test_a_job_past_its_deadline_ends_and_is_gone_after_its_time(team: Team) -> None:
+    name = team.submit(name="late", activeDeadlineSeconds=45, ttlSecondsAfterFinished=30, **SHORT)
+    team.wait(name, seconds=400)
+    failed = team.condition(name, "Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "DeadlineExceeded"), team.told(name)
+    assert "45 s" in failed["message"]
+    folder = team.run_folder(name)
+    gone = lambda: team.cluster.get("pij", name, team.namespace) is None and not left_of(team, name)  # noqa: E731
+    team.cluster.wait_for(gone, timeout=30 + 60, what=f"the end of {name} and of {left_of(team, name)}")
+    assert team.files().find(folder), "its files stay"
+
+
+def test_a_rayjob_that_kuberay_refuses_fails_the_job_at_once(team: Team) -> None:
+    name = team.submit(name="refused", **{**SHORT, "compute__rayVersion": "2.9.0"})
+    team.wait(name, seconds=300)
+    failed = team.condition(name, "Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "ValidationFailed"), team.told(name)
+    assert "2.9.0" in failed["message"] or "version" in failed["message"].lower()
+    assert len(team.status(name)["attempts"]) == 1, "KubeRay would refuse another one too"
+    clusters = lambda: [each for each in left_of(team, name) if each.startswith(("rayjobs", "rayclusters"))]  # noqa: E731
+    team.cluster.wait_for(lambda: not clusters(), timeout=60, what=f"the end of {clusters()}")
+
+
+def test_while_kuberay_is_stopped_a_condition_says_what_waits_for_it(team: Team) -> None:
+    name = team.submit(name="held", **SHORT)
+    until_training(team, name, stage=0, step=1)
+    with pytest.raises(CommandFailed, match="cannot change once the job was accepted"):
+        team.patch(name, {"training": {"seed": 7}})
+    ray_job = team.status(name)["attempts"][0]["rayJobName"]
+    team.cluster.stop_kuberay()
+    try:
+        team.patch(name, {"suspend": True})
+
+        def told() -> bool:
+            said = [each.get("message", "") for each in team.status(name).get("conditions", [])]
+            return any(ray_job in message and "KubeRay" in message for message in said)
+
+        team.cluster.wait_for(told, timeout=60, what=f"a condition on what waits: {team.told(name)}")
+    finally:
+        team.cluster.start_kuberay()
+    team.wait(name, seconds=60, until=("Suspended",))
+    team.cluster.delete("pij", name, team.namespace)
+    team.cluster.wait_for(lambda: not left_of(team, name), timeout=60, what=f"the end of {left_of(team, name)}")

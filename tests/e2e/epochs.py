@@ -1,0 +1,119 @@
+"""Who owns a run, who commits to it, and what is done twice: looked at every second, in the storage itself."""
+
+import json
+import re
+import threading
+import time
+from dataclasses import dataclass
+
+from tests.e2e.tenant import Team
+
+_EPOCH = re.compile(r"/epochs/(\d+)\.json$")
+_CHECKPOINT = re.compile(r"/stages/([^/]+)/e\d+/checkpoints/step-(\d+)/manifest\.json$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint of the run, and when it was first seen."""
+
+    stage: str
+    step: int
+    seen: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """A manifest, the epoch that made it, and the newest epoch that was known before it was looked for."""
+
+    path: str
+    epoch: int
+    newest: int
+
+
+class EpochWatch:
+    """Looks at a run's folder every second while the context is open."""
+
+    def __init__(self, team: Team, name: str) -> None:
+        self._team = team
+        self._folder = team.run_folder(name)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._known: set[str] = set()
+        self.owners: dict[int, set[bytes]] = {}
+        """What each epoch's claim said, at any look."""
+        self.commits: list[Commit] = []
+        self.checkpoints: list[Checkpoint] = []
+
+    def __enter__(self) -> "EpochWatch":
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    @property
+    def newest(self) -> int:
+        """The epoch that owns the run."""
+        return max(self.owners, default=0)
+
+    def check(self) -> None:
+        """At every look one driver owned the run, and no manifest came from one that did not."""
+        assert sorted(self.owners) == list(range(1, self.newest + 1)), "every claim follows the one before"
+        assert all(len(said) == 1 for said in self.owners.values()), f"two drivers had one epoch: {self.owners}"
+        assert self.commits
+        late = [commit for commit in self.commits if commit.epoch < commit.newest]
+        assert not late, "committed by an epoch that was fenced already"
+
+    def newest_checkpoint(self, *, before: float) -> Checkpoint:
+        """The last checkpoint that was seen before a moment of ``time.monotonic``."""
+        return max((each for each in self.checkpoints if each.seen <= before), key=lambda each: each.seen)
+
+    def log(self) -> str:
+        """What all drivers of the run said, in the order of their attempts."""
+        files = self._team.files()
+        paths = sorted(path for path in files.find(f"{self._folder}/logs") if "job-driver-" in path)
+        return b"".join(files.cat(path) for path in paths).decode()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1):
+            self._look()
+
+    def _look(self) -> None:
+        newest = self.newest
+        try:
+            files = self._team.files()
+            for path in files.find(self._folder):
+                if claim := _EPOCH.search(path):
+                    self.owners.setdefault(int(claim[1]), set()).add(files.cat(path))
+                elif path.endswith("/manifest.json") and path not in self._known:
+                    self._note(path, int(json.loads(files.cat(path))["epoch"]), newest)
+        except (OSError, ValueError):
+            pass  # the storage is stopped, or a checkpoint was removed meanwhile
+
+    def _note(self, path: str, epoch: int, newest: int) -> None:
+        self._known.add(path)
+        # One that was committed before this look may be older than an epoch that was claimed since.
+        self.commits.append(Commit(path=path, epoch=epoch, newest=newest))
+        if found := _CHECKPOINT.search(path):
+            self.checkpoints.append(Checkpoint(stage=found[1], step=int(found[2]), seen=time.monotonic()))
+
+
+def resumed_after(log: str) -> list[int]:
+    """The steps after which drivers continued in the middle of a stage, in order."""
+    return [int(line.rsplit(" ", 1)[1]) for line in log.splitlines() if "continues after step " in line]
+
+
+def steps_lost(log: str) -> int:
+    """Steps that were done twice: where drivers continued, against what they said they had done."""
+    done = lost = 0
+    for line in log.splitlines():
+        if "continues after step " in line:
+            resumed = int(line.rsplit(" ", 1)[1])
+            lost += max(0, done - resumed)
+            done = resumed
+        elif said := re.search(r": step (\d+)/|saved at .*, step (\d+) of", line):
+            done = int(said[1] or said[2])
+    return lost

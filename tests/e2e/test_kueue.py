@@ -1,0 +1,110 @@
+"""Two tenants share a quota of one job: they take turns, and what is urgent goes first."""
+
+import secrets
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.e2e.epochs import EpochWatch, resumed_after, steps_lost
+from tests.e2e.tenant import Team
+from tests.e2e.test_faults import SHORT, until_training
+
+_API = "kueue.x-k8s.io/v1beta1"
+_QUEUE = {"kueue.x-k8s.io/queue-name": "training"}
+_URGENT = {**_QUEUE, "kueue.x-k8s.io/priority-class": "urgent"}
+_ONE_JOB = {"cpu": "1", "memory": "7Gi"}
+"""More than a job of `SHORT` asks for with its head, less than two do."""
+
+
+def _object(kind: str, name: str, namespace: str | None = None, **fields: Any) -> dict[str, Any]:
+    metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": _API, "kind": kind, "metadata": metadata, **fields}
+
+
+@pytest.fixture(scope="module")
+def teams(team: Team) -> Iterator[tuple[Team, Team]]:
+    """Two tenants, each with a queue, before one ClusterQueue whose quota is one job's."""
+    cluster = team.cluster
+    other = Team.found(cluster, f"team-{secrets.token_hex(3)}")
+    cluster.start_kueue()
+    quota = [{"name": name, "nominalQuota": amount} for name, amount in _ONE_JOB.items()]
+    shared = {
+        "namespaceSelector": {},
+        "preemption": {"withinClusterQueue": "LowerPriority"},
+        "resourceGroups": [{"coveredResources": list(_ONE_JOB), "flavors": [{"name": "any", "resources": quota}]}],
+    }
+    queues = [
+        _object("LocalQueue", "training", each.namespace, spec={"clusterQueue": "shared"}) for each in (team, other)
+    ]
+    cluster.apply(
+        [
+            _object("ResourceFlavor", "any"),
+            _object("ClusterQueue", "shared", spec=shared),
+            _object("WorkloadPriorityClass", "urgent", value=1000),
+            *queues,
+        ]
+    )
+    yield team, other
+    for each in queues:
+        cluster.delete("localqueue", each["metadata"]["name"], each["metadata"]["namespace"])
+    cluster.delete("clusterqueue", "shared")
+    cluster.stop_kueue()
+
+
+class Running:
+    """Which jobs have pods that are to stay, looked at every second."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.seen: list[frozenset[str]] = []
+
+    def __enter__(self) -> "Running":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1):
+            heads = self._cluster.list("pods", None, "promptintern.dev/role in (head, worker)")
+            staying = [pod["metadata"] for pod in heads if not pod["metadata"].get("deletionTimestamp")]
+            self.seen.append(frozenset(pod["labels"]["promptintern.dev/job"] for pod in staying))
+
+
+def test_one_job_at_a_time_and_the_urgent_one_first(teams: tuple[Team, Team]) -> None:
+    first, second = teams
+    one = first.submit(name="first", labels=_QUEUE, **SHORT)
+    until_training(first, one)
+    waiting = first.submit(name="waits", labels=_QUEUE, **SHORT)
+    with Running(first.cluster) as running, EpochWatch(first, one) as watch:
+        pending = lambda: first.condition(waiting, "QuotaReserved").get("reason") == "Pending"  # noqa: E731
+        first.cluster.wait_for(pending, timeout=120, what=f"the second job to wait: {first.told(waiting)}")
+        assert first.status(waiting)["phase"] == "Queued"
+        urgent = second.submit(name="urgent", labels=_URGENT, storage=second.storage(), **SHORT)
+        preempted = lambda: first.condition(one, "QuotaReserved").get("reason") == "Preempted"  # noqa: E731
+        first.cluster.wait_for(preempted, timeout=240, what=f"the preemption: {first.told(one)}")
+        second.wait(urgent, seconds=900)
+        assert first.status(one)["phase"] in ("Queued", "Starting", "Training")
+        first.wait(one, seconds=900)
+        first.wait(waiting, seconds=900)
+    for team, name in ((first, one), (second, urgent), (first, waiting)):
+        assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
+        assert [each["outcome"] for each in team.status(name)["attempts"]] == ["Succeeded"], (
+            "a preemption is no attempt"
+        )
+    assert max(map(len, running.seen)) == 1, "two jobs had pods at once"
+    order = [next(iter(jobs)) for jobs in running.seen if jobs]
+    turns = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
+    assert turns in ([one, urgent, one, waiting], [one, urgent, waiting, one])
+    assert first.status(one)["attempts"][0]["incarnations"] == 2
+    watch.check()
+    (resumed,) = resumed_after(watch.log())
+    assert resumed >= 20, "it continued where it was preempted"
+    assert steps_lost(watch.log()) == 0
