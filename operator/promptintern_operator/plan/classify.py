@@ -102,7 +102,7 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
         ),
         (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
         (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
-        (bool(_RAY_MEMORY.search(ray_job.message)), Outcome.APPLICATION, "OutOfMemory", told),
+        (_ray_ran_out_of_memory(ray_job, told), Outcome.APPLICATION, "OutOfMemory", f"{_worker_memory(pods)}: {told}"),
         (code is not None, Outcome.APPLICATION, "TrainerFailed", told or f"the trainer exited with {code}"),
     ]
     for holds, outcome, reason, message in explanations:
@@ -123,6 +123,20 @@ def killed_for_memory(pods: Sequence[PodView], seen: Sequence[PodStatus] = ()) -
             if container.exit_reason == _OOM and container.name != _SIDECAR:
                 return _passed_limit(pod, container)
     return next((state.message for state in seen if state.reason == _OOM and state.message), None)
+
+
+def _ray_ran_out_of_memory(ray_job: RayJobView, told: str) -> bool:
+    return _RAY_MEMORY.search(ray_job.message) is not None or _RAY_MEMORY.search(told) is not None
+
+
+def _worker_memory(pods: Sequence[PodView]) -> str:
+    """Ray kills a worker's process shortly before the kernel would kill its container, and the pod shows nothing."""
+    containers = [container for pod in pods if pod.role == "worker" for container in pod.containers[:1]]
+    limit = next((f" of {each.memory_limit}" for each in containers if each.memory_limit), "")
+    return (
+        f"container ray-worker came close to its memory limit{limit}, so Ray killed the training in it; raise "
+        "spec.compute.resources.memory, or lower spec.training.tokensPerPack"
+    )
 
 
 def _passed_limit(pod: PodView, container: ContainerView) -> str:

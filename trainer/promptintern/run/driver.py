@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import tempfile
 import time
@@ -30,6 +31,8 @@ MAX_WORKER_FAILURES = 3
 """How often Ray Train starts the workers again after one was lost."""
 JOB_FILE = "job.json"
 _POLL_SECONDS = 0.2
+_FULL_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
+"""Of Ray's OutOfMemoryError."""
 
 
 def open_run(job: PromptInternJob, storage_uri: str) -> RunStore:
@@ -192,11 +195,22 @@ def _raise_ending(ending: Any, error: BaseException | None) -> None:
             raise Stopped(problems[0][1])
         raise RunFailed(problems[0][1])
     if error is not None:
-        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise RunFailed(
-            f"the workers failed {MAX_WORKER_FAILURES + 1} times, the last time with: {last[0]}; run the same command "
-            "again to continue from the newest checkpoint"
+            f"the workers failed {MAX_WORKER_FAILURES + 1} times, the last time with: {cause_of(error)}; run the same "
+            "command again to continue from the newest checkpoint"
         ) from error
+
+
+def cause_of(error: BaseException) -> str:
+    """What ended the workers, in one line.
+
+    Ray ends what it killed for memory with a page of advice on its own settings; what counts is said in the middle.
+    """
+    said = str(error).strip()
+    if memory := _FULL_MEMORY.search(said):
+        used, limit = memory.groups()
+        return f"OutOfMemoryError: Ray killed a worker that used {used} of its pod's or machine's {limit} of memory"
+    return said.splitlines()[-1] if said else type(error).__name__
 
 
 @contextlib.contextmanager
