@@ -1,4 +1,4 @@
-"""The cluster from the command line: ``python -m tests.cluster up | down | status | build``."""
+"""The cluster from the command line: ``python -m tests.cluster up | down | status | build | can``."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from tests.cluster.places import Tier, home
 def main(arguments: list[str]) -> int:
     """The exit code. Only what a shell may evaluate goes to the standard output of ``up``."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
-    parser.add_argument("command", choices=("up", "down", "status", "build"))
+    parser.add_argument("command", choices=("up", "down", "status", "build", "can"))
     parser.add_argument("--tier", choices=get_args(Tier), help="up: the best there is; build: node; down, status: both")
     given = parser.parse_args(arguments)
     tiers: list[Tier] = [given.tier] if given.tier else ["node", "api"]
@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> int:
             case "status":
                 found = [_status(tier) for tier in tiers]
                 return 0 if any(found) else 1
+            case "can":
+                lifecycle.require("node")
             case "build":
                 _build(tiers[0])
     except (NoCluster, CommandFailed, TimeoutError) as failure:

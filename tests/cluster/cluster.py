@@ -25,6 +25,23 @@ _SOCKET_LIMIT = 100
 _RUNNING = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet")
 
 
+_CAPABILITIES = {"CAP_NET_ADMIN (networks)": 12, "CAP_SYS_ADMIN (mounts)": 21}
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def missing_powers() -> list[str]:
+    """What this process lacks to run a kubelet and its containers; root in a container of a CI may lack some."""
+    if sys.platform != "linux":
+        return ["Linux"]
+    if os.geteuid() != 0:
+        return ["root"]
+    effective = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
+    lacks = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    if not os.access(_CGROUPS, os.W_OK):
+        lacks.append(f"write access to {_CGROUPS} (limits)")
+    return lacks
+
+
 class Cluster(Nodes, ApiServer):
     """The cluster below ``home``, whether this process started it or another."""
 
@@ -38,8 +55,12 @@ class Cluster(Nodes, ApiServer):
 
     def require(self) -> None:
         """Fail before anything is built where it cannot run."""
-        if sys.platform != "linux" or os.geteuid() != 0:
-            raise NoCluster("no Kubernetes node: it takes Linux and root, or PROMPTINTERN_TEST_KUBECONFIG, or kind")
+        missing = missing_powers()
+        if missing:
+            raise NoCluster(
+                f"no Kubernetes node: this process has no {', no '.join(missing)}; run as root on a Linux machine that "
+                "allows containers, or set PROMPTINTERN_TEST_KUBECONFIG, or install kind"
+            )
         if len(str(self.containers.socket)) > _SOCKET_LIMIT:
             raise NoCluster(f"no Kubernetes node: {self.home} is too long for a socket; set PROMPTINTERN_CLUSTER_HOME")
 

@@ -29,6 +29,15 @@ def down(tier: Tier) -> None:
             _at(tier, programs.say).down()
 
 
+def require(tier: Tier) -> None:
+    """Nothing, if this machine can run the tier.
+
+    Raises:
+        NoCluster: naming what is missing.
+    """
+    _at(tier, programs.say).require()
+
+
 @contextlib.contextmanager
 def shared(tier: Tier, say: Say = programs.say) -> Iterator[ApiServer]:
     """A running cluster, shared with other processes; the last one ends it, unless it was brought up by ``up``."""
