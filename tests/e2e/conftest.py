@@ -35,3 +35,11 @@ def team(installed: Cluster) -> Team:
     team = Team.found(installed, f"team-{secrets.token_hex(3)}")
     project.install(installed, secret=SECRET, bucket=team.account.bucket)
     return team
+
+
+@pytest.fixture(scope="session")
+def quickstart(team: Team) -> str:
+    """examples/quickstart.yaml, run to its end with nobody disturbing it; what was seen is in ``team.seen``."""
+    name = team.submit("quickstart")
+    team.seen += team.watch(name, seconds=_SECONDS)
+    return name

@@ -4,25 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from promptintern.sample import sample_rows
 
 from tests.e2e.tenant import Team
 
-_SECONDS = 1200
 
-
-@pytest.fixture(scope="module")
-def finished(team: Team) -> str:
-    """The quickstart, run to its end; what was seen on the way is in ``team.seen``."""
-    name = team.submit("quickstart")
-    for row in team.watch(name, seconds=_SECONDS):
-        team.seen.append(row)
-    return name
-
-
-def test_it_succeeds_and_the_stages_were_seen_moving(team: Team, finished: str) -> None:
-    assert team.condition(finished, "Succeeded").get("status") == "True", team.told(finished)
+def test_it_succeeds_and_the_stages_were_seen_moving(team: Team, quickstart: str) -> None:
+    assert team.condition(quickstart, "Succeeded").get("status") == "True", team.told(quickstart)
     phases = list(dict.fromkeys(row.phase for row in team.seen))
     assert phases[-3:] == ["Starting", "Training", "Succeeded"], team.seen
     stages = [row.stage for row in team.seen if row.stage != "<none>"]
@@ -32,17 +20,17 @@ def test_it_succeeds_and_the_stages_were_seen_moving(team: Team, finished: str) 
     assert tokens[-1] < 0.1 * tokens[0]
 
 
-def test_all_stages_ran_in_worker_pods(team: Team, finished: str) -> None:
-    (attempt,) = team.status(finished)["attempts"]
+def test_all_stages_ran_in_worker_pods(team: Team, quickstart: str) -> None:
+    (attempt,) = team.status(quickstart)["attempts"]
     assert attempt["outcome"] == "Succeeded"
     assert attempt["incarnations"] == 1
-    hosts = [team.files().cat(path) for path in team.files().ls(f"{team.run_folder(finished)}/epochs")]
+    hosts = [team.files().cat(path) for path in team.files().ls(f"{team.run_folder(quickstart)}/epochs")]
     assert len(hosts) == 1
     assert b"workers-worker" in hosts[0], "the epoch was claimed in a worker pod"
 
 
-def test_everything_is_in_the_bucket(team: Team, finished: str) -> None:
-    folder = team.run_folder(finished)
+def test_everything_is_in_the_bucket(team: Team, quickstart: str) -> None:
+    folder = team.run_folder(quickstart)
     names = {path.removeprefix(f"{folder}/") for path in team.files().find(folder)}
     wanted = {"job.json", "model.json", "epochs/1.json", "adapter/manifest.json", "adapter/adapter_model.safetensors"}
     wanted |= {"report/report.json", "report/report.html"} | {f"stages/{stage}/manifest.json" for stage in range(4)}
@@ -52,19 +40,19 @@ def test_everything_is_in_the_bucket(team: Team, finished: str) -> None:
     assert b"QueryOnly" in team.files().cat(f"{folder}/{logs[0]}")
 
 
-def test_the_cluster_is_given_back(team: Team, finished: str) -> None:
+def test_the_cluster_is_given_back(team: Team, quickstart: str) -> None:
     def gone() -> bool:
-        pods = [*team.pods(finished, "head"), *team.pods(finished, "worker")]
+        pods = [*team.pods(quickstart, "head"), *team.pods(quickstart, "worker")]
         return not pods and not team.cluster.list("rayclusters", team.namespace)
 
     team.cluster.wait_for(gone, timeout=180, what="the Ray cluster's end")
 
 
-def test_the_fetched_adapter_answers(team: Team, finished: str, tmp_path: Path) -> None:
+def test_the_fetched_adapter_answers(team: Team, quickstart: str, tmp_path: Path) -> None:
     promptintern = [sys.executable, "-m", "promptintern.cli.app"]
     folder = tmp_path / "fetched"
     subprocess.run(
-        [*promptintern, "fetch", finished, str(folder), "--namespace", team.namespace],
+        [*promptintern, "fetch", quickstart, str(folder), "--namespace", team.namespace],
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **team.environment()},
         check=True,
     )
