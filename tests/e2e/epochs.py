@@ -67,6 +67,10 @@ class EpochWatch:
         late = [commit for commit in self.commits if commit.epoch < commit.newest]
         assert not late, "committed by an epoch that was fenced already"
 
+    def has_checkpoint_of(self, stage: str) -> bool:
+        """Whether a checkpoint of the stage was seen."""
+        return any(each.stage == stage for each in self.checkpoints)
+
     def newest_checkpoint(self, *, before: float) -> Checkpoint:
         """The last checkpoint that was seen before a moment of ``time.monotonic``."""
         return max((each for each in self.checkpoints if each.seen <= before), key=lambda each: each.seen)

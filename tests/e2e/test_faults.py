@@ -175,6 +175,10 @@ def test_the_adapter_is_the_same(team: Team, undisturbed: bytes, disturb: Distur
     )
     with EpochWatch(team, name) as watch:
         until_training(team, name)
+        if disturb in HARD:
+            team.cluster.wait_for(
+                lambda: watch.has_checkpoint_of("3"), timeout=60, what="a checkpoint in the last stage"
+            )
         began = time.monotonic()
         disturb(team, name)
         team.wait(name, seconds=_SECONDS)
