@@ -24,16 +24,15 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
         if event["type"] == "DELETED":
             if (known := store.jobs.get(key)) is not None and known.uid == meta["uid"]:
                 del store.jobs[key]
+        elif (known := store.jobs.get(key)) is not None and known.version == meta["resourceVersion"]:
+            return  # our own write, whose answer was quicker
         else:
-            store.jobs[key] = JobBody(
-                uid=meta["uid"],
-                version=meta["resourceVersion"],
-                generation=meta.get("generation", 0),
-                body=without_managed_fields(event["object"]),
-            )
+            store.jobs[key] = JobBody.of(event["object"])
         await queue.add(key)
 
-    def watch_children(resource: tuple[str, ...], shelf: Shelf[Any], view: Callable[[Any], Any]) -> None:
+    def watch_children(
+        resource: tuple[str, ...], shelf: Shelf[Any], view: Callable[[Any], Any], *, in_bursts: bool
+    ) -> None:
         @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-seen")
         async def child_seen(event: Mapping[str, Any], **_: Any) -> None:
             body = event["object"]
@@ -46,14 +45,19 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
                 shelf.drop(owner, meta["uid"])
                 store.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
             else:
-                shelf.put(owner, meta["uid"], view(body))
                 if resource[-1] == "rayjobs":
                     store.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
-            await queue.add(key)
+                if not shelf.put(owner, meta["uid"], view(body)):
+                    return  # nothing that a plan would look at
+            if in_bursts:
+                queue.add_soon(key)
+            else:
+                await queue.add(key)
 
-    watch_children(("ray.io", "v1", "rayjobs"), store.ray_jobs, ray_job_view)
-    watch_children(("v1", "pods"), store.pods, pod_view)
-    watch_children(("batch", "v1", "jobs"), store.preflights, preflight_view)
+    # A cluster comes and goes as a burst of changes to its RayJob and its pods; a job waits for the end of its check.
+    watch_children(("ray.io", "v1", "rayjobs"), store.ray_jobs, ray_job_view, in_bursts=True)
+    watch_children(("v1", "pods"), store.pods, pod_view, in_bursts=True)
+    watch_children(("batch", "v1", "jobs"), store.preflights, preflight_view, in_bursts=False)
 
     @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
     async def workload_seen(event: Mapping[str, Any], **_: Any) -> None:
@@ -84,9 +88,3 @@ def kopf_settings() -> kopf.OperatorSettings:
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
         settings.watching.label_selectors[resource] = SELECTOR
     return settings
-
-
-def without_managed_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """``body`` without what only the API server reads, which is half of it."""
-    meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-    return {**body, "metadata": meta}

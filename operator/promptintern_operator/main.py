@@ -68,7 +68,8 @@ def stop_at_signals(stop: asyncio.Event) -> None:
 
 async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> None:
     """Watch and reconcile until ``stop``."""
-    store, queue, unwatched = Store(), Workqueue(), asyncio.Event()
+    store, unwatched = Store(), asyncio.Event()
+    queue = Workqueue(urgent=store.waits_for_first_attempt)
     try:
         store.kuberay = await find_kuberay(kube)
     except RequestFailed as error:
