@@ -83,8 +83,42 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.queueing.worker_limit = 64
     settings.queueing.idle_timeout = 0.1  # a worker is bound to an object until then: 64 in 5 s would be 13 a second
+    settings.persistence.diffbase_storage = _NoDiffs()
+    settings.persistence.progress_storage = _NoProgress()
     settings.networking.request_timeout = 30
     settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or with another
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
         settings.watching.label_selectors[resource] = SELECTOR
     return settings
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Kopf copies every object three times to tell what changed in it, for handlers that are not used here."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Nor is there progress of such handlers."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
