@@ -16,6 +16,7 @@ from promptintern_operator.handlers import kopf_settings, registry_of
 from promptintern_operator.kube import Kube, RequestFailed
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
 from promptintern_operator.leader import lead
+from promptintern_operator.memory import give_back
 from promptintern_operator.metrics import JOBS_BY_PHASE
 from promptintern_operator.probes import serve_probes
 from promptintern_operator.queue import Workqueue
@@ -152,7 +153,11 @@ async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings
 
 
 async def _count_phases(store: Store) -> None:
+    jobs = 0
     while True:
+        if len(store.jobs) < jobs:
+            give_back()
+        jobs = len(store.jobs)
         JOBS_BY_PHASE.clear()
         for phase, count in store.phases().items():
             JOBS_BY_PHASE.labels(phase=phase).set(count)
