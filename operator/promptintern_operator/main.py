@@ -142,7 +142,10 @@ async def _work(queue: Workqueue, reconciler: Reconciler, store: Store) -> None:
 
 
 async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings) -> None:
-    """Now and then, forget what is not there any more: a watch that begins anew does not tell what went meanwhile."""
+    """Now and then, forget what is not there any more: a watch that begins anew does not tell what went meanwhile.
+
+    And give its memory back, with that of all that went since.
+    """
     while True:
         await asyncio.sleep(_RESYNC_SECONDS)
         try:
@@ -150,14 +153,11 @@ async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings
                 await queue.add(key)
         except RequestFailed as error:
             _log.warning("resync failed", error=str(error))
+        give_back()
 
 
 async def _count_phases(store: Store) -> None:
-    jobs = 0
     while True:
-        if len(store.jobs) < jobs:
-            give_back()
-        jobs = len(store.jobs)
         JOBS_BY_PHASE.clear()
         for phase, count in store.phases().items():
             JOBS_BY_PHASE.labels(phase=phase).set(count)

@@ -1,7 +1,7 @@
 """A small KubeRay, with a kubelet, a Job controller and a garbage collector: it moves what it sees through its life.
 
-It knows what the operator can tell: labels, statuses, the order in which they change, finalizers. Nothing runs. RayJobs
-are written one at a time, as KubeRay does by default.
+It knows what the operator can tell: labels, statuses, the order in which they change, finalizers. Nothing runs. As by
+KubeRay's default, one RayJob at a time gets on.
 """
 
 import asyncio
@@ -86,7 +86,8 @@ class FakeKubeRay:
         self._session: aiohttp.ClientSession
         self._working = asyncio.Event()
         self._working.set()
-        self._at_ray_jobs = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        """Of the RayJob that gets on."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="KubeRay", daemon=True)
 
@@ -204,10 +205,6 @@ class FakeKubeRay:
     async def _set_status(self, path: str, status: Body) -> None:
         await self._ask("PATCH", path + "/status", {"status": status}, MERGE)
 
-    async def _write_ray_job(self, item: Body, change: Body) -> None:
-        async with self._at_ray_jobs:
-            await self._ask("PATCH", _at(RAY_JOBS, item) + ("/status" if "status" in change else ""), change, MERGE)
-
     # KubeRay
 
     async def _ray_job(self, what: str, item: Body) -> None:
@@ -223,27 +220,30 @@ class FakeKubeRay:
                 self._begin(f"end {meta['uid']}", self._take_down(item))
         elif item["spec"].get("suspend"):
             if not status.get("jobDeploymentStatus"):
-                await self._write_ray_job(item, {"status": {"jobDeploymentStatus": "Suspended"}})
+                await self._set_status(_at(RAY_JOBS, item), {"jobDeploymentStatus": "Suspended"})
         elif status.get("jobDeploymentStatus", "") in ("", "New") and meta["uid"] not in self._tasks:
             self._begin(meta["uid"], self._live(item))
 
     async def _live(self, item: Body) -> None:
-        name = item["metadata"]["name"]
+        path, name = _at(RAY_JOBS, item), item["metadata"]["name"]
         life = self.lives.get(name, self.usual_life)
-        await self._write_ray_job(item, {"metadata": {"finalizers": [FINALIZER]}})
-        if life.ends == "invalid":
-            refusal = {"jobDeploymentStatus": "ValidationFailed", "message": "the RayJob is not as it should be"}
-            await self._write_ray_job(item, {"status": refusal})
-            return
         cluster = f"{name}-{secrets.token_hex(3)[:5]}"
-        await self._write_ray_job(item, {"status": {"jobDeploymentStatus": "Initializing", "rayClusterName": cluster}})
+        first = {"jobDeploymentStatus": "Initializing", "rayClusterName": cluster}
+        if life.ends == "invalid":
+            first = {"jobDeploymentStatus": "ValidationFailed", "message": "the RayJob is not as it should be"}
+        async with self._turn:
+            await self._ask("PATCH", path, {"metadata": {"finalizers": [FINALIZER]}}, MERGE)
+            await self._set_status(path, first)
+        if life.ends == "invalid":
+            return
         spec = item["spec"]["rayClusterSpec"]
         groups = [spec["headGroupSpec"], *(g for g in spec["workerGroupSpecs"] for _ in range(g.get("replicas", 1)))]
         pods = [await self._create_pod(item, f"{cluster}-{i}", g["template"], cluster) for i, g in enumerate(groups)]
         await asyncio.sleep(life.starting)
         for pod in pods:
             await self._run_pod(pod)
-        await self._write_ray_job(item, {"status": {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}})
+        async with self._turn:
+            await self._set_status(path, {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"})
         if life.ends == "never":
             return
         await asyncio.sleep(life.running)
@@ -251,12 +251,14 @@ class FakeKubeRay:
 
     async def finish(self, item: Body, ends: str) -> None:
         """The driver of a RayJob ended; its cluster goes."""
-        await self._write_ray_job(item, {"status": {"endTime": _now(), **_ENDINGS[ends]}})
+        async with self._turn:
+            await self._set_status(_at(RAY_JOBS, item), {"endTime": _now(), **_ENDINGS[ends]})
         await self._delete_pods(item)
 
     async def _take_down(self, item: Body) -> None:
         await self._delete_pods(item)
-        await self._write_ray_job(item, {"metadata": {"finalizers": None}})
+        async with self._turn:
+            await self._ask("PATCH", _at(RAY_JOBS, item), {"metadata": {"finalizers": None}}, MERGE)
 
     # Pods
 
