@@ -24,16 +24,15 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
         if event["type"] == "DELETED":
             if (known := store.jobs.get(key)) is not None and known.uid == meta["uid"]:
                 del store.jobs[key]
+        elif (known := store.jobs.get(key)) is not None and known.version == meta["resourceVersion"]:
+            return  # our own write, whose answer was quicker
         else:
-            store.jobs[key] = JobBody(
-                uid=meta["uid"],
-                version=meta["resourceVersion"],
-                generation=meta.get("generation", 0),
-                body=without_managed_fields(event["object"]),
-            )
+            store.jobs[key] = JobBody.of(event["object"])
         await queue.add(key)
 
-    def watch_children(resource: tuple[str, ...], shelf: Shelf[Any], view: Callable[[Any], Any]) -> None:
+    def watch_children(
+        resource: tuple[str, ...], shelf: Shelf[Any], view: Callable[[Any], Any], *, in_bursts: bool
+    ) -> None:
         @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-seen")
         async def child_seen(event: Mapping[str, Any], **_: Any) -> None:
             body = event["object"]
@@ -46,14 +45,19 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
                 shelf.drop(owner, meta["uid"])
                 store.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
             else:
-                shelf.put(owner, meta["uid"], view(body))
                 if resource[-1] == "rayjobs":
                     store.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
-            await queue.add(key)
+                if not shelf.put(owner, meta["uid"], view(body)):
+                    return  # nothing that a plan would look at
+            if in_bursts:
+                queue.add_soon(key)
+            else:
+                await queue.add(key)
 
-    watch_children(("ray.io", "v1", "rayjobs"), store.ray_jobs, ray_job_view)
-    watch_children(("v1", "pods"), store.pods, pod_view)
-    watch_children(("batch", "v1", "jobs"), store.preflights, preflight_view)
+    # A cluster comes and goes as a burst of changes to its RayJob and its pods; a job waits for the end of its check.
+    watch_children(("ray.io", "v1", "rayjobs"), store.ray_jobs, ray_job_view, in_bursts=True)
+    watch_children(("v1", "pods"), store.pods, pod_view, in_bursts=True)
+    watch_children(("batch", "v1", "jobs"), store.preflights, preflight_view, in_bursts=False)
 
     @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
     async def workload_seen(event: Mapping[str, Any], **_: Any) -> None:
@@ -79,6 +83,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.queueing.worker_limit = 64
     settings.queueing.idle_timeout = 0.1  # a worker is bound to an object until then: 64 in 5 s would be 13 a second
+    settings.persistence.diffbase_storage = _NoDiffs()
+    settings.persistence.progress_storage = _NoProgress()
     settings.networking.request_timeout = 30
     settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or with another
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
@@ -86,7 +92,33 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def without_managed_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """``body`` without what only the API server reads, which is half of it."""
-    meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-    return {**body, "metadata": meta}
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Kopf copies every object three times to tell what changed in it, for handlers that are not used here."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Nor is there progress of such handlers."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence

@@ -118,8 +118,11 @@ class Kube:
 
     async def apply_job_status(
         self, namespace: str, name: str, *, uid: str, version: str, status: Mapping[str, Any]
-    ) -> None:
-        """Replace the operator's part of a job's status, if the job is still at ``version``; 409 otherwise."""
+    ) -> dict[str, Any]:
+        """Replace the operator's part of a job's status, if the job is still at ``version``; 409 otherwise.
+
+        Returns the job as it is then.
+        """
         manifest = {
             "apiVersion": JOBS.api_version,
             "kind": "PromptInternJob",
@@ -127,7 +130,7 @@ class Kube:
             "status": status,
         }
         path = JOBS.path(namespace, name, "status")
-        await self._request("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
+        return await self._request("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
         """Delete the object with this uid, and in the background what it owns; absent is fine."""

@@ -16,6 +16,7 @@ from promptintern_operator.handlers import kopf_settings, registry_of
 from promptintern_operator.kube import Kube, RequestFailed
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
 from promptintern_operator.leader import lead
+from promptintern_operator.memory import give_back
 from promptintern_operator.metrics import JOBS_BY_PHASE
 from promptintern_operator.probes import serve_probes
 from promptintern_operator.queue import Workqueue
@@ -68,7 +69,8 @@ def stop_at_signals(stop: asyncio.Event) -> None:
 
 async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> None:
     """Watch and reconcile until ``stop``."""
-    store, queue, unwatched = Store(), Workqueue(), asyncio.Event()
+    store, unwatched = Store(), asyncio.Event()
+    queue = Workqueue(urgent=store.waits_for_first_attempt)
     try:
         store.kuberay = await find_kuberay(kube)
     except RequestFailed as error:
@@ -140,7 +142,10 @@ async def _work(queue: Workqueue, reconciler: Reconciler, store: Store) -> None:
 
 
 async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings) -> None:
-    """Now and then, forget what is not there any more: a watch that begins anew does not tell what went meanwhile."""
+    """Now and then, forget what is not there any more: a watch that begins anew does not tell what went meanwhile.
+
+    And give its memory back, with that of all that went since.
+    """
     while True:
         await asyncio.sleep(_RESYNC_SECONDS)
         try:
@@ -148,6 +153,7 @@ async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings
                 await queue.add(key)
         except RequestFailed as error:
             _log.warning("resync failed", error=str(error))
+        give_back()
 
 
 async def _count_phases(store: Store) -> None:

@@ -1,7 +1,6 @@
 """Which jobs wait to be looked at. Each is looked at by one worker at a time, however many changes it has."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,8 @@ import structlog
 from promptintern_operator.metrics import QUEUE_DEPTH, QUEUE_SECONDS
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 60.0
+_BURST_SECONDS = 1.0
+_PATIENCE_SECONDS = 10.0
 _log = structlog.get_logger("promptintern.operator")
 
 
@@ -22,10 +23,15 @@ class Key:
 
 
 class Workqueue:
-    """Keys in the order they came, those that failed again after a delay that doubles."""
+    """Keys in the order they came, those that failed again after a delay that doubles.
 
-    def __init__(self) -> None:
-        self._ready: dict[Key, float] = {}
+    A key for which ``urgent`` holds goes before others, unless they wait for ``_PATIENCE_SECONDS`` longer.
+    """
+
+    def __init__(self, urgent: Callable[[Key], bool] = lambda _: False) -> None:
+        self._is_urgent = urgent
+        self._urgent: dict[Key, float] = {}
+        self._others: dict[Key, float] = {}
         """Waiting keys, with the time since when."""
         self._busy: set[Key] = set()
         self._later: dict[Key, asyncio.TimerHandle] = {}
@@ -36,9 +42,15 @@ class Workqueue:
     async def add(self, key: Key) -> None:
         """Look at ``key`` soon; if it is being looked at, once more afterwards."""
         async with self._changed:
-            self._ready.setdefault(key, time.monotonic())
-            QUEUE_DEPTH.set(len(self._ready))
+            if key not in self._urgent and key not in self._others:
+                waiting = self._urgent if self._is_urgent(key) else self._others
+                waiting[key] = _now()
+            self._count()
             self._changed.notify()
+
+    def add_soon(self, key: Key) -> None:
+        """Look at ``key`` once more has changed: what happens now seldom happens alone."""
+        self.add_after(key, _BURST_SECONDS)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Look at ``key`` after ``seconds``, or earlier if asked for earlier."""
@@ -87,16 +99,31 @@ class Workqueue:
     async def _take(self) -> Key:
         async with self._changed:
             while True:
-                free = next((key for key in self._ready if key not in self._busy), None)
+                free = self._next()
                 if free is not None:
-                    QUEUE_SECONDS.observe(time.monotonic() - self._ready.pop(free))
-                    QUEUE_DEPTH.set(len(self._ready))
+                    waiting = self._urgent if free in self._urgent else self._others
+                    QUEUE_SECONDS.observe(_now() - waiting.pop(free))
+                    self._count()
                     self._busy.add(free)
                     return free
                 await self._changed.wait()
+
+    def _next(self) -> Key | None:
+        urgent = next((key for key in self._urgent if key not in self._busy), None)
+        other = next((key for key in self._others if key not in self._busy), None)
+        if urgent is None or other is None:
+            return urgent or other
+        return other if self._others[other] + _PATIENCE_SECONDS < self._urgent[urgent] else urgent
+
+    def _count(self) -> None:
+        QUEUE_DEPTH.set(len(self._urgent) + len(self._others))
 
     def _due(self, key: Key) -> None:
         self._later.pop(key, None)
         task = asyncio.ensure_future(self.add(key))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

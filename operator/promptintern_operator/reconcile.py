@@ -38,6 +38,7 @@ from promptintern_operator.store import JobBody, Owner, Store
 from promptintern_operator.views import preflight_view, ray_job_view
 
 _OWNER_TAKEN_SECONDS = 5.0
+_SURROUNDINGS_HOLD = timedelta(minutes=5)
 _log = structlog.get_logger("promptintern.operator")
 
 
@@ -81,13 +82,19 @@ class Reconciler:
                 limits=self._limits,
                 refusals=refusals(job, self._settings),
             )
-            if not await self._write_status(key, known, result, log):
+            if not await self._write_status(key, known, result):
                 return
-            for action in result.actions:
-                await self._carry_out(action, job, log)
-                if action == StartAttempt(1):
-                    accepted = datetime.fromisoformat(result.status["startTime"])
-                    START_SECONDS.observe((datetime.now(UTC) - accepted).total_seconds())
+            telling = asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
+            try:
+                for action in result.actions:
+                    await self._carry_out(action, job, now, log)
+                    if action == StartAttempt(1):
+                        accepted = datetime.fromisoformat(result.status["startTime"])
+                        START_SECONDS.observe((datetime.now(UTC) - accepted).total_seconds())
+            finally:
+                await telling
+            if result.actions:
+                self._queue.add_soon(key)  # the store knows what they did, so that the watches tell nothing new
             if result.look_again is not None:
                 self._queue.add_after(key, (result.look_again - now).total_seconds())
             RECONCILES.labels(result="done").inc()
@@ -104,14 +111,14 @@ class Reconciler:
                     return replace(observed, ray_jobs=(*observed.ray_jobs, view))
         return observed
 
-    async def _write_status(self, key: Key, known: JobBody, result: Plan, log: Any) -> bool:
-        """Write what changed, and tell it; False if the job changed meanwhile, so that the plan is out of date."""
+    async def _write_status(self, key: Key, known: JobBody, result: Plan) -> bool:
+        """Write what changed; False if the job changed meanwhile, so that the plan is out of date."""
         before = known.body.get("status") or {}
         mine = {name: value for name, value in before.items() if name != "training"}
         if same(mine, result.status):
             return True
         try:
-            await self._kube.apply_job_status(
+            written = await self._kube.apply_job_status(
                 key.namespace, key.name, uid=known.uid, version=known.version, status=result.status
             )
         except RequestFailed as error:
@@ -121,8 +128,9 @@ class Reconciler:
             RECONCILES.labels(result="outdated").inc()
             self._queue.add_after(key, 2.0)
             return False
+        if self._store.jobs.get(key) is known:  # a watch that was quicker may have shown a newer one
+            self._store.jobs[key] = JobBody.of(written)
         _measure(before, result.status)
-        await asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
         return True
 
     async def _tell(self, key: Key, known: JobBody, happening: Happening, log: Any) -> None:
@@ -132,23 +140,27 @@ class Reconciler:
         except RequestFailed as error:
             log.warning("event lost", error=str(error))
 
-    async def _carry_out(self, action: Action, job: PromptInternJob, log: Any) -> None:
+    async def _carry_out(self, action: Action, job: PromptInternJob, now: datetime, log: Any) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
+        owner = Owner(namespace, uid)
         log.info("action", action=type(action).__name__, **vars(action))
         match action:
             case StartPreflight(generation=generation):
                 await self._apply(_surroundings(job, self._settings))
                 made = await self._create(preflight_job(job, self._settings, generation=generation), job, PREFLIGHTS)
                 # Seen at once: what the watch has not shown yet need not be made again.
-                self._store.preflights.add(Owner(namespace, uid), made["metadata"]["uid"], preflight_view(made))
+                self._store.preflights.add(owner, made["metadata"]["uid"], preflight_view(made))
             case StartAttempt(number=number):
-                await self._ensure(_surroundings(job, self._settings))
+                if not _is_being_checked(job, since=now - _SURROUNDINGS_HOLD):
+                    await self._ensure(_surroundings(job, self._settings))
                 made = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
-                self._store.ray_jobs.add(Owner(namespace, uid), made["metadata"]["uid"], ray_job_view(made))
+                self._store.ray_jobs.add(owner, made["metadata"]["uid"], ray_job_view(made))
             case DeleteRayJob(name=name, uid=child):
                 await self._kube.delete(RAY_JOBS, namespace, name, uid=child)
+                self._store.ray_jobs.change(owner, child, deleting=True)
             case DeletePreflight(name=name, uid=child):
                 await self._kube.delete(PREFLIGHTS, namespace, name, uid=child)
+                self._store.preflights.change(owner, child, deleting=True)
             case DeleteJob():
                 await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid)
 
@@ -182,6 +194,12 @@ def _surroundings(job: PromptInternJob, settings: Settings) -> list[Manifest]:
         network_policy(job, settings),
         role_binding(job),
     ]
+
+
+def _is_being_checked(job: PromptInternJob, *, since: datetime) -> bool:
+    """Whether the check of ``job`` began after ``since``, and its end is news: what was made for it is there still."""
+    conditions = job.status.conditions if job.status else []
+    return any(c.type == "Accepted" and c.reason == "Checking" and c.last_transition_time > since for c in conditions)
 
 
 async def _all_but_last_at_once(write: Callable[[Manifest], Awaitable[Any]], manifests: Sequence[Manifest]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
 from promptintern_operator.labels import SELECTOR
 from promptintern_operator.queue import Key
-from promptintern_operator.store import Shelf, Store
+from promptintern_operator.store import Owner, Shelf, Store
 
 
 async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key]:
@@ -39,6 +39,7 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
         for owner, uid in before:
             if uid not in there:
                 shelf.drop(owner, uid)
+                store.ray_job_owners.pop(Owner(owner.namespace, uid), None)
                 if owner.uid in keys:
                     changed.add(keys[owner.uid])
     return changed

@@ -2,8 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Self, TypeVar
 
 from promptintern_operator.labels import JOB
 from promptintern_operator.plan import KubeRay, Observed
@@ -27,13 +27,21 @@ class Shelf(Generic[View]):
     def __init__(self) -> None:
         self._views: defaultdict[Owner, dict[str, View]] = defaultdict(dict)
 
-    def put(self, owner: Owner, uid: str, view: View) -> None:
-        """Keep the newest view of an object."""
+    def put(self, owner: Owner, uid: str, view: View) -> bool:
+        """Keep the newest view of an object; whether it differs from what was known."""
+        known = self._views[owner].get(uid)
         self._views[owner][uid] = view
+        return view != known
 
     def add(self, owner: Owner, uid: str, view: View) -> None:
         """Keep the view of an object that was just made, unless its watch was quicker and has shown a newer one."""
         self._views[owner].setdefault(uid, view)
+
+    def change(self, owner: Owner, uid: str, **changes: Any) -> None:
+        """What became of an object that is still there, before its watch tells."""
+        view = self._views.get(owner, {}).get(uid)
+        if view is not None:
+            self._views[owner][uid] = replace(view, **changes)
 
     def drop(self, owner: Owner, uid: str) -> None:
         """The object is gone."""
@@ -61,6 +69,17 @@ class JobBody:
     generation: int
     body: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """Without what only the API server reads, which is half of it."""
+        meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+        return cls(
+            uid=meta["uid"],
+            version=meta["resourceVersion"],
+            generation=meta.get("generation", 0),
+            body={**body, "metadata": meta},
+        )
+
 
 class Store:
     """Everything that was seen."""
@@ -87,6 +106,11 @@ class Store:
             workloads=tuple(workload for ray in rays for workload in self.workloads.of(ray)),
             kuberay=self.kuberay,
         )
+
+    def waits_for_first_attempt(self, key: Key) -> bool:
+        """Whether somebody waits for the job at ``key`` to begin at all."""
+        job = self.jobs.get(key)
+        return job is not None and not (job.body.get("status") or {}).get("attempts")
 
     def phases(self) -> Counter[str]:
         """How many jobs are in which phase."""

@@ -152,13 +152,13 @@ class Draft:
         return next((word for holds, word in words if holds), Phase.PENDING)
 
     def _happenings(self) -> list[Happening]:
-        """One for every condition whose status or reason changed."""
+        """One for every reason that a condition's change has; a warning if it is one for any of them."""
         known = {c.type: (c.status, c.reason) for c in self.before.conditions}
-        return [
-            Happening(reason=c.reason, message=c.message[:1024], warning=_is_warning(c))
-            for c in self.conditions.values()
-            if known.get(c.type) != (c.status, c.reason)
-        ]
+        changed = [c for c in self.conditions.values() if known.get(c.type) != (c.status, c.reason)]
+        told: dict[str, Happening] = {}
+        for c in sorted(changed, key=_is_warning):
+            told[c.reason] = Happening(reason=c.reason, message=c.message[:1024], warning=_is_warning(c))
+        return list(told.values())
 
 
 def _is_warning(condition: Condition) -> bool:

@@ -1,6 +1,7 @@
 """A small KubeRay, with a kubelet, a Job controller and a garbage collector: it moves what it sees through its life.
 
-It knows what the operator can tell: labels, statuses, the order in which they change, finalizers. Nothing runs.
+It knows what the operator can tell: labels, statuses, the order in which they change, finalizers. Nothing runs. As by
+KubeRay's default, one RayJob at a time gets on.
 """
 
 import asyncio
@@ -71,10 +72,13 @@ class FakeKubeRay:
         """When each RayJob and preflight was first seen, by kind, namespace and name (monotonic)."""
         self.checked_at: dict[tuple[str, str], float] = {}
         """When the preflight of a job ended, by namespace and job."""
+        self.ended: set[tuple[str, str]] = set()
+        """Jobs that have a completion time, by namespace and name."""
         self.ray_jobs: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         """Uids of all RayJobs that there ever were, by namespace and name."""
         self.counts: Counter[str] = Counter()
         """Changes that were seen or made, by kind."""
+        self.requests = 0
         self.problems: list[str] = []
         self._url, self._context = url, context
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -82,6 +86,8 @@ class FakeKubeRay:
         self._session: aiohttp.ClientSession
         self._working = asyncio.Event()
         self._working.set()
+        self._turn = asyncio.Lock()
+        """Of the RayJob that gets on."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="KubeRay", daemon=True)
 
@@ -176,6 +182,7 @@ class FakeKubeRay:
         """Ask until there is an answer; one that says not found or already there is {}."""
         while True:
             await self._working.wait()
+            self.requests += 1
             try:
                 async with self._session.request(
                     method,
@@ -220,20 +227,23 @@ class FakeKubeRay:
     async def _live(self, item: Body) -> None:
         path, name = _at(RAY_JOBS, item), item["metadata"]["name"]
         life = self.lives.get(name, self.usual_life)
-        await self._ask("PATCH", path, {"metadata": {"finalizers": [FINALIZER]}}, MERGE)
-        if life.ends == "invalid":
-            refusal = {"jobDeploymentStatus": "ValidationFailed", "message": "the RayJob is not as it should be"}
-            await self._set_status(path, refusal)
-            return
         cluster = f"{name}-{secrets.token_hex(3)[:5]}"
-        await self._set_status(path, {"jobDeploymentStatus": "Initializing", "rayClusterName": cluster})
+        first = {"jobDeploymentStatus": "Initializing", "rayClusterName": cluster}
+        if life.ends == "invalid":
+            first = {"jobDeploymentStatus": "ValidationFailed", "message": "the RayJob is not as it should be"}
+        async with self._turn:
+            await self._ask("PATCH", path, {"metadata": {"finalizers": [FINALIZER]}}, MERGE)
+            await self._set_status(path, first)
+        if life.ends == "invalid":
+            return
         spec = item["spec"]["rayClusterSpec"]
         groups = [spec["headGroupSpec"], *(g for g in spec["workerGroupSpecs"] for _ in range(g.get("replicas", 1)))]
         pods = [await self._create_pod(item, f"{cluster}-{i}", g["template"], cluster) for i, g in enumerate(groups)]
         await asyncio.sleep(life.starting)
         for pod in pods:
             await self._run_pod(pod)
-        await self._set_status(path, {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"})
+        async with self._turn:
+            await self._set_status(path, {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"})
         if life.ends == "never":
             return
         await asyncio.sleep(life.running)
@@ -241,12 +251,14 @@ class FakeKubeRay:
 
     async def finish(self, item: Body, ends: str) -> None:
         """The driver of a RayJob ended; its cluster goes."""
-        await self._set_status(_at(RAY_JOBS, item), {"endTime": _now(), **_ENDINGS[ends]})
+        async with self._turn:
+            await self._set_status(_at(RAY_JOBS, item), {"endTime": _now(), **_ENDINGS[ends]})
         await self._delete_pods(item)
 
     async def _take_down(self, item: Body) -> None:
         await self._delete_pods(item)
-        await self._ask("PATCH", _at(RAY_JOBS, item), {"metadata": {"finalizers": None}}, MERGE)
+        async with self._turn:
+            await self._ask("PATCH", _at(RAY_JOBS, item), {"metadata": {"finalizers": None}}, MERGE)
 
     # Pods
 
@@ -327,8 +339,11 @@ class FakeKubeRay:
     # The garbage collector
 
     async def _job(self, what: str, item: Body) -> None:
+        meta = item["metadata"]
         if what == "DELETED":
-            self._begin(f"gone {item['metadata']['uid']}", self._collect(item["metadata"]))
+            self._begin(f"gone {meta['uid']}", self._collect(meta))
+        elif "completionTime" in (item.get("status") or {}):
+            self.ended.add((meta["namespace"], meta["name"]))
 
     async def _collect(self, meta: Body) -> None:
         options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}

@@ -31,6 +31,7 @@ class Operator:
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(folder),
+            "PYTHONMALLOC": "malloc",  # as the image sets it
             "KUBECONFIG": str(release.kubeconfig),
             **release.environment,
             "PROMPTINTERN_POD_NAME": name,
@@ -132,5 +133,10 @@ class Operator:
     @property
     def cpu_seconds(self) -> float:
         """Processor time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -61,16 +61,16 @@ def test_to_success(place: Place, team: Tenant) -> None:
 
 
 def test_each_transition_is_told_once(team: Tenant) -> None:
-    team.submit("told", Life(starting=0.6, running=0.6))
+    team.submit("told", Life(starting=0.6, running=2))
     team.wait("told", "Succeeded")
     expected = {
         "Checking": 1,
         "Valid": 1,
-        "Starting": 2,  # ClusterReady and Training
+        "Starting": 1,  # ClusterReady and Training
         "Ready": 1,
         "Running": 1,
         "Succeeded": 1,
-        "Ended": 2,
+        "Ended": 1,
     }
     wait_for(lambda: Counter(reason for reason, _ in team.told("told")) == expected, 10, "all Events")
     order = [reason for reason, _ in team.told("told")]

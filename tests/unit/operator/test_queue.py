@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from promptintern_operator.queue import Key, Workqueue
 
 KEYS = [Key("team-a", name) for name in "abc"]
-A, B, _ = KEYS
+A, B, C = KEYS
 Look = Callable[[Key], Awaitable[None]]
 
 
@@ -32,11 +32,17 @@ class TurnedClock(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
 
 
-def run(story: Callable[[Workqueue], Coroutine[Any, Any, None]], look: Look, *, workers: int = 1) -> None:
+def run(
+    story: Callable[[Workqueue], Coroutine[Any, Any, None]],
+    look: Look,
+    *,
+    workers: int = 1,
+    urgent: Callable[[Key], bool] = lambda _: False,
+) -> None:
     """``story`` beside so many workers."""
 
     async def main() -> None:
-        queue = Workqueue()
+        queue = Workqueue(urgent)
         tasks = [asyncio.create_task(queue.work(look)) for _ in range(workers)]
         try:
             await story(queue)
@@ -102,6 +108,50 @@ def test_keys_come_in_the_order_they_were_added() -> None:
 
     run(story, look)
     assert [key for key, _ in look.looks] == [B, A]
+
+
+def test_urgent_keys_go_first() -> None:
+    look = Looker(seconds=4)
+
+    async def story(queue: Workqueue) -> None:
+        await queue.add(A)
+        await asyncio.sleep(1)
+        for key in (B, A, C):
+            await queue.add(key)
+        await asyncio.sleep(12)
+        await queue.add(C)
+        await asyncio.sleep(30)
+
+    run(story, look, urgent=lambda key: key == C)
+    assert look.looks == [(A, 0), (C, 4), (B, 8), (A, 12), (C, 16)]
+
+
+def test_who_waits_ten_seconds_longer_goes_before_urgent_keys() -> None:
+    look = Looker(seconds=4)
+
+    async def story(queue: Workqueue) -> None:
+        await queue.add(C)
+        await asyncio.sleep(1)
+        await queue.add(A)
+        for _ in range(40):
+            await queue.add(C)
+            await asyncio.sleep(1)
+
+    run(story, look, urgent=lambda key: key == C)
+    assert look.looks[:6] == [(C, 0), (C, 4), (C, 8), (C, 12), (A, 16), (C, 20)]
+
+
+def test_what_seldom_happens_alone_is_looked_at_once() -> None:
+    look = Looker()
+
+    async def story(queue: Workqueue) -> None:
+        for _ in range(3):
+            queue.add_soon(A)
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(10)
+
+    run(story, look)
+    assert look.times == [1]
 
 
 def test_a_change_during_a_look_is_looked_at_afterwards_and_by_nobody_else() -> None:

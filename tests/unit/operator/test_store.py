@@ -1,6 +1,7 @@
 """What is kept of what the watches show."""
 
-from promptintern_operator.store import Owner, Shelf
+from promptintern_operator.queue import Key
+from promptintern_operator.store import JobBody, Owner, Shelf, Store
 from promptintern_operator.views import RayJobView
 
 from tests.unit.operator.builders import ray_job
@@ -34,3 +35,28 @@ def test_nothing_is_left_of_what_went() -> None:
     shelf.drop(OWNER, "ray-job-1")
     shelf.drop(OWNER, "ray-job-1")
     assert shelf.contents() == []
+
+
+def test_only_what_differs_is_news() -> None:
+    shelf: Shelf[RayJobView] = Shelf()
+    assert shelf.put(OWNER, "ray-job-1", ray_job())
+    assert not shelf.put(OWNER, "ray-job-1", ray_job())
+    assert shelf.put(OWNER, "ray-job-1", ray_job(deployment="Complete"))
+
+
+def test_what_becomes_of_an_object_is_kept_while_it_is_there() -> None:
+    shelf: Shelf[RayJobView] = Shelf()
+    shelf.change(OWNER, "ray-job-1", deleting=True)
+    assert shelf.contents() == []
+    shelf.put(OWNER, "ray-job-1", ray_job())
+    shelf.change(OWNER, "ray-job-1", deleting=True)
+    assert shelf.of(OWNER) == (ray_job(deleting=True),)
+
+
+def test_who_waits_for_a_first_attempt() -> None:
+    store = Store()
+    statuses = {"new": {}, "checked": {"phase": "Checking"}, "running": {"attempts": [{"number": 1}]}}
+    for name, status in statuses.items():
+        store.jobs[Key("team-a", name)] = JobBody(uid=name, version="1", generation=1, body={"status": status})
+    names = [*statuses, "gone"]
+    assert [name for name in names if store.waits_for_first_attempt(Key("team-a", name))] == ["new", "checked"]

@@ -27,6 +27,14 @@ def test_a_jobs_life_is_told_once() -> None:
         assert _told(story.look(*objects)) == set(), "and not again"
 
 
+def test_one_reason_is_told_once_even_if_two_conditions_have_it() -> None:
+    story = Story()
+    assert [h.reason for h in story.look(preflight(succeeded=True)).happenings] == ["Valid", "Starting"]
+    story.look(*CLUSTER)
+    ended = story.look(ray_job(deployment="Complete", job_status="SUCCEEDED")).happenings
+    assert sorted(h.reason for h in ended) == ["Ended", "Succeeded"]
+
+
 def test_a_normal_life_holds_no_warning() -> None:
     story = Story()
     looks: list[tuple[object, ...]] = [
