@@ -8,7 +8,7 @@ import kopf
 from promptintern_operator.labels import JOB, JOB_UID, SELECTOR
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of
-from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
+from promptintern_operator.views import controller_of, pod_view, preflight_view, ray_job_view, workload_view
 
 _OURS = {JOB: kopf.PRESENT}
 
@@ -23,7 +23,7 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
         key = Key(meta["namespace"], meta["name"])
         if event["type"] == "DELETED":
             if (known := store.jobs.get(key)) is not None and known.uid == meta["uid"]:
-                del store.jobs[key]
+                store.drop_job(key)
         else:
             store.jobs[key] = JobBody(
                 uid=meta["uid"],
@@ -40,6 +40,8 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
             meta = body["metadata"]
             job_uid, key = (meta.get("labels") or {}).get(JOB_UID), key_of(meta)
             if job_uid is None or key is None:
+                return
+            if resource[-1] != "pods" and controller_of(meta).get("uid") != job_uid:
                 return
             owner = Owner(meta["namespace"], job_uid)
             if event["type"] == "DELETED":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from promptintern_operator.labels import JOB
-from promptintern_operator.plan import KubeRay, Observed
+from promptintern_operator.plan import Denied, KubeRay, Observed
 from promptintern_operator.queue import Key
 from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView
 
@@ -75,6 +75,13 @@ class Store:
         self.ray_job_owners: dict[Owner, Key] = {}
         """The job of a RayJob: Kueue's Workloads name the RayJob only."""
         self.kuberay = KubeRay(usable=True)
+        self.denied: dict[Owner, Denied] = {}
+        """The action of a job that could not be carried out when it was last tried."""
+
+    def drop_job(self, key: Key) -> None:
+        """The job is gone."""
+        known = self.jobs.pop(key)
+        self.denied.pop(Owner(key.namespace, known.uid), None)
 
     def observed(self, owner: Owner) -> Observed:
         """All that belongs to the job ``owner``."""
@@ -86,6 +93,7 @@ class Store:
             preflights=self.preflights.of(owner),
             workloads=tuple(workload for ray in rays for workload in self.workloads.of(ray)),
             kuberay=self.kuberay,
+            denied=self.denied.get(owner),
         )
 
     def phases(self) -> Counter[str]:

@@ -182,6 +182,11 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def controller_of(meta: Body) -> Body:
+    """The owner that made the object, {} if it has none. A label of ours may be anybody's."""
+    return next((owner for owner in meta.get("ownerReferences") or [] if owner.get("controller")), {})
+
+
 def _container(item: Body, memory: str | None) -> ContainerView:
     state = item.get("state") or {}
     waiting = state.get("waiting") or {}

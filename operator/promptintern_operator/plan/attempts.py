@@ -36,6 +36,11 @@ def is_spent(attempts: Sequence[AttemptStatus], retries: Retries) -> bool:
     return allowed is not None and sum(attempt.outcome is outcome for attempt in attempts) > allowed
 
 
+def doubling(first: float, times: int, most: float) -> float:
+    """Seconds to wait after the ``times``-th time."""
+    return min(first * float(2 ** min(times - 1, 30)), most)
+
+
 def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) -> datetime | None:
     """When the attempt after the newest may start; None means at once.
 
@@ -50,7 +55,7 @@ def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) 
         failures += 1
     if failures == 0 or newest.finished_at is None:
         return None
-    delay = min(limits.retry * 2 ** min(failures - 1, 30), limits.retry_max)
+    delay = doubling(limits.retry, failures, limits.retry_max)
     digest = hashlib.sha256(f"{seed}/{newest.number}".encode()).digest()
     return newest.finished_at + timedelta(seconds=delay * (1 + digest[0] / 1020))
 

@@ -7,6 +7,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.status import Outcome
 
 from promptintern_operator.plan.attempts import active_seconds, paused
+from promptintern_operator.plan.denied import hold
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.lifecycle import conclude, start, suspend
@@ -50,6 +51,7 @@ def plan(
     _check_deadline(job, draft)
     _remove_leftovers(observed, draft)
     _delete_in_time(job, draft)
+    hold(observed, draft, limits)
     return draft.plan(training, stages=job.spec.schedule.num_stages)
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from promptintern_api import PromptInternJob
 
 from promptintern_operator.plan.classify import stuck_pod
+from promptintern_operator.plan.denied import DENIALS, denial_of, gives_up
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.types import DeletePreflight, Limits, Observed, StartPreflight
@@ -26,7 +27,7 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: Draft, limi
         draft.set("Suspended", False, "Resumed", "spec.suspend is false")
     preflight = next((each for each in observed.preflights if each.generation == draft.generation), None)
     if preflight is None:
-        _begin(draft)
+        _begin(observed, draft, limits)
     elif preflight.succeeded:
         draft.start_time = draft.now
         draft.set("Accepted", True, "Valid", "data, model, prompts and credentials are as they should be")
@@ -36,12 +37,21 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: Draft, limi
     return True
 
 
-def _begin(draft: Draft) -> None:
-    judged = draft.conditions.get("Accepted")
-    if judged and judged.reason == "Refused" and judged.observed_generation == draft.generation:
+def _begin(observed: Observed, draft: Draft, limits: Limits) -> None:
+    known = draft.conditions.get("Accepted")
+    said = known.reason if known and known.observed_generation == draft.generation else None
+    if said == "Refused":
         return
-    draft.set("Accepted", None, "Checking", _CHECKING)
-    draft.do(StartPreflight(draft.generation))
+    action = StartPreflight(draft.generation)
+    denied = denial_of(action, observed)
+    if denied is not None:
+        draft.set("Accepted", None, denied.reason, denied.message)
+        if gives_up(denied, draft, limits):
+            finish(draft, succeeded=False, reason=denied.reason, message=f"the check cannot be made: {denied.message}")
+            return
+    elif said not in DENIALS:  # what an operator before this one was told holds until the check is there
+        draft.set("Accepted", None, "Checking", _CHECKING)
+    draft.do(action)
 
 
 def _follow(preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:

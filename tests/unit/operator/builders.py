@@ -6,7 +6,7 @@ from typing import Any
 
 from promptintern_api import PromptInternJob, parse_job
 from promptintern_api.status import PromptInternJobStatus
-from promptintern_operator.plan import KubeRay, Limits, Observed, Plan, plan
+from promptintern_operator.plan import Denied, KubeRay, Limits, Observed, Plan, plan
 from promptintern_operator.views import ContainerView, PodView, PreflightView, RayJobView, WorkloadView
 
 from tests.unit.api.documents import small_job, with_changes
@@ -130,6 +130,7 @@ def observed(*objects: object, kuberay: KubeRay | None = None) -> Observed:
         preflights=tuple(each for each in objects if isinstance(each, PreflightView)),
         workloads=tuple(each for each in objects if isinstance(each, WorkloadView)),
         kuberay=kuberay or KubeRay(usable=True),
+        denied=next((each for each in objects if isinstance(each, Denied)), None),
     )
 
 

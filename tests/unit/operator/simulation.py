@@ -12,12 +12,14 @@ from promptintern_operator.plan import (
     DeleteJob,
     DeletePreflight,
     DeleteRayJob,
+    Denied,
     Observed,
     Plan,
     StartAttempt,
     StartPreflight,
     plan,
 )
+from promptintern_operator.plan.denied import denied
 from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView
 
 from tests.unit.operator import builders
@@ -66,6 +68,9 @@ class World:
     """RayJob by the uid of each head pod that there ever was."""
     deleted: bool = False
     count: int = 0
+    refusing: bool = False
+    """Whether the API server refuses whatever the operator wants."""
+    denied: Denied | None = None
 
     # The operator
 
@@ -73,7 +78,7 @@ class World:
         status = PromptInternJobStatus.model_validate(self.status)
         return plan(
             self.job.model_copy(update={"status": status}),
-            seen,
+            replace(seen, denied=self.denied),
             generation=self.generation,
             now=self.now,
             limits=LIMITS,
@@ -88,6 +93,11 @@ class World:
 
     def carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
+            before, self.denied = self.denied, None
+            if self.refusing:
+                said = "exceeded quota"
+                self.denied = denied(action, before, status=403, reason="Forbidden", said=said, now=self.now)
+                return
             match action:
                 case StartPreflight(generation=generation):
                     self.cluster.preflights.setdefault(f"small-check-{generation}", builders.preflight(generation))
@@ -239,6 +249,12 @@ class World:
     def kuberay_comes(self) -> None:
         self.cluster.kuberay = True
 
+    def api_server_refuses(self) -> None:
+        self.refusing = True
+
+    def api_server_allows(self) -> None:
+        self.refusing = False
+
     # The user
 
     def change(self, **spec: Any) -> None:
@@ -287,6 +303,8 @@ HAPPENINGS: dict[str, Happens] = {
     "the check fails": lambda w: w.check_ends("failed"),
     "KubeRay goes": World.kuberay_goes,
     "KubeRay comes": World.kuberay_comes,
+    "the API server refuses": World.api_server_refuses,
+    "the API server allows": World.api_server_allows,
     "the user suspends": lambda w: w.change(suspend=True),
     "the user resumes": lambda w: w.change(suspend=False),
 }

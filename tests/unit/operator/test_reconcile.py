@@ -1,0 +1,231 @@
+"""Looking at a job, against an API server that is a dict: what is done, and what the job says if it cannot be done."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from promptintern_operator.kube import RequestFailed, Resource
+from promptintern_operator.queue import Key, Workqueue
+from promptintern_operator.reconcile import Reconciler
+from promptintern_operator.settings import DefaultStorage, Settings
+from promptintern_operator.store import JobBody, Owner, Store
+from promptintern_operator.views import preflight_view
+
+from tests.unit.operator.builders import JOB_UID, job
+
+SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://all/runs"))
+KEY, OWNER = Key("team-a", "small"), Owner("team-a", JOB_UID)
+Body = dict[str, Any]
+_KINDS = {"rayjobs": "RayJob", "jobs": "Job"}
+
+
+class FakeKube:
+    """Every object by kind and name; ``refuse`` may raise for one that is to be written."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Body] = {}
+        self.status: Body = {}
+        self.told: list[Body] = []
+        self.refuse: Callable[[str], None] = lambda _: None
+        self._uids = itertools.count(1)
+
+    async def create(self, manifest: Mapping[str, Any]) -> Body | None:
+        place = (manifest["kind"], manifest["metadata"]["name"])
+        if place in self.objects:
+            return None
+        self.refuse(manifest["kind"])
+        return self.put(manifest)
+
+    def put(self, manifest: Mapping[str, Any], **meta: Any) -> Body:
+        born = {"uid": f"uid-{next(self._uids)}", "creationTimestamp": "2026-01-02T03:04:05Z"}
+        made = {**manifest, "metadata": {**manifest["metadata"], **born, **meta}}
+        self.objects[manifest["kind"], manifest["metadata"]["name"]] = made
+        return made
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Body | None:
+        return self.objects.get((_KINDS[resource.plural], name))
+
+    async def look_at(self, manifest: Mapping[str, Any]) -> Body:
+        found = self.objects.get((manifest["kind"], manifest["metadata"]["name"]))
+        if found is None:
+            raise RequestFailed("not found", status=404, reason="NotFound")
+        return found
+
+    async def apply(self, manifest: Mapping[str, Any], *, uid: str) -> None:
+        known = self.objects[manifest["kind"], manifest["metadata"]["name"]]
+        assert known["metadata"]["uid"] == uid
+        known |= {name: value for name, value in manifest.items() if name != "metadata"}
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
+        self.objects.pop((_KINDS[resource.plural], name), None)
+
+    async def apply_job_status(self, *_: str, uid: str, version: str, status: Body) -> None:
+        self.status = status
+
+    async def tell(self, event: Body) -> None:
+        self.told.append(event)
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        return next((c["status"], c["reason"], c["message"]) for c in self.status["conditions"] if c["type"] == kind)
+
+
+class Place:
+    """A reconciler and its job."""
+
+    def __init__(self) -> None:
+        self.kube, self.store, self.queue = FakeKube(), Store(), Workqueue()
+        self.reconciler = Reconciler(self.kube, self.store, self.queue, SETTINGS)  # type: ignore[arg-type]
+        self.generation = 1
+
+    async def look(self) -> None:
+        """One look, after the watch showed what the last one wrote."""
+        body = job().to_wire() | {"status": self.kube.status}
+        self.store.jobs[KEY] = JobBody(uid=JOB_UID, version="1", generation=self.generation, body=body)
+        await self.reconciler.look(KEY)
+        self.queue.forget(KEY)
+
+    def pass_time(self) -> None:
+        """So much that what was denied is tried again."""
+        known = self.store.denied[OWNER]
+        self.store.denied[OWNER] = replace(known, at=known.at - timedelta(seconds=60))
+
+    def check_succeeds(self) -> None:
+        made = self.kube.objects["Job", "small-check-1"]
+        made["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+        self.store.preflights.put(OWNER, made["metadata"]["uid"], preflight_view(made))
+
+
+def refusing(kind: str, status: int, said: str) -> Callable[[str], None]:
+    def refuse(wanted: str) -> None:
+        if wanted == kind:
+            raise RequestFailed(f"POST /apis/x: {status} {said}", status=status, reason="Forbidden", said=said)
+
+    return refuse
+
+
+def foreign(kind: str, name: str, **meta: Any) -> Body:
+    return {"kind": kind, "metadata": {"name": name, "namespace": "team-a", **meta}}
+
+
+def run(story: Callable[[Place], Any]) -> None:
+    async def play() -> None:
+        await story(Place())
+
+    asyncio.run(play())
+
+
+def test_a_job_is_checked_and_then_run() -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.check_succeeds()
+        await place.look()
+        kinds = {kind for kind, _ in place.kube.objects}
+        assert kinds == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "NetworkPolicy", "Job", "RayJob"}
+
+    run(story)
+
+
+def test_a_quota_that_refuses_the_check_is_told_at_once_and_heals() -> None:
+    async def story(place: Place) -> None:
+        place.kube.refuse = refusing("Job", 403, 'jobs.batch "small-check-1" is forbidden: exceeded quota: few')
+        await place.look()
+        await place.look()
+        status, reason, message = place.kube.condition("Accepted")
+        assert (status, reason) == ("Unknown", "QuotaExceeded")
+        assert "exceeded quota: few" in message
+        assert "/apis/" not in message, "people do not know our requests"
+        assert [(e["type"], e["reason"]) for e in place.kube.told] == [
+            ("Normal", "Checking"),
+            ("Warning", "QuotaExceeded"),
+        ]
+        place.kube.refuse = lambda _: None
+        place.pass_time()
+        await place.look()
+        await place.look()
+        assert place.kube.condition("Accepted")[1] == "Checking"
+        assert place.store.denied == {}
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", ["RayJob", "NetworkPolicy"])
+def test_a_policy_that_refuses_the_attempt_is_told_at_once(kind: str) -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.check_succeeds()
+        place.kube.objects.pop(("NetworkPolicy", "promptintern-small"))  # somebody removed it
+        place.kube.refuse = refusing(kind, 403, 'admission webhook "w" denied the request: no')
+        await place.look()
+        await place.look()
+        assert place.kube.condition("ClusterReady")[:2] == ("False", "CreateFailed")
+        assert 'admission webhook "w" denied the request: no' in place.kube.condition("ClusterReady")[2]
+
+    run(story)
+
+
+def test_an_answer_that_passes_is_left_to_the_queue() -> None:
+    async def story(place: Place) -> None:
+        place.kube.refuse = refusing("Job", 503, "not now")
+        with pytest.raises(RequestFailed):
+            await place.look()
+        assert place.store.denied == {}
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "NetworkPolicy"])
+def test_what_somebody_else_made_is_neither_changed_nor_trusted(kind: str) -> None:
+    async def story(place: Place) -> None:
+        theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
+        before = str(theirs)
+        await place.look()
+        await place.look()
+        assert place.kube.condition("Accepted")[:2] == ("Unknown", "NameTaken")
+        assert f"{kind} promptintern-small" in place.kube.condition("Accepted")[2]
+        assert str(place.kube.objects[kind, "promptintern-small"]) == before
+        assert ("Job", "small-check-1") not in place.kube.objects
+        del place.kube.objects[kind, "promptintern-small"]
+        place.pass_time()
+        await place.look()
+        assert ("Job", "small-check-1") in place.kube.objects
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("owner", "reason"),
+    [
+        (None, "NameTaken"),
+        ({"kind": "Deployment", "name": "small", "uid": "other", "controller": True}, "NameTaken"),
+        ({"kind": "PromptInternJob", "name": "small", "uid": JOB_UID}, "NameTaken"),
+        ({"kind": "PromptInternJob", "name": "small", "uid": "other", "controller": True}, "EarlierJobDeleting"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["RayJob", "ConfigMap"])
+def test_an_attempt_waits_until_its_names_are_free(kind: str, owner: Body | None, reason: str) -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.check_succeeds()
+        name = "small-a1" if kind == "RayJob" else "promptintern-small"
+        place.kube.put(foreign(kind, name, ownerReferences=[owner] if owner else []))
+        await place.look()
+        await place.look()
+        assert place.kube.condition("ClusterReady")[:2] == ("False", reason)
+        assert place.store.ray_jobs.of(OWNER) == ()
+
+    run(story)
+
+
+def test_another_spec_changes_what_the_job_owns() -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.kube.objects["ConfigMap", "promptintern-small"]["data"] = {"job.json": "old"}
+        place.generation = 2
+        await place.look()
+        assert place.kube.objects["ConfigMap", "promptintern-small"]["data"] != {"job.json": "old"}
+
+    run(story)
