@@ -142,4 +142,6 @@ class Retries(ApiModel):
     """How often a failed attempt is followed by another. Preemptions are not counted."""
 
     application: Annotated[int, Field(ge=0, le=100, description="After a failure of the trainer itself.")] = 1
-    infrastructure: Annotated[int, Field(ge=0, le=100, description="After a lost node, pod or image pull.")] = 10
+    infrastructure: Annotated[
+        int, Field(ge=0, le=100, description="After a lost node or pod, a storage or an image that is away.")
+    ] = 10

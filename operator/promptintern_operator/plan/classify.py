@@ -9,8 +9,9 @@ from promptintern_api.status import Failure, Outcome, PodStatus
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
-_USER, _STOPPED = 2, (-2, -15, 130, 143)
-"""Exit codes: of a refusal; of a driver that got SIGINT or SIGTERM, as Ray or a shell writes it."""
+USER_EXIT, INFRASTRUCTURE_EXIT, _STOPPED = 2, 75, (-2, -15, 130, 143)
+"""Exit codes: of a refusal; of a trainer that lost its storage or its workers; of a driver that got SIGINT or SIGTERM,
+as Ray or a shell writes it."""
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
 _NODE_TROUBLE = (
     "Evicted",
@@ -59,8 +60,8 @@ def ending_of(
 
     Args:
         pods: Its pods, as last seen.
-        advice: What the trainer says of its own failure. It may turn a failure that would be tried again into one
-            that is not, never the other way.
+        advice: What the trainer says of its own failure. It may choose between the budgets that its author gave it,
+            and never say that a failure is free.
         seen: What the status keeps of pods that may be gone.
     """
     if ray_job.deployment == "ValidationFailed":
@@ -89,7 +90,9 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in _NODE_TROUBLE]
     # Somebody takes the head's pod (a drain, a user), and the trainer saved: nothing went wrong.
     leaving = [pod.name for pod in pods if pod.role == "head" and pod.deleting and code in _STOPPED]
-    refused = code == _USER or (advice is not None and advice.failure_class == "User")
+    said = advice.failure_class if advice is not None else None
+    refused = code == USER_EXIT or said == "User"
+    lost_all = code == INFRASTRUCTURE_EXIT or said == "Infrastructure"
     explanations: list[tuple[bool, Outcome, str, str]] = [
         (refused, Outcome.USER, "Refused", told),
         (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),
@@ -103,6 +106,7 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
         (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
         (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
         (_ray_ran_out_of_memory(ray_job, told), Outcome.APPLICATION, "OutOfMemory", f"{_worker_memory(pods)}: {told}"),
+        (lost_all, Outcome.INFRASTRUCTURE, "InfrastructureFailed", told),
         (code is not None, Outcome.APPLICATION, "TrainerFailed", told or f"the trainer exited with {code}"),
     ]
     for holds, outcome, reason, message in explanations:

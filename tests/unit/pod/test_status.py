@@ -52,14 +52,14 @@ def test_the_last_word_is_said_again_until_it_is_heard() -> None:
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=5)
     writer.note(Claimed(epoch=1))
     writer.note(BEGAN)
-    writer.close(lambda progress: progress.fail(user=True, message="spec.x: is wrong", ray_job="small-a1"))
+    writer.close(lambda progress: progress.fail(who="User", message="spec.x: is wrong", ray_job="small-a1"))
     assert server.told[-1]["failure"] == {"class": "User", "message": "spec.x: is wrong", "rayJob": "small-a1"}
 
 
 def test_a_failure_before_the_claim_is_told() -> None:
     server = Server()
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05)
-    writer.close(lambda progress: progress.fail(user=True, message="spec.x: is wrong", ray_job="small-a1"))
+    writer.close(lambda progress: progress.fail(who="User", message="spec.x: is wrong", ray_job="small-a1"))
     assert [status["failure"]["class"] for status in server.told] == ["User"]
 
 

@@ -1,14 +1,19 @@
-"""Problems for programs: the preflight's last words, which the operator reads."""
+"""What the operator reads of its pods: the preflight's last words, and an exit code."""
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from promptintern.errors import Problem, RunFailed, UserError
+import typer
+
+from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
 
 _BYTES = 4000
 """A pod's termination message holds 4,096 bytes."""
+EXIT_INFRASTRUCTURE = 75
+"""As sysexits' EX_TEMPFAIL: the same again may go well. Only pods end so; people are told in words."""
 
 
 @contextlib.contextmanager
@@ -24,6 +29,16 @@ def noting(path: Path | None) -> Iterator[None]:
         if path is not None:
             path.write_text(as_json([Problem(where="", message=str(error))]))
         raise
+
+
+@contextlib.contextmanager
+def infrastructure_told() -> Iterator[None]:
+    """Have the process end with ``EXIT_INFRASTRUCTURE`` if that is what the block fails for."""
+    try:
+        yield
+    except InfrastructureFailed as error:
+        print(f"failed: {error}", file=sys.stderr, flush=True)
+        raise typer.Exit(EXIT_INFRASTRUCTURE) from None
 
 
 def as_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _BYTES) -> str:

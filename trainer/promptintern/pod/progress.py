@@ -1,6 +1,7 @@
 """From events to ``status.training``."""
 
 from datetime import UTC, datetime
+from typing import Literal
 
 from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TrainingStatus
 
@@ -52,11 +53,9 @@ class TrainingProgress:
                 )
                 self._progress = None
 
-    def fail(self, *, user: bool, message: str, ray_job: str | None) -> None:
-        """Say why the trainer ends."""
-        self._failure = Failure(
-            failure_class="User" if user else "Application", message=message[:32_768], ray_job=ray_job
-        )
+    def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
+        """Say why the trainer ends, and who has to act."""
+        self._failure = Failure(failure_class=who, message=message[:32_768], ray_job=ray_job)
 
     def succeed(self) -> None:
         """Say what the run leaves."""

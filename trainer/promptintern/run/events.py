@@ -98,7 +98,7 @@ class Stopped(Exception):  # noqa: N818 -- an outcome
         self.where = where
 
 
-Ending = Literal["stopped", "user", "failed"]
+Ending = Literal["stopped", "user", "failed", "infrastructure"]
 
 
 class Observer(Protocol):

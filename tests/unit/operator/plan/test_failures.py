@@ -37,6 +37,8 @@ def _worker(**changes: Any) -> PodView:
         (EXIT.format(2), WORKER, "User", "last words"),
         (EXIT.format(1), WORKER, "Application", "last words"),
         (EXIT.format(137), WORKER, "Application", "last words"),
+        (EXIT.format(75), WORKER, "Infrastructure", "last words"),
+        (EXIT.format(75), _worker(containers=(OOM,)), "Application", "its limit of 8Gi"),
         (EXIT.format(143), WORKER, "Infrastructure", "the driver was stopped"),
         (EXIT.format(130), WORKER, "Infrastructure", "the driver was stopped"),
         (EXIT.format(-15), WORKER, "Infrastructure", "the driver was stopped"),
@@ -103,11 +105,12 @@ def test_a_sidecar_that_was_killed_for_memory_does_not_explain_a_failure_of_the_
         ("User", "small-a1", "User"),
         ("User", "small-a0", "Application"),
         ("User", None, "Application"),
-        ("Infrastructure", "small-a1", "Application"),
+        ("Infrastructure", "small-a1", "Infrastructure"),
+        ("Infrastructure", "small-a0", "Application"),
         ("Preemption", "small-a1", "Application"),
     ],
 )
-def test_the_trainers_word_lowers_a_budget_and_never_raises_one(
+def test_the_trainers_word_chooses_a_budget_and_never_says_that_a_failure_is_free(
     failure_class: str, about: str | None, outcome: str
 ) -> None:
     story = running()
