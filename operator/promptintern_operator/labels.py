@@ -10,6 +10,8 @@ ROLE = "promptintern.dev/role"
 ATTEMPT = "promptintern.dev/attempt"
 GENERATION = "promptintern.dev/generation"
 """An annotation: the generation of the spec that a preflight checks."""
+TRY = "promptintern.dev/try"
+"""An annotation: which of the preflights of a generation it is, from 1."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
 COPIED = (QUEUE, PRIORITY)

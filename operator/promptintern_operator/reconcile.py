@@ -156,9 +156,10 @@ class Reconciler:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
         log.info("action", action=type(action).__name__, **vars(action))
         match action:
-            case StartPreflight(generation=generation):
+            case StartPreflight(generation=generation, number=number):
                 await self._apply(_surroundings(job, self._settings), job)
-                made = await self._create(preflight_job(job, self._settings, generation=generation), job, PREFLIGHTS)
+                check = preflight_job(job, self._settings, generation=generation, number=number)
+                made = await self._create(check, job, PREFLIGHTS)
                 # Seen at once: what the watch has not shown yet need not be made again.
                 self._store.preflights.add(Owner(namespace, uid), made["metadata"]["uid"], preflight_view(made))
             case StartAttempt(number=number):

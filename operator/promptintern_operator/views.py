@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from promptintern_operator.labels import GENERATION, JOB_UID, ROLE
+from promptintern_operator.labels import GENERATION, JOB_UID, ROLE, TRY
 
 Body = Mapping[str, Any]
 
@@ -78,10 +78,14 @@ class PreflightView:
     uid: str
     job_uid: str | None
     generation: int
+    number: int
+    """From 1: the check of a generation is made again if it was lost."""
     deleting: bool
     succeeded: bool
     failed: str | None
     """Message of the Job's Failed condition."""
+    timed_out: bool
+    """Whether it failed for its time limit."""
     failed_at: datetime | None
 
 
@@ -154,9 +158,11 @@ def preflight_view(body: Body) -> PreflightView:
         uid=meta["uid"],
         job_uid=_label(meta, JOB_UID),
         generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
+        number=int((meta.get("annotations") or {}).get(TRY, 1)),
         deleting=_is_deleting(meta),
         succeeded=_condition(status, "Complete").get("status") == "True",
         failed=failed.get("message", "it failed") if failed.get("status") == "True" else None,
+        timed_out=failed.get("status") == "True" and failed.get("reason") == "DeadlineExceeded",
         failed_at=moment(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
     )
 

@@ -13,7 +13,7 @@ USER_EXIT, INFRASTRUCTURE_EXIT, _STOPPED = 2, 75, (-2, -15, 130, 143)
 """Exit codes: of a refusal; of a trainer that lost its storage or its workers; of a driver that got SIGINT or SIGTERM,
 as Ray or a shell writes it."""
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
-_NODE_TROUBLE = (
+NODE_TROUBLE = (
     "Evicted",
     "NodeLost",
     "NodeAffinity",
@@ -87,7 +87,7 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     out_of_memory = killed_for_memory(pods, seen)
     # A pod that the kubelet evicts may have used too much itself: that must not be free.
     taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
-    lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in _NODE_TROUBLE]
+    lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
     # Somebody takes the head's pod (a drain, a user), and the trainer saved: nothing went wrong.
     leaving = [pod.name for pod in pods if pod.role == "head" and pod.deleting and code in _STOPPED]
     said = advice.failure_class if advice is not None else None

@@ -97,7 +97,9 @@ def _delete_in_time(job: PromptInternJob, draft: Draft) -> None:
 
 
 def _remove_leftovers(observed: Observed, draft: Draft) -> None:
-    """RayJobs of attempts that are over, unless it is the newest and ended by itself; preflights of older specs."""
+    """RayJobs of attempts that are over, unless it is the newest and ended by itself; preflights of older specs, and
+    those that were made again.
+    """
     attempt = draft.attempt
     for ray_job in observed.ray_jobs:
         current = attempt is not None and attempt.ray_job_name == ray_job.name
@@ -106,8 +108,10 @@ def _remove_leftovers(observed: Observed, draft: Draft) -> None:
         action = DeleteRayJob(ray_job.name, ray_job.uid)
         if not wanted and not ray_job.deleting and action not in draft.actions:
             draft.do(action)
+    newest = max(((each.generation, each.number) for each in observed.preflights), default=None)
     for preflight in observed.preflights:
-        stale = preflight.generation != draft.generation and draft.start_time is None
+        older = (preflight.generation, preflight.number) != newest
+        stale = draft.start_time is None and (older or preflight.generation != draft.generation)
         over = draft.completion_time is not None
         delete = DeletePreflight(preflight.name, preflight.uid)
         if (stale or over) and not preflight.deleting and delete not in draft.actions:

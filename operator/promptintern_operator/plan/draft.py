@@ -146,7 +146,7 @@ class Draft:
             (self.is_true("Failed"), Phase.FAILED),
             (self.is_true("Suspended"), Phase.SUSPENDED),
             (self.reason("Accepted") in ("Refused", "Unsupported"), Phase.REFUSED),
-            (self.reason("Accepted") == "Checking", Phase.CHECKING),
+            (self.reason("Accepted") in ("Checking", "CheckLost"), Phase.CHECKING),
             (self.is_true("Training"), Phase.TRAINING),
             (
                 self.running is not None

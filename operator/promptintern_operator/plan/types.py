@@ -21,6 +21,8 @@ class StartPreflight:
     """Check the spec of this generation."""
 
     generation: int
+    number: int = 1
+    """More than 1 if the checks before were lost."""
 
 
 @dataclass(frozen=True)

@@ -84,15 +84,18 @@ def waiting_pod(name: str = "head", *, role: str = "head", reason: str, message:
     return pod(name, role=role, phase="Pending", ready=False, containers=(waits,), **more)
 
 
-def preflight(generation: int = 1, **more: Any) -> PreflightView:
+def preflight(generation: int = 1, number: int = 1, **more: Any) -> PreflightView:
+    suffix = f"-{number}" if number > 1 else ""
     known: dict[str, Any] = {
-        "name": f"small-check-{generation}",
-        "uid": f"check-{generation}",
+        "name": f"small-check-{generation}" + suffix,
+        "uid": f"check-{generation}" + suffix,
         "job_uid": JOB_UID,
         "generation": generation,
+        "number": number,
         "deleting": False,
         "succeeded": False,
         "failed": None,
+        "timed_out": False,
         "failed_at": NOW if more.get("failed") else None,
     }
     return PreflightView(**(known | more))

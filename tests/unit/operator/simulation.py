@@ -99,8 +99,9 @@ class World:
                 self.denied = denied(action, before, status=403, reason="Forbidden", said=said, now=self.now)
                 return
             match action:
-                case StartPreflight(generation=generation):
-                    self.cluster.preflights.setdefault(f"small-check-{generation}", builders.preflight(generation))
+                case StartPreflight(generation=generation, number=number):
+                    made = builders.preflight(generation, number)
+                    self.cluster.preflights.setdefault(made.name, made)
                 case StartAttempt(number=number):
                     self._create_ray_job(number)
                 case DeleteRayJob(name=name, uid=uid):

@@ -230,10 +230,11 @@ def test_the_config_map_holds_the_resolved_job(any_job: PromptInternJob) -> None
 
 def test_the_preflight_is_tried_again_unless_the_job_is_refused() -> None:
     spec = preflight_job(job(), SETTINGS, generation=3)
-    assert spec["metadata"]["annotations"] == {"promptintern.dev/generation": "3"}
+    assert spec["metadata"]["annotations"] == {"promptintern.dev/generation": "3", "promptintern.dev/try": "1"}
     assert spec["spec"]["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy needs it"
-    (rule,) = spec["spec"]["podFailurePolicy"]["rules"]
+    rule, taken = spec["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [2]
+    assert taken == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
     (check,) = spec["spec"]["template"]["spec"]["containers"]
     assert rule["onExitCodes"]["containerName"] == check["name"]
     assert check["terminationMessagePath"] == check["command"][-1]
