@@ -42,6 +42,8 @@ class Ending:
     outcome: Outcome
     reason: str
     message: str
+    certain: bool = True
+    """Whether what the pods have yet to say can change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     said = advice.failure_class if advice is not None else None
     refused = code == USER_EXIT or said == "User"
     lost_all = code == INFRASTRUCTURE_EXIT or said == "Infrastructure"
-    explanations: list[tuple[bool, Outcome, str, str]] = [
+    certain: list[tuple[bool, Outcome, str, str]] = [
         (refused, Outcome.USER, "Refused", told),
         (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),
         (bool(taken), Outcome.PREEMPTION, "Preempted", "the cluster took " + ", ".join(taken)),
@@ -104,16 +106,17 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
             f"pod {', '.join(leaving)} was deleted; the trainer saved first",
         ),
         (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
+    ]
+    likely: list[tuple[bool, Outcome, str, str]] = [
         (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
         (_ray_ran_out_of_memory(ray_job, told), Outcome.APPLICATION, "OutOfMemory", f"{_worker_memory(pods)}: {told}"),
         (lost_all, Outcome.INFRASTRUCTURE, "InfrastructureFailed", told),
         (code is not None, Outcome.APPLICATION, "TrainerFailed", told or f"the trainer exited with {code}"),
+        (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", told or "KubeRay gives no reason"),
     ]
-    for holds, outcome, reason, message in explanations:
-        if holds:
-            return Ending(outcome=outcome, reason=reason, message=message)
-    reason = ray_job.reason or "ClusterFailed"
-    return Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=told or "KubeRay gives no reason")
+    outcome, reason, message = next(ending for holds, *ending in (*certain, *likely) if holds)
+    sure = any(holds for holds, *_ in certain)
+    return Ending(outcome=Outcome(outcome), reason=reason, message=message, certain=sure)
 
 
 def killed_for_memory(pods: Sequence[PodView], seen: Sequence[PodStatus] = ()) -> str | None:
@@ -172,6 +175,12 @@ def _waiting(pod: PodView, container: ContainerView) -> str:
         f"container {container.name} of pod {pod.name} cannot start: {container.waiting_reason}: "
         f"{container.waiting_message or 'no reason given'}"
     )
+
+
+def is_running(pod: PodView) -> bool:
+    """Whether ``pod`` has not told its end yet."""
+    ended = any(container.exit_code is not None and container.name != _SIDECAR for container in pod.containers)
+    return pod.phase in ("Pending", "Running") and not ended
 
 
 def last_states(pods: Sequence[PodView], before: Sequence[PodStatus] = ()) -> list[PodStatus]:

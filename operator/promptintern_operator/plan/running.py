@@ -7,7 +7,7 @@ from promptintern_api.status import AttemptStatus, Failure, Outcome
 
 from promptintern_operator.labels import QUEUE
 from promptintern_operator.plan.attempts import paused
-from promptintern_operator.plan.classify import STUCK_BY_USER, Ending, ending_of, last_states, stuck_pod
+from promptintern_operator.plan.classify import STUCK_BY_USER, Ending, ending_of, is_running, last_states, stuck_pod
 from promptintern_operator.plan.denied import DENIALS, denial_of, gives_up
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import end_attempt
@@ -33,10 +33,7 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
         draft.set("ClusterReady", False, "Deleting", f"RayJob {ray_job.name} is being deleted; KubeRay must be running")
         return True
     if ending is not None:
-        end_attempt(draft, ending, pods)
-        if ray_job.deployment == "ValidationFailed" and not ray_job.deleting:
-            draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
-        return False
+        return _note_ending(ending, ray_job, pods, draft, limits)
     if _is_saving(draft):
         draft.set("Training", False, "Starting", "spec.suspend is false again before the RayJob was deleted")
     _note_head(pods, draft)
@@ -50,6 +47,30 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
     if pods:
         draft.change_attempt(pods=last_states(pods, draft.attempt.pods if draft.attempt else ()))
     return _note_cluster(ray_job, pods, observed, draft, limits)
+
+
+def _note_ending(ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> bool:
+    if _may_be_explained(ending, ray_job, pods, draft, limits):
+        return True
+    end_attempt(draft, ending, pods)
+    if ray_job.deployment == "ValidationFailed" and not ray_job.deleting:
+        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+    return False
+
+
+def _may_be_explained(ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> bool:
+    """Whether pods that still seem to run may say in a moment why the attempt failed, and so whose failure it was."""
+    if ending.certain or ray_job.deleting or not any(is_running(pod) for pod in pods):
+        return False
+    attempt = draft.attempt
+    assert attempt is not None
+    since = attempt.failure_seen_at or draft.now
+    due = since + timedelta(seconds=limits.settle)
+    if draft.now >= due:
+        return False
+    draft.change_attempt(failure_seen_at=since, pods=last_states(pods, attempt.pods))
+    draft.wake_at(due)
+    return True
 
 
 def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft, limits: Limits) -> bool:

@@ -92,6 +92,8 @@ class Limits:
     queue: float = 30
     silent: float = 60
     """How long KubeRay may take over a first or a last word on a RayJob."""
+    settle: float = 5
+    """How long the pods of a RayJob that failed may take to say why: their watch may lag behind its own."""
     retry: float = 10
     retry_max: float = 600
     again: float = 1

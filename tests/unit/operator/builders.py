@@ -15,7 +15,8 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 JOB_UID = "0b3ac4fe-1111-2222-3333-444455556666"
 QUEUE_LABEL = {"kueue.x-k8s.io/queue-name": "team-a"}
 NO_KUBERAY = KubeRay(usable=False, reason="KubeRayMissing", message="KubeRay is not installed")
-LIMITS = Limits(stuck=900, queue=30, silent=60, retry=10, retry_max=600)
+LIMITS = Limits(stuck=900, queue=30, silent=60, settle=0, retry=10, retry_max=600)
+"""Without a wait for what the pods of a failed RayJob may yet say, which is a matter of one file of tests."""
 
 
 def job(*, name: str = "small", labels: dict[str, str] | None = None, **spec: Any) -> PromptInternJob:
@@ -147,6 +148,7 @@ class Story:
     status: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] | None = None
     """The trainer's part of the status."""
+    limits: Limits = LIMITS
 
     def look(self, *objects: object, after: float = 0, kuberay: KubeRay | None = None, **more: Any) -> Plan:
         """Look at the job, ``after`` so many seconds."""
@@ -157,7 +159,7 @@ class Story:
             observed(*objects, kuberay=kuberay),
             generation=self.generation,
             now=self.now,
-            limits=LIMITS,
+            limits=self.limits,
             **more,
         )
         self.status = result.status

@@ -81,7 +81,7 @@ class World:
             replace(seen, denied=self.denied),
             generation=self.generation,
             now=self.now,
-            limits=LIMITS,
+            limits=replace(LIMITS, settle=5),
         )
 
     def freshest(self, seen: Observed) -> Observed:
