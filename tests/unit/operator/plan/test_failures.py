@@ -204,16 +204,30 @@ def test_each_class_has_its_own_budget() -> None:
     assert story.condition("Failed") == ("True", "RetriesExhausted")
 
 
-def test_a_preemption_costs_nothing_and_is_followed_at_once() -> None:
+def test_a_preemption_costs_nothing_and_is_followed_soon() -> None:
     story = running(retries={"application": 0, "infrastructure": 0})
-    for number in range(1, 6):
+    pauses = []
+    for number in range(1, 10):
         taken = renamed(HEAD, cluster=f"cluster-{number}", disrupted="PreemptionByScheduler")
         result = story.look(failed(number, "gone"), taken)
         assert story.attempt["outcome"] == "Preemption"
-        assert result.look_again == story.now
-        assert StartAttempt(number + 1) in story.look(failed(number, "gone")).actions
+        assert isinstance(result.look_again, datetime)
+        pauses.append((result.look_again - story.now).total_seconds())
+        assert story.look(failed(number, "gone"), after=pauses[-1] - 0.001).actions == ()
+        assert StartAttempt(number + 1) in story.look(failed(number, "gone"), after=0.002).actions
         story.look(ray_job(number + 1))
     assert story.condition("Failed") is None
+    for pause, plain in zip(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
+        assert plain <= pause <= plain * 1.25
+
+
+def test_a_suspended_job_goes_on_at_once() -> None:
+    story = running()
+    story.change(suspend=True)
+    story.look(*CLUSTER)
+    story.look()
+    story.change(suspend=False)
+    assert story.look().actions == (StartAttempt(2),)
 
 
 def test_a_budget_is_not_forgotten_after_many_preemptions() -> None:
@@ -275,8 +289,9 @@ def test_a_preemption_between_two_failures_starts_the_delays_anew() -> None:
     story.look(after=13)
     story.look(ray_job(2))
     story.look(failed(2, "x"), renamed(HEAD, cluster="cluster-2", disrupted="PreemptionByScheduler"))
-    story.look()
+    story.look(after=2)
     story.look(ray_job(3))
+    assert story.attempt["number"] == 3
     result = story.look(failed(3, "the actor died"))
     assert result.look_again is not None
     assert (result.look_again - story.now).total_seconds() <= 12.5
