@@ -50,6 +50,7 @@ def plan(
             break
     _check_deadline(job, draft)
     _remove_leftovers(observed, draft)
+    _note_leftovers(observed, draft)
     _delete_in_time(job, draft)
     hold(observed, draft, limits)
     return draft.plan(training, stages=job.spec.schedule.num_stages)
@@ -94,6 +95,18 @@ def _delete_in_time(job: PromptInternJob, draft: Draft) -> None:
         draft.do(DeleteJob())
     else:  # at least one look later, so that the end is written and told
         draft.wake_at(due)
+
+
+def _note_leftovers(observed: Observed, draft: Draft) -> None:
+    """Where nothing is to run any more, say which RayJobs KubeRay has yet to let go: its finalizer is on them."""
+    if draft.completion_time is None and not draft.is_true("Suspended"):
+        return
+    leaving = sorted(ray_job.name for ray_job in observed.ray_jobs if ray_job.deleting)
+    if leaving:
+        message = f"RayJob {', '.join(leaving)} is being removed; KubeRay must be running for that"
+        draft.set("ClusterReady", False, "Removing", message)
+    elif draft.reason("ClusterReady") in ("Removing", "DeleteFailed"):
+        draft.set("ClusterReady", False, "Ended", "the job is over")
 
 
 def _remove_leftovers(observed: Observed, draft: Draft) -> None:

@@ -14,7 +14,7 @@ _KEPT_ATTEMPTS = 256
 _KEPT_WITH_PODS = 5
 _BAD_UNLESS_TRUE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
 _QUIET_REASONS = (
-    *("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued"),
+    *("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued", "Removing"),
     "EarlierJobDeleting",  # it is over in a moment, as a rule
 )
 
