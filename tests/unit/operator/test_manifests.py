@@ -266,18 +266,36 @@ def test_the_network_policy_selects_every_pod_of_the_job(any_job: PromptInternJo
     assert {"to": [own]} in spec["egress"]
 
 
-def test_the_metadata_service_of_a_cloud_is_out_of_reach() -> None:
-    blocks = [
-        peer["ipBlock"]
-        for rule in network_policy(job(), Settings())["spec"]["egress"]
-        for peer in rule["to"]
-        if "ipBlock" in peer
-    ]
-    assert blocks, "else this proves nothing"
-    for address in map(ipaddress.ip_address, ["169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254"]):
-        for block in blocks:
-            excluded = any(address in ipaddress.ip_network(each) for each in block.get("except", []))
-            assert excluded or address not in ipaddress.ip_network(block["cidr"])
+def _reaches(address: str, port: int, protocol: str = "TCP") -> bool:
+    """Whether the default policy lets a pod go there."""
+    target = ipaddress.ip_address(address)
+    for rule in network_policy(job(), Settings())["spec"]["egress"]:
+        wanted = {"protocol": protocol, "port": port}
+        if "ports" in rule and wanted not in rule["ports"]:
+            continue
+        for block in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer):
+            excluded = any(target in ipaddress.ip_network(each) for each in block.get("except", []))
+            if target in ipaddress.ip_network(block["cidr"]) and not excluded:
+                return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "169.254.169.123"]
+)
+def test_the_metadata_service_of_a_cloud_is_out_of_reach(address: str) -> None:
+    assert not any(_reaches(address, port) for port in (80, 443, 8080))
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "10.96.0.1", "2001:db8::7", "fd00:10:96::1"])
+def test_storage_is_within_reach_by_both_protocols(address: str) -> None:
+    assert _reaches(address, 443)
+
+
+@pytest.mark.parametrize("address", ["169.254.20.10", "fd00:ec2::253"])
+@pytest.mark.parametrize("protocol", ["UDP", "TCP"])
+def test_a_nodes_own_dns_is_within_reach(address: str, protocol: str) -> None:
+    assert _reaches(address, 53, protocol)
 
 
 def test_egress_is_what_the_chart_says() -> None:
