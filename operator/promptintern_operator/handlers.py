@@ -5,10 +5,10 @@ from typing import Any
 
 import kopf
 
-from promptintern_operator.labels import JOB, JOB_UID, SELECTOR
+from promptintern_operator.labels import JOB, SELECTOR
 from promptintern_operator.queue import Key, Workqueue
-from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of
-from promptintern_operator.views import controller_of, pod_view, preflight_view, ray_job_view, workload_view
+from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of, owner_of
+from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
 
 _OURS = {JOB: kopf.PRESENT}
 
@@ -38,12 +38,9 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
         async def child_seen(event: Mapping[str, Any], **_: Any) -> None:
             body = event["object"]
             meta = body["metadata"]
-            job_uid, key = (meta.get("labels") or {}).get(JOB_UID), key_of(meta)
-            if job_uid is None or key is None:
+            owner, key = owner_of(meta, controlled=resource[-1] != "pods"), key_of(meta)
+            if owner is None or key is None:
                 return
-            if resource[-1] != "pods" and controller_of(meta).get("uid") != job_uid:
-                return
-            owner = Owner(meta["namespace"], job_uid)
             if event["type"] == "DELETED":
                 shelf.drop(owner, meta["uid"])
                 store.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)

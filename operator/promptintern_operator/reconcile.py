@@ -150,6 +150,8 @@ class Reconciler:
             RECONCILES.labels(result="denied").inc()
             self._store.denied[owner] = found
             return False
+        if before is not None:  # what the job said of it holds no more
+            await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
         return True
 
     async def _carry_out(self, action: Action, job: PromptInternJob, log: Any) -> None:

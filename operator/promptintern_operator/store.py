@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from promptintern_operator.labels import JOB
+from promptintern_operator.labels import JOB, JOB_UID
 from promptintern_operator.plan import Denied, KubeRay, Observed
 from promptintern_operator.queue import Key
-from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView
+from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView, controller_of
 
 View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
 
@@ -105,3 +105,15 @@ def key_of(meta: Mapping[str, Any]) -> Key | None:
     """The job to which a child belongs, by its labels."""
     name = (meta.get("labels") or {}).get(JOB)
     return Key(meta["namespace"], name) if name else None
+
+
+def owner_of(meta: Mapping[str, Any], *, controlled: bool) -> Owner | None:
+    """The job to which a child belongs, by its identity.
+
+    Args:
+        controlled: Whether the job itself makes such objects, so that one that it does not control is somebody else's.
+    """
+    uid = (meta.get("labels") or {}).get(JOB_UID)
+    if uid is None or (controlled and controller_of(meta).get("uid") != uid):
+        return None
+    return Owner(meta["namespace"], uid)

@@ -31,7 +31,6 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
     known: dict[str, Any] = {
         "name": f"small-a{number}",
         "uid": f"ray-job-{number}",
-        "job_uid": JOB_UID,
         "deleting": False,
         "suspended": False,
         "deployment": deployment,
@@ -46,13 +45,11 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
 def container(name: str = "ray-head", **more: Any) -> ContainerView:
     known: dict[str, Any] = {
         "name": name,
-        "running": False,
         "waiting_reason": None,
         "waiting_message": None,
         "exit_code": None,
         "exit_reason": None,
         "exit_message": None,
-        "restarts": 0,
         "memory_limit": "4Gi",
     }
     return ContainerView(**(known | more))
@@ -62,7 +59,6 @@ def pod(name: str = "head", *, role: str = "head", attempt: int = 1, **more: Any
     known: dict[str, Any] = {
         "name": name,
         "uid": f"uid-of-{name}",
-        "job_uid": JOB_UID,
         "role": role,
         "cluster": f"cluster-{attempt}" if role != "preflight" else None,
         "created": NOW,
@@ -74,7 +70,7 @@ def pod(name: str = "head", *, role: str = "head", attempt: int = 1, **more: Any
         "ready": True,
         "unschedulable": None,
         "disrupted": None,
-        "containers": (container(f"ray-{role}", running=True),),
+        "containers": (container(f"ray-{role}"),),
     }
     return PodView(**(known | more))
 
@@ -90,10 +86,10 @@ def preflight(generation: int = 1, number: int = 1, **more: Any) -> PreflightVie
     known: dict[str, Any] = {
         "name": f"small-check-{generation}" + suffix,
         "uid": f"check-{generation}" + suffix,
-        "job_uid": JOB_UID,
         "generation": generation,
         "number": number,
         "deleting": False,
+        "queued": False,
         "succeeded": False,
         "failed": None,
         "timed_out": False,
@@ -119,7 +115,6 @@ def workload(number: int = 1, **more: Any) -> WorkloadView:
         "name": f"rayjob-small-a{number}",
         "ray_job_uid": f"ray-job-{number}",
         "quota_reserved": False,
-        "admitted": False,
         "evicted": None,
         "message": "",
     }

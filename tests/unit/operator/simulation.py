@@ -276,7 +276,7 @@ class World:
 
 def renewed(pod: PodView) -> PodView:
     """``pod`` as it runs, if nothing keeps it."""
-    return replace(pod, phase="Running", ready=True, containers=(builders.container(running=True),))
+    return replace(pod, phase="Running", ready=True, containers=(builders.container(),))
 
 
 def world(*, queued: bool, **spec: Any) -> World:

@@ -1,6 +1,6 @@
 """What is kept of what the watches show."""
 
-from promptintern_operator.store import Owner, Shelf
+from promptintern_operator.store import Owner, Shelf, owner_of
 from promptintern_operator.views import RayJobView
 
 from tests.unit.operator.builders import ray_job
@@ -34,3 +34,14 @@ def test_nothing_is_left_of_what_went() -> None:
     shelf.drop(OWNER, "ray-job-1")
     shelf.drop(OWNER, "ray-job-1")
     assert shelf.contents() == []
+
+
+def test_a_label_makes_no_object_a_jobs_own() -> None:
+    labels = {"promptintern.dev/job": "small", "promptintern.dev/job-uid": "job-1"}
+    made = [{"kind": "PromptInternJob", "name": "small", "uid": "job-1", "controller": True}]
+    labelled = {"namespace": "team-a", "labels": labels}
+    assert owner_of(labelled | {"ownerReferences": made}, controlled=True) == OWNER
+    assert owner_of(labelled | {"ownerReferences": [made[0] | {"uid": "job-0"}]}, controlled=True) is None
+    assert owner_of(labelled, controlled=True) is None
+    assert owner_of(labelled, controlled=False) == OWNER, "pods are KubeRay's"
+    assert owner_of({"namespace": "team-a"}, controlled=False) is None

@@ -93,7 +93,7 @@ def test_the_tail_of_a_long_message_is_kept() -> None:
 
 def test_a_sidecar_that_was_killed_for_memory_does_not_explain_a_failure_of_the_trainer() -> None:
     story = running()
-    logs = container("logs", running=True, exit_code=137, exit_reason="OOMKilled")
+    logs = container("logs", exit_code=137, exit_reason="OOMKilled")
     story.look(failed(message=EXIT.format(1)), renamed(HEAD, containers=(*HEAD.containers, logs)))
     assert story.attempt["outcome"] == "Application"
     assert "last words" in story.attempt["message"]
