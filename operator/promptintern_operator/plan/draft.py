@@ -147,6 +147,7 @@ class Draft:
             (self.is_true("Suspended"), Phase.SUSPENDED),
             (self.reason("Accepted") in ("Refused", "Unsupported"), Phase.REFUSED),
             (self.reason("Accepted") in ("Checking", "CheckLost"), Phase.CHECKING),
+            (self.reason("Accepted") == "Queued", Phase.QUEUED),
             (self.is_true("Training"), Phase.TRAINING),
             (
                 self.running is not None

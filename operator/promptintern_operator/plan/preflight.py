@@ -65,6 +65,9 @@ def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
 
 
 def _follow(preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:
+    if preflight.queued:
+        draft.set("Accepted", None, "Queued", f"Kueue has not admitted the check, Job {preflight.name}, yet")
+        return
     stuck = stuck_pod(_pods_of(preflight, observed))
     if stuck is None:
         draft.set("Accepted", None, "Checking", _CHECKING)

@@ -170,6 +170,16 @@ def test_kueue_gets_its_labels_and_a_suspended_ray_job(any_job: PromptInternJob)
 
 @FEW
 @given(jobs())
+def test_the_check_is_in_the_jobs_queue_and_kueue_alone_holds_it_back(any_job: PromptInternJob) -> None:
+    """Where Kueue holds what is in no queue, the check would wait for ever; where it manages no Jobs, if suspended."""
+    check = preflight_job(any_job, SETTINGS, generation=1)
+    kueue = {k: v for k, v in any_job.metadata.labels.items() if k.startswith("kueue.x-k8s.io/")}
+    assert {k: v for k, v in check["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")} == kueue
+    assert "suspend" not in check["spec"]
+
+
+@FEW
+@given(jobs())
 def test_the_ray_job_is_what_the_job_asks_for(any_job: PromptInternJob) -> None:
     compute = any_job.spec.compute
     spec = ray_job(any_job, SETTINGS, number=1)["spec"]

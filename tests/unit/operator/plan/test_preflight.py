@@ -212,6 +212,18 @@ def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit
     assert result.actions == (DeletePreflight("small-check-1", "check-1"),)
 
 
+def test_a_check_that_kueue_holds_back_says_so_for_as_long_as_it_takes() -> None:
+    story = Story()
+    story.look()
+    held = preflight(queued=True)
+    result = story.look(held, after=10**6)
+    assert story.condition("Accepted") == ("Unknown", "Queued")
+    assert story.phase == "Queued"
+    assert (result.actions, [each.warning for each in result.happenings]) == ((), [False])
+    story.look(preflight(), after=1)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+
+
 def test_a_check_that_gets_going_after_all_is_followed() -> None:
     story = Story()
     story.look(preflight(), preflight_pod(unschedulable="0/3 nodes are available"))
