@@ -131,8 +131,9 @@ class StorageSpec(ApiModel):
         SecretRef | None,
         Field(
             description=(
-                "Secret with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Without it: the pod's own "
-                "identity. Locally: the environment and ~/.aws, as for every AWS tool."
+                "Secret with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and ca.crt where the endpoint has a "
+                "certificate authority of its own. Without it: the pod's own identity. Locally: the environment and "
+                "~/.aws, as for every AWS tool."
             )
         ),
     ] = None

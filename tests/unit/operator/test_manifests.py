@@ -102,7 +102,9 @@ def test_secrets_are_referred_to_and_never_copied(any_job: PromptInternJob) -> N
     named = {ref.name for ref in (spec.storage and spec.storage.secret_ref, spec.model.secret_ref) if ref}
     pull = {secret.name for secret in spec.compute.image_pull_secrets or []}
     for template in pod_templates(any_job).values():
-        assert not [volume for volume in template["spec"]["volumes"] if "secret" in volume]
+        mounted = [volume["secret"] for volume in template["spec"]["volumes"] if "secret" in volume]
+        assert all(each["items"] == [{"key": "ca.crt", "path": "ca.crt"}] and each["optional"] for each in mounted)
+        assert {each["secretName"] for each in mounted} <= named
         assert {s["name"] for s in template["spec"].get("imagePullSecrets", [])} == pull
         for container in containers(template["spec"]):
             assert "envFrom" not in container
@@ -110,6 +112,19 @@ def test_secrets_are_referred_to_and_never_copied(any_job: PromptInternJob) -> N
             assert used == named
             secret = [v for v in container["env"] if v["name"].startswith(("AWS_", "HF_TOKEN"))]
             assert all("value" not in variable for variable in secret)
+
+
+@FEW
+@given(jobs())
+def test_every_container_finds_the_storages_certificate_authority(any_job: PromptInternJob) -> None:
+    storage = resolve(any_job, SETTINGS).spec.storage
+    assert storage is not None
+    for template in pod_templates(any_job).values():
+        for container in containers(template["spec"]):
+            (path,) = [v["value"] for v in container["env"] if v["name"] == "PROMPTINTERN_STORAGE_CA"]
+            folders = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "storage-ca"]
+            assert [f"{folder}/ca.crt" for folder in folders] == [path]
+            assert "AWS_CA_BUNDLE" not in {v["name"] for v in container["env"]}, "the hub has another authority"
 
 
 @FEW
@@ -218,7 +233,14 @@ def test_pods_mount_what_they_have_and_every_path_once(any_job: PromptInternJob)
 
 
 @pytest.mark.parametrize(
-    "path", ["/tmp", "/tmp/", "/etc/promptintern", "/var/run/secrets/kubernetes.io/serviceaccount"]
+    "path",
+    [
+        "/tmp",
+        "/tmp/",
+        "/etc/promptintern",
+        "/etc/promptintern-storage",
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+    ],
 )
 def test_a_model_cache_at_a_path_that_is_taken_is_refused(path: str) -> None:
     taken = job(storage=STORAGE, compute__modelCache={"claimName": "models", "mountPath": path})
