@@ -98,6 +98,16 @@ class ComputeSpec(ApiModel):
         list[SecretRef] | None,
         Field(max_length=16, description="Secrets in the job's namespace that open the image's registry."),
     ] = None
+    service_account_annotations: Annotated[
+        dict[str, str] | None,
+        Field(
+            max_length=16,
+            description=(
+                "Annotations of the job's ServiceAccount, promptintern-NAME, by which a cloud gives its pods an "
+                "identity. The author must be allowed to create ServiceAccounts."
+            ),
+        ),
+    ] = None
     model_cache: Annotated[ModelCache | None, Field(description="A volume that holds base models.")] = None
     termination_grace_period_seconds: Annotated[
         int, Field(ge=0, le=86_400, description="Time that a planned stop leaves for saving.")

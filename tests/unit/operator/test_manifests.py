@@ -285,6 +285,13 @@ def test_the_role_allows_one_patch_of_one_jobs_status() -> None:
     assert [s["namespace"] for s in binding["subjects"]] == ["team-a"]
 
 
+def test_a_cloud_knows_the_jobs_pods_by_their_service_account() -> None:
+    arn = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/runs"}
+    made = service_account(job(compute__serviceAccountAnnotations=arn))
+    assert made["metadata"]["annotations"] == arn
+    assert "annotations" not in service_account(job())["metadata"]
+
+
 @FEW
 @given(jobs())
 def test_the_network_policy_selects_every_pod_of_the_job(any_job: PromptInternJob) -> None:
