@@ -80,6 +80,10 @@ def _ours(text: str) -> Exception:
         (_of_workers(WorkerHealthCheckFailedError("rank 1", ActorDiedError()), _ours("waited in vain")), True),
         (_of_workers(_ours("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:1234")), True),
         (ControllerError(WorkerGroupStartupTimeoutError(2)), True),
+        (
+            WorkerGroupError("Memory on the node (IP: 10.0.0.7) was 7.7GB used / 8.0GB limit", {0: ActorDiedError()}),
+            False,
+        ),
     ],
 )
 def test_workers_that_were_lost_are_no_failure_of_ours(error: Exception, lost: bool) -> None:

@@ -218,7 +218,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def _lost_workers(error: BaseException) -> bool:
-    """Whether Ray lost workers, or never got them, rather than that our code in them failed, or took too much memory."""
+    """Whether Ray lost workers, or never got them; not if our code in them failed, or took too much memory."""
     from ray.train import TrainingFailedError, WorkerGroupError
 
     if _FULL_MEMORY.search(str(error)):
