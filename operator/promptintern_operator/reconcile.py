@@ -138,7 +138,7 @@ class Reconciler:
     async def _may_carry_out(self, action: Action, job: PromptInternJob, log: Any) -> bool:
         """Carry ``action`` out; False if the API server does not let it, for a reason that the job has to tell."""
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
-        before = self._store.denied.pop(owner, None)
+        before = self._store.denied.get(owner)
         try:
             await self._carry_out(action, job, log)
         except RequestFailed as error:
@@ -150,7 +150,8 @@ class Reconciler:
             RECONCILES.labels(result="denied").inc()
             self._store.denied[owner] = found
             return False
-        if before is not None:  # what the job said of it holds no more
+        if before is not None and before.action == action:  # what the job said of it holds no more
+            self._store.denied.pop(owner, None)
             await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
         return True
 

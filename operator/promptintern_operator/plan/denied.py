@@ -4,7 +4,15 @@ from datetime import datetime, timedelta
 
 from promptintern_operator.plan.attempts import doubling
 from promptintern_operator.plan.draft import Draft
-from promptintern_operator.plan.types import Action, DeletePreflight, DeleteRayJob, Denied, Limits, Observed
+from promptintern_operator.plan.types import (
+    Action,
+    DeletePreflight,
+    DeleteRayJob,
+    Denied,
+    Limits,
+    Observed,
+    StartAttempt,
+)
 
 TAKEN, EARLIER = "NameTaken", "EarlierJobDeleting"
 """Something else has the name: of somebody else, or of an earlier job of the same name."""
@@ -33,6 +41,8 @@ def denied(
         return None
     deleting = isinstance(action, DeleteRayJob | DeletePreflight)
     found = _NOT_DELETED if deleting else next((word for text, word in _SAID if text in said), _FAILED)
+    if status == 404 and isinstance(action, StartAttempt):
+        said += "; is KubeRay installed, and is the namespace still there?"
     again = before is not None and before.action == action
     return Denied(
         action=action,

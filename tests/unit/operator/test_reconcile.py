@@ -177,6 +177,21 @@ def test_an_answer_that_passes_is_left_to_the_queue() -> None:
     run(story)
 
 
+def test_an_answer_that_passes_between_denials_starts_no_new_count() -> None:
+    async def story(place: Place) -> None:
+        place.kube.refuse = refusing("Job", 403, "exceeded quota")
+        await place.look()
+        place.pass_time()
+        place.kube.refuse = refusing("Job", 503, "not now")
+        with pytest.raises(RequestFailed):
+            await place.look()
+        place.kube.refuse = refusing("Job", 403, "exceeded quota")
+        await place.look()
+        assert place.store.denied[OWNER].times == 2
+
+    run(story)
+
+
 @pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "NetworkPolicy"])
 def test_what_somebody_else_made_is_neither_changed_nor_trusted(kind: str) -> None:
     async def story(place: Place) -> None:

@@ -26,7 +26,7 @@ def _denied(
         (403, "configmaps is forbidden: in namespace x because it is being terminated", "NamespaceTerminating"),
         (403, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", "CreateFailed"),
         (400, 'admission webhook "w" denied the request: no', "CreateFailed"),
-        (404, "the server could not find the requested resource", "CreateFailed"),
+        (404, "Not Found", "CreateFailed"),
         (422, 'RayJob.ray.io "small-a1" is invalid: spec', "CreateFailed"),
         (500, 'failed calling webhook "w"', "CreateFailed"),
         *((passing, "not now", None) for passing in (0, 401, 409, 429, 503, 504)),
@@ -36,6 +36,13 @@ def test_an_answer_that_stays_is_told_and_one_that_passes_is_not(status: int, sa
     found = denied(StartAttempt(1), None, status=status, reason="Forbidden", said=said, now=NOW)
     assert (found and found.reason) == reason
     assert found is None or said in found.message
+
+
+def test_a_kind_that_is_not_there_is_named() -> None:
+    """An operator that is limited to namespaces cannot look for KubeRay, and finds out so."""
+    found = denied(StartAttempt(1), None, status=404, reason="None", said="Not Found", now=NOW)
+    assert found is not None
+    assert "is KubeRay installed" in found.message
 
 
 def test_denials_in_a_row_are_counted() -> None:
