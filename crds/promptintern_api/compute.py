@@ -98,6 +98,16 @@ class ComputeSpec(ApiModel):
         list[SecretRef] | None,
         Field(max_length=16, description="Secrets in the job's namespace that open the image's registry."),
     ] = None
+    service_account_annotations: Annotated[
+        dict[str, str] | None,
+        Field(
+            max_length=16,
+            description=(
+                "Annotations of the job's ServiceAccount, promptintern-NAME, by which a cloud gives its pods an "
+                "identity. The author must be allowed to create ServiceAccounts."
+            ),
+        ),
+    ] = None
     model_cache: Annotated[ModelCache | None, Field(description="A volume that holds base models.")] = None
     termination_grace_period_seconds: Annotated[
         int, Field(ge=0, le=86_400, description="Time that a planned stop leaves for saving.")
@@ -131,8 +141,9 @@ class StorageSpec(ApiModel):
         SecretRef | None,
         Field(
             description=(
-                "Secret with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Without it: the pod's own "
-                "identity. Locally: the environment and ~/.aws, as for every AWS tool."
+                "Secret with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and ca.crt where the endpoint has a "
+                "certificate authority of its own. Without it: the pod's own identity. Locally: the environment and "
+                "~/.aws, as for every AWS tool."
             )
         ),
     ] = None
@@ -142,4 +153,6 @@ class Retries(ApiModel):
     """How often a failed attempt is followed by another. Preemptions are not counted."""
 
     application: Annotated[int, Field(ge=0, le=100, description="After a failure of the trainer itself.")] = 1
-    infrastructure: Annotated[int, Field(ge=0, le=100, description="After a lost node, pod or image pull.")] = 10
+    infrastructure: Annotated[
+        int, Field(ge=0, le=100, description="After a lost node or pod, a storage or an image that is away.")
+    ] = 10

@@ -146,6 +146,10 @@ class AttemptStatus(ApiModel):
     head_lost_at: Annotated[
         Time | None, Field(description="Since when its head pod is gone; none while there is one.")
     ] = None
+    failure_seen_at: Annotated[
+        Time | None,
+        Field(description="When it was first seen to have failed; its pods may say why a moment later."),
+    ] = None
     finished_at: Annotated[Time | None, Field(description="End.")] = None
     outcome: Annotated[Outcome | None, Field(description="How it ended.")] = None
     message: Annotated[str | None, Field(max_length=32_768, description="Why it ended so.")] = None

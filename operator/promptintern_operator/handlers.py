@@ -5,9 +5,9 @@ from typing import Any
 
 import kopf
 
-from promptintern_operator.labels import JOB, JOB_UID, SELECTOR
+from promptintern_operator.labels import JOB, SELECTOR
 from promptintern_operator.queue import Key, Workqueue
-from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of
+from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of, owner_of
 from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
 
 _OURS = {JOB: kopf.PRESENT}
@@ -23,7 +23,7 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
         key = Key(meta["namespace"], meta["name"])
         if event["type"] == "DELETED":
             if (known := store.jobs.get(key)) is not None and known.uid == meta["uid"]:
-                del store.jobs[key]
+                store.drop_job(key)
         elif (known := store.jobs.get(key)) is not None and known.version == meta["resourceVersion"]:
             return  # our own write, whose answer was quicker
         else:
@@ -37,10 +37,9 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
         async def child_seen(event: Mapping[str, Any], **_: Any) -> None:
             body = event["object"]
             meta = body["metadata"]
-            job_uid, key = (meta.get("labels") or {}).get(JOB_UID), key_of(meta)
-            if job_uid is None or key is None:
+            owner, key = owner_of(meta, controlled=resource[-1] != "pods"), key_of(meta)
+            if owner is None or key is None:
                 return
-            owner = Owner(meta["namespace"], job_uid)
             if event["type"] == "DELETED":
                 shelf.drop(owner, meta["uid"])
                 store.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)

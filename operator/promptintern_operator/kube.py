@@ -12,7 +12,7 @@ from kubernetes.aio.client.exceptions import ApiException
 from promptintern_operator.metrics import API_REQUESTS
 
 FIELD_MANAGER = "promptintern-operator"
-_APPLY, _JSON = "application/apply-patch+yaml", "application/json"
+_APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
 _META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _SECONDS, _PAGE = 30.0, 500
 
@@ -20,10 +20,12 @@ _SECONDS, _PAGE = 30.0, 500
 class RequestFailed(Exception):  # noqa: N818 -- reads as what happened
     """The API server refused, or could not be asked. ``status`` is HTTP's, 0 if nobody answered."""
 
-    def __init__(self, message: str, *, status: int, reason: str = "") -> None:
+    def __init__(self, message: str, *, status: int, reason: str = "", said: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
+        self.said = said
+        """The server's own sentence, for people who do not know which request was made."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,16 @@ class Kube:
                 return None
             raise
 
-    async def apply(self, manifest: Mapping[str, Any]) -> None:
-        """Make the object what ``manifest`` says (server-side apply)."""
-        meta = manifest["metadata"]
-        path = _BY_KIND[manifest["kind"]].path(meta["namespace"], meta["name"])
-        await self._request("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
+    async def look_at(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """The object of that kind and name as it is there. An empty patch changes nothing, and needs no right to read
+        every object of the kind.
+        """
+        return await self._request("PATCH", _path(manifest), {}, content_type=_MERGE)
+
+    async def apply(self, manifest: Mapping[str, Any], *, uid: str) -> None:
+        """Make the object with this uid what ``manifest`` says (server-side apply); 409 if it is another one now."""
+        wanted = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+        await self._request("PATCH", _path(manifest), wanted, query=_as_manager(), content_type=_APPLY)
 
     async def apply_job_status(
         self, namespace: str, name: str, *, uid: str, version: str, status: Mapping[str, Any]
@@ -175,9 +182,17 @@ class Kube:
         if not 200 <= answer.status <= 299:
             message = found.get("message") or answer.reason or ""
             raise RequestFailed(
-                f"{method} {path}: {answer.status} {message}", status=answer.status, reason=str(found.get("reason"))
+                f"{method} {path}: {answer.status} {message}",
+                status=answer.status,
+                reason=str(found.get("reason")),
+                said=message,
             )
         return found
+
+
+def _path(manifest: Mapping[str, Any]) -> str:
+    meta = manifest["metadata"]
+    return _BY_KIND[manifest["kind"]].path(meta["namespace"], meta["name"])
 
 
 def _as_manager() -> list[tuple[str, str]]:

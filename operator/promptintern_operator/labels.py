@@ -1,5 +1,7 @@
 """The labels by which the operator knows what belongs to a job."""
 
+from collections.abc import Mapping
+
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "promptintern-operator"
 SELECTOR = f"{MANAGED_BY}={OPERATOR}"
@@ -10,7 +12,12 @@ ROLE = "promptintern.dev/role"
 ATTEMPT = "promptintern.dev/attempt"
 GENERATION = "promptintern.dev/generation"
 """An annotation: the generation of the spec that a preflight checks."""
+TRY = "promptintern.dev/try"
+"""An annotation: which of the preflights of a generation it is, from 1."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
-COPIED = (QUEUE, PRIORITY)
-"""Labels of a job that its RayJobs carry too, since Kueue reads them there."""
+
+
+def for_kueue(of_job: Mapping[str, str]) -> dict[str, str]:
+    """Labels of a job that its RayJobs and checks carry too, since Kueue reads them there."""
+    return {name: of_job[name] for name in (QUEUE, PRIORITY) if name in of_job}

@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from promptintern_api import InvalidJob, PromptInternJob, parse_job
+from promptintern_api.job import KIND
 
 from promptintern_operator.events import event_of
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
@@ -32,12 +33,12 @@ from promptintern_operator.plan import (
     StartPreflight,
     plan,
 )
+from promptintern_operator.plan.denied import EARLIER, TAKEN, denied
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
 from promptintern_operator.store import JobBody, Owner, Store
-from promptintern_operator.views import preflight_view, ray_job_view
+from promptintern_operator.views import controller_of, preflight_view, ray_job_view
 
-_OWNER_TAKEN_SECONDS = 5.0
 _SURROUNDINGS_HOLD = timedelta(minutes=5)
 _log = structlog.get_logger("promptintern.operator")
 
@@ -87,14 +88,16 @@ class Reconciler:
             telling = asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
             try:
                 for action in result.actions:
-                    await self._carry_out(action, job, now, log)
+                    if not await self._may_carry_out(action, job, now, log):
+                        break
                     if action == StartAttempt(1):
                         accepted = datetime.fromisoformat(result.status["startTime"])
                         START_SECONDS.observe((datetime.now(UTC) - accepted).total_seconds())
             finally:
                 await telling
             if result.actions:
-                self._queue.add_soon(key)  # the store knows what they did, so that the watches tell nothing new
+                # The store knows what they did, so that the watches tell nothing new; and a denial has to be told.
+                self._queue.add_soon(key)
             if result.look_again is not None:
                 self._queue.add_after(key, (result.look_again - now).total_seconds())
             RECONCILES.labels(result="done").inc()
@@ -107,8 +110,8 @@ class Reconciler:
             name = attempts[-1].ray_job_name
             if all(each.name != name for each in observed.ray_jobs):
                 body = await self._kube.get(RAY_JOBS, key.namespace, name)
-                if body is not None and (view := ray_job_view(body)).job_uid == known.uid:
-                    return replace(observed, ray_jobs=(*observed.ray_jobs, view))
+                if body is not None and controller_of(body["metadata"]).get("uid") == known.uid:
+                    return replace(observed, ray_jobs=(*observed.ray_jobs, ray_job_view(body)))
         return observed
 
     async def _write_status(self, key: Key, known: JobBody, result: Plan) -> bool:
@@ -140,19 +143,40 @@ class Reconciler:
         except RequestFailed as error:
             log.warning("event lost", error=str(error))
 
+    async def _may_carry_out(self, action: Action, job: PromptInternJob, now: datetime, log: Any) -> bool:
+        """Carry ``action`` out; False if the API server does not let it, for a reason that the job has to tell."""
+        owner = Owner(job.metadata.namespace, job.metadata.uid or "")
+        before = self._store.denied.get(owner)
+        try:
+            await self._carry_out(action, job, now, log)
+        except RequestFailed as error:
+            moment = datetime.now(UTC).replace(microsecond=0)
+            found = denied(action, before, status=error.status, reason=error.reason, said=error.said, now=moment)
+            if found is None:
+                raise
+            log.warning("denied", reason=found.reason, error=str(error))
+            RECONCILES.labels(result="denied").inc()
+            self._store.denied[owner] = found
+            return False
+        if before is not None and before.action == action:  # what the job said of it holds no more
+            self._store.denied.pop(owner, None)
+            await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
+        return True
+
     async def _carry_out(self, action: Action, job: PromptInternJob, now: datetime, log: Any) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
         owner = Owner(namespace, uid)
         log.info("action", action=type(action).__name__, **vars(action))
         match action:
-            case StartPreflight(generation=generation):
-                await self._apply(_surroundings(job, self._settings))
-                made = await self._create(preflight_job(job, self._settings, generation=generation), job, PREFLIGHTS)
+            case StartPreflight(generation=generation, number=number):
+                await self._apply(_surroundings(job, self._settings), job)
+                check = preflight_job(job, self._settings, generation=generation, number=number)
+                made = await self._create(check, job, PREFLIGHTS)
                 # Seen at once: what the watch has not shown yet need not be made again.
                 self._store.preflights.add(owner, made["metadata"]["uid"], preflight_view(made))
             case StartAttempt(number=number):
                 if not _is_being_checked(job, since=now - _SURROUNDINGS_HOLD):
-                    await self._ensure(_surroundings(job, self._settings))
+                    await self._ensure(_surroundings(job, self._settings), job)
                 made = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
                 self._store.ray_jobs.add(owner, made["metadata"]["uid"], ray_job_view(made))
             case DeleteRayJob(name=name, uid=child):
@@ -164,25 +188,59 @@ class Reconciler:
             case DeleteJob():
                 await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid)
 
-    async def _apply(self, manifests: Sequence[Manifest]) -> None:
-        await _all_but_last_at_once(self._kube.apply, manifests)
+    async def _apply(self, manifests: Sequence[Manifest], job: PromptInternJob) -> None:
+        async def apply(manifest: Manifest) -> None:
+            if await self._kube.create(manifest) is None:
+                there = await self._kube.look_at(manifest)
+                _check_owner(there, job)
+                await self._kube.apply(manifest, uid=there["metadata"]["uid"])
 
-    async def _ensure(self, manifests: Sequence[Manifest]) -> None:
+        await _all_but_last_at_once(apply, manifests)
+
+    async def _ensure(self, manifests: Sequence[Manifest], job: PromptInternJob) -> None:
         """Create what is missing. What is there stays: the job was accepted as the ConfigMap has it."""
-        await _all_but_last_at_once(self._kube.create, manifests)
+
+        async def ensure(manifest: Manifest) -> None:
+            try:
+                there = await self._kube.look_at(manifest)
+            except RequestFailed as error:
+                if error.status != 404:
+                    raise
+                there = await self._kube.create(manifest) or await self._kube.look_at(manifest)
+            _check_owner(there, job)
+
+        await _all_but_last_at_once(ensure, manifests)
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
         """Create an object, unless this very job has it already; returns it."""
         made = await self._kube.create(manifest)
-        if made is not None:
-            return made
-        name = manifest["metadata"]["name"]
-        there = await self._kube.get(resource, job.metadata.namespace, name)
-        owners = (there or {}).get("metadata", {}).get("ownerReferences", [])
-        if there is None or all(owner["uid"] != job.metadata.uid for owner in owners):
-            self._queue.add_after(Key(job.metadata.namespace, job.metadata.name), _OWNER_TAKEN_SECONDS)
-            raise RequestFailed(f"{manifest['kind']} {name} of an earlier job is still being deleted", status=409)
-        return there
+        if made is None:
+            name = manifest["metadata"]["name"]
+            made = await self._kube.get(resource, job.metadata.namespace, name)
+            if made is None:
+                raise RequestFailed(f"{manifest['kind']} {name} was there a moment ago", status=409)
+            _check_owner(made, job)
+        return made
+
+
+def _check_owner(there: Mapping[str, Any], job: PromptInternJob) -> None:
+    """Only what this very job controls is its own: whoever made the rest may have meant it for something else.
+
+    Raises:
+        RequestFailed: otherwise; with a reason that the job can tell.
+    """
+    meta = there["metadata"]
+    controller = controller_of(meta)
+    if controller.get("uid") == job.metadata.uid:
+        return
+    what = f"{there['kind']} {meta['name']}"
+    if (controller.get("kind"), controller.get("name")) == (KIND, job.metadata.name):
+        said = f"{what} of an earlier job of this name is still being deleted"
+        if there["kind"] == "RayJob":
+            said += "; KubeRay must be running for that"
+        raise RequestFailed(said, status=409, reason=EARLIER, said=said)
+    said = f"there is a {what} that does not belong to this job; delete it, or give the job another name"
+    raise RequestFailed(said, status=409, reason=TAKEN, said=said)
 
 
 def _surroundings(job: PromptInternJob, settings: Settings) -> list[Manifest]:

@@ -20,7 +20,7 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
     there = await _uids(kube, JOBS, namespaces, selector="")
     for uid, key in known_jobs.items():
         if uid not in there and store.jobs.get(key) is not None and store.jobs[key].uid == uid:
-            del store.jobs[key]
+            store.drop_job(key)
             changed.add(key)
     kinds: list[tuple[Resource, Shelf[Any]]] = [
         (RAY_JOBS, store.ray_jobs),

@@ -62,7 +62,10 @@ class Settings(BaseSettings):
     head_size: PodSize = PodSize(cpu="1", memory="4Gi")
     worker_size: PodSize = PodSize(cpu="2", memory="8Gi")
     preflight_size: PodSize = PodSize(cpu="1", memory="4Gi")
-    egress: tuple[EgressRule, ...] = (EgressRule(cidr="0.0.0.0/0", except_=["169.254.0.0/16"]),)
+    egress: tuple[EgressRule, ...] = (
+        EgressRule(cidr="0.0.0.0/0", except_=["169.254.0.0/16"]),
+        EgressRule(cidr="::/0", except_=["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128"]),
+    )
     kuberay_namespace: str | None = None
     """Namespace of the KubeRay operator, which alone may ask the head from outside; None allows every namespace."""
 

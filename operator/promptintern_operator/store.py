@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
-from promptintern_operator.labels import JOB
-from promptintern_operator.plan import KubeRay, Observed
+from promptintern_operator.labels import JOB, JOB_UID
+from promptintern_operator.plan import Denied, KubeRay, Observed
 from promptintern_operator.queue import Key
-from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView
+from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView, controller_of
 
 View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
 
@@ -94,6 +94,13 @@ class Store:
         self.ray_job_owners: dict[Owner, Key] = {}
         """The job of a RayJob: Kueue's Workloads name the RayJob only."""
         self.kuberay = KubeRay(usable=True)
+        self.denied: dict[Owner, Denied] = {}
+        """The action of a job that could not be carried out when it was last tried."""
+
+    def drop_job(self, key: Key) -> None:
+        """The job is gone."""
+        known = self.jobs.pop(key)
+        self.denied.pop(Owner(key.namespace, known.uid), None)
 
     def observed(self, owner: Owner) -> Observed:
         """All that belongs to the job ``owner``."""
@@ -105,6 +112,7 @@ class Store:
             preflights=self.preflights.of(owner),
             workloads=tuple(workload for ray in rays for workload in self.workloads.of(ray)),
             kuberay=self.kuberay,
+            denied=self.denied.get(owner),
         )
 
     def waits_for_first_attempt(self, key: Key) -> bool:
@@ -121,3 +129,15 @@ def key_of(meta: Mapping[str, Any]) -> Key | None:
     """The job to which a child belongs, by its labels."""
     name = (meta.get("labels") or {}).get(JOB)
     return Key(meta["namespace"], name) if name else None
+
+
+def owner_of(meta: Mapping[str, Any], *, controlled: bool) -> Owner | None:
+    """The job to which a child belongs, by its identity.
+
+    Args:
+        controlled: Whether the job itself makes such objects, so that one that it does not control is somebody else's.
+    """
+    uid = (meta.get("labels") or {}).get(JOB_UID)
+    if uid is None or (controlled and controller_of(meta).get("uid") != uid):
+        return None
+    return Owner(meta["namespace"], uid)

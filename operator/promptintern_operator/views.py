@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from promptintern_operator.labels import GENERATION, JOB_UID, ROLE
+from promptintern_operator.labels import GENERATION, ROLE, TRY
 
 Body = Mapping[str, Any]
 
@@ -16,7 +16,6 @@ class RayJobView:
 
     name: str
     uid: str
-    job_uid: str | None
     deleting: bool
     suspended: bool
     """Whether ``spec.suspend`` is set, by us at creation or by Kueue later."""
@@ -34,14 +33,12 @@ class ContainerView:
     """A container's state, and the end of its life before that, if it had one."""
 
     name: str
-    running: bool
     waiting_reason: str | None
     waiting_message: str | None
     exit_code: int | None
     exit_reason: str | None
     """OOMKilled, Error, Completed..."""
     exit_message: str | None
-    restarts: int
     memory_limit: str | None
 
 
@@ -51,7 +48,6 @@ class PodView:
 
     name: str
     uid: str
-    job_uid: str | None
     role: str
     """``head``, ``worker`` or ``preflight``."""
     cluster: str | None
@@ -76,12 +72,17 @@ class PreflightView:
 
     name: str
     uid: str
-    job_uid: str | None
     generation: int
+    number: int
+    """From 1: the check of a generation is made again if it was lost."""
     deleting: bool
+    queued: bool
+    """Whether Kueue holds it back."""
     succeeded: bool
     failed: str | None
     """Message of the Job's Failed condition."""
+    timed_out: bool
+    """Whether it failed for its time limit."""
     failed_at: datetime | None
 
 
@@ -92,7 +93,6 @@ class WorkloadView:
     name: str
     ray_job_uid: str | None
     quota_reserved: bool
-    admitted: bool
     evicted: str | None
     """Reason of the last eviction, if it is evicted now."""
     message: str
@@ -105,7 +105,6 @@ def ray_job_view(body: Body) -> RayJobView:
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
-        job_uid=_label(meta, JOB_UID),
         deleting=_is_deleting(meta),
         suspended=bool(spec.get("suspend")),
         deployment=status.get("jobDeploymentStatus") or "",
@@ -129,7 +128,6 @@ def pod_view(body: Body) -> PodView:
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
-        job_uid=_label(meta, JOB_UID),
         role=_label(meta, ROLE) or "worker",
         cluster=_label(meta, "ray.io/cluster"),
         created=moment(meta["creationTimestamp"]),
@@ -147,16 +145,18 @@ def pod_view(body: Body) -> PodView:
 
 def preflight_view(body: Body) -> PreflightView:
     """Of a batch/v1 Job."""
-    meta, status = body["metadata"], body.get("status") or {}
+    meta, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     failed = _condition(status, "Failed")
     return PreflightView(
         name=meta["name"],
         uid=meta["uid"],
-        job_uid=_label(meta, JOB_UID),
         generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
+        number=int((meta.get("annotations") or {}).get(TRY, 1)),
         deleting=_is_deleting(meta),
+        queued=bool(spec.get("suspend")),
         succeeded=_condition(status, "Complete").get("status") == "True",
         failed=failed.get("message", "it failed") if failed.get("status") == "True" else None,
+        timed_out=failed.get("status") == "True" and failed.get("reason") == "DeadlineExceeded",
         failed_at=moment(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
     )
 
@@ -171,7 +171,6 @@ def workload_view(body: Body) -> WorkloadView:
         name=meta["name"],
         ray_job_uid=owners[0] if owners else None,
         quota_reserved=reserved.get("status") == "True",
-        admitted=_condition(status, "Admitted").get("status") == "True",
         evicted=evicted.get("reason") if evicted.get("status") == "True" else None,
         message=str(reserved.get("message", "")),
     )
@@ -182,19 +181,22 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def controller_of(meta: Body) -> Body:
+    """The owner that made the object, {} if it has none. A label of ours may be anybody's."""
+    return next((owner for owner in meta.get("ownerReferences") or [] if owner.get("controller")), {})
+
+
 def _container(item: Body, memory: str | None) -> ContainerView:
     state = item.get("state") or {}
     waiting = state.get("waiting") or {}
     ended = state.get("terminated") or (item.get("lastState") or {}).get("terminated") or {}
     return ContainerView(
         name=item["name"],
-        running="running" in state,
         waiting_reason=waiting.get("reason"),
         waiting_message=waiting.get("message"),
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason"),
         exit_message=ended.get("message"),
-        restarts=item.get("restartCount", 0),
         memory_limit=memory,
     )
 

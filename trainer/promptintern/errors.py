@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from promptintern_api import Problem
 
-__all__ = ["Problem", "RunFailed", "UserError"]
+__all__ = ["InfrastructureFailed", "Problem", "RunFailed", "UserError"]
 
 
 class UserError(Exception):
@@ -22,3 +22,9 @@ class UserError(Exception):
 
 class RunFailed(Exception):  # noqa: N818 -- reads as what happened
     """The job was right and the run did not end well: storage, memory, a lost worker. The message says what to do."""
+
+
+class InfrastructureFailed(RunFailed):
+    """What the run needs was away for too long, or taken from it: storage, workers, the run itself. The same again may
+    go well.
+    """

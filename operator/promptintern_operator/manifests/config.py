@@ -14,6 +14,7 @@ FOLDER = "/etc/promptintern"
 FILE = "job.json"
 JOB_PATH = f"{FOLDER}/{FILE}"
 SCRATCH = "/tmp"
+CA_FOLDER = "/etc/promptintern-storage"
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -42,7 +43,7 @@ def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
 def refusals(job: PromptInternJob, settings: Settings) -> list[str]:
     """Why ``job`` cannot run in this cluster, each with its field; more is for the preflight to find."""
     storage, cache = resolve(job, settings).spec.storage, job.spec.compute.model_cache
-    if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, TOKEN_FOLDER):
+    if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, CA_FOLDER, TOKEN_FOLDER):
         return ["spec.compute.modelCache.mountPath: is where the pods have something else; give another path"]
     if storage is None:
         return ["spec.storage: is required, since this cluster has no default storage"]

@@ -9,11 +9,12 @@ _RBAC = "rbac.authorization.k8s.io"
 
 
 def service_account(job: PromptInternJob) -> Manifest:
-    """No token is mounted by itself; the head's is projected."""
+    """No token is mounted by itself; the head's is projected, and those of a cloud's identity are its webhook's."""
+    annotations = job.spec.compute.service_account_annotations
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": metadata(job, child_name(job)),
+        "metadata": metadata(job, child_name(job)) | ({"annotations": dict(annotations)} if annotations else {}),
         "automountServiceAccountToken": False,
     }
 

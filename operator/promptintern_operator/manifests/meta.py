@@ -15,9 +15,9 @@ def child_name(job: PromptInternJob) -> str:
     return f"promptintern-{job.metadata.name}"
 
 
-def preflight_name(job: PromptInternJob, generation: int) -> str:
-    """Name of the Job that checks one generation of the spec."""
-    return f"{job.metadata.name}-check-{generation}"
+def preflight_name(job: PromptInternJob, generation: int, number: int) -> str:
+    """Name of the Job that checks one generation of the spec, for the ``number``-th time."""
+    return f"{job.metadata.name}-check-{generation}" + (f"-{number}" if number > 1 else "")
 
 
 def job_labels(job: PromptInternJob) -> dict[str, str]:

@@ -7,6 +7,10 @@ from promptintern_operator.manifests.meta import Manifest, child_name, metadata,
 from promptintern_operator.settings import EgressRule, Settings
 
 _DASHBOARD = 8265
+_NODE_LOCAL_DNS = ("169.254.0.0/16", "fd00::/8")
+"""Where NodeLocal DNSCache listens, which is no pod with an address of its own. A cloud's credentials, which are there
+too, are not on the port of DNS.
+"""
 _KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}
 """What both KubeRay's chart and its manifests put on its operator's pods."""
 
@@ -28,7 +32,7 @@ def network_policy(job: PromptInternJob, settings: Settings) -> Manifest:
             "egress": [
                 {"to": [own]},
                 {
-                    "to": [{"namespaceSelector": {}}],
+                    "to": [{"namespaceSelector": {}}, *({"ipBlock": {"cidr": cidr}} for cidr in _NODE_LOCAL_DNS)],
                     "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
                 },
                 *map(_egress, settings.egress),

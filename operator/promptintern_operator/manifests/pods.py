@@ -8,7 +8,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.compute import Resources
 
 from promptintern_operator import labels
-from promptintern_operator.manifests.config import FOLDER, SCRATCH, TOKEN_FOLDER
+from promptintern_operator.manifests.config import CA_FOLDER, FOLDER, SCRATCH, TOKEN_FOLDER
 from promptintern_operator.manifests.meta import Manifest, child_name, job_labels
 from promptintern_operator.settings import PodSize, Settings
 
@@ -19,7 +19,9 @@ _UNITS = {"": Fraction(1), "m": Fraction(1, 1000)} | {
     for base, units in ((1000, "kMGT"), (1024, "KMGT"))
     for power, unit in enumerate(units, start=1)
 }
-_CACHE, _CONFIG, _TEMPORARY, _TOKEN = "model-cache", "job", "scratch", "api-token"
+_CACHE, _CONFIG, _TEMPORARY, _TOKEN, _CA = "model-cache", "job", "scratch", "api-token", "storage-ca"
+_CA_KEY = "ca.crt"
+"""Key of the storage's Secret, as in Secrets of type kubernetes.io/tls."""
 
 CONTAINER_SECURITY: Manifest = {
     "allowPrivilegeEscalation": False,
@@ -106,25 +108,35 @@ def environment(job: PromptInternJob, more: dict[str, str] | None = None) -> dic
     """Variables of every container."""
     cache = job.spec.compute.model_cache
     writable = cache is not None and not cache.read_only
-    return {
-        "HOME": f"{SCRATCH}/home",
-        "HF_HOME": cache.mount_path if cache is not None and writable else f"{SCRATCH}/huggingface",
-        "PYTHONUNBUFFERED": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    } | (more or {})
+    authority = {"PROMPTINTERN_STORAGE_CA": f"{CA_FOLDER}/{_CA_KEY}"} if _storage_secret(job) else {}
+    return (
+        {
+            "HOME": f"{SCRATCH}/home",
+            "HF_HOME": cache.mount_path if cache is not None and writable else f"{SCRATCH}/huggingface",
+            "PYTHONUNBUFFERED": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        | authority
+        | (more or {})
+    )
+
+
+def _storage_secret(job: PromptInternJob) -> str | None:
+    storage = job.spec.storage
+    return storage.secret_ref.name if storage is not None and storage.secret_ref is not None else None
 
 
 def credentials(job: PromptInternJob) -> list[Manifest]:
     """Variables from the Secrets that the job names; the operator never sees their values."""
     variables: list[Manifest] = []
-    storage, model = job.spec.storage, job.spec.model
-    if storage is not None and storage.secret_ref is not None:
+    secret, model = _storage_secret(job), job.spec.model
+    if secret is not None:
         for key, optional in (
             ("AWS_ACCESS_KEY_ID", False),
             ("AWS_SECRET_ACCESS_KEY", False),
             ("AWS_SESSION_TOKEN", True),
         ):
-            variables.append(_from_secret(key, storage.secret_ref.name, key, optional=optional))
+            variables.append(_from_secret(key, secret, key, optional=optional))
     if model.secret_ref is not None:
         variables.append(_from_secret("HF_TOKEN", model.secret_ref.name, "token"))
     return variables
@@ -136,11 +148,15 @@ def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False
 
 
 def volumes(job: PromptInternJob, *, token: bool) -> list[Manifest]:
-    """The job, scratch space, the model cache, the head's token."""
+    """The job, scratch space, the storage's certificate authority, the model cache, the head's token."""
     found: list[Manifest] = [
         {"name": _CONFIG, "configMap": {"name": child_name(job)}},
         {"name": _TEMPORARY, "emptyDir": {}},
     ]
+    secret = _storage_secret(job)
+    if secret is not None:  # of its keys this one only, and none if it has none
+        items = [{"key": _CA_KEY, "path": _CA_KEY}]
+        found.append({"name": _CA, "secret": {"secretName": secret, "items": items, "optional": True}})
     cache = job.spec.compute.model_cache
     if cache is not None:
         claim = {"claimName": cache.claim_name, "readOnly": cache.read_only}
@@ -161,6 +177,8 @@ def mounts(job: PromptInternJob, *, token: bool) -> list[Manifest]:
         {"name": _CONFIG, "mountPath": FOLDER, "readOnly": True},
         {"name": _TEMPORARY, "mountPath": SCRATCH},
     ]
+    if _storage_secret(job):
+        found.append({"name": _CA, "mountPath": CA_FOLDER, "readOnly": True})
     cache = job.spec.compute.model_cache
     if cache is not None:
         found.append({"name": _CACHE, "mountPath": cache.mount_path, "readOnly": cache.read_only})

@@ -14,10 +14,11 @@ _REFUSED = 2
 _TRIES, _SECONDS = 3, 3600
 
 
-def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int) -> Manifest:
-    """The Job that checks ``generation`` of the spec."""
+def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int, number: int = 1) -> Manifest:
+    """The Job that checks ``generation`` of the spec, for the ``number``-th time."""
     job = resolve(job, settings)
-    meta = metadata(job, preflight_name(job, generation), more_labels={labels.ROLE: "preflight"})
+    copied = labels.for_kueue(job.metadata.labels)
+    meta = metadata(job, preflight_name(job, generation, number), more_labels=copied | {labels.ROLE: "preflight"})
     size = {"cpu": settings.preflight_size.cpu, "memory": settings.preflight_size.memory}
     check = container(
         job,
@@ -31,7 +32,7 @@ def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int) 
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": meta | {"annotations": {labels.GENERATION: str(generation)}},
+        "metadata": meta | {"annotations": {labels.GENERATION: str(generation), labels.TRY: str(number)}},
         "spec": {
             "backoffLimit": _TRIES - 1,
             "activeDeadlineSeconds": _SECONDS,
@@ -40,7 +41,9 @@ def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int) 
                     {
                         "action": "FailJob",
                         "onExitCodes": {"containerName": "check", "operator": "In", "values": [_REFUSED]},
-                    }
+                    },
+                    # A pod that the cluster takes away is made again, and is none of the tries.
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
                 ]
             },
             "template": {

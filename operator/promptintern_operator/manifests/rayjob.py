@@ -20,7 +20,7 @@ _POD_FOLDER = "/tmp/promptintern"
 def ray_job(job: PromptInternJob, settings: Settings, *, number: int) -> Manifest:
     """The RayJob of attempt ``number``. Its spec is never written again: Kueue owns ``suspend`` from then on."""
     job = resolve(job, settings)
-    copied = {name: job.metadata.labels[name] for name in labels.COPIED if name in job.metadata.labels}
+    copied = labels.for_kueue(job.metadata.labels)
     name = ray_job_name(job.metadata.name, number)
     return {
         "apiVersion": "ray.io/v1",

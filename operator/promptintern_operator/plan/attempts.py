@@ -1,6 +1,7 @@
 """Attempts: when the next one starts, how long they ran, and what budget is left."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -36,23 +37,35 @@ def is_spent(attempts: Sequence[AttemptStatus], retries: Retries) -> bool:
     return allowed is not None and sum(attempt.outcome is outcome for attempt in attempts) > allowed
 
 
+def doubling(first: float, times: int, most: float) -> float:
+    """Seconds to wait after the ``times``-th time."""
+    return min(first * float(2 ** min(times - 1, 30)), most)
+
+
 def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) -> datetime | None:
     """When the attempt after the newest may start; None means at once.
 
     Exponential in the number of failures in a row, with up to 25 % of jitter that depends on ``seed`` and the attempt
-    alone, so that jobs that failed together do not come back together.
+    alone, so that jobs that failed together do not come back together. Preemptions are free, so that only their short
+    pauses keep a job from being taken again and again as fast as it can start.
     """
     newest = attempts[-1]
-    failures = 0
-    for attempt in reversed(attempts):
-        if attempt.outcome not in (Outcome.APPLICATION, Outcome.INFRASTRUCTURE):
-            break
-        failures += 1
-    if failures == 0 or newest.finished_at is None:
+    failures = _in_a_row(attempts, Outcome.APPLICATION, Outcome.INFRASTRUCTURE)
+    preemptions = _in_a_row(attempts, Outcome.PREEMPTION)
+    if failures + preemptions == 0 or newest.finished_at is None:
         return None
-    delay = min(limits.retry * 2 ** min(failures - 1, 30), limits.retry_max)
+    delay = (
+        doubling(limits.retry, failures, limits.retry_max)
+        if failures
+        else doubling(limits.again, preemptions, limits.again_max)
+    )
     digest = hashlib.sha256(f"{seed}/{newest.number}".encode()).digest()
     return newest.finished_at + timedelta(seconds=delay * (1 + digest[0] / 1020))
+
+
+def _in_a_row(attempts: Sequence[AttemptStatus], *outcomes: Outcome) -> int:
+    """How many of the newest attempts ended so."""
+    return sum(1 for _ in itertools.takewhile(lambda attempt: attempt.outcome in outcomes, reversed(attempts)))
 
 
 def fold(attempts: Sequence[AttemptStatus], limit: int) -> list[AttemptStatus]:

@@ -9,10 +9,11 @@ from promptintern_api.status import Failure, Outcome, PodStatus
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
-_USER, _STOPPED = 2, (-2, -15, 130, 143)
-"""Exit codes: of a refusal; of a driver that got SIGINT or SIGTERM, as Ray or a shell writes it."""
+USER_EXIT, INFRASTRUCTURE_EXIT, _STOPPED = 2, 75, (-2, -15, 130, 143)
+"""Exit codes: of a refusal; of a trainer that lost its storage or its workers; of a driver that got SIGINT or SIGTERM,
+as Ray or a shell writes it."""
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
-_NODE_TROUBLE = (
+NODE_TROUBLE = (
     "Evicted",
     "NodeLost",
     "NodeAffinity",
@@ -41,6 +42,8 @@ class Ending:
     outcome: Outcome
     reason: str
     message: str
+    certain: bool = True
+    """Whether what the pods have yet to say can change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +62,8 @@ def ending_of(
 
     Args:
         pods: Its pods, as last seen.
-        advice: What the trainer says of its own failure. It may turn a failure that would be tried again into one
-            that is not, never the other way.
+        advice: What the trainer says of its own failure. It may choose between the budgets that its author gave it,
+            and never say that a failure is free.
         seen: What the status keeps of pods that may be gone.
     """
     if ray_job.deployment == "ValidationFailed":
@@ -86,11 +89,13 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     out_of_memory = killed_for_memory(pods, seen)
     # A pod that the kubelet evicts may have used too much itself: that must not be free.
     taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
-    lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in _NODE_TROUBLE]
+    lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
     # Somebody takes the head's pod (a drain, a user), and the trainer saved: nothing went wrong.
     leaving = [pod.name for pod in pods if pod.role == "head" and pod.deleting and code in _STOPPED]
-    refused = code == _USER or (advice is not None and advice.failure_class == "User")
-    explanations: list[tuple[bool, Outcome, str, str]] = [
+    said = advice.failure_class if advice is not None else None
+    refused = code == USER_EXIT or said == "User"
+    lost_all = code == INFRASTRUCTURE_EXIT or said == "Infrastructure"
+    certain: list[tuple[bool, Outcome, str, str]] = [
         (refused, Outcome.USER, "Refused", told),
         (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),
         (bool(taken), Outcome.PREEMPTION, "Preempted", "the cluster took " + ", ".join(taken)),
@@ -101,15 +106,17 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
             f"pod {', '.join(leaving)} was deleted; the trainer saved first",
         ),
         (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
+    ]
+    likely: list[tuple[bool, Outcome, str, str]] = [
         (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
         (_ray_ran_out_of_memory(ray_job, told), Outcome.APPLICATION, "OutOfMemory", f"{_worker_memory(pods)}: {told}"),
+        (lost_all, Outcome.INFRASTRUCTURE, "InfrastructureFailed", told),
         (code is not None, Outcome.APPLICATION, "TrainerFailed", told or f"the trainer exited with {code}"),
+        (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", told or "KubeRay gives no reason"),
     ]
-    for holds, outcome, reason, message in explanations:
-        if holds:
-            return Ending(outcome=outcome, reason=reason, message=message)
-    reason = ray_job.reason or "ClusterFailed"
-    return Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=told or "KubeRay gives no reason")
+    outcome, reason, message = next(ending for holds, *ending in (*certain, *likely) if holds)
+    sure = any(holds for holds, *_ in certain)
+    return Ending(outcome=Outcome(outcome), reason=reason, message=message, certain=sure)
 
 
 def killed_for_memory(pods: Sequence[PodView], seen: Sequence[PodStatus] = ()) -> str | None:
@@ -168,6 +175,12 @@ def _waiting(pod: PodView, container: ContainerView) -> str:
         f"container {container.name} of pod {pod.name} cannot start: {container.waiting_reason}: "
         f"{container.waiting_message or 'no reason given'}"
     )
+
+
+def is_running(pod: PodView) -> bool:
+    """Whether ``pod`` has not told its end yet."""
+    ended = any(container.exit_code is not None and container.name != _SIDECAR for container in pod.containers)
+    return pod.phase in ("Pending", "Running") and not ended
 
 
 def last_states(pods: Sequence[PodView], before: Sequence[PodStatus] = ()) -> list[PodStatus]:

@@ -7,6 +7,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.status import Outcome
 
 from promptintern_operator.plan.attempts import active_seconds, paused
+from promptintern_operator.plan.denied import hold
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.lifecycle import conclude, start, suspend
@@ -49,7 +50,9 @@ def plan(
             break
     _check_deadline(job, draft)
     _remove_leftovers(observed, draft)
+    _note_leftovers(observed, draft)
     _delete_in_time(job, draft)
+    hold(observed, draft, limits)
     return draft.plan(training, stages=job.spec.schedule.num_stages)
 
 
@@ -94,8 +97,22 @@ def _delete_in_time(job: PromptInternJob, draft: Draft) -> None:
         draft.wake_at(due)
 
 
+def _note_leftovers(observed: Observed, draft: Draft) -> None:
+    """Where nothing is to run any more, say which RayJobs KubeRay has yet to let go: its finalizer is on them."""
+    if draft.completion_time is None and not draft.is_true("Suspended"):
+        return
+    leaving = sorted(ray_job.name for ray_job in observed.ray_jobs if ray_job.deleting)
+    if leaving:
+        message = f"RayJob {', '.join(leaving)} is being removed; KubeRay must be running for that"
+        draft.set("ClusterReady", False, "Removing", message)
+    elif draft.reason("ClusterReady") in ("Removing", "DeleteFailed"):
+        draft.set("ClusterReady", False, "Ended", "the job is over")
+
+
 def _remove_leftovers(observed: Observed, draft: Draft) -> None:
-    """RayJobs of attempts that are over, unless it is the newest and ended by itself; preflights of older specs."""
+    """RayJobs of attempts that are over, unless it is the newest and ended by itself; preflights of older specs, and
+    those that were made again.
+    """
     attempt = draft.attempt
     for ray_job in observed.ray_jobs:
         current = attempt is not None and attempt.ray_job_name == ray_job.name
@@ -104,8 +121,10 @@ def _remove_leftovers(observed: Observed, draft: Draft) -> None:
         action = DeleteRayJob(ray_job.name, ray_job.uid)
         if not wanted and not ray_job.deleting and action not in draft.actions:
             draft.do(action)
+    newest = max(((each.generation, each.number) for each in observed.preflights), default=None)
     for preflight in observed.preflights:
-        stale = preflight.generation != draft.generation and draft.start_time is None
+        older = (preflight.generation, preflight.number) != newest
+        stale = draft.start_time is None and (older or preflight.generation != draft.generation)
         over = draft.completion_time is not None
         delete = DeletePreflight(preflight.name, preflight.uid)
         if (stale or over) and not preflight.deleting and delete not in draft.actions:

@@ -12,8 +12,11 @@ from promptintern_operator.plan.types import Action, Happening, Plan, StartAttem
 _KEPT_ATTEMPTS = 256
 """More than the budgets allow, so that only free attempts are ever folded."""
 _KEPT_WITH_PODS = 5
-_BAD_WHEN_FALSE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
-_QUIET_REASONS = ("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued")
+_BAD_UNLESS_TRUE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
+_QUIET_REASONS = (
+    *("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued", "Removing"),
+    "EarlierJobDeleting",  # it is over in a moment, as a rule
+)
 
 
 @dataclass(kw_only=True)
@@ -95,8 +98,13 @@ class Draft:
     # The result
 
     def do(self, action: Action) -> None:
-        """Add to what is to be done."""
+        """Add to what is to be done. What is left over goes first, so that no two RayJobs of a job run at once."""
         self.actions.append(action)
+        self.actions.sort(key=lambda each: isinstance(each, StartAttempt))
+
+    def hold(self, action: Action) -> None:
+        """Not now: neither ``action`` nor what is to be done after it."""
+        del self.actions[self.actions.index(action) :]
 
     def wake_at(self, moment: datetime) -> None:
         """Look again at ``moment`` at the latest."""
@@ -126,8 +134,7 @@ class Draft:
         )
         return Plan(
             status=status.to_wire(),
-            # what is left over goes first, so that no two RayJobs of a job run at once
-            actions=tuple(sorted(self.actions, key=lambda action: isinstance(action, StartAttempt))),
+            actions=tuple(self.actions),
             happenings=tuple(self._happenings()),
             look_again=self.look_again,
         )
@@ -139,7 +146,8 @@ class Draft:
             (self.is_true("Failed"), Phase.FAILED),
             (self.is_true("Suspended"), Phase.SUSPENDED),
             (self.reason("Accepted") in ("Refused", "Unsupported"), Phase.REFUSED),
-            (self.reason("Accepted") == "Checking", Phase.CHECKING),
+            (self.reason("Accepted") in ("Checking", "CheckLost"), Phase.CHECKING),
+            (self.reason("Accepted") == "Queued", Phase.QUEUED),
             (self.is_true("Training"), Phase.TRAINING),
             (
                 self.running is not None
@@ -164,7 +172,7 @@ class Draft:
 def _is_warning(condition: Condition) -> bool:
     if condition.type == "Failed":
         return condition.status == "True"
-    return condition.type in _BAD_WHEN_FALSE and condition.status == "False" and condition.reason not in _QUIET_REASONS
+    return condition.type in _BAD_UNLESS_TRUE and condition.status != "True" and condition.reason not in _QUIET_REASONS
 
 
 def _columns(training: TrainingStatus | None, stages: int) -> dict[str, Any]:

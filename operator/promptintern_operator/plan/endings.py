@@ -23,7 +23,7 @@ def end_attempt(draft: Draft, ending: Ending, pods: Sequence[PodView]) -> None:
     )
     if ending.outcome is not Outcome.SUSPENDED:
         draft.set("Training", False, ending.reason, f"attempt {attempt.number}: {ending.message}")
-    if draft.is_true("ClusterReady"):
+    if draft.is_true("ClusterReady") or draft.reason("ClusterReady") == "Deleting":
         draft.set("ClusterReady", False, "Ended", f"attempt {attempt.number} is over")
     draft.drop("QuotaReserved")
 

@@ -49,6 +49,11 @@ def _stopping_message(deleting: bool) -> str:
     )
 
 
+def creating(ray_job: str) -> str:
+    """Message of an attempt whose RayJob is not there yet."""
+    return f"RayJob {ray_job} is being created"
+
+
 def start(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
     """The first attempt, or the next one."""
     if draft.running is not None:
@@ -69,7 +74,7 @@ def start(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits
     name = ray_job_name(job.metadata.name, number)
     draft.attempts.append(AttemptStatus(number=number, ray_job_name=name, started_at=draft.now))
     draft.head_uid = None
-    draft.set("ClusterReady", False, "Starting", f"RayJob {name} is being created")
+    draft.set("ClusterReady", False, "Starting", creating(name))
     draft.set("Training", False, "Starting", f"attempt {number} starts")
     draft.do(StartAttempt(number))
     return True

@@ -5,13 +5,16 @@ from datetime import timedelta
 
 from promptintern_api import PromptInternJob
 
-from promptintern_operator.plan.classify import stuck_pod
+from promptintern_operator.plan.attempts import doubling
+from promptintern_operator.plan.classify import INFRASTRUCTURE_EXIT, NODE_TROUBLE, USER_EXIT, stuck_pod
+from promptintern_operator.plan.denied import DENIALS, denial_of, gives_up
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.types import DeletePreflight, Limits, Observed, StartPreflight
-from promptintern_operator.views import PodView, PreflightView
+from promptintern_operator.views import ContainerView, PodView, PreflightView
 
-_USER = 2
+_KILLED = (137, 143)
+"""Exit codes of what ends by SIGKILL or SIGTERM."""
 _CHECKING = "data, model, prompts and credentials are being checked"
 
 
@@ -24,67 +27,111 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: Draft, limi
         return True
     if "Suspended" in draft.conditions:
         draft.set("Suspended", False, "Resumed", "spec.suspend is false")
-    preflight = next((each for each in observed.preflights if each.generation == draft.generation), None)
+    of_spec = [each for each in observed.preflights if each.generation == draft.generation]
+    preflight = max(of_spec, key=lambda each: each.number, default=None)
     if preflight is None:
-        _begin(draft)
+        _begin(observed, draft, limits)
     elif preflight.succeeded:
         draft.start_time = draft.now
         draft.set("Accepted", True, "Valid", "data, model, prompts and credentials are as they should be")
         return False
+    elif preflight.failed is not None:
+        _failed(job, preflight, observed, draft, limits)
     else:
         _follow(preflight, observed, draft, limits)
     return True
 
 
-def _begin(draft: Draft) -> None:
-    judged = draft.conditions.get("Accepted")
-    if judged and judged.reason == "Refused" and judged.observed_generation == draft.generation:
+def _begin(observed: Observed, draft: Draft, limits: Limits, number: int = 1) -> None:
+    known = draft.conditions.get("Accepted")
+    said = known.reason if known and known.observed_generation == draft.generation else None
+    if said == "Refused":
         return
-    draft.set("Accepted", None, "Checking", _CHECKING)
-    draft.do(StartPreflight(draft.generation))
+    action = StartPreflight(draft.generation, number)
+    denied = denial_of(action, observed)
+    if denied is not None:
+        draft.set("Accepted", None, denied.reason, denied.message)
+        if gives_up(denied, draft, limits):
+            finish(draft, succeeded=False, reason=denied.reason, message=f"the check cannot be made: {denied.message}")
+            return
+    elif said not in DENIALS:  # what an operator before this one was told holds until the check is there
+        draft.set("Accepted", None, "Checking", _CHECKING)
+    draft.do(action)
+
+
+def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
+    """A Job names its pods by five letters after its own name."""
+    return [pod for pod in observed.pods if pod.role == "preflight" and pod.name.rpartition("-")[0] == preflight.name]
 
 
 def _follow(preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:
-    pods = [pod for pod in observed.pods if pod.role == "preflight" and pod.name.startswith(f"{preflight.name}-")]
-    stuck = stuck_pod(pods)
-    if preflight.failed is not None:
-        _failed(draft, preflight, pods, limits)
-    elif stuck is None:
+    if preflight.queued:
+        draft.set("Accepted", None, "Queued", f"Kueue has not admitted the check, Job {preflight.name}, yet")
+        return
+    stuck = stuck_pod(_pods_of(preflight, observed))
+    if stuck is None:
         draft.set("Accepted", None, "Checking", _CHECKING)
-    elif draft.now < (due := stuck.pod.created + timedelta(seconds=limits.stuck)):
-        draft.set("Accepted", None, stuck.reason, stuck.message)
+        return
+    draft.set("Accepted", None, stuck.reason, stuck.message)
+    due = stuck.pod.created + timedelta(seconds=limits.stuck)
+    if draft.now < due:
         draft.wake_at(due)
-    else:
-        draft.set("Accepted", None, stuck.reason, stuck.message)
-        finish(draft, succeeded=False, reason=stuck.reason, message=f"the check could not start: {stuck.message}")
-        if not preflight.deleting:
-            draft.do(DeletePreflight(preflight.name, preflight.uid))
+        return
+    finish(draft, succeeded=False, reason=stuck.reason, message=f"the check could not start: {stuck.message}")
+    if not preflight.deleting:
+        draft.do(DeletePreflight(preflight.name, preflight.uid))
 
 
-def _failed(draft: Draft, preflight: PreflightView, pods: list[PodView], limits: Limits) -> None:
+def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:
     """By the user's mistake, which a change of the spec mends; or because the check itself could not be made."""
-    newest = max(pods, key=lambda pod: pod.created, default=None)
+    newest = max(_pods_of(preflight, observed), key=lambda pod: pod.created, default=None)
     container = newest.containers[0] if newest and newest.containers else None
+    failed_at = preflight.failed_at or draft.now
     if container is None or container.exit_code is None:  # the pod's watch may lag behind the Job's
-        due = (preflight.failed_at or draft.now) + timedelta(seconds=limits.silent)
+        due = failed_at + timedelta(seconds=limits.silent)
         if draft.now < due:
             draft.set("Accepted", None, "Checking", _CHECKING)
             draft.wake_at(due)
             return
     told = (container.exit_message if container else None) or preflight.failed or ""
-    if container is not None and container.exit_code == _USER:
+    if container is not None and container.exit_code == USER_EXIT:
         draft.set("Accepted", False, "Refused", _findings(told))
         return
+    lost = None if preflight.timed_out else _lost(newest, container, told)
+    if lost is not None and preflight.number <= job.spec.retries.infrastructure:
+        due = failed_at + timedelta(seconds=doubling(limits.retry, preflight.number, limits.retry_max))
+        if draft.now < due:
+            draft.set("Accepted", None, "CheckLost", f"the check is made again: {lost}")
+            draft.wake_at(due)
+        else:
+            _begin(observed, draft, limits, preflight.number + 1)
+        return
+    told = lost or told
     if container is not None and container.exit_reason == "OOMKilled":
         told = f"the check passed its memory limit of {container.memory_limit}; raise it in the chart's values"
     draft.set("Accepted", False, "CheckFailed", told)
     finish(draft, succeeded=False, reason="CheckFailed", message=f"the job could not be checked: {told}")
 
 
+def _lost(pod: PodView | None, container: ContainerView | None, told: str) -> str | None:
+    """Why the check could come to no end, if that was neither the job's fault nor its own."""
+    if pod is None or container is None or container.exit_code is None:
+        return f"its pod is gone: {told}"
+    taken = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
+    if taken is not None:
+        return f"the cluster took pod {pod.name}: {taken}"
+    if container.exit_code == INFRASTRUCTURE_EXIT:
+        return _findings(told)
+    if container.exit_code in _KILLED and container.exit_reason != "OOMKilled":
+        return f"pod {pod.name} was killed"
+    return None
+
+
 def _findings(told: str) -> str:
     """The list of problems that the trainer leaves as its last message, one a line."""
     try:
         problems = json.loads(told)
-        return "\n".join(f"{problem['where']}: {problem['message']}" for problem in problems) or told.strip()
+        lines = [f"{problem['where']}: {problem['message']}".removeprefix(": ") for problem in problems]
+        return "\n".join(lines) or told.strip()
     except (ValueError, TypeError, KeyError):
         return told.strip()

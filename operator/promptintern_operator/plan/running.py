@@ -7,9 +7,11 @@ from promptintern_api.status import AttemptStatus, Failure, Outcome
 
 from promptintern_operator.labels import QUEUE
 from promptintern_operator.plan.attempts import paused
-from promptintern_operator.plan.classify import STUCK_BY_USER, Ending, ending_of, last_states, stuck_pod
+from promptintern_operator.plan.classify import STUCK_BY_USER, Ending, ending_of, is_running, last_states, stuck_pod
+from promptintern_operator.plan.denied import DENIALS, denial_of, gives_up
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import end_attempt
+from promptintern_operator.plan.lifecycle import creating
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
 from promptintern_operator.views import PodView, RayJobView
 
@@ -23,7 +25,7 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
         return attempt is not None
     ray_job = next((each for each in observed.ray_jobs if each.name == attempt.ray_job_name), None)
     if ray_job is None:
-        return _without_ray_job(attempt, observed, draft)
+        return _without_ray_job(attempt, observed, draft, limits)
     attempt = draft.change_attempt(ray_job_uid=ray_job.uid)
     pods = [pod for pod in observed.pods if pod.role != "preflight" and _is_of(pod, ray_job)]
     ending = ending_of(ray_job, pods, _advice(job, draft), seen=attempt.pods)
@@ -31,10 +33,7 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
         draft.set("ClusterReady", False, "Deleting", f"RayJob {ray_job.name} is being deleted; KubeRay must be running")
         return True
     if ending is not None:
-        end_attempt(draft, ending, pods)
-        if ray_job.deployment == "ValidationFailed" and not ray_job.deleting:
-            draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
-        return False
+        return _note_ending(ending, ray_job, pods, draft, limits)
     if _is_saving(draft):
         draft.set("Training", False, "Starting", "spec.suspend is false again before the RayJob was deleted")
     _note_head(pods, draft)
@@ -50,7 +49,31 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
     return _note_cluster(ray_job, pods, observed, draft, limits)
 
 
-def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft) -> bool:
+def _note_ending(ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> bool:
+    if _may_be_explained(ending, ray_job, pods, draft, limits):
+        return True
+    end_attempt(draft, ending, pods)
+    if ray_job.deployment == "ValidationFailed" and not ray_job.deleting:
+        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+    return False
+
+
+def _may_be_explained(ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> bool:
+    """Whether pods that still seem to run may say in a moment why the attempt failed, and so whose failure it was."""
+    if ending.certain or ray_job.deleting or not any(is_running(pod) for pod in pods):
+        return False
+    attempt = draft.attempt
+    assert attempt is not None
+    since = attempt.failure_seen_at or draft.now
+    due = since + timedelta(seconds=limits.settle)
+    if draft.now >= due:
+        return False
+    draft.change_attempt(failure_seen_at=since, pods=last_states(pods, attempt.pods))
+    draft.wake_at(due)
+    return True
+
+
+def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft, limits: Limits) -> bool:
     if attempt.ray_job_uid is not None:
         if _is_saving(draft):
             ending = Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend")
@@ -61,8 +84,19 @@ def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft) -
         return False
     if not observed.kuberay.usable:
         draft.set("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
-    else:  # the operator stopped between deciding and doing
-        draft.do(StartAttempt(attempt.number))
+        return True
+    # The operator stopped between deciding and doing, KubeRay was away, or the API server did not let it.
+    action = StartAttempt(attempt.number)
+    denied = denial_of(action, observed)
+    if denied is not None:
+        draft.set("ClusterReady", False, denied.reason, denied.message)
+        if gives_up(denied, draft, limits):
+            message = f"waited {limits.stuck:.0f} s: {denied.message}"
+            end_attempt(draft, Ending(outcome=Outcome.INFRASTRUCTURE, reason=denied.reason, message=message), ())
+            return False
+    elif draft.reason("ClusterReady") not in DENIALS:  # what was denied holds until the RayJob is there
+        draft.set("ClusterReady", False, "Starting", creating(attempt.ray_job_name))
+    draft.do(action)
     return True
 
 
@@ -179,6 +213,7 @@ def _note_cluster(ray_job: RayJobView, pods: list[PodView], observed: Observed, 
             message = f"KubeRay has not looked at RayJob {ray_job.name}; is its operator running?"
             draft.set("ClusterReady", False, "KubeRaySilent", message)
         else:
+            draft.set("ClusterReady", False, "Starting", f"RayJob {ray_job.name} waits for KubeRay")
             draft.wake_at(due)
         return True
     staying = [pod for pod in pods if not pod.deleting]

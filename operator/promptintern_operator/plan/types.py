@@ -16,34 +16,13 @@ class KubeRay:
     message: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Observed:
-    """All that belongs to one job, as the cluster shows it now."""
-
-    ray_jobs: tuple[RayJobView, ...] = ()
-    pods: tuple[PodView, ...] = ()
-    preflights: tuple[PreflightView, ...] = ()
-    workloads: tuple[WorkloadView, ...] = ()
-    kuberay: KubeRay = KubeRay(usable=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """The settings that ``plan`` needs, in seconds."""
-
-    stuck: float = 900
-    queue: float = 30
-    silent: float = 60
-    """How long KubeRay may take over a first or a last word on a RayJob."""
-    retry: float = 10
-    retry_max: float = 600
-
-
 @dataclass(frozen=True)
 class StartPreflight:
     """Check the spec of this generation."""
 
     generation: int
+    number: int = 1
+    """More than 1 if the checks before were lost."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +54,51 @@ class DeleteJob:
 
 
 Action = StartPreflight | StartAttempt | DeleteRayJob | DeletePreflight | DeleteJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denied:
+    """An action that the API server does not let the operator carry out."""
+
+    action: Action
+    reason: str
+    message: str
+    since: datetime
+    """When it first said so. It is not kept in the status: another operator counts from its own first try."""
+    at: datetime
+    """When it last said so."""
+    times: int
+    """How often in a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """All that belongs to one job, as the cluster shows it now."""
+
+    ray_jobs: tuple[RayJobView, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    preflights: tuple[PreflightView, ...] = ()
+    workloads: tuple[WorkloadView, ...] = ()
+    kuberay: KubeRay = KubeRay(usable=True)
+    denied: Denied | None = None
+    """The action that could not be carried out when the job was last looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The settings that ``plan`` needs, in seconds."""
+
+    stuck: float = 900
+    queue: float = 30
+    silent: float = 60
+    """How long KubeRay may take over a first or a last word on a RayJob."""
+    settle: float = 5
+    """How long the pods of a RayJob that failed may take to say why: their watch may lag behind its own."""
+    retry: float = 10
+    retry_max: float = 600
+    again: float = 1
+    """First delay before something is tried again that counts against nothing; it doubles up to ``again_max``."""
+    again_max: float = 60
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ def people(world: World) -> World:
     person(world, "pods-only", [may("create", "pods")])
     person(world, "all-but-one", [may("create", "pods"), may("get", "secrets", *PULL_SECRETS[:-1])])
     person(world, "list-only", [may("create", "pods"), may("list", "secrets"), may("watch", "secrets")])
+    person(world, "identities", [may("create", "pods"), may("create", "serviceaccounts")])
     person(world, "no-pods", [may("get", "secrets", *secrets)])
     person(world, "no-jobs", [may("create", "pods"), may("get", "secrets")], jobs=False)
     world.server.wait_for(
@@ -43,6 +44,7 @@ def pulling(*secrets: str) -> dict[str, Any]:
 
 
 HUB = {"uri": "hf://org/model", "secretRef": {"name": "hub"}}
+IDENTITY = {"serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/runs"}}
 CACHE = {"modelCache": {"claimName": "models"}}
 
 
@@ -78,6 +80,12 @@ CACHE = {"modelCache": {"claimName": "models"}}
             "spec.compute.imagePullSecrets[15].name: {} may not get Secret pull-15",
         ),
         ("list-only", {"storage": storage("s3")}, "spec.storage.secretRef.name: {} may not get Secret s3 in namespace"),
+        ("identities", {"compute": IDENTITY}, None),
+        (
+            "all",
+            {"compute": IDENTITY},
+            "spec.compute.serviceAccountAnnotations: {} may not create ServiceAccounts in namespace",
+        ),
         ("no-pods", {}, "spec: {} may not create pods in namespace"),
         ("no-pods", {"storage": storage("s3")}, "spec: {} may not create pods in namespace"),
         ("no-jobs", {}, "cannot create resource"),

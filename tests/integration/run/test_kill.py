@@ -1,5 +1,6 @@
 """A run that was killed anywhere and continued ends with the same adapter, bit for bit."""
 
+import json
 import os
 import random
 import re
@@ -105,10 +106,17 @@ def test_a_planned_stop_saves_first_and_loses_no_step(
     assert stopped.code == 128 + number, stopped.text
     saved = re.search(r"saved at (stage \d/3), step (\d+) of", stopped.text)
     assert saved, stopped.text
+    stage = tmp_path / next(iter(tmp_path.glob("*/*/stages"))).relative_to(tmp_path) / str(int(saved[1][6]) - 1)
+    began = {_started(manifest) for manifest in stage.glob("e*/checkpoints/*/manifest.json")}
     ended = run_to_end(job, tmp_path)
     assert ended.code == 0, ended.text
     assert f"{saved[1]} continues after step {saved[2]}" in ended.text
     assert adapters(tmp_path) == undisturbed
+    assert began == {_started(stage / "manifest.json")}, "a stage began when its first step was done"
+
+
+def _started(manifest: Path) -> str:
+    return str(json.loads(manifest.read_text())["meta"]["startedAt"])
 
 
 def test_a_second_run_takes_over_and_the_first_one_ends(

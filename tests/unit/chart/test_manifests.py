@@ -144,6 +144,10 @@ def test_the_deputy_policy_asks_for_everything_that_a_job_can_name(helm: Helm) -
     assert len(checks) == 3 + most
     for index in range(most):
         assert sum(f"pullSecrets[{index}].name" in check for check in checks) == 1
+    (identity,) = [
+        v["expression"] for v in policy["spec"]["validations"] if "serviceAccountAnnotations" in v["expression"]
+    ]
+    assert "resource('serviceaccounts').namespace(request.namespace).check('create')" in identity
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are(helm: Helm) -> None:

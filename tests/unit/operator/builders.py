@@ -6,7 +6,7 @@ from typing import Any
 
 from promptintern_api import PromptInternJob, parse_job
 from promptintern_api.status import PromptInternJobStatus
-from promptintern_operator.plan import KubeRay, Limits, Observed, Plan, plan
+from promptintern_operator.plan import Denied, KubeRay, Limits, Observed, Plan, plan
 from promptintern_operator.views import ContainerView, PodView, PreflightView, RayJobView, WorkloadView
 
 from tests.unit.api.documents import small_job, with_changes
@@ -15,7 +15,8 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 JOB_UID = "0b3ac4fe-1111-2222-3333-444455556666"
 QUEUE_LABEL = {"kueue.x-k8s.io/queue-name": "team-a"}
 NO_KUBERAY = KubeRay(usable=False, reason="KubeRayMissing", message="KubeRay is not installed")
-LIMITS = Limits(stuck=900, queue=30, silent=60, retry=10, retry_max=600)
+LIMITS = Limits(stuck=900, queue=30, silent=60, settle=0, retry=10, retry_max=600)
+"""Without a wait for what the pods of a failed RayJob may yet say, which is a matter of one file of tests."""
 
 
 def job(*, name: str = "small", labels: dict[str, str] | None = None, **spec: Any) -> PromptInternJob:
@@ -30,7 +31,6 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
     known: dict[str, Any] = {
         "name": f"small-a{number}",
         "uid": f"ray-job-{number}",
-        "job_uid": JOB_UID,
         "deleting": False,
         "suspended": False,
         "deployment": deployment,
@@ -45,13 +45,11 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
 def container(name: str = "ray-head", **more: Any) -> ContainerView:
     known: dict[str, Any] = {
         "name": name,
-        "running": False,
         "waiting_reason": None,
         "waiting_message": None,
         "exit_code": None,
         "exit_reason": None,
         "exit_message": None,
-        "restarts": 0,
         "memory_limit": "4Gi",
     }
     return ContainerView(**(known | more))
@@ -61,7 +59,6 @@ def pod(name: str = "head", *, role: str = "head", attempt: int = 1, **more: Any
     known: dict[str, Any] = {
         "name": name,
         "uid": f"uid-of-{name}",
-        "job_uid": JOB_UID,
         "role": role,
         "cluster": f"cluster-{attempt}" if role != "preflight" else None,
         "created": NOW,
@@ -73,7 +70,7 @@ def pod(name: str = "head", *, role: str = "head", attempt: int = 1, **more: Any
         "ready": True,
         "unschedulable": None,
         "disrupted": None,
-        "containers": (container(f"ray-{role}", running=True),),
+        "containers": (container(f"ray-{role}"),),
     }
     return PodView(**(known | more))
 
@@ -84,15 +81,18 @@ def waiting_pod(name: str = "head", *, role: str = "head", reason: str, message:
     return pod(name, role=role, phase="Pending", ready=False, containers=(waits,), **more)
 
 
-def preflight(generation: int = 1, **more: Any) -> PreflightView:
+def preflight(generation: int = 1, number: int = 1, **more: Any) -> PreflightView:
+    suffix = f"-{number}" if number > 1 else ""
     known: dict[str, Any] = {
-        "name": f"small-check-{generation}",
-        "uid": f"check-{generation}",
-        "job_uid": JOB_UID,
+        "name": f"small-check-{generation}" + suffix,
+        "uid": f"check-{generation}" + suffix,
         "generation": generation,
+        "number": number,
         "deleting": False,
+        "queued": False,
         "succeeded": False,
         "failed": None,
+        "timed_out": False,
         "failed_at": NOW if more.get("failed") else None,
     }
     return PreflightView(**(known | more))
@@ -115,7 +115,6 @@ def workload(number: int = 1, **more: Any) -> WorkloadView:
         "name": f"rayjob-small-a{number}",
         "ray_job_uid": f"ray-job-{number}",
         "quota_reserved": False,
-        "admitted": False,
         "evicted": None,
         "message": "",
     }
@@ -130,6 +129,7 @@ def observed(*objects: object, kuberay: KubeRay | None = None) -> Observed:
         preflights=tuple(each for each in objects if isinstance(each, PreflightView)),
         workloads=tuple(each for each in objects if isinstance(each, WorkloadView)),
         kuberay=kuberay or KubeRay(usable=True),
+        denied=next((each for each in objects if isinstance(each, Denied)), None),
     )
 
 
@@ -143,6 +143,7 @@ class Story:
     status: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] | None = None
     """The trainer's part of the status."""
+    limits: Limits = LIMITS
 
     def look(self, *objects: object, after: float = 0, kuberay: KubeRay | None = None, **more: Any) -> Plan:
         """Look at the job, ``after`` so many seconds."""
@@ -153,7 +154,7 @@ class Story:
             observed(*objects, kuberay=kuberay),
             generation=self.generation,
             now=self.now,
-            limits=LIMITS,
+            limits=self.limits,
             **more,
         )
         self.status = result.status

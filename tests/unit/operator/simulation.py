@@ -12,12 +12,14 @@ from promptintern_operator.plan import (
     DeleteJob,
     DeletePreflight,
     DeleteRayJob,
+    Denied,
     Observed,
     Plan,
     StartAttempt,
     StartPreflight,
     plan,
 )
+from promptintern_operator.plan.denied import denied
 from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView
 
 from tests.unit.operator import builders
@@ -66,6 +68,9 @@ class World:
     """RayJob by the uid of each head pod that there ever was."""
     deleted: bool = False
     count: int = 0
+    refusing: bool = False
+    """Whether the API server refuses whatever the operator wants."""
+    denied: Denied | None = None
 
     # The operator
 
@@ -73,10 +78,10 @@ class World:
         status = PromptInternJobStatus.model_validate(self.status)
         return plan(
             self.job.model_copy(update={"status": status}),
-            seen,
+            replace(seen, denied=self.denied),
             generation=self.generation,
             now=self.now,
-            limits=LIMITS,
+            limits=replace(LIMITS, settle=5),
         )
 
     def freshest(self, seen: Observed) -> Observed:
@@ -88,9 +93,15 @@ class World:
 
     def carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
+            before, self.denied = self.denied, None
+            if self.refusing:
+                said = "exceeded quota"
+                self.denied = denied(action, before, status=403, reason="Forbidden", said=said, now=self.now)
+                return
             match action:
-                case StartPreflight(generation=generation):
-                    self.cluster.preflights.setdefault(f"small-check-{generation}", builders.preflight(generation))
+                case StartPreflight(generation=generation, number=number):
+                    made = builders.preflight(generation, number)
+                    self.cluster.preflights.setdefault(made.name, made)
                 case StartAttempt(number=number):
                     self._create_ray_job(number)
                 case DeleteRayJob(name=name, uid=uid):
@@ -239,6 +250,12 @@ class World:
     def kuberay_comes(self) -> None:
         self.cluster.kuberay = True
 
+    def api_server_refuses(self) -> None:
+        self.refusing = True
+
+    def api_server_allows(self) -> None:
+        self.refusing = False
+
     # The user
 
     def change(self, **spec: Any) -> None:
@@ -259,7 +276,7 @@ class World:
 
 def renewed(pod: PodView) -> PodView:
     """``pod`` as it runs, if nothing keeps it."""
-    return replace(pod, phase="Running", ready=True, containers=(builders.container(running=True),))
+    return replace(pod, phase="Running", ready=True, containers=(builders.container(),))
 
 
 def world(*, queued: bool, **spec: Any) -> World:
@@ -287,6 +304,8 @@ HAPPENINGS: dict[str, Happens] = {
     "the check fails": lambda w: w.check_ends("failed"),
     "KubeRay goes": World.kuberay_goes,
     "KubeRay comes": World.kuberay_comes,
+    "the API server refuses": World.api_server_refuses,
+    "the API server allows": World.api_server_allows,
     "the user suspends": lambda w: w.change(suspend=True),
     "the user resumes": lambda w: w.change(suspend=False),
 }

@@ -15,7 +15,7 @@ CODE = [ast.parse(path.read_text()) for path in (*sorted((OPERATOR / "plan").glo
 NO_REASONS = {
     *("True", "False", "Unknown"),
     *("Complete", "RUNNING", "STOPPED", "SUCCEEDED", "Suspending"),  # KubeRay's words for a RayJob's state
-    "User",  # the trainer's word for a failure's class
+    *("User", "Infrastructure"),  # the trainer's words for a failure's class
     "OOMKilled",  # a container's; ours is OutOfMemory
     # why a node or the cluster took a pod; ours are PodLost and Preempted
     *("Evicted", "NodeLost", "NodeAffinity", "NodeShutdown", "Terminated", "Shutdown", "UnexpectedAdmissionError"),

@@ -44,10 +44,9 @@ def a_job(name: str = "small", version: int = 1) -> dict[str, Any]:
 def a_child(uid: str, job: str = "small", **more: Any) -> dict[str, Any]:
     labels = {JOB: job, JOB_UID: f"uid-of-{job}"}
     created = "2026-01-02T03:04:05Z"
-    return {
-        "metadata": {"name": uid, "namespace": "team-a", "uid": uid, "labels": labels, "creationTimestamp": created},
-        **more,
-    }
+    owner = {"kind": "PromptInternJob", "name": job, "uid": f"uid-of-{job}", "controller": True}
+    meta = {"name": uid, "namespace": "team-a", "uid": uid, "labels": labels, "creationTimestamp": created}
+    return {"metadata": meta | {"ownerReferences": [owner]}, **more}
 
 
 def a_workload(uid: str, ray_job: str) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def test_secrets_are_referred_to_and_never_copied(any_job: PromptInternJob) -> N
     named = {ref.name for ref in (spec.storage and spec.storage.secret_ref, spec.model.secret_ref) if ref}
     pull = {secret.name for secret in spec.compute.image_pull_secrets or []}
     for template in pod_templates(any_job).values():
-        assert not [volume for volume in template["spec"]["volumes"] if "secret" in volume]
+        mounted = [volume["secret"] for volume in template["spec"]["volumes"] if "secret" in volume]
+        assert all(each["items"] == [{"key": "ca.crt", "path": "ca.crt"}] and each["optional"] for each in mounted)
+        assert {each["secretName"] for each in mounted} <= named
         assert {s["name"] for s in template["spec"].get("imagePullSecrets", [])} == pull
         for container in containers(template["spec"]):
             assert "envFrom" not in container
@@ -110,6 +112,19 @@ def test_secrets_are_referred_to_and_never_copied(any_job: PromptInternJob) -> N
             assert used == named
             secret = [v for v in container["env"] if v["name"].startswith(("AWS_", "HF_TOKEN"))]
             assert all("value" not in variable for variable in secret)
+
+
+@FEW
+@given(jobs())
+def test_every_container_finds_the_storages_certificate_authority(any_job: PromptInternJob) -> None:
+    storage = resolve(any_job, SETTINGS).spec.storage
+    assert storage is not None
+    for template in pod_templates(any_job).values():
+        for container in containers(template["spec"]):
+            (path,) = [v["value"] for v in container["env"] if v["name"] == "PROMPTINTERN_STORAGE_CA"]
+            folders = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "storage-ca"]
+            assert [f"{folder}/ca.crt" for folder in folders] == [path]
+            assert "AWS_CA_BUNDLE" not in {v["name"] for v in container["env"]}, "the hub has another authority"
 
 
 @FEW
@@ -170,6 +185,16 @@ def test_kueue_gets_its_labels_and_a_suspended_ray_job(any_job: PromptInternJob)
 
 @FEW
 @given(jobs())
+def test_the_check_is_in_the_jobs_queue_and_kueue_alone_holds_it_back(any_job: PromptInternJob) -> None:
+    """Where Kueue holds what is in no queue, the check would wait for ever; where it manages no Jobs, if suspended."""
+    check = preflight_job(any_job, SETTINGS, generation=1)
+    kueue = {k: v for k, v in any_job.metadata.labels.items() if k.startswith("kueue.x-k8s.io/")}
+    assert {k: v for k, v in check["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")} == kueue
+    assert "suspend" not in check["spec"]
+
+
+@FEW
+@given(jobs())
 def test_the_ray_job_is_what_the_job_asks_for(any_job: PromptInternJob) -> None:
     compute = any_job.spec.compute
     spec = ray_job(any_job, SETTINGS, number=1)["spec"]
@@ -208,7 +233,14 @@ def test_pods_mount_what_they_have_and_every_path_once(any_job: PromptInternJob)
 
 
 @pytest.mark.parametrize(
-    "path", ["/tmp", "/tmp/", "/etc/promptintern", "/var/run/secrets/kubernetes.io/serviceaccount"]
+    "path",
+    [
+        "/tmp",
+        "/tmp/",
+        "/etc/promptintern",
+        "/etc/promptintern-storage",
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+    ],
 )
 def test_a_model_cache_at_a_path_that_is_taken_is_refused(path: str) -> None:
     taken = job(storage=STORAGE, compute__modelCache={"claimName": "models", "mountPath": path})
@@ -230,10 +262,11 @@ def test_the_config_map_holds_the_resolved_job(any_job: PromptInternJob) -> None
 
 def test_the_preflight_is_tried_again_unless_the_job_is_refused() -> None:
     spec = preflight_job(job(), SETTINGS, generation=3)
-    assert spec["metadata"]["annotations"] == {"promptintern.dev/generation": "3"}
+    assert spec["metadata"]["annotations"] == {"promptintern.dev/generation": "3", "promptintern.dev/try": "1"}
     assert spec["spec"]["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy needs it"
-    (rule,) = spec["spec"]["podFailurePolicy"]["rules"]
+    rule, taken = spec["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [2]
+    assert taken == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
     (check,) = spec["spec"]["template"]["spec"]["containers"]
     assert rule["onExitCodes"]["containerName"] == check["name"]
     assert check["terminationMessagePath"] == check["command"][-1]
@@ -252,6 +285,13 @@ def test_the_role_allows_one_patch_of_one_jobs_status() -> None:
     assert [s["namespace"] for s in binding["subjects"]] == ["team-a"]
 
 
+def test_a_cloud_knows_the_jobs_pods_by_their_service_account() -> None:
+    arn = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/runs"}
+    made = service_account(job(compute__serviceAccountAnnotations=arn))
+    assert made["metadata"]["annotations"] == arn
+    assert "annotations" not in service_account(job())["metadata"]
+
+
 @FEW
 @given(jobs())
 def test_the_network_policy_selects_every_pod_of_the_job(any_job: PromptInternJob) -> None:
@@ -265,18 +305,36 @@ def test_the_network_policy_selects_every_pod_of_the_job(any_job: PromptInternJo
     assert {"to": [own]} in spec["egress"]
 
 
-def test_the_metadata_service_of_a_cloud_is_out_of_reach() -> None:
-    blocks = [
-        peer["ipBlock"]
-        for rule in network_policy(job(), Settings())["spec"]["egress"]
-        for peer in rule["to"]
-        if "ipBlock" in peer
-    ]
-    assert blocks, "else this proves nothing"
-    for address in map(ipaddress.ip_address, ["169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254"]):
-        for block in blocks:
-            excluded = any(address in ipaddress.ip_network(each) for each in block.get("except", []))
-            assert excluded or address not in ipaddress.ip_network(block["cidr"])
+def _reaches(address: str, port: int, protocol: str = "TCP") -> bool:
+    """Whether the default policy lets a pod go there."""
+    target = ipaddress.ip_address(address)
+    for rule in network_policy(job(), Settings())["spec"]["egress"]:
+        wanted = {"protocol": protocol, "port": port}
+        if "ports" in rule and wanted not in rule["ports"]:
+            continue
+        for block in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer):
+            excluded = any(target in ipaddress.ip_network(each) for each in block.get("except", []))
+            if target in ipaddress.ip_network(block["cidr"]) and not excluded:
+                return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "169.254.169.123"]
+)
+def test_the_metadata_service_of_a_cloud_is_out_of_reach(address: str) -> None:
+    assert not any(_reaches(address, port) for port in (80, 443, 8080))
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "10.96.0.1", "2001:db8::7", "fd00:10:96::1"])
+def test_storage_is_within_reach_by_both_protocols(address: str) -> None:
+    assert _reaches(address, 443)
+
+
+@pytest.mark.parametrize("address", ["169.254.20.10", "fd00:ec2::253"])
+@pytest.mark.parametrize("protocol", ["UDP", "TCP"])
+def test_a_nodes_own_dns_is_within_reach(address: str, protocol: str) -> None:
+    assert _reaches(address, 53, protocol)
 
 
 def test_egress_is_what_the_chart_says() -> None:

@@ -1,83 +1,45 @@
 """What a look asks the API server for."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from promptintern_operator.kube import RequestFailed, Resource
+from promptintern_operator.kube import RequestFailed
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.settings import DefaultStorage, Settings
 from promptintern_operator.store import JobBody, Owner, Store
 
-from tests.unit.operator.builders import JOB_UID, job, pod, preflight, ray_job
+from tests.unit.operator.builders import JOB_UID, pod, preflight, ray_job
+from tests.unit.operator.fake_kube import FakeKube, job_body
 
 KEY, OWNER = Key("team-a", "small"), Owner("team-a", JOB_UID)
 SURROUNDINGS = ["ServiceAccount", "Role", "ConfigMap", "NetworkPolicy", "RoleBinding"]
 SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://platform/runs"))
 
 
-class NotedKube:
-    """Takes everything, and notes it."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.told: list[str] = []
-        self.refused = ""
-
-    def _note(self, what: str) -> None:
-        self.asked.append(what)
-        if what == self.refused:
-            raise RequestFailed("no", status=500)
-
-    async def get(self, resource: Resource, namespace: str, name: str) -> None:
-        self._note(f"get {resource.plural}")
-
-    async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        self._note(f"create {manifest['kind']}")
-        return {**manifest, "metadata": {**manifest["metadata"], "uid": "new"}}
-
-    async def apply(self, manifest: Mapping[str, Any]) -> None:
-        self._note(f"apply {manifest['kind']}")
-
-    async def apply_job_status(
-        self, namespace: str, name: str, *, uid: str, version: str, status: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        self._note("status")
-        return a_job(dict(status), version=int(version) + 1)
-
-    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
-        self._note(f"delete {resource.plural}")
-
-    async def tell(self, event: Mapping[str, Any]) -> None:
-        self.told.append(event["reason"])
-
-
 class World:
     """A store in which a test puts what there is, and one look at it."""
 
     def __init__(self, status: dict[str, Any]) -> None:
-        self.kube, self.store = NotedKube(), Store()
-        self.store.jobs[KEY] = JobBody.of(a_job(status))
+        self.kube, self.store = FakeKube(), Store()
+        self.store.jobs[KEY] = JobBody.of(job_body(status))
 
     def look(self) -> list[str]:
         """What the look asked for."""
 
         async def main() -> None:
-            kube: Any = self.kube
-            await Reconciler(kube, self.store, Workqueue(), SETTINGS).look(KEY)
+            await Reconciler(self.kube, self.store, Workqueue(), SETTINGS).look(KEY)  # type: ignore[arg-type]
 
         self.kube.asked, self.kube.told = [], []
         asyncio.run(main())
         return self.kube.asked
 
-
-def a_job(status: dict[str, Any], version: int = 1) -> dict[str, Any]:
-    document = job().to_wire() | {"status": status}
-    document["metadata"] |= {"resourceVersion": str(version), "generation": 1}
-    return document
+    def told(self) -> list[str]:
+        """The Events of the last look."""
+        return [event["reason"] for event in self.kube.told]
 
 
 def checking(ago: float = 30) -> dict[str, Any]:
@@ -98,7 +60,7 @@ def running(outcome: str | None = None) -> dict[str, Any]:
 
 def test_a_check_is_prepared_by_what_the_job_needs() -> None:
     world = World({})
-    assert sorted(world.look()[1:-1]) == sorted(f"apply {kind}" for kind in SURROUNDINGS)
+    assert sorted(world.look()[1:-1]) == sorted(f"create {kind}" for kind in SURROUNDINGS)
     assert (world.kube.asked[0], world.kube.asked[-1]) == ("status", "create Job")
     assert world.look() == [], "what was written and made is known before the watches tell"
 
@@ -107,7 +69,7 @@ def test_the_first_attempt_finds_what_was_made_for_the_check() -> None:
     world = World(checking())
     world.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
     assert world.look() == ["status", "create RayJob"]
-    assert world.kube.told == ["Valid", "Starting"]
+    assert world.told() == ["Valid", "Starting"]
 
 
 @pytest.mark.parametrize(
@@ -126,16 +88,21 @@ def test_otherwise_what_is_missing_is_made_again(status: dict[str, Any], why: st
     assert created[-2:] == ["create RoleBinding", "create RayJob"]
 
 
+def _no_ray_job(kind: str) -> None:
+    if kind == "RayJob":
+        raise RequestFailed("not now", status=503)
+
+
 def test_what_happened_is_told_even_if_what_follows_fails() -> None:
     world = World(checking())
     world.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
-    world.kube.refused = "create RayJob"
+    world.kube.refuse = _no_ray_job
     with pytest.raises(RequestFailed):
         world.look()
-    assert world.kube.told == ["Valid", "Starting"]
-    world.kube.refused = ""
+    assert world.told() == ["Valid", "Starting"]
+    world.kube.refuse = lambda _: None
     assert world.look()[-1] == "create RayJob"
-    assert world.kube.told == [], "once"
+    assert world.told() == [], "once"
 
 
 def test_what_is_deleted_is_deleted_once() -> None:
@@ -149,7 +116,7 @@ def test_what_is_deleted_is_deleted_once() -> None:
 
 def test_a_newer_job_that_the_watch_showed_meanwhile_is_kept() -> None:
     world = World({})
-    newer = JobBody.of(a_job({}, version=7))
+    newer = JobBody.of(job_body({}, version=7))
     write: Callable[..., Any] = world.kube.apply_job_status
 
     async def written(*args: Any, **more: Any) -> Any:

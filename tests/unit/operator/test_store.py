@@ -1,7 +1,7 @@
 """What is kept of what the watches show."""
 
 from promptintern_operator.queue import Key
-from promptintern_operator.store import JobBody, Owner, Shelf, Store
+from promptintern_operator.store import JobBody, Owner, Shelf, Store, owner_of
 from promptintern_operator.views import RayJobView
 
 from tests.unit.operator.builders import ray_job
@@ -60,3 +60,14 @@ def test_who_waits_for_a_first_attempt() -> None:
         store.jobs[Key("team-a", name)] = JobBody(uid=name, version="1", generation=1, body={"status": status})
     names = [*statuses, "gone"]
     assert [name for name in names if store.waits_for_first_attempt(Key("team-a", name))] == ["new", "checked"]
+
+
+def test_a_label_makes_no_object_a_jobs_own() -> None:
+    labels = {"promptintern.dev/job": "small", "promptintern.dev/job-uid": "job-1"}
+    made = [{"kind": "PromptInternJob", "name": "small", "uid": "job-1", "controller": True}]
+    labelled = {"namespace": "team-a", "labels": labels}
+    assert owner_of(labelled | {"ownerReferences": made}, controlled=True) == OWNER
+    assert owner_of(labelled | {"ownerReferences": [made[0] | {"uid": "job-0"}]}, controlled=True) is None
+    assert owner_of(labelled, controlled=True) is None
+    assert owner_of(labelled, controlled=False) == OWNER, "pods are KubeRay's"
+    assert owner_of({"namespace": "team-a"}, controlled=False) is None

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
+from promptintern_operator.views import controller_of, pod_view, preflight_view, ray_job_view, workload_view
 
 LABELS = {"promptintern.dev/job": "small", "promptintern.dev/job-uid": "uid-of-job"}
 META = {"name": "it", "namespace": "team-a", "uid": "uid-of-it", "creationTimestamp": "2026-01-02T03:04:05Z"}
@@ -16,7 +16,7 @@ def _meta(**more: Any) -> dict[str, Any]:
 
 def test_a_new_ray_job() -> None:
     view = ray_job_view({"metadata": _meta(), "spec": {"suspend": True}})
-    assert (view.name, view.uid, view.job_uid) == ("it", "uid-of-it", "uid-of-job")
+    assert (view.name, view.uid) == ("it", "uid-of-it")
     assert view.suspended
     assert not view.deleting
     assert (view.deployment, view.job_status, view.reason, view.message, view.cluster) == ("", "", "", "", None)
@@ -47,7 +47,7 @@ def test_a_failed_ray_job_on_its_way_out() -> None:
 @pytest.mark.parametrize("status", [{}, {"status": None}, {"status": {"jobStatus": "", "rayClusterName": ""}}])
 def test_a_ray_job_that_says_nothing(status: dict[str, Any]) -> None:
     view = ray_job_view({"metadata": {**META, "labels": None, "deletionTimestamp": None}, "spec": {}, **status})
-    assert (view.job_uid, view.deployment, view.cluster, view.deleting) == (None, "", None, False)
+    assert (view.deployment, view.cluster, view.deleting) == ("", None, False)
 
 
 HEAD = {
@@ -85,8 +85,8 @@ def test_a_head_pod_that_runs() -> None:
     assert view.ready
     assert (view.unschedulable, view.disrupted, view.reason) == (None, None, None)
     ray, logs = view.containers
-    assert (ray.name, ray.running, ray.exit_code, ray.memory_limit) == ("ray-head", True, None, "4Gi")
-    assert (logs.name, logs.exit_reason, logs.restarts, logs.memory_limit) == ("logs", "OOMKilled", 2, "256Mi")
+    assert (ray.name, ray.exit_code, ray.memory_limit) == ("ray-head", None, "4Gi")
+    assert (logs.name, logs.exit_reason, logs.memory_limit) == ("logs", "OOMKilled", "256Mi")
 
 
 def test_a_pod_that_no_node_takes() -> None:
@@ -103,7 +103,7 @@ def test_a_pod_that_waits_for_its_image() -> None:
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}
     status = {"phase": "Pending", "containerStatuses": [{"name": "ray-head", "state": {"waiting": waiting}}]}
     (ray,) = pod_view({**HEAD, "status": status}).containers
-    assert (ray.running, ray.waiting_reason, ray.waiting_message) == (False, *waiting.values())
+    assert (ray.waiting_reason, ray.waiting_message) == tuple(waiting.values())
     assert ray.exit_code is None
 
 
@@ -136,7 +136,7 @@ def test_a_container_that_ended_keeps_its_last_words() -> None:
 def test_a_pod_that_says_little(rest: dict[str, Any]) -> None:
     view = pod_view({"metadata": _meta(), **rest})
     assert (view.phase, view.role, view.ready, view.cluster) == ("Pending", "worker", False, None)
-    assert all(not each.running and each.memory_limit is None for each in view.containers)
+    assert all(each.exit_code is None and each.memory_limit is None for each in view.containers)
 
 
 def _check(*conditions: dict[str, Any], **meta: Any) -> dict[str, Any]:
@@ -149,13 +149,28 @@ def _check(*conditions: dict[str, Any], **meta: Any) -> dict[str, Any]:
 def test_a_check_that_runs_ends_or_fails() -> None:
     at = "2026-01-02T03:09:05Z"
     view = preflight_view(_check({"type": "Complete", "status": "True", "lastTransitionTime": at}))
-    assert (view.generation, view.succeeded, view.failed, view.failed_at) == (3, True, None, None)
+    assert (view.generation, view.number, view.succeeded, view.failed, view.failed_at) == (3, 1, True, None, None)
     why = {"type": "Failed", "status": "True", "message": "exit code 2", "lastTransitionTime": at}
     view = preflight_view(_check({"type": "FailureTarget", "status": "True", "lastTransitionTime": at}, why))
-    assert (view.succeeded, view.failed) == (False, "exit code 2")
+    assert (view.succeeded, view.failed, view.timed_out) == (False, "exit code 2", False)
+    assert preflight_view(_check(why | {"reason": "DeadlineExceeded"})).timed_out
     assert view.failed_at == datetime(2026, 1, 2, 3, 9, 5, tzinfo=UTC)
     view = preflight_view(_check(why | {"status": "False"}, deletionTimestamp=at))
     assert (view.succeeded, view.failed, view.deleting) == (False, None, True)
+    again = {"promptintern.dev/generation": "3", "promptintern.dev/try": "2"}
+    assert preflight_view({"metadata": _meta(annotations=again)}).number == 2
+
+
+@pytest.mark.parametrize(
+    ("owners", "uid"),
+    [
+        (None, None),
+        ([{"kind": "RayJob", "uid": "a"}], None),
+        ([{"kind": "RayJob", "uid": "a"}, {"kind": "PromptInternJob", "uid": "b", "controller": True}], "b"),
+    ],
+)
+def test_whose_an_object_is_is_said_by_its_controller(owners: list[dict[str, Any]] | None, uid: str | None) -> None:
+    assert controller_of(_meta(ownerReferences=owners)).get("uid") == uid
 
 
 @pytest.mark.parametrize("status", [{}, {"status": None}, {"status": {"conditions": None}}])
@@ -176,7 +191,7 @@ def test_a_workload_waits_is_admitted_and_evicted() -> None:
     reserved = {"type": "QuotaReserved", "status": "True", "reason": "QuotaReserved", "message": "in ClusterQueue x"}
     admitted = {"type": "Admitted", "status": "True", "reason": "Admitted"}
     view = workload_view(_workload(reserved, admitted))
-    assert (view.quota_reserved, view.admitted, view.evicted) == (True, True, None)
+    assert (view.quota_reserved, view.evicted) == (True, None)
     evicted = {"type": "Evicted", "status": "True", "reason": "Preempted", "message": "by another"}
     assert workload_view(_workload(waits, evicted)).evicted == "Preempted"
     assert workload_view(_workload(waits, evicted | {"status": "False"})).evicted is None

@@ -1,15 +1,28 @@
 """Telling how training goes: not too often, not too early, and the last word until it is heard."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.status import StatusWriter
 from promptintern.run.events import Claimed, StageDone, Stepped, TrainingBegan
 
-BEGAN = TrainingBegan(name="stage 1/2", stage=0, steps=10, done=0, rate=1.0, shots=2, prompt_tokens=300.0)
+STARTED, FINISHED = "2026-01-02T03:04:05+00:00", "2026-01-02T04:04:05+00:00"
+BEGAN = TrainingBegan(
+    name="stage 1/2", stage=0, steps=10, done=0, rate=1.0, shots=2, prompt_tokens=300.0, started_at=STARTED
+)
 STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, tokens_per_second=100.0)
-DONE = StageDone(stage=0, rate=1.0, shots=2, prompt_tokens=300.0, loss=0.1, score=0.9, finished_at=None)
+DONE = StageDone(
+    stage=0,
+    rate=1.0,
+    shots=2,
+    prompt_tokens=300.0,
+    loss=0.1,
+    score=0.9,
+    started_at=STARTED,
+    finished_at=FINISHED,
+)
 
 
 class Server:
@@ -52,14 +65,14 @@ def test_the_last_word_is_said_again_until_it_is_heard() -> None:
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=5)
     writer.note(Claimed(epoch=1))
     writer.note(BEGAN)
-    writer.close(lambda progress: progress.fail(user=True, message="spec.x: is wrong", ray_job="small-a1"))
+    writer.close(lambda progress: progress.fail(who="User", message="spec.x: is wrong", ray_job="small-a1"))
     assert server.told[-1]["failure"] == {"class": "User", "message": "spec.x: is wrong", "rayJob": "small-a1"}
 
 
 def test_a_failure_before_the_claim_is_told() -> None:
     server = Server()
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05)
-    writer.close(lambda progress: progress.fail(user=True, message="spec.x: is wrong", ray_job="small-a1"))
+    writer.close(lambda progress: progress.fail(who="User", message="spec.x: is wrong", ray_job="small-a1"))
     assert [status["failure"]["class"] for status in server.told] == ["User"]
 
 
@@ -80,3 +93,42 @@ def test_a_stop_or_a_job_that_is_gone_is_not_waited_for() -> None:
         began = time.monotonic()
         writer.close(change)
         assert time.monotonic() - began < 5
+
+
+def test_a_stage_that_an_earlier_driver_committed_has_its_times() -> None:
+    progress = TrainingProgress(run_uri="s3://b/run")
+    progress.note(DONE)
+    (stage,) = progress.status().to_wire()["stages"]
+    assert (stage["startedAt"], stage["finishedAt"]) == ("2026-01-02T03:04:05Z", "2026-01-02T04:04:05Z")
+
+
+def test_a_stage_of_an_older_version_keeps_the_times_that_are_known() -> None:
+    progress = TrainingProgress(run_uri="s3://b/run")
+    progress.note(BEGAN)
+    progress.note(replace(DONE, started_at=None, finished_at=None))
+    (stage,) = progress.status().to_wire()["stages"]
+    assert stage["startedAt"] == "2026-01-02T03:04:05Z"
+
+
+def test_the_time_left_is_told_by_the_newest_steps() -> None:
+    now = 100.0
+    progress = TrainingProgress(run_uri="s3://b/run", clock=lambda: now)
+    progress.note(replace(BEGAN, steps=100))
+    left = []
+    for done in range(1, 51):
+        now += 30.0 if done == 1 else 2.0  # the first step compiles
+        progress.note(replace(STEPPED, done=done, steps=100))
+        told = progress.status().progress
+        assert told is not None
+        left.append(told.eta_seconds)
+    assert left[0] == 30 * 99
+    assert left[-1] == 2 * 50
+    assert (BEGAN.stage, left[18]) == (0, round((30 + 18 * 2) / 19 * 81, 1))
+
+
+def test_a_stage_that_continues_has_no_time_left_before_its_first_step() -> None:
+    progress = TrainingProgress(run_uri="s3://b/run")
+    progress.note(replace(BEGAN, done=5))
+    told = progress.status().progress
+    assert told is not None
+    assert (told.step, told.eta_seconds) == (5, None)

@@ -1,5 +1,6 @@
 """The command line: ``promptintern COMMAND``. Commands import what they need when they run, so that help is quick."""
 
+import contextlib
 import io
 import os
 import sys
@@ -102,11 +103,11 @@ def validate(
     ] = None,
 ) -> None:
     """Check all that can be known without training: every problem at once, each with its field or file:line."""
-    from promptintern.cli.findings import noting
+    from promptintern.cli.findings import infrastructure_told, noting
     from promptintern.job import load_job
     from promptintern.run.validate import check_job
 
-    with noting(findings):
+    with infrastructure_told() if findings else contextlib.nullcontext(), noting(findings):
         found = check_job(load_job(job, overrides or []))
     for warning in found.warnings:
         _err(f"warning: {warning}", style="yellow")

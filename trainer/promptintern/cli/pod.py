@@ -18,10 +18,11 @@ Job = Annotated[Path, typer.Argument(metavar="JOB", help="The resolved job.")]
 def drive(job: Job) -> None:
     """Run the job in this pod's Ray cluster, and say in its status how it goes."""
     from promptintern.cli.console import StopFlag, observing
+    from promptintern.cli.findings import infrastructure_told
     from promptintern.cli.verdict import print_verdict
 
     stop = StopFlag()
-    with stop.installed():
+    with stop.installed(), infrastructure_told():
         from promptintern.job import load_job
         from promptintern.pod.drive import drive as run
         from promptintern.run.events import Stopped

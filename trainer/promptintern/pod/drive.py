@@ -6,7 +6,7 @@ from functools import partial
 
 from promptintern_api import PromptInternJob
 
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.leaving import present
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.ship import RAY_JOB
@@ -23,7 +23,8 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
-        RunFailed: if the run ended badly.
+        InfrastructureFailed: if the same again may go well.
+        RunFailed: if the run ended badly otherwise.
         Stopped: if it saved and stopped because it was asked to.
     """
     assert job.spec.storage is not None, "the operator fills it in"
@@ -44,10 +45,13 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
             )
         ending = TrainingProgress.succeed
     except UserError as error:
-        ending = partial(TrainingProgress.fail, user=True, message=str(error), ray_job=ray_job)
+        ending = partial(TrainingProgress.fail, who="User", message=str(error), ray_job=ray_job)
+        raise
+    except InfrastructureFailed as error:
+        ending = partial(TrainingProgress.fail, who="Infrastructure", message=str(error), ray_job=ray_job)
         raise
     except RunFailed as error:
-        ending = partial(TrainingProgress.fail, user=False, message=str(error), ray_job=ray_job)
+        ending = partial(TrainingProgress.fail, who="Application", message=str(error), ray_job=ray_job)
         raise
     finally:
         writer.close(ending)

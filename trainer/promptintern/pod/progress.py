@@ -1,17 +1,27 @@
 """From events to ``status.training``."""
 
-from datetime import UTC, datetime
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Literal
 
 from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TrainingStatus
 
 from promptintern.run.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
 
+_RECENT_STEPS = 20
+"""The steps by whose time the time that is left is told. The first ones of a stage are slower."""
+
 
 class TrainingProgress:
     """The trainer's part of a job's status, as the events so far tell it."""
 
-    def __init__(self, *, run_uri: str) -> None:
+    def __init__(self, *, run_uri: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._run_uri = run_uri
+        self._clock = clock
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_STEPS + 1)
+        """When how many steps were done."""
         self._epoch = 0
         self._stages: dict[int, StageStatus] = {}
         self._progress: Progress | None = None
@@ -29,13 +39,19 @@ class TrainingProgress:
                     rate=event.rate,
                     shots=event.shots,
                     prompt_tokens=event.prompt_tokens,
-                    started_at=_now(),
+                    started_at=datetime.fromisoformat(event.started_at),
                 )
                 self._progress = Progress(step=event.done, total=event.steps)
+                self._recent.clear()
+                self._recent.append((self._clock(), event.done))
             case Stepped(stage=int() as stage):
                 self._change(stage, loss=event.loss)
+                self._recent.append((self._clock(), event.done))
                 self._progress = Progress(
-                    step=event.done, total=event.steps, tokens_per_second=round(event.tokens_per_second, 1)
+                    step=event.done,
+                    total=event.steps,
+                    tokens_per_second=round(event.tokens_per_second, 1),
+                    eta_seconds=self._seconds_left(event.steps),
                 )
             case CheckpointSaved(stage=int() as stage):
                 self._change(stage, checkpoint=f"{self._run_uri}/{event.folder}")
@@ -47,16 +63,14 @@ class TrainingProgress:
                     prompt_tokens=event.prompt_tokens,
                     loss=event.loss,
                     score=event.score,
-                    finished_at=datetime.fromisoformat(event.finished_at) if event.finished_at else None,
+                    **_times(event),
                     checkpoint=None,
                 )
                 self._progress = None
 
-    def fail(self, *, user: bool, message: str, ray_job: str | None) -> None:
-        """Say why the trainer ends."""
-        self._failure = Failure(
-            failure_class="User" if user else "Application", message=message[:32_768], ray_job=ray_job
-        )
+    def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
+        """Say why the trainer ends, and who has to act."""
+        self._failure = Failure(failure_class=who, message=message[:32_768], ray_job=ray_job)
 
     def succeed(self) -> None:
         """Say what the run leaves."""
@@ -77,6 +91,12 @@ class TrainingProgress:
         known = self._stages.get(stage) or StageStatus(index=stage, rate=0, shots=0, prompt_tokens=0)
         self._stages[stage] = known.model_copy(update=changes)
 
+    def _seconds_left(self, steps: int) -> float | None:
+        (began, before), (now, done) = self._recent[0], self._recent[-1]
+        return round((now - began) / (done - before) * (steps - done), 1) if done > before else None
 
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
+
+def _times(stage: StageDone) -> dict[str, datetime]:
+    """What is known of them."""
+    told = {"started_at": stage.started_at, "finished_at": stage.finished_at}
+    return {name: datetime.fromisoformat(text) for name, text in told.items() if text is not None}

@@ -16,7 +16,7 @@ from typing import Any
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
 
-from promptintern.errors import Problem, RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
 from promptintern.job import run_folder
 from promptintern.report.schema import Report
 from promptintern.run.events import Note, Observer, Stopped
@@ -33,6 +33,8 @@ JOB_FILE = "job.json"
 _POLL_SECONDS = 0.2
 _FULL_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
 """Of Ray's OutOfMemoryError."""
+_LOST_PEER = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaves")
+"""What a worker ends with if another one, or its own pod, goes away. Ray may see the other one's end later."""
 
 
 def open_run(job: PromptInternJob, storage_uri: str) -> RunStore:
@@ -193,9 +195,11 @@ def _raise_ending(ending: Any, error: BaseException | None) -> None:
             raise UserError([Problem(where=where, message=message) for where, message in problems])
         if how == "stopped":
             raise Stopped(problems[0][1])
+        if how == "infrastructure":
+            raise InfrastructureFailed(problems[0][1])
         raise RunFailed(problems[0][1])
     if error is not None:
-        raise RunFailed(
+        raise (InfrastructureFailed if _lost_workers(error) else RunFailed)(
             f"the workers failed {MAX_WORKER_FAILURES + 1} times, the last time with: {cause_of(error)}; run the same "
             "command again to continue from the newest checkpoint"
         ) from error
@@ -211,6 +215,20 @@ def cause_of(error: BaseException) -> str:
         used, limit = memory.groups()
         return f"OutOfMemoryError: Ray killed a worker that used {used} of its pod's or machine's {limit} of memory"
     return said.splitlines()[-1] if said else type(error).__name__
+
+
+def _lost_workers(error: BaseException) -> bool:
+    """Whether Ray lost workers, or never got them; not if our code in them failed, or took too much memory."""
+    from ray.train import TrainingFailedError, WorkerGroupError
+
+    if _FULL_MEMORY.search(str(error)):
+        return False
+    if not isinstance(error, WorkerGroupError):
+        return isinstance(error, TrainingFailedError)
+    return any(
+        type(failure).__name__ != "UserExceptionWithTraceback" or _LOST_PEER.search(str(failure))
+        for failure in error.worker_failures.values()
+    )
 
 
 @contextlib.contextmanager

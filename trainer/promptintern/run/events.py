@@ -32,6 +32,8 @@ class TrainingBegan:
     rate: float
     shots: int
     prompt_tokens: float
+    started_at: str
+    """ISO 8601, of its first step, whoever did it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,9 @@ class StageDone:
     prompt_tokens: float
     loss: float
     score: float
+    started_at: str | None
     finished_at: str | None
-    """ISO 8601; None where an older version committed it."""
+    """Both ISO 8601; None where an older version committed it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ class Stopped(Exception):  # noqa: N818 -- an outcome
         self.where = where
 
 
-Ending = Literal["stopped", "user", "failed"]
+Ending = Literal["stopped", "user", "failed", "infrastructure"]
 
 
 class Observer(Protocol):

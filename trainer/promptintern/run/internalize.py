@@ -266,6 +266,7 @@ class _Run:
             "lossFirst": trajectory.loss[0],
             "lossLast": trajectory.loss[-1],
             "seconds": round(trajectory.seconds, 3),
+            "startedAt": self.trainer.started_at,
             "finishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
@@ -286,6 +287,7 @@ def _done(track: Track, meta: dict[str, Any]) -> StageDone:
         prompt_tokens=meta["promptTokensMean"],
         loss=meta["lossLast"],
         score=meta["score"],
+        started_at=meta.get("startedAt"),
         finished_at=meta.get("finishedAt"),
     )
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class TrackTrainer:
         self.epoch = epoch
         self.observer = observer
         self.writer = writer
+        self.started_at = ""
+        """When the track that is trained, or was trained last, began: ISO 8601. Its checkpoints hand it on."""
 
     def train(self, track: Track, *, rows: Sequence[Encoded], steps: Sequence[StepPlan], course: Course) -> Trajectory:
         """Train ``track`` from its newest checkpoint, or else from its parent's adapter.
@@ -70,6 +73,7 @@ class TrackTrainer:
                     rate=session.templates[track.template].rate_achieved,
                     shots=track.shots,
                     prompt_tokens=float(np.mean([len(row.prompt_ids) for row in rows])),
+                    started_at=self.started_at,
                 )
             )
         task = StageTask(name=track.name, seed=track.seed, rows=rows, steps=steps, course=course)
@@ -141,6 +145,7 @@ class TrackTrainer:
         """Rank 0 reads, everybody gets the same."""
         state: dict[str, torch.Tensor] | None = None
         trajectory = Trajectory()
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
         if collective.rank() == 0:
             found = self.store.latest_checkpoint(track.key)
             if found is not None:
@@ -149,6 +154,7 @@ class TrackTrainer:
                     self.store.fetch_checkpoint(manifest, folder, local)
                     state = read_state(local, layout=self.session.adapter.layout_digest())
                     trajectory = Trajectory.read(local)
+                self.started_at = str(manifest.meta.get("startedAt", self.started_at))
                 self.observer.emit(Note(text=f"{track.name} continues after step {trajectory.steps}"))
             else:
                 state = self._parents_state(track)
@@ -207,6 +213,7 @@ class TrackTrainer:
         frozen = copy.deepcopy(trajectory)
         layout = self.session.adapter.layout_digest()
         keep = self.session.job.spec.checkpoint.keep
+        meta = {"track": track.name, "startedAt": self.started_at}
 
         def write() -> None:
             self.store.check_epoch(self.epoch)
@@ -219,7 +226,7 @@ class TrackTrainer:
                     step=frozen.steps,
                     local=folder,
                     keep=keep,
-                    meta={"track": track.name},
+                    meta=meta,
                 )
             self.observer.emit(
                 CheckpointSaved(stage=track.stage, folder=checkpoint_folder(track.key, self.epoch, frozen.steps))

@@ -8,7 +8,7 @@ from typing import Any
 from promptintern_api import parse_job
 
 from promptintern.engine import collective
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.leaving import present, wait_while_leaving
 from promptintern.models import ModelFolder
 from promptintern.run.events import Claimed, Observer, Stopped
@@ -89,7 +89,10 @@ def work_in_process_group(task: WorkerTask) -> None:
     except FencedOut as fenced:
         # By this driver's own newer workers: their ending counts, not this one's.
         if fenced.claimant != task.claimant.id:
-            task.observer.end("failed", [("", str(fenced))])
+            task.observer.end("infrastructure", [("", str(fenced))])
+        raise
+    except InfrastructureFailed as error:
+        task.observer.end("infrastructure", [("", str(error))])
         raise
     except RunFailed as error:
         task.observer.end("failed", [("", str(error))])

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import structlog
 
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, UserError
 
 DEADLINE_VARIABLE = "PROMPTINTERN_STORAGE_DEADLINE_SECONDS"
 
@@ -56,7 +56,7 @@ class RetryPolicy:
             about: What it is tried on, e.g. bucket and key; logged and named in the error.
 
         Raises:
-            RunFailed: when the deadline has passed; names ``operation`` and ``about``.
+            InfrastructureFailed: when the deadline has passed; names ``operation`` and ``about``.
             Exception: whatever else ``work`` raises, at once.
         """
         attempt, began = 0, 0.0
@@ -70,7 +70,7 @@ class RetryPolicy:
                 wait = min(self.first_wait * 2 ** min(attempt - 1, 32), self.longest_wait) * (0.5 + self.jitter() / 2)
                 if now + wait - began > self.deadline:
                     place = ", ".join(f"{name} {value}" for name, value in about.items())
-                    raise RunFailed(
+                    raise InfrastructureFailed(
                         f"storage: {operation} failed on {place}, {attempt} times in {now - began:.0f} s, at last "
                         f"with: {error}. Check that the storage is up and reachable, then run the same command again: "
                         f"it continues from what is stored ({DEADLINE_VARIABLE} sets how long to wait)"

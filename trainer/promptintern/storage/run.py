@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from pydantic import JsonValue
 
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder, read_manifest
 from promptintern.storage.store import Store
 
@@ -24,7 +24,7 @@ _DOCUMENT = "document.json"
 _log = structlog.get_logger("promptintern.storage")
 
 
-class FencedOut(RunFailed):
+class FencedOut(InfrastructureFailed):
     """A newer incarnation of the run has taken over; this one must write no more."""
 
     def __init__(self, message: str, *, claimant: str) -> None:

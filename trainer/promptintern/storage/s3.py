@@ -1,6 +1,7 @@
 """s3://: objects of a bucket, one request at a time, each tried again by itself."""
 
 import contextlib
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,9 +24,16 @@ PART_BYTES = 16 << 20
 """Size of one piece of a large transfer; S3 wants at least 5 MiB."""
 _MOST_PARTS = 10_000
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
+CA_VARIABLE = "PROMPTINTERN_STORAGE_CA"
+"""Names a file with the certificate authority of the endpoint; that there is none means the public ones."""
 
 _LOADER = create_loader()
 """Botocore's description of S3, parsed once: it is most of the time that a client takes to make."""
+
+
+def _authority() -> dict[str, str]:
+    path = os.environ.get(CA_VARIABLE)
+    return {"verify": path} if path and Path(path).is_file() else {}
 
 
 class S3Backend:
@@ -40,7 +48,7 @@ class S3Backend:
         self._files = s3fs.S3FileSystem(
             session=session,
             endpoint_url=options.endpoint,
-            client_kwargs={"region_name": options.region} if options.region else {},
+            client_kwargs=({"region_name": options.region} if options.region else {}) | _authority(),
             config_kwargs={
                 "connect_timeout": _CONNECT_SECONDS,
                 "read_timeout": _READ_SECONDS,

@@ -4,7 +4,7 @@ import pytest
 from promptintern_operator.plan import DeleteJob, DeletePreflight, DeleteRayJob
 from promptintern_operator.views import RayJobView
 
-from tests.unit.operator.builders import CLUSTER, NO_KUBERAY, Story, crashed, preflight, ray_job, running
+from tests.unit.operator.builders import CLUSTER, NO_KUBERAY, Story, crashed, preflight, ray_job, running, waiting_pod
 
 DONE = ray_job(deployment="Complete", job_status="SUCCEEDED")
 
@@ -45,6 +45,33 @@ def test_the_ray_job_that_ended_by_itself_stays_and_the_check_goes() -> None:
 def test_ray_jobs_that_are_left_over_go(seen: RayJobView, goes: bool) -> None:
     story = _succeeded()
     assert story.look(seen).actions == ((DeleteRayJob(seen.name, seen.uid),) if goes else ())
+
+
+def test_a_ray_job_that_waits_for_kuberay_is_told_until_it_is_gone() -> None:
+    story = running(activeDeadlineSeconds=10)
+    assert story.look(*CLUSTER, after=20).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.condition("ClusterReady") == ("False", "Ended")
+    leaving = ray_job(job_status="RUNNING", deleting=True)
+    result = story.look(leaving, after=1)
+    assert story.condition("ClusterReady") == ("False", "Removing")
+    assert "small-a1" in story.says("ClusterReady")
+    assert "KubeRay must be running" in story.says("ClusterReady")
+    assert [each.warning for each in result.happenings] == [False], "as a rule it is over in a moment"
+    assert story.look(leaving, after=1000).happenings == ()
+    story.look(after=1)
+    assert story.condition("ClusterReady") == ("False", "Ended")
+
+
+def test_a_suspended_job_tells_of_an_older_ray_job_that_waits_for_kuberay() -> None:
+    story = running()
+    story.look(ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"), after=900)
+    story.change(suspend=True)
+    leaving = ray_job(deployment="Initializing", deleting=True)
+    story.look(leaving, after=1)
+    assert story.condition("Suspended") == ("True", "Suspended")
+    assert story.condition("ClusterReady") == ("False", "Removing")
+    story.look(after=1)
+    assert story.condition("ClusterReady") == ("False", "Suspended")
 
 
 def test_a_job_is_deleted_after_its_time() -> None:

@@ -37,6 +37,8 @@ def _worker(**changes: Any) -> PodView:
         (EXIT.format(2), WORKER, "User", "last words"),
         (EXIT.format(1), WORKER, "Application", "last words"),
         (EXIT.format(137), WORKER, "Application", "last words"),
+        (EXIT.format(75), WORKER, "Infrastructure", "last words"),
+        (EXIT.format(75), _worker(containers=(OOM,)), "Application", "its limit of 8Gi"),
         (EXIT.format(143), WORKER, "Infrastructure", "the driver was stopped"),
         (EXIT.format(130), WORKER, "Infrastructure", "the driver was stopped"),
         (EXIT.format(-15), WORKER, "Infrastructure", "the driver was stopped"),
@@ -91,7 +93,7 @@ def test_the_tail_of_a_long_message_is_kept() -> None:
 
 def test_a_sidecar_that_was_killed_for_memory_does_not_explain_a_failure_of_the_trainer() -> None:
     story = running()
-    logs = container("logs", running=True, exit_code=137, exit_reason="OOMKilled")
+    logs = container("logs", exit_code=137, exit_reason="OOMKilled")
     story.look(failed(message=EXIT.format(1)), renamed(HEAD, containers=(*HEAD.containers, logs)))
     assert story.attempt["outcome"] == "Application"
     assert "last words" in story.attempt["message"]
@@ -103,11 +105,12 @@ def test_a_sidecar_that_was_killed_for_memory_does_not_explain_a_failure_of_the_
         ("User", "small-a1", "User"),
         ("User", "small-a0", "Application"),
         ("User", None, "Application"),
-        ("Infrastructure", "small-a1", "Application"),
+        ("Infrastructure", "small-a1", "Infrastructure"),
+        ("Infrastructure", "small-a0", "Application"),
         ("Preemption", "small-a1", "Application"),
     ],
 )
-def test_the_trainers_word_lowers_a_budget_and_never_raises_one(
+def test_the_trainers_word_chooses_a_budget_and_never_says_that_a_failure_is_free(
     failure_class: str, about: str | None, outcome: str
 ) -> None:
     story = running()
@@ -201,16 +204,30 @@ def test_each_class_has_its_own_budget() -> None:
     assert story.condition("Failed") == ("True", "RetriesExhausted")
 
 
-def test_a_preemption_costs_nothing_and_is_followed_at_once() -> None:
+def test_a_preemption_costs_nothing_and_is_followed_soon() -> None:
     story = running(retries={"application": 0, "infrastructure": 0})
-    for number in range(1, 6):
+    pauses = []
+    for number in range(1, 10):
         taken = renamed(HEAD, cluster=f"cluster-{number}", disrupted="PreemptionByScheduler")
         result = story.look(failed(number, "gone"), taken)
         assert story.attempt["outcome"] == "Preemption"
-        assert result.look_again == story.now
-        assert StartAttempt(number + 1) in story.look(failed(number, "gone")).actions
+        assert isinstance(result.look_again, datetime)
+        pauses.append((result.look_again - story.now).total_seconds())
+        assert story.look(failed(number, "gone"), after=pauses[-1] - 0.001).actions == ()
+        assert StartAttempt(number + 1) in story.look(failed(number, "gone"), after=0.002).actions
         story.look(ray_job(number + 1))
     assert story.condition("Failed") is None
+    for pause, plain in zip(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
+        assert plain <= pause <= plain * 1.25
+
+
+def test_a_suspended_job_goes_on_at_once() -> None:
+    story = running()
+    story.change(suspend=True)
+    story.look(*CLUSTER)
+    story.look()
+    story.change(suspend=False)
+    assert story.look().actions == (StartAttempt(2),)
 
 
 def test_a_budget_is_not_forgotten_after_many_preemptions() -> None:
@@ -272,8 +289,9 @@ def test_a_preemption_between_two_failures_starts_the_delays_anew() -> None:
     story.look(after=13)
     story.look(ray_job(2))
     story.look(failed(2, "x"), renamed(HEAD, cluster="cluster-2", disrupted="PreemptionByScheduler"))
-    story.look()
+    story.look(after=2)
     story.look(ray_job(3))
+    assert story.attempt["number"] == 3
     result = story.look(failed(3, "the actor died"))
     assert result.look_again is not None
     assert (result.look_again - story.now).total_seconds() <= 12.5

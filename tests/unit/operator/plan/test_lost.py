@@ -1,9 +1,26 @@
 """What is lost, and what is remembered of it."""
 
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
 from promptintern_operator.plan import DeleteRayJob, StartAttempt
 
-from tests.unit.operator.builders import HEAD, WORKER, container, crashed, ray_job, renamed, running
+from tests.unit.operator.builders import (
+    HEAD,
+    LIMITS,
+    WORKER,
+    Story,
+    container,
+    crashed,
+    failed,
+    ray_job,
+    renamed,
+    running,
+)
 
+OOM = container("ray-worker", exit_code=137, exit_reason="OOMKilled", memory_limit="8Gi")
 RUNNING = ray_job(job_status="RUNNING")
 
 
@@ -30,10 +47,69 @@ def test_a_new_head_in_time_is_another_incarnation() -> None:
     assert story.attempt["incarnations"] == 2
 
 
+def _waiting() -> Story:
+    """A job whose trainer crashed just now, and whose pods still seem to run."""
+    story = running()
+    story.limits = replace(LIMITS, settle=5)
+    result = story.look(crashed(), HEAD, WORKER)
+    assert result.look_again == story.now + timedelta(seconds=5)
+    assert "outcome" not in story.attempt
+    return story
+
+
+@pytest.mark.parametrize(
+    ("worker", "outcome"),
+    [
+        ({"containers": (OOM,), "phase": "Failed"}, "Application"),
+        ({"disrupted": "PreemptionByScheduler"}, "Preemption"),
+        ({"reason": "NodeLost"}, "Infrastructure"),
+    ],
+)
+def test_pods_may_say_a_moment_later_why_an_attempt_failed(worker: dict[str, Any], outcome: str) -> None:
+    story = _waiting()
+    story.look(crashed(), HEAD, renamed(WORKER, **worker), after=2)
+    assert story.attempt["outcome"] == outcome
+    assert story.attempt["finishedAt"] == "2026-01-02T03:04:07Z"
+
+
+def test_a_driver_that_was_stopped_for_its_pods_sake_costs_nothing_even_if_the_pod_is_seen_later() -> None:
+    """Exit code 143 comes by the RayJob's watch, the pod's deletion by another."""
+    story = running(retries={"application": 0, "infrastructure": 0})
+    story.limits = replace(LIMITS, settle=5)
+    story.look(crashed(code=143), HEAD, WORKER)
+    assert "outcome" not in story.attempt
+    story.look(crashed(code=143), renamed(HEAD, deleting=True), WORKER, after=1)
+    assert story.attempt["outcome"] == "Preemption"
+
+
+def test_pods_that_say_nothing_are_not_waited_for_long() -> None:
+    story = _waiting()
+    story.look(crashed(), HEAD, WORKER, after=4)
+    assert "outcome" not in story.attempt
+    story.look(crashed(), HEAD, WORKER, after=1)
+    assert story.attempt["outcome"] == "Application"
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        (crashed(),),
+        (crashed(), renamed(WORKER, phase="Failed")),
+        (crashed(), renamed(WORKER, containers=(container("ray-worker", exit_code=1),))),
+        (crashed(code=2), HEAD),
+        (failed(message="the head died", deleting=True), HEAD),
+    ],
+)
+def test_where_the_pods_can_change_nothing_they_are_not_waited_for(seen: tuple[object, ...]) -> None:
+    story = running()
+    story.limits = replace(LIMITS, settle=5)
+    story.look(*seen)
+    assert "outcome" in story.attempt
+
+
 def test_a_worker_that_ran_out_of_memory_is_named_after_its_pod_is_gone() -> None:
-    killed = container("ray-worker", exit_code=137, exit_reason="OOMKilled", memory_limit="8Gi")
     story = running(retries__application=0)
-    story.look(RUNNING, HEAD, renamed(WORKER, phase="Failed", containers=(killed,)))
+    story.look(RUNNING, HEAD, renamed(WORKER, phase="Failed", containers=(OOM,)))
     story.look(RUNNING, HEAD)
     story.look(crashed(), HEAD)
     assert story.condition("Failed") == ("True", "RetriesExhausted")

@@ -1,11 +1,13 @@
 """The check before the first attempt: what a first look starts, and what its result means."""
 
 import json
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from promptintern_operator.plan import DeletePreflight, StartAttempt, StartPreflight
 
-from tests.unit.operator.builders import NOW, Story, accepted, job, preflight, preflight_pod
+from tests.unit.operator.builders import NOW, Story, accepted, job, preflight, preflight_pod, renamed
 
 BACKOFF_LIMIT = "Job has reached the specified backoff limit"
 
@@ -131,12 +133,69 @@ def test_a_failed_check_waits_for_the_word_of_its_pod() -> None:
     assert story.condition("Accepted") == ("False", "Refused")
 
 
-def test_a_failed_check_whose_pod_is_gone_ends_the_job_after_a_while() -> None:
+def test_a_check_that_took_too_long_ends_the_job() -> None:
     story = Story()
-    story.look(preflight(failed="the deadline passed"))
-    story.look(preflight(failed="the deadline passed"), after=61)
+    story.look(preflight(failed="the deadline passed", timed_out=True))
+    story.look(preflight(failed="the deadline passed", timed_out=True), after=61)
     assert story.condition("Failed") == ("True", "CheckFailed")
     assert "the deadline passed" in story.says("Failed")
+
+
+LOST = [
+    {"reason": "Evicted", "exit_code": 137},
+    {"reason": "NodeShutdown", "exit_code": 143},
+    {"disrupted": "PreemptionByScheduler", "exit_code": 143, "exit_message": "stopped"},
+    {"disrupted": "DeletionByTaintManager", "exit_code": 1},
+    {"exit_code": 137, "exit_reason": "Error"},
+    {"exit_code": 75, "exit_message": '[{"where": "", "message": "the storage is away"}]'},
+]
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_check_that_was_lost_is_made_again(how: dict[str, Any]) -> None:
+    story = Story()
+    lost = (preflight(failed=BACKOFF_LIMIT), preflight_pod(**how))
+    result = story.look(*lost)
+    assert story.condition("Accepted") == ("Unknown", "CheckLost")
+    assert story.phase == "Checking"
+    assert result.actions == ()
+    assert result.look_again == NOW + timedelta(seconds=10)
+    assert story.look(*lost, after=10).actions == (StartPreflight(1, 2),)
+    delete = DeletePreflight("small-check-1", "check-1")
+    assert story.look(*lost, preflight(number=2)).actions == (delete,)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+    assert story.look(preflight(number=2, succeeded=True)).actions == (StartAttempt(1),)
+
+
+def test_a_check_whose_pod_is_gone_is_made_again_after_a_while() -> None:
+    story = Story()
+    assert story.look(preflight(failed=BACKOFF_LIMIT)).actions == ()
+    assert story.condition("Accepted") == ("Unknown", "Checking"), "the pod may only be unseen"
+    assert story.look(preflight(failed=BACKOFF_LIMIT), after=60).actions == (StartPreflight(1, 2),)
+
+
+def test_a_check_is_not_made_again_for_ever() -> None:
+    story = Story(job=job(retries__infrastructure=1))
+    lost = preflight_pod(reason="Evicted", exit_code=137)
+    assert story.look(preflight(failed=BACKOFF_LIMIT), lost, after=20).actions == (StartPreflight(1, 2),)
+    again = preflight(number=2, failed=BACKOFF_LIMIT)
+    story.look(again, renamed(lost, name="small-check-1-2-x1"))
+    assert story.condition("Failed") == ("True", "CheckFailed")
+    assert "Evicted" in story.says("Failed")
+
+
+def test_what_a_check_found_counts_even_if_its_pod_was_taken() -> None:
+    story = Story()
+    taken = preflight_pod(exit_code=2, exit_message=FINDINGS, disrupted="EvictionByEvictionAPI")
+    story.look(preflight(failed=BACKOFF_LIMIT), taken)
+    assert story.condition("Accepted") == ("False", "Refused")
+
+
+def test_the_pods_of_a_check_made_again_are_its_own() -> None:
+    story = Story()
+    stuck = renamed(preflight_pod(waiting_reason="ImagePullBackOff"), name="small-check-1-2-x1")
+    story.look(preflight(), stuck)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
 def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit() -> None:
@@ -151,6 +210,18 @@ def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit
     result = story.look(preflight(), stuck, after=1)
     assert story.condition("Failed") == ("True", "ImagePullBackOff")
     assert result.actions == (DeletePreflight("small-check-1", "check-1"),)
+
+
+def test_a_check_that_kueue_holds_back_says_so_for_as_long_as_it_takes() -> None:
+    story = Story()
+    story.look()
+    held = preflight(queued=True)
+    result = story.look(held, after=10**6)
+    assert story.condition("Accepted") == ("Unknown", "Queued")
+    assert story.phase == "Queued"
+    assert (result.actions, [each.warning for each in result.happenings]) == ((), [False])
+    story.look(preflight(), after=1)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
 def test_a_check_that_gets_going_after_all_is_followed() -> None:

@@ -58,7 +58,7 @@ def test_the_workload_of_another_ray_job_says_nothing() -> None:
 def test_an_admitted_job_starts() -> None:
     story = _queued()
     story.look(SUSPENDED, workload())
-    story.look(ray_job(deployment="Initializing"), workload(quota_reserved=True, admitted=True))
+    story.look(ray_job(deployment="Initializing"), workload(quota_reserved=True))
     assert story.condition("QuotaReserved") == ("True", "QuotaReserved")
     assert story.phase == "Starting"
 

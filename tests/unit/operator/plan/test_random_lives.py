@@ -19,6 +19,16 @@ ENDS = (
 )
 
 
+GETS_ON = (
+    "the API server allows",
+    "the check succeeds",
+    "Kueue admits",
+    "KubeRay comes",
+    "KubeRay works",
+    "pods vanish",
+)
+
+
 class Life(RuleBasedStateMachine):
     """One job among everything that can happen to it."""
 
@@ -77,7 +87,14 @@ class Life(RuleBasedStateMachine):
 
     def _get_on(self, steps: int) -> None:
         for _ in range(steps):
-            for name in ("the check succeeds", "Kueue admits", "KubeRay comes", "KubeRay works", "pods vanish"):
+            for name in (
+                "the API server allows",
+                "the check succeeds",
+                "Kueue admits",
+                "KubeRay comes",
+                "KubeRay works",
+                "pods vanish",
+            ):
                 HAPPENINGS[name](self.world)
             self._look(self.world.cluster.seen())
             self.world.pass_time(5)
@@ -111,6 +128,7 @@ class Life(RuleBasedStateMachine):
             return
         life = self.world
         life.kuberay_comes()
+        life.api_server_allows()
         if life.job.spec.suspend:
             life.change(suspend=False)
         for _ in range(60):

@@ -67,7 +67,18 @@ def test_kuberay_that_vanishes_before_the_ray_job_exists_is_waited_for() -> None
     assert story.look(kuberay=NO_KUBERAY).actions == ()
     assert story.condition("ClusterReady") == ("False", "KubeRayMissing")
     assert story.look().actions == (StartAttempt(1),)
+    assert story.condition("ClusterReady") == ("False", "Starting")
+    story.look(ray_job(deployment=""))
+    assert story.condition("ClusterReady") == ("False", "Starting")
     assert len(story.attempts) == 1
+
+
+def test_a_ray_job_that_was_being_deleted_is_so_no_more_once_it_is_gone() -> None:
+    story = running()
+    story.look(ray_job(deleting=True), HEAD)
+    assert story.condition("ClusterReady") == ("False", "Deleting")
+    story.look()
+    assert story.condition("ClusterReady") == ("False", "Ended")
 
 
 def test_a_cluster_that_starts_says_how_far_it_is() -> None:

@@ -1,0 +1,84 @@
+"""Actions that the API server does not let the operator carry out: how that is told, and when it is tried again."""
+
+from datetime import datetime, timedelta
+
+from promptintern_operator.plan.attempts import doubling
+from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.types import (
+    Action,
+    DeletePreflight,
+    DeleteRayJob,
+    Denied,
+    Limits,
+    Observed,
+    StartAttempt,
+)
+
+TAKEN, EARLIER = "NameTaken", "EarlierJobDeleting"
+"""Something else has the name: of somebody else, or of an earlier job of the same name."""
+_FAILED, _NOT_DELETED = "CreateFailed", "DeleteFailed"
+_SAID = (("exceeded quota", "QuotaExceeded"), ("because it is being terminated", "NamespaceTerminating"))
+"""What the API server says, the same in all its versions, and what it means."""
+DENIALS = (TAKEN, EARLIER, _FAILED, *(reason for _, reason in _SAID))
+"""Every reason why something cannot be made."""
+_LONGEST = 2000
+
+
+def denied(
+    action: Action, before: Denied | None, *, status: int, reason: str, said: str, now: datetime
+) -> Denied | None:
+    """What a refusal of ``action`` means; None if it only says that now is a bad moment.
+
+    Args:
+        before: The denial before, of this action or another.
+        status: HTTP's.
+        reason: The API server's word, or ``TAKEN`` or ``EARLIER``.
+        said: Its sentence.
+    """
+    taken = reason in (TAKEN, EARLIER)
+    passing = status in (401, 408, 409, 429) or status < 400 or status > 500
+    if passing and not taken:
+        return None
+    deleting = isinstance(action, DeleteRayJob | DeletePreflight)
+    found = _NOT_DELETED if deleting else next((word for text, word in _SAID if text in said), _FAILED)
+    if status == 404 and isinstance(action, StartAttempt):
+        said += "; is KubeRay installed, and is the namespace still there?"
+    again = before is not None and before.action == action
+    return Denied(
+        action=action,
+        reason=reason if taken else found,
+        message=said[:_LONGEST] if taken else f"the API server refuses it, and is asked again: {said[:_LONGEST]}",
+        since=before.since if before is not None and again else now,
+        at=now,
+        times=before.times + 1 if before is not None and again else 1,
+    )
+
+
+def denial_of(action: Action, observed: Observed) -> Denied | None:
+    """How ``action`` was denied, None if it was not."""
+    found = observed.denied
+    return found if found is not None and found.action == action else None
+
+
+def gives_up(found: Denied, draft: Draft, limits: Limits) -> bool:
+    """Whether it has been denied for as long as a pod may be stuck. A name that is taken is waited for."""
+    if found.reason in (TAKEN, EARLIER):
+        return False
+    due = found.since + timedelta(seconds=limits.stuck)
+    if draft.now < due:
+        draft.wake_at(due)
+        return False
+    return True
+
+
+def hold(observed: Observed, draft: Draft, limits: Limits) -> None:
+    """Leave an action that was denied, and those that follow it, for later."""
+    found = observed.denied
+    if found is None or found.action not in draft.actions:
+        return
+    if isinstance(found.action, DeleteRayJob):
+        draft.set("ClusterReady", False, found.reason, found.message)
+    due = found.at + timedelta(seconds=doubling(limits.again, found.times, limits.again_max))
+    if draft.now < due:
+        draft.hold(found.action)
+        draft.wake_at(due)

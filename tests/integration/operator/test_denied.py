@@ -1,0 +1,73 @@
+"""What a real API server does not let the operator do, with the chart's own rights."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.client import wait_for
+from tests.integration.operator.kuberay import Check, Life
+from tests.integration.operator.place import Place, Tenant
+from tests.integration.operator.process import Operator
+from tests.integration.operator.requests import MERGE, Body
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}"
+ALL = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+ADMIN = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+FOREIGN: dict[str, tuple[str, Body]] = {
+    "ServiceAccount": ("/api/v1/namespaces/{}/serviceaccounts", {"apiVersion": "v1"}),
+    "ConfigMap": ("/api/v1/namespaces/{}/configmaps", {"apiVersion": "v1", "data": {"mine": "yes"}}),
+    # The operator could not grant what these two grant, and need not: it only looks at them.
+    "Role": (f"{RBAC}/roles", {"apiVersion": "rbac.authorization.k8s.io/v1", "rules": ALL}),
+    "RoleBinding": (f"{RBAC}/rolebindings", {"apiVersion": "rbac.authorization.k8s.io/v1", "roleRef": ADMIN}),
+    "NetworkPolicy": (
+        "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+        {"apiVersion": "networking.k8s.io/v1", "spec": {"podSelector": {}}},
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operator(place: Place) -> Iterator[Operator]:
+    """One for all tests of this file."""
+    found = place.operator()
+    found.start()
+    found.wait_until_leading(40)
+    yield found
+    assert found.stop() == 0
+
+
+def test_a_quota_is_told_at_once_and_goes_on_once_it_is_raised(place: Place, team: Tenant) -> None:
+    path = f"/api/v1/namespaces/{team.name}/resourcequotas"
+    limits = {"count/jobs.batch": "0"}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": limits}}
+    place.requests.ask("POST", path, quota)
+    status = {"status": {"hard": limits, "used": limits}}  # nobody else counts here
+    place.requests.ask("PATCH", f"{path}/few/status", status, MERGE)
+    team.submit("many")
+    said = team.wait_for_condition("many", "Accepted", "QuotaExceeded")
+    assert "exceeded quota: few" in said
+    wait_for(lambda: "QuotaExceeded" in {reason for reason, _ in team.told("many")}, 10, "the Event")
+    place.requests.ask("DELETE", f"{path}/few")
+    team.wait("many", "Succeeded", 90)
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_an_object_of_somebody_else_is_neither_used_nor_changed(place: Place, team: Tenant, kind: str) -> None:
+    path, rest = FOREIGN[kind]
+    path = path.format(team.name)
+    made = place.requests.ask("POST", path, {"kind": kind, "metadata": {"name": "promptintern-mine"}, **rest})
+    team.submit("mine")
+    assert f"{kind} promptintern-mine" in team.wait_for_condition("mine", "Accepted", "NameTaken")
+    assert place.requests.ask("GET", f"{path}/promptintern-mine") == made
+    place.requests.ask("DELETE", f"{path}/promptintern-mine")
+    team.wait("mine", "Succeeded", 90)
+
+
+def test_another_spec_changes_the_jobs_own_objects(place: Place, team: Tenant) -> None:
+    place.kuberay.checks["again-check-1"] = Check(findings='[{"where": "spec.x", "message": "is wrong"}]')
+    team.submit("again", Life(ends="never"))
+    team.wait("again", "Refused")
+    team.change("again", training={"seed": 7})
+    team.wait("again", "Training", 60)
+    path = f"/api/v1/namespaces/{team.name}/configmaps/promptintern-again"
+    assert '"seed": 7' in place.requests.ask("GET", path)["data"]["job.json"]

@@ -1,0 +1,77 @@
+"""An API server that is a dict."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from promptintern_operator.kube import RequestFailed, Resource
+
+from tests.unit.operator.builders import job
+
+Body = dict[str, Any]
+_KINDS = {"rayjobs": "RayJob", "jobs": "Job"}
+
+
+class FakeKube:
+    """Every object by kind and name, and what was asked for; ``refuse`` may raise for a kind that is to be made."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Body] = {}
+        self.status: Body = {}
+        self.told: list[Body] = []
+        self.asked: list[str] = []
+        self.refuse: Callable[[str], None] = lambda _: None
+        self._uids = itertools.count(1)
+
+    async def create(self, manifest: Mapping[str, Any]) -> Body | None:
+        self.asked.append(f"create {manifest['kind']}")
+        place = (manifest["kind"], manifest["metadata"]["name"])
+        if place in self.objects:
+            return None
+        self.refuse(manifest["kind"])
+        return self.put(manifest)
+
+    def put(self, manifest: Mapping[str, Any], **meta: Any) -> Body:
+        born = {"uid": f"uid-{next(self._uids)}", "creationTimestamp": "2026-01-02T03:04:05Z"}
+        made = {**manifest, "metadata": {**manifest["metadata"], **born, **meta}}
+        self.objects[manifest["kind"], manifest["metadata"]["name"]] = made
+        return made
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Body | None:
+        self.asked.append(f"get {resource.plural}")
+        return self.objects.get((_KINDS[resource.plural], name))
+
+    async def look_at(self, manifest: Mapping[str, Any]) -> Body:
+        self.asked.append(f"look at {manifest['kind']}")
+        found = self.objects.get((manifest["kind"], manifest["metadata"]["name"]))
+        if found is None:
+            raise RequestFailed("not found", status=404, reason="NotFound")
+        return found
+
+    async def apply(self, manifest: Mapping[str, Any], *, uid: str) -> None:
+        self.asked.append(f"apply {manifest['kind']}")
+        known = self.objects[manifest["kind"], manifest["metadata"]["name"]]
+        assert known["metadata"]["uid"] == uid
+        known |= {name: value for name, value in manifest.items() if name != "metadata"}
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
+        self.asked.append(f"delete {resource.plural}")
+        self.objects.pop((_KINDS[resource.plural], name), None)
+
+    async def apply_job_status(self, *_: str, uid: str, version: str, status: Body) -> Body:
+        self.asked.append("status")
+        self.status = dict(status)
+        return job_body(self.status, version=int(version) + 1)
+
+    async def tell(self, event: Body) -> None:
+        self.told.append(event)
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        return next((c["status"], c["reason"], c["message"]) for c in self.status["conditions"] if c["type"] == kind)
+
+
+def job_body(status: Body, version: int = 1, generation: int = 1) -> Body:
+    """The small job as the API server shows it."""
+    document = job().to_wire() | {"status": status}
+    document["metadata"] |= {"resourceVersion": str(version), "generation": generation}
+    return document

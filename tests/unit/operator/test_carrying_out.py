@@ -1,0 +1,201 @@
+"""Looking at a job, against an API server that is a dict: what is done, and what the job says if it cannot be done."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from promptintern_operator.kube import RequestFailed
+from promptintern_operator.queue import Key, Workqueue
+from promptintern_operator.reconcile import Reconciler
+from promptintern_operator.settings import DefaultStorage, Settings
+from promptintern_operator.store import JobBody, Owner, Store
+from promptintern_operator.views import preflight_view
+
+from tests.unit.operator.builders import JOB_UID
+from tests.unit.operator.fake_kube import Body, FakeKube, job_body
+
+SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://all/runs"))
+KEY, OWNER = Key("team-a", "small"), Owner("team-a", JOB_UID)
+
+
+class Place:
+    """A reconciler and its job."""
+
+    def __init__(self) -> None:
+        self.kube, self.store, self.queue = FakeKube(), Store(), Workqueue()
+        self.reconciler = Reconciler(self.kube, self.store, self.queue, SETTINGS)  # type: ignore[arg-type]
+        self.generation = 1
+
+    async def look(self) -> None:
+        """One look, after the watch showed what the last one wrote."""
+        self.store.jobs[KEY] = JobBody.of(job_body(self.kube.status, generation=self.generation))
+        await self.reconciler.look(KEY)
+        self.queue.forget(KEY)
+
+    def pass_time(self) -> None:
+        """So much that what was denied is tried again."""
+        known = self.store.denied[OWNER]
+        self.store.denied[OWNER] = replace(known, at=known.at - timedelta(seconds=60))
+
+    def check_takes_long(self) -> None:
+        """So long that what was made for it may be gone."""
+        for condition in self.kube.status["conditions"]:
+            began = datetime.fromisoformat(condition["lastTransitionTime"])
+            condition["lastTransitionTime"] = (began - timedelta(hours=1)).isoformat()
+
+    def check_succeeds(self) -> None:
+        made = self.kube.objects["Job", "small-check-1"]
+        made["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+        self.store.preflights.put(OWNER, made["metadata"]["uid"], preflight_view(made))
+
+
+def refusing(kind: str, status: int, said: str) -> Callable[[str], None]:
+    def refuse(wanted: str) -> None:
+        if wanted == kind:
+            raise RequestFailed(f"POST /apis/x: {status} {said}", status=status, reason="Forbidden", said=said)
+
+    return refuse
+
+
+def foreign(kind: str, name: str, **meta: Any) -> Body:
+    return {"kind": kind, "metadata": {"name": name, "namespace": "team-a", **meta}}
+
+
+def run(story: Callable[[Place], Any]) -> None:
+    async def play() -> None:
+        await story(Place())
+
+    asyncio.run(play())
+
+
+def test_a_job_is_checked_and_then_run() -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.check_succeeds()
+        await place.look()
+        kinds = {kind for kind, _ in place.kube.objects}
+        assert kinds == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "NetworkPolicy", "Job", "RayJob"}
+
+    run(story)
+
+
+def test_a_quota_that_refuses_the_check_is_told_at_once_and_heals() -> None:
+    async def story(place: Place) -> None:
+        place.kube.refuse = refusing("Job", 403, 'jobs.batch "small-check-1" is forbidden: exceeded quota: few')
+        await place.look()
+        await place.look()
+        status, reason, message = place.kube.condition("Accepted")
+        assert (status, reason) == ("Unknown", "QuotaExceeded")
+        assert "exceeded quota: few" in message
+        assert "/apis/" not in message, "people do not know our requests"
+        assert [(e["type"], e["reason"]) for e in place.kube.told] == [
+            ("Normal", "Checking"),
+            ("Warning", "QuotaExceeded"),
+        ]
+        place.kube.refuse = lambda _: None
+        place.pass_time()
+        await place.look()
+        await place.look()
+        assert place.kube.condition("Accepted")[1] == "Checking"
+        assert place.store.denied == {}
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", ["RayJob", "NetworkPolicy"])
+def test_a_policy_that_refuses_the_attempt_is_told_at_once(kind: str) -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.check_takes_long()
+        place.check_succeeds()
+        place.kube.objects.pop(("NetworkPolicy", "promptintern-small"))  # somebody removed it
+        place.kube.refuse = refusing(kind, 403, 'admission webhook "w" denied the request: no')
+        await place.look()
+        await place.look()
+        assert place.kube.condition("ClusterReady")[:2] == ("False", "CreateFailed")
+        assert 'admission webhook "w" denied the request: no' in place.kube.condition("ClusterReady")[2]
+
+    run(story)
+
+
+def test_an_answer_that_passes_is_left_to_the_queue() -> None:
+    async def story(place: Place) -> None:
+        place.kube.refuse = refusing("Job", 503, "not now")
+        with pytest.raises(RequestFailed):
+            await place.look()
+        assert place.store.denied == {}
+
+    run(story)
+
+
+def test_an_answer_that_passes_between_denials_starts_no_new_count() -> None:
+    async def story(place: Place) -> None:
+        place.kube.refuse = refusing("Job", 403, "exceeded quota")
+        await place.look()
+        place.pass_time()
+        place.kube.refuse = refusing("Job", 503, "not now")
+        with pytest.raises(RequestFailed):
+            await place.look()
+        place.kube.refuse = refusing("Job", 403, "exceeded quota")
+        await place.look()
+        assert place.store.denied[OWNER].times == 2
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "NetworkPolicy"])
+def test_what_somebody_else_made_is_neither_changed_nor_trusted(kind: str) -> None:
+    async def story(place: Place) -> None:
+        theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
+        before = str(theirs)
+        await place.look()
+        await place.look()
+        assert place.kube.condition("Accepted")[:2] == ("Unknown", "NameTaken")
+        assert f"{kind} promptintern-small" in place.kube.condition("Accepted")[2]
+        assert str(place.kube.objects[kind, "promptintern-small"]) == before
+        assert ("Job", "small-check-1") not in place.kube.objects
+        del place.kube.objects[kind, "promptintern-small"]
+        place.pass_time()
+        await place.look()
+        assert ("Job", "small-check-1") in place.kube.objects
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("owner", "reason"),
+    [
+        (None, "NameTaken"),
+        ({"kind": "Deployment", "name": "small", "uid": "other", "controller": True}, "NameTaken"),
+        ({"kind": "PromptInternJob", "name": "small", "uid": JOB_UID}, "NameTaken"),
+        ({"kind": "PromptInternJob", "name": "small", "uid": "other", "controller": True}, "EarlierJobDeleting"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["RayJob", "ConfigMap"])
+def test_an_attempt_waits_until_its_names_are_free(kind: str, owner: Body | None, reason: str) -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.check_takes_long()
+        place.check_succeeds()
+        name = "small-a1" if kind == "RayJob" else "promptintern-small"
+        place.kube.put(foreign(kind, name, ownerReferences=[owner] if owner else []))
+        await place.look()
+        await place.look()
+        assert place.kube.condition("ClusterReady")[:2] == ("False", reason)
+        assert place.store.ray_jobs.of(OWNER) == ()
+
+    run(story)
+
+
+def test_another_spec_changes_what_the_job_owns() -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.kube.objects["ConfigMap", "promptintern-small"]["data"] = {"job.json": "old"}
+        place.generation = 2
+        await place.look()
+        assert place.kube.objects["ConfigMap", "promptintern-small"]["data"] != {"job.json": "old"}
+
+    run(story)

@@ -1,0 +1,101 @@
+"""How a run that ended badly is told: what nobody did wrong is no failure of the trainer."""
+
+from typing import Any
+
+import pytest
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.run import worker
+from promptintern.run.driver import _raise_ending
+from promptintern.run.worker import WorkerTask, work_in_process_group
+from promptintern.storage.retry import RetryPolicy, Transient
+from promptintern.storage.run import Claimant, FencedOut
+from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+
+class Told:
+    """An observer that keeps the ending."""
+
+    def __init__(self) -> None:
+        self.ending: tuple[str, list[tuple[str, str]]] | None = None
+
+    def end(self, how: str, problems: list[tuple[str, str]]) -> None:
+        self.ending = (how, problems)
+
+    def ended(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("raised", "how"),
+    [
+        (UserError.at("spec.x", "is wrong"), "user"),
+        (RunFailed("the loss is not finite"), "failed"),
+        (InfrastructureFailed("the storage is away"), "infrastructure"),
+        (FencedOut("another process took over", claimant="other"), "infrastructure"),
+        (FencedOut("by our own newer workers", claimant="mine"), None),
+    ],
+)
+def test_a_worker_tells_whose_failure_it_was(
+    raised: Exception, how: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: WorkerTask) -> None:
+        raise raised
+
+    monkeypatch.setattr(worker, "work", fail)
+    told: Any = Told()
+    task = WorkerTask(job={}, store_uri="file:///x", claimant=Claimant(id="mine", seen=0), observer=told)
+    with pytest.raises(type(raised)):
+        work_in_process_group(task)
+    assert (told.ending and told.ending[0]) == how
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"), [("user", UserError), ("failed", RunFailed), ("infrastructure", InfrastructureFailed)]
+)
+def test_the_driver_raises_what_a_worker_told(how: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as raised:
+        _raise_ending((how, [("spec.x", "told")]), None)
+    assert type(raised.value) is kind
+
+
+def _of_workers(*failures: Exception) -> WorkerGroupError:
+    return WorkerGroupError("told", dict(enumerate(failures)))
+
+
+def _ours(text: str) -> Exception:
+    return UserExceptionWithTraceback(RuntimeError(text), traceback_str=f"Traceback\nRuntimeError: {text}")
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (_of_workers(_ours("a defect")), False),
+        (ValueError("bad options for Ray"), False),
+        (_of_workers(WorkerHealthCheckFailedError("rank 1", ActorDiedError()), _ours("waited in vain")), True),
+        (_of_workers(_ours("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:1234")), True),
+        (ControllerError(WorkerGroupStartupTimeoutError(2)), True),
+        (
+            WorkerGroupError("Memory on the node (IP: 10.0.0.7) was 7.7GB used / 8.0GB limit", {0: ActorDiedError()}),
+            False,
+        ),
+    ],
+)
+def test_workers_that_were_lost_are_no_failure_of_ours(error: Exception, lost: bool) -> None:
+    with pytest.raises(RunFailed) as raised:
+        _raise_ending(None, error)
+    assert isinstance(raised.value, InfrastructureFailed) == lost
+
+
+def test_a_storage_that_stays_away_is_a_failure_of_the_infrastructure() -> None:
+    def away() -> None:
+        raise Transient("nobody answers")
+
+    policy = RetryPolicy(deadline=0, sleep=lambda _: None)
+    with pytest.raises(InfrastructureFailed):
+        policy.run(away, operation="PutObject", about={"bucket": "b"})
