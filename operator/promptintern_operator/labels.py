@@ -19,5 +19,5 @@ PRIORITY = "kueue.x-k8s.io/priority-class"
 
 
 def for_kueue(of_job: Mapping[str, str]) -> dict[str, str]:
-    """Labels of a job that its RayJobs and checks carry too, since Kueue reads them there."""
+    """Labels of a job that what runs for it carries too, since Kueue reads them there."""
     return {name: of_job[name] for name in (QUEUE, PRIORITY) if name in of_job}

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     kuberay_namespace: str | None = None
     """Namespace of the KubeRay operator, which alone may ask the head from outside; None allows every namespace."""
 
+    checks_in_queue: bool = False
+    """Whether a check carries its job's labels for Kueue."""
+
     stuck_seconds: float = 900
     """How long a pod may wait for an image, a Secret or a node before its attempt is given up."""
     queue_seconds: float = 30

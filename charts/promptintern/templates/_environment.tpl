@@ -50,6 +50,8 @@
 - name: PROMPTINTERN_KUBERAY_NAMESPACE
   value: {{ . }}
 {{- end }}
+- name: PROMPTINTERN_CHECKS_IN_QUEUE
+  value: {{ .Values.kueue.checksInQueue | quote }}
 {{- range $role := list "head" "worker" "preflight" }}
 - name: PROMPTINTERN_{{ upper $role }}_SIZE
   value: {{ include "promptintern.podSize" (get $.Values.podSizes $role) | quote }}

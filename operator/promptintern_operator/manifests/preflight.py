@@ -17,7 +17,7 @@ _TRIES, _SECONDS = 3, 3600
 def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int, number: int = 1) -> Manifest:
     """The Job that checks ``generation`` of the spec, for the ``number``-th time."""
     job = resolve(job, settings)
-    copied = labels.for_kueue(job.metadata.labels)
+    copied = labels.for_kueue(job.metadata.labels) if settings.checks_in_queue else {}
     meta = metadata(job, preflight_name(job, generation, number), more_labels=copied | {labels.ROLE: "preflight"})
     size = {"cpu": settings.preflight_size.cpu, "memory": settings.preflight_size.memory}
     check = container(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.client import wait_for
-from tests.integration.operator.kuberay import Check, Life
+from tests.integration.operator.kuberay import Check
 from tests.integration.operator.place import Place, Tenant
 from tests.integration.operator.process import Operator
 from tests.integration.operator.requests import MERGE, Body
@@ -64,10 +64,10 @@ def test_an_object_of_somebody_else_is_neither_used_nor_changed(place: Place, te
 
 
 def test_another_spec_changes_the_jobs_own_objects(place: Place, team: Tenant) -> None:
-    place.kuberay.checks["again-check-1"] = Check(findings='[{"where": "spec.x", "message": "is wrong"}]')
-    team.submit("again", Life(ends="never"))
-    team.wait("again", "Refused")
-    team.change("again", training={"seed": 7})
-    team.wait("again", "Training", 60)
-    path = f"/api/v1/namespaces/{team.name}/configmaps/promptintern-again"
+    place.kuberay.checks["mended-check-1"] = Check(findings='[{"where": "spec.x", "message": "is wrong"}]')
+    team.submit("mended")
+    team.wait("mended", "Refused")
+    team.change("mended", training={"seed": 7})
+    team.wait("mended", "Succeeded", 60)
+    path = f"/api/v1/namespaces/{team.name}/configmaps/promptintern-mended"
     assert '"seed": 7' in place.requests.ask("GET", path)["data"]["job.json"]

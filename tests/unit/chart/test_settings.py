@@ -58,6 +58,7 @@ def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> Non
         head_size=PodSize(cpu="500m", memory="2Gi"),
         worker_size=PodSize(cpu="8", memory="64Gi"),
         preflight_size=PodSize(cpu="2", memory="6Gi"),
+        checks_in_queue=True,
         egress=(EgressRule(cidr="10.1.0.0/16", except_=["10.1.2.0/24"], ports=[443, 9000]),),
         kuberay_namespace="kuberay",
         stuck_seconds=60,

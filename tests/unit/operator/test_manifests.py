@@ -185,12 +185,14 @@ def test_kueue_gets_its_labels_and_a_suspended_ray_job(any_job: PromptInternJob)
 
 @FEW
 @given(jobs())
-def test_the_check_is_in_the_jobs_queue_and_kueue_alone_holds_it_back(any_job: PromptInternJob) -> None:
-    """Where Kueue holds what is in no queue, the check would wait for ever; where it manages no Jobs, if suspended."""
-    check = preflight_job(any_job, SETTINGS, generation=1)
+def test_the_check_is_in_the_jobs_queue_where_the_chart_says_so(any_job: PromptInternJob) -> None:
+    """Kueue alone holds it back: where it manages no Jobs, one that is suspended would wait for ever."""
     kueue = {k: v for k, v in any_job.metadata.labels.items() if k.startswith("kueue.x-k8s.io/")}
-    assert {k: v for k, v in check["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")} == kueue
-    assert "suspend" not in check["spec"]
+    for chart, wanted in ((SETTINGS, {}), (SETTINGS.model_copy(update={"checks_in_queue": True}), kueue)):
+        check = preflight_job(any_job, chart, generation=1)
+        found = {k: v for k, v in check["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")}
+        assert found == wanted
+        assert "suspend" not in check["spec"]
 
 
 @FEW
