@@ -87,7 +87,7 @@ class Kube:
             answer = await self._request(
                 "GET", resource.path(namespace), query=[(name, value) for name, value in query if value], only_meta=True
             )
-            found |= {item["metadata"]["uid"] for item in answer.get("items", [])}
+            found |= {item["metadata"]["uid"] for item in answer.get("items") or []}
             token = answer.get("metadata", {}).get("continue") or ""
             if not token:
                 return found

@@ -1,0 +1,20 @@
+"""What the API server answers, in its own words."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from promptintern_operator.kube import JOBS, Kube
+
+
+def test_a_list_of_nothing_holds_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is for kinds that are asked for their metadata only."""
+    pages = [{"items": [{"metadata": {"uid": "a"}}], "metadata": {"continue": "more"}}, {"items": None, "metadata": {}}]
+
+    async def answer(*_: object, **__: object) -> Any:
+        return pages.pop(0)
+
+    api: Any = None
+    kube = Kube(api)
+    monkeypatch.setattr(kube, "_request", answer)
+    assert asyncio.run(kube.uids(JOBS, None, selector="")) == {"a"}
