@@ -117,8 +117,9 @@ def test_a_rayjob_that_kuberay_refuses_fails_the_job_at_once(team: Team) -> None
     name = team.submit(name="refused", **{**SHORT, "compute__rayVersion": "2.9.0"})
     team.wait(name, seconds=300)
     failed = team.condition(name, "Failed")
-    assert (failed["status"], failed["reason"]) == ("True", "ValidationFailed"), team.told(name)
-    assert "2.9.0" in failed["message"] or "version" in failed["message"].lower()
+    assert (failed["status"], failed["reason"]) == ("True", "Refused"), team.told(name)
+    assert "KubeRay refuses the RayJob" in failed["message"]
+    assert "2.9.0" in failed["message"]
     assert len(team.status(name)["attempts"]) == 1, "KubeRay would refuse another one too"
     clusters = lambda: [each for each in left_of(team, name) if each.startswith(("rayjobs", "rayclusters"))]  # noqa: E731
     team.cluster.wait_for(lambda: not clusters(), timeout=60, what=f"the end of {clusters()}")

@@ -13,7 +13,7 @@ def test_a_worker_out_of_memory_is_named_after_the_budget(team: Team) -> None:
     team.wait(name, seconds=900)
     failed = team.condition(name, "Failed")
     assert failed.get("status") == "True", team.told(name)
-    assert failed["reason"] == "OutOfMemory", failed
+    assert failed["reason"] == "RetriesExhausted", failed
     assert "container ray-worker" in failed["message"]
     assert f"limit of {_TOO_LITTLE}" in failed["message"]
     assert "spec.compute.resources.memory" in failed["message"]
