@@ -15,6 +15,8 @@ from tests.e2e.test_faults import SHORT, until_training
 _API = "kueue.x-k8s.io/v1beta1"
 _QUEUE = {"kueue.x-k8s.io/queue-name": "training"}
 _URGENT = {**_QUEUE, "kueue.x-k8s.io/priority-class": "urgent"}
+_LONG = {"schedule": {"explicit": [{"templateRate": rate, "shots": 0, "epochs": n} for rate, n in ((1, 1), (0, 400))]}}
+"""It is still at it when another job has been checked."""
 _ONE_JOB = {"cpu": "1", "memory": "7Gi"}
 """More than a job of `SHORT` asks for with its head, less than two do."""
 
@@ -80,8 +82,8 @@ class Running:
 
 def test_one_job_at_a_time_and_the_urgent_one_first(teams: tuple[Team, Team]) -> None:
     first, second = teams
-    one = first.submit(name="first", labels=_QUEUE, **SHORT)
-    until_training(first, one)
+    one = first.submit(name="first", labels=_QUEUE, **SHORT, **_LONG)
+    until_training(first, one, stage=1, step=20)
     waiting = first.submit(name="waits", labels=_QUEUE, **SHORT)
     with Running(first.cluster) as running, EpochWatch(first, one) as watch:
         pending = lambda: first.condition(waiting, "QuotaReserved").get("reason") == "Pending"  # noqa: E731

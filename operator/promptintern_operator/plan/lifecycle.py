@@ -10,6 +10,7 @@ from promptintern_operator.plan.classify import Ending, ending_of
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import end_attempt, finish
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
+from promptintern_operator.views import RayJobView
 
 
 def suspend(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
@@ -26,7 +27,7 @@ def suspend(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limi
             return False  # it ended before it could be asked to save
         if ray_job is not None or (pods and attempt.ray_job_uid is not None):
             draft.change_attempt(**paused(attempt, draft.now))
-            draft.set("Suspended", False, "Saving", _stopping_message(ray_job is not None and ray_job.deleting))
+            draft.set("Suspended", False, "Saving", _stopping_message(ray_job))
             draft.set("Training", False, "Suspended", "spec.suspend is true")
             draft.wake_at(draft.now + timedelta(seconds=limits.silent))
             if ray_job is not None and not ray_job.deleting:
@@ -41,12 +42,12 @@ def suspend(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limi
     return True
 
 
-def _stopping_message(deleting: bool) -> str:
-    return (
-        "the trainer saves, then KubeRay removes the cluster; this needs KubeRay to be running"
-        if deleting
-        else "the trainer is asked to save"
-    )
+def _stopping_message(ray_job: RayJobView | None) -> str:
+    if ray_job is None:
+        return "the last pods end"
+    if ray_job.deleting:
+        return f"RayJob {ray_job.name} is being removed, whose pods save first; KubeRay must be running for that"
+    return "the trainer is asked to save"
 
 
 def creating(ray_job: str) -> str:

@@ -33,7 +33,8 @@ def test_suspending_deletes_the_ray_job_and_waits_for_its_end() -> None:
     assert story.condition("Training") == ("False", "Suspended")
     assert "outcome" not in story.attempt
     assert story.look(DELETING, HEAD).actions == ()
-    assert "needs KubeRay to be running" in story.says("Suspended")
+    assert "RayJob small-a1" in story.says("Suspended")
+    assert "KubeRay must be running" in story.says("Suspended")
     assert story.look(renamed(HEAD, deleting=True)).actions == ()
     assert story.condition("Suspended") == ("False", "Saving"), "the pods still save"
     story.look()
