@@ -29,7 +29,7 @@ SILENCE = 5
 def operator(place: Place) -> Iterator[Operator]:
     """It lives through all of this file's tests, which are one story."""
     remove_kuberay(place)
-    found = place.operator(silence_seconds=SILENCE)
+    found = place.operator("watcher", silence_seconds=SILENCE)
     found.start()
     found.wait_until_leading(40)
     yield found
