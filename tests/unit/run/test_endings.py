@@ -6,7 +6,7 @@ import pytest
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.run import worker
 from promptintern.run.driver import _raise_ending
-from promptintern.run.worker import WorkerTask, work_in_process_group
+from promptintern.run.worker import PodLeaves, WorkerTask, work_in_process_group
 from promptintern.storage.retry import RetryPolicy, Transient
 from promptintern.storage.run import Claimant, FencedOut
 from ray.exceptions import ActorDiedError
@@ -15,6 +15,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
 )
+from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 
@@ -65,11 +66,13 @@ def test_the_driver_raises_what_a_worker_told(how: str, kind: type[Exception]) -
 
 
 def _of_workers(*failures: Exception) -> WorkerGroupError:
-    return WorkerGroupError("told", dict(enumerate(failures)))
+    """As Ray itself makes it of what its workers ended with."""
+    ended = {rank: WorkerStatus(running=False, error=failure) for rank, failure in enumerate(failures)}
+    return WorkerGroupPollStatus(worker_statuses=ended).get_worker_group_error()
 
 
-def _ours(text: str) -> Exception:
-    return UserExceptionWithTraceback(RuntimeError(text), traceback_str=f"Traceback\nRuntimeError: {text}")
+def _ours(text: str, kind: type[Exception] = RuntimeError) -> Exception:
+    return UserExceptionWithTraceback(kind(text), traceback_str=f"Traceback\n{kind.__name__}: {text}")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,8 @@ def _ours(text: str) -> Exception:
         (ValueError("bad options for Ray"), False),
         (_of_workers(WorkerHealthCheckFailedError("rank 1", ActorDiedError()), _ours("waited in vain")), True),
         (_of_workers(_ours("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:1234")), True),
+        (_of_workers(_ours("stage 4/4, step 7 of 9", PodLeaves)), True),
+        (_of_workers(_ours("Connection reset by peer"), _ours("a defect")), False),
         (ControllerError(WorkerGroupStartupTimeoutError(2)), True),
         (
             WorkerGroupError("Memory on the node (IP: 10.0.0.7) was 7.7GB used / 8.0GB limit", {0: ActorDiedError()}),

@@ -225,10 +225,10 @@ def _lost_workers(error: BaseException) -> bool:
         return False
     if not isinstance(error, WorkerGroupError):
         return isinstance(error, TrainingFailedError)
-    return any(
-        type(failure).__name__ != "UserExceptionWithTraceback" or _LOST_PEER.search(str(failure))
-        for failure in error.worker_failures.values()
-    )
+    failures = error.worker_failures.values()
+    # What our code raised comes as it is; what became of a worker is told by exceptions of Ray's own.
+    gone = any(type(failure).__module__.partition(".")[0] == "ray" for failure in failures)
+    return gone or all(_LOST_PEER.search(f"{type(failure).__name__}: {failure}") for failure in failures)
 
 
 @contextlib.contextmanager
