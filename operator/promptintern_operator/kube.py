@@ -1,7 +1,7 @@
 """The few requests that the operator makes, over the async client of the kubernetes package."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,14 @@ class Kube:
         """Make the object with this uid what ``manifest`` says (server-side apply); 409 if it is another one now."""
         wanted = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
         await self._request("PATCH", _path(manifest), wanted, query=_as_manager(), content_type=_APPLY)
+
+    async def drop_annotations(self, there: Mapping[str, Any], *, keep: Container[str]) -> None:
+        """Remove from an object, as it was seen, all annotations but those to ``keep``."""
+        meta = there["metadata"]
+        gone = {name: None for name in meta.get("annotations") or {} if name not in keep}
+        if gone:
+            change = {"metadata": {"uid": meta["uid"], "annotations": gone}}
+            await self._request("PATCH", _path(there), change, content_type=_MERGE)
 
     async def apply_job_status(
         self, namespace: str, name: str, *, uid: str, version: str, status: Mapping[str, Any]

@@ -178,6 +178,9 @@ class Reconciler:
                 if not _is_being_checked(job, since=now - _SURROUNDINGS_HOLD):
                     await self._ensure(_surroundings(job, self._settings), job)
                 made = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
+                self._store.ray_job_owners[Owner(namespace, made["metadata"]["uid"])] = Key(
+                    namespace, job.metadata.name
+                )
                 self._store.ray_jobs.add(owner, made["metadata"]["uid"], ray_job_view(made))
             case DeleteRayJob(name=name, uid=child):
                 await self._kube.delete(RAY_JOBS, namespace, name, uid=child)
@@ -194,6 +197,8 @@ class Reconciler:
                 there = await self._kube.look_at(manifest)
                 _check_owner(there, job)
                 await self._kube.apply(manifest, uid=there["metadata"]["uid"])
+                # Apply lets stay what it has not written itself; an identity that the spec no longer names must go.
+                await self._kube.drop_annotations(there, keep=manifest["metadata"].get("annotations", {}))
 
         await _all_but_last_at_once(apply, manifests)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from promptintern_operator.labels import GENERATION, ROLE, TRY
@@ -16,6 +16,7 @@ class RayJobView:
 
     name: str
     uid: str
+    created: datetime
     deleting: bool
     suspended: bool
     """Whether ``spec.suspend`` is set, by us at creation or by Kueue later."""
@@ -26,6 +27,8 @@ class RayJobView:
     reason: str
     message: str
     cluster: str | None
+    ended: datetime | None
+    """When Ray's job ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,8 @@ class PodView:
     cluster: str | None
     created: datetime
     deleting: bool
+    deletion_asked: datetime | None
+    """When its deletion was asked for."""
     phase: str
     reason: str | None
     """Evicted, NodeLost, ..."""
@@ -105,6 +110,7 @@ def ray_job_view(body: Body) -> RayJobView:
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
+        created=moment(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
         suspended=bool(spec.get("suspend")),
         deployment=status.get("jobDeploymentStatus") or "",
@@ -112,6 +118,7 @@ def ray_job_view(body: Body) -> RayJobView:
         reason=status.get("reason") or "",
         message=status.get("message") or "",
         cluster=status.get("rayClusterName") or None,
+        ended=moment(status["endTime"]) if status.get("endTime") else None,
     )
 
 
@@ -132,6 +139,7 @@ def pod_view(body: Body) -> PodView:
         cluster=_label(meta, "ray.io/cluster"),
         created=moment(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
+        deletion_asked=_deletion_asked(meta),
         phase=status.get("phase") or "Pending",
         reason=status.get("reason"),
         message=status.get("message"),
@@ -199,6 +207,13 @@ def _container(item: Body, memory: str | None) -> ContainerView:
         exit_message=ended.get("message"),
         memory_limit=memory,
     )
+
+
+def _deletion_asked(meta: Body) -> datetime | None:
+    """A pod's deletionTimestamp is when its grace period ends."""
+    if not _is_deleting(meta):
+        return None
+    return moment(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
 
 
 def _is_deleting(meta: Body) -> bool:

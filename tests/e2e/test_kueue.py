@@ -52,7 +52,8 @@ def teams(team: Team) -> Iterator[tuple[Team, Team]]:
     yield team, other
     for each in queues:
         cluster.delete("localqueue", each["metadata"]["name"], each["metadata"]["namespace"])
-    cluster.delete("clusterqueue", "shared")
+    for kind, name in (("clusterqueue", "shared"), ("resourceflavor", "any")):  # Kueue's finalizers are on them
+        cluster.delete(kind, name)
     cluster.stop_kueue()
 
 

@@ -91,7 +91,7 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
     lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
     # Somebody takes the head's pod (a drain, a user), and the trainer saved: nothing went wrong.
-    leaving = [pod.name for pod in pods if pod.role == "head" and pod.deleting and code in _STOPPED]
+    leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_taken(pod, ray_job)]
     said = advice.failure_class if advice is not None else None
     refused = code == USER_EXIT or said == "User"
     lost_all = code == INFRASTRUCTURE_EXIT or said == "Infrastructure"
@@ -117,6 +117,13 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     outcome, reason, message = next(ending for holds, *ending in (*certain, *likely) if holds)
     sure = any(holds for holds, *_ in certain)
     return Ending(outcome=Outcome(outcome), reason=reason, message=message, certain=sure)
+
+
+def _was_taken(pod: PodView, ray_job: RayJobView) -> bool:
+    """Whether ``pod`` was to go before the job ended. Afterwards KubeRay deletes all pods, whatever the reason."""
+    if ray_job.ended is None or pod.deletion_asked is None:
+        return pod.deleting
+    return pod.deletion_asked <= ray_job.ended
 
 
 def killed_for_memory(pods: Sequence[PodView], seen: Sequence[PodStatus] = ()) -> str | None:

@@ -6,6 +6,7 @@ from promptintern_operator.plan.attempts import doubling
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.types import (
     Action,
+    DeleteJob,
     DeletePreflight,
     DeleteRayJob,
     Denied,
@@ -22,6 +23,9 @@ _SAID = (("exceeded quota", "QuotaExceeded"), ("because it is being terminated",
 DENIALS = (TAKEN, EARLIER, _FAILED, *(reason for _, reason in _SAID))
 """Every reason why something cannot be made."""
 _LONGEST = 2000
+_INTERRUPTION = timedelta(minutes=5)
+"""After so long without a try, one that is denied is the first of a new row."""
+_DELETIONS = (DeleteRayJob, DeletePreflight, DeleteJob)
 
 
 def denied(
@@ -36,14 +40,16 @@ def denied(
         said: Its sentence.
     """
     taken = reason in (TAKEN, EARLIER)
+    # A webhook that fails is answered with 500, and so is a storage of the API server that changes its leader.
     passing = status in (401, 408, 409, 429) or status < 400 or status > 500
-    if passing and not taken:
+    hiccup = status == 500 and not any(word in said for word in ("webhook", "admission"))
+    if (passing or hiccup) and not taken:
         return None
-    deleting = isinstance(action, DeleteRayJob | DeletePreflight)
+    deleting = isinstance(action, _DELETIONS)
     found = _NOT_DELETED if deleting else next((word for text, word in _SAID if text in said), _FAILED)
     if status == 404 and isinstance(action, StartAttempt):
         said += "; is KubeRay installed, and is the namespace still there?"
-    again = before is not None and before.action == action
+    again = before is not None and before.action == action and now - before.at < _INTERRUPTION
     return Denied(
         action=action,
         reason=reason if taken else found,
@@ -60,15 +66,9 @@ def denial_of(action: Action, observed: Observed) -> Denied | None:
     return found if found is not None and found.action == action else None
 
 
-def gives_up(found: Denied, draft: Draft, limits: Limits) -> bool:
-    """Whether it has been denied for as long as a pod may be stuck. A name that is taken is waited for."""
-    if found.reason in (TAKEN, EARLIER):
-        return False
-    due = found.since + timedelta(seconds=limits.stuck)
-    if draft.now < due:
-        draft.wake_at(due)
-        return False
-    return True
+def gives_up(found: Denied, limits: Limits) -> bool:
+    """Whether it was denied again and again for as long as a pod may be stuck. A name that is taken is waited for."""
+    return found.reason not in (TAKEN, EARLIER) and found.at - found.since >= timedelta(seconds=limits.stuck)
 
 
 def hold(observed: Observed, draft: Draft, limits: Limits) -> None:
@@ -76,7 +76,9 @@ def hold(observed: Observed, draft: Draft, limits: Limits) -> None:
     found = observed.denied
     if found is None or found.action not in draft.actions:
         return
-    if isinstance(found.action, DeleteRayJob):
+    if isinstance(found.action, DeleteRayJob) or (
+        isinstance(found.action, _DELETIONS) and draft.completion_time is not None
+    ):
         draft.set("ClusterReady", False, found.reason, found.message)
     due = found.at + timedelta(seconds=doubling(limits.again, found.times, limits.again_max))
     if draft.now < due:

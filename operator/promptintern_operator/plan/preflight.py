@@ -51,7 +51,7 @@ def _begin(observed: Observed, draft: Draft, limits: Limits, number: int = 1) ->
     denied = denial_of(action, observed)
     if denied is not None:
         draft.set("Accepted", None, denied.reason, denied.message)
-        if gives_up(denied, draft, limits):
+        if gives_up(denied, limits):
             finish(draft, succeeded=False, reason=denied.reason, message=f"the check cannot be made: {denied.message}")
             return
     elif said not in DENIALS:  # what an operator before this one was told holds until the check is there
@@ -87,7 +87,11 @@ def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
     newest = max(_pods_of(preflight, observed), key=lambda pod: pod.created, default=None)
     container = newest.containers[0] if newest and newest.containers else None
     failed_at = preflight.failed_at or draft.now
-    if container is None or container.exit_code is None:  # the pod's watch may lag behind the Job's
+    if container is None or container.exit_code is None:
+        known = draft.conditions.get("Accepted")
+        if known and known.reason == "Refused" and known.observed_generation == draft.generation:
+            return  # the pod that said why is gone since
+        # Its watch may lag behind the Job's.
         due = failed_at + timedelta(seconds=limits.silent)
         if draft.now < due:
             draft.set("Accepted", None, "Checking", _CHECKING)

@@ -1,6 +1,6 @@
 """An attempt while it goes on: its RayJob, its cluster, its head pod, and whether anything is stuck."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from promptintern_api import PromptInternJob
 from promptintern_api.status import AttemptStatus, Failure, Outcome
@@ -90,7 +90,7 @@ def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft, l
     denied = denial_of(action, observed)
     if denied is not None:
         draft.set("ClusterReady", False, denied.reason, denied.message)
-        if gives_up(denied, draft, limits):
+        if gives_up(denied, limits):
             message = f"waited {limits.stuck:.0f} s: {denied.message}"
             end_attempt(draft, Ending(outcome=Outcome.INFRASTRUCTURE, reason=denied.reason, message=message), ())
             return False
@@ -170,7 +170,7 @@ def _note_quota(job: PromptInternJob, ray_job: RayJobView, observed: Observed, d
     attempt = draft.attempt
     assert attempt is not None
     if workload is None:
-        due = (attempt.started_at or draft.now) + timedelta(seconds=limits.queue)
+        due = ray_job.created + timedelta(seconds=limits.queue)
         if draft.now >= due:
             message = (
                 f"Kueue made no Workload for RayJob {ray_job.name}; is Kueue running, and does queue {queue} exist?"
@@ -208,7 +208,7 @@ def _note_cluster(ray_job: RayJobView, pods: list[PodView], observed: Observed, 
         draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
         return False
     if not ray_job.deployment:
-        due = _started(draft) + timedelta(seconds=limits.silent)
+        due = ray_job.created + timedelta(seconds=limits.silent)
         if draft.now >= due:
             message = f"KubeRay has not looked at RayJob {ray_job.name}; is its operator running?"
             draft.set("ClusterReady", False, "KubeRaySilent", message)
@@ -227,8 +227,3 @@ def _note_cluster(ray_job: RayJobView, pods: list[PodView], observed: Observed, 
         assert attempt is not None
         draft.set("Training", True, "Running", f"attempt {attempt.number} runs as RayJob {ray_job.name}")
     return True
-
-
-def _started(draft: Draft) -> datetime:
-    assert draft.attempt is not None
-    return draft.attempt.started_at or draft.now

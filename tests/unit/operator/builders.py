@@ -31,6 +31,7 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
     known: dict[str, Any] = {
         "name": f"small-a{number}",
         "uid": f"ray-job-{number}",
+        "created": NOW,
         "deleting": False,
         "suspended": False,
         "deployment": deployment,
@@ -38,6 +39,7 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
         "reason": "",
         "message": "",
         "cluster": f"cluster-{number}",
+        "ended": None,
     }
     return RayJobView(**(known | more))
 
@@ -63,6 +65,7 @@ def pod(name: str = "head", *, role: str = "head", attempt: int = 1, **more: Any
         "cluster": f"cluster-{attempt}" if role != "preflight" else None,
         "created": NOW,
         "deleting": False,
+        "deletion_asked": None,
         "phase": "Running",
         "reason": None,
         "message": None,

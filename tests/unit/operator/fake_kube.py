@@ -1,7 +1,7 @@
 """An API server that is a dict."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from promptintern_operator.kube import RequestFailed, Resource
@@ -53,6 +53,10 @@ class FakeKube:
         known = self.objects[manifest["kind"], manifest["metadata"]["name"]]
         assert known["metadata"]["uid"] == uid
         known |= {name: value for name, value in manifest.items() if name != "metadata"}
+
+    async def drop_annotations(self, there: Body, *, keep: Container[str]) -> None:
+        known = self.objects[there["kind"], there["metadata"]["name"]]["metadata"]
+        known["annotations"] = {name: value for name, value in known.get("annotations", {}).items() if name in keep}
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
         self.asked.append(f"delete {resource.plural}")

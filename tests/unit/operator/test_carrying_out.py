@@ -199,3 +199,26 @@ def test_another_spec_changes_what_the_job_owns() -> None:
         assert place.kube.objects["ConfigMap", "promptintern-small"]["data"] != {"job.json": "old"}
 
     run(story)
+
+
+def test_annotations_that_the_spec_no_longer_has_are_removed() -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        identity = place.kube.objects["ServiceAccount", "promptintern-small"]["metadata"]
+        identity["annotations"] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/before"}
+        place.generation = 2
+        await place.look()
+        assert identity["annotations"] == {}
+
+    run(story)
+
+
+def test_whose_a_new_ray_job_is_is_known_before_its_watch_tells() -> None:
+    async def story(place: Place) -> None:
+        await place.look()
+        place.check_succeeds()
+        await place.look()
+        made = place.kube.objects["RayJob", "small-a1"]["metadata"]["uid"]
+        assert place.store.ray_job_owners == {Owner("team-a", made): KEY}
+
+    run(story)

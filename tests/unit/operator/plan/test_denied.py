@@ -29,6 +29,7 @@ def _denied(
         (404, "Not Found", "CreateFailed"),
         (422, 'RayJob.ray.io "small-a1" is invalid: spec', "CreateFailed"),
         (500, 'failed calling webhook "w"', "CreateFailed"),
+        (500, "etcdserver: request timed out", None),
         *((passing, "not now", None) for passing in (0, 401, 409, 429, 503, 504)),
     ],
 )
@@ -51,6 +52,10 @@ def test_denials_in_a_row_are_counted() -> None:
     second = denied(StartAttempt(1), first, status=403, reason="", said=QUOTA, now=later)
     assert second is not None
     assert (second.since, second.at, second.times) == (NOW, later, 2)
+    much_later = NOW + timedelta(hours=1)
+    third = denied(StartAttempt(1), second, status=403, reason="", said=QUOTA, now=much_later)
+    assert third is not None
+    assert (third.since, third.times) == (much_later, 1), "it was not tried in between"
     other = denied(StartAttempt(2), second, status=403, reason="", said=QUOTA, now=later)
     assert other is not None
     assert (other.since, other.times) == (later, 1)
@@ -107,18 +112,24 @@ def test_a_check_that_is_denied_for_long_ends_the_job_as_a_stuck_pod_does() -> N
     story.look()
     assert story.look(_denied(StartPreflight(1), at=899), after=899).actions == ()
     assert story.condition("Failed") is None
-    result = story.look(_denied(StartPreflight(1), at=890), after=1)
+    result = story.look(_denied(StartPreflight(1), at=901), after=1)
     assert story.condition("Failed") == ("True", "QuotaExceeded")
     assert result.actions == ()
 
 
 def test_an_attempt_that_is_denied_for_long_is_followed_by_another() -> None:
     story = accepted()
-    story.look(_denied(StartAttempt(1), at=890), after=900)
+    story.look(_denied(StartAttempt(1), at=900), after=900)
     assert story.attempt["outcome"] == "Infrastructure"
     assert "waited 900 s" in story.attempt["message"]
-    assert story.look(_denied(StartAttempt(1), at=890), after=20).actions == (StartAttempt(2),)
+    assert story.look(_denied(StartAttempt(1), at=900), after=20).actions == (StartAttempt(2),)
     assert story.condition("ClusterReady") == ("False", "Starting")
+
+
+def test_an_attempt_that_was_not_tried_for_long_is_tried_before_it_is_given_up() -> None:
+    story = accepted()
+    assert story.look(_denied(StartAttempt(1), at=5), after=3600).actions == (StartAttempt(1),)
+    assert "outcome" not in story.attempt
 
 
 @pytest.mark.parametrize("reason", [TAKEN, EARLIER])

@@ -1,6 +1,6 @@
 """What each way to fail is called, who has to act, and whether another attempt follows."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -248,6 +248,17 @@ def test_a_driver_that_saved_because_its_pod_was_deleted_costs_nothing() -> None
     story.look(failed(1, EXIT.format(143)), renamed(HEAD, deleting=True))
     assert story.attempt["outcome"] == "Preemption"
     assert "saved first" in story.attempt["message"]
+
+
+def test_a_driver_that_was_stopped_before_its_pods_were_deleted_is_counted() -> None:
+    """The kubelet ended the container; then KubeRay cleans up, as it does after every end."""
+    story = running(retries={"application": 0, "infrastructure": 0})
+    stopped = failed(1, EXIT.format(143), ended=story.now)
+    story.look(stopped, HEAD)
+    asked = story.now + timedelta(seconds=2)
+    story.look(stopped, renamed(HEAD, deleting=True, deletion_asked=asked), after=2)
+    story.look(stopped, after=10)
+    assert story.attempt["outcome"] == "Infrastructure"
 
 
 def test_a_pull_that_fails_and_one_that_waits_are_one_trouble() -> None:

@@ -87,6 +87,16 @@ def test_findings_that_are_no_list_of_problems_are_told_as_they_are(told: str) -
     assert story.says("Accepted") == told
 
 
+@pytest.mark.parametrize("retries", [0, 10])
+@pytest.mark.parametrize("after", [5, 3600])
+def test_a_refused_job_stays_refused_when_its_checks_pod_is_gone(retries: int, after: float) -> None:
+    story = Story(job=job(retries={"infrastructure": retries}))
+    check = preflight(failed="failed")
+    story.look(check, preflight_pod(exit_code=2, exit_message=FINDINGS))
+    assert story.look(check, after=after).actions == ()
+    assert (story.phase, story.condition("Accepted")) == ("Refused", ("False", "Refused"))
+
+
 def test_a_refused_job_is_not_checked_again_until_its_spec_changes() -> None:
     story = Story()
     refused = (preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=FINDINGS))

@@ -1,5 +1,7 @@
 """Kueue's quota, and the time that counts towards the deadline: not what a job spends queued or suspended."""
 
+from datetime import timedelta
+
 import pytest
 from promptintern_operator.plan import DeleteRayJob, StartAttempt
 
@@ -160,3 +162,14 @@ def test_no_deadline_before_the_start() -> None:
     story = accepted(activeDeadlineSeconds=1)
     story.look(after=1000)
     assert story.condition("Failed") is None
+
+
+def test_the_clocks_of_kuberay_and_kueue_run_from_the_ray_jobs_own_creation() -> None:
+    """It may have been denied for long before it was made."""
+    story = _queued()
+    made = ray_job(deployment="", suspended=True, cluster=None, created=story.now + timedelta(seconds=400))
+    story.look(made, after=401)
+    assert story.condition("QuotaReserved") == ("False", "Pending")
+    story = running()
+    story.look(ray_job(deployment="", created=story.now + timedelta(seconds=400)), after=401)
+    assert story.condition("ClusterReady")[1] != "KubeRaySilent"
