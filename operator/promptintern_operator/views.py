@@ -29,6 +29,8 @@ class RayJobView:
     cluster: str | None
     ended: datetime | None
     """When Ray's job ended."""
+    worker_memory: str | None
+    """The limit of each worker's container."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,7 @@ def ray_job_view(body: Body) -> RayJobView:
         message=status.get("message") or "",
         cluster=status.get("rayClusterName") or None,
         ended=moment(status["endTime"]) if status.get("endTime") else None,
+        worker_memory=_worker_memory(spec),
     )
 
 
@@ -207,6 +210,13 @@ def _container(item: Body, memory: str | None) -> ContainerView:
         exit_message=ended.get("message"),
         memory_limit=memory,
     )
+
+
+def _worker_memory(spec: Body) -> str | None:
+    groups = (spec.get("rayClusterSpec") or {}).get("workerGroupSpecs") or [{}]
+    containers = ((groups[0].get("template") or {}).get("spec") or {}).get("containers") or [{}]
+    limit = ((containers[0].get("resources") or {}).get("limits") or {}).get("memory")
+    return str(limit) if limit is not None else None
 
 
 def _deletion_asked(meta: Body) -> datetime | None:

@@ -109,7 +109,12 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     ]
     likely: list[tuple[bool, Outcome, str, str]] = [
         (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
-        (_ray_ran_out_of_memory(ray_job, told), Outcome.APPLICATION, "OutOfMemory", f"{_worker_memory(pods)}: {told}"),
+        (
+            _ray_ran_out_of_memory(ray_job, told),
+            Outcome.APPLICATION,
+            "OutOfMemory",
+            f"{_worker_memory(ray_job)}: {told}",
+        ),
         (lost_all, Outcome.INFRASTRUCTURE, "InfrastructureFailed", told),
         (code is not None, Outcome.APPLICATION, "TrainerFailed", told or f"the trainer exited with {code}"),
         (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", told or "KubeRay gives no reason"),
@@ -143,10 +148,9 @@ def _ray_ran_out_of_memory(ray_job: RayJobView, told: str) -> bool:
     return _RAY_MEMORY.search(ray_job.message) is not None or _RAY_MEMORY.search(told) is not None
 
 
-def _worker_memory(pods: Sequence[PodView]) -> str:
+def _worker_memory(ray_job: RayJobView) -> str:
     """Ray kills a worker's process shortly before the kernel would kill its container, and the pod shows nothing."""
-    containers = [container for pod in pods if pod.role == "worker" for container in pod.containers[:1]]
-    limit = next((f" of {each.memory_limit}" for each in containers if each.memory_limit), "")
+    limit = f" of {ray_job.worker_memory}" if ray_job.worker_memory else ""
     return (
         f"container ray-worker came close to its memory limit{limit}, so Ray killed the training in it; raise "
         "spec.compute.resources.memory, or lower spec.training.tokensPerPack"

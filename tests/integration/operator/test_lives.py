@@ -135,7 +135,7 @@ def test_kuberay_stands_still_while_suspending(place: Place, team: Tenant) -> No
     try:
         team.change("held", suspend=True)
         said = team.wait_for_condition("held", "Suspended", "Saving")
-        wait_for(lambda: "needs KubeRay" in team.condition("held", "Suspended")[2], 10, f"more than: {said}")
+        wait_for(lambda: "KubeRay must be running" in team.condition("held", "Suspended")[2], 10, f"more than: {said}")
         assert team.ray_jobs() == ["held-a1"]
     finally:
         place.kuberay.go_on()

@@ -40,6 +40,7 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
         "message": "",
         "cluster": f"cluster-{number}",
         "ended": None,
+        "worker_memory": "8Gi",
     }
     return RayJobView(**(known | more))
 

@@ -201,3 +201,19 @@ def test_a_workload_waits_is_admitted_and_evicted() -> None:
 def test_a_workload_that_says_nothing(rest: dict[str, Any]) -> None:
     view = workload_view({"metadata": {**META, "ownerReferences": None}, **rest})
     assert (view.ray_job_uid, view.quota_reserved, view.evicted, view.message) == (None, False, None, "")
+
+
+def test_what_a_ray_job_and_a_pod_say_of_their_end() -> None:
+    worker = {"name": "ray-worker", "resources": {"limits": {"memory": "8Gi"}}}
+    cluster = {"workerGroupSpecs": [{"template": {"spec": {"containers": [worker]}}}]}
+    view = ray_job_view(
+        {
+            "metadata": _meta(),
+            "spec": {"rayClusterSpec": cluster},
+            "status": {"endTime": "2026-01-02T04:00:00Z"},
+        }
+    )
+    assert (view.worker_memory, view.ended) == ("8Gi", datetime(2026, 1, 2, 4, tzinfo=UTC))
+    leaving = _meta(deletionTimestamp="2026-01-02T04:01:00Z", deletionGracePeriodSeconds=60)
+    assert pod_view({"metadata": leaving}).deletion_asked == datetime(2026, 1, 2, 4, tzinfo=UTC)
+    assert pod_view({"metadata": _meta()}).deletion_asked is None
