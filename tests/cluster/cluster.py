@@ -36,10 +36,15 @@ def missing_powers() -> list[str]:
     if os.geteuid() != 0:
         return ["root"]
     effective = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
-    lacks = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    lacks = lacking_capabilities(effective)
     if not os.access(_CGROUPS, os.W_OK):
         lacks.append(f"write access to {_CGROUPS} (limits)")
     return lacks
+
+
+def lacking_capabilities(effective: int) -> list[str]:
+    """Of those that a node takes; ``effective`` is the kernel's bit set."""
+    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
 
 
 class Cluster(Nodes, ApiServer):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import lifecycle, programs
+from tests.cluster import cluster, lifecycle, programs
 from tests.cluster.errors import NoCluster
 from tests.cluster.foreign import VARIABLE, preferred
 
@@ -23,13 +23,24 @@ def fail(*_: object) -> None:
 def test_a_node_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "build", fail)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(NoCluster, match="Linux and root"):
+    with pytest.raises(NoCluster, match="no root; run as root on a Linux machine"):
         lifecycle.up("node")
+
+
+@pytest.mark.parametrize(
+    ("effective", "lacks"),
+    [
+        (0x1FFFFFFFFFF, []),
+        (0xA80425FB, ["CAP_NET_ADMIN (networks)", "CAP_SYS_ADMIN (mounts)"]),  # root in a container, as a rule
+    ],
+)
+def test_root_in_a_container_may_lack_powers(effective: int, lacks: list[str]) -> None:
+    assert cluster.lacking_capabilities(effective) == lacks
 
 
 def test_a_home_too_long_for_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "build", fail)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cluster, "missing_powers", list)
     monkeypatch.setenv("PROMPTINTERN_CLUSTER_HOME", str(tmp_path / ("x" * 100)))
     with pytest.raises(NoCluster, match="PROMPTINTERN_CLUSTER_HOME"):
         lifecycle.up("node")
