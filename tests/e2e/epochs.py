@@ -6,6 +6,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from tests.e2e.tenant import Team
 
 _EPOCH = re.compile(r"/epochs/(\d+)\.json$")
@@ -38,6 +40,7 @@ class EpochWatch:
         self._folder = team.run_folder(name)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._watched_to_the_end = False
         self._known: set[str] = set()
         self.owners: dict[int, set[bytes]] = {}
         """What each epoch's claim said, at any look."""
@@ -50,6 +53,7 @@ class EpochWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watched_to_the_end = self._thread.is_alive()
         self._stop.set()
         self._thread.join()
         self._look()
@@ -61,6 +65,7 @@ class EpochWatch:
 
     def check(self) -> None:
         """At every look one driver owned the run, and no manifest came from one that did not."""
+        assert self._watched_to_the_end
         assert sorted(self.owners) == list(range(1, self.newest + 1)), "every claim follows the one before"
         assert all(len(said) == 1 for said in self.owners.values()), f"two drivers had one epoch: {self.owners}"
         assert self.commits
@@ -94,7 +99,7 @@ class EpochWatch:
                     self.owners.setdefault(int(claim[1]), set()).add(files.cat(path))
                 elif path.endswith("/manifest.json") and path not in self._known:
                     self._note(path, int(json.loads(files.cat(path))["epoch"]), newest)
-        except (OSError, ValueError):
+        except (OSError, ValueError, BotoCoreError, ClientError):
             pass  # the storage is stopped, or a checkpoint was removed meanwhile
 
     def _note(self, path: str, epoch: int, newest: int) -> None:
