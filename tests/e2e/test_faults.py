@@ -9,24 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.epochs import EpochWatch, resumed_after, steps_lost
 from tests.e2e.project import SYSTEM
+from tests.e2e.short import EVERY, SECONDS, SHORT, until_training
 from tests.e2e.tenant import Team
 
 ALL = os.environ.get("PROMPTINTERN_FAULTS") == "all"
-_SECONDS = 900
-EVERY = 5
-"""Seconds between checkpoints."""
-SHORT: dict[str, Any] = {
-    "data__eval__limit": 60,
-    "evaluation__arms": ["FullPrompt", "QueryOnly"],
-    "checkpoint__everySeconds": EVERY,
-    "compute__terminationGracePeriodSeconds": 60,
-}
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +25,6 @@ def undisturbed(team: Team, quickstart: str, tmp_path_factory: pytest.TempPathFa
     """The adapter of a run that nobody disturbed; what is evaluated, and how often it is saved, changes nothing."""
     assert team.condition(quickstart, "Succeeded").get("status") == "True", team.told(quickstart)
     return team.adapter(quickstart, tmp_path_factory.mktemp("undisturbed"))
-
-
-def until_training(team: Team, name: str, *, stage: int = 3, step: int = 20, attempt: int = 1) -> None:
-    """Wait until the trainer says that it is in the middle of ``stage``."""
-
-    def reached() -> bool:
-        status = team.status(name)
-        training = status.get("training") or {}
-        stages = [each["index"] for each in training.get("stages", [])]
-        done = (training.get("progress") or {}).get("step", 0)
-        return len(status.get("attempts", [])) == attempt and max(stages, default=-1) >= stage and done >= step
-
-    team.cluster.wait_for(reached, timeout=_SECONDS, what=f"stage {stage} of {name}")
 
 
 def kill_trainer(team: Team, name: str) -> None:
@@ -181,7 +159,7 @@ def test_the_adapter_is_the_same(team: Team, undisturbed: bytes, disturb: Distur
             )
         began = time.monotonic()
         disturb(team, name)
-        team.wait(name, seconds=_SECONDS)
+        team.wait(name, seconds=SECONDS)
     assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
     assert team.adapter(name, tmp_path) == undisturbed
     watch.check()

@@ -9,8 +9,8 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.e2e.epochs import EpochWatch, resumed_after, steps_lost
+from tests.e2e.short import SHORT, until_training
 from tests.e2e.tenant import Team
-from tests.e2e.test_faults import SHORT, until_training
 
 _API = "kueue.x-k8s.io/v1beta1"
 _QUEUE = {"kueue.x-k8s.io/queue-name": "training"}

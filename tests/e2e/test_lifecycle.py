@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tests.cluster.errors import CommandFailed
+from tests.e2e.short import SHORT, until_training
 from tests.e2e.tenant import Team
-from tests.e2e.test_faults import SHORT, until_training
 
 _LEFT = (
     "rayjobs",

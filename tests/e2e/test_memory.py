@@ -1,7 +1,7 @@
 """A worker that comes to its memory limit, attempt after attempt: a part of `make e2e-faults`."""
 
+from tests.e2e.short import SHORT
 from tests.e2e.tenant import Team
-from tests.e2e.test_faults import SHORT
 
 _TOO_LITTLE = "1100Mi"
 """Ray starts with this, and training does not fit."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tests.e2e import project
 from tests.e2e.epochs import EpochWatch, steps_lost
+from tests.e2e.short import SHORT, until_training
 from tests.e2e.tenant import SECRET, Team
-from tests.e2e.test_faults import SHORT, until_training
 
 
 def test_a_running_job_outlives_upgrade_uninstall_and_installation(team: Team, tmp_path: Path) -> None:

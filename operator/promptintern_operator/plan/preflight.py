@@ -43,8 +43,7 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: Draft, limi
 
 
 def _begin(observed: Observed, draft: Draft, limits: Limits, number: int = 1) -> None:
-    known = draft.conditions.get("Accepted")
-    said = known.reason if known and known.observed_generation == draft.generation else None
+    said = _said(draft)
     if said == "Refused":
         return
     action = StartPreflight(draft.generation, number)
@@ -57,6 +56,12 @@ def _begin(observed: Observed, draft: Draft, limits: Limits, number: int = 1) ->
     elif said not in DENIALS:  # what an operator before this one was told holds until the check is there
         draft.set("Accepted", None, "Checking", _CHECKING)
     draft.do(action)
+
+
+def _said(draft: Draft) -> str | None:
+    """Reason of what was said of this very spec so far."""
+    known = draft.conditions.get("Accepted")
+    return known.reason if known and known.observed_generation == draft.generation else None
 
 
 def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
@@ -88,8 +93,7 @@ def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
     container = newest.containers[0] if newest and newest.containers else None
     failed_at = preflight.failed_at or draft.now
     if container is None or container.exit_code is None:
-        known = draft.conditions.get("Accepted")
-        if known and known.reason == "Refused" and known.observed_generation == draft.generation:
+        if _said(draft) == "Refused":
             return  # the pod that said why is gone since
         # Its watch may lag behind the Job's.
         due = failed_at + timedelta(seconds=limits.silent)
