@@ -6,6 +6,7 @@ import pytest
 
 from tests.cluster.errors import NoCluster
 from tests.integration.operator.place import Place, Tenant, place_in
+from tests.integration.operator.process import Operator
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             yield made
     except NoCluster as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def operator(place: Place) -> Iterator[Operator]:
+    """One for all tests of a file; it ends well, and has met nothing unforeseen."""
+    found = place.operator()
+    found.start()
+    found.wait_until_leading(40)
+    yield found
+    assert found.stop() == 0
+    assert not [line for line in found.text().splitlines() if "Traceback" in line]
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
 """What a real API server does not let the operator do, with the chart's own rights."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.cluster.client import wait_for
 from tests.integration.operator.kuberay import Check
 from tests.integration.operator.place import Place, Tenant
-from tests.integration.operator.process import Operator
 from tests.integration.operator.requests import MERGE, Body
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}"
@@ -26,14 +23,7 @@ FOREIGN: dict[str, tuple[str, Body]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def operator(place: Place) -> Iterator[Operator]:
-    """One for all tests of this file."""
-    found = place.operator()
-    found.start()
-    found.wait_until_leading(40)
-    yield found
-    assert found.stop() == 0
+pytestmark = pytest.mark.usefixtures("operator")
 
 
 def test_a_quota_is_told_at_once_and_goes_on_once_it_is_raised(place: Place, team: Tenant) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,17 +12,6 @@ from tests.integration.operator.process import Operator
 from tests.integration.operator.requests import CHILDREN, JOBS, PODS, PREFLIGHTS, Refused
 
 FOR_EVER = Life(ends="never")
-
-
-@pytest.fixture(scope="module")
-def operator(place: Place) -> Iterator[Operator]:
-    """One for all tests of this file."""
-    found = place.operator()
-    found.start()
-    found.wait_until_leading(40)
-    yield found
-    assert found.stop() == 0
-    assert not [line for line in found.text().splitlines() if "Traceback" in line]
 
 
 pytestmark = pytest.mark.usefixtures("operator")
