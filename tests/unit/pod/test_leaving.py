@@ -54,7 +54,15 @@ def test_nobody_there_is_no_wait(folder: Path) -> None:
 
 def test_the_driver_is_told_by_a_signal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hook, "_TOLD_SECONDS", 0.1)
-    script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print(flush=True); time.sleep(60)"
+    # Short sleeps: a signal just before a sleep does not shorten it, Python's handler runs after it.
+    script = """if True:
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        print(flush=True)
+        for _ in range(600):
+            time.sleep(0.1)
+        sys.exit("nobody told")
+    """
     driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert driver.stdout is not None
     driver.stdout.readline()
