@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.integration.run.warm import WarmProcess
 from tests.tiny import tiny_job
 
 Moment = Callable[[Path, float], bool]
@@ -40,30 +41,48 @@ def write_job(
     return path
 
 
-def start(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start a run. One thread a process, so that CPU results repeat."""
-    where = ["--workdir", str(workdir)] if workdir else []
+def start(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> WarmProcess:
+    """Start a run that is ready at once. One thread a process, so that CPU results repeat."""
+    return WarmProcess(_run(job, workdir, arguments), _environment(environment))
+
+
+def start_command(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start a run as a user does."""
     return subprocess.Popen(
-        [sys.executable, "-m", "promptintern.cli.app", "run", str(job), *where, *arguments],
+        [sys.executable, "-m", "promptintern.cli.app", *_run(job, workdir, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env=_environment(environment),
     )
 
 
-def finish(process: "subprocess.Popen[str]", seconds: float = 300) -> Ended:
+def finish(process: "WarmProcess | subprocess.Popen[str]", seconds: float = 300) -> Ended:
     """Wait for the end."""
     text, _ = process.communicate(timeout=seconds)
+    assert process.returncode is not None
     return Ended(code=process.returncode, text=text)
 
 
 def run_to_end(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> Ended:
-    """A whole run."""
+    """A whole run that is ready at once."""
     return finish(start(job, workdir, *arguments, **environment))
 
 
-def stop_at(process: "subprocess.Popen[str]", workdir: Path, moment: Moment, number: signal.Signals) -> bool:
+def run_command(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> Ended:
+    """A whole run as a user starts it."""
+    return finish(start_command(job, workdir, *arguments, **environment))
+
+
+def _run(job: Path, workdir: Path | None, arguments: Sequence[str]) -> list[str]:
+    return ["run", str(job), *(["--workdir", str(workdir)] if workdir else []), *arguments]
+
+
+def _environment(changes: Mapping[str, str]) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+
+
+def stop_at(process: WarmProcess, workdir: Path, moment: Moment, number: signal.Signals) -> bool:
     """Send ``number`` as soon as ``moment`` says so; False if the process ended before."""
     began: float | None = None
     while process.poll() is None:

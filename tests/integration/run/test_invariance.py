@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.run.process import run_to_end, trajectories, write_job
+from tests.integration.run.process import run_command, trajectories, write_job
 
 REFERENCE = Path(__file__).parent / "references/trajectory.json"
 LOSS_TOLERANCE = 2e-5
@@ -29,7 +29,7 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_trajectory(setting: str, tmp_path: Path) -> None:
     job = write_job(tmp_path, epochs=6)
-    ended = run_to_end(job, tmp_path / "runs", *SETTINGS[setting])
+    ended = run_command(job, tmp_path / "runs", *SETTINGS[setting])
     assert ended.code == 0, ended.text
     found = trajectories(tmp_path / "runs")
     if os.environ.get("PROMPTINTERN_WRITE_REFERENCE") and setting == "one process, no packing":

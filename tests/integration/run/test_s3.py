@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from tests.cluster.faultproxy import FaultProxy, Request, ShortenUpload, every_third
 from tests.cluster.s3 import S3Server
 from tests.integration.run.process import adapters, finish, run_folder, run_to_end, start, write_job
+from tests.integration.run.warm import WarmProcess
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_sigkill_and_continue_on_s3(local: Path, s3_server: S3Server, s3_bucket:
     assert adapters(runs) == adapters(local)
 
 
-def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+def wait_for(process: WarmProcess, condition: Callable[[], bool]) -> None:
     """Until ``condition`` holds; the process must not end before."""
     while not condition():
         assert process.poll() is None, finish(process).text

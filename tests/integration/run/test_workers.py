@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.run.process import adapters, finish, run_folder, run_to_end, start, write_job
+from tests.integration.run.process import adapters, finish, run_command, run_folder, start_command, write_job
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     workdir = tmp_path_factory.mktemp("undisturbed")
-    ended = run_to_end(job, workdir, "--workers", "2")
+    ended = run_command(job, workdir, "--workers", "2")
     assert ended.code == 0, ended.text
     return adapters(workdir)
 
@@ -52,7 +52,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
 def test_a_killed_worker_is_replaced_under_a_new_epoch(
     job: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    process = start(job, tmp_path, "--workers", "2")
+    process = start_command(job, tmp_path, "--workers", "2")
     wait_for(lambda: (f := run_folder(tmp_path)) and any(f.glob("stages/1/*/checkpoints/*/manifest.json")))
     os.kill(training_workers(process.pid)[0], signal.SIGKILL)
     ended = finish(process)
@@ -72,7 +72,7 @@ def test_a_stop_while_two_workers_answer_is_heeded(job: Path, tmp_path: Path) ->
     rows = [json.dumps({"query": f"what is {n}", "answer": str(n)}) for n in range(400)]
     held_out = tmp_path / "eval.jsonl"
     held_out.write_text("".join(f"{row}\n" for row in rows))
-    process = start(slow, tmp_path / "runs", "--workers", "2", "--set", f"data.eval.uri={held_out}")
+    process = start_command(slow, tmp_path / "runs", "--workers", "2", "--set", f"data.eval.uri={held_out}")
     said = ""
     assert process.stdout is not None
     while "answered" not in said:
