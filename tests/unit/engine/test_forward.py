@@ -1,7 +1,5 @@
 """Packed computation against one prompt a row."""
 
-import random
-
 import pytest
 import torch
 from promptintern.engine.forward import pack_loss, pack_tensors, packs_exactly
@@ -10,17 +8,9 @@ from promptintern.prompt.encode import Encoded
 from promptintern_api.training import Lora
 
 from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model
+from tests.unit.engine.rows import random_rows
 
 CPU = torch.device("cpu")
-
-
-def random_rows(seed: int, count: int) -> list[Encoded]:
-    draw = random.Random(seed)
-
-    def ids(n: int) -> list[int]:
-        return [draw.randrange(3, VOCABULARY) for _ in range(n)]
-
-    return [Encoded(prompt_ids=ids(draw.randint(1, 20)), answer_ids=ids(draw.randint(1, 6))) for _ in range(count)]
 
 
 def adapter_of(architecture: str) -> Adapter:

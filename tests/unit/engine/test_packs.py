@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.engine.packs import Length, StepPlan, plan_steps
+from promptintern.engine.tree import Prefixes
 
 LENGTHS = st.lists(
     st.builds(lambda p, a: Length(prompt=p, answer=a), st.integers(1, 60), st.integers(1, 20)),
@@ -94,3 +95,58 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
 def test_more_workers_than_packs_leaves_some_idle(world_size: int) -> None:
     (step,) = plan([Length(prompt=3, answer=2)], world_size=world_size)
     assert sorted(len(share) for share in step.workers) == [0] * (world_size - 1) + [1]
+
+
+PROMPTS = st.lists(
+    st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.integers(1, 6)), min_size=1, max_size=40
+)
+"""Prompts over two tokens after a template of 30, and the numbers of their answers' tokens."""
+
+
+def plan_sharing(rows: list[tuple[list[int], int]], **changes: object) -> tuple[list[list[int]], list[StepPlan]]:
+    prompts = [[7] * 30 + prompt for prompt, _ in rows]
+    lengths = [Length(prompt=len(prompt), answer=rows[i][1]) for i, prompt in enumerate(prompts)]
+    return prompts, plan(lengths, tokens_per_batch=900, prefixes=Prefixes(prompts), **changes)
+
+
+@given(PROMPTS, st.integers(1, 3), st.integers(40, 300))
+def test_sharing_changes_packs_and_no_steps(
+    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int
+) -> None:
+    prompts, steps = plan_sharing(rows, world_size=world_size, tokens_per_pack=tokens_per_pack)
+    plain = plan(
+        [Length(prompt=len(p), answer=a) for p, (_, a) in zip(prompts, rows, strict=True)], tokens_per_batch=900
+    )
+    assert [rows_of(step) for step in steps] == [rows_of(step) for step in plain]
+    assert [(s.rows, s.tokens, s.loss_tokens) for s in steps] == [(s.rows, s.tokens, s.loss_tokens) for s in plain]
+
+
+@given(PROMPTS, st.integers(1, 3), st.integers(40, 300))
+def test_a_pack_is_counted_as_the_tree_it_becomes(
+    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int
+) -> None:
+    prompts, steps = plan_sharing(rows, world_size=world_size, tokens_per_pack=tokens_per_pack)
+    for step in steps:
+        packs = [pack for share in step.workers for pack in share]
+        assert step.computed == sum(pack.computed for pack in packs)
+        for pack in packs:
+            assert pack.computed <= tokens_per_pack or len(pack.rows) == 1
+            distinct = {tuple(prompts[row][: i + 1]) for row in pack.rows for i in range(len(prompts[row]))}
+            assert pack.computed == len(distinct) + sum(rows[row][1] for row in pack.rows)
+
+
+@given(PROMPTS, st.integers(2, 3))
+def test_shared_packs_are_balanced(rows: list[tuple[list[int], int]], world_size: int) -> None:
+    for step in plan_sharing(rows, world_size=world_size)[1]:
+        loads = [sum(pack.computed for pack in share) for share in step.workers]
+        largest = max(pack.computed for share in step.workers for pack in share)
+        assert max(loads) <= sum(loads) / world_size + largest
+        assert step.rows < world_size or all(step.workers)
+
+
+def test_rows_of_one_template_cost_it_once() -> None:
+    rows = [([n % 2, *[1] * n], 2) for n in range(8)]
+    _, (step,) = plan_sharing(rows, tokens_per_pack=900)
+    ((pack,),) = step.workers
+    assert pack.computed < 30 + sum(len(prompt) + answer for prompt, answer in rows)
+    assert pack.tokens == sum(30 + len(prompt) + answer for prompt, answer in rows)

@@ -4,42 +4,43 @@ import copy
 
 import pytest
 import torch
+from promptintern.engine.layout import Layout
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.packs import Length, plan_steps
 from promptintern.engine.state import Trajectory, apply_state, new_optimizer, snapshot
 from promptintern.engine.train import Course, StageTask, train_stage
+from promptintern.engine.tree import Prefixes
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 from promptintern_api.training import Lora, TrainingSpec
 
-from tests.tiny import VOCABULARY, tiny_model
+from tests.tiny import tiny_model
+from tests.unit.engine.rows import random_family
 
 CPU = torch.device("cpu")
 TRAINING = TrainingSpec(learning_rate=5e-3, warmup_ratio=0.1)
 
 
 def rows(count: int = 12) -> list[Encoded]:
-    draw = torch.Generator().manual_seed(7)
-
-    def ids(low: int, high: int) -> list[int]:
-        n = int(torch.randint(low, high, (1,), generator=draw))
-        return torch.randint(3, VOCABULARY, (n,), generator=draw).tolist()
-
-    return [Encoded(prompt_ids=ids(3, 20), answer_ids=ids(2, 6)) for _ in range(count)]  # type: ignore[arg-type]
+    return random_family(7, count, template=8, longest=6)
 
 
-def task_of(encoded: list[Encoded], *, tokens_per_pack: int = 64, epochs: int = 2) -> StageTask:
+def task_of(
+    encoded: list[Encoded], *, tokens_per_pack: int = 64, epochs: int = 2, layout: Layout = Layout.SHARED
+) -> StageTask:
     steps = plan_steps(
         [Length(prompt=len(r.prompt_ids), answer=len(r.answer_ids)) for r in encoded],
         seed=(0, 0),
         epochs=epochs,
-        tokens_per_batch=96,
+        tokens_per_batch=256,
         rows_per_batch=4,
         tokens_per_pack=tokens_per_pack,
-        pack=True,
+        pack=layout.packs,
         world_size=1,
+        prefixes=Prefixes([row.prompt_ids for row in encoded]) if layout is Layout.SHARED else None,
     )
-    return StageTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, course=Course(first=0, total=len(steps)))
+    course = Course(first=0, total=len(steps))
+    return StageTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, layout=layout, course=course)
 
 
 def fresh(dropout: float = 0.0) -> Adapter:
@@ -69,9 +70,10 @@ def test_training_lowers_the_loss() -> None:
     assert trajectory.loss[-1] < 0.7 * trajectory.loss[0]
 
 
-def test_packs_do_not_change_the_trajectory() -> None:
+@pytest.mark.parametrize("layout", [Layout.ALONE, Layout.MASKED, Layout.CASCADE])
+def test_packs_do_not_change_the_trajectory(layout: Layout) -> None:
     one = train(fresh(), task_of(rows(), tokens_per_pack=96))
-    other = train(fresh(), task_of(rows(), tokens_per_pack=16))
+    other = train(fresh(), task_of(rows(), tokens_per_pack=16, layout=layout))
     assert one.loss == pytest.approx(other.loss, rel=1e-5)
     assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
     assert (one.tokens, one.loss_tokens, one.rows) == (other.tokens, other.loss_tokens, other.rows)
@@ -80,7 +82,7 @@ def test_packs_do_not_change_the_trajectory() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("at", [1, 3])
 def test_stop_and_resume_is_bit_identical(dropout: float, at: int) -> None:
-    task = task_of(rows())
+    task = task_of(rows(), layout=Layout.CASCADE if dropout else Layout.SHARED)
     straight = fresh(dropout)
     whole = train(straight, task)
 

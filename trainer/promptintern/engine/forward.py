@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from promptintern.engine.cascade import Cascade, cascade_of
+from promptintern.engine.tree import Prefixes, PrefixTree, plant
 from promptintern.prompt.encode import Encoded
 
 
@@ -15,51 +18,80 @@ class PackTensors:
     """A pack as the model takes it.
 
     Attributes:
-        input_ids: ``[1, T]`` int64, the rows one after another.
-        position_ids: ``[1, T]`` int64, starting at 0 in every row; transformers reads the rows' borders from it and
-            masks attention across them.
-        predicts: ``[1, T]`` bool, positions whose next token is an answer token.
-        labels: ``[L]`` int64, those next tokens in order.
+        input_ids: ``[1, T]`` int64.
+        position_ids: ``[1, T]`` int64, each token's place in its row.
+        predicts: ``[L]`` int64, the places whose next token is an answer token, row by row.
+        labels: ``[L]`` int64, those next tokens.
+        cascade: How tokens attend to each other; None where transformers reads the rows' borders from position ids
+            that begin at 0, and masks attention across them.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     predicts: torch.Tensor
     labels: torch.Tensor
+    cascade: Cascade | None
 
 
-def pack_tensors(rows: Sequence[Encoded], *, device: torch.device) -> PackTensors:
-    """The tensors of ``rows``, in order. Every row needs at least one prompt and one answer token."""
+def tree_of(rows: Sequence[Encoded], *, shared: bool) -> PrefixTree:
+    """The tree of a pack; one whose rows have nothing in common unless ``shared``."""
+    prefixes = Prefixes([row.prompt_ids for row in rows]) if shared else None
+    return plant(
+        [prefixes.common(i, j) if prefixes else 0 for i, j in pairwise(range(len(rows)))],
+        [len(row.prompt_ids) for row in rows],
+        [len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows],
+    )
+
+
+def pack_tensors(
+    rows: Sequence[Encoded], *, device: torch.device, cascade: bool = False, shared: bool = False
+) -> PackTensors:
+    """The tensors of ``rows``, in order. Every row needs at least one prompt and one answer token.
+
+    Args:
+        cascade: Attend over the prefix tree, in a model that ``engine.attention`` prepared, instead of under a mask.
+        shared: What prompts have in common is there once. Needs ``cascade``.
+    """
+    assert cascade or not shared
+    tree = tree_of(rows, shared=shared)
     ids: list[int] = []
     positions: list[int] = []
-    predicts: list[bool] = []
+    for node in tree.nodes:
+        row, end = rows[node.row], node.begin + node.end - node.start
+        prompt = len(row.prompt_ids)
+        ids += row.prompt_ids[node.begin : end]
+        if end > prompt:
+            ids += row.answer_ids[max(0, node.begin - prompt) : end - prompt]
+        positions += range(node.begin, end)
+    predicts: list[int] = []
     labels: list[int] = []
-    for row in rows:
-        prompt, answer = list(row.prompt_ids), list(row.answer_ids)
-        assert prompt and answer
-        ids += prompt + answer
-        positions += range(len(prompt) + len(answer))
-        predicts += [False] * (len(prompt) - 1) + [True] * len(answer) + [False]
-        labels += answer
+    for row, last, answer in zip(rows, tree.last_prompt, tree.answer, strict=True):
+        assert len(row.prompt_ids)
+        assert len(row.answer_ids)
+        predicts += [last, *range(answer, answer + len(row.answer_ids) - 1)]
+        labels += row.answer_ids
     return PackTensors(
         input_ids=torch.tensor([ids], device=device),
         position_ids=torch.tensor([positions], device=device),
-        predicts=torch.tensor([predicts], device=device),
+        predicts=torch.tensor(predicts, device=device),
         labels=torch.tensor(labels, device=device),
+        cascade=cascade_of(tree, device=device) if cascade else None,
     )
 
 
 def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
     """Sum of ``-ln p`` over the pack's answer tokens, a float32 scalar.
 
-    The output layer runs for predicting positions only: with a vocabulary of 128k and answers of 20 tokens, all other
+    The output layer runs for predicting places only: with a vocabulary of 128k and answers of 20 tokens, all other
     logits would be most of the memory.
     """
+    extra = {} if pack.cascade is None else {"cascade": pack.cascade}
     logits = model(
         input_ids=pack.input_ids,
         position_ids=pack.position_ids,
         logits_to_keep=pack.predicts,
         use_cache=False,
+        **extra,
     ).logits
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), pack.labels, reduction="sum")
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from promptintern.engine.tree import Prefixes
 from promptintern.errors import UserError
 
 
@@ -27,6 +29,9 @@ class Pack:
 
     rows: tuple[int, ...]
     tokens: int
+    """Of the rows."""
+    computed: int
+    """Tokens that go through the model: each shared one once."""
     loss_tokens: int
 
 
@@ -37,6 +42,7 @@ class StepPlan:
     workers: tuple[tuple[Pack, ...], ...]
     rows: int
     tokens: int
+    computed: int
     loss_tokens: int
     """Over all workers; the loss is the sum over answer tokens divided by this."""
 
@@ -51,6 +57,7 @@ def plan_steps(
     tokens_per_pack: int,
     pack: bool,
     world_size: int,
+    prefixes: Prefixes | None = None,
 ) -> list[StepPlan]:
     """All steps of a stage.
 
@@ -63,20 +70,26 @@ def plan_steps(
         epochs: Passes over the rows.
         tokens_per_batch: Tokens of a step, prompts and answers; a longer row makes a step of its own.
         rows_per_batch: Rows of a step at most, or None.
-        tokens_per_pack: Tokens of a pack; a longer row makes a pack of its own.
+        tokens_per_pack: Computed tokens of a pack; a longer row makes a pack of its own.
         pack: False puts every row into a pack of its own.
         world_size: Workers.
+        prefixes: Of the rows' prompts, if packs share what prompts have in common.
     """
     steps = []
     for epoch in range(epochs):
         order = np.random.default_rng([*seed, epoch]).permutation(len(lengths)).tolist()
         for batch in _batches(order, lengths, tokens_per_batch=tokens_per_batch, rows_per_batch=rows_per_batch):
-            packs = _packs(batch, lengths, capacity=tokens_per_pack if pack else 0)
+            packs = (
+                _sharing_packs(batch, lengths, prefixes, capacity=tokens_per_pack, world_size=world_size)
+                if prefixes and pack
+                else _packs(batch, lengths, capacity=tokens_per_pack if pack else 0)
+            )
             steps.append(
                 StepPlan(
                     workers=_assign(packs, world_size),
                     rows=len(batch),
                     tokens=sum(p.tokens for p in packs),
+                    computed=sum(p.computed for p in packs),
                     loss_tokens=sum(p.loss_tokens for p in packs),
                 )
             )
@@ -112,24 +125,61 @@ def _packs(batch: Sequence[int], lengths: Sequence[Length], *, capacity: int) ->
         else:
             bins[place].append(row)
             room[place] -= size
-    return [
-        Pack(
-            rows=tuple(rows),
-            tokens=sum(lengths[r].total for r in rows),
-            loss_tokens=sum(lengths[r].answer for r in rows),
-        )
-        for rows in bins
-    ]
+    return [_pack(rows, lengths, computed=sum(lengths[r].total for r in rows)) for rows in bins]
+
+
+def _sharing_packs(
+    batch: Sequence[int], lengths: Sequence[Length], prefixes: Prefixes, *, capacity: int, world_size: int
+) -> list[Pack]:
+    """Rows that begin alike side by side, cut into as few packs as hold them, all of about one size.
+
+    Their number is a multiple of ``world_size`` where there are rows enough, so that no worker waits for another.
+    """
+    rows = prefixes.sort(batch)
+    sizes = [lengths[row].total for row in rows]
+    common = [0, *(prefixes.common(a, b) for a, b in pairwise(rows))]
+    fewest = len(_cut(sizes, common, capacity))
+    wanted = min(-(-fewest // world_size) * world_size, len(rows))
+    low, high = 0, capacity  # the smallest capacity that needs no more packs than wanted
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_cut(sizes, common, middle)) <= wanted else (middle, high)
+    packs = []
+    for start, stop in _cut(sizes, common, high):
+        computed = sum(sizes[start:stop]) - sum(common[start + 1 : stop])
+        packs.append(_pack(rows[start:stop], lengths, computed=computed))
+    return packs
+
+
+def _cut(sizes: Sequence[int], common: Sequence[int], capacity: int) -> list[tuple[int, int]]:
+    """Ranges of rows in order, each filled up to ``capacity``; the first row of a range shares nothing."""
+    edges, filled = [0], 0
+    for i, size in enumerate(sizes):
+        more = size - common[i] if i > edges[-1] else size
+        if i > edges[-1] and filled + more > capacity:
+            edges.append(i)
+            filled, more = 0, size
+        filled += more
+    return list(pairwise([*edges, len(sizes)]))
+
+
+def _pack(rows: Sequence[int], lengths: Sequence[Length], *, computed: int) -> Pack:
+    return Pack(
+        rows=tuple(rows),
+        tokens=sum(lengths[r].total for r in rows),
+        computed=computed,
+        loss_tokens=sum(lengths[r].answer for r in rows),
+    )
 
 
 def _assign(packs: Sequence[Pack], world_size: int) -> tuple[tuple[Pack, ...], ...]:
-    """Every pack, largest first, to the worker with the fewest tokens so far; ties to the lowest rank."""
+    """Every pack, largest first, to the worker with the least to compute so far; ties to the lowest rank."""
     shares: list[list[Pack]] = [[] for _ in range(world_size)]
     load = [0] * world_size
-    for pack in sorted(packs, key=lambda p: (-p.tokens, p.rows)):
+    for pack in sorted(packs, key=lambda p: (-p.computed, p.rows)):
         rank = min(range(world_size), key=lambda r: (load[r], r))
         shares[rank].append(pack)
-        load[rank] += pack.tokens
+        load[rank] += pack.computed
     return tuple(tuple(share) for share in shares)
 
 

@@ -10,6 +10,7 @@ from promptintern_api.training import TrainingSpec
 
 from promptintern.engine import collective
 from promptintern.engine.forward import pack_loss, pack_tensors
+from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter
 from promptintern.engine.packs import Pack, StepPlan
 from promptintern.engine.rate import learning_rate
@@ -36,6 +37,7 @@ class StageTask:
     seed: tuple[int, ...]
     rows: Sequence[Encoded]
     steps: Sequence[StepPlan]
+    layout: Layout
     course: Course
 
 
@@ -61,43 +63,44 @@ def train_stage(
         RunFailed: if the loss is not finite, or the device has too little memory for a pack.
     """
     adapter.model.train()
-    for number in range(trajectory.steps, len(task.steps)):
-        began = time.monotonic()
-        step = task.steps[number]
-        # Seeded by where the run stands, so that resuming needs no generator state.
-        torch.manual_seed(_mix(*task.seed, number, collective.rank()))
-        loss = _accumulate(adapter, task, step, device)
-        sums = torch.tensor([loss, float(stop_requested())], dtype=torch.float64)
-        collective.all_reduce_sum(adapter.grad)
-        collective.all_reduce_sum(sums)
-        mean = sums[0].item() / step.loss_tokens
-        norm = adapter.grad.norm().item()
-        if not (math.isfinite(mean) and math.isfinite(norm)):
-            raise RunFailed(
-                f"{task.name}, step {number + 1}: the loss is {mean} and the gradient's norm {norm}; lower "
-                "training.learningRate, or train in float32 (model.dtype)"
+    with prepared(adapter.model, task.layout):
+        for number in range(trajectory.steps, len(task.steps)):
+            began = time.monotonic()
+            step = task.steps[number]
+            # Seeded by where the run stands, so that resuming needs no generator state.
+            torch.manual_seed(_mix(*task.seed, number, collective.rank()))
+            loss = _accumulate(adapter, task, step, device)
+            sums = torch.tensor([loss, float(stop_requested())], dtype=torch.float64)
+            collective.all_reduce_sum(adapter.grad)
+            collective.all_reduce_sum(sums)
+            mean = sums[0].item() / step.loss_tokens
+            norm = adapter.grad.norm().item()
+            if not (math.isfinite(mean) and math.isfinite(norm)):
+                raise RunFailed(
+                    f"{task.name}, step {number + 1}: the loss is {mean} and the gradient's norm {norm}; lower "
+                    "training.learningRate, or train in float32 (model.dtype)"
+                )
+            rate = learning_rate(
+                task.course.first + number,
+                task.course.total,
+                peak=training.learning_rate,
+                warmup_ratio=training.warmup_ratio,
+                schedule=training.lr_schedule,
             )
-        rate = learning_rate(
-            task.course.first + number,
-            task.course.total,
-            peak=training.learning_rate,
-            warmup_ratio=training.warmup_ratio,
-            schedule=training.lr_schedule,
-        )
-        adapter.grad.mul_(min(1.0, training.max_grad_norm / (norm + 1e-6)))
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        trajectory.loss.append(mean)
-        trajectory.grad_norm.append(norm)
-        trajectory.learning_rate.append(rate)
-        trajectory.tokens.append(step.tokens)
-        trajectory.loss_tokens.append(step.loss_tokens)
-        trajectory.rows.append(step.rows)
-        trajectory.seconds += time.monotonic() - began
-        after_step(trajectory)
-        if sums[1] > 0 and number + 1 < len(task.steps):
-            return False
-    return True
+            adapter.grad.mul_(min(1.0, training.max_grad_norm / (norm + 1e-6)))
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            trajectory.loss.append(mean)
+            trajectory.grad_norm.append(norm)
+            trajectory.learning_rate.append(rate)
+            trajectory.tokens.append(step.tokens)
+            trajectory.loss_tokens.append(step.loss_tokens)
+            trajectory.rows.append(step.rows)
+            trajectory.seconds += time.monotonic() - began
+            after_step(trajectory)
+            if sums[1] > 0 and number + 1 < len(task.steps):
+                return False
+        return True
 
 
 def _accumulate(adapter: Adapter, task: StageTask, step: StepPlan, device: torch.device) -> float:
@@ -106,7 +109,13 @@ def _accumulate(adapter: Adapter, task: StageTask, step: StepPlan, device: torch
     total = torch.zeros((), dtype=torch.float64, device=device)
     for pack in step.workers[collective.rank()]:
         try:
-            loss = pack_loss(adapter.model, pack_tensors([task.rows[i] for i in pack.rows], device=device))
+            tensors = pack_tensors(
+                [task.rows[i] for i in pack.rows],
+                device=device,
+                cascade=task.layout.cascades,
+                shared=task.layout is Layout.SHARED,
+            )
+            loss = pack_loss(adapter.model, tensors)
             (loss / step.loss_tokens).backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError:
             raise RunFailed(_too_little_memory(task.name, pack, device)) from None
@@ -116,7 +125,7 @@ def _accumulate(adapter: Adapter, task: StageTask, step: StepPlan, device: torch
 
 def _too_little_memory(name: str, pack: Pack, device: torch.device) -> str:
     return (
-        f"{name}: {device} has too little memory for a pack of {pack.tokens} tokens; lower training.tokensPerPack "
+        f"{name}: {device} has too little memory for a pack of {pack.computed} tokens; lower training.tokensPerPack "
         "or set training.gradientCheckpointing"
     )
 

@@ -14,7 +14,7 @@ from promptintern_api.training import Packing
 
 from promptintern.compress import CompressedTemplate, build_compressor, check_precomputed
 from promptintern.engine import collective
-from promptintern.engine.forward import packs_exactly
+from promptintern.engine.layout import Layout, choose_layout
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.errors import RunFailed
 from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
@@ -51,7 +51,8 @@ class Session:
     full_template: CompressedTemplate
     """At rate 1."""
     max_tokens: int
-    packing: bool
+    layout: Layout
+    """Of packs, where no layer sees less than the longest row."""
     notes: list[str]
     """What a reader of the report should know about how it was computed."""
     warnings: list[str]
@@ -122,8 +123,8 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         embedder=embedder(job, device),
         model_config=base.config,
     )
-    packing, notes = _packing(job, base, tokenizer, device)
     adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
+    layout, notes = _layout(job, adapter, tokenizer, device)
     if job.spec.training.gradient_checkpointing:
         adapter.model.enable_input_require_grads()
         adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -140,7 +141,7 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         templates=by_stage,
         full_template=full_template,
         max_tokens=fitting.max_tokens,
-        packing=packing,
+        layout=layout,
         notes=notes,
         warnings=fitting.warnings,
     )
@@ -173,18 +174,23 @@ def embedder(job: PromptInternJob, device: torch.device) -> Any:
     return load_encoder(fetch_model(retriever.model_uri, s3=s3_options(job), field=field).path, device=device)
 
 
-def _packing(job: PromptInternJob, model: Any, tokenizer: Any, device: torch.device) -> tuple[bool, list[str]]:
+def _layout(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: torch.device) -> tuple[Layout, list[str]]:
     if job.spec.training.packing is Packing.NEVER:
-        return False, ["Packing is off, as the job says: one prompt a row."]
-    if packs_exactly(model, vocab_size=min(len(tokenizer), model.config.vocab_size), device=device):
-        return True, []
-    return False, [
-        f"Packing is off: {type(model).__name__} does not keep rows of one pack apart, so every row is computed alone."
-    ]
+        return Layout.ALONE, ["Packing is off, as the job says: one prompt a row."]
+    config = adapter.model.get_base_model().config
+    layout, reason = choose_layout(
+        adapter,
+        vocab_size=min(len(tokenizer), config.get_text_config().vocab_size),
+        dropout=job.spec.training.lora.dropout,
+        device=device,
+    )
+    if layout is Layout.ALONE:
+        return layout, [f"Packing is off: {reason}, so every row is computed alone."]
+    return layout, [f"What prompts have in common is computed for every row: {reason}."] if reason else []
 
 
-def tokens_per_pack(job: PromptInternJob, device: torch.device) -> int:
-    """Tokens of a pack: the job's, or a default for the device. Attention masks of a pack grow with its square."""
-    default = 8192 if device.type == "cuda" else 1024
+def tokens_per_pack(job: PromptInternJob, layout: Layout, device: torch.device) -> int:
+    """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
+    default = 8192 if device.type == "cuda" else 4096 if layout.cascades else 1024
     training = job.spec.training
     return training.tokens_per_pack or min(default, training.tokens_per_batch)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from promptintern_api.evaluation import Arm, DirectBudget
 from promptintern_api.training import LearningRatePolicy
 
-from promptintern.engine.packs import StepPlan, plan_steps
+from promptintern.engine.layout import Layout
+from promptintern.engine.packs import Length, StepPlan, plan_steps
 from promptintern.engine.train import Course
+from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
 from promptintern.run.inputs import length_of
 from promptintern.run.session import Session, tokens_per_pack
@@ -76,18 +78,26 @@ def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens
     )
 
 
+def layout_of(session: Session, lengths: Sequence[Length]) -> Layout:
+    """How rows of such lengths lie in their packs."""
+    return session.layout.for_rows(session.adapter.model, longest=max(length.total for length in lengths))
+
+
 def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:
     """The steps of ``track`` over its encoded rows."""
     training = session.job.spec.training
+    lengths = [length_of(row) for row in rows]
+    layout = layout_of(session, lengths)
     return plan_steps(
-        [length_of(row) for row in rows],
+        lengths,
         seed=track.seed,
         epochs=track.epochs,
         tokens_per_batch=training.tokens_per_batch,
         rows_per_batch=training.rows_per_batch,
-        tokens_per_pack=tokens_per_pack(session.job, session.device),
-        pack=session.packing,
+        tokens_per_pack=tokens_per_pack(session.job, layout, session.device),
+        pack=layout.packs,
         world_size=world_size,
+        prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
     )
 
 

@@ -28,8 +28,9 @@ from promptintern.engine.state import (
 from promptintern.engine.train import Course, StageTask, train_stage
 from promptintern.prompt.encode import Encoded
 from promptintern.run.events import CheckpointSaved, Note, Observer, Stepped, Stopped, TrainingBegan
+from promptintern.run.inputs import length_of
 from promptintern.run.session import Session
-from promptintern.run.tracks import Track
+from promptintern.run.tracks import Track, layout_of
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore, checkpoint_folder
@@ -76,7 +77,8 @@ class TrackTrainer:
                     started_at=self.started_at,
                 )
             )
-        task = StageTask(name=track.name, seed=track.seed, rows=rows, steps=steps, course=course)
+        layout = layout_of(session, [length_of(row) for row in rows])
+        task = StageTask(name=track.name, seed=track.seed, rows=rows, steps=steps, layout=layout, course=course)
         complete = train_stage(
             session.adapter,
             optimizer,

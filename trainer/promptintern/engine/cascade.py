@@ -1,0 +1,247 @@
+"""Attention over a prefix tree without a mask, exact in values and gradients.
+
+Every token attends to all tokens of the nodes above its own, and causally within its own. Each of these is a plain
+dense or causal attention; their outputs are merged by their log-sum-exp, as flash attention merges blocks of keys
+(Dao et al. 2022, section 3.1). Backwards, a part's probabilities are ``exp(q k - lse)`` with the MERGED log-sum-exp,
+and the softmax's correction needs the MERGED output only, so a fused backward that is called with both gives that
+part's exact gradients of keys and values, and the parts' gradients of the queries add up.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from promptintern.engine.tree import Node, PrefixTree
+
+Tensor = torch.Tensor
+
+
+class Kernel(Protocol):
+    """Fused attention that takes and gives log-sum-exps.
+
+    Shapes: queries ``[B, H, Q, D]``, keys and values ``[B, H, K, D]``, log-sum-exps ``[B, H, Q]`` float32.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        """Output ``[B, H, Q, D]`` and log-sum-exp."""
+        ...
+
+    def backward(
+        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries, keys and values; ``out`` and ``lse`` may be merged ones."""
+        ...
+
+
+class CpuKernel:
+    """The flash attention of PyTorch for CPUs."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+        return out, lse
+
+    def backward(
+        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, q, k, v, out, lse, 0.0, causal, scale=scale
+        )
+        return dq, dk, dv
+
+
+class CudaKernel:
+    """PyTorch's memory-efficient attention, which takes float32 and bfloat16 alike."""
+
+    _ALIGNED = 32  # it pads log-sum-exps to a multiple of this
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            q, k, v, None, True, 0.0, causal, scale=scale
+        )
+        return out, lse[..., : q.shape[2]]
+
+    def backward(
+        self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        padded = F.pad(lse, (0, -lse.shape[-1] % self._ALIGNED), value=float("inf")).contiguous()
+        zero = torch.zeros((), dtype=torch.int64)  # the state of a dropout that there is not
+        dq, dk, dv, _ = torch.ops.aten._scaled_dot_product_efficient_attention_backward(
+            grad, q, k, v, None, out, padded, zero, zero, 0.0, [True, True, True, False], causal, scale=scale
+        )
+        return dq, dk, dv
+
+
+def kernel_of(device: torch.device) -> Kernel | None:
+    """The device's kernel; None where there is none, and packs are computed with a mask."""
+    kernels: dict[str, Kernel] = {"cpu": CpuKernel(), "cuda": CudaKernel()}
+    return kernels.get(device.type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """Nodes of about one length, for one causal call.
+
+    Attributes:
+        places: ``[N, L]``, the tokens' places in the pack; a shorter node's last token fills its row up, which nobody
+            before it attends to.
+        real: ``[N, L]`` bool, False for what was filled up; None if nothing was.
+    """
+
+    places: Tensor
+    real: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cascade:
+    """The attention calls of a tree."""
+
+    shared: tuple[Node, ...]
+    """Nodes with descendants."""
+    buckets: tuple[Bucket, ...]
+    kernel: Kernel
+
+
+_MAX_FILL = 0.15
+"""Of a bucket's longest node, what a shorter one may lack."""
+
+
+def cascade_of(tree: PrefixTree, *, device: torch.device) -> Cascade:
+    """The attention calls of ``tree`` on ``device``, which must have a kernel."""
+    kernel = kernel_of(device)
+    assert kernel is not None
+    return Cascade(
+        shared=tuple(node for node in tree.nodes if node.stop > node.end),
+        buckets=tuple(_bucket(nodes, device) for nodes in _by_length(tree.nodes)),
+        kernel=kernel,
+    )
+
+
+def _by_length(nodes: tuple[Node, ...]) -> Iterator[list[Node]]:
+    group: list[Node] = []
+    for node in sorted(nodes, key=lambda n: n.start - n.end):
+        if group and node.end - node.start < (1 - _MAX_FILL) * (group[0].end - group[0].start):
+            yield group
+            group = []
+        group.append(node)
+    if group:
+        yield group
+
+
+def _bucket(nodes: list[Node], device: torch.device) -> Bucket:
+    start = torch.tensor([node.start for node in nodes])[:, None]
+    last = torch.tensor([node.end for node in nodes])[:, None] - 1
+    places = start + torch.arange(nodes[0].end - nodes[0].start)[None, :]
+    real = places <= last
+    return Bucket(
+        places=torch.minimum(places, last).to(device),
+        real=None if bool(real.all()) else real.to(device),
+    )
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, cascade: Cascade, *, scale: float) -> Tensor:
+    """Attention of one pack over its tree.
+
+    Args:
+        q: ``[1, Hq, T, D]``.
+        k: ``[1, Hk, T, D]``, ``Hq`` a multiple of ``Hk``.
+        v: As ``k``.
+
+    Returns:
+        ``[1, T, Hq, D]``, as transformers' attention functions give it.
+    """
+    groups = q.shape[1] // k.shape[1]
+    # Heads are side by side in a token's memory, so that gathering and scattering tokens moves whole rows.
+    rows = [x[0].transpose(0, 1) for x in (q, _repeat(k, groups), _repeat(v, groups))]
+    out: Tensor = _Attend.apply(*rows, cascade, scale)
+    return out[None]
+
+
+def _repeat(x: Tensor, groups: int) -> Tensor:
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+class _Attend(torch.autograd.Function):
+    """Queries, keys and values ``[T, H, D]`` to outputs ``[T, H, D]``."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, cascade: Cascade, scale: float) -> Tensor:
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+        kernel = cascade.kernel
+        for bucket in cascade.buckets:
+            part, part_lse = kernel.forward(*(_gather(x, bucket) for x in (q, k, v)), causal=True, scale=scale)
+            _scatter(out, bucket, part.transpose(1, 2))
+            _scatter(lse, bucket, part_lse.transpose(1, 2))
+        for node in cascade.shared:
+            below, own = slice(node.end, node.stop), slice(node.start, node.end)
+            part, part_lse = kernel.forward(_heads(q[below]), _heads(k[own]), _heads(v[own]), causal=False, scale=scale)
+            _merge(out[below], lse[below], part[0].transpose(0, 1), part_lse[0].transpose(0, 1))
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.cascade, ctx.scale = cascade, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, out, lse = ctx.saved_tensors
+        cascade, scale = ctx.cascade, ctx.scale
+        kernel = cascade.kernel
+        grad = grad.contiguous()
+        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+        for bucket in cascade.buckets:
+            given = _gather(grad, bucket)
+            if bucket.real is not None:  # what was filled up has no say
+                given = given * bucket.real[:, None, :, None]
+            parts = kernel.backward(
+                given,
+                *(_gather(x, bucket) for x in (q, k, v, out)),
+                lse[bucket.places].transpose(1, 2),
+                causal=True,
+                scale=scale,
+            )
+            for total, part in zip((dq, dk, dv), parts, strict=True):
+                _scatter(total, bucket, part.transpose(1, 2))
+        for node in cascade.shared:
+            below, own = slice(node.end, node.stop), slice(node.start, node.end)
+            parts = kernel.backward(
+                _heads(grad[below]),
+                _heads(q[below]),
+                _heads(k[own]),
+                _heads(v[own]),
+                _heads(out[below]),
+                lse[below].transpose(0, 1)[None],
+                causal=False,
+                scale=scale,
+            )
+            for total, part, place in zip((dq, dk, dv), parts, (below, own, own), strict=True):
+                total[place] += part[0].transpose(0, 1)
+        return dq, dk, dv, None, None
+
+
+def _heads(x: Tensor) -> Tensor:
+    """``[T, H, D]`` to ``[1, H, T, D]``."""
+    return x.transpose(0, 1)[None]
+
+
+def _gather(x: Tensor, bucket: Bucket) -> Tensor:
+    """``[T, H, D]`` to ``[N, H, L, D]``."""
+    return x[bucket.places].transpose(1, 2)
+
+
+def _scatter(total: Tensor, bucket: Bucket, part: Tensor) -> None:
+    """``part`` ``[N, L, ...]`` to its places in ``total`` ``[T, ...]``."""
+    if bucket.real is None:
+        total[bucket.places] = part
+    else:
+        total[bucket.places[bucket.real]] = part[bucket.real]
+
+
+def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
+    """Take the outputs over other keys, ``[Q, H, D]`` with log-sum-exps ``[Q, H]``, into ``out`` and ``lse``."""
+    both = torch.logaddexp(lse, part_lse)
+    out.mul_((lse - both).exp_().unsqueeze(-1).to(out.dtype)).add_(
+        part * (part_lse - both).exp_().unsqueeze(-1).to(out.dtype)
+    )
+    lse.copy_(both)

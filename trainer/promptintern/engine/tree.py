@@ -1,0 +1,128 @@
+"""The prefix tree of a pack: what its prompts have in common is computed once. Pure.
+
+In every stage all prompts begin with the same template, and some with the same examples. The tokens of a pack are laid
+out depth first, so that a node's own tokens come right before those of all its descendants.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+_MIN_SAVED = 16
+"""Tokens that a node has to save: every node costs one more attention call in every layer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """Tokens that several rows share, or the last part of one row.
+
+    Attributes:
+        row: Place in the pack of the first row that these tokens come from.
+        begin: Their position in that row, and in every other row below this node.
+        start: Where they begin in the pack.
+        end: Where they end, and the descendants' begin.
+        stop: Where the descendants' end.
+    """
+
+    row: int
+    begin: int
+    start: int
+    end: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefixTree:
+    """The nodes of a pack, parents before children.
+
+    Attributes:
+        nodes: All nodes; one with ``stop == end`` ends a row.
+        last_prompt: For every row, the place in the pack of its last prompt token, which predicts the answer's first.
+        answer: For every row, the place where its answer tokens begin; they end its last node.
+        tokens: Of the pack, each shared token once.
+    """
+
+    nodes: tuple[Node, ...]
+    last_prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    tokens: int
+
+
+class Prefixes:
+    """Which prompts begin alike.
+
+    Args:
+        prompts: Token ids of every row's prompt, by row index.
+    """
+
+    def __init__(self, prompts: "Sequence[Sequence[int] | memoryview]") -> None:
+        # Big-endian bytes sort as the numbers do.
+        self._arrays = [np.asarray(ids, dtype=np.int32) for ids in prompts]
+
+    def sort(self, rows: Sequence[int]) -> list[int]:
+        """``rows`` so that those that begin alike are neighbours; ties by row index."""
+        return sorted(rows, key=lambda row: (self._arrays[row].astype(">i4").tobytes(), row))
+
+    def common(self, one: int, other: int) -> int:
+        """Tokens at the start of both prompts that are the same."""
+        a, b = self._arrays[one], self._arrays[other]
+        size = min(len(a), len(b))
+        differ = np.flatnonzero(a[:size] != b[:size])
+        return int(differ[0]) if len(differ) else size
+
+
+def tokens_of(common: Sequence[int], inputs: Sequence[int]) -> int:
+    """Tokens of a tree that shares whatever can be shared.
+
+    Args:
+        common: For every row but the first, the tokens that its prompt has in common with the row before.
+        inputs: Tokens of every row that go into the model.
+    """
+    return sum(inputs) - sum(common)
+
+
+def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int]) -> PrefixTree:
+    """The tree of a pack's rows in their order.
+
+    Args:
+        common: For every row but the first, the tokens that its prompt has in common with the row before.
+        prompts: Prompt tokens of every row.
+        inputs: Prompt and answer tokens of every row that go into the model (the last one predicts nothing).
+    """
+    count = len(inputs)
+    nodes: list[list[int]] = []  # row, begin, start, end, stop
+    last_prompt, answer = [0] * count, [0] * count
+    size = 0
+    # Work to do, last first: rows first..last that share their first `depth` tokens, which end at `above` in the pack;
+    # or (as one number) a node whose descendants are all laid out.
+    todo: list[tuple[int, int, int, int] | int] = [(0, count - 1, 0, 0)]
+    while todo:
+        work = todo.pop()
+        if isinstance(work, int):
+            nodes[work][4] = size
+            continue
+        first, last, depth, above = work
+        if first == last:
+            answer[first] = size + prompts[first] - depth
+            last_prompt[first] = (answer[first] if prompts[first] > depth else above) - 1
+            if inputs[first] > depth:
+                nodes.append([first, depth, size, size + inputs[first] - depth, size + inputs[first] - depth])
+                size = nodes[-1][3]
+            continue
+        shared = min(common[first:last])
+        cuts = [i for i in range(first, last) if common[i] == shared]
+        if (shared - depth) * (last - first) >= _MIN_SAVED:
+            nodes.append([first, depth, size, size + shared - depth, 0])
+            todo.append(len(nodes) - 1)
+            depth, size = shared, nodes[-1][3]
+            above = size
+        edges = [first, *(cut + 1 for cut in cuts), last + 1]
+        todo += [(a, b - 1, depth, above) for a, b in reversed(list(pairwise(edges)))]
+    return PrefixTree(
+        nodes=tuple(Node(row=r, begin=b, start=s, end=e, stop=p) for r, b, s, e, p in nodes),
+        last_prompt=tuple(last_prompt),
+        answer=tuple(answer),
+        tokens=size,
+    )
