@@ -141,7 +141,6 @@ def test_shared_packs_are_balanced(rows: list[tuple[list[int], int]], world_size
         loads = [sum(pack.computed for pack in share) for share in step.workers]
         largest = max(pack.computed for share in step.workers for pack in share)
         assert max(loads) <= sum(loads) / world_size + largest
-        assert step.rows < world_size or all(step.workers)
 
 
 def test_rows_of_one_template_cost_it_once() -> None:
