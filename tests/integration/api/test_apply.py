@@ -95,7 +95,7 @@ def test_an_example_is_accepted(server: ApiServer, namespace: str, path: Path) -
 
 
 @given(in_python._SPECS, st.none() | st.tuples(st.integers(0, 999), in_python._WRONG))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example({}, None)
 def test_the_server_and_the_models_take_the_same_jobs(
     judge: Judge, spec: dict[str, Any], mutation: tuple[int, Any] | None

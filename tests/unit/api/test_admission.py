@@ -102,7 +102,7 @@ _SPECS = _values(SCHEMA["properties"]["spec"], "spec")
 
 
 @given(_SPECS, st.none() | st.tuples(st.integers(0, 999), _WRONG))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_both_take_the_same_jobs(spec: dict[str, Any], mutation: tuple[int, Any] | None) -> None:
     document = small_job()
     document["spec"] |= spec
@@ -117,7 +117,7 @@ def test_both_take_the_same_jobs(spec: dict[str, Any], mutation: tuple[int, Any]
 @given(
     st.lists(st.sampled_from(["{query}", "{examples}", "{answer}", "{", "}", "query", "{{", "}}", "é\n"]), max_size=6)
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_both_see_the_same_placeholders(pieces: list[str]) -> None:
     document = with_changes(small_job(), {"spec.prompt.template": "".join(pieces)})
     found = refusals(document)

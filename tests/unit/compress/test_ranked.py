@@ -94,7 +94,7 @@ def test_the_prefix_is_the_longest_that_fits(tokenizer: Any) -> None:
     assert template.compress(0.5).tokens == max(count for count in counts if count <= budget)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(
     scores=st.lists(st.floats(0, 20), min_size=UNITS, max_size=UNITS),
     rates=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),

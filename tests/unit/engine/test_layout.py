@@ -66,7 +66,7 @@ def test_loss_and_gradients_are_those_of_rows_alone(architecture: str, layout: L
     assert_same(gradient(adapter, [rows[:4], rows[4:]], layout), alone)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 14),

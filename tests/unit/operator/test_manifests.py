@@ -26,7 +26,7 @@ from tests.unit.operator.pod_security import breaches, containers
 
 Manifest = dict[str, Any]
 SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://all/runs", secret_name="all-s3"))
-FEW = settings(max_examples=25, deadline=None, derandomize=True)
+FEW = settings(max_examples=25, derandomize=True)
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 GPU = "nvidia.com/gpu"
 

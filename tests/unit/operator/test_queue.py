@@ -265,7 +265,7 @@ _STEP = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     steps=st.lists(_STEP, max_size=25),
     workers=st.integers(1, 4),

@@ -23,7 +23,7 @@ def reference(texts: list[str], query: str, k: int) -> tuple[list[int], list[flo
     return order[:k], [round(float(scores[i]), 4) for i in order[:k]]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts=TEXTS, query=st.lists(WORD | st.just("unknown"), max_size=7).map(" ".join), k=st.integers(1, 8))
 def test_within_the_limit_the_best_are_bm25s_best(texts: list[str], query: str, k: int) -> None:
     k = min(k, len(texts))
@@ -36,7 +36,7 @@ def test_within_the_limit_the_best_are_bm25s_best(texts: list[str], query: str, 
 
 
 @given(texts=TEXTS, query=st.lists(WORD, max_size=7).map(" ".join), limit=st.integers(1, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_fewer_are_the_beginning_of_more_whatever_the_limit(texts: list[str], query: str, limit: int) -> None:
     index = BM25Index(texts, max_postings=limit)
     whole = index.top(query, len(texts))

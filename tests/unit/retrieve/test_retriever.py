@@ -42,7 +42,7 @@ def build(kind: RetrieverKind, queries: list[str], *, seed: int = 0) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pool=QUERIES, asked=QUERIES, data=st.data())
 def test_never_the_query_nor_a_duplicate_and_nested(
     kind: RetrieverKind, pool: list[str], asked: list[str], data: st.DataObject

@@ -31,7 +31,7 @@ def answer_by_reading(template: str, query: str) -> str:
     return function + left + separator.join(arguments) + right + "".join(mark + place for place in places)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(world=WORLDS)
 def test_template_says_all_that_the_answers_need(world: int) -> None:
     template = sample_template(world)
@@ -39,7 +39,7 @@ def test_template_says_all_that_the_answers_need(world: int) -> None:
     assert [answer_by_reading(template, row["query"]) for row in rows] == [row["answer"] for row in rows]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(world=WORLDS)
 def test_train_and_eval_share_no_question_in_any_wording(world: int) -> None:
     made = make_world(f"formulas/{world}")

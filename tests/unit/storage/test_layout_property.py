@@ -165,4 +165,4 @@ class Lifetime:
 
 
 TestLayout = Layout.TestCase
-TestLayout.settings = settings(max_examples=10, stateful_step_count=15, deadline=None)
+TestLayout.settings = settings(max_examples=10, stateful_step_count=15)

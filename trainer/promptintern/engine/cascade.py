@@ -82,28 +82,64 @@ def kernel_of(device: torch.device) -> Kernel | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """Nodes of about one length, for one causal call.
+    """Short nodes of about one length, for one causal call.
 
     Attributes:
         places: ``[N, L]``, the tokens' places in the pack; a shorter node's last token fills its row up, which nobody
             before it attends to.
-        real: ``[N, L]`` bool, False for what was filled up; None if nothing was.
+        real: ``[N, L]`` bool, False for what was filled up.
+        flat: ``[R]``, the places that are real, in order.
     """
 
     places: Tensor
-    real: Tensor | None
+    real: Tensor
+    flat: Tensor
+
+    def take(self, x: Tensor) -> Tensor:
+        """``[T, H, D]`` to ``[N, H, L, D]``."""
+        return x[self.places].transpose(1, 2)
+
+    def put(self, total: Tensor, part: Tensor) -> None:
+        """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[T, H, ...]``."""
+        total[self.flat] = part.transpose(1, 2)[self.real]
+
+    def without_filling(self, x: Tensor) -> Tensor:
+        """``[N, H, L, D]`` with zeros for what was filled up."""
+        return x * self.real[:, None, :, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """One long node, for a causal call without copies."""
+
+    own: slice
+
+    def take(self, x: Tensor) -> Tensor:
+        """``[T, H, D]`` to ``[1, H, L, D]``."""
+        return _heads(x[self.own])
+
+    def put(self, total: Tensor, part: Tensor) -> None:
+        """``part`` ``[1, H, L, ...]`` to its place in ``total`` ``[T, H, ...]``."""
+        total[self.own] = part[0].transpose(0, 1)
+
+    def without_filling(self, x: Tensor) -> Tensor:
+        """``x``."""
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade:
     """The attention calls of a tree."""
 
-    shared: tuple[Node, ...]
-    """Nodes with descendants."""
-    buckets: tuple[Bucket, ...]
+    causal: tuple[Bucket | Span, ...]
+    """Every node's tokens among themselves."""
+    shared: tuple[tuple[slice, slice], ...]
+    """Of every node with descendants, its own tokens' places and its descendants'."""
     kernel: Kernel
 
 
+_LONG = 48
+"""Tokens from which a call of its own costs less than copying a node's rows to those of others and back."""
 _MAX_FILL = 0.15
 """Of a bucket's longest node, what a shorter one may lack."""
 
@@ -112,14 +148,18 @@ def cascade_of(tree: PrefixTree, *, device: torch.device) -> Cascade:
     """The attention calls of ``tree`` on ``device``, which must have a kernel."""
     kernel = kernel_of(device)
     assert kernel is not None
+    short = [node for node in tree.nodes if node.end - node.start < _LONG]
     return Cascade(
-        shared=tuple(node for node in tree.nodes if node.stop > node.end),
-        buckets=tuple(_bucket(nodes, device) for nodes in _by_length(tree.nodes)),
+        causal=(
+            *(Span(own=slice(n.start, n.end)) for n in tree.nodes if n.end - n.start >= _LONG),
+            *(_bucket(nodes, device) for nodes in _by_length(short)),
+        ),
+        shared=tuple((slice(n.start, n.end), slice(n.end, n.stop)) for n in tree.nodes if n.stop > n.end),
         kernel=kernel,
     )
 
 
-def _by_length(nodes: tuple[Node, ...]) -> Iterator[list[Node]]:
+def _by_length(nodes: list[Node]) -> Iterator[list[Node]]:
     group: list[Node] = []
     for node in sorted(nodes, key=lambda n: n.start - n.end):
         if group and node.end - node.start < (1 - _MAX_FILL) * (group[0].end - group[0].start):
@@ -135,10 +175,7 @@ def _bucket(nodes: list[Node], device: torch.device) -> Bucket:
     last = torch.tensor([node.end for node in nodes])[:, None] - 1
     places = start + torch.arange(nodes[0].end - nodes[0].start)[None, :]
     real = places <= last
-    return Bucket(
-        places=torch.minimum(places, last).to(device),
-        real=None if bool(real.all()) else real.to(device),
-    )
+    return Bucket(places=torch.minimum(places, last).to(device), real=real.to(device), flat=places[real].to(device))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, cascade: Cascade, *, scale: float) -> Tensor:
@@ -171,12 +208,11 @@ class _Attend(torch.autograd.Function):
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
         kernel = cascade.kernel
-        for bucket in cascade.buckets:
-            part, part_lse = kernel.forward(*(_gather(x, bucket) for x in (q, k, v)), causal=True, scale=scale)
-            _scatter(out, bucket, part.transpose(1, 2))
-            _scatter(lse, bucket, part_lse.transpose(1, 2))
-        for node in cascade.shared:
-            below, own = slice(node.end, node.stop), slice(node.start, node.end)
+        for nodes in cascade.causal:
+            part, part_lse = kernel.forward(*(nodes.take(x) for x in (q, k, v)), causal=True, scale=scale)
+            nodes.put(out, part)
+            nodes.put(lse, part_lse)
+        for own, below in cascade.shared:
             part, part_lse = kernel.forward(_heads(q[below]), _heads(k[own]), _heads(v[own]), causal=False, scale=scale)
             _merge(out[below], lse[below], part[0].transpose(0, 1), part_lse[0].transpose(0, 1))
         ctx.save_for_backward(q, k, v, out, lse)
@@ -190,21 +226,17 @@ class _Attend(torch.autograd.Function):
         kernel = cascade.kernel
         grad = grad.contiguous()
         dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-        for bucket in cascade.buckets:
-            given = _gather(grad, bucket)
-            if bucket.real is not None:  # what was filled up has no say
-                given = given * bucket.real[:, None, :, None]
+        for nodes in cascade.causal:
             parts = kernel.backward(
-                given,
-                *(_gather(x, bucket) for x in (q, k, v, out)),
-                lse[bucket.places].transpose(1, 2),
+                nodes.without_filling(nodes.take(grad)),
+                *(nodes.take(x) for x in (q, k, v, out)),
+                nodes.take(lse[..., None])[..., 0],
                 causal=True,
                 scale=scale,
             )
             for total, part in zip((dq, dk, dv), parts, strict=True):
-                _scatter(total, bucket, part.transpose(1, 2))
-        for node in cascade.shared:
-            below, own = slice(node.end, node.stop), slice(node.start, node.end)
+                nodes.put(total, part)
+        for own, below in cascade.shared:
             parts = kernel.backward(
                 _heads(grad[below]),
                 _heads(q[below]),
@@ -223,19 +255,6 @@ class _Attend(torch.autograd.Function):
 def _heads(x: Tensor) -> Tensor:
     """``[T, H, D]`` to ``[1, H, T, D]``."""
     return x.transpose(0, 1)[None]
-
-
-def _gather(x: Tensor, bucket: Bucket) -> Tensor:
-    """``[T, H, D]`` to ``[N, H, L, D]``."""
-    return x[bucket.places].transpose(1, 2)
-
-
-def _scatter(total: Tensor, bucket: Bucket, part: Tensor) -> None:
-    """``part`` ``[N, L, ...]`` to its places in ``total`` ``[T, ...]``."""
-    if bucket.real is None:
-        total[bucket.places] = part
-    else:
-        total[bucket.places[bucket.real]] = part[bucket.real]
 
 
 def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
