@@ -43,7 +43,12 @@ class Lora(ApiModel):
     r: Annotated[int, Field(ge=1, le=1024, description="Rank.")] = 32
     alpha: Annotated[Number, Field(gt=0, le=4096, description="Scale: updates are multiplied by alpha / r.")] = 64
     dropout: Annotated[
-        Number, Field(ge=0, lt=1, description="Dropout on the adapter's input. 0 keeps packing exact.")
+        Number,
+        Field(
+            ge=0,
+            lt=1,
+            description="Dropout on the adapter's input. At 0 a pack computes what its prompts have in common once.",
+        ),
     ] = 0.0
     target_modules: Annotated[
         str,
@@ -114,14 +119,19 @@ class TrainingSpec(ApiModel):
             ge=16,
             le=4_194_304,
             description=(
-                "Tokens of one forward and backward pass (a pack). Smaller packs need less memory and give "
-                "the same step. Default: chosen by the trainer."
+                "Tokens of one forward and backward pass (a pack), what its prompts have in common counted once. "
+                "Smaller packs need less memory and give the same step. Default: chosen by the trainer."
             ),
         ),
     ] = None
     packing: Annotated[
         Packing,
-        Field(description=("Auto packs several prompts into a row where the model allows it exactly; Never does not.")),
+        Field(
+            description=(
+                "Auto packs several prompts into a row and computes what they have in common once, where the model "
+                "allows it exactly; Never does not."
+            )
+        ),
     ] = Packing.AUTO
     max_tokens: Annotated[
         int | None,
