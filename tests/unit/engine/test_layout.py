@@ -173,3 +173,14 @@ def test_evaluation_is_as_it_was_after_training() -> None:
     before = adapter.model(input_ids=ids).logits
     gradient(adapter, [random_rows(0, 3)], Layout.SHARED)
     assert torch.equal(adapter.model(input_ids=ids).logits, before)
+
+
+def test_attention_that_is_more_than_a_softmax_is_refused() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    shape = {name: getattr(tiny_config("llama"), name) for name in ("vocab_size", "hidden_size", "intermediate_size")}
+    config = Gemma2Config(**shape, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    adapter = attach_lora(Gemma2ForCausalLM(config), Lora(r=4, alpha=8), seed=0)
+    layout, reason = choose_layout(adapter, vocab_size=VOCABULARY, dropout=0.0, device=CPU)
+    assert layout is Layout.MASKED
+    assert "softcap" in reason

@@ -9,6 +9,10 @@ import torch
 from promptintern.engine.cascade import Cascade, attend
 
 NAME = "promptintern_cascade"
+_HARMLESS = frozenset(
+    {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "sliding_window"}
+)
+"""What models hand on that has no part in attention; a sliding window is the layout's concern."""
 
 
 def _attention(
@@ -21,10 +25,16 @@ def _attention(
     cascade: Cascade,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_others: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """An attention function as transformers calls it; ``cascade`` is what the model was called with."""
-    assert dropout == 0.0  # a dropped key would be dropped for all rows that share it
+    """An attention function as transformers calls it; ``cascade`` is what the model was called with.
+
+    Raises:
+        NotImplementedError: for attention that is more than a softmax of scaled products: capped scores, sinks, biases.
+    """
+    unknown = sorted(name for name, value in others.items() if value is not None and name not in _HARMLESS)
+    if unknown or dropout:
+        raise NotImplementedError(f"attention with {', '.join(unknown) or 'dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attend(query, key, value, cascade, scale=scale), None
 

@@ -178,11 +178,14 @@ def _layout(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: torc
     if job.spec.training.packing is Packing.NEVER:
         return Layout.ALONE, ["Packing is off, as the job says: one prompt a row."]
     config = adapter.model.get_base_model().config
-    layout, reason = choose_layout(
-        adapter,
-        vocab_size=min(len(tokenizer), config.get_text_config().vocab_size),
-        dropout=job.spec.training.lora.dropout,
-        device=device,
+    # One choice for all workers: their packs are planned alike.
+    layout, reason = collective.from_first(
+        lambda: choose_layout(
+            adapter,
+            vocab_size=min(len(tokenizer), config.get_text_config().vocab_size),
+            dropout=job.spec.training.lora.dropout,
+            device=device,
+        )
     )
     if layout is Layout.ALONE:
         return layout, [f"Packing is off: {reason}, so every row is computed alone."]
