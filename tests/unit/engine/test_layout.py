@@ -1,15 +1,17 @@
 """Every layout computes what one prompt a row does: the loss and the gradient of every LoRA parameter."""
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from promptintern.engine.attention import window_of
+from promptintern.engine.attention import rows_apart, sight_of
+from promptintern.engine.cascade import CpuKernel
 from promptintern.engine.forward import pack_loss, pack_tensors
-from promptintern.engine.layout import Layout, cascade_fault, choose_layout, prepared
+from promptintern.engine.layout import Layout, Layouts, cascade_fault, choose_layouts, prepared
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
@@ -102,26 +104,24 @@ def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
     assert_same(gradient(adapter, [rows], Layout.SHARED), plain, rel=1e-6)
 
 
-def test_in_bfloat16_it_is_as_near_as_another_split() -> None:
-    model = tiny_model("llama").to(torch.bfloat16)
-    adapter = with_random_lora(model)
-    rows = in_order(random_family(0, 8))
-    _, exact = gradient(with_random_lora(tiny_model("llama")), [[row] for row in rows], Layout.ALONE)
-    _, alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
-    _, shared = gradient(adapter, [rows], Layout.SHARED)
-    assert (shared - exact).norm() <= 1.5 * (alone - exact).norm()
-
-
 def test_where_nothing_is_shared_it_is_plain_packing() -> None:
     adapter = with_random_lora(tiny_model("llama"))
     rows = random_rows(0, 7)
     assert_same(gradient(adapter, [rows], Layout.SHARED), gradient(adapter, [rows], Layout.MASKED))
 
 
+def choose(adapter: Adapter, dropout: float = 0.0) -> Layouts:
+    return choose_layouts(adapter, vocab_size=VOCABULARY, dropout=dropout, device=CPU)
+
+
 @pytest.mark.parametrize("architecture", FULL_ATTENTION)
 def test_the_fastest_layout_is_chosen_and_leaves_no_trace(architecture: str) -> None:
     adapter = attach_lora(tiny_model(architecture), Lora(r=4, alpha=8), seed=0)
-    assert choose_layout(adapter, vocab_size=VOCABULARY, dropout=0.0, device=CPU) == (Layout.SHARED, "")
+    modes = [module.training for module in adapter.model.modules()]
+    state = torch.get_rng_state()
+    assert choose(adapter) == Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=None, apart=None, reason="")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in adapter.model.modules()] == modes
     assert torch.equal(adapter.flat, adapter.initial)
     assert not adapter.grad.any()
     model = adapter.model.get_base_model()
@@ -129,30 +129,136 @@ def test_the_fastest_layout_is_chosen_and_leaves_no_trace(architecture: str) -> 
     assert all("forward" not in vars(m) and not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("r", [2, 8, 16])
+def test_the_probe_tells_rounding_from_mistakes_in_bfloat16(
+    architecture: str, r: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = attach_lora(tiny_model(architecture).to(torch.bfloat16), Lora(r=r, alpha=16), seed=0)
+    assert choose(adapter).best is Layout.SHARED
+    right = CpuKernel.backward
+    for mistaken in (0, 1, 2):
+
+        def wrong(self: CpuKernel, *args: Any, place: int = mistaken, **options: Any) -> tuple[torch.Tensor, ...]:
+            parts = right(self, *args, **options)
+            return tuple(torch.zeros_like(part) if i == place else part for i, part in enumerate(parts))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CpuKernel, "backward", wrong)
+            assert "other gradients" in choose(adapter).reason
+
+
+def test_an_ancestor_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = attach_lora(tiny_model("llama").to(torch.bfloat16), Lora(r=4, alpha=8), seed=0)
+    monkeypatch.setattr("promptintern.engine.cascade._merge", lambda *_: None)
+    assert "other gradients" in choose(adapter).reason
+
+
 def test_dropout_is_not_shared() -> None:
     adapter = with_random_lora(tiny_model("llama"), dropout=0.1)
-    layout, reason = choose_layout(adapter, vocab_size=VOCABULARY, dropout=0.1, device=CPU)
-    assert layout is Layout.CASCADE
-    assert "dropout" in reason
+    found = choose(adapter, dropout=0.1)
+    assert found.best is Layout.CASCADE
+    assert "dropout" in found.reason
     # and it drops: two forward passes differ
     rows = random_rows(0, 4)
-    assert gradient(adapter, [rows], layout)[0] != gradient(adapter, [rows], layout)[0]
+    assert gradient(adapter, [rows], found.best)[0] != gradient(adapter, [rows], found.best)[0]
 
 
 def test_a_recurrent_model_computes_every_row_alone() -> None:
     adapter = attach_lora(tiny_model("mamba"), Lora(r=4, alpha=8, target_modules="in_proj"), seed=0)
-    layout, reason = choose_layout(adapter, vocab_size=VOCABULARY, dropout=0.0, device=CPU)
-    assert layout is Layout.ALONE
-    assert "MambaForCausalLM" in reason
+    found = choose(adapter)
+    assert (found.best, found.long) == (Layout.ALONE, Layout.ALONE)
+    assert "MambaForCausalLM" in found.reason
 
 
 def test_rows_longer_than_a_sliding_window_are_masked() -> None:
     adapter = attach_lora(tiny_model("mistral"), Lora(r=4, alpha=8), seed=0)
-    assert window_of(adapter.model) == 6
-    assert Layout.SHARED.for_rows(adapter.model, longest=6) is Layout.SHARED
-    assert Layout.SHARED.for_rows(adapter.model, longest=7) is Layout.MASKED
-    assert "other gradients" in cascade_fault(adapter, vocab_size=VOCABULARY, device=CPU)
-    assert choose_layout(adapter, vocab_size=VOCABULARY, dropout=0.0, device=CPU)[0] is Layout.MASKED
+    found = choose(adapter)
+    assert found.best is Layout.MASKED
+    assert "sliding window" in found.reason  # already the probe's rows are longer
+    assert sight_of(adapter.model) == 6
+
+
+def test_limits_decide_by_the_longest_row() -> None:
+    layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=200, reason="")
+    assert [layouts.for_rows(n) for n in (100, 101, 200, 201)] == [
+        Layout.SHARED,
+        Layout.MASKED,
+        Layout.MASKED,
+        Layout.ALONE,
+    ]
+
+
+def other_model(name: str, **changes: Any) -> Any:
+    import transformers
+
+    shape = {**tiny_config("llama").to_dict(), "head_dim": 8, **changes}
+    known = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    known += ("num_key_value_heads", "max_position_embeddings", "head_dim", "pad_token_id", *changes)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{key: shape[key] for key in known})
+    model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
+    return model.requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("Gemma2", {}, "softcap"),
+        ("GptOss", {"num_local_experts": 4}, "keep rows of one pack apart"),
+        ("Qwen3", {}, ""),
+        ("Olmo2", {}, ""),
+        ("Gemma3Text", {"sliding_window": 16}, "sliding window"),
+        ("Gemma3Text", {"sliding_window": 128}, ""),
+    ],
+)
+def test_attention_that_is_more_or_less_than_a_softmax_is_refused(
+    name: str, changes: dict[str, Any], told: str
+) -> None:
+    adapter = with_random_lora(other_model(name, **changes), target_modules="q_proj,k_proj,v_proj,o_proj")
+    found = choose(adapter)
+    assert told in found.reason
+    assert bool(found.reason) == bool(told)
+    rows = in_order(random_family(1, 6, template=30, longest=20))
+    longest = max(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
+    alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
+    layout = found.for_rows(longest)
+    packs = [rows] if layout.packs else [[row] for row in rows]
+    assert_same(gradient(adapter, packs, layout), alone)
+
+
+def test_chunked_attention_ends_sharing_at_the_chunk() -> None:
+    from transformers import Llama4TextConfig
+
+    config = Llama4TextConfig(num_hidden_layers=4, hidden_size=32, num_local_experts=2, attention_chunk_size=64)
+    assert sight_of(SimpleNamespace(config=config)) == 64
+
+
+def test_positions_that_the_longest_row_scales_keep_rows_apart() -> None:
+    config = tiny_config("llama")
+    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    assert rows_apart(SimpleNamespace(config=config)) == config.max_position_embeddings
+    assert rows_apart(tiny_model("llama")) is None
+
+
+def test_gradients_repeat_with_several_threads() -> None:
+    """Prompts that are equal, in a model wide enough for kernels to share work between threads."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=512, intermediate_size=512, num_hidden_layers=1, num_attention_heads=8
+        )
+        adapter = with_random_lora(LlamaForCausalLM(config).requires_grad_(requires_grad=False))
+        prompt = random_rows(0, 1)[0].prompt_ids
+        rows = in_order([Encoded(prompt_ids=prompt, answer_ids=row.answer_ids) for row in random_rows(1, 16)])
+        first, *others = [gradient(adapter, [rows], Layout.SHARED)[1] for _ in range(12)]
+        assert all(torch.equal(first, other) for other in others)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_rows_within_a_sliding_window_are_exact() -> None:
@@ -173,14 +279,3 @@ def test_evaluation_is_as_it_was_after_training() -> None:
     before = adapter.model(input_ids=ids).logits
     gradient(adapter, [random_rows(0, 3)], Layout.SHARED)
     assert torch.equal(adapter.model(input_ids=ids).logits, before)
-
-
-def test_attention_that_is_more_than_a_softmax_is_refused() -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    shape = {name: getattr(tiny_config("llama"), name) for name in ("vocab_size", "hidden_size", "intermediate_size")}
-    config = Gemma2Config(**shape, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
-    adapter = attach_lora(Gemma2ForCausalLM(config), Lora(r=4, alpha=8), seed=0)
-    layout, reason = choose_layout(adapter, vocab_size=VOCABULARY, dropout=0.0, device=CPU)
-    assert layout is Layout.MASKED
-    assert "softcap" in reason

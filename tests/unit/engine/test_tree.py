@@ -38,7 +38,7 @@ def test_every_rows_tokens_are_on_its_branch_in_order(rows: list[tuple[list[int]
     prompts, answers = sorted_rows(rows)
     tree = tree_of(prompts, answers)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        end = tree.answer[row] + answer - 2 if answer > 1 else tree.last_prompt[row]
+        end = tree.answer[row] + answer - 2
         nodes = branch(tree, end)
         # A node's tokens come from its first row; what is on this branch is this row's as well.
         read = [
@@ -48,8 +48,9 @@ def test_every_rows_tokens_are_on_its_branch_in_order(rows: list[tuple[list[int]
         ]
         assert read == [*prompt, *["answer"] * (answer - 1)]
         assert [node.begin for node in nodes] == [sum(n.end - n.start for n in nodes[:i]) for i in range(len(nodes))]
-        last = branch(tree, tree.last_prompt[row])[-1]
-        assert last.begin + tree.last_prompt[row] - last.start == len(prompt) - 1
+        last = nodes[-1]
+        assert last.start < tree.answer[row], "the prompt's last token is the row's own"
+        assert last.begin + tree.answer[row] - last.start == len(prompt)
 
 
 @given(ROWS)
@@ -69,9 +70,9 @@ def test_nodes_fill_the_pack_depth_first(rows: list[tuple[list[int], int]]) -> N
 def test_no_token_more_than_without_sharing_and_none_less_than_there_are(rows: list[tuple[list[int], int]]) -> None:
     prompts, answers = sorted_rows(rows)
     tree = tree_of(prompts, answers)
-    distinct = {tuple(prompt[: i + 1]) for prompt in prompts for i in range(len(prompt))}
+    shared = {tuple(prompt[:i]) for prompt in prompts for i in range(1, len(prompt))}
     most = sum(len(prompt) + answer - 1 for prompt, answer in zip(prompts, answers, strict=True))
-    assert len(distinct) + sum(answers) - len(answers) <= tree.tokens <= most
+    assert len(shared) + sum(answers) <= tree.tokens <= most
     if len(rows) > 1:
         assert tree.tokens <= most - (len(rows) - 1) * len(HEAD)
 
@@ -83,20 +84,20 @@ def test_a_template_and_two_groups_of_examples() -> None:
     assert order == [4, 0, 1, 2, 3]
     tree = tree_of([prompts[i] for i in order], [3] * 5)
     assert [(n.begin, n.end - n.start, n.stop > n.end) for n in tree.nodes] == [
-        (0, 40, True),
-        (40, 2, False),
-        (40, 20, True),
+        (0, 39, True),
+        (39, 3, False),
+        (39, 21, True),
         (60, 3, False),
         (60, 3, False),
-        (40, 30, True),
+        (39, 31, True),
         (70, 3, False),
         (70, 3, False),
     ]
-    # The prompt that is all template is there already: its answer's first token is predicted by the template's last.
-    assert (tree.last_prompt[0], tree.answer[0]) == (39, 40)
+    # The prompt that is all template keeps its last token.
+    assert tree.answer[0] == 40
 
 
-def test_a_prompt_in_common_and_answers_of_one_token_need_no_branches() -> None:
+def test_equal_prompts_share_all_but_the_last_token() -> None:
     tree = tree_of([HEAD, HEAD, HEAD], [1, 1, 1])
-    assert tree.tokens == len(HEAD)
-    assert tree.last_prompt == (29, 29, 29)
+    assert tree.tokens == len(HEAD) - 1 + 3
+    assert tree.answer == (30, 31, 32)

@@ -10,9 +10,10 @@ from promptintern.engine.cascade import Cascade, attend
 
 NAME = "promptintern_cascade"
 _HARMLESS = frozenset(
-    {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "sliding_window"}
+    {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}
 )
-"""What models hand on that has no part in attention; a sliding window is the layout's concern."""
+"""What models hand on that has no part in attention."""
+_SOFTMAX = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
 def _attention(
@@ -20,21 +21,29 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    _mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
     *,
     cascade: Cascade,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """An attention function as transformers calls it; ``cascade`` is what the model was called with.
 
     Raises:
-        NotImplementedError: for attention that is more than a softmax of scaled products: capped scores, sinks, biases.
+        NotImplementedError: for attention that is more than a softmax of scaled products (capped scores, sinks,
+            biases), or less than one over all tokens before (masks, windows).
     """
     unknown = sorted(name for name, value in others.items() if value is not None and name not in _HARMLESS)
-    if unknown or dropout:
-        raise NotImplementedError(f"attention with {', '.join(unknown) or 'dropout'}")
+    if dropout:
+        unknown.append("dropout")
+    if attention_mask is not None:
+        unknown.append("a mask of its own")
+    if sliding_window is not None and sliding_window < cascade.longest:
+        unknown.append("a sliding window")
+    if unknown:
+        raise NotImplementedError(f"attention with {', '.join(unknown)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attend(query, key, value, cascade, scale=scale), None
 
@@ -54,9 +63,29 @@ def cascading(model: Any) -> Iterator[None]:
         inner.set_attn_implementation(before)
 
 
-def window_of(model: Any) -> int | None:
-    """How many tokens back some layer of ``model`` sees at most; None if all see everything."""
+def sight_of(model: Any) -> int | None:
+    """Tokens that a row may have for every layer to see all of them; None if there is no limit."""
+    config = _config(model)
+    limits = [getattr(config, "attention_chunk_size", None)]
+    if getattr(config, "use_sliding_window", True):
+        limits.append(getattr(config, "sliding_window", None))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def other_layers(model: Any) -> set[str]:
+    """Kinds of layers that do not attend by a softmax (recurrent or linear ones, say), as the model's config says."""
+    return set(getattr(_config(model), "layer_types", None) or ()) - _SOFTMAX
+
+
+def rows_apart(model: Any) -> int | None:
+    """Tokens of a row beyond which positions are scaled by the longest row of a call; None if they never are."""
+    rope = getattr(_config(model), "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    scaled = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
+    limits = [kind.get("original_max_position_embeddings") or _config(model).max_position_embeddings for kind in scaled]
+    return min(limits, default=None)
+
+
+def _config(model: Any) -> Any:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = inner.config.get_text_config()
-    window: int | None = getattr(config, "sliding_window", None)
-    return window if getattr(config, "use_sliding_window", True) else None
+    return inner.config.get_text_config()

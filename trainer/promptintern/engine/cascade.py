@@ -22,8 +22,12 @@ Tensor = torch.Tensor
 class Kernel(Protocol):
     """Fused attention that takes and gives log-sum-exps.
 
+    ``long``: tokens from which a call of its own costs less than copying a node's rows to those of others and back.
+
     Shapes: queries ``[B, H, Q, D]``, keys and values ``[B, H, K, D]``, log-sum-exps ``[B, H, Q]`` float32.
     """
+
+    long: int
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
         """Output ``[B, H, Q, D]`` and log-sum-exp."""
@@ -38,6 +42,8 @@ class Kernel(Protocol):
 
 class CpuKernel:
     """The flash attention of PyTorch for CPUs."""
+
+    long = 48
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
@@ -55,6 +61,7 @@ class CpuKernel:
 class CudaKernel:
     """PyTorch's memory-efficient attention, which takes float32 and bfloat16 alike."""
 
+    long = 1024  # launching a kernel costs more than copying
     _ALIGNED = 32  # it pads log-sum-exps to a multiple of this
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -68,10 +75,24 @@ class CudaKernel:
     ) -> tuple[Tensor, Tensor, Tensor]:
         padded = F.pad(lse, (0, -lse.shape[-1] % self._ALIGNED), value=float("inf")).contiguous()
         zero = torch.zeros((), dtype=torch.int64)  # the state of a dropout that there is not
-        dq, dk, dv, _ = torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-            grad, q, k, v, None, out, padded, zero, zero, 0.0, [True, True, True, False], causal, scale=scale
+        dq, dk, dv, _ = torch.ops.aten._efficient_attention_backward(
+            *(x.transpose(1, 2) for x in (grad, q, k, v)),
+            None,
+            out.transpose(1, 2),
+            None,
+            None,
+            q.shape[2],
+            k.shape[2],
+            padded,
+            0.0,
+            zero,
+            zero,
+            int(causal),
+            False,
+            scale=scale,
+            num_splits_key=1,  # with more, sums are taken in no certain order
         )
-        return dq, dk, dv
+        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
 
 def kernel_of(device: torch.device) -> Kernel | None:
@@ -101,7 +122,7 @@ class Bucket:
 
     def put(self, total: Tensor, part: Tensor) -> None:
         """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[T, H, ...]``."""
-        total[self.flat] = part.transpose(1, 2)[self.real]
+        total[self.flat] = part.transpose(1, 2)[self.real].to(total.dtype)
 
     def without_filling(self, x: Tensor) -> Tensor:
         """``[N, H, L, D]`` with zeros for what was filled up."""
@@ -135,11 +156,11 @@ class Cascade:
     """Every node's tokens among themselves."""
     shared: tuple[tuple[slice, slice], ...]
     """Of every node with descendants, its own tokens' places and its descendants'."""
+    longest: int
+    """Tokens that the longest row has."""
     kernel: Kernel
 
 
-_LONG = 48
-"""Tokens from which a call of its own costs less than copying a node's rows to those of others and back."""
 _MAX_FILL = 0.15
 """Of a bucket's longest node, what a shorter one may lack."""
 
@@ -148,13 +169,14 @@ def cascade_of(tree: PrefixTree, *, device: torch.device) -> Cascade:
     """The attention calls of ``tree`` on ``device``, which must have a kernel."""
     kernel = kernel_of(device)
     assert kernel is not None
-    short = [node for node in tree.nodes if node.end - node.start < _LONG]
+    short = [node for node in tree.nodes if node.end - node.start < kernel.long]
     return Cascade(
         causal=(
-            *(Span(own=slice(n.start, n.end)) for n in tree.nodes if n.end - n.start >= _LONG),
+            *(Span(own=slice(n.start, n.end)) for n in tree.nodes if n.end - n.start >= kernel.long),
             *(_bucket(nodes, device) for nodes in _by_length(short)),
         ),
         shared=tuple((slice(n.start, n.end), slice(n.end, n.stop)) for n in tree.nodes if n.stop > n.end),
+        longest=max(n.begin + n.end - n.start for n in tree.nodes),
         kernel=kernel,
     )
 
@@ -205,7 +227,8 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, cascade: Cascade, scale: float) -> Tensor:
-        out = torch.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype, device=q.device)
+        # Partial results are added up in float32, whatever the model computes in.
+        out = torch.empty((*q.shape[:2], v.shape[2]), dtype=torch.float32, device=q.device)
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
         kernel = cascade.kernel
         for nodes in cascade.causal:
@@ -215,6 +238,7 @@ class _Attend(torch.autograd.Function):
         for own, below in cascade.shared:
             part, part_lse = kernel.forward(_heads(q[below]), _heads(k[own]), _heads(v[own]), causal=False, scale=scale)
             _merge(out[below], lse[below], part[0].transpose(0, 1), part_lse[0].transpose(0, 1))
+        out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.cascade, ctx.scale = cascade, scale
         return out
@@ -225,7 +249,7 @@ class _Attend(torch.autograd.Function):
         cascade, scale = ctx.cascade, ctx.scale
         kernel = cascade.kernel
         grad = grad.contiguous()
-        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+        dq, dk, dv = (torch.empty(x.shape, dtype=torch.float32, device=x.device) for x in (q, k, v))
         for nodes in cascade.causal:
             parts = kernel.backward(
                 nodes.without_filling(nodes.take(grad)),
@@ -249,7 +273,7 @@ class _Attend(torch.autograd.Function):
             )
             for total, part, place in zip((dq, dk, dv), parts, (below, own, own), strict=True):
                 total[place] += part[0].transpose(0, 1)
-        return dq, dk, dv, None, None
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None
 
 
 def _heads(x: Tensor) -> Tensor:
@@ -260,7 +284,5 @@ def _heads(x: Tensor) -> Tensor:
 def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
     """Take the outputs over other keys, ``[Q, H, D]`` with log-sum-exps ``[Q, H]``, into ``out`` and ``lse``."""
     both = torch.logaddexp(lse, part_lse)
-    out.mul_((lse - both).exp_().unsqueeze(-1).to(out.dtype)).add_(
-        part * (part_lse - both).exp_().unsqueeze(-1).to(out.dtype)
-    )
+    out.mul_((lse - both).exp_().unsqueeze(-1)).add_(part * (part_lse - both).exp_().unsqueeze(-1))
     lse.copy_(both)

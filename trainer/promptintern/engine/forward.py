@@ -20,7 +20,7 @@ class PackTensors:
     Attributes:
         input_ids: ``[1, T]`` int64.
         position_ids: ``[1, T]`` int64, each token's place in its row.
-        predicts: ``[L]`` int64, the places whose next token is an answer token, row by row.
+        predicts: ``[L]`` int64, the places whose next token is an answer token, row by row, none twice.
         labels: ``[L]`` int64, those next tokens.
         cascade: How tokens attend to each other; None where transformers reads the rows' borders from position ids
             that begin at 0, and masks attention across them.
@@ -65,10 +65,10 @@ def pack_tensors(
         positions += range(node.begin, end)
     predicts: list[int] = []
     labels: list[int] = []
-    for row, last, answer in zip(rows, tree.last_prompt, tree.answer, strict=True):
+    for row, answer in zip(rows, tree.answer, strict=True):
         assert len(row.prompt_ids)
         assert len(row.answer_ids)
-        predicts += [last, *range(answer, answer + len(row.answer_ids) - 1)]
+        predicts += range(answer - 1, answer + len(row.answer_ids) - 1)
         labels += row.answer_ids
     return PackTensors(
         input_ids=torch.tensor([ids], device=device),

@@ -53,7 +53,7 @@ def _parts(layer: nn.Module | None) -> list[nn.Module]:
 
 def _note(rows: Rows) -> Callable[..., None]:
     def hook(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        rows.wanted = torch.unique(kwargs["logits_to_keep"])
+        rows.wanted = kwargs["logits_to_keep"]
 
     return hook
 

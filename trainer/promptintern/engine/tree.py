@@ -39,13 +39,12 @@ class PrefixTree:
 
     Attributes:
         nodes: All nodes; one with ``stop == end`` ends a row.
-        last_prompt: For every row, the place in the pack of its last prompt token, which predicts the answer's first.
-        answer: For every row, the place where its answer tokens begin; they end its last node.
+        answer: For every row, the place where its answer tokens begin; the prompt's last token is right before, and
+            both are in the row's own last node.
         tokens: Of the pack, each shared token once.
     """
 
     nodes: tuple[Node, ...]
-    last_prompt: tuple[int, ...]
     answer: tuple[int, ...]
     tokens: int
 
@@ -66,50 +65,43 @@ class Prefixes:
         return sorted(rows, key=lambda row: (self._arrays[row].astype(">i4").tobytes(), row))
 
     def common(self, one: int, other: int) -> int:
-        """Tokens at the start of both prompts that are the same."""
+        """Tokens at the start of both prompts that are the same, but for each prompt's last.
+
+        A row keeps its last prompt token for itself: it predicts the answer's first token, and gradients that several
+        rows send to one place would be added up in no certain order.
+        """
         a, b = self._arrays[one], self._arrays[other]
-        size = min(len(a), len(b))
+        size = min(len(a), len(b)) - 1
         differ = np.flatnonzero(a[:size] != b[:size])
         return int(differ[0]) if len(differ) else size
-
-
-def tokens_of(common: Sequence[int], inputs: Sequence[int]) -> int:
-    """Tokens of a tree that shares whatever can be shared.
-
-    Args:
-        common: For every row but the first, the tokens that its prompt has in common with the row before.
-        inputs: Tokens of every row that go into the model.
-    """
-    return sum(inputs) - sum(common)
 
 
 def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int]) -> PrefixTree:
     """The tree of a pack's rows in their order.
 
     Args:
-        common: For every row but the first, the tokens that its prompt has in common with the row before.
+        common: For every row but the first, the tokens that it shares with the row before: fewer than either prompt.
         prompts: Prompt tokens of every row.
         inputs: Prompt and answer tokens of every row that go into the model (the last one predicts nothing).
     """
     count = len(inputs)
     nodes: list[list[int]] = []  # row, begin, start, end, stop
-    last_prompt, answer = [0] * count, [0] * count
+    answer = [0] * count
     size = 0
-    # Work to do, last first: rows first..last that share their first `depth` tokens, which end at `above` in the pack;
-    # or (as one number) a node whose descendants are all laid out.
-    todo: list[tuple[int, int, int, int] | int] = [(0, count - 1, 0, 0)]
+    # Work to do, last first: rows first..last that share their first `depth` tokens; or (as one number) a node whose
+    # descendants are all laid out.
+    todo: list[tuple[int, int, int] | int] = [(0, count - 1, 0)]
     while todo:
         work = todo.pop()
         if isinstance(work, int):
             nodes[work][4] = size
             continue
-        first, last, depth, above = work
+        first, last, depth = work
         if first == last:
             answer[first] = size + prompts[first] - depth
-            last_prompt[first] = (answer[first] if prompts[first] > depth else above) - 1
-            if inputs[first] > depth:
-                nodes.append([first, depth, size, size + inputs[first] - depth, size + inputs[first] - depth])
-                size = nodes[-1][3]
+            end = size + inputs[first] - depth
+            nodes.append([first, depth, size, end, end])
+            size = end
             continue
         shared = min(common[first:last])
         cuts = [i for i in range(first, last) if common[i] == shared]
@@ -117,12 +109,10 @@ def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int]) 
             nodes.append([first, depth, size, size + shared - depth, 0])
             todo.append(len(nodes) - 1)
             depth, size = shared, nodes[-1][3]
-            above = size
         edges = [first, *(cut + 1 for cut in cuts), last + 1]
-        todo += [(a, b - 1, depth, above) for a, b in reversed(list(pairwise(edges)))]
+        todo += [(a, b - 1, depth) for a, b in reversed(list(pairwise(edges)))]
     return PrefixTree(
         nodes=tuple(Node(row=r, begin=b, start=s, end=e, stop=p) for r, b, s, e, p in nodes),
-        last_prompt=tuple(last_prompt),
         answer=tuple(answer),
         tokens=size,
     )

@@ -14,7 +14,7 @@ from promptintern_api.training import Packing
 
 from promptintern.compress import CompressedTemplate, build_compressor, check_precomputed
 from promptintern.engine import collective
-from promptintern.engine.layout import Layout, choose_layout
+from promptintern.engine.layout import Layout, Layouts, choose_layouts
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.errors import RunFailed
 from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
@@ -51,8 +51,8 @@ class Session:
     full_template: CompressedTemplate
     """At rate 1."""
     max_tokens: int
-    layout: Layout
-    """Of packs, where no layer sees less than the longest row."""
+    layouts: Layouts
+    """Of packs."""
     notes: list[str]
     """What a reader of the report should know about how it was computed."""
     warnings: list[str]
@@ -124,7 +124,7 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         model_config=base.config,
     )
     adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
-    layout, notes = _layout(job, adapter, tokenizer, device)
+    layouts, notes = _layouts(job, adapter, tokenizer, device)
     if job.spec.training.gradient_checkpointing:
         adapter.model.enable_input_require_grads()
         adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -141,7 +141,7 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         templates=by_stage,
         full_template=full_template,
         max_tokens=fitting.max_tokens,
-        layout=layout,
+        layouts=layouts,
         notes=notes,
         warnings=fitting.warnings,
     )
@@ -174,22 +174,25 @@ def embedder(job: PromptInternJob, device: torch.device) -> Any:
     return load_encoder(fetch_model(retriever.model_uri, s3=s3_options(job), field=field).path, device=device)
 
 
-def _layout(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: torch.device) -> tuple[Layout, list[str]]:
+def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: torch.device) -> tuple[Layouts, list[str]]:
     if job.spec.training.packing is Packing.NEVER:
-        return Layout.ALONE, ["Packing is off, as the job says: one prompt a row."]
-    config = adapter.model.get_base_model().config
+        alone = Layouts(best=Layout.ALONE, long=Layout.ALONE, sight=None, apart=None, reason="")
+        return alone, ["Packing is off, as the job says: one prompt a row."]
+    config = adapter.model.get_base_model().config.get_text_config()
     # One choice for all workers: their packs are planned alike.
-    layout, reason = collective.from_first(
-        lambda: choose_layout(
+    layouts = collective.from_first(
+        lambda: choose_layouts(
             adapter,
-            vocab_size=min(len(tokenizer), config.get_text_config().vocab_size),
+            vocab_size=min(len(tokenizer), config.vocab_size),
             dropout=job.spec.training.lora.dropout,
             device=device,
         )
     )
-    if layout is Layout.ALONE:
-        return layout, [f"Packing is off: {reason}, so every row is computed alone."]
-    return layout, [f"What prompts have in common is computed for every row: {reason}."] if reason else []
+    if layouts.best is Layout.ALONE:
+        return layouts, [f"Packing is off: {layouts.reason}, so every row is computed alone."]
+    if layouts.reason:
+        return layouts, [f"What prompts have in common is computed for every row: {layouts.reason}."]
+    return layouts, []
 
 
 def tokens_per_pack(job: PromptInternJob, layout: Layout, device: torch.device) -> int:

@@ -80,7 +80,7 @@ def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens
 
 def layout_of(session: Session, lengths: Sequence[Length]) -> Layout:
     """How rows of such lengths lie in their packs."""
-    return session.layout.for_rows(session.adapter.model, longest=max(length.total for length in lengths))
+    return session.layouts.for_rows(max(length.total for length in lengths))
 
 
 def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:

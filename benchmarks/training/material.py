@@ -1,0 +1,166 @@
+"""What all methods train on: rows of every stage in tokens, and a random model. The same files for every process."""
+
+import json
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = 4096
+SHOTS = 5
+EXAMPLE = "Request: {query}\nCommand:{answer}\n\n"
+RULES = (
+    "You translate a request in English into exactly one command of the Bash shell. Use standard tools only, such as "
+    "find, grep, sed, awk, sort, xargs and tar, and prefer one pipeline to several commands. Quote every name that may "
+    "hold a space. Never ask back, never explain, and write nothing but the command itself. If the request names no "
+    "folder, work in the current one. If it could be read in two ways, take the one that changes fewer files. "
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A Llama with random weights, and its LoRA on all linear layers."""
+
+    layers: int = 4
+    hidden: int = 256
+    intermediate: int = 688
+    heads: int = 8
+    key_value_heads: int = 4
+    lora_r: int = 32
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+Row = tuple[list[int], list[int]]
+"""Prompt and answer in tokens, the answer with its end token."""
+
+
+def write_material(folder: Path, *, data: Path | None, rows: int, template_tokens: int, stages: int) -> None:
+    """Render and tokenize every stage as a run does, into ``stage-<n>.json``, and write the tokenizer."""
+    from promptintern.compress import build_compressor
+    from promptintern.prompt.encode import PromptEncoder
+    from promptintern.prompt.render import render_prompt
+    from promptintern.retrieve import build_retriever
+    from promptintern.schedule import build_stages
+    from promptintern_api.prompt import PromptSpec
+    from promptintern_api.schedule import ScheduleSpec
+    from promptintern_api.training import TrainingSpec
+
+    pairs = list(_pairs(data, rows))
+    tokenizer = _tokenizer([query + answer for query, answer in pairs])
+    tokenizer.save_pretrained(folder / "tokenizer")
+    head = _template(tokenizer, template_tokens)
+    spec = PromptSpec(
+        template=head + "\n\n{examples}Request: {query}\nCommand:",
+        example_template=EXAMPLE,
+        protect=["\nCommand:"],
+    )
+    found = [_row(i, *pair) for i, pair in enumerate(pairs)]
+    queries = [query for query, _ in pairs]
+    neighbours = build_retriever(spec.retriever, found, seed=0).neighbours(queries, SHOTS)
+    encoder = PromptEncoder(tokenizer, chat=False)
+    with tempfile.TemporaryDirectory() as cache:
+        compressor = build_compressor(
+            spec, tokenizer=tokenizer, model=build_model(Shape(layers=2, hidden=64, heads=4)), cache_dir=Path(cache)
+        )
+        for stage in build_stages(ScheduleSpec(stages=stages, shots=SHOTS), TrainingSpec()):
+            template = compressor.compress(stage.rate)
+            prompts = [
+                render_prompt(
+                    template,
+                    query=query,
+                    examples=[found[i] for i in near[len(near) - stage.shots :]],
+                    example_template=EXAMPLE,
+                )
+                for query, near in zip(queries, neighbours, strict=True)
+            ]
+            encoded = encoder.encode(prompts, [answer for _, answer in pairs])
+            written = [(list(row.prompt_ids), list(row.answer_ids)) for row in encoded]
+            (folder / f"stage-{stage.index}.json").write_text(json.dumps(written))
+
+
+def read_stage(folder: Path, stage: int) -> list[Row]:
+    """The rows of a stage."""
+    return [(prompt, answer) for prompt, answer in json.loads((folder / f"stage-{stage}.json").read_text())]
+
+
+def build_model(shape: Shape) -> Any:
+    """The model on its device: the same weights in every process."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        max_position_embeddings=16384,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return AutoModelForCausalLM.from_config(config).to(shape.device, getattr(torch, shape.dtype))
+
+
+def shape_of(text: str) -> Shape:
+    """From ``json.dumps(asdict(shape))``."""
+    return Shape(**json.loads(text))
+
+
+def text_of(shape: Shape) -> str:
+    """For ``shape_of``."""
+    return json.dumps(asdict(shape))
+
+
+def _pairs(data: Path | None, count: int) -> Iterator[tuple[str, str]]:
+    if data is not None:
+        for line in data.read_text().splitlines()[:count]:
+            record = json.loads(line)
+            yield record["query"], " " + record["answer"]
+        return
+    draw = random.Random(0)
+    words = ["".join(draw.choice("bdfgklmnprstv") + draw.choice("aeiou") for _ in range(2)) for _ in range(3000)]
+    weights = [1 / (rank + 3) for rank in range(len(words))]
+    for _ in range(count):
+        yield (
+            " ".join(draw.choices(words, weights, k=draw.randint(7, 19))),
+            " " + " ".join(draw.choices(words, weights, k=draw.randint(4, 12))),
+        )
+
+
+def _tokenizer(texts: list[str]) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([*texts, *[RULES] * 20], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>", padding_side="right"
+    )
+
+
+def _template(tokenizer: Any, tokens: int) -> str:
+    """Rules of about so many tokens."""
+    text, number = RULES, 0
+    while len(tokenizer(text)["input_ids"]) < tokens:
+        number += 1
+        text += f"Rule {number}: where two tools would do, take the one that was there {number} years before. "
+    return text
+
+
+def _row(index: int, query: str, answer: str) -> Any:
+    from promptintern.rows.types import Row as DataRow
+
+    return DataRow(query=query, answer=answer, answers=(answer,), id=str(index + 1), where=f"rows:{index + 1}")

@@ -1,0 +1,268 @@
+"""Training some optimizer steps by each method, in a process of its own: seconds and loss of every step, peak memory.
+
+Every step is over the same rows for all methods, and its loss the mean over its answer tokens.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.training.material import Row, Shape, build_model, read_stage, shape_of
+
+LEARNING_RATE = 2e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One process."""
+
+    seconds: list[float]
+    """Of every step after the first, which is where libraries warm up."""
+    losses: list[float]
+    peak_mib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What to train, and how.
+
+    Attributes:
+        method: ``ours``, ``hf`` (Trainer and PEFT, padded), ``trl`` (SFTTrainer, padded) or ``trl-packed`` (bfd).
+        rows: As many steps as they hold.
+        rows_per_step: Of an optimizer step.
+        size: Rows of a padded batch, or tokens of a pack.
+        tokenizer: Its folder.
+    """
+
+    method: str
+    rows: list[Row]
+    rows_per_step: int
+    size: int
+    shape: Shape
+    tokenizer: Path
+
+
+def run(work: Work) -> Measured:
+    """Train."""
+    methods = {"ours": _ours, "hf": _hf, "trl": _trl, "trl-packed": _trl}
+    seconds, losses = methods[work.method](work)
+    return Measured(seconds=seconds[1:], losses=losses, peak_mib=_peak_mib(work.shape))
+
+
+def _ours(work: Work) -> tuple[list[float], list[float]]:
+    rows, shape = work.rows, work.shape
+    from promptintern.engine.layout import choose_layouts
+    from promptintern.engine.lora import attach_lora
+    from promptintern.engine.packs import Length, plan_steps
+    from promptintern.engine.state import Trajectory, new_optimizer
+    from promptintern.engine.train import Course, StageTask, train_stage
+    from promptintern.engine.tree import Prefixes
+    from promptintern.prompt.encode import Encoded
+    from promptintern_api.training import Lora, LrSchedule, TrainingSpec
+
+    device = torch.device(shape.device)
+    adapter = attach_lora(build_model(shape), Lora(r=shape.lora_r, alpha=2 * shape.lora_r), seed=0)
+    layouts = choose_layouts(adapter, vocab_size=1000, dropout=0.0, device=device)
+    layout = layouts.for_rows(max(len(p) + len(a) for p, a in rows))
+    if layouts.reason:
+        print(f"layout: {layout.value}, since {layouts.reason}", file=sys.stderr)
+    encoded = [Encoded(prompt_ids=memoryview(array("i", p)), answer_ids=memoryview(array("i", a))) for p, a in rows]
+    steps = []
+    for start in range(0, len(rows), work.rows_per_step):  # in the order of the others, so that losses can be compared
+        part = range(start, min(start + work.rows_per_step, len(rows)))
+        (step,) = plan_steps(
+            [Length(prompt=len(rows[i][0]), answer=len(rows[i][1])) for i in part],
+            seed=(0,),
+            epochs=1,
+            tokens_per_batch=2**40,
+            rows_per_batch=None,
+            tokens_per_pack=work.size,
+            pack=layout.packs,
+            world_size=1,
+            prefixes=Prefixes([rows[i][0] for i in part]),
+        )
+        steps.append((step, [encoded[i] for i in part]))
+    optimizer = new_optimizer(adapter, weight_decay=0.0)
+    training = TrainingSpec(learning_rate=LEARNING_RATE, warmup_ratio=0.0, lr_schedule=LrSchedule.CONSTANT)
+    seconds, losses = [], []
+    for step, part_rows in steps:
+        trajectory = Trajectory()
+        began = time.perf_counter()
+        train_stage(
+            adapter,
+            optimizer,
+            StageTask(
+                name="bench", seed=(0,), rows=part_rows, steps=[step], layout=layout, course=Course(first=0, total=1)
+            ),
+            training=training,
+            trajectory=trajectory,
+            device=device,
+            stop_requested=lambda: False,
+            after_step=lambda _trajectory: _synchronize(shape),
+        )
+        seconds.append(time.perf_counter() - began)
+        losses += trajectory.loss
+    return seconds, losses
+
+
+def _hf(work: Work) -> tuple[list[float], list[float]]:
+    rows, shape = work.rows, work.shape
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+            return SequentialSampler(self.train_dataset)
+
+    dataset = Dataset.from_list(
+        [{"input_ids": p + a, "attention_mask": [1] * len(p + a), "labels": [-100] * len(p) + a} for p, a in rows]
+    )
+    watch = _watch(shape)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = InOrder(
+            model=_peft_model(shape),
+            args=TrainingArguments(**_arguments(folder, shape, work.rows_per_step, work.size)),
+            train_dataset=dataset,
+            data_collator=DataCollatorForSeq2Seq(_tokenizer(work), padding=True),
+            callbacks=[watch],
+        )
+        trainer.train()
+    return watch.seconds, watch.losses
+
+
+def _trl(work: Work) -> tuple[list[float], list[float]]:
+    rows, shape = work.rows, work.shape
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from trl import SFTConfig, SFTTrainer
+
+    class InOrder(SFTTrainer):  # type: ignore[misc]
+        def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+            return SequentialSampler(self.train_dataset)
+
+    packed = work.method == "trl-packed"
+    dataset = Dataset.from_list([{"input_ids": p + a, "completion_mask": [0] * len(p) + [1] * len(a)} for p, a in rows])
+    watch = _watch(shape)
+    # A pack takes the place of a row, so a step takes as many packs as hold its rows.
+    mean = sum(len(p) + len(a) for p, a in rows) / len(rows)
+    per_step = max(1, round(work.rows_per_step * mean / work.size)) if packed else work.rows_per_step
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = InOrder(
+            model=_peft_model(shape),
+            args=SFTConfig(
+                **_arguments(folder, shape, per_step, 1 if packed else work.size),
+                packing=packed,
+                max_length=work.size if packed else None,
+                completion_only_loss=True,
+                pad_token="</s>",
+                eos_token="</s>",
+            ),
+            train_dataset=dataset,
+            processing_class=_tokenizer(work),
+            callbacks=[watch],
+        )
+        trainer.train()
+    rows_of_step = per_step * work.size / mean if packed else work.rows_per_step
+    return [seconds * work.rows_per_step / rows_of_step for seconds in watch.seconds], watch.losses
+
+
+def _arguments(folder: str, shape: Shape, per_step: int, size: int) -> dict[str, Any]:
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": max(1, per_step // size),
+        "num_train_epochs": 1,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": shape.device == "cpu",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": shape.device != "cpu",
+        "seed": 0,
+    }
+
+
+def _peft_model(shape: Shape) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    model = build_model(shape)
+    torch.manual_seed(0)
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=shape.lora_r, lora_alpha=2 * shape.lora_r, target_modules="all-linear", task_type="CAUSAL_LM", bias="none"
+        ),
+    )
+
+
+def _tokenizer(work: Work) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(work.tokenizer)
+
+
+def _watch(shape: Shape) -> Any:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+            self.losses: list[float] = []
+            self._began = 0.0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self._began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            _synchronize(shape)
+            self.seconds.append(time.perf_counter() - self._began)
+
+        def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+            if logs and "loss" in logs:
+                self.losses.append(float(logs["loss"]))
+
+    return Watch()
+
+
+def _synchronize(shape: Shape) -> None:
+    if shape.device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _peak_mib(shape: Shape) -> float:
+    if shape.device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    """``METHOD STAGE ROWS_PER_STEP STEPS SIZE MATERIAL SHAPE``: one measurement, as JSON in the last line."""
+    method, stage, rows_per_step, steps, size, folder, shape = sys.argv[1:]
+    work = Work(
+        method=method,
+        rows=read_stage(Path(folder), int(stage))[: int(rows_per_step) * (int(steps) + 1)],
+        rows_per_step=int(rows_per_step),
+        size=int(size),
+        shape=shape_of(shape),
+        tokenizer=Path(folder) / "tokenizer",
+    )
+    print(json.dumps(run(work).__dict__))
+
+
+if __name__ == "__main__":
+    main()
