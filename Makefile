@@ -14,7 +14,7 @@ E2E = tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py tests/e2e/test_
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py gpus.py upgrade.py kueue.py)
 
 .PHONY: help setup demo test unit integration operator e2e e2e-more e2e-faults prerequisites cluster-up cluster-down kind-up kind-down \
-	kill check format generate snapshots quality preprocess clean
+	kill check format generate snapshots quality bench preprocess clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -89,6 +89,9 @@ snapshots: ## Renew the chart's rendered snapshots and its table of values
 
 quality: ## Benchmark: QueryOnly against Direct over numbers of rows (hours on a laptop)
 	@$(RUN) python benchmarks/quality.py
+
+bench: setup ## Benchmark: training speed against HF Trainer and TRL (about an hour)
+	@$(RUN) --with trl==1.16.0 python -m benchmarks.training
 
 preprocess: ## Benchmark: cost of preparing a row at 10^3, 10^4, 10^5 rows
 	@$(RUN) python benchmarks/preprocess.py

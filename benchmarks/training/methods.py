@@ -171,8 +171,11 @@ def _trl(work: Work) -> tuple[list[float], list[float]]:
             callbacks=[watch],
         )
         trainer.train()
-    rows_of_step = per_step * work.size / mean if packed else work.rows_per_step
-    return [seconds * work.rows_per_step / rows_of_step for seconds in watch.seconds], watch.losses
+    if not packed:
+        return watch.seconds, watch.losses
+    rows_of_step = per_step * work.size / mean
+    whole = watch.seconds[:-1]  # the last step may have fewer packs
+    return [seconds * work.rows_per_step / rows_of_step for seconds in whole], watch.losses
 
 
 def _arguments(folder: str, shape: Shape, per_step: int, size: int) -> dict[str, Any]:
