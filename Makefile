@@ -6,8 +6,8 @@ SHELL := /bin/bash
 UV = $$(tools/setup.sh)
 RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
-# Two test files at a time: most of what they start computes on one thread.
-PARALLEL = --numprocesses 2 --dist loadfile
+# Two test files at a time: most of what they start computes on one thread. The slow ones come first, so that both end together.
+PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # These watch the operator by the second, and have failed on a machine that was busy with other work: `make operator`.
 TIMED = --ignore tests/integration/operator
 E2E = tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py tests/e2e/test_faults.py
@@ -27,7 +27,7 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
 
 test: prerequisites ## All tests: unit, integration, then the whole product on a real Kubernetes
-	@$(RUN) pytest tests/unit tests/integration $(PARALLEL) $(TIMED)
+	@$(RUN) pytest tests/integration tests/unit $(PARALLEL) $(TIMED)
 	@if $(RUN) python -m tests.cluster can; then $(MAKE) --no-print-directory e2e; else $(RUN) pytest $(E2E); fi
 
 unit: ## Unit tests: no network, under a minute

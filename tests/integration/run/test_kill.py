@@ -55,14 +55,14 @@ MOMENTS: dict[str, Moment] = {
     "mid-commit": mid_commit,
     "stage boundary": stage_boundary,
     **({"Direct arm": direct_arm} if THOROUGH else {}),
-    **{f"random {i}": after(draw.uniform(0.05, 12 if THOROUGH else 6)) for i in range(RANDOM_POINTS)},
 }
+SECONDS = [draw.uniform(0.05, 12 if THOROUGH else 6) for _ in range(RANDOM_POINTS)]
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arms = ("FullPrompt", "QueryOnly", "Direct") if THOROUGH else ("FullPrompt", "QueryOnly")
-    return write_job(tmp_path_factory.mktemp("job"), arms=arms)
+    return write_job(tmp_path_factory.mktemp("job"), epochs=120, arms=arms)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,23 @@ def test_killed_and_continued_is_bit_identical(
     ended = run_to_end(job, tmp_path)
     assert ended.code == 0, ended.text
     assert adapters(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_killed_at_a_random_moment(
+    seconds: float, job: Path, undisturbed: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    while True:
+        workdir = tmp_path_factory.mktemp("runs")
+        process = start(job, workdir)
+        killed = stop_at(process, workdir, after(seconds), signal.SIGKILL)
+        finish(process)
+        if killed:
+            break
+        seconds /= 2  # the machine was quicker than that
+    ended = run_to_end(job, workdir)
+    assert ended.code == 0, ended.text
+    assert adapters(workdir) == undisturbed
 
 
 def test_killed_again_and_again(job: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
