@@ -224,18 +224,23 @@ def as_row(index: int, query: str, answer: str) -> Any:
 
 def small_tokenizer() -> Any:
     """Byte-pair encoding of 8,192 tokens, learnt from 2,000 made-up rows and the template: the same at every size."""
+    return byte_pairs([TEMPLATE] * 20 + [row.query for row in made_up_rows(2000)], 8192)
+
+
+def byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
+    """A tokenizer of so many tokens, learnt from ``texts``."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=8192,
+        vocab_size=vocabulary,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator([TEMPLATE] * 20 + [row.query for row in made_up_rows(2000)], trainer)
+    core.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
 
 

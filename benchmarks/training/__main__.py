@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.preprocess import machine
-from benchmarks.training.material import Shape, text_of, write_material
+from benchmarks.training.material import Shape, shape_of, text_of, write_material
 
 SIZES = {"hf": (4, 16), "trl": (4, 16), "trl-packed": (1024, 4096), "ours": (4096, 8192)}
 NAMES = {"hf": "HF Trainer + PEFT", "trl": "TRL, padded", "trl-packed": "TRL, packed (bfd)", "ours": "PromptIntern"}
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--shape", default="{}", help="JSON of the model's shape, where it is not the default")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    shape = Shape(**json.loads(arguments.shape))
+    shape = shape_of(arguments.shape)
     settings = [
         Setting(method=m, size=n, stage=s) for s in arguments.stages for m in arguments.methods for n in SIZES[m]
     ]

@@ -1,22 +1,15 @@
 """What all methods train on: rows of every stage in tokens, and a random model. The same files for every process."""
 
 import json
-import random
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.preprocess import EXAMPLE, INSTRUCTIONS, byte_pairs, made_up_rows, real_rows
+
 VOCABULARY = 4096
 SHOTS = 5
-EXAMPLE = "Request: {query}\nCommand:{answer}\n\n"
-RULES = (
-    "You translate a request in English into exactly one command of the Bash shell. Use standard tools only, such as "
-    "find, grep, sed, awk, sort, xargs and tar, and prefer one pipeline to several commands. Quote every name that may "
-    "hold a space. Never ask back, never explain, and write nothing but the command itself. If the request names no "
-    "folder, work in the current one. If it could be read in two ways, take the one that changes fewer files. "
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +41,10 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
     from promptintern_api.schedule import ScheduleSpec
     from promptintern_api.training import TrainingSpec
 
-    pairs = list(_pairs(data, rows))
-    tokenizer = _tokenizer([query + answer for query, answer in pairs])
+    found = real_rows(data, rows) if data else made_up_rows(rows)
+    queries, answers = [row.query for row in found], [row.answer for row in found]
+    tokenizer = byte_pairs([*map(str.__add__, queries, answers), *[INSTRUCTIONS] * 20], VOCABULARY)
+    tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder / "tokenizer")
     head = _template(tokenizer, template_tokens)
     spec = PromptSpec(
@@ -57,8 +52,6 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
         example_template=EXAMPLE,
         protect=["\nCommand:"],
     )
-    found = [_row(i, *pair) for i, pair in enumerate(pairs)]
-    queries = [query for query, _ in pairs]
     neighbours = build_retriever(spec.retriever, found, seed=0).neighbours(queries, SHOTS)
     encoder = PromptEncoder(tokenizer, chat=False)
     with tempfile.TemporaryDirectory() as cache:
@@ -76,7 +69,7 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
                 )
                 for query, near in zip(queries, neighbours, strict=True)
             ]
-            encoded = encoder.encode(prompts, [answer for _, answer in pairs])
+            encoded = encoder.encode(prompts, answers)
             written = [(list(row.prompt_ids), list(row.answer_ids)) for row in encoded]
             (folder / f"stage-{stage.index}.json").write_text(json.dumps(written))
 
@@ -117,50 +110,10 @@ def text_of(shape: Shape) -> str:
     return json.dumps(asdict(shape))
 
 
-def _pairs(data: Path | None, count: int) -> Iterator[tuple[str, str]]:
-    if data is not None:
-        for line in data.read_text().splitlines()[:count]:
-            record = json.loads(line)
-            yield record["query"], " " + record["answer"]
-        return
-    draw = random.Random(0)
-    words = ["".join(draw.choice("bdfgklmnprstv") + draw.choice("aeiou") for _ in range(2)) for _ in range(3000)]
-    weights = [1 / (rank + 3) for rank in range(len(words))]
-    for _ in range(count):
-        yield (
-            " ".join(draw.choices(words, weights, k=draw.randint(7, 19))),
-            " " + " ".join(draw.choices(words, weights, k=draw.randint(4, 12))),
-        )
-
-
-def _tokenizer(texts: list[str]) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator([*texts, *[RULES] * 20], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>", padding_side="right"
-    )
-
-
 def _template(tokenizer: Any, tokens: int) -> str:
     """Rules of about so many tokens."""
-    text, number = RULES, 0
+    text, number = INSTRUCTIONS, 0
     while len(tokenizer(text)["input_ids"]) < tokens:
         number += 1
         text += f"Rule {number}: where two tools would do, take the one that was there {number} years before. "
     return text
-
-
-def _row(index: int, query: str, answer: str) -> Any:
-    from promptintern.rows.types import Row as DataRow
-
-    return DataRow(query=query, answer=answer, answers=(answer,), id=str(index + 1), where=f"rows:{index + 1}")

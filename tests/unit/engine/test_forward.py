@@ -3,43 +3,22 @@
 import pytest
 import torch
 from promptintern.engine.forward import pack_loss, pack_tensors, packs_exactly
-from promptintern.engine.lora import Adapter, attach_lora
-from promptintern.prompt.encode import Encoded
+from promptintern.engine.layout import Layout
+from promptintern.engine.lora import attach_lora
 from promptintern_api.training import Lora
 
 from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model
+from tests.unit.engine.adapters import CPU, gradient, with_random_lora
 from tests.unit.engine.rows import random_rows
-
-CPU = torch.device("cpu")
-
-
-def adapter_of(architecture: str) -> Adapter:
-    adapter = attach_lora(tiny_model(architecture), Lora(r=4, alpha=8), seed=0)
-    # B starts at zero, which would leave A without gradients.
-    draw = torch.Generator().manual_seed(1)
-    adapter.load_flat(torch.randn(adapter.flat.shape, generator=draw) * 0.05)
-    adapter.model.train()
-    return adapter
-
-
-def gradient(adapter: Adapter, packs: list[list[Encoded]]) -> tuple[float, torch.Tensor]:
-    adapter.grad.zero_()
-    tokens = sum(len(row.answer_ids) for pack in packs for row in pack)
-    total = 0.0
-    for pack in packs:
-        loss = pack_loss(adapter.model, pack_tensors(pack, device=CPU)) / tokens
-        loss.backward()
-        total += loss.item()
-    return total, adapter.grad.clone()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_packed_loss_and_gradients_equal_unpacked_ones(architecture: str, seed: int) -> None:
-    adapter = adapter_of(architecture)
+    adapter = with_random_lora(tiny_model(architecture))
     rows = random_rows(seed, 7)
-    loss, alone = gradient(adapter, [[row] for row in rows])
-    packed_loss, packed = gradient(adapter, [rows[:4], rows[4:]])
+    loss, alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
+    packed_loss, packed = gradient(adapter, [rows[:4], rows[4:]], Layout.MASKED)
     assert abs(packed_loss - loss) < 1e-5 * abs(loss)
     assert (packed - alone).abs().max() < 1e-5 * alone.abs().max()
     assert alone.abs().max() > 1e-4  # there is something to compare
@@ -70,11 +49,11 @@ def test_the_probe_refuses_a_recurrent_model() -> None:
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
 def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
     rows = random_rows(5, 5)
-    adapter = adapter_of(architecture)
-    loss, plain = gradient(adapter, [rows])
+    adapter = with_random_lora(tiny_model(architecture))
+    loss, plain = gradient(adapter, [rows], Layout.MASKED)
     adapter.model.enable_input_require_grads()
     adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
-    checkpointed_loss, checkpointed = gradient(adapter, [rows])
+    checkpointed_loss, checkpointed = gradient(adapter, [rows], Layout.MASKED)
     assert checkpointed_loss == pytest.approx(loss, rel=1e-6)
     assert (checkpointed - plain).abs().max() <= 1e-6 * plain.abs().max()
 
@@ -82,7 +61,7 @@ def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
 def test_bfloat16_base_keeps_float32_parameters_and_trains() -> None:
     model = tiny_model("llama").to(torch.bfloat16)
     adapter = attach_lora(model, Lora(r=4, alpha=8), seed=0)
-    loss, grad = gradient(adapter, [random_rows(0, 4)])
+    loss, grad = gradient(adapter, [random_rows(0, 4)], Layout.MASKED)
     assert adapter.flat.dtype is torch.float32
     assert torch.isfinite(grad).all()
     assert grad.abs().max() > 0

@@ -10,41 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from promptintern.engine.attention import rows_apart, sight_of
 from promptintern.engine.cascade import CpuKernel
-from promptintern.engine.forward import pack_loss, pack_tensors
-from promptintern.engine.layout import Layout, Layouts, cascade_fault, choose_layouts, prepared
+from promptintern.engine.layout import Layout, Layouts, cascade_fault, choose_layouts
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
 from promptintern_api.training import Lora
 
 from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model
+from tests.unit.engine.adapters import CPU, gradient, with_random_lora
 from tests.unit.engine.rows import random_family, random_rows
 
-CPU = torch.device("cpu")
 FULL_ATTENTION = [name for name in ARCHITECTURES if name != "mistral"]
 """Tiny Mistral has a sliding window of 6 tokens."""
-
-
-def with_random_lora(model: Any, **lora: Any) -> Adapter:
-    adapter = attach_lora(model, Lora(r=4, alpha=8, **lora), seed=0)
-    # B starts at zero, which would leave A without gradients.
-    noise = torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(1))
-    adapter.load_flat(noise * 0.05)
-    adapter.model.train()
-    return adapter
-
-
-def gradient(adapter: Adapter, packs: list[list[Encoded]], layout: Layout) -> tuple[float, torch.Tensor]:
-    adapter.grad.zero_()
-    tokens = sum(len(row.answer_ids) for pack in packs for row in pack)
-    total = 0.0
-    with prepared(adapter.model, layout):
-        for rows in packs:
-            tensors = pack_tensors(rows, device=CPU, cascade=layout.cascades, shared=layout is Layout.SHARED)
-            loss = pack_loss(adapter.model, tensors) / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-    return total, adapter.grad.clone()
 
 
 def in_order(rows: list[Encoded]) -> list[Encoded]:

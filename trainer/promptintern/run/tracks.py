@@ -7,7 +7,7 @@ from promptintern_api.evaluation import Arm, DirectBudget
 from promptintern_api.training import LearningRatePolicy
 
 from promptintern.engine.layout import Layout
-from promptintern.engine.packs import Length, StepPlan, plan_steps
+from promptintern.engine.packs import StepPlan, plan_steps
 from promptintern.engine.train import Course
 from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
@@ -78,18 +78,17 @@ def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens
     )
 
 
-def layout_of(session: Session, lengths: Sequence[Length]) -> Layout:
-    """How rows of such lengths lie in their packs."""
-    return session.layouts.for_rows(max(length.total for length in lengths))
+def layout_of(session: Session, rows: Sequence[Encoded]) -> Layout:
+    """How ``rows`` lie in their packs."""
+    return session.layouts.for_rows(max(length_of(row).total for row in rows))
 
 
 def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:
     """The steps of ``track`` over its encoded rows."""
     training = session.job.spec.training
-    lengths = [length_of(row) for row in rows]
-    layout = layout_of(session, lengths)
+    layout = layout_of(session, rows)
     return plan_steps(
-        lengths,
+        [length_of(row) for row in rows],
         seed=track.seed,
         epochs=track.epochs,
         tokens_per_batch=training.tokens_per_batch,

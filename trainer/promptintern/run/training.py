@@ -28,7 +28,6 @@ from promptintern.engine.state import (
 from promptintern.engine.train import Course, StageTask, train_stage
 from promptintern.prompt.encode import Encoded
 from promptintern.run.events import CheckpointSaved, Note, Observer, Stepped, Stopped, TrainingBegan
-from promptintern.run.inputs import length_of
 from promptintern.run.session import Session
 from promptintern.run.tracks import Track, layout_of
 from promptintern.storage.background import BackgroundWriter
@@ -77,7 +76,7 @@ class TrackTrainer:
                     started_at=self.started_at,
                 )
             )
-        layout = layout_of(session, [length_of(row) for row in rows])
+        layout = layout_of(session, rows)
         task = StageTask(name=track.name, seed=track.seed, rows=rows, steps=steps, layout=layout, course=course)
         complete = train_stage(
             session.adapter,

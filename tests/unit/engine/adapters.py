@@ -1,0 +1,36 @@
+"""Adapters with something to learn, and the gradients that packs give them, for tests."""
+
+from typing import Any
+
+import torch
+from promptintern.engine.forward import pack_loss, pack_tensors
+from promptintern.engine.layout import Layout, prepared
+from promptintern.engine.lora import Adapter, attach_lora
+from promptintern.prompt.encode import Encoded
+from promptintern_api.training import Lora
+
+CPU = torch.device("cpu")
+
+
+def with_random_lora(model: Any, **lora: Any) -> Adapter:
+    """``model`` with a LoRA whose matrices are all random, in training mode."""
+    adapter = attach_lora(model, Lora(r=4, alpha=8, **lora), seed=0)
+    # B starts at zero, which would leave A without gradients.
+    noise = torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(1))
+    adapter.load_flat(noise * 0.05)
+    adapter.model.train()
+    return adapter
+
+
+def gradient(adapter: Adapter, packs: list[list[Encoded]], layout: Layout) -> tuple[float, torch.Tensor]:
+    """Mean loss per answer token and its gradient ``[P]``, of ``packs`` that are computed one after another."""
+    adapter.grad.zero_()
+    tokens = sum(len(row.answer_ids) for pack in packs for row in pack)
+    total = 0.0
+    with prepared(adapter.model, layout):
+        for rows in packs:
+            tensors = pack_tensors(rows, device=CPU, cascade=layout.cascades, shared=layout is Layout.SHARED)
+            loss = pack_loss(adapter.model, tensors) / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+    return total, adapter.grad.clone()
