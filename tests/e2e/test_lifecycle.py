@@ -142,6 +142,7 @@ def test_while_kuberay_is_stopped_a_condition_says_what_waits_for_it(team: Team)
         team.cluster.wait_for(told, timeout=60, what=f"a condition on what waits: {team.told(name)}")
     finally:
         team.cluster.start_kuberay()
-    team.wait(name, seconds=60, until=("Suspended",))
+    # A KubeRay that was started again first waits for its predecessor's lease to run out.
+    team.wait(name, seconds=120, until=("Suspended",))
     team.cluster.delete("pij", name, team.namespace)
     team.cluster.wait_for(lambda: not left_of(team, name), timeout=60, what=f"the end of {left_of(team, name)}")

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 from promptintern.engine.cascade import Cascade, attend
+from promptintern.engine.last_layer import attention_of, last_layer
 
 NAME = "promptintern_cascade"
 _HARMLESS = frozenset(
@@ -17,19 +19,22 @@ _SOFTMAX = frozenset({"full_attention", "sliding_attention", "chunked_attention"
 
 
 def _attention(
-    _module: torch.nn.Module,
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
     cascade: Cascade,
+    last: torch.nn.Module | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """An attention function as transformers calls it; ``cascade`` is what the model was called with.
+
+    ``last`` is the attention of the last layer.
 
     Raises:
         NotImplementedError: for attention that is more than a softmax of scaled products (capped scores, sinks,
@@ -45,7 +50,8 @@ def _attention(
     if unknown:
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return attend(query, key, value, cascade, scale=scale), None
+    calls = cascade.last if module is last else cascade.every
+    return attend(query, key, value, calls, cascade.kernel, scale=scale), None
 
 
 @contextmanager
@@ -53,7 +59,7 @@ def cascading(model: Any) -> Iterator[None]:
     """Inside, ``model`` (a transformers model or PEFT's wrapper) takes packs with a cascade, and no others."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, _attention)
+    AttentionInterface.register(NAME, partial(_attention, last=attention_of(last_layer(model))))
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     before = inner.config._attn_implementation
     inner.set_attn_implementation(NAME)

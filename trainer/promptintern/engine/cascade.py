@@ -9,12 +9,14 @@ part's exact gradients of keys and values, and the parts' gradients of the queri
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
-from promptintern.engine.tree import Node, PrefixTree
+from promptintern.engine.tree import PrefixTree
 
 Tensor = torch.Tensor
 
@@ -103,26 +105,34 @@ def kernel_of(device: torch.device) -> Kernel | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """Short nodes of about one length, for one causal call.
+    """Short pieces of about one length, for one causal call.
 
     Attributes:
-        places: ``[N, L]``, the tokens' places in the pack; a shorter node's last token fills its row up, which nobody
-            before it attends to.
+        queries: ``[N, L]``, the pieces' places among the queries; a shorter piece's last token fills its row up, which
+            nobody before it attends to.
+        keys: ``[N, L]``, the same among the keys.
         real: ``[N, L]`` bool, False for what was filled up.
-        flat: ``[R]``, the places that are real, in order.
     """
 
-    places: Tensor
+    queries: Tensor
+    keys: Tensor
     real: Tensor
-    flat: Tensor
 
-    def take(self, x: Tensor) -> Tensor:
+    def of_queries(self, x: Tensor) -> Tensor:
+        """``[Q, H, D]`` to ``[N, H, L, D]``."""
+        return x[self.queries].transpose(1, 2)
+
+    def of_keys(self, x: Tensor) -> Tensor:
         """``[T, H, D]`` to ``[N, H, L, D]``."""
-        return x[self.places].transpose(1, 2)
+        return x[self.keys].transpose(1, 2)
 
-    def put(self, total: Tensor, part: Tensor) -> None:
+    def put_queries(self, total: Tensor, part: Tensor) -> None:
+        """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[Q, H, ...]``."""
+        total[self.queries[self.real]] = part.transpose(1, 2)[self.real].to(total.dtype)
+
+    def put_keys(self, total: Tensor, part: Tensor) -> None:
         """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[T, H, ...]``."""
-        total[self.flat] = part.transpose(1, 2)[self.real].to(total.dtype)
+        total[self.keys[self.real]] = part.transpose(1, 2)[self.real].to(total.dtype)
 
     def without_filling(self, x: Tensor) -> Tensor:
         """``[N, H, L, D]`` with zeros for what was filled up."""
@@ -131,17 +141,26 @@ class Bucket:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """One long node, for a causal call without copies."""
+    """One long piece, for a causal call without copies."""
 
-    own: slice
+    queries: slice
+    keys: slice
 
-    def take(self, x: Tensor) -> Tensor:
+    def of_queries(self, x: Tensor) -> Tensor:
+        """``[Q, H, D]`` to ``[1, H, L, D]``."""
+        return _heads(x[self.queries])
+
+    def of_keys(self, x: Tensor) -> Tensor:
         """``[T, H, D]`` to ``[1, H, L, D]``."""
-        return _heads(x[self.own])
+        return _heads(x[self.keys])
 
-    def put(self, total: Tensor, part: Tensor) -> None:
+    def put_queries(self, total: Tensor, part: Tensor) -> None:
+        """``part`` ``[1, H, L, ...]`` to its place in ``total`` ``[Q, H, ...]``."""
+        total[self.queries] = part[0].transpose(0, 1)
+
+    def put_keys(self, total: Tensor, part: Tensor) -> None:
         """``part`` ``[1, H, L, ...]`` to its place in ``total`` ``[T, H, ...]``."""
-        total[self.own] = part[0].transpose(0, 1)
+        total[self.keys] = part[0].transpose(0, 1)
 
     def without_filling(self, x: Tensor) -> Tensor:
         """``x``."""
@@ -149,73 +168,131 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cascade:
-    """The attention calls of a tree."""
+class Calls:
+    """The attention calls of a layer.
+
+    Attributes:
+        causal: Tokens of one node among themselves.
+        dense: Places of keys, and of the queries that attend to all of them.
+        queries: ``[Q]``, the places of the tokens that are queries; None if all are.
+    """
 
     causal: tuple[Bucket | Span, ...]
-    """Every node's tokens among themselves."""
-    shared: tuple[tuple[slice, slice], ...]
-    """Of every node with descendants, its own tokens' places and its descendants'."""
+    dense: tuple[tuple[slice, slice], ...]
+    queries: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cascade:
+    """Attention over a tree."""
+
+    every: Calls
+    """Of every layer but the last."""
+    last: Calls
+    """Of the last layer, where only tokens that predict an answer token need to attend."""
     longest: int
     """Tokens that the longest row has."""
     kernel: Kernel
 
 
 _MAX_FILL = 0.15
-"""Of a bucket's longest node, what a shorter one may lack."""
+"""Of a bucket's longest piece, what a shorter one may lack."""
 
 
 def cascade_of(tree: PrefixTree, *, device: torch.device) -> Cascade:
     """The attention calls of ``tree`` on ``device``, which must have a kernel."""
     kernel = kernel_of(device)
     assert kernel is not None
-    short = [node for node in tree.nodes if node.end - node.start < kernel.long]
+    predicting = np.zeros(tree.tokens, dtype=bool)
+    leaves = (node for node in tree.nodes if node.stop == node.end)
+    for node, answer in zip(leaves, tree.answer, strict=True):
+        # What a call of its own costs more than it saves stays with the answer.
+        predicting[answer - 1 if answer - 1 - node.start >= kernel.long else node.start : node.end] = True
     return Cascade(
-        causal=(
-            *(Span(own=slice(n.start, n.end)) for n in tree.nodes if n.end - n.start >= kernel.long),
-            *(_bucket(nodes, device) for nodes in _by_length(short)),
-        ),
-        shared=tuple((slice(n.start, n.end), slice(n.end, n.stop)) for n in tree.nodes if n.stop > n.end),
+        every=_calls(tree, np.ones(tree.tokens, dtype=bool), kernel, device),
+        last=_calls(tree, predicting, kernel, device),
         longest=max(n.begin + n.end - n.start for n in tree.nodes),
         kernel=kernel,
     )
 
 
-def _by_length(nodes: list[Node]) -> Iterator[list[Node]]:
-    group: list[Node] = []
-    for node in sorted(nodes, key=lambda n: n.start - n.end):
-        if group and node.end - node.start < (1 - _MAX_FILL) * (group[0].end - group[0].start):
+def _calls(tree: PrefixTree, asks: NDArray[np.bool_], kernel: Kernel, device: torch.device) -> Calls:
+    """The calls for the tokens that are queries, ``asks`` ``[T]``: of every node all, none, or a last part."""
+    before = np.concatenate([[0], np.cumsum(asks)]).tolist()
+    pieces, dense = [], []
+    for node in tree.nodes:
+        first, last = before[node.start], before[node.end]
+        cut = node.end - (last - first)
+        if first < last:
+            pieces.append(_Piece(query=first, key=cut, tokens=last - first))
+            if node.start < cut:
+                dense.append((slice(node.start, cut), slice(first, last)))
+        if node.end < node.stop:
+            dense.append((slice(node.start, node.end), slice(last, before[node.stop])))
+    short = [piece for piece in pieces if piece.tokens < kernel.long]
+    return Calls(
+        causal=(
+            *(
+                Span(queries=slice(p.query, p.query + p.tokens), keys=slice(p.key, p.key + p.tokens))
+                for p in pieces
+                if p.tokens >= kernel.long
+            ),
+            *(_bucket(group, device) for group in _by_length(short)),
+        ),
+        dense=tuple(dense),
+        queries=None if asks.all() else torch.from_numpy(np.flatnonzero(asks)).to(device),
+    )
+
+
+class _Piece(NamedTuple):
+    """Tokens of one node that are queries, and keys to each other."""
+
+    query: int
+    key: int
+    tokens: int
+
+
+def _by_length(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    group: list[_Piece] = []
+    for piece in sorted(pieces, key=lambda p: -p.tokens):
+        if group and piece.tokens < (1 - _MAX_FILL) * group[0].tokens:
             yield group
             group = []
-        group.append(node)
+        group.append(piece)
     if group:
         yield group
 
 
-def _bucket(nodes: list[Node], device: torch.device) -> Bucket:
-    start = torch.tensor([node.start for node in nodes])[:, None]
-    last = torch.tensor([node.end for node in nodes])[:, None] - 1
-    places = start + torch.arange(nodes[0].end - nodes[0].start)[None, :]
-    real = places <= last
-    return Bucket(places=torch.minimum(places, last).to(device), real=real.to(device), flat=places[real].to(device))
+def _bucket(pieces: list[_Piece], device: torch.device) -> Bucket:
+    query, key, tokens = torch.tensor(pieces).T[:, :, None]
+    within = torch.arange(pieces[0].tokens)[None, :]
+    real = within < tokens
+    within = torch.minimum(within, tokens - 1)
+    return Bucket(queries=(query + within).to(device), keys=(key + within).to(device), real=real.to(device))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, cascade: Cascade, *, scale: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, kernel: Kernel, *, scale: float) -> Tensor:
     """Attention of one pack over its tree.
 
     Args:
         q: ``[1, Hq, T, D]``.
         k: ``[1, Hk, T, D]``, ``Hq`` a multiple of ``Hk``.
         v: As ``k``.
+        calls: What attends to what.
+        kernel: Of the device that these are on.
+        scale: Of the products.
 
     Returns:
-        ``[1, T, Hq, D]``, as transformers' attention functions give it.
+        ``[1, T, Hq, D]``, as transformers' attention functions give it; zeros for tokens that are no queries.
     """
     groups = q.shape[1] // k.shape[1]
     # Heads are side by side in a token's memory, so that gathering and scattering tokens moves whole rows.
-    rows = [x[0].transpose(0, 1) for x in (q, _repeat(k, groups), _repeat(v, groups))]
-    out: Tensor = _Attend.apply(*rows, cascade, scale)
-    return out[None]
+    asking, keys, values = (x[0].transpose(0, 1) for x in (q, _repeat(k, groups), _repeat(v, groups)))
+    if calls.queries is None:
+        whole: Tensor = _Attend.apply(asking, keys, values, calls, kernel, scale)
+        return whole[None]
+    out: Tensor = _Attend.apply(asking[calls.queries], keys, values, calls, kernel, scale)
+    return out.new_zeros((1, q.shape[2], *out.shape[1:])).index_copy(1, calls.queries, out[None])
 
 
 def _repeat(x: Tensor, groups: int) -> Tensor:
@@ -223,44 +300,51 @@ def _repeat(x: Tensor, groups: int) -> Tensor:
 
 
 class _Attend(torch.autograd.Function):
-    """Queries, keys and values ``[T, H, D]`` to outputs ``[T, H, D]``."""
+    """Queries ``[Q, H, D]``, keys and values ``[T, H, D]`` to outputs ``[Q, H, D]``."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, cascade: Cascade, scale: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, calls: Calls, kernel: Kernel, scale: float) -> Tensor:
         # Partial results are added up in float32, whatever the model computes in.
         out = torch.empty((*q.shape[:2], v.shape[2]), dtype=torch.float32, device=q.device)
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-        kernel = cascade.kernel
-        for nodes in cascade.causal:
-            part, part_lse = kernel.forward(*(nodes.take(x) for x in (q, k, v)), causal=True, scale=scale)
-            nodes.put(out, part)
-            nodes.put(lse, part_lse)
-        for own, below in cascade.shared:
+        for piece in calls.causal:
+            part, part_lse = kernel.forward(
+                piece.of_queries(q), piece.of_keys(k), piece.of_keys(v), causal=True, scale=scale
+            )
+            piece.put_queries(out, part)
+            piece.put_queries(lse, part_lse)
+        for own, below in calls.dense:
             part, part_lse = kernel.forward(_heads(q[below]), _heads(k[own]), _heads(v[own]), causal=False, scale=scale)
             _merge(out[below], lse[below], part[0].transpose(0, 1), part_lse[0].transpose(0, 1))
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.cascade, ctx.scale = cascade, scale
+        ctx.calls, ctx.kernel, ctx.scale = calls, kernel, scale
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
-        cascade, scale = ctx.cascade, ctx.scale
-        kernel = cascade.kernel
+        calls, kernel, scale = ctx.calls, ctx.kernel, ctx.scale
         grad = grad.contiguous()
-        dq, dk, dv = (torch.empty(x.shape, dtype=torch.float32, device=x.device) for x in (q, k, v))
-        for nodes in cascade.causal:
-            parts = kernel.backward(
-                nodes.without_filling(nodes.take(grad)),
-                *(nodes.take(x) for x in (q, k, v, out)),
-                nodes.take(lse[..., None])[..., 0],
+        dq = torch.empty(q.shape, dtype=torch.float32, device=q.device)
+        # Keys that only dense calls take come to their gradients by addition.
+        new = torch.empty if calls.queries is None else torch.zeros
+        dk, dv = (new(x.shape, dtype=torch.float32, device=x.device) for x in (k, v))
+        for piece in calls.causal:
+            part_q, part_k, part_v = kernel.backward(
+                piece.without_filling(piece.of_queries(grad)),
+                piece.of_queries(q),
+                piece.of_keys(k),
+                piece.of_keys(v),
+                piece.of_queries(out),
+                piece.of_queries(lse[..., None])[..., 0],
                 causal=True,
                 scale=scale,
             )
-            for total, part in zip((dq, dk, dv), parts, strict=True):
-                nodes.put(total, part)
-        for own, below in cascade.shared:
+            piece.put_queries(dq, part_q)
+            piece.put_keys(dk, part_k)
+            piece.put_keys(dv, part_v)
+        for own, below in calls.dense:
             parts = kernel.backward(
                 _heads(grad[below]),
                 _heads(q[below]),
@@ -273,7 +357,7 @@ class _Attend(torch.autograd.Function):
             )
             for total, part, place in zip((dq, dk, dv), parts, (below, own, own), strict=True):
                 total[place] += part[0].transpose(0, 1)
-        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None
 
 
 def _heads(x: Tensor) -> Tensor:

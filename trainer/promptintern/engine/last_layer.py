@@ -2,7 +2,7 @@
 
 Nobody attends to what the last layer gives, so of its output only the rows that the logits are taken from matter: there
 its queries, its output projection and its MLP are computed for those rows alone, and are zero elsewhere. Keys and
-values are computed for all.
+values are computed for all. (That few of its tokens attend is the cascade's part.)
 """
 
 from collections.abc import Callable, Iterator
@@ -31,23 +31,31 @@ def answers_only(model: Any) -> Iterator[None]:
     rows = Rows()
     with ExitStack() as hooks:
         hooks.callback(model.register_forward_pre_hook(_note(rows), with_kwargs=True).remove)
-        for part in _parts(_last_layer(model)):
+        for part in _parts(last_layer(model)):
             hooks.callback(part.register_forward_pre_hook(_take(rows)).remove)
             hooks.callback(part.register_forward_hook(_put_back(rows)).remove)
         yield
 
 
-def _last_layer(model: nn.Module) -> nn.Module | None:
+def last_layer(model: nn.Module) -> nn.Module | None:
+    """Of a transformers model or PEFT's wrapper; None where its layers are no plain list."""
     decoder = model.get_base_model().get_decoder() if hasattr(model, "get_base_model") else model.get_decoder()  # type: ignore[operator]
     layers = getattr(decoder, "layers", None)
     return layers[-1] if isinstance(layers, nn.ModuleList) else None
+
+
+def attention_of(layer: nn.Module | None) -> nn.Module | None:
+    """The layer's attention, by the names that architectures give it."""
+    named = {} if layer is None else dict(layer.named_children())
+    return named.get("self_attn", named.get("attention"))
 
 
 def _parts(layer: nn.Module | None) -> list[nn.Module]:
     if layer is None:
         return []
     named = dict(layer.named_children())
-    inner = dict(named.get("self_attn", named.get("attention", nn.Module())).named_children())
+    attention = attention_of(layer)
+    inner = {} if attention is None else dict(attention.named_children())
     return [part for name in _PARTS if (part := named.get(name, inner.get(name))) is not None]
 
 
