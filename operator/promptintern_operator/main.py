@@ -8,12 +8,12 @@ from typing import Any
 
 import kopf
 import structlog
-from kubernetes.aio import client, config
+from kubernetes.aio import config
 from prometheus_client import start_http_server
 from pydantic import ValidationError
 
 from promptintern_operator.handlers import kopf_settings, registry_of
-from promptintern_operator.kube import Kube, RequestFailed
+from promptintern_operator.kube import Kube, RequestFailed, api_client
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
 from promptintern_operator.leader import lead
 from promptintern_operator.memory import give_back
@@ -44,7 +44,7 @@ async def run(settings: Settings) -> None:
     probes = await serve_probes(
         settings.probe_port, silence=silence, limit=settings.silence_seconds, ready=lambda: not stop.is_set()
     )
-    async with client.ApiClient() as api:
+    async with api_client() as api:
         work = asyncio.create_task(
             lead(api, settings, lambda: work_until(stop, Kube(api), settings))
             if settings.leader_election

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from promptintern_operator.kube import JOBS, Kube
+from promptintern_operator.kube import JOBS, Kube, api_client
 
 
 def test_a_list_of_nothing_holds_null(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +18,11 @@ def test_a_list_of_nothing_holds_null(monkeypatch: pytest.MonkeyPatch) -> None:
     kube = Kube(api)
     monkeypatch.setattr(kube, "_request", answer)
     assert asyncio.run(kube.uids(JOBS, None, selector="")) == {"a"}
+
+
+def test_nobody_looks_for_proxies_and_passwords_in_the_environment() -> None:
+    async def main() -> None:
+        async with api_client() as api, api.rest_client._create_pool_manager() as session:
+            assert not session.trust_env
+
+    asyncio.run(main())
