@@ -1,22 +1,19 @@
 """One look at a job: what is observed, what is planned, and carrying it out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 from promptintern_api import InvalidJob, PromptInternJob, parse_job
-from promptintern_api.job import KIND
 
 from promptintern_operator.events import event_of
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
 from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
-from promptintern_operator.manifests.config import config_map, refusals
-from promptintern_operator.manifests.identity import role, role_binding, service_account
+from promptintern_operator.manifests.config import refusals
 from promptintern_operator.manifests.meta import Manifest
-from promptintern_operator.manifests.network import network_policy
 from promptintern_operator.manifests.preflight import preflight_job
 from promptintern_operator.manifests.rayjob import ray_job
 from promptintern_operator.metrics import ATTEMPTS, RECONCILE_SECONDS, RECONCILES, STAGE_SECONDS, START_SECONDS
@@ -33,13 +30,13 @@ from promptintern_operator.plan import (
     StartPreflight,
     plan,
 )
-from promptintern_operator.plan.denied import EARLIER, TAKEN, denied
+from promptintern_operator.plan.denied import denied
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
 from promptintern_operator.store import JobBody, Owner, Store
+from promptintern_operator.surroundings import Surroundings, check_owner
 from promptintern_operator.views import controller_of, preflight_view, ray_job_view
 
-_SURROUNDINGS_HOLD = timedelta(minutes=5)
 _log = structlog.get_logger("promptintern.operator")
 
 
@@ -51,6 +48,7 @@ class Reconciler:
         self._store = store
         self._queue = queue
         self._settings = settings
+        self._surroundings = Surroundings(kube, store, settings)
         self._limits = Limits(
             stuck=settings.stuck_seconds,
             queue=settings.queue_seconds,
@@ -83,18 +81,23 @@ class Reconciler:
                 limits=self._limits,
                 refusals=refusals(job, self._settings),
             )
-            if not await self._write_status(key, known, result):
-                return
-            telling = asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
+            writing = asyncio.create_task(self._write_status(key, known, result))
             try:
                 for action in result.actions:
-                    if not await self._may_carry_out(action, job, now, log):
+                    if not isinstance(action, StartPreflight) and not await writing:
+                        break
+                    if not await self._may_carry_out(action, job, writing, log):
                         break
                     if action == StartAttempt(1):
                         accepted = datetime.fromisoformat(result.status["startTime"])
                         START_SECONDS.observe((datetime.now(UTC) - accepted).total_seconds())
             finally:
-                await telling
+                # Whatever became of them. Others wait for what was done, and nobody for its being told.
+                written = await writing
+                if written:
+                    await asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
+            if not written:
+                return
             if result.actions:
                 # The store knows what they did, so that the watches tell nothing new; and a denial has to be told.
                 self._queue.add_soon(key)
@@ -143,12 +146,12 @@ class Reconciler:
         except RequestFailed as error:
             log.warning("event lost", error=str(error))
 
-    async def _may_carry_out(self, action: Action, job: PromptInternJob, now: datetime, log: Any) -> bool:
+    async def _may_carry_out(self, action: Action, job: PromptInternJob, written: Awaitable[bool], log: Any) -> bool:
         """Carry ``action`` out; False if the API server does not let it, for a reason that the job has to tell."""
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
         before = self._store.denied.get(owner)
         try:
-            await self._carry_out(action, job, now, log)
+            await self._carry_out(action, job, written, log)
         except RequestFailed as error:
             moment = datetime.now(UTC).replace(microsecond=0)
             found = denied(action, before, status=error.status, reason=error.reason, said=error.said, now=moment)
@@ -158,25 +161,26 @@ class Reconciler:
             RECONCILES.labels(result="denied").inc()
             self._store.denied[owner] = found
             return False
-        if before is not None and before.action == action:  # what the job said of it holds no more
+        if before is not None and before.action == action and await written:  # what the job said of it holds no more
             self._store.denied.pop(owner, None)
             await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
         return True
 
-    async def _carry_out(self, action: Action, job: PromptInternJob, now: datetime, log: Any) -> None:
+    async def _carry_out(self, action: Action, job: PromptInternJob, written: Awaitable[bool], log: Any) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
         owner = Owner(namespace, uid)
         log.info("action", action=type(action).__name__, **vars(action))
         match action:
             case StartPreflight(generation=generation, number=number):
-                await self._apply(_surroundings(job, self._settings), job)
+                # What does nothing by itself is made while the status is written; the check runs, and is not.
+                if not await self._surroundings.make(job, written=written):
+                    return
                 check = preflight_job(job, self._settings, generation=generation, number=number)
                 made = await self._create(check, job, PREFLIGHTS)
                 # Seen at once: what the watch has not shown yet need not be made again.
                 self._store.preflights.add(owner, made["metadata"]["uid"], preflight_view(made))
             case StartAttempt(number=number):
-                if not _is_being_checked(job, since=now - _SURROUNDINGS_HOLD):
-                    await self._ensure(_surroundings(job, self._settings), job)
+                await self._surroundings.ensure(job)
                 made = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
                 self._store.ray_job_owners[Owner(namespace, made["metadata"]["uid"])] = Key(
                     namespace, job.metadata.name
@@ -191,31 +195,6 @@ class Reconciler:
             case DeleteJob():
                 await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid)
 
-    async def _apply(self, manifests: Sequence[Manifest], job: PromptInternJob) -> None:
-        async def apply(manifest: Manifest) -> None:
-            if await self._kube.create(manifest) is None:
-                there = await self._kube.look_at(manifest)
-                _check_owner(there, job)
-                await self._kube.apply(manifest, uid=there["metadata"]["uid"])
-                # Apply lets stay what it has not written itself; an identity that the spec no longer names must go.
-                await self._kube.drop_annotations(there, keep=manifest["metadata"].get("annotations", {}))
-
-        await _all_but_last_at_once(apply, manifests)
-
-    async def _ensure(self, manifests: Sequence[Manifest], job: PromptInternJob) -> None:
-        """Create what is missing. What is there stays: the job was accepted as the ConfigMap has it."""
-
-        async def ensure(manifest: Manifest) -> None:
-            try:
-                there = await self._kube.look_at(manifest)
-            except RequestFailed as error:
-                if error.status != 404:
-                    raise
-                there = await self._kube.create(manifest) or await self._kube.look_at(manifest)
-            _check_owner(there, job)
-
-        await _all_but_last_at_once(ensure, manifests)
-
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
         """Create an object, unless this very job has it already; returns it."""
         made = await self._kube.create(manifest)
@@ -224,50 +203,8 @@ class Reconciler:
             made = await self._kube.get(resource, job.metadata.namespace, name)
             if made is None:
                 raise RequestFailed(f"{manifest['kind']} {name} was there a moment ago", status=409)
-            _check_owner(made, job)
+            check_owner(made, job)
         return made
-
-
-def _check_owner(there: Mapping[str, Any], job: PromptInternJob) -> None:
-    """Only what this very job controls is its own: whoever made the rest may have meant it for something else.
-
-    Raises:
-        RequestFailed: otherwise; with a reason that the job can tell.
-    """
-    meta = there["metadata"]
-    controller = controller_of(meta)
-    if controller.get("uid") == job.metadata.uid:
-        return
-    what = f"{there['kind']} {meta['name']}"
-    if (controller.get("kind"), controller.get("name")) == (KIND, job.metadata.name):
-        said = f"{what} of an earlier job of this name is still being deleted"
-        if there["kind"] == "RayJob":
-            said += "; KubeRay must be running for that"
-        raise RequestFailed(said, status=409, reason=EARLIER, said=said)
-    said = f"there is a {what} that does not belong to this job; delete it, or give the job another name"
-    raise RequestFailed(said, status=409, reason=TAKEN, said=said)
-
-
-def _surroundings(job: PromptInternJob, settings: Settings) -> list[Manifest]:
-    """The RoleBinding is last: the API server takes it only once it can see what the Role grants."""
-    return [
-        service_account(job),
-        role(job),
-        config_map(job, settings),
-        network_policy(job, settings),
-        role_binding(job),
-    ]
-
-
-def _is_being_checked(job: PromptInternJob, *, since: datetime) -> bool:
-    """Whether the check of ``job`` began after ``since``, and its end is news: what was made for it is there still."""
-    conditions = job.status.conditions if job.status else []
-    return any(c.type == "Accepted" and c.reason == "Checking" and c.last_transition_time > since for c in conditions)
-
-
-async def _all_but_last_at_once(write: Callable[[Manifest], Awaitable[Any]], manifests: Sequence[Manifest]) -> None:
-    await asyncio.gather(*map(write, manifests[:-1]))
-    await write(manifests[-1])
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """What the watches have shown so far: views by the job they belong to."""
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -96,11 +97,15 @@ class Store:
         self.kuberay = KubeRay(usable=True)
         self.denied: dict[Owner, Denied] = {}
         """The action of a job that could not be carried out when it was last tried."""
+        self.granting: dict[Owner, asyncio.Task[bool]] = {}
+        """Of a job that is being checked: the task that makes its Role and RoleBinding, and whether it did."""
 
     def drop_job(self, key: Key) -> None:
         """The job is gone."""
         known = self.jobs.pop(key)
-        self.denied.pop(Owner(key.namespace, known.uid), None)
+        owner = Owner(key.namespace, known.uid)
+        self.denied.pop(owner, None)
+        self.granting.pop(owner, None)
 
     def observed(self, owner: Owner) -> Observed:
         """All that belongs to the job ``owner``."""

@@ -1,5 +1,6 @@
 """An API server that is a dict."""
 
+import asyncio
 import itertools
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -21,10 +22,14 @@ class FakeKube:
         self.told: list[Body] = []
         self.asked: list[str] = []
         self.refuse: Callable[[str], None] = lambda _: None
+        self.gates: dict[str, asyncio.Event] = {}
+        """What keeps objects of a kind from being made."""
         self._uids = itertools.count(1)
 
     async def create(self, manifest: Mapping[str, Any]) -> Body | None:
         self.asked.append(f"create {manifest['kind']}")
+        if (gate := self.gates.get(manifest["kind"])) is not None:
+            await gate.wait()
         place = (manifest["kind"], manifest["metadata"]["name"])
         if place in self.objects:
             return None

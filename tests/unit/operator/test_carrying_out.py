@@ -146,7 +146,7 @@ def test_an_answer_that_passes_between_denials_starts_no_new_count() -> None:
     run(story)
 
 
-@pytest.mark.parametrize("kind", ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "NetworkPolicy"])
+@pytest.mark.parametrize("kind", ["ServiceAccount", "ConfigMap", "NetworkPolicy"])
 def test_what_somebody_else_made_is_neither_changed_nor_trusted(kind: str) -> None:
     async def story(place: Place) -> None:
         theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
@@ -161,6 +161,29 @@ def test_what_somebody_else_made_is_neither_changed_nor_trusted(kind: str) -> No
         place.pass_time()
         await place.look()
         assert ("Job", "small-check-1") in place.kube.objects
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", ["Role", "RoleBinding"])
+def test_rights_that_somebody_else_granted_are_neither_changed_nor_used(kind: str) -> None:
+    """No check needs rights, so that it is made; the attempt waits."""
+
+    async def story(place: Place) -> None:
+        theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
+        before = str(theirs)
+        await place.look()
+        place.check_succeeds()
+        await place.look()
+        await place.look()
+        assert place.kube.condition("ClusterReady")[:2] == ("False", "NameTaken")
+        assert f"{kind} promptintern-small" in place.kube.condition("ClusterReady")[2]
+        assert str(place.kube.objects[kind, "promptintern-small"]) == before
+        assert ("RayJob", "small-a1") not in place.kube.objects
+        del place.kube.objects[kind, "promptintern-small"]
+        place.pass_time()
+        await place.look()
+        assert ("RayJob", "small-a1") in place.kube.objects
 
     run(story)
 

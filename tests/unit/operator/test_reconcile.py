@@ -37,6 +37,11 @@ class World:
         asyncio.run(main())
         return self.kube.asked
 
+    def check_succeeds(self) -> None:
+        """The check that was made, or any."""
+        uid = self.kube.objects.get(("Job", "small-check-1"), {"metadata": {"uid": "check-1"}})["metadata"]["uid"]
+        self.store.preflights.put(OWNER, uid, preflight(succeeded=True, uid=uid))
+
     def told(self) -> list[str]:
         """The Events of the last look."""
         return [event["reason"] for event in self.kube.told]
@@ -66,8 +71,9 @@ def test_a_check_is_prepared_by_what_the_job_needs() -> None:
 
 
 def test_the_first_attempt_finds_what_was_made_for_the_check() -> None:
-    world = World(checking())
-    world.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    world = World({})
+    world.look()
+    world.check_succeeds()
     assert world.look() == ["status", "create RayJob"]
     assert world.told() == ["Valid", "Starting"]
 
@@ -76,6 +82,7 @@ def test_the_first_attempt_finds_what_was_made_for_the_check() -> None:
     ("status", "why"),
     [
         (checking(ago=3600), "somebody had time to delete it"),
+        (checking(), "another process began the check, and may have stopped before all was there"),
         (running(), "the operator stopped between deciding and doing"),
         (running(outcome="Suspended"), "it is another attempt"),
     ],
@@ -85,18 +92,106 @@ def test_otherwise_what_is_missing_is_made_again(status: dict[str, Any], why: st
     world.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
     created = [what for what in world.look() if what.startswith("create")]
     assert sorted(created[:-1]) == sorted(f"create {kind}" for kind in SURROUNDINGS), why
-    assert created[-2:] == ["create RoleBinding", "create RayJob"]
+    assert created[-1] == "create RayJob"
+    assert created.index("create Role") < created.index("create RoleBinding")
 
 
-def _no_ray_job(kind: str) -> None:
-    if kind == "RayJob":
-        raise RequestFailed("not now", status=503)
+def test_a_check_does_not_wait_for_rights_but_an_attempt_does() -> None:
+    world = World({})
+    world.kube.gates["Role"] = asyncio.Event()
+
+    async def main() -> None:
+        reconciler = Reconciler(world.kube, world.store, Workqueue(), SETTINGS)  # type: ignore[arg-type]
+        await reconciler.look(KEY)
+        assert ("Job", "small-check-1") in world.kube.objects
+        assert ("Role", "promptintern-small") not in world.kube.objects
+        world.check_succeeds()
+        attempt = asyncio.create_task(reconciler.look(KEY))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert [a["rayJobName"] for a in world.kube.status["attempts"]] == ["small-a1"]
+        assert ("RayJob", "small-a1") not in world.kube.objects
+        world.kube.gates["Role"].set()
+        await attempt
+        assert world.kube.asked[-2:] == ["create RoleBinding", "create RayJob"]
+
+    asyncio.run(main())
+
+
+def test_rights_that_could_not_be_granted_are_granted_for_the_attempt() -> None:
+    world = World({})
+    world.kube.refuse = _no("RoleBinding")
+    assert "create Job" in world.look()
+    world.check_succeeds()
+    with pytest.raises(RequestFailed):
+        world.look()
+    assert ("RayJob", "small-a1") not in world.kube.objects
+    world.kube.refuse = lambda _: None
+    assert "create RoleBinding" in world.look()
+    assert world.kube.asked[-1] == "create RayJob"
+
+
+def test_rights_of_a_job_that_is_gone_are_forgotten() -> None:
+    world = World({})
+    world.look()
+    assert list(world.store.granting) == [OWNER]
+    world.store.drop_job(KEY)
+    assert world.store.granting == {}
+
+
+def test_an_outdated_look_changes_nothing_that_is_there_and_checks_nothing() -> None:
+    world = World({})
+    config = world.kube.put(
+        {
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": "promptintern-small",
+                "ownerReferences": [{"kind": "PromptInternJob", "name": "small", "uid": JOB_UID, "controller": True}],
+            },
+            "data": {"job.json": "newer"},
+        }
+    )
+
+    async def outdated(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(0)
+        raise RequestFailed("the object has been modified", status=409, reason="Conflict")
+
+    world.kube.apply_job_status = outdated  # type: ignore[method-assign]
+    world.look()
+    assert config["data"] == {"job.json": "newer"}
+    assert ("Job", "small-check-1") not in world.kube.objects
+    assert world.told() == []
+
+
+def test_what_was_done_is_told_afterwards() -> None:
+    """Others wait for what is done: the Events are no part of the time until there is a RayJob."""
+    world = World({})
+    world.look()
+    world.check_succeeds()
+    there: list[bool] = []
+    tell: Callable[..., Any] = world.kube.tell
+
+    async def told(event: Any) -> None:
+        there.append(("RayJob", "small-a1") in world.kube.objects)
+        await tell(event)
+
+    world.kube.tell = told  # type: ignore[method-assign]
+    world.look()
+    assert there == [True, True]
+
+
+def _no(kind: str) -> Callable[[str], None]:
+    def refuse(wanted: str) -> None:
+        if wanted == kind:
+            raise RequestFailed("not now", status=503)
+
+    return refuse
 
 
 def test_what_happened_is_told_even_if_what_follows_fails() -> None:
     world = World(checking())
     world.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
-    world.kube.refuse = _no_ray_job
+    world.kube.refuse = _no("RayJob")
     with pytest.raises(RequestFailed):
         world.look()
     assert world.told() == ["Valid", "Starting"]

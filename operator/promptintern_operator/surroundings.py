@@ -1,0 +1,148 @@
+"""What the pods of a job need around them: made for its check, and there when an attempt begins."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import structlog
+from promptintern_api import PromptInternJob
+from promptintern_api.job import KIND
+
+from promptintern_operator.kube import Kube, RequestFailed
+from promptintern_operator.manifests.config import config_map
+from promptintern_operator.manifests.identity import role, role_binding, service_account
+from promptintern_operator.manifests.meta import Manifest
+from promptintern_operator.manifests.network import network_policy
+from promptintern_operator.plan.denied import EARLIER, TAKEN
+from promptintern_operator.settings import Settings
+from promptintern_operator.store import Owner, Store
+from promptintern_operator.views import controller_of
+
+_HOLD = timedelta(minutes=5)
+"""How long what was made for a check is taken to be there."""
+T = TypeVar("T")
+_log = structlog.get_logger("promptintern.operator")
+
+
+class Surroundings:
+    """Makes and looks after them."""
+
+    def __init__(self, kube: Kube, store: Store, settings: Settings) -> None:
+        self._kube = kube
+        self._store = store
+        self._settings = settings
+
+    async def make(self, job: PromptInternJob, *, written: Awaitable[bool]) -> bool:
+        """Have what a check needs be as the spec says, and begin with what only a head needs.
+
+        That is not waited for: before the API server lets rights be granted, it waits for news from etcd, a tenth of a
+        second or more for each of Role and RoleBinding.
+
+        Args:
+            written: Whether the status was written, and so the spec is the newest. Only then is changed what is there.
+
+        Returns:
+            The same.
+        """
+        granting = asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}")
+        self._store.granting[_owner(job)] = granting
+        manifests = self._of_all_pods(job)
+        made = await together(*map(self._kube.create, manifests))
+        if not await written:
+            return False
+        there = [manifest for manifest, new in zip(manifests, made, strict=True) if new is None]
+        await together(*(self._renew(manifest, job) for manifest in there))
+        return True
+
+    async def ensure(self, job: PromptInternJob) -> None:
+        """Have all be there for an attempt: what was just made for the check is; else it is looked for.
+
+        What is there stays: the job was accepted as the ConfigMap has it.
+        """
+        granting = self._store.granting.pop(_owner(job), None)
+        granted = granting is not None and await granting
+        if granted and _is_being_checked(job, since=datetime.now(UTC) - _HOLD):
+            return
+
+        async def ensure_rights() -> None:
+            for manifest in _of_the_head(job):
+                await self._ensure(manifest, job)
+
+        await together(ensure_rights(), *(self._ensure(manifest, job) for manifest in self._of_all_pods(job)))
+
+    def _of_all_pods(self, job: PromptInternJob) -> list[Manifest]:
+        return [service_account(job), config_map(job, self._settings), network_policy(job, self._settings)]
+
+    async def _grant(self, job: PromptInternJob) -> bool:
+        """Whether it worked. If not, the attempt tries again, and its job tells why. No spec has other rights."""
+        try:
+            for manifest in _of_the_head(job):
+                if await self._kube.create(manifest) is None:
+                    await self._renew(manifest, job)
+        except RequestFailed as error:
+            _log.warning(
+                "rights not granted", namespace=job.metadata.namespace, job=job.metadata.name, error=str(error)
+            )
+            return False
+        return True
+
+    async def _renew(self, manifest: Manifest, job: PromptInternJob) -> None:
+        there = await self._kube.look_at(manifest)
+        check_owner(there, job)
+        await self._kube.apply(manifest, uid=there["metadata"]["uid"])
+        # Apply lets stay what it has not written itself; an identity that the spec no longer names must go.
+        await self._kube.drop_annotations(there, keep=manifest["metadata"].get("annotations", {}))
+
+    async def _ensure(self, manifest: Manifest, job: PromptInternJob) -> None:
+        try:
+            there = await self._kube.look_at(manifest)
+        except RequestFailed as error:
+            if error.status != 404:
+                raise
+            there = await self._kube.create(manifest) or await self._kube.look_at(manifest)
+        check_owner(there, job)
+
+
+def check_owner(there: Mapping[str, Any], job: PromptInternJob) -> None:
+    """Only what this very job controls is its own: whoever made the rest may have meant it for something else.
+
+    Raises:
+        RequestFailed: otherwise; with a reason that the job can tell.
+    """
+    meta = there["metadata"]
+    controller = controller_of(meta)
+    if controller.get("uid") == job.metadata.uid:
+        return
+    what = f"{there['kind']} {meta['name']}"
+    if (controller.get("kind"), controller.get("name")) == (KIND, job.metadata.name):
+        said = f"{what} of an earlier job of this name is still being deleted"
+        if there["kind"] == "RayJob":
+            said += "; KubeRay must be running for that"
+        raise RequestFailed(said, status=409, reason=EARLIER, said=said)
+    said = f"there is a {what} that does not belong to this job; delete it, or give the job another name"
+    raise RequestFailed(said, status=409, reason=TAKEN, said=said)
+
+
+async def together(*steps: Awaitable[T]) -> list[T]:
+    """Take all at once, and wait for all. Raises what the first one raised that failed."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]  # it holds no exception
+
+
+def _of_the_head(job: PromptInternJob) -> list[Manifest]:
+    """In this order: the API server takes the binding only once it can see what the Role grants."""
+    return [role(job), role_binding(job)]
+
+
+def _is_being_checked(job: PromptInternJob, *, since: datetime) -> bool:
+    """Whether the check of ``job`` began after ``since``, and its end is news: what was made for it is there still."""
+    conditions = job.status.conditions if job.status else []
+    return any(c.type == "Accepted" and c.reason == "Checking" and c.last_transition_time > since for c in conditions)
+
+
+def _owner(job: PromptInternJob) -> Owner:
+    return Owner(job.metadata.namespace, job.metadata.uid or "")
