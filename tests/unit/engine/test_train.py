@@ -100,6 +100,20 @@ def test_stop_and_resume_is_bit_identical(dropout: float, at: int) -> None:
     assert rest.loss == whole.loss
 
 
+@pytest.mark.parametrize("layout", [Layout.ALONE, Layout.SHARED])
+def test_what_went_through_the_model_and_what_it_took_are_noted(layout: Layout) -> None:
+    encoded = rows()
+    trajectory = train(fresh(), task_of(encoded, epochs=1, layout=layout))
+    assert len(trajectory.computed) == trajectory.steps
+    whole = sum(trajectory.tokens) - len(encoded)  # a row's last token predicts nothing
+    if layout is Layout.ALONE:
+        assert sum(trajectory.computed) == whole
+    else:
+        assert sum(trajectory.loss_tokens) < sum(trajectory.computed) < whole
+    assert set(trajectory.spent) == {"data", "forward", "backward", "optimizer", "save"}
+    assert sum(trajectory.spent.values()) == pytest.approx(trajectory.seconds)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice() -> None:
     adapter = fresh()
     adapter.load_flat(torch.full_like(adapter.flat, float("nan")))

@@ -1,6 +1,7 @@
 """The trainer's state at a step, as files that hold no code: safetensors and JSON."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from promptintern.engine.lora import Adapter
+from promptintern.engine.speed import Part
 from promptintern.errors import RunFailed
 
 _TENSORS = "state.safetensors"
@@ -26,12 +28,22 @@ class Trajectory:
     tokens: list[int] = field(default_factory=list)
     loss_tokens: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    computed: list[int] = field(default_factory=list)
+    """Tokens that went through the model. Shorter than the others if an older version, which did not note it, began."""
     seconds: float = 0.0
     """Training time, without evaluation, over all incarnations."""
+    spent: dict[Part, float] = field(default_factory=dict)
+    """The same by what it was spent on, for the steps in ``computed``."""
 
     @property
     def steps(self) -> int:
         return len(self.loss)
+
+    def spend(self, seconds: Mapping[Part, float]) -> None:
+        """Add seconds by part."""
+        for part, more in seconds.items():
+            self.spent[part] = self.spent.get(part, 0.0) + more
+            self.seconds += more
 
     def write(self, folder: Path) -> None:
         """Into ``trajectory.json``."""

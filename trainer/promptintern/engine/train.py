@@ -1,7 +1,6 @@
 """The training loop of one stage: planned packs in, trajectory out."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter
 from promptintern.engine.packs import Pack, StepPlan
 from promptintern.engine.rate import learning_rate
+from promptintern.engine.speed import Clock, clock_of
 from promptintern.engine.state import Trajectory
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
@@ -64,15 +64,17 @@ def train_stage(
     """
     adapter.model.train()
     with prepared(adapter.model, task.layout):
+        clock = clock_of(device)
         for number in range(trajectory.steps, len(task.steps)):
-            began = time.monotonic()
             step = task.steps[number]
             # Seeded by where the run stands, so that resuming needs no generator state.
             torch.manual_seed(_mix(*task.seed, number, collective.rank()))
-            loss = _accumulate(adapter, task, step, device)
-            sums = torch.tensor([loss, float(stop_requested())], dtype=torch.float64)
+            loss, computed = _accumulate(adapter, task, step, device, clock)
+            sums = torch.tensor([loss, float(stop_requested()), computed], dtype=torch.float64)
             collective.all_reduce_sum(adapter.grad)
             collective.all_reduce_sum(sums)
+            if collective.world_size() > 1:
+                clock.lap("exchange")
             mean = sums[0].item() / step.loss_tokens
             norm = adapter.grad.norm().item()
             if not (math.isfinite(mean) and math.isfinite(norm)):
@@ -90,22 +92,32 @@ def train_stage(
             adapter.grad.mul_(min(1.0, training.max_grad_norm / (norm + 1e-6)))
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
+            clock.lap("optimizer")
             trajectory.loss.append(mean)
             trajectory.grad_norm.append(norm)
             trajectory.learning_rate.append(rate)
             trajectory.tokens.append(step.tokens)
             trajectory.loss_tokens.append(step.loss_tokens)
             trajectory.rows.append(step.rows)
-            trajectory.seconds += time.monotonic() - began
+            trajectory.computed.append(int(sums[2].item()))
+            trajectory.spend(clock.take())
             after_step(trajectory)
+            clock.lap("save")
             if sums[1] > 0 and number + 1 < len(task.steps):
                 return False
         return True
 
 
-def _accumulate(adapter: Adapter, task: StageTask, step: StepPlan, device: torch.device) -> float:
-    """Gradients of the mean loss per answer token into ``adapter.grad``; returns this worker's summed loss."""
+def _accumulate(
+    adapter: Adapter, task: StageTask, step: StepPlan, device: torch.device, clock: Clock
+) -> tuple[float, int]:
+    """Gradients of the mean loss per answer token into ``adapter.grad``.
+
+    Returns:
+        This worker's summed loss, and the tokens that went through its model.
+    """
     adapter.grad.zero_()
+    computed = 0
     total = torch.zeros((), dtype=torch.float64, device=device)
     for pack in step.workers[collective.rank()]:
         try:
@@ -115,12 +127,16 @@ def _accumulate(adapter: Adapter, task: StageTask, step: StepPlan, device: torch
                 cascade=task.layout.cascades,
                 shared=task.layout is Layout.SHARED,
             )
+            clock.lap("data")
             loss = pack_loss(adapter.model, tensors)
+            clock.lap("forward")
             (loss / step.loss_tokens).backward()  # type: ignore[no-untyped-call]
+            clock.lap("backward")
         except torch.OutOfMemoryError:
             raise RunFailed(_too_little_memory(task.name, pack, device)) from None
         total += loss.detach()
-    return total.item()
+        computed += tensors.input_ids.numel()
+    return total.item(), computed
 
 
 def _too_little_memory(name: str, pack: Pack, device: torch.device) -> str:
