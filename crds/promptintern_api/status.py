@@ -64,7 +64,15 @@ class Progress(ApiModel):
 
     step: Annotated[int, Field(ge=0, description="Optimizer steps done in this stage.")]
     total: Annotated[int, Field(ge=0, description="Optimizer steps of this stage.")]
-    tokens_per_second: Annotated[float | None, Field(description="Training tokens per second.")] = None
+    examples_per_second: Annotated[float | None, Field(description="Training rows per second.")] = None
+    tokens_per_second: Annotated[float | None, Field(description="Prompt and answer tokens per second.")] = None
+    computed_tokens_per_second: Annotated[
+        float | None, Field(description="Tokens through the model per second; shared ones count once.")
+    ] = None
+    loss_tokens_per_second: Annotated[float | None, Field(description="Answer tokens per second.")] = None
+    mfu: Annotated[
+        float | None, Field(description="Model FLOPs utilization, a share; only where the GPU's peak is known.")
+    ] = None
     eta_seconds: Annotated[float | None, Field(description="Seconds left in this stage.")] = None
 
 

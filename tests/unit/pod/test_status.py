@@ -6,13 +6,14 @@ from typing import Any
 
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.status import StatusWriter
-from promptintern.run.events import Claimed, StageDone, Stepped, TrainingBegan
+from promptintern.run.events import Claimed, Speed, StageDone, Stepped, TrainingBegan
 
 STARTED, FINISHED = "2026-01-02T03:04:05+00:00", "2026-01-02T04:04:05+00:00"
 BEGAN = TrainingBegan(
     name="stage 1/2", stage=0, steps=10, done=0, rate=1.0, shots=2, prompt_tokens=300.0, started_at=STARTED
 )
-STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, tokens_per_second=100.0)
+SPEED = Speed(examples=2.04, tokens=100.0, computed=60.0, loss_tokens=10.0, mfu=None, shares={"forward": 1.0})
+STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, speed=SPEED)
 DONE = StageDone(
     stage=0,
     rate=1.0,
@@ -124,6 +125,19 @@ def test_the_time_left_is_told_by_the_newest_steps() -> None:
     assert left[0] == 30 * 99
     assert left[-1] == 2 * 50
     assert (BEGAN.stage, left[18]) == (0, round((30 + 18 * 2) / 19 * 81, 1))
+
+
+def test_how_fast_it_goes_is_told() -> None:
+    progress = TrainingProgress(run_uri="s3://b/run")
+    progress.note(BEGAN)
+    progress.note(STEPPED)
+    told = progress.status().to_wire()["progress"]
+    rates = {"examplesPerSecond": 2.0, "tokensPerSecond": 100.0, "computedTokensPerSecond": 60.0}
+    assert told == {"step": 4, "total": 10, **rates, "lossTokensPerSecond": 10.0, "etaSeconds": told["etaSeconds"]}
+    progress.note(replace(STEPPED, speed=replace(SPEED, computed=None, mfu=0.31249)))
+    told = progress.status().to_wire()["progress"]
+    assert "computedTokensPerSecond" not in told
+    assert told["mfu"] == 0.312
 
 
 def test_a_stage_that_continues_has_no_time_left_before_its_first_step() -> None:

@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from promptintern.report import words
 from promptintern.run.events import (
     Answered,
     CheckpointSaved,
@@ -28,8 +29,10 @@ from promptintern.run.events import (
     Event,
     Note,
     Scored,
+    Speed,
     StageDone,
     Stepped,
+    Trained,
     TrainingBegan,
 )
 
@@ -122,7 +125,7 @@ class BarObserver(_Base):
                 self._print(event)
                 self._bar(f"train {event.name}", event.done, event.steps, "")
             case Stepped():
-                text = f"loss {event.loss:.4f} · {event.tokens_per_second:,.0f} tokens/s"
+                text = " · ".join([f"loss {event.loss:.4f}", *_rates(event.speed)])
                 self._bar(f"train {event.name}", event.done, event.steps, text)
             case Answered():
                 self._bar(f"answer {event.name}", event.done, event.rows, "")
@@ -131,7 +134,7 @@ class BarObserver(_Base):
             case _:
                 self._print(event)
 
-    def _print(self, event: Note | TrainingBegan | Scored) -> None:
+    def _print(self, event: Note | TrainingBegan | Trained | Scored) -> None:
         style = "yellow" if isinstance(event, Note) and event.warning else None
         self._progress.console.print(_line(event), style=style, highlight=False, markup=False)
 
@@ -141,7 +144,7 @@ class BarObserver(_Base):
         self._progress.update(self._tasks[name], completed=done, text=text, visible=done < total)
 
 
-def _line(event: Note | TrainingBegan | Stepped | Answered | Scored) -> str:
+def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -> str:
     match event:
         case Note():
             return f"warning: {event.text}" if event.warning else event.text
@@ -152,15 +155,26 @@ def _line(event: Note | TrainingBegan | Stepped | Answered | Scored) -> str:
                 f"{event.prompt_tokens:.1f} prompt tokens a query, {event.steps} steps{start}"
             )
         case Stepped():
-            return (
-                f"{event.name}: step {event.done}/{event.steps}, loss {event.loss:.4f}, "
-                f"{event.tokens_per_second:,.0f} tokens/s"
+            return ", ".join(
+                [f"{event.name}: step {event.done}/{event.steps}", f"loss {event.loss:.4f}", *_rates(event.speed)]
             )
+        case Trained():
+            rates = [*_rates(event.speed), f"{event.speed.loss_tokens:,.0f} loss tokens/s"]
+            if event.speed.mfu is not None:
+                rates.append(f"MFU {words.percent(event.speed.mfu)}")
+            shares = ", ".join(f"{part} {words.percent(share)}" for part, share in event.speed.shares.items())
+            line = ", ".join([f"{event.name}: trained in {words.duration(event.seconds)}", *rates])
+            return f"{line}; {shares}" if shares else line
         case Answered():
             return f"{event.name}: answered {event.done}/{event.rows}"
         case Scored():
             shown = f"{event.score:.1f}" if event.metric == "BLEU" else f"{100 * event.score:.1f} %"
             return f"{event.name}: {event.metric} {shown}"
+
+
+def _rates(speed: Speed) -> list[str]:
+    computed = "" if speed.computed is None else f" ({speed.computed:,.0f} computed)"
+    return [f"{words.tokens(speed.examples)} examples/s", f"{speed.tokens:,.0f} tokens/s{computed}"]
 
 
 @contextmanager

@@ -50,7 +50,11 @@ class TrainingProgress:
                 self._progress = Progress(
                     step=event.done,
                     total=event.steps,
-                    tokens_per_second=round(event.tokens_per_second, 1),
+                    examples_per_second=round(event.speed.examples, 1),
+                    tokens_per_second=round(event.speed.tokens, 1),
+                    computed_tokens_per_second=_rounded(event.speed.computed, 1),
+                    loss_tokens_per_second=round(event.speed.loss_tokens, 1),
+                    mfu=_rounded(event.speed.mfu, 3),
                     eta_seconds=self._seconds_left(event.steps),
                 )
             case CheckpointSaved(stage=int() as stage):
@@ -94,6 +98,10 @@ class TrainingProgress:
     def _seconds_left(self, steps: int) -> float | None:
         (began, before), (now, done) = self._recent[0], self._recent[-1]
         return round((now - began) / (done - before) * (steps - done), 1) if done > before else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _times(stage: StageDone) -> dict[str, datetime]:

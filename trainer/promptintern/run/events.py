@@ -37,6 +37,22 @@ class TrainingBegan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speed:
+    """A training's rates so far, per second of its time over all incarnations, and what that time went to."""
+
+    examples: float
+    tokens: float
+    """Of prompts and answers."""
+    computed: float | None
+    """Tokens that went through the model; None where an older version did all steps."""
+    loss_tokens: float
+    mfu: float | None
+    """Model FLOPs utilization, a share; None where the device's peak is not known."""
+    shares: dict[str, float]
+    """Of the time, by ``engine.speed.Part``; they sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stepped:
     """Optimizer steps were done."""
 
@@ -45,7 +61,17 @@ class Stepped:
     done: int
     steps: int
     loss: float
-    tokens_per_second: float
+    speed: Speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A stage (or the Direct arm) has all its steps."""
+
+    name: str
+    seconds: float
+    """Training time, without evaluation."""
+    speed: Speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +116,7 @@ class CheckpointSaved:
     """Below the run's folder."""
 
 
-Event = Note | Claimed | TrainingBegan | Stepped | Answered | Scored | StageDone | CheckpointSaved
+Event = Note | Claimed | TrainingBegan | Stepped | Trained | Answered | Scored | StageDone | CheckpointSaved
 
 
 class Stopped(Exception):  # noqa: N818 -- an outcome

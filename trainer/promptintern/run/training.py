@@ -16,6 +16,7 @@ from promptintern_api.training import OptimizerPolicy
 
 from promptintern.engine import collective
 from promptintern.engine.packs import StepPlan
+from promptintern.engine.speed import device_peak, weights_of
 from promptintern.engine.state import (
     Trajectory,
     apply_state,
@@ -27,8 +28,9 @@ from promptintern.engine.state import (
 )
 from promptintern.engine.train import Course, StageTask, train_stage
 from promptintern.prompt.encode import Encoded
-from promptintern.run.events import CheckpointSaved, Note, Observer, Stepped, Stopped, TrainingBegan
-from promptintern.run.session import Session
+from promptintern.run.events import CheckpointSaved, Note, Observer, Speed, Stepped, Stopped, Trained, TrainingBegan
+from promptintern.run.session import DTYPES, Session
+from promptintern.run.speed import speed_of
 from promptintern.run.tracks import Track, layout_of
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
@@ -53,6 +55,8 @@ class TrackTrainer:
         self.writer = writer
         self.started_at = ""
         """When the track that is trained, or was trained last, began: ISO 8601. Its checkpoints hand it on."""
+        self._weights = weights_of(session.adapter)
+        self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
 
     def train(self, track: Track, *, rows: Sequence[Encoded], steps: Sequence[StepPlan], course: Course) -> Trajectory:
         """Train ``track`` from its newest checkpoint, or else from its parent's adapter.
@@ -92,7 +96,14 @@ class TrackTrainer:
         if not complete:
             self.save(track, trajectory)
             raise Stopped(f"{track.name}, step {trajectory.steps} of {len(steps)}")
+        if collective.rank() == 0:
+            self.observer.emit(Trained(name=track.name, seconds=trajectory.seconds, speed=self.speed(trajectory)))
         return trajectory
+
+    def speed(self, trajectory: Trajectory) -> Speed:
+        """Of all workers together; they are taken to have the same device."""
+        peak = self._peak * collective.world_size() if self._peak else None
+        return speed_of(trajectory, self._weights, peak=peak)
 
     def save(self, track: Track, trajectory: Trajectory) -> None:
         """Write a checkpoint of ``track``, the one trained last, and wait until it is stored."""
@@ -193,7 +204,7 @@ class TrackTrainer:
                     done=trajectory.steps,
                     steps=steps,
                     loss=trajectory.loss[-1],
-                    tokens_per_second=sum(trajectory.tokens) / max(trajectory.seconds, 1e-9),
+                    speed=self.speed(trajectory),
                 )
             )
             self.writer.poll()

@@ -1,0 +1,62 @@
+"""Training as a log and a bar show it."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from promptintern.cli.console import BarObserver, LogObserver, StopFlag
+from promptintern.run.events import Event, Speed, Stepped, Trained
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+SPEED = Speed(
+    examples=19.52,
+    tokens=11_200.4,
+    computed=3_900.2,
+    loss_tokens=390.0,
+    mfu=None,
+    shares={"data": 0.02, "forward": 0.4, "backward": 0.58},
+)
+STEPPED = Stepped(name="stage 1/4", stage=0, done=10, steps=10, loss=1.2345, speed=SPEED)
+TRAINED = Trained(name="stage 1/4", seconds=200.0, speed=SPEED)
+
+
+def line(event: Event) -> str:
+    out = io.StringIO()
+    LogObserver(Console(file=out, width=200), StopFlag()).emit(event)
+    return out.getvalue().rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (STEPPED, "step 10/10, loss 1.2345, 19.5 examples/s, 11,200 tokens/s (3,900 computed)"),
+        (
+            replace(STEPPED, speed=replace(SPEED, computed=None)),
+            "step 10/10, loss 1.2345, 19.5 examples/s, 11,200 tokens/s",
+        ),
+        (
+            TRAINED,
+            "trained in 3 min 20 s, 19.5 examples/s, 11,200 tokens/s (3,900 computed), 390 loss tokens/s; "
+            "data 2 %, forward 40 %, backward 58 %",
+        ),
+        (
+            replace(TRAINED, speed=replace(SPEED, mfu=0.314)),
+            "trained in 3 min 20 s, 19.5 examples/s, 11,200 tokens/s (3,900 computed), 390 loss tokens/s, MFU 31 %; "
+            "data 2 %, forward 40 %, backward 58 %",
+        ),
+        (
+            replace(TRAINED, speed=replace(SPEED, computed=None, shares={})),
+            "trained in 3 min 20 s, 19.5 examples/s, 11,200 tokens/s, 390 loss tokens/s",
+        ),
+    ],
+)
+def test_lines_of_a_log(event: Event, text: str) -> None:
+    assert line(event) == f"stage 1/4: {text}"
+
+
+def test_a_bar() -> None:
+    progress = Progress(TextColumn("{task.fields[text]}"), console=Console(file=io.StringIO(), width=200))
+    BarObserver(progress, StopFlag()).emit(replace(STEPPED, done=4))
+    (task,) = progress.tasks
+    assert task.fields["text"] == "loss 1.2345 · 19.5 examples/s · 11,200 tokens/s (3,900 computed)"

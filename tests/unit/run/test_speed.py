@@ -1,0 +1,38 @@
+"""Rates of a training."""
+
+import pytest
+from promptintern.engine.speed import Weights
+from promptintern.engine.state import Trajectory
+from promptintern.run.speed import speed_of
+
+WEIGHTS = Weights(base=1000, head=100, lora=10)
+STEPS = {"loss": [2.0, 1.0], "tokens": [100, 60], "loss_tokens": [10, 6], "rows": [5, 3]}
+
+
+def trained(**changes: object) -> Trajectory:
+    trajectory = Trajectory(**STEPS, **changes)  # type: ignore[arg-type]
+    trajectory.spend({"forward": 1.0, "backward": 3.0})
+    return trajectory
+
+
+def test_rates_and_shares() -> None:
+    speed = speed_of(trained(computed=[50, 30]), WEIGHTS, peak=1e6)
+    assert (speed.examples, speed.tokens, speed.computed, speed.loss_tokens) == (2.0, 40.0, 20.0, 4.0)
+    assert speed.shares == {"forward": 0.25, "backward": 0.75}
+    assert speed.mfu == pytest.approx((80 * (4 * 1000 + 6 * 10) + 16 * 4 * 100) / 4 / 1e6)
+
+
+def test_no_utilization_without_a_peak() -> None:
+    speed = speed_of(trained(computed=[50, 30]), WEIGHTS, peak=None)
+    assert speed.mfu is None
+
+
+def test_a_training_that_an_older_version_began() -> None:
+    speed = speed_of(trained(computed=[30], seconds=4.0), WEIGHTS, peak=1e6)
+    assert (speed.tokens, speed.computed) == (20.0, 7.5)
+    assert speed.mfu == pytest.approx((30 * (4 * 1000 + 6 * 10) + 6 * 4 * 100) / 4 / 1e6)
+
+
+def test_a_training_that_an_older_version_ended() -> None:
+    speed = speed_of(Trajectory(**STEPS, seconds=4.0), WEIGHTS, peak=1e6)  # type: ignore[arg-type]
+    assert (speed.tokens, speed.computed, speed.mfu, speed.shares) == (40.0, None, None, {})

@@ -1,0 +1,25 @@
+"""From a trajectory to its rates."""
+
+from promptintern.engine.speed import Weights, training_flops
+from promptintern.engine.state import Trajectory
+from promptintern.run.events import Speed
+
+
+def speed_of(trajectory: Trajectory, weights: Weights, *, peak: float | None) -> Speed:
+    """The speed of a training of at least one step. What an older version did not note counts for no rate of it.
+
+    Args:
+        peak: FLOP/s of all devices together, if known.
+    """
+    seconds, timed = max(trajectory.seconds, 1e-9), sum(trajectory.spent.values())
+    computed = sum(trajectory.computed)
+    loss_tokens = sum(trajectory.loss_tokens[trajectory.steps - len(trajectory.computed) :])
+    flops = training_flops(weights, computed=computed, loss_tokens=loss_tokens)
+    return Speed(
+        examples=sum(trajectory.rows) / seconds,
+        tokens=sum(trajectory.tokens) / seconds,
+        computed=computed / timed if timed else None,
+        loss_tokens=sum(trajectory.loss_tokens) / seconds,
+        mfu=flops / timed / peak if timed and peak else None,
+        shares={part: spent / timed for part, spent in trajectory.spent.items()} if timed else {},
+    )
