@@ -16,7 +16,9 @@ from promptintern.report.facts import (
     PriceFacts,
     RunFacts,
     SourceFacts,
+    SpeedFacts,
     StageFacts,
+    TimeShares,
     TrackFacts,
 )
 from promptintern_api.evaluation import Metric, OnGateFail
@@ -60,6 +62,18 @@ def arm(name: str, rows: Sequence[HeldOutRow], *, right: float, seed: int = 0, t
     )
 
 
+def speed(*, mfu: float | None = None) -> SpeedFacts:
+    """Of a training on one worker."""
+    return SpeedFacts(
+        examples_per_second=19.5,
+        tokens_per_second=11_200,
+        computed_tokens_per_second=3_900,
+        loss_tokens_per_second=390,
+        mfu=mfu,
+        time_shares=TimeShares(data=0.02, forward=0.4, backward=0.5, optimizer=0.07, save=0.01),
+    )
+
+
 def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965, gate: str = "passed") -> StageFacts:
     """A stage of a linear schedule from 3 examples to none."""
     left = 1 - index / (count - 1) if count > 1 else 0.0
@@ -79,6 +93,7 @@ def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965
         loss_first=2.1 / (index + 1),
         loss_last=0.08,
         seconds=12.5,
+        speed=speed(),
         score=score,
         full_prompt_score=full,
         scored_rows=100,
@@ -161,6 +176,7 @@ def facts(
             loss_first=3.2,
             loss_last=0.07,
             seconds=21.0,
+            speed=speed(mfu=0.314),
         )
         if direct is not None
         else None,

@@ -55,7 +55,8 @@ def page_of(run: RunFacts) -> Page:
 GOOD = facts(metrics=BOTH, rows=60)
 STOPPED = facts(stopped_at=1, kept=0, stages=[stage(0), stage(1, score=0.6, gate="failed")])
 NOTHING = facts(stopped_at=0, kept=None, result=None, stages=[stage(0, score=0.5, gate="failed")])
-BARE = facts(prices=False, direct=None, base=None, stages=[stage(0, count=1)], kept=0).model_copy(update={"loss": []})
+OLD = stage(0, count=1).model_copy(update={"speed": None})
+BARE = facts(prices=False, direct=None, base=None, stages=[OLD], kept=0).model_copy(update={"loss": []})
 RUNS = {"good": GOOD, "stopped": STOPPED, "nothing": NOTHING, "bare": BARE}
 
 
@@ -163,6 +164,20 @@ def test_a_run_that_kept_nothing_shows_no_result() -> None:
     assert page.all("article") == []
     assert "QueryOnly" not in "".join(text for _, text in page.all("td"))
     assert page.all("h1")[0][1].endswith("so there is no adapter.")
+
+
+def test_the_speed_of_every_training_that_noted_it() -> None:
+    run = facts(stages=[OLD, *(stage(i) for i in range(1, 4))])
+    (table,) = [text for _, text in page_of(run).all("table") if "Training speed" in text]
+    stages, direct = table.split("Stage 2")[1], table.split("Direct")[1]
+    assert "Stage 1" not in table
+    assert "data · forward · backward · optimizer · save" in table
+    for text in ("19.5", "11,200 · 3,900 · 390", "2 % · 40 % · 50 % · 7 % · 1 %"):
+        assert text in stages
+    assert "MFU" in table
+    assert "31 %" in direct
+    assert "MFU" not in "".join(text for _, text in page_of(STOPPED.model_copy(update={"direct": None})).all("table"))
+    assert not [text for _, text in page_of(BARE).all("caption") if "speed" in text]
 
 
 def test_the_same_report_gives_the_same_bytes() -> None:

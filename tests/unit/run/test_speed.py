@@ -1,9 +1,11 @@
 """Rates of a training."""
 
+from dataclasses import replace
+
 import pytest
 from promptintern.engine.speed import Weights
 from promptintern.engine.state import Trajectory
-from promptintern.run.speed import speed_of
+from promptintern.run.speed import speed_facts, speed_of
 
 WEIGHTS = Weights(base=1000, head=100, lora=10)
 STEPS = {"loss": [2.0, 1.0], "tokens": [100, 60], "loss_tokens": [10, 6], "rows": [5, 3]}
@@ -25,6 +27,9 @@ def test_rates_and_shares() -> None:
 def test_no_utilization_without_a_peak() -> None:
     speed = speed_of(trained(computed=[50, 30]), WEIGHTS, peak=None)
     assert speed.mfu is None
+    facts = speed_facts(speed)
+    assert facts is not None
+    assert (facts.tokens_per_second, facts.mfu, facts.time_shares.backward) == (40.0, None, 0.75)
 
 
 def test_a_training_that_an_older_version_began() -> None:
@@ -36,3 +41,5 @@ def test_a_training_that_an_older_version_began() -> None:
 def test_a_training_that_an_older_version_ended() -> None:
     speed = speed_of(Trajectory(**STEPS, seconds=4.0), WEIGHTS, peak=1e6)  # type: ignore[arg-type]
     assert (speed.tokens, speed.computed, speed.mfu, speed.shares) == (40.0, None, None, {})
+    assert speed_facts(speed) is None
+    assert speed_facts(replace(speed, computed=1.0)) is not None

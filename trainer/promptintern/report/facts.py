@@ -16,6 +16,8 @@ KEPT_STAGE = "KeptStage"
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0)]
 
 
 class HeldOutRow(Document):
@@ -49,6 +51,35 @@ class ArmFacts(Document):
     latency: LatencyFacts | None = None
 
 
+class TimeShares(Document):
+    """What a training's time went to; the shares sum to 1."""
+
+    data: Share = 0.0
+    """Putting packs together and on the device."""
+    forward: Share = 0.0
+    backward: Share = 0.0
+    exchange: Share = 0.0
+    """Summing gradients over workers, and waiting for them."""
+    optimizer: Share = 0.0
+    save: Share = 0.0
+    """Held up by reports and checkpoints."""
+
+
+class SpeedFacts(Document):
+    """How fast a training went, per second of its time on all workers together."""
+
+    examples_per_second: Rate
+    tokens_per_second: Rate
+    """Prompt and answer tokens."""
+    computed_tokens_per_second: Rate
+    """Tokens that went through the model."""
+    loss_tokens_per_second: Rate
+    """Tokens with a loss."""
+    mfu: Share | None = None
+    """Model FLOPs utilization; None on a CPU, or a GPU whose peak is not known."""
+    time_shares: TimeShares
+
+
 class TrackFacts(Document):
     """One training: a stage, or Direct."""
 
@@ -64,6 +95,8 @@ class TrackFacts(Document):
     loss_last: float
     """Mean loss per answer token of the first and the last step, in nats."""
     seconds: Seconds
+    speed: SpeedFacts | None = None
+    """None where an older version trained."""
 
 
 class StageFacts(TrackFacts):

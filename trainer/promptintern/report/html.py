@@ -8,7 +8,7 @@ from markupsafe import Markup
 from promptintern_api.evaluation import Metric
 
 from promptintern.report import plots, words
-from promptintern.report.facts import FULL_PROMPT
+from promptintern.report.facts import FULL_PROMPT, SpeedFacts, TimeShares
 from promptintern.report.schema import Report
 
 WIDE, NARROW = 760, 342
@@ -51,6 +51,8 @@ def render_html(report: Report) -> str:
         outcome={"symbol": symbol, "tone": tone, "name": name},
         key_figures=key_figures(report),
         plots=_plots(report),
+        speeds=_speeds(report),
+        time_parts=_time_parts(report),
         readings=_READINGS,
         metric_names=words.METRIC_NAMES,
         open_examples=OPEN_EXAMPLES,
@@ -99,6 +101,19 @@ def key_figures(report: Report) -> list[KeyFigure]:
 
 def _fewer(saved: float) -> str:
     return f", {words.percent(saved)} fewer" if saved > 0 else ""
+
+
+def _speeds(report: Report) -> dict[str, SpeedFacts]:
+    """Of every training whose speed is known, by its name."""
+    trainings = {f"Stage {stage.index + 1}": stage.speed for stage in report.stages}
+    trainings |= {"Direct": report.direct.speed} if report.direct else {}
+    return {name: speed for name, speed in trainings.items() if speed}
+
+
+def _time_parts(report: Report) -> list[str]:
+    """What some training spent time on, in a step's order."""
+    shares = [speed.time_shares for speed in _speeds(report).values()]
+    return [part for part in TimeShares.model_fields if any(getattr(share, part) for share in shares)]
 
 
 def _plots(report: Report) -> dict[str, Plot]:

@@ -146,7 +146,7 @@ class Reproducibility(Document):
 class Report(Document):
     """The whole report."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.0", "1.1"] = "1.1"
     verdict: Verdict
     warnings: list[str]
     notes: list[str]

@@ -183,6 +183,7 @@ def _track(manifest: Manifest) -> dict[str, Any]:
         "loss_first": meta["lossFirst"],
         "loss_last": meta["lossLast"],
         "seconds": meta["seconds"],
+        "speed": meta.get("speed"),
     }
 
 

@@ -23,6 +23,7 @@ from promptintern.run.events import Note, Observer, Scored, StageDone, Stopped
 from promptintern.run.inputs import length_of
 from promptintern.run.latency import Result, measure_latency
 from promptintern.run.session import Session
+from promptintern.run.speed import speed_facts
 from promptintern.run.tracks import Track, course_of, direct_track, plan_track, tracks_of
 from promptintern.run.training import TrackTrainer
 from promptintern.storage.manifest import Manifest
@@ -266,6 +267,9 @@ class _Run:
             "lossFirst": trajectory.loss[0],
             "lossLast": trajectory.loss[-1],
             "seconds": round(trajectory.seconds, 3),
+            "speed": facts.model_dump(by_alias=True)
+            if (facts := speed_facts(self.trainer.speed(trajectory)))
+            else None,
             "startedAt": self.trainer.started_at,
             "finishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }

@@ -2,6 +2,7 @@
 
 from promptintern.engine.speed import Weights, training_flops
 from promptintern.engine.state import Trajectory
+from promptintern.report.facts import SpeedFacts, TimeShares
 from promptintern.run.events import Speed
 
 
@@ -22,4 +23,18 @@ def speed_of(trajectory: Trajectory, weights: Weights, *, peak: float | None) ->
         loss_tokens=sum(trajectory.loss_tokens) / seconds,
         mfu=flops / timed / peak if timed and peak else None,
         shares={part: spent / timed for part, spent in trajectory.spent.items()} if timed else {},
+    )
+
+
+def speed_facts(speed: Speed) -> SpeedFacts | None:
+    """For the report; None if not all of it is known."""
+    if speed.computed is None:
+        return None
+    return SpeedFacts(
+        examples_per_second=speed.examples,
+        tokens_per_second=speed.tokens,
+        computed_tokens_per_second=speed.computed,
+        loss_tokens_per_second=speed.loss_tokens,
+        mfu=speed.mfu,
+        time_shares=TimeShares(**speed.shares),
     )
