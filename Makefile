@@ -90,8 +90,8 @@ snapshots: ## Renew the chart's rendered snapshots and its table of values
 quality: ## Benchmark: QueryOnly against Direct over numbers of rows (hours on a laptop)
 	@$(RUN) python benchmarks/quality.py
 
-bench: setup ## Benchmark: training speed against HF Trainer and TRL (about an hour)
-	@$(RUN) --with trl==1.16.0 python -m benchmarks.training
+bench: setup ## Benchmark: training speed against HF Trainer and TRL, written to docs/performance.md (DATA=rows.jsonl for your own rows)
+	@$(RUN) --with trl==1.16.0 --with matplotlib==3.10.9 python -m benchmarks.training $(if $(DATA),--data $(DATA))
 
 preprocess: ## Benchmark: cost of preparing a row at 10^3, 10^4, 10^5 rows
 	@$(RUN) python benchmarks/preprocess.py

@@ -1,6 +1,7 @@
 """What all methods train on: rows of every stage in tokens, and a random model. The same files for every process."""
 
 import json
+import random
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,8 +43,11 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
     from promptintern_api.training import TrainingSpec
 
     found = real_rows(data, rows) if data else made_up_rows(rows)
+    random.Random(0).shuffle(found)  # neighbours in a file are alike, and no run takes them together
     queries, answers = [row.query for row in found], [row.answer for row in found]
-    tokenizer = byte_pairs([*map(str.__add__, queries, answers), *[INSTRUCTIONS] * 20], VOCABULARY)
+    # Common words of the prompts are single tokens, as they are for a real model.
+    examples = [EXAMPLE.format(query=query, answer=answer) for query, answer in zip(queries, answers, strict=True)]
+    tokenizer = byte_pairs([*examples, *[INSTRUCTIONS] * 20], VOCABULARY)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder / "tokenizer")
     head = _template(tokenizer, template_tokens)

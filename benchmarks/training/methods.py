@@ -1,9 +1,8 @@
-"""Training some optimizer steps by each method, in a process of its own: seconds and loss of every step, peak memory.
+"""Training some optimizer steps by each method: seconds and loss of every step, and the process's peak memory.
 
 Every step is over the same rows for all methods, and its loss the mean over its answer tokens.
 """
 
-import json
 import resource
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.training.material import Row, Shape, build_model, read_stage, shape_of
+from benchmarks.training.material import Row, Shape, build_model
 
 LEARNING_RATE = 2e-4
 
@@ -27,7 +26,10 @@ class Measured:
     seconds: list[float]
     """Of every step after the first, which is where libraries warm up."""
     losses: list[float]
+    """Of every step."""
     peak_mib: float
+    packs: float
+    """Of a step, by our engine; 0 for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Work:
 
     Attributes:
         method: ``ours``, ``hf`` (Trainer and PEFT, padded), ``trl`` (SFTTrainer, padded) or ``trl-packed`` (bfd).
-        rows: As many steps as they hold.
+        rows: As many steps as they hold, and for ``trl-packed`` one more, since its last is not whole.
         rows_per_step: Of an optimizer step.
         size: Rows of a padded batch, or tokens of a pack.
         tokenizer: Its folder.
@@ -53,12 +55,13 @@ class Work:
 def run(work: Work) -> Measured:
     """Train."""
     methods = {"ours": _ours, "hf": _hf, "trl": _trl, "trl-packed": _trl}
-    seconds, losses = methods[work.method](work)
-    return Measured(seconds=seconds[1:], losses=losses, peak_mib=_peak_mib(work.shape))
+    seconds, losses, packs = methods[work.method](work)
+    return Measured(seconds=seconds[1:], losses=losses, peak_mib=_peak_mib(work.shape), packs=packs)
 
 
-def _ours(work: Work) -> tuple[list[float], list[float]]:
+def _ours(work: Work) -> tuple[list[float], list[float], float]:
     rows, shape = work.rows, work.shape
+    from promptintern.engine import collective
     from promptintern.engine.layout import choose_layouts
     from promptintern.engine.lora import attach_lora
     from promptintern.engine.packs import Length, plan_steps
@@ -86,7 +89,7 @@ def _ours(work: Work) -> tuple[list[float], list[float]]:
             rows_per_batch=None,
             tokens_per_pack=work.size,
             pack=layout.packs,
-            world_size=1,
+            world_size=collective.world_size(),
             prefixes=Prefixes([rows[i][0] for i in part]),
         )
         steps.append((step, [encoded[i] for i in part]))
@@ -110,10 +113,10 @@ def _ours(work: Work) -> tuple[list[float], list[float]]:
         )
         seconds.append(time.perf_counter() - began)
         losses += trajectory.loss
-    return seconds, losses
+    return seconds, losses, sum(len(packs) for step, _ in steps for packs in step.workers) / len(steps)
 
 
-def _hf(work: Work) -> tuple[list[float], list[float]]:
+def _hf(work: Work) -> tuple[list[float], list[float], float]:
     rows, shape = work.rows, work.shape
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -136,10 +139,10 @@ def _hf(work: Work) -> tuple[list[float], list[float]]:
             callbacks=[watch],
         )
         trainer.train()
-    return watch.seconds, watch.losses
+    return watch.seconds, watch.losses, 0
 
 
-def _trl(work: Work) -> tuple[list[float], list[float]]:
+def _trl(work: Work) -> tuple[list[float], list[float], float]:
     rows, shape = work.rows, work.shape
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -172,10 +175,10 @@ def _trl(work: Work) -> tuple[list[float], list[float]]:
         )
         trainer.train()
     if not packed:
-        return watch.seconds, watch.losses
-    rows_of_step = per_step * work.size / mean
-    whole = watch.seconds[:-1]  # the last step may have fewer packs
-    return [seconds * work.rows_per_step / rows_of_step for seconds in whole], watch.losses
+        return watch.seconds, watch.losses, 0
+    # Packs are not full, and the last step may have fewer of them.
+    steps = list(zip(watch.seconds, watch.tokens, strict=True))[:-1]
+    return [seconds * work.rows_per_step * mean / tokens for seconds, tokens in steps], watch.losses, 0
 
 
 def _arguments(folder: str, shape: Shape, per_step: int, size: int) -> dict[str, Any]:
@@ -226,6 +229,7 @@ def _watch(shape: Shape) -> Any:
         def __init__(self) -> None:
             self.seconds: list[float] = []
             self.losses: list[float] = []
+            self.tokens: list[float] = []
             self._began = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -238,6 +242,7 @@ def _watch(shape: Shape) -> Any:
         def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
             if logs and "loss" in logs:
                 self.losses.append(float(logs["loss"]))
+                self.tokens.append(float(logs.get("num_tokens", 0)) - sum(self.tokens))  # TRL tells the sum
 
     return Watch()
 
@@ -251,21 +256,3 @@ def _peak_mib(shape: Shape) -> float:
     if shape.device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def main() -> None:
-    """``METHOD STAGE ROWS_PER_STEP STEPS SIZE MATERIAL SHAPE``: one measurement, as JSON in the last line."""
-    method, stage, rows_per_step, steps, size, folder, shape = sys.argv[1:]
-    work = Work(
-        method=method,
-        rows=read_stage(Path(folder), int(stage))[: int(rows_per_step) * (int(steps) + 1)],
-        rows_per_step=int(rows_per_step),
-        size=int(size),
-        shape=shape_of(shape),
-        tokenizer=Path(folder) / "tokenizer",
-    )
-    print(json.dumps(run(work).__dict__))
-
-
-if __name__ == "__main__":
-    main()

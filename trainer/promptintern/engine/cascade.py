@@ -367,6 +367,6 @@ def _heads(x: Tensor) -> Tensor:
 
 def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
     """Take the outputs over other keys, ``[Q, H, D]`` with log-sum-exps ``[Q, H]``, into ``out`` and ``lse``."""
-    both = torch.logaddexp(lse, part_lse)
-    out.mul_((lse - both).exp_().unsqueeze(-1)).add_(part * (part_lse - both).exp_().unsqueeze(-1))
-    lse.copy_(both)
+    weight = torch.sigmoid(part_lse - lse).unsqueeze(-1)
+    out.lerp_(part.to(out.dtype), weight)
+    torch.logaddexp(lse, part_lse, out=lse)

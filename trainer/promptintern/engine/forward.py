@@ -85,7 +85,7 @@ def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
     The output layer runs for predicting places only: with a vocabulary of 128k and answers of 20 tokens, all other
     logits would be most of the memory.
     """
-    extra = {} if pack.cascade is None else {"cascade": pack.cascade}
+    extra = {} if pack.cascade is None else {"cascade": pack.cascade, "answers": pack.labels}
     logits = model(
         input_ids=pack.input_ids,
         position_ids=pack.position_ids,
@@ -93,6 +93,8 @@ def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
         use_cache=False,
         **extra,
     ).logits
+    if logits.shape[-1] == 1:  # engine.output gives losses in their place
+        return logits.sum()
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), pack.labels, reduction="sum")
 
 

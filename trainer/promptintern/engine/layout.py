@@ -15,6 +15,8 @@ from promptintern.engine.forward import PackTensors, pack_loss, pack_tensors, pa
 from promptintern.engine.last_layer import answers_only
 from promptintern.engine.lora import Adapter
 from promptintern.engine.merged import merged
+from promptintern.engine.norms import quick_norms
+from promptintern.engine.output import chunked_loss
 from promptintern.prompt.encode import Encoded
 
 
@@ -69,8 +71,10 @@ def prepared(model: Any, layout: Layout) -> Iterator[None]:
     """Inside, ``model`` (PEFT's) takes packs of ``layout`` for training, and nothing else."""
     with ExitStack() as stack:
         if layout.cascades:
+            stack.enter_context(chunked_loss(model))  # first: it tries the model as it is
             stack.enter_context(cascading(model))
             stack.enter_context(merged(model))
+            stack.enter_context(quick_norms(model))
             stack.enter_context(answers_only(model))
         yield
 

@@ -1,0 +1,67 @@
+"""What an answer costs: with the full prompt, and with the query alone."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.training.material import Row, Shape, build_model, read_stage
+from benchmarks.training.processes import in_new_process
+
+_NEW_TOKENS = 24
+_ALONE, _BATCH = 12, 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """One kind of prompt.
+
+    Attributes:
+        prompt: Mean tokens.
+        alone: Median seconds of an answer, one by one.
+        batched: Seconds per answer in batches of 32.
+    """
+
+    prompt: float
+    alone: float
+    batched: float
+
+
+def answering(
+    material: Path, shape: Shape, *, repeats: int, last: int, say: Callable[[str], None]
+) -> dict[str, Answering]:
+    """The medians over ``repeats`` processes, the two kinds taking turns. ``last`` is the stage of the query alone."""
+    found: dict[str, list[Answering]] = {"full prompt": [], "query only": []}
+    for repeat in range(repeats):
+        for (name, measured), stage in zip(found.items(), (0, last), strict=True):
+            say(f"round {repeat + 1} of {repeats}: answers to the {name}")
+            measured.append(in_new_process(answer, read_stage(material, stage)[:_BATCH], shape, material / "tokenizer"))
+    return {
+        name: Answering(
+            prompt=measured[0].prompt,
+            alone=statistics.median(m.alone for m in measured),
+            batched=statistics.median(m.batched for m in measured),
+        )
+        for name, measured in found.items()
+    }
+
+
+def answer(rows: list[Row], shape: Shape, tokenizer: Path) -> Answering:
+    """Greedy answers of a fixed number of tokens by the merged model, as a run's latency is measured."""
+    import torch
+    from promptintern.evaluate.generate import Decoding, generate, time_queries
+    from transformers import AutoTokenizer
+
+    model, loaded, device = build_model(shape), AutoTokenizer.from_pretrained(tokenizer), torch.device(shape.device)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None  # a random model would end at random
+    prompts = [prompt for prompt, _ in rows]
+    decoding = Decoding(max_new_tokens=_NEW_TOKENS, batch_size=_BATCH)
+    alone = time_queries(model, loaded, prompts[:_ALONE], decoding=decoding, device=device)
+    began = time.perf_counter()
+    generate(model, loaded, prompts, decoding=decoding, device=device)
+    return Answering(
+        prompt=statistics.mean(map(len, prompts)),
+        alone=statistics.median(alone),
+        batched=(time.perf_counter() - began) / len(prompts),
+    )

@@ -1,0 +1,113 @@
+"""The methods side by side, stage by stage: batch sizes in a first round, then each method at its best."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.training.material import Shape, read_stage
+from benchmarks.training.methods import Measured, Work, run
+from benchmarks.training.processes import in_new_process
+
+NAMES = {"hf": "HF Trainer + PEFT", "trl": "TRL, padded", "trl-packed": "TRL, packed (bfd)", "ours": "PromptIntern"}
+LOSS_TOLERANCE = 1e-3
+"""Relative, of a step's loss. Updates differ by rounding, which the steps before carry on."""
+_LONG_ROWS = 300
+"""Tokens from which padded batches of 4 and 16 are tried, else of 16 and 64."""
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """One method at one batch size in one stage.
+
+    Attributes:
+        size: Rows of a padded batch, or tokens of a pack.
+        seconds: Of every measured step, over all processes.
+        losses: Of a process's steps.
+    """
+
+    method: str
+    size: int
+    stage: int
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    peak_mib: float = 0.0
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.seconds)
+
+
+def compare(
+    material: Path,
+    shape: Shape,
+    *,
+    stages: Sequence[int],
+    rows: int,
+    repeats: int,
+    methods: Sequence[str],
+    say: Callable[[str], None],
+) -> list[Setting]:
+    """Two steps of ``rows`` rows by every method, of which the second counts; methods take turns."""
+    settings = [
+        Setting(method=method, size=size, stage=stage)
+        for stage in stages
+        for method in methods
+        for size in sizes_of(method, material, stage)
+    ]
+    for repeat in range(repeats):
+        for setting in settings if repeat == 0 else best_of(settings):
+            say(f"round {repeat + 1} of {repeats}: stage {setting.stage + 1}, {NAMES[setting.method]}, {setting.size}")
+            found = measure(setting.method, setting.size, material, shape, stage=setting.stage, rows=rows)
+            setting.seconds += found.seconds
+            setting.losses = found.losses
+            setting.peak_mib = max(setting.peak_mib, found.peak_mib)
+    return settings
+
+
+def measure(method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int, steps: int = 1) -> Measured:
+    """One process: a step of ``rows`` rows that does not count, and ``steps`` that do."""
+    taken = rows * (steps + (2 if method == "trl-packed" else 1))
+    work = Work(
+        method=method,
+        rows=read_stage(material, stage)[:taken],
+        rows_per_step=rows,
+        size=size,
+        shape=shape,
+        tokenizer=material / "tokenizer",
+    )
+    return in_new_process(run, work)
+
+
+def sizes_of(method: str, material: Path, stage: int) -> tuple[int, ...]:
+    """The batch sizes or packs to try."""
+    if method == "ours":
+        return (4096, 8192)
+    if method == "trl-packed":
+        return (1024, 2048)
+    rows = read_stage(material, stage)
+    return (4, 16) if statistics.mean(len(p) + len(a) for p, a in rows) > _LONG_ROWS else (16, 64)
+
+
+def best_of(settings: Sequence[Setting]) -> list[Setting]:
+    """The fastest batch size of every method in every stage."""
+    best: dict[tuple[int, str], Setting] = {}
+    for setting in settings:
+        key = setting.stage, setting.method
+        if key not in best or setting.median < best[key].median:
+            best[key] = setting
+    return list(best.values())
+
+
+def largest_difference(ours: Setting, theirs: Sequence[Setting]) -> float:
+    """Of any step's loss from that of a padded method, relative. A packed TRL step holds other rows."""
+    return max(
+        (
+            abs(a - b) / abs(b)
+            for s in theirs
+            if s.method != "trl-packed"
+            for a, b in zip(ours.losses, s.losses, strict=True)
+        ),
+        default=0.0,
+    )

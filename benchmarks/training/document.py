@@ -1,0 +1,245 @@
+"""From the measurements to docs/performance.md and its plot."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.training.compare import LOSS_TOLERANCE, NAMES, Setting, best_of, largest_difference
+
+_COLOURS = {"hf": "#8a8f98", "trl": "#b08d57", "trl-packed": "#6f8fa8", "ours": "#0b7a5b"}
+
+
+def document(found: Mapping[str, Any]) -> str:
+    """The Markdown of whatever was measured."""
+    machine, shape = found["machine"], found["shape"]
+    lines = [
+        "# Training speed",
+        "",
+        f"Written by `make bench`, which took {found['minutes']} minutes. {machine_text(machine)}",
+        "",
+        f"Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} heads "
+        f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
+        f"layers. Data: {found['data']}; a template of {found['template']} tokens, 5 retrieved examples, "
+        f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns, "
+        f"{found['repeats']} rounds; figures are medians.",
+    ]
+    for key, part in _PARTS.items():
+        if key in found:
+            lines += ["", *part(found)]
+    return "\n".join(lines) + "\n"
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """In a sentence."""
+    return "; ".join(f"{name} {value}" for name, value in machine.items()) + "."
+
+
+def _compare(found: Mapping[str, Any]) -> Iterator[str]:
+    rows = found["rows"]
+    settings = [Setting(**setting) for setting in found["compare"]]
+    best = best_of(settings)
+    yield "## Against HF Trainer and TRL, stage by stage"
+    yield ""
+    yield "![Examples per second of every method in every stage](performance.svg)"
+    yield ""
+    yield from table(
+        ["stage", "method", "batch or pack", "examples/s", "slowest to fastest", "peak MiB"],
+        [
+            [
+                str(s.stage + 1),
+                NAMES[s.method],
+                str(s.size),
+                f"{rows / s.median:.1f}",
+                f"{rows / max(s.seconds):.1f} to {rows / min(s.seconds):.1f}",
+                f"{s.peak_mib:.0f}",
+            ]
+            for s in sorted(best, key=lambda s: (s.stage, list(NAMES).index(s.method)))
+        ],
+    )
+    yield ""
+    yield from _ratios(best)
+    yield ""
+    others = [s for s in settings if s not in best]
+    yield (
+        "Batch sizes that were slower in the first round: "
+        + "; ".join(f"stage {s.stage + 1} {NAMES[s.method]} {s.size}: {rows / s.median:.1f}" for s in others)
+        + "."
+    )
+
+
+def _ratios(best: Sequence[Setting]) -> Iterator[str]:
+    """Ours against the faster of the others."""
+    totals: dict[str, float] = {}
+    lines = []
+    for stage in sorted({s.stage for s in best}):
+        here = {s.method: s for s in best if s.stage == stage}
+        for method, setting in here.items():
+            totals[method] = totals.get(method, 0.0) + setting.median
+        ours = here.pop("ours", None)
+        if ours is None or not here:
+            return
+        nearest = min(here.values(), key=lambda s: s.median)
+        off = largest_difference(ours, list(here.values()))
+        same = "" if off <= LOSS_TOLERANCE else ": NOT THE SAME TRAINING"
+        lines.append(
+            [
+                str(stage + 1),
+                f"{nearest.median / ours.median:.2f}x {NAMES[nearest.method]}",
+                f"{min(s.peak_mib for s in here.values()):.0f} to {max(s.peak_mib for s in here.values()):.0f}, "
+                f"ours {ours.peak_mib:.0f}",
+                f"{off:.0e}{same}",
+            ]
+        )
+    ours_total = totals.pop("ours")
+    nearest_method = min(totals, key=lambda method: totals[method])
+    lines.append(["all", f"**{totals[nearest_method] / ours_total:.2f}x** {NAMES[nearest_method]}", "", ""])
+    yield from table(["stage", "ours, of the best other", "peak MiB of the others", "losses differ by"], lines)
+
+
+def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## The longer the template, the larger the gain"
+    yield ""
+    yield f"The first stage, {found['rows']} rows in one pack, against HF Trainer with padded rows, batch 4."
+    yield ""
+    yield from table(
+        ["template", "mean row", "ours, examples/s", "HF Trainer", "gain"],
+        [
+            [
+                str(each["template"]),
+                f"{each['row']:.0f}",
+                f"{each['ours']:.2f}",
+                f"{each['hf']:.2f}",
+                f"**{each['ours'] / each['hf']:.1f}x**",
+            ]
+            for each in found["lengths"]
+        ],
+    )
+
+
+def _packs(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Rows in a pack"
+    yield ""
+    yield from table(
+        ["tokens in a pack", "rows in a pack", "examples/s"],
+        [[str(each["pack"]), f"{each['rows_per_pack']:.1f}", f"{each['ours']:.1f}"] for each in found["packs"]],
+    )
+
+
+def _workers(found: Mapping[str, Any]) -> Iterator[str]:
+    rates = {int(count): rate for count, rate in found["workers"].items()}
+    yield "## From one worker to two"
+    yield ""
+    yield (
+        f"One thread each, gradients by gloo: {rates[1]:.1f} and {rates[2]:.1f} examples/s, {rates[2] / rates[1]:.2f}x."
+    )
+
+
+def _costs(found: Mapping[str, Any]) -> Iterator[str]:
+    costs = found["costs"]
+    yield "## Beside the steps"
+    yield ""
+    yield from table(
+        ["", "seconds", ""],
+        [
+            ["training of a stage", f"{costs['stage']:.1f}", ""],
+            [
+                "from one stage to the next",
+                f"{costs['change']:.2f}",
+                f"{costs['change'] / costs['stage']:.1%} of the stage's time",
+            ],
+            [
+                "a new process per stage instead, or to resume",
+                f"{costs['start']:.1f}",
+                f"{costs['start'] / costs['stage']:.0%} of the stage's time",
+            ],
+            [
+                "a checkpoint holds training up",
+                f"{costs['save']:.3f}",
+                f"{costs['save'] / costs['step']:.2%} of a step of {costs['step']:.2f} s",
+            ],
+        ],
+    )
+    yield ""
+    yield (
+        "Checkpoints are written, or uploaded, while training goes on. With one every second, the first stage had "
+        f"{costs['local']:.1f} examples/s with storage on this machine's disk and {costs['s3']:.1f} with storage on an "
+        f"S3 server on this machine ({costs['s3'] / costs['local']:.2f}x)."
+    )
+
+
+def _answers(found: Mapping[str, Any]) -> Iterator[str]:
+    answers = found["answers"]
+    full, alone = answers["full prompt"], answers["query only"]
+    yield "## Answers: the full prompt against the query alone"
+    yield ""
+    yield "24 tokens each, by the same model with the adapter merged."
+    yield ""
+    yield from table(
+        ["", "prompt tokens", "seconds, one by one", "seconds each, in a batch of 32"],
+        [
+            *(
+                [kind, f"{each['prompt']:.0f}", f"{each['alone']:.3f}", f"{each['batched']:.4f}"]
+                for kind, each in answers.items()
+            ),
+            [
+                "**gain**",
+                f"{1 - alone['prompt'] / full['prompt']:.0%} fewer",
+                f"{full['alone'] / alone['alone']:.1f}x",
+                f"{full['batched'] / alone['batched']:.1f}x",
+            ],
+        ],
+    )
+
+
+_PARTS = {
+    "compare": _compare,
+    "lengths": _lengths,
+    "packs": _packs,
+    "workers": _workers,
+    "costs": _costs,
+    "answers": _answers,
+}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """In Markdown."""
+    for cells in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(cells)} |"
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """Examples per second by stage and method, and the gain by the template's length."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    mpl.rcParams["svg.hashsalt"] = "promptintern"
+    best = best_of([Setting(**setting) for setting in found["compare"]])
+    methods = [method for method in NAMES if any(s.method == method for s in best)]
+    stages = sorted({s.stage for s in best})
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), width_ratios=(2, 1), layout="constrained")
+    width = 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        rates = [next(found["rows"] / s.median for s in best if (s.stage, s.method) == (t, method)) for t in stages]
+        places = [i + (number - (len(methods) - 1) / 2) * width for i in range(len(stages))]
+        left.bar(places, rates, width, label=NAMES[method], color=_COLOURS[method])
+    left.set_xticks(range(len(stages)), [f"stage {stage + 1}" for stage in stages])
+    left.set_ylabel("examples/s")
+    left.legend(frameon=False)
+    lengths = found["lengths"]
+    right.plot(
+        [each["template"] for each in lengths],
+        [each["ours"] / each["hf"] for each in lengths],
+        "o-",
+        color=_COLOURS["ours"],
+    )
+    right.set_xscale("log", base=2)
+    right.set_xticks([each["template"] for each in lengths], [str(each["template"]) for each in lengths])
+    right.set_ylim(bottom=0)
+    right.set_xlabel("tokens of template, stage 1")
+    right.set_ylabel("times HF Trainer's examples/s")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,107 @@
+"""What the first stage costs against the template's length, and against the rows that share a pack."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.training.compare import measure
+from benchmarks.training.material import Shape, read_stage, write_material
+
+_PADDED_TOKENS = 16384
+"""Of a padded method's step, whose speed does not depend on its rows; 64 long ones would take minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """One template, or one pack.
+
+    Attributes:
+        template: Tokens.
+        row: Mean tokens of a row.
+        pack: Tokens of our packs.
+        rows_per_pack: Mean.
+        ours: Examples per second.
+        hf: Of HF Trainer with PEFT, padded, batch 4; None if not measured.
+    """
+
+    template: int
+    row: float
+    pack: int
+    rows_per_pack: float
+    ours: float
+    hf: float | None
+
+
+def by_template(
+    folder: Path,
+    shape: Shape,
+    *,
+    data: Path | None,
+    templates: Sequence[int],
+    rows: int,
+    repeats: int,
+    say: Callable[[str], None],
+) -> list[Length]:
+    """All ``rows`` rows of a step in one pack, against padded rows; the median of ``repeats``."""
+    found = []
+    for template in templates:
+        material = folder / f"template-{template}"
+        material.mkdir()
+        write_material(material, data=data, rows=4 * rows, template_tokens=template, stages=2)
+        row = mean_row(material)
+        padded = max(4, int(_PADDED_TOKENS / row) // 4 * 4)
+        pack = 2**20  # all rows
+        ours, hf = [], []
+        for repeat in range(repeats):
+            say(f"round {repeat + 1} of {repeats}: template of {template} tokens")
+            ours += measure("ours", pack, material, shape, stage=0, rows=rows).seconds
+            hf += measure("hf", 4, material, shape, stage=0, rows=padded).seconds
+        found.append(
+            Length(
+                template=template,
+                row=row,
+                pack=pack,
+                rows_per_pack=rows,
+                ours=rows / statistics.median(ours),
+                hf=padded / statistics.median(hf),
+            )
+        )
+    return found
+
+
+def by_pack(
+    material: Path,
+    shape: Shape,
+    *,
+    template: int,
+    packs: Sequence[int],
+    rows: int,
+    repeats: int,
+    say: Callable[[str], None],
+) -> list[Length]:
+    """Packs of different sizes over the same rows."""
+    seconds: dict[int, list[float]] = {pack: [] for pack in packs}
+    count: dict[int, float] = {}
+    for repeat in range(repeats):
+        for pack in packs:
+            say(f"round {repeat + 1} of {repeats}: packs of {pack} tokens")
+            found = measure("ours", pack, material, shape, stage=0, rows=rows)
+            seconds[pack] += found.seconds
+            count[pack] = found.packs
+    return [
+        Length(
+            template=template,
+            row=mean_row(material),
+            pack=pack,
+            rows_per_pack=rows / count[pack],
+            ours=rows / statistics.median(taken),
+            hf=None,
+        )
+        for pack, taken in seconds.items()
+    ]
+
+
+def mean_row(material: Path) -> float:
+    """Tokens of the first stage's rows."""
+    return statistics.mean(len(prompt) + len(answer) for prompt, answer in read_stage(material, 0))

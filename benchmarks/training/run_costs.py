@@ -1,0 +1,165 @@
+"""What a whole run spends beside its steps: changing stages, saving, and starting again as a new process.
+
+The usual way to train in stages is a script that is started once per stage. Ours goes on in the process, and its next
+stage's prompts are ready by then. A run on this machine's disk and one on a real S3 server take turns; both save every
+second. The one on S3 is stopped in its second stage and continued by a new process.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.preprocess import EXAMPLE, TEMPLATE, made_up_rows, real_rows
+from benchmarks.training.material import Shape, build_model
+
+_ROWS, _STAGES = 320, 4
+_STOP_AFTER = 2
+"""Steps of the second stage after which the run is stopped, to be continued by a new process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCosts:
+    """Medians, in seconds.
+
+    Attributes:
+        stage: Training of a stage.
+        change: From the end of a stage's evaluation to the next stage's first step.
+        start: From a new process to its first step, in the midst of a run.
+        save: What a checkpoint holds training up.
+        step: Of training.
+        every: Between checkpoints by default.
+        local: First stage's examples per second with storage on this machine.
+        s3: The same with storage on the S3 server.
+    """
+
+    stage: float
+    change: float
+    start: float
+    save: float
+    step: float
+    every: int
+    local: float
+    s3: float
+
+
+def run_costs(
+    tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int, say: Callable[[str], None]
+) -> RunCosts:
+    """Run the jobs, each process as a user starts one."""
+    from promptintern_api.compute import CheckpointSpec
+
+    runs: list[list[Event]] = []
+    first: dict[str, list[float]] = {"local": [], "s3": []}
+    starts = []
+    with tempfile.TemporaryDirectory() as name, _s3() as (storage, environment):
+        folder = Path(name)
+        _write_inputs(folder, tokenizer, shape, data)
+        for repeat in range(repeats):
+            say(f"round {repeat + 1} of {repeats}: a run of {_STAGES} stages with its storage here")
+            runs.append(_process(folder, repeat, {"uri": f"file://{folder}/runs"}, {}, stop_after=0))
+            say(f"round {repeat + 1} of {repeats}: a run on S3, stopped in its second stage, and continued")
+            stopped = _process(folder, repeat, storage, environment, stop_after=_STOP_AFTER)
+            began = time.time()
+            continued = _process(folder, repeat, storage, environment, stop_after=0)
+            starts.append(_first(continued, "Stepped")["at"] - began)
+            first["local"].append(_first(runs[-1], "Trained")["examples"])
+            first["s3"].append(_first(stopped, "Trained")["examples"])
+    trained = [event for run in runs for event in run if event["event"] == "Trained"]
+    steps = sum(1 for run in runs for event in run if event["event"] == "Stepped")
+    saved = sum(1 for run in runs for event in run if event["event"] == "CheckpointSaved")
+    return RunCosts(
+        stage=statistics.median(event["seconds"] for event in trained),
+        change=statistics.median(gap for run in runs for gap in _changes(run)),
+        start=statistics.median(starts),
+        save=sum(event["save"] for event in trained) / saved,
+        step=sum(event["seconds"] for event in trained) / steps,
+        every=CheckpointSpec().every_seconds,
+        local=statistics.median(first["local"]),
+        s3=statistics.median(first["s3"]),
+    )
+
+
+Event = dict[str, Any]
+
+
+def _first(run: Sequence[Event], kind: str) -> Event:
+    return next(event for event in run if event["event"] == kind)
+
+
+def _changes(run: Sequence[Event]) -> Iterator[float]:
+    """From the last answer of a stage's evaluation to the next stage's beginning."""
+    answered = None
+    for event in run:
+        if event["event"] == "Answered":
+            answered = event["at"]
+        elif event["event"] == "TrainingBegan" and event["stage"]:
+            assert answered is not None
+            yield event["at"] - answered
+
+
+def _write_inputs(folder: Path, tokenizer: Path, shape: Shape, data: Path | None) -> None:
+    from transformers import AutoTokenizer
+
+    rows = real_rows(data, _ROWS + 16) if data else made_up_rows(_ROWS + 16)
+    for name, part in (("train", rows[:_ROWS]), ("eval", rows[_ROWS:])):
+        lines = [json.dumps({"query": row.query, "answer": row.answer}) for row in part]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    model = build_model(shape).cpu()
+    model.save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder / "model")
+
+
+def _process(
+    folder: Path, number: int, storage: dict[str, str], environment: dict[str, str], *, stop_after: int
+) -> list[Event]:
+    job = {
+        "apiVersion": "promptintern.dev/v1alpha1",
+        "kind": "PromptInternJob",
+        "metadata": {"name": f"costs-{number}"},
+        "spec": {
+            "model": {"uri": str(folder / "model"), "dtype": "float32"},
+            "data": {"train": {"uri": "train.jsonl"}, "eval": {"uri": "eval.jsonl"}, "onLeak": "Drop"},
+            "prompt": {"template": TEMPLATE, "exampleTemplate": EXAMPLE, "protect": ["\nCommand:"]},
+            "schedule": {"stages": _STAGES, "shots": 5, "finalRate": 0},
+            "training": {"lora": {"r": 32, "alpha": 64}, "epochsPerStage": 1, "tokensPerBatch": 16384},
+            "evaluation": {"stageRows": 4, "maxNewTokens": 8, "latencyQueries": 0, "gate": {"maxDrop": 1}},
+            "checkpoint": {"everySeconds": 1},
+            "storage": storage,
+        },
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training.run_events", str(path), str(stop_after)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@contextmanager
+def _s3() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """A storage on a server of our own, and its credentials."""
+    from tests.cluster.s3 import REGION, S3Server
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = S3Server(Path(folder))
+        server.start()
+        try:
+            server.create_bucket("runs")
+            yield {"uri": "s3://runs/costs", "endpoint": server.url, "region": REGION}, dict(server.environment)
+        finally:
+            server.stop()

@@ -1,0 +1,64 @@
+"""``JOB STOP_AFTER``: runs a job, or continues it, and prints its events as JSON lines with their time.
+
+It asks the run to stop after so many steps of the second stage, or never if that is 0.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from promptintern.job import load_job
+from promptintern.run.driver import run_job
+from promptintern.run.events import Ending, Event, Stepped, Stopped, Trained
+
+
+class Printer:
+    """An observer."""
+
+    def __init__(self, stop_after: int) -> None:
+        self._stop_after = stop_after
+        self._stop = False
+
+    def emit(self, event: Event) -> None:
+        """Print ``event``."""
+        line = {"event": type(event).__name__, "at": time.time(), "stage": getattr(event, "stage", None)}
+        if isinstance(event, Trained):
+            line |= {
+                "seconds": event.seconds,
+                "examples": event.speed.examples,
+                "save": event.speed.shares.get("save", 0.0) * event.seconds,
+            }
+        if isinstance(event, Stepped) and event.stage == 1 and event.done == self._stop_after:
+            self._stop = True
+        print(json.dumps(line), flush=True)
+
+    def stop_requested(self) -> bool:
+        """Whether the run came so far."""
+        return self._stop
+
+    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """Nothing more to print."""
+
+    def ended(self) -> bool:
+        """Never."""
+        return False
+
+    def move_on(self, where: str) -> bool:
+        """Never."""
+        return False
+
+
+def main() -> None:
+    """Run the job."""
+    path, stop_after = sys.argv[1:]
+    job = load_job(Path(path))
+    assert job.spec.storage is not None
+    with contextlib.suppress(Stopped):
+        run_job(job, storage_uri=job.spec.storage.uri, workers=0, observer=Printer(int(stop_after)))
+
+
+if __name__ == "__main__":
+    main()

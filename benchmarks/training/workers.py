@@ -1,0 +1,62 @@
+"""From one worker to two, each on one thread."""
+
+import multiprocessing
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.training.material import Shape, read_stage
+from benchmarks.training.methods import Work, run
+from benchmarks.training.processes import in_new_process
+
+
+def scaling(
+    material: Path, shape: Shape, *, rows: int, pack: int, repeats: int, say: Callable[[str], None]
+) -> dict[int, float]:
+    """Examples per second of the first stage by the number of workers; the median of ``repeats``."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    work = Work(
+        method="ours",
+        rows=read_stage(material, 0)[: 2 * rows],
+        rows_per_step=rows,
+        size=pack,
+        shape=shape,
+        tokenizer=material / "tokenizer",
+    )
+    for repeat in range(repeats):
+        for count, found in seconds.items():
+            say(f"round {repeat + 1} of {repeats}: {count} worker{'s' if count > 1 else ''}")
+            found.extend(in_new_process(group, work, count))
+    return {count: rows / statistics.median(found) for count, found in seconds.items()}
+
+
+def group(work: Work, count: int) -> list[float]:
+    """Train by ``count`` workers that exchange gradients by gloo; the first one's seconds of the steps that count."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [
+            context.Process(target=_worker, args=(work, rank, count, f"file://{folder}/meet", results))
+            for rank in range(count)
+        ]
+        for worker in workers:
+            worker.start()
+        seconds: list[float] = results.get(timeout=600)
+        for worker in workers:
+            worker.join()
+    return seconds
+
+
+def _worker(work: Work, rank: int, count: int, meeting: str, results: Any) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
+    seconds = run(work).seconds
+    if rank == 0:
+        results.put(seconds)
+    dist.barrier()
+    dist.destroy_process_group()
