@@ -69,9 +69,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "shape": json.loads(text_of(shape)),
         "rows": arguments.rows,
         "template": arguments.template_tokens,
-        "repeats": arguments.repeats,
     }
     few = max(1, arguments.repeats - 1)
+    found["rounds"] = dict.fromkeys(PARTS, few) | {"compare": arguments.repeats, "costs": max(1, few - 1)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         material = folder / "material"
@@ -114,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             found["workers"] = scaling(material, shape, rows=arguments.rows, pack=8192, repeats=few, say=say)
         if "costs" in arguments.only:
             found["costs"] = asdict(
-                run_costs(material / "tokenizer", shape, data=arguments.data, repeats=max(1, few - 1), say=say)
+                run_costs(material / "tokenizer", shape, data=arguments.data, repeats=found["rounds"]["costs"], say=say)
             )
         if "answers" in arguments.only:
             answers = answering(material, shape, repeats=few, last=3, say=say)

@@ -10,8 +10,9 @@ from benchmarks.training.methods import Measured, Work, run
 from benchmarks.training.processes import in_new_process
 
 NAMES = {"hf": "HF Trainer + PEFT", "trl": "TRL, padded", "trl-packed": "TRL, packed (bfd)", "ours": "PromptIntern"}
-LOSS_TOLERANCE = 1e-3
-"""Relative, of a step's loss. Updates differ by rounding, which the steps before carry on."""
+LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-3
+"""Relative, of a step's loss and of its gradient's norm. Updates differ by rounding, which later steps carry on.
+Other rows, or another scale of the gradient, would differ by more."""
 _LONG_ROWS = 300
 """Tokens from which padded batches of 4 and 16 are tried, else of 16 and 64."""
 
@@ -24,6 +25,7 @@ class Setting:
         size: Rows of a padded batch, or tokens of a pack.
         seconds: Of every measured step, over all processes.
         losses: Of a process's steps.
+        norms: Of their gradients.
     """
 
     method: str
@@ -31,6 +33,7 @@ class Setting:
     stage: int
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
     peak_mib: float = 0.0
 
     @property
@@ -61,13 +64,14 @@ def compare(
             say(f"round {repeat + 1} of {repeats}: stage {setting.stage + 1}, {NAMES[setting.method]}, {setting.size}")
             found = measure(setting.method, setting.size, material, shape, stage=setting.stage, rows=rows)
             setting.seconds += found.seconds
-            setting.losses = found.losses
+            setting.losses, setting.norms = found.losses, found.norms
             setting.peak_mib = max(setting.peak_mib, found.peak_mib)
     return settings
 
 
 def measure(method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int, steps: int = 1) -> Measured:
     """One process: a step of ``rows`` rows that does not count, and ``steps`` that do."""
+    assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches have to fill a step"
     taken = rows * (steps + (2 if method == "trl-packed" else 1))
     work = Work(
         method=method,
@@ -91,23 +95,28 @@ def sizes_of(method: str, material: Path, stage: int) -> tuple[int, ...]:
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:
-    """The fastest batch size of every method in every stage."""
+    """The fastest batch size of every method in every stage, as the first round had it."""
     best: dict[tuple[int, str], Setting] = {}
     for setting in settings:
         key = setting.stage, setting.method
-        if key not in best or setting.median < best[key].median:
+        if key not in best or setting.seconds[0] < best[key].seconds[0]:
             best[key] = setting
     return list(best.values())
 
 
-def largest_difference(ours: Setting, theirs: Sequence[Setting]) -> float:
-    """Of any step's loss from that of a padded method, relative. A packed TRL step holds other rows."""
-    return max(
-        (
-            abs(a - b) / abs(b)
-            for s in theirs
-            if s.method != "trl-packed"
-            for a, b in zip(ours.losses, s.losses, strict=True)
-        ),
-        default=0.0,
+def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float] | None:
+    """The largest of any step's loss, and of its gradient's norm, from those of a padded method, relative.
+
+    None if there is no padded method: a packed TRL step holds other rows.
+    """
+    padded = [s for s in theirs if s.method != "trl-packed"]
+    if not padded:
+        return None
+    return (
+        max(_off(ours.losses, s.losses) for s in padded),
+        max(_off(ours.norms, s.norms) for s in padded),
     )
+
+
+def _off(found: Sequence[float], expected: Sequence[float]) -> float:
+    return max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Measured:
     """Of every step after the first, which is where libraries warm up."""
     losses: list[float]
     """Of every step."""
+    norms: list[float]
+    """Of every step's gradient, before clipping."""
     peak_mib: float
     packs: float
     """Of a step, by our engine; 0 for others."""
@@ -55,11 +57,26 @@ class Work:
 def run(work: Work) -> Measured:
     """Train."""
     methods = {"ours": _ours, "hf": _hf, "trl": _trl, "trl-packed": _trl}
-    seconds, losses, packs = methods[work.method](work)
-    return Measured(seconds=seconds[1:], losses=losses, peak_mib=_peak_mib(work.shape), packs=packs)
+    steps = methods[work.method](work)
+    assert len(steps.seconds) > 1, "a step that counts needs more rows"
+    return Measured(
+        seconds=steps.seconds[1:],
+        losses=steps.losses,
+        norms=steps.norms,
+        peak_mib=_peak_mib(work.shape),
+        packs=steps.packs,
+    )
 
 
-def _ours(work: Work) -> tuple[list[float], list[float], float]:
+@dataclass(kw_only=True)
+class _Steps:
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    packs: float = 0.0
+
+
+def _ours(work: Work) -> _Steps:
     rows, shape = work.rows, work.shape
     from promptintern.engine import collective
     from promptintern.engine.layout import choose_layouts
@@ -95,7 +112,7 @@ def _ours(work: Work) -> tuple[list[float], list[float], float]:
         steps.append((step, [encoded[i] for i in part]))
     optimizer = new_optimizer(adapter, weight_decay=0.0)
     training = TrainingSpec(learning_rate=LEARNING_RATE, warmup_ratio=0.0, lr_schedule=LrSchedule.CONSTANT)
-    seconds, losses = [], []
+    done = _Steps(packs=sum(len(packs) for step, _ in steps for packs in step.workers) / len(steps))
     for step, part_rows in steps:
         trajectory = Trajectory()
         began = time.perf_counter()
@@ -111,12 +128,13 @@ def _ours(work: Work) -> tuple[list[float], list[float], float]:
             stop_requested=lambda: False,
             after_step=lambda _trajectory: _synchronize(shape),
         )
-        seconds.append(time.perf_counter() - began)
-        losses += trajectory.loss
-    return seconds, losses, sum(len(packs) for step, _ in steps for packs in step.workers) / len(steps)
+        done.seconds.append(time.perf_counter() - began)
+        done.losses += trajectory.loss
+        done.norms += trajectory.grad_norm
+    return done
 
 
-def _hf(work: Work) -> tuple[list[float], list[float], float]:
+def _hf(work: Work) -> _Steps:
     rows, shape = work.rows, work.shape
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -139,10 +157,10 @@ def _hf(work: Work) -> tuple[list[float], list[float], float]:
             callbacks=[watch],
         )
         trainer.train()
-    return watch.seconds, watch.losses, 0
+    return _Steps(seconds=watch.seconds, losses=watch.losses, norms=watch.norms)
 
 
-def _trl(work: Work) -> tuple[list[float], list[float], float]:
+def _trl(work: Work) -> _Steps:
     rows, shape = work.rows, work.shape
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -153,6 +171,7 @@ def _trl(work: Work) -> tuple[list[float], list[float], float]:
             return SequentialSampler(self.train_dataset)
 
     packed = work.method == "trl-packed"
+    assert not packed or max(len(p) + len(a) for p, a in rows) <= work.size, "bfd would cut rows"
     dataset = Dataset.from_list([{"input_ids": p + a, "completion_mask": [0] * len(p) + [1] * len(a)} for p, a in rows])
     watch = _watch(shape)
     # A pack takes the place of a row, so a step takes as many packs as hold its rows.
@@ -174,11 +193,13 @@ def _trl(work: Work) -> tuple[list[float], list[float], float]:
             callbacks=[watch],
         )
         trainer.train()
+    found = _Steps(seconds=watch.seconds, losses=watch.losses, norms=watch.norms)
     if not packed:
-        return watch.seconds, watch.losses, 0
+        return found
     # Packs are not full, and the last step may have fewer of them.
     steps = list(zip(watch.seconds, watch.tokens, strict=True))[:-1]
-    return [seconds * work.rows_per_step * mean / tokens for seconds, tokens in steps], watch.losses, 0
+    found.seconds = [seconds * work.rows_per_step * mean / tokens for seconds, tokens in steps]
+    return found
 
 
 def _arguments(folder: str, shape: Shape, per_step: int, size: int) -> dict[str, Any]:
@@ -229,6 +250,7 @@ def _watch(shape: Shape) -> Any:
         def __init__(self) -> None:
             self.seconds: list[float] = []
             self.losses: list[float] = []
+            self.norms: list[float] = []
             self.tokens: list[float] = []
             self._began = 0.0
 
@@ -242,6 +264,7 @@ def _watch(shape: Shape) -> Any:
         def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
             if logs and "loss" in logs:
                 self.losses.append(float(logs["loss"]))
+                self.norms.append(float(logs["grad_norm"]))
                 self.tokens.append(float(logs.get("num_tokens", 0)) - sum(self.tokens))  # TRL tells the sum
 
     return Watch()

@@ -34,8 +34,8 @@ class RunCosts:
 
     Attributes:
         stage: Training of a stage.
-        change: From the end of a stage's evaluation to the next stage's first step.
-        start: From a new process to its first step, in the midst of a run.
+        change: From the end of a stage's evaluation until the next stage's first step begins.
+        start: From a new process until its first step begins, in the midst of a run.
         save: What a checkpoint holds training up.
         step: Of training.
         every: Between checkpoints by default.
@@ -72,7 +72,7 @@ def run_costs(
             stopped = _process(folder, repeat, storage, environment, stop_after=_STOP_AFTER)
             began = time.time()
             continued = _process(folder, repeat, storage, environment, stop_after=0)
-            starts.append(_first(continued, "Stepped")["at"] - began)
+            starts.append(_first(continued, "TrainingBegan")["at"] - began)
             first["local"].append(_first(runs[-1], "Trained")["examples"])
             first["s3"].append(_first(stopped, "Trained")["examples"])
     trained = [event for run in runs for event in run if event["event"] == "Trained"]

@@ -97,7 +97,7 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
             unwatched.clear()
             await _watch(registry, settings, stop, unwatched)
     finally:
-        for helper in helpers:
+        for helper in (*helpers, *store.granting.values()):
             helper.cancel()
 
 

@@ -1,7 +1,7 @@
 """One look at a job: what is observed, what is planned, and carrying it out."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -146,7 +146,9 @@ class Reconciler:
         except RequestFailed as error:
             log.warning("event lost", error=str(error))
 
-    async def _may_carry_out(self, action: Action, job: PromptInternJob, written: Awaitable[bool], log: Any) -> bool:
+    async def _may_carry_out(
+        self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any
+    ) -> bool:
         """Carry ``action`` out; False if the API server does not let it, for a reason that the job has to tell."""
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
         before = self._store.denied.get(owner)
@@ -166,7 +168,7 @@ class Reconciler:
             await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
         return True
 
-    async def _carry_out(self, action: Action, job: PromptInternJob, written: Awaitable[bool], log: Any) -> None:
+    async def _carry_out(self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
         owner = Owner(namespace, uid)
         log.info("action", action=type(action).__name__, **vars(action))

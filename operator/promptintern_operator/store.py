@@ -105,7 +105,17 @@ class Store:
         known = self.jobs.pop(key)
         owner = Owner(key.namespace, known.uid)
         self.denied.pop(owner, None)
-        self.granting.pop(owner, None)
+        self.forget_grant(owner)
+
+    def grant(self, owner: Owner, task: asyncio.Task[bool]) -> None:
+        """``task`` makes the rights of the job ``owner`` from now on."""
+        self.forget_grant(owner)
+        self.granting[owner] = task
+
+    def forget_grant(self, owner: Owner) -> None:
+        """End the task that makes the rights of the job ``owner``, if there is one."""
+        if task := self.granting.pop(owner, None):
+            task.cancel()
 
     def observed(self, owner: Owner) -> Observed:
         """All that belongs to the job ``owner``."""

@@ -33,23 +33,26 @@ class Surroundings:
         self._store = store
         self._settings = settings
 
-    async def make(self, job: PromptInternJob, *, written: Awaitable[bool]) -> bool:
+    async def make(self, job: PromptInternJob, *, written: asyncio.Future[bool]) -> bool:
         """Have what a check needs be as the spec says, and begin with what only a head needs.
 
         That is not waited for: before the API server lets rights be granted, it waits for news from etcd, a tenth of a
         second or more for each of Role and RoleBinding.
 
         Args:
-            written: Whether the status was written, and so the spec is the newest. Only then is changed what is there.
+            written: Whether the status was written, or needed no writing. Only then is changed what is there. Whoever
+                began writing hears why it failed.
 
         Returns:
-            The same.
+            Whether all that the check needs is there.
         """
-        granting = asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}")
-        self._store.granting[_owner(job)] = granting
+        self._store.grant(_owner(job), asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}"))
         manifests = self._of_all_pods(job)
         made = await together(*map(self._kube.create, manifests))
-        if not await written:
+        try:
+            if not await written:
+                return False
+        except RequestFailed:
             return False
         there = [manifest for manifest, new in zip(manifests, made, strict=True) if new is None]
         await together(*(self._renew(manifest, job) for manifest in there))
@@ -81,9 +84,8 @@ class Surroundings:
                 if await self._kube.create(manifest) is None:
                     await self._renew(manifest, job)
         except RequestFailed as error:
-            _log.warning(
-                "rights not granted", namespace=job.metadata.namespace, job=job.metadata.name, error=str(error)
-            )
+            namespace, name = job.metadata.namespace, job.metadata.name
+            _log.warning("rights not granted", namespace=namespace, job=name, error=str(error))
             return False
         return True
 

@@ -163,6 +163,20 @@ def test_an_outdated_look_changes_nothing_that_is_there_and_checks_nothing() -> 
     assert world.told() == []
 
 
+def test_a_status_that_is_refused_is_no_denial_of_the_check() -> None:
+    world = World({})
+
+    async def refused(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(0)
+        raise RequestFailed("status is forbidden", status=403, reason="Forbidden")
+
+    world.kube.apply_job_status = refused  # type: ignore[method-assign]
+    with pytest.raises(RequestFailed, match="status is forbidden"):
+        world.look()
+    assert not world.store.denied
+    assert ("Job", "small-check-1") not in world.kube.objects
+
+
 def test_what_was_done_is_told_afterwards() -> None:
     """Others wait for what is done: the Events are no part of the time until there is a RayJob."""
     world = World({})

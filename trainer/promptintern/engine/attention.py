@@ -67,6 +67,7 @@ def cascading(model: Any) -> Iterator[None]:
         yield
     finally:
         inner.set_attn_implementation(before)
+        AttentionInterface.register(NAME, partial(_attention, last=None))  # it holds on to no model
 
 
 def sight_of(model: Any) -> int | None:

@@ -112,11 +112,13 @@ class Bucket:
             nobody before it attends to.
         keys: ``[N, L]``, the same among the keys.
         real: ``[N, L]`` bool, False for what was filled up.
+        where: ``[R]`` each, rows and columns of what is real.
     """
 
     queries: Tensor
     keys: Tensor
     real: Tensor
+    where: tuple[Tensor, Tensor]
 
     def of_queries(self, x: Tensor) -> Tensor:
         """``[Q, H, D]`` to ``[N, H, L, D]``."""
@@ -128,11 +130,11 @@ class Bucket:
 
     def put_queries(self, total: Tensor, part: Tensor) -> None:
         """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[Q, H, ...]``."""
-        total[self.queries[self.real]] = part.transpose(1, 2)[self.real].to(total.dtype)
+        total[self.queries[self.where]] = part.transpose(1, 2)[self.where].to(total.dtype)
 
     def put_keys(self, total: Tensor, part: Tensor) -> None:
         """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[T, H, ...]``."""
-        total[self.keys[self.real]] = part.transpose(1, 2)[self.real].to(total.dtype)
+        total[self.keys[self.where]] = part.transpose(1, 2)[self.where].to(total.dtype)
 
     def without_filling(self, x: Tensor) -> Tensor:
         """``[N, H, L, D]`` with zeros for what was filled up."""
@@ -206,8 +208,10 @@ def cascade_of(tree: PrefixTree, *, device: torch.device) -> Cascade:
     predicting = np.zeros(tree.tokens, dtype=bool)
     leaves = (node for node in tree.nodes if node.stop == node.end)
     for node, answer in zip(leaves, tree.answer, strict=True):
-        # What a call of its own costs more than it saves stays with the answer.
-        predicting[answer - 1 if answer - 1 - node.start >= kernel.long else node.start : node.end] = True
+        first = answer - 1
+        if first - node.start < kernel.long:  # a call of its own would cost more than it saves
+            first = node.start
+        predicting[first : node.end] = True
     return Cascade(
         every=_calls(tree, np.ones(tree.tokens, dtype=bool), kernel, device),
         last=_calls(tree, predicting, kernel, device),
@@ -268,7 +272,13 @@ def _bucket(pieces: list[_Piece], device: torch.device) -> Bucket:
     within = torch.arange(pieces[0].tokens)[None, :]
     real = within < tokens
     within = torch.minimum(within, tokens - 1)
-    return Bucket(queries=(query + within).to(device), keys=(key + within).to(device), real=real.to(device))
+    rows, columns = real.nonzero(as_tuple=True)
+    return Bucket(
+        queries=(query + within).to(device),
+        keys=(key + within).to(device),
+        real=real.to(device),
+        where=(rows.to(device), columns.to(device)),
+    )
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, kernel: Kernel, *, scale: float) -> Tensor:

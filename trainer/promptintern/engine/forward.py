@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from promptintern.engine.cascade import Cascade, cascade_of
+from promptintern.engine.output import are_losses
 from promptintern.engine.tree import Prefixes, PrefixTree, plant
 from promptintern.prompt.encode import Encoded
 
@@ -86,14 +87,14 @@ def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
     logits would be most of the memory.
     """
     extra = {} if pack.cascade is None else {"cascade": pack.cascade, "answers": pack.labels}
-    logits = model(
+    logits: torch.Tensor = model(
         input_ids=pack.input_ids,
         position_ids=pack.position_ids,
         logits_to_keep=pack.predicts,
         use_cache=False,
         **extra,
     ).logits
-    if logits.shape[-1] == 1:  # engine.output gives losses in their place
+    if are_losses(logits):
         return logits.sum()
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), pack.labels, reduction="sum")
 

@@ -64,6 +64,11 @@ def _forward(head: nn.Linear, answers: list[Tensor], hidden: Tensor) -> Tensor:
     return losses[None, :, None]
 
 
+def are_losses(logits: Tensor) -> bool:
+    """Whether a model gave losses in the place of logits."""
+    return logits.shape[-1] == 1
+
+
 class _Losses(torch.autograd.Function):
     """Hidden states ``[L, D]`` and tokens ``[L]`` to ``-ln p`` ``[L]`` in float32."""
 

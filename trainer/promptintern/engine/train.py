@@ -103,6 +103,7 @@ def train_stage(
             trajectory.spend(clock.take())
             after_step(trajectory)
             clock.lap("save")
+            trajectory.spend(clock.take())
             if sums[1] > 0 and number + 1 < len(task.steps):
                 return False
         return True

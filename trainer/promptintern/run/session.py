@@ -197,6 +197,6 @@ def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: tor
 
 def tokens_per_pack(job: PromptInternJob, layout: Layout, device: torch.device) -> int:
     """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
-    default = 8192 if device.type == "cuda" else 4096 if layout.cascades else 1024
+    default = 8192 if layout.cascades or device.type == "cuda" else 1024
     training = job.spec.training
     return training.tokens_per_pack or min(default, training.tokens_per_batch)
