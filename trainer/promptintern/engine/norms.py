@@ -52,9 +52,8 @@ def _eps_of(module: nn.Module) -> float | None:
 
 
 def _forward(module: Any, eps: float, x: Tensor) -> Tensor:
-    if x.dtype is not torch.float32:
-        return type(module).forward(module, x)  # type: ignore[no-any-return]
-    y: Tensor = _Norm.apply(x, module.weight, eps)
+    precise = x.dtype is torch.float32
+    y: Tensor = _Norm.apply(x, module.weight, eps) if precise else type(module).forward(module, x)
     return y
 
 

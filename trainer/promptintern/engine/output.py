@@ -76,7 +76,7 @@ class _Losses(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, answers: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = max(1, _CHUNK // len(weight))
         losses, gradients = [], []
-        for h, a in zip(hidden.split(rows), answers.split(rows), strict=True):
+        for h, a in zip(torch.split(hidden, rows), torch.split(answers, rows), strict=True):
             log_p = F.log_softmax(F.linear(h, weight, bias).float(), dim=-1)
             losses.append(-log_p.gather(1, a[:, None])[:, 0])
             slope = log_p.exp_()
