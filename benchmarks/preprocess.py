@@ -110,7 +110,7 @@ def measure(count: int, data: Path | None) -> Measurement:
     from promptintern_api.schedule import ScheduleSpec
     from promptintern_api.training import TrainingSpec
 
-    rows = real_rows(data, count) if data else made_up_rows(count)
+    rows = rows_of(data, count)
     tokenizer = small_tokenizer()
     model = small_model(len(tokenizer))
     spec = PromptSpec(template=TEMPLATE, example_template=EXAMPLE, protect=["\nCommand:"])
@@ -199,6 +199,11 @@ def made_up_rows(count: int) -> list[Any]:
         as_row(i, " ".join(next(drawn) for _ in range(q)), " " + " ".join(next(drawn) for _ in range(a)))
         for i, (q, a) in enumerate(lengths.tolist())
     ]
+
+
+def rows_of(data: Path | None, count: int) -> list[Any]:
+    """The file's, or made-up ones without a file."""
+    return real_rows(data, count) if data else made_up_rows(count)
 
 
 def real_rows(path: Path, count: int) -> list[Any]:

@@ -11,7 +11,6 @@ rows, so its time is scaled to as many tokens.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -85,7 +84,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 rows=arguments.rows,
                 repeats=arguments.repeats,
                 methods=arguments.methods,
-                say=say,
             )
             found["compare"] = [setting.__dict__ for setting in settings]
         if "lengths" in arguments.only:
@@ -96,35 +94,27 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 templates=arguments.templates,
                 rows=arguments.rows,
                 repeats=few,
-                say=say,
             )
             found["lengths"] = [asdict(length) for length in lengths]
         if "packs" in arguments.only:
             packs = by_pack(
                 material,
                 shape,
-                template=arguments.template_tokens,
                 packs=arguments.packs,
                 rows=arguments.rows,
                 repeats=few,
-                say=say,
             )
             found["packs"] = [asdict(length) for length in packs]
         if "workers" in arguments.only:
-            found["workers"] = scaling(material, shape, rows=arguments.rows, pack=8192, repeats=few, say=say)
+            found["workers"] = scaling(material, shape, rows=arguments.rows, pack=8192, repeats=few)
         if "costs" in arguments.only:
             found["costs"] = asdict(
-                run_costs(material / "tokenizer", shape, data=arguments.data, repeats=found["rounds"]["costs"], say=say)
+                run_costs(material / "tokenizer", shape, data=arguments.data, repeats=found["rounds"]["costs"])
             )
         if "answers" in arguments.only:
-            answers = answering(material, shape, repeats=few, last=3, say=say)
+            answers = answering(material, shape, repeats=few, last=3)
             found["answers"] = {kind: asdict(each) for kind, each in answers.items()}
     return found
-
-
-def say(text: str) -> None:
-    """Progress."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

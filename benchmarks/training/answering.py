@@ -2,12 +2,11 @@
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.training.material import Row, Shape, build_model, read_stage
-from benchmarks.training.processes import in_new_process
+from benchmarks.training.processes import in_new_process, say
 
 _NEW_TOKENS = 24
 _ALONE, _BATCH = 12, 32
@@ -28,9 +27,7 @@ class Answering:
     batched: float
 
 
-def answering(
-    material: Path, shape: Shape, *, repeats: int, last: int, say: Callable[[str], None]
-) -> dict[str, Answering]:
+def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[str, Answering]:
     """The medians over ``repeats`` processes, the two kinds taking turns. ``last`` is the stage of the query alone."""
     found: dict[str, list[Answering]] = {"full prompt": [], "query only": []}
     for repeat in range(repeats):

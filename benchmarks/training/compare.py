@@ -1,13 +1,13 @@
 """The methods side by side, stage by stage: batch sizes in a first round, then each method at its best."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.training.material import Shape, read_stage
+from benchmarks.training.material import Shape, mean_row, read_stage
 from benchmarks.training.methods import Measured, Work, run
-from benchmarks.training.processes import in_new_process
+from benchmarks.training.processes import in_new_process, say
 
 NAMES = {"hf": "HF Trainer + PEFT", "trl": "TRL, padded", "trl-packed": "TRL, packed (bfd)", "ours": "PromptIntern"}
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-3
@@ -50,7 +50,6 @@ def compare(
     rows: int,
     repeats: int,
     methods: Sequence[str],
-    say: Callable[[str], None],
 ) -> list[Setting]:
     """Two steps of ``rows`` rows by every method, of which the second counts; methods take turns."""
     settings = [
@@ -69,13 +68,13 @@ def compare(
     return settings
 
 
-def measure(method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int, steps: int = 1) -> Measured:
-    """One process: a step of ``rows`` rows that does not count, and ``steps`` that do."""
+def measure(method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int) -> Measured:
+    """One process: a step of ``rows`` rows that does not count, and one that does."""
     assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches have to fill a step"
-    taken = rows * (steps + (2 if method == "trl-packed" else 1))
+    steps = 3 if method == "trl-packed" else 2
     work = Work(
         method=method,
-        rows=read_stage(material, stage)[:taken],
+        rows=read_stage(material, stage)[: rows * steps],
         rows_per_step=rows,
         size=size,
         shape=shape,
@@ -90,8 +89,7 @@ def sizes_of(method: str, material: Path, stage: int) -> tuple[int, ...]:
         return (4096, 8192)
     if method == "trl-packed":
         return (1024, 2048)
-    rows = read_stage(material, stage)
-    return (4, 16) if statistics.mean(len(p) + len(a) for p, a in rows) > _LONG_ROWS else (16, 64)
+    return (4, 16) if mean_row(material, stage) > _LONG_ROWS else (16, 64)
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:

@@ -1,12 +1,13 @@
 """What the first stage costs against the template's length, and against the rows that share a pack."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.training.compare import measure
-from benchmarks.training.material import Shape, read_stage, write_material
+from benchmarks.training.material import Shape, mean_row, write_material
+from benchmarks.training.processes import say
 
 _PADDED_TOKENS = 16384
 """Of a padded method's step, whose speed does not depend on its rows; 64 long ones would take minutes."""
@@ -14,23 +15,34 @@ _PADDED_TOKENS = 16384
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """One template, or one pack.
+    """One template.
 
     Attributes:
         template: Tokens.
         row: Mean tokens of a row.
-        pack: Tokens of our packs.
-        rows_per_pack: Mean.
         ours: Examples per second.
-        hf: Of HF Trainer with PEFT, padded, batch 4; None if not measured.
+        hf: Of HF Trainer with PEFT, padded, batch 4.
     """
 
     template: int
     row: float
+    ours: float
+    hf: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSize:
+    """One size of our packs.
+
+    Attributes:
+        pack: Tokens.
+        rows_per_pack: Mean.
+        ours: Examples per second.
+    """
+
     pack: int
     rows_per_pack: float
     ours: float
-    hf: float | None
 
 
 def by_template(
@@ -41,7 +53,6 @@ def by_template(
     templates: Sequence[int],
     rows: int,
     repeats: int,
-    say: Callable[[str], None],
 ) -> list[Length]:
     """All ``rows`` rows of a step in one pack, against padded rows; the median of ``repeats``."""
     found = []
@@ -49,7 +60,7 @@ def by_template(
         material = folder / f"template-{template}"
         material.mkdir()
         write_material(material, data=data, rows=4 * rows, template_tokens=template, stages=2)
-        row = mean_row(material)
+        row = mean_row(material, 0)
         padded = max(4, int(_PADDED_TOKENS / row) // 4 * 4)
         pack = 2**20  # all rows
         ours, hf = [], []
@@ -61,8 +72,6 @@ def by_template(
             Length(
                 template=template,
                 row=row,
-                pack=pack,
-                rows_per_pack=rows,
                 ours=rows / statistics.median(ours),
                 hf=padded / statistics.median(hf),
             )
@@ -74,12 +83,10 @@ def by_pack(
     material: Path,
     shape: Shape,
     *,
-    template: int,
     packs: Sequence[int],
     rows: int,
     repeats: int,
-    say: Callable[[str], None],
-) -> list[Length]:
+) -> list[PackSize]:
     """Packs of different sizes over the same rows."""
     seconds: dict[int, list[float]] = {pack: [] for pack in packs}
     count: dict[int, float] = {}
@@ -90,18 +97,6 @@ def by_pack(
             seconds[pack] += found.seconds
             count[pack] = found.packs
     return [
-        Length(
-            template=template,
-            row=mean_row(material),
-            pack=pack,
-            rows_per_pack=rows / count[pack],
-            ours=rows / statistics.median(taken),
-            hf=None,
-        )
+        PackSize(pack=pack, rows_per_pack=rows / count[pack], ours=rows / statistics.median(taken))
         for pack, taken in seconds.items()
     ]
-
-
-def mean_row(material: Path) -> float:
-    """Tokens of the first stage's rows."""
-    return statistics.mean(len(prompt) + len(answer) for prompt, answer in read_stage(material, 0))

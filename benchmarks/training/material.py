@@ -2,12 +2,13 @@
 
 import json
 import random
+import statistics
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.preprocess import EXAMPLE, INSTRUCTIONS, byte_pairs, made_up_rows, real_rows
+from benchmarks.preprocess import EXAMPLE, INSTRUCTIONS, byte_pairs, rows_of
 
 VOCABULARY = 4096
 SHOTS = 5
@@ -42,7 +43,7 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
     from promptintern_api.schedule import ScheduleSpec
     from promptintern_api.training import TrainingSpec
 
-    found = real_rows(data, rows) if data else made_up_rows(rows)
+    found = rows_of(data, rows)
     random.Random(0).shuffle(found)  # neighbours in a file are alike, and no run takes them together
     queries, answers = [row.query for row in found], [row.answer for row in found]
     # Common words of the prompts are single tokens, as they are for a real model.
@@ -81,6 +82,11 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
 def read_stage(folder: Path, stage: int) -> list[Row]:
     """The rows of a stage."""
     return [(prompt, answer) for prompt, answer in json.loads((folder / f"stage-{stage}.json").read_text())]
+
+
+def mean_row(folder: Path, stage: int) -> float:
+    """Tokens of the stage's rows."""
+    return statistics.mean(len(prompt) + len(answer) for prompt, answer in read_stage(folder, stage))
 
 
 def build_model(shape: Shape) -> Any:

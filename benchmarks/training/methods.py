@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,23 @@ from benchmarks.training.material import Row, Shape, build_model
 LEARNING_RATE = 2e-4
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Measured:
-    """One process."""
+    """One process.
 
-    seconds: list[float]
-    """Of every step after the first, which is where libraries warm up."""
-    losses: list[float]
-    """Of every step."""
-    norms: list[float]
-    """Of every step's gradient, before clipping."""
-    peak_mib: float
-    packs: float
-    """Of a step, by our engine; 0 for others."""
+    Attributes:
+        seconds: Of every step after the first, which is where libraries warm up.
+        losses: Of every step.
+        norms: Of every step's gradient, before clipping.
+        packs: Of a step, by our engine; 0 for others.
+        peak_mib: Resident memory, or the GPU's.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    packs: float = 0.0
+    peak_mib: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,26 +61,12 @@ class Work:
 def run(work: Work) -> Measured:
     """Train."""
     methods = {"ours": _ours, "hf": _hf, "trl": _trl, "trl-packed": _trl}
-    steps = methods[work.method](work)
-    assert len(steps.seconds) > 1, "a step that counts needs more rows"
-    return Measured(
-        seconds=steps.seconds[1:],
-        losses=steps.losses,
-        norms=steps.norms,
-        peak_mib=_peak_mib(work.shape),
-        packs=steps.packs,
-    )
+    found = methods[work.method](work)
+    assert len(found.seconds) > 1, "a step that counts needs more rows"
+    return replace(found, seconds=found.seconds[1:], peak_mib=_peak_mib(work.shape))
 
 
-@dataclass(kw_only=True)
-class _Steps:
-    seconds: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    packs: float = 0.0
-
-
-def _ours(work: Work) -> _Steps:
+def _ours(work: Work) -> Measured:
     rows, shape = work.rows, work.shape
     from promptintern.engine import collective
     from promptintern.engine.layout import choose_layouts
@@ -112,7 +102,7 @@ def _ours(work: Work) -> _Steps:
         steps.append((step, [encoded[i] for i in part]))
     optimizer = new_optimizer(adapter, weight_decay=0.0)
     training = TrainingSpec(learning_rate=LEARNING_RATE, warmup_ratio=0.0, lr_schedule=LrSchedule.CONSTANT)
-    done = _Steps(packs=sum(len(packs) for step, _ in steps for packs in step.workers) / len(steps))
+    done = Measured(packs=sum(len(packs) for step, _ in steps for packs in step.workers) / len(steps))
     for step, part_rows in steps:
         trajectory = Trajectory()
         began = time.perf_counter()
@@ -134,7 +124,7 @@ def _ours(work: Work) -> _Steps:
     return done
 
 
-def _hf(work: Work) -> _Steps:
+def _hf(work: Work) -> Measured:
     rows, shape = work.rows, work.shape
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -157,10 +147,10 @@ def _hf(work: Work) -> _Steps:
             callbacks=[watch],
         )
         trainer.train()
-    return _Steps(seconds=watch.seconds, losses=watch.losses, norms=watch.norms)
+    return Measured(seconds=watch.seconds, losses=watch.losses, norms=watch.norms)
 
 
-def _trl(work: Work) -> _Steps:
+def _trl(work: Work) -> Measured:
     rows, shape = work.rows, work.shape
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -193,7 +183,7 @@ def _trl(work: Work) -> _Steps:
             callbacks=[watch],
         )
         trainer.train()
-    found = _Steps(seconds=watch.seconds, losses=watch.losses, norms=watch.norms)
+    found = Measured(seconds=watch.seconds, losses=watch.losses, norms=watch.norms)
     if not packed:
         return found
     # Packs are not full, and the last step may have fewer of them.

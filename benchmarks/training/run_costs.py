@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
-from benchmarks.preprocess import EXAMPLE, TEMPLATE, made_up_rows, real_rows
+from benchmarks.preprocess import EXAMPLE, TEMPLATE, rows_of
 from benchmarks.training.material import Shape, build_model
+from benchmarks.training.processes import say
 
 _ROWS, _STAGES = 320, 4
 _STOP_AFTER = 2
@@ -53,9 +54,7 @@ class RunCosts:
     s3: float
 
 
-def run_costs(
-    tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int, say: Callable[[str], None]
-) -> RunCosts:
+def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int) -> RunCosts:
     """Run the jobs, each process as a user starts one."""
     from promptintern_api.compute import CheckpointSpec
 
@@ -111,7 +110,7 @@ def _changes(run: Sequence[Event]) -> Iterator[float]:
 def _write_inputs(folder: Path, tokenizer: Path, shape: Shape, data: Path | None) -> None:
     from transformers import AutoTokenizer
 
-    rows = real_rows(data, _ROWS + 16) if data else made_up_rows(_ROWS + 16)
+    rows = rows_of(data, _ROWS + 16)
     for name, part in (("train", rows[:_ROWS]), ("eval", rows[_ROWS:])):
         lines = [json.dumps({"query": row.query, "answer": row.answer}) for row in part]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")

@@ -3,18 +3,15 @@
 import multiprocessing
 import statistics
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.training.material import Shape, read_stage
 from benchmarks.training.methods import Work, run
-from benchmarks.training.processes import in_new_process
+from benchmarks.training.processes import in_new_process, say
 
 
-def scaling(
-    material: Path, shape: Shape, *, rows: int, pack: int, repeats: int, say: Callable[[str], None]
-) -> dict[int, float]:
+def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int) -> dict[int, float]:
     """Examples per second of the first stage by the number of workers; the median of ``repeats``."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
     work = Work(

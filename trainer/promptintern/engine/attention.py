@@ -9,6 +9,7 @@ import torch
 
 from promptintern.engine.cascade import Cascade, attend
 from promptintern.engine.last_layer import attention_of, last_layer
+from promptintern.engine.models import base_of
 
 NAME = "promptintern_cascade"
 _HARMLESS = frozenset(
@@ -60,7 +61,7 @@ def cascading(model: Any) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, partial(_attention, last=attention_of(last_layer(model))))
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = base_of(model)
     before = inner.config._attn_implementation
     inner.set_attn_implementation(NAME)
     try:
@@ -94,5 +95,4 @@ def rows_apart(model: Any) -> int | None:
 
 
 def _config(model: Any) -> Any:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return inner.config.get_text_config()
+    return base_of(model).config.get_text_config()

@@ -108,33 +108,25 @@ class Bucket:
     """Short pieces of about one length, for one causal call.
 
     Attributes:
-        queries: ``[N, L]``, the pieces' places among the queries; a shorter piece's last token fills its row up, which
-            nobody before it attends to.
-        keys: ``[N, L]``, the same among the keys.
+        places: ``[N, L]``, where the pieces' tokens are; a shorter piece's last token fills its row up, which nobody
+            before it attends to.
         real: ``[N, L]`` bool, False for what was filled up.
         where: ``[R]`` each, rows and columns of what is real.
+        flat: ``[R]``, the places that are real, in order.
     """
 
-    queries: Tensor
-    keys: Tensor
+    places: Tensor
     real: Tensor
     where: tuple[Tensor, Tensor]
+    flat: Tensor
 
-    def of_queries(self, x: Tensor) -> Tensor:
-        """``[Q, H, D]`` to ``[N, H, L, D]``."""
-        return x[self.queries].transpose(1, 2)
-
-    def of_keys(self, x: Tensor) -> Tensor:
+    def take(self, x: Tensor) -> Tensor:
         """``[T, H, D]`` to ``[N, H, L, D]``."""
-        return x[self.keys].transpose(1, 2)
+        return x[self.places].transpose(1, 2)
 
-    def put_queries(self, total: Tensor, part: Tensor) -> None:
-        """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[Q, H, ...]``."""
-        total[self.queries[self.where]] = part.transpose(1, 2)[self.where].to(total.dtype)
-
-    def put_keys(self, total: Tensor, part: Tensor) -> None:
+    def put(self, total: Tensor, part: Tensor) -> None:
         """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[T, H, ...]``."""
-        total[self.keys[self.where]] = part.transpose(1, 2)[self.where].to(total.dtype)
+        total[self.flat] = part.transpose(1, 2)[self.where].to(total.dtype)
 
     def without_filling(self, x: Tensor) -> Tensor:
         """``[N, H, L, D]`` with zeros for what was filled up."""
@@ -145,24 +137,15 @@ class Bucket:
 class Span:
     """One long piece, for a causal call without copies."""
 
-    queries: slice
-    keys: slice
+    own: slice
 
-    def of_queries(self, x: Tensor) -> Tensor:
-        """``[Q, H, D]`` to ``[1, H, L, D]``."""
-        return _heads(x[self.queries])
-
-    def of_keys(self, x: Tensor) -> Tensor:
+    def take(self, x: Tensor) -> Tensor:
         """``[T, H, D]`` to ``[1, H, L, D]``."""
-        return _heads(x[self.keys])
+        return _heads(x[self.own])
 
-    def put_queries(self, total: Tensor, part: Tensor) -> None:
-        """``part`` ``[1, H, L, ...]`` to its place in ``total`` ``[Q, H, ...]``."""
-        total[self.queries] = part[0].transpose(0, 1)
-
-    def put_keys(self, total: Tensor, part: Tensor) -> None:
+    def put(self, total: Tensor, part: Tensor) -> None:
         """``part`` ``[1, H, L, ...]`` to its place in ``total`` ``[T, H, ...]``."""
-        total[self.keys] = part[0].transpose(0, 1)
+        total[self.own] = part[0].transpose(0, 1)
 
     def without_filling(self, x: Tensor) -> Tensor:
         """``x``."""
@@ -174,12 +157,12 @@ class Calls:
     """The attention calls of a layer.
 
     Attributes:
-        causal: Tokens of one node among themselves.
+        causal: Tokens of one node among themselves: where they are among the queries, and among the keys.
         dense: Places of keys, and of the queries that attend to all of them.
         queries: ``[Q]``, the places of the tokens that are queries; None if all are.
     """
 
-    causal: tuple[Bucket | Span, ...]
+    causal: tuple[tuple[Bucket | Span, Bucket | Span], ...]
     dense: tuple[tuple[slice, slice], ...]
     queries: Tensor | None
 
@@ -237,11 +220,11 @@ def _calls(tree: PrefixTree, asks: NDArray[np.bool_], kernel: Kernel, device: to
     return Calls(
         causal=(
             *(
-                Span(queries=slice(p.query, p.query + p.tokens), keys=slice(p.key, p.key + p.tokens))
+                (Span(own=slice(p.query, p.query + p.tokens)), Span(own=slice(p.key, p.key + p.tokens)))
                 for p in pieces
                 if p.tokens >= kernel.long
             ),
-            *(_bucket(group, device) for group in _by_length(short)),
+            *(_buckets(group, device) for group in _by_length(short)),
         ),
         dense=tuple(dense),
         queries=None if asks.all() else torch.from_numpy(np.flatnonzero(asks)).to(device),
@@ -267,18 +250,21 @@ def _by_length(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
         yield group
 
 
-def _bucket(pieces: list[_Piece], device: torch.device) -> Bucket:
+def _buckets(pieces: list[_Piece], device: torch.device) -> tuple[Bucket, Bucket]:
+    """Of queries and of keys."""
     query, key, tokens = torch.tensor(pieces).T[:, :, None]
     within = torch.arange(pieces[0].tokens)[None, :]
     real = within < tokens
     within = torch.minimum(within, tokens - 1)
-    rows, columns = real.nonzero(as_tuple=True)
-    return Bucket(
-        queries=(query + within).to(device),
-        keys=(key + within).to(device),
-        real=real.to(device),
-        where=(rows.to(device), columns.to(device)),
-    )
+    rows, columns = (place.to(device) for place in real.nonzero(as_tuple=True))
+
+    def at(start: Tensor) -> Bucket:
+        places = start + within
+        return Bucket(
+            places=places.to(device), real=real.to(device), where=(rows, columns), flat=places[real].to(device)
+        )
+
+    return at(query), at(key)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, kernel: Kernel, *, scale: float) -> Tensor:
@@ -317,12 +303,10 @@ class _Attend(torch.autograd.Function):
         # Partial results are added up in float32, whatever the model computes in.
         out = torch.empty((*q.shape[:2], v.shape[2]), dtype=torch.float32, device=q.device)
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-        for piece in calls.causal:
-            part, part_lse = kernel.forward(
-                piece.of_queries(q), piece.of_keys(k), piece.of_keys(v), causal=True, scale=scale
-            )
-            piece.put_queries(out, part)
-            piece.put_queries(lse, part_lse)
+        for asking, asked in calls.causal:
+            part, part_lse = kernel.forward(asking.take(q), asked.take(k), asked.take(v), causal=True, scale=scale)
+            asking.put(out, part)
+            asking.put(lse, part_lse)
         for own, below in calls.dense:
             part, part_lse = kernel.forward(_heads(q[below]), _heads(k[own]), _heads(v[own]), causal=False, scale=scale)
             _merge(out[below], lse[below], part[0].transpose(0, 1), part_lse[0].transpose(0, 1))
@@ -340,20 +324,19 @@ class _Attend(torch.autograd.Function):
         # Keys that only dense calls take come to their gradients by addition.
         new = torch.empty if calls.queries is None else torch.zeros
         dk, dv = (new(x.shape, dtype=torch.float32, device=x.device) for x in (k, v))
-        for piece in calls.causal:
-            part_q, part_k, part_v = kernel.backward(
-                piece.without_filling(piece.of_queries(grad)),
-                piece.of_queries(q),
-                piece.of_keys(k),
-                piece.of_keys(v),
-                piece.of_queries(out),
-                piece.of_queries(lse[..., None])[..., 0],
+        for asking, asked in calls.causal:
+            parts = kernel.backward(
+                asking.without_filling(asking.take(grad)),
+                asking.take(q),
+                asked.take(k),
+                asked.take(v),
+                asking.take(out),
+                asking.take(lse[..., None])[..., 0],
                 causal=True,
                 scale=scale,
             )
-            piece.put_queries(dq, part_q)
-            piece.put_keys(dk, part_k)
-            piece.put_keys(dv, part_v)
+            for total, part, place in zip((dq, dk, dv), parts, (asking, asked, asked), strict=True):
+                place.put(total, part)
         for own, below in calls.dense:
             parts = kernel.backward(
                 _heads(grad[below]),
@@ -365,8 +348,8 @@ class _Attend(torch.autograd.Function):
                 causal=False,
                 scale=scale,
             )
-            for total, part, place in zip((dq, dk, dv), parts, (below, own, own), strict=True):
-                total[place] += part[0].transpose(0, 1)
+            for total, part, tokens in zip((dq, dk, dv), parts, (below, own, own), strict=True):
+                total[tokens] += part[0].transpose(0, 1)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None
 
 

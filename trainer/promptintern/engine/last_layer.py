@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from promptintern.engine.models import base_of
+
 Tensor = torch.Tensor
 _PARTS = ("q_proj", "o_proj", "dense", "mlp")
 """Of a layer, modules that take and give one row for every token and see no other token, as architectures name them."""
@@ -39,8 +41,7 @@ def answers_only(model: Any) -> Iterator[None]:
 
 def last_layer(model: nn.Module) -> nn.Module | None:
     """Of a transformers model or PEFT's wrapper; None where its layers are no plain list."""
-    decoder = model.get_base_model().get_decoder() if hasattr(model, "get_base_model") else model.get_decoder()  # type: ignore[operator]
-    layers = getattr(decoder, "layers", None)
+    layers = getattr(base_of(model).get_decoder(), "layers", None)
     return layers[-1] if isinstance(layers, nn.ModuleList) else None
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from promptintern.engine.models import forwards
+
 Tensor = torch.Tensor
 
 
@@ -24,14 +26,9 @@ def merged(model: Any) -> Iterator[int]:
     """Inside, the plain linear LoRA layers of PEFT's ``model`` compute as above; gives their number."""
     from peft.tuners.lora import Linear
 
-    layers = [module for module in model.modules() if type(module) is Linear and _is_plain(module)]
-    for layer in layers:
-        layer.forward = partial(_forward, layer)
-    try:
+    layers = {m: partial(_forward, m) for m in model.modules() if type(m) is Linear and _is_plain(m)}
+    with forwards(layers):
         yield len(layers)
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _is_plain(layer: Any) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from promptintern.engine.models import forwards
+
 Tensor = torch.Tensor
 _TOLERANCE = 1e-5
 """Relative, of a norm's output on random numbers."""
@@ -24,14 +26,9 @@ _TOLERANCE = 1e-5
 @contextmanager
 def quick_norms(model: nn.Module) -> Iterator[int]:
     """Inside, the RMS norms of ``model`` compute as above; gives their number."""
-    norms = [(module, eps) for module in model.modules() if (eps := _eps_of(module)) is not None]
-    for module, eps in norms:
-        module.forward = partial(_forward, module, eps)
-    try:
+    norms = {m: partial(_forward, m, eps) for m in model.modules() if (eps := _eps_of(m)) is not None}
+    with forwards(norms):
         yield len(norms)
-    finally:
-        for module, _ in norms:
-            del module.forward
 
 
 def _eps_of(module: nn.Module) -> float | None:

@@ -6,13 +6,15 @@ known, which costs the same products in another order.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from promptintern.engine.models import base_of, forwards
 
 Tensor = torch.Tensor
 _CHUNK = 2**25
@@ -25,7 +27,7 @@ def chunked_loss(model: Any) -> Iterator[bool]:
 
     It gives whether that is so: if the model does more to logits than its output layer does, they are given whole.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = base_of(model)
     head = inner.get_output_embeddings()
     chunks = _is_plain(head) and _ends_with(inner, head)
     answers: list[Tensor] = []
@@ -34,11 +36,8 @@ def chunked_loss(model: Any) -> Iterator[bool]:
         answers[:] = [kwargs.pop("answers")]
         return args, kwargs
 
-    with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(note, with_kwargs=True).remove)
-        if chunks:
-            head.forward = partial(_forward, head, answers)
-            stack.callback(partial(delattr, head, "forward"))
+    instead = {head: partial(_forward, head, answers)} if chunks else {}
+    with model.register_forward_pre_hook(note, with_kwargs=True), forwards(instead):
         yield chunks
 
 
@@ -49,13 +48,9 @@ def _is_plain(head: Any) -> bool:
 def _ends_with(model: Any, head: nn.Linear) -> bool:
     """Whether the logits are the output of ``head``, neither capped nor scaled."""
     given: list[Tensor] = []
-    hook = head.register_forward_hook(lambda _module, _args, output: given.append(output))
-    try:
-        with torch.no_grad():
-            ids = torch.arange(8, device=head.weight.device)[None]  # several, since a padding token's logits may be 0
-            logits = model(input_ids=ids, use_cache=False).logits
-    finally:
-        hook.remove()
+    with head.register_forward_hook(lambda _module, _args, output: given.append(output)), torch.no_grad():
+        ids = torch.arange(8, device=head.weight.device)[None]  # several, since a padding token's logits may be 0
+        logits = model(input_ids=ids, use_cache=False).logits
     return len(given) == 1 and torch.equal(given[0], logits)
 
 
