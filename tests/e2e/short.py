@@ -1,4 +1,4 @@
-"""A job that ends soon, and waiting until it is in the middle of its training."""
+"""A job that is evaluated in seconds and trains for about a minute, and waiting until it is in the middle of that."""
 
 from typing import Any
 
@@ -8,7 +8,15 @@ SECONDS = 900
 """Longest time that it may take."""
 EVERY = 5
 """Seconds between checkpoints."""
+_EPOCHS = 128
+"""Of the last stage. What is done to a job in the middle of it needs some time to come to the trainer."""
 SHORT: dict[str, Any] = {
+    "schedule": {
+        "explicit": [
+            {"templateRate": rate, "shots": shots, "epochs": epochs}
+            for rate, shots, epochs in ((1, 3, 1), (0.67, 2, 2), (0.33, 1, 4), (0, 0, _EPOCHS))
+        ]
+    },
     "data__eval__limit": 60,
     "evaluation__arms": ["FullPrompt", "QueryOnly"],
     "checkpoint__everySeconds": EVERY,

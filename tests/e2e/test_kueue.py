@@ -83,7 +83,7 @@ class Running:
 
 def test_one_job_at_a_time_and_the_urgent_one_first(teams: tuple[Team, Team]) -> None:
     first, second = teams
-    one = first.submit(name="first", labels=_QUEUE, **SHORT, **_LONG)
+    one = first.submit(name="first", labels=_QUEUE, **{**SHORT, **_LONG})
     until_training(first, one, stage=1, step=20)
     waiting = first.submit(name="waits", labels=_QUEUE, **SHORT)
     with Running(first.cluster) as running, EpochWatch(first, one) as watch:
