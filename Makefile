@@ -6,6 +6,8 @@ SHELL := /bin/bash
 UV = $$(tools/setup.sh)
 RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
+# Threads do not wait awake for long for each other, where another process may have their core (promptintern/cli/app.py).
+export GOMP_SPINCOUNT ?= 20000
 # Two test files at a time: most of what they start computes on one thread. The slow ones come first, so that both end together.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # These watch the operator by the second, and have failed on a machine that was busy with other work: `make operator`.

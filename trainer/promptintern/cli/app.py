@@ -18,6 +18,10 @@ from promptintern.errors import RunFailed, UserError
 from promptintern.uris import to_uri
 
 EXIT_FAILED, EXIT_USER = 1, 2
+_SPINS = "20000"
+"""How long one of OpenMP's threads waits awake for another, as libgomp counts: some ten microseconds. By default it is
+milliseconds, and a model whose operations are short comes to a standstill (50 times slower) where another process has
+one of the cores; on a machine of its own it is up to a tenth slower so. The images set it too."""
 
 app = typer.Typer(
     name="promptintern",
@@ -227,6 +231,7 @@ def _err(text: str, style: str | None = None) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends with exit 2, a failed run with 1, never with a traceback."""
     quiet_libraries()
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for terminals without Unicode
