@@ -121,15 +121,15 @@ class Bucket:
     flat: Tensor
 
     def take(self, x: Tensor) -> Tensor:
-        """``[T, H, D]`` to ``[N, H, L, D]``."""
-        return x[self.places].transpose(1, 2)
+        """``[T, H, G, D]`` to ``[N, H G, L, D]``."""
+        return x[self.places].flatten(2, 3).transpose(1, 2)
 
-    def put(self, total: Tensor, part: Tensor) -> None:
-        """``part`` ``[N, H, L, ...]`` to its places in ``total`` ``[T, H, ...]``."""
-        total[self.flat] = part.transpose(1, 2)[self.where].to(total.dtype)
+    def give(self, part: Tensor, groups: int) -> Tensor:
+        """``[N, H G, L, ...]`` to ``[R, H, G, ...]``."""
+        return _grouped(part.transpose(1, 2)[self.where], groups)
 
     def without_filling(self, x: Tensor) -> Tensor:
-        """``[N, H, L, D]`` with zeros for what was filled up."""
+        """``[N, H G, L, D]`` with zeros for what was filled up."""
         return x * self.real[:, None, :, None]
 
 
@@ -137,15 +137,15 @@ class Bucket:
 class Span:
     """One long piece, for a causal call without copies."""
 
-    own: slice
+    flat: slice
 
     def take(self, x: Tensor) -> Tensor:
-        """``[T, H, D]`` to ``[1, H, L, D]``."""
-        return _heads(x[self.own])
+        """``[T, H, G, D]`` to ``[G, H, L, D]``."""
+        return x[self.flat].transpose(0, 2)
 
-    def put(self, total: Tensor, part: Tensor) -> None:
-        """``part`` ``[1, H, L, ...]`` to its place in ``total`` ``[T, H, ...]``."""
-        total[self.own] = part[0].transpose(0, 1)
+    def give(self, part: Tensor, groups: int) -> Tensor:
+        """``[G, H, L, ...]`` to ``[L, H, G, ...]``."""
+        return part.transpose(0, 2)
 
     def without_filling(self, x: Tensor) -> Tensor:
         """``x``."""
@@ -220,7 +220,7 @@ def _calls(tree: PrefixTree, asks: NDArray[np.bool_], kernel: Kernel, device: to
     return Calls(
         causal=(
             *(
-                (Span(own=slice(p.query, p.query + p.tokens)), Span(own=slice(p.key, p.key + p.tokens)))
+                (Span(flat=slice(p.query, p.query + p.tokens)), Span(flat=slice(p.key, p.key + p.tokens)))
                 for p in pieces
                 if p.tokens >= kernel.long
             ),
@@ -281,9 +281,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, kernel: Kernel, *, sca
     Returns:
         ``[1, T, Hq, D]``, as transformers' attention functions give it; zeros for tokens that are no queries.
     """
-    groups = q.shape[1] // k.shape[1]
     # Heads are side by side in a token's memory, so that gathering and scattering tokens moves whole rows.
-    asking, keys, values = (x[0].transpose(0, 1) for x in (q, _repeat(k, groups), _repeat(v, groups)))
+    asking = _grouped(q[0].transpose(0, 1), q.shape[1] // k.shape[1])
+    keys, values = (x[0].transpose(0, 1) for x in (k, v))
     if calls.queries is None:
         whole: Tensor = _Attend.apply(asking, keys, values, calls, kernel, scale)
         return whole[None]
@@ -291,35 +291,46 @@ def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, kernel: Kernel, *, sca
     return out.new_zeros((1, q.shape[2], *out.shape[1:])).index_copy(1, calls.queries, out[None])
 
 
-def _repeat(x: Tensor, groups: int) -> Tensor:
-    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
-
-
 class _Attend(torch.autograd.Function):
-    """Queries ``[Q, H, D]``, keys and values ``[T, H, D]`` to outputs ``[Q, H, D]``."""
+    """Queries ``[Q, H, G, D]``, of which G have the same keys and values ``[T, H, D]``, to outputs ``[Q, H G, D]``.
+
+    In calls without copies the G stand side by side like rows of a batch, whose keys are one and the same memory.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, calls: Calls, kernel: Kernel, scale: float) -> Tensor:
         # Partial results are added up in float32, whatever the model computes in.
-        out = torch.empty((*q.shape[:2], v.shape[2]), dtype=torch.float32, device=q.device)
-        lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+        out = torch.empty((*q.shape[:3], v.shape[2]), dtype=torch.float32, device=q.device)
+        lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+        groups = q.shape[2]
+        keys, values = _repeated(k, groups), _repeated(v, groups)
         for asking, asked in calls.causal:
-            part, part_lse = kernel.forward(asking.take(q), asked.take(k), asked.take(v), causal=True, scale=scale)
-            asking.put(out, part)
-            asking.put(lse, part_lse)
+            part, part_lse = kernel.forward(
+                asking.take(q), asked.take(keys), asked.take(values), causal=True, scale=scale
+            )
+            out[asking.flat] = asking.give(part, groups).to(out.dtype)
+            lse[asking.flat] = asking.give(part_lse, groups)
         for own, below in calls.dense:
-            part, part_lse = kernel.forward(_heads(q[below]), _heads(k[own]), _heads(v[own]), causal=False, scale=scale)
-            _merge(out[below], lse[below], part[0].transpose(0, 1), part_lse[0].transpose(0, 1))
+            part, part_lse = kernel.forward(
+                q[below].transpose(0, 2),
+                keys[own].transpose(0, 2),
+                values[own].transpose(0, 2),
+                causal=False,
+                scale=scale,
+            )
+            _merge(out[below], lse[below], part.transpose(0, 2), part_lse.transpose(0, 2))
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.calls, ctx.kernel, ctx.scale = calls, kernel, scale
-        return out
+        return out.flatten(1, 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
         calls, kernel, scale = ctx.calls, ctx.kernel, ctx.scale
-        grad = grad.contiguous()
+        groups = q.shape[2]
+        grad = _grouped(grad.contiguous(), groups)
+        keys, values = _repeated(k, groups), _repeated(v, groups)
         dq = torch.empty(q.shape, dtype=torch.float32, device=q.device)
         # Keys that only dense calls take come to their gradients by addition.
         new = torch.empty if calls.queries is None else torch.zeros
@@ -328,38 +339,42 @@ class _Attend(torch.autograd.Function):
             parts = kernel.backward(
                 asking.without_filling(asking.take(grad)),
                 asking.take(q),
-                asked.take(k),
-                asked.take(v),
+                asked.take(keys),
+                asked.take(values),
                 asking.take(out),
                 asking.take(lse[..., None])[..., 0],
                 causal=True,
                 scale=scale,
             )
-            for total, part, place in zip((dq, dk, dv), parts, (asking, asked, asked), strict=True):
-                place.put(total, part)
+            dq[asking.flat] = asking.give(parts[0], groups).to(dq.dtype)
+            for total, part in ((dk, parts[1]), (dv, parts[2])):
+                total[asked.flat] = asked.give(part, groups).sum(2, dtype=total.dtype)
         for own, below in calls.dense:
             parts = kernel.backward(
-                _heads(grad[below]),
-                _heads(q[below]),
-                _heads(k[own]),
-                _heads(v[own]),
-                _heads(out[below]),
-                lse[below].transpose(0, 1)[None],
+                *(x[below].transpose(0, 2) for x in (grad, q)),
+                *(x[own].transpose(0, 2) for x in (keys, values)),
+                *(x[below].transpose(0, 2) for x in (out, lse)),
                 causal=False,
                 scale=scale,
             )
-            for total, part, tokens in zip((dq, dk, dv), parts, (below, own, own), strict=True):
-                total[tokens] += part[0].transpose(0, 1)
+            dq[below] += parts[0].transpose(0, 2)
+            for total, part in ((dk, parts[1]), (dv, parts[2])):
+                total[own] += part.transpose(0, 2).sum(2, dtype=total.dtype)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None
 
 
-def _heads(x: Tensor) -> Tensor:
-    """``[T, H, D]`` to ``[1, H, T, D]``."""
-    return x.transpose(0, 1)[None]
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """``[T, H G, ...]`` to ``[T, H, G, ...]``, without a copy."""
+    return x.view(x.shape[0], -1, groups, *x.shape[2:])
+
+
+def _repeated(x: Tensor, groups: int) -> Tensor:
+    """``[T, H, D]`` to ``[T, H, G, D]``, without a copy."""
+    return x.unsqueeze(2).expand(-1, -1, groups, -1)
 
 
 def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
-    """Take the outputs over other keys, ``[Q, H, D]`` with log-sum-exps ``[Q, H]``, into ``out`` and ``lse``."""
+    """Take the outputs over other keys, ``[Q, H, G, D]`` with log-sum-exps ``[Q, H, G]``, into ``out`` and ``lse``."""
     weight = torch.sigmoid(part_lse - lse).unsqueeze(-1)
     out.lerp_(part.to(out.dtype), weight)
     torch.logaddexp(lse, part_lse, out=lse)
