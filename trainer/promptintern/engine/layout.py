@@ -13,6 +13,7 @@ import torch
 from promptintern.engine.attention import cascading, other_layers, rows_apart, sight_of
 from promptintern.engine.cascade import kernel_of
 from promptintern.engine.forward import PackTensors, pack_loss, pack_tensors, packs_exactly
+from promptintern.engine.gated import gated_at_once
 from promptintern.engine.last_layer import answers_only
 from promptintern.engine.lora import Adapter
 from promptintern.engine.merged import merged
@@ -75,6 +76,7 @@ def prepared(model: Any, layout: Layout) -> Iterator[None]:
             stack.enter_context(chunked_loss(model))  # first: it tries the model as it is
             stack.enter_context(cascading(model))
             stack.enter_context(merged(model))
+            stack.enter_context(gated_at_once(model))
             stack.enter_context(quick_norms(model))
             stack.enter_context(answers_only(model))
         yield
