@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from promptintern.engine.merged import LowRank, blocks, is_plain, matrices_of, unflattened
+from promptintern.engine.merged import LowRank, blocks, flattened, is_plain, matrices_of, unflattened
 from promptintern.engine.models import forwards
 
 Tensor = torch.Tensor
@@ -48,9 +48,8 @@ def _is_gated(module: nn.Module) -> bool:
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
-    layers = [matrices_of(getattr(module, name)) for name in _PARTS]
-    flat = [each for one in layers for each in one[:3]]
-    y: Tensor = _Gated.apply(x, [one.scale for one in layers], *flat)
+    scales, flat = flattened([matrices_of(getattr(module, name)) for name in _PARTS])
+    y: Tensor = _Gated.apply(x, scales, *flat)
     return y
 
 

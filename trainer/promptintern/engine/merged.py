@@ -45,14 +45,12 @@ class Matrices(NamedTuple):
 @contextmanager
 def merged(model: Any) -> Iterator[int]:
     """Inside, the plain linear LoRA layers of PEFT's ``model`` compute as above; gives their number."""
-    layers: dict[torch.nn.Module, Callable[..., Tensor]] = {
-        m: partial(_forward, [m]) for m in model.modules() if is_plain(m)
-    }
-    for group in _groups(model):
-        if all(layer in layers for layer in group):
-            layers |= Together(group).forwards()
-    with forwards(layers):
-        yield len(layers)
+    instead: dict[torch.nn.Module, Callable[..., Tensor]] = {}
+    for group in (*([m] for m in model.modules()), *_groups(model)):
+        if all(map(is_plain, group)):
+            instead |= _Together(group).forwards()
+    with forwards(instead):
+        yield len(instead)
 
 
 def is_plain(layer: Any) -> bool:
@@ -122,7 +120,7 @@ def _groups(model: Any) -> Iterator[list[torch.nn.Module]]:
             yield [named[name] for name in names]
 
 
-class Together:
+class _Together:
     """Layers of which the first computes for all; the others take theirs, if they are called with the same input."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -142,16 +140,10 @@ class Together:
         return y
 
 
-def _forward(layers: Sequence[Any], x: Tensor) -> Tensor:
-    (y,) = _outputs(layers, x)
-    return y
-
-
 def _outputs(layers: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
-    found = [matrices_of(layer) for layer in layers]
-    flat = [each for one in found for each in one[:3]]
+    scales, flat = flattened([matrices_of(layer) for layer in layers])
     biases = [layer.get_base_layer().bias for layer in layers]
-    ys: tuple[Tensor, ...] = _Merged.apply(x, biases, [one.scale for one in found], *flat)
+    ys: tuple[Tensor, ...] = _Merged.apply(x, biases, scales, *flat)
     return ys
 
 
@@ -190,7 +182,12 @@ class _Merged(torch.autograd.Function):
         )
 
 
+def flattened(layers: Sequence[Matrices]) -> tuple[list[float], list[Tensor]]:
+    """Factors of layers, and their W, A and B one after the other, as an autograd function takes them."""
+    return [layer.scale for layer in layers], [each for layer in layers for each in layer[:3]]
+
+
 def unflattened(flat: Sequence[Tensor], scales: Sequence[float]) -> list[Matrices]:
-    """W, A and B of layers, one after the other, with their factors."""
+    """The layers again."""
     threes = zip(flat[::3], flat[1::3], flat[2::3], scales, strict=True)
     return [Matrices(weight=weight, a=a, b=b, scale=scale) for weight, a, b, scale in threes]
