@@ -1,11 +1,11 @@
 """spec.compute, spec.checkpoint, spec.storage, spec.retries: where the job runs and what survives it."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from promptintern_api.base import ApiModel
+from promptintern_api.base import ApiModel, Rule
 from promptintern_api.references import ObjectName, SecretRef, StorageUri
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
@@ -29,17 +29,41 @@ class Resources(ApiModel):
 class Toleration(ApiModel):
     """A toleration as in a pod's spec."""
 
-    key: Annotated[str | None, Field(description="Taint key; empty with operator Exists matches all.")] = None
-    operator: Annotated[
-        str | None, StringConstraints(pattern=r"^(Exists|Equal)$"), Field(description="Exists or Equal.")
+    key: Annotated[
+        str | None, Field(max_length=317, description="Taint key; left out with operator Exists it matches all.")
     ] = None
-    value: Annotated[str | None, Field(description="Taint value, with operator Equal.")] = None
+    operator: Annotated[
+        str | None, StringConstraints(pattern=r"^(Exists|Equal)$", max_length=6), Field(description="Exists or Equal.")
+    ] = None
+    value: Annotated[str | None, Field(max_length=63, description="Taint value, with operator Equal.")] = None
     effect: Annotated[
         str | None,
-        StringConstraints(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$"),
+        StringConstraints(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16),
         Field(description="Taint effect; empty matches all."),
     ] = None
     toleration_seconds: Annotated[int | None, Field(ge=0, description="How long a NoExecute taint is borne.")] = None
+
+    # The API server asks this of pods only, and RayJobs are no pods.
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="operator",
+            message="must be Exists if there is no key",
+            cel="(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
+            holds=lambda one: bool(one.key) or one.operator == "Exists",
+        ),
+        Rule(
+            field="value",
+            message="must be left out with operator Exists",
+            cel="!has(self.value) || self.value == '' || !has(self.operator) || self.operator != 'Exists'",
+            holds=lambda one: not one.value or one.operator != "Exists",
+        ),
+        Rule(
+            field="effect",
+            message="must be NoExecute with tolerationSeconds",
+            cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            holds=lambda one: one.toleration_seconds is None or one.effect == "NoExecute",
+        ),
+    )
 
 
 class ModelCache(ApiModel):

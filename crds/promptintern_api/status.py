@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from promptintern_api.base import ApiModel
+from promptintern_api.compute import StorageSpec
 
 Time = Annotated[
     datetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
@@ -131,6 +132,7 @@ class PodStatus(ApiModel):
     reason: Annotated[str | None, Field(max_length=1024, description="Why it waits or ended, in a word.")] = None
     message: Annotated[str | None, Field(max_length=4096, description="Why it waits or ended.")] = None
     exit_code: Annotated[int | None, Field(description="Exit code of its first container.")] = None
+    finished_at: Annotated[Time | None, Field(description="When that container ended.")] = None
 
 
 class AttemptStatus(ApiModel):
@@ -185,6 +187,10 @@ class PromptInternJobStatus(ApiModel):
         str | None, Field(alias="currentHeadPodUID", description="The pod that may write `training`.")
     ] = None
     start_time: Annotated[Time | None, Field(description="When the job was first accepted.")] = None
+    storage: Annotated[
+        StorageSpec | None,
+        Field(description="Where the results of the accepted job go: `spec.storage`, else the chart's default then."),
+    ] = None
     completion_time: Annotated[Time | None, Field(description="When the job ended.")] = None
     stage: Annotated[str | None, Field(description="For `kubectl get`: current stage of all, such as 2/4.")] = None
     tokens: Annotated[float | None, Field(description="For `kubectl get`: prompt tokens per query now.")] = None

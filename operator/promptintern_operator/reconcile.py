@@ -8,11 +8,13 @@ from typing import Any
 
 import structlog
 from promptintern_api import InvalidJob, PromptInternJob, parse_job
+from promptintern_api.status import PromptInternJobStatus
+from pydantic import ValidationError
 
 from promptintern_operator.events import event_of
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
 from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
-from promptintern_operator.manifests.config import refusals
+from promptintern_operator.manifests.config import refusals, resolve
 from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.preflight import preflight_job
 from promptintern_operator.manifests.rayjob import ray_job
@@ -29,6 +31,7 @@ from promptintern_operator.plan import (
     StartAttempt,
     StartPreflight,
     plan,
+    unreadable,
 )
 from promptintern_operator.plan.denied import denied
 from promptintern_operator.queue import Key, Workqueue
@@ -70,6 +73,7 @@ class Reconciler:
                 # The API server took it under another version's rules; a user has to change it.
                 log.error("job cannot be read", problems=str(error))
                 RECONCILES.labels(result="unreadable").inc()
+                await self._say_unreadable(key, known, str(error), log)
                 return
             now = datetime.now(UTC).replace(microsecond=0)
             observed = await self._observed(key, known, job)
@@ -80,6 +84,7 @@ class Reconciler:
                 now=now,
                 limits=self._limits,
                 refusals=refusals(job, self._settings),
+                storage=resolve(job, self._settings).spec.storage,
             )
             writing = asyncio.create_task(self._write_status(key, known, result))
             try:
@@ -104,6 +109,16 @@ class Reconciler:
             if result.look_again is not None:
                 self._queue.add_after(key, (result.look_again - now).total_seconds())
             RECONCILES.labels(result="done").inc()
+
+    async def _say_unreadable(self, key: Key, known: JobBody, problems: str, log: Any) -> None:
+        try:
+            status = PromptInternJobStatus.model_validate(known.body.get("status") or {})
+        except ValidationError:
+            return  # nor can its status be
+        now = datetime.now(UTC).replace(microsecond=0)
+        result = unreadable(status, problems, generation=known.generation, now=now)
+        if result is not None and await self._write_status(key, known, result):
+            await asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
 
     async def _observed(self, key: Key, known: JobBody, job: PromptInternJob) -> Observed:
         """What the watches showed. That a RayJob is gone is asked for, since a watch may lag behind."""

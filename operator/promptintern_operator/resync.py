@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
+from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, WORKLOADS, Kube, RequestFailed, Resource
 from promptintern_operator.labels import SELECTOR
 from promptintern_operator.queue import Key
 from promptintern_operator.store import Owner, Shelf, Store
@@ -22,16 +22,19 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
         if uid not in there and store.jobs.get(key) is not None and store.jobs[key].uid == uid:
             store.drop_job(key)
             changed.add(key)
-    kinds: list[tuple[Resource, Shelf[Any]]] = [
-        (RAY_JOBS, store.ray_jobs),
-        (PODS, store.pods),
-        (PREFLIGHTS, store.preflights),
+    kinds: list[tuple[Resource, Shelf[Any], str]] = [
+        (WORKLOADS, store.workloads, ""),  # Kueue makes them, and puts none of our labels on them
+        (RAY_JOBS, store.ray_jobs, SELECTOR),
+        (PODS, store.pods, SELECTOR),
+        (PREFLIGHTS, store.preflights, SELECTOR),
     ]
     keys = {job.uid: key for key, job in store.jobs.items()}
-    for resource, shelf in kinds:
+    for resource, shelf, selector in kinds:
         before = shelf.contents()  # what is added while the list is made stays
+        if resource is WORKLOADS and not before:
+            continue  # without Kueue there is no such kind
         try:
-            there = await _uids(kube, resource, namespaces, selector=SELECTOR)
+            there = await _uids(kube, resource, namespaces, selector=selector)
         except RequestFailed as error:
             if error.status != 404:
                 raise
@@ -39,9 +42,10 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
         for owner, uid in before:
             if uid not in there:
                 shelf.drop(owner, uid)
+                job = keys.get(owner.uid) or store.ray_job_owners.get(owner)
                 store.ray_job_owners.pop(Owner(owner.namespace, uid), None)
-                if owner.uid in keys:
-                    changed.add(keys[owner.uid])
+                if job is not None:
+                    changed.add(job)
     return changed
 
 

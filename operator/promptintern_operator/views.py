@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from promptintern_operator.labels import GENERATION, ROLE, TRY
+from promptintern_operator.labels import GENERATION, QUEUE, ROLE, TRY
 
 Body = Mapping[str, Any]
 
@@ -31,6 +31,10 @@ class RayJobView:
     """When Ray's job ended."""
     worker_memory: str | None
     """The limit of each worker's container."""
+    queue: str | None
+    """Kueue's, from a label that it has from its creation or not at all."""
+    refused: str | None
+    """Why pods of its cluster cannot be made or deleted, in KubeRay's words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class ContainerView:
     exit_reason: str | None
     """OOMKilled, Error, Completed..."""
     exit_message: str | None
+    ended_at: datetime | None
     memory_limit: str | None
 
 
@@ -109,6 +114,7 @@ class WorkloadView:
 def ray_job_view(body: Body) -> RayJobView:
     """Of a ray.io/v1 RayJob."""
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
+    refused = _condition(status.get("rayClusterStatus") or {}, "ReplicaFailure")
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
@@ -122,6 +128,8 @@ def ray_job_view(body: Body) -> RayJobView:
         cluster=status.get("rayClusterName") or None,
         ended=moment(status["endTime"]) if status.get("endTime") else None,
         worker_memory=_worker_memory(spec),
+        queue=_label(meta, QUEUE),
+        refused=refused.get("message") if refused.get("status") == "True" else None,
     )
 
 
@@ -208,6 +216,7 @@ def _container(item: Body, memory: str | None) -> ContainerView:
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason"),
         exit_message=ended.get("message"),
+        ended_at=moment(ended["finishedAt"]) if ended.get("finishedAt") else None,
         memory_limit=memory,
     )
 

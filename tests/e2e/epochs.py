@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -11,6 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.e2e.tenant import Team
 
 _EPOCH = re.compile(r"/epochs/(\d+)\.json$")
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
+"""As Ray begins its lines, when a driver connects to it."""
 _CHECKPOINT = re.compile(r"/stages/([^/]+)/e\d+/checkpoints/step-(\d+)/manifest\.json$")
 
 
@@ -81,10 +84,10 @@ class EpochWatch:
         return max((each for each in self.checkpoints if each.seen <= before), key=lambda each: each.seen)
 
     def log(self) -> str:
-        """What all drivers of the run said, in the order of their attempts."""
+        """What all drivers of the run said, in the order in which they began."""
         files = self._team.files()
-        paths = sorted(path for path in files.find(f"{self._folder}/logs") if "job-driver-" in path)
-        return b"".join(files.cat(path) for path in paths).decode()
+        logs = [files.cat(path) for path in files.find(f"{self._folder}/logs") if "job-driver-" in path]
+        return in_order([log.decode() for log in logs])
 
     def _watch(self) -> None:
         while not self._stop.wait(1):
@@ -108,6 +111,12 @@ class EpochWatch:
         self.commits.append(Commit(path=path, epoch=epoch, newest=newest))
         if found := _CHECKPOINT.search(path):
             self.checkpoints.append(Checkpoint(stage=found[1], step=int(found[2]), seen=time.monotonic()))
+
+
+def in_order(logs: Iterable[str]) -> str:
+    """Logs of drivers one after another; those of one RayJob have random names. Without a stamp, nothing ran."""
+    began = [(stamp[0], log) for log in logs if (stamp := _STAMP.search(log))]
+    return "".join(log for _, log in sorted(began))
 
 
 def resumed_after(log: str) -> list[int]:

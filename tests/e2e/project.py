@@ -68,9 +68,19 @@ def uninstall(cluster: Cluster) -> None:
 
 
 def chart_before(folder: Path) -> Path:
-    """The chart of the commit before this one, below ``folder``."""
+    """The chart as it was before its last change, below ``folder``."""
     chart = CHART.relative_to(ROOT)
-    archive = subprocess.run(["git", "archive", "HEAD^", str(chart)], cwd=ROOT, check=True, capture_output=True)
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+
+    def git(*arguments: str) -> bytes:
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
+
+    changed = git("log", "-1", "--format=%H", "--", str(chart)).decode().strip()
+    with tarfile.open(fileobj=io.BytesIO(git("archive", f"{changed}^", str(chart)))) as files:
         files.extractall(folder, filter="data")
     return folder / chart
+
+
+def operators(cluster: Cluster) -> set[str]:
+    """The uids of the operator's pods, without those that are about to go."""
+    pods = [pod["metadata"] for pod in cluster.list("pods", SYSTEM, "app.kubernetes.io/name=promptintern")]
+    return {pod["uid"] for pod in pods if not pod.get("deletionTimestamp")}

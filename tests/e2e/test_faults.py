@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.epochs import EpochWatch, resumed_after, steps_lost
-from tests.e2e.project import SYSTEM
+from tests.e2e.project import SYSTEM, operators
 from tests.e2e.short import EVERY, SECONDS, SHORT, until_training
 from tests.e2e.tenant import Team
 
@@ -58,17 +58,6 @@ def delete_operator(team: Team, name: str) -> None:
     team.cluster.kubectl(
         "delete", "pod", "--namespace", SYSTEM, "-l", "app.kubernetes.io/name=promptintern", "--wait=false"
     )
-
-
-def delete_operator_again_and_again(team: Team, name: str) -> None:
-    """Every 20 s, until the job has ended."""
-
-    def keep_on() -> None:
-        while team.status(name).get("completionTime") is None:
-            delete_operator(team, name)
-            time.sleep(20)
-
-    threading.Thread(target=keep_on, daemon=True).start()
 
 
 def stop_api_server(team: Team, name: str) -> None:
@@ -142,7 +131,7 @@ def wake_the_old_driver_in_a_new_attempt(team: Team, name: str) -> None:
 
 Disturbance = Callable[[Team, str], None]
 PLANNED = (delete_worker, delete_head, drain_node, suspend_and_resume, resubmit)
-HARMLESS = (delete_operator, delete_operator_again_and_again, stop_api_server, stop_storage, stop_kuberay)
+HARMLESS = (delete_operator, stop_api_server, stop_storage, stop_kuberay)
 HARD = (kill_trainer, kill_head, wake_the_old_driver_in_a_new_attempt)
 
 
@@ -177,3 +166,52 @@ def test_the_adapter_is_the_same(team: Team, undisturbed: str, disturb: Disturba
     else:
         assert bool(resumed_after(log)) == (disturb in PLANNED)
         assert steps_lost(log) == 0, "what was disturbed was planned, or harmless"
+
+
+class Deletions:
+    """The operator's pods are deleted every 20 s while the context is open."""
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._error: Exception | None = None
+        self.uids: set[str] = set()
+        """Of pods that were there to be deleted."""
+
+    def __enter__(self) -> "Deletions":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.uids |= operators(self._team.cluster)
+                delete_operator(self._team, "")
+                self._stop.wait(20)
+        except Exception as error:  # noqa: BLE001 -- raised again where the test waits
+            self._error = error
+
+
+@pytest.mark.skipif(not ALL, reason="a part of `make e2e-faults`")
+def test_a_whole_job_while_the_operator_is_deleted_again_and_again(
+    team: Team, undisturbed: str, tmp_path: Path
+) -> None:
+    with Deletions(team) as deletions:
+        name = team.submit(name="operator-comes-and-goes", **SHORT)
+        began = time.monotonic()
+        with EpochWatch(team, name) as watch:
+            team.wait(name, seconds=SECONDS)
+        took = time.monotonic() - began
+    assert len(deletions.uids) >= took / 30, "it was there to be deleted, each time anew"
+    assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
+    assert [each["outcome"] for each in team.status(name)["attempts"]] == ["Succeeded"]
+    assert team.adapter(name, tmp_path / "disturbed") == team.adapter(undisturbed, tmp_path / "undisturbed")
+    watch.check()
+    assert not resumed_after(watch.log())

@@ -36,7 +36,7 @@ def test_a_suspended_job_gives_its_cluster_back_and_continues_where_it_was(team:
     name = team.submit(name="paused", **SHORT)
     until_training(team, name)
     team.patch(name, {"suspend": True})
-    team.wait(name, seconds=180, until=("Suspended",))
+    team.wait(name, seconds=60, until=("Suspended",))
     assert not [left for left in left_of(team, name) if left.startswith(("rayjobs", "rayclusters", "pods/paused-a"))]
     logs = team.files().glob(f"{team.run_folder(name)}/logs/{name}-a1/job-driver-*.log")
     assert logs, "the first attempt's log outlived its cluster"
@@ -123,6 +123,42 @@ def test_a_rayjob_that_kuberay_refuses_fails_the_job_at_once(team: Team) -> None
     assert len(team.status(name)["attempts"]) == 1, "KubeRay would refuse another one too"
     clusters = lambda: [each for each in left_of(team, name) if each.startswith(("rayjobs", "rayclusters"))]  # noqa: E731
     team.cluster.wait_for(lambda: not clusters(), timeout=60, what=f"the end of {clusters()}")
+
+
+def test_a_head_that_cannot_start_is_told_with_its_limit(team: Team) -> None:
+    resources = {"cpu": "200m", "memory": "120Mi"}
+    name = team.submit(
+        name="tiny-head", **{**SHORT, "compute__headResources": resources, "retries": {"application": 0}}
+    )
+    team.wait(name, seconds=300)
+    failed = team.condition(name, "Failed")
+    assert failed.get("status") == "True", team.told(name)
+    assert "container ray-head" in failed["message"], failed
+    assert "its limit of 120Mi" in failed["message"], failed
+    assert "spec.compute.headResources.memory" in failed["message"]
+
+
+def test_pods_that_a_limit_range_refuses_are_told_and_made_once_they_may_be(team: Team) -> None:
+    limit = {"type": "Container", "max": {"memory": "2500Mi"}}
+    limits = {
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": {"name": "small-pods", "namespace": team.namespace},
+        "spec": {"limits": [limit]},
+    }
+    team.cluster.apply([limits])
+
+    def told() -> bool:
+        condition = team.condition(name, "ClusterReady")
+        return condition.get("reason") == "PodsRefused" and "maximum memory usage" in condition["message"]
+
+    try:
+        name = team.submit(name="too-large", **SHORT)
+        team.cluster.wait_for(told, timeout=240, what="a condition that names the LimitRange")
+    finally:
+        team.cluster.delete("limitrange", "small-pods", team.namespace)
+    team.wait(name, seconds=300, until=("Training",))
+    team.cluster.delete("pij", name, team.namespace)
 
 
 def test_while_kuberay_is_stopped_a_condition_says_what_waits_for_it(team: Team) -> None:

@@ -1,17 +1,24 @@
-"""Two Ray worker pods that train together over gloo."""
+"""Two Ray worker pods that train together over gloo: what one does, they do."""
 
-from tests.e2e.tenant import Team
+from pathlib import Path
+
+from tests.e2e.finished import check_answers, check_bucket, check_seen
+from tests.e2e.tenant import Row, Team
 
 
-def test_two_worker_pods_train_one_adapter(team: Team) -> None:
+def test_two_worker_pods_train_one_adapter(team: Team, tmp_path: Path) -> None:
     limits = {"data__eval__limit": 100, "evaluation__arms": ["FullPrompt", "QueryOnly"]}
     name = team.submit(name="two", compute={"workers": 2, "device": "CPU"}, **limits)
     workers: set[str] = set()
-    for _ in team.watch(name, seconds=1200):
+    seen: list[Row] = []
+    for row in team.watch(name, seconds=1200):
+        seen.append(row)
         workers |= {pod["metadata"]["name"] for pod in team.pods(name, "worker")}
     assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
     assert len(workers) == 2
     stages = team.status(name)["training"]["stages"]
     assert [stage["index"] for stage in stages] == [0, 1, 2, 3]
     assert stages[-1]["score"] > 0.9
-    assert stages[-1]["promptTokens"] < 0.1 * stages[0]["promptTokens"]
+    check_seen(seen)
+    check_bucket(team, name)
+    check_answers(team, name, tmp_path / "fetched")

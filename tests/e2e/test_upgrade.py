@@ -11,10 +11,12 @@ from tests.e2e.tenant import SECRET, Team
 def test_a_running_job_outlives_upgrade_uninstall_and_installation(team: Team, tmp_path: Path) -> None:
     cluster, bucket = team.cluster, team.account.bucket
     project.install(cluster, secret=SECRET, bucket=bucket, chart=project.chart_before(tmp_path))
+    before = project.operators(cluster)
     name = team.submit(name="outlives", **SHORT)
     with EpochWatch(team, name) as watch:
         until_training(team, name, stage=0, step=1)
-        project.install(cluster, secret=SECRET, bucket=bucket)
+        project.install(cluster, secret=SECRET, bucket=bucket, **{"podAnnotations.upgraded": "yes"})
+        assert before and not before & project.operators(cluster), "the upgrade left the operator's pods as they were"
         until_training(team, name, stage=2, step=1)
         project.uninstall(cluster)
         assert cluster.get("crd", "promptinternjobs.promptintern.dev"), "helm uninstall removed the CRD"

@@ -19,9 +19,13 @@ TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
-    """``job`` with what it leaves to the chart, and without its status."""
+    """``job`` with what it leaves to the chart, and without its status.
+
+    An accepted job keeps the storage that it was accepted with, whatever the chart says by now: its checkpoints are
+    there, and its author's right to that Secret was checked.
+    """
     spec = job.spec
-    storage = spec.storage
+    storage = spec.storage or (job.status.storage if job.status else None)
     if storage is None and (default := settings.default_storage) is not None:
         storage = StorageSpec(
             uri=default.uri,

@@ -1,6 +1,6 @@
 """The heart of the operator: what is true of a job, and what to do about it. No I/O, and no clock but the one given."""
 
-from promptintern_operator.plan.core import plan
+from promptintern_operator.plan.core import plan, unreadable
 from promptintern_operator.plan.types import (
     Action,
     DeleteJob,
@@ -30,4 +30,5 @@ __all__ = [
     "StartAttempt",
     "StartPreflight",
     "plan",
+    "unreadable",
 ]

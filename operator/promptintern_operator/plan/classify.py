@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from promptintern_api.status import Failure, Outcome, PodStatus
 
@@ -27,6 +28,8 @@ _PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaint
 _SIDECAR = "logs"
 """It is started again; its end explains nothing."""
 _OOM = "OOMKilled"
+_SHORTLY_BEFORE = timedelta(minutes=10)
+"""Before the end of an attempt: what its workers are given to come back from such a death."""
 _TAIL_LINES, _MESSAGE_CHARACTERS = 12, 2000
 _MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 512
 
@@ -86,7 +89,7 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     found = _EXIT_CODE.search(ray_job.message)
     code = int(found[1]) if found else None
     told = advice.message if advice is not None else _tail(ray_job.message)
-    out_of_memory = killed_for_memory(pods, seen)
+    out_of_memory = killed_for_memory(pods, seen, ended=ray_job.ended)
     # A pod that the kubelet evicts may have used too much itself: that must not be free.
     taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
     lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
@@ -131,17 +134,23 @@ def _was_taken(pod: PodView, ray_job: RayJobView) -> bool:
     return pod.deletion_asked <= ray_job.ended
 
 
-def killed_for_memory(pods: Sequence[PodView], seen: Sequence[PodStatus] = ()) -> str | None:
+def killed_for_memory(
+    pods: Sequence[PodView], seen: Sequence[PodStatus] = (), *, ended: datetime | None = None
+) -> str | None:
     """Which container passed its memory limit, in words; None if none did.
 
     Args:
         seen: Last states of pods that may be gone.
+        ended: When the attempt ended. What happened long before did not end it: Ray puts another worker in its place.
     """
-    for pod in pods:
-        for container in pod.containers:
-            if container.exit_reason == _OOM and container.name != _SIDECAR:
-                return _passed_limit(pod, container)
-    return next((state.message for state in seen if state.reason == _OOM and state.message), None)
+    found = [
+        (container.ended_at, _passed_limit(pod, container))
+        for pod in pods
+        for container in pod.containers
+        if container.exit_reason == _OOM and container.name != _SIDECAR
+    ]
+    found += [(state.finished_at, state.message) for state in seen if state.reason == _OOM and state.message]
+    return next((told for at, told in found if at is None or ended is None or ended - at <= _SHORTLY_BEFORE), None)
 
 
 def _ray_ran_out_of_memory(ray_job: RayJobView, told: str) -> bool:
@@ -188,6 +197,11 @@ def _waiting(pod: PodView, container: ContainerView) -> str:
     )
 
 
+def is_being_made(pod: PodView) -> bool:
+    """Whether ``pod`` waits for its image or its volumes, which may take its time."""
+    return pod.phase == "Pending" and pod.node is not None and all(c.waiting_reason for c in pod.containers)
+
+
 def is_running(pod: PodView) -> bool:
     """Whether ``pod`` has not told its end yet."""
     ended = any(container.exit_code is not None and container.name != _SIDECAR for container in pod.containers)
@@ -197,18 +211,21 @@ def is_running(pod: PodView) -> bool:
 def last_states(pods: Sequence[PodView], before: Sequence[PodStatus] = ()) -> list[PodStatus]:
     """What status keeps of pods, the head first, and of earlier ones those that ended badly: KubeRay removes them.
 
+    The newest of those come first.
+
     Args:
         before: What was kept so far.
     """
     ordered = sorted(pods, key=lambda pod: (pod.role != "head", pod.name))
     here = {pod.name for pod in pods}
     gone = [state for state in before if state.name not in here and (state.reason or state.exit_code)]
-    return [*map(_last_state, ordered[:_MOST_PODS]), *gone[-_MOST_GONE:]]
+    return [*map(_last_state, ordered[:_MOST_PODS]), *gone[:_MOST_GONE]]
 
 
 def _last_state(pod: PodView) -> PodStatus:
-    first = pod.containers[0] if pod.containers else None
-    ended = next((c for c in pod.containers if c.exit_code not in (None, 0)), first)
+    containers = [container for container in pod.containers if container.name != _SIDECAR]
+    first = containers[0] if containers else None
+    ended = next((c for c in containers if c.exit_code not in (None, 0)), first)
     reason = pod.reason or pod.disrupted or (ended.exit_reason or ended.waiting_reason if ended else None)
     message = pod.message or pod.unschedulable or (ended.exit_message or ended.waiting_message if ended else None)
     if ended is not None and ended.exit_reason == _OOM:
@@ -220,6 +237,7 @@ def _last_state(pod: PodView) -> PodStatus:
         reason=reason,
         message=message[:_POD_MESSAGE] if message else None,
         exit_code=ended.exit_code if ended else None,
+        finished_at=ended.ended_at if ended else None,
     )
 
 

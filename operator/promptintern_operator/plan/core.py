@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from promptintern_api import PromptInternJob
-from promptintern_api.status import Outcome
+from promptintern_api.compute import StorageSpec
+from promptintern_api.status import Outcome, PromptInternJobStatus
 
 from promptintern_operator.plan.attempts import active_seconds, paused
 from promptintern_operator.plan.denied import hold
@@ -24,6 +25,7 @@ def plan(
     now: datetime,
     limits: Limits,
     refusals: Sequence[str] = (),
+    storage: StorageSpec | None = None,
 ) -> Plan:
     """What is true of ``job`` now and what to do next.
 
@@ -33,6 +35,7 @@ def plan(
         generation: Of the job's spec.
         now: The time, with a zone.
         refusals: Why this cluster cannot run the job, as far as the settings tell.
+        storage: Where the results of a job go that is accepted now.
     """
     draft = Draft.of(job.status, generation=generation, now=now)
     training = job.status.training if job.status else None
@@ -48,12 +51,27 @@ def plan(
     for step in steps:
         if step(job, observed, draft, limits):
             break
+    if draft.start_time is not None and draft.storage is None:
+        draft.storage = storage
     _check_deadline(job, draft)
     _remove_leftovers(observed, draft)
     _note_leftovers(observed, draft)
     _delete_in_time(job, draft)
     hold(observed, draft, limits)
     return draft.plan(training, stages=job.spec.schedule.num_stages)
+
+
+def unreadable(status: PromptInternJobStatus | None, problems: str, *, generation: int, now: datetime) -> Plan | None:
+    """What is said of a job that this operator cannot read, such as one of a newer CRD; None if it has begun.
+
+    Args:
+        status: The job's.
+    """
+    draft = Draft.of(status, generation=generation, now=now)
+    if draft.start_time is not None:
+        return None
+    draft.set("Accepted", False, "Unsupported", f"this version of the operator cannot read the job: {problems}")
+    return draft.plan(None, stages=0)
 
 
 def _after_end(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:

@@ -17,11 +17,14 @@ from promptintern_operator.plan.types import (
 
 TAKEN, EARLIER = "NameTaken", "EarlierJobDeleting"
 """Something else has the name: of somebody else, or of an earlier job of the same name."""
+INVALID = "Invalid"
+"""The object's own rules are broken, and it is made from a spec that stays as it is."""
 _FAILED, _NOT_DELETED = "CreateFailed", "DeleteFailed"
 _SAID = (("exceeded quota", "QuotaExceeded"), ("because it is being terminated", "NamespaceTerminating"))
 """What the API server says, the same in all its versions, and what it means."""
 DENIALS = (TAKEN, EARLIER, _FAILED, *(reason for _, reason in _SAID))
 """Every reason why something cannot be made."""
+_ASKED_AGAIN = "the API server refuses it, and is asked again"
 _LONGEST = 2000
 _INTERRUPTION = timedelta(minutes=5)
 """After so long without a try, one that is denied is the first of a new row."""
@@ -46,18 +49,25 @@ def denied(
     if (passing or hiccup) and not taken:
         return None
     deleting = isinstance(action, _DELETIONS)
-    found = _NOT_DELETED if deleting else next((word for text, word in _SAID if text in said), _FAILED)
+    found = _NOT_DELETED if deleting else reason_of(said, otherwise=_FAILED)
+    if status == 422 and not deleting and "denied request" not in said:  # else it is a policy's word, which may change
+        found = INVALID
     if status == 404 and isinstance(action, StartAttempt):
         said += "; is KubeRay installed, and is the namespace still there?"
     again = before is not None and before.action == action and now - before.at < _INTERRUPTION
     return Denied(
         action=action,
         reason=reason if taken else found,
-        message=said[:_LONGEST] if taken else f"the API server refuses it, and is asked again: {said[:_LONGEST]}",
+        message=said[:_LONGEST] if taken or found == INVALID else f"{_ASKED_AGAIN}: {said[:_LONGEST]}",
         since=before.since if before is not None and again else now,
         at=now,
         times=before.times + 1 if before is not None and again else 1,
     )
+
+
+def reason_of(said: str, *, otherwise: str) -> str:
+    """What an answer of the API server means that ``said`` holds."""
+    return next((word for text, word in _SAID if text in said), otherwise)
 
 
 def denial_of(action: Action, observed: Observed) -> Denied | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from promptintern_api.compute import StorageSpec
 from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus, TrainingStatus
 
 from promptintern_operator.plan.attempts import fold
@@ -31,6 +32,7 @@ class Draft:
     head_uid: str | None
     start_time: datetime | None
     completion_time: datetime | None
+    storage: StorageSpec | None
     actions: list[Action] = field(default_factory=list)
     look_again: datetime | None = None
 
@@ -47,6 +49,7 @@ class Draft:
             head_uid=before.current_head_pod_uid,
             start_time=before.start_time,
             completion_time=before.completion_time,
+            storage=before.storage,
         )
 
     # Conditions
@@ -130,6 +133,7 @@ class Draft:
             current_head_pod_uid=self.head_uid,
             start_time=self.start_time,
             completion_time=self.completion_time,
+            storage=self.storage,
             **_columns(training, stages),
         )
         return Plan(

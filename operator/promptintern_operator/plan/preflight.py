@@ -7,7 +7,7 @@ from promptintern_api import PromptInternJob
 
 from promptintern_operator.plan.attempts import doubling
 from promptintern_operator.plan.classify import INFRASTRUCTURE_EXIT, NODE_TROUBLE, USER_EXIT, stuck_pod
-from promptintern_operator.plan.denied import DENIALS, denial_of, gives_up
+from promptintern_operator.plan.denied import DENIALS, INVALID, denial_of, gives_up
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.types import DeletePreflight, Limits, Observed, StartPreflight
@@ -48,6 +48,9 @@ def _begin(observed: Observed, draft: Draft, limits: Limits, number: int = 1) ->
         return
     action = StartPreflight(draft.generation, number)
     denied = denial_of(action, observed)
+    if denied is not None and denied.reason == INVALID:
+        draft.set("Accepted", False, "Refused", denied.message)
+        return
     if denied is not None:
         draft.set("Accepted", None, denied.reason, denied.message)
         if gives_up(denied, limits):

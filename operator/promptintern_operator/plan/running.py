@@ -1,21 +1,19 @@
-"""An attempt while it goes on: its RayJob, its cluster, its head pod, and whether anything is stuck."""
+"""An attempt while it goes on: its RayJob, its head pod, and how it ends."""
 
 from datetime import timedelta
 
 from promptintern_api import PromptInternJob
 from promptintern_api.status import AttemptStatus, Failure, Outcome
 
-from promptintern_operator.labels import QUEUE
 from promptintern_operator.plan.attempts import paused
-from promptintern_operator.plan.classify import STUCK_BY_USER, Ending, ending_of, is_running, last_states, stuck_pod
-from promptintern_operator.plan.denied import DENIALS, denial_of, gives_up
+from promptintern_operator.plan.classify import Ending, ending_of, is_running, last_states
+from promptintern_operator.plan.cluster import is_queued, note_cluster, note_quota
+from promptintern_operator.plan.denied import DENIALS, INVALID, denial_of, gives_up
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import end_attempt
 from promptintern_operator.plan.lifecycle import creating
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
 from promptintern_operator.views import PodView, RayJobView
-
-_QUEUED = ("Suspended", "Suspending")
 
 
 def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
@@ -42,11 +40,15 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limit
         end_attempt(draft, lost, pods)
         draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
         return False
-    _count_time(draft, waiting=ray_job.suspended or ray_job.deployment in _QUEUED)
-    _note_quota(job, ray_job, observed, draft, limits)
+    _count_time(draft, waiting=is_queued(ray_job))
+    note_quota(ray_job, observed, draft, limits)
     if pods:
         draft.change_attempt(pods=last_states(pods, draft.attempt.pods if draft.attempt else ()))
-    return _note_cluster(ray_job, pods, observed, draft, limits)
+    given_up = note_cluster(ray_job, pods, draft, limits)
+    if given_up is not None:
+        end_attempt(draft, given_up, pods)
+        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+    return given_up is None
 
 
 def _note_ending(ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> bool:
@@ -90,6 +92,9 @@ def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft, l
     denied = denial_of(action, observed)
     if denied is not None:
         draft.set("ClusterReady", False, denied.reason, denied.message)
+        if denied.reason == INVALID:
+            end_attempt(draft, Ending(outcome=Outcome.USER, reason=INVALID, message=denied.message), ())
+            return False
         if gives_up(denied, limits):
             message = f"waited {limits.stuck:.0f} s: {denied.message}"
             end_attempt(draft, Ending(outcome=Outcome.INFRASTRUCTURE, reason=denied.reason, message=message), ())
@@ -160,70 +165,3 @@ def _count_time(draft: Draft, *, waiting: bool) -> None:
         draft.change_attempt(**paused(attempt, draft.now))
     elif not waiting and attempt.active_since is None:
         draft.change_attempt(active_since=draft.now)
-
-
-def _note_quota(job: PromptInternJob, ray_job: RayJobView, observed: Observed, draft: Draft, limits: Limits) -> None:
-    queue = job.metadata.labels.get(QUEUE)
-    if queue is None:
-        return
-    workload = next((each for each in observed.workloads if each.ray_job_uid == ray_job.uid), None)
-    attempt = draft.attempt
-    assert attempt is not None
-    if workload is None:
-        due = ray_job.created + timedelta(seconds=limits.queue)
-        if draft.now >= due:
-            message = (
-                f"Kueue made no Workload for RayJob {ray_job.name}; is Kueue running, and does queue {queue} exist?"
-            )
-            draft.set("QuotaReserved", False, "QueueUnavailable", message)
-        else:
-            draft.set("QuotaReserved", False, "Pending", f"waits for Kueue and queue {queue}")
-            draft.wake_at(due)
-    elif workload.evicted is not None and not workload.quota_reserved:
-        draft.set("QuotaReserved", False, workload.evicted, f"queue {queue} took the quota back: {workload.message}")
-    elif workload.quota_reserved:
-        draft.set("QuotaReserved", True, "QuotaReserved", f"queue {queue} admitted it")
-    else:
-        draft.set("QuotaReserved", False, "Pending", f"queue {queue}: {workload.message or 'waits for quota'}")
-
-
-def _note_cluster(ray_job: RayJobView, pods: list[PodView], observed: Observed, draft: Draft, limits: Limits) -> bool:
-    """Conditions ClusterReady and Training; an attempt whose pod is stuck for too long ends here."""
-    if ray_job.suspended or ray_job.deployment in _QUEUED:
-        saving = ray_job.deployment == "Suspending"
-        draft.set("ClusterReady", False, "Queued", "the cluster is being given back" if saving else "waits for quota")
-        draft.set("Training", False, "Queued", "the trainer saved and waits" if draft.head_uid else "waits for quota")
-        return True
-    stuck = stuck_pod(pods)
-    if stuck is not None:
-        draft.set("ClusterReady", False, stuck.reason, stuck.message)
-        due = stuck.pod.created + timedelta(seconds=limits.stuck)
-        if draft.now < due:
-            draft.wake_at(due)
-            return True
-        by_user = stuck.reason in STUCK_BY_USER
-        outcome = Outcome.USER if by_user else Outcome.INFRASTRUCTURE
-        message = f"waited {limits.stuck:.0f} s: {stuck.message}"
-        end_attempt(draft, Ending(outcome=outcome, reason=stuck.reason, message=message), pods)
-        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
-        return False
-    if not ray_job.deployment:
-        due = ray_job.created + timedelta(seconds=limits.silent)
-        if draft.now >= due:
-            message = f"KubeRay has not looked at RayJob {ray_job.name}; is its operator running?"
-            draft.set("ClusterReady", False, "KubeRaySilent", message)
-        else:
-            draft.set("ClusterReady", False, "Starting", f"RayJob {ray_job.name} waits for KubeRay")
-            draft.wake_at(due)
-        return True
-    staying = [pod for pod in pods if not pod.deleting]
-    if ray_job.deployment == "Running" and staying and all(pod.ready for pod in staying):
-        draft.set("ClusterReady", True, "Ready", f"Ray cluster {ray_job.cluster} is up")
-    elif pods or not draft.is_true("ClusterReady"):
-        ready = sum(pod.ready for pod in pods)
-        draft.set("ClusterReady", False, "Starting", f"{ready} of {len(pods)} pods of the Ray cluster are ready")
-    if ray_job.job_status == "RUNNING":
-        attempt = draft.attempt
-        assert attempt is not None
-        draft.set("Training", True, "Running", f"attempt {attempt.number} runs as RayJob {ray_job.name}")
-    return True

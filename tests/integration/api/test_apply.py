@@ -131,7 +131,10 @@ def test_the_server_mends_what_the_models_refuse(judge: Judge, changes: dict[str
     ("changes", "where"),
     [
         ({"spec.training.learningRate": "2e-4"}, "spec.training.learningRate"),
-        ({"spec.compute.tolerations": [{"tolerationSeconds": 2**63}]}, "spec.compute.tolerations[0].tolerationSeconds"),
+        (
+            {"spec.compute.tolerations": [{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2**63}]},
+            "spec.compute.tolerations[0].tolerationSeconds",
+        ),
     ],
 )
 def test_the_server_refuses_what_the_models_take(judge: Judge, changes: dict[str, Any], where: str) -> None:

@@ -151,6 +151,17 @@ BAD_JOBS = (
     _bad({"spec.compute.device": "GPU"}, "spec.compute.device", "'Auto', 'CPU' or 'CUDA', got 'GPU'"),
     _bad({"spec.compute.rayVersion": "2.x"}, "spec.compute.rayVersion", "'2.x' does not match"),
     _bad({"spec.compute.tolerations": [{"operator": "In"}]}, "spec.compute.tolerations[0].operator", "does not match"),
+    _bad({"spec.compute.tolerations": [{"effect": "NoSchedule"}]}, "spec.compute.tolerations[0].operator", "no key"),
+    _bad(
+        {"spec.compute.tolerations": [{"key": "gpu", "operator": "Exists", "value": "yes"}]},
+        "spec.compute.tolerations[0].value",
+        "left out with operator Exists",
+    ),
+    _bad(
+        {"spec.compute.tolerations": [{"key": "gpu", "effect": "NoSchedule", "tolerationSeconds": 60}]},
+        "spec.compute.tolerations[0].effect",
+        "must be NoExecute",
+    ),
     _bad(
         {"spec.compute.modelCache": {"claimName": "models", "mountPath": "models"}},
         "spec.compute.modelCache.mountPath",

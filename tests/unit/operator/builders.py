@@ -41,6 +41,8 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
         "cluster": f"cluster-{number}",
         "ended": None,
         "worker_memory": "8Gi",
+        "queue": None,
+        "refused": None,
     }
     return RayJobView(**(known | more))
 
@@ -53,6 +55,7 @@ def container(name: str = "ray-head", **more: Any) -> ContainerView:
         "exit_code": None,
         "exit_reason": None,
         "exit_message": None,
+        "ended_at": None,
         "memory_limit": "4Gi",
     }
     return ContainerView(**(known | more))

@@ -16,9 +16,8 @@ _MEMORY = st.sampled_from(["512Mi", "8Gi", "1000M", "1T", "1073741824"])
 _NAMES = st.from_regex(r"\A[a-z0-9]([-a-z0-9.]{0,20}[a-z0-9])?\Z")
 _RESOURCES = st.fixed_dictionaries({}, optional={"cpu": _QUANTITIES, "memory": _MEMORY})
 _TOLERATION = st.fixed_dictionaries(
-    {"operator": st.sampled_from(["Exists", "Equal"])},
-    optional={"key": st.just("gpu"), "value": st.just("yes"), "effect": st.just("NoSchedule")},
-)
+    {"operator": st.just("Exists")}, optional={"key": st.just("gpu"), "effect": st.just("NoSchedule")}
+) | st.fixed_dictionaries({"key": st.just("gpu")}, optional={"operator": st.just("Equal"), "value": st.just("yes")})
 _CACHE = st.fixed_dictionaries(
     {"claimName": _NAMES},
     optional={"mountPath": st.sampled_from(["/models", "/data/hf"]), "readOnly": st.booleans()},

@@ -1,6 +1,7 @@
 """What a look asks the API server for."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -235,3 +236,39 @@ def test_a_newer_job_that_the_watch_showed_meanwhile_is_kept() -> None:
     world.kube.apply_job_status = written  # type: ignore[method-assign]
     world.look()
     assert world.store.jobs[KEY] is newer
+
+
+def test_a_job_that_this_operator_cannot_read_says_so() -> None:
+    """One of a newer CRD, whose fields this version does not know."""
+    world = World({})
+    body = world.store.jobs[KEY].body
+    newer = {**body, "spec": {**body["spec"], "quantum": {"bits": 5}}}
+    world.store.jobs[KEY] = JobBody.of(newer)
+    assert world.look() == ["status"]
+    assert world.kube.condition("Accepted")[:2] == ("False", "Unsupported")
+    assert "spec.quantum" in world.kube.condition("Accepted")[2]
+    assert world.told() == ["Unsupported"]
+    world.store.jobs[KEY] = JobBody.of({**newer, "status": world.kube.status})
+    assert world.look() == [], "it is said once"
+
+
+def test_a_job_keeps_the_storage_that_it_was_accepted_with() -> None:
+    """Whatever a later version of the chart has: its checkpoints are there."""
+    world = World({})
+    world.look()
+    world.check_succeeds()
+    world.look()
+    assert world.kube.status["storage"] == {"uri": "s3://platform/runs"}
+    moved = Settings(default_storage=DefaultStorage(uri="s3://elsewhere/runs", secret_name="other"))
+    again = World({**running(outcome="Suspended"), "storage": world.kube.status["storage"]})
+    again.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+
+    async def main() -> None:
+        await Reconciler(again.kube, again.store, Workqueue(), moved).look(KEY)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+    attempt = json.dumps(again.kube.objects["RayJob", "small-a2"])
+    config = again.kube.objects["ConfigMap", "promptintern-small"]["data"]["job.json"]
+    assert "other" not in attempt
+    assert "s3://platform/runs" in config
+    assert "elsewhere" not in config

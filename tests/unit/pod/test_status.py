@@ -70,6 +70,26 @@ def test_the_last_word_is_said_again_until_it_is_heard() -> None:
     assert server.told[-1]["failure"] == {"class": "User", "message": "spec.x: is wrong", "rayJob": "small-a1"}
 
 
+def test_a_head_that_the_operator_has_not_seen_yet_says_its_last_word_again() -> None:
+    """Until then it may not write the status, and the run may be over by then."""
+
+    class Forbidden(Exception):  # noqa: N818
+        status = 403
+
+    server, refusals = Server(), [Forbidden()] * 3
+
+    def patch(status: dict[str, Any]) -> None:
+        if refusals:
+            raise refusals.pop()
+        server.patch(status)
+
+    writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), patch, seconds=0.05, patience=5)
+    writer.note(Claimed(epoch=1))
+    writer.note(BEGAN)
+    writer.close(TrainingProgress.succeed)
+    assert server.told[-1]["outputs"]["report"].startswith("s3://b/run")
+
+
 def test_a_failure_before_the_claim_is_told() -> None:
     server = Server()
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05)

@@ -17,8 +17,9 @@ SECONDS_BETWEEN = 10.0
 PATIENCE = 60.0
 """How long the last word is tried, in seconds: nobody can say it afterwards."""
 _TIMEOUT = 10.0
-_NOT_OURS = (401, 403, 404)
-"""The job is gone, or another pod speaks for it: there is nobody to tell."""
+_GONE = (401, 404)
+"""The job is gone, or this pod's identity: there is nobody to tell. 403 does not say so: a pod may not speak until the
+operator has seen it, which takes a while if none was there."""
 _log = structlog.get_logger("promptintern.pod")
 
 Patch = Callable[[dict[str, Any]], None]
@@ -124,7 +125,7 @@ class StatusWriter:
         try:
             self._patch(status)
         except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on
-            self._refused = getattr(error, "status", None) in _NOT_OURS
+            self._refused = getattr(error, "status", None) in _GONE
             lines = str(error).strip().splitlines() or [type(error).__name__]
             _log.warning("status not told", error=" ".join(lines[:2])[:300])
             return True

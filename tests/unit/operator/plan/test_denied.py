@@ -27,7 +27,8 @@ def _denied(
         (403, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", "CreateFailed"),
         (400, 'admission webhook "w" denied the request: no', "CreateFailed"),
         (404, "Not Found", "CreateFailed"),
-        (422, 'RayJob.ray.io "small-a1" is invalid: spec', "CreateFailed"),
+        (422, 'RayJob.ray.io "small-a1" is invalid: spec', "Invalid"),
+        (422, "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", "CreateFailed"),
         (500, 'failed calling webhook "w"', "CreateFailed"),
         (500, "etcdserver: request timed out", None),
         *((passing, "not now", None) for passing in (0, 401, 409, 429, 503, 504)),
@@ -173,3 +174,23 @@ def test_what_was_denied_once_does_not_hold_up_other_actions() -> None:
     story = running()
     assert story.look(*CLUSTER, _denied(StartAttempt(1))).actions == ()
     assert story.condition("ClusterReady") == ("True", "Ready")
+
+
+def test_an_object_that_breaks_rules_is_not_asked_for_again() -> None:
+    """It is made of the spec alone, which is fixed by now."""
+    story = accepted()
+    story.look(_denied(StartAttempt(1), reason="Invalid"))
+    assert story.attempt["outcome"] == "User"
+    assert story.condition("Failed") == ("True", "Refused")
+    assert story.look(after=60).actions == ()
+
+
+def test_a_check_that_breaks_rules_waits_for_another_spec() -> None:
+    story = Story()
+    story.look()
+    assert story.look(_denied(StartPreflight(1), reason="Invalid")).actions == ()
+    assert story.condition("Accepted") == ("False", "Refused")
+    assert story.phase == "Refused"
+    assert story.look(after=999).actions == ()
+    story.change(compute__workers=2)
+    assert StartPreflight(2) in story.look(after=1).actions

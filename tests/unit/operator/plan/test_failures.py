@@ -1,5 +1,6 @@
 """What each way to fail is called, who has to act, and whether another attempt follows."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -91,6 +92,28 @@ def test_a_sidecar_that_was_killed_for_memory_does_not_explain_a_failure_of_the_
     story.look(failed(message=EXIT.format(1)), renamed(HEAD, containers=(*HEAD.containers, logs)))
     assert story.attempt["outcome"] == "Application"
     assert "last words" in story.attempt["message"]
+
+
+def test_a_sidecar_that_was_killed_for_memory_is_not_remembered_for_the_head() -> None:
+    story = running()
+    logs = container("logs", exit_code=137, exit_reason="OOMKilled")
+    story.look(*CLUSTER[:1], renamed(HEAD, containers=(*HEAD.containers, logs)), WORKER)
+    assert all("reason" not in pod for pod in story.attempt["pods"])
+    story.look(failed(message=EXIT.format(1)))
+    assert "last words" in story.attempt["message"]
+
+
+@pytest.mark.parametrize(("hours", "outcome"), [(4, "Preemption"), (0, "Application")])
+def test_a_worker_that_ran_out_of_memory_long_ago_did_not_end_the_attempt(hours: float, outcome: str) -> None:
+    """Ray puts another in its place."""
+    story = running()
+    dead = _worker(phase="Failed", containers=(replace(OOM, ended_at=story.now),))
+    story.look(CLUSTER[0], HEAD, dead)
+    other = renamed(WORKER, name="worker-2", uid="uid-of-worker-2")
+    story.look(CLUSTER[0], HEAD, other, after=hours * 3600)
+    ended = failed(message=EXIT.format(75), ended=story.now)
+    story.look(ended, renamed(other, disrupted="EvictionByEvictionAPI"), after=60)
+    assert story.attempt["outcome"] == outcome
 
 
 @pytest.mark.parametrize(

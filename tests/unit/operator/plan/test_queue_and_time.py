@@ -9,6 +9,7 @@ from tests.unit.operator.builders import (
     CLUSTER,
     HEAD,
     QUEUE_LABEL,
+    WORKER,
     Story,
     accepted,
     failed,
@@ -19,7 +20,10 @@ from tests.unit.operator.builders import (
     workload,
 )
 
-SUSPENDED = ray_job(deployment="Suspended", suspended=True, cluster=None)
+QUEUE = "team-a"
+SUSPENDED = ray_job(deployment="Suspended", suspended=True, cluster=None, queue=QUEUE)
+ADMITTED = (ray_job(deployment="Running", job_status="RUNNING", queue=QUEUE), HEAD, WORKER)
+"""All of the first attempt while it trains, begun in a queue."""
 
 
 def _queued() -> Story:
@@ -60,17 +64,17 @@ def test_the_workload_of_another_ray_job_says_nothing() -> None:
 def test_an_admitted_job_starts() -> None:
     story = _queued()
     story.look(SUSPENDED, workload())
-    story.look(ray_job(deployment="Initializing"), workload(quota_reserved=True))
+    story.look(ray_job(deployment="Initializing", queue=QUEUE), workload(quota_reserved=True))
     assert story.condition("QuotaReserved") == ("True", "QuotaReserved")
     assert story.phase == "Starting"
 
 
 def test_an_evicted_job_waits_again_and_goes_on_in_the_same_attempt() -> None:
     story = _queued()
-    story.look(*CLUSTER, workload(quota_reserved=True))
+    story.look(*ADMITTED, workload(quota_reserved=True))
     assert story.phase == "Training"
     evicted = workload(evicted="Preempted", message="preempted to accommodate a higher priority")
-    story.look(ray_job(deployment="Suspending", suspended=True), HEAD, evicted)
+    story.look(ray_job(deployment="Suspending", suspended=True, queue=QUEUE), HEAD, evicted)
     assert story.condition("QuotaReserved") == ("False", "Preempted")
     assert "higher priority" in story.says("QuotaReserved")
     story.look(SUSPENDED, evicted)
@@ -78,7 +82,7 @@ def test_an_evicted_job_waits_again_and_goes_on_in_the_same_attempt() -> None:
     assert story.condition("Training") == ("False", "Queued")
     assert len(story.attempts) == 1
     assert "outcome" not in story.attempt
-    story.look(*CLUSTER, workload(quota_reserved=True))
+    story.look(*ADMITTED, workload(quota_reserved=True))
     assert story.phase == "Training"
     assert story.attempt["number"] == 1
 
@@ -87,9 +91,22 @@ def test_a_job_without_a_queue_says_nothing_of_quota() -> None:
     assert running().condition("QuotaReserved") is None
 
 
+def test_a_label_that_a_running_job_gets_or_loses_says_nothing_of_its_attempt() -> None:
+    """An attempt keeps the labels it began with."""
+    story = running()
+    story.job = story.job.model_copy(update={"metadata": job(labels=QUEUE_LABEL).metadata})
+    story.look(*CLUSTER, after=100)
+    assert story.condition("QuotaReserved") is None
+    queued = _queued()
+    queued.look(*ADMITTED, workload(quota_reserved=True))
+    queued.job = queued.job.model_copy(update={"metadata": job().metadata})
+    queued.look(*ADMITTED, workload(evicted="Preempted"))
+    assert queued.condition("QuotaReserved") == ("False", "Preempted")
+
+
 def test_quota_of_the_attempt_before_is_not_claimed_for_the_next() -> None:
     story = _queued()
-    story.look(*CLUSTER, workload(quota_reserved=True))
+    story.look(*ADMITTED, workload(quota_reserved=True))
     story.look(failed(1, "the actor died"))
     assert StartAttempt(2) in story.look(after=20).actions
     assert story.condition("QuotaReserved") != ("True", "QuotaReserved")
@@ -99,8 +116,8 @@ def test_queued_time_is_not_active() -> None:
     story = _queued()
     story.look(SUSPENDED, workload(), after=1000)
     assert "activeSince" not in story.attempt
-    story.look(*CLUSTER, workload(quota_reserved=True), after=1000)
-    story.look(*CLUSTER, workload(quota_reserved=True), after=7)
+    story.look(*ADMITTED, workload(quota_reserved=True), after=1000)
+    story.look(*ADMITTED, workload(quota_reserved=True), after=7)
     story.look(SUSPENDED, workload(), after=3)
     assert story.attempt["activeSeconds"] == 10
     story.look(SUSPENDED, workload(), after=1000)
@@ -167,7 +184,7 @@ def test_no_deadline_before_the_start() -> None:
 def test_the_clocks_of_kuberay_and_kueue_run_from_the_ray_jobs_own_creation() -> None:
     """It may have been denied for long before it was made."""
     story = _queued()
-    made = ray_job(deployment="", suspended=True, cluster=None, created=story.now + timedelta(seconds=400))
+    made = ray_job(deployment="", suspended=True, cluster=None, queue=QUEUE, created=story.now + timedelta(seconds=400))
     story.look(made, after=401)
     assert story.condition("QuotaReserved") == ("False", "Pending")
     story = running()

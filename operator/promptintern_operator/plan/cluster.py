@@ -1,0 +1,132 @@
+"""Whether a running attempt has its quota and its Ray cluster; one whose cluster does not come up is given up."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from promptintern_api.status import Outcome, PodStatus
+
+from promptintern_operator.plan.classify import STUCK_BY_USER, Ending, is_being_made, killed_for_memory, stuck_pod
+from promptintern_operator.plan.denied import reason_of
+from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.types import Limits, Observed
+from promptintern_operator.views import PodView, RayJobView
+
+_COMING_UP = "Initializing"
+
+
+def is_queued(ray_job: RayJobView) -> bool:
+    """Whether Kueue has not admitted it, or takes its cluster back."""
+    return ray_job.suspended or ray_job.deployment in ("Suspended", "Suspending")
+
+
+def note_quota(ray_job: RayJobView, observed: Observed, draft: Draft, limits: Limits) -> None:
+    """Condition QuotaReserved, of an attempt that began in a queue."""
+    queue = ray_job.queue
+    if queue is None:
+        draft.drop("QuotaReserved")
+        return
+    workload = next((each for each in observed.workloads if each.ray_job_uid == ray_job.uid), None)
+    if workload is None:
+        due = ray_job.created + timedelta(seconds=limits.queue)
+        if draft.now >= due:
+            message = (
+                f"Kueue made no Workload for RayJob {ray_job.name}; is Kueue running, and does queue {queue} exist?"
+            )
+            draft.set("QuotaReserved", False, "QueueUnavailable", message)
+        else:
+            draft.set("QuotaReserved", False, "Pending", f"waits for Kueue and queue {queue}")
+            draft.wake_at(due)
+    elif workload.evicted is not None and not workload.quota_reserved:
+        draft.set("QuotaReserved", False, workload.evicted, f"queue {queue} took the quota back: {workload.message}")
+    elif workload.quota_reserved:
+        draft.set("QuotaReserved", True, "QuotaReserved", f"queue {queue} admitted it")
+    else:
+        draft.set("QuotaReserved", False, "Pending", f"queue {queue}: {workload.message or 'waits for quota'}")
+
+
+def note_cluster(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> Ending | None:
+    """Conditions ClusterReady and Training; how the attempt ends if its cluster does not come up, None if it may."""
+    if is_queued(ray_job):
+        saving = ray_job.deployment == "Suspending"
+        draft.set("ClusterReady", False, "Queued", "the cluster is being given back" if saving else "waits for quota")
+        draft.set("Training", False, "Queued", "the trainer saved and waits" if draft.head_uid else "waits for quota")
+        return None
+    stuck = stuck_pod(pods)
+    if stuck is not None:
+        draft.set("ClusterReady", False, stuck.reason, stuck.message)
+        by_user = stuck.reason in STUCK_BY_USER
+        outcome = Outcome.USER if by_user else Outcome.INFRASTRUCTURE
+        late = Ending(outcome=outcome, reason=stuck.reason, message=f"waited {limits.stuck:.0f} s: {stuck.message}")
+        return _in_time(late, stuck.pod.created, draft, limits)
+    if not ray_job.deployment:
+        due = ray_job.created + timedelta(seconds=limits.silent)
+        if draft.now >= due:
+            message = f"KubeRay has not looked at RayJob {ray_job.name}; is its operator running?"
+            draft.set("ClusterReady", False, "KubeRaySilent", message)
+        else:
+            draft.set("ClusterReady", False, "Starting", f"RayJob {ray_job.name} waits for KubeRay")
+            draft.wake_at(due)
+        return None
+    _note_pods(ray_job, pods, draft)
+    if ray_job.job_status == "RUNNING":
+        attempt = draft.attempt
+        assert attempt is not None
+        draft.set("Training", True, "Running", f"attempt {attempt.number} runs as RayJob {ray_job.name}")
+    return _not_up(ray_job, pods, draft, limits) if ray_job.deployment == _COMING_UP else None
+
+
+def _note_pods(ray_job: RayJobView, pods: list[PodView], draft: Draft) -> None:
+    staying = [pod for pod in pods if not pod.deleting]
+    ready = sum(pod.ready for pod in pods)
+    if ray_job.refused is not None:
+        reason = reason_of(ray_job.refused, otherwise="PodsRefused")
+        draft.set("ClusterReady", False, reason, f"KubeRay cannot make or delete a pod: {ray_job.refused}")
+    elif ray_job.deployment == "Running" and staying and all(pod.ready for pod in staying):
+        draft.set("ClusterReady", True, "Ready", f"Ray cluster {ray_job.cluster} is up")
+    elif pods or not draft.is_true("ClusterReady"):
+        assert draft.attempt is not None
+        why = f"; {trouble}" if (trouble := _trouble(draft.attempt.pods)) else ""
+        draft.set("ClusterReady", False, "Starting", f"{ready} of {len(pods)} pods of the Ray cluster are ready{why}")
+
+
+def _not_up(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> Ending | None:
+    """The end of an attempt whose cluster cannot come up: KubeRay makes pods that failed anew, for ever."""
+    attempt = draft.attempt
+    assert attempt is not None
+    out_of_memory = killed_for_memory(pods)
+    if out_of_memory is not None:
+        return Ending(outcome=Outcome.APPLICATION, reason="OutOfMemory", message=out_of_memory)
+    if attempt.active_since is None or any(is_being_made(pod) for pod in pods):
+        return None
+    if ray_job.refused is not None:
+        reason = reason_of(ray_job.refused, otherwise="PodsRefused")
+        message = f"waited {limits.stuck:.0f} s: KubeRay cannot make or delete a pod: {ray_job.refused}"
+    else:
+        reason = "ClusterNotUp"
+        unready = next((f"pod {pod.name} is {pod.phase}, and not ready" for pod in pods if not pod.ready), None)
+        why = _trouble(attempt.pods) or unready or "KubeRay made no pod"
+        message = f"the Ray cluster did not come up within {limits.stuck:.0f} s: {why}"
+    late = Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=message)
+    return _in_time(late, attempt.active_since, draft, limits)
+
+
+def _in_time(late: Ending, since: datetime, draft: Draft, limits: Limits) -> Ending | None:
+    """``late`` once that lasts for as long as anything may be stuck."""
+    due = since + timedelta(seconds=limits.stuck)
+    if draft.now >= due:
+        return late
+    draft.wake_at(due)
+    return None
+
+
+def _trouble(pods: Sequence[PodStatus]) -> str | None:
+    """What is known of a pod that ended, also of one that KubeRay has removed since."""
+    for state in pods:
+        if state.exit_code:
+            words = [
+                state.reason or "ended",
+                f"exit code {state.exit_code}",
+                *([state.message] if state.message else []),
+            ]
+            return f"pod {state.name}: {', '.join(words)}"
+    return None

@@ -1,0 +1,99 @@
+"""A Ray cluster that does not come up: the job says why at once, and its attempt does not wait for ever."""
+
+import pytest
+from promptintern_operator.plan import DeleteRayJob
+from promptintern_operator.views import RayJobView
+
+from tests.unit.operator.builders import HEAD, Story, accepted, container, pod, ray_job, waiting_pod
+
+QUOTA = 'pods "small-head" is forbidden: exceeded quota: few, requested: pods=1, used: pods=4, limited: pods=4'
+POLICY = 'pods "small-head" is forbidden: violates PodSecurity "restricted:latest"'
+
+
+def coming_up(**more: object) -> RayJobView:
+    """The first attempt's RayJob, whose cluster KubeRay waits for."""
+    return ray_job(deployment="Initializing", **more)
+
+
+def starting(**about: object) -> Story:
+    """A job whose first Ray cluster has just been asked for."""
+    story = accepted(**about)
+    story.look(coming_up(), waiting_pod(reason="ContainerCreating"))
+    return story
+
+
+def test_a_container_that_passes_its_limit_before_the_cluster_is_up_ends_the_attempt() -> None:
+    story = starting(compute__headResources={"memory": "300Mi"}, retries__application=0)
+    killed = container("ray-head", exit_code=137, exit_reason="OOMKilled", memory_limit="300Mi")
+    result = story.look(coming_up(), pod(phase="Failed", ready=False, containers=(killed,)), after=10)
+    assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.attempt["outcome"] == "Application"
+    assert story.condition("Training") == ("False", "Ended")
+    assert "ray-head" in story.says("Failed")
+    assert "limit of 300Mi" in story.says("Failed")
+    assert "spec.compute.headResources.memory" in story.says("Failed")
+
+
+def test_pods_that_end_again_and_again_are_told_and_not_waited_for_without_end() -> None:
+    story = starting()
+    ended = container(exit_code=127, exit_reason="Error", exit_message="ray: command not found")
+    for number in range(1, 90):
+        head = pod(f"head-{number}", phase="Failed", ready=False, containers=(ended,))
+        story.look(coming_up(), head, after=5)
+        assert story.condition("ClusterReady") == ("False", "Starting")
+        assert "0 of 1 pods" in story.says("ClusterReady")
+        assert "exit code 127, ray: command not found" in story.says("ClusterReady")
+        story.look(coming_up(), waiting_pod(f"head-{number + 1}", reason="ContainerCreating"), after=5)
+        assert "exit code 127" in story.says("ClusterReady"), "the pod before says why"
+    assert len(story.attempts) == 1
+    result = story.look(coming_up(), pod("head-91", phase="Failed", ready=False, containers=(ended,)), after=10)
+    assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.attempt["outcome"] == "Infrastructure"
+    assert story.condition("Training") == ("False", "ClusterNotUp")
+    assert "within 900 s: pod head-91: Error, exit code 127" in story.attempt["message"]
+
+
+@pytest.mark.parametrize(("said", "reason"), [(QUOTA, "QuotaExceeded"), (POLICY, "PodsRefused")])
+def test_pods_that_the_api_server_refuses_are_told_at_once_and_given_up_in_the_end(said: str, reason: str) -> None:
+    story = starting()
+    result = story.look(coming_up(refused=said))
+    assert story.condition("ClusterReady") == ("False", reason)
+    assert said in story.says("ClusterReady")
+    assert [(each.reason, each.warning) for each in result.happenings] == [(reason, True)]
+    assert result.look_again is not None
+    assert (result.look_again - story.now).total_seconds() == 900
+    assert story.look(coming_up(refused=said), after=899).actions == ()
+    assert story.look(coming_up(refused=said), after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.attempt["outcome"] == "Infrastructure"
+    assert said in story.attempt["message"]
+
+
+def test_a_cluster_whose_pods_are_made_in_the_end_is_up() -> None:
+    story = starting()
+    story.look(coming_up(refused=QUOTA), after=600)
+    story.look(ray_job(deployment="Running", job_status="RUNNING"), HEAD, after=600)
+    assert story.condition("ClusterReady") == ("True", "Ready")
+    assert story.phase == "Training"
+
+
+def test_an_image_may_take_its_time() -> None:
+    story = starting()
+    assert story.look(coming_up(), waiting_pod(reason="ContainerCreating"), after=3600).actions == ()
+    assert len(story.attempts) == 1
+    assert "outcome" not in story.attempt
+
+
+def test_a_head_that_never_gets_ready_is_given_up() -> None:
+    story = starting()
+    silent = pod(ready=False)
+    assert story.look(coming_up(), silent, after=899).actions == ()
+    assert story.look(coming_up(), silent, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert "pod head is Running, and not ready" in story.attempt["message"]
+
+
+def test_time_in_a_queue_does_not_count() -> None:
+    story = accepted()
+    story.look(ray_job(deployment="Suspended", suspended=True, cluster=None, queue="team-a"), after=9999)
+    assert story.look(coming_up(queue="team-a"), after=1).actions == ()
+    assert story.look(coming_up(queue="team-a"), after=899).actions == ()
+    assert story.look(coming_up(queue="team-a"), after=1).actions != ()

@@ -1,0 +1,73 @@
+"""What is gone without a word of the watch is dropped, and whoever lost it is looked at again."""
+
+import asyncio
+
+from promptintern_operator.kube import Resource
+from promptintern_operator.queue import Key
+from promptintern_operator.resync import resync
+from promptintern_operator.store import JobBody, Owner, Store
+
+from tests.unit.operator.builders import JOB_UID, pod, ray_job, workload
+from tests.unit.operator.fake_kube import job_body
+
+KEY, OWNER, RAY = Key("team-a", "small"), Owner("team-a", JOB_UID), Owner("team-a", "ray-job-1")
+
+
+class Lists:
+    """An API server that lists uids by kind."""
+
+    def __init__(self, **there: set[str]) -> None:
+        self.there = there
+        self.asked: list[tuple[str, str]] = []
+
+    async def uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
+        self.asked.append((resource.plural, selector))
+        return self.there.get(resource.plural, set())
+
+
+def full() -> Store:
+    """A job with a RayJob, a pod and a Workload."""
+    store = Store()
+    store.jobs[KEY] = JobBody.of(job_body({}))
+    store.ray_jobs.put(OWNER, "ray-job-1", ray_job())
+    store.ray_job_owners[RAY] = KEY
+    store.pods.put(OWNER, "uid-of-head", pod())
+    store.workloads.put(RAY, "workload-1", workload())
+    return store
+
+
+ALL = {"promptinternjobs": {JOB_UID}, "rayjobs": {"ray-job-1"}, "pods": {"uid-of-head"}, "workloads": {"workload-1"}}
+
+
+def _resync(store: Store, lists: Lists) -> set[Key]:
+    return asyncio.run(resync(lists, store, ()))  # type: ignore[arg-type]
+
+
+def test_nothing_changes_where_all_is_there() -> None:
+    store = full()
+    assert _resync(store, Lists(**ALL)) == set()
+    assert len(store.workloads.of(RAY)) == 1
+
+
+def test_a_workload_that_is_gone_is_dropped_and_its_job_looked_at() -> None:
+    """Kueue may have made another for the same RayJob, and the older one must not speak for it."""
+    store = full()
+    lists = Lists(**{**ALL, "workloads": set()})
+    assert _resync(store, lists) == {KEY}
+    assert store.workloads.of(RAY) == ()
+    assert ("workloads", "") in lists.asked, "Kueue's objects carry no label of ours"
+
+
+def test_a_ray_job_that_is_gone_is_dropped() -> None:
+    store = full()
+    assert _resync(store, Lists(**{**ALL, "rayjobs": set(), "workloads": set()})) == {KEY}
+    assert store.ray_jobs.of(OWNER) == ()
+    assert store.ray_job_owners == {}
+
+
+def test_without_kueue_its_kind_is_not_asked_for() -> None:
+    store = full()
+    store.workloads.drop(RAY, "workload-1")
+    lists = Lists(**ALL)
+    _resync(store, lists)
+    assert "workloads" not in {plural for plural, _ in lists.asked}
