@@ -28,10 +28,16 @@ def in_order(rows: list[Encoded]) -> list[Encoded]:
     return [rows[i] for i in Prefixes([row.prompt_ids for row in rows]).sort(range(len(rows)))]
 
 
-def assert_same(found: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor], rel: float = 1e-5) -> None:
+def assert_same(
+    adapter: Adapter, found: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor], rel: float = 1e-5
+) -> None:
+    """Loss and the gradient of every LoRA matrix; one that is next to nothing beside the others' is rounding."""
     assert abs(found[0] - expected[0]) <= rel * abs(expected[0])
-    assert (found[1] - expected[1]).abs().max() <= rel * expected[1].abs().max()
-    assert expected[1].abs().max() > 1e-4  # there is something to compare
+    norms = [expected[1][slot.start : slot.stop].norm().item() for slot in adapter.slots]
+    assert min(norms) > 0  # there is something to compare
+    for slot, norm in zip(adapter.slots, norms, strict=True):
+        off = (found[1] - expected[1])[slot.start : slot.stop].norm().item()
+        assert off <= rel * max(norm, 1e-3 * max(norms)), slot
 
 
 @pytest.mark.parametrize("architecture", FULL_ATTENTION)
@@ -41,8 +47,8 @@ def test_loss_and_gradients_are_those_of_rows_alone(architecture: str, layout: L
     adapter = with_random_lora(tiny_model(architecture))
     rows = in_order(random_family(seed, 9))
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
-    assert_same(gradient(adapter, [rows], layout), alone)
-    assert_same(gradient(adapter, [rows[:4], rows[4:]], layout), alone)
+    assert_same(adapter, gradient(adapter, [rows], layout), alone)
+    assert_same(adapter, gradient(adapter, [rows[:4], rows[4:]], layout), alone)
 
 
 @settings(max_examples=30)
@@ -51,7 +57,7 @@ def test_loss_and_gradients_are_those_of_rows_alone(architecture: str, layout: L
     st.integers(1, 14),
     st.integers(1, 90),
     st.integers(1, 90),
-    st.sampled_from(["default", "linear", "dynamic", "yarn"]),
+    st.sampled_from(["default", "linear", "dynamic", "yarn", "llama3"]),
     st.sampled_from([1, 2, 4]),
 )
 def test_any_tree(seed: int, count: int, template: int, longest: int, rope: str, groups: int) -> None:
@@ -59,6 +65,12 @@ def test_any_tree(seed: int, count: int, template: int, longest: int, rope: str,
     config.num_key_value_heads = 4 // groups
     if rope != "default":
         config.rope_parameters = {"rope_type": rope, "rope_theta": 10000.0, "factor": 2.0}
+    if rope == "llama3":
+        config.rope_parameters |= {
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
     torch.manual_seed(0)
     from transformers import LlamaForCausalLM
 
@@ -66,9 +78,7 @@ def test_any_tree(seed: int, count: int, template: int, longest: int, rope: str,
     rows = in_order(random_family(seed, count, template=template, longest=longest))
     # A position-dependent scaling of positions is told by the longest row, which must be the same in both.
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
-    loss, found = gradient(adapter, [rows], Layout.SHARED)
-    assert abs(loss - alone[0]) <= 1e-5 * abs(alone[0])
-    assert (found - alone[1]).abs().max() <= 1e-5 * alone[1].abs().max()
+    assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), alone)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
@@ -78,13 +88,31 @@ def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
     plain = gradient(adapter, [rows], Layout.SHARED)
     adapter.model.enable_input_require_grads()
     adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert_same(gradient(adapter, [rows], Layout.SHARED), plain, rel=1e-6)
+    assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), plain, rel=1e-6)
 
 
 def test_where_nothing_is_shared_it_is_plain_packing() -> None:
     adapter = with_random_lora(tiny_model("llama"))
     rows = random_rows(0, 7)
-    assert_same(gradient(adapter, [rows], Layout.SHARED), gradient(adapter, [rows], Layout.MASKED))
+    assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), gradient(adapter, [rows], Layout.MASKED))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_bfloat16_rounds_no_more_than_rows_alone_do(architecture: str, seed: int) -> None:
+    """Two exact computations in bfloat16 differ; what counts is how far each is from that of the same weights in
+    float32."""
+    adapter = with_random_lora(tiny_model(architecture).to(torch.bfloat16))
+    exact = with_random_lora(tiny_model(architecture).to(torch.bfloat16).float())
+    exact.load_flat(adapter.flat.detach().float())
+    rows = in_order(random_family(seed, 9))
+    alone = [[row] for row in rows]
+    _, expected = gradient(exact, alone, Layout.ALONE)
+    off = {
+        layout: (gradient(adapter, packs, layout)[1].float() - expected).norm().item()
+        for layout, packs in ((Layout.ALONE, alone), (Layout.SHARED, [rows]))
+    }
+    assert 0 < off[Layout.SHARED] <= 1.5 * off[Layout.ALONE]
 
 
 def choose(adapter: Adapter, dropout: float = 0.0) -> Layouts:
@@ -156,6 +184,16 @@ def test_rows_longer_than_a_sliding_window_are_masked() -> None:
     assert sight_of(adapter.model) == 6
 
 
+def test_rows_that_are_computed_more_slowly_are_told_with_their_limit() -> None:
+    layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=200, reason="")
+    assert layouts.why_slower(100) == ""
+    assert "longer than 100 tokens are computed with a mask" in layouts.why_slower(101)
+    assert layouts.why_slower(102) == layouts.why_slower(101), "it is told once"
+    assert "longer than 200 tokens are computed row by row" in layouts.why_slower(201)
+    alone = Layouts(best=Layout.ALONE, long=Layout.ALONE, sight=100, apart=200, reason="it is recurrent")
+    assert alone.why_slower(999) == "", "all rows are, and that was told"
+
+
 def test_limits_decide_by_the_longest_row() -> None:
     layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=200, reason="")
     assert [layouts.for_rows(n) for n in (100, 101, 200, 201)] == [
@@ -201,7 +239,7 @@ def test_attention_that_is_more_or_less_than_a_softmax_is_refused(
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
     layout = found.for_rows(longest)
     packs = [rows] if layout.packs else [[row] for row in rows]
-    assert_same(gradient(adapter, packs, layout), alone)
+    assert_same(adapter, gradient(adapter, packs, layout), alone)
 
 
 def test_chunked_attention_ends_sharing_at_the_chunk() -> None:
@@ -247,7 +285,7 @@ def test_rows_within_a_sliding_window_are_exact() -> None:
     adapter = with_random_lora(MistralForCausalLM(config).requires_grad_(requires_grad=False))
     assert not cascade_fault(adapter, vocab_size=VOCABULARY, device=CPU)
     rows = in_order(random_family(3, 6))
-    assert_same(gradient(adapter, [rows], Layout.SHARED), gradient(adapter, [[r] for r in rows], Layout.ALONE))
+    assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), gradient(adapter, [[r] for r in rows], Layout.ALONE))
 
 
 def test_evaluation_is_as_it_was_after_training() -> None:

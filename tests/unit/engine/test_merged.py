@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from promptintern.engine.gated import gated_at_once
-from promptintern.engine.merged import merged
+from promptintern.engine.merged import _Merged, merged
 
 from tests.tiny import tiny_model
 from tests.unit.engine.adapters import with_random_lora
@@ -51,7 +51,7 @@ def test_a_gated_mlp_is_the_models(way: Callable[[Any], AbstractContextManager[i
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # without and with biases
-def test_projections_of_one_input_are_the_models(architecture: str) -> None:
+def test_projections_of_one_input_are_the_models(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = with_random_lora(tiny_model(architecture)).model
     attention = model.get_base_model().model.layers[0].self_attn
     layers = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -61,8 +61,17 @@ def test_projections_of_one_input_are_the_models(architecture: str) -> None:
         return torch.cat([layer(hidden) for layer in layers], dim=-1)
 
     expected = gradients(call, model)
+    together: list[int] = []
+    first = _Merged.apply
+
+    def counted(x: torch.Tensor, *more: Any) -> Any:
+        together.append(len(more[0]))
+        return first(x, *more)
+
+    monkeypatch.setattr(_Merged, "apply", counted)
     with merged(model):
         assert_same(gradients(call, model), expected)
+    assert together == [3], "one pass over the input"
 
 
 def test_projections_may_be_called_with_other_inputs_and_in_any_order() -> None:
@@ -88,6 +97,20 @@ def test_another_activation_is_left_as_it_is() -> None:
         assert "forward" in vars(first)
         assert "forward" not in vars(second)
     assert "forward" not in vars(first)
+
+
+def test_one_that_cuts_off_what_is_large_is_left_as_it_is() -> None:
+    model = with_random_lora(tiny_model("llama")).model
+    mlp = model.get_base_model().model.layers[1].mlp
+    whole = type(mlp).forward
+
+    class Clamped(type(mlp)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return whole(self, x.clamp(-20, 20))
+
+    mlp.__class__ = Clamped
+    with gated_at_once(model) as count:
+        assert count == 1
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "mixtral"])

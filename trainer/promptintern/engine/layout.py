@@ -67,6 +67,19 @@ class Layouts:
             return self.long
         return self.best
 
+    def why_slower(self, longest: int) -> str:
+        """Why rows of up to ``longest`` tokens do not lie as ``best`` does, in a sentence; nothing if they do."""
+        layout = self.for_rows(longest)
+        if layout is self.best:
+            return ""
+        if self.apart is not None and longest > self.apart:
+            return (
+                f"Stages with rows longer than {self.apart} tokens are computed row by row: the positions of such rows "
+                "are scaled by the longest one of a call."
+            )
+        how = "row by row" if layout is Layout.ALONE else "with a mask, every row whole"
+        return f"Stages with rows longer than {self.sight} tokens are computed {how}: some layer sees no further back."
+
 
 @contextmanager
 def prepared(model: Any, layout: Layout) -> Iterator[None]:

@@ -75,7 +75,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         data=_data(session),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
         warnings=[*session.data.warnings, *session.warnings],
-        notes=list(session.notes),
+        notes=[*session.notes, *_slower([*manifests.values(), *([direct] if direct else [])])],
     )
     known = _known(store)
     if known is not None:
@@ -83,6 +83,11 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         if same == known:
             return  # a finished run, started once more: nothing was done, and it ended when it ended
     store.store.write(FACTS, facts_to_json(facts).encode())
+
+
+def _slower(tracks: Sequence[Manifest]) -> list[str]:
+    """Why some were not computed as the others, each reason once."""
+    return list(dict.fromkeys(str(why) for track in tracks if (why := track.meta.get("slower"))))
 
 
 def _known(store: RunStore) -> RunFacts | None:

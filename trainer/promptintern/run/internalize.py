@@ -24,7 +24,7 @@ from promptintern.run.inputs import length_of
 from promptintern.run.latency import Result, measure_latency
 from promptintern.run.session import Session
 from promptintern.run.speed import speed_facts
-from promptintern.run.tracks import Track, course_of, direct_track, plan_track, tracks_of
+from promptintern.run.tracks import Track, course_of, direct_track, plan_track, tracks_of, why_slower
 from promptintern.run.training import TrackTrainer
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore
@@ -270,6 +270,7 @@ class _Run:
             "speed": facts.model_dump(by_alias=True)
             if (facts := speed_facts(self.trainer.speed(trajectory)))
             else None,
+            "slower": why_slower(self.session, rows) or None,
             "startedAt": self.trainer.started_at,
             "finishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }

@@ -80,7 +80,16 @@ def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens
 
 def layout_of(session: Session, rows: Sequence[Encoded]) -> Layout:
     """How ``rows`` lie in their packs."""
-    return session.layouts.for_rows(max(length_of(row).total for row in rows))
+    return session.layouts.for_rows(_longest(rows))
+
+
+def why_slower(session: Session, rows: Sequence[Encoded]) -> str:
+    """Why ``rows`` do not lie in their packs as the model's other rows do; nothing if they do."""
+    return session.layouts.why_slower(_longest(rows))
+
+
+def _longest(rows: Sequence[Encoded]) -> int:
+    return max(length_of(row).total for row in rows)
 
 
 def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:

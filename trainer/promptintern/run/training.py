@@ -31,7 +31,7 @@ from promptintern.prompt.encode import Encoded
 from promptintern.run.events import CheckpointSaved, Note, Observer, Speed, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.run.session import DTYPES, Session
 from promptintern.run.speed import speed_of
-from promptintern.run.tracks import Track, layout_of
+from promptintern.run.tracks import Track, layout_of, why_slower
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore, checkpoint_folder
@@ -55,6 +55,7 @@ class TrackTrainer:
         self.writer = writer
         self.started_at = ""
         """When the track that is trained, or was trained last, began: ISO 8601. Its checkpoints hand it on."""
+        self._told: set[str] = set()
         self._weights = weights_of(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
 
@@ -68,6 +69,7 @@ class TrackTrainer:
         optimizer = new_optimizer(session.adapter, weight_decay=spec.training.weight_decay)
         trajectory = self._restore(track, optimizer)
         if collective.rank() == 0:
+            self._tell_slower(why_slower(session, rows))
             self.observer.emit(
                 TrainingBegan(
                     name=track.name,
@@ -99,6 +101,12 @@ class TrackTrainer:
         if collective.rank() == 0:
             self.observer.emit(Trained(name=track.name, seconds=trajectory.seconds, speed=self.speed(trajectory)))
         return trajectory
+
+    def _tell_slower(self, why: str) -> None:
+        """Once for all stages that it holds for."""
+        if why and why not in self._told:
+            self._told.add(why)
+            self.observer.emit(Note(text=why))
 
     def speed(self, trajectory: Trajectory) -> Speed:
         """Of all workers together; they are taken to have the same device."""
