@@ -1,7 +1,7 @@
 """Training speed against what a user would pick instead, in one run on one machine; writes docs/performance.md.
 
     make bench
-    python -m benchmarks.training [--data rows.jsonl] [--only compare lengths packs workers costs answers]
+    python -m benchmarks.training [--data rows.jsonl] [--only compare lengths packs profile workers costs answers]
 
 The same random Llama, rows, LoRA and steps go through HF Trainer with PEFT, TRL's SFTTrainer (padded, and packed by
 bfd), and this project's engine. Every measurement is a process of its own and methods take turns. Steps are over the
@@ -11,6 +11,7 @@ rows, so its time is scaled to as many tokens.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -20,14 +21,16 @@ from typing import Any
 
 from benchmarks.preprocess import machine
 from benchmarks.training.answering import answering
-from benchmarks.training.compare import NAMES, compare
+from benchmarks.training.compare import NAMES, Setting, compare, other_trainings
 from benchmarks.training.document import document, plot
 from benchmarks.training.lengths import by_pack, by_template
 from benchmarks.training.material import shape_of, text_of, write_material
+from benchmarks.training.processes import in_new_process
+from benchmarks.training.profile import shares, threads
 from benchmarks.training.run_costs import run_costs
 from benchmarks.training.workers import scaling
 
-PARTS = ("compare", "lengths", "packs", "workers", "costs", "answers")
+PARTS = ("compare", "lengths", "packs", "profile", "workers", "costs", "answers")
 DOCS = Path("docs")
 
 
@@ -40,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="of an optimizer step")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
-    parser.add_argument("--templates", type=int, nargs="+", default=[256, 1024, 2048, 4096, 8192])
+    parser.add_argument("--templates", type=int, nargs="+", default=[256, 1024, 2048, 8192])
     parser.add_argument("--packs", type=int, nargs="+", default=[2048, 4096, 8192, 16384])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--shape", default="{}", help="JSON of the model's shape, where it is not the default")
@@ -57,6 +60,11 @@ def main() -> None:
         (DOCS / "performance.md").write_text(document(found))
         plot(found, DOCS / "performance.svg")
     print(document(found))
+    wrong = other_trainings([Setting(**each) for each in found.get("compare", [])], found["shape"]["dtype"])
+    if wrong:
+        sys.exit(
+            f"in stages {', '.join(str(stage + 1) for stage in wrong)} ours did not train as the padded methods did"
+        )
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -68,6 +76,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "shape": json.loads(text_of(shape)),
         "rows": arguments.rows,
         "template": arguments.template_tokens,
+        "threads": in_new_process(threads),
     }
     few = max(1, arguments.repeats - 1)
     found["rounds"] = dict.fromkeys(PARTS, few) | {"compare": arguments.repeats, "costs": max(1, few - 1)}
@@ -105,6 +114,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 repeats=few,
             )
             found["packs"] = [asdict(length) for length in packs]
+        if "profile" in arguments.only:
+            found["profile"] = shares(material, shape, rows=arguments.rows, pack=8192)
         if "workers" in arguments.only:
             found["workers"] = scaling(material, shape, rows=arguments.rows, pack=8192, repeats=few)
         if "costs" in arguments.only:

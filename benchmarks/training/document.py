@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.compare import LOSS_TOLERANCE, NAMES, NORM_TOLERANCE, Setting, best_of, differences
+from benchmarks.training.compare import NAMES, Setting, best_of, differences, is_same_training
+from benchmarks.training.processes import OUR_SPINS, SPINS
 
 _COLOURS = {"hf": "#8a8f98", "trl": "#b08d57", "trl-packed": "#6f8fa8", "ours": "#0b7a5b"}
 
@@ -22,8 +23,9 @@ def document(found: Mapping[str, Any]) -> str:
         f"layers. Data: {found['data']}; a template of {found['template']} tokens, 5 retrieved examples, "
         f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns; "
         f"figures are medians over {rounds(found, 'compare')}, below over {rounds(found, 'lengths')}, and "
-        f"{rounds(found, 'costs')} for what is beside the steps. Our step's time holds what prepares "
-        "model and packs; the others' does not hold theirs. Peaks of memory include the imported libraries.",
+        f"{rounds(found, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds the "
+        f"planning of its packs. {found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
+        "sets it, in the others libgomp's default. Peaks of memory include the imported libraries.",
     ]
     for key, part in _PARTS.items():
         if key in found:
@@ -65,17 +67,21 @@ def _compare(found: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield ""
-    yield from _ratios(best)
+    yield from _ratios(best, found["shape"]["dtype"])
     yield ""
+    rates = [f"stage {s.stage + 1}: {s.mfu:.1%}" for s in best if s.mfu is not None]
+    if rates:
+        yield f"Model FLOPs utilization of PromptIntern: {'; '.join(rates)}."
+        yield ""
     others = [s for s in settings if s not in best]
     yield (
-        "Batch sizes that were slower in the first round: "
+        "TRL pads as HF Trainer does, and was given the batch that was best there. Slower in the first round: "
         + "; ".join(f"stage {s.stage + 1} {NAMES[s.method]} {s.size}: {rows / s.median:.1f}" for s in others)
         + "."
     )
 
 
-def _ratios(best: Sequence[Setting]) -> Iterator[str]:
+def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
     """Ours against the faster of the others."""
     totals: dict[str, float] = {}
     lines = []
@@ -88,7 +94,7 @@ def _ratios(best: Sequence[Setting]) -> Iterator[str]:
             return
         nearest = min(here.values(), key=lambda s: s.median)
         off = differences(ours, list(here.values()))
-        same = off is None or (off[0] <= LOSS_TOLERANCE and off[1] <= NORM_TOLERANCE)
+        same = off is None or is_same_training(off, dtype)
         told = "" if off is None else f"{off[0]:.0e}, {off[1]:.0e}" + ("" if same else ": NOT THE SAME TRAINING")
         lines.append(
             [
@@ -111,18 +117,19 @@ def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## The longer the template, the larger the gain"
     yield ""
     yield (
-        f"The first stage, {found['rows']} rows in one pack, against HF Trainer with padded rows, batch 4, in steps of "
-        "16,384 tokens, or of 4 rows."
+        f"The first stage, {found['rows']} rows in one pack, against HF Trainer with padded rows, in steps of 16,384 "
+        "tokens or of 2 rows, in batches of 1 or 4, whichever was faster."
     )
     yield ""
     yield from table(
-        ["template", "mean row", "ours, examples/s", "HF Trainer", "gain"],
+        ["template", "mean row", "ours, examples/s", "HF Trainer", "its batch", "gain"],
         [
             [
                 str(each["template"]),
                 f"{each['row']:.0f}",
                 f"{each['ours']:.2f}",
                 f"{each['hf']:.2f}",
+                str(each["batch"]),
                 f"**{each['ours'] / each['hf']:.1f}x**",
             ]
             for each in found["lengths"]
@@ -137,6 +144,14 @@ def _packs(found: Mapping[str, Any]) -> Iterator[str]:
         ["tokens in a pack", "rows in a pack", "examples/s"],
         [[str(each["pack"]), f"{each['rows_per_pack']:.1f}", f"{each['ours']:.1f}"] for each in found["packs"]],
     )
+
+
+def _profile(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Where the time goes"
+    yield ""
+    yield "A step of the first stage in packs of 8,192 tokens under PyTorch's profiler. It slows down what is small."
+    yield ""
+    yield from table(["", "share"], [[kind, f"{share:.0%}"] for kind, share in found["profile"].items()])
 
 
 def _workers(found: Mapping[str, Any]) -> Iterator[str]:
@@ -159,7 +174,7 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
             [
                 "from one stage to the next",
                 f"{costs['change']:.2f}",
-                f"{costs['change'] / costs['stage']:.1%} of the stage's time",
+                f"{costs['change'] / costs['stage']:.1%} of the stage's time, {costs['share']:.1%} at most",
             ],
             [
                 "a new process per stage instead, or to resume",
@@ -209,6 +224,7 @@ _PARTS = {
     "compare": _compare,
     "lengths": _lengths,
     "packs": _packs,
+    "profile": _profile,
     "workers": _workers,
     "costs": _costs,
     "answers": _answers,

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Measured:
         losses: Of every step.
         norms: Of every step's gradient, before clipping.
         packs: Of a step, by our engine; 0 for others.
+        mfu: Model FLOPs utilization of our steps that count; None where the device's peak is not known.
         peak_mib: Resident memory, or the GPU's.
     """
 
@@ -35,6 +37,7 @@ class Measured:
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     packs: float = 0.0
+    mfu: float | None = None
     peak_mib: float = 0.0
 
 
@@ -67,14 +70,20 @@ def run(work: Work) -> Measured:
 
 
 def _ours(work: Work) -> Measured:
+    return train_ours(work, lambda _done: None)
+
+
+def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
+    """Train by our engine, as a run trains a stage.
+
+    Args:
+        after_step: Told how many steps are done.
+    """
     rows, shape = work.rows, work.shape
-    from promptintern.engine import collective
     from promptintern.engine.layout import choose_layouts
     from promptintern.engine.lora import attach_lora
-    from promptintern.engine.packs import Length, plan_steps
     from promptintern.engine.state import Trajectory, new_optimizer
     from promptintern.engine.train import Course, StageTask, train_stage
-    from promptintern.engine.tree import Prefixes
     from promptintern.prompt.encode import Encoded
     from promptintern_api.training import Lora, LrSchedule, TrainingSpec
 
@@ -85,43 +94,76 @@ def _ours(work: Work) -> Measured:
     if layouts.reason:
         print(f"layout: {layout.value}, since {layouts.reason}", file=sys.stderr)
     encoded = [Encoded(prompt_ids=memoryview(array("i", p)), answer_ids=memoryview(array("i", a))) for p, a in rows]
-    steps = []
-    for start in range(0, len(rows), work.rows_per_step):  # in the order of the others, so that losses can be compared
-        part = range(start, min(start + work.rows_per_step, len(rows)))
+    began = time.perf_counter()
+    steps = _plan(work, pack=layout.packs)
+    planning = (time.perf_counter() - began) / len(steps)
+    optimizer = new_optimizer(adapter, weight_decay=0.0)
+    training = TrainingSpec(learning_rate=LEARNING_RATE, warmup_ratio=0.0, lr_schedule=LrSchedule.CONSTANT)
+    trajectory, seconds, last = Trajectory(), [], time.perf_counter()
+
+    def note(trajectory: Trajectory) -> None:
+        nonlocal last
+        _synchronize(shape)
+        seconds.append(time.perf_counter() - last + planning)
+        after_step(trajectory.steps)
+        last = time.perf_counter()
+
+    train_stage(
+        adapter,
+        optimizer,
+        StageTask(
+            name="bench", seed=(0,), rows=encoded, steps=steps, layout=layout, course=Course(first=0, total=len(steps))
+        ),
+        training=training,
+        trajectory=trajectory,
+        device=device,
+        stop_requested=lambda: False,
+        after_step=note,
+    )
+    return Measured(
+        seconds=seconds,
+        losses=trajectory.loss,
+        norms=trajectory.grad_norm,
+        packs=sum(len(packs) for step in steps for packs in step.workers) / len(steps),
+        mfu=_mfu(adapter, trajectory, sum(seconds[1:]), shape),
+    )
+
+
+def _plan(work: Work, *, pack: bool) -> list[Any]:
+    """Steps of the rows as the other methods take them, so that losses can be compared."""
+    from promptintern.engine import collective
+    from promptintern.engine.packs import Length, plan_steps
+    from promptintern.engine.tree import Prefixes
+
+    rows, steps = work.rows, []
+    for start in range(0, len(rows), work.rows_per_step):
+        part = rows[start : start + work.rows_per_step]
         (step,) = plan_steps(
-            [Length(prompt=len(rows[i][0]), answer=len(rows[i][1])) for i in part],
+            [Length(prompt=len(prompt), answer=len(answer)) for prompt, answer in part],
             seed=(0,),
             epochs=1,
             tokens_per_batch=2**40,
             rows_per_batch=None,
             tokens_per_pack=work.size,
-            pack=layout.packs,
+            pack=pack,
             world_size=collective.world_size(),
-            prefixes=Prefixes([rows[i][0] for i in part]),
+            prefixes=Prefixes([prompt for prompt, _ in part]),
         )
-        steps.append((step, [encoded[i] for i in part]))
-    optimizer = new_optimizer(adapter, weight_decay=0.0)
-    training = TrainingSpec(learning_rate=LEARNING_RATE, warmup_ratio=0.0, lr_schedule=LrSchedule.CONSTANT)
-    done = Measured(packs=sum(len(packs) for step, _ in steps for packs in step.workers) / len(steps))
-    for step, part_rows in steps:
-        trajectory = Trajectory()
-        began = time.perf_counter()
-        train_stage(
-            adapter,
-            optimizer,
-            StageTask(
-                name="bench", seed=(0,), rows=part_rows, steps=[step], layout=layout, course=Course(first=0, total=1)
-            ),
-            training=training,
-            trajectory=trajectory,
-            device=device,
-            stop_requested=lambda: False,
-            after_step=lambda _trajectory: _synchronize(shape),
-        )
-        done.seconds.append(time.perf_counter() - began)
-        done.losses += trajectory.loss
-        done.norms += trajectory.grad_norm
-    return done
+        steps.append(replace(step, workers=tuple(tuple(_moved(one, start) for one in packs) for packs in step.workers)))
+    return steps
+
+
+def _moved(pack: Any, start: int) -> Any:
+    return replace(pack, rows=tuple(row + start for row in pack.rows))
+
+
+def _mfu(adapter: Any, trajectory: Any, seconds: float, shape: Shape) -> float | None:
+    from promptintern.engine.speed import device_peak, training_flops, weights_of
+
+    peak = device_peak(torch.device(shape.device), getattr(torch, shape.dtype))
+    computed, loss_tokens = sum(trajectory.computed[1:]), sum(trajectory.loss_tokens[1:])
+    flops = training_flops(weights_of(adapter), computed=computed, loss_tokens=loss_tokens)
+    return flops / seconds / peak if peak and seconds else None
 
 
 def _hf(work: Work) -> Measured:

@@ -7,14 +7,42 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _LIBRARIES = ["torch", "transformers", "peft", "trl.trainer.sft_trainer", "datasets", "promptintern.engine.train"]
+SPINS = "GOMP_SPINCOUNT"
+"""How long a thread waits awake for others. Our command line sets it; other libraries leave libgomp's default."""
+OUR_SPINS = "20000"
 
 
-def in_new_process(measure: Callable[..., T], *arguments: Any) -> T:
-    """What ``measure`` returns there. What libraries print goes to stderr."""
+def in_new_process(measure: Callable[..., T], *arguments: Any, ours: bool = False) -> T:
+    """What ``measure`` returns there. What libraries print goes to stderr.
+
+    Args:
+        ours: Whether threads wait as our command line lets them. libgomp reads that once, when it is loaded, so there
+            is one process for each way, from which the others are forked.
+    """
+    return _host(ours).submit(_forked, measure, *arguments).result()
+
+
+@cache
+def _host(ours: bool) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_prepare,
+        initargs=(OUR_SPINS if ours else None,),
+    )
+
+
+def _prepare(spins: str | None) -> None:
+    os.environ.pop(SPINS, None)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | ({SPINS: spins} if spins else {})
+
+
+def _forked(measure: Callable[..., T], *arguments: Any) -> T:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_LIBRARIES)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -22,7 +50,6 @@ def in_new_process(measure: Callable[..., T], *arguments: Any) -> T:
 
 
 def _quietly(measure: Callable[..., T], *arguments: Any) -> T:
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with contextlib.redirect_stdout(sys.stderr):
         return measure(*arguments)
 

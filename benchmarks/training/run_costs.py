@@ -22,9 +22,9 @@ import yaml
 
 from benchmarks.preprocess import EXAMPLE, TEMPLATE, rows_of
 from benchmarks.training.material import Shape, build_model
-from benchmarks.training.processes import say
+from benchmarks.training.processes import OUR_SPINS, SPINS, say
 
-_ROWS, _STAGES = 320, 4
+_ROWS, _STAGES = 640, 4
 _STOP_AFTER = 2
 """Steps of the second stage after which the run is stopped, to be continued by a new process."""
 
@@ -36,6 +36,7 @@ class RunCosts:
     Attributes:
         stage: Training of a stage.
         change: From the end of a stage's evaluation until the next stage's first step begins.
+        share: The largest such change of the time that the stage after it trains.
         start: From a new process until its first step begins, in the midst of a run.
         save: What a checkpoint holds training up.
         step: Of training.
@@ -46,6 +47,7 @@ class RunCosts:
 
     stage: float
     change: float
+    share: float
     start: float
     save: float
     step: float
@@ -75,11 +77,13 @@ def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int)
             first["local"].append(_first(runs[-1], "Trained")["examples"])
             first["s3"].append(_first(stopped, "Trained")["examples"])
     trained = [event for run in runs for event in run if event["event"] == "Trained"]
+    changes = [change for run in runs for change in _changes(run)]
     steps = sum(1 for run in runs for event in run if event["event"] == "Stepped")
     saved = sum(1 for run in runs for event in run if event["event"] == "CheckpointSaved")
     return RunCosts(
         stage=statistics.median(event["seconds"] for event in trained),
-        change=statistics.median(gap for run in runs for gap in _changes(run)),
+        change=statistics.median(gap for gap, _ in changes),
+        share=max(gap / seconds for gap, seconds in changes),
         start=statistics.median(starts),
         save=sum(event["save"] for event in trained) / saved,
         step=sum(event["seconds"] for event in trained) / steps,
@@ -96,15 +100,20 @@ def _first(run: Sequence[Event], kind: str) -> Event:
     return next(event for event in run if event["event"] == kind)
 
 
-def _changes(run: Sequence[Event]) -> Iterator[float]:
-    """From the last answer of a stage's evaluation to the next stage's beginning."""
-    answered = None
+def _changes(run: Sequence[Event]) -> Iterator[tuple[float, float]]:
+    """From the last answer of a stage's evaluation to the next stage's first step, and how long that stage trains.
+
+    A stage is told when it has been trained, with its time from the first step on.
+    """
+    answered = ended = None
     for event in run:
         if event["event"] == "Answered":
             answered = event["at"]
-        elif event["event"] == "TrainingBegan" and event["stage"]:
-            assert answered is not None
-            yield event["at"] - answered
+        elif event["event"] == "TrainingBegan":
+            ended = answered
+        elif event["event"] == "Trained" and event["name"] != f"stage 1/{_STAGES}":
+            assert ended is not None
+            yield event["at"] - event["seconds"] - ended, event["seconds"]
 
 
 def _write_inputs(folder: Path, tokenizer: Path, shape: Shape, data: Path | None) -> None:
@@ -132,7 +141,14 @@ def _process(
             "prompt": {"template": TEMPLATE, "exampleTemplate": EXAMPLE, "protect": ["\nCommand:"]},
             "schedule": {"stages": _STAGES, "shots": 5, "finalRate": 0},
             "training": {"lora": {"r": 32, "alpha": 64}, "epochsPerStage": 1, "tokensPerBatch": 16384},
-            "evaluation": {"stageRows": 4, "maxNewTokens": 8, "latencyQueries": 0, "gate": {"maxDrop": 1}},
+            # Without Direct, which is no stage.
+            "evaluation": {
+                "arms": ["FullPrompt", "QueryOnly"],
+                "stageRows": 4,
+                "maxNewTokens": 8,
+                "latencyQueries": 0,
+                "gate": {"maxDrop": 1},
+            },
             "checkpoint": {"everySeconds": 1},
             "storage": storage,
         },
@@ -141,7 +157,7 @@ def _process(
     path.write_text(yaml.safe_dump(job))
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.training.run_events", str(path), str(stop_after)],
-        env=os.environ | environment,
+        env=os.environ | {SPINS: OUR_SPINS} | environment,
         stdout=subprocess.PIPE,
         check=True,
         text=True,

@@ -27,6 +27,7 @@ class Printer:
         line = {"event": type(event).__name__, "at": time.time(), "stage": getattr(event, "stage", None)}
         if isinstance(event, Trained):
             line |= {
+                "name": event.name,
                 "seconds": event.seconds,
                 "examples": event.speed.examples,
                 "save": event.speed.shares.get("save", 0.0) * event.seconds,

@@ -25,7 +25,7 @@ def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int)
     for repeat in range(repeats):
         for count, found in seconds.items():
             say(f"round {repeat + 1} of {repeats}: {count} worker{'s' if count > 1 else ''}")
-            found.extend(in_new_process(group, work, count))
+            found.extend(in_new_process(group, work, count, ours=True))
     return {count: rows / statistics.median(found) for count, found in seconds.items()}
 
 

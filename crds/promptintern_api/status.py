@@ -60,6 +60,17 @@ class StageStatus(ApiModel):
     checkpoint: Annotated[str | None, Field(description="Folder of the newest checkpoint.")] = None
 
 
+class TimeShares(ApiModel):
+    """What a training's time went to; the shares sum to 1."""
+
+    data: Annotated[float, Field(description="Putting packs together and on the device.")] = 0.0
+    forward: Annotated[float, Field(description="Forward passes.")] = 0.0
+    backward: Annotated[float, Field(description="Backward passes.")] = 0.0
+    exchange: Annotated[float, Field(description="Summing gradients over workers, and waiting for them.")] = 0.0
+    optimizer: Annotated[float, Field(description="Clipping and the optimizer.")] = 0.0
+    save: Annotated[float, Field(description="Held up by reports and checkpoints.")] = 0.0
+
+
 class Progress(ApiModel):
     """Where the running stage stands."""
 
@@ -74,6 +85,7 @@ class Progress(ApiModel):
     mfu: Annotated[
         float | None, Field(description="Model FLOPs utilization, a share; only where the GPU's peak is known.")
     ] = None
+    time_shares: Annotated[TimeShares | None, Field(description="What the time of this stage went to.")] = None
     eta_seconds: Annotated[float | None, Field(description="Seconds left in this stage.")] = None
 
 

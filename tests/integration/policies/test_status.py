@@ -18,6 +18,7 @@ ANOTHER: dict[str, Any] = {
     "rayJobName": "one-a9",
     "currentHeadPodUID": "00000000-0000-0000-0000-000000000000",
     "startTime": "2026-01-02T00:00:00Z",
+    "storage": {"uri": "s3://elsewhere/runs"},
     "completionTime": TIME,
     "stage": "4/4",
     "tokens": 3,

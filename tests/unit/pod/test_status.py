@@ -10,10 +10,21 @@ from promptintern.run.events import Claimed, Speed, StageDone, Stepped, Training
 
 STARTED, FINISHED = "2026-01-02T03:04:05+00:00", "2026-01-02T04:04:05+00:00"
 BEGAN = TrainingBegan(
-    name="stage 1/2", stage=0, steps=10, done=0, rate=1.0, shots=2, prompt_tokens=300.0, started_at=STARTED
+    name="stage 1/2",
+    stage=0,
+    steps=10,
+    done=0,
+    rate=1.0,
+    shots=2,
+    prompt_tokens=300.0,
+    tokens=4000,
+    computed=2000,
+    loss_tokens=90,
+    started_at=STARTED,
 )
 SPEED = Speed(examples=2.04, tokens=100.0, computed=60.0, loss_tokens=10.0, mfu=None, shares={"forward": 1.0})
 STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, speed=SPEED)
+PARTS = ("data", "forward", "backward", "exchange", "optimizer", "save")
 DONE = StageDone(
     stage=0,
     rate=1.0,

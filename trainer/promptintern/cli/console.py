@@ -152,7 +152,8 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
             start = f", continued after step {event.done}" if event.done else ""
             return (
                 f"{event.name}: template rate {event.rate:.2f}, {event.shots} examples, "
-                f"{event.prompt_tokens:.1f} prompt tokens a query, {event.steps} steps{start}"
+                f"{event.prompt_tokens:.1f} prompt tokens a query, {event.steps} steps of {event.tokens:,} tokens, "
+                f"of which {event.computed:,} are computed and {event.loss_tokens:,} have a loss{start}"
             )
         case Stepped():
             return ", ".join(

@@ -94,5 +94,14 @@ def rows_apart(model: Any) -> int | None:
     return min(limits, default=None)
 
 
+def longest_pack(model: Any) -> int | None:
+    """Tokens of a pack beyond which a token's place in it changes its attention; None if it never does.
+
+    Llama 4 scales the queries of layers without positions by it, in steps of ``floor_scale`` tokens.
+    """
+    config = _config(model)
+    return config.floor_scale if getattr(config, "attn_temperature_tuning", False) else None
+
+
 def _config(model: Any) -> Any:
     return base_of(model).config.get_text_config()

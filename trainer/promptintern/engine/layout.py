@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from promptintern.engine.attention import cascading, other_layers, rows_apart, sight_of
+from promptintern.engine.attention import cascading, longest_pack, other_layers, rows_apart, sight_of
 from promptintern.engine.cascade import kernel_of
 from promptintern.engine.forward import PackTensors, pack_loss, pack_tensors, packs_exactly
 from promptintern.engine.gated import gated_at_once
@@ -51,6 +51,7 @@ class Layouts:
         sight: How far back every layer sees, None if there is no limit.
         apart: Rows longer than this must not share a call (their positions are scaled together); None if there is none.
         reason: Why ``best`` is not the fastest layout; nothing if it is.
+        longest_pack: Tokens of a pack with several rows at most; None if there is no limit.
     """
 
     best: Layout
@@ -58,6 +59,7 @@ class Layouts:
     sight: int | None
     apart: int | None
     reason: str
+    longest_pack: int | None = None
 
     def for_rows(self, longest: int) -> Layout:
         """The fastest layout for rows of up to ``longest`` tokens."""
@@ -116,7 +118,14 @@ def choose_layouts(adapter: Adapter, *, vocab_size: int, dropout: float, device:
         best, reason = (Layout.CASCADE, "training.lora.dropout is not 0") if dropout else (Layout.SHARED, "")
     else:
         best, reason = long, fault if masked else f"{type(model).__name__} does not keep rows of one pack apart"
-    return Layouts(best=best, long=long, sight=sight_of(model), apart=rows_apart(model), reason=reason)
+    return Layouts(
+        best=best,
+        long=long,
+        sight=sight_of(model),
+        apart=rows_apart(model),
+        reason=reason,
+        longest_pack=longest_pack(model),
+    )
 
 
 def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) -> str:

@@ -2,11 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Literal
 
-from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TrainingStatus
+from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
 
 from promptintern.run.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
 
@@ -55,6 +55,7 @@ class TrainingProgress:
                     computed_tokens_per_second=_rounded(event.speed.computed, 1),
                     loss_tokens_per_second=round(event.speed.loss_tokens, 1),
                     mfu=_rounded(event.speed.mfu, 3),
+                    time_shares=_shares(event.speed.shares),
                     eta_seconds=self._seconds_left(event.steps),
                 )
             case CheckpointSaved(stage=int() as stage):
@@ -102,6 +103,10 @@ class TrainingProgress:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
+
+
+def _shares(shares: Mapping[str, float]) -> TimeShares | None:
+    return TimeShares(**{part: round(share, 3) for part, share in shares.items()}) if shares else None
 
 
 def _times(stage: StageDone) -> dict[str, datetime]:

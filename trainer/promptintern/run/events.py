@@ -32,6 +32,11 @@ class TrainingBegan:
     rate: float
     shots: int
     prompt_tokens: float
+    tokens: int
+    """Of all steps: prompts and answers, as if every row were computed alone."""
+    computed: int
+    """Of all steps: through the model, shared ones once."""
+    loss_tokens: int
     started_at: str
     """ISO 8601, of its first step, whoever did it."""
 

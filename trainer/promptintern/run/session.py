@@ -195,8 +195,9 @@ def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: tor
     return layouts, []
 
 
-def tokens_per_pack(job: PromptInternJob, layout: Layout, device: torch.device) -> int:
+def tokens_per_pack(job: PromptInternJob, layouts: Layouts, layout: Layout, device: torch.device) -> int:
     """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
     default = 8192 if layout.cascades or device.type == "cuda" else 1024
     training = job.spec.training
-    return training.tokens_per_pack or min(default, training.tokens_per_batch)
+    tokens = training.tokens_per_pack or min(default, training.tokens_per_batch)
+    return min(tokens, layouts.longest_pack or tokens)

@@ -102,7 +102,7 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
         epochs=track.epochs,
         tokens_per_batch=training.tokens_per_batch,
         rows_per_batch=training.rows_per_batch,
-        tokens_per_pack=tokens_per_pack(session.job, layout, session.device),
+        tokens_per_pack=tokens_per_pack(session.job, session.layouts, layout, session.device),
         pack=layout.packs,
         world_size=world_size,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,

@@ -79,6 +79,9 @@ class TrackTrainer:
                     rate=session.templates[track.template].rate_achieved,
                     shots=track.shots,
                     prompt_tokens=float(np.mean([len(row.prompt_ids) for row in rows])),
+                    tokens=sum(step.tokens for step in steps),
+                    computed=sum(step.computed for step in steps),
+                    loss_tokens=sum(step.loss_tokens for step in steps),
                     started_at=self.started_at,
                 )
             )

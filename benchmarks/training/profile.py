@@ -1,0 +1,74 @@
+"""What our step's time goes to: a step of the first stage, by kind of operation."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.training.material import Shape, read_stage
+from benchmarks.training.methods import Work, train_ours
+from benchmarks.training.processes import in_new_process, say
+
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addmm_")
+_ATTENTION = "_attention_for_cpu"
+PRODUCTS, SHARED, OWN, REST = (
+    "matrix products",
+    "attention to what is shared",
+    "causal attention within a node of the tree",
+    "norms, positions, activation, loss, copies, Python",
+)
+
+
+def shares(material: Path, shape: Shape, *, rows: int, pack: int) -> dict[str, float]:
+    """Shares of the second step's time, by kind of operation."""
+    say("profile of the first stage")
+    work = Work(
+        method="ours",
+        rows=read_stage(material, 0)[: 2 * rows],
+        rows_per_step=rows,
+        size=pack,
+        shape=shape,
+        tokenizer=material / "tokenizer",
+    )
+    return in_new_process(_profile, work, ours=True)
+
+
+def _profile(work: Work) -> dict[str, float]:
+    profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True)
+
+    def after_step(done: int) -> None:
+        if done == 1:
+            profiler.start()
+        else:
+            profiler.stop()
+
+    done = train_ours(work, after_step)
+    spent = dict.fromkeys((PRODUCTS, SHARED, OWN), 0.0)
+    for event in profiler.key_averages(group_by_input_shape=True):
+        kind = _kind(event)
+        if kind is not None:
+            spent[kind] += event.self_cpu_time_total / 1e6
+    assert spent[PRODUCTS] > 0 and spent[OWN] > 0, "the profiler saw none of them"
+    step = done.seconds[-1]
+    return {kind: seconds / step for kind, seconds in spent.items()} | {REST: 1 - sum(spent.values()) / step}
+
+
+def _kind(event: Any) -> str | None:
+    if event.key in _PRODUCTS:
+        return PRODUCTS
+    if _ATTENTION in event.key:
+        queries, keys = _lengths(event)
+        return OWN if queries == keys else SHARED
+    return None
+
+
+def _lengths(event: Any) -> tuple[int, int]:
+    """Of queries and keys, ``[batch, heads, length, width]``; a backward call has the output's gradient before them."""
+    first = 1 if "backward" in event.key else 0
+    return event.input_shapes[first][2], event.input_shapes[first + 1][2]
+
+
+def threads() -> int:
+    """That PyTorch takes here."""
+    return torch.get_num_threads()
