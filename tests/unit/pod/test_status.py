@@ -164,6 +164,7 @@ def test_how_fast_it_goes_is_told() -> None:
     progress.note(STEPPED)
     told = progress.status().to_wire()["progress"]
     rates = {"examplesPerSecond": 2.0, "tokensPerSecond": 100.0, "computedTokensPerSecond": 60.0}
+    assert told.pop("timeShares") == {part: float(part == "forward") for part in PARTS}
     assert told == {"step": 4, "total": 10, **rates, "lossTokensPerSecond": 10.0, "etaSeconds": told["etaSeconds"]}
     progress.note(replace(STEPPED, speed=replace(SPEED, computed=None, mfu=0.31249)))
     told = progress.status().to_wire()["progress"]
