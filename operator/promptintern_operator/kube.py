@@ -1,7 +1,7 @@
 """The few requests that the operator makes, over the async client of the kubernetes package."""
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,10 +76,15 @@ def api_client() -> ApiClient:
 
 
 class Kube:
-    """One API server. Every method raises ``RequestFailed``."""
+    """One API server. Every method raises ``RequestFailed``.
 
-    def __init__(self, api: ApiClient) -> None:
+    Args:
+        may_write: Asked before every request that may change something.
+    """
+
+    def __init__(self, api: ApiClient, *, may_write: Callable[[], bool] = lambda: True) -> None:
         self._api = api
+        self._may_write = may_write
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
         """The object, None if there is none."""
@@ -183,6 +188,8 @@ class Kube:
         only_meta: bool = False,
     ) -> dict[str, Any]:
         verb = "APPLY" if content_type == _APPLY else method
+        if method != "GET" and not self._may_write():
+            raise RequestFailed(f"{method} {path}: not asked for, since another operator may lead by now", status=0)
         try:
             prepared = await self._api.param_serialize(
                 method,

@@ -1,6 +1,7 @@
 """Leader election by a Lease: of several replicas one works, and the others wait."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -18,12 +19,40 @@ from promptintern_operator.settings import Settings
 _log = structlog.get_logger("promptintern.operator")
 
 
+class Tenure:
+    """How long this process may act as the leader: until others may follow who have not heard of it since.
+
+    A process that stood still, or a machine that slept, wakes in the middle of its work, long before it finds that its
+    lease is gone.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = float("-inf")
+
+    def renew(self, since: float) -> None:
+        """The lease was taken or renewed by a request that began at ``since``, by ``Tenure.now``."""
+        self._until = since + self._seconds
+
+    def holds(self) -> bool:
+        """Whether nobody else may be the leader now."""
+        return self.now() < self._until
+
+    @staticmethod
+    def now() -> float:
+        """Seconds, those in which the machine slept too."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class _PatientLock(LeaseLock):  # type: ignore[misc]
     """A lease whose requests end in time: an API server that hangs must not keep a leader that others replaced."""
 
-    def __init__(self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float) -> None:
+    def __init__(
+        self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float, tenure: Tenure
+    ) -> None:
         super().__init__(name, namespace, identity, api)
         self._seconds = seconds
+        self._tenure = tenure
 
     async def get(self, name: str, namespace: str) -> tuple[bool, LeaderElectionRecord | Exception | None]:
         try:
@@ -36,10 +65,10 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
     async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
         # Not the library's own method, whose request fails its own checks (kubernetes 37).
         lease = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
-        return await self._in_time(self.api_instance.create_namespaced_lease(namespace, lease))
+        return await self._take(self.api_instance.create_namespaced_lease(namespace, lease))
 
     async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
-        return await self._in_time(super().update(name, namespace, updated_record))
+        return await self._take(super().update(name, namespace, updated_record))
 
     async def release(self) -> None:
         """Let another replica follow at once."""
@@ -51,6 +80,13 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
                 self.api_instance.replace_namespaced_lease(self.name, self.namespace, self.lease_reference)
             )
 
+    async def _take(self, request: Awaitable[object]) -> bool:
+        began = Tenure.now()
+        taken = await self._in_time(request)
+        if taken:
+            self._tenure.renew(began)
+        return taken
+
     async def _in_time(self, request: Awaitable[object]) -> bool:
         try:
             async with asyncio.timeout(self._seconds):
@@ -59,13 +95,21 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
             return False
 
 
-async def lead(api: ApiClient, settings: Settings, work: Callable[[], Awaitable[None]]) -> None:
+async def lead(api: ApiClient, settings: Settings, tenure: Tenure, work: Callable[[], Awaitable[None]]) -> None:
     """Wait to become the leader, then work; returns once ``work`` does, or once the lease is lost.
 
     A process that returns from here must end: what it started may still be under way.
+
+    Args:
+        tenure: Is renewed with the lease.
     """
     lock = _PatientLock(
-        settings.lease_name, settings.operator_namespace, settings.pod_name, api, seconds=settings.lease_seconds / 10
+        settings.lease_name,
+        settings.operator_namespace,
+        settings.pod_name,
+        api,
+        seconds=settings.lease_seconds / 10,
+        tenure=tenure,
     )
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

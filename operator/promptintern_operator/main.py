@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from promptintern_operator.handlers import kopf_settings, registry_of
 from promptintern_operator.kube import Kube, RequestFailed, api_client
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
-from promptintern_operator.leader import lead
+from promptintern_operator.leader import Tenure, lead
 from promptintern_operator.memory import give_back
 from promptintern_operator.metrics import JOBS_BY_PHASE
 from promptintern_operator.probes import serve_probes
@@ -45,8 +45,9 @@ async def run(settings: Settings) -> None:
         settings.probe_port, silence=silence, limit=settings.silence_seconds, ready=lambda: not stop.is_set()
     )
     async with api_client() as api:
+        tenure = Tenure(settings.lease_seconds)
         work = asyncio.create_task(
-            lead(api, settings, lambda: work_until(stop, Kube(api), settings))
+            lead(api, settings, tenure, lambda: work_until(stop, Kube(api, may_write=tenure.holds), settings))
             if settings.leader_election
             else work_until(stop, Kube(api), settings)
         )

@@ -101,6 +101,8 @@ def _before_ray() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # A worker imports torch before it answers, which takes its time on a small or busy machine.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    # It asks whether Ray's own autoscaler gives a node back, which it never does here, and takes seconds to start.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Workers run in this very environment, not in one that uv makes anew.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
