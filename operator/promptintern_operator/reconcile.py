@@ -186,7 +186,6 @@ class Reconciler:
     async def _carry_out(self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
         owner = Owner(namespace, uid)
-        log.info("action", action=type(action).__name__, **vars(action))
         match action:
             case StartPreflight(generation=generation, number=number):
                 # What does nothing by itself is made while the status is written; the check runs, and is not.
@@ -211,6 +210,7 @@ class Reconciler:
                 self._store.preflights.change(owner, child, deleting=True)
             case DeleteJob():
                 await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid)
+        log.info("action", action=type(action).__name__, **vars(action))
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
         """Create an object, unless this very job has it already; returns it."""
