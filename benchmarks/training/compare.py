@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.training.material import Shape, mean_row, read_stage
+from benchmarks.training.material import Shape, mean_row
 from benchmarks.training.methods import Measured, Work, run
 from benchmarks.training.processes import in_new_process, say
 
@@ -80,14 +80,7 @@ def measure(method: str, size: int, material: Path, shape: Shape, *, stage: int,
     """One process: a step of ``rows`` rows that does not count, and one that does."""
     assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches have to fill a step"
     steps = 3 if method == "trl-packed" else 2
-    work = Work(
-        method=method,
-        rows=read_stage(material, stage)[: rows * steps],
-        rows_per_step=rows,
-        size=size,
-        shape=shape,
-        tokenizer=material / "tokenizer",
-    )
+    work = Work.of_stage(material, stage, method=method, rows=rows, size=size, shape=shape, steps=steps)
     return in_new_process(run, work, ours=method == "ours")
 
 

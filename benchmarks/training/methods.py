@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.training.material import Row, Shape, build_model
+from benchmarks.training.material import Row, Shape, build_model, read_stage
 
 LEARNING_RATE = 2e-4
 
@@ -59,6 +59,20 @@ class Work:
     size: int
     shape: Shape
     tokenizer: Path
+
+    @classmethod
+    def of_stage(
+        cls, material: Path, stage: int, *, method: str, rows: int, size: int, shape: Shape, steps: int = 2
+    ) -> "Work":
+        """The first ``steps`` steps of ``rows`` rows of a stage."""
+        return cls(
+            method=method,
+            rows=read_stage(material, stage)[: rows * steps],
+            rows_per_step=rows,
+            size=size,
+            shape=shape,
+            tokenizer=material / "tokenizer",
+        )
 
 
 def run(work: Work) -> Measured:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.training.material import Shape, read_stage
+from benchmarks.training.material import Shape
 from benchmarks.training.methods import Work, train_ours
 from benchmarks.training.processes import in_new_process, say
 
@@ -23,14 +23,7 @@ PRODUCTS, SHARED, OWN, REST = (
 def shares(material: Path, shape: Shape, *, rows: int, pack: int) -> dict[str, float]:
     """Shares of the second step's time, by kind of operation."""
     say("profile of the first stage")
-    work = Work(
-        method="ours",
-        rows=read_stage(material, 0)[: 2 * rows],
-        rows_per_step=rows,
-        size=pack,
-        shape=shape,
-        tokenizer=material / "tokenizer",
-    )
+    work = Work.of_stage(material, 0, method="ours", rows=rows, size=pack, shape=shape)
     return in_new_process(_profile, work, ours=True)
 
 

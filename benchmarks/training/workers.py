@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.material import Shape, read_stage
+from benchmarks.training.material import Shape
 from benchmarks.training.methods import Work, run
 from benchmarks.training.processes import in_new_process, say
 
@@ -14,14 +14,7 @@ from benchmarks.training.processes import in_new_process, say
 def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int) -> dict[int, float]:
     """Examples per second of the first stage by the number of workers; the median of ``repeats``."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    work = Work(
-        method="ours",
-        rows=read_stage(material, 0)[: 2 * rows],
-        rows_per_step=rows,
-        size=pack,
-        shape=shape,
-        tokenizer=material / "tokenizer",
-    )
+    work = Work.of_stage(material, 0, method="ours", rows=rows, size=pack, shape=shape)
     for repeat in range(repeats):
         for count, found in seconds.items():
             say(f"round {repeat + 1} of {repeats}: {count} worker{'s' if count > 1 else ''}")

@@ -31,8 +31,8 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
     keys = {job.uid: key for key, job in store.jobs.items()}
     for resource, shelf, selector in kinds:
         before = shelf.contents()  # what is added while the list is made stays
-        if resource is WORKLOADS and not before:
-            continue  # without Kueue there is no such kind
+        if not before:
+            continue
         try:
             there = await _uids(kube, resource, namespaces, selector=selector)
         except RequestFailed as error:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/promptintern"
 SYSTEM = "promptintern-system"
 RELEASE = "promptintern"
+_OPERATORS = "app.kubernetes.io/name=promptintern"
 OPERATOR_IMAGE = "localhost/promptintern-operator:test"
 TRAINER_IMAGE = "localhost/promptintern-trainer:test"
 
@@ -82,5 +83,10 @@ def chart_before(folder: Path) -> Path:
 
 def operators(cluster: Cluster) -> set[str]:
     """The uids of the operator's pods, without those that are about to go."""
-    pods = [pod["metadata"] for pod in cluster.list("pods", SYSTEM, "app.kubernetes.io/name=promptintern")]
+    pods = [pod["metadata"] for pod in cluster.list("pods", SYSTEM, _OPERATORS)]
     return {pod["uid"] for pod in pods if not pod.get("deletionTimestamp")}
+
+
+def delete_operators(cluster: Cluster) -> None:
+    """Delete them; others take their place."""
+    cluster.kubectl("delete", "pod", "--namespace", SYSTEM, "-l", _OPERATORS, "--wait=false")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.epochs import EpochWatch, resumed_after, steps_lost
-from tests.e2e.project import SYSTEM, operators
+from tests.e2e.project import delete_operators, operators
 from tests.e2e.short import EVERY, SECONDS, SHORT, until_training
 from tests.e2e.tenant import Team
 
@@ -55,9 +55,7 @@ def kill_head(team: Team, name: str) -> None:
 
 def delete_operator(team: Team, name: str) -> None:
     """The leading operator's pod."""
-    team.cluster.kubectl(
-        "delete", "pod", "--namespace", SYSTEM, "-l", "app.kubernetes.io/name=promptintern", "--wait=false"
-    )
+    delete_operators(team.cluster)
 
 
 def stop_api_server(team: Team, name: str) -> None:
@@ -193,7 +191,7 @@ class Deletions:
         try:
             while not self._stop.is_set():
                 self.uids |= operators(self._team.cluster)
-                delete_operator(self._team, "")
+                delete_operators(self._team.cluster)
                 self._stop.wait(20)
         except Exception as error:  # noqa: BLE001 -- raised again where the test waits
             self._error = error

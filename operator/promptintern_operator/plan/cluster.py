@@ -78,9 +78,9 @@ def note_cluster(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits:
 def _note_pods(ray_job: RayJobView, pods: list[PodView], draft: Draft) -> None:
     staying = [pod for pod in pods if not pod.deleting]
     ready = sum(pod.ready for pod in pods)
-    if ray_job.refused is not None:
-        reason = reason_of(ray_job.refused, otherwise="PodsRefused")
-        draft.set("ClusterReady", False, reason, f"KubeRay cannot make or delete a pod: {ray_job.refused}")
+    refused = _refusal(ray_job)
+    if refused is not None:
+        draft.set("ClusterReady", False, *refused)
     elif ray_job.deployment == "Running" and staying and all(pod.ready for pod in staying):
         draft.set("ClusterReady", True, "Ready", f"Ray cluster {ray_job.cluster} is up")
     elif pods or not draft.is_true("ClusterReady"):
@@ -98,9 +98,9 @@ def _not_up(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limi
         return Ending(outcome=Outcome.APPLICATION, reason="OutOfMemory", message=out_of_memory)
     if attempt.active_since is None or any(is_being_made(pod) for pod in pods):
         return None
-    if ray_job.refused is not None:
-        reason = reason_of(ray_job.refused, otherwise="PodsRefused")
-        message = f"waited {limits.stuck:.0f} s: KubeRay cannot make or delete a pod: {ray_job.refused}"
+    refused = _refusal(ray_job)
+    if refused is not None:
+        reason, message = refused[0], f"waited {limits.stuck:.0f} s: {refused[1]}"
     else:
         reason = "ClusterNotUp"
         unready = next((f"pod {pod.name} is {pod.phase}, and not ready" for pod in pods if not pod.ready), None)
@@ -108,6 +108,14 @@ def _not_up(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limi
         message = f"the Ray cluster did not come up within {limits.stuck:.0f} s: {why}"
     late = Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=message)
     return _in_time(late, attempt.active_since, draft, limits)
+
+
+def _refusal(ray_job: RayJobView) -> tuple[str, str] | None:
+    """Reason and message, if the API server refuses pods of the cluster."""
+    if ray_job.refused is None:
+        return None
+    reason = reason_of(ray_job.refused, otherwise="PodsRefused")
+    return reason, f"KubeRay cannot make or delete a pod: {ray_job.refused}"
 
 
 def _in_time(late: Ending, since: datetime, draft: Draft, limits: Limits) -> Ending | None:

@@ -14,14 +14,8 @@ CODE = [ast.parse(path.read_text()) for path in (*sorted((OPERATOR / "plan").glo
 
 NO_REASONS = {
     *("True", "False", "Unknown"),
-    *(
-        "Complete",
-        "Initializing",
-        "RUNNING",
-        "STOPPED",
-        "SUCCEEDED",
-        "Suspending",
-    ),  # KubeRay's words for a RayJob's state
+    # KubeRay's words for a RayJob's state
+    *("Complete", "Initializing", "RUNNING", "STOPPED", "SUCCEEDED", "Suspending"),
     *("User", "Infrastructure"),  # the trainer's words for a failure's class
     "OOMKilled",  # a container's; ours is OutOfMemory
     # why a node or the cluster took a pod; ours are PodLost and Preempted
