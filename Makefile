@@ -16,7 +16,7 @@ TIMED = tests/integration/operator
 E2E = tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py tests/e2e/test_faults.py
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py gpus.py upgrade.py kueue.py)
 
-.PHONY: help setup demo test unit integration operator e2e e2e-more e2e-faults prerequisites cluster-up cluster-down kind-up kind-down \
+.PHONY: help setup demo test unit integration operator e2e e2e-more e2e-faults prerequisites gpu cluster-up cluster-down kind-up kind-down \
 	kill check format generate snapshots quality bench preprocess clean
 
 help: ## Show this list
@@ -72,6 +72,9 @@ prerequisites:
 	@tools/browser.sh
 	@$(RUN) python -m tests.cluster.s3
 	@$(RUN) python -m tests.cluster build --tier api || echo "tests that need an API server will say that they did not run"
+
+gpu: ## Tests that need a CUDA GPU: kernels against attention written out, gradients, the same bits each time
+	@$(RUN) pytest tests/gpu
 
 kill: ## Kill a run at 20 random moments and compare the adapters, bit for bit
 	@PROMPTINTERN_KILL_POINTS=20 $(RUN) pytest tests/integration/run/test_kill.py -v

@@ -3,6 +3,11 @@
     make bench
     python -m benchmarks.training [--data rows.jsonl] [--only compare lengths packs profile workers costs answers]
 
+On a GPU, whose measurements become a document wherever they are brought to:
+
+    python -m benchmarks.training --shape '{"device": "cuda", "dtype": "bfloat16", ...}' --only ... --json found.json
+    python -m benchmarks.training --render found.json --name performance-gpu
+
 The same random Llama, rows, LoRA and steps go through HF Trainer with PEFT, TRL's SFTTrainer (padded, and packed by
 bfd), and this project's engine. Every measurement is a process of its own and methods take turns. Steps are over the
 same rows in the same order, and the losses of padded methods are compared step by step; a packed TRL step holds other
@@ -26,11 +31,13 @@ from benchmarks.training.document import document, plot
 from benchmarks.training.lengths import by_pack, by_template
 from benchmarks.training.material import shape_of, text_of, write_material
 from benchmarks.training.processes import in_new_process
-from benchmarks.training.profile import shares, threads
+from benchmarks.training.profile import gpu_name, shares, threads
 from benchmarks.training.run_costs import run_costs
 from benchmarks.training.workers import scaling
 
 PARTS = ("compare", "lengths", "packs", "profile", "workers", "costs", "answers")
+PACKS = {"cpu": [2048, 4096, 8192, 16384], "cuda": [4096, 8192, 16384, 32768]}
+PROFILED = {"cpu": 8192, "cuda": 32768}
 DOCS = Path("docs")
 
 
@@ -44,27 +51,45 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--templates", type=int, nargs="+", default=[256, 1024, 2048, 8192])
-    parser.add_argument("--packs", type=int, nargs="+", default=[2048, 4096, 8192, 16384])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--shape", default="{}", help="JSON of the model's shape, where it is not the default")
     parser.add_argument("--json", type=Path, help="write the measurements here, and no document")
+    parser.add_argument("--render", type=Path, nargs="+", help="write the document of these measurements")
+    parser.add_argument("--name", default="performance", help="of the document")
     arguments = parser.parse_args()
-    began = time.monotonic()
-    found = measure(arguments)
-    found["minutes"] = round((time.monotonic() - began) / 60, 1)
+    if arguments.render:
+        found = together([json.loads(path.read_text()) for path in arguments.render])
+    else:
+        began = time.monotonic()
+        found = measure(arguments)
+        found["minutes"] = round((time.monotonic() - began) / 60, 1)
     text = json.dumps(found, indent=1)
     if arguments.json:
         arguments.json.write_text(text + "\n")
-    elif set(arguments.only) == set(PARTS):
-        (DOCS / "performance.json").write_text(text + "\n")
-        (DOCS / "performance.md").write_text(document(found))
-        plot(found, DOCS / "performance.svg")
-    print(document(found))
+    elif arguments.render or set(arguments.only) == set(PARTS):
+        (DOCS / f"{arguments.name}.json").write_text(text + "\n")
+        (DOCS / f"{arguments.name}.md").write_text(document(found, name=arguments.name))
+        plot(found, DOCS / f"{arguments.name}.svg")
+    print(document(found, name=arguments.name))
     wrong = other_trainings([Setting(**each) for each in found.get("compare", [])], found["shape"]["dtype"])
     if wrong:
         sys.exit(
             f"in stages {', '.join(str(stage + 1) for stage in wrong)} ours did not train as the padded methods did"
         )
+
+
+def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of measurements of one setting, part by part."""
+    same = ("machine", "data", "shape", "rows", "template")
+    assert all(part[key] == parts[0][key] for part in parts for key in same), "these are of different settings"
+    return {key: value for part in parts for key, value in part.items()} | {
+        "minutes": round(sum(part["minutes"] for part in parts), 1),
+        "rounds": {
+            key: max(part["rounds"][key] for part in parts if key in part)
+            for key in PARTS
+            if any(key in p for p in parts)
+        },
+    }
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -78,6 +103,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "template": arguments.template_tokens,
         "threads": in_new_process(threads),
     }
+    if shape.device != "cpu":
+        found["machine"]["gpu"] = in_new_process(gpu_name)
     few = max(1, arguments.repeats - 1)
     found["rounds"] = dict.fromkeys(PARTS, few) | {"compare": arguments.repeats, "costs": max(1, few - 1)}
     with tempfile.TemporaryDirectory() as name:
@@ -109,13 +136,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             packs = by_pack(
                 material,
                 shape,
-                packs=arguments.packs,
+                packs=PACKS[shape.device],
                 rows=arguments.rows,
                 repeats=few,
             )
             found["packs"] = [asdict(length) for length in packs]
         if "profile" in arguments.only:
-            found["profile"] = shares(material, shape, rows=arguments.rows, pack=8192)
+            found["profile"] = shares(material, shape, rows=arguments.rows, pack=PROFILED[shape.device])
         if "workers" in arguments.only:
             found["workers"] = scaling(material, shape, rows=arguments.rows, pack=8192, repeats=few)
         if "costs" in arguments.only:

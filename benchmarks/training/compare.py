@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from benchmarks.training.material import Shape, mean_row
 from benchmarks.training.methods import Measured, Work, run
 from benchmarks.training.processes import in_new_process, say
@@ -14,7 +16,7 @@ TOLERANCES = {"float32": (1e-5, 1e-3), "bfloat16": (5e-3, 5e-2)}
 """Relative, of a step's loss and of its gradient's norm. Updates differ by rounding, which later steps carry on.
 Other rows, or another scale of the gradient, would differ by more."""
 _LONG_ROWS = 300
-"""Tokens from which padded batches of 1, 4 and 16 are tried, else of 4, 16 and 64."""
+"""Tokens from which smaller batches are tried: long rows fill a machine."""
 
 
 @dataclass(kw_only=True)
@@ -52,16 +54,21 @@ def compare(
     repeats: int,
     methods: Sequence[str],
 ) -> list[Setting]:
-    """Two steps of ``rows`` rows by every method, of which the second counts; methods take turns."""
+    """Some steps of ``rows`` rows by every method, of which the first does not count; methods take turns."""
     settings: list[Setting] = []
     for stage in stages:
         for method in methods:
             here = [s for s in settings if s.stage == stage and s.method == "hf"]
             # Both pad and compute the same, so the best of one is taken for the other.
-            known = [best_of(here)[0].size] if method == "trl" and here else sizes_of(method, material, stage)
+            known = [best_of(here)[0].size] if method == "trl" and here else sizes_of(method, material, shape, stage)
             for size in known:
-                settings.append(Setting(method=method, size=size, stage=stage))
-                _measure(settings[-1], material, shape, rows=rows, about=f"round 1 of {repeats}")
+                setting = Setting(method=method, size=size, stage=stage)
+                try:
+                    _measure(setting, material, shape, rows=rows, about=f"round 1 of {repeats}")
+                except torch.OutOfMemoryError:
+                    say(f"it takes more memory than there is, and is left out: {setting}")
+                else:
+                    settings.append(setting)
     for repeat in range(1, repeats):
         for setting in best_of(settings):
             _measure(setting, material, shape, rows=rows, about=f"round {repeat + 1} of {repeats}")
@@ -77,20 +84,26 @@ def _measure(setting: Setting, material: Path, shape: Shape, *, rows: int, about
 
 
 def measure(method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int) -> Measured:
-    """One process: a step of ``rows`` rows that does not count, and one that does."""
+    """One process: a step of ``rows`` rows that does not count, and one that does, or three on a GPU."""
     assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches have to fill a step"
-    steps = 3 if method == "trl-packed" else 2
+    steps = 2 if shape.device == "cpu" else 4
+    steps += method == "trl-packed"
     work = Work.of_stage(material, stage, method=method, rows=rows, size=size, shape=shape, steps=steps)
     return in_new_process(run, work, ours=method == "ours")
 
 
-def sizes_of(method: str, material: Path, stage: int) -> tuple[int, ...]:
+def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int, ...]:
     """The batch sizes or packs to try."""
+    gpu, long = shape.device != "cpu", mean_row(material, stage) > _LONG_ROWS
     if method == "ours":
-        return (4096, 8192)
+        return (8192, 32768) if gpu else (4096, 8192)
+    if method == "trl-packed" and gpu:
+        return (4096, 16384) if long else (2048, 4096)
     if method == "trl-packed":
         return (1024, 2048)
-    return (1, 4, 16) if mean_row(material, stage) > _LONG_ROWS else (4, 16, 64)
+    if gpu:
+        return (4, 16) if long else (16, 64)
+    return (1, 4, 16) if long else (4, 16, 64)
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:

@@ -10,27 +10,42 @@ from benchmarks.training.processes import OUR_SPINS, SPINS
 _COLOURS = {"hf": "#8a8f98", "trl": "#b08d57", "trl-packed": "#6f8fa8", "ours": "#0b7a5b"}
 
 
-def document(found: Mapping[str, Any]) -> str:
-    """The Markdown of whatever was measured."""
+def document(found: Mapping[str, Any], *, name: str) -> str:
+    """The Markdown of whatever was measured; ``name`` is the plot's, too."""
     machine, shape = found["machine"], found["shape"]
+    on_gpu = shape["device"] != "cpu"
     lines = [
-        "# Training speed",
+        "# Training speed" + (" on a GPU" if on_gpu else ""),
         "",
-        f"Written by `make bench`, which took {found['minutes']} minutes. {machine_text(machine)}",
+        f"Written by {'`python -m benchmarks.training`' if on_gpu else '`make bench`'}, which took {found['minutes']} "
+        f"minutes. {machine_text(machine)}",
         "",
         f"Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} heads "
         f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
         f"layers. Data: {found['data']}; a template of {found['template']} tokens, 5 retrieved examples, "
         f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns; "
-        f"figures are medians over {rounds(found, 'compare')}, below over {rounds(found, 'lengths')}, and "
-        f"{rounds(found, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds the "
-        f"planning of its packs. {found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
-        "sets it, in the others libgomp's default. Peaks of memory include the imported libraries.",
+        f"figures are medians over {rounds(found, 'compare')}, below over {rounds(found, 'lengths')}"
+        + (_ON_GPU if on_gpu else _on_cpu(found)),
     ]
     for key, part in _PARTS.items():
         if key in found:
-            lines += ["", *part(found)]
+            lines += ["", *(line.replace("performance.svg", f"{name}.svg") for line in part(found))]
     return "\n".join(lines) + "\n"
+
+
+_ON_GPU = (
+    ". Of four steps the last three count; ours hold the planning of their packs. The others compute LoRA under "
+    "bfloat16 autocast, TRL's default, and attention by PyTorch's own kernels with a mask: the flash-attn package was "
+    "not there. Peaks are what PyTorch allocated on the GPU."
+)
+
+
+def _on_cpu(found: Mapping[str, Any]) -> str:
+    return (
+        f", and {rounds(found, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds the "
+        f"planning of its packs. {found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
+        "sets it, in the others libgomp's default. Peaks of memory include the imported libraries."
+    )
 
 
 def rounds(found: Mapping[str, Any], part: str) -> str:
@@ -114,11 +129,12 @@ def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
 
 
 def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
+    on_gpu = found["shape"]["device"] != "cpu"
     yield "## The longer the template, the larger the gain"
     yield ""
     yield (
         f"The first stage, {found['rows']} rows in one pack, against HF Trainer with padded rows, in steps of 16,384 "
-        "tokens or of 2 rows, in batches of 1 or 4, whichever was faster."
+        f"tokens or of 2 rows, in batches of 1{', 4 or 16' if on_gpu else ' or 4'}, whichever was faster."
     )
     yield ""
     yield from table(
@@ -149,7 +165,8 @@ def _packs(found: Mapping[str, Any]) -> Iterator[str]:
 def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## Where the time goes"
     yield ""
-    yield "A step of the first stage in packs of 8,192 tokens under PyTorch's profiler. It slows down what is small."
+    pack = "32,768" if found["shape"]["device"] == "cuda" else "8,192"
+    yield f"A step of the first stage in packs of {pack} tokens under PyTorch's profiler. It slows down what is small."
     yield ""
     yield from table(["", "share"], [[kind, f"{share:.0%}"] for kind, share in found["profile"].items()])
 

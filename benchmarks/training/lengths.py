@@ -65,14 +65,15 @@ def by_template(
         material.mkdir()
         write_material(material, data=data, rows=4 * rows, template_tokens=template, stages=2)
         row = mean_row(material, 0)
-        padded = max(2, int(_PADDED_TOKENS / row) // 4 * 4)
-        seconds: dict[int, list[float]] = {batch: [] for batch in (1, min(4, padded))}
+        most = 4 if shape.device == "cpu" else 16
+        batches = [batch for batch in (1, 4, 16) if batch == 1 or batch <= min(most, _PADDED_TOKENS / row)]
+        padded = max(2, int(_PADDED_TOKENS / row) // batches[-1] * batches[-1])
+        seconds: dict[int, list[float]] = {batch: [] for batch in batches[-2:]}
         ours = []
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}: template of {template} tokens")
             ours += measure("ours", _ALL_ROWS, material, shape, stage=0, rows=rows).seconds
-            batches = [min(seconds, key=lambda batch: seconds[batch][0])] if repeat else list(seconds)
-            for batch in batches:
+            for batch in [min(seconds, key=lambda batch: seconds[batch][0])] if repeat else list(seconds):
                 seconds[batch] += measure("hf", batch, material, shape, stage=0, rows=padded).seconds
         batch = min(seconds, key=lambda batch: seconds[batch][0])
         found.append(

@@ -107,7 +107,8 @@ def build_model(shape: Shape) -> Any:
         eos_token_id=1,
         pad_token_id=1,
     )
-    return AutoModelForCausalLM.from_config(config).to(shape.device, getattr(torch, shape.dtype))
+    with torch.device(shape.device):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, shape.dtype))
 
 
 def shape_of(text: str) -> Shape:

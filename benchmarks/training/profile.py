@@ -19,6 +19,12 @@ PRODUCTS, SHARED, OWN, REST = (
     "norms, positions, activation, loss, copies, Python",
 )
 
+ATTENTION, OTHERS, WAITING = (
+    "attention",
+    "norms, positions, activation, loss, copies",
+    "waiting for the host",
+)
+
 
 def shares(material: Path, shape: Shape, *, rows: int, pack: int) -> dict[str, float]:
     """Shares of the second step's time, by kind of operation."""
@@ -28,7 +34,9 @@ def shares(material: Path, shape: Shape, *, rows: int, pack: int) -> dict[str, f
 
 
 def _profile(work: Work) -> dict[str, float]:
-    profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True)
+    on_gpu = work.shape.device != "cpu"
+    kinds = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    profiler = profile(activities=kinds, record_shapes=not on_gpu, acc_events=True)
 
     def after_step(done: int) -> None:
         if done == 1:
@@ -37,13 +45,30 @@ def _profile(work: Work) -> dict[str, float]:
             profiler.stop()
 
     done = train_ours(work, after_step)
+    return _by_kernel(profiler, done.seconds[-1]) if on_gpu else _by_operation(profiler, done.seconds[-1])
+
+
+def _by_kernel(profiler: Any, step: float) -> dict[str, float]:
+    """On a GPU, where attention is not told apart by what it attends to."""
+    spent = dict.fromkeys((PRODUCTS, ATTENTION, OTHERS), 0.0)
+    for event in profiler.key_averages():
+        kinds = [
+            kind
+            for kind, words in ((ATTENTION, ("flash", "fmha")), (PRODUCTS, ("nvjet", "gemm", "cutlass")))
+            if any(word in event.key for word in words)
+        ]
+        spent[kinds[0] if kinds else OTHERS] += event.self_device_time_total / 1e6
+    assert spent[PRODUCTS] > 0 and spent[ATTENTION] > 0, "the profiler saw none of them"
+    return {kind: seconds / step for kind, seconds in spent.items()} | {WAITING: 1 - sum(spent.values()) / step}
+
+
+def _by_operation(profiler: Any, step: float) -> dict[str, float]:
     spent = dict.fromkeys((PRODUCTS, SHARED, OWN), 0.0)
     for event in profiler.key_averages(group_by_input_shape=True):
         kind = _kind(event)
         if kind is not None:
             spent[kind] += event.self_cpu_time_total / 1e6
     assert spent[PRODUCTS] > 0 and spent[OWN] > 0, "the profiler saw none of them"
-    step = done.seconds[-1]
     return {kind: seconds / step for kind, seconds in spent.items()} | {REST: 1 - sum(spent.values()) / step}
 
 
@@ -65,3 +90,8 @@ def _lengths(event: Any) -> tuple[int, int]:
 def threads() -> int:
     """That PyTorch takes here."""
     return torch.get_num_threads()
+
+
+def gpu_name() -> str:
+    """As CUDA calls it."""
+    return torch.cuda.get_device_name()

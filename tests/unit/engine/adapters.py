@@ -17,19 +17,21 @@ def with_random_lora(model: Any, **lora: Any) -> Adapter:
     adapter = attach_lora(model, Lora(r=4, alpha=8, **lora), seed=0)
     # B starts at zero, which would leave A without gradients.
     noise = torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(1))
-    adapter.load_flat(noise * 0.05)
+    adapter.load_flat(noise.to(adapter.flat.device) * 0.05)
     adapter.model.train()
     return adapter
 
 
 def gradient(adapter: Adapter, packs: list[list[Encoded]], layout: Layout) -> tuple[float, torch.Tensor]:
-    """Mean loss per answer token and its gradient ``[P]``, of ``packs`` that are computed one after another."""
+    """Mean loss per answer token and its gradient ``[P]``, of ``packs`` that are computed one after another, where the
+    adapter is."""
+    device = adapter.flat.device
     adapter.grad.zero_()
     tokens = sum(len(row.answer_ids) for pack in packs for row in pack)
     total = 0.0
     with prepared(adapter.model, layout):
         for rows in packs:
-            tensors = pack_tensors(rows, device=CPU, cascade=layout.cascades, shared=layout is Layout.SHARED)
+            tensors = pack_tensors(rows, device=device, cascade=layout.cascades, shared=layout is Layout.SHARED)
             loss = pack_loss(adapter.model, tensors) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from promptintern.engine.attention import rows_apart, sight_of
-from promptintern.engine.cascade import CpuKernel
 from promptintern.engine.layout import Layout, Layouts, cascade_fault, choose_layouts
 from promptintern.engine.lora import Adapter, attach_lora
+from promptintern.engine.pieces import CpuKernel
 from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
 from promptintern_api.training import Lora

@@ -19,6 +19,7 @@ def tree_of(prompts: list[list[int]], answers: list[int]) -> PrefixTree:
         [prefixes.common(i, j) for i, j in pairwise(range(len(prompts)))],
         [len(prompt) for prompt in prompts],
         [len(prompt) + answer - 1 for prompt, answer in zip(prompts, answers, strict=True)],
+        least_saved=16,
     )
 
 

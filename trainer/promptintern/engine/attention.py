@@ -52,7 +52,7 @@ def _attention(
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     calls = cascade.last if module is last else cascade.every
-    return attend(query, key, value, calls, cascade.kernel, scale=scale), None
+    return attend(query, key, value, calls, scale=scale), None
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from promptintern.engine.cascade import Cascade, cascade_of
+from promptintern.engine.host import moved
 from promptintern.engine.output import are_losses
+from promptintern.engine.planners import planner_of
 from promptintern.engine.tree import Prefixes, PrefixTree, plant
 from promptintern.prompt.encode import Encoded
 
@@ -34,27 +36,38 @@ class PackTensors:
     cascade: Cascade | None
 
 
-def tree_of(rows: Sequence[Encoded], *, shared: bool) -> PrefixTree:
+def tree_of(rows: Sequence[Encoded], *, shared: bool, least_saved: int) -> PrefixTree:
     """The tree of a pack; one whose rows have nothing in common unless ``shared``."""
     prefixes = Prefixes([row.prompt_ids for row in rows]) if shared else None
     return plant(
         [prefixes.common(i, j) if prefixes else 0 for i, j in pairwise(range(len(rows)))],
         [len(row.prompt_ids) for row in rows],
         [len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows],
+        least_saved=least_saved,
     )
 
 
 def pack_tensors(
-    rows: Sequence[Encoded], *, device: torch.device, cascade: bool = False, shared: bool = False
+    rows: Sequence[Encoded],
+    *,
+    device: torch.device,
+    cascade: bool = False,
+    shared: bool = False,
+    least_saved: int | None = None,
 ) -> PackTensors:
     """The tensors of ``rows``, in order. Every row needs at least one prompt and one answer token.
 
     Args:
         cascade: Attend over the prefix tree, in a model that ``engine.attention`` prepared, instead of under a mask.
         shared: What prompts have in common is there once. Needs ``cascade``.
+        least_saved: Tokens that a shared node has to save; as it pays on ``device`` if None.
     """
     assert cascade or not shared
-    tree = tree_of(rows, shared=shared)
+    planner = planner_of(device) if cascade else None
+    assert planner or not cascade, f"there is no attention over trees on {device.type}"
+    if least_saved is None:
+        least_saved = planner.least_saved if planner else 1
+    tree = tree_of(rows, shared=shared, least_saved=least_saved)
     ids: list[int] = []
     positions: list[int] = []
     for node in tree.nodes:
@@ -72,11 +85,11 @@ def pack_tensors(
         predicts += range(answer - 1, answer + len(row.answer_ids) - 1)
         labels += row.answer_ids
     return PackTensors(
-        input_ids=torch.tensor([ids], device=device),
-        position_ids=torch.tensor([positions], device=device),
-        predicts=torch.tensor(predicts, device=device),
-        labels=torch.tensor(labels, device=device),
-        cascade=cascade_of(tree, device=device) if cascade else None,
+        input_ids=moved(torch.tensor([ids]), device),
+        position_ids=moved(torch.tensor([positions]), device),
+        predicts=moved(torch.tensor(predicts), device),
+        labels=moved(torch.tensor(labels), device),
+        cascade=cascade_of(tree, planner, device=device) if planner else None,
     )
 
 

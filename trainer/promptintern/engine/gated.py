@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from promptintern.engine.merged import LowRank, blocks, flattened, is_plain, matrices_of, unflattened
+from promptintern.engine.matrices import dtype_of, flattened, is_plain, matrices_of, unflattened
+from promptintern.engine.merged import LowRank, blocks
 from promptintern.engine.models import forwards
 
 Tensor = torch.Tensor
@@ -37,6 +38,8 @@ def _is_gated(module: nn.Module) -> bool:
     """Whether it is one with SiLU and no biases, as its output on random numbers says."""
     layers: list[Any] = [getattr(module, name, None) for name in _PARTS]
     if not all(is_plain(layer) and layer.get_base_layer().bias is None for layer in layers):
+        return False
+    if any(dtype_of(layer) is not torch.float32 for layer in layers):
         return False
     gate = matrices_of(layers[0])
     x = torch.randn((1, len(_SCALES), gate.weight.shape[1]), generator=torch.Generator().manual_seed(0))
@@ -66,7 +69,7 @@ class _Gated(torch.autograd.Function):
         g, u = rows @ gate.sum.t(), rows @ up.sum.t()
         y = torch.empty_like(rows)
         out = down.sum.t()
-        for block in blocks(len(rows)):
+        for block in blocks(rows):
             torch.mm(F.silu(g[block]).mul_(u[block]), out, out=y[block])
         ctx.save_for_backward(rows, g, u, *flat)
         ctx.scales = scales
@@ -80,7 +83,7 @@ class _Gated(torch.autograd.Function):
         given = grad.reshape(-1, grad.shape[-1])
         dx = torch.empty_like(rows)
         inner, outer = LowRank([gate, up]), LowRank([down])
-        for block in blocks(len(rows)):
+        for block in blocks(rows):
             gs, us, dy = g[block], u[block], given[block]
             sigma = torch.sigmoid(gs)
             s = gs * sigma

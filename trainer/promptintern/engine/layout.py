@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from promptintern.engine.attention import cascading, longest_pack, other_layers, rows_apart, sight_of
-from promptintern.engine.cascade import kernel_of
 from promptintern.engine.forward import PackTensors, pack_loss, pack_tensors, packs_exactly
 from promptintern.engine.gated import gated_at_once
 from promptintern.engine.last_layer import answers_only
@@ -19,6 +18,7 @@ from promptintern.engine.lora import Adapter
 from promptintern.engine.merged import merged
 from promptintern.engine.norms import quick_norms
 from promptintern.engine.output import chunked_loss
+from promptintern.engine.planners import planner_of
 from promptintern.prompt.encode import Encoded
 
 
@@ -52,6 +52,7 @@ class Layouts:
         apart: Rows longer than this must not share a call (their positions are scaled together); None if there is none.
         reason: Why ``best`` is not the fastest layout; nothing if it is.
         longest_pack: Tokens of a pack with several rows at most; None if there is no limit.
+        fits: Tokens of a pack that the device has memory for, if ``best`` cascades; None if it was not measured.
     """
 
     best: Layout
@@ -60,6 +61,7 @@ class Layouts:
     apart: int | None
     reason: str
     longest_pack: int | None = None
+    fits: int | None = None
 
     def for_rows(self, longest: int) -> Layout:
         """The fastest layout for rows of up to ``longest`` tokens."""
@@ -131,20 +133,20 @@ def choose_layouts(adapter: Adapter, *, vocab_size: int, dropout: float, device:
 def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) -> str:
     """What is wrong with the prefix tree in this model; nothing if loss and gradients are those of rows alone.
 
-    Three random rows are tried, two of them with a common prompt, one with a prompt long enough for a kernel's call of
+    Three random rows are tried, two of them with a common prompt, one with a prompt long enough for a call of
     its own. Loss and gradients may differ by rounding only: for every LoRA matrix, the norm of the difference by the
     norm of the gradient is at most 1e-4 in float32. In bfloat16, whose rounding step is 2**-8, two exact computations
     differ by up to a tenth, and a wrong one by about 1; 0.3 tells them apart.
     """
     model = adapter.model.get_base_model()
     name = type(model).__name__
-    kernel = kernel_of(device)
-    if kernel is None:
-        return f"there is no attention kernel for {device.type}"
+    planner = planner_of(device)
+    if planner is None:
+        return f"there is no attention over trees on {device.type}"
     if others := other_layers(model):
         return f"{name} has layers of another kind ({', '.join(sorted(others))})"
     draw = torch.Generator().manual_seed(0)
-    own = kernel.long + 8
+    own = max(planner.long + 8, 20)
     if own + 10 > _longest_row(model):
         own = 20
     ids = memoryview(array("i", torch.randint(vocab_size, (70 + own,), generator=draw).tolist()))
@@ -159,7 +161,8 @@ def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) ->
     try:
         loss, expected = _gradient(adapter, [pack_tensors([row], device=device) for row in rows])
         with prepared(adapter.model, Layout.SHARED):
-            found_loss, found = _gradient(adapter, [pack_tensors(rows, device=device, cascade=True, shared=True)])
+            pack = pack_tensors(rows, device=device, cascade=True, shared=True, least_saved=1)
+            found_loss, found = _gradient(adapter, [pack])
     except torch.OutOfMemoryError:
         raise  # a moment without memory says nothing about the model
     except Exception as error:  # noqa: BLE001 -- models and kernels refuse in their own ways

@@ -5,77 +5,46 @@ two more passes over the layer's output, so from a few hundred tokens on the sum
 made anew in every forward and backward pass: no second copy of the weights is kept, and what a resumed run computes
 does not depend on when. Gradients reach A and B alone, through products of rank r.
 
-An attention's projections have one input, which is read once for all of them.
+An attention's projections have one input, which is read once for all of them, and so have an MLP's first two.
 
-In bfloat16 the sum would round small updates away, so there PEFT's own layers stay.
+In bfloat16 the sum would round small updates away; what is computed there says promptintern.engine.thin.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from promptintern.engine.last_layer import attention_of, last_layer
+from promptintern.engine.matrices import Matrices, dtype_of, flattened, is_plain, matrices_of, unflattened
 from promptintern.engine.models import forwards
+from promptintern.engine.thin import Rounded, round_again, thin
 
 Tensor = torch.Tensor
-_SIDE_BY_SIDE = ("q_proj", "k_proj", "v_proj")
-"""Of an attention, what is computed from one input, in this order."""
+_SIDE_BY_SIDE: tuple[tuple[str, ...], ...] = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+"""Of an attention and of an MLP, what is computed from one input, in this order."""
 _BLOCK = 1024
-
-
-class Matrices(NamedTuple):
-    """Of one LoRA layer: W ``[out, in]``, A ``[r, in]``, B ``[out, r]``, and the factor of their product."""
-
-    weight: Tensor
-    a: Tensor
-    b: Tensor
-    scale: float
-
-    @property
-    def sum(self) -> Tensor:
-        """``W + s B A``, ``[out, in]``."""
-        return torch.addmm(self.weight, self.b, self.a, alpha=self.scale)
 
 
 @contextmanager
 def merged(model: Any) -> Iterator[int]:
     """Inside, the plain linear LoRA layers of PEFT's ``model`` compute as above; gives their number."""
     instead: dict[torch.nn.Module, Callable[..., Tensor]] = {}
-    for group in (*([m] for m in model.modules()), *_groups(model)):
-        if all(map(is_plain, group)):
-            instead |= _Together(group).forwards()
-    with forwards(instead):
+    all_rounded: list[Rounded] = []
+    for group in _groups(model):
+        compute: Callable[[Tensor], tuple[Tensor, ...]] = partial(_sums, group)
+        if dtype_of(group[0]) is not torch.float32:
+            all_rounded.append(Rounded(group))
+            compute = partial(thin, layers=group, rounded=all_rounded[-1])
+        instead |= _Together(group, compute).forwards()
+    with forwards(instead), ExitStack() as hooks:
+        if all_rounded:
+            hooks.callback(model.register_forward_pre_hook(lambda *_: round_again(all_rounded)).remove)
         yield len(instead)
-
-
-def is_plain(layer: Any) -> bool:
-    """Whether it is a linear LoRA layer on a frozen base in float32, with nothing else to it."""
-    from peft.tuners.lora import Linear
-
-    if type(layer) is not Linear:
-        return False
-    base = layer.get_base_layer()
-    return (
-        type(base) is torch.nn.Linear
-        and base.weight.dtype is torch.float32
-        and not base.weight.requires_grad
-        and list(layer.active_adapters) == ["default"]
-        and not layer.lora_variant
-        and not layer.fan_in_fan_out
-        and not layer.lora_bias["default"]
-        and isinstance(layer.lora_dropout["default"], torch.nn.Identity)
-    )
-
-
-def matrices_of(layer: Any) -> Matrices:
-    """Of a plain layer."""
-    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    return Matrices(weight=layer.get_base_layer().weight, a=a, b=b, scale=layer.scaling["default"])
 
 
 class LowRank:
@@ -105,26 +74,42 @@ class LowRank:
             yield self._da[rank].mul_(layer.scale), db
 
 
-def blocks(rows: int) -> Iterator[slice]:
-    """So many rows at a time that what is computed of them stays in a processor's cache."""
-    return (slice(first, first + _BLOCK) for first in range(0, rows, _BLOCK))
+def blocks(rows: Tensor) -> Iterator[slice]:
+    """On a CPU so many of ``rows`` at a time that what is computed of them stays in its cache, elsewhere all."""
+    size = _BLOCK if rows.device.type == "cpu" else max(1, len(rows))
+    return (slice(first, first + size) for first in range(0, len(rows), size))
 
 
-def _groups(model: Any) -> Iterator[list[torch.nn.Module]]:
-    """Layers that are called with one and the same input. In the last layer queries have rows of their own."""
+def _groups(model: Any) -> Iterator[list[Any]]:
+    """All plain layers: those that are called with one and the same input together, and each of the others alone."""
+    plain = [module for module in model.modules() if is_plain(module)]
+    found = [group for group in _side_by_side(model) if all(layer in plain for layer in group) and _are_alike(group)]
+    together = {layer for group in found for layer in group}
+    yield from found
+    yield from ([layer] for layer in plain if layer not in together)
+
+
+def _are_alike(group: Sequence[Any]) -> bool:
+    return len({(dtype_of(layer), matrices_of(layer).scale) for layer in group}) == 1
+
+
+def _side_by_side(model: Any) -> Iterator[list[torch.nn.Module]]:
+    """Modules by name. In the last layer queries have rows of their own."""
     last = attention_of(last_layer(model))
     for module in model.modules():
         named = dict(module.named_children())
-        names = _SIDE_BY_SIDE[1:] if module is last else _SIDE_BY_SIDE
-        if all(name in named for name in names):
-            yield [named[name] for name in names]
+        for names in _SIDE_BY_SIDE:
+            alike = names[1:] if module is last else names
+            if all(name in named for name in alike):
+                yield [named[name] for name in alike]
 
 
 class _Together:
     """Layers of which the first computes for all; the others take theirs, if they are called with the same input."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
+    def __init__(self, layers: Sequence[Any], compute: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         self._layers = layers
+        self._compute = compute
         self._x: Tensor | None = None
         self._waiting: dict[Any, Tensor] = {}
 
@@ -134,13 +119,13 @@ class _Together:
 
     def _forward(self, layer: Any, x: Tensor) -> Tensor:
         if self._x is not x or layer not in self._waiting:
-            self._waiting = dict(zip(self._layers, _outputs(self._layers, x), strict=True))
+            self._waiting = dict(zip(self._layers, self._compute(x), strict=True))
         y = self._waiting.pop(layer)
         self._x = x if self._waiting else None
         return y
 
 
-def _outputs(layers: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
+def _sums(layers: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
     scales, flat = flattened([matrices_of(layer) for layer in layers])
     biases = [layer.get_base_layer().bias for layer in layers]
     ys: tuple[Tensor, ...] = _Merged.apply(x, biases, scales, *flat)
@@ -168,7 +153,7 @@ class _Merged(torch.autograd.Function):
         dx = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         sums = [layer.sum for layer in layers] if dx is not None else []
         low = LowRank(layers)
-        for block in blocks(len(rows)):
+        for block in blocks(rows):
             some = [each[block] for each in given]
             if dx is not None:
                 torch.mm(some[0], sums[0], out=dx[block])
@@ -180,14 +165,3 @@ class _Merged(torch.autograd.Function):
             *(None, None),
             *(each for pair in low.gradients() for each in (None, *pair)),
         )
-
-
-def flattened(layers: Sequence[Matrices]) -> tuple[list[float], list[Tensor]]:
-    """Factors of layers, and their W, A and B one after the other, as an autograd function takes them."""
-    return [layer.scale for layer in layers], [each for layer in layers for each in layer[:3]]
-
-
-def unflattened(flat: Sequence[Tensor], scales: Sequence[float]) -> list[Matrices]:
-    """The layers again."""
-    threes = zip(flat[::3], flat[1::3], flat[2::3], scales, strict=True)
-    return [Matrices(weight=weight, a=a, b=b, scale=scale) for weight, a, b, scale in threes]

@@ -10,9 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 
-_MIN_SAVED = 16
-"""Tokens that a node has to save: every node costs one more attention call in every layer."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
@@ -76,13 +73,14 @@ class Prefixes:
         return int(differ[0]) if len(differ) else size
 
 
-def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int]) -> PrefixTree:
+def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int], *, least_saved: int) -> PrefixTree:
     """The tree of a pack's rows in their order.
 
     Args:
         common: For every row but the first, the tokens that it shares with the row before: fewer than either prompt.
         prompts: Prompt tokens of every row.
         inputs: Prompt and answer tokens of every row that go into the model (the last one predicts nothing).
+        least_saved: Tokens that a node has to save, or what its rows share is there for each of them.
     """
     count = len(inputs)
     nodes: list[list[int]] = []  # row, begin, start, end, stop
@@ -105,7 +103,7 @@ def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int]) 
             continue
         shared = min(common[first:last])
         cuts = [i for i in range(first, last) if common[i] == shared]
-        if (shared - depth) * (last - first) >= _MIN_SAVED:
+        if (shared - depth) * (last - first) >= least_saved:
             nodes.append([first, depth, size, size + shared - depth, 0])
             todo.append(len(nodes) - 1)
             depth, size = shared, nodes[-1][3]

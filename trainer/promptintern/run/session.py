@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from promptintern.compress import CompressedTemplate, build_compressor, check_pr
 from promptintern.engine import collective
 from promptintern.engine.layout import Layout, Layouts, choose_layouts
 from promptintern.engine.lora import Adapter, attach_lora
+from promptintern.engine.memory import tokens_that_fit
 from promptintern.errors import RunFailed
 from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
 from promptintern.prompt.encode import Encoded, PromptEncoder
@@ -128,6 +129,7 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
     if job.spec.training.gradient_checkpointing:
         adapter.model.enable_input_require_grads()
         adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
+    layouts = replace(layouts, fits=_tokens_that_fit(adapter, layouts, tokenizer, device))
     return Session(
         job=job,
         folder=folder,
@@ -178,12 +180,11 @@ def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: tor
     if job.spec.training.packing is Packing.NEVER:
         alone = Layouts(best=Layout.ALONE, long=Layout.ALONE, sight=None, apart=None, reason="")
         return alone, ["Packing is off, as the job says: one prompt a row."]
-    config = adapter.model.get_base_model().config.get_text_config()
     # One choice for all workers: their packs are planned alike.
     layouts = collective.from_first(
         lambda: choose_layouts(
             adapter,
-            vocab_size=min(len(tokenizer), config.vocab_size),
+            vocab_size=_vocabulary(adapter, tokenizer),
             dropout=job.spec.training.lora.dropout,
             device=device,
         )
@@ -195,9 +196,24 @@ def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: tor
     return layouts, []
 
 
+def _tokens_that_fit(adapter: Adapter, layouts: Layouts, tokenizer: Any, device: torch.device) -> int | None:
+    if not layouts.best.cascades:
+        return None
+    vocabulary = _vocabulary(adapter, tokenizer)
+    return collective.from_first(lambda: tokens_that_fit(adapter, layouts.best, vocab_size=vocabulary, device=device))
+
+
+def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
+    """Ids that the model has an embedding for and the tokenizer a token."""
+    embedded: int = adapter.model.get_base_model().config.get_text_config().vocab_size
+    return min(len(tokenizer), embedded)
+
+
 def tokens_per_pack(job: PromptInternJob, layouts: Layouts, layout: Layout, device: torch.device) -> int:
     """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
     default = 8192 if layout.cascades or device.type == "cuda" else 1024
+    if layout.cascades and layouts.fits:
+        default = layouts.fits
     training = job.spec.training
     tokens = training.tokens_per_pack or min(default, training.tokens_per_batch)
     return min(tokens, layouts.longest_pack or tokens)

@@ -1,0 +1,132 @@
+"""Packs on a GPU: loss and LoRA gradients of rows alone, and the same bits each time."""
+
+from typing import Any
+
+import pytest
+import torch
+from promptintern.engine.layout import Layout, choose_layouts
+from promptintern.engine.lora import Adapter, attach_lora
+from promptintern.engine.memory import LARGEST, SMALLEST, tokens_that_fit
+from promptintern.engine.packs import Length, plan_steps
+from promptintern.engine.ragged import Ragged
+from promptintern.engine.state import Trajectory, new_optimizer
+from promptintern.engine.train import Course, StageTask, train_stage
+from promptintern.engine.tree import Prefixes
+from promptintern_api.training import Lora, TrainingSpec
+
+from tests.tiny import VOCABULARY, tiny_model
+from tests.unit.engine.adapters import gradient, with_random_lora
+from tests.unit.engine.rows import random_family
+from tests.unit.engine.test_layout import FULL_ATTENTION, assert_same, in_order
+
+GPU = torch.device("cuda")
+
+
+def on_gpu(architecture: str, dtype: torch.dtype) -> Any:
+    return tiny_model(architecture).to(GPU, dtype)
+
+
+@pytest.mark.parametrize("architecture", FULL_ATTENTION)
+@pytest.mark.parametrize("layout", [Layout.CASCADE, Layout.SHARED])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("least_saved", [1, 512])
+def test_loss_and_gradients_are_those_of_rows_alone(
+    architecture: str, layout: Layout, seed: int, least_saved: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ragged, "least_saved", least_saved)
+    adapter = with_random_lora(on_gpu(architecture, torch.float32))
+    rows = in_order(random_family(seed, 30))
+    alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
+    assert_same(adapter, gradient(adapter, [rows], layout), alone)
+
+
+@pytest.mark.parametrize("architecture", FULL_ATTENTION)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_bfloat16_rounds_no_more_than_rows_alone_do(
+    architecture: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ragged, "least_saved", 1)
+    adapter = with_random_lora(on_gpu(architecture, torch.bfloat16))
+    exact = with_random_lora(on_gpu(architecture, torch.bfloat16).float())
+    exact.load_flat(adapter.flat.detach().float())
+    rows = in_order(random_family(seed, 30))
+    alone = [[row] for row in rows]
+    _, expected = gradient(exact, alone, Layout.ALONE)
+    off = {
+        layout: (gradient(adapter, packs, layout)[1].float() - expected).norm().item()
+        for layout, packs in ((Layout.ALONE, alone), (Layout.SHARED, [rows]))
+    }
+    assert 0 < off[Layout.SHARED] <= 1.5 * off[Layout.ALONE]
+
+
+@pytest.mark.parametrize("architecture", FULL_ATTENTION)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fastest_layout_is_chosen(architecture: str, dtype: torch.dtype) -> None:
+    adapter = attach_lora(on_gpu(architecture, dtype), Lora(r=4, alpha=8), seed=0)
+    found = choose_layouts(adapter, vocab_size=VOCABULARY, dropout=0.0, device=GPU)
+    assert (found.best, found.reason) == (Layout.SHARED, "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_training_ends_in_the_same_bits(dtype: torch.dtype) -> None:
+    first, second = (train(dtype) for _ in range(2))
+    assert torch.equal(first.flat, second.flat)
+    assert not torch.equal(first.flat, first.initial)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pack_is_as_large_as_memory_allows(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = attach_lora(on_gpu("llama", dtype), Lora(r=4, alpha=8), seed=0)
+    taken = torch.cuda.memory_allocated(GPU)
+
+    def fits(free: float) -> int | None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, free))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", torch.cuda.memory_allocated)
+        return tokens_that_fit(adapter, Layout.SHARED, vocab_size=VOCABULARY, device=GPU)
+
+    assert fits(2.0**37) == LARGEST
+    assert fits(2.0**12) == SMALLEST
+    sizes = [fits(2.0**power) for power in range(20, 37)]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 2
+    assert torch.cuda.memory_allocated(GPU) <= taken + 2**20, "nothing is kept"
+
+
+def train(dtype: torch.dtype) -> Adapter:
+    torch.manual_seed(0)
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=512, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=8
+    )
+    adapter = attach_lora(LlamaForCausalLM(config).to(GPU, dtype), Lora(r=8, alpha=16), seed=0)
+    rows = random_family(0, 60, template=300)
+    steps = plan_steps(
+        [Length(prompt=len(row.prompt_ids), answer=len(row.answer_ids)) for row in rows],
+        seed=(0,),
+        epochs=1,
+        tokens_per_batch=2**40,
+        rows_per_batch=20,
+        tokens_per_pack=1024,
+        pack=True,
+        world_size=1,
+        prefixes=Prefixes([row.prompt_ids for row in rows]),
+    )
+    train_stage(
+        adapter,
+        new_optimizer(adapter, weight_decay=0.0),
+        StageTask(
+            name="test",
+            seed=(0,),
+            rows=rows,
+            steps=steps,
+            layout=Layout.SHARED,
+            course=Course(first=0, total=len(steps)),
+        ),
+        training=TrainingSpec(learning_rate=1e-3),
+        trajectory=Trajectory(),
+        device=GPU,
+        stop_requested=lambda: False,
+        after_step=lambda _trajectory: None,
+    )
+    return adapter
