@@ -149,6 +149,7 @@ def _plan(work: Work, *, pack: bool) -> list[Any]:
     """Steps of the rows as the other methods take them, so that losses can be compared."""
     from promptintern.engine import collective
     from promptintern.engine.packs import Length, plan_steps
+    from promptintern.engine.planners import least_saved_on
     from promptintern.engine.tree import Prefixes
 
     rows, steps = work.rows, []
@@ -164,6 +165,7 @@ def _plan(work: Work, *, pack: bool) -> list[Any]:
             pack=pack,
             world_size=collective.world_size(),
             prefixes=Prefixes([prompt for prompt, _ in part]),
+            least_saved=least_saved_on(torch.device(work.shape.device)),
         )
         steps.append(replace(step, workers=tuple(tuple(_moved(one, start) for one in packs) for packs in step.workers)))
     return steps
@@ -327,7 +329,7 @@ def _wait_for_memory() -> None:
     """The driver frees a process's memory after it has ended, which takes seconds."""
     for _ in range(60):
         free, total = torch.cuda.mem_get_info()
-        if free > 0.95 * total:
+        if total - free < 2 * 2**30:  # contexts
             return
         time.sleep(1)
     raise RuntimeError(f"another process holds {(total - free) / 2**30:.0f} GiB of the GPU's memory")

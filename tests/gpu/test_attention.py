@@ -12,12 +12,11 @@ def sequences(queries: list[int], keys: list[int], *, causal: bool) -> Sequences
     def ends(lengths: list[int]) -> Tensor:
         return torch.tensor([0, *lengths], device=GPU).cumsum(0).to(torch.int32)
 
-    cells = [(n, i) for n, length in enumerate(queries) for i in range(length)]
     return Sequences(
         query_ends=ends(queries),
         key_ends=ends(keys),
+        lengths=tuple(queries),
         longest=(max(queries), max(keys)),
-        cells=tuple(torch.tensor(cells, device=GPU).T),  # type: ignore[arg-type]
         causal=causal,
     )
 
@@ -95,6 +94,13 @@ def test_a_kernel_is_exact(
 
 
 def test_the_fastest_kernel_is_taken() -> None:
-    assert isinstance(kernel_for(torch.empty(1, device=GPU)), EfficientKernel)
+    def taken(dtype: torch.dtype, width: int, narrow: int) -> type[Kernel]:
+        q, v = (torch.empty(1, 1, n, device=GPU, dtype=dtype) for n in (width, narrow))
+        return type(kernel_for(q, v))
+
     recent = torch.cuda.get_device_capability()[0] >= 8
-    assert isinstance(kernel_for(torch.empty(1, device=GPU, dtype=torch.bfloat16)), FlashKernel) == recent
+    assert taken(torch.float32, 64, 64) is EfficientKernel
+    assert (taken(torch.bfloat16, 64, 64) is FlashKernel) == recent
+    assert taken(torch.bfloat16, 192, 128) is EfficientKernel
+    assert taken(torch.bfloat16, 20, 20) is EfficientKernel
+    assert taken(torch.bfloat16, 512, 512) is EfficientKernel

@@ -82,8 +82,9 @@ def test_any_tree(seed: int, count: int, template: int, longest: int, rope: str,
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
-def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
-    adapter = with_random_lora(tiny_model(architecture))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_checkpointing_changes_nothing(architecture: str, dtype: torch.dtype) -> None:
+    adapter = with_random_lora(tiny_model(architecture).to(dtype))
     rows = in_order(random_family(5, 6))
     plain = gradient(adapter, [rows], Layout.SHARED)
     adapter.model.enable_input_require_grads()
@@ -240,6 +241,11 @@ def test_attention_that_is_more_or_less_than_a_softmax_is_refused(
     layout = found.for_rows(longest)
     packs = [rows] if layout.packs else [[row] for row in rows]
     assert_same(adapter, gradient(adapter, packs, layout), alone)
+
+
+def test_a_model_that_goes_on_in_place_with_what_a_layer_gave_has_its_prompts_shared() -> None:
+    adapter = with_random_lora(other_model("Olmo", clip_qkv=8.0).to(torch.bfloat16))
+    assert choose(adapter).reason == ""
 
 
 def test_chunked_attention_ends_sharing_at_the_chunk() -> None:

@@ -1,7 +1,6 @@
-"""How large a pack may be: powers of two between limits, and nothing measured on a CPU."""
+"""How large a pack may be: powers of two between limits."""
 
 import pytest
-import torch
 from promptintern.engine.layout import Layout
 from promptintern.engine.memory import rounded_down, tokens_that_fit
 
@@ -16,8 +15,6 @@ def test_a_little_more_or_less_memory_makes_the_same_packs(tokens: float, size: 
     assert rounded_down(tokens) == size
 
 
-def test_on_a_cpu_caches_decide_and_not_memory() -> None:
+def test_on_a_cpu_nothing_is_measured() -> None:
     adapter = with_random_lora(tiny_model("llama"))
     assert tokens_that_fit(adapter, Layout.SHARED, vocab_size=VOCABULARY, device=CPU) is None
-    assert not adapter.grad.any()
-    assert torch.isfinite(adapter.flat).all()

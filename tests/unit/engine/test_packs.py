@@ -3,8 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from promptintern.engine.forward import tree_of
 from promptintern.engine.packs import Length, StepPlan, plan_steps
 from promptintern.engine.tree import Prefixes
+
+from tests.unit.engine.rows import encoded
 
 LENGTHS = st.lists(
     st.builds(lambda p, a: Length(prompt=p, answer=a), st.integers(1, 60), st.integers(1, 20)),
@@ -119,6 +122,19 @@ def test_sharing_changes_packs_and_no_steps(
     )
     assert [rows_of(step) for step in steps] == [rows_of(step) for step in plain]
     assert [(s.rows, s.tokens, s.loss_tokens) for s in steps] == [(s.rows, s.tokens, s.loss_tokens) for s in plain]
+
+
+@given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 200))
+def test_no_pack_is_larger_than_it_may_be_where_little_is_shared(
+    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int, least_saved: int
+) -> None:
+    prompts, steps = plan_sharing(rows, world_size=world_size, tokens_per_pack=tokens_per_pack, least_saved=least_saved)
+    for pack in (pack for step in steps for share in step.workers for pack in share):
+        assert pack.computed <= tokens_per_pack or len(pack.rows) == 1
+        encoded_rows = [encoded(prompts[row], [1] * rows[row][1]) for row in pack.rows]
+        tree = tree_of(encoded_rows, shared=True, least_saved=least_saved)
+        assert pack.computed == tree.tokens + len(pack.rows), "and every row's last token, which predicts nothing"
+    assert sorted(row for step in steps for row in rows_of(step)) == list(range(len(rows)))
 
 
 @given(PROMPTS, st.integers(1, 3), st.integers(40, 300))

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from promptintern.engine.forward import pack_tensors
 from promptintern.engine.layout import Layout
-from promptintern.engine.ragged import Ragged, Sequences
+from promptintern.engine.ragged import Ragged, Sequences, _in_certain_order
 
 from tests.tiny import tiny_model
 from tests.unit.engine.adapters import CPU, with_random_lora
@@ -86,7 +86,7 @@ class WrittenOut:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> WrittenOut:
     """Of the calls that a GPU would take, which the tests' CPU takes now."""
     kernel = WrittenOut()
-    monkeypatch.setattr("promptintern.engine.ragged.kernel_for", lambda _q: kernel)
+    monkeypatch.setattr("promptintern.engine.ragged.kernel_for", lambda _q, _v: kernel)
     monkeypatch.setattr("promptintern.engine.forward.planner_of", lambda _device: Ragged())
     monkeypatch.setattr(Ragged, "least_saved", 16)
     return kernel
@@ -109,6 +109,15 @@ def test_any_tree(kernel: WrittenOut, seed: int, count: int, template: int, long
     rows = in_order(random_family(seed, count, template=template, longest=longest))
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
     assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), alone)
+
+
+def test_a_certain_order_is_asked_for_inside_only() -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="out"), _in_certain_order():
+        assert torch.are_deterministic_algorithms_enabled()
+        raise RuntimeError("out")
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
 
 
 def test_calls_are_as_many_as_the_tree_is_deep(kernel: WrittenOut) -> None:

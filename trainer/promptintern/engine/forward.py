@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from promptintern.engine.cascade import Cascade, cascade_of
 from promptintern.engine.host import moved
 from promptintern.engine.output import are_losses
-from promptintern.engine.planners import planner_of
+from promptintern.engine.planners import least_saved_on, planner_of
 from promptintern.engine.tree import Prefixes, PrefixTree, plant
 from promptintern.prompt.encode import Encoded
 
@@ -66,7 +66,7 @@ def pack_tensors(
     planner = planner_of(device) if cascade else None
     assert planner or not cascade, f"there is no attention over trees on {device.type}"
     if least_saved is None:
-        least_saved = planner.least_saved if planner else 1
+        least_saved = least_saved_on(device)
     tree = tree_of(rows, shared=shared, least_saved=least_saved)
     ids: list[int] = []
     positions: list[int] = []

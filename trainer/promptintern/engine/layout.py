@@ -147,7 +147,7 @@ def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) ->
         return f"{name} has layers of another kind ({', '.join(sorted(others))})"
     draw = torch.Generator().manual_seed(0)
     own = max(planner.long + 8, 20)
-    if own + 10 > _longest_row(model):
+    if own + 10 > longest_row(model):
         own = 20
     ids = memoryview(array("i", torch.randint(vocab_size, (70 + own,), generator=draw).tolist()))
     rows = [
@@ -178,7 +178,7 @@ def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) ->
     return "" if off <= (1e-4 if precise else 5e-2) else f"{name} computes another loss with it (off by {off:.1e})"
 
 
-def _longest_row(model: Any) -> float:
+def longest_row(model: Any) -> float:
     """Tokens of a row that every layer sees whole and that may share a call with others."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min((limit for limit in (sight_of(model), rows_apart(model), positions) if limit), default=math.inf)

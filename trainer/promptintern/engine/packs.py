@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from promptintern.engine.tree import Prefixes
+from promptintern.engine.tree import Prefixes, plant
 from promptintern.errors import UserError
 
 
@@ -58,6 +58,7 @@ def plan_steps(
     pack: bool,
     world_size: int,
     prefixes: Prefixes | None = None,
+    least_saved: int = 1,
 ) -> list[StepPlan]:
     """All steps of a stage.
 
@@ -74,13 +75,21 @@ def plan_steps(
         pack: False puts every row into a pack of its own.
         world_size: Workers.
         prefixes: Of the rows' prompts, if packs share what prompts have in common.
+        least_saved: Tokens that a shared node has to save to be one, as packs are put together later.
     """
     steps = []
     for epoch in range(epochs):
         order = np.random.default_rng([*seed, epoch]).permutation(len(lengths)).tolist()
         for batch in _batches(order, lengths, tokens_per_batch=tokens_per_batch, rows_per_batch=rows_per_batch):
             packs = (
-                _sharing_packs(batch, lengths, prefixes, capacity=tokens_per_pack, world_size=world_size)
+                _sharing_packs(
+                    batch,
+                    lengths,
+                    prefixes,
+                    capacity=tokens_per_pack,
+                    world_size=world_size,
+                    least_saved=least_saved,
+                )
                 if prefixes and pack
                 else _packs(batch, lengths, capacity=tokens_per_pack if pack else 0)
             )
@@ -129,11 +138,19 @@ def _packs(batch: Sequence[int], lengths: Sequence[Length], *, capacity: int) ->
 
 
 def _sharing_packs(
-    batch: Sequence[int], lengths: Sequence[Length], prefixes: Prefixes, *, capacity: int, world_size: int
+    batch: Sequence[int],
+    lengths: Sequence[Length],
+    prefixes: Prefixes,
+    *,
+    capacity: int,
+    world_size: int,
+    least_saved: int,
 ) -> list[Pack]:
     """Rows that begin alike side by side, cut into as few packs as hold them, all of about one size.
 
-    Their number is a multiple of ``world_size`` where there are rows enough, so that no worker waits for another.
+    Their number is a multiple of ``world_size`` where there are rows enough, so that no worker waits for another. They
+    are cut as if whatever rows have in common were shared; where too little of it is, a pack that is too large is
+    halved.
     """
     rows = prefixes.sort(batch)
     sizes = [lengths[row].total for row in rows]
@@ -145,10 +162,24 @@ def _sharing_packs(
         middle = (low + high) // 2
         low, high = (low, middle) if len(_cut(sizes, common, middle)) <= wanted else (middle, high)
     packs = []
-    for start, stop in _cut(sizes, common, high):
-        computed = sum(sizes[start:stop]) - sum(common[start + 1 : stop])
-        packs.append(_pack(rows[start:stop], lengths, computed=computed))
+    ranges = _cut(sizes, common, high)[::-1]
+    while ranges:
+        start, stop = ranges.pop()
+        some = rows[start:stop]
+        computed = _computed(some, lengths, common[start + 1 : stop], least_saved)
+        if computed > capacity and len(some) > 1:
+            middle = (start + stop) // 2
+            ranges += [(middle, stop), (start, middle)]
+        else:
+            packs.append(_pack(some, lengths, computed=computed))
     return packs
+
+
+def _computed(rows: Sequence[int], lengths: Sequence[Length], common: Sequence[int], least_saved: int) -> int:
+    """Tokens of the tree that ``rows`` become, with every row's last."""
+    prompts = [lengths[row].prompt for row in rows]
+    inputs = [lengths[row].total - 1 for row in rows]
+    return plant(common, prompts, inputs, least_saved=least_saved).tokens + len(rows)
 
 
 def _cut(sizes: Sequence[int], common: Sequence[int], capacity: int) -> list[tuple[int, int]]:

@@ -7,6 +7,12 @@ from promptintern.engine.pieces import Pieces
 from promptintern.engine.ragged import Ragged
 
 
+def least_saved_on(device: torch.device) -> int:
+    """Tokens that a shared node has to save on this device."""
+    planner = planner_of(device)
+    return planner.least_saved if planner else 1
+
+
 def planner_of(device: torch.device) -> Planner | None:
     """The device's way; None where there is none, and packs are computed with a mask."""
     planners: dict[str, Planner] = {"cpu": Pieces(), "cuda": Ragged()}

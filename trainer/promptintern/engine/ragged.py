@@ -7,6 +7,7 @@ what it computes.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -28,16 +29,23 @@ class Sequences:
     Attributes:
         query_ends: ``[N + 1]`` int32, a zero and where each sequence's queries end.
         key_ends: ``[N + 1]`` int32, the same of keys.
+        lengths: Of every sequence's queries.
         longest: Of queries and of keys, the longest sequence's tokens.
-        cells: ``[R]`` each, of every query its sequence and its place in it.
         causal: Whether the last query sees all keys, the one before it one less, and so on; else all see all.
     """
 
     query_ends: Tensor
     key_ends: Tensor
+    lengths: tuple[int, ...]
     longest: tuple[int, int]
-    cells: tuple[Tensor, Tensor]
     causal: bool
+
+    @cached_property
+    def cells(self) -> tuple[Tensor, Tensor]:
+        """``[R]`` each, of every query its sequence and its place in it."""
+        sequence = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        place = np.concatenate([np.arange(length) for length in self.lengths])
+        return _moved(sequence, self.query_ends.device), _moved(place, self.query_ends.device)
 
 
 class Kernel(Protocol):
@@ -64,6 +72,9 @@ class Kernel(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of queries, keys and values; ``out`` and ``lse`` may be merged ones."""
         ...
+
+
+_WIDEST = 256
 
 
 class FlashKernel:
@@ -204,9 +215,10 @@ def _for_all_heads(x: Tensor, q: Tensor) -> Tensor:
     return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
 
 
-def kernel_for(q: Tensor) -> Kernel:
-    """The fastest for these numbers on their GPU."""
-    small = q.dtype in (torch.bfloat16, torch.float16)
+def kernel_for(q: Tensor, v: Tensor) -> Kernel:
+    """The fastest for these numbers and widths on their GPU."""
+    width = q.shape[-1]
+    small = q.dtype in (torch.bfloat16, torch.float16) and width == v.shape[-1] <= _WIDEST and width % 8 == 0
     return FlashKernel() if small and torch.cuda.get_device_capability(q.device)[0] >= 8 else EfficientKernel()
 
 
@@ -220,7 +232,7 @@ class Level:
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
         groups = q.shape[2]
-        out, lse = kernel_for(q).forward(
+        out, lse = kernel_for(q, v).forward(
             q[self.queries].flatten(1, 2), k[self.keys], v[self.keys], self.sequences, scale=scale
         )
         return grouped(out, groups), grouped(lse, groups)
@@ -230,7 +242,7 @@ class Level:
     ) -> tuple[Tensor, Tensor, Tensor]:
         groups = q.shape[2]
         grad, asking, out, lse = (x[self.queries].flatten(1, 2) for x in (grad, q, out, lse))
-        dq, dk, dv = kernel_for(q).backward(
+        dq, dk, dv = kernel_for(q, v).backward(
             grad, asking, k[self.keys], v[self.keys], out, lse, self.sequences, scale=scale
         )
         return grouped(dq, groups), dk, dv
@@ -275,17 +287,15 @@ class Ragged:
 
 def _level(found: Sequence[_Sequence], device: torch.device, *, causal: bool) -> Level:
     queries, keys = [each.queries for each in found], [each.keys for each in found]
-    lengths = [s.stop - s.start for s in queries]
-    sequence = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.concatenate([np.arange(length) for length in lengths])
+    lengths = tuple(s.stop - s.start for s in queries)
     return Level(
         queries=_places(queries, device),
         keys=_places(keys, device),
         sequences=Sequences(
             query_ends=_ends(queries, device),
             key_ends=_ends(keys, device),
+            lengths=lengths,
             longest=(max(lengths), max(s.stop - s.start for s in keys)),
-            cells=(_moved(sequence, device), _moved(place, device)),
             causal=causal,
         ),
     )

@@ -72,8 +72,9 @@ class _Thin(torch.autograd.Function):
         reduced = rows @ rounded.a.t()
         ys = []
         for weight, bias, b, rank in zip(weights, biases, rounded.b, rounded.ranks, strict=True):
-            y = F.linear(rows, weight, bias).addmm_(reduced[:, rank], b.t(), alpha=rounded.scale)
-            ys.append(y.view(*x.shape[:-1], -1))
+            y = F.linear(x, weight, bias)  # no view: the model may go on in place
+            y.view(-1, y.shape[-1]).addmm_(reduced[:, rank], b.t(), alpha=rounded.scale)
+            ys.append(y)
         ctx.save_for_backward(rows, reduced)
         ctx.rounded, ctx.weights = rounded, weights
         return tuple(ys)

@@ -129,7 +129,7 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
     if job.spec.training.gradient_checkpointing:
         adapter.model.enable_input_require_grads()
         adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
-    layouts = replace(layouts, fits=_tokens_that_fit(adapter, layouts, tokenizer, device))
+    layouts = replace(layouts, fits=_tokens_that_fit(job, adapter, layouts, tokenizer, device))
     return Session(
         job=job,
         folder=folder,
@@ -196,11 +196,15 @@ def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: tor
     return layouts, []
 
 
-def _tokens_that_fit(adapter: Adapter, layouts: Layouts, tokenizer: Any, device: torch.device) -> int | None:
-    if not layouts.best.cascades:
+def _tokens_that_fit(
+    job: PromptInternJob, adapter: Adapter, layouts: Layouts, tokenizer: Any, device: torch.device
+) -> int | None:
+    """On the worker with the least memory."""
+    if job.spec.training.tokens_per_pack or not layouts.best.cascades:
         return None
     vocabulary = _vocabulary(adapter, tokenizer)
-    return collective.from_first(lambda: tokens_that_fit(adapter, layouts.best, vocab_size=vocabulary, device=device))
+    here = tokens_that_fit(adapter, layouts.best, vocab_size=vocabulary, device=device)
+    return min((fits for fits in collective.gather_objects(here) if fits), default=None)
 
 
 def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:

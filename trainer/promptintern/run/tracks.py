@@ -8,6 +8,7 @@ from promptintern_api.training import LearningRatePolicy
 
 from promptintern.engine.layout import Layout
 from promptintern.engine.packs import StepPlan, plan_steps
+from promptintern.engine.planners import least_saved_on
 from promptintern.engine.train import Course
 from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
@@ -106,6 +107,7 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
         pack=layout.packs,
         world_size=world_size,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
+        least_saved=least_saved_on(session.device),
     )
 
 

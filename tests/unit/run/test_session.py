@@ -1,0 +1,60 @@
+"""The size of packs: the job's, or what the worker with the least memory has room for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from promptintern.engine.layout import Layout, Layouts
+from promptintern.run.session import open_session, tokens_per_pack
+from promptintern_api import parse_job
+
+from tests.tiny import tiny_job
+
+
+def job(folder: Path, **training: Any) -> Any:
+    document = tiny_job(folder)
+    document["spec"]["training"] |= training
+    return parse_job(document)
+
+
+@pytest.mark.parametrize(
+    ("training", "fits", "size"),
+    [
+        ({}, None, 8192),
+        ({}, 16384, 16384),
+        ({"tokensPerBatch": 4096}, 16384, 4096),
+        ({"tokensPerPack": 512}, 16384, 512),
+    ],
+)
+def test_a_pack_is_as_large_as_fits_unless_the_job_says(
+    training: dict[str, Any], fits: int | None, size: int, tmp_path: Path
+) -> None:
+    layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=None, reason="", fits=fits)
+    device = torch.device("cpu")
+    settings = {"tokensPerBatch": 32768, **training}
+    assert tokens_per_pack(job(tmp_path, **settings), layouts, Layout.SHARED, device) == size
+
+
+def test_with_a_mask_it_is_smaller(tmp_path: Path) -> None:
+    layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=None, reason="", fits=16384)
+    whole = job(tmp_path, tokensPerBatch=32768)
+    assert tokens_per_pack(whole, layouts, Layout.MASKED, torch.device("cpu")) == 1024
+    assert tokens_per_pack(whole, layouts, Layout.MASKED, torch.device("cuda")) == 8192
+
+
+@pytest.mark.parametrize(("training", "measured"), [({}, 1), ({"tokensPerPack": 512}, 0), ({"packing": "Never"}, 0)])
+def test_the_worker_with_the_least_memory_decides(
+    training: dict[str, Any], measured: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fits(*_: Any, **__: Any) -> int:
+        asked.append(1)
+        return 16384
+
+    monkeypatch.setattr("promptintern.run.session.tokens_that_fit", fits)
+    monkeypatch.setattr("promptintern.engine.collective.gather_objects", lambda here: [32768, here])
+    session = open_session(job(tmp_path, **training))
+    assert len(asked) == measured
+    assert session.layouts.fits == (16384 if measured else None)
