@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.training.material import Shape, mean_row
+from benchmarks.training.material import Shape, mean_row, read_stage
 from benchmarks.training.methods import Measured, Work, run
 from benchmarks.training.processes import in_new_process, say
 
@@ -17,6 +17,9 @@ TOLERANCES = {"float32": (1e-5, 1e-3), "bfloat16": (5e-3, 5e-2)}
 Other rows, or another scale of the gradient, would differ by more."""
 _LONG_ROWS = 300
 """Tokens from which smaller batches are tried: long rows fill a machine."""
+
+
+_FAR_BEHIND = 1.5
 
 
 @dataclass(kw_only=True)
@@ -70,7 +73,7 @@ def compare(
                 else:
                     settings.append(setting)
     for repeat in range(1, repeats):
-        for setting in best_of(settings):
+        for setting in in_the_running(settings):
             _measure(setting, material, shape, rows=rows, about=f"round {repeat + 1} of {repeats}")
     return settings
 
@@ -100,7 +103,8 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
     if method == "trl-packed" and gpu:
         return (4096, 16384) if long else (2048, 4096)
     if method == "trl-packed":
-        return (1024, 2048)
+        longest = max(len(prompt) + len(answer) for prompt, answer in read_stage(material, stage))
+        return (max(1024, 1 << (longest - 1).bit_length()),)  # a mask's cost grows with the square of a pack
     if gpu:
         return (4, 16) if long else (16, 64)
     return (1, 4, 16) if long else (4, 16, 64)
@@ -114,6 +118,16 @@ def best_of(settings: Sequence[Setting]) -> list[Setting]:
         if key not in best or setting.seconds[0] < best[key].seconds[0]:
             best[key] = setting
     return list(best.values())
+
+
+def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
+    """The best of every method, without those that the first round had far behind the fastest other than ours."""
+    best = best_of(settings)
+    fastest: dict[int, float] = {}
+    for setting in best:
+        if setting.method != "ours":
+            fastest[setting.stage] = min(setting.seconds[0], fastest.get(setting.stage, setting.seconds[0]))
+    return [s for s in best if s.method == "ours" or s.seconds[0] <= _FAR_BEHIND * fastest[s.stage]]
 
 
 def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float] | None:

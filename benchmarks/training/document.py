@@ -23,7 +23,8 @@ def document(found: Mapping[str, Any], *, name: str) -> str:
         f"Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} heads "
         f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
         f"layers. Data: {found['data']}; a template of {found['template']} tokens, 5 retrieved examples, "
-        f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns; "
+        f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns, and "
+        "one that was 1.5 times slower than another's best in the first round has no other; "
         f"figures are medians over {rounds(found, 'compare')}, below over {rounds(found, 'lengths')}"
         + (_ON_GPU if on_gpu else _on_cpu(found)),
     ]
