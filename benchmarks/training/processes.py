@@ -40,9 +40,8 @@ def _host(ours: bool) -> ProcessPoolExecutor:
 def _prepare(spins: str | None) -> None:
     os.environ.pop(SPINS, None)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | ({SPINS: spins} if spins else {})
-    os.environ["JAX_PLATFORMS"] = (
-        "cpu"  # where it is installed, libraries import it, and it takes most of a GPU's memory
-    )
+    # Where JAX is installed, libraries import it, and it takes most of a GPU's memory.
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def _forked(measure: Callable[..., T], *arguments: Any) -> T:
