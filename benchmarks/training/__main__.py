@@ -37,7 +37,6 @@ from benchmarks.training.workers import scaling
 
 PARTS = ("compare", "lengths", "packs", "profile", "workers", "costs", "answers")
 PACKS = {"cpu": [2048, 4096, 8192, 16384], "cuda": [4096, 8192, 16384, 32768]}
-PROFILED = {"cpu": 8192, "cuda": 32768}
 DOCS = Path("docs")
 
 
@@ -142,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             found["packs"] = [asdict(length) for length in packs]
         if "profile" in arguments.only:
-            found["profile"] = shares(material, shape, rows=arguments.rows, pack=PROFILED[shape.device])
+            found["profile"] = shares(material, shape, rows=arguments.rows)
         if "workers" in arguments.only:
             found["workers"] = scaling(material, shape, rows=arguments.rows, pack=8192, repeats=few)
         if "costs" in arguments.only:

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.training.compare import NAMES, Setting, best_of, differences, is_same_training
 from benchmarks.training.processes import OUR_SPINS, SPINS
+from benchmarks.training.profile import PACK
 
 _COLOURS = {"hf": "#8a8f98", "trl": "#b08d57", "trl-packed": "#6f8fa8", "ours": "#0b7a5b"}
 
@@ -166,8 +167,10 @@ def _packs(found: Mapping[str, Any]) -> Iterator[str]:
 def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## Where the time goes"
     yield ""
-    pack = "32,768" if found["shape"]["device"] == "cuda" else "8,192"
-    yield f"A step of the first stage in packs of {pack} tokens under PyTorch's profiler. It slows down what is small."
+    pack = PACK[found["shape"]["device"]]
+    yield (
+        f"A step of the first stage in packs of {pack:,} tokens under PyTorch's profiler. It slows down what is small."
+    )
     yield ""
     yield from table(["", "share"], [[kind, f"{share:.0%}"] for kind, share in found["profile"].items()])
 

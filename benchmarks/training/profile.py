@@ -26,10 +26,14 @@ ATTENTION, OTHERS, WAITING = (
 )
 
 
-def shares(material: Path, shape: Shape, *, rows: int, pack: int) -> dict[str, float]:
+PACK = {"cpu": 8192, "cuda": 32768}
+"""Tokens of the packs, by device."""
+
+
+def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, float]:
     """Shares of the second step's time, by kind of operation."""
     say("profile of the first stage")
-    work = Work.of_stage(material, 0, method="ours", rows=rows, size=pack, shape=shape)
+    work = Work.of_stage(material, 0, method="ours", rows=rows, size=PACK[shape.device], shape=shape)
     return in_new_process(_profile, work, ours=True)
 
 

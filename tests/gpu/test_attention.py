@@ -27,7 +27,7 @@ def written_out(
     """Output and log-sum-exp over these keys, merged with ``more`` (log-sum-exps and zero outputs), and gradients."""
     groups = q.shape[1] // k.shape[1]
     q, k, v = (x.detach().double().requires_grad_() for x in (q, k, v))
-    outs, alone, sums = [], [], []
+    alone, sums = [], []
     for a, b, e in zip(q.split(pieces[0]), k.split(pieces[1]), v.split(pieces[1]), strict=True):
         b, e = (x.repeat_interleave(groups, dim=1) for x in (b, e))  # noqa: PLW2901
         scores = torch.einsum("qhd,khd->hqk", a, b) * q.shape[-1] ** -0.5
@@ -37,10 +37,9 @@ def written_out(
         own = scores.logsumexp(-1)
         alone.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), e))
         sums.append(own.t())
-        outs.append(alone[-1])
     lse = torch.cat(sums)
     share = torch.sigmoid(lse - more.double())  # of these keys
-    merged = torch.cat(outs) * share[..., None]
+    merged = torch.cat(alone) * share[..., None]
     gradients = torch.autograd.grad(merged, [q, k, v], grad.double())
     return [torch.cat(alone), lse, merged, torch.logaddexp(lse, more.double()), *gradients]
 

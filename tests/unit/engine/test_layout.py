@@ -1,6 +1,7 @@
 """Every layout computes what one prompt a row does: the loss and the gradient of every LoRA parameter."""
 
 import random
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,21 +99,25 @@ def test_where_nothing_is_shared_it_is_plain_packing() -> None:
     assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), gradient(adapter, [rows], Layout.MASKED))
 
 
+def rounding(model: Callable[[], Any], rows: list[Encoded]) -> dict[Layout, float]:
+    """How far the gradients of a model in bfloat16 are from those of the same weights in float32, for rows alone and
+    for all in one pack."""
+    adapter, exact = with_random_lora(model()), with_random_lora(model().float())
+    exact.load_flat(adapter.flat.detach().float())
+    alone = [[row] for row in rows]
+    _, expected = gradient(exact, alone, Layout.ALONE)
+    return {
+        layout: (gradient(adapter, packs, layout)[1].float() - expected).norm().item()
+        for layout, packs in ((Layout.ALONE, alone), (Layout.SHARED, [rows]))
+    }
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_bfloat16_rounds_no_more_than_rows_alone_do(architecture: str, seed: int) -> None:
     """Two exact computations in bfloat16 differ; what counts is how far each is from that of the same weights in
     float32."""
-    adapter = with_random_lora(tiny_model(architecture).to(torch.bfloat16))
-    exact = with_random_lora(tiny_model(architecture).to(torch.bfloat16).float())
-    exact.load_flat(adapter.flat.detach().float())
-    rows = in_order(random_family(seed, 9))
-    alone = [[row] for row in rows]
-    _, expected = gradient(exact, alone, Layout.ALONE)
-    off = {
-        layout: (gradient(adapter, packs, layout)[1].float() - expected).norm().item()
-        for layout, packs in ((Layout.ALONE, alone), (Layout.SHARED, [rows]))
-    }
+    off = rounding(lambda: tiny_model(architecture).to(torch.bfloat16), in_order(random_family(seed, 9)))
     assert 0 < off[Layout.SHARED] <= 1.5 * off[Layout.ALONE]
 
 

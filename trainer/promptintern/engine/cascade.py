@@ -9,6 +9,7 @@ part's exact gradients of keys and values, and the parts' gradients of the queri
 Which calls a device takes for these parts is in promptintern.engine.pieces (CPU) and promptintern.engine.ragged (CUDA).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from promptintern.engine.host import moved
 from promptintern.engine.tree import PrefixTree
 
 Tensor = torch.Tensor
@@ -76,8 +78,15 @@ class Planner(Protocol):
     long: int
     least_saved: int
 
-    def calls(self, tree: PrefixTree, asks: NDArray[np.bool_], device: torch.device) -> Calls:
-        """The calls for the tokens that are queries, ``asks`` ``[T]``: of every node all, none, or a last part."""
+    def parts(
+        self, tree: PrefixTree, before: Sequence[int], device: torch.device
+    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+        """``Calls.causal`` and ``Calls.dense``.
+
+        Args:
+            before: ``[T + 1]``, how many of the tokens before each place are queries: of every node all, none, or a
+                last part.
+        """
         ...
 
 
@@ -103,10 +112,16 @@ def cascade_of(tree: PrefixTree, planner: Planner, *, device: torch.device) -> C
             first = node.start
         predicting[first : node.end] = True
     return Cascade(
-        every=planner.calls(tree, np.ones(tree.tokens, dtype=bool), device),
-        last=planner.calls(tree, predicting, device),
+        every=_calls(tree, np.ones(tree.tokens, dtype=bool), planner, device),
+        last=_calls(tree, predicting, planner, device),
         longest=max(n.begin + n.end - n.start for n in tree.nodes),
     )
+
+
+def _calls(tree: PrefixTree, asks: NDArray[np.bool_], planner: Planner, device: torch.device) -> Calls:
+    """The calls for the tokens that are queries, ``asks`` ``[T]``."""
+    causal, dense = planner.parts(tree, np.concatenate([[0], np.cumsum(asks)]).tolist(), device)
+    return Calls(causal=causal, dense=dense, queries=None if asks.all() else moved(np.flatnonzero(asks), device))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, *, scale: float) -> Tensor:

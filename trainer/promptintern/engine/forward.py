@@ -85,10 +85,10 @@ def pack_tensors(
         predicts += range(answer - 1, answer + len(row.answer_ids) - 1)
         labels += row.answer_ids
     return PackTensors(
-        input_ids=moved(torch.tensor([ids]), device),
-        position_ids=moved(torch.tensor([positions]), device),
-        predicts=moved(torch.tensor(predicts), device),
-        labels=moved(torch.tensor(labels), device),
+        input_ids=moved([ids], device),
+        position_ids=moved([positions], device),
+        predicts=moved(predicts, device),
+        labels=moved(labels, device),
         cascade=cascade_of(tree, planner, device=device) if planner else None,
     )
 

@@ -1,6 +1,7 @@
 """The matrices of PEFT's plain linear LoRA layers."""
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +52,12 @@ def matrices_of(layer: Any) -> Matrices:
     """Of a plain layer."""
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     return Matrices(weight=layer.get_base_layer().weight, a=a, b=b, scale=layer.scaling["default"])
+
+
+def ranks_of(layers: Sequence[Matrices]) -> list[slice]:
+    """Where each layer's rows are in all A one below the other."""
+    ends = accumulate((len(layer.a) for layer in layers), initial=0)
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def flattened(layers: Sequence[Matrices]) -> tuple[list[float], list[Tensor]]:

@@ -13,14 +13,13 @@ In bfloat16 the sum would round small updates away; what is computed there says 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from promptintern.engine.last_layer import attention_of, last_layer
-from promptintern.engine.matrices import Matrices, dtype_of, flattened, is_plain, matrices_of, unflattened
+from promptintern.engine.matrices import Matrices, dtype_of, flattened, is_plain, matrices_of, ranks_of, unflattened
 from promptintern.engine.models import forwards
 from promptintern.engine.thin import Rounded, round_again, thin
 
@@ -53,8 +52,7 @@ class LowRank:
 
     def __init__(self, layers: Sequence[Matrices]) -> None:
         self._layers = layers
-        ends = list(accumulate(len(layer.a) for layer in layers))
-        self._ranks = [slice(end - len(layer.a), end) for end, layer in zip(ends, layers, strict=True)]
+        self._ranks = ranks_of(layers)
         self._all_a = torch.cat([layer.a for layer in layers])
         self._da = torch.zeros_like(self._all_a)
         self._db = [torch.zeros_like(layer.b) for layer in layers]

@@ -1,14 +1,12 @@
 """Attention over a prefix tree on a CPU: one call for every long piece, and one for short ones of about one length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from promptintern.engine.cascade import Calls, grouped
+from promptintern.engine.cascade import Part, grouped
 from promptintern.engine.tree import PrefixTree
 
 Tensor = torch.Tensor
@@ -153,9 +151,10 @@ class Pieces:
     """Tokens from which a call of its own costs less than copying a node's rows to those of others and back."""
     least_saved = 16
 
-    def calls(self, tree: PrefixTree, asks: NDArray[np.bool_], device: torch.device) -> Calls:
+    def parts(
+        self, tree: PrefixTree, before: Sequence[int], device: torch.device
+    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
         """As ``promptintern.engine.cascade.Planner`` says."""
-        before = np.concatenate([[0], np.cumsum(asks)]).tolist()
         pieces, dense = [], []
         for node in tree.nodes:
             first, last = before[node.start], before[node.end]
@@ -167,18 +166,15 @@ class Pieces:
             if node.end < node.stop:
                 dense.append((slice(last, before[node.stop]), slice(node.start, node.end)))
         short = [piece for piece in pieces if piece.tokens < self.long]
-        return Calls(
-            causal=(
-                *(
-                    Span(queries=slice(p.query, p.query + p.tokens), keys=slice(p.key, p.key + p.tokens), causal=True)
-                    for p in pieces
-                    if p.tokens >= self.long
-                ),
-                *(_short(group, device) for group in _by_length(short)),
+        causal: tuple[Part, ...] = (
+            *(
+                Span(queries=slice(p.query, p.query + p.tokens), keys=slice(p.key, p.key + p.tokens), causal=True)
+                for p in pieces
+                if p.tokens >= self.long
             ),
-            dense=tuple(Span(queries=queries, keys=keys, causal=False) for queries, keys in dense),
-            queries=None if asks.all() else torch.from_numpy(np.flatnonzero(asks)).to(device),
+            *map(_short, _by_length(short)),
         )
+        return causal, tuple(Span(queries=queries, keys=keys, causal=False) for queries, keys in dense)
 
 
 def _by_length(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
@@ -192,18 +188,16 @@ def _by_length(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
         yield group
 
 
-def _short(pieces: list[_Piece], device: torch.device) -> Short:
+def _short(pieces: list[_Piece]) -> Short:
     query, key, tokens = torch.tensor(pieces).T[:, :, None]
     within = torch.arange(pieces[0].tokens)[None, :]
     real = within < tokens
     within = torch.minimum(within, tokens - 1)
-    rows, columns = (place.to(device) for place in real.nonzero(as_tuple=True))
+    rows, columns = real.nonzero(as_tuple=True)
 
     def at(start: Tensor) -> _Bucket:
         places = start + within
-        return _Bucket(
-            places=places.to(device), real=real.to(device), where=(rows, columns), flat=places[real].to(device)
-        )
+        return _Bucket(places=places, real=real, where=(rows, columns), flat=places[real])
 
     return Short(asking=at(query), asked=at(key))
 

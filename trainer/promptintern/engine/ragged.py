@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from promptintern.engine.cascade import Calls, Where, grouped
+from promptintern.engine.cascade import Part, Where, grouped
 from promptintern.engine.host import moved
 from promptintern.engine.tree import PrefixTree
 
@@ -40,12 +39,17 @@ class Sequences:
     longest: tuple[int, int]
     causal: bool
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor, int, int]:
+        """As PyTorch's kernels take them one after the other: ends of queries and of keys, and the longest of each."""
+        return self.query_ends, self.key_ends, *self.longest
+
     @cached_property
     def cells(self) -> tuple[Tensor, Tensor]:
         """``[R]`` each, of every query its sequence and its place in it."""
         sequence = np.repeat(np.arange(len(self.lengths)), self.lengths)
         place = np.concatenate([np.arange(length) for length in self.lengths])
-        return _moved(sequence, self.query_ends.device), _moved(place, self.query_ends.device)
+        return moved(sequence, self.query_ends.device), moved(place, self.query_ends.device)
 
 
 class Kernel(Protocol):
@@ -85,9 +89,7 @@ class FlashKernel:
             q,
             k,
             v,
-            sequences.query_ends,
-            sequences.key_ends,
-            *sequences.longest,
+            *sequences.bounds,
             0.0,
             sequences.causal,
             False,
@@ -116,9 +118,7 @@ class FlashKernel:
                 v,
                 out,
                 lse.t().contiguous(),
-                sequences.query_ends,
-                sequences.key_ends,
-                *sequences.longest,
+                *sequences.bounds,
                 0.0,
                 sequences.causal,
                 undrawn,
@@ -156,9 +156,7 @@ class EfficientKernel:
             k[None],
             v[None],
             None,
-            sequences.query_ends,
-            sequences.key_ends,
-            *sequences.longest,
+            *sequences.bounds,
             0.0,
             self._FROM_THE_END if sequences.causal else 0,
             True,
@@ -194,9 +192,7 @@ class EfficientKernel:
             v[None],
             None,
             out[None],
-            sequences.query_ends,
-            sequences.key_ends,
-            *sequences.longest,
+            *sequences.bounds,
             padded,
             0.0,
             undrawn,
@@ -262,9 +258,10 @@ class Ragged:
     least_saved = 512
     """What one more level costs: some forty launches in every layer, forward and backward."""
 
-    def calls(self, tree: PrefixTree, asks: NDArray[np.bool_], device: torch.device) -> Calls:
+    def parts(
+        self, tree: PrefixTree, before: Sequence[int], device: torch.device
+    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
         """As ``promptintern.engine.cascade.Planner`` says."""
-        before = np.concatenate([[0], np.cumsum(asks)]).tolist()
         own: list[_Sequence] = []
         above: dict[int, list[_Sequence]] = {}
         ends: list[int] = []  # where the nodes above the one in hand stop
@@ -278,11 +275,8 @@ class Ragged:
             if node.end < node.stop:
                 above.setdefault(len(ends), []).append(_Sequence(slice(last, before[node.stop]), keys))
                 ends.append(node.stop)
-        return Calls(
-            causal=(_level(own, device, causal=True),),
-            dense=tuple(_level(sequences, device, causal=False) for _, sequences in sorted(above.items())),
-            queries=None if asks.all() else _moved(np.flatnonzero(asks), device),
-        )
+        dense = (_level(sequences, device, causal=False) for _, sequences in sorted(above.items()))
+        return (_level(own, device, causal=True),), tuple(dense)
 
 
 def _level(found: Sequence[_Sequence], device: torch.device, *, causal: bool) -> Level:
@@ -304,13 +298,9 @@ def _level(found: Sequence[_Sequence], device: torch.device, *, causal: bool) ->
 def _places(ranges: Sequence[slice], device: torch.device) -> Where:
     if all(a.stop == b.start for a, b in pairwise(ranges)):
         return slice(ranges[0].start, ranges[-1].stop)
-    return _moved(np.concatenate([np.arange(s.start, s.stop) for s in ranges]), device)
+    return moved(np.concatenate([np.arange(s.start, s.stop) for s in ranges]), device)
 
 
 def _ends(ranges: Sequence[slice], device: torch.device) -> Tensor:
     ends = accumulate((s.stop - s.start for s in ranges), initial=0)
-    return _moved(np.fromiter(ends, dtype=np.int32), device)
-
-
-def _moved(numbers: NDArray[Any], device: torch.device) -> Tensor:
-    return moved(torch.from_numpy(numbers), device)
+    return moved(np.fromiter(ends, dtype=np.int32), device)

@@ -7,13 +7,12 @@ float32. Layers with one input, such as an attention's projections, have one thi
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from promptintern.engine.matrices import dtype_of, matrices_of
+from promptintern.engine.matrices import dtype_of, matrices_of, ranks_of
 
 Tensor = torch.Tensor
 
@@ -30,8 +29,7 @@ class Rounded:
 
     def __init__(self, layers: Sequence[Any]) -> None:
         found = [matrices_of(layer) for layer in layers]
-        ends = accumulate((len(each.a) for each in found), initial=0)
-        self.ranks = [slice(start, end) for start, end in pairwise(ends)]
+        self.ranks = ranks_of(found)
         self.scale = found[0].scale
         self.a = torch.cat([each.a.detach() for each in found]).to(dtype_of(layers[0]))
         self.b = [each.b.detach().to(dtype_of(layers[0])) for each in found]
