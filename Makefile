@@ -8,6 +8,8 @@ RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
 # Threads do not wait awake for long for each other, where another process may have their core (promptintern/cli/app.py).
 export GOMP_SPINCOUNT ?= 20000
+# Where the environment says otherwise: hundreds of processes import the same modules, and compile each but once.
+unexport PYTHONDONTWRITEBYTECODE
 # Two test files at a time: most of what they start computes on one thread. The slow ones come first, so that both end together.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # These watch the operator by the second, and two of them at a time leave half the machine free. With others beside them
