@@ -1,4 +1,4 @@
-"""The methods side by side, stage by stage: batch sizes in a first round, then each method at its best."""
+"""The methods side by side, stage by stage: all batch sizes in a first round, then those that may be the best."""
 
 import statistics
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ _LONG_ROWS = 300
 """Tokens from which smaller batches are tried: long rows fill a machine."""
 
 
-_FAR_BEHIND = 1.5
+_FAR_BEHIND, _CLOSE = 1.5, 1.25
+"""In the first round: a method whose best is so many times slower than another's, and a batch size than the method's
+best that may yet be faster. One measurement on a shared machine may be off by a quarter."""
 
 
 @dataclass(kw_only=True)
@@ -72,8 +74,9 @@ def compare(
                     say(f"it takes more memory than there is, and is left out: {setting}")
                 else:
                     settings.append(setting)
+    running = in_the_running(settings)
     for repeat in range(1, repeats):
-        for setting in in_the_running(settings):
+        for setting in running:
             _measure(setting, material, shape, rows=rows, about=f"round {repeat + 1} of {repeats}")
     return settings
 
@@ -111,23 +114,30 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:
-    """The fastest batch size of every method in every stage, as the first round had it."""
+    """The fastest batch size of every method in every stage, of those that were in the running to the end."""
     best: dict[tuple[int, str], Setting] = {}
     for setting in settings:
         key = setting.stage, setting.method
-        if key not in best or setting.seconds[0] < best[key].seconds[0]:
+        if key not in best or _rank(setting) < _rank(best[key]):
             best[key] = setting
     return list(best.values())
 
 
+def _rank(setting: Setting) -> tuple[int, float]:
+    return -len(setting.seconds), setting.median
+
+
 def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
-    """The best of every method, without those that the first round had far behind the fastest other than ours."""
-    best = best_of(settings)
-    fastest: dict[int, float] = {}
-    for setting in best:
-        if setting.method != "ours":
-            fastest[setting.stage] = min(setting.seconds[0], fastest.get(setting.stage, setting.seconds[0]))
-    return [s for s in best if s.method == "ours" or s.seconds[0] <= _FAR_BEHIND * fastest[s.stage]]
+    """What the first round had close to the best of its method, if that is not far behind another of the others."""
+    best = {(s.stage, s.method): s.seconds[0] for s in best_of(settings)}
+
+    def may_win(setting: Setting) -> bool:
+        own = best[setting.stage, setting.method]
+        others = [t for (stage, method), t in best.items() if stage == setting.stage and method != "ours"]
+        ahead = setting.method == "ours" or own <= _FAR_BEHIND * min(others)
+        return ahead and setting.seconds[0] <= _CLOSE * own
+
+    return [setting for setting in settings if may_win(setting)]
 
 
 def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float] | None:

@@ -24,8 +24,9 @@ def document(found: Mapping[str, Any], *, name: str) -> str:
         f"Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} heads "
         f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
         f"layers. Data: {found['data']}; a template of {found['template']} tokens, 5 retrieved examples, "
-        f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns, and "
-        "one that was 1.5 times slower than another's best in the first round has no other; "
+        f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns. "
+        "After the first round go on all sizes within a quarter of their method's best, unless that was 1.5 times "
+        "slower than the best of the others; "
         f"figures are medians over {rounds(found, 'compare')}, below over {rounds(found, 'lengths')}"
         + (_ON_GPU if on_gpu else _on_cpu(found)),
     ]
@@ -92,7 +93,7 @@ def _compare(found: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     others = [s for s in settings if s not in best]
     yield (
-        "TRL pads as HF Trainer does, and was given the batch that was best there. Slower in the first round: "
+        "TRL pads as HF Trainer does, and was given the batch that was best there in the first round. Slower: "
         + "; ".join(f"stage {s.stage + 1} {NAMES[s.method]} {s.size}: {rows / s.median:.1f}" for s in others)
         + "."
     )
