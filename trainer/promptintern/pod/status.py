@@ -10,6 +10,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern.pod.progress import TrainingProgress
+from promptintern.pod.skew import Patch, leaving_out_unknown, said
 from promptintern.run.events import Ending, Event, Observer
 
 FIELD_MANAGER = "promptintern-trainer"
@@ -21,8 +22,6 @@ _GONE = (401, 404)
 """The job is gone, or this pod's identity: there is nobody to tell. 403 does not say so: a pod may not speak until the
 operator has seen it, which takes a while if none was there."""
 _log = structlog.get_logger("promptintern.pod")
-
-Patch = Callable[[dict[str, Any]], None]
 
 
 def patch_of(job: PromptInternJob) -> Patch:
@@ -68,7 +67,7 @@ class StatusWriter:
         self, progress: TrainingProgress, patch: Patch, *, seconds: float = SECONDS_BETWEEN, patience: float = PATIENCE
     ) -> None:
         self._progress = progress
-        self._patch = patch
+        self._patch = leaving_out_unknown(patch)
         self._seconds = seconds
         self._patience = patience
         self._lock = threading.Lock()
@@ -126,8 +125,7 @@ class StatusWriter:
             self._patch(status)
         except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on
             self._refused = getattr(error, "status", None) in _GONE
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            _log.warning("status not told", error=" ".join(lines[:2])[:300])
+            _log.warning("status not told", error=said(error)[:300])
             return True
         self._told = status
         return True

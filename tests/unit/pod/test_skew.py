@@ -1,0 +1,74 @@
+"""What the API server of an older CRD calls unknown is left out, and nothing else."""
+
+import json
+from typing import Any
+
+import pytest
+from promptintern.pod.skew import leaving_out_unknown, unknown_fields, without
+
+ONE = (
+    "failed to create typed patch object (team/job; promptintern.dev/v1alpha1, Kind=PromptInternJob): "
+    ".status.training.progress.timeShares: field not declared in schema"
+)
+TWO = """failed to create typed patch object (team/job; promptintern.dev/v1alpha1, Kind=PromptInternJob): errors:
+  .status.training.progress.other: field not declared in schema
+  .status.training.stages[index=0].foo: field not declared in schema"""
+
+
+class RefusedError(Exception):
+    """As the client raises it, without the client."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("(500)\nReason: Internal Server Error")
+        self.body = json.dumps({"kind": "Status", "code": 500, "message": message})
+
+
+def test_unknown_fields() -> None:
+    assert unknown_fields(ONE) == {("progress", "timeShares")}
+    assert unknown_fields(TWO) == {("progress", "other"), ("stages", "foo")}
+    assert unknown_fields("Internal error occurred: failed calling webhook") == set()
+
+
+def test_without() -> None:
+    training = {"attempt": 1, "stages": [{"index": 0, "foo": 1}, {"index": 1}], "progress": {"step": 1, "foo": 2}}
+    assert without(training, {("stages", "foo"), ("progress", "nothing"), ("attempt", "foo")}) == {
+        "attempt": 1,
+        "stages": [{"index": 0}, {"index": 1}],
+        "progress": {"step": 1, "foo": 2},
+    }
+    assert without(training, {("progress",)}).keys() == {"attempt", "stages"}
+
+
+def test_the_server_names_one_after_another() -> None:
+    told: list[dict[str, Any]] = []
+    asked = 0
+
+    def patch(training: dict[str, Any]) -> None:
+        nonlocal asked
+        asked += 1
+        for name in ("b", "a"):
+            if name in training:
+                raise RefusedError(f".status.training.{name}: field not declared in schema")
+        told.append(training)
+
+    tolerant = leaving_out_unknown(patch)
+    tolerant({"a": 1, "b": 2, "c": 3})
+    tolerant({"a": 4, "b": 5, "c": 6})
+    assert told == [{"c": 3}, {"c": 6}]
+    assert asked == 4, "what is unknown is known from then on"
+
+
+def test_other_failures_are_raised() -> None:
+    def patch(training: dict[str, Any]) -> None:
+        raise RefusedError("etcdserver: request timed out")
+
+    with pytest.raises(RefusedError):
+        leaving_out_unknown(patch)({"a": 1})
+
+
+def test_a_field_that_stays_unknown_without_being_there_is_a_failure() -> None:
+    def patch(training: dict[str, Any]) -> None:
+        raise RefusedError(".status.training.a: field not declared in schema")
+
+    with pytest.raises(RefusedError):
+        leaving_out_unknown(patch)({"a": 1})
