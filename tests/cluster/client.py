@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,7 +87,9 @@ class Client:
         for file in files:
             self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(file))
         for file in files:
-            self.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", str(file))
+            # kubectl gives up on a CRD that was made this moment and has no condition at all yet.
+            established = partial(self.kubectl, "wait", "--for=condition=Established", "--timeout=10s", "-f", str(file))
+            self.wait_for(established, timeout=120, what=f"{file.name} to be served")
 
     def token(self, service_account: str, namespace: str, *, pod: str | None = None, seconds: int = 3600) -> str:
         """A ServiceAccount's token; bound to a pod, it carries that pod's name and UID, as a projected token does."""
