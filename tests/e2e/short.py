@@ -8,20 +8,23 @@ SECONDS = 900
 """Longest time that it may take."""
 EVERY = 5
 """Seconds between checkpoints."""
-_EPOCHS = 128
-"""Of the last stage. What is done to a job in the middle of it needs some time to come to the trainer."""
-SHORT: dict[str, Any] = {
-    "schedule": {
-        "explicit": [
-            {"templateRate": rate, "shots": shots, "epochs": epochs}
-            for rate, shots, epochs in ((1, 3, 1), (0.67, 2, 2), (0.33, 1, 4), (0, 0, _EPOCHS))
-        ]
-    },
-    "data__eval__limit": 60,
-    "evaluation__arms": ["FullPrompt", "QueryOnly"],
-    "checkpoint__everySeconds": EVERY,
-    "compute__terminationGracePeriodSeconds": 60,
-}
+
+
+def short(epochs: int) -> dict[str, Any]:
+    """Fields of such a job; in the middle of the ``epochs`` of its last stage something is done to it."""
+    stages = ((1, 3, 1), (0.67, 2, 2), (0.33, 1, 4), (0, 0, epochs))
+    return {
+        "schedule": {
+            "explicit": [{"templateRate": rate, "shots": shots, "epochs": each} for rate, shots, each in stages]
+        },
+        "data__eval__limit": 60,
+        "evaluation__arms": ["FullPrompt", "QueryOnly"],
+        "checkpoint__everySeconds": EVERY,
+        "compute__terminationGracePeriodSeconds": 60,
+    }
+
+
+SHORT = short(128)
 
 
 def until_training(team: Team, name: str, *, stage: int = 3, step: int = 20, attempt: int = 1) -> None:

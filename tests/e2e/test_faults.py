@@ -14,16 +14,18 @@ import pytest
 
 from tests.e2e.epochs import EpochWatch, resumed_after, steps_lost
 from tests.e2e.project import delete_operators, operators
-from tests.e2e.short import EVERY, SECONDS, SHORT, until_training
+from tests.e2e.short import EVERY, SECONDS, SHORT, short, until_training
 from tests.e2e.tenant import Team
 
 ALL = os.environ.get("PROMPTINTERN_FAULTS") == "all"
+JOB = SHORT if ALL else short(64)
+"""To delete a head takes less time than other faults."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(team: Team) -> str:
     """A job that nobody disturbs. Beside a lone deletion of another job's head it need not have ended."""
-    name = team.submit(name="undisturbed", **SHORT)
+    name = team.submit(name="undisturbed", **JOB)
     if ALL:
         team.wait(name, seconds=SECONDS)
     return name
@@ -138,7 +140,7 @@ def test_the_adapter_is_the_same(team: Team, undisturbed: str, disturb: Disturba
     grace = 150 if disturb is wake_the_old_driver_in_a_new_attempt else 60
     name = team.submit(
         name=disturb.__name__.replace("_", "-")[:40].rstrip("-"),
-        **{**SHORT, "compute__terminationGracePeriodSeconds": grace},
+        **{**JOB, "compute__terminationGracePeriodSeconds": grace},
     )
     with EpochWatch(team, name) as watch:
         until_training(team, name)
@@ -203,7 +205,7 @@ if ALL:
         team: Team, undisturbed: str, tmp_path: Path
     ) -> None:
         with Deletions(team) as deletions:
-            name = team.submit(name="operator-comes-and-goes", **SHORT)
+            name = team.submit(name="operator-comes-and-goes", **JOB)
             began = time.monotonic()
             with EpochWatch(team, name) as watch:
                 team.wait(name, seconds=SECONDS)
