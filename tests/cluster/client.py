@@ -16,7 +16,8 @@ from tests.cluster.errors import CommandFailed
 
 Manifest = dict[str, Any]
 T = TypeVar("T")
-_POLL_SECONDS = 0.2
+_POLL_SECONDS, _LONGEST_POLL = 0.2, 1.5
+"""Between two looks at first, and after half a minute: a look is mostly a process of kubectl."""
 
 
 class Client:
@@ -128,9 +129,10 @@ def wait_for(condition: Callable[[], T], timeout: float = 60, what: str = "a con
     Raises:
         TimeoutError: after ``timeout`` seconds, with what was awaited and the last value or error.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     last: object = None
     while True:
+        waited = time.monotonic() - began
         try:
             value = condition()
             if value:
@@ -138,9 +140,9 @@ def wait_for(condition: Callable[[], T], timeout: float = 60, what: str = "a con
             last = value
         except (CommandFailed, OSError) as failure:  # an API server that is being stopped is part of some tests
             last = failure
-        if time.monotonic() > deadline:
+        if waited > timeout:
             raise TimeoutError(f"waited {timeout:.0f} s for {what}; last: {str(last)[:2000]}")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(min(_POLL_SECONDS + waited / 20, _LONGEST_POLL))
 
 
 def write_kubeconfig(file: Path, entry: Manifest) -> Path:

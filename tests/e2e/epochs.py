@@ -85,7 +85,7 @@ class EpochWatch:
 
     def log(self) -> str:
         """What all drivers of the run said, in the order in which they began."""
-        files = self._team.files()
+        files = self._team.files
         logs = [files.cat(path) for path in files.find(f"{self._folder}/logs") if "job-driver-" in path]
         return in_order([log.decode() for log in logs])
 
@@ -96,7 +96,7 @@ class EpochWatch:
     def _look(self) -> None:
         newest = self.newest
         try:
-            files = self._team.files()
+            files = self._team.files
             for path in files.find(self._folder):
                 if claim := _EPOCH.search(path):
                     self.owners.setdefault(int(claim[1]), set()).add(files.cat(path))

@@ -26,13 +26,13 @@ def check_seen(seen: Sequence[Row]) -> None:
 def check_bucket(team: Team, name: str) -> None:
     """Adapter, manifests, report and log are in the S3 server."""
     folder = team.run_folder(name)
-    names = {path.removeprefix(f"{folder}/") for path in team.files().find(folder)}
+    names = {path.removeprefix(f"{folder}/") for path in team.files.find(folder)}
     wanted = {"job.json", "model.json", "epochs/1.json", "adapter/manifest.json", "adapter/adapter_model.safetensors"}
     wanted |= {"report/report.json", "report/report.html"} | {f"stages/{stage}/manifest.json" for stage in range(4)}
     assert wanted <= names
     logs = [each for each in names if each.startswith(f"logs/{name}-a1/job-driver-")]
     assert logs
-    assert b"QueryOnly" in team.files().cat(f"{folder}/{logs[0]}")
+    assert b"QueryOnly" in team.files.cat(f"{folder}/{logs[0]}")
 
 
 def check_answers(team: Team, name: str, folder: Path) -> None:

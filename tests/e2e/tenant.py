@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,8 @@ from tests.e2e.project import ROOT
 
 SECRET = "s3"
 _ENDED = ("Succeeded", "Failed", "Refused")
+_SECONDS_BETWEEN = 1.5
+"""Of two looks at a job: each is a process, on the cores that train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,7 @@ class Team:
                 if row.phase in until:
                     return
             assert time.monotonic() < deadline, f"{name} is {last} after {seconds} s: {self.told(name)}"
-            time.sleep(0.5)
+            time.sleep(_SECONDS_BETWEEN)
 
     def wait(self, name: str, *, seconds: float, until: tuple[str, ...] = _ENDED) -> list[Row]:
         """All rows until the job's phase is one of ``until``."""
@@ -150,8 +153,9 @@ class Team:
         job = self.job(name)
         return f"{self.account.bucket}/runs/{self.namespace}/{name}-{job['metadata']['uid'][:8]}"
 
+    @cached_property
     def files(self) -> s3fs.S3FileSystem:
-        """The S3 server as this tenant sees it, without a cache."""
+        """The S3 server as this tenant sees it, without a cache of what is there."""
         return s3fs.S3FileSystem(
             key=self.account.access_key,
             secret=self.account.secret_key,
@@ -174,5 +178,5 @@ class Team:
         """The bytes of the job's adapter."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "adapter_model.safetensors"
-        self.files().get_file(f"{self.run_folder(name)}/adapter/adapter_model.safetensors", str(file))
+        self.files.get_file(f"{self.run_folder(name)}/adapter/adapter_model.safetensors", str(file))
         return file.read_bytes()

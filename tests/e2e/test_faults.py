@@ -119,10 +119,10 @@ def wake_the_old_driver_in_a_new_attempt(team: Team, name: str) -> None:
         assert "done" in team.exec(pod, container, f"kill -STOP {both} && echo done")
     team.cluster.delete("rayjob", team.status(name)["attempts"][-1]["rayJobName"], team.namespace, wait=False)
     folder = team.run_folder(name)
-    claims = len(team.files().ls(f"{folder}/epochs"))
+    claims = len(team.files.ls(f"{folder}/epochs"))
 
     def claimed() -> bool:
-        return len(team.files().ls(f"{folder}/epochs")) > claims
+        return len(team.files.ls(f"{folder}/epochs")) > claims
 
     team.cluster.wait_for(claimed, timeout=240, what="the claim of a new attempt")
     woken = [team.exec(pod, container, f"kill -CONT {both} && echo done") for pod, container in old]

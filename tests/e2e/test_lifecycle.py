@@ -38,7 +38,7 @@ def test_a_suspended_job_gives_its_cluster_back_and_continues_where_it_was(team:
     team.patch(name, {"suspend": True})
     team.wait(name, seconds=60, until=("Suspended",))
     assert not [left for left in left_of(team, name) if left.startswith(("rayjobs", "rayclusters", "pods/paused-a"))]
-    logs = team.files().glob(f"{team.run_folder(name)}/logs/{name}-a1/job-driver-*.log")
+    logs = team.files.glob(f"{team.run_folder(name)}/logs/{name}-a1/job-driver-*.log")
     assert logs, "the first attempt's log outlived its cluster"
     team.patch(name, {"suspend": False})
     team.wait(name, seconds=600)
@@ -46,7 +46,7 @@ def test_a_suspended_job_gives_its_cluster_back_and_continues_where_it_was(team:
     first, second = team.status(name)["attempts"]
     assert (first["outcome"], second["outcome"]) == ("Suspended", "Succeeded")
     log = b"".join(
-        team.files().cat(p) for p in team.files().glob(f"{team.run_folder(name)}/logs/{name}-a2/job-driver-*.log")
+        team.files.cat(p) for p in team.files.glob(f"{team.run_folder(name)}/logs/{name}-a2/job-driver-*.log")
     )
     assert b"continues after step" in log
 
@@ -57,7 +57,7 @@ def test_a_deleted_job_leaves_nothing_but_its_files(team: Team) -> None:
     folder = team.run_folder(name)
     team.cluster.delete("pij", name, team.namespace)
     team.cluster.wait_for(lambda: not left_of(team, name), timeout=60, what=f"the end of {left_of(team, name)}")
-    assert team.files().find(folder)
+    assert team.files.find(folder)
 
 
 def test_a_refused_job_can_be_mended(team: Team) -> None:
@@ -110,7 +110,7 @@ def test_a_job_past_its_deadline_ends_and_is_gone_after_its_time(team: Team) -> 
     folder = team.run_folder(name)
     gone = lambda: team.cluster.get("pij", name, team.namespace) is None and not left_of(team, name)  # noqa: E731
     team.cluster.wait_for(gone, timeout=30 + 60, what=f"the end of {name} and of {left_of(team, name)}")
-    assert team.files().find(folder), "its files stay"
+    assert team.files.find(folder), "its files stay"
 
 
 def test_a_rayjob_that_kuberay_refuses_fails_the_job_at_once(team: Team) -> None:

@@ -15,7 +15,7 @@ def test_all_stages_ran_in_worker_pods(team: Team, quickstart: str) -> None:
     (attempt,) = team.status(quickstart)["attempts"]
     assert attempt["outcome"] == "Succeeded"
     assert attempt["incarnations"] == 1
-    hosts = [team.files().cat(path) for path in team.files().ls(f"{team.run_folder(quickstart)}/epochs")]
+    hosts = [team.files.cat(path) for path in team.files.ls(f"{team.run_folder(quickstart)}/epochs")]
     assert len(hosts) == 1
     assert b"workers-worker" in hosts[0], "the epoch was claimed in a worker pod"
 
