@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-Path = tuple[str, ...]
+FieldPath = tuple[str, ...]
 """Names of fields below ``status.training``; an entry's place in a list does not count."""
 Patch = Callable[[dict[str, Any]], None]
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger("promptintern.pod")
 
 def leaving_out_unknown(patch: Patch) -> Patch:
     """``patch``, again without the fields that the API server calls unknown, now and from then on."""
-    unknown: set[Path] = set()
+    unknown: set[FieldPath] = set()
 
     def patch_what_is_known(training: dict[str, Any]) -> None:
         while True:
@@ -38,12 +38,12 @@ def leaving_out_unknown(patch: Patch) -> Patch:
     return patch_what_is_known
 
 
-def unknown_fields(message: str) -> set[Path]:
+def unknown_fields(message: str) -> set[FieldPath]:
     """The fields of ``status.training`` that an answer of the API server calls unknown."""
     return {tuple(_PLACE.sub("", path).split(".")) for path in _UNKNOWN.findall(message)}
 
 
-def without(training: dict[str, Any], fields: set[Path]) -> dict[str, Any]:
+def without(training: dict[str, Any], fields: set[FieldPath]) -> dict[str, Any]:
     """``training`` without ``fields``, in every entry of the lists on their way."""
     left: dict[str, Any] = {}
     for name, value in training.items():
