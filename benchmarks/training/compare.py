@@ -19,7 +19,7 @@ _LONG_ROWS = 300
 """Tokens from which smaller batches are tried: long rows fill a machine."""
 
 
-_FAR_BEHIND, _CLOSE = 1.5, 1.25
+FAR_BEHIND, CLOSE = 1.5, 1.25
 """In the first round: a method whose best is so many times slower than another's, and a batch size than the method's
 best that may yet be faster. One measurement on a shared machine may be off by a quarter."""
 
@@ -134,8 +134,8 @@ def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
     def may_win(setting: Setting) -> bool:
         own = best[setting.stage, setting.method]
         others = [t for (stage, method), t in best.items() if stage == setting.stage and method != "ours"]
-        ahead = setting.method == "ours" or own <= _FAR_BEHIND * min(others)
-        return ahead and setting.seconds[0] <= _CLOSE * own
+        ahead = setting.method == "ours" or own <= FAR_BEHIND * min(others)
+        return ahead and setting.seconds[0] <= CLOSE * own
 
     return [setting for setting in settings if may_win(setting)]
 

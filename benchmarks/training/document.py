@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training.compare import NAMES, Setting, best_of, differences, is_same_training
+from benchmarks.training.compare import CLOSE, FAR_BEHIND, NAMES, Setting, best_of, differences, is_same_training
 from benchmarks.training.processes import OUR_SPINS, SPINS
 from benchmarks.training.profile import PACK
 
@@ -25,8 +25,8 @@ def document(found: Mapping[str, Any], *, name: str) -> str:
         f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
         f"layers. Data: {found['data']}; a template of {found['template']} tokens, 5 retrieved examples, "
         f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns. "
-        "After the first round go on all sizes within a quarter of their method's best, unless that was 1.5 times "
-        "slower than the best of the others; "
+        f"After the first round go on all sizes within {CLOSE} times their method's best, unless that was {FAR_BEHIND} "
+        "times slower than the best of the others; "
         f"figures are medians over {rounds(found, 'compare')}, below over {rounds(found, 'lengths')}"
         + (_ON_GPU if on_gpu else _on_cpu(found)),
     ]

@@ -3,12 +3,13 @@
 Server-side apply refuses an object with a field that its CRD does not declare, the whole of it, with status 500.
 """
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import structlog
+
+from promptintern.refusal import status_object
 
 FieldPath = tuple[str, ...]
 """Names of fields below ``status.training``; an entry's place in a list does not count."""
@@ -61,7 +62,5 @@ def without(training: dict[str, Any], fields: set[FieldPath]) -> dict[str, Any]:
 
 def said(error: BaseException) -> str:
     """What the API server answered, or the error's first lines if it did not."""
-    try:
-        return str(json.loads(getattr(error, "body", None) or "")["message"])
-    except (ValueError, TypeError, KeyError):
-        return " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+    message = status_object(getattr(error, "body", None)).get("message")
+    return message or " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__

@@ -1,0 +1,13 @@
+"""What the API server of a Kubernetes answers when it refuses: a Status object."""
+
+import json
+from typing import Any
+
+
+def status_object(text: str | bytes | None) -> dict[str, Any]:
+    """The object in the body of an answer; empty if there was none, or something else."""
+    try:
+        found = json.loads(text or "")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
