@@ -12,13 +12,14 @@ export GOMP_SPINCOUNT ?= 20000
 unexport PYTHONDONTWRITEBYTECODE
 # Two test files at a time: most of what they start computes on one thread. The slow ones come first, so that both end together.
 PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
-# These watch the operator by the second, and two of them at a time leave half the machine free. With others beside them
-# they have failed, so they run by themselves.
+# These watch the operator by the second, and leave half the machine free. The others run beside them and stand back:
+# without that, these have failed.
 TIMED = tests/integration/operator
-E2E = tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py tests/e2e/test_faults.py
+BESIDE = $(MAKE) --no-print-directory --jobs 2 --keep-going
+E2E = tests/e2e/test_quickstart.py tests/e2e/test_faults.py tests/e2e/test_two_workers.py
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py gpus.py upgrade.py kueue.py)
 
-.PHONY: help setup demo test unit integration operator e2e e2e-more e2e-faults prerequisites gpu cluster-up cluster-down kind-up kind-down \
+.PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults prerequisites gpu cluster-up cluster-down kind-up kind-down \
 	kill check format generate snapshots quality bench preprocess clean
 
 help: ## Show this list
@@ -32,16 +33,20 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
 
 test: prerequisites ## All tests: unit, integration, then the whole product on a real Kubernetes
-	@$(RUN) pytest tests/integration tests/unit $(PARALLEL) --ignore $(TIMED)
-	@$(RUN) pytest $(TIMED) $(PARALLEL)
+	@$(BESIDE) timed untimed
 	@if $(RUN) python -m tests.cluster can; then $(MAKE) --no-print-directory e2e; else $(RUN) pytest $(E2E); fi
+
+timed:
+	@log=$$(mktemp); $(RUN) pytest $(TIMED) $(PARALLEL) >$$log 2>&1 && code=0 || code=$$?; cat $$log; rm $$log; exit $$code
+
+untimed:
+	@nice -n 15 $(RUN) pytest $(or $(UNTIMED),tests/integration tests/unit) $(PARALLEL) --ignore $(TIMED)
 
 unit: ## Unit tests: no network, under a minute
 	@$(RUN) pytest tests/unit $(PARALLEL)
 
 integration: prerequisites ## Integration tests: a real S3 server, a real browser, killed processes
-	@$(RUN) pytest tests/integration $(PARALLEL) --ignore $(TIMED)
-	@$(RUN) pytest $(TIMED) $(PARALLEL)
+	@$(BESIDE) timed untimed UNTIMED=tests/integration
 
 operator: prerequisites ## The operator against a real API server with a fake KubeRay: restarts, replicas, silent watches
 	@$(RUN) pytest $(TIMED) $(PARALLEL)

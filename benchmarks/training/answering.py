@@ -56,7 +56,7 @@ def answer(rows: list[Row], shape: Shape, tokenizer: Path) -> Answering:
     decoding = Decoding(max_new_tokens=_NEW_TOKENS, batch_size=_BATCH)
     alone = time_queries(model, loaded, prompts[:_ALONE], decoding=decoding, device=device)
     began = time.perf_counter()
-    generate(model, loaded, prompts, decoding=decoding, device=device)
+    generate(model, loaded, prompts, decoding=decoding, device=device, share_prefix=False)
     return Answering(
         prompt=statistics.mean(map(len, prompts)),
         alone=statistics.median(alone),

@@ -1,12 +1,15 @@
 """The whole product on a real Kubernetes: images, chart, tenants."""
 
 import secrets
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.e2e import project
+from tests.e2e.begun import TWO_WORKERS, Followed, Seen, follow
+from tests.e2e.inside import asked_without_token, imported_without_bytecode
 from tests.e2e.tenant import SECRET, Team
 
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -38,8 +41,23 @@ def team(installed: Cluster) -> Team:
 
 
 @pytest.fixture(scope="session")
-def quickstart(team: Team) -> str:
-    """examples/quickstart.yaml, run to its end with nobody disturbing it; what was seen is in ``team.seen``."""
-    name = team.submit("quickstart")
-    team.seen += team.watch(name, seconds=_SECONDS)
-    return name
+def begun(team: Team) -> dict[str, Followed]:
+    """examples/quickstart.yaml, by itself and with two workers, at the same time: one worker keeps one core busy."""
+    quickstart, two = team.submit(), team.submit(name="two", **TWO_WORKERS)
+    looks = (asked_without_token, imported_without_bytecode)
+    return {
+        quickstart: Followed(partial(follow, team, quickstart, seconds=_SECONDS)),
+        two: Followed(partial(follow, team, two, looks, seconds=_SECONDS)),
+    }
+
+
+@pytest.fixture(scope="session")
+def quickstart(begun: dict[str, Followed]) -> Seen:
+    """examples/quickstart.yaml as it is, run to its end with nobody disturbing it."""
+    return begun["quickstart"].result()
+
+
+@pytest.fixture(scope="session")
+def two(begun: dict[str, Followed]) -> Seen:
+    """The same in two workers."""
+    return begun["two"].result()

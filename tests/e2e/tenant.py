@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -39,7 +39,6 @@ class Team:
     cluster: Cluster
     namespace: str
     account: Account
-    seen: list[Row] = field(default_factory=list)
 
     @classmethod
     def found(cls, cluster: Cluster, name: str) -> "Team":

@@ -1,4 +1,4 @@
-"""Two workers on a local Ray: one that dies, and a stop while they answer."""
+"""Two workers on a local Ray: they train as one process does, one dies, and a stop comes while they answer."""
 
 import json
 import os
@@ -11,19 +11,21 @@ from pathlib import Path
 import pytest
 
 from tests.integration.run.process import adapters, finish, run_command, run_folder, start_command, write_job
+from tests.integration.run.reference import EPOCHS, check_trajectory
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_job(tmp_path_factory.mktemp("job"), epochs=40)
+    return write_job(tmp_path_factory.mktemp("job"), epochs=EPOCHS)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of a run that nobody disturbed."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     ended = run_command(job, workdir, "--workers", "2")
     assert ended.code == 0, ended.text
-    return adapters(workdir)
+    return workdir
 
 
 def training_workers(driver: int) -> list[int]:
@@ -49,15 +51,18 @@ def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
         time.sleep(0.01)
 
 
-def test_a_killed_worker_is_replaced_under_a_new_epoch(
-    job: Path, undisturbed: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_they_train_as_one_process_does(undisturbed: Path) -> None:
+    check_trajectory(undisturbed)
+
+
+def test_a_killed_worker_is_replaced_under_a_new_epoch(job: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """In a stage whose first checkpoint is not due yet: it begins again. Between two, see the tests on a cluster."""
     process = start_command(job, tmp_path, "--workers", "2")
-    wait_for(lambda: (f := run_folder(tmp_path)) and any(f.glob("stages/1/*/checkpoints/*/manifest.json")))
+    wait_for(lambda: (f := run_folder(tmp_path)) and (f / "stages/0/manifest.json").exists())
     os.kill(training_workers(process.pid)[0], signal.SIGKILL)
     ended = finish(process)
     assert ended.code == 0, ended.text
-    assert adapters(tmp_path) == undisturbed
+    assert adapters(tmp_path) == adapters(undisturbed)
     folder = run_folder(tmp_path)
     assert folder is not None
     assert len(list(folder.glob("epochs/*.json"))) == 2

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from promptintern.errors import RunFailed
+from promptintern.evaluate.prefix import Prefix, compute_prefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +37,17 @@ def generate(
     *,
     decoding: Decoding,
     device: torch.device,
+    share_prefix: bool = True,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Answer]:
     """Greedy answers to ``prompts`` (token ids), in their order.
 
-    Prompts of like length share a batch, padded on the left. A batch that is too large for the device is halved.
+    Prompts of like length share a batch, padded before what they do not share. A batch that is too large for the
+    device is halved.
+
+    Args:
+        share_prefix: Compute what all prompts begin with once, where the model allows it. False computes every prompt
+            whole, as for a server that keeps nothing between requests.
 
     Raises:
         RunFailed: if the device has too little memory for a single prompt.
@@ -48,9 +55,10 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[Answer | None] = [None] * len(prompts)
     with _evaluating(model):
+        prefix = compute_prefix(model, prompts, device) if share_prefix else None
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
-            written = _generate_halving(model, tokenizer, [prompts[i] for i in batch], decoding, device)
+            written = _generate_halving(model, tokenizer, [prompts[i] for i in batch], decoding, device, prefix)
             for row, answer in zip(batch, written, strict=True):
                 answers[row] = answer
             progress(min(start + decoding.batch_size, len(order)))
@@ -65,7 +73,7 @@ def time_queries(
     with _evaluating(model):
         for number, prompt in enumerate([*prompts[:1], *prompts]):
             began = time.perf_counter()
-            _generate_batch(model, tokenizer, [prompt], decoding, device)
+            _generate_batch(model, tokenizer, [prompt], decoding, device, None)
             if number > 0:
                 seconds.append(time.perf_counter() - began)
     return seconds
@@ -83,10 +91,15 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def _generate_halving(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, device: torch.device
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    device: torch.device,
+    prefix: Prefix | None,
 ) -> list[Answer]:
     try:
-        return _generate_batch(model, tokenizer, prompts, decoding, device)
+        return _generate_batch(model, tokenizer, prompts, decoding, device, prefix)
     except torch.OutOfMemoryError:
         if len(prompts) == 1:
             raise RunFailed(
@@ -98,7 +111,7 @@ def _generate_halving(
     return [
         answer
         for part in (prompts[:middle], prompts[middle:])
-        for answer in _generate_halving(model, tokenizer, part, decoding, device)
+        for answer in _generate_halving(model, tokenizer, part, decoding, device, prefix)
     ]
 
 
@@ -108,19 +121,25 @@ def _generate_batch(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     device: torch.device,
+    prefix: Prefix | None,
 ) -> list[Answer]:
     from transformers import GenerationConfig
 
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    kept = len(prefix.ids) if prefix else 0
+    gaps = [width - len(p) for p in prompts]
+    ids = torch.tensor(
+        [[*p[:kept], *[pad] * gap, *p[kept:]] for p, gap in zip(prompts, gaps, strict=True)], device=device
+    )
+    mask = torch.tensor([[1] * kept + [0] * gap + [1] * (width - kept - gap) for gap in gaps], device=device)
     ends = end_tokens(model, tokenizer)
     stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
     with _own_settings_off(model):
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
+            past_key_values=prefix.cache(len(prompts)) if prefix else None,
             generation_config=GenerationConfig(
                 max_new_tokens=decoding.max_new_tokens,
                 do_sample=False,

@@ -69,7 +69,7 @@ def _time(session: Session, prompts: Sequence[Sequence[int]], count: int, *, ada
     with weights(session, adapter=adapter):
         alone = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device)
         began = time.perf_counter()
-        generate(model, tokenizer, batched, decoding=decoding, device=device)
+        generate(model, tokenizer, batched, decoding=decoding, device=device, share_prefix=False)
         return {
             "secondsAlone": alone,
             "batchedSeconds": time.perf_counter() - began,
