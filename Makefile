@@ -10,13 +10,14 @@ WORKDIR ?= runs
 export GOMP_SPINCOUNT ?= 20000
 # Where the environment says otherwise: hundreds of processes import the same modules, and compile each but once.
 unexport PYTHONDONTWRITEBYTECODE
-# Two test files at a time: most of what they start computes on one thread. The slow ones come first, so that both end together.
-PARALLEL = --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Most of what tests start computes on one thread. The slow files come first, so that all workers end together.
+PARALLEL = --dist loadfile --no-loadscope-reorder --numprocesses
 # These watch the operator by the second, and leave half the machine free. The others run beside them and stand back:
 # without that, these have failed.
 TIMED = tests/integration/operator
 BESIDE = $(MAKE) --no-print-directory --jobs 2 --keep-going
-E2E = tests/e2e/test_quickstart.py tests/e2e/test_faults.py tests/e2e/test_two_workers.py
+# The first starts a job while those of the others run.
+E2E = tests/e2e/test_faults.py tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py gpus.py upgrade.py kueue.py)
 
 .PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults prerequisites gpu cluster-up cluster-down kind-up kind-down \
@@ -37,19 +38,19 @@ test: prerequisites ## All tests: unit, integration, then the whole product on a
 	@if $(RUN) python -m tests.cluster can; then $(MAKE) --no-print-directory e2e; else $(RUN) pytest $(E2E); fi
 
 timed:
-	@log=$$(mktemp); $(RUN) pytest $(TIMED) $(PARALLEL) >$$log 2>&1 && code=0 || code=$$?; cat $$log; rm $$log; exit $$code
+	@log=$$(mktemp); $(RUN) pytest $(TIMED) $(PARALLEL) 2 >$$log 2>&1 && code=0 || code=$$?; cat $$log; rm $$log; exit $$code
 
 untimed:
-	@nice -n 15 $(RUN) pytest $(or $(UNTIMED),tests/integration tests/unit) $(PARALLEL) --ignore $(TIMED)
+	@nice -n 15 $(RUN) pytest $(or $(UNTIMED),tests/integration tests/unit) $(PARALLEL) 3 --ignore $(TIMED)
 
 unit: ## Unit tests: no network, under a minute
-	@$(RUN) pytest tests/unit $(PARALLEL)
+	@$(RUN) pytest tests/unit $(PARALLEL) 2
 
 integration: prerequisites ## Integration tests: a real S3 server, a real browser, killed processes
 	@$(BESIDE) timed untimed UNTIMED=tests/integration
 
 operator: prerequisites ## The operator against a real API server with a fake KubeRay: restarts, replicas, silent watches
-	@$(RUN) pytest $(TIMED) $(PARALLEL)
+	@$(RUN) pytest $(TIMED) $(PARALLEL) 2
 
 e2e: ## The whole product on a real Kubernetes: images, chart, jobs in Ray clusters; nothing is skipped
 	@$(RUN) python -m tests.cluster build

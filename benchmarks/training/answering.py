@@ -20,11 +20,13 @@ class Answering:
         prompt: Mean tokens.
         alone: Median seconds of an answer, one by one.
         batched: Seconds per answer in batches of 32.
+        evaluated: The same as a run evaluates: what all prompts begin with is computed once.
     """
 
     prompt: float
     alone: float
     batched: float
+    evaluated: float
 
 
 def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[str, Answering]:
@@ -39,6 +41,7 @@ def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[
             prompt=measured[0].prompt,
             alone=statistics.median(m.alone for m in measured),
             batched=statistics.median(m.batched for m in measured),
+            evaluated=statistics.median(m.evaluated for m in measured),
         )
         for name, measured in found.items()
     }
@@ -55,10 +58,15 @@ def answer(rows: list[Row], shape: Shape, tokenizer: Path) -> Answering:
     prompts = [prompt for prompt, _ in rows]
     decoding = Decoding(max_new_tokens=_NEW_TOKENS, batch_size=_BATCH)
     alone = time_queries(model, loaded, prompts[:_ALONE], decoding=decoding, device=device)
-    began = time.perf_counter()
-    generate(model, loaded, prompts, decoding=decoding, device=device, share_prefix=False)
+
+    def each(share_prefix: bool) -> float:
+        began = time.perf_counter()
+        generate(model, loaded, prompts, decoding=decoding, device=device, share_prefix=share_prefix)
+        return (time.perf_counter() - began) / len(prompts)
+
     return Answering(
         prompt=statistics.mean(map(len, prompts)),
         alone=statistics.median(alone),
-        batched=(time.perf_counter() - began) / len(prompts),
+        batched=each(share_prefix=False),
+        evaluated=each(share_prefix=True),
     )

@@ -90,6 +90,11 @@ def kuberay_crds() -> list[Path]:
     return sorted((module_folder("github.com/ray-project/kuberay/ray-operator") / "config/crd/bases").glob("*.yaml"))
 
 
+def ray_jobs_crd() -> Path:
+    """The one of RayJobs."""
+    return next(path for path in kuberay_crds() if path.name == "ray.io_rayjobs.yaml")
+
+
 @functools.cache
 def _folder() -> Path:
     sources = [MODULE / "go.mod", MODULE / "go.sum", *sorted(MODULE.glob("*/*.go"))]

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.e2e.tenant import Row, Team
 
+QUICKSTART, TWO = "quickstart", "two"
 TWO_WORKERS: dict[str, Any] = {
     "compute": {"workers": 2, "device": "CPU"},
     "data__eval__limit": 100,

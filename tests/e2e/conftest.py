@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.e2e import project
-from tests.e2e.begun import TWO_WORKERS, Followed, Seen, follow
+from tests.e2e.begun import QUICKSTART, TWO, TWO_WORKERS, Followed, Seen, follow
 from tests.e2e.inside import asked_without_token, imported_without_bytecode
 from tests.e2e.tenant import SECRET, Team
 
@@ -42,22 +42,26 @@ def team(installed: Cluster) -> Team:
 
 @pytest.fixture(scope="session")
 def begun(team: Team) -> dict[str, Followed]:
-    """examples/quickstart.yaml, by itself and with two workers, at the same time: one worker keeps one core busy."""
-    quickstart, two = team.submit(), team.submit(name="two", **TWO_WORKERS)
+    """examples/quickstart.yaml, by itself and with two workers, at the same time: one worker keeps one core busy.
+
+    The job whose head is deleted comes to them, if its test is the first.
+    """
+    team.submit(name=QUICKSTART)
+    team.submit(name=TWO, **TWO_WORKERS)
     looks = (asked_without_token, imported_without_bytecode)
     return {
-        quickstart: Followed(partial(follow, team, quickstart, seconds=_SECONDS)),
-        two: Followed(partial(follow, team, two, looks, seconds=_SECONDS)),
+        QUICKSTART: Followed(partial(follow, team, QUICKSTART, seconds=_SECONDS)),
+        TWO: Followed(partial(follow, team, TWO, looks, seconds=_SECONDS)),
     }
 
 
 @pytest.fixture(scope="session")
 def quickstart(begun: dict[str, Followed]) -> Seen:
     """examples/quickstart.yaml as it is, run to its end with nobody disturbing it."""
-    return begun["quickstart"].result()
+    return begun[QUICKSTART].result()
 
 
 @pytest.fixture(scope="session")
 def two(begun: dict[str, Followed]) -> Seen:
     """The same in two workers."""
-    return begun["two"].result()
+    return begun[TWO].result()

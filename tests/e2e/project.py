@@ -22,14 +22,14 @@ _PACKAGES = {
     TRAINER_IMAGE: ("trainer", ("crds/promptintern_api", "trainer/promptintern")),
 }
 _SMALL = {
-    "podSizes.head.cpu": "200m",
+    "podSizes.head.cpu": "100m",
     "podSizes.head.memory": "3Gi",
-    "podSizes.worker.cpu": "500m",
+    "podSizes.worker.cpu": "200m",
     "podSizes.worker.memory": "3Gi",
     "podSizes.preflight.cpu": "200m",
     "podSizes.preflight.memory": "2Gi",
 }
-"""Sizes for a machine of two cores; the chart's own are for GPU nodes."""
+"""Sizes for three jobs on a machine of two cores; the chart's own are for GPU nodes."""
 
 
 def load_images(cluster: Cluster) -> None:

@@ -17,7 +17,7 @@ _QUEUE = {"kueue.x-k8s.io/queue-name": "training"}
 _URGENT = {**_QUEUE, "kueue.x-k8s.io/priority-class": "urgent"}
 _LONG = {"schedule": {"explicit": [{"templateRate": rate, "shots": 0, "epochs": n} for rate, n in ((1, 1), (0, 400))]}}
 """It is still at it when another job has been checked."""
-_ONE_JOB = {"cpu": "1", "memory": "7Gi"}
+_ONE_JOB = {"cpu": "600m", "memory": "7Gi"}
 """More than a job of `SHORT` asks for with its head, less than two do."""
 
 

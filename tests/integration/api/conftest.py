@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -38,16 +39,29 @@ def namespace(server: ApiServer) -> str:
 
 @pytest.fixture(scope="module")
 def judge(server: ApiServer, namespace: str) -> Iterator[Judge]:
-    """Creates a job as a dry run, unknown fields refused as kubectl asks for, over one connection."""
+    """Creates a job."""
+    yield from _judge(server, namespace, "POST", "application/json")
+
+
+@pytest.fixture(scope="module")
+def apply_judge(server: ApiServer, namespace: str) -> Iterator[Judge]:
+    """Applies a job on the server's side."""
+    yield from _judge(server, namespace, "PATCH", "application/apply-patch+yaml")
+
+
+def _judge(server: ApiServer, namespace: str, method: str, content_type: str) -> Iterator[Judge]:
+    """Asks as a dry run, unknown fields refused as kubectl asks for, over one connection."""
     authority = server.control_plane.authority
     pair = authority.issue("client-judge", user="judge", groups=["system:masters"])
     context = ssl.create_default_context(cafile=str(authority.own.certificate))
     context.load_cert_chain(pair.certificate, pair.key)
     connection = http.client.HTTPSConnection(server.url.removeprefix("https://"), context=context, timeout=60)
-    path = f"/apis/promptintern.dev/v1alpha1/namespaces/{namespace}/promptinternjobs?dryRun=All&fieldValidation=Strict"
+    jobs = f"/apis/promptintern.dev/v1alpha1/namespaces/{namespace}/promptinternjobs"
 
     def ask(document: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:
-        connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+        path = jobs if method == "POST" else f"{jobs}/{quote(document['metadata']['name'], safe='')}"
+        query = "dryRun=All&fieldValidation=Strict&fieldManager=kubectl"
+        connection.request(method, f"{path}?{query}", json.dumps(document), {"Content-Type": content_type})
         answer = connection.getresponse()
         body = json.loads(answer.read())
         return answer.status, body.get("message", ""), body

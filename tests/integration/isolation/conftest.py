@@ -116,7 +116,7 @@ def _groups(user: str) -> list[str]:
     return ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def world(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """An API server of these tests' own, with the chart for all namespaces; the shared one says if there is any."""
     with ApiServer(tmp_path_factory.mktemp("api")) as server:
@@ -124,7 +124,7 @@ def world(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> It
         pair = server.control_plane.authority.issue("client-root", user="root", groups=["system:masters"])
         made.add_token("admin", None)
         made.subjects["admin"].context.load_cert_chain(pair.certificate, pair.key)
-        server.install_crds(*programs.kuberay_crds())
+        server.install_crds(programs.ray_jobs_crd())
         server.helm("install", RELEASE, str(CHART), "--namespace", SYSTEM, "--create-namespace")
         made.add_token("operator", server.token(RELEASE, SYSTEM))
         for team in (A, B):

@@ -27,11 +27,6 @@ class Release:
     environment: dict[str, str]
 
 
-def ray_jobs_crd() -> Path:
-    """KubeRay's, of the version that the tests pin."""
-    return next(path for path in programs.kuberay_crds() if path.name == "ray.io_rayjobs.yaml")
-
-
 def install_crd(requests: Requests, file: Path) -> None:
     """Create a CRD and wait until it is served: kubectl takes seconds for KubeRay's half a megabyte."""
     definition = yaml.load(file.read_text(), yaml.CSafeLoader)
@@ -53,7 +48,7 @@ def install_crd(requests: Requests, file: Path) -> None:
 def install(server: ApiServer, requests: Requests, *values: str) -> Release:
     """Install the chart's objects, our CRD, and KubeRay's of RayJobs."""
     install_crd(requests, CRD)
-    install_crd(requests, ray_jobs_crd())
+    install_crd(requests, programs.ray_jobs_crd())
     sets = [word for value in ("crds.install=false", *values) for word in ("--set", value)]
     text = server.helm(
         "template", RELEASE, str(ROOT / "charts" / "promptintern"), "--namespace", SYSTEM, "--no-hooks", *sets

@@ -15,8 +15,9 @@ from promptintern_operator.queue import Workqueue
 from promptintern_operator.store import Store
 from promptintern_operator.watching import listening_session
 
+from tests.cluster import programs
 from tests.cluster.client import wait_for
-from tests.integration.operator.chart import CRDS, install_crd, ray_jobs_crd
+from tests.integration.operator.chart import CRDS, install_crd
 from tests.integration.operator.kuberay import Life
 from tests.integration.operator.place import Place, Tenant
 from tests.integration.operator.process import Operator
@@ -91,7 +92,7 @@ def test_kuberay_comes_later(place: Place, operator: Operator, team: Tenant) -> 
     team.submit("early", Life())
     said = team.wait_for_condition("early", "ClusterReady", "KubeRayMissing")
     assert "KubeRay is not installed" in said
-    install_crd(place.requests, ray_jobs_crd())
+    install_crd(place.requests, programs.ray_jobs_crd())
     team.wait("early", "Succeeded", 60)
     assert team.made("early") == {"early-a1": 1}
 
@@ -102,7 +103,7 @@ def test_the_crd_goes_while_it_is_watched_and_comes_back(place: Place, operator:
     remove_kuberay(place)
     wait_for(lambda: "KubeRayMissing" in str(team.status("cut")["conditions"]), 40, "the operator to see it")
     assert operator.alive
-    install_crd(place.requests, ray_jobs_crd())
+    install_crd(place.requests, programs.ray_jobs_crd())
     team.wait("cut", "Succeeded", 60)
     assert team.attempts("cut") == ["Infrastructure", "Succeeded"]
 

@@ -30,7 +30,7 @@ class Ended:
 
 
 def write_job(
-    folder: Path, *, epochs: int = 60, arms: Sequence[str] = ("FullPrompt", "QueryOnly"), **spec: Any
+    folder: Path, *, epochs: int = 40, arms: Sequence[str] = ("FullPrompt", "QueryOnly"), **spec: Any
 ) -> Path:
     """A job whose stages take a few seconds on a tiny model, with a checkpoint every second."""
     job = tiny_job(folder, **spec)

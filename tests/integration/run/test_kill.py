@@ -62,7 +62,7 @@ SECONDS = [draw.uniform(0.05, 12 if THOROUGH else 6) for _ in range(RANDOM_POINT
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arms = ("FullPrompt", "QueryOnly", "Direct") if THOROUGH else ("FullPrompt", "QueryOnly")
-    return write_job(tmp_path_factory.mktemp("job"), epochs=60, arms=arms)
+    return write_job(tmp_path_factory.mktemp("job"), arms=arms)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 They are forked from a server that imported everything and did nothing yet. A process has the part of Popen's interface
 that tests of killed runs use. Its interpreter is not shut down at the end (multiprocessing's children never are), so
-runs that the tests start as users do (test_whole_run, test_invariance, test_workers) stay real commands.
+runs that the tests start as users do (test_workers, those of test_invariance on Ray) stay real commands.
 """
 
 import multiprocessing
