@@ -1,15 +1,18 @@
 """What all prompts begin with is computed once, and the answers are the same."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from promptintern.evaluate.generate import Decoding, generate
-from promptintern.evaluate.prefix import LEAST_TOKENS, compute_prefix, shared_tokens
+from promptintern.evaluate import generate as module
+from promptintern.evaluate.generate import Decoding, _first_logits, generate
+from promptintern.evaluate.prefix import LEAST_TOKENS, Prefix, compute_prefix, shared_tokens
 
-from tests.tiny import ARCHITECTURES, tiny_model, write_tiny_model
+from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model, write_tiny_model
 
 CPU = torch.device("cpu")
 BEGINNING = [(7 * n) % 60 + 20 for n in range(2 * LEAST_TOKENS)]
@@ -58,8 +61,10 @@ def test_the_beginning_is_computed_once(architecture: str, tokenizer: Any) -> No
     layer.register_forward_pre_hook(lambda _module, inputs: computed.append(inputs[0].shape[0] * inputs[0].shape[1]))
     answers(model, tokenizer, batch_size=len(PROMPTS), share_prefix=True)
     longest_rest = max(map(len, PROMPTS)) - len(BEGINNING)
-    first, second, *decoded = computed
+    first, pair, shortest, longest, second, *decoded = computed
     assert (first, second) == (len(BEGINNING), len(PROMPTS) * longest_rest)
+    # Two prompts behind it and alone, to see that the model goes on from it.
+    assert (pair, shortest, longest) == (2 * longest_rest, min(map(len, PROMPTS)), max(map(len, PROMPTS)))
     assert set(decoded) <= {len(PROMPTS)}
 
 
@@ -71,16 +76,128 @@ def test_an_adapter_that_is_off_is_off_for_the_beginning_too(tokenizer: Any) -> 
     assert answers(model, tokenizer, share_prefix=True) != base
 
 
-@pytest.mark.parametrize("architecture", ["mistral", "mamba"])
-def test_models_that_would_notice_compute_every_prompt_whole(architecture: str) -> None:
-    assert compute_prefix(tiny_model(architecture).eval(), PROMPTS, CPU) is None
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
 
 
-def test_positions_that_depend_on_the_rows_length_are_noticed() -> None:
+def model_of(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():  # as in tests.tiny: larger weights make mistakes visible
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    return model
+
+
+def logits_apart(model: Any, tokenizer: Any, prefix: Prefix | None) -> float:
+    """The largest difference of first tokens' logits, side by side behind the prefix against alone, in their spread."""
+    with torch.inference_mode():
+        shared = _first_logits(model, tokenizer, PROMPTS, CPU, prefix)
+        alone = torch.cat([_first_logits(model, tokenizer, [prompt], CPU, None) for prompt in PROMPTS])
+    return float((shared - alone).abs().max() / alone.std())
+
+
+def with_positions_of_their_own() -> dict[str, Any]:
+    """Models whose positions are learned, or an addend of attention's scores, or of a part of each head."""
+    return {
+        "gpt2": transformers.GPT2Config(**GPT),
+        "opt": transformers.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
+        "falcon with alibi": transformers.FalconConfig(**SIZES, alibi=True, new_decoder_architecture=False),
+        "roberta that decodes": transformers.RobertaConfig(**SIZES, is_decoder=True),
+        "deepseek": transformers.DeepseekV3Config(
+            **SIZES,
+            **{"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2},
+            **{"topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "first_k_dense_replace": 1},
+            **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4},
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", with_positions_of_their_own())
+def test_logits_are_the_same(name: str, tokenizer: Any) -> None:
+    model = model_of(with_positions_of_their_own()[name])
+    with torch.inference_mode():
+        prefix = compute_prefix(model, PROMPTS, CPU)
+    assert prefix is not None
+    assert logits_apart(model, tokenizer, prefix) < 1e-4
+
+
+@pytest.mark.parametrize("architecture", WHOLE_ATTENTION)
+def test_logits_of_the_tiny_models_are_the_same(architecture: str, tokenizer: Any) -> None:
+    model = tiny_model(architecture).eval()
+    with torch.inference_mode():
+        prefix = compute_prefix(model, PROMPTS, CPU)
+    assert logits_apart(model, tokenizer, prefix) < 1e-4
+
+
+def that_compute_every_prompt_whole() -> dict[str, Any]:
+    """Models that would notice, each by another thing."""
+    llama = tiny_config("llama")
+    return {
+        "a window": tiny_config("mistral"),
+        "a window by another name": transformers.GPTNeoConfig(
+            **{"vocab_size": VOCABULARY, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 8},
+            attention_types=[[["global", "local"], 1]],
+        ),
+        "no attention": tiny_config("mamba"),
+        "is not told positions": transformers.MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4),
+        "takes no keys and values": transformers.OpenAIGPTConfig(**GPT),
+        "scales positions": copy_of(
+            llama, rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+        ),
+        "scales queries": copy_of(llama, attn_temperature_tuning=True, floor_scale=8192),
+    }
+
+
+def copy_of(config: Any, **changes: Any) -> Any:
+    copy = deepcopy(config)
+    for name, value in changes.items():
+        setattr(copy, name, value)
+    return copy
+
+
+@pytest.mark.parametrize("name", that_compute_every_prompt_whole())
+def test_models_that_would_notice_compute_every_prompt_whole(name: str) -> None:
+    model = model_of(that_compute_every_prompt_whole()[name])
+    with torch.inference_mode():
+        assert compute_prefix(model, PROMPTS, CPU) is None
+
+
+def test_what_no_config_tells_is_seen_at_two_prompts(tokenizer: Any) -> None:
+    """Tokens of this one see those that come after them."""
+    model = model_of(transformers.BertConfig(**SIZES))
+    with torch.inference_mode():
+        assert logits_apart(model, tokenizer, compute_prefix(model, PROMPTS, CPU)) > 1e-2
+    assert answers(model, tokenizer, share_prefix=True) == answers(model, tokenizer, batch_size=1, share_prefix=False)
+
+
+def test_a_prompt_that_has_memory_only_without_the_prefix_gets_it(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model("llama").eval()
-    assert compute_prefix(model, PROMPTS, CPU) is not None
-    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
-    assert compute_prefix(model, PROMPTS, CPU) is None
+    plain, asked = answers(model, tokenizer, share_prefix=False), []
+    original = module._generate_batch
+
+    def small_device(*arguments: Any) -> Any:
+        *_, prefix = arguments
+        asked.append(prefix is not None)
+        if prefix is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_generate_batch", small_device)
+    assert answers(model, tokenizer, share_prefix=True) == plain
+    assert asked == [True, True, False, False, False]
 
 
 def test_little_in_common_is_not_kept() -> None:

@@ -77,6 +77,8 @@ def sight_of(model: Any) -> int | None:
     limits = [getattr(config, "attention_chunk_size", None)]
     if getattr(config, "use_sliding_window", True):
         limits.append(getattr(config, "sliding_window", None))
+    if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's word for it
+        limits.append(config.window_size)
     return min((limit for limit in limits if limit is not None), default=None)
 
 

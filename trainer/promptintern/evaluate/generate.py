@@ -8,8 +8,12 @@ from typing import Any
 
 import torch
 
+from promptintern.engine.models import base_of
 from promptintern.errors import RunFailed
 from promptintern.evaluate.prefix import Prefix, compute_prefix
+
+_CLOSE, _CLOSE_IN_16_BITS = 1e-3, 0.1
+"""Differences of logits, in their standard deviations, that come from another order of sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +59,18 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[Answer | None] = [None] * len(prompts)
     with _evaluating(model):
-        prefix = compute_prefix(model, prompts, device) if share_prefix else None
+        prefix = _prefix(model, tokenizer, prompts, device) if share_prefix else None
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
-            written = _generate_halving(model, tokenizer, [prompts[i] for i in batch], decoding, device, prefix)
+            asked, written = [prompts[i] for i in batch], None
+            try:
+                written = _generate_halving(model, tokenizer, asked, decoding, device, prefix)
+            except RunFailed:
+                if prefix is None:
+                    raise
+            if written is None:  # without the prefix, and outside the handler, there is more memory
+                prefix = None
+                written = _generate_halving(model, tokenizer, asked, decoding, device, prefix)
             for row, answer in zip(batch, written, strict=True):
                 answers[row] = answer
             progress(min(start + decoding.batch_size, len(order)))
@@ -77,6 +89,34 @@ def time_queries(
             if number > 0:
                 seconds.append(time.perf_counter() - began)
     return seconds
+
+
+def _prefix(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Prefix | None:
+    """What ``prompts`` begin with, if the model goes on from it as if it had read each prompt whole.
+
+    Seen at the two prompts whose lengths differ most: side by side behind the prefix, and each alone.
+    """
+    prefix = compute_prefix(model, prompts, device)
+    if prefix is None:
+        return None
+    pair = [min(prompts, key=len), max(prompts, key=len)]
+    try:
+        shared = _first_logits(model, tokenizer, pair, device, prefix)
+        alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in pair])
+    except torch.OutOfMemoryError:
+        return None
+    close = _CLOSE if base_of(model).dtype == torch.float32 else _CLOSE_IN_16_BITS
+    return prefix if (shared - alone).abs().max() <= close * alone.std() else None
+
+
+def _first_logits(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: Prefix | None
+) -> torch.Tensor:
+    """What the first token of each answer is chosen by: float[prompts, vocabulary]."""
+    settings = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
+    output = _write(model, tokenizer, prompts, device, prefix, **settings)
+    logits: torch.Tensor = output.logits[0]
+    return logits
 
 
 @contextmanager
@@ -123,34 +163,53 @@ def _generate_batch(
     device: torch.device,
     prefix: Prefix | None,
 ) -> list[Answer]:
+    width = max(map(len, prompts))
+    stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
+    output = _write(
+        *(model, tokenizer, prompts, device, prefix),
+        stopping_criteria=[stop] if stop else None,
+        max_new_tokens=decoding.max_new_tokens,
+    )
+    ends = end_tokens(model, tokenizer)
+    return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
+
+
+def _write(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    device: torch.device,
+    prefix: Prefix | None,
+    *,
+    stopping_criteria: Any = None,
+    **settings: Any,
+) -> Any:
+    """What transformers' greedy generation gives for ``prompts``, side by side; ``settings`` are its config's."""
     from transformers import GenerationConfig
 
-    width = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     kept = len(prefix.ids) if prefix else 0
+    width = max(map(len, prompts))
     gaps = [width - len(p) for p in prompts]
     ids = torch.tensor(
         [[*p[:kept], *[pad] * gap, *p[kept:]] for p, gap in zip(prompts, gaps, strict=True)], device=device
     )
     mask = torch.tensor([[1] * kept + [0] * gap + [1] * (width - kept - gap) for gap in gaps], device=device)
-    ends = end_tokens(model, tokenizer)
-    stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
     with _own_settings_off(model):
-        output = model.generate(
+        return model.generate(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=prefix.cache(len(prompts)) if prefix else None,
             generation_config=GenerationConfig(
-                max_new_tokens=decoding.max_new_tokens,
                 do_sample=False,
                 num_beams=1,
-                eos_token_id=sorted(ends),
+                eos_token_id=sorted(end_tokens(model, tokenizer)),
                 pad_token_id=pad,
                 use_cache=True,
+                **settings,
             ),
-            stopping_criteria=[stop] if stop else None,
+            stopping_criteria=stopping_criteria,
         )
-    return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
 
 
 @contextmanager

@@ -43,9 +43,9 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
 def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Prefix | None:
     """The beginning that ``prompts`` (token ids) share, computed by ``model`` as it is now.
 
-    None if it is short, if the device has no memory for it, or if the model would answer otherwise than without it.
-    Rows of a batch are filled up behind the beginning: a model that is not told its tokens' positions, or that sees
-    only some tokens before, would notice; so would one whose positions are scaled by the length of what it is given.
+    None if it is short, if the device has no memory for it, or if the model cannot go on from it. Rows of a batch are
+    filled up behind the beginning: a model that is not told its tokens' positions, or that sees only some tokens
+    before, would notice; so would one whose positions are scaled by the length of what it is given.
     """
     count = shared_tokens(prompts)
     if len(prompts) < 2 or count < LEAST_TOKENS or not _takes_prefix(model):
@@ -57,16 +57,21 @@ def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.d
     ids = tuple(prompts[0][:count])
     filled = DynamicCache(config=inner.config)
     try:
-        # Without its head: of these tokens nobody wants the logits.
-        inner.base_model(input_ids=torch.tensor([ids], device=device), past_key_values=filled, use_cache=True)
+        inner.base_model(  # without its head: of these tokens nobody wants the logits
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.arange(count, device=device)[None],  # as generation counts them
+            past_key_values=filled,
+            use_cache=True,
+        )
     except torch.OutOfMemoryError:
         return None
-    if any(type(layer) is not DynamicLayer for layer in filled.layers):
+    if any(type(layer) is not DynamicLayer or layer.get_seq_length() != count for layer in filled.layers):
         return None
     return Prefix(ids=ids, filled=filled)
 
 
 def _takes_prefix(model: Any) -> bool:
     limits = (sight_of(model), rows_apart(model), longest_pack(model))
-    told_positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
-    return told_positions and not other_layers(model) and all(limit is None for limit in limits)
+    taken = inspect.signature(base_of(model).forward).parameters.keys()
+    told = {"position_ids", "past_key_values"} <= taken
+    return told and not other_layers(model) and all(limit is None for limit in limits)
