@@ -3,8 +3,8 @@
 from tests.e2e.short import SHORT
 from tests.e2e.tenant import Team
 
-_TOO_LITTLE = "1100Mi"
-"""Ray starts with this, and training does not fit."""
+_TOO_LITTLE = "1000Mi"
+"""Ray starts with this, and the run does not fit, though some of it may."""
 
 
 def test_a_worker_out_of_memory_is_named_after_the_budget(team: Team) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.run import worker
-from promptintern.run.driver import _raise_ending
+from promptintern.run.driver import _may_start_again, _raise_ending
 from promptintern.run.worker import PodLeaves, WorkerTask, work_in_process_group
 from promptintern.storage.retry import RetryPolicy, Transient
 from promptintern.storage.run import Claimant, FencedOut
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
     WorkerGroupStartupTimeoutError,
@@ -95,6 +95,26 @@ def test_workers_that_were_lost_are_no_failure_of_ours(error: Exception, lost: b
     with pytest.raises(RunFailed) as raised:
         _raise_ending(None, error)
     assert isinstance(raised.value, InfrastructureFailed) == lost
+
+
+FULL = "Memory on the node (IP: 10.0.0.7) was 7.7GB used / 8.0GB limit"
+
+
+@pytest.mark.parametrize(
+    ("error", "gets_on", "again"),
+    [
+        (_of_workers(WorkerHealthCheckFailedError("rank 1", ActorDiedError())), True, True),
+        (_of_workers(WorkerHealthCheckFailedError("rank 1", ActorDiedError())), False, False),
+        (ControllerError(OutOfMemoryError(FULL)), True, False),
+    ],
+)
+def test_lost_workers_are_started_again_while_the_run_gets_on(error: Exception, gets_on: bool, again: bool) -> None:
+    assert _may_start_again(error, gets_on=gets_on) is again
+
+
+def test_a_worker_that_was_killed_for_memory_failed_once() -> None:
+    with pytest.raises(RunFailed, match=r"the workers failed with: OutOfMemoryError: .* 7.7GB of its .* 8.0GB"):
+        _raise_ending(None, ControllerError(OutOfMemoryError(FULL)))
 
 
 def test_a_storage_that_stays_away_is_a_failure_of_the_infrastructure() -> None:

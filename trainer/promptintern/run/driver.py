@@ -141,7 +141,8 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
             stored = ray.get(mailbox.stored.remote())
             error = _fit_once(trainer(), mailbox, observer)
             ending = ray.get(mailbox.ending.remote())
-            if error is None or ending is not None or ray.get(mailbox.stored.remote()) == stored:
+            gets_on = ray.get(mailbox.stored.remote()) != stored
+            if error is None or ending is not None or not _may_start_again(error, gets_on=gets_on):
                 break
             observer.emit(Note(text="workers were lost, but the run gets on: starting them again", warning=True))
         _raise_ending(ending, error)
@@ -201,10 +202,24 @@ def _raise_ending(ending: Any, error: BaseException | None) -> None:
             raise InfrastructureFailed(problems[0][1])
         raise RunFailed(problems[0][1])
     if error is not None:
+        times = "" if _out_of_memory(error) else f" {MAX_WORKER_FAILURES + 1} times, the last time"
         raise (InfrastructureFailed if _lost_workers(error) else RunFailed)(
-            f"the workers failed {MAX_WORKER_FAILURES + 1} times, the last time with: {cause_of(error)}; run the same "
-            "command again to continue from the newest checkpoint"
+            f"the workers failed{times} with: {cause_of(error)}; run the same command again to continue from the "
+            "newest checkpoint"
         ) from error
+
+
+def _may_start_again(error: BaseException, *, gets_on: bool) -> bool:
+    """Whether the same driver starts workers anew after Ray Train gave up on them.
+
+    Not after one was killed for memory: Ray Train fails over that itself and keeps the dead workers' place reserved,
+    so that new ones would wait for it for ever. The next ones would need as much, too.
+    """
+    return gets_on and not _out_of_memory(error)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return _FULL_MEMORY.search(str(error)) is not None
 
 
 def cause_of(error: BaseException) -> str:
@@ -223,7 +238,7 @@ def _lost_workers(error: BaseException) -> bool:
     """Whether Ray lost workers, or never got them; not if our code in them failed, or took too much memory."""
     from ray.train import TrainingFailedError, WorkerGroupError
 
-    if _FULL_MEMORY.search(str(error)):
+    if _out_of_memory(error):
         return False
     if not isinstance(error, WorkerGroupError):
         return isinstance(error, TrainingFailedError)

@@ -69,7 +69,7 @@ def test_a_failure_is_classed_by_its_cause(message: str, worker: PodView, outcom
 
 def test_memory_that_the_trainer_speaks_of_is_named_with_its_limit() -> None:
     story = running()
-    said = "the workers failed 4 times, the last time with: OutOfMemoryError: Ray killed a worker that used 7.7GB"
+    said = "the workers failed with: OutOfMemoryError: Ray killed a worker that used 7.7GB"
     story.training = {"attempt": 1, "failure": {"class": "Application", "message": said, "rayJob": "small-a1"}}
     story.look(failed(message=EXIT.format(1)), HEAD)
     assert story.attempt["outcome"] == "Application"
