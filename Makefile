@@ -16,8 +16,7 @@ PARALLEL = --dist loadfile --no-loadscope-reorder --numprocesses
 # without that, these have failed.
 TIMED = tests/integration/operator
 BESIDE = $(MAKE) --no-print-directory --jobs 2 --keep-going
-# The first starts a job while those of the others run.
-E2E = tests/e2e/test_faults.py tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py
+E2E = tests/e2e/test_quickstart.py tests/e2e/test_two_workers.py tests/e2e/test_faults.py
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py gpus.py upgrade.py kueue.py)
 
 .PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults prerequisites gpu cluster-up cluster-down kind-up kind-down \

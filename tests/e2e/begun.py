@@ -1,4 +1,4 @@
-"""The jobs that `make e2e` begins with, each watched by a thread of its own until it ends."""
+"""The jobs that `make e2e` begins with, and watching one of them while something else is looked at."""
 
 import threading
 from collections.abc import Callable, Sequence

@@ -41,27 +41,22 @@ def team(installed: Cluster) -> Team:
 
 
 @pytest.fixture(scope="session")
-def begun(team: Team) -> dict[str, Followed]:
-    """examples/quickstart.yaml, by itself and with two workers, at the same time: one worker keeps one core busy.
-
-    The job whose head is deleted comes to them, if its test is the first.
-    """
+def begun(team: Team) -> tuple[Seen, Followed]:
+    """The quickstart at its end, and the same in two workers, which train while the first is looked at."""
     team.submit(name=QUICKSTART)
+    quickstart = follow(team, QUICKSTART, seconds=_SECONDS)
     team.submit(name=TWO, **TWO_WORKERS)
     looks = (asked_without_token, imported_without_bytecode)
-    return {
-        QUICKSTART: Followed(partial(follow, team, QUICKSTART, seconds=_SECONDS)),
-        TWO: Followed(partial(follow, team, TWO, looks, seconds=_SECONDS)),
-    }
+    return quickstart, Followed(partial(follow, team, TWO, looks, seconds=_SECONDS))
 
 
 @pytest.fixture(scope="session")
-def quickstart(begun: dict[str, Followed]) -> Seen:
+def quickstart(begun: tuple[Seen, Followed]) -> Seen:
     """examples/quickstart.yaml as it is, run to its end with nobody disturbing it."""
-    return begun[QUICKSTART].result()
+    return begun[0]
 
 
 @pytest.fixture(scope="session")
-def two(begun: dict[str, Followed]) -> Seen:
+def two(begun: tuple[Seen, Followed]) -> Seen:
     """The same in two workers."""
-    return begun[TWO].result()
+    return begun[1].result()

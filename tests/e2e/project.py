@@ -29,7 +29,7 @@ _SMALL = {
     "podSizes.preflight.cpu": "200m",
     "podSizes.preflight.memory": "2Gi",
 }
-"""Sizes for three jobs on a machine of two cores; the chart's own are for GPU nodes."""
+"""Sizes for two jobs at a time on a machine of two cores; the chart's own are for GPU nodes."""
 
 
 def load_images(cluster: Cluster) -> None:
