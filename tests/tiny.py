@@ -8,7 +8,7 @@ import torch
 
 VOCABULARY = 97
 
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -34,7 +34,7 @@ def tiny_config(architecture: str) -> Any:
         Qwen2Config,
     )
 
-    grouped = {**_COMMON, "num_key_value_heads": 2}
+    grouped = {**COMMON, "num_key_value_heads": 2}
     match architecture:
         case "llama":
             return LlamaConfig(**grouped)
@@ -43,7 +43,7 @@ def tiny_config(architecture: str) -> Any:
         case "qwen2":
             return Qwen2Config(**grouped)
         case "gpt_neox":
-            return GPTNeoXConfig(**_COMMON)
+            return GPTNeoXConfig(**COMMON)
         case "mixtral":
             return MixtralConfig(**grouped, num_local_experts=4)
         case "mamba":
@@ -60,10 +60,15 @@ def tiny_config(architecture: str) -> Any:
 
 def tiny_model(architecture: str, *, seed: int = 0) -> Any:
     """A frozen random causal language model."""
+    return random_model(tiny_config(architecture), seed=seed)
+
+
+def random_model(config: Any, *, seed: int = 0) -> Any:
+    """The same of any configuration."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(architecture))
+    model = AutoModelForCausalLM.from_config(config)
     # Random initialisation is so small that all logits are nearly equal; larger weights make mistakes visible.
     with torch.no_grad():
         for parameter in model.parameters():

@@ -9,10 +9,10 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.evaluate import generate as module
-from promptintern.evaluate.generate import Decoding, _first_logits, generate
+from promptintern.evaluate.generate import Decoding, _logits_apart, generate
 from promptintern.evaluate.prefix import LEAST_TOKENS, Prefix, compute_prefix, shared_tokens
 
-from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model, write_tiny_model
+from tests.tiny import ARCHITECTURES, COMMON, VOCABULARY, random_model, tiny_config, tiny_model, write_tiny_model
 
 CPU = torch.device("cpu")
 BEGINNING = [(7 * n) % 60 + 20 for n in range(2 * LEAST_TOKENS)]
@@ -76,46 +76,24 @@ def test_an_adapter_that_is_off_is_off_for_the_beginning_too(tokenizer: Any) -> 
     assert answers(model, tokenizer, share_prefix=True) != base
 
 
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 256,
-}
 GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
 
 
-def model_of(config: Any) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():  # as in tests.tiny: larger weights make mistakes visible
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(5)
-    return model
-
-
-def logits_apart(model: Any, tokenizer: Any, prefix: Prefix | None) -> float:
-    """The largest difference of first tokens' logits, side by side behind the prefix against alone, in their spread."""
+def apart(model: Any, tokenizer: Any, prefix: Prefix | None) -> float:
     with torch.inference_mode():
-        shared = _first_logits(model, tokenizer, PROMPTS, CPU, prefix)
-        alone = torch.cat([_first_logits(model, tokenizer, [prompt], CPU, None) for prompt in PROMPTS])
-    return float((shared - alone).abs().max() / alone.std())
+        return _logits_apart(model, tokenizer, PROMPTS, CPU, prefix)
 
 
-def with_positions_of_their_own() -> dict[str, Any]:
-    """Models whose positions are learned, or an addend of attention's scores, or of a part of each head."""
+def that_go_on_from_it() -> dict[str, Any]:
+    """Models whose positions are rotated, learned, an addend of attention's scores, or of a part of each head."""
     return {
+        **{name: tiny_config(name) for name in WHOLE_ATTENTION},
         "gpt2": transformers.GPT2Config(**GPT),
-        "opt": transformers.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
-        "falcon with alibi": transformers.FalconConfig(**SIZES, alibi=True, new_decoder_architecture=False),
-        "roberta that decodes": transformers.RobertaConfig(**SIZES, is_decoder=True),
+        "opt": transformers.OPTConfig(**COMMON, ffn_dim=64, word_embed_proj_dim=32),
+        "falcon with alibi": transformers.FalconConfig(**COMMON, alibi=True, new_decoder_architecture=False),
+        "roberta that decodes": transformers.RobertaConfig(**COMMON, is_decoder=True),
         "deepseek": transformers.DeepseekV3Config(
-            **SIZES,
+            **COMMON,
             **{"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2},
             **{"topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "first_k_dense_replace": 1},
             **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4},
@@ -123,21 +101,13 @@ def with_positions_of_their_own() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", with_positions_of_their_own())
+@pytest.mark.parametrize("name", that_go_on_from_it())
 def test_logits_are_the_same(name: str, tokenizer: Any) -> None:
-    model = model_of(with_positions_of_their_own()[name])
+    model = random_model(that_go_on_from_it()[name]).eval()
     with torch.inference_mode():
         prefix = compute_prefix(model, PROMPTS, CPU)
     assert prefix is not None
-    assert logits_apart(model, tokenizer, prefix) < 1e-4
-
-
-@pytest.mark.parametrize("architecture", WHOLE_ATTENTION)
-def test_logits_of_the_tiny_models_are_the_same(architecture: str, tokenizer: Any) -> None:
-    model = tiny_model(architecture).eval()
-    with torch.inference_mode():
-        prefix = compute_prefix(model, PROMPTS, CPU)
-    assert logits_apart(model, tokenizer, prefix) < 1e-4
+    assert apart(model, tokenizer, prefix) < 1e-4
 
 
 def that_compute_every_prompt_whole() -> dict[str, Any]:
@@ -168,16 +138,18 @@ def copy_of(config: Any, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("name", that_compute_every_prompt_whole())
 def test_models_that_would_notice_compute_every_prompt_whole(name: str) -> None:
-    model = model_of(that_compute_every_prompt_whole()[name])
+    model = random_model(that_compute_every_prompt_whole()[name]).eval()
     with torch.inference_mode():
         assert compute_prefix(model, PROMPTS, CPU) is None
 
 
 def test_what_no_config_tells_is_seen_at_two_prompts(tokenizer: Any) -> None:
     """Tokens of this one see those that come after them."""
-    model = model_of(transformers.BertConfig(**SIZES))
+    model = random_model(transformers.BertConfig(**COMMON)).eval()
     with torch.inference_mode():
-        assert logits_apart(model, tokenizer, compute_prefix(model, PROMPTS, CPU)) > 1e-2
+        prefix = compute_prefix(model, PROMPTS, CPU)
+    assert prefix is not None
+    assert apart(model, tokenizer, prefix) > 1e-2
     assert answers(model, tokenizer, share_prefix=True) == answers(model, tokenizer, batch_size=1, share_prefix=False)
 
 

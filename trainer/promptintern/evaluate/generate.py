@@ -100,13 +100,20 @@ def _prefix(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device
     if prefix is None:
         return None
     pair = [min(prompts, key=len), max(prompts, key=len)]
+    close = _CLOSE if base_of(model).dtype == torch.float32 else _CLOSE_IN_16_BITS
     try:
-        shared = _first_logits(model, tokenizer, pair, device, prefix)
-        alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in pair])
+        return prefix if _logits_apart(model, tokenizer, pair, device, prefix) <= close else None
     except torch.OutOfMemoryError:
         return None
-    close = _CLOSE if base_of(model).dtype == torch.float32 else _CLOSE_IN_16_BITS
-    return prefix if (shared - alone).abs().max() <= close * alone.std() else None
+
+
+def _logits_apart(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: Prefix | None
+) -> float:
+    """The largest difference of first tokens' logits, side by side behind the prefix against alone, in their spread."""
+    shared = _first_logits(model, tokenizer, prompts, device, prefix)
+    alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in prompts])
+    return float((shared - alone).abs().max() / alone.std())
 
 
 def _first_logits(
@@ -165,11 +172,9 @@ def _generate_batch(
 ) -> list[Answer]:
     width = max(map(len, prompts))
     stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
-    output = _write(
-        *(model, tokenizer, prompts, device, prefix),
-        stopping_criteria=[stop] if stop else None,
-        max_new_tokens=decoding.max_new_tokens,
-    )
+    criteria = [stop] if stop else None
+    settings = {"max_new_tokens": decoding.max_new_tokens}
+    output = _write(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
     ends = end_tokens(model, tokenizer)
     return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
 
@@ -217,7 +222,7 @@ def _own_settings_off(model: Any) -> Iterator[None]:
     """The model's own generation config fills what a call leaves open (penalties, suppressed tokens): an empty one."""
     from transformers import GenerationConfig
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     own, base.generation_config = base.generation_config, GenerationConfig()
     try:
         yield
