@@ -90,7 +90,9 @@ class ComputeSpec(ApiModel):
     """The cluster of one job. `promptintern run` uses `device` and `gpusPerWorker` only; it has --workers."""
 
     workers: Annotated[int, Field(ge=1, le=1024, description="Training workers, one a pod.")] = 1
-    gpus_per_worker: Annotated[int, Field(ge=0, le=16, description="GPUs of one worker.")] = 0
+    gpus_per_worker: Annotated[
+        int, Field(ge=0, le=16, description="GPUs of one worker, which trains on one of them: for more, add workers.")
+    ] = 0
     device: Annotated[
         Device,
         Field(description="Auto takes a GPU where there is one; CUDA fails at once where there is none."),

@@ -168,6 +168,9 @@ class AttemptStatus(ApiModel):
     head_lost_at: Annotated[
         Time | None, Field(description="Since when its head pod is gone; none while there is one.")
     ] = None
+    held_up_since: Annotated[
+        Time | None, Field(description="Since when its cluster does not come up, for one and the same reason.")
+    ] = None
     failure_seen_at: Annotated[
         Time | None,
         Field(description="When it was first seen to have failed; its pods may say why a moment later."),

@@ -120,10 +120,13 @@ class Kube:
         return any(each.get("name") == resource.plural for each in found.get("resources", []))
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Create the object and return it; None if its name is taken."""
+        """Create the object and return it; None if its name is taken, and refused if it has fields that are not known.
+
+        An older KubeRay's definition would drop the one by which its cluster is guarded.
+        """
         path = _BY_KIND[manifest["kind"]].path(manifest["metadata"]["namespace"])
         try:
-            return await self._request("POST", path, manifest)
+            return await self._request("POST", path, manifest, query=[("fieldValidation", "Strict")])
         except RequestFailed as error:
             if error.status == 409 and error.reason == "AlreadyExists":
                 return None

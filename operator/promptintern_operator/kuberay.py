@@ -21,7 +21,8 @@ MISSING = KubeRay(
 TOO_OLD = KubeRay(
     usable=False,
     reason="KubeRayTooOld",
-    message="this KubeRay cannot guard a Ray cluster with a token; the job starts once KubeRay is 1.5 or newer",
+    message="this KubeRay cannot guard a Ray cluster with a token; the job starts once KubeRay is 1.5 or newer, its "
+    "CustomResourceDefinitions too, which helm upgrade leaves as they are",
 )
 
 
@@ -34,8 +35,8 @@ async def find_kuberay(kube: Kube) -> KubeRay:
     try:
         definition = await kube.get(CRDS, None, "rayjobs.ray.io")
     except RequestFailed as error:
-        if error.status == 403:  # limited to namespaces: it may not look, and finds out when it creates a RayJob
-            return KubeRay(usable=True)
+        if error.status == 403:  # limited to namespaces: it may not look, and finds out more when it creates a RayJob
+            return KubeRay(usable=True) if await kube.serves(RAY_JOBS) else MISSING
         raise
     if definition is None:
         return MISSING

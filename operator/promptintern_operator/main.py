@@ -13,7 +13,7 @@ from prometheus_client import start_http_server
 from pydantic import ValidationError
 
 from promptintern_operator.handlers import kopf_settings, registry_of
-from promptintern_operator.kube import Kube, RequestFailed, api_client
+from promptintern_operator.kube import WORKLOADS, Kube, RequestFailed, api_client
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
 from promptintern_operator.leader import Tenure, lead
 from promptintern_operator.memory import give_back
@@ -27,7 +27,8 @@ from promptintern_operator.store import Store
 from promptintern_operator.watching import heard, listening_session, silence
 
 _PHASES_SECONDS = 10.0
-_LIST_TRIES, _LIST_SECONDS = 120, 0.25
+_LIST_TRIES, _LIST_SECONDS = 1200, 0.25
+"""Five minutes: to work without what could not be listed would end attempts that run."""
 _RESYNC_SECONDS = 120.0
 _log = structlog.get_logger("promptintern.operator")
 
@@ -90,7 +91,7 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
         asyncio.create_task(watch_kuberay(kube, store, queue, unwatched=unwatched)),
         asyncio.create_task(_count_phases(store)),
         asyncio.create_task(_resync(kube, store, queue, settings)),
-        *(asyncio.create_task(_work(queue, reconciler, store)) for _ in range(settings.concurrency)),
+        asyncio.create_task(_work(kube, queue, reconciler, store, settings)),
     ]
     try:
         await _watch(registry, settings, stop, unwatched)
@@ -131,15 +132,21 @@ async def _watch(
         task.result()
 
 
-async def _work(queue: Workqueue, reconciler: Reconciler, store: Store) -> None:
+async def _work(kube: Kube, queue: Workqueue, reconciler: Reconciler, store: Store, settings: Settings) -> None:
     """Look at jobs, once all that belongs to them was listed: what is not known yet must not count as gone."""
     kinds = ["promptinternjobs", "pods", "jobs", *(["rayjobs"] if store.kuberay.usable else [])]
+    try:
+        kinds += ["workloads"] if await kube.serves(WORKLOADS) else []
+    except RequestFailed as error:
+        _log.warning("Kueue cannot be looked for", error=str(error))
     for _ in range(_LIST_TRIES):
-        if heard(kinds):
+        if heard(kinds, settings.namespaces):
             break
         await asyncio.sleep(_LIST_SECONDS)
+    else:
+        _log.warning("not everything could be listed", kinds=kinds)
     await asyncio.sleep(_LIST_SECONDS)
-    await queue.work(reconciler.look)
+    await asyncio.gather(*(queue.work(reconciler.look) for _ in range(settings.concurrency)))
 
 
 async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings) -> None:

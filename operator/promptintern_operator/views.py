@@ -65,6 +65,8 @@ class PodView:
     deleting: bool
     deletion_asked: datetime | None
     """When its deletion was asked for."""
+    deletion_due: datetime | None
+    """When it must be gone; only where its kubelet does not answer, it is there for longer."""
     phase: str
     reason: str | None
     """Evicted, NodeLost, ..."""
@@ -87,6 +89,7 @@ class PreflightView:
     generation: int
     number: int
     """From 1: the check of a generation is made again if it was lost."""
+    created: datetime
     deleting: bool
     queued: bool
     """Whether Kueue holds it back."""
@@ -151,6 +154,7 @@ def pod_view(body: Body) -> PodView:
         created=moment(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
         deletion_asked=_deletion_asked(meta),
+        deletion_due=moment(meta["deletionTimestamp"]) if _is_deleting(meta) else None,
         phase=status.get("phase") or "Pending",
         reason=status.get("reason"),
         message=status.get("message"),
@@ -171,6 +175,7 @@ def preflight_view(body: Body) -> PreflightView:
         uid=meta["uid"],
         generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
         number=int((meta.get("annotations") or {}).get(TRY, 1)),
+        created=moment(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
         queued=bool(spec.get("suspend")),
         succeeded=_condition(status, "Complete").get("status") == "True",

@@ -1,7 +1,7 @@
 """When each watch was last heard, bookmarks included: a watch can die without anybody being told."""
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import aiohttp
@@ -56,9 +56,14 @@ def silence() -> float:
     return max((now - heard for heard in _WATCHES.values()), default=0.0)
 
 
-def heard(plurals: Iterable[str]) -> bool:
-    """Whether a watch of every kind has begun, so that all that was there is listed."""
-    return all(any(path.endswith(f"/{plural}") for path in _WATCHES) for plural in plurals)
+def heard(plurals: Iterable[str], namespaces: Sequence[str] = ()) -> bool:
+    """Whether a watch of every kind has begun, in each of ``namespaces`` if there are any, so that all that was there
+    is listed.
+    """
+    ends = [f"/{plural}" for plural in plurals]
+    if namespaces:
+        ends = [f"/namespaces/{namespace}{end}" for namespace in namespaces for end in ends]
+    return all(any(path.endswith(end) for path in _WATCHES) for end in ends)
 
 
 def is_served(plural: str) -> bool:

@@ -166,6 +166,8 @@ def test_the_adapter_is_the_same(team: Team, undisturbed: str, disturb: Disturba
     else:
         assert bool(resumed_after(log)) == (disturb in PLANNED)
         assert steps_lost(log) == 0, "what was disturbed was planned, or harmless"
+        outcomes = {each["outcome"] for each in team.status(name)["attempts"]}
+        assert outcomes <= {"Succeeded", "Preemption", "Suspended"}, f"it cost a retry: {team.told(name)}"
 
 
 class Deletions:

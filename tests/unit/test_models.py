@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from promptintern import models
-from promptintern.errors import UserError
+from promptintern.errors import InfrastructureFailed, UserError
 from promptintern.models import ModelFolder, fetch_model, load_base_model
 from promptintern.storage.store import open_store
 
@@ -110,3 +110,57 @@ def test_an_unknown_scheme_is_refused() -> None:
 def test_weights_have_shapes_only_in_an_empty_model(tmp_path: Path) -> None:
     config = models.load_config(folder(write_tiny_model(tmp_path)))
     assert {p.device.type for p in models.empty_model(config).parameters()} == {"meta"}
+
+
+class _Answer:
+    """What a hub's error holds of the answer."""
+
+    def __init__(self, status: int) -> None:
+        self.status_code = status
+
+
+def _answered(status: int) -> Exception:
+    error = ConnectionError(f"{status}")
+    error.response = _Answer(status)  # type: ignore[attr-defined]
+    return error
+
+
+def _wrapped(cause: Exception) -> Exception:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    error = LocalEntryNotFoundError("there is no cached snapshot")
+    error.__cause__ = cause
+    return error
+
+
+def _offline() -> Exception:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return OfflineModeIsEnabled("HF_HUB_OFFLINE=1")
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        (_answered(503), InfrastructureFailed),
+        (_answered(429), InfrastructureFailed),
+        (_answered(403), UserError),
+        (_answered(404), UserError),
+        (_wrapped(_answered(503)), InfrastructureFailed),
+        (_wrapped(_answered(404)), UserError),
+        (_wrapped(ConnectionError("reset by peer")), InfrastructureFailed),
+        (_wrapped(_offline()), UserError),
+        (TimeoutError("timed out"), InfrastructureFailed),
+        (OSError(28, "No space left on device"), UserError),
+    ],
+)
+def test_a_hub_that_is_away_is_not_the_jobs_mistake(
+    raised: Exception, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(kind, match=r"spec\.model\.uri: team/model could not be fetched") as told:
+        fetch_model("hf://team/model")
+    assert type(told.value) is kind

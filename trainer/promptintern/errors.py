@@ -1,10 +1,11 @@
 """The two ways to end badly: the user's input is wrong (exit 2), or the run failed (exit 1)."""
 
 from collections.abc import Sequence
+from typing import Self
 
 from promptintern_api import Problem
 
-__all__ = ["InfrastructureFailed", "Problem", "RunFailed", "UserError"]
+__all__ = ["CredentialsRefused", "InfrastructureFailed", "Problem", "RunFailed", "UserError"]
 
 
 class UserError(Exception):
@@ -15,9 +16,13 @@ class UserError(Exception):
         self.problems = tuple(problems)
 
     @classmethod
-    def at(cls, where: str, message: str) -> "UserError":
+    def at(cls, where: str, message: str) -> Self:
         """A single problem at ``where``."""
         return cls([Problem(where=where, message=message)])
+
+
+class CredentialsRefused(UserError):  # noqa: N818 -- reads as what happened
+    """Of credentials. Ones that were good before may have been replaced since, and a new pod is given the new ones."""
 
 
 class RunFailed(Exception):  # noqa: N818 -- reads as what happened

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.sample import sample_model_path
 from promptintern.storage.options import S3Options
 from promptintern.uris import shown
@@ -128,12 +128,8 @@ def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
 
 def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]  # of its HTTP client
 
     name, _, revision = uri.removeprefix("hf://").partition("@")
     try:
@@ -150,10 +146,25 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
         raise UserError.at(
             field, f"there is no model {name}@{revision or 'main'}, or the token may not see it"
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError.at(field, f"{name} could not be fetched from its hub: {error}") from None
+    except (HubError, OSError) as error:
+        told = f"{name} could not be fetched from its hub: {error}"
+        raise (InfrastructureFailed(f"{field}: {told}") if _may_pass(error) else UserError.at(field, told)) from None
     except ValueError as error:  # the hub's own check of a repository's name
         raise UserError.at(field, str(error)) from None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the hub only had no answer for now. It wraps what kept it from answering."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return isinstance(error.__cause__, Exception) and _may_pass(error.__cause__)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in (408, 425, 429) or status >= 500
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    return not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError)
 
 
 def _check(path: Path, field: str) -> None:

@@ -74,6 +74,8 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         "rayStartParams": {
             "num-cpus": "0",
             "num-gpus": "0",
+            # It watches for Ray's own autoscaler, which is off.
+            "no-monitor": "true",
             "dashboard-host": "0.0.0.0",
             "object-store-memory": str(_OBJECT_STORE_BYTES),
         },

@@ -202,6 +202,11 @@ def is_being_made(pod: PodView) -> bool:
     return pod.phase == "Pending" and pod.node is not None and all(c.waiting_reason for c in pod.containers)
 
 
+def is_stranded(pod: PodView, now: datetime, seconds: float) -> bool:
+    """Whether ``pod`` should have been gone for ``seconds``: its node is, and nobody is there to say that it ended."""
+    return pod.deletion_due is not None and now >= pod.deletion_due + timedelta(seconds=seconds)
+
+
 def is_running(pod: PodView) -> bool:
     """Whether ``pod`` has not told its end yet."""
     ended = any(container.exit_code is not None and container.name != _SIDECAR for container in pod.containers)

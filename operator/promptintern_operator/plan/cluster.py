@@ -47,17 +47,20 @@ def note_quota(ray_job: RayJobView, observed: Observed, draft: Draft, limits: Li
 def note_cluster(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> Ending | None:
     """Conditions ClusterReady and Training; how the attempt ends if its cluster does not come up, None if it may."""
     if is_queued(ray_job):
+        _goes_on(draft)
         saving = ray_job.deployment == "Suspending"
         draft.set("ClusterReady", False, "Queued", "the cluster is being given back" if saving else "waits for quota")
         draft.set("Training", False, "Queued", "the trainer saved and waits" if draft.head_uid else "waits for quota")
         return None
     stuck = stuck_pod(pods)
     if stuck is not None:
+        if draft.reason("ClusterReady") != stuck.reason:
+            _goes_on(draft)
         draft.set("ClusterReady", False, stuck.reason, stuck.message)
         by_user = stuck.reason in STUCK_BY_USER
         outcome = Outcome.USER if by_user else Outcome.INFRASTRUCTURE
         late = Ending(outcome=outcome, reason=stuck.reason, message=f"waited {limits.stuck:.0f} s: {stuck.message}")
-        return _in_time(late, stuck.pod.created, draft, limits)
+        return _held_up(late, draft, limits)
     if not ray_job.deployment:
         due = ray_job.created + timedelta(seconds=limits.silent)
         if draft.now >= due:
@@ -72,7 +75,10 @@ def note_cluster(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits:
         attempt = draft.attempt
         assert attempt is not None
         draft.set("Training", True, "Running", f"attempt {attempt.number} runs as RayJob {ray_job.name}")
-    return _not_up(ray_job, pods, draft, limits) if ray_job.deployment == _COMING_UP else None
+    if ray_job.deployment == _COMING_UP:
+        return _not_up(ray_job, pods, draft, limits)
+    _goes_on(draft)
+    return _not_submitted(ray_job, draft, limits)
 
 
 def _note_pods(ray_job: RayJobView, pods: list[PodView], draft: Draft) -> None:
@@ -96,7 +102,11 @@ def _not_up(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limi
     out_of_memory = killed_for_memory(pods)
     if out_of_memory is not None:
         return Ending(outcome=Outcome.APPLICATION, reason="OutOfMemory", message=out_of_memory)
+    trouble = _trouble(attempt.pods)
     if attempt.active_since is None or any(is_being_made(pod) for pod in pods):
+        # A pod that is made anew after the one before it failed is no way on.
+        if trouble is None:
+            _goes_on(draft)
         return None
     refused = _refusal(ray_job)
     if refused is not None:
@@ -104,10 +114,29 @@ def _not_up(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limi
     else:
         reason = "ClusterNotUp"
         unready = next((f"pod {pod.name} is {pod.phase}, and not ready" for pod in pods if not pod.ready), None)
-        why = _trouble(attempt.pods) or unready or "KubeRay made no pod"
+        why = trouble or unready or "KubeRay made no pod"
         message = f"the Ray cluster did not come up within {limits.stuck:.0f} s: {why}"
     late = Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=message)
-    return _in_time(late, attempt.active_since, draft, limits)
+    return _held_up(late, draft, limits)
+
+
+def _not_submitted(ray_job: RayJobView, draft: Draft, limits: Limits) -> Ending | None:
+    """The end of an attempt whose cluster is up, and which KubeRay cannot reach: it asks for ever, and says nothing."""
+    ready = draft.conditions.get("ClusterReady")
+    if ray_job.job_status or ray_job.deployment != "Running" or ready is None or ready.status != "True":
+        return None
+    told = (
+        f"KubeRay has not submitted RayJob {ray_job.name} to its Ray cluster, which is up; KubeRay must run, and reach "
+        "port 8265 of the head pod (the chart's kuberayNamespace, the namespace's network policies)"
+    )
+    due = ready.last_transition_time + timedelta(seconds=limits.silent)
+    if draft.now >= due:
+        draft.set("Training", False, "NotSubmitted", told)
+    else:
+        draft.wake_at(due)
+    message = f"waited {limits.stuck:.0f} s: {told}"
+    late = Ending(outcome=Outcome.INFRASTRUCTURE, reason="NotSubmitted", message=message)
+    return _in_time(late, ready.last_transition_time, draft, limits)
 
 
 def _refusal(ray_job: RayJobView) -> tuple[str, str] | None:
@@ -116,6 +145,24 @@ def _refusal(ray_job: RayJobView) -> tuple[str, str] | None:
         return None
     reason = reason_of(ray_job.refused, otherwise="PodsRefused")
     return reason, f"KubeRay cannot make or delete a pod: {ray_job.refused}"
+
+
+def _held_up(late: Ending, draft: Draft, limits: Limits) -> Ending | None:
+    """``late`` once the attempt was held up for as long as anything may be stuck.
+
+    Not since it began: to make a node and to pull an image may take longer than that.
+    """
+    attempt = draft.attempt
+    assert attempt is not None
+    since = attempt.held_up_since or draft.now
+    if attempt.held_up_since is None:
+        draft.change_attempt(held_up_since=since)
+    return _in_time(late, since, draft, limits)
+
+
+def _goes_on(draft: Draft) -> None:
+    if draft.attempt is not None and draft.attempt.held_up_since is not None:
+        draft.change_attempt(held_up_since=None)
 
 
 def _in_time(late: Ending, since: datetime, draft: Draft, limits: Limits) -> Ending | None:

@@ -54,6 +54,8 @@ def denied(
         found = INVALID
     if status == 404 and isinstance(action, StartAttempt):
         said += "; is KubeRay installed, and is the namespace still there?"
+    if "authOptions" in said and isinstance(action, StartAttempt):
+        said += "; this KubeRay cannot guard a Ray cluster with a token, 1.5 or newer is needed, its CRDs too"
     again = before is not None and before.action == action and now - before.at < _INTERRUPTION
     return Denied(
         action=action,

@@ -6,7 +6,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.status import AttemptStatus, Outcome
 
 from promptintern_operator.plan.attempts import active_seconds, is_spent, next_start, paused, ray_job_name
-from promptintern_operator.plan.classify import Ending, ending_of
+from promptintern_operator.plan.classify import Ending, ending_of, is_stranded
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import end_attempt, finish
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
@@ -22,7 +22,8 @@ def suspend(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limi
     attempt = draft.running
     if attempt is not None:
         ray_job = next((each for each in observed.ray_jobs if each.name == attempt.ray_job_name), None)
-        pods = [pod for pod in observed.pods if pod.role != "preflight"]
+        of_attempts = [pod for pod in observed.pods if pod.role != "preflight"]
+        pods = [pod for pod in of_attempts if not is_stranded(pod, draft.now, limits.silent)]
         if ray_job is not None and not ray_job.deleting and ending_of(ray_job, (), None) is not None:
             return False  # it ended before it could be asked to save
         if ray_job is not None or (pods and attempt.ray_job_uid is not None):

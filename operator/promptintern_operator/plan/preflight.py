@@ -1,12 +1,18 @@
 """Whether the job may start: the preflight Job runs `promptintern validate` with the job's own credentials."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from promptintern_api import PromptInternJob
 
 from promptintern_operator.plan.attempts import doubling
-from promptintern_operator.plan.classify import INFRASTRUCTURE_EXIT, NODE_TROUBLE, USER_EXIT, stuck_pod
+from promptintern_operator.plan.classify import (
+    INFRASTRUCTURE_EXIT,
+    NODE_TROUBLE,
+    STUCK_BY_USER,
+    USER_EXIT,
+    stuck_pod,
+)
 from promptintern_operator.plan.denied import DENIALS, INVALID, denial_of, gives_up
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.endings import finish
@@ -38,7 +44,7 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: Draft, limi
     elif preflight.failed is not None:
         _failed(job, preflight, observed, draft, limits)
     else:
-        _follow(preflight, observed, draft, limits)
+        _follow(job, preflight, observed, draft, limits)
     return True
 
 
@@ -72,22 +78,46 @@ def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
     return [pod for pod in observed.pods if pod.role == "preflight" and pod.name.rpartition("-")[0] == preflight.name]
 
 
-def _follow(preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:
+def _follow(job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:
     if preflight.queued:
         draft.set("Accepted", None, "Queued", f"Kueue has not admitted the check, Job {preflight.name}, yet")
         return
-    stuck = stuck_pod(_pods_of(preflight, observed))
-    if stuck is None:
+    held_up = _held_up(preflight, _pods_of(preflight, observed), draft, limits)
+    if held_up is None:
         draft.set("Accepted", None, "Checking", _CHECKING)
         return
-    draft.set("Accepted", None, stuck.reason, stuck.message)
-    due = stuck.pod.created + timedelta(seconds=limits.stuck)
+    since, reason, message = held_up
+    draft.set("Accepted", None, reason, message)
+    due = since + timedelta(seconds=limits.stuck)
     if draft.now < due:
         draft.wake_at(due)
         return
-    finish(draft, succeeded=False, reason=stuck.reason, message=f"the check could not start: {stuck.message}")
+    if reason not in STUCK_BY_USER and preflight.number <= job.spec.retries.infrastructure:
+        _begin(observed, draft, limits, preflight.number + 1)
+    else:
+        finish(draft, succeeded=False, reason=reason, message=f"the check could not start: {message}")
     if not preflight.deleting:
         draft.do(DeletePreflight(preflight.name, preflight.uid))
+
+
+def _held_up(
+    preflight: PreflightView, pods: list[PodView], draft: Draft, limits: Limits
+) -> tuple[datetime, str, str] | None:
+    """Since when the check does not get on, why in a word, and in a sentence; None if it does."""
+    stuck = stuck_pod(pods)
+    if stuck is not None:
+        return stuck.pod.created, stuck.reason, stuck.message
+    due = preflight.created + timedelta(seconds=limits.silent)
+    if pods:
+        return None
+    if draft.now < due:
+        draft.wake_at(due)
+        return None
+    message = (
+        f"the check, Job {preflight.name}, has no pod; the namespace's quota or an admission rule may refuse it: "
+        f"kubectl describe job {preflight.name}"
+    )
+    return preflight.created, "CheckHasNoPod", message
 
 
 def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:

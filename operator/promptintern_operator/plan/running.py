@@ -6,7 +6,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.status import AttemptStatus, Failure, Outcome
 
 from promptintern_operator.plan.attempts import paused
-from promptintern_operator.plan.classify import Ending, ending_of, is_running, last_states
+from promptintern_operator.plan.classify import Ending, ending_of, is_running, is_stranded, last_states
 from promptintern_operator.plan.cluster import is_queued, note_cluster, note_quota
 from promptintern_operator.plan.denied import DENIALS, INVALID, denial_of, gives_up
 from promptintern_operator.plan.draft import Draft
@@ -133,7 +133,10 @@ def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: L
     """
     attempt = draft.attempt
     assert attempt is not None
-    alive = any(pod.uid == draft.head_uid and pod.phase in ("Pending", "Running") for pod in pods)
+    head = next((pod for pod in pods if pod.uid == draft.head_uid and pod.phase in ("Pending", "Running")), None)
+    alive = head is not None and not is_stranded(head, draft.now, limits.silent)
+    if alive and head is not None and head.deletion_due is not None:
+        draft.wake_at(head.deletion_due + timedelta(seconds=limits.silent))
     if draft.head_uid is None or alive or ray_job.deployment != "Running":
         if attempt.head_lost_at is not None:
             draft.change_attempt(head_lost_at=None)
@@ -145,7 +148,7 @@ def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: L
     if draft.now < due:
         draft.wake_at(due)
         return None
-    message = f"the head pod of RayJob {ray_job.name} was lost"
+    message = f"the head pod of RayJob {ray_job.name} was lost, and the last seconds of its log with it"
     return Ending(outcome=Outcome.INFRASTRUCTURE, reason="HeadLost", message=message)
 
 

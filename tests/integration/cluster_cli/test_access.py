@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cli import Ran, promptintern
 from tests.cluster.api_server import ApiServer
@@ -114,3 +115,18 @@ def test_promptintern_is_not_installed(run: Run, tmp_path: Path) -> None:
             assert "PromptIntern is not installed in this cluster" in said
     except NoCluster as missing:
         pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize("current", [None, ""])
+def test_a_kubeconfig_without_a_current_context(
+    current: str | None, run: Run, installed: ApiServer, tmp_path: Path
+) -> None:
+    known = yaml.safe_load(Path(installed.kubeconfig).read_text())
+    name = known["contexts"][0]["name"]
+    del known["current-context"]
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(known | ({} if current is None else {"current-context": current})))
+    said = one_sentence(run(file, "status"), 2)
+    assert "has no current context; give --context NAME" in said
+    assert name in said
+    assert run(file, "status", "--context", name).code == 0

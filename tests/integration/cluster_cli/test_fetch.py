@@ -117,7 +117,21 @@ def test_the_clusters_default_storage(
     assert "--base-model FOLDER" in ran.out
 
 
+def test_the_default_storage_that_the_job_was_accepted_with(
+    command: Command, installed: ApiServer, namespace: str, s3_server: S3Server, s3_bucket: str, tmp_path: Path
+) -> None:
+    """Who may not read ConfigMaps finds it in the status."""
+    place = place_for(installed, namespace, s3_server, s3_bucket, in_spec=False)
+    store_adapter(place.store, tmp_path / "local", base_model="file:///models/llama")
+    storage = {"uri": f"s3://{s3_bucket}/runs", "endpoint": s3_server.url}
+    set_status(installed, namespace, "small", phase="Succeeded", storage=storage)
+    ran = command("fetch", "small", tmp_path / "got")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("endpoint", ["http://s3.nowhere.svc:9000", "http://s3.nowhere:7070"])
 def test_an_endpoint_that_only_pods_know(
+    endpoint: str,
     command: Command,
     place: Place,
     installed: ApiServer,
@@ -127,7 +141,7 @@ def test_an_endpoint_that_only_pods_know(
 ) -> None:
     monkeypatch.setenv("PROMPTINTERN_STORAGE_DEADLINE_SECONDS", "1")
     store_adapter(place.store, tmp_path / "local")
-    resolved(installed, place, {"uri": f"s3://{place.bucket}/runs", "endpoint": "http://s3.nowhere.svc:9000"})
+    resolved(installed, place, {"uri": f"s3://{place.bucket}/runs", "endpoint": endpoint})
     ran = command("fetch", "small", tmp_path / "got")
     assert ran.code == 1
     assert "give --endpoint http://127.0.0.1:PORT" in ran.err

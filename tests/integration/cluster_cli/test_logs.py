@@ -12,7 +12,7 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.s3 import S3Server
 from tests.integration.cluster_cli.conftest import Command
 from tests.integration.cluster_cli.moves import NOW, attempt, condition, grant, rule, set_status
-from tests.integration.cluster_cli.test_fetch import Place, place_for
+from tests.integration.cluster_cli.test_fetch import Place, place_for, resolved
 
 DRIVER = "logs/small-a1/job-driver-small-a1-x.log"
 
@@ -145,3 +145,14 @@ def test_without_rights_the_stored_log(
     assert ran.code == 0, ran.err
     assert ran.out == "from storage\n"
     assert re.search(says, ran.err)
+
+
+def test_a_stored_log_whose_server_only_pods_know(
+    command: Command, place: Place, installed: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTINTERN_STORAGE_DEADLINE_SECONDS", "1")
+    resolved(installed, place, {"uri": f"s3://{place.bucket}/runs", "endpoint": "http://s3.nowhere:7070"})
+    ended(installed, place)
+    ran = command("logs", "small")
+    assert ran.code == 1
+    assert "give --endpoint http://127.0.0.1:PORT" in ran.err

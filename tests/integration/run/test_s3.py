@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import promptintern
 from tests.cluster.faultproxy import FaultProxy, Request, ShortenUpload, every_third
 from tests.cluster.s3 import S3Server
 from tests.integration.run.process import adapters, finish, run_folder, run_to_end, start, write_job
@@ -133,6 +134,24 @@ def test_a_missing_bucket_ends_at_once(s3_server: S3Server, tmp_path: Path) -> N
     ended = run_to_end(s3_job(tmp_path, "no-such-bucket", s3_server.url), None)
     assert ended.code == 2, ended.text
     assert "no-such-bucket" in ended.text
+
+
+@pytest.mark.parametrize(("bucket", "code"), [("no-such-bucket", 2), (None, 0)])
+def test_the_check_of_a_job_tries_the_storage_and_leaves_nothing(
+    bucket: str | None,
+    code: int,
+    s3_server: S3Server,
+    s3_bucket: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job, findings = s3_job(tmp_path, bucket or s3_bucket, s3_server.url), tmp_path / "findings.json"
+    ran = promptintern("validate", job, "--findings", findings, capsys=capsys, monkeypatch=monkeypatch)
+    assert ran.code == code, ran.err
+    if bucket:
+        assert f"s3://{bucket}" in findings.read_text()
+    assert not [path for path in on_server(s3_server, s3_bucket).rglob("*") if path.is_file()]
 
 
 def test_sigkill_and_continue_on_s3(local: Path, s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from promptintern.cluster.answers import Forbidden, Unreachable
 from promptintern.cluster.logs import READ_SCRIPT, LogReader, beyond, parse_read
 from promptintern.cluster.objects import Job, Pod
+from promptintern.cluster.stored import Place
 from promptintern.errors import Problem
-from promptintern.storage.store import Store, open_store
 
 from tests.unit.cluster_cli.documents import EARLIER, condition, stored
 
@@ -122,15 +122,16 @@ def write(tmp_path: Path) -> Callable[..., Callable[[], None]]:
 def follow(folder: Path, scenes: list[Any]) -> tuple[bytes, list[str]]:
     out, notes = bytearray(), []  # type: ignore[var-annotated]
 
-    def stored_run(_: Job) -> Store:
-        return open_store((folder / "stored").as_uri())
+    def stored_run(_: Job) -> Place:
+        (folder / "stored").mkdir(exist_ok=True)
+        return Place(uri=(folder / "stored").as_uri(), endpoint=None, region=None)
 
     ticks = iter(range(0, 10_000_000, 100))
     reader = LogReader(
         FakeCluster(folder, scenes),
         out=out.extend,
         note=notes.append,
-        open_stored=stored_run,
+        place_of=stored_run,
         sleep=lambda _: None,
         clock=lambda: float(next(ticks)),
     )

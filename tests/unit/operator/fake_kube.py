@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Container, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from promptintern_operator.kube import RequestFailed, Resource
@@ -37,7 +38,7 @@ class FakeKube:
         return self.put(manifest)
 
     def put(self, manifest: Mapping[str, Any], **meta: Any) -> Body:
-        born = {"uid": f"uid-{next(self._uids)}", "creationTimestamp": "2026-01-02T03:04:05Z"}
+        born = {"uid": f"uid-{next(self._uids)}", "creationTimestamp": datetime.now(UTC).isoformat(timespec="seconds")}
         made = {**manifest, "metadata": {**manifest["metadata"], **born, **meta}}
         self.objects[manifest["kind"], manifest["metadata"]["name"]] = made
         return made

@@ -26,3 +26,20 @@ def test_nobody_looks_for_proxies_and_passwords_in_the_environment() -> None:
             assert not session.trust_env
 
     asyncio.run(main())
+
+
+def test_fields_that_the_server_does_not_know_are_no_warning_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older KubeRay's definition would drop authOptions, and the cluster would take code from anybody."""
+    asked: list[Any] = []
+
+    async def answer(*arguments: object, **more: object) -> Any:
+        asked.append((arguments, more))
+        return {}
+
+    api: Any = None
+    kube = Kube(api)
+    monkeypatch.setattr(kube, "_request", answer)
+    asyncio.run(kube.create({"kind": "RayJob", "metadata": {"name": "a", "namespace": "b"}}))
+    (((method, path, _), more),) = asked
+    assert (method, path) == ("POST", "/apis/ray.io/v1/namespaces/b/rayjobs")
+    assert more["query"] == [("fieldValidation", "Strict")]

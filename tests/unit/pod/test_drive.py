@@ -1,8 +1,10 @@
 """The driver in the head pod: its last word says who has to act."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from promptintern import leaving
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.pod import drive as module
 from promptintern.storage.run import FencedOut
@@ -20,7 +22,9 @@ from tests.unit.operator.jobs import STORAGE
         (FencedOut("another process took over", claimant="other"), "Infrastructure"),
     ],
 )
-def test_the_last_word_says_who_has_to_act(raised: Exception, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_word_says_who_has_to_act(
+    raised: Exception, who: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     told: list[dict[str, Any]] = []
 
     class Run:
@@ -31,10 +35,26 @@ def test_the_last_word_says_who_has_to_act(raised: Exception, who: str, monkeypa
         raise raised
 
     monkeypatch.setattr(module, "open_run", lambda *_: Run)
-    monkeypatch.setattr(module, "patch_of", lambda _: told.append)
+
+    def tell(status: dict[str, Any]) -> None:
+        assert leaving.process_of(tmp_path, "driver") is not None, "the preStop hook must wait for the last word"
+        told.append(status)
+
+    monkeypatch.setattr(module, "patch_of", lambda _: tell)
     monkeypatch.setattr(module, "run_job", fail)
     monkeypatch.setenv("PROMPTINTERN_RAY_JOB", "small-a1")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv(leaving.VARIABLE, str(tmp_path))
     observer: Any = object()
     with pytest.raises(type(raised)):
         module.drive(job(storage=STORAGE), observer)
     assert (told[-1]["failure"]["class"], told[-1]["failure"]["rayJob"]) == (who, "small-a1")
+    assert leaving.process_of(tmp_path, "driver") is None
+
+
+def test_a_ray_cluster_that_takes_code_from_anybody_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its KubeRay is older than its CustomResourceDefinitions, and gave it no token."""
+    monkeypatch.setenv("PROMPTINTERN_RAY_JOB", "small-a1")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(InfrastructureFailed, match=r"no token.*KubeRay 1\.5"):
+        module._check_ray()

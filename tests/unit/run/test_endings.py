@@ -1,14 +1,16 @@
 """How a run that ended badly is told: what nobody did wrong is no failure of the trainer."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.errors import CredentialsRefused, InfrastructureFailed, RunFailed, UserError
 from promptintern.run import worker
 from promptintern.run.driver import _may_start_again, _raise_ending
 from promptintern.run.worker import PodLeaves, WorkerTask, work_in_process_group
 from promptintern.storage.retry import RetryPolicy, Transient
-from promptintern.storage.run import Claimant, FencedOut
+from promptintern.storage.run import Claimant, FencedOut, RunStore
+from promptintern.storage.store import open_store
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
@@ -17,6 +19,8 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from tests.unit.api.documents import small_job
 
 
 class Told:
@@ -124,3 +128,24 @@ def test_a_storage_that_stays_away_is_a_failure_of_the_infrastructure() -> None:
     policy = RetryPolicy(deadline=0, sleep=lambda _: None)
     with pytest.raises(InfrastructureFailed):
         policy.run(away, operation="PutObject", about={"bucket": "b"})
+
+
+def test_credentials_that_were_good_are_no_mistake_of_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They were replaced while the run was on: the next attempt's pods are given the new ones."""
+
+    def refuse(*_: object) -> None:
+        raise CredentialsRefused.at("s3://bucket", "refused the credentials (ExpiredToken)")
+
+    monkeypatch.setattr(worker, "_run", refuse)
+    events: list[object] = []
+
+    class Listening(Told):
+        def emit(self, event: object) -> None:
+            events.append(event)
+
+    observer: Any = Listening()
+    store = RunStore(open_store(tmp_path.as_uri()))
+    task = WorkerTask(job=small_job(), store_uri=tmp_path.as_uri(), claimant=store.new_claimant(), observer=observer)
+    with pytest.raises(InfrastructureFailed, match=r"ExpiredToken.*good when the run began"):
+        work_in_process_group(task)
+    assert observer.ending[0] == "infrastructure"

@@ -1,6 +1,7 @@
 """A run's folder: epochs, stages, checkpoints."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,7 +79,13 @@ def test_nothing_is_written_by_who_is_fenced_out(run: RunStore, files: Path) -> 
     assert run.store.list() == before
 
 
-def test_a_storage_that_overwrites_is_refused(tmp_path: Path) -> None:
+def test_a_probe_leaves_nothing(run: RunStore) -> None:
+    run.probe()
+    assert run.store.list() == []
+
+
+@pytest.mark.parametrize("use", [RunStore.probe, lambda run: run.claim_epoch(WHO)])
+def test_a_storage_that_overwrites_is_refused(tmp_path: Path, use: Callable[[RunStore], object]) -> None:
     class Overwriting(LocalBackend):
         def create(self, key: str, data: bytes) -> bool:
             self.put(key, data)
@@ -86,7 +93,7 @@ def test_a_storage_that_overwrites_is_refused(tmp_path: Path) -> None:
 
     backend: Backend = Overwriting(tmp_path, RetryPolicy())
     with pytest.raises(UserError, match="If-None-Match"):
-        RunStore(Store(backend)).claim_epoch(WHO)
+        use(RunStore(Store(backend)))
 
 
 def test_a_stage_is_committed_and_fetched(run: RunStore, files: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import CredentialsRefused, RunFailed, UserError
 from promptintern.storage.retry import Transient
 from promptintern.storage.s3_errors import Answer, judge
 from s3fs.errors import translate_boto_error
@@ -25,9 +25,9 @@ def _client_error(code: str, status: int) -> Exception:
     ("code", "status", "meaning", "words"),
     [
         ("NoSuchBucket", 404, UserError, ["s3://team-a", "PutObject", "no such bucket", "create it"]),
-        ("InvalidAccessKeyId", 403, UserError, ["s3://team-a", "PutObject", "refused the credentials"]),
-        ("SignatureDoesNotMatch", 403, UserError, ["s3.example", "refused the credentials"]),
-        ("ExpiredToken", 400, UserError, ["refused the credentials"]),
+        ("InvalidAccessKeyId", 403, CredentialsRefused, ["s3://team-a", "PutObject", "refused the credentials"]),
+        ("SignatureDoesNotMatch", 403, CredentialsRefused, ["s3.example", "refused the credentials"]),
+        ("ExpiredToken", 400, CredentialsRefused, ["refused the credentials"]),
         ("AccessDenied", 403, UserError, ["s3://team-a/runs/x", "s3:PutObject", "s3:ListBucket"]),
         ("403", 403, UserError, ["s3:GetObject"]),
         ("PermanentRedirect", 301, UserError, ["another region"]),

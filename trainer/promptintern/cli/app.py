@@ -112,7 +112,8 @@ def validate(
     from promptintern.run.validate import check_job
 
     with infrastructure_told() if findings else contextlib.nullcontext(), noting(findings):
-        found = check_job(load_job(job, overrides or []))
+        # Who writes findings is a pod, whose job will store with the very credentials that it has.
+        found = check_job(load_job(job, overrides or []), storage=findings is not None)
     for warning in found.warnings:
         _err(f"warning: {warning}", style="yellow")
     if found.problems:

@@ -134,7 +134,7 @@ def logs(
         cluster,
         out=_write,
         note=lambda text: _err(text, style="yellow"),
-        open_stored=lambda job: place_of(cluster, job, endpoint=endpoint).open(),
+        place_of=lambda job: place_of(cluster, job, endpoint=endpoint),
     )
     if follow:
         reader.follow(name, attempt)

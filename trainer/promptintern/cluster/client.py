@@ -14,6 +14,7 @@ import urllib3.exceptions
 import yaml
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config.kube_config import KubeConfigMerger
 from kubernetes.stream import stream
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
@@ -72,16 +73,10 @@ def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
     configuration = client.Configuration()
     configuration.retries = False
     try:
-        contexts, active = config.list_kube_config_contexts(joined)
-        if context is not None:
-            known = [each["name"] for each in contexts]
-            found = next((each for each in contexts if each["name"] == context), None)
-            if found is None:
-                raise UserError.at("--context", f"there is no {context}; {_known(context, known)}")
-            active = found
+        active = _context(joined, context, where)
         with _heard() as heard:
             api = config.new_client_from_config(
-                config_file=joined, context=context, client_configuration=configuration, persist_config=False
+                config_file=joined, context=active["name"], client_configuration=configuration, persist_config=False
             )
     except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError.at(where, f"cannot be used: {_first_line(error)}") from None
@@ -92,6 +87,22 @@ def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
         namespace=(active.get("context") or {}).get("namespace") or "default",
         server=f"the API server {configuration.host} (context {active['name']})",
     )
+
+
+def _context(files: str, wanted: str | None, where: str) -> Any:
+    """The context of that name, else the current one, which need not be set."""
+    merged = KubeConfigMerger(files).config
+    if merged is None:
+        raise config.ConfigException("No configuration found.")
+    contexts = [each.value for each in merged["contexts"].value]
+    name = wanted if wanted is not None else merged.safe_get("current-context")
+    known = [each["name"] for each in contexts]
+    if not name:
+        raise UserError.at(where, f"has no current context; give --context NAME: {_known('', known)}")
+    found = next((each for each in contexts if each["name"] == name), None)
+    if found is None:
+        raise UserError.at("--context" if wanted else where, f"there is no {name}; {_known(name, known)}")
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -10,8 +10,8 @@ from promptintern_api.status import AttemptStatus
 from promptintern.cluster import words
 from promptintern.cluster.answers import Forbidden, NotFound, Unreachable
 from promptintern.cluster.objects import Job, Pod, newest
+from promptintern.cluster.stored import Place
 from promptintern.errors import RunFailed, UserError
-from promptintern.storage.store import Store
 
 RAY_LOGS = "/tmp/ray/session_latest/logs"
 HEAD, CHECK = "ray-head", "check"
@@ -65,7 +65,7 @@ class LogReader:
     Args:
         out: Takes the log.
         note: Takes what is to be said about it.
-        open_stored: The run's folder in its storage.
+        place_of: Where the run is stored.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class LogReader:
         *,
         out: Callable[[bytes], None],
         note: Callable[[str], None],
-        open_stored: Callable[[Job], Store],
+        place_of: Callable[[Job], Place],
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._out = out
         self._note = note
-        self._open_stored = open_stored
+        self._place_of = place_of
         self._sleep = sleep
         self._clock = clock
         self._printed: dict[tuple[str, str], _Position] = {}
@@ -237,11 +237,11 @@ class LogReader:
     # Storage
 
     def _read_stored(self, job: Job, attempt: AttemptStatus) -> None:
-        store = self._open_stored(job).child("logs", attempt.ray_job_name)
-        for path in store.list():
-            if not path.startswith(_DRIVER):
-                continue
-            content = store.read(path)
+        place = self._place_of(job)
+        with place.reading():
+            store = place.open().child("logs", attempt.ray_job_name)
+            stored = {path: store.read(path) for path in store.list() if path.startswith(_DRIVER)}
+        for path, content in stored.items():
             known = self._printed.get((attempt.ray_job_name, path))
             fresh = beyond(content, known.last) if known else content
             if fresh is None:

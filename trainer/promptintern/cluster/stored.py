@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,17 +67,25 @@ class Place:
     def _hint(self) -> str:
         if self.guessed:
             return ". The job does not tell its S3 server; if that is not AWS, give --endpoint URL"
-        host = urlsplit(self.endpoint or "").hostname or ""
-        if self.endpoint and (host.endswith((".svc", ".cluster.local")) or "." not in host):
+        host = urlsplit(self.endpoint or "").hostname
+        if host and not _is_known_here(host):
             return (
-                f". {self.endpoint} may be a name that only pods know: forward it (kubectl port-forward) and give "
+                f". This machine does not know {host}; if only pods do, forward it (kubectl port-forward) and give "
                 "--endpoint http://127.0.0.1:PORT"
             )
         return ""
 
 
+def _is_known_here(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
 def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Place:
-    """Where ``job`` stores: as its pods were told, else as its spec says, else as its trainer reported.
+    """Where ``job`` stores: as its pods were told, else as spec or status say, else as its trainer reported.
 
     Args:
         endpoint: Of the S3 server as this machine reaches it, instead of the job's.
@@ -90,6 +99,8 @@ def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Pl
     except Forbidden as error:
         storage, missing = None, str(error.problems[0].message)
     storage = storage or job.spec.get("storage")
+    if storage is None and job.status.storage is not None:
+        storage = job.status.storage.model_dump(by_alias=True)
     folder = f"{job.namespace}/{job.name}-{job.uid[:8]}"
     if storage:
         return Place(

@@ -16,6 +16,8 @@ from promptintern.run.driver import open_run, run_job
 from promptintern.run.events import Observer
 
 RAY_VERSION = "PROMPTINTERN_RAY_VERSION"
+RAY_AUTHENTICATION = "RAY_AUTH_MODE"
+"""KubeRay sets it for a cluster whose authOptions it knows."""
 
 
 def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
@@ -34,35 +36,47 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
     writer = StatusWriter(progress, patch_of(job))
     ending: Callable[[TrainingProgress], None] | None = None
     ray_job = os.environ.get(RAY_JOB)
-    try:
-        with present("driver"):
-            _check_ray_version()
+    # To the last word on its status: the preStop hook waits for that, and then for KubeRay to hear of the exit code.
+    with present("driver"):
+        try:
+            _check_ray()
             report = run_job(
                 job,
                 storage_uri=storage_uri,
                 workers=job.spec.compute.workers,
                 observer=StatusObserver(observer, writer),
             )
-        ending = TrainingProgress.succeed
-    except UserError as error:
-        ending = partial(TrainingProgress.fail, who="User", message=str(error), ray_job=ray_job)
-        raise
-    except InfrastructureFailed as error:
-        ending = partial(TrainingProgress.fail, who="Infrastructure", message=str(error), ray_job=ray_job)
-        raise
-    except RunFailed as error:
-        ending = partial(TrainingProgress.fail, who="Application", message=str(error), ray_job=ray_job)
-        raise
-    finally:
-        writer.close(ending)
+            ending = TrainingProgress.succeed
+        except UserError as error:
+            ending = partial(TrainingProgress.fail, who="User", message=str(error), ray_job=ray_job)
+            raise
+        except InfrastructureFailed as error:
+            ending = partial(TrainingProgress.fail, who="Infrastructure", message=str(error), ray_job=ray_job)
+            raise
+        except RunFailed as error:
+            ending = partial(TrainingProgress.fail, who="Application", message=str(error), ray_job=ray_job)
+            raise
+        finally:
+            writer.close(ending)
     return report, uri
 
 
-def _check_ray_version() -> None:
+def _check_ray() -> None:
+    """See that the image's Ray is the one that was asked for, and that KubeRay guards its cluster.
+
+    Raises:
+        UserError: if it is another version.
+        InfrastructureFailed: if anybody in the cluster's network could submit code to this Ray cluster.
+    """
     import ray
 
     wanted = os.environ.get(RAY_VERSION)
     if wanted and wanted != ray.__version__:
         raise UserError.at(
             "spec.compute.rayVersion", f"is {wanted}, but the image has Ray {ray.__version__}; make them the same"
+        )
+    if os.environ.get(RAY_JOB) and os.environ.get(RAY_AUTHENTICATION) != "token":
+        raise InfrastructureFailed(
+            "KubeRay gave this Ray cluster no token, so that it takes code from anybody; KubeRay 1.5 or newer is "
+            "needed, its operator as well as its CustomResourceDefinitions"
         )

@@ -31,6 +31,8 @@ MAX_WORKER_FAILURES = 3
 """How often Ray Train starts the workers again after one was lost."""
 JOB_FILE = "job.json"
 _POLL_SECONDS = 0.2
+_SILENT_SECONDS = 60.0
+"""Without a word of any worker, who ask twice a second: then they are gone, and nobody saves."""
 _FULL_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
 """Of Ray's OutOfMemoryError."""
 _LOST_PEER = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaves")
@@ -64,6 +66,7 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
         work(task)
     else:
         _fit_on_ray(job, task, workers, observer)
+    store.check_claimant(task.claimant)
     return write_report(store)
 
 
@@ -136,12 +139,12 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=3600),
         )
         if gpu:
-            _check_gpus(job)
+            _check_gpus(job, observer)
         while True:
-            stored = ray.get(mailbox.stored.remote())
+            before = ray.get(mailbox.steps_on.remote())
             error = _fit_once(trainer(), mailbox, observer)
             ending = ray.get(mailbox.ending.remote())
-            gets_on = ray.get(mailbox.stored.remote()) != stored
+            gets_on = ray.get(mailbox.steps_on.remote()) != before
             if error is None or ending is not None or not _may_start_again(error, gets_on=gets_on):
                 break
             observer.emit(Note(text="workers were lost, but the run gets on: starting them again", warning=True))
@@ -163,16 +166,21 @@ def _fit_once(trainer: Any, mailbox: Any, observer: Observer) -> BaseException |
     return fit.exception()
 
 
-def _check_gpus(job: PromptInternJob) -> None:
+def _check_gpus(job: PromptInternJob, observer: Observer) -> None:
     """See that a worker finds the GPUs it was given, before anything is loaded.
 
     Raises:
         UserError: if torch sees fewer.
+        Stopped: if a stop was asked for while there was no worker yet.
     """
     import ray
 
     wanted = job.spec.compute.gpus_per_worker
-    seen = ray.get(ray.remote(_gpus_seen).options(num_gpus=wanted, num_cpus=0).remote())
+    answer = ray.remote(_gpus_seen).options(num_gpus=wanted, num_cpus=0).remote()
+    while not ray.wait([answer], timeout=_POLL_SECONDS)[0]:
+        if observer.stop_requested():
+            raise Stopped("the start")
+    seen = ray.get(answer)
     if seen < wanted:
         raise UserError.at(
             "spec.compute.gpusPerWorker",
@@ -289,4 +297,6 @@ def _hand_on(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
             ray.get(mailbox.request_stop.remote())
         if asked and (where := ray.get(mailbox.saved.remote())) is not None:
             raise Stopped(where)  # no worker is at it: none has begun, or all had saved because a pod of theirs leaves
+        if asked and ray.get(mailbox.silent.remote()) > _SILENT_SECONDS:
+            raise Stopped("the newest checkpoint")  # they were lost, and Ray Train waits for others
         time.sleep(_POLL_SECONDS)

@@ -117,6 +117,8 @@ class CheckpointSaved:
     """A checkpoint of a stage is stored."""
 
     stage: int | None
+    """None for Direct."""
+    step: int
     folder: str
     """Below the run's folder."""
 

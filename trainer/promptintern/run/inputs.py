@@ -66,6 +66,7 @@ def load_data(job: PromptInternJob) -> Data:
             *train.warnings,
             *held_out.warnings,
             *_system_warnings(job, train.system or held_out.system),
+            *_gpu_warnings(job),
             *checked.warnings,
         ],
     )
@@ -80,6 +81,16 @@ def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
             where="spec.data.eval.uri",
             message="has another system message than spec.data.train.uri; the prompt must be the same in all rows",
         )
+    ]
+
+
+def _gpu_warnings(job: PromptInternJob) -> list[str]:
+    asked = job.spec.compute.gpus_per_worker
+    if asked <= 1:
+        return []
+    return [
+        f"spec.compute.gpusPerWorker is {asked}, and a worker trains on one GPU: the others stay idle; for more GPUs "
+        "give more spec.compute.workers"
     ]
 
 

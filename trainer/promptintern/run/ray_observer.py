@@ -1,5 +1,6 @@
 """The observer of workers in other processes: a Ray actor between them and the driver."""
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -21,15 +22,21 @@ class Mailbox:
         self._stop = False
         self._ending: tuple[Ending, list[tuple[str, str]]] | None = None
         self._saved: str | None = "the start"
-        self._stored = 0
+        self._furthest: dict[int | None, float] = {}
+        self._steps_on = 0
+        self._heard = time.monotonic()
 
     def put(self, event: Event) -> None:
         """From a worker."""
         self._events.append(event)
-        if isinstance(event, Claimed):
-            self._saved = None
-        if isinstance(event, StageDone | CheckpointSaved):
-            self._stored += 1
+        self._heard = time.monotonic()
+        match event:
+            case Claimed():
+                self._saved = None
+            case StageDone(stage=stage):
+                self._reach(stage, math.inf)
+            case CheckpointSaved(stage=track, step=step):
+                self._reach(track, step)
 
     def take(self) -> list[Event]:
         """All events since the last call, for the driver."""
@@ -41,21 +48,35 @@ class Mailbox:
         self._stop = True
 
     def stopping(self) -> bool:
-        """For the workers."""
+        """For the workers, who ask again and again."""
+        self._heard = time.monotonic()
         return self._stop
+
+    def silent(self) -> float:
+        """Seconds since a worker was last heard of."""
+        return time.monotonic() - self._heard
 
     def set_saved(self, where: str) -> None:
         """From a worker: everything up to ``where`` is stored, and the workers end to begin elsewhere."""
         self._saved = where
-        self._stored += 1
+        self._steps_on += 1
 
     def saved(self) -> str | None:
         """Where the run stands while no workers are at it."""
         return self._saved
 
-    def stored(self) -> int:
-        """How many stages and checkpoints were stored so far: by this the driver knows that the run gets on."""
-        return self._stored
+    def steps_on(self) -> int:
+        """How often something was stored that no workers had reached before, or workers saved to begin elsewhere.
+
+        Workers that begin again tell all stages that are committed, and may save again what was saved before: a run
+        that ends there each time does not get on.
+        """
+        return self._steps_on
+
+    def _reach(self, track: int | None, step: float) -> None:
+        if step > self._furthest.get(track, -1):
+            self._furthest[track] = step
+            self._steps_on += 1
 
     def set_ending(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """From a worker; the first one counts."""
@@ -108,7 +129,8 @@ class RayObserver:
         return True
 
     def _poll(self) -> None:
-        while not self._stop.is_set():
-            if is_leaving() or ray.get(self._mailbox.stopping.remote()):
+        # To the end, also when the stop is known: by this the driver hears that somebody is there who saves.
+        while True:
+            if ray.get(self._mailbox.stopping.remote()) or is_leaving():
                 self._stop.set()
             time.sleep(_POLL_SECONDS)

@@ -251,9 +251,9 @@ class TrackTrainer:
                     keep=keep,
                     meta=meta,
                 )
-            self.observer.emit(
-                CheckpointSaved(stage=track.stage, folder=checkpoint_folder(track.key, self.epoch, frozen.steps))
-            )
+            done = frozen.steps
+            folder_of_it = checkpoint_folder(track.key, self.epoch, done)
+            self.observer.emit(CheckpointSaved(stage=track.stage, step=done, folder=folder_of_it))
 
         self.writer.submit(write, replaceable=True)
 

@@ -16,6 +16,7 @@ from promptintern.engine.lora import attach_lora
 from promptintern.errors import Problem, UserError
 from promptintern.models import empty_model, fetch_model, load_config, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
+from promptintern.run.driver import open_run
 from promptintern.run.fit import fit_rows
 from promptintern.run.inputs import (
     Data,
@@ -47,9 +48,15 @@ class Findings:
             return None
 
 
-def check_job(job: PromptInternJob) -> Findings:
-    """Check data, model, prompts and schedule. The base model's weights are not loaded, and nothing is trained."""
+def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
+    """Check data, model, prompts and schedule. The base model's weights are not loaded, and nothing is trained.
+
+    Args:
+        storage: Also write, read and remove a file where the run will be stored.
+    """
     found = Findings()
+    if storage and (place := job.spec.storage) is not None:
+        found.collect(lambda: open_run(job, place.uri).probe())
     data = found.collect(lambda: load_data(job))
     model = found.collect(lambda: _load_model_facts(job))
     found.collect(lambda: check_precomputed(job.spec.prompt, stages_of(job)))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from promptintern_api import parse_job
+from promptintern_api import PromptInternJob, parse_job
 
 from promptintern.engine import collective
-from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.errors import CredentialsRefused, InfrastructureFailed, RunFailed, UserError
 from promptintern.leaving import present, wait_while_leaving
 from promptintern.models import ModelFolder
 from promptintern.run.events import Claimed, Observer, Stopped
@@ -52,12 +52,20 @@ def work(task: WorkerTask) -> None:
     epoch = collective.from_first(lambda: store.claim_epoch(who, task.claimant))
     if collective.rank() == 0:
         task.observer.emit(Claimed(epoch=epoch))
+    try:
+        _run(job, store, epoch, task.observer)
+    except CredentialsRefused as refused:
+        raise InfrastructureFailed(f"{refused}; they were good when the run began here") from None
+
+
+def _run(job: PromptInternJob, store: RunStore, epoch: int, observer: Observer) -> None:
     session = open_session(job, local_rank=_local_rank())
     _check_model(store, session.folder)
     with BackgroundWriter() as writer:
-        trainer = TrackTrainer(session, store, epoch=epoch, observer=task.observer, writer=writer)
-        outcome = internalize(session, store, trainer, task.observer)
+        trainer = TrackTrainer(session, store, epoch=epoch, observer=observer, writer=writer)
+        outcome = internalize(session, store, trainer, observer)
         if collective.rank() == 0:
+            store.check_epoch(epoch)
             store_facts(session, store, outcome)
     collective.barrier()
 

@@ -75,22 +75,18 @@ class RunStore:
         """
         driver, claimant = claimant, claimant or self.new_claimant()
         if driver is not None:
-            self._check_claimant(driver)
+            self.check_claimant(driver)
         # The claim's own id tells two claims apart that say the same of themselves.
         document = {"schemaVersion": "1.0", "claim": uuid.uuid4().hex, "claimant": claimant.id, "who": dict(who)}
         epoch, before = self.newest_epoch() + 1, 0
         while not self.create_json(_epoch_path(epoch), document):
             if driver is not None:
-                self._check_claimant(driver)
+                self.check_claimant(driver)
             before, epoch = epoch, self.newest_epoch() + 1
             if epoch == before:
                 raise RunFailed(f"{self.store.uri}/{_epoch_path(epoch)} can neither be made nor read; remove it")
         if self.create_json(_epoch_path(epoch), {"schemaVersion": "1.0", "claim": "", "claimant": "", "who": {}}):
-            raise UserError.at(
-                self.store.uri,
-                "the storage ignores exclusive creation (If-None-Match: * on S3), so two runs could overwrite each "
-                "other; use a server that honours it",
-            )
+            raise self._not_exclusive()
         self._tidy()
         return epoch
 
@@ -105,7 +101,8 @@ class RunStore:
         if newest > epoch:
             raise self._fenced_out(newest, f"this one (epoch {epoch})")
 
-    def _check_claimant(self, claimant: Claimant) -> None:
+    def check_claimant(self, claimant: Claimant) -> None:
+        """Raises ``FencedOut`` if somebody else claimed an epoch since ``claimant`` was made."""
         newest = self.newest_epoch()
         if newest > claimant.seen:
             fenced = self._fenced_out(newest, "this one")
@@ -119,6 +116,30 @@ class RunStore:
             f"{self.store.uri}: another process took over this run (epoch {newest}: {told}); {this} stops and writes "
             "no more",
             claimant=str(document.get("claimant")),
+        )
+
+    def probe(self) -> None:
+        """See that a run could be stored here: create a file, not a second time, find it, and remove it.
+
+        Raises:
+            UserError: if that may not be, or the storage overwrites what it was asked to create only.
+        """
+        path = f"check/{uuid.uuid4().hex}.json"
+        document = {"schemaVersion": "1.0"}
+        self.create_json(path, document)
+        try:
+            if self.create_json(path, document):
+                raise self._not_exclusive()
+            if path not in self.store.list("check"):
+                raise RunFailed(f"{self.store.uri}/{path} was written and is not listed")
+        finally:
+            self.store.delete(path)
+
+    def _not_exclusive(self) -> UserError:
+        return UserError.at(
+            self.store.uri,
+            "the storage ignores exclusive creation (If-None-Match: * on S3), so two runs could overwrite each other; "
+            "use a server that honours it",
         )
 
     # Stages

@@ -10,7 +10,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from fsspec.asyn import FSTimeoutError
 
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import CredentialsRefused, RunFailed, UserError
 from promptintern.storage.retry import Transient
 
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
@@ -108,7 +108,7 @@ def _no_bucket(a: Answer) -> Exception:
 
 
 def _no_credentials(a: Answer) -> Exception:
-    return UserError.at(
+    return CredentialsRefused.at(
         a.place,
         f"{a.operation}: there are no usable credentials ({a.reason}); set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws",
@@ -116,7 +116,7 @@ def _no_credentials(a: Answer) -> Exception:
 
 
 def _wrong_credentials(a: Answer) -> Exception:
-    return UserError.at(
+    return CredentialsRefused.at(
         a.place,
         f"{a.operation}: {a.endpoint} refused the credentials ({a.code}: {a.reason}); check AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY or the profile in use, and the clock",

@@ -64,7 +64,9 @@ def test_a_ray_job_that_waits_for_kuberay_is_told_until_it_is_gone() -> None:
 
 def test_a_suspended_job_tells_of_an_older_ray_job_that_waits_for_kuberay() -> None:
     story = running()
-    story.look(ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"), after=900)
+    stuck = (ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"))
+    story.look(*stuck)
+    story.look(*stuck, after=900)
     story.change(suspend=True)
     leaving = ray_job(deployment="Initializing", deleting=True)
     story.look(leaving, after=1)

@@ -46,7 +46,7 @@ def test_pods_that_end_again_and_again_are_told_and_not_waited_for_without_end()
         story.look(coming_up(), waiting_pod(f"head-{number + 1}", reason="ContainerCreating"), after=5)
         assert "exit code 127" in story.says("ClusterReady"), "the pod before says why"
     assert len(story.attempts) == 1
-    result = story.look(coming_up(), pod("head-91", phase="Failed", ready=False, containers=(ended,)), after=10)
+    result = story.look(coming_up(), pod("head-91", phase="Failed", ready=False, containers=(ended,)), after=15)
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "Infrastructure"
     assert story.condition("Training") == ("False", "ClusterNotUp")
@@ -86,6 +86,7 @@ def test_an_image_may_take_its_time() -> None:
 def test_a_head_that_never_gets_ready_is_given_up() -> None:
     story = starting()
     silent = pod(ready=False)
+    story.look(coming_up(), silent)
     assert story.look(coming_up(), silent, after=899).actions == ()
     assert story.look(coming_up(), silent, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert "pod head is Running, and not ready" in story.attempt["message"]
@@ -97,3 +98,50 @@ def test_time_in_a_queue_does_not_count() -> None:
     assert story.look(coming_up(queue="team-a"), after=1).actions == ()
     assert story.look(coming_up(queue="team-a"), after=899).actions == ()
     assert story.look(coming_up(queue="team-a"), after=1).actions != ()
+
+
+def test_a_start_that_was_slow_has_its_time_from_when_its_pods_run() -> None:
+    """Ten minutes for a node, six for the image: Ray itself has not had a second yet."""
+    story = starting()
+    unready = pod(ready=False)
+    assert story.look(coming_up(), waiting_pod(reason="ContainerCreating"), after=960).actions == ()
+    assert story.look(coming_up(), unready, after=1).actions == ()
+    assert story.look(coming_up(), unready, after=899).actions == ()
+    assert story.look(coming_up(), unready, after=1).actions != ()
+
+
+def test_a_pod_that_is_held_up_after_a_long_pull_has_its_time() -> None:
+    story = starting()
+    held_up = waiting_pod(reason="CreateContainerConfigError", message="failed to sync secret cache")
+    story.look(coming_up(), waiting_pod(reason="ContainerCreating"), after=1200)
+    assert story.look(coming_up(), held_up, after=1).actions == ()
+    assert story.condition("ClusterReady") == ("False", "CreateContainerConfigError")
+    story.look(coming_up(), waiting_pod(reason="ContainerCreating"), after=10)
+    assert story.look(coming_up(), held_up, after=895).actions == (), "it had gone on"
+    assert story.look(coming_up(), held_up, after=900).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.attempt["outcome"] == "User"
+
+
+def test_a_cluster_that_kuberay_does_not_reach_is_told_and_not_waited_for_without_end() -> None:
+    story = starting()
+    silent = ray_job(deployment="Running", job_status="")
+    result = story.look(silent, HEAD)
+    assert story.condition("ClusterReady") == ("True", "Ready")
+    assert result.look_again is not None
+    assert (result.look_again - story.now).total_seconds() == 60
+    result = story.look(silent, HEAD, after=60)
+    assert story.condition("Training") == ("False", "NotSubmitted")
+    assert "kuberayNamespace" in story.says("Training")
+    assert [(each.reason, each.warning) for each in result.happenings] == [("NotSubmitted", True)]
+    assert story.look(silent, HEAD, after=839).actions == ()
+    assert story.look(silent, HEAD, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.attempt["outcome"] == "Infrastructure"
+
+
+def test_a_job_that_is_submitted_after_all_goes_on() -> None:
+    story = starting()
+    story.look(ray_job(deployment="Running", job_status=""), HEAD)
+    story.look(ray_job(deployment="Running", job_status=""), HEAD, after=600)
+    story.look(ray_job(deployment="Running", job_status="RUNNING"), HEAD, after=600)
+    assert story.condition("Training") == ("True", "Running")
+    assert "outcome" not in story.attempt

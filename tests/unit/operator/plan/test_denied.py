@@ -153,7 +153,9 @@ def test_a_name_that_is_taken_is_waited_for(reason: str) -> None:
 
 def _stuck(story: Story) -> Plan:
     """A look that ends the first attempt."""
-    return story.look(ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"), after=900)
+    stuck = (ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"))
+    story.look(*stuck)
+    return story.look(*stuck, after=900)
 
 
 def test_a_ray_job_that_may_not_be_deleted_is_told_and_nothing_starts_beside_it() -> None:

@@ -384,6 +384,7 @@ def test_a_retried_attempt_leaves_no_older_ray_job_beside_it() -> None:
     """Even if the operator stopped before it deleted the RayJob that was stuck: deleting comes first."""
     story = running()
     seen = (ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"))
+    story.look(*seen)
     story.look(*seen, after=900)
     assert story.attempt["outcome"] == "Infrastructure"
     assert story.look(*seen, after=20).actions == (DeleteRayJob("small-a1", "ray-job-1"), StartAttempt(2))

@@ -33,7 +33,7 @@ def test_an_attempt_whose_head_is_gone_ends_after_a_while() -> None:
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert (story.attempt["outcome"], story.attempt["message"]) == (
         "Infrastructure",
-        "the head pod of RayJob small-a1 was lost",
+        "the head pod of RayJob small-a1 was lost, and the last seconds of its log with it",
     )
     assert StartAttempt(2) in story.look(after=100).actions
 
@@ -114,3 +114,35 @@ def test_a_worker_that_ran_out_of_memory_is_named_after_its_pod_is_gone() -> Non
     story.look(crashed(), HEAD)
     assert story.condition("Failed") == ("True", "RetriesExhausted")
     assert "container ray-worker of pod worker was killed for passing its limit of 8Gi" in story.says("Failed")
+
+
+def test_a_head_whose_node_went_silent_is_lost_though_its_pod_seems_to_run() -> None:
+    """The node loses its power: the pod is to be deleted, and there is no kubelet to do it."""
+    story = running()
+    story.look(RUNNING, HEAD, WORKER)
+    stranded = renamed(HEAD, deleting=True, deletion_asked=story.now, deletion_due=story.now + timedelta(seconds=120))
+    result = story.look(RUNNING, stranded, WORKER)
+    assert result.actions == ()
+    assert result.look_again == story.now + timedelta(seconds=180)
+    assert story.look(RUNNING, stranded, WORKER, after=180).actions == ()
+    assert story.look(RUNNING, stranded, WORKER, after=60).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert "the head pod of RayJob small-a1 was lost" in story.attempt["message"]
+
+
+def test_a_head_that_saves_for_long_is_not_lost() -> None:
+    story = running()
+    leaving = renamed(HEAD, deleting=True, deletion_asked=story.now, deletion_due=story.now + timedelta(seconds=3600))
+    assert story.look(RUNNING, leaving, WORKER, after=3600).actions == ()
+    assert "outcome" not in story.attempt
+
+
+def test_a_suspended_job_does_not_wait_for_pods_on_a_silent_node() -> None:
+    story = running()
+    story.change(suspend=True)
+    story.look(RUNNING, HEAD, WORKER)
+    due = story.now + timedelta(seconds=120)
+    stranded = renamed(WORKER, deleting=True, deletion_asked=story.now, deletion_due=due)
+    story.look(stranded, after=179)
+    assert story.condition("Suspended") == ("False", "Saving")
+    story.look(stranded, after=1)
+    assert story.condition("Suspended") == ("True", "Suspended")

@@ -209,7 +209,7 @@ def test_the_pods_of_a_check_made_again_are_its_own() -> None:
 
 
 def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit() -> None:
-    story = Story()
+    story = Story(job=job(retries__infrastructure=0))
     stuck = preflight_pod(waiting_reason="ImagePullBackOff", waiting_message="no such image")
     result = story.look(preflight(), stuck)
     assert story.condition("Accepted") == ("Unknown", "ImagePullBackOff")
@@ -220,6 +220,40 @@ def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit
     result = story.look(preflight(), stuck, after=1)
     assert story.condition("Failed") == ("True", "ImagePullBackOff")
     assert result.actions == (DeletePreflight("small-check-1", "check-1"),)
+
+
+def test_a_check_that_could_not_start_is_made_again_where_another_attempt_would_be() -> None:
+    story = Story(job=job(retries__infrastructure=1))
+    full = preflight_pod(unschedulable="0/3 nodes are available: 3 Insufficient cpu")
+    result = story.look(preflight(), full, after=900)
+    assert set(result.actions) == {StartPreflight(1, 2), DeletePreflight("small-check-1", "check-1")}
+    assert story.condition("Failed") is None
+    again = renamed(full, name="small-check-1-2-x1", created=story.now)
+    story.look(preflight(number=2, created=story.now), again, after=1)
+    assert story.condition("Accepted") == ("Unknown", "Unschedulable")
+    story.look(preflight(number=2, created=story.now), again, after=900)
+    assert story.condition("Failed") == ("True", "Unschedulable")
+
+
+def test_a_check_that_no_other_would_mend_is_not_made_again() -> None:
+    story = Story()
+    story.look(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"), after=900)
+    assert story.condition("Failed") == ("True", "CreateContainerConfigError")
+
+
+def test_a_check_without_a_pod_is_named() -> None:
+    """A quota refuses it, which the Job's events tell alone."""
+    story = Story(job=job(retries__infrastructure=0))
+    result = story.look(preflight())
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+    assert result.look_again == NOW + timedelta(seconds=60)
+    story.look(preflight(), after=60)
+    assert story.condition("Accepted") == ("Unknown", "CheckHasNoPod")
+    assert "kubectl describe job small-check-1" in story.says("Accepted")
+    story.look(preflight(), preflight_pod(phase="Running"), after=1)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+    story.look(preflight(), after=900)
+    assert story.condition("Failed") == ("True", "CheckHasNoPod")
 
 
 def test_a_check_that_kueue_holds_back_says_so_for_as_long_as_it_takes() -> None:
