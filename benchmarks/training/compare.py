@@ -19,9 +19,10 @@ _LONG_ROWS = 300
 """Tokens from which smaller batches are tried: long rows fill a machine."""
 
 
-FAR_BEHIND, CLOSE = 1.5, 1.25
+FAR_BEHIND, CLOSE = 1.2, 1.25
 """In the first round: a method whose best is so many times slower than another's, and a batch size than the method's
-best that may yet be faster. One measurement on a shared machine may be off by a quarter."""
+best that may yet be faster. One measurement on a shared machine may be off by a quarter, so what goes no further could
+hardly have been the best."""
 
 
 @dataclass(kw_only=True)
