@@ -114,11 +114,17 @@ class ComputeSpec(ApiModel):
         Resources,
         Field(description="CPU and memory of the head pod, which trains nothing. Default: the chart's."),
     ] = Resources()
-    node_selector: Annotated[dict[str, str] | None, Field(max_length=64, description="Labels a node must have.")] = None
-    tolerations: Annotated[list[Toleration] | None, Field(max_length=64, description="Taints that workers bear.")] = (
-        None
-    )
-    affinity: Annotated[Affinity | None, Field(description="Where pods may and may not run.")] = None
+    node_selector: Annotated[
+        dict[str, str] | None, Field(max_length=64, description="Labels that a worker's node must have.")
+    ] = None
+    head_node_selector: Annotated[
+        dict[str, str] | None,
+        Field(max_length=64, description="Labels that the node of the head, and of the check before it, must have."),
+    ] = None
+    tolerations: Annotated[
+        list[Toleration] | None, Field(max_length=64, description="Taints that all pods of the job bear.")
+    ] = None
+    affinity: Annotated[Affinity | None, Field(description="Where workers may and may not run.")] = None
     priority_class_name: Annotated[ObjectName | None, Field(description="PriorityClass of the pods.")] = None
     image_pull_secrets: Annotated[
         list[SecretRef] | None,

@@ -27,8 +27,10 @@ from promptintern_operator.store import Store
 from promptintern_operator.watching import heard, listening_session, silence
 
 _PHASES_SECONDS = 10.0
-_LIST_TRIES, _LIST_SECONDS = 1200, 0.25
-"""Five minutes: to work without what could not be listed would end attempts that run."""
+_LIST_TRIES, _LIST_SECONDS = 480, 0.25
+"""Two minutes: to work without what could not be listed would end attempts that run, and for a namespace that is gone
+all others would wait.
+"""
 _RESYNC_SECONDS = 120.0
 _log = structlog.get_logger("promptintern.operator")
 

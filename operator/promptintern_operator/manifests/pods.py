@@ -61,6 +61,8 @@ def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = 
         "containers": containers,
         "volumes": volumes(job, token=token),
     }
+    if compute.tolerations:
+        spec["tolerations"] = [toleration.to_wire() for toleration in compute.tolerations]
     if compute.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": secret.name} for secret in compute.image_pull_secrets]
     if compute.priority_class_name:
@@ -68,17 +70,21 @@ def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = 
     return spec | more
 
 
-def placement(job: PromptInternJob) -> Manifest:
-    """Where the user wants the workers."""
+def placement_of_workers(job: PromptInternJob) -> Manifest:
+    """Where the user wants them, as fields of a pod's spec."""
     compute = job.spec.compute
     fields: Manifest = {}
     if compute.node_selector:
         fields["nodeSelector"] = dict(compute.node_selector)
-    if compute.tolerations:
-        fields["tolerations"] = [toleration.to_wire() for toleration in compute.tolerations]
     if compute.affinity:
         fields["affinity"] = compute.affinity.to_wire()
     return fields
+
+
+def placement_of_others(job: PromptInternJob) -> Manifest:
+    """Where the user wants the head and the check, which need no GPU."""
+    selector = job.spec.compute.head_node_selector
+    return {"nodeSelector": dict(selector)} if selector else {}
 
 
 def container(

@@ -5,7 +5,15 @@ from promptintern_api import PromptInternJob
 from promptintern_operator import labels
 from promptintern_operator.manifests.config import JOB_PATH, resolve
 from promptintern_operator.manifests.meta import Manifest, metadata
-from promptintern_operator.manifests.pods import container, cores, placement, pod_labels, pod_spec, size_of
+from promptintern_operator.manifests.pods import (
+    container,
+    cores,
+    placement_of_others,
+    placement_of_workers,
+    pod_labels,
+    pod_spec,
+    size_of,
+)
 from promptintern_operator.plan.attempts import ray_job_name
 from promptintern_operator.settings import Settings
 
@@ -88,6 +96,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
                 # A sidecar in the sense of Kubernetes: it ends after the trainer, and so sees all that it says.
                 initContainers=[logs],
                 terminationGracePeriodSeconds=grace,
+                **placement_of_others(job),
             ),
         },
     }
@@ -114,7 +123,7 @@ def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
         "template": {
             "metadata": {"labels": pod_labels(job, "worker")},
-            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **placement(job)),
+            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **placement_of_workers(job)),
         },
     }
 

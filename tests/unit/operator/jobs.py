@@ -30,6 +30,7 @@ _COMPUTE: dict[str, st.SearchStrategy[Any]] = {
     "resources": _RESOURCES,
     "headResources": _RESOURCES,
     "nodeSelector": st.dictionaries(_NAMES, _NAMES, max_size=3),
+    "headNodeSelector": st.dictionaries(_NAMES, _NAMES, max_size=3),
     "tolerations": st.lists(_TOLERATION, max_size=3),
     "affinity": st.just({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}),
     "priorityClassName": _NAMES,

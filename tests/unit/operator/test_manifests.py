@@ -209,8 +209,10 @@ def test_the_ray_job_is_what_the_job_asks_for(any_job: PromptInternJob) -> None:
     assert spec["rayClusterSpec"]["enableInTreeAutoscaling"] is False
     assert spec["rayClusterSpec"]["rayVersion"] == (compute.ray_version or SETTINGS.ray_version)
     templates = pod_templates(any_job)
-    assert (templates["worker"]["spec"].get("nodeSelector") or {}) == (compute.node_selector or {})
-    assert len(templates["worker"]["spec"].get("tolerations") or []) == len(compute.tolerations or [])
+    for name, template in templates.items():
+        selector = compute.node_selector if name == "worker" else compute.head_node_selector
+        assert (template["spec"].get("nodeSelector") or {}) == (selector or {})
+        assert len(template["spec"].get("tolerations") or []) == len(compute.tolerations or [])
     for name, template in templates.items():
         for container in containers(template["spec"]):
             assert container["image"] == (compute.image or SETTINGS.trainer_image)
