@@ -201,6 +201,9 @@ class PromptInternJobStatus(ApiModel):
     current_head_pod_uid: Annotated[
         str | None, Field(alias="currentHeadPodUID", description="The pod that may write `training`.")
     ] = None
+    check_held_up_since: Annotated[
+        Time | None, Field(description="Since when the check does not get on, for one and the same reason.")
+    ] = None
     start_time: Annotated[Time | None, Field(description="When the job was first accepted.")] = None
     storage: Annotated[
         StorageSpec | None,

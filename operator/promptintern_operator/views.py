@@ -89,7 +89,8 @@ class PreflightView:
     generation: int
     number: int
     """From 1: the check of a generation is made again if it was lost."""
-    created: datetime
+    started: datetime | None
+    """Since when it may run; Kueue lets it in some time after its creation."""
     deleting: bool
     queued: bool
     """Whether Kueue holds it back."""
@@ -175,7 +176,7 @@ def preflight_view(body: Body) -> PreflightView:
         uid=meta["uid"],
         generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
         number=int((meta.get("annotations") or {}).get(TRY, 1)),
-        created=moment(meta["creationTimestamp"]),
+        started=moment(status["startTime"]) if status.get("startTime") else None,
         deleting=_is_deleting(meta),
         queued=bool(spec.get("suspend")),
         succeeded=_condition(status, "Complete").get("status") == "True",

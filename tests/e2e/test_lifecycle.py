@@ -182,3 +182,21 @@ def test_while_kuberay_is_stopped_a_condition_says_what_waits_for_it(team: Team)
     team.wait(name, seconds=120, until=("Suspended",))
     team.cluster.delete("pij", name, team.namespace)
     team.cluster.wait_for(lambda: not left_of(team, name), timeout=60, what=f"the end of {left_of(team, name)}")
+
+
+def test_a_check_whose_pod_a_quota_refuses_is_told_and_goes_on_without_it(team: Team) -> None:
+    meta = {"name": "nothing", "namespace": team.namespace}
+    team.cluster.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": "0"}}})
+    try:
+        name = team.submit(name="crowded-out", **SHORT)
+
+        def told() -> bool:
+            return team.condition(name, "Accepted").get("reason") == "CheckHasNoPod"
+
+        team.cluster.wait_for(told, timeout=300, what=f"Accepted, CheckHasNoPod: {team.told(name)}")
+        assert f"kubectl describe job {name}-check-1" in team.condition(name, "Accepted")["message"]
+    finally:
+        team.cluster.delete("resourcequota", "nothing", team.namespace)
+    team.wait(name, seconds=900, until=("Starting", "Failed"))
+    assert team.condition(name, "Accepted").get("status") == "True", team.told(name)
+    team.cluster.delete("pij", name, team.namespace)

@@ -133,6 +133,13 @@ def _wrapped(cause: Exception) -> Exception:
     return error
 
 
+def _unreached() -> Exception:
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    error: Exception = HTTPError("no route to the proxy")
+    return error
+
+
 def _offline() -> Exception:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -150,6 +157,7 @@ def _offline() -> Exception:
         (_wrapped(_answered(404)), UserError),
         (_wrapped(ConnectionError("reset by peer")), InfrastructureFailed),
         (_wrapped(_offline()), UserError),
+        (_unreached(), InfrastructureFailed),
         (TimeoutError("timed out"), InfrastructureFailed),
         (OSError(28, "No space left on device"), UserError),
     ],

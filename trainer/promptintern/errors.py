@@ -1,11 +1,12 @@
 """The two ways to end badly: the user's input is wrong (exit 2), or the run failed (exit 1)."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 from promptintern_api import Problem
 
-__all__ = ["CredentialsRefused", "InfrastructureFailed", "Problem", "RunFailed", "UserError"]
+__all__ = ["CredentialsRefused", "InfrastructureFailed", "Problem", "RunFailed", "UserError", "good_before"]
 
 
 class UserError(Exception):
@@ -33,3 +34,16 @@ class InfrastructureFailed(RunFailed):
     """What the run needs was away for too long, or taken from it: storage, workers, the run itself. The same again may
     go well.
     """
+
+
+@contextlib.contextmanager
+def good_before() -> Iterator[None]:
+    """In the block, a storage may refuse credentials only that it took before: who begins anew may have others.
+
+    Raises:
+        InfrastructureFailed: in place of ``CredentialsRefused``.
+    """
+    try:
+        yield
+    except CredentialsRefused as refused:
+        raise InfrastructureFailed(f"{refused}; they were good when the run began here") from None

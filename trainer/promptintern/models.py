@@ -69,6 +69,7 @@ def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) ->
 
     Raises:
         UserError: at ``field``, if there is no such model, or its weights are not safetensors.
+        InfrastructureFailed: if its storage or its hub has no answer.
     """
     fetches: dict[str, Callable[[str, S3Options | None, str], Path]] = {
         "sample": lambda u, _s, _f: sample_model_path(u),

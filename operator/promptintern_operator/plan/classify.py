@@ -35,7 +35,9 @@ _MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 512
 
 STUCK_BY_USER = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
 """Reasons to wait that no other attempt would mend."""
-_STUCK = (*STUCK_BY_USER, "ImagePullBackOff", "ErrImagePull", "CreateContainerError", "RunContainerError")
+_WAITS = (*STUCK_BY_USER, "ImagePullBackOff", "ErrImagePull", "CreateContainerError", "RunContainerError")
+STUCK = ("Unschedulable", *_WAITS)
+"""Reasons why a pod cannot start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,7 @@ def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
         if pod.unschedulable:
             return Stuck(pod=pod, reason="Unschedulable", message=f"no node takes pod {pod.name}: {pod.unschedulable}")
         for container in pod.containers:
-            if container.waiting_reason in _STUCK:
+            if container.waiting_reason in _WAITS:
                 # The kubelet says the two in turn, as it tries again and again.
                 reason = "ImagePullBackOff" if container.waiting_reason == "ErrImagePull" else container.waiting_reason
                 return Stuck(pod=pod, reason=reason, message=_waiting(pod, container))

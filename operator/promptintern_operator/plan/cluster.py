@@ -1,11 +1,17 @@
 """Whether a running attempt has its quota and its Ray cluster; one whose cluster does not come up is given up."""
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from promptintern_api.status import Outcome, PodStatus
+from promptintern_api.status import AttemptStatus, Outcome
 
-from promptintern_operator.plan.classify import STUCK_BY_USER, Ending, is_being_made, killed_for_memory, stuck_pod
+from promptintern_operator.plan.classify import (
+    STUCK,
+    STUCK_BY_USER,
+    Ending,
+    is_being_made,
+    killed_for_memory,
+    stuck_pod,
+)
 from promptintern_operator.plan.denied import reason_of
 from promptintern_operator.plan.draft import Draft
 from promptintern_operator.plan.types import Limits, Observed
@@ -53,9 +59,10 @@ def note_cluster(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits:
         draft.set("Training", False, "Queued", "the trainer saved and waits" if draft.head_uid else "waits for quota")
         return None
     stuck = stuck_pod(pods)
+    before = draft.reason("ClusterReady")
+    if before != (stuck.reason if stuck else None) and (stuck is not None or before in STUCK):
+        _goes_on(draft)
     if stuck is not None:
-        if draft.reason("ClusterReady") != stuck.reason:
-            _goes_on(draft)
         draft.set("ClusterReady", False, stuck.reason, stuck.message)
         by_user = stuck.reason in STUCK_BY_USER
         outcome = Outcome.USER if by_user else Outcome.INFRASTRUCTURE
@@ -91,7 +98,7 @@ def _note_pods(ray_job: RayJobView, pods: list[PodView], draft: Draft) -> None:
         draft.set("ClusterReady", True, "Ready", f"Ray cluster {ray_job.cluster} is up")
     elif pods or not draft.is_true("ClusterReady"):
         assert draft.attempt is not None
-        why = f"; {trouble}" if (trouble := _trouble(draft.attempt.pods)) else ""
+        why = f"; {trouble}" if (trouble := _trouble(draft.attempt)) else ""
         draft.set("ClusterReady", False, "Starting", f"{ready} of {len(pods)} pods of the Ray cluster are ready{why}")
 
 
@@ -102,7 +109,7 @@ def _not_up(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limi
     out_of_memory = killed_for_memory(pods)
     if out_of_memory is not None:
         return Ending(outcome=Outcome.APPLICATION, reason="OutOfMemory", message=out_of_memory)
-    trouble = _trouble(attempt.pods)
+    trouble = _trouble(attempt)
     if attempt.active_since is None or any(is_being_made(pod) for pod in pods):
         # A pod that is made anew after the one before it failed is no way on.
         if trouble is None:
@@ -174,14 +181,14 @@ def _in_time(late: Ending, since: datetime, draft: Draft, limits: Limits) -> End
     return None
 
 
-def _trouble(pods: Sequence[PodStatus]) -> str | None:
-    """What is known of a pod that ended, also of one that KubeRay has removed since."""
-    for state in pods:
-        if state.exit_code:
-            words = [
-                state.reason or "ended",
-                f"exit code {state.exit_code}",
-                *([state.message] if state.message else []),
-            ]
-            return f"pod {state.name}: {', '.join(words)}"
+def _trouble(attempt: AttemptStatus) -> str | None:
+    """What is known of a pod that failed since the attempt was let in, also of one that KubeRay has removed since."""
+    for state in attempt.pods:
+        earlier = state.finished_at is not None and attempt.active_since and state.finished_at < attempt.active_since
+        if earlier or not (state.exit_code or state.phase == "Failed"):
+            continue
+        words = [state.reason or "ended"]
+        words += [f"exit code {state.exit_code}"] if state.exit_code else []
+        words += [state.message] if state.message else []
+        return f"pod {state.name}: {', '.join(words)}"
     return None

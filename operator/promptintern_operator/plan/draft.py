@@ -33,6 +33,8 @@ class Draft:
     start_time: datetime | None
     completion_time: datetime | None
     storage: StorageSpec | None
+    check_held_up_since: datetime | None = None
+    """Said anew each time, or not any more."""
     actions: list[Action] = field(default_factory=list)
     look_again: datetime | None = None
 
@@ -131,6 +133,7 @@ class Draft:
             attempts=attempts,
             ray_job_name=self.attempt.ray_job_name if self.attempt else None,
             current_head_pod_uid=self.head_uid,
+            check_held_up_since=self.check_held_up_since,
             start_time=self.start_time,
             completion_time=self.completion_time,
             storage=self.storage,

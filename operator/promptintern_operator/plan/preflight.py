@@ -21,6 +21,7 @@ from promptintern_operator.views import ContainerView, PodView, PreflightView
 
 _KILLED = (137, 143)
 """Exit codes of what ends by SIGKILL or SIGTERM."""
+_NO_POD = "CheckHasNoPod"
 _CHECKING = "data, model, prompts and credentials are being checked"
 
 
@@ -86,9 +87,16 @@ def _follow(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
     if held_up is None:
         draft.set("Accepted", None, "Checking", _CHECKING)
         return
-    since, reason, message = held_up
-    draft.set("Accepted", None, reason, message)
+    reason, message = held_up
+    since = _since(reason, draft)
+    draft.check_held_up_since = since
+    named = since + timedelta(seconds=limits.silent if reason == _NO_POD else 0)
     due = since + timedelta(seconds=limits.stuck)
+    if draft.now < named:
+        draft.set("Accepted", None, "Checking", _CHECKING)
+        draft.wake_at(named)
+        return
+    draft.set("Accepted", None, reason, message)
     if draft.now < due:
         draft.wake_at(due)
         return
@@ -100,24 +108,28 @@ def _follow(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
         draft.do(DeletePreflight(preflight.name, preflight.uid))
 
 
-def _held_up(
-    preflight: PreflightView, pods: list[PodView], draft: Draft, limits: Limits
-) -> tuple[datetime, str, str] | None:
-    """Since when the check does not get on, why in a word, and in a sentence; None if it does."""
+def _held_up(preflight: PreflightView, pods: list[PodView], draft: Draft, limits: Limits) -> tuple[str, str] | None:
+    """Why the check does not get on, in a word and in a sentence; None if it does."""
     stuck = stuck_pod(pods)
     if stuck is not None:
-        return stuck.pod.created, stuck.reason, stuck.message
-    due = preflight.created + timedelta(seconds=limits.silent)
-    if pods:
+        return stuck.reason, stuck.message
+    if pods or preflight.started is None:
         return None
+    due = preflight.started + timedelta(seconds=limits.silent)
     if draft.now < due:
         draft.wake_at(due)
         return None
-    message = (
+    return _NO_POD, (
         f"the check, Job {preflight.name}, has no pod; the namespace's quota or an admission rule may refuse it: "
         f"kubectl describe job {preflight.name}"
     )
-    return preflight.created, "CheckHasNoPod", message
+
+
+def _since(reason: str, draft: Draft) -> datetime:
+    """Since when it is so: what the status says, if that was for the same reason."""
+    known, said = draft.before.check_held_up_since, _said(draft)
+    same = said == reason or (reason == _NO_POD and said == "Checking")
+    return known if known is not None and same else draft.now
 
 
 def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:

@@ -17,6 +17,7 @@ ANOTHER: dict[str, Any] = {
     "attempts": [{"number": 1, "rayJobName": "one-a1", "outcome": "Succeeded"}],
     "rayJobName": "one-a9",
     "currentHeadPodUID": "00000000-0000-0000-0000-000000000000",
+    "checkHeldUpSince": TIME,
     "startTime": "2026-01-02T00:00:00Z",
     "storage": {"uri": "s3://elsewhere/runs"},
     "completionTime": TIME,

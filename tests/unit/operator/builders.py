@@ -96,7 +96,7 @@ def preflight(generation: int = 1, number: int = 1, **more: Any) -> PreflightVie
         "uid": f"check-{generation}" + suffix,
         "generation": generation,
         "number": number,
-        "created": NOW,
+        "started": NOW,
         "deleting": False,
         "queued": False,
         "succeeded": False,

@@ -100,7 +100,7 @@ class World:
                 return
             match action:
                 case StartPreflight(generation=generation, number=number):
-                    made = builders.preflight(generation, number, created=self.now)
+                    made = builders.preflight(generation, number, started=self.now)
                     self.cluster.preflights.setdefault(made.name, made)
                 case StartAttempt(number=number):
                     self._create_ray_job(number)

@@ -1,7 +1,20 @@
-"""What a driver says of workers that failed."""
+"""What a driver says of workers that failed, what it waits for, and that it writes nothing once it is fenced out."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from promptintern.run import driver
 from promptintern.run.driver import cause_of
+from promptintern.run.events import Stopped
+from promptintern.run.worker import WorkerTask
+from promptintern.storage.run import FencedOut, RunStore
+from promptintern.storage.store import open_store
+
+from tests.unit.operator.builders import job
 
 OUT_OF_MEMORY = """Training failed due to controller error:
 1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, ID: 85262e) was \
@@ -23,3 +36,70 @@ Refer to the documentation on how to address the out of memory issue. Set max_re
 )
 def test_the_cause_is_one_line(said: str, cause: str) -> None:
     assert cause_of(RuntimeError(said)) == cause
+
+
+class Remote:
+    """A method of an actor that answers at once; ``ray.get`` of the answer is the answer."""
+
+    def __init__(self, answer: Callable[[], object]) -> None:
+        self.remote = answer
+
+
+class Box:
+    """The mailbox of workers that are gone: they had begun, and were heard ``silent`` seconds ago."""
+
+    def __init__(self, silent: float) -> None:
+        self.take = Remote(list)
+        self.request_stop = Remote(lambda: None)
+        self.saved = Remote(lambda: None)
+        self.silent = Remote(lambda: silent)
+
+
+class Asked:
+    """An observer whose user wants a stop."""
+
+    def stop_requested(self) -> bool:
+        return True
+
+    def emit(self, event: object) -> None: ...
+
+
+def test_a_stop_does_not_wait_for_workers_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    observer: Any = Asked()
+    with pytest.raises(Stopped, match="the newest checkpoint"):
+        driver._hand_on(Box(silent=61), observer, until=Future())
+
+
+def test_a_stop_waits_for_workers_that_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    observer: Any = Asked()
+    fit: Future[None] = Future()
+    box = Box(silent=0)
+    box.saved = Remote(lambda: fit.done() or fit.set_result(None))  # they are done at the second look
+    driver._hand_on(box, observer, until=fit)
+
+
+def test_a_stop_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.remote", lambda _: SimpleNamespace(options=lambda **_: Remote(lambda: "asked")))
+    monkeypatch.setattr("ray.wait", lambda waiting, timeout: ([], waiting))
+    observer: Any = Asked()
+    with pytest.raises(Stopped):
+        driver._check_gpus(job(compute__gpusPerWorker=1), observer)
+
+
+def test_who_is_fenced_out_writes_no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def taken_over(task: WorkerTask) -> None:
+        store = RunStore(open_store(task.store_uri))
+        store.claim_epoch({"host": "here"}, task.claimant)
+        store.claim_epoch({"host": "elsewhere"})
+
+    def written(_: object) -> None:
+        raise AssertionError("a report was written")
+
+    monkeypatch.setattr(driver, "load_data", lambda _: SimpleNamespace(warnings=[], digests={}))
+    monkeypatch.setattr(driver, "work", taken_over)
+    monkeypatch.setattr(driver, "write_report", written)
+    observer: Any = Asked()
+    with pytest.raises(FencedOut, match="host elsewhere"):
+        driver.run_job(job(), storage_uri=tmp_path.as_uri(), workers=0, observer=observer)

@@ -1,6 +1,7 @@
 """How a run that ended badly is told: what nobody did wrong is no failure of the trainer."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,7 +137,8 @@ def test_credentials_that_were_good_are_no_mistake_of_the_job(monkeypatch: pytes
     def refuse(*_: object) -> None:
         raise CredentialsRefused.at("s3://bucket", "refused the credentials (ExpiredToken)")
 
-    monkeypatch.setattr(worker, "_run", refuse)
+    monkeypatch.setattr(worker, "open_session", lambda *_, **__: SimpleNamespace(folder=None))
+    monkeypatch.setattr(worker, "_check_model", refuse)
     events: list[object] = []
 
     class Listening(Told):
@@ -149,3 +151,17 @@ def test_credentials_that_were_good_are_no_mistake_of_the_job(monkeypatch: pytes
     with pytest.raises(InfrastructureFailed, match=r"ExpiredToken.*good when the run began"):
         work_in_process_group(task)
     assert observer.ending[0] == "infrastructure"
+
+
+def test_a_models_credentials_were_never_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The run may be stored on this machine, which says nothing of the keys for the model."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise CredentialsRefused.at("s3://models", "refused the credentials (InvalidAccessKeyId)")
+
+    monkeypatch.setattr(worker, "open_session", refuse)
+    observer: Any = SimpleNamespace(emit=lambda _: None)
+    store = RunStore(open_store(tmp_path.as_uri()))
+    task = WorkerTask(job=small_job(), store_uri=tmp_path.as_uri(), claimant=store.new_claimant(), observer=observer)
+    with pytest.raises(CredentialsRefused):
+        worker.work(task)

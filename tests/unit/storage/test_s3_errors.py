@@ -2,8 +2,10 @@
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
-from promptintern.errors import CredentialsRefused, RunFailed, UserError
-from promptintern.storage.retry import Transient
+from promptintern.errors import CredentialsRefused, InfrastructureFailed, RunFailed, UserError
+from promptintern.storage.options import S3Options
+from promptintern.storage.retry import RetryPolicy, Transient
+from promptintern.storage.s3 import S3Backend
 from promptintern.storage.s3_errors import Answer, judge
 from s3fs.errors import translate_boto_error
 
@@ -75,3 +77,16 @@ def test_no_credentials() -> None:
 def test_a_defect_stays_what_it_is() -> None:
     defect = AttributeError("ours")
     assert judge(_answer(defect)) is defect
+
+
+@pytest.mark.parametrize(("code", "meaning"), [("AccessDenied", UserError), ("InternalError", InfrastructureFailed)])
+def test_what_a_deletion_says_of_each_key(code: str, meaning: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers the request itself with 200."""
+    backend = S3Backend("team-a", S3Options(endpoint="http://127.0.0.1:9"), RetryPolicy(deadline=0.1, longest_wait=0.1))
+    errors = [{"Key": "runs/x", "Code": code, "Message": "told by the server"}]
+    monkeypatch.setattr(backend, "sizes", lambda _: {})
+    monkeypatch.setattr(backend._files, "call_s3", lambda *_, **__: {"Errors": errors})
+    with pytest.raises(meaning) as told:
+        backend.delete("runs/x")
+    assert type(told.value) is meaning
+    assert all(word in str(told.value) for word in ("DeleteObjects", "runs/x", "told by the server"))

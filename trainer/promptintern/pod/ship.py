@@ -11,7 +11,7 @@ from promptintern.storage.store import Store
 RAY_JOB = "PROMPTINTERN_RAY_JOB"
 """Variable with the RayJob's name."""
 RAY_LOGS = Path("/tmp/ray/session_latest/logs")
-_WANTED = ("job-driver-*.log", "gcs_server.*", "raylet.*", "monitor.*", "python-core-driver-*.log")
+_WANTED = ("job-driver-*.log", "gcs_server.*", "raylet.*", "python-core-driver-*.log")
 TAIL_BYTES = 1 << 20
 SECONDS_BETWEEN = 15.0
 _log = structlog.get_logger("promptintern.pod")

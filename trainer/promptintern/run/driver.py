@@ -16,7 +16,7 @@ from typing import Any
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
 
-from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, good_before
 from promptintern.job import run_folder
 from promptintern.report.schema import Report
 from promptintern.run.events import Note, Observer, Stopped
@@ -66,8 +66,9 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
         work(task)
     else:
         _fit_on_ray(job, task, workers, observer)
-    store.check_claimant(task.claimant)
-    return write_report(store)
+    with good_before():
+        store.check_claimant(task.claimant)
+        return write_report(store)
 
 
 def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) -> None:

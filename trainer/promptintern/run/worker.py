@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from promptintern_api import PromptInternJob, parse_job
+from promptintern_api import parse_job
 
 from promptintern.engine import collective
-from promptintern.errors import CredentialsRefused, InfrastructureFailed, RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError, good_before
 from promptintern.leaving import present, wait_while_leaving
 from promptintern.models import ModelFolder
 from promptintern.run.events import Claimed, Observer, Stopped
 from promptintern.run.facts import store_facts
 from promptintern.run.inputs import s3_options
 from promptintern.run.internalize import internalize
-from promptintern.run.session import open_session
+from promptintern.run.session import Session, open_session
 from promptintern.run.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
@@ -49,25 +49,24 @@ def work(task: WorkerTask) -> None:
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
     who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
-    epoch = collective.from_first(lambda: store.claim_epoch(who, task.claimant))
+    with good_before():  # the driver has registered the run
+        epoch = collective.from_first(lambda: store.claim_epoch(who, task.claimant))
     if collective.rank() == 0:
         task.observer.emit(Claimed(epoch=epoch))
-    try:
-        _run(job, store, epoch, task.observer)
-    except CredentialsRefused as refused:
-        raise InfrastructureFailed(f"{refused}; they were good when the run began here") from None
-
-
-def _run(job: PromptInternJob, store: RunStore, epoch: int, observer: Observer) -> None:
     session = open_session(job, local_rank=_local_rank())
-    _check_model(store, session.folder)
+    with good_before():
+        _check_model(store, session.folder)
+        _train(session, store, epoch, task.observer)
+    collective.barrier()
+
+
+def _train(session: Session, store: RunStore, epoch: int, observer: Observer) -> None:
     with BackgroundWriter() as writer:
         trainer = TrackTrainer(session, store, epoch=epoch, observer=observer, writer=writer)
         outcome = internalize(session, store, trainer, observer)
         if collective.rank() == 0:
             store.check_epoch(epoch)
             store_facts(session, store, outcome)
-    collective.barrier()
 
 
 class PodLeaves(Exception):  # noqa: N818 -- what happens

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import s3fs
 from aiobotocore.session import AioSession
 from botocore import xform_name
+from botocore.exceptions import ClientError
 from botocore.loaders import create_loader
 from fsspec.asyn import sync
 
@@ -131,7 +132,11 @@ class S3Backend:
         objects = [{"Key": each} for each in keys]
         answer = self._call("DeleteObjects", Delete={"Objects": objects, "Quiet": True})
         for error in answer.get("Errors", []):
-            raise Transient(f"{error.get('Key')}: {error.get('Code')} {error.get('Message', '')}".rstrip())
+            # The request itself is answered with 200, whatever became of its keys.
+            status = 403 if error.get("Code") == "AccessDenied" else 500
+            told: Any = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}
+            with self._judged("DeleteObjects", str(error.get("Key"))):
+                raise ClientError(told, "DeleteObjects")
 
     def _put_parts(self, local: Path, key: str, size: int) -> None:
         part_bytes = max(PART_BYTES, -(-size // _MOST_PARTS))

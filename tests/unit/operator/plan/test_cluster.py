@@ -145,3 +145,34 @@ def test_a_job_that_is_submitted_after_all_goes_on() -> None:
     story.look(ray_job(deployment="Running", job_status="RUNNING"), HEAD, after=600)
     assert story.condition("Training") == ("True", "Running")
     assert "outcome" not in story.attempt
+
+
+def test_what_failed_before_a_preemption_holds_up_no_later_start() -> None:
+    """Again ten minutes for a node and six for the image, in the attempt's second life."""
+    story = accepted()
+    crashed = container("ray-worker", exit_code=1, exit_reason="Error", ended_at=story.now)
+    lost = pod("worker", role="worker", phase="Failed", ready=False, containers=(crashed,))
+    story.look(ray_job(job_status="RUNNING", queue="team-a"), HEAD, lost, after=1)
+    away = ray_job(deployment="Suspended", suspended=True, cluster=None, queue="team-a")
+    story.look(away, after=60)
+    again = coming_up(queue="team-a", cluster="cluster-2")
+    new = {"attempt": 2, "phase": "Pending", "ready": False}
+    story.look(again, pod("head-2", **new, node=None, containers=(), unschedulable="0/3 nodes are available"), after=60)
+    pulls = waiting_pod("head-2", reason="ContainerCreating", attempt=2)
+    assert story.look(again, pulls, after=600).actions == ()
+    unready = pod("head-2", attempt=2, ready=False)
+    assert story.look(again, unready, after=360).actions == ()
+    assert story.look(again, unready, after=899).actions == ()
+    assert story.look(again, unready, after=1).actions != ()
+
+
+def test_pods_that_the_kubelet_rejects_are_not_waited_for_without_end() -> None:
+    """They fail without an exit code, and the next one is bound to its node before it has any container."""
+    story = starting()
+    for number in range(90):
+        rejected = pod(f"head-{number}", phase="Failed", ready=False, reason="OutOfcpu", containers=())
+        story.look(coming_up(), rejected, after=5)
+        story.look(coming_up(), pod(f"head-{number + 1}", phase="Pending", ready=False, containers=()), after=5)
+    story.look(coming_up(), pod("head-91", phase="Failed", ready=False, reason="OutOfcpu", containers=()), after=15)
+    assert story.attempt["outcome"] == "Infrastructure"
+    assert "OutOfcpu" in story.attempt["message"]

@@ -225,18 +225,22 @@ def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit
 def test_a_check_that_could_not_start_is_made_again_where_another_attempt_would_be() -> None:
     story = Story(job=job(retries__infrastructure=1))
     full = preflight_pod(unschedulable="0/3 nodes are available: 3 Insufficient cpu")
+    story.look(preflight(), full)
     result = story.look(preflight(), full, after=900)
     assert set(result.actions) == {StartPreflight(1, 2), DeletePreflight("small-check-1", "check-1")}
     assert story.condition("Failed") is None
-    again = renamed(full, name="small-check-1-2-x1", created=story.now)
-    story.look(preflight(number=2, created=story.now), again, after=1)
+    again = (preflight(number=2, started=story.now), renamed(full, name="small-check-1-2-x1"))
+    story.look(*again, after=1)
     assert story.condition("Accepted") == ("Unknown", "Unschedulable")
-    story.look(preflight(number=2, created=story.now), again, after=900)
+    story.look(*again, after=899)
+    assert story.condition("Failed") is None
+    story.look(*again, after=1)
     assert story.condition("Failed") == ("True", "Unschedulable")
 
 
 def test_a_check_that_no_other_would_mend_is_not_made_again() -> None:
     story = Story()
+    story.look(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"))
     story.look(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"), after=900)
     assert story.condition("Failed") == ("True", "CreateContainerConfigError")
 
@@ -248,12 +252,44 @@ def test_a_check_without_a_pod_is_named() -> None:
     assert story.condition("Accepted") == ("Unknown", "Checking")
     assert result.look_again == NOW + timedelta(seconds=60)
     story.look(preflight(), after=60)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+    story.look(preflight(), after=60)
     assert story.condition("Accepted") == ("Unknown", "CheckHasNoPod")
     assert "kubectl describe job small-check-1" in story.says("Accepted")
-    story.look(preflight(), preflight_pod(phase="Running"), after=1)
-    assert story.condition("Accepted") == ("Unknown", "Checking")
-    story.look(preflight(), after=900)
+    assert story.look(preflight(), after=839).actions == ()
+    story.look(preflight(), after=1)
     assert story.condition("Failed") == ("True", "CheckHasNoPod")
+
+
+def test_a_check_whose_pod_is_replaced_has_none_for_a_moment() -> None:
+    story = Story()
+    story.look(preflight(), preflight_pod(phase="Running"), after=1200)
+    result = story.look(preflight(), after=1)
+    assert (result.actions, result.happenings) == ((), ())
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+    story.look(preflight(), preflight_pod(phase="Running"), after=1)
+    assert "checkHeldUpSince" not in story.status
+
+
+@pytest.mark.parametrize("started", [None, 5000])
+def test_time_in_a_queue_holds_no_check_up(started: int | None) -> None:
+    story = Story()
+    story.look(preflight(queued=True, started=None), after=5000)
+    let_in = preflight(started=None if started is None else NOW + timedelta(seconds=started))
+    assert story.look(let_in, after=30).actions == ()
+    assert story.condition("Accepted") == ("Unknown", "Checking")
+
+
+def test_a_check_that_is_held_up_after_a_long_pull_has_its_time() -> None:
+    """On a new node the kubelet may not know the Secret yet, which it says as if there was none."""
+    story = Story()
+    story.look(preflight(), preflight_pod(waiting_reason="ContainerCreating"), after=1200)
+    held_up = preflight_pod(waiting_reason="CreateContainerConfigError", waiting_message="failed to sync secret cache")
+    story.look(preflight(), held_up, after=1)
+    assert story.condition("Accepted") == ("Unknown", "CreateContainerConfigError")
+    assert story.condition("Failed") is None
+    story.look(preflight(), preflight_pod(phase="Running"), after=30)
+    assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
 def test_a_check_that_kueue_holds_back_says_so_for_as_long_as_it_takes() -> None:
@@ -264,7 +300,7 @@ def test_a_check_that_kueue_holds_back_says_so_for_as_long_as_it_takes() -> None
     assert story.condition("Accepted") == ("Unknown", "Queued")
     assert story.phase == "Queued"
     assert (result.actions, [each.warning for each in result.happenings]) == ((), [False])
-    story.look(preflight(), after=1)
+    assert story.look(preflight(), after=1).actions == ()
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
