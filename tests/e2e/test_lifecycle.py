@@ -197,6 +197,6 @@ def test_a_check_whose_pod_a_quota_refuses_is_told_and_goes_on_without_it(team: 
         assert f"kubectl describe job {name}-check-1" in team.condition(name, "Accepted")["message"]
     finally:
         team.cluster.delete("resourcequota", "nothing", team.namespace)
-    team.wait(name, seconds=900, until=("Starting", "Failed"))
+    team.wait(name, seconds=900, until=("Starting", "Training", "Failed"))
     assert team.condition(name, "Accepted").get("status") == "True", team.told(name)
     team.cluster.delete("pij", name, team.namespace)

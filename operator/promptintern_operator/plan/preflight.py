@@ -100,6 +100,7 @@ def _follow(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
     if draft.now < due:
         draft.wake_at(due)
         return
+    draft.check_held_up_since = None
     if reason not in STUCK_BY_USER and preflight.number <= job.spec.retries.infrastructure:
         _begin(observed, draft, limits, preflight.number + 1)
     else:

@@ -261,6 +261,16 @@ def test_a_check_without_a_pod_is_named() -> None:
     assert story.condition("Failed") == ("True", "CheckHasNoPod")
 
 
+def test_each_check_without_a_pod_has_its_own_time() -> None:
+    story = Story(job=job(retries__infrastructure=2))
+    for number in (1, 2):
+        check = preflight(number=number, started=story.now)
+        story.look(check, after=60)
+        assert story.look(check, after=899).actions == ()
+        assert StartPreflight(1, number + 1) in story.look(check, after=1).actions
+    assert story.condition("Failed") is None
+
+
 def test_a_check_whose_pod_is_replaced_has_none_for_a_moment() -> None:
     story = Story()
     story.look(preflight(), preflight_pod(phase="Running"), after=1200)
