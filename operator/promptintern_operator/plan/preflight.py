@@ -88,7 +88,7 @@ def _follow(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
         draft.set("Accepted", None, "Checking", _CHECKING)
         return
     reason, message = held_up
-    since = _since(reason, draft)
+    since = _since(reason, preflight, draft)
     draft.check_held_up_since = since
     named = since + timedelta(seconds=limits.silent if reason == _NO_POD else 0)
     due = since + timedelta(seconds=limits.stuck)
@@ -100,7 +100,6 @@ def _follow(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
     if draft.now < due:
         draft.wake_at(due)
         return
-    draft.check_held_up_since = None
     if reason not in STUCK_BY_USER and preflight.number <= job.spec.retries.infrastructure:
         _begin(observed, draft, limits, preflight.number + 1)
     else:
@@ -126,11 +125,19 @@ def _held_up(preflight: PreflightView, pods: list[PodView], draft: Draft, limits
     )
 
 
-def _since(reason: str, draft: Draft) -> datetime:
-    """Since when it is so: what the status says, if that was for the same reason."""
+def _since(reason: str, preflight: PreflightView, draft: Draft) -> datetime:
+    """Since when it is so: what the status says, if that was of this very check, and for the same reason.
+
+    Checking is said before a reason is named, and again when the check is made anew.
+    """
     known, said = draft.before.check_held_up_since, _said(draft)
-    same = said == reason or (reason == _NO_POD and said == "Checking")
-    return known if known is not None and same else draft.now
+    if (
+        known is None
+        or said not in (reason, "Checking")
+        or (preflight.started is not None and known < preflight.started)
+    ):
+        return draft.now
+    return known
 
 
 def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:

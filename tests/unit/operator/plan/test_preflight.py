@@ -227,6 +227,7 @@ def test_a_check_that_could_not_start_is_made_again_where_another_attempt_would_
     full = preflight_pod(unschedulable="0/3 nodes are available: 3 Insufficient cpu")
     story.look(preflight(), full)
     result = story.look(preflight(), full, after=900)
+    assert story.look(preflight(), full).actions == result.actions, "whoever was cut off does it again"
     assert set(result.actions) == {StartPreflight(1, 2), DeletePreflight("small-check-1", "check-1")}
     assert story.condition("Failed") is None
     again = (preflight(number=2, started=story.now), renamed(full, name="small-check-1-2-x1"))
