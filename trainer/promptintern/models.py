@@ -17,6 +17,7 @@ from torch import nn
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.sample import sample_model_path
 from promptintern.storage.options import S3Options
+from promptintern.storage.retry import may_pass
 from promptintern.uris import shown
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _may_pass(error: Exception) -> bool:
         return isinstance(error.__cause__, Exception) and _may_pass(error.__cause__)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
-        return status in (408, 425, 429) or status >= 500
+        return may_pass(status)
     if isinstance(error, OfflineModeIsEnabled):
         return False
     return not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError)

@@ -33,15 +33,13 @@ def note_quota(ray_job: RayJobView, observed: Observed, draft: Draft, limits: Li
         return
     workload = next((each for each in observed.workloads if each.ray_job_uid == ray_job.uid), None)
     if workload is None:
-        due = ray_job.created + timedelta(seconds=limits.queue)
-        if draft.now >= due:
+        if draft.has_come(ray_job.created + timedelta(seconds=limits.queue)):
             message = (
                 f"Kueue made no Workload for RayJob {ray_job.name}; is Kueue running, and does queue {queue} exist?"
             )
             draft.set("QuotaReserved", False, "QueueUnavailable", message)
         else:
             draft.set("QuotaReserved", False, "Pending", f"waits for Kueue and queue {queue}")
-            draft.wake_at(due)
     elif workload.evicted is not None and not workload.quota_reserved:
         draft.set("QuotaReserved", False, workload.evicted, f"queue {queue} took the quota back: {workload.message}")
     elif workload.quota_reserved:
@@ -59,8 +57,8 @@ def note_cluster(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits:
         draft.set("Training", False, "Queued", "the trainer saved and waits" if draft.head_uid else "waits for quota")
         return None
     stuck = stuck_pod(pods)
-    before = draft.reason("ClusterReady")
-    if before != (stuck.reason if stuck else None) and (stuck is not None or before in STUCK):
+    said = draft.reason("ClusterReady")
+    if (stuck.reason if stuck else None) != (said if said in STUCK else None):
         _goes_on(draft)
     if stuck is not None:
         draft.set("ClusterReady", False, stuck.reason, stuck.message)
@@ -69,13 +67,11 @@ def note_cluster(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits:
         late = Ending(outcome=outcome, reason=stuck.reason, message=f"waited {limits.stuck:.0f} s: {stuck.message}")
         return _held_up(late, draft, limits)
     if not ray_job.deployment:
-        due = ray_job.created + timedelta(seconds=limits.silent)
-        if draft.now >= due:
+        if draft.has_come(ray_job.created + timedelta(seconds=limits.silent)):
             message = f"KubeRay has not looked at RayJob {ray_job.name}; is its operator running?"
             draft.set("ClusterReady", False, "KubeRaySilent", message)
         else:
             draft.set("ClusterReady", False, "Starting", f"RayJob {ray_job.name} waits for KubeRay")
-            draft.wake_at(due)
         return None
     _note_pods(ray_job, pods, draft)
     if ray_job.job_status == "RUNNING":
@@ -136,11 +132,8 @@ def _not_submitted(ray_job: RayJobView, draft: Draft, limits: Limits) -> Ending 
         f"KubeRay has not submitted RayJob {ray_job.name} to its Ray cluster, which is up; KubeRay must run, and reach "
         "port 8265 of the head pod (the chart's kuberayNamespace, the namespace's network policies)"
     )
-    due = ready.last_transition_time + timedelta(seconds=limits.silent)
-    if draft.now >= due:
+    if draft.has_come(ready.last_transition_time + timedelta(seconds=limits.silent)):
         draft.set("Training", False, "NotSubmitted", told)
-    else:
-        draft.wake_at(due)
     message = f"waited {limits.stuck:.0f} s: {told}"
     late = Ending(outcome=Outcome.INFRASTRUCTURE, reason="NotSubmitted", message=message)
     return _in_time(late, ready.last_transition_time, draft, limits)
@@ -174,11 +167,7 @@ def _goes_on(draft: Draft) -> None:
 
 def _in_time(late: Ending, since: datetime, draft: Draft, limits: Limits) -> Ending | None:
     """``late`` once that lasts for as long as anything may be stuck."""
-    due = since + timedelta(seconds=limits.stuck)
-    if draft.now >= due:
-        return late
-    draft.wake_at(due)
-    return None
+    return late if draft.has_come(since + timedelta(seconds=limits.stuck)) else None
 
 
 def _trouble(attempt: AttemptStatus) -> str | None:

@@ -92,7 +92,6 @@ def hold(observed: Observed, draft: Draft, limits: Limits) -> None:
         isinstance(found.action, _DELETIONS) and draft.completion_time is not None
     ):
         draft.set("ClusterReady", False, found.reason, found.message)
-    due = found.at + timedelta(seconds=doubling(limits.again, found.times, limits.again_max))
-    if draft.now < due:
+    pause = timedelta(seconds=doubling(limits.again, found.times, limits.again_max))
+    if not draft.has_come(found.at + pause):
         draft.hold(found.action)
-        draft.wake_at(due)

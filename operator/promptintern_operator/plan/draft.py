@@ -111,6 +111,13 @@ class Draft:
         """Not now: neither ``action`` nor what is to be done after it."""
         del self.actions[self.actions.index(action) :]
 
+    def has_come(self, moment: datetime) -> bool:
+        """Whether ``moment`` has; if not, look again then."""
+        if self.now >= moment:
+            return True
+        self.wake_at(moment)
+        return False
+
     def wake_at(self, moment: datetime) -> None:
         """Look again at ``moment`` at the latest."""
         self.look_again = min(self.look_again, moment) if self.look_again else moment

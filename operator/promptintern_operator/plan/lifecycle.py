@@ -67,8 +67,7 @@ def start(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits
     if draft.attempt is not None:
         number = draft.attempt.number + 1
         due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
-        if due is not None and draft.now < due:
-            draft.wake_at(due)
+        if due is not None and not draft.has_come(due):
             return True
     if not observed.kuberay.usable:
         draft.set("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)

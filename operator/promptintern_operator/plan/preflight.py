@@ -90,15 +90,11 @@ def _follow(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
     reason, message = held_up
     since = _since(reason, preflight, draft)
     draft.check_held_up_since = since
-    named = since + timedelta(seconds=limits.silent if reason == _NO_POD else 0)
-    due = since + timedelta(seconds=limits.stuck)
-    if draft.now < named:
+    if reason == _NO_POD and not draft.has_come(since + timedelta(seconds=limits.silent)):
         draft.set("Accepted", None, "Checking", _CHECKING)
-        draft.wake_at(named)
         return
     draft.set("Accepted", None, reason, message)
-    if draft.now < due:
-        draft.wake_at(due)
+    if not draft.has_come(since + timedelta(seconds=limits.stuck)):
         return
     if reason not in STUCK_BY_USER and preflight.number <= job.spec.retries.infrastructure:
         _begin(observed, draft, limits, preflight.number + 1)
@@ -115,9 +111,7 @@ def _held_up(preflight: PreflightView, pods: list[PodView], draft: Draft, limits
         return stuck.reason, stuck.message
     if pods or preflight.started is None:
         return None
-    due = preflight.started + timedelta(seconds=limits.silent)
-    if draft.now < due:
-        draft.wake_at(due)
+    if not draft.has_come(preflight.started + timedelta(seconds=limits.silent)):
         return None
     return _NO_POD, (
         f"the check, Job {preflight.name}, has no pod; the namespace's quota or an admission rule may refuse it: "
@@ -149,10 +143,8 @@ def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
         if _said(draft) == "Refused":
             return  # the pod that said why is gone since
         # Its watch may lag behind the Job's.
-        due = failed_at + timedelta(seconds=limits.silent)
-        if draft.now < due:
+        if not draft.has_come(failed_at + timedelta(seconds=limits.silent)):
             draft.set("Accepted", None, "Checking", _CHECKING)
-            draft.wake_at(due)
             return
     told = (container.exit_message if container else None) or preflight.failed or ""
     if container is not None and container.exit_code == USER_EXIT:
@@ -160,12 +152,11 @@ def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, 
         return
     lost = None if preflight.timed_out else _lost(newest, container, told)
     if lost is not None and preflight.number <= job.spec.retries.infrastructure:
-        due = failed_at + timedelta(seconds=doubling(limits.retry, preflight.number, limits.retry_max))
-        if draft.now < due:
-            draft.set("Accepted", None, "CheckLost", f"the check is made again: {lost}")
-            draft.wake_at(due)
-        else:
+        pause = timedelta(seconds=doubling(limits.retry, preflight.number, limits.retry_max))
+        if draft.has_come(failed_at + pause):
             _begin(observed, draft, limits, preflight.number + 1)
+        else:
+            draft.set("Accepted", None, "CheckLost", f"the check is made again: {lost}")
         return
     told = lost or told
     if container is not None and container.exit_reason == "OOMKilled":

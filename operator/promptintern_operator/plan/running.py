@@ -67,11 +67,9 @@ def _may_be_explained(ending: Ending, ray_job: RayJobView, pods: list[PodView], 
     attempt = draft.attempt
     assert attempt is not None
     since = attempt.failure_seen_at or draft.now
-    due = since + timedelta(seconds=limits.settle)
-    if draft.now >= due:
+    if draft.has_come(since + timedelta(seconds=limits.settle)):
         return False
     draft.change_attempt(failure_seen_at=since, pods=last_states(pods, attempt.pods))
-    draft.wake_at(due)
     return True
 
 
@@ -144,9 +142,7 @@ def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: L
     if attempt.head_lost_at is None:
         attempt = draft.change_attempt(head_lost_at=draft.now)
     assert attempt.head_lost_at is not None
-    due = attempt.head_lost_at + timedelta(seconds=limits.silent)
-    if draft.now < due:
-        draft.wake_at(due)
+    if not draft.has_come(attempt.head_lost_at + timedelta(seconds=limits.silent)):
         return None
     message = f"the head pod of RayJob {ray_job.name} was lost, and the last seconds of its log with it"
     return Ending(outcome=Outcome.INFRASTRUCTURE, reason="HeadLost", message=message)

@@ -100,7 +100,7 @@ def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Pl
         storage, missing = None, str(error.problems[0].message)
     storage = storage or job.spec.get("storage")
     if storage is None and job.status.storage is not None:
-        storage = job.status.storage.model_dump(by_alias=True)
+        storage = job.status.storage.to_wire()
     folder = f"{job.namespace}/{job.name}-{job.uid[:8]}"
     if storage:
         return Place(

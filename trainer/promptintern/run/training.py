@@ -251,9 +251,13 @@ class TrackTrainer:
                     keep=keep,
                     meta=meta,
                 )
-            done = frozen.steps
-            folder_of_it = checkpoint_folder(track.key, self.epoch, done)
-            self.observer.emit(CheckpointSaved(stage=track.stage, step=done, folder=folder_of_it))
+            self.observer.emit(
+                CheckpointSaved(
+                    stage=track.stage,
+                    step=frozen.steps,
+                    folder=checkpoint_folder(track.key, self.epoch, frozen.steps),
+                )
+            )
 
         self.writer.submit(write, replaceable=True)
 

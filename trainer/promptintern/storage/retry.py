@@ -21,6 +21,11 @@ class Transient(Exception):  # noqa: N818 -- what it is
     """A failure that may be gone at the next try."""
 
 
+def may_pass(status: int) -> bool:
+    """Whether an answer with HTTP's ``status`` may be another one at the next try."""
+    return status in (408, 425, 429) or status >= 500
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
     """When to try again. All times in seconds."""

@@ -11,7 +11,7 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import FSTimeoutError
 
 from promptintern.errors import CredentialsRefused, RunFailed, UserError
-from promptintern.storage.retry import Transient
+from promptintern.storage.retry import Transient, may_pass
 
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _CREDENTIALS = {
@@ -37,7 +37,6 @@ _TRANSIENT = {
     "XAmzContentChecksumMismatch",
     "XAmzContentSHA256Mismatch",
 }
-_TRANSIENT_STATUS = {408, 425, 429}
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -137,7 +136,7 @@ def _no_rights(a: Answer) -> Exception:
     )
 
 
-def _may_pass(a: Answer) -> Exception:
+def _transient(a: Answer) -> Exception:
     return Transient(f"{a.status} {a.code}: {a.reason}")
 
 
@@ -158,7 +157,7 @@ _RULES: list[tuple[Callable[[Answer], bool], Callable[[Answer], Exception]]] = [
     (lambda a: a.code in _CREDENTIALS or a.status == 401, _wrong_credentials),
     (lambda a: a.code in _WRONG_REGION, _wrong_region),
     (lambda a: a.status == 403, _no_rights),
-    (lambda a: a.code in _TRANSIENT or a.status in _TRANSIENT_STATUS or a.status >= 500, _may_pass),
+    (lambda a: a.code in _TRANSIENT or may_pass(a.status), _transient),
     (lambda a: isinstance(a.error, _NETWORK), lambda a: Transient(a.reason)),
     (lambda a: a.status > 0, _refused),
     (lambda a: isinstance(a.error, boto.BotoCoreError | ValueError), _bad_options),
