@@ -31,12 +31,12 @@ from benchmarks.training.document import document, plot
 from benchmarks.training.lengths import by_pack, by_template
 from benchmarks.training.material import shape_of, text_of, write_material
 from benchmarks.training.processes import in_new_process
-from benchmarks.training.profile import gpu_name, shares, threads
+from benchmarks.training.profile import PACK, gpu_name, shares, threads
 from benchmarks.training.run_costs import run_costs
 from benchmarks.training.workers import scaling
 
 PARTS = ("compare", "lengths", "packs", "profile", "workers", "costs", "answers")
-PACKS = {"cpu": [2048, 4096, 8192, 16384], "cuda": [4096, 8192, 16384, 32768]}
+PACKS = {"cpu": [2048, 4096, 6144, 8192, 16384], "cuda": [4096, 8192, 16384, 32768]}
 DOCS = Path("docs")
 
 
@@ -143,7 +143,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if "profile" in arguments.only:
             found["profile"] = shares(material, shape, rows=arguments.rows)
         if "workers" in arguments.only:
-            found["workers"] = scaling(material, shape, rows=arguments.rows, pack=8192, repeats=few)
+            found["workers"] = scaling(material, shape, rows=arguments.rows, pack=PACK["cpu"], repeats=few)
         if "costs" in arguments.only:
             found["costs"] = asdict(
                 run_costs(material / "tokenizer", shape, data=arguments.data, repeats=found["rounds"]["costs"])

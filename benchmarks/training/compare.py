@@ -10,6 +10,7 @@ import torch
 from benchmarks.training.material import Shape, mean_row, read_stage
 from benchmarks.training.methods import Measured, Work, run
 from benchmarks.training.processes import in_new_process, say
+from benchmarks.training.profile import PACK
 
 NAMES = {"hf": "HF Trainer + PEFT", "trl": "TRL, padded", "trl-packed": "TRL, packed (bfd)", "ours": "PromptIntern"}
 TOLERANCES = {"float32": (1e-5, 1e-3), "bfloat16": (5e-3, 5e-2)}
@@ -103,7 +104,7 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
     """The batch sizes or packs to try."""
     gpu, long = shape.device != "cpu", mean_row(material, stage) > _LONG_ROWS
     if method == "ours":
-        return (8192, 32768) if gpu else (4096, 8192)
+        return (8192, 32768) if gpu else (PACK["cpu"],)
     if method == "trl-packed" and gpu:
         return (4096, 16384) if long else (2048, 4096)
     if method == "trl-packed":

@@ -26,8 +26,8 @@ ATTENTION, OTHERS, WAITING = (
 )
 
 
-PACK = {"cpu": 8192, "cuda": 32768}
-"""Tokens of the packs, by device."""
+PACK = {"cpu": 6144, "cuda": 32768}
+"""Tokens of the packs, by device: on a CPU a run's own default."""
 
 
 def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, float]:

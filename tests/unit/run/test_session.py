@@ -21,7 +21,7 @@ def job(folder: Path, **training: Any) -> Any:
 @pytest.mark.parametrize(
     ("training", "fits", "size"),
     [
-        ({}, None, 8192),
+        ({}, None, 6144),
         ({}, 16384, 16384),
         ({"tokensPerBatch": 4096}, 16384, 4096),
         ({"tokensPerPack": 512}, 16384, 512),

@@ -216,7 +216,7 @@ def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
 def tokens_per_pack(job: PromptInternJob, layouts: Layouts, layout: Layout, device: torch.device) -> int:
     """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
     with_mask = 8192 if device.type == "cuda" else 1024
-    default = (layouts.fits or 8192) if layout.cascades else with_mask
+    default = (layouts.fits or 6144) if layout.cascades else with_mask
     training = job.spec.training
     tokens = training.tokens_per_pack or min(default, training.tokens_per_batch)
     return min(tokens, layouts.longest_pack or tokens)
