@@ -74,9 +74,14 @@ def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
     return registry
 
 
-def kopf_settings() -> kopf.OperatorSettings:
-    """Watches of what is ours only; no Events, no annotations, no finalizers by Kopf."""
+def kopf_settings(*, limited: bool) -> kopf.OperatorSettings:
+    """Watches of what is ours only; no Events, no annotations, no finalizers by Kopf.
+
+    Args:
+        limited: Whether to watch some namespaces only, and to list none.
+    """
     settings = kopf.OperatorSettings()
+    settings.scanning.disabled = limited  # before it works, Kopf would try for a minute to list namespaces
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.watching.chunk_size = 500

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from promptintern_operator.kube import CRDS, RAY_JOBS, Kube, RequestFailed
+from promptintern_operator.kube import CRDS, RAY_JOBS, WORKLOADS, Kube, RequestFailed
 from promptintern_operator.plan import KubeRay
 from promptintern_operator.queue import Workqueue
 from promptintern_operator.store import Store
@@ -51,8 +51,9 @@ async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue, *, unwatched
     """Keep ``store.kuberay`` up to date, for ever; a change has every job looked at.
 
     Args:
-        unwatched: Set when there are RayJobs that Kopf does not watch. It looks for kinds once for each change of a
-            CRD, which may be before the API server announces the new kind.
+        unwatched: Set when there are RayJobs or Kueue's Workloads that Kopf does not watch. It looks for kinds once for
+            each change of a CRD, which may be before the API server announces the new kind, and not at all if it is
+            limited to namespaces.
     """
     while True:
         try:
@@ -67,9 +68,10 @@ async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue, *, unwatched
                     await queue.add(key)
         await asyncio.sleep(_SECONDS)
         try:
-            if not await kube.serves(RAY_JOBS):
-                forget(RAY_JOBS.plural)
-            elif not is_served(RAY_JOBS.plural):
-                unwatched.set()
+            for resource in (RAY_JOBS, WORKLOADS):
+                if not await kube.serves(resource):
+                    forget(resource.plural)
+                elif not is_served(resource.plural):
+                    unwatched.set()
         except RequestFailed as error:
-            _log.warning("KubeRay cannot be looked for", error=str(error))
+            _log.warning("KubeRay and Kueue cannot be looked for", error=str(error))

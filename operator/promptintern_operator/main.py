@@ -16,21 +16,21 @@ from promptintern_operator.handlers import kopf_settings, registry_of
 from promptintern_operator.kube import WORKLOADS, Kube, RequestFailed, api_client
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
 from promptintern_operator.leader import Tenure, lead
+from promptintern_operator.listed import Listed
 from promptintern_operator.memory import give_back
 from promptintern_operator.metrics import JOBS_BY_PHASE
 from promptintern_operator.probes import serve_probes
-from promptintern_operator.queue import Workqueue
+from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.resync import resync
 from promptintern_operator.settings import Settings
 from promptintern_operator.store import Store
-from promptintern_operator.watching import heard, listening_session, silence
+from promptintern_operator.watching import listening_session, silence
 
 _PHASES_SECONDS = 10.0
 _LIST_TRIES, _LIST_SECONDS = 480, 0.25
-"""Two minutes: to work without what could not be listed would end attempts that run, and for a namespace that is gone
-all others would wait.
-"""
+_UNLISTED_SECONDS = 5.0
+"""After two minutes, only jobs of a namespace in which something could not be listed wait on."""
 _RESYNC_SECONDS = 120.0
 _log = structlog.get_logger("promptintern.operator")
 
@@ -115,7 +115,7 @@ async def _watch(
     """
     tasks = await kopf.spawn_tasks(
         registry=registry,
-        settings=kopf_settings(),
+        settings=kopf_settings(limited=bool(settings.namespaces)),
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         standalone=True,
@@ -136,19 +136,27 @@ async def _watch(
 
 async def _work(kube: Kube, queue: Workqueue, reconciler: Reconciler, store: Store, settings: Settings) -> None:
     """Look at jobs, once all that belongs to them was listed: what is not known yet must not count as gone."""
-    kinds = ["promptinternjobs", "pods", "jobs", *(["rayjobs"] if store.kuberay.usable else [])]
+    kueue = False
     try:
-        kinds += ["workloads"] if await kube.serves(WORKLOADS) else []
+        kueue = await kube.serves(WORKLOADS)
     except RequestFailed as error:
         _log.warning("Kueue cannot be looked for", error=str(error))
+    listed = Listed(store, namespaces=settings.namespaces, kueue=kueue)
     for _ in range(_LIST_TRIES):
-        if heard(kinds, settings.namespaces):
+        if listed.as_far_as_allowed():
             break
         await asyncio.sleep(_LIST_SECONDS)
     else:
-        _log.warning("not everything could be listed", kinds=kinds)
+        _log.warning("not everything could be listed; jobs there wait")
     await asyncio.sleep(_LIST_SECONDS)
-    await asyncio.gather(*(queue.work(reconciler.look) for _ in range(settings.concurrency)))
+
+    async def look(key: Key) -> None:
+        if listed(key.namespace):
+            await reconciler.look(key)
+        else:
+            queue.add_after(key, _UNLISTED_SECONDS)
+
+    await asyncio.gather(*(queue.work(look) for _ in range(settings.concurrency)))
 
 
 async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings) -> None:

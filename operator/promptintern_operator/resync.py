@@ -1,6 +1,7 @@
 """What a watch did not tell: after an interruption Kopf lists what is there, and says nothing of what is gone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, WORKLOADS, Kube, RequestFailed, Resource
@@ -17,9 +18,9 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
     """
     changed: set[Key] = set()
     known_jobs = {job.uid: key for key, job in store.jobs.items()}
-    there = await _uids(kube, JOBS, namespaces, selector="")
+    there = await _list(kube, JOBS, namespaces, selector="")
     for uid, key in known_jobs.items():
-        if uid not in there and store.jobs.get(key) is not None and store.jobs[key].uid == uid:
+        if there.lacks(key.namespace, uid) and store.jobs.get(key) is not None and store.jobs[key].uid == uid:
             store.drop_job(key)
             changed.add(key)
     kinds: list[tuple[Resource, Shelf[Any], str]] = [
@@ -34,13 +35,13 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
         if not before:
             continue
         try:
-            there = await _uids(kube, resource, namespaces, selector=selector)
+            there = await _list(kube, resource, namespaces, selector=selector)
         except RequestFailed as error:
             if error.status != 404:
                 raise
-            there = set()
+            there = _Listing()
         for owner, uid in before:
-            if uid not in there:
+            if there.lacks(owner.namespace, uid):
                 shelf.drop(owner, uid)
                 job = keys.get(owner.uid) or store.ray_job_owners.get(owner)
                 store.ray_job_owners.pop(Owner(owner.namespace, uid), None)
@@ -49,8 +50,27 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
     return changed
 
 
-async def _uids(kube: Kube, resource: Resource, namespaces: Sequence[str], *, selector: str) -> set[str]:
-    found: set[str] = set()
-    for namespace in namespaces or (None,):
-        found |= await kube.uids(resource, namespace, selector=selector)
+@dataclass
+class _Listing:
+    """What there is: the uids of all objects, and the namespaces where it is not known."""
+
+    uids: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+
+    def lacks(self, namespace: str, uid: str) -> bool:
+        """Whether an object is gone."""
+        return uid not in self.uids and namespace not in self.refused
+
+
+async def _list(kube: Kube, resource: Resource, namespaces: Sequence[str], *, selector: str) -> _Listing:
+    if not namespaces:
+        return _Listing(await kube.uids(resource, None, selector=selector))
+    found = _Listing()
+    for namespace in namespaces:
+        try:
+            found.uids |= await kube.uids(resource, namespace, selector=selector)
+        except RequestFailed as error:
+            if error.status != 403:  # it is gone, and our rights with it; the others are not
+                raise
+            found.refused.add(namespace)
     return found

@@ -1,8 +1,8 @@
 """What the chart tells the operator, through environment variables ``PROMPTINTERN_...``."""
 
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -15,12 +15,23 @@ class _Value(BaseModel):
 
 
 class EgressRule(_Value):
-    """A place that the pods of jobs may reach."""
+    """Where the pods of jobs may go: to addresses, to pods by their labels, or everywhere on some ports."""
 
-    cidr: str
+    cidr: str | None = None
     except_: Annotated[list[str], Field(alias="except")] = []
+    namespace_selector: dict[str, Any] | None = None
+    pod_selector: dict[str, Any] | None = None
     ports: list[int] = []
     """TCP ports; none means all."""
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Self:
+        selectors = self.namespace_selector is not None or self.pod_selector is not None
+        if (self.cidr is not None and selectors) or (self.except_ and self.cidr is None):
+            raise ValueError("a cidr goes with except and ports, selectors with ports")
+        if self.cidr is None and not selectors and not self.ports:
+            raise ValueError("needs a cidr, a selector or ports: nothing would mean everywhere")
+        return self
 
 
 class PodSize(_Value):

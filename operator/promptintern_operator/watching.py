@@ -1,7 +1,7 @@
 """When each watch was last heard, bookmarks included: a watch can die without anybody being told."""
 
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import aiohttp
@@ -10,6 +10,8 @@ import kopf
 _WATCHES: dict[str, float] = {}
 _SERVED: set[str] = set()
 """Kinds that were listed or watched."""
+_REFUSED: set[str] = set()
+"""Kinds that may not be watched now, each in a namespace of its own."""
 
 
 class _Heard:
@@ -36,18 +38,30 @@ class HeardResponse(aiohttp.ClientResponse):
     async def start(self, connection: Any) -> "HeardResponse":
         """Begin to read; what arrives from now on is noted."""
         await super().start(connection)
-        if self.status == 404 and {"watch", "limit"} & set(self.url.query):
-            # A kind that is not served now: its CRD was removed, or the API server has only just started. Kopf would
-            # end for good. After a broken connection it tries again, until it sees that the CRD is gone.
-            self.close()
-            _WATCHES.pop(self.url.path, None)
-            _SERVED.discard(self.url.path)
-            raise aiohttp.ClientConnectionError(f"{self.url.path} is not served now")
-        if self.status == 200 and {"watch", "limit"} & set(self.url.query):
-            _SERVED.add(self.url.path)
+        path = self.url.path
+        if not {"watch", "limit"} & set(self.url.query):
+            return self
+        # Kopf would end for good, and with it the service of everybody. After a broken connection it tries again.
+        if self.status == 404:
+            # A kind that is not served now: its CRD was removed, or the API server has only just started.
+            self._forget()
+            raise aiohttp.ClientConnectionError(f"{path} is not served now")
+        if self.status == 403 and "/namespaces/" in path:
+            # A namespace that is gone, and our rights with it, or whose Role comes later.
+            self._forget()
+            _REFUSED.add(path)
+            raise aiohttp.ClientConnectionError(f"{path} may not be watched now")
+        if self.status == 200:
+            _SERVED.add(path)
+            _REFUSED.discard(path)
         if "watch" in self.url.query:
-            self.content = _Heard(self.content, self.url.path)  # type: ignore[assignment]
+            self.content = _Heard(self.content, path)  # type: ignore[assignment]
         return self
+
+    def _forget(self) -> None:
+        self.close()
+        _WATCHES.pop(self.url.path, None)
+        _SERVED.discard(self.url.path)
 
 
 def silence() -> float:
@@ -56,26 +70,30 @@ def silence() -> float:
     return max((now - heard for heard in _WATCHES.values()), default=0.0)
 
 
-def heard(plurals: Iterable[str], namespaces: Sequence[str] = ()) -> bool:
-    """Whether a watch of every kind has begun, in each of ``namespaces`` if there are any, so that all that was there
-    is listed.
+def heard(plurals: Iterable[str], namespace: str | None = None) -> bool:
+    """Whether a watch of every kind has begun, in ``namespace`` if it is one of some, so that all that was there is
+    listed.
     """
-    ends = [f"/{plural}" for plural in plurals]
-    if namespaces:
-        ends = [f"/namespaces/{namespace}{end}" for namespace in namespaces for end in ends]
-    return all(any(path.endswith(end) for path in _WATCHES) for end in ends)
+    where = f"/namespaces/{namespace}" if namespace else ""
+    return all(any(path.endswith(f"{where}/{plural}") for path in _WATCHES) for plural in plurals)
+
+
+def is_refused(namespace: str) -> bool:
+    """Whether some kind may not be watched in ``namespace``."""
+    return any(f"/namespaces/{namespace}/" in path for path in _REFUSED)
 
 
 def is_served(plural: str) -> bool:
-    """Whether Kopf lists or watches the kind, or did the last time that it asked."""
-    return any(path.endswith(f"/{plural}") for path in _SERVED)
+    """Whether Kopf lists or watches the kind, or tried to and may not, the last time that it asked."""
+    return any(path.endswith(f"/{plural}") for path in (*_SERVED, *_REFUSED))
 
 
 def forget(plural: str) -> None:
     """There is no such kind any more, so a watch of it that ended is not silent."""
-    for path in [path for path in {*_WATCHES, *_SERVED} if path.endswith(f"/{plural}")]:
+    for path in [path for path in {*_WATCHES, *_SERVED, *_REFUSED} if path.endswith(f"/{plural}")]:
         _WATCHES.pop(path, None)
         _SERVED.discard(path)
+        _REFUSED.discard(path)
 
 
 def listening_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:

@@ -1,6 +1,7 @@
 """The whole product on a real Kubernetes: images, chart, tenants."""
 
 import secrets
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from tests.cluster.cluster import Cluster
 from tests.e2e import project
 from tests.e2e.begun import QUICKSTART, TWO, TWO_WORKERS, Followed, Seen, follow
 from tests.e2e.inside import asked_without_token, imported_without_bytecode
-from tests.e2e.tenant import SECRET, Team
+from tests.e2e.tenant import SECRET, Team, job_like
+from tests.e2e.user import Following, Shell
 
 pytest_plugins = ["tests.cluster.fixtures"]
 
@@ -41,22 +43,36 @@ def team(installed: Cluster) -> Team:
 
 
 @pytest.fixture(scope="session")
-def begun(team: Team) -> tuple[Seen, Followed]:
-    """The quickstart at its end, and the same in two workers, which train while the first is looked at."""
-    team.submit(name=QUICKSTART)
-    quickstart = follow(team, QUICKSTART, seconds=_SECONDS)
-    team.submit(name=TWO, **TWO_WORKERS)
-    looks = (asked_without_token, imported_without_bytecode)
-    return quickstart, Followed(partial(follow, team, TWO, looks, seconds=_SECONDS))
+def shell(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Where a member of the team types `promptintern`."""
+    return Shell(team, tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")
-def quickstart(begun: tuple[Seen, Followed]) -> Seen:
+def begun(team: Team, shell: Shell) -> Iterator[tuple[Seen, Followed, Following]]:
+    """The quickstart at its end; the same in two workers, which train meanwhile; and who reads their log."""
+    team.submit(name=QUICKSTART)
+    quickstart = follow(team, QUICKSTART, seconds=_SECONDS)
+    shell.submit(job_like(name=TWO, **TWO_WORKERS))
+    reader = shell.follow_logs(TWO)
+    looks = (asked_without_token, imported_without_bytecode)
+    yield quickstart, Followed(partial(follow, team, TWO, looks, seconds=_SECONDS)), reader
+    reader.kill()
+
+
+@pytest.fixture(scope="session")
+def quickstart(begun: tuple[Seen, Followed, Following]) -> Seen:
     """examples/quickstart.yaml as it is, run to its end with nobody disturbing it."""
     return begun[0]
 
 
 @pytest.fixture(scope="session")
-def two(begun: tuple[Seen, Followed]) -> Seen:
+def two(begun: tuple[Seen, Followed, Following]) -> Seen:
     """The same in two workers."""
     return begun[1].result()
+
+
+@pytest.fixture(scope="session")
+def read(begun: tuple[Seen, Followed, Following], two: Seen) -> tuple[int, str]:
+    """How `promptintern logs -f` of the job in two workers ended, and what it showed."""
+    return begun[2].result(120)

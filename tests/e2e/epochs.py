@@ -124,8 +124,23 @@ def resumed_after(log: str) -> list[int]:
     return [int(line.rsplit(" ", 1)[1]) for line in log.splitlines() if "continues after step " in line]
 
 
+def planned_stops(log: str) -> list[tuple[int | None, int]]:
+    """After which step a run that was asked to stop said that it saved, and after which one it continued, for every
+    time that it continued in the middle of a stage; None if nobody said so since the last time.
+    """
+    stops: list[tuple[int | None, int]] = []
+    saved: int | None = None
+    for line in log.splitlines():
+        if said := re.search(r"saved at .*, step (\d+) of", line):
+            saved = int(said[1])
+        elif "continues after step " in line:
+            stops.append((saved, int(line.rsplit(" ", 1)[1])))
+            saved = None
+    return stops
+
+
 def steps_lost(log: str) -> int:
-    """Steps that were done twice: where drivers continued, against what they said they had done."""
+    """Steps that were done twice: where drivers continued, against what they said they had done, now and then."""
     done = lost = 0
     for line in log.splitlines():
         if "continues after step " in line:

@@ -1,15 +1,12 @@
 """What is true of a job of examples/quickstart.yaml that succeeded, whoever trained it."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from promptintern.sample import sample_rows
 
 from tests.e2e.tenant import Row, Team
-
-_PROMPTINTERN = (sys.executable, "-m", "promptintern.cli.app")
+from tests.e2e.user import Shell
 
 
 def check_seen(seen: Sequence[Row]) -> None:
@@ -37,20 +34,10 @@ def check_bucket(team: Team, name: str) -> None:
 
 def check_answers(team: Team, name: str, folder: Path) -> None:
     """`promptintern fetch` brings adapter and report, and the adapter answers queries alone."""
-    subprocess.run(
-        [*_PROMPTINTERN, "fetch", name, str(folder), "--namespace", team.namespace],
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder.parent), **team.environment()},
-        check=True,
-    )
+    shell = Shell(team, folder.parent)
+    shell.fetch(name, folder)
     assert (folder / "report" / "report.html").exists()
     rows = sample_rows("sample://formulas/eval?world=1&rows=40")
-    answered = subprocess.run(
-        [*_PROMPTINTERN, "predict", str(folder / "adapter")],
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder.parent)},
-        input="".join(f"{row['query']}\n" for row in rows),
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    right = sum(answer == row["answer"] for answer, row in zip(answered.stdout.splitlines(), rows, strict=True))
+    answers = shell.predict(folder / "adapter", [row["query"] for row in rows])
+    right = sum(answer == row["answer"] for answer, row in zip(answers, rows, strict=True))
     assert right >= 36, "the report says 98 % and more"

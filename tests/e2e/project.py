@@ -63,6 +63,11 @@ def install(cluster: Cluster, *, secret: str, bucket: str, chart: Path = CHART, 
     )
 
 
+def helm_test(cluster: Cluster) -> str:
+    """Whether the release works, as `helm test` tells."""
+    return cluster.helm("test", RELEASE, "--namespace", SYSTEM, "--timeout", "3m")
+
+
 def uninstall(cluster: Cluster) -> None:
     """Remove the release; its CRD and the tenants' jobs stay."""
     cluster.helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "3m")

@@ -32,6 +32,26 @@ class Row:
     score: str
 
 
+def job_like(
+    example: str = "quickstart",
+    *,
+    name: str | None = None,
+    labels: Mapping[str, str] = MappingProxyType({}),
+    **spec: Any,
+) -> dict[str, Any]:
+    """An example's job, with fields of its spec replaced: ``compute__workers`` is that of ``compute``."""
+    job: dict[str, Any] = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
+    job["metadata"]["name"] = name or job["metadata"]["name"]
+    job["metadata"]["labels"] = dict(labels)
+    for path, value in spec.items():
+        node = job["spec"]
+        *parents, leaf = path.split("__")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return job
+
+
 @dataclass(kw_only=True)
 class Team:
     """One tenant of the cluster."""
@@ -73,16 +93,8 @@ class Team:
         labels: Mapping[str, str] = MappingProxyType({}),
         **spec: Any,
     ) -> str:
-        """`kubectl apply` of an example, with fields of its spec replaced; returns the job's name."""
-        job = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
-        job["metadata"]["name"] = name or job["metadata"]["name"]
-        job["metadata"]["labels"] = dict(labels)
-        for path, value in spec.items():
-            node = job["spec"]
-            *parents, leaf = path.split("__")
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = value
+        """`kubectl apply` of ``job_like``; returns the job's name."""
+        job = job_like(example, name=name, labels=labels, **spec)
         self.cluster.kubectl("apply", "--namespace", self.namespace, "-f", "-", input=json.dumps(job))
         return str(job["metadata"]["name"])
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.e2e.epochs import EpochWatch, resumed_after, steps_lost
+from tests.e2e.epochs import EpochWatch, planned_stops, steps_lost
 from tests.e2e.short import SHORT, until_training
 from tests.e2e.tenant import Team
 
@@ -108,6 +108,6 @@ def test_one_job_at_a_time_and_the_urgent_one_first(teams: tuple[Team, Team]) ->
     assert turns in ([one, urgent, one, waiting], [one, urgent, waiting, one])
     assert first.status(one)["attempts"][0]["incarnations"] == 2
     watch.check()
-    (resumed,) = resumed_after(watch.log())
-    assert resumed >= 20, "it continued where it was preempted"
+    ((saved, resumed),) = planned_stops(watch.log())
+    assert saved == resumed >= 20, "it saved when it was preempted, and continued there"
     assert steps_lost(watch.log()) == 0

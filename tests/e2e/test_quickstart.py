@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.e2e import project
 from tests.e2e.begun import Seen
 from tests.e2e.finished import check_answers, check_bucket, check_seen
 from tests.e2e.tenant import Team
@@ -27,6 +28,11 @@ def test_everything_is_in_the_bucket(team: Team, quickstart: Seen) -> None:
 
 def test_the_fetched_adapter_answers(team: Team, quickstart: Seen, tmp_path: Path) -> None:
     check_answers(team, quickstart.name, tmp_path / "fetched")
+
+
+def test_helm_test_passes(team: Team, quickstart: Seen) -> None:
+    said = project.helm_test(team.cluster)
+    assert "Phase:          Succeeded" in said, said
 
 
 def test_the_cluster_is_given_back(team: Team, quickstart: Seen) -> None:

@@ -49,6 +49,9 @@ def _kuberay(settings: Settings) -> Manifest:
 
 
 def _egress(rule: EgressRule) -> Manifest:
-    block: Manifest = {"cidr": rule.cidr} | ({"except": list(rule.except_)} if rule.except_ else {})
+    selectors = {"namespaceSelector": rule.namespace_selector, "podSelector": rule.pod_selector}
+    peer: Manifest = {kind: selector for kind, selector in selectors.items() if selector is not None}
+    if rule.cidr is not None:
+        peer = {"ipBlock": {"cidr": rule.cidr} | ({"except": list(rule.except_)} if rule.except_ else {})}
     ports = [{"protocol": "TCP", "port": port} for port in rule.ports]
-    return {"to": [{"ipBlock": block}]} | ({"ports": ports} if ports else {})
+    return ({"to": [peer]} if peer else {}) | ({"ports": ports} if ports else {})

@@ -10,9 +10,11 @@ from promptintern_api.status import Failure, Outcome, PodStatus
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
-USER_EXIT, INFRASTRUCTURE_EXIT, _STOPPED = 2, 75, (-2, -15, 130, 143)
-"""Exit codes: of a refusal; of a trainer that lost its storage or its workers; of a driver that got SIGINT or SIGTERM,
-as Ray or a shell writes it."""
+USER_EXIT, INFRASTRUCTURE_EXIT = 2, 75
+"""Exit codes: of a refusal; of a trainer that lost its storage or its workers."""
+_ENDED_BY_SIGNAL, _SAVED = (-2, -15), (130, 143)
+"""Of a driver that got SIGINT or SIGTERM: it died of them, as Ray writes it; or it saved and ended by itself."""
+_STOPPED = (*_ENDED_BY_SIGNAL, *_SAVED)
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
 NODE_TROUBLE = (
     "Evicted",
@@ -95,7 +97,7 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
     # A pod that the kubelet evicts may have used too much itself: that must not be free.
     taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
     lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
-    # Somebody takes the head's pod (a drain, a user), and the trainer saved: nothing went wrong.
+    # Somebody takes the head's pod (a drain, a user): nothing went wrong.
     leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_taken(pod, ray_job)]
     said = advice.failure_class if advice is not None else None
     refused = code == USER_EXIT or said == "User"
@@ -108,7 +110,8 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
             bool(leaving),
             Outcome.PREEMPTION,
             "PodDeleted",
-            f"pod {', '.join(leaving)} was deleted; the trainer saved first",
+            f"pod {', '.join(leaving)} was deleted; the trainer "
+            + ("saved first" if code in _SAVED else "ended before it could save"),
         ),
         (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
     ]

@@ -1,7 +1,7 @@
 """Where these tests play: an API server with the chart, a small KubeRay, and operators."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +120,25 @@ class Tenant:
         }
 
 
+def place_in(folder: Path) -> AbstractContextManager[Place]:
+    """A place below ``folder``, whose chart serves the whole cluster."""
+    return limited_place_in(folder)
+
+
 @contextmanager
-def place_in(folder: Path) -> Iterator[Place]:
-    """A place below ``folder``."""
+def limited_place_in(folder: Path, *namespaces: str) -> Iterator[Place]:
+    """A place below ``folder``, whose chart serves these namespaces, which are made; the whole cluster without any."""
     with ApiServer(folder / "api") as server:
         context = administrator(server)
         requests = Requests(server.url, context)
-        release = install(server, requests, "defaultStorage.uri=s3://platform/runs")
+        for name in namespaces:
+            requests.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        release = install(
+            server,
+            requests,
+            "defaultStorage.uri=s3://platform/runs",
+            *(f"namespaces[{index}]={name}" for index, name in enumerate(namespaces)),
+        )
         with FakeKubeRay(server.url, context) as fake:
             made = Place(server, release, fake, requests, folder)
             try:

@@ -162,7 +162,7 @@ def watching(store: Store) -> Iterator[None]:
             assert info is not None
             return listening_session(info)
 
-        settings = kopf_settings()
+        settings = kopf_settings(limited=False)
         await kopf.operator(
             registry=registry, settings=settings, clusterwide=True, standalone=True, stop_flag=stop, identity="test"
         )

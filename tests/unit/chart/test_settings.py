@@ -59,7 +59,15 @@ def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> Non
         worker_size=PodSize(cpu="8", memory="64Gi"),
         preflight_size=PodSize(cpu="2", memory="6Gi"),
         checks_in_queue=True,
-        egress=(EgressRule(cidr="10.1.0.0/16", except_=["10.1.2.0/24"], ports=[443, 9000]),),
+        egress=(
+            EgressRule(cidr="10.1.0.0/16", except_=["10.1.2.0/24"], ports=[443, 9000]),
+            EgressRule(
+                namespace_selector={"matchLabels": {"kubernetes.io/metadata.name": "storage"}},
+                pod_selector={},
+                ports=[9000],
+            ),
+            EgressRule(ports=[6443]),
+        ),
         kuberay_namespace="kuberay",
         stuck_seconds=60,
         queue_seconds=5,

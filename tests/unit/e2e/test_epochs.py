@@ -1,6 +1,6 @@
 """What the e2e tests read out of drivers' logs."""
 
-from tests.e2e.epochs import in_order, resumed_after, steps_lost
+from tests.e2e.epochs import in_order, planned_stops, resumed_after, steps_lost
 
 FIRST = """\
 2026-01-02 03:04:05,678\tINFO worker.py:1692 -- Connecting to existing Ray cluster
@@ -23,3 +23,20 @@ def test_steps_that_were_done_twice_are_seen_whatever_the_logs_are_called() -> N
 
 def test_a_driver_that_came_to_nothing_says_nothing() -> None:
     assert in_order(["", FIRST]) == FIRST
+
+
+def test_a_stop_that_nobody_saved_at_is_told() -> None:
+    saved = "saved at stage 3/3, step 12 of 40; the next attempt continues there"
+    worker = "the pod of a worker leaves; saved at stage 3/3, step 20 of 40; the workers begin again"
+    log = "\n".join(
+        [
+            "stage 3/3: step 10/40, loss 1",
+            saved,
+            "stage 3/3 continues after step 12",
+            worker,
+            "stage 3/3 continues after step 20",
+            "stage 3/3: step 25/40, loss 1",
+            "stage 3/3 continues after step 25",
+        ]
+    )
+    assert planned_stops(log) == [(12, 12), (20, 20), (None, 25)]

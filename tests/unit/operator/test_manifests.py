@@ -19,6 +19,7 @@ from promptintern_operator.manifests.preflight import preflight_job
 from promptintern_operator.manifests.rayjob import ray_job
 from promptintern_operator.plan.attempts import ray_job_name
 from promptintern_operator.settings import DefaultStorage, EgressRule, Settings
+from pydantic import ValidationError
 
 from tests.unit.operator.builders import JOB_UID, QUEUE_LABEL, job
 from tests.unit.operator.jobs import NAMES, STORAGE, jobs
@@ -339,6 +340,31 @@ def test_storage_is_within_reach_by_both_protocols(address: str) -> None:
 @pytest.mark.parametrize("protocol", ["UDP", "TCP"])
 def test_a_nodes_own_dns_is_within_reach(address: str, protocol: str) -> None:
     assert _reaches(address, 53, protocol)
+
+
+def test_egress_may_name_pods_by_labels_or_only_ports() -> None:
+    """Some network plugins know pods and nodes by no address."""
+    named = {"matchLabels": {"app": "storage"}}
+    chart = Settings(
+        egress=(
+            EgressRule(namespace_selector={}, pod_selector=named, ports=[9000]),
+            EgressRule(pod_selector=named),
+            EgressRule(ports=[6443]),
+        )
+    )
+    assert network_policy(job(), chart)["spec"]["egress"][-3:] == [
+        {"to": [{"namespaceSelector": {}, "podSelector": named}], "ports": [{"protocol": "TCP", "port": 9000}]},
+        {"to": [{"podSelector": named}]},
+        {"ports": [{"protocol": "TCP", "port": 6443}]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "rule", [{}, {"except": ["10.0.0.0/8"], "ports": [1]}, {"cidr": "10.0.0.0/8", "podSelector": {}}, {"ports": []}]
+)
+def test_an_egress_that_says_not_where_would_mean_everywhere(rule: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="cidr"):
+        EgressRule.model_validate(rule)
 
 
 def test_egress_is_what_the_chart_says() -> None:

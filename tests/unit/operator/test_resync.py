@@ -2,7 +2,8 @@
 
 import asyncio
 
-from promptintern_operator.kube import Resource
+import pytest
+from promptintern_operator.kube import RequestFailed, Resource
 from promptintern_operator.queue import Key
 from promptintern_operator.resync import resync
 from promptintern_operator.store import JobBody, Owner, Store
@@ -19,9 +20,12 @@ class Lists:
     def __init__(self, **there: set[str]) -> None:
         self.there = there
         self.asked: list[tuple[str, str]] = []
+        self.refused: set[str | None] = set()
 
     async def uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
         self.asked.append((resource.plural, selector))
+        if namespace in self.refused:
+            raise RequestFailed("forbidden", status=403, reason="Forbidden")
         return self.there.get(resource.plural, set())
 
 
@@ -39,8 +43,8 @@ def full() -> Store:
 ALL = {"promptinternjobs": {JOB_UID}, "rayjobs": {"ray-job-1"}, "pods": {"uid-of-head"}, "workloads": {"workload-1"}}
 
 
-def _resync(store: Store, lists: Lists) -> set[Key]:
-    return asyncio.run(resync(lists, store, ()))  # type: ignore[arg-type]
+def _resync(store: Store, lists: Lists, *namespaces: str) -> set[Key]:
+    return asyncio.run(resync(lists, store, namespaces))  # type: ignore[arg-type]
 
 
 def test_nothing_changes_where_all_is_there() -> None:
@@ -71,3 +75,30 @@ def test_without_kueue_its_kind_is_not_asked_for() -> None:
     lists = Lists(**ALL)
     _resync(store, lists)
     assert "workloads" not in {plural for plural, _ in lists.asked}
+
+
+def test_a_namespace_that_may_not_be_listed_keeps_what_is_known_and_no_other_does() -> None:
+    """It was deleted, and our Role with it, or the Role alone: its jobs may run on."""
+    store = full()
+    other, lost = Owner("team-b", "job-2"), Owner("team-b", "ray-job-2")
+    store.jobs[Key("team-b", "small")] = JobBody.of(job_body({}) | {"metadata": _meta("team-b", "job-2")})
+    store.ray_jobs.put(other, "ray-job-2", ray_job())
+    store.ray_job_owners[lost] = Key("team-b", "small")
+    lists = Lists()
+    lists.refused = {"team-a"}
+    assert _resync(store, lists, "team-a", "team-b") == {Key("team-b", "small")}
+    assert list(store.jobs) == [KEY]
+    assert len(store.ray_jobs.of(OWNER)) == len(store.workloads.of(RAY)) == 1
+    assert store.ray_jobs.of(other) == ()
+
+
+def test_a_cluster_that_may_not_be_listed_drops_nothing() -> None:
+    store, lists = full(), Lists()
+    lists.refused = {None}
+    with pytest.raises(RequestFailed):
+        _resync(store, lists)
+    assert list(store.jobs) == [KEY]
+
+
+def _meta(namespace: str, uid: str) -> dict[str, str]:
+    return {"name": "small", "namespace": namespace, "uid": uid, "resourceVersion": "1"}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from promptintern.run import ray_observer
-from promptintern.run.events import CheckpointSaved, StageDone
+from promptintern.run.events import CheckpointSaved, Note, StageDone
 from promptintern.run.ray_observer import Mailbox
 
 
@@ -43,6 +43,14 @@ def test_a_move_to_another_pod_counts() -> None:
     mailbox.set_saved("stage 1/3, step 5 of 9")
     mailbox.set_saved("stage 1/3, step 5 of 9")
     assert mailbox.steps_on() == 2
+
+
+def test_a_move_to_another_pod_is_told_to_the_driver() -> None:
+    mailbox = Mailbox()
+    mailbox.set_saved("stage 1/3, step 5 of 9")
+    (note,) = mailbox.take()
+    assert isinstance(note, Note)
+    assert "saved at stage 1/3, step 5 of 9" in note.text
 
 
 def test_workers_that_ask_are_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:

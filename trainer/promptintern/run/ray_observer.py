@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from promptintern.leaving import is_leaving
-from promptintern.run.events import CheckpointSaved, Claimed, Ending, Event, StageDone
+from promptintern.run.events import CheckpointSaved, Claimed, Ending, Event, Note, StageDone
 
 _POLL_SECONDS = 0.5
 
@@ -60,6 +60,7 @@ class Mailbox:
         """From a worker: everything up to ``where`` is stored, and the workers end to begin elsewhere."""
         self._saved = where
         self._steps_on += 1
+        self._events.append(Note(text=f"the pod of a worker leaves; saved at {where}; the workers begin again"))
 
     def saved(self) -> str | None:
         """Where the run stands while no workers are at it."""

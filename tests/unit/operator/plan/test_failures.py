@@ -267,6 +267,13 @@ def test_a_driver_that_saved_because_its_pod_was_deleted_costs_nothing() -> None
     assert "saved first" in story.attempt["message"]
 
 
+def test_a_driver_that_died_of_the_signal_saved_nothing() -> None:
+    story = running(retries={"application": 0, "infrastructure": 0})
+    story.look(failed(1, EXIT.format(-15)), renamed(HEAD, deleting=True))
+    assert story.attempt["outcome"] == "Preemption"
+    assert "ended before it could save" in story.attempt["message"]
+
+
 def test_a_driver_that_was_stopped_before_its_pods_were_deleted_is_counted() -> None:
     """The kubelet ended the container; then KubeRay cleans up, as it does after every end."""
     story = running(retries={"application": 0, "infrastructure": 0})
