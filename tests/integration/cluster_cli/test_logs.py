@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from promptintern.cluster.client import connect
 
 from tests.cli import Ran, promptintern
 from tests.cluster.api_server import ApiServer
@@ -48,6 +49,17 @@ def head_pod(server: ApiServer, namespace: str, *, running: bool) -> None:
     server.kubectl(
         "patch", "pod", "small-a1-head", "-n", namespace, "--subresource", "status", "--type", "merge", "-p", patch
     )
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_log_is_asked_for_as_the_client_library_takes_it(
+    installed: ApiServer, namespace: str, follow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pod is on no node, which the API server takes for a log without a word."""
+    monkeypatch.setenv("KUBECONFIG", str(installed.kubeconfig))
+    head_pod(installed, namespace, running=True)
+    cluster = connect(namespace=namespace)
+    assert b"".join(cluster.pod_log("small-a1-head", "ray-head", follow=follow)) == b""
 
 
 def ended(server: ApiServer, place: Place, **more: object) -> None:

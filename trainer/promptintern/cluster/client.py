@@ -25,6 +25,8 @@ from promptintern.errors import Problem, RunFailed, UserError
 FIELD_MANAGER = "promptintern-cli"
 _TIMEOUT = (5, 30)
 _WATCH_SECONDS = 20
+_SILENT_SECONDS = 3600
+"""After which a log that says nothing is no longer followed: the client knows no waiting without an end."""
 _EXEC_SECONDS = 60.0
 _IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _T = TypeVar("_T")
@@ -269,7 +271,7 @@ class Cluster:
                 container=container,
                 follow=follow,
                 _preload_content=False,
-                _request_timeout=(_TIMEOUT[0], None) if follow else _TIMEOUT,
+                _request_timeout=(_TIMEOUT[0], _SILENT_SECONDS) if follow else _TIMEOUT,
             )
             if not 200 <= answer.status < 300:
                 raise ApiException(http_resp=answer)
