@@ -33,7 +33,7 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 	@$(RUN) promptintern run examples/few-rows.yaml --workdir $(WORKDIR)
 	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
 
-test: prerequisites ## All tests: unit, integration, then the whole product on a real Kubernetes
+test: prerequisites ## Unit and integration tests, then the whole product on a real Kubernetes
 	@$(BESIDE) timed untimed
 	@if $(RUN) python -m tests.cluster can; then $(MAKE) --no-print-directory e2e; else $(RUN) pytest $(E2E); fi
 
