@@ -44,11 +44,13 @@ class HeardResponse(aiohttp.ClientResponse):
         # Kopf would end for good, and with it the service of everybody. After a broken connection it tries again.
         if self.status == 404:
             # A kind that is not served now: its CRD was removed, or the API server has only just started.
-            self._forget()
+            self.close()
+            _drop(path)
             raise aiohttp.ClientConnectionError(f"{path} is not served now")
         if self.status == 403 and "/namespaces/" in path:
             # A namespace that is gone, and our rights with it, or whose Role comes later.
-            self._forget()
+            self.close()
+            _drop(path)
             _REFUSED.add(path)
             raise aiohttp.ClientConnectionError(f"{path} may not be watched now")
         if self.status == 200:
@@ -57,11 +59,6 @@ class HeardResponse(aiohttp.ClientResponse):
         if "watch" in self.url.query:
             self.content = _Heard(self.content, path)  # type: ignore[assignment]
         return self
-
-    def _forget(self) -> None:
-        self.close()
-        _WATCHES.pop(self.url.path, None)
-        _SERVED.discard(self.url.path)
 
 
 def silence() -> float:
@@ -90,10 +87,15 @@ def is_served(plural: str) -> bool:
 
 def forget(plural: str) -> None:
     """There is no such kind any more, so a watch of it that ended is not silent."""
-    for path in [path for path in {*_WATCHES, *_SERVED, *_REFUSED} if path.endswith(f"/{plural}")]:
-        _WATCHES.pop(path, None)
-        _SERVED.discard(path)
-        _REFUSED.discard(path)
+    for path in {*_WATCHES, *_SERVED, *_REFUSED}:
+        if path.endswith(f"/{plural}"):
+            _drop(path)
+
+
+def _drop(path: str) -> None:
+    _WATCHES.pop(path, None)
+    _SERVED.discard(path)
+    _REFUSED.discard(path)
 
 
 def listening_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:

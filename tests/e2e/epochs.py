@@ -121,7 +121,7 @@ def in_order(logs: Iterable[str]) -> str:
 
 def resumed_after(log: str) -> list[int]:
     """The steps after which drivers continued in the middle of a stage, in order."""
-    return [int(line.rsplit(" ", 1)[1]) for line in log.splitlines() if "continues after step " in line]
+    return [resumed for _, resumed in planned_stops(log)]
 
 
 def planned_stops(log: str) -> list[tuple[int | None, int]]:

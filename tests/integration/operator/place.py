@@ -1,7 +1,7 @@
 """Where these tests play: an API server with the chart, a small KubeRay, and operators."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +120,8 @@ class Tenant:
         }
 
 
-def place_in(folder: Path) -> AbstractContextManager[Place]:
-    """A place below ``folder``, whose chart serves the whole cluster."""
-    return limited_place_in(folder)
-
-
 @contextmanager
-def limited_place_in(folder: Path, *namespaces: str) -> Iterator[Place]:
+def place_in(folder: Path, *namespaces: str) -> Iterator[Place]:
     """A place below ``folder``, whose chart serves these namespaces, which are made; the whole cluster without any."""
     with ApiServer(folder / "api") as server:
         context = administrator(server)

@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.client import wait_for
 from tests.cluster.errors import NoCluster
 from tests.integration.operator.kuberay import Life
-from tests.integration.operator.place import Place, Tenant, limited_place_in
+from tests.integration.operator.place import Place, Tenant, place_in
 from tests.integration.operator.requests import Body
 
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings"
@@ -20,7 +20,7 @@ KOPF_GIVES_UP_SECONDS = 54 + 6
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Tenant, Tenant]]:
     """A place whose chart serves two namespaces only."""
     try:
-        with limited_place_in(tmp_path_factory.mktemp("limited"), "team-a", "team-b") as place:
+        with place_in(tmp_path_factory.mktemp("limited"), "team-a", "team-b") as place:
             yield place, Tenant(place, "team-a"), Tenant(place, "team-b")
     except NoCluster as missing:
         pytest.skip(str(missing))
