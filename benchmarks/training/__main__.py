@@ -29,14 +29,14 @@ from benchmarks.training.answering import answering
 from benchmarks.training.compare import NAMES, Setting, compare, other_trainings
 from benchmarks.training.document import document, plot
 from benchmarks.training.lengths import by_pack, by_template
-from benchmarks.training.material import shape_of, text_of, write_material
+from benchmarks.training.material import MADE_UP, shape_of, text_of, write_material
 from benchmarks.training.processes import in_new_process
 from benchmarks.training.profile import PACK, gpu_name, shares, threads
 from benchmarks.training.run_costs import run_costs
 from benchmarks.training.workers import scaling
 
 PARTS = ("compare", "lengths", "packs", "profile", "workers", "costs", "answers")
-PACKS = {"cpu": [2048, 4096, 6144, 8192, 16384], "cuda": [4096, 8192, 16384, 32768]}
+PACKS = {"cpu": [1024, 2048, 4096, 8192, 16384], "cuda": [4096, 8192, 16384, 32768]}
 DOCS = Path("docs")
 
 
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     shape = shape_of(arguments.shape)
     found: dict[str, Any] = {
         "machine": machine() | {name: version(name) for name in ("peft", "trl", "accelerate")},
-        "data": "made-up rows" if arguments.data is None else arguments.data.parent.name,
+        "data": MADE_UP if arguments.data is None else arguments.data.parent.name,
         "shape": json.loads(text_of(shape)),
         "rows": arguments.rows,
         "template": arguments.template_tokens,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.training.material import Row, Shape, build_model, read_stage
-from benchmarks.training.processes import in_new_process, say
+from benchmarks.training.processes import OURS, in_new_process, say
 
 _NEW_TOKENS = 24
 _ALONE, _BATCH = 12, 32
@@ -35,7 +35,8 @@ def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[
     for repeat in range(repeats):
         for (name, measured), stage in zip(found.items(), (0, last), strict=True):
             say(f"round {repeat + 1} of {repeats}: answers to the {name}")
-            measured.append(in_new_process(answer, read_stage(material, stage)[:_BATCH], shape, material / "tokenizer"))
+            rows = read_stage(material, stage)[:_BATCH]
+            measured.append(in_new_process(answer, rows, shape, material / "tokenizer", method=OURS))
     return {
         name: Answering(
             prompt=measured[0].prompt,

@@ -97,7 +97,7 @@ def measure(method: str, size: int, material: Path, shape: Shape, *, stage: int,
     steps = 2 if shape.device == "cpu" else 4
     steps += method == "trl-packed"
     work = Work.of_stage(material, stage, method=method, rows=rows, size=size, shape=shape, steps=steps)
-    return in_new_process(run, work, ours=method == "ours")
+    return in_new_process(run, work, method=method)
 
 
 def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int, ...]:
@@ -111,8 +111,8 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
         longest = max(len(prompt) + len(answer) for prompt, answer in read_stage(material, stage))
         return (max(1024, 1 << (longest - 1).bit_length()),)  # a mask's cost grows with the square of a pack
     if gpu:
-        return (4, 16) if long else (16, 64)
-    return (1, 4, 16) if long else (4, 16, 64)
+        return (16, 32, 64) if long else (16, 64)
+    return (1, 2, 4) if long else (2, 4, 16)
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training.compare import CLOSE, FAR_BEHIND, NAMES, Setting, best_of, differences, is_same_training
+from benchmarks.training.material import MADE_UP
 from benchmarks.training.processes import OUR_SPINS, SPINS
 from benchmarks.training.profile import PACK
 
@@ -18,8 +19,8 @@ def document(found: Mapping[str, Any], *, name: str) -> str:
     lines = [
         "# Training speed" + (" on a GPU" if on_gpu else ""),
         "",
-        f"Written by {'`python -m benchmarks.training`' if on_gpu else '`make bench`'}, which took {found['minutes']} "
-        f"minutes. {machine_text(machine)}",
+        f"Written by `{'python -m benchmarks.training' if on_gpu else 'make bench'}{_data(found)}`, which took "
+        f"{found['minutes']} minutes. {machine_text(machine)}",
         "",
         f"Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} heads "
         f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
@@ -47,8 +48,14 @@ def _on_cpu(found: Mapping[str, Any]) -> str:
     return (
         f", and {rounds(found, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds the "
         f"planning of its packs. {found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
-        "sets it, in the others libgomp's default. Peaks of memory include the imported libraries."
+        "sets it, in the others libgomp's default. Peaks of memory include the libraries a method imports."
     )
+
+
+def _data(found: Mapping[str, Any]) -> str:
+    if found["data"] == MADE_UP:
+        return ""
+    return f" {'DATA=' if found['shape']['device'] == 'cpu' else '--data '}{found['data']}/train.jsonl"
 
 
 def rounds(found: Mapping[str, Any], part: str) -> str:
@@ -160,8 +167,11 @@ def _packs(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## Rows in a pack"
     yield ""
     yield from table(
-        ["tokens in a pack", "rows in a pack", "examples/s"],
-        [[str(each["pack"]), f"{each['rows_per_pack']:.1f}", f"{each['ours']:.1f}"] for each in found["packs"]],
+        ["tokens in a pack", "rows in a pack", "examples/s", "peak MiB"],
+        [
+            [str(each["pack"]), f"{each['rows_per_pack']:.1f}", f"{each['ours']:.1f}", f"{each['peak_mib']:.0f}"]
+            for each in found["packs"]
+        ],
     )
 
 

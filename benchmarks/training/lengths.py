@@ -42,11 +42,13 @@ class PackSize:
         pack: Tokens.
         rows_per_pack: Mean.
         ours: Examples per second.
+        peak_mib: As of ``Measured``.
     """
 
     pack: int
     rows_per_pack: float
     ours: float
+    peak_mib: float
 
 
 def by_template(
@@ -99,13 +101,15 @@ def by_pack(
     """Packs of different sizes over the same rows."""
     seconds: dict[int, list[float]] = {pack: [] for pack in packs}
     count: dict[int, float] = {}
+    peak = dict.fromkeys(packs, 0.0)
     for repeat in range(repeats):
         for pack in packs:
             say(f"round {repeat + 1} of {repeats}: packs of {pack} tokens")
             found = measure("ours", pack, material, shape, stage=0, rows=rows)
             seconds[pack] += found.seconds
             count[pack] = found.packs
+            peak[pack] = max(peak[pack], found.peak_mib)
     return [
-        PackSize(pack=pack, rows_per_pack=rows / count[pack], ours=rows / statistics.median(taken))
+        PackSize(pack=pack, rows_per_pack=rows / count[pack], ours=rows / statistics.median(taken), peak_mib=peak[pack])
         for pack, taken in seconds.items()
     ]

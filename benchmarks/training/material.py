@@ -12,6 +12,8 @@ from benchmarks.preprocess import EXAMPLE, INSTRUCTIONS, byte_pairs, rows_of
 
 VOCABULARY = 4096
 SHOTS = 5
+MADE_UP = "made-up rows"
+"""What data is called that is no file's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,29 +11,38 @@ from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_LIBRARIES = ["torch", "transformers", "peft", "trl.trainer.sft_trainer", "datasets", "promptintern.engine.train"]
+OURS = "ours"
+_ALL = ["peft", "transformers.models.llama.modeling_llama"]
+_TRL = [*_ALL, "trl.trainer.sft_trainer", "datasets"]
+_LIBRARIES = {
+    OURS: [*_ALL, "promptintern.engine.train"],
+    "hf": [*_ALL, "transformers.trainer", "datasets"],
+    "trl": _TRL,
+    "trl-packed": _TRL,
+}
+"""By method: importing TRL takes some 150 MiB, which only its own peaks should hold."""
 SPINS = "GOMP_SPINCOUNT"
 """How long a thread waits awake for others. Our command line sets it; other libraries leave libgomp's default."""
 OUR_SPINS = "20000"
 
 
-def in_new_process(measure: Callable[..., T], *arguments: Any, ours: bool = False) -> T:
+def in_new_process(measure: Callable[..., T], *arguments: Any, method: str = "hf") -> T:
     """What ``measure`` returns there. What libraries print goes to stderr.
 
     Args:
-        ours: Whether threads wait as our command line lets them. libgomp reads that once, when it is loaded, so there
-            is one process for each way, from which the others are forked.
+        method: Whose libraries are imported. In our processes threads wait as our command line lets them; libgomp
+            reads that once, when it is loaded.
     """
-    return _host(ours).submit(_forked, measure, *arguments).result()
+    return _host(method).submit(_forked, _LIBRARIES[method], measure, *arguments).result()
 
 
 @cache
-def _host(ours: bool) -> ProcessPoolExecutor:
+def _host(method: str) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_prepare,
-        initargs=(OUR_SPINS if ours else None,),
+        initargs=(OUR_SPINS if method == OURS else None,),
     )
 
 
@@ -44,9 +53,9 @@ def _prepare(spins: str | None) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
-def _forked(measure: Callable[..., T], *arguments: Any) -> T:
+def _forked(libraries: list[str], measure: Callable[..., T], *arguments: Any) -> T:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_LIBRARIES)
+    context.set_forkserver_preload(libraries)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_quietly, measure, *arguments).result()
 

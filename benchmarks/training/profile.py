@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.training.material import Shape
 from benchmarks.training.methods import Work, train_ours
-from benchmarks.training.processes import in_new_process, say
+from benchmarks.training.processes import OURS, in_new_process, say
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addmm_")
 _ATTENTION = "_attention_for_cpu"
@@ -26,7 +26,7 @@ ATTENTION, OTHERS, WAITING = (
 )
 
 
-PACK = {"cpu": 6144, "cuda": 32768}
+PACK = {"cpu": 2048, "cuda": 32768}
 """Tokens of the packs, by device: on a CPU a run's own default."""
 
 
@@ -34,7 +34,7 @@ def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, float]:
     """Shares of the second step's time, by kind of operation."""
     say("profile of the first stage")
     work = Work.of_stage(material, 0, method="ours", rows=rows, size=PACK[shape.device], shape=shape)
-    return in_new_process(_profile, work, ours=True)
+    return in_new_process(_profile, work, method=OURS)
 
 
 def _profile(work: Work) -> dict[str, float]:

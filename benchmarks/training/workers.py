@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.training.material import Shape
 from benchmarks.training.methods import Work, run
-from benchmarks.training.processes import in_new_process, say
+from benchmarks.training.processes import OURS, in_new_process, say
 
 
 def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int) -> dict[int, float]:
@@ -18,7 +18,7 @@ def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int)
     for repeat in range(repeats):
         for count, found in seconds.items():
             say(f"round {repeat + 1} of {repeats}: {count} worker{'s' if count > 1 else ''}")
-            found.extend(in_new_process(group, work, count, ours=True))
+            found.extend(in_new_process(group, work, count, method=OURS))
     return {count: rows / statistics.median(found) for count, found in seconds.items()}
 
 
