@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from promptintern.engine.forward import pack_loss, pack_tensors
+from promptintern.engine.forward import grow_trunk, pack_loss, pack_tensors
 from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.prompt.encode import Encoded
@@ -22,17 +22,25 @@ def with_random_lora(model: Any, **lora: Any) -> Adapter:
     return adapter
 
 
-def gradient(adapter: Adapter, packs: list[list[Encoded]], layout: Layout) -> tuple[float, torch.Tensor]:
+def gradient(
+    adapter: Adapter, packs: list[list[Encoded]], layout: Layout, *, trunk: int = 0
+) -> tuple[float, torch.Tensor]:
     """Mean loss per answer token and its gradient ``[P]``, of ``packs`` that are computed one after another, where the
-    adapter is."""
+    adapter is, below a trunk of so many tokens."""
     device = adapter.flat.device
     adapter.grad.zero_()
     tokens = sum(len(row.answer_ids) for pack in packs for row in pack)
     total = 0.0
     with prepared(adapter.model, layout):
+        ids = packs[0][0].prompt_ids[:trunk]
+        above = grow_trunk(adapter.model, ids, device=device) if trunk else None
         for rows in packs:
-            tensors = pack_tensors(rows, device=device, cascade=layout.cascades, shared=layout is Layout.SHARED)
+            tensors = pack_tensors(
+                rows, device=device, cascade=layout.cascades, shared=layout is Layout.SHARED, trunk=above
+            )
             loss = pack_loss(adapter.model, tensors) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+        if above:
+            above.backward()
     return total, adapter.grad.clone()

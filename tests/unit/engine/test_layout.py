@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from promptintern.engine.attention import rows_apart, sight_of
+from promptintern.engine.last_layer import attention_of, last_layer
 from promptintern.engine.layout import Layout, Layouts, cascade_fault, choose_layouts
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.pieces import CpuKernel
@@ -17,7 +18,7 @@ from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
 from promptintern_api.training import Lora
 
-from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model
+from tests.tiny import ARCHITECTURES, VOCABULARY, random_model, tiny_config, tiny_model
 from tests.unit.engine.adapters import CPU, gradient, with_random_lora
 from tests.unit.engine.rows import random_family, random_rows
 
@@ -50,36 +51,81 @@ def test_loss_and_gradients_are_those_of_rows_alone(architecture: str, layout: L
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
     assert_same(adapter, gradient(adapter, [rows], layout), alone)
     assert_same(adapter, gradient(adapter, [rows[:4], rows[4:]], layout), alone)
+    if layout is Layout.SHARED:
+        assert_same(adapter, gradient(adapter, [rows[:4], rows[4:5], rows[5:]], layout, trunk=30), alone)
 
 
-@settings(max_examples=30)
+@pytest.mark.parametrize("keys", [1, 7, 30])
+def test_keys_are_taken_some_at_a_time(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("promptintern.engine.pieces._KEYS", keys)
+    adapter = with_random_lora(tiny_model("llama"))
+    rows = in_order(random_family(0, 9))
+    alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
+    assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), alone)
+    assert_same(adapter, gradient(adapter, [rows[:4], rows[4:]], Layout.SHARED, trunk=40), alone)
+
+
+SCALED: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 2.0},
+    "llama3": {
+        "factor": 2.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "longrope": {
+        "factor": 2.0,
+        "short_factor": [1.0, 1.5, 2.0, 2.5],
+        "long_factor": [2.0, 3.0, 4.0, 5.0],
+        "original_max_position_embeddings": 256,
+    },
+}
+"""What is done to positions. Dynamic ones and longrope scale them by a call's longest row, from where on rows of more
+than that are computed alone."""
+
+
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 14),
     st.integers(1, 90),
     st.integers(1, 90),
-    st.sampled_from(["default", "linear", "dynamic", "yarn", "llama3"]),
+    st.sampled_from(FULL_ATTENTION),
+    st.sampled_from(list(SCALED)),
     st.sampled_from([1, 2, 4]),
+    st.integers(1, 5),
 )
-def test_any_tree(seed: int, count: int, template: int, longest: int, rope: str, groups: int) -> None:
-    config = tiny_config("llama")
-    config.num_key_value_heads = 4 // groups
-    if rope != "default":
-        config.rope_parameters = {"rope_type": rope, "rope_theta": 10000.0, "factor": 2.0}
-    if rope == "llama3":
-        config.rope_parameters |= {
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        }
-    torch.manual_seed(0)
-    from transformers import LlamaForCausalLM
-
-    adapter = with_random_lora(LlamaForCausalLM(config).requires_grad_(requires_grad=False))
+def test_any_tree(
+    seed: int, count: int, template: int, longest: int, architecture: str, rope: str, groups: int, packs: int
+) -> None:
+    config = tiny_config(architecture)
+    if hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = 4 // groups
+        config.head_dim = config.hidden_size // config.num_attention_heads
+        config.rope_parameters = {"rope_type": rope, "rope_theta": 10000.0, **SCALED[rope]}
+    adapter = with_random_lora(random_model(config))
     rows = in_order(random_family(seed, count, template=template, longest=longest))
-    # A position-dependent scaling of positions is told by the longest row, which must be the same in both.
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
     assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), alone)
+    size = -(-count // packs)
+    cut = [rows[i : i + size] for i in range(0, count, size)]
+    assert_same(adapter, gradient(adapter, cut, Layout.SHARED, trunk=template), alone)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 60), st.integers(1, 60), st.integers(64, 160))
+def test_any_window(seed: int, count: int, template: int, longest: int, window: int) -> None:
+    config = tiny_config("mistral")
+    config.sliding_window = window
+    adapter = with_random_lora(random_model(config))
+    rows = in_order(random_family(seed, count, template=template, longest=longest))
+    longest_row = max(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
+    layout = choose(adapter).for_rows(longest_row)
+    assert layout is (Layout.SHARED if longest_row <= window else Layout.MASKED)
+    assert_same(adapter, gradient(adapter, [rows], layout), gradient(adapter, [[row] for row in rows], Layout.ALONE))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
@@ -87,10 +133,16 @@ def test_any_tree(seed: int, count: int, template: int, longest: int, rope: str,
 def test_gradient_checkpointing_changes_nothing(architecture: str, dtype: torch.dtype) -> None:
     adapter = with_random_lora(tiny_model(architecture).to(dtype))
     rows = in_order(random_family(5, 6))
-    plain = gradient(adapter, [rows], Layout.SHARED)
+    packs = [rows[:3], rows[3:]]
+    plain = gradient(adapter, packs, Layout.SHARED)
     adapter.model.enable_input_require_grads()
     adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), plain, rel=1e-6)
+    calls: list[object] = []
+    attention = attention_of(last_layer(adapter.model))
+    assert attention
+    attention.register_forward_pre_hook(lambda *_: calls.append(None))
+    assert_same(adapter, gradient(adapter, packs, Layout.SHARED), plain, rel=1e-6)
+    assert len(calls) - 1 == 4, "it is computed again for each of the packs, after a first call that tries the model"
 
 
 def test_where_nothing_is_shared_it_is_plain_packing() -> None:
@@ -99,17 +151,18 @@ def test_where_nothing_is_shared_it_is_plain_packing() -> None:
     assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), gradient(adapter, [rows], Layout.MASKED))
 
 
-def rounding(model: Callable[[], Any], rows: list[Encoded]) -> dict[Layout, float]:
-    """How far the gradients of a model in bfloat16 are from those of the same weights in float32, for rows alone and
-    for all in one pack."""
+def rounding(model: Callable[[], Any], rows: list[Encoded]) -> list[float]:
+    """How far the gradients of a model in bfloat16 are from those of the same weights in float32: for rows alone, for
+    all in one pack, and in packs below a trunk."""
     adapter, exact = with_random_lora(model()), with_random_lora(model().float())
     exact.load_flat(adapter.flat.detach().float())
     alone = [[row] for row in rows]
     _, expected = gradient(exact, alone, Layout.ALONE)
-    return {
-        layout: (gradient(adapter, packs, layout)[1].float() - expected).norm().item()
-        for layout, packs in ((Layout.ALONE, alone), (Layout.SHARED, [rows]))
-    }
+    ways = ((Layout.ALONE, alone, 0), (Layout.SHARED, [rows], 0), (Layout.SHARED, [rows[:3], rows[3:6], rows[6:]], 40))
+    return [
+        (gradient(adapter, packs, layout, trunk=trunk)[1].float() - expected).norm().item()
+        for layout, packs, trunk in ways
+    ]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox"])
@@ -117,8 +170,9 @@ def rounding(model: Callable[[], Any], rows: list[Encoded]) -> dict[Layout, floa
 def test_bfloat16_rounds_no_more_than_rows_alone_do(architecture: str, seed: int) -> None:
     """Two exact computations in bfloat16 differ; what counts is how far each is from that of the same weights in
     float32."""
-    off = rounding(lambda: tiny_model(architecture).to(torch.bfloat16), in_order(random_family(seed, 9)))
-    assert 0 < off[Layout.SHARED] <= 1.5 * off[Layout.ALONE]
+    rows = in_order(random_family(seed, 9))
+    alone, *together = rounding(lambda: tiny_model(architecture).to(torch.bfloat16), rows)
+    assert all(0 < off <= 1.5 * alone for off in together)
 
 
 def choose(adapter: Adapter, dropout: float = 0.0) -> Layouts:

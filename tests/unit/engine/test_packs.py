@@ -124,16 +124,29 @@ def test_sharing_changes_packs_and_no_steps(
     assert [(s.rows, s.tokens, s.loss_tokens) for s in steps] == [(s.rows, s.tokens, s.loss_tokens) for s in plain]
 
 
-@given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 200))
+TRUNKS = st.one_of(st.none(), st.integers(1, 40))
+
+
+@given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 200), TRUNKS)
 def test_no_pack_is_larger_than_it_may_be_where_little_is_shared(
-    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int, least_saved: int
+    rows: list[tuple[list[int], int]],
+    world_size: int,
+    tokens_per_pack: int,
+    least_saved: int,
+    least_trunk: int | None,
 ) -> None:
-    prompts, steps = plan_sharing(rows, world_size=world_size, tokens_per_pack=tokens_per_pack, least_saved=least_saved)
-    for pack in (pack for step in steps for share in step.workers for pack in share):
+    prompts, steps = plan_sharing(
+        rows,
+        world_size=world_size,
+        tokens_per_pack=tokens_per_pack,
+        least_saved=least_saved,
+        least_trunk=least_trunk,
+    )
+    for trunk, pack in ((step.trunk, pack) for step in steps for share in step.workers for pack in share):
         assert pack.computed <= tokens_per_pack or len(pack.rows) == 1
         encoded_rows = [encoded(prompts[row], [1] * rows[row][1]) for row in pack.rows]
-        tree = tree_of(encoded_rows, shared=True, least_saved=least_saved)
-        assert pack.computed == tree.tokens + len(pack.rows), "and every row's last token, which predicts nothing"
+        tree = tree_of(encoded_rows, shared=True, least_saved=least_saved, trunk=trunk)
+        assert pack.computed == tree.tokens
     assert sorted(row for step in steps for row in rows_of(step)) == list(range(len(rows)))
 
 
@@ -148,8 +161,35 @@ def test_a_pack_is_counted_as_the_tree_it_becomes(
         for pack in packs:
             assert pack.computed <= tokens_per_pack or len(pack.rows) == 1
             shared = {tuple(prompts[row][:i]) for row in pack.rows for i in range(1, len(prompts[row]))}
-            own = sum(1 + rows[row][1] for row in pack.rows)  # a prompt's last token, and the answer
+            own = sum(rows[row][1] for row in pack.rows)  # a prompt's last token, and the answer but for its last
             assert pack.computed == len(shared) + own
+
+
+@given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 40))
+def test_a_trunk_is_what_all_rows_of_a_step_begin_with_if_some_worker_has_several_packs(
+    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int, least_trunk: int
+) -> None:
+    changes = {"world_size": world_size, "tokens_per_pack": tokens_per_pack}
+    prompts, steps = plan_sharing(rows, **changes, least_trunk=least_trunk)
+    _, without = plan_sharing(rows, **changes)
+    assert [rows_of(step) for step in steps] == [rows_of(step) for step in without]
+    for step, plain in zip(steps, without, strict=True):
+        begin = [tuple(prompts[row][:-1]) for row in rows_of(step)]
+        common = next(n for n in range(len(begin[0]), -1, -1) if all(b[:n] == begin[0][:n] for b in begin))
+        several = any(len(share) > 1 for share in plain.workers)
+        assert step.trunk == (common if several and common >= least_trunk else 0)
+        packs = [sum(pack.computed for pack in share) for share in step.workers]
+        assert step.computed == sum(packs) + step.trunk * sum(bool(each) for each in packs)
+
+
+def test_plain_packs_are_as_many_for_every_worker() -> None:
+    lengths = [Length(prompt=5 + n % 7, answer=1 + n % 4) for n in range(40)]
+    changes = {"tokens_per_batch": 600, "tokens_per_pack": 600}
+    assert [len(share) for share in plan(lengths, **changes)[0].workers] == [1], "they would all fit into one"
+    for world_size in (2, 3):
+        (step,) = plan(lengths, world_size=world_size, **changes)
+        loads = [sum(pack.computed for pack in share) for share in step.workers]
+        assert max(loads) < 1.1 * min(loads)
 
 
 def test_shared_packs_are_as_many_for_every_worker_and_about_one_size() -> None:

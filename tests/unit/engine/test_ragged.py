@@ -109,6 +109,8 @@ def test_any_tree(kernel: WrittenOut, seed: int, count: int, template: int, long
     rows = in_order(random_family(seed, count, template=template, longest=longest))
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
     assert_same(adapter, gradient(adapter, [rows], Layout.SHARED), alone)
+    packs = [some for some in (rows[:3], rows[3:]) if some]
+    assert_same(adapter, gradient(adapter, packs, Layout.SHARED, trunk=template), alone)
 
 
 def test_a_certain_order_is_asked_for_inside_only() -> None:

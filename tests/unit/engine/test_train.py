@@ -38,6 +38,7 @@ def task_of(
         pack=layout.packs,
         world_size=1,
         prefixes=Prefixes([row.prompt_ids for row in encoded]) if layout is Layout.SHARED else None,
+        least_trunk=4,
     )
     course = Course(first=0, total=len(steps))
     return StageTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, layout=layout, course=course)
@@ -71,8 +72,11 @@ def test_training_lowers_the_loss() -> None:
 
 
 @pytest.mark.parametrize("layout", [Layout.ALONE, Layout.MASKED, Layout.CASCADE])
-def test_packs_do_not_change_the_trajectory(layout: Layout) -> None:
-    one = train(fresh(), task_of(rows(), tokens_per_pack=96))
+@pytest.mark.parametrize(("tokens_per_pack", "trunk"), [(96, 0), (20, 8)])
+def test_packs_do_not_change_the_trajectory(layout: Layout, tokens_per_pack: int, trunk: int) -> None:
+    task = task_of(rows(), tokens_per_pack=tokens_per_pack)
+    assert max(step.trunk for step in task.steps) >= trunk
+    one = train(fresh(), task)
     other = train(fresh(), task_of(rows(), tokens_per_pack=16, layout=layout))
     assert one.loss == pytest.approx(other.loss, rel=1e-5)
     assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 from promptintern.engine.layout import Layout, Layouts
+from promptintern.errors import UserError
 from promptintern.run.session import open_session, tokens_per_pack
+from promptintern.run.tracks import plan_track, tracks_of
 from promptintern_api import parse_job
 
 from tests.tiny import tiny_job
@@ -21,7 +23,7 @@ def job(folder: Path, **training: Any) -> Any:
 @pytest.mark.parametrize(
     ("training", "fits", "size"),
     [
-        ({}, None, 6144),
+        ({}, None, 2048),
         ({}, 16384, 16384),
         ({"tokensPerBatch": 4096}, 16384, 4096),
         ({"tokensPerPack": 512}, 16384, 512),
@@ -58,3 +60,25 @@ def test_the_worker_with_the_least_memory_decides(
     session = open_session(job(tmp_path, **training))
     assert len(asked) == measured
     assert session.layouts.fits == (16384 if measured else None)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_trunk_is_there_unless_layers_are_computed_again(
+    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptintern.engine.pieces.Pieces.least_trunk", 8)
+    session = open_session(job(tmp_path, gradientCheckpointing=again, tokensPerPack=200))
+    assert session.adapter.model.get_base_model().is_gradient_checkpointing == again
+    assert session.layouts.best is Layout.SHARED
+    track = tracks_of(session)[0]
+    rows = session.encode_training(session.templates[0], track.shots)
+    steps = plan_track(session, track, rows, world_size=1)
+    assert [step.trunk > 8 for step in steps] == [not again] * len(steps)
+
+
+def test_a_model_that_cannot_compute_layers_again_is_told_by_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
+    with pytest.raises(UserError, match=r"spec\.training\.gradientCheckpointing: LlamaForCausalLM does not"):
+        open_session(job(tmp_path, gradientCheckpointing=True))

@@ -1,6 +1,7 @@
 """Rates of a training."""
 
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import asdict, replace
 
 import pytest
 from promptintern.engine.speed import Weights
@@ -12,7 +13,7 @@ STEPS = {"loss": [2.0, 1.0], "tokens": [100, 60], "loss_tokens": [10, 6], "rows"
 
 
 def trained(**changes: object) -> Trajectory:
-    trajectory = Trajectory(**STEPS, **changes)  # type: ignore[arg-type]
+    trajectory = Trajectory(**deepcopy(STEPS), **changes)  # type: ignore[arg-type]
     trajectory.spend({"forward": 1.0, "backward": 3.0})
     return trajectory
 
@@ -22,6 +23,12 @@ def test_rates_and_shares() -> None:
     assert (speed.examples, speed.tokens, speed.computed, speed.loss_tokens) == (2.0, 40.0, 20.0, 4.0)
     assert speed.shares == {"forward": 0.25, "backward": 0.75}
     assert speed.mfu == pytest.approx((80 * (4 * 1000 + 6 * 10) + 16 * 4 * 100) / 4 / 1e6)
+
+
+def test_rates_of_steps_that_were_added_are_those_of_steps_that_were_read() -> None:
+    added = trained(computed=[30])
+    added.add(loss=0.5, grad_norm=1.0, learning_rate=1e-4, tokens=50, loss_tokens=5, rows=2, computed=40)
+    assert speed_of(added, WEIGHTS, peak=1e6) == speed_of(Trajectory(**asdict(added)), WEIGHTS, peak=1e6)
 
 
 def test_no_utilization_without_a_peak() -> None:

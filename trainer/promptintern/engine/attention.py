@@ -52,7 +52,10 @@ def _attention(
         raise NotImplementedError(f"attention with {', '.join(unknown)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     calls = cascade.last if module is last else cascade.every
-    return attend(query, key, value, calls, scale=scale), None
+    if cascade.becomes:
+        cascade.becomes.keep(module, key, value)
+    above = cascade.trunk.of(module) if cascade.trunk else None
+    return attend(query, key, value, calls, above, scale=scale), None
 
 
 @contextmanager

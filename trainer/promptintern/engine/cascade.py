@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from promptintern.engine.host import moved
 from promptintern.engine.tree import PrefixTree
+from promptintern.engine.trunk import Above, Trunk
 
 Tensor = torch.Tensor
 Where = slice | Tensor
@@ -60,11 +61,13 @@ class Calls:
     Attributes:
         causal: Of tokens of one node among themselves. Every query is in one of these, every key in at most one.
         dense: Of tokens to all of a node above.
+        trunk: Of all queries to all of the trunk; None if there is none.
         queries: ``[Q]``, the places of the tokens that are queries; None if all are.
     """
 
     causal: tuple[Part, ...]
     dense: tuple[Part, ...]
+    trunk: Part | None
     queries: Tensor | None
 
 
@@ -73,10 +76,12 @@ class Planner(Protocol):
 
     ``long``: tokens from which a node has a call of its own.
     ``least_saved``: tokens that a node has to save, since its attention is a call, or part of one, in every layer.
+    ``least_trunk``: tokens that a trunk has to have, since it is a pass of its own; None where no trunk pays.
     """
 
     long: int
     least_saved: int
+    least_trunk: int | None
 
     def parts(
         self, tree: PrefixTree, before: Sequence[int], device: torch.device
@@ -87,6 +92,10 @@ class Planner(Protocol):
             before: ``[T + 1]``, how many of the tokens before each place are queries: of every node all, none, or a
                 last part.
         """
+        ...
+
+    def to_trunk(self, queries: int, tokens: int, device: torch.device) -> Part:
+        """``Calls.trunk``, of so many queries to so many tokens."""
         ...
 
 
@@ -100,9 +109,13 @@ class Cascade:
     """Of the last layer, where only tokens that predict an answer token need to attend."""
     longest: int
     """Tokens that the longest row has."""
+    trunk: Trunk | None = None
+    """Which is above all of the tree."""
+    becomes: Trunk | None = None
+    """The trunk that this pack is."""
 
 
-def cascade_of(tree: PrefixTree, planner: Planner, *, device: torch.device) -> Cascade:
+def cascade_of(tree: PrefixTree, planner: Planner, *, device: torch.device, trunk: Trunk | None = None) -> Cascade:
     """The attention calls of ``tree`` on ``device``, as ``planner`` makes them for it."""
     predicting = np.zeros(tree.tokens, dtype=bool)
     leaves = (node for node in tree.nodes if node.stop == node.end)
@@ -112,19 +125,27 @@ def cascade_of(tree: PrefixTree, planner: Planner, *, device: torch.device) -> C
             first = node.start
         predicting[first : node.end] = True
     return Cascade(
-        every=_calls(tree, np.ones(tree.tokens, dtype=bool), planner, device),
-        last=_calls(tree, predicting, planner, device),
+        every=_calls(tree, np.ones(tree.tokens, dtype=bool), planner, device, trunk),
+        last=_calls(tree, predicting, planner, device, trunk),
         longest=max(n.begin + n.end - n.start for n in tree.nodes),
+        trunk=trunk,
     )
 
 
-def _calls(tree: PrefixTree, asks: NDArray[np.bool_], planner: Planner, device: torch.device) -> Calls:
+def _calls(
+    tree: PrefixTree, asks: NDArray[np.bool_], planner: Planner, device: torch.device, trunk: Trunk | None
+) -> Calls:
     """The calls for the tokens that are queries, ``asks`` ``[T]``."""
     causal, dense = planner.parts(tree, np.concatenate([[0], np.cumsum(asks)]).tolist(), device)
-    return Calls(causal=causal, dense=dense, queries=None if asks.all() else moved(np.flatnonzero(asks), device))
+    return Calls(
+        causal=causal,
+        dense=dense,
+        trunk=planner.to_trunk(int(asks.sum()), trunk.tokens, device) if trunk else None,
+        queries=None if asks.all() else moved(np.flatnonzero(asks), device),
+    )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, *, scale: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, above: Above | None, *, scale: float) -> Tensor:
     """Attention of one pack over its tree.
 
     Args:
@@ -132,6 +153,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, *, scale: float) -> Te
         k: ``[1, Hk, T, D]``, ``Hq`` a multiple of ``Hk``.
         v: As ``k``.
         calls: What attends to what.
+        above: The trunk, if ``calls`` has a call to it.
         scale: Of the products.
 
     Returns:
@@ -141,9 +163,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, *, scale: float) -> Te
     asking = grouped(q[0].transpose(0, 1), q.shape[1] // k.shape[1])
     keys, values = (x[0].transpose(0, 1) for x in (k, v))
     if calls.queries is None:
-        whole: Tensor = _Attend.apply(asking, keys, values, calls, scale)
+        whole: Tensor = _Attend.apply(asking, keys, values, calls, above, scale)
         return whole[None]
-    out: Tensor = _Attend.apply(asking[calls.queries], keys, values, calls, scale)
+    out: Tensor = _Attend.apply(asking[calls.queries], keys, values, calls, above, scale)
     return out.new_zeros((1, q.shape[2], *out.shape[1:])).index_copy(1, calls.queries, out[None])
 
 
@@ -151,7 +173,7 @@ class _Attend(torch.autograd.Function):
     """Queries ``[Q, H, G, D]``, of which G have the same keys and values ``[T, H, D]``, to outputs ``[Q, H G, D]``."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, calls: Calls, scale: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, calls: Calls, above: Above | None, scale: float) -> Tensor:
         # Partial results are added up in float32, whatever the model computes in.
         out = torch.empty((*q.shape[:3], v.shape[2]), dtype=torch.float32, device=q.device)
         lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
@@ -161,15 +183,18 @@ class _Attend(torch.autograd.Function):
             _put(lse, part.queries, found_lse)
         for part in calls.dense:
             _merge(out, lse, part.queries, *part.forward(q, k, v, scale=scale))
+        if calls.trunk:
+            assert above
+            _merge(out, lse, calls.trunk.queries, *calls.trunk.forward(q, above.keys, above.values, scale=scale))
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.calls, ctx.scale = calls, scale
+        ctx.calls, ctx.above, ctx.scale = calls, above, scale
         return out.flatten(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
-        calls, scale = ctx.calls, ctx.scale
+        calls, above, scale = ctx.calls, ctx.above, ctx.scale
         grad = grouped(grad.contiguous(), q.shape[2])
         dq = torch.empty(q.shape, dtype=torch.float32, device=q.device)
         # Keys that only dense calls take come to their gradients by addition.
@@ -183,7 +208,11 @@ class _Attend(torch.autograd.Function):
             parts = part.backward(grad, q, k, v, out, lse, scale=scale)
             for total, where, gradient in zip((dq, dk, dv), (part.queries, part.keys, part.keys), parts, strict=True):
                 total[where] += gradient
-        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None
+        if calls.trunk:
+            parts = calls.trunk.backward(grad, q, above.keys, above.values, out, lse, scale=scale)
+            for total, gradient in zip((dq, above.key_grads, above.value_grads), parts, strict=True):
+                total.add_(gradient)
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:

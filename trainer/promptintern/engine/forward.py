@@ -1,7 +1,8 @@
 """One pack through the model: the summed loss over its answer tokens, without contamination between its rows."""
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from promptintern.engine.host import moved
 from promptintern.engine.output import are_losses
 from promptintern.engine.planners import least_saved_on, planner_of
 from promptintern.engine.tree import Prefixes, PrefixTree, plant
+from promptintern.engine.trunk import Trunk
 from promptintern.prompt.encode import Encoded
 
 
@@ -36,14 +38,16 @@ class PackTensors:
     cascade: Cascade | None
 
 
-def tree_of(rows: Sequence[Encoded], *, shared: bool, least_saved: int) -> PrefixTree:
-    """The tree of a pack; one whose rows have nothing in common unless ``shared``."""
+def tree_of(rows: Sequence[Encoded], *, shared: bool, least_saved: int, trunk: int = 0) -> PrefixTree:
+    """The tree of a pack above which are ``trunk`` tokens; one whose rows have nothing else in common unless
+    ``shared``."""
     prefixes = Prefixes([row.prompt_ids for row in rows]) if shared else None
     return plant(
-        [prefixes.common(i, j) if prefixes else 0 for i, j in pairwise(range(len(rows)))],
+        [prefixes.common(i, j) if prefixes else trunk for i, j in pairwise(range(len(rows)))],
         [len(row.prompt_ids) for row in rows],
         [len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows],
         least_saved=least_saved,
+        trunk=trunk,
     )
 
 
@@ -54,6 +58,7 @@ def pack_tensors(
     cascade: bool = False,
     shared: bool = False,
     least_saved: int | None = None,
+    trunk: Trunk | None = None,
 ) -> PackTensors:
     """The tensors of ``rows``, in order. Every row needs at least one prompt and one answer token.
 
@@ -61,13 +66,14 @@ def pack_tensors(
         cascade: Attend over the prefix tree, in a model that ``engine.attention`` prepared, instead of under a mask.
         shared: What prompts have in common is there once. Needs ``cascade``.
         least_saved: Tokens that a shared node has to save; as it pays on ``device`` if None.
+        trunk: Of tokens that all rows begin with, which are not in the pack then. Needs ``cascade``.
     """
-    assert cascade or not shared
+    assert cascade or not (shared or trunk)
     planner = planner_of(device) if cascade else None
     assert planner or not cascade, f"there is no attention over trees on {device.type}"
     if least_saved is None:
         least_saved = least_saved_on(device)
-    tree = tree_of(rows, shared=shared, least_saved=least_saved)
+    tree = tree_of(rows, shared=shared, least_saved=least_saved, trunk=trunk.tokens if trunk else 0)
     ids: list[int] = []
     positions: list[int] = []
     for node in tree.nodes:
@@ -89,7 +95,7 @@ def pack_tensors(
         position_ids=moved([positions], device),
         predicts=moved(predicts, device),
         labels=moved(labels, device),
-        cascade=cascade_of(tree, planner, device=device) if planner else None,
+        cascade=cascade_of(tree, planner, device=device, trunk=trunk) if planner else None,
     )
 
 
@@ -110,6 +116,17 @@ def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
     if are_losses(logits):
         return logits.sum()
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), pack.labels, reduction="sum")
+
+
+def grow_trunk(model: Any, ids: Sequence[int], *, device: torch.device) -> Trunk:
+    """The trunk of ``ids`` in ``model``, which ``engine.attention`` prepared: a row that nothing is asked of."""
+    trunk = Trunk(len(ids))
+    anything = array("i", ids[:1])
+    row = Encoded(prompt_ids=memoryview(array("i", ids)), answer_ids=memoryview(anything))
+    pack = pack_tensors([row], device=device, cascade=True)
+    assert pack.cascade
+    pack_loss(model, replace(pack, cascade=replace(pack.cascade, becomes=trunk)))
+    return trunk
 
 
 @torch.no_grad()

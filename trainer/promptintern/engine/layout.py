@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from promptintern.engine.attention import cascading, longest_pack, other_layers, rows_apart, sight_of
-from promptintern.engine.forward import PackTensors, pack_loss, pack_tensors, packs_exactly
+from promptintern.engine.forward import PackTensors, grow_trunk, pack_loss, pack_tensors, packs_exactly
 from promptintern.engine.gated import gated_at_once
 from promptintern.engine.last_layer import answers_only
 from promptintern.engine.lora import Adapter
@@ -19,6 +19,7 @@ from promptintern.engine.merged import merged
 from promptintern.engine.norms import quick_norms
 from promptintern.engine.output import chunked_loss
 from promptintern.engine.planners import planner_of
+from promptintern.engine.trunk import Trunk
 from promptintern.prompt.encode import Encoded
 
 
@@ -130,13 +131,18 @@ def choose_layouts(adapter: Adapter, *, vocab_size: int, dropout: float, device:
     )
 
 
+_TRUNK = 6
+"""Tokens that the rows begin with that a layout is tried on."""
+
+
 def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) -> str:
     """What is wrong with the prefix tree in this model; nothing if loss and gradients are those of rows alone.
 
     Three random rows are tried, two of them with a common prompt, one with a prompt long enough for a call of
-    its own. Loss and gradients may differ by rounding only: for every LoRA matrix, the norm of the difference by the
-    norm of the gradient is at most 1e-4 in float32. In bfloat16, whose rounding step is 2**-8, two exact computations
-    differ by up to a tenth, and a wrong one by about 1; 0.3 tells them apart.
+    its own; where trunks pay, in two packs below one. Loss and gradients may differ by rounding only: for every LoRA
+    matrix, the norm of the difference by the norm of the gradient is at most 1e-4 in float32. In bfloat16, whose
+    rounding step is 2**-8, two exact computations differ by up to a tenth, and a wrong one by about 1; 0.3 tells them
+    apart.
     """
     model = adapter.model.get_base_model()
     name = type(model).__name__
@@ -149,11 +155,14 @@ def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) ->
     own = max(planner.long + 8, 20)
     if own + 10 > longest_row(model):
         own = 20
-    ids = memoryview(array("i", torch.randint(vocab_size, (70 + own,), generator=draw).tolist()))
+    ids = torch.randint(vocab_size, (70 + own,), generator=draw).tolist()
     rows = [
-        Encoded(prompt_ids=ids[:33], answer_ids=ids[50:54]),
-        Encoded(prompt_ids=ids[:42], answer_ids=ids[54:60]),
-        Encoded(prompt_ids=ids[70:], answer_ids=ids[60:70]),
+        Encoded(prompt_ids=memoryview(array("i", prompt)), answer_ids=memoryview(array("i", answer)))
+        for prompt, answer in (
+            (ids[:33], ids[50:54]),
+            (ids[:42], ids[54:60]),
+            (ids[:_TRUNK] + ids[70 + _TRUNK :], ids[60:70]),
+        )
     ]
     parameters = adapter.flat.detach().clone()
     # In a fresh adapter B is zero, and A has no gradient.
@@ -161,8 +170,12 @@ def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) ->
     try:
         loss, expected = _gradient(adapter, [pack_tensors([row], device=device) for row in rows])
         with prepared(adapter.model, Layout.SHARED):
-            pack = pack_tensors(rows, device=device, cascade=True, shared=True, least_saved=1)
-            found_loss, found = _gradient(adapter, [pack])
+            trunk = None if planner.least_trunk is None else grow_trunk(adapter.model, ids[:_TRUNK], device=device)
+            packs = [
+                pack_tensors(some, device=device, cascade=True, shared=True, least_saved=1, trunk=trunk)
+                for some in ([rows] if trunk is None else [rows[:2], rows[2:]])
+            ]
+            found_loss, found = _gradient(adapter, packs, trunk)
     except torch.OutOfMemoryError:
         raise  # a moment without memory says nothing about the model
     except Exception as error:  # noqa: BLE001 -- models and kernels refuse in their own ways
@@ -207,7 +220,7 @@ def _in_eval(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _gradient(adapter: Adapter, packs: list[PackTensors]) -> tuple[float, torch.Tensor]:
+def _gradient(adapter: Adapter, packs: list[PackTensors], trunk: Trunk | None = None) -> tuple[float, torch.Tensor]:
     """Summed loss and its gradient."""
     adapter.grad.zero_()
     total = 0.0
@@ -215,4 +228,6 @@ def _gradient(adapter: Adapter, packs: list[PackTensors]) -> tuple[float, torch.
         loss = pack_loss(adapter.model, pack)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
+    if trunk:
+        trunk.backward()
     return total, adapter.grad.clone()

@@ -1,6 +1,6 @@
 """Planning: which rows make a step, which rows share a pack, which worker takes which pack. Pure and deterministic."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,7 +31,7 @@ class Pack:
     tokens: int
     """Of the rows."""
     computed: int
-    """Tokens that go through the model: each shared one once."""
+    """Tokens that go through the model: each shared one once, no row's last, which predicts nothing."""
     loss_tokens: int
 
 
@@ -40,6 +40,8 @@ class StepPlan:
     """One optimizer step: a list of packs for every worker (a list may be empty)."""
 
     workers: tuple[tuple[Pack, ...], ...]
+    trunk: int
+    """Tokens that all rows begin with and no pack holds, computed once by every worker that has packs."""
     rows: int
     tokens: int
     computed: int
@@ -59,6 +61,7 @@ def plan_steps(
     world_size: int,
     prefixes: Prefixes | None = None,
     least_saved: int = 1,
+    least_trunk: int | None = None,
 ) -> list[StepPlan]:
     """All steps of a stage.
 
@@ -76,29 +79,34 @@ def plan_steps(
         world_size: Workers.
         prefixes: Of the rows' prompts, if packs share what prompts have in common.
         least_saved: Tokens that a shared node has to save to be one, as packs are put together later.
+        least_trunk: Tokens that all rows of a step have to begin with for these to be computed apart from its packs;
+            None if they never are.
     """
     steps = []
     for epoch in range(epochs):
         order = np.random.default_rng([*seed, epoch]).permutation(len(lengths)).tolist()
         for batch in _batches(order, lengths, tokens_per_batch=tokens_per_batch, rows_per_batch=rows_per_batch):
-            packs = (
-                _sharing_packs(
+            trunk = 0
+            if prefixes and pack:
+                trunk, packs = _sharing_packs(
                     batch,
                     lengths,
                     prefixes,
                     capacity=tokens_per_pack,
                     world_size=world_size,
                     least_saved=least_saved,
+                    least_trunk=least_trunk,
                 )
-                if prefixes and pack
-                else _packs(batch, lengths, capacity=tokens_per_pack if pack else 0)
-            )
+            else:
+                packs = _packs(batch, lengths, capacity=tokens_per_pack if pack else 0, world_size=world_size)
+            workers = _assign(packs, world_size)
             steps.append(
                 StepPlan(
-                    workers=_assign(packs, world_size),
+                    workers=workers,
+                    trunk=trunk,
                     rows=len(batch),
                     tokens=sum(p.tokens for p in packs),
-                    computed=sum(p.computed for p in packs),
+                    computed=sum(p.computed for p in packs) + trunk * sum(bool(share) for share in workers),
                     loss_tokens=sum(p.loss_tokens for p in packs),
                 )
             )
@@ -121,12 +129,21 @@ def _batches(
         yield batch
 
 
-def _packs(batch: Sequence[int], lengths: Sequence[Length], *, capacity: int) -> list[Pack]:
-    """First fit, longest rows first, ties by row index."""
+def _packs(batch: Sequence[int], lengths: Sequence[Length], *, capacity: int, world_size: int) -> list[Pack]:
+    """As many for every worker, where there are rows enough, that no worker waits for another."""
+    sizes = {row: lengths[row].total for row in sorted(batch, key=lambda r: (-lengths[r].total, r))}
+    packs = _first_fit(sizes, capacity)
+    wanted = _for_all(len(packs), world_size, rows=len(batch))
+    if len(packs) < wanted:
+        packs = _first_fit(sizes, _smallest(capacity, lambda each: len(_first_fit(sizes, each)) <= wanted))
+    return [_pack(rows, lengths, computed=sum(lengths[r].total - 1 for r in rows)) for rows in packs]
+
+
+def _first_fit(sizes: Mapping[int, int], capacity: int) -> list[list[int]]:
+    """Rows in the order that they are given in, each in the first pack with room for it."""
     bins: list[list[int]] = []
     room: list[int] = []
-    for row in sorted(batch, key=lambda r: (-lengths[r].total, r)):
-        size = lengths[row].total
+    for row, size in sizes.items():
         place = next((i for i, free in enumerate(room) if free >= size), None)
         if place is None:
             bins.append([row])
@@ -134,7 +151,21 @@ def _packs(batch: Sequence[int], lengths: Sequence[Length], *, capacity: int) ->
         else:
             bins[place].append(row)
             room[place] -= size
-    return [_pack(rows, lengths, computed=sum(lengths[r].total for r in rows)) for rows in bins]
+    return bins
+
+
+def _for_all(packs: int, world_size: int, *, rows: int) -> int:
+    """So many packs or a few more, that all workers have as many; at most one for every row."""
+    return min(-(-packs // world_size) * world_size, rows)
+
+
+def _smallest(most: int, is_enough: Callable[[int], bool]) -> int:
+    """The smallest number that ``is_enough``, of those up to ``most``, which is."""
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
 
 
 def _sharing_packs(
@@ -145,41 +176,43 @@ def _sharing_packs(
     capacity: int,
     world_size: int,
     least_saved: int,
-) -> list[Pack]:
-    """Rows that begin alike side by side, cut into as few packs as hold them, all of about one size.
+    least_trunk: int | None,
+) -> tuple[int, list[Pack]]:
+    """A trunk's tokens, and rows that begin alike side by side, cut into as few packs as hold them, of about one size.
 
-    Their number is a multiple of ``world_size`` where there are rows enough, so that no worker waits for another. They
-    are cut as if whatever rows have in common were shared; where too little of it is, a pack that is too large is
-    halved.
+    There is a trunk if it is long enough and some worker would compute it twice without one. The packs' number is a
+    multiple of ``world_size`` where there are rows enough, so that no worker waits for another. They are cut as if
+    whatever rows have in common were shared; where too little of it is, a pack that is too large is halved.
     """
     rows = prefixes.sort(batch)
     sizes = [lengths[row].total for row in rows]
     common = [0, *(prefixes.common(a, b) for a, b in pairwise(rows))]
-    fewest = len(_cut(sizes, common, capacity))
-    wanted = min(-(-fewest // world_size) * world_size, len(rows))
-    low, high = 0, capacity  # the smallest capacity that needs no more packs than wanted
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if len(_cut(sizes, common, middle)) <= wanted else (middle, high)
+    trunk = min(common[1:], default=0)
+    if least_trunk is None or trunk < least_trunk or len(_cut(sizes, common, capacity)) <= world_size:
+        trunk = 0
+    below = [size - trunk for size in sizes], [max(0, tokens - trunk) for tokens in common]
+    wanted = _for_all(len(_cut(*below, capacity)), world_size, rows=len(rows))
+    ranges = _cut(*below, _smallest(capacity, lambda each: len(_cut(*below, each)) <= wanted))[::-1]
     packs = []
-    ranges = _cut(sizes, common, high)[::-1]
     while ranges:
         start, stop = ranges.pop()
         some = rows[start:stop]
-        computed = _computed(some, lengths, common[start + 1 : stop], least_saved)
+        computed = _computed(some, lengths, common[start + 1 : stop], least_saved=least_saved, trunk=trunk)
         if computed > capacity and len(some) > 1:
             middle = (start + stop) // 2
             ranges += [(middle, stop), (start, middle)]
         else:
             packs.append(_pack(some, lengths, computed=computed))
-    return packs
+    return trunk, packs
 
 
-def _computed(rows: Sequence[int], lengths: Sequence[Length], common: Sequence[int], least_saved: int) -> int:
-    """Tokens of the tree that ``rows`` become, with every row's last."""
+def _computed(
+    rows: Sequence[int], lengths: Sequence[Length], common: Sequence[int], *, least_saved: int, trunk: int
+) -> int:
+    """Tokens of the tree that ``rows`` become."""
     prompts = [lengths[row].prompt for row in rows]
     inputs = [lengths[row].total - 1 for row in rows]
-    return plant(common, prompts, inputs, least_saved=least_saved).tokens + len(rows)
+    return plant(common, prompts, inputs, least_saved=least_saved, trunk=trunk).tokens
 
 
 def _cut(sizes: Sequence[int], common: Sequence[int], capacity: int) -> list[tuple[int, int]]:

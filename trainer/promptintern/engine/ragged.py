@@ -257,6 +257,8 @@ class Ragged:
     long = 1
     least_saved = 512
     """What one more level costs: some forty launches in every layer, forward and backward."""
+    least_trunk: int | None = None
+    """One more pass is a few thousand launches, and few packs have its tokens twice."""
 
     def parts(
         self, tree: PrefixTree, before: Sequence[int], device: torch.device
@@ -277,6 +279,10 @@ class Ragged:
                 ends.append(node.stop)
         dense = (_level(sequences, device, causal=False) for _, sequences in sorted(above.items()))
         return (_level(own, device, causal=True),), tuple(dense)
+
+    def to_trunk(self, queries: int, tokens: int, device: torch.device) -> Part:
+        """As ``promptintern.engine.cascade.Planner`` says."""
+        return _level([_Sequence(slice(0, queries), slice(0, tokens))], device, causal=False)
 
 
 def _level(found: Sequence[_Sequence], device: torch.device, *, causal: bool) -> Level:

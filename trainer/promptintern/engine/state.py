@@ -17,6 +17,18 @@ _TRAJECTORY = "trajectory.json"
 
 
 @dataclass(kw_only=True)
+class Totals:
+    """Over all steps of a trajectory."""
+
+    rows: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+    computed: int = 0
+    computed_loss_tokens: int = 0
+    """Of the steps whose computed tokens are known."""
+
+
+@dataclass(kw_only=True)
 class Trajectory:
     """What every step of a stage did, one entry a step."""
 
@@ -35,9 +47,44 @@ class Trajectory:
     spent: dict[Part, float] = field(default_factory=dict)
     """The same by what it was spent on, for the steps in ``computed``."""
 
+    def __post_init__(self) -> None:
+        # Rates are told at every step, and a stage may have a hundred thousand.
+        self.totals = Totals(
+            rows=sum(self.rows),
+            tokens=sum(self.tokens),
+            loss_tokens=sum(self.loss_tokens),
+            computed=sum(self.computed),
+            computed_loss_tokens=sum(self.loss_tokens[self.steps - len(self.computed) :]),
+        )
+
     @property
     def steps(self) -> int:
         return len(self.loss)
+
+    def add(
+        self,
+        *,
+        loss: float,
+        grad_norm: float,
+        learning_rate: float,
+        tokens: int,
+        loss_tokens: int,
+        rows: int,
+        computed: int,
+    ) -> None:
+        """One more step."""
+        self.loss.append(loss)
+        self.grad_norm.append(grad_norm)
+        self.learning_rate.append(learning_rate)
+        self.tokens.append(tokens)
+        self.loss_tokens.append(loss_tokens)
+        self.rows.append(rows)
+        self.computed.append(computed)
+        self.totals.rows += rows
+        self.totals.tokens += tokens
+        self.totals.loss_tokens += loss_tokens
+        self.totals.computed += computed
+        self.totals.computed_loss_tokens += loss_tokens
 
     def spend(self, seconds: Mapping[Part, float]) -> None:
         """Add seconds by part."""

@@ -8,7 +8,7 @@ import torch
 from promptintern_api.training import TrainingSpec
 
 from promptintern.engine import collective
-from promptintern.engine.forward import pack_loss, pack_tensors
+from promptintern.engine.forward import grow_trunk, pack_loss, pack_tensors
 from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter
 from promptintern.engine.packs import Pack, StepPlan
@@ -93,13 +93,15 @@ def train_stage(
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
             clock.lap("optimizer")
-            trajectory.loss.append(mean)
-            trajectory.grad_norm.append(norm)
-            trajectory.learning_rate.append(rate)
-            trajectory.tokens.append(step.tokens)
-            trajectory.loss_tokens.append(step.loss_tokens)
-            trajectory.rows.append(step.rows)
-            trajectory.computed.append(int(sums[2].item()))
+            trajectory.add(
+                loss=mean,
+                grad_norm=norm,
+                learning_rate=rate,
+                tokens=step.tokens,
+                loss_tokens=step.loss_tokens,
+                rows=step.rows,
+                computed=int(sums[2].item()),
+            )
             trajectory.spend(clock.take())
             after_step(trajectory)
             clock.lap("save")
@@ -120,13 +122,20 @@ def _accumulate(
     adapter.grad.zero_()
     computed = 0
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for pack in step.workers[collective.rank()]:
+    packs = step.workers[collective.rank()]
+    trunk = None
+    if step.trunk and packs:
+        trunk = grow_trunk(adapter.model, task.rows[packs[0].rows[0]].prompt_ids[: step.trunk], device=device)
+        computed += trunk.tokens
+        clock.lap("forward")
+    for pack in packs:
         try:
             tensors = pack_tensors(
                 [task.rows[i] for i in pack.rows],
                 device=device,
                 cascade=task.layout.cascades,
                 shared=task.layout is Layout.SHARED,
+                trunk=trunk,
             )
             clock.lap("data")
             loss = pack_loss(adapter.model, tensors)
@@ -137,6 +146,9 @@ def _accumulate(
             raise RunFailed(_too_little_memory(task.name, pack, device)) from None
         total += loss.detach()
         computed += tensors.input_ids.numel()
+    if trunk:
+        trunk.backward()
+        clock.lap("backward")
     return total.item(), computed
 
 

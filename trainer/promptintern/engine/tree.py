@@ -73,7 +73,9 @@ class Prefixes:
         return int(differ[0]) if len(differ) else size
 
 
-def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int], *, least_saved: int) -> PrefixTree:
+def plant(
+    common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int], *, least_saved: int, trunk: int = 0
+) -> PrefixTree:
     """The tree of a pack's rows in their order.
 
     Args:
@@ -81,6 +83,7 @@ def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int], 
         prompts: Prompt tokens of every row.
         inputs: Prompt and answer tokens of every row that go into the model (the last one predicts nothing).
         least_saved: Tokens that a node has to save, or what its rows share is there for each of them.
+        trunk: Tokens that all rows begin with and the tree does not hold: fewer than any prompt.
     """
     count = len(inputs)
     nodes: list[list[int]] = []  # row, begin, start, end, stop
@@ -88,7 +91,7 @@ def plant(common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int], 
     size = 0
     # Work to do, last first: rows first..last that share their first `depth` tokens; or (as one number) a node whose
     # descendants are all laid out.
-    todo: list[tuple[int, int, int] | int] = [(0, count - 1, 0)]
+    todo: list[tuple[int, int, int] | int] = [(0, count - 1, trunk)]
     while todo:
         work = todo.pop()
         if isinstance(work, int):

@@ -263,7 +263,7 @@ class _Run:
             "rows": len(rows),
             "promptTokensMean": float(lengths.mean()),
             "promptTokensP95": float(np.percentile(lengths, 95)),
-            "trainingTokens": sum(trajectory.tokens),
+            "trainingTokens": trajectory.totals.tokens,
             "lossFirst": trajectory.loss[0],
             "lossLast": trajectory.loss[-1],
             "seconds": round(trajectory.seconds, 3),

@@ -13,14 +13,13 @@ def speed_of(trajectory: Trajectory, weights: Weights, *, peak: float | None) ->
         peak: FLOP/s of all devices together, if known.
     """
     seconds, timed = max(trajectory.seconds, 1e-9), sum(trajectory.spent.values())
-    computed = sum(trajectory.computed)
-    loss_tokens = sum(trajectory.loss_tokens[trajectory.steps - len(trajectory.computed) :])
-    flops = training_flops(weights, computed=computed, loss_tokens=loss_tokens)
+    totals = trajectory.totals
+    flops = training_flops(weights, computed=totals.computed, loss_tokens=totals.computed_loss_tokens)
     return Speed(
-        examples=sum(trajectory.rows) / seconds,
-        tokens=sum(trajectory.tokens) / seconds,
-        computed=computed / timed if timed else None,
-        loss_tokens=sum(trajectory.loss_tokens) / seconds,
+        examples=totals.rows / seconds,
+        tokens=totals.tokens / seconds,
+        computed=totals.computed / timed if timed else None,
+        loss_tokens=totals.loss_tokens / seconds,
         mfu=flops / timed / peak if timed and peak else None,
         shares={part: spent / timed for part, spent in trajectory.spent.items()} if timed else {},
     )

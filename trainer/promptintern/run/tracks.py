@@ -8,7 +8,7 @@ from promptintern_api.training import LearningRatePolicy
 
 from promptintern.engine.layout import Layout
 from promptintern.engine.packs import StepPlan, plan_steps
-from promptintern.engine.planners import least_saved_on
+from promptintern.engine.planners import least_saved_on, least_trunk_on
 from promptintern.engine.train import Course
 from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
@@ -108,6 +108,7 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
         world_size=world_size,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
         least_saved=least_saved_on(session.device),
+        least_trunk=None if training.gradient_checkpointing else least_trunk_on(session.device),
     )
 
 
