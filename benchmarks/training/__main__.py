@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     shape = shape_of(arguments.shape)
     found: dict[str, Any] = {
         "machine": machine() | {name: version(name) for name in ("peft", "trl", "accelerate")},
-        "data": MADE_UP if arguments.data is None else arguments.data.parent.name,
+        "data": MADE_UP if arguments.data is None else f"{arguments.data.parent.name}/{arguments.data.name}",
         "shape": json.loads(text_of(shape)),
         "rows": arguments.rows,
         "template": arguments.template_tokens,

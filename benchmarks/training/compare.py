@@ -112,7 +112,7 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
         return (max(1024, 1 << (longest - 1).bit_length()),)  # a mask's cost grows with the square of a pack
     if gpu:
         return (16, 32, 64) if long else (16, 64)
-    return (1, 2, 4) if long else (2, 4, 16)
+    return (1, 2, 4, 8) if long else (2, 4, 16)
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:

@@ -19,8 +19,7 @@ def document(found: Mapping[str, Any], *, name: str) -> str:
     lines = [
         "# Training speed" + (" on a GPU" if on_gpu else ""),
         "",
-        f"Written by `{'python -m benchmarks.training' if on_gpu else 'make bench'}{_data(found)}`, which took "
-        f"{found['minutes']} minutes. {machine_text(machine)}",
+        f"Written by `{_command(found)}`, which took {found['minutes']} minutes. {machine_text(machine)}",
         "",
         f"Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} heads "
         f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
@@ -52,10 +51,10 @@ def _on_cpu(found: Mapping[str, Any]) -> str:
     )
 
 
-def _data(found: Mapping[str, Any]) -> str:
-    if found["data"] == MADE_UP:
-        return ""
-    return f" {'DATA=' if found['shape']['device'] == 'cpu' else '--data '}{found['data']}/train.jsonl"
+def _command(found: Mapping[str, Any]) -> str:
+    if found["shape"]["device"] != "cpu":
+        return "python -m benchmarks.training"
+    return "make bench" + ("" if found["data"] == MADE_UP else f" DATA={found['data']}")
 
 
 def rounds(found: Mapping[str, Any], part: str) -> str:
@@ -144,7 +143,7 @@ def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"The first stage, {found['rows']} rows in one pack, against HF Trainer with padded rows, in steps of 16,384 "
-        f"tokens or of 2 rows, in batches of 1{', 4 or 16' if on_gpu else ' or 4'}, whichever was faster."
+        f"tokens or of 2 rows, in batches of up to {16 if on_gpu else 4} rows, whichever was faster."
     )
     yield ""
     yield from table(

@@ -68,9 +68,9 @@ def by_template(
         write_material(material, data=data, rows=4 * rows, template_tokens=template, stages=2)
         row = mean_row(material, 0)
         most = 4 if shape.device == "cpu" else 16
-        batches = [batch for batch in (1, 4, 16) if batch == 1 or batch <= min(most, _PADDED_TOKENS / row)]
+        batches = [batch for batch in (1, 2, 4, 16) if batch == 1 or batch <= min(most, _PADDED_TOKENS / row)]
         padded = max(2, int(_PADDED_TOKENS / row) // batches[-1] * batches[-1])
-        seconds: dict[int, list[float]] = {batch: [] for batch in batches[-2:]}
+        seconds: dict[int, list[float]] = {batch: [] for batch in batches[-3:]}
         ours = []
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}: template of {template} tokens")

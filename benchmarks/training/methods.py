@@ -149,7 +149,7 @@ def _plan(work: Work, *, pack: bool) -> list[Any]:
     """Steps of the rows as the other methods take them, so that losses can be compared."""
     from promptintern.engine import collective
     from promptintern.engine.packs import Length, plan_steps
-    from promptintern.engine.planners import least_saved_on, least_trunk_on
+    from promptintern.engine.planners import least_saved_on, trunk_saves_on
     from promptintern.engine.tree import Prefixes
 
     rows, steps = work.rows, []
@@ -166,7 +166,7 @@ def _plan(work: Work, *, pack: bool) -> list[Any]:
             world_size=collective.world_size(),
             prefixes=Prefixes([prompt for prompt, _ in part]),
             least_saved=least_saved_on(torch.device(work.shape.device)),
-            least_trunk=least_trunk_on(torch.device(work.shape.device)),
+            trunk_saves=trunk_saves_on(torch.device(work.shape.device)),
         )
         steps.append(replace(step, workers=tuple(tuple(_moved(one, start) for one in packs) for packs in step.workers)))
     return steps

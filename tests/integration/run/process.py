@@ -113,13 +113,13 @@ def adapters(workdir: Path) -> dict[str, bytes]:
     return found
 
 
-def trajectories(workdir: Path) -> dict[str, dict[str, list[float]]]:
-    """Loss and gradient norm of every step, by stage."""
+def trajectories(workdir: Path, *names: str) -> dict[str, dict[str, list[float]]]:
+    """What is asked for of every step, or else loss and gradient norm, by stage."""
     folder = run_folder(workdir)
     assert folder is not None
     found = {}
     for manifest in sorted(folder.glob("stages/*/manifest.json")):
         epoch = json.loads(manifest.read_text())["epoch"]
         whole = json.loads((manifest.parent / f"e{epoch}/adapter/trajectory.json").read_text())
-        found[manifest.parent.name] = {name: whole[name] for name in ("loss", "grad_norm")}
+        found[manifest.parent.name] = {name: whole[name] for name in names or ("loss", "grad_norm")}
     return found

@@ -124,23 +124,23 @@ def test_sharing_changes_packs_and_no_steps(
     assert [(s.rows, s.tokens, s.loss_tokens) for s in steps] == [(s.rows, s.tokens, s.loss_tokens) for s in plain]
 
 
-TRUNKS = st.one_of(st.none(), st.integers(1, 40))
+SAVES = st.one_of(st.none(), st.integers(1, 120))
 
 
-@given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 200), TRUNKS)
+@given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 200), SAVES)
 def test_no_pack_is_larger_than_it_may_be_where_little_is_shared(
     rows: list[tuple[list[int], int]],
     world_size: int,
     tokens_per_pack: int,
     least_saved: int,
-    least_trunk: int | None,
+    trunk_saves: int | None,
 ) -> None:
     prompts, steps = plan_sharing(
         rows,
         world_size=world_size,
         tokens_per_pack=tokens_per_pack,
         least_saved=least_saved,
-        least_trunk=least_trunk,
+        trunk_saves=trunk_saves,
     )
     for trunk, pack in ((step.trunk, pack) for step in steps for share in step.workers for pack in share):
         assert pack.computed <= tokens_per_pack or len(pack.rows) == 1
@@ -165,19 +165,19 @@ def test_a_pack_is_counted_as_the_tree_it_becomes(
             assert pack.computed == len(shared) + own
 
 
-@given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 40))
-def test_a_trunk_is_what_all_rows_of_a_step_begin_with_if_some_worker_has_several_packs(
-    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int, least_trunk: int
+@given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 120))
+def test_a_trunk_is_what_all_rows_of_a_step_begin_with_if_it_saves_a_worker_enough(
+    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int, trunk_saves: int
 ) -> None:
     changes = {"world_size": world_size, "tokens_per_pack": tokens_per_pack}
-    prompts, steps = plan_sharing(rows, **changes, least_trunk=least_trunk)
+    prompts, steps = plan_sharing(rows, **changes, trunk_saves=trunk_saves)
     _, without = plan_sharing(rows, **changes)
     assert [rows_of(step) for step in steps] == [rows_of(step) for step in without]
     for step, plain in zip(steps, without, strict=True):
         begin = [tuple(prompts[row][:-1]) for row in rows_of(step)]
         common = next(n for n in range(len(begin[0]), -1, -1) if all(b[:n] == begin[0][:n] for b in begin))
-        several = any(len(share) > 1 for share in plain.workers)
-        assert step.trunk == (common if several and common >= least_trunk else 0)
+        twice = max(len(share) for share in plain.workers) - 1
+        assert step.trunk == (common if common * twice >= trunk_saves else 0)
         packs = [sum(pack.computed for pack in share) for share in step.workers]
         assert step.computed == sum(packs) + step.trunk * sum(bool(each) for each in packs)
 

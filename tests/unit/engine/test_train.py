@@ -38,7 +38,7 @@ def task_of(
         pack=layout.packs,
         world_size=1,
         prefixes=Prefixes([row.prompt_ids for row in encoded]) if layout is Layout.SHARED else None,
-        least_trunk=4,
+        trunk_saves=4,
     )
     course = Course(first=0, total=len(steps))
     return StageTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, layout=layout, course=course)
@@ -72,10 +72,11 @@ def test_training_lowers_the_loss() -> None:
 
 
 @pytest.mark.parametrize("layout", [Layout.ALONE, Layout.MASKED, Layout.CASCADE])
-@pytest.mark.parametrize(("tokens_per_pack", "trunk"), [(96, 0), (20, 8)])
-def test_packs_do_not_change_the_trajectory(layout: Layout, tokens_per_pack: int, trunk: int) -> None:
+@pytest.mark.parametrize("tokens_per_pack", [200, 20])
+def test_packs_do_not_change_the_trajectory(layout: Layout, tokens_per_pack: int) -> None:
     task = task_of(rows(), tokens_per_pack=tokens_per_pack)
-    assert max(step.trunk for step in task.steps) >= trunk
+    assert all(step.trunk >= 8 for step in task.steps) == (tokens_per_pack == 20)
+    assert any(step.trunk for step in task.steps) == (tokens_per_pack == 20)
     one = train(fresh(), task)
     other = train(fresh(), task_of(rows(), tokens_per_pack=16, layout=layout))
     assert one.loss == pytest.approx(other.loss, rel=1e-5)
@@ -86,7 +87,8 @@ def test_packs_do_not_change_the_trajectory(layout: Layout, tokens_per_pack: int
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("at", [1, 3])
 def test_stop_and_resume_is_bit_identical(dropout: float, at: int) -> None:
-    task = task_of(rows(), layout=Layout.CASCADE if dropout else Layout.SHARED)
+    task = task_of(rows(), tokens_per_pack=20, layout=Layout.CASCADE if dropout else Layout.SHARED)
+    assert all(step.trunk for step in task.steps) == (not dropout)
     straight = fresh(dropout)
     whole = train(straight, task)
 

@@ -1,5 +1,6 @@
 """The size of packs: the job's, or what the worker with the least memory has room for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,22 @@ def test_the_worker_with_the_least_memory_decides(
     assert session.layouts.fits == (16384 if measured else None)
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_a_trunk_is_there_unless_layers_are_computed_again(
-    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("again", "longest_pack", "trunks"),
+    [(False, None, True), (True, None, False), (False, 1000, True), (False, 50, False)],
+)
+def test_a_trunk_is_there_unless_layers_are_computed_again_or_places_in_packs_count(
+    again: bool, longest_pack: int | None, trunks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptintern.engine.pieces.Pieces.least_trunk", 8)
+    monkeypatch.setattr("promptintern.engine.pieces.Pieces.trunk_saves", 8)
     session = open_session(job(tmp_path, gradientCheckpointing=again, tokensPerPack=200))
     assert session.adapter.model.get_base_model().is_gradient_checkpointing == again
     assert session.layouts.best is Layout.SHARED
+    session = replace(session, layouts=replace(session.layouts, longest_pack=longest_pack))
     track = tracks_of(session)[0]
     rows = session.encode_training(session.templates[0], track.shots)
     steps = plan_track(session, track, rows, world_size=1)
-    assert [step.trunk > 8 for step in steps] == [not again] * len(steps)
+    assert [step.trunk > 8 for step in steps] == [trunks] * len(steps)
 
 
 def test_a_model_that_cannot_compute_layers_again_is_told_by_its_field(

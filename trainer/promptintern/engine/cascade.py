@@ -76,12 +76,12 @@ class Planner(Protocol):
 
     ``long``: tokens from which a node has a call of its own.
     ``least_saved``: tokens that a node has to save, since its attention is a call, or part of one, in every layer.
-    ``least_trunk``: tokens that a trunk has to have, since it is a pass of its own; None where no trunk pays.
+    ``trunk_saves``: tokens that a trunk has to save a worker, since it is a pass of its own; None where no trunk pays.
     """
 
     long: int
     least_saved: int
-    least_trunk: int | None
+    trunk_saves: int | None
 
     def parts(
         self, tree: PrefixTree, before: Sequence[int], device: torch.device

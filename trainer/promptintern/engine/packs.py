@@ -61,7 +61,7 @@ def plan_steps(
     world_size: int,
     prefixes: Prefixes | None = None,
     least_saved: int = 1,
-    least_trunk: int | None = None,
+    trunk_saves: int | None = None,
 ) -> list[StepPlan]:
     """All steps of a stage.
 
@@ -79,8 +79,8 @@ def plan_steps(
         world_size: Workers.
         prefixes: Of the rows' prompts, if packs share what prompts have in common.
         least_saved: Tokens that a shared node has to save to be one, as packs are put together later.
-        least_trunk: Tokens that all rows of a step have to begin with for these to be computed apart from its packs;
-            None if they never are.
+        trunk_saves: Tokens that what all rows of a step begin with has to save a worker to be computed apart from its
+            packs; None if it never is.
     """
     steps = []
     for epoch in range(epochs):
@@ -95,7 +95,7 @@ def plan_steps(
                     capacity=tokens_per_pack,
                     world_size=world_size,
                     least_saved=least_saved,
-                    least_trunk=least_trunk,
+                    trunk_saves=trunk_saves,
                 )
             else:
                 packs = _packs(batch, lengths, capacity=tokens_per_pack if pack else 0, world_size=world_size)
@@ -130,7 +130,7 @@ def _batches(
 
 
 def _packs(batch: Sequence[int], lengths: Sequence[Length], *, capacity: int, world_size: int) -> list[Pack]:
-    """As many for every worker, where there are rows enough, that no worker waits for another."""
+    """Longest rows first, and about as many packs for every worker, so that none waits for another."""
     sizes = {row: lengths[row].total for row in sorted(batch, key=lambda r: (-lengths[r].total, r))}
     packs = _first_fit(sizes, capacity)
     wanted = _for_all(len(packs), world_size, rows=len(batch))
@@ -176,19 +176,20 @@ def _sharing_packs(
     capacity: int,
     world_size: int,
     least_saved: int,
-    least_trunk: int | None,
+    trunk_saves: int | None,
 ) -> tuple[int, list[Pack]]:
     """A trunk's tokens, and rows that begin alike side by side, cut into as few packs as hold them, of about one size.
 
-    There is a trunk if it is long enough and some worker would compute it twice without one. The packs' number is a
-    multiple of ``world_size`` where there are rows enough, so that no worker waits for another. They are cut as if
-    whatever rows have in common were shared; where too little of it is, a pack that is too large is halved.
+    There is a trunk if it saves enough in all packs of a worker but one. The packs' number is a multiple of
+    ``world_size`` where there are rows enough, so that no worker waits for another. They are cut as if whatever rows
+    have in common were shared; where too little of it is, a pack that is too large is halved.
     """
     rows = prefixes.sort(batch)
     sizes = [lengths[row].total for row in rows]
     common = [0, *(prefixes.common(a, b) for a, b in pairwise(rows))]
     trunk = min(common[1:], default=0)
-    if least_trunk is None or trunk < least_trunk or len(_cut(sizes, common, capacity)) <= world_size:
+    without = len(_cut(sizes, common, capacity))
+    if trunk_saves is None or trunk * (-(-without // world_size) - 1) < trunk_saves:
         trunk = 0
     below = [size - trunk for size in sizes], [max(0, tokens - trunk) for tokens in common]
     wanted = _for_all(len(_cut(*below, capacity)), world_size, rows=len(rows))

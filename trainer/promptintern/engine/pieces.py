@@ -11,8 +11,8 @@ from promptintern.engine.tree import PrefixTree
 
 Tensor = torch.Tensor
 _KEYS = 384
-"""The backward kernel takes 256 queries and up to 512 keys at a time, in two buffers of float32 that are larger than
-a core's cache then: with 384 keys and less it is a tenth quicker."""
+"""The backward kernel takes 256 queries (of 768 and more) and up to 512 keys at a time, in two buffers of float32 that
+are larger than a core's cache then: with 384 keys and less it is a tenth quicker."""
 _MAX_FILL = 0.15
 """Of a bucket's longest piece, what a shorter one may lack."""
 
@@ -163,7 +163,7 @@ class Pieces:
     long = 48
     """Tokens from which a call of its own costs less than copying a node's rows to those of others and back."""
     least_saved = 16
-    least_trunk: int | None = 64
+    trunk_saves: int | None = 256
 
     def parts(
         self, tree: PrefixTree, before: Sequence[int], device: torch.device

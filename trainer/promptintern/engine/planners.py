@@ -13,10 +13,10 @@ def least_saved_on(device: torch.device) -> int:
     return planner.least_saved if planner else 1
 
 
-def least_trunk_on(device: torch.device) -> int | None:
-    """Tokens that a trunk has to have on this device; None if none pays."""
+def trunk_saves_on(device: torch.device) -> int | None:
+    """Tokens that a trunk has to save a worker on this device; None if none pays."""
     planner = planner_of(device)
-    return planner.least_trunk if planner else None
+    return planner.trunk_saves if planner else None
 
 
 def planner_of(device: torch.device) -> Planner | None:

@@ -257,7 +257,7 @@ class Ragged:
     long = 1
     least_saved = 512
     """What one more level costs: some forty launches in every layer, forward and backward."""
-    least_trunk: int | None = None
+    trunk_saves: int | None = None
     """One more pass is a few thousand launches, and few packs have its tokens twice."""
 
     def parts(

@@ -32,8 +32,8 @@ from promptintern.run.inputs import (
 from promptintern.schedule import Stage
 
 PACK_ON_CPU = 2048
-"""Tokens: with larger packs a step is a twentieth quicker at most, and takes some 50 kB more for each of them in a
-model of four layers."""
+"""Tokens: with packs of three times as many a step is 4 to 9 % quicker, and takes some 200 MiB more with four layers
+of 256."""
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
 

@@ -8,7 +8,7 @@ from promptintern_api.training import LearningRatePolicy
 
 from promptintern.engine.layout import Layout
 from promptintern.engine.packs import StepPlan, plan_steps
-from promptintern.engine.planners import least_saved_on, least_trunk_on
+from promptintern.engine.planners import least_saved_on, trunk_saves_on
 from promptintern.engine.train import Course
 from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
@@ -108,8 +108,14 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
         world_size=world_size,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
         least_saved=least_saved_on(session.device),
-        least_trunk=None if training.gradient_checkpointing else least_trunk_on(session.device),
+        trunk_saves=trunk_saves_on(session.device) if _may_have_trunks(session, rows) else None,
     )
+
+
+def _may_have_trunks(session: Session, rows: Sequence[Encoded]) -> bool:
+    """Below a trunk a token's place in its pack is not that in a row, which some models go by beyond a length."""
+    limit = session.layouts.longest_pack
+    return not session.job.spec.training.gradient_checkpointing and (limit is None or _longest(rows) <= limit)
 
 
 def course_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> Course:
