@@ -152,7 +152,7 @@ def _plan(work: Work, *, pack: bool) -> list[Any]:
     from promptintern.engine.planners import least_saved_on, trunk_saves_on
     from promptintern.engine.tree import Prefixes
 
-    rows, steps = work.rows, []
+    rows, steps, device = work.rows, [], torch.device(work.shape.device)
     for start in range(0, len(rows), work.rows_per_step):
         part = rows[start : start + work.rows_per_step]
         (step,) = plan_steps(
@@ -165,8 +165,8 @@ def _plan(work: Work, *, pack: bool) -> list[Any]:
             pack=pack,
             world_size=collective.world_size(),
             prefixes=Prefixes([prompt for prompt, _ in part]),
-            least_saved=least_saved_on(torch.device(work.shape.device)),
-            trunk_saves=trunk_saves_on(torch.device(work.shape.device)),
+            least_saved=least_saved_on(device),
+            trunk_saves=trunk_saves_on(device),
         )
         steps.append(replace(step, workers=tuple(tuple(_moved(one, start) for one in packs) for packs in step.workers)))
     return steps

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.run.process import run_command, run_to_end, trajectories, write_job
+from tests.integration.run.reference import check_same
 from tests.tiny import tiny_job
 
 RULE = "Write the sum as code, with both numbers in the order in which they are asked for. "
@@ -34,11 +35,7 @@ def test_the_trajectory_is_the_same(workers: int, job: Path, whole: Path, tmp_pa
     run, more = (run_to_end, []) if workers == 1 else (run_command, ["--workers", str(workers)])
     ended = run(job, tmp_path, *FOUR_ROWS_A_STEP, *APART, *more)
     assert ended.code == 0, ended.text
-    found, expected = trajectories(tmp_path), trajectories(whole)
-    assert found.keys() == expected.keys()
-    for stage, steps in expected.items():
-        assert found[stage]["loss"] == pytest.approx(steps["loss"], rel=2e-5), stage
-        assert found[stage]["grad_norm"] == pytest.approx(steps["grad_norm"], rel=2e-3), stage
+    check_same(trajectories(tmp_path), trajectories(whole))
     assert computed(tmp_path) < 0.8 * computed(whole)
 
 

@@ -53,7 +53,7 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     calls = cascade.last if module is last else cascade.every
     if cascade.becomes:
-        cascade.becomes.keep(module, key, value)
+        cascade.becomes.keep(module, (key, value))
     above = cascade.trunk.of(module) if cascade.trunk else None
     return attend(query, key, value, calls, above, scale=scale), None
 

@@ -169,8 +169,9 @@ def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) ->
     adapter.load_flat(parameters + 0.02 * torch.randn(parameters.shape, generator=draw).to(parameters))
     try:
         loss, expected = _gradient(adapter, [pack_tensors([row], device=device) for row in rows])
-        ways = [[rows]] if planner.trunk_saves is None else [[rows], [rows[:2], rows[2:]]]
-        found = [_way(adapter, packs, trunk=ids[: _TRUNK * (len(packs) - 1)], device=device) for packs in ways]
+        found = [_way(adapter, [rows], trunk=[], device=device)]
+        if planner.trunk_saves is not None:
+            found.append(_way(adapter, [rows[:2], rows[2:]], trunk=ids[:_TRUNK], device=device))
     except torch.OutOfMemoryError:
         raise  # a moment without memory says nothing about the model
     except Exception as error:  # noqa: BLE001 -- models and kernels refuse in their own ways

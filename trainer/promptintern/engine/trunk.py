@@ -20,12 +20,14 @@ class Above:
     """The trunk in one layer.
 
     Attributes:
-        keys: ``[T, H, D]``.
+        given: Keys and values ``[1, H, T, D]`` as the layer made them, with what leads to them.
+        keys: ``[T, H, D]``, without.
         values: As ``keys``.
         key_grads: Of ``keys``, over all packs so far; float32 whatever the model computes in.
         value_grads: Of ``values``.
     """
 
+    given: tuple[Tensor, Tensor]
     keys: Tensor
     values: Tensor
     key_grads: Tensor
@@ -41,15 +43,15 @@ class Trunk:
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self._given: list[tuple[Tensor, Tensor]] = []
         self._above: dict[nn.Module, Above] = {}
 
-    def keep(self, attention: nn.Module, *given: Tensor) -> None:
+    def keep(self, attention: nn.Module, given: tuple[Tensor, Tensor]) -> None:
         """Keys and values ``[1, H, T, D]`` as ``attention`` was given them."""
         keys, values = (x.detach()[0].transpose(0, 1) for x in given)
         key_grads, value_grads = (torch.zeros_like(x, dtype=torch.float32) for x in (keys, values))
-        self._above[attention] = Above(keys=keys, values=values, key_grads=key_grads, value_grads=value_grads)
-        self._given.append((given[0], given[1]))
+        self._above[attention] = Above(
+            given=given, keys=keys, values=values, key_grads=key_grads, value_grads=value_grads
+        )
 
     def of(self, attention: nn.Module) -> Above:
         """In this layer."""
@@ -57,11 +59,10 @@ class Trunk:
 
     def backward(self) -> None:
         """Send back what all packs gave."""
-        grads = ((above.key_grads, above.value_grads) for above in self._above.values())
         pairs = [
             (x, grad.transpose(0, 1)[None].to(x.dtype))
-            for given, gradients in zip(self._given, grads, strict=True)
-            for x, grad in zip(given, gradients, strict=True)
+            for above in self._above.values()
+            for x, grad in zip(above.given, (above.key_grads, above.value_grads), strict=True)
             if x.requires_grad
         ]
         torch.autograd.backward([x for x, _ in pairs], [grad for _, grad in pairs])
