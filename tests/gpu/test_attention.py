@@ -28,7 +28,7 @@ def written_out(
     groups = q.shape[1] // k.shape[1]
     q, k, v = (x.detach().double().requires_grad_() for x in (q, k, v))
     alone, sums = [], []
-    for a, b, e in zip(q.split(pieces[0]), k.split(pieces[1]), v.split(pieces[1]), strict=True):
+    for a, b, e in zip(torch.split(q, pieces[0]), torch.split(k, pieces[1]), torch.split(v, pieces[1]), strict=True):
         b, e = (x.repeat_interleave(groups, dim=1) for x in (b, e))  # noqa: PLW2901
         scores = torch.einsum("qhd,khd->hqk", a, b) * q.shape[-1] ** -0.5
         if causal:

@@ -1,6 +1,7 @@
 """The adapter's flat buffer, and files that stock PEFT reads."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_parameters_are_views_of_one_buffer() -> None:
     begin = adapter.grad.data_ptr()
     end = begin + adapter.grad.nbytes
     assert all(p.grad is not None and begin <= p.grad.data_ptr() <= end - p.grad.nbytes for p in trainable)
+
+
+def test_the_gradients_norm_is_exact_for_many_numbers() -> None:
+    adapter = random_adapter(r=1024)
+    adapter.grad.copy_(torch.randn(adapter.grad.shape, generator=torch.Generator().manual_seed(0)))
+    exact = math.sqrt(math.fsum(adapter.grad.double().square().tolist()))
+    assert adapter.grad_norm() == pytest.approx(exact, rel=1e-9)
 
 
 def test_the_same_seed_gives_the_same_start() -> None:

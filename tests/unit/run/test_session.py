@@ -9,7 +9,7 @@ import torch
 from promptintern.engine.layout import Layout, Layouts
 from promptintern.errors import UserError
 from promptintern.run.session import open_session, tokens_per_pack
-from promptintern.run.tracks import plan_track, tracks_of
+from promptintern.run.tracks import plan_track, tracks_of, why_slower
 from promptintern_api import parse_job
 
 from tests.tiny import tiny_job
@@ -87,3 +87,16 @@ def test_a_model_that_cannot_compute_layers_again_is_told_by_its_field(
     monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
     with pytest.raises(UserError, match=r"spec\.training\.gradientCheckpointing: LlamaForCausalLM does not"):
         open_session(job(tmp_path, gradientCheckpointing=True))
+
+
+def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
+    session = open_session(job(tmp_path))
+    rows = session.encode_training(session.templates[0], tracks_of(session)[0].shots)
+    lengths = sorted(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
+    limit = lengths[len(rows) // 2]
+    longer = sum(length > limit for length in lengths)
+    assert 0 < longer < len(rows)
+    for sight, expected in ((limit, longer), (lengths[-1], 0)):
+        why, count = why_slower(replace(session, layouts=replace(session.layouts, sight=sight)), rows)
+        assert count == expected
+        assert (f"longer than {sight} tokens" in why) == bool(expected)

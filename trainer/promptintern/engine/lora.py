@@ -59,6 +59,11 @@ class Adapter:
         assert self.flat.grad is not None
         return self.flat.grad
 
+    def grad_norm(self) -> float:
+        """Of all gradients together. Added up in float64: PyTorch's float32 sum on a CPU is a thousandth off for 22
+        million numbers."""
+        return float(torch.linalg.vector_norm(self.grad, dtype=torch.float64))
+
     def load_flat(self, values: torch.Tensor) -> None:
         """Take over ``values`` ``[P]``."""
         with torch.no_grad():

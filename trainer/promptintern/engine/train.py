@@ -76,7 +76,7 @@ def train_stage(
             if collective.world_size() > 1:
                 clock.lap("exchange")
             mean = sums[0].item() / step.loss_tokens
-            norm = adapter.grad.norm().item()
+            norm = adapter.grad_norm()
             if not (math.isfinite(mean) and math.isfinite(norm)):
                 raise RunFailed(
                     f"{task.name}, step {number + 1}: the loss is {mean} and the gradient's norm {norm}; lower "

@@ -69,7 +69,7 @@ class TrackTrainer:
         optimizer = new_optimizer(session.adapter, weight_decay=spec.training.weight_decay)
         trajectory = self._restore(track, optimizer)
         if collective.rank() == 0:
-            self._tell_slower(why_slower(session, rows))
+            self._tell_slower(track, rows)
             self.observer.emit(
                 TrainingBegan(
                     name=track.name,
@@ -105,11 +105,12 @@ class TrackTrainer:
             self.observer.emit(Trained(name=track.name, seconds=trajectory.seconds, speed=self.speed(trajectory)))
         return trajectory
 
-    def _tell_slower(self, why: str) -> None:
+    def _tell_slower(self, track: Track, rows: Sequence[Encoded]) -> None:
         """Once for all stages that it holds for."""
+        why, count = why_slower(self.session, rows)
         if why and why not in self._told:
             self._told.add(why)
-            self.observer.emit(Note(text=why))
+            self.observer.emit(Note(text=f"{why} One is enough; {track.name} has {count:,} among {len(rows):,} rows."))
 
     def speed(self, trajectory: Trajectory) -> Speed:
         """Of all workers together; they are taken to have the same device."""
