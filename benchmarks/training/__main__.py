@@ -1,7 +1,7 @@
 """Training speed against what a user would pick instead, in one run on one machine; writes docs/performance.md.
 
     make bench
-    python -m benchmarks.training [--data rows.jsonl] [--only compare lengths packs profile workers costs answers]
+    python -m benchmarks.training [--data rows.jsonl] [--only compare alike lengths packs profile workers costs answers]
 
 On a GPU, whose measurements become a document wherever they are brought to:
 
@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.preprocess import machine
+from benchmarks.training.alike import alike
 from benchmarks.training.answering import answering
-from benchmarks.training.compare import NAMES, Setting, compare, other_trainings
+from benchmarks.training.compare import NAMES, Setting, compare, is_same_training, other_trainings
 from benchmarks.training.document import document, plot
 from benchmarks.training.lengths import by_pack, by_template
 from benchmarks.training.material import MADE_UP, shape_of, text_of, write_material
@@ -35,7 +36,7 @@ from benchmarks.training.profile import PACK, gpu_name, shares, threads
 from benchmarks.training.run_costs import run_costs
 from benchmarks.training.workers import scaling
 
-PARTS = ("compare", "lengths", "packs", "profile", "workers", "costs", "answers")
+PARTS = ("compare", "alike", "lengths", "packs", "profile", "workers", "costs", "answers")
 PACKS = {"cpu": [1024, 2048, 4096, 8192, 16384], "cuda": [4096, 8192, 16384, 32768]}
 DOCS = Path("docs")
 
@@ -70,11 +71,15 @@ def main() -> None:
         (DOCS / f"{arguments.name}.md").write_text(document(found, name=arguments.name))
         plot(found, DOCS / f"{arguments.name}.svg")
     print(document(found, name=arguments.name))
-    wrong = other_trainings([Setting(**each) for each in found.get("compare", [])], found["shape"]["dtype"])
+    dtype = found["shape"]["dtype"]
+    wrong = other_trainings([Setting(**each) for each in found.get("compare", [])], dtype)
     if wrong:
         sys.exit(
             f"in stages {', '.join(str(stage + 1) for stage in wrong)} ours did not train as the padded methods did"
         )
+    for method, each in found.get("alike", {}).items():
+        if not is_same_training((each["losses"], each["norms"]), dtype):
+            sys.exit(f"ours did not go on training as {NAMES[method]} did")
 
 
 def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -105,7 +110,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if shape.device != "cpu":
         found["machine"]["gpu"] = in_new_process(gpu_name)
     few = max(1, arguments.repeats - 1)
-    found["rounds"] = dict.fromkeys(PARTS, few) | {"compare": arguments.repeats, "costs": max(1, few - 1)}
+    found["rounds"] = dict.fromkeys(PARTS, few) | {
+        "compare": arguments.repeats,
+        "lengths": arguments.repeats,
+        "costs": max(1, few - 1),
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         material = folder / "material"
@@ -121,6 +130,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 methods=arguments.methods,
             )
             found["compare"] = [setting.__dict__ for setting in settings]
+        if "alike" in arguments.only:
+            found["alike"] = {method: asdict(each) for method, each in alike(material, shape).items()}
         if "lengths" in arguments.only:
             lengths = by_template(
                 folder,
@@ -128,7 +139,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 data=arguments.data,
                 templates=arguments.templates,
                 rows=arguments.rows,
-                repeats=few,
+                repeats=arguments.repeats,
             )
             found["lengths"] = [asdict(length) for length in lengths]
         if "packs" in arguments.only:
@@ -141,7 +152,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             found["packs"] = [asdict(length) for length in packs]
         if "profile" in arguments.only:
-            found["profile"] = shares(material, shape, rows=arguments.rows)
+            found["profile"] = {
+                kind: asdict(spent) for kind, spent in shares(material, shape, rows=arguments.rows).items()
+            }
         if "workers" in arguments.only:
             found["workers"] = scaling(material, shape, rows=arguments.rows, pack=PACK["cpu"], repeats=few)
         if "costs" in arguments.only:

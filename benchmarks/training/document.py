@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.training.alike import ROWS, STEPS
 from benchmarks.training.compare import CLOSE, FAR_BEHIND, NAMES, Setting, best_of, differences, is_same_training
 from benchmarks.training.material import MADE_UP
 from benchmarks.training.processes import OUR_SPINS, SPINS
@@ -27,9 +28,11 @@ def document(found: Mapping[str, Any], *, name: str) -> str:
         f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns. "
         f"After the first round go on all sizes within {CLOSE} times their method's best, unless that was {FAR_BEHIND} "
         "times slower than the best of the others; "
-        f"figures are medians over {rounds(found, 'compare')}, below over {rounds(found, 'lengths')}"
-        + (_ON_GPU if on_gpu else _on_cpu(found)),
+        f"figures are medians over {rounds(found, 'compare')}, of packs, workers and answers over "
+        f"{rounds(found, 'packs')}" + (_ON_GPU if on_gpu else _on_cpu(found)),
     ]
+    if "note" in found:
+        lines += ["", found["note"]]
     for key, part in _PARTS.items():
         if key in found:
             lines += ["", *(line.replace("performance.svg", f"{name}.svg") for line in part(found))]
@@ -137,13 +140,37 @@ def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
     )
 
 
+def _alike(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## The same training"
+    yield ""
+    yield (
+        f"{STEPS} steps of {ROWS} rows of the first stage, not timed. A packed TRL step holds other rows, and is not "
+        "compared."
+    )
+    yield ""
+    yield from table(
+        ["against", "its loss, first and last step", "ours, last step", "losses differ by", "gradient norms"],
+        [
+            [
+                NAMES[method],
+                f"{each['first']:.4f}, {each['last']:.4f}",
+                f"{each['ours']:.4f}",
+                f"{each['losses']:.0e}",
+                f"{each['norms']:.0e}",
+            ]
+            for method, each in found["alike"].items()
+        ],
+    )
+
+
 def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
     on_gpu = found["shape"]["device"] != "cpu"
     yield "## The longer the template, the larger the gain"
     yield ""
     yield (
         f"The first stage, {found['rows']} rows in one pack, against HF Trainer with padded rows, in steps of 16,384 "
-        f"tokens or of 2 rows, in batches of up to {16 if on_gpu else 4} rows, whichever was faster."
+        f"tokens or of 2 rows, in batches of up to {16 if on_gpu else 4} rows, whichever was faster"
+        + ("; its time is scaled to as many tokens a row as ours had." if "gains" in found["lengths"][0] else ".")
     )
     yield ""
     yield from table(
@@ -155,11 +182,16 @@ def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
                 f"{each['ours']:.2f}",
                 f"{each['hf']:.2f}",
                 str(each["batch"]),
-                f"**{each['ours'] / each['hf']:.1f}x**",
+                f"**{each['ours'] / each['hf']:.1f}x**{_from_to(each.get('gains'))}",
             ]
             for each in found["lengths"]
         ],
     )
+
+
+def _from_to(gains: Sequence[float] | None) -> str:
+    """The smallest and the largest of several."""
+    return f" ({min(gains):.1f} to {max(gains):.1f})" if gains and len(gains) > 1 else ""
 
 
 def _packs(found: Mapping[str, Any]) -> Iterator[str]:
@@ -168,7 +200,12 @@ def _packs(found: Mapping[str, Any]) -> Iterator[str]:
     yield from table(
         ["tokens in a pack", "rows in a pack", "examples/s", "peak MiB"],
         [
-            [str(each["pack"]), f"{each['rows_per_pack']:.1f}", f"{each['ours']:.1f}", f"{each['peak_mib']:.0f}"]
+            [
+                str(each["pack"]),
+                f"{each['rows_per_pack']:.1f}",
+                f"{each['ours']:.1f}",
+                f"{each['peak_mib']:.0f}" if "peak_mib" in each else "",
+            ]
             for each in found["packs"]
         ],
     )
@@ -182,7 +219,15 @@ def _profile(found: Mapping[str, Any]) -> Iterator[str]:
         f"A step of the first stage in packs of {pack:,} tokens under PyTorch's profiler. It slows down what is small."
     )
     yield ""
-    yield from table(["", "share"], [[kind, f"{share:.0%}"] for kind, share in found["profile"].items()])
+    spent = found["profile"]
+    counted = any(each["gflops"] for each in spent.values())
+    yield from table(
+        ["", "share", *(["GFLOP/s"] if counted else [])],
+        [
+            [kind, f"{each['share']:.0%}", *([f"{each['gflops']:.0f}" if each["gflops"] else ""] if counted else [])]
+            for kind, each in spent.items()
+        ],
+    )
 
 
 def _workers(found: Mapping[str, Any]) -> Iterator[str]:
@@ -206,6 +251,11 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
                 "from one stage to the next",
                 f"{costs['change']:.2f}",
                 f"{costs['change'] / costs['stage']:.1%} of the stage's time, {costs['share']:.1%} at most",
+            ],
+            [
+                "the same, with storage on an S3 server on this machine",
+                f"{costs['s3_change']:.2f}",
+                f"{costs['s3_change'] / costs['stage']:.1%} of the stage's time, {costs['s3_share']:.1%} at most",
             ],
             [
                 "a new process per stage instead, or to resume",
@@ -261,6 +311,7 @@ def _answers(found: Mapping[str, Any]) -> Iterator[str]:
 
 _PARTS = {
     "compare": _compare,
+    "alike": _alike,
     "lengths": _lengths,
     "packs": _packs,
     "profile": _profile,

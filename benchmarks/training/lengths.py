@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.training.compare import measure
-from benchmarks.training.material import Shape, mean_row, write_material
+from benchmarks.training.compare import measure, steps_on
+from benchmarks.training.material import Shape, read_stage, write_material
 from benchmarks.training.processes import say
 
 _PADDED_TOKENS = 16384
@@ -23,8 +23,9 @@ class Length:
         template: Tokens.
         row: Mean tokens of a row.
         ours: Examples per second.
-        hf: Of HF Trainer with PEFT, padded.
+        hf: Of HF Trainer with PEFT, padded; of rows as long as ours.
         batch: Its batch size, the faster one.
+        gains: Ours by HF's, round by round.
     """
 
     template: int
@@ -32,6 +33,7 @@ class Length:
     ours: float
     hf: float
     batch: int
+    gains: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +68,30 @@ def by_template(
         material = folder / f"template-{template}"
         material.mkdir()
         write_material(material, data=data, rows=4 * rows, template_tokens=template, stages=2)
-        row = mean_row(material, 0)
+        lengths = [len(prompt) + len(answer) for prompt, answer in read_stage(material, 0)]
+        row = statistics.mean(lengths)
         most = 4 if shape.device == "cpu" else 16
         batches = [batch for batch in (1, 2, 4, 16) if batch == 1 or batch <= min(most, _PADDED_TOKENS / row)]
         padded = max(2, int(_PADDED_TOKENS / row) // batches[-1] * batches[-1])
+        # The steps that count may hold longer or shorter rows than ours do, if they hold few.
+        theirs, own = (statistics.mean(lengths[n : n * steps_on(shape.device)]) for n in (padded, rows))
         seconds: dict[int, list[float]] = {batch: [] for batch in batches[-3:]}
-        ours = []
+        ours: list[float] = []
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}: template of {template} tokens")
             ours += measure("ours", _ALL_ROWS, material, shape, stage=0, rows=rows).seconds
             for batch in [min(seconds, key=lambda batch: seconds[batch][0])] if repeat else list(seconds):
                 seconds[batch] += measure("hf", batch, material, shape, stage=0, rows=padded).seconds
         batch = min(seconds, key=lambda batch: seconds[batch][0])
+        each_row = [taken / padded * own / theirs for taken in seconds[batch]]
         found.append(
             Length(
                 template=template,
                 row=row,
                 ours=rows / statistics.median(ours),
-                hf=padded / statistics.median(seconds[batch]),
+                hf=1 / statistics.median(each_row),
                 batch=batch,
+                gains=[one * rows / step for one, step in zip(each_row, ours, strict=True)],
             )
         )
     return found

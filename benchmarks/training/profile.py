@@ -1,5 +1,8 @@
 """What our step's time goes to: a step of the first stage, by kind of operation."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ from benchmarks.training.material import Shape
 from benchmarks.training.methods import Work, train_ours
 from benchmarks.training.processes import OURS, in_new_process, say
 
-_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addmm_")
+_PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::addmm_": 1, "aten::baddbmm": 1}
+"""Where among its arguments the two factors are."""
 _ATTENTION = "_attention_for_cpu"
 PRODUCTS, SHARED, OWN, REST = (
     "matrix products",
@@ -30,14 +34,27 @@ PACK = {"cpu": 2048, "cuda": 32768}
 """Tokens of the packs, by device: on a CPU a run's own default."""
 
 
-def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, float]:
-    """Shares of the second step's time, by kind of operation."""
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """By one kind of operation.
+
+    Attributes:
+        share: Of the step's time.
+        gflops: Its operations, in 10^9 a second of its own time; None if they were not counted.
+    """
+
+    share: float
+    gflops: float | None = None
+
+
+def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, Spent]:
+    """What the second step's time goes to, by kind of operation."""
     say("profile of the first stage")
     work = Work.of_stage(material, 0, method="ours", rows=rows, size=PACK[shape.device], shape=shape)
     return in_new_process(_profile, work, method=OURS)
 
 
-def _profile(work: Work) -> dict[str, float]:
+def _profile(work: Work) -> dict[str, Spent]:
     on_gpu = work.shape.device != "cpu"
     kinds = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     profiler = profile(activities=kinds, record_shapes=not on_gpu, acc_events=True)
@@ -52,7 +69,7 @@ def _profile(work: Work) -> dict[str, float]:
     return _by_kernel(profiler, done.seconds[-1]) if on_gpu else _by_operation(profiler, done.seconds[-1])
 
 
-def _by_kernel(profiler: Any, step: float) -> dict[str, float]:
+def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
     """On a GPU, where attention is not told apart by what it attends to."""
     spent = dict.fromkeys((PRODUCTS, ATTENTION, OTHERS), 0.0)
     for event in profiler.key_averages():
@@ -63,32 +80,41 @@ def _by_kernel(profiler: Any, step: float) -> dict[str, float]:
         ]
         spent[kinds[0] if kinds else OTHERS] += event.self_device_time_total / 1e6
     assert spent[PRODUCTS] > 0 and spent[ATTENTION] > 0, "the profiler saw none of them"
-    return {kind: seconds / step for kind, seconds in spent.items()} | {WAITING: 1 - sum(spent.values()) / step}
+    shares = {kind: seconds / step for kind, seconds in spent.items()}
+    return {kind: Spent(share=share) for kind, share in (*shares.items(), (WAITING, 1 - sum(shares.values())))}
 
 
-def _by_operation(profiler: Any, step: float) -> dict[str, float]:
-    spent = dict.fromkeys((PRODUCTS, SHARED, OWN), 0.0)
+def _by_operation(profiler: Any, step: float) -> dict[str, Spent]:
+    seconds = dict.fromkeys((PRODUCTS, SHARED, OWN), 0.0)
+    operations = dict.fromkeys(seconds, 0.0)
     for event in profiler.key_averages(group_by_input_shape=True):
-        kind = _kind(event)
-        if kind is not None:
-            spent[kind] += event.self_cpu_time_total / 1e6
-    assert spent[PRODUCTS] > 0 and spent[OWN] > 0, "the profiler saw none of them"
-    return {kind: seconds / step for kind, seconds in spent.items()} | {REST: 1 - sum(spent.values()) / step}
+        found = _kind(event.key, event.input_shapes)
+        if found is not None:
+            kind, each = found
+            seconds[kind] += event.self_cpu_time_total / 1e6
+            operations[kind] += each * event.count
+    assert seconds[PRODUCTS] > 0 and seconds[OWN] > 0, "the profiler saw none of them"
+    return {
+        kind: Spent(share=taken / step, gflops=operations[kind] / taken / 1e9 if taken else None)
+        for kind, taken in seconds.items()
+    } | {REST: Spent(share=1 - sum(seconds.values()) / step)}
 
 
-def _kind(event: Any) -> str | None:
-    if event.key in _PRODUCTS:
-        return PRODUCTS
-    if _ATTENTION in event.key:
-        queries, keys = _lengths(event)
-        return OWN if queries == keys else SHARED
+def _kind(key: str, shapes: Sequence[Sequence[int]]) -> tuple[str, float] | None:
+    """What an operation is, and its additions and multiplications; None for all others.
+
+    ``[..., M, K]`` times ``[..., K, N]`` takes ``2 M K N``. Attention takes two such products of queries, keys and
+    head width, and backwards five; causal attention half of them.
+    """
+    if key in _PRODUCTS:
+        one, other = [shape for shape in shapes if shape][_PRODUCTS[key] :][:2]
+        return PRODUCTS, 2.0 * math.prod(one) * other[-1]
+    if _ATTENTION in key:
+        backward = "backward" in key
+        q, k = shapes[1:3] if backward else shapes[:2]  # backwards the output's gradient comes first
+        whole = (10.0 if backward else 4.0) * math.prod(q) * k[-2]
+        return (OWN, whole / 2) if q[-2] == k[-2] else (SHARED, whole)
     return None
-
-
-def _lengths(event: Any) -> tuple[int, int]:
-    """Of queries and keys, ``[batch, heads, length, width]``; a backward call has the output's gradient before them."""
-    first = 1 if "backward" in event.key else 0
-    return event.input_shapes[first][2], event.input_shapes[first + 1][2]
 
 
 def threads() -> int:

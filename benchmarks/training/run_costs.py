@@ -2,7 +2,7 @@
 
 The usual way to train in stages is a script that is started once per stage. Ours goes on in the process, and its next
 stage's prompts are ready by then. A run on this machine's disk and one on a real S3 server take turns; both save every
-second. The one on S3 is stopped in its second stage and continued by a new process.
+second. The one on S3 is stopped in its last stage and continued by a new process.
 """
 
 import json
@@ -26,7 +26,7 @@ from benchmarks.training.processes import OUR_SPINS, SPINS, say
 
 _ROWS, _STAGES = 640, 4
 _STOP_AFTER = 2
-"""Steps of the second stage after which the run is stopped, to be continued by a new process."""
+"""Steps of the last stage after which the run is stopped, to be continued by a new process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class RunCosts:
         stage: Training of a stage.
         change: From the end of a stage's evaluation until the next stage's first step begins.
         share: The largest such change of the time that the stage after it trains.
+        s3_change: As ``change``, with storage on the S3 server.
+        s3_share: As ``share``.
         start: From a new process until its first step begins, in the midst of a run.
         save: What a checkpoint holds training up.
         step: Of training.
@@ -48,6 +50,8 @@ class RunCosts:
     stage: float
     change: float
     share: float
+    s3_change: float
+    s3_share: float
     start: float
     save: float
     step: float
@@ -61,6 +65,7 @@ def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int)
     from promptintern_api.compute import CheckpointSpec
 
     runs: list[list[Event]] = []
+    on_s3: list[list[Event]] = []
     first: dict[str, list[float]] = {"local": [], "s3": []}
     starts = []
     with tempfile.TemporaryDirectory() as name, _s3() as (storage, environment):
@@ -69,21 +74,24 @@ def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int)
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}: a run of {_STAGES} stages with its storage here")
             runs.append(_process(folder, repeat, {"uri": f"file://{folder}/runs"}, {}, stop_after=0))
-            say(f"round {repeat + 1} of {repeats}: a run on S3, stopped in its second stage, and continued for a step")
-            stopped = _process(folder, repeat, storage, environment, stop_after=_STOP_AFTER)
+            say(f"round {repeat + 1} of {repeats}: a run on S3, stopped in its last stage, and continued for a step")
+            on_s3.append(_process(folder, repeat, storage, environment, stop_after=_STOP_AFTER))
             began = time.time()
             continued = _process(folder, repeat, storage, environment, stop_after=_STOP_AFTER + 1)
             starts.append(_first(continued, "TrainingBegan")["at"] - began)
             first["local"].append(_first(runs[-1], "Trained")["examples"])
-            first["s3"].append(_first(stopped, "Trained")["examples"])
+            first["s3"].append(_first(on_s3[-1], "Trained")["examples"])
     trained = [event for run in runs for event in run if event["event"] == "Trained"]
-    changes = [change for run in runs for change in _changes(run)]
+    changes, s3_changes = ([change for run in each for change in _changes(run)] for each in (runs, on_s3))
+    assert len(changes) > len(s3_changes) > 0, "a change takes a stage that was trained to its end"
     steps = sum(1 for run in runs for event in run if event["event"] == "Stepped")
     saved = sum(1 for run in runs for event in run if event["event"] == "CheckpointSaved")
     return RunCosts(
         stage=statistics.median(event["seconds"] for event in trained),
         change=statistics.median(gap for gap, _ in changes),
         share=max(gap / seconds for gap, seconds in changes),
+        s3_change=statistics.median(gap for gap, _ in s3_changes),
+        s3_share=max(gap / seconds for gap, seconds in s3_changes),
         start=statistics.median(starts),
         save=sum(event["save"] for event in trained) / saved,
         step=sum(event["seconds"] for event in trained) / steps,

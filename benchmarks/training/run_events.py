@@ -1,6 +1,6 @@
 """``JOB STOP_AFTER``: runs a job, or continues it, and prints its events as JSON lines with their time.
 
-It asks the run to stop after so many steps of the second stage, or never if that is 0.
+It asks the run to stop after so many steps of the last stage, or never if that is 0.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ from promptintern.run.events import Ending, Event, Stepped, Stopped, Trained
 class Printer:
     """An observer."""
 
-    def __init__(self, stop_after: int) -> None:
+    def __init__(self, last_stage: int, stop_after: int) -> None:
+        self._last_stage = last_stage
         self._stop_after = stop_after
         self._stop = False
 
@@ -32,7 +33,7 @@ class Printer:
                 "examples": event.speed.examples,
                 "save": event.speed.shares.get("save", 0.0) * event.seconds,
             }
-        if isinstance(event, Stepped) and event.stage == 1 and event.done == self._stop_after:
+        if isinstance(event, Stepped) and event.stage == self._last_stage and event.done == self._stop_after:
             self._stop = True
         print(json.dumps(line), flush=True)
 
@@ -57,8 +58,9 @@ def main() -> None:
     path, stop_after = sys.argv[1:]
     job = load_job(Path(path))
     assert job.spec.storage is not None
+    observer = Printer(job.spec.schedule.stages - 1, int(stop_after))
     with contextlib.suppress(Stopped):
-        run_job(job, storage_uri=job.spec.storage.uri, workers=0, observer=Printer(int(stop_after)))
+        run_job(job, storage_uri=job.spec.storage.uri, workers=0, observer=observer)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,15 @@ def test_packs_are_as_large_as_a_run_has_them() -> None:
 
 
 def setting(method: str, size: int, *seconds: float, losses: tuple[float, ...] = (2.0, 1.0)) -> Setting:
-    return Setting(method=method, size=size, stage=0, seconds=list(seconds), losses=list(losses), norms=[1.0, 0.5])
+    return Setting(
+        method=method,
+        size=size,
+        stage=0,
+        rounds=len(seconds),
+        seconds=list(seconds),
+        losses=list(losses),
+        norms=[1.0, 0.5],
+    )
 
 
 def test_what_may_be_the_best_of_its_method_goes_on_unless_the_method_is_far_behind() -> None:
@@ -26,6 +34,13 @@ def test_the_best_of_a_method_is_its_fastest_of_those_measured_to_the_end() -> N
     lucky, best, slower = setting("hf", 4, 0.5), setting("hf", 1, 1.0, 1.1, 1.2), setting("hf", 2, 1.2, 1.1, 1.3)
     ours = setting("ours", 4096, 0.3, 0.3, 0.3)
     assert best_of([lucky, slower, best, ours]) == [best, ours]
+
+
+def test_more_steps_in_as_many_rounds_make_no_best() -> None:
+    """A packed step holds other rows, so sizes may have other numbers of steps."""
+    slow, fast = setting("trl-packed", 512, 2.0, 2.1, 2.2), setting("trl-packed", 1024, 1.0, 1.1)
+    slow.rounds = fast.rounds = 2
+    assert best_of([slow, fast]) == [fast]
 
 
 def test_a_training_that_is_not_that_of_the_padded_methods_is_told() -> None:
