@@ -250,12 +250,12 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
             [
                 "from one stage to the next",
                 f"{costs['change']:.2f}",
-                f"{costs['change'] / costs['stage']:.1%} of the stage's time, {costs['share']:.1%} at most",
+                f"{costs['share']:.1%} of the next stage's time at most",
             ],
             [
                 "the same, with storage on an S3 server on this machine",
                 f"{costs['s3_change']:.2f}",
-                f"{costs['s3_change'] / costs['stage']:.1%} of the stage's time, {costs['s3_share']:.1%} at most",
+                f"{costs['s3_share']:.1%} of the next stage's time at most",
             ],
             [
                 "a new process per stage instead, or to resume",
@@ -267,6 +267,8 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
                 f"{costs['save']:.3f}",
                 f"{costs['save'] / costs['step']:.2%} of a step of {costs['step']:.2f} s",
             ],
+            ["until it is stored, while training goes on", f"{costs['stored']:.2f}", ""],
+            ["the same, on an S3 server on this machine", f"{costs['s3_stored']:.2f}", ""],
         ],
     )
     yield ""

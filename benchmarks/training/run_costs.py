@@ -2,7 +2,7 @@
 
 The usual way to train in stages is a script that is started once per stage. Ours goes on in the process, and its next
 stage's prompts are ready by then. A run on this machine's disk and one on a real S3 server take turns; both save every
-second. The one on S3 is stopped in its last stage and continued by a new process.
+second. The one on S3 is stopped in its last stage but one and continued by a new process.
 """
 
 import json
@@ -26,7 +26,7 @@ from benchmarks.training.processes import OUR_SPINS, SPINS, say
 
 _ROWS, _STAGES = 640, 4
 _STOP_AFTER = 2
-"""Steps of the last stage after which the run is stopped, to be continued by a new process."""
+"""Steps of the last stage but one after which the run is stopped, to be continued by a new process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ class RunCosts:
         s3_share: As ``share``.
         start: From a new process until its first step begins, in the midst of a run.
         save: What a checkpoint holds training up.
+        stored: From the end of a step until its checkpoint is stored, while training goes on.
+        s3_stored: As ``stored``, on the S3 server.
         step: Of training.
         every: Between checkpoints by default.
         local: First stage's examples per second with storage on this machine.
@@ -54,6 +56,8 @@ class RunCosts:
     s3_share: float
     start: float
     save: float
+    stored: float
+    s3_stored: float
     step: float
     every: int
     local: float
@@ -74,7 +78,7 @@ def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int)
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}: a run of {_STAGES} stages with its storage here")
             runs.append(_process(folder, repeat, {"uri": f"file://{folder}/runs"}, {}, stop_after=0))
-            say(f"round {repeat + 1} of {repeats}: a run on S3, stopped in its last stage, and continued for a step")
+            say(f"round {repeat + 1} of {repeats}: a run on S3, stopped in its last stage but one, and continued")
             on_s3.append(_process(folder, repeat, storage, environment, stop_after=_STOP_AFTER))
             began = time.time()
             continued = _process(folder, repeat, storage, environment, stop_after=_STOP_AFTER + 1)
@@ -94,6 +98,8 @@ def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int)
         s3_share=max(gap / seconds for gap, seconds in s3_changes),
         start=statistics.median(starts),
         save=sum(event["save"] for event in trained) / saved,
+        stored=statistics.median(time for run in runs for time in _stored(run)),
+        s3_stored=statistics.median(time for run in on_s3 for time in _stored(run)),
         step=sum(event["seconds"] for event in trained) / steps,
         every=CheckpointSpec().every_seconds,
         local=statistics.median(first["local"]),
@@ -122,6 +128,16 @@ def _changes(run: Sequence[Event]) -> Iterator[tuple[float, float]]:
         elif event["event"] == "Trained" and event["name"] != f"stage 1/{_STAGES}":
             assert ended is not None
             yield event["at"] - event["seconds"] - ended, event["seconds"]
+
+
+def _stored(run: Sequence[Event]) -> Iterator[float]:
+    """From a step to its checkpoint."""
+    stepped: dict[tuple[int, int], float] = {}
+    for event in run:
+        if event["event"] == "Stepped":
+            stepped[event["stage"], event["step"]] = event["at"]
+        elif event["event"] == "CheckpointSaved":
+            yield event["at"] - stepped[event["stage"], event["step"]]
 
 
 def _write_inputs(folder: Path, tokenizer: Path, shape: Shape, data: Path | None) -> None:

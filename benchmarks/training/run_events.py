@@ -1,6 +1,6 @@
 """``JOB STOP_AFTER``: runs a job, or continues it, and prints its events as JSON lines with their time.
 
-It asks the run to stop after so many steps of the last stage, or never if that is 0.
+It asks the run to stop after so many steps of the last stage but one, or never if that is 0.
 """
 
 import contextlib
@@ -12,20 +12,24 @@ from pathlib import Path
 
 from promptintern.job import load_job
 from promptintern.run.driver import run_job
-from promptintern.run.events import Ending, Event, Stepped, Stopped, Trained
+from promptintern.run.events import CheckpointSaved, Ending, Event, Stepped, Stopped, Trained
 
 
 class Printer:
     """An observer."""
 
-    def __init__(self, last_stage: int, stop_after: int) -> None:
-        self._last_stage = last_stage
+    def __init__(self, stage: int, stop_after: int) -> None:
+        self._stage = stage
         self._stop_after = stop_after
         self._stop = False
 
     def emit(self, event: Event) -> None:
         """Print ``event``."""
         line = {"event": type(event).__name__, "at": time.time(), "stage": getattr(event, "stage", None)}
+        if isinstance(event, Stepped):
+            line["step"] = event.done
+        if isinstance(event, CheckpointSaved):
+            line["step"] = event.step
         if isinstance(event, Trained):
             line |= {
                 "name": event.name,
@@ -33,7 +37,7 @@ class Printer:
                 "examples": event.speed.examples,
                 "save": event.speed.shares.get("save", 0.0) * event.seconds,
             }
-        if isinstance(event, Stepped) and event.stage == self._last_stage and event.done == self._stop_after:
+        if isinstance(event, Stepped) and event.stage == self._stage and event.done == self._stop_after:
             self._stop = True
         print(json.dumps(line), flush=True)
 
@@ -58,7 +62,7 @@ def main() -> None:
     path, stop_after = sys.argv[1:]
     job = load_job(Path(path))
     assert job.spec.storage is not None
-    observer = Printer(job.spec.schedule.stages - 1, int(stop_after))
+    observer = Printer(job.spec.schedule.stages - 2, int(stop_after))
     with contextlib.suppress(Stopped):
         run_job(job, storage_uri=job.spec.storage.uri, workers=0, observer=observer)
 
