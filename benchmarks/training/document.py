@@ -5,7 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training.alike import ROWS, STEPS
-from benchmarks.training.compare import CLOSE, FAR_BEHIND, NAMES, Setting, best_of, differences, is_same_training
+from benchmarks.training.compare import (
+    CLOSE,
+    FAR_BEHIND,
+    NAMES,
+    OF_SHORT,
+    SHORT,
+    Setting,
+    best_of,
+    differences,
+    is_same_training,
+)
 from benchmarks.training.material import MADE_UP
 from benchmarks.training.processes import OUR_SPINS, SPINS
 from benchmarks.training.profile import PACK
@@ -49,7 +59,8 @@ _ON_GPU = (
 def _on_cpu(found: Mapping[str, Any]) -> str:
     return (
         f", and {rounds(found, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds the "
-        f"planning of its packs. {found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
+        f"planning of its packs. A step of less than {SHORT:.0f} s is measured {OF_SHORT} times a round. "
+        f"{found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
         "sets it, in the others libgomp's default. Peaks of memory include the libraries a method imports."
     )
 
