@@ -6,14 +6,14 @@ A fresh adapter's first steps say little, since its B is zero.
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.training.compare import furthest
+from benchmarks.training.compare import apart, measure
 from benchmarks.training.material import Shape
-from benchmarks.training.methods import Measured, Work, run
-from benchmarks.training.processes import in_new_process, say
+from benchmarks.training.methods import Measured
+from benchmarks.training.processes import say
 from benchmarks.training.profile import PACK
 
 STEPS, ROWS = 12, 8
-_SIZES = {"hf": 2, "trl": 2}
+_BATCH = 2
 """Rows of the padded methods' batches."""
 
 
@@ -40,19 +40,15 @@ def alike(material: Path, shape: Shape) -> dict[str, Alike]:
     """By padded method."""
     ours = _train("ours", PACK[shape.device], material, shape)
     found = {}
-    for method, size in _SIZES.items():
-        theirs = _train(method, size, material, shape)
+    for method in ("hf", "trl"):
+        theirs = _train(method, _BATCH, material, shape)
+        losses, norms = apart(ours, theirs)
         found[method] = Alike(
-            first=theirs.losses[0],
-            last=theirs.losses[-1],
-            ours=ours.losses[-1],
-            losses=furthest(ours.losses, theirs.losses),
-            norms=furthest(ours.norms, theirs.norms),
+            first=theirs.losses[0], last=theirs.losses[-1], ours=ours.losses[-1], losses=losses, norms=norms
         )
     return found
 
 
 def _train(method: str, size: int, material: Path, shape: Shape) -> Measured:
     say(f"{STEPS} steps of {ROWS} rows: {method}")
-    work = Work.of_stage(material, 0, method=method, rows=ROWS, size=size, shape=shape, steps=STEPS)
-    return in_new_process(run, work, method=method)
+    return measure(method, size, material, shape, stage=0, rows=ROWS, steps=STEPS)

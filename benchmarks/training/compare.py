@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.training.material import Shape, mean_row, read_stage
+from benchmarks.training.material import Shape, mean_row, row_lengths
 from benchmarks.training.methods import Measured, Work, run
 from benchmarks.training.processes import in_new_process, say
 from benchmarks.training.profile import PACK
@@ -93,19 +93,23 @@ def compare(
 def _measure(setting: Setting, material: Path, shape: Shape, *, rows: int, about: str) -> None:
     say(f"{about}: stage {setting.stage + 1}, {NAMES[setting.method]}, {setting.size}")
     setting.rounds += 1
-    for process in range(OF_SHORT if shape.device == "cpu" else 1):
-        if process and max(setting.seconds[-process:]) > SHORT:
-            break
+    for _ in range(OF_SHORT if shape.device == "cpu" else 1):
         found = measure(setting.method, setting.size, material, shape, stage=setting.stage, rows=rows)
         setting.seconds += found.seconds
         setting.losses, setting.norms, setting.mfu = found.losses, found.norms, found.mfu
         setting.peak_mib = max(setting.peak_mib, found.peak_mib)
+        if max(found.seconds) > SHORT:
+            break
 
 
-def measure(method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int) -> Measured:
-    """One process: a step of ``rows`` rows that does not count, and one that does, or three on a GPU."""
+def measure(
+    method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int, steps: int | None = None
+) -> Measured:
+    """One process: a step of ``rows`` rows that does not count, and one that does, or three on a GPU, if not so many
+    ``steps``."""
     assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches have to fill a step"
-    steps = steps_on(shape.device) + (method == "trl-packed")
+    if steps is None:
+        steps = steps_on(shape.device) + (method == "trl-packed")
     work = Work.of_stage(material, stage, method=method, rows=rows, size=size, shape=shape, steps=steps)
     return in_new_process(run, work, method=method)
 
@@ -123,8 +127,7 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
     if method == "trl-packed" and gpu:
         return (4096, 16384) if long else (2048, 4096)
     if method == "trl-packed":
-        longest = max(len(prompt) + len(answer) for prompt, answer in read_stage(material, stage))
-        smallest = max(256, 1 << (longest - 1).bit_length())
+        smallest = max(256, 1 << (max(row_lengths(material, stage)) - 1).bit_length())
         return tuple(sorted({smallest, max(1024, smallest)}))  # a mask's cost grows with the square of a pack
     if gpu:
         return (16, 32, 64) if long else (16, 64)
@@ -166,10 +169,13 @@ def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float]
     padded = [s for s in theirs if s.method != "trl-packed"]
     if not padded:
         return None
-    return (
-        max(furthest(ours.losses, s.losses) for s in padded),
-        max(furthest(ours.norms, s.norms) for s in padded),
-    )
+    losses, norms = zip(*(apart(ours, s) for s in padded), strict=True)
+    return max(losses), max(norms)
+
+
+def apart(ours: Setting | Measured, theirs: Setting | Measured) -> tuple[float, float]:
+    """The largest of any step's loss, and of its gradient's norm, relative to ``theirs``."""
+    return _furthest(ours.losses, theirs.losses), _furthest(ours.norms, theirs.norms)
 
 
 def is_same_training(off: tuple[float, float], dtype: str) -> bool:
@@ -189,6 +195,5 @@ def other_trainings(settings: Sequence[Setting], dtype: str) -> list[int]:
     return wrong
 
 
-def furthest(found: Sequence[float], expected: Sequence[float]) -> float:
-    """The largest relative difference of two lists of one length."""
+def _furthest(found: Sequence[float], expected: Sequence[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))

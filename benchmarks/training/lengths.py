@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.training.compare import measure, steps_on
-from benchmarks.training.material import Shape, read_stage, write_material
+from benchmarks.training.material import Shape, row_lengths, write_material
 from benchmarks.training.processes import say
 
 _PADDED_TOKENS = 16384
@@ -68,7 +68,7 @@ def by_template(
         material = folder / f"template-{template}"
         material.mkdir()
         write_material(material, data=data, rows=4 * rows, template_tokens=template, stages=2)
-        lengths = [len(prompt) + len(answer) for prompt, answer in read_stage(material, 0)]
+        lengths = row_lengths(material, 0)
         row = statistics.mean(lengths)
         most = 4 if shape.device == "cpu" else 16
         batches = [batch for batch in (1, 2, 4, 16) if batch == 1 or batch <= min(most, _PADDED_TOKENS / row)]

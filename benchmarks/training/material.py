@@ -86,9 +86,14 @@ def read_stage(folder: Path, stage: int) -> list[Row]:
     return [(prompt, answer) for prompt, answer in json.loads((folder / f"stage-{stage}.json").read_text())]
 
 
-def mean_row(folder: Path, stage: int) -> float:
+def row_lengths(folder: Path, stage: int) -> list[int]:
     """Tokens of the stage's rows."""
-    return statistics.mean(len(prompt) + len(answer) for prompt, answer in read_stage(folder, stage))
+    return [len(prompt) + len(answer) for prompt, answer in read_stage(folder, stage)]
+
+
+def mean_row(folder: Path, stage: int) -> float:
+    """Their mean."""
+    return statistics.mean(row_lengths(folder, stage))
 
 
 def build_model(shape: Shape) -> Any:

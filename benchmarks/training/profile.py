@@ -80,8 +80,9 @@ def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
         ]
         spent[kinds[0] if kinds else OTHERS] += event.self_device_time_total / 1e6
     assert spent[PRODUCTS] > 0 and spent[ATTENTION] > 0, "the profiler saw none of them"
-    shares = {kind: seconds / step for kind, seconds in spent.items()}
-    return {kind: Spent(share=share) for kind, share in (*shares.items(), (WAITING, 1 - sum(shares.values())))}
+    return {kind: Spent(share=seconds / step) for kind, seconds in spent.items()} | {
+        WAITING: Spent(share=1 - sum(spent.values()) / step)
+    }
 
 
 def _by_operation(profiler: Any, step: float) -> dict[str, Spent]:

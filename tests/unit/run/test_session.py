@@ -9,7 +9,7 @@ import torch
 from promptintern.engine.layout import Layout, Layouts
 from promptintern.errors import UserError
 from promptintern.run.session import open_session, tokens_per_pack
-from promptintern.run.tracks import plan_track, tracks_of, why_slower
+from promptintern.run.tracks import plan_track, slow_rows, tracks_of, why_slower
 from promptintern_api import parse_job
 
 from tests.tiny import tiny_job
@@ -97,6 +97,6 @@ def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
     longer = sum(length > limit for length in lengths)
     assert 0 < longer < len(rows)
     for sight, expected in ((limit, longer), (lengths[-1], 0)):
-        why, count = why_slower(replace(session, layouts=replace(session.layouts, sight=sight)), rows)
-        assert count == expected
-        assert (f"longer than {sight} tokens" in why) == bool(expected)
+        limited = replace(session, layouts=replace(session.layouts, sight=sight))
+        assert slow_rows(limited, rows) == expected
+        assert (f"longer than {sight} tokens" in why_slower(limited, rows)) == bool(expected)

@@ -270,7 +270,7 @@ class _Run:
             "speed": facts.model_dump(by_alias=True)
             if (facts := speed_facts(self.trainer.speed(trajectory)))
             else None,
-            "slower": why_slower(self.session, rows)[0] or None,
+            "slower": why_slower(self.session, rows) or None,
             "startedAt": self.trainer.started_at,
             "finishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }

@@ -84,11 +84,15 @@ def layout_of(session: Session, rows: Sequence[Encoded]) -> Layout:
     return session.layouts.for_rows(_longest(rows))
 
 
-def why_slower(session: Session, rows: Sequence[Encoded]) -> tuple[str, int]:
-    """Why ``rows`` do not lie in their packs as the model's other rows do, and how many of them are the cause; nothing
-    and 0 if they do."""
+def why_slower(session: Session, rows: Sequence[Encoded]) -> str:
+    """Why ``rows`` do not lie in their packs as the model's other rows do; nothing if they do."""
+    return session.layouts.why_slower(_longest(rows))
+
+
+def slow_rows(session: Session, rows: Sequence[Encoded]) -> int:
+    """How many of ``rows`` are the cause of that."""
     layouts = session.layouts
-    return layouts.why_slower(_longest(rows)), sum(bool(layouts.why_slower(length_of(row).total)) for row in rows)
+    return sum(layouts.for_rows(length_of(row).total) is not layouts.best for row in rows)
 
 
 def _longest(rows: Sequence[Encoded]) -> int:

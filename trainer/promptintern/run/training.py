@@ -31,7 +31,7 @@ from promptintern.prompt.encode import Encoded
 from promptintern.run.events import CheckpointSaved, Note, Observer, Speed, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.run.session import DTYPES, Session
 from promptintern.run.speed import speed_of
-from promptintern.run.tracks import Track, layout_of, why_slower
+from promptintern.run.tracks import Track, layout_of, slow_rows, why_slower
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore, checkpoint_folder
@@ -107,9 +107,10 @@ class TrackTrainer:
 
     def _tell_slower(self, track: Track, rows: Sequence[Encoded]) -> None:
         """Once for all stages that it holds for."""
-        why, count = why_slower(self.session, rows)
+        why = why_slower(self.session, rows)
         if why and why not in self._told:
             self._told.add(why)
+            count = slow_rows(self.session, rows)
             self.observer.emit(Note(text=f"{why} One is enough; {track.name} has {count:,} among {len(rows):,} rows."))
 
     def speed(self, trajectory: Trajectory) -> Speed:
