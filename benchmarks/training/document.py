@@ -61,7 +61,8 @@ def _on_cpu(found: Mapping[str, Any]) -> str:
         f", and {rounds(found, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds the "
         f"planning of its packs. A step of less than {SHORT:.0f} s is measured {OF_SHORT} times a round. "
         f"{found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
-        "sets it, in the others libgomp's default. Peaks of memory include the libraries a method imports."
+        "sets it, in the others libgomp's default. Ours computes several packs at a time, each on threads of its "
+        "own; its size is the tokens of all of them. Peaks of memory include the libraries a method imports."
     )
 
 
@@ -179,8 +180,9 @@ def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## The longer the template, the larger the gain"
     yield ""
     yield (
-        f"The first stage, {found['rows']} rows in one pack, against HF Trainer with padded rows, in steps of 16,384 "
-        f"tokens or of 2 rows, in batches of up to {16 if on_gpu else 4} rows, whichever was faster"
+        f"The first stage, {found['rows']} rows below one template, {_together(found)}, against HF Trainer with "
+        "padded rows, in steps of 16,384 tokens or of 2 rows, in batches of up to "
+        f"{16 if on_gpu else 4} rows, whichever was faster"
         + ("; its time is scaled to as many tokens a row as ours had." if "gains" in found["lengths"][0] else ".")
     )
     yield ""
@@ -200,6 +202,12 @@ def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def _together(found: Mapping[str, Any]) -> str:
+    if found["shape"]["device"] != "cpu":
+        return "in one pack"
+    return f"which is computed once for all of them, in one pack for each of {found['threads']} threads"
+
+
 def _from_to(gains: Sequence[float] | None) -> str:
     """The smallest and the largest of several."""
     return f" ({min(gains):.1f} to {max(gains):.1f})" if gains and len(gains) > 1 else ""
@@ -209,10 +217,11 @@ def _packs(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## Rows in a pack"
     yield ""
     yield from table(
-        ["tokens in a pack", "rows in a pack", "examples/s", "peak MiB"],
+        ["tokens at a time", "packs at a time", "rows in a pack", "examples/s", "peak MiB"],
         [
             [
                 str(each["pack"]),
+                str(each.get("lanes", 1)),
                 f"{each['rows_per_pack']:.1f}",
                 f"{each['ours']:.1f}",
                 f"{each['peak_mib']:.0f}" if "peak_mib" in each else "",
@@ -227,7 +236,8 @@ def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     pack = PACK[found["shape"]["device"]]
     yield (
-        f"A step of the first stage in packs of {pack:,} tokens under PyTorch's profiler. It slows down what is small."
+        f"A step of the first stage with {pack:,} tokens at a time under PyTorch's profiler. "
+        "It slows down what is small."
     )
     yield ""
     spent = found["profile"]

@@ -41,13 +41,15 @@ class PackSize:
     """One size of our packs.
 
     Attributes:
-        pack: Tokens.
+        pack: Tokens of the packs at a time.
+        lanes: How many are at a time.
         rows_per_pack: Mean.
         ours: Examples per second.
         peak_mib: As of ``Measured``.
     """
 
     pack: int
+    lanes: int
     rows_per_pack: float
     ours: float
     peak_mib: float
@@ -62,7 +64,8 @@ def by_template(
     rows: int,
     repeats: int,
 ) -> list[Length]:
-    """All ``rows`` rows of a step in one pack, against padded rows; the median of ``repeats``."""
+    """All ``rows`` rows of a step below one template, in one pack or in one for each lane, against padded rows; the
+    median of ``repeats``."""
     found = []
     for template in templates:
         material = folder / f"template-{template}"
@@ -108,15 +111,22 @@ def by_pack(
     """Packs of different sizes over the same rows."""
     seconds: dict[int, list[float]] = {pack: [] for pack in packs}
     count: dict[int, float] = {}
+    lanes: dict[int, int] = {}
     peak = dict.fromkeys(packs, 0.0)
     for repeat in range(repeats):
         for pack in packs:
             say(f"round {repeat + 1} of {repeats}: packs of {pack} tokens")
             found = measure("ours", pack, material, shape, stage=0, rows=rows)
             seconds[pack] += found.seconds
-            count[pack] = found.packs
+            count[pack], lanes[pack] = found.packs, found.lanes
             peak[pack] = max(peak[pack], found.peak_mib)
     return [
-        PackSize(pack=pack, rows_per_pack=rows / count[pack], ours=rows / statistics.median(taken), peak_mib=peak[pack])
+        PackSize(
+            pack=pack,
+            lanes=lanes[pack],
+            rows_per_pack=rows / count[pack],
+            ours=rows / statistics.median(taken),
+            peak_mib=peak[pack],
+        )
         for pack, taken in seconds.items()
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.training.material import Shape
@@ -20,7 +21,7 @@ PRODUCTS, SHARED, OWN, REST = (
     "matrix products",
     "attention to what is shared",
     "causal attention within a node of the tree",
-    "norms, positions, activation, loss, copies, Python",
+    "norms, positions, activation, loss, copies, Python, waiting",
 )
 
 ATTENTION, OTHERS, WAITING = (
@@ -40,7 +41,8 @@ class Spent:
 
     Attributes:
         share: Of the step's time.
-        gflops: Its operations, in 10^9 a second of its own time; None if they were not counted.
+        gflops: Its operations, in 10^9 a second of its own time, by all threads that have packs of their own together
+            (what they share, the trunk, is taken for one's); None if they were not counted.
     """
 
     share: float
@@ -57,7 +59,8 @@ def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, Spent]:
 def _profile(work: Work) -> dict[str, Spent]:
     on_gpu = work.shape.device != "cpu"
     kinds = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
-    profiler = profile(activities=kinds, record_shapes=not on_gpu, acc_events=True)
+    lanes = _ExperimentalConfig(profile_all_threads=not on_gpu)
+    profiler = profile(activities=kinds, record_shapes=not on_gpu, acc_events=True, experimental_config=lanes)
 
     def after_step(done: int) -> None:
         if done == 1:
@@ -66,7 +69,7 @@ def _profile(work: Work) -> dict[str, Spent]:
             profiler.stop()
 
     done = train_ours(work, after_step)
-    return _by_kernel(profiler, done.seconds[-1]) if on_gpu else _by_operation(profiler, done.seconds[-1])
+    return _by_kernel(profiler, done.seconds[-1]) if on_gpu else _by_operation(profiler, done.seconds[-1], done.lanes)
 
 
 def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
@@ -85,7 +88,8 @@ def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
     }
 
 
-def _by_operation(profiler: Any, step: float) -> dict[str, Spent]:
+def _by_operation(profiler: Any, step: float, lanes: int) -> dict[str, Spent]:
+    """On a CPU, of the time of all threads that compute packs of their own."""
     seconds = dict.fromkeys((PRODUCTS, SHARED, OWN), 0.0)
     operations = dict.fromkeys(seconds, 0.0)
     for event in profiler.key_averages(group_by_input_shape=True):
@@ -96,9 +100,9 @@ def _by_operation(profiler: Any, step: float) -> dict[str, Spent]:
             operations[kind] += each * event.count
     assert seconds[PRODUCTS] > 0 and seconds[OWN] > 0, "the profiler saw none of them"
     return {
-        kind: Spent(share=taken / step, gflops=operations[kind] / taken / 1e9 if taken else None)
+        kind: Spent(share=taken / step / lanes, gflops=lanes * operations[kind] / taken / 1e9 if taken else None)
         for kind, taken in seconds.items()
-    } | {REST: Spent(share=1 - sum(seconds.values()) / step)}
+    } | {REST: Spent(share=1 - sum(seconds.values()) / step / lanes)}
 
 
 def _kind(key: str, shapes: Sequence[Sequence[int]]) -> tuple[str, float] | None:

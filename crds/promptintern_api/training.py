@@ -119,8 +119,9 @@ class TrainingSpec(ApiModel):
             ge=16,
             le=4_194_304,
             description=(
-                "Tokens of one forward and backward pass (a pack), what its prompts have in common counted once. "
-                "Smaller packs need less memory and give the same step. Default: chosen by the trainer."
+                "Tokens that go through a worker's model at a time, in one pack or in several side by side, what "
+                "prompts have in common counted once. Fewer need less memory and give the same step. "
+                "Default: chosen by the trainer."
             ),
         ),
     ] = None

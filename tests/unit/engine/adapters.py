@@ -4,8 +4,14 @@ from typing import Any
 
 import torch
 from promptintern.engine.forward import grow_trunk, pack_loss, pack_tensors
+from promptintern.engine.gradients import gradients
+from promptintern.engine.lanes import Lanes, threads_of
 from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter, attach_lora
+from promptintern.engine.packs import Length, plan_steps
+from promptintern.engine.planners import least_saved_on
+from promptintern.engine.speed import clock_of
+from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
 from promptintern_api.training import Lora
 
@@ -44,3 +50,29 @@ def gradient(
         if above:
             above.backward()
     return total, adapter.grad.clone()
+
+
+def gradient_of_step(
+    adapter: Adapter, rows: list[Encoded], lanes: Lanes, *, trunk_saves: int | None
+) -> tuple[float, torch.Tensor, int]:
+    """As ``gradient``, of one step of ``rows`` that is planned for ``lanes``; the third is the trunk's tokens."""
+    (step,) = plan_steps(
+        [Length(prompt=len(row.prompt_ids), answer=len(row.answer_ids)) for row in rows],
+        seed=(0,),
+        epochs=1,
+        tokens_per_batch=2**40,
+        rows_per_batch=None,
+        tokens_per_pack=lanes.tokens,
+        pack=True,
+        world_size=1,
+        lanes=lanes.count,
+        prefixes=Prefixes([row.prompt_ids for row in rows]),
+        least_saved=least_saved_on(CPU),
+        trunk_saves=trunk_saves,
+    )
+    with prepared(adapter.model, Layout.SHARED), threads_of(lanes) as threads:
+        loss, computed = gradients(
+            adapter, rows, step, Layout.SHARED, lanes=lanes, threads=threads, device=CPU, clock=clock_of(CPU)
+        )
+    assert computed == step.computed
+    return loss / step.loss_tokens, adapter.grad.clone(), step.trunk

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.engine.forward import tree_of
-from promptintern.engine.packs import Length, StepPlan, plan_steps
+from promptintern.engine.lanes import Lanes, divided
+from promptintern.engine.packs import Length, Pack, StepPlan, plan_steps
 from promptintern.engine.tree import Prefixes
 
 from tests.unit.engine.rows import encoded
@@ -50,6 +51,39 @@ def test_steps_do_not_depend_on_workers_or_packs(
     other = plan(lengths, world_size=world_size, tokens_per_pack=tokens_per_pack, pack=pack)
     assert [rows_of(step) for step in other] == [rows_of(step) for step in reference]
     assert [(s.rows, s.tokens, s.loss_tokens) for s in other] == [(s.rows, s.tokens, s.loss_tokens) for s in reference]
+
+
+@given(LENGTHS, st.integers(1, 3), st.integers(1, 4), st.integers(16, 120), st.one_of(st.none(), st.integers(1, 40)))
+def test_every_lane_has_as_many_packs_where_there_are_rows_enough(
+    lengths: list[Length], world_size: int, lanes: int, tokens_per_pack: int, trunk_saves: int | None
+) -> None:
+    rows = [[0] * length.prompt for length in lengths]
+    steps = plan(
+        lengths,
+        world_size=world_size,
+        lanes=lanes,
+        tokens_per_pack=tokens_per_pack,
+        trunk_saves=trunk_saves,
+        prefixes=Prefixes(rows),
+    )
+    assert [rows_of(step) for step in steps] == [rows_of(step) for step in plan(lengths)]
+    for step in steps:
+        packs = [pack for share in step.workers for pack in share]
+        assert len(packs) >= min(step.rows, world_size * lanes)
+        for share in step.workers:
+            alone, shares = divided(share, Lanes(count=lanes, tokens=tokens_per_pack))
+            assert sorted([*alone, *(pack for lane in shares for pack in lane)], key=pack_rows) == sorted(
+                share, key=pack_rows
+            )
+            assert len(shares) in (0, lanes)
+            assert all(pack.computed <= tokens_per_pack for lane in shares for pack in lane)
+            assert all(lane for lane in shares)
+            if lanes > 1 and shares:
+                assert all(len(pack.rows) == 1 and pack.computed > tokens_per_pack for pack in alone)
+
+
+def pack_rows(pack: Pack) -> tuple[int, ...]:
+    return pack.rows
 
 
 @given(LENGTHS, st.integers(16, 300), st.one_of(st.none(), st.integers(1, 7)), st.integers(16, 120))

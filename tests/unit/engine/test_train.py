@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from promptintern.engine.lanes import Lanes
 from promptintern.engine.layout import Layout
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.packs import Length, plan_steps
@@ -26,7 +27,12 @@ def rows(count: int = 12) -> list[Encoded]:
 
 
 def task_of(
-    encoded: list[Encoded], *, tokens_per_pack: int = 64, epochs: int = 2, layout: Layout = Layout.SHARED
+    encoded: list[Encoded],
+    *,
+    tokens_per_pack: int = 64,
+    epochs: int = 2,
+    layout: Layout = Layout.SHARED,
+    lanes: int = 1,
 ) -> StageTask:
     steps = plan_steps(
         [Length(prompt=len(r.prompt_ids), answer=len(r.answer_ids)) for r in encoded],
@@ -37,11 +43,20 @@ def task_of(
         tokens_per_pack=tokens_per_pack,
         pack=layout.packs,
         world_size=1,
+        lanes=lanes,
         prefixes=Prefixes([row.prompt_ids for row in encoded]) if layout is Layout.SHARED else None,
         trunk_saves=4,
     )
     course = Course(first=0, total=len(steps))
-    return StageTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, layout=layout, course=course)
+    return StageTask(
+        name="stage 1/1",
+        seed=(0, 0),
+        rows=encoded,
+        steps=steps,
+        layout=layout,
+        lanes=Lanes(count=lanes, tokens=tokens_per_pack),
+        course=course,
+    )
 
 
 def fresh(dropout: float = 0.0) -> Adapter:
@@ -84,10 +99,20 @@ def test_packs_do_not_change_the_trajectory(layout: Layout, tokens_per_pack: int
     assert (one.tokens, one.loss_tokens, one.rows) == (other.tokens, other.loss_tokens, other.rows)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_lanes_do_not_change_the_trajectory(lanes: int) -> None:
+    one = train(fresh(), task_of(rows()))
+    other = train(fresh(), task_of(rows(), tokens_per_pack=20, lanes=lanes))
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
+    assert set(other.spent) == {"data", "forward", "backward", "optimizer", "save"}
+    assert sum(other.spent.values()) == pytest.approx(other.seconds)
+
+
+@pytest.mark.parametrize(("dropout", "lanes"), [(0.0, 1), (0.0, 2), (0.1, 1)])
 @pytest.mark.parametrize("at", [1, 3])
-def test_stop_and_resume_is_bit_identical(dropout: float, at: int) -> None:
-    task = task_of(rows(), tokens_per_pack=20, layout=Layout.CASCADE if dropout else Layout.SHARED)
+def test_stop_and_resume_is_bit_identical(dropout: float, lanes: int, at: int) -> None:
+    task = task_of(rows(), tokens_per_pack=20, layout=Layout.CASCADE if dropout else Layout.SHARED, lanes=lanes)
     assert all(step.trunk for step in task.steps) == (not dropout)
     straight = fresh(dropout)
     whole = train(straight, task)

@@ -5,6 +5,7 @@ its queries, its output projection and its MLP are computed for those rows alone
 values are computed for all. (That few of its tokens attend is the cascade's part.)
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,8 +20,8 @@ _PARTS = ("q_proj", "o_proj", "dense", "mlp")
 """Of a layer, modules that take and give one row for every token and see no other token, as architectures name them."""
 
 
-class Rows:
-    """Which tokens of the pack in hand the last layer is wanted for."""
+class Rows(threading.local):
+    """Which tokens of the pack that a thread has in hand the last layer is wanted for."""
 
     def __init__(self) -> None:
         self.wanted: Tensor | None = None

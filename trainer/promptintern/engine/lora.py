@@ -46,11 +46,12 @@ class Adapter:
         self.flat = nn.Parameter(torch.empty(size, dtype=torch.float32, device=named[0][1].device))
         self.flat.grad = torch.zeros_like(self.flat)
         with torch.no_grad():
-            for slot, (_, parameter) in zip(self.slots, named, strict=True):
-                view = self.flat[slot.start : slot.stop].view(slot.shape)
+            views, grads = self.views(self.flat), self.views(self.flat.grad)
+            for view, grad, (_, parameter) in zip(views, grads, named, strict=True):
                 view.copy_(parameter)
                 parameter.data = view.detach()
-                parameter.grad = self.flat.grad[slot.start : slot.stop].view(slot.shape)
+                parameter.grad = grad
+        self._parameters = [parameter for _, parameter in named]
         self.initial = self.flat.detach().clone()
 
     @property
@@ -58,6 +59,17 @@ class Adapter:
         """``[P]``, the gradients of all parameters; the parameters' own ``.grad`` are views of it."""
         assert self.flat.grad is not None
         return self.flat.grad
+
+    def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """Of every parameter, its part of ``flat`` ``[P]``."""
+        return [flat[slot.start : slot.stop].view(slot.shape) for slot in self.slots]
+
+    def add_gradients(self, loss: torch.Tensor, into: torch.Tensor) -> None:
+        """Add the gradients of ``loss`` to ``into`` ``[P]``. Several threads may, at a time, which those of ``grad``
+        must not be added by."""
+        found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        pairs = [(view, grad) for view, grad in zip(self.views(into), found, strict=True) if grad is not None]
+        torch._foreach_add_([view for view, _ in pairs], [grad for _, grad in pairs])
 
     def grad_norm(self) -> float:
         """Of all gradients together. Added up in float64: PyTorch's float32 sum on a CPU is a thousandth off for 22

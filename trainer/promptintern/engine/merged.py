@@ -10,6 +10,7 @@ An attention's projections have one input, which is read once for all of them, a
 In bfloat16 the sum would round small updates away; what is computed there says promptintern.engine.thin.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -102,8 +103,11 @@ def _side_by_side(model: Any) -> Iterator[list[torch.nn.Module]]:
                 yield [named[name] for name in alike]
 
 
-class _Together:
-    """Layers of which the first computes for all; the others take theirs, if they are called with the same input."""
+class _Together(threading.local):
+    """Layers of which the first computes for all; the others take theirs, if they are called with the same input.
+
+    What waits, waits for the thread that it was computed in.
+    """
 
     def __init__(self, layers: Sequence[Any], compute: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         self._layers = layers

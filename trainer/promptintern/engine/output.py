@@ -5,6 +5,7 @@ three times 1 GiB. A chunk's gradient by the hidden states, ``(softmax - one hot
 known, which costs the same products in another order.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,12 @@ _CHUNK = 2**25
 """Logits that exist at a time."""
 
 
+class _Answers(threading.local):
+    """Of the pack that a thread has in hand."""
+
+    wanted: Tensor
+
+
 @contextmanager
 def chunked_loss(model: Any) -> Iterator[bool]:
     """Inside, ``model`` is called with ``answers`` ``[L]`` too, and gives for logits ``-ln p`` of these, ``[1, L, 1]``.
@@ -30,10 +37,10 @@ def chunked_loss(model: Any) -> Iterator[bool]:
     inner = base_of(model)
     head = inner.get_output_embeddings()
     chunks = _is_plain(head) and _ends_with(inner, head)
-    answers: list[Tensor] = []
+    answers = _Answers()
 
     def note(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        answers[:] = [kwargs.pop("answers")]
+        answers.wanted = kwargs.pop("answers")
         return args, kwargs
 
     instead = {head: partial(_forward, head, answers)} if chunks else {}
@@ -54,8 +61,8 @@ def _ends_with(model: Any, head: nn.Linear) -> bool:
     return len(given) == 1 and torch.equal(given[0], logits)
 
 
-def _forward(head: nn.Linear, answers: list[Tensor], hidden: Tensor) -> Tensor:
-    losses: Tensor = _Losses.apply(hidden[0], answers[0], head.weight, head.bias)
+def _forward(head: nn.Linear, answers: _Answers, hidden: Tensor) -> Tensor:
+    losses: Tensor = _Losses.apply(hidden[0], answers.wanted, head.weight, head.bias)
     return losses[None, :, None]
 
 

@@ -59,6 +59,7 @@ def plan_steps(
     tokens_per_pack: int,
     pack: bool,
     world_size: int,
+    lanes: int = 1,
     prefixes: Prefixes | None = None,
     least_saved: int = 1,
     trunk_saves: int | None = None,
@@ -77,6 +78,7 @@ def plan_steps(
         tokens_per_pack: Computed tokens of a pack; a longer row makes a pack of its own.
         pack: False puts every row into a pack of its own.
         world_size: Workers.
+        lanes: Packs that a worker computes at a time.
         prefixes: Of the rows' prompts, if packs share what prompts have in common.
         least_saved: Tokens that a shared node has to save to be one, as packs are put together later.
         trunk_saves: Tokens that what all rows of a step begin with has to save a worker to be computed apart from its
@@ -94,12 +96,13 @@ def plan_steps(
                     prefixes,
                     capacity=tokens_per_pack,
                     world_size=world_size,
+                    lanes=lanes,
                     least_saved=least_saved,
                     trunk_saves=trunk_saves,
                 )
             else:
                 packs = _packs(batch, lengths, capacity=tokens_per_pack if pack else 0, world_size=world_size)
-            workers = _assign(packs, world_size)
+            workers = dealt(packs, world_size)
             steps.append(
                 StepPlan(
                     workers=workers,
@@ -154,9 +157,9 @@ def _first_fit(sizes: Mapping[int, int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def _for_all(packs: int, world_size: int, *, rows: int) -> int:
-    """So many packs or a few more, that all workers have as many; at most one for every row."""
-    return min(-(-packs // world_size) * world_size, rows)
+def _for_all(packs: int, takers: int, *, rows: int) -> int:
+    """So many packs or a few more, that all takers have as many; at most one for every row."""
+    return min(-(-packs // takers) * takers, rows)
 
 
 def _smallest(most: int, is_enough: Callable[[int], bool]) -> int:
@@ -175,24 +178,25 @@ def _sharing_packs(
     *,
     capacity: int,
     world_size: int,
+    lanes: int,
     least_saved: int,
     trunk_saves: int | None,
 ) -> tuple[int, list[Pack]]:
     """A trunk's tokens, and rows that begin alike side by side, cut into as few packs as hold them, of about one size.
 
-    There is a trunk if it saves enough in all packs of a worker but one. The packs' number is a multiple of
-    ``world_size`` where there are rows enough, so that no worker waits for another. They are cut as if whatever rows
-    have in common were shared; where too little of it is, a pack that is too large is halved.
+    There is a trunk if it saves enough in all packs of a worker but one. All lanes of all workers have as many packs
+    where there are rows enough, so that none waits for another. They are cut as if whatever rows have in common were
+    shared; where too little of it is, a pack that is too large is halved.
     """
     rows = prefixes.sort(batch)
     sizes = [lengths[row].total for row in rows]
     common = [0, *(prefixes.common(a, b) for a, b in pairwise(rows))]
     trunk = min(common[1:], default=0)
     without = len(_cut(sizes, common, capacity))
-    if trunk_saves is None or trunk * (-(-without // world_size) - 1) < trunk_saves:
+    if trunk_saves is None or trunk * (max(-(-without // world_size), lanes) - 1) < trunk_saves:
         trunk = 0
     below = [size - trunk for size in sizes], [max(0, tokens - trunk) for tokens in common]
-    wanted = _for_all(len(_cut(*below, capacity)), world_size, rows=len(rows))
+    wanted = _for_all(len(_cut(*below, capacity)), world_size * lanes, rows=len(rows))
     ranges = _cut(*below, _smallest(capacity, lambda each: len(_cut(*below, each)) <= wanted))[::-1]
     packs = []
     while ranges:
@@ -237,14 +241,14 @@ def _pack(rows: Sequence[int], lengths: Sequence[Length], *, computed: int) -> P
     )
 
 
-def _assign(packs: Sequence[Pack], world_size: int) -> tuple[tuple[Pack, ...], ...]:
-    """Every pack, largest first, to the worker with the least to compute so far; ties to the lowest rank."""
-    shares: list[list[Pack]] = [[] for _ in range(world_size)]
-    load = [0] * world_size
+def dealt(packs: Sequence[Pack], takers: int) -> tuple[tuple[Pack, ...], ...]:
+    """Every pack, largest first, to the worker or lane with the least to compute so far; ties to the first."""
+    shares: list[list[Pack]] = [[] for _ in range(takers)]
+    load = [0] * takers
     for pack in sorted(packs, key=lambda p: (-p.computed, p.rows)):
-        rank = min(range(world_size), key=lambda r: (load[r], r))
-        shares[rank].append(pack)
-        load[rank] += pack.computed
+        taker = min(range(takers), key=lambda t: (load[t], t))
+        shares[taker].append(pack)
+        load[taker] += pack.computed
     return tuple(tuple(share) for share in shares)
 
 

@@ -8,12 +8,13 @@ import torch
 from promptintern_api.training import TrainingSpec
 
 from promptintern.engine import collective
-from promptintern.engine.forward import grow_trunk, pack_loss, pack_tensors
+from promptintern.engine.gradients import gradients
+from promptintern.engine.lanes import Lanes, threads_of
 from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter
-from promptintern.engine.packs import Pack, StepPlan
+from promptintern.engine.packs import StepPlan
 from promptintern.engine.rate import learning_rate
-from promptintern.engine.speed import Clock, clock_of
+from promptintern.engine.speed import clock_of
 from promptintern.engine.state import Trajectory
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
@@ -38,6 +39,8 @@ class StageTask:
     rows: Sequence[Encoded]
     steps: Sequence[StepPlan]
     layout: Layout
+    lanes: Lanes
+    """That ``steps`` were planned for."""
     course: Course
 
 
@@ -63,13 +66,18 @@ def train_stage(
         RunFailed: if the loss is not finite, or the device has too little memory for a pack.
     """
     adapter.model.train()
-    with prepared(adapter.model, task.layout):
+    with prepared(adapter.model, task.layout), threads_of(task.lanes) as threads:
         clock = clock_of(device)
         for number in range(trajectory.steps, len(task.steps)):
             step = task.steps[number]
             # Seeded by where the run stands, so that resuming needs no generator state.
             torch.manual_seed(_mix(*task.seed, number, collective.rank()))
-            loss, computed = _accumulate(adapter, task, step, device, clock)
+            try:
+                loss, computed = gradients(
+                    adapter, task.rows, step, task.layout, lanes=task.lanes, threads=threads, device=device, clock=clock
+                )
+            except RunFailed as error:
+                raise RunFailed(f"{task.name}: {error}") from None
             sums = torch.tensor([loss, float(stop_requested()), computed], dtype=torch.float64)
             collective.all_reduce_sum(adapter.grad)
             collective.all_reduce_sum(sums)
@@ -109,54 +117,6 @@ def train_stage(
             if sums[1] > 0 and number + 1 < len(task.steps):
                 return False
         return True
-
-
-def _accumulate(
-    adapter: Adapter, task: StageTask, step: StepPlan, device: torch.device, clock: Clock
-) -> tuple[float, int]:
-    """Gradients of the mean loss per answer token into ``adapter.grad``.
-
-    Returns:
-        This worker's summed loss, and the tokens that went through its model.
-    """
-    adapter.grad.zero_()
-    computed = 0
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    packs = step.workers[collective.rank()]
-    trunk = None
-    if step.trunk and packs:
-        trunk = grow_trunk(adapter.model, task.rows[packs[0].rows[0]].prompt_ids[: step.trunk], device=device)
-        computed += trunk.tokens
-        clock.lap("forward")
-    for pack in packs:
-        try:
-            tensors = pack_tensors(
-                [task.rows[i] for i in pack.rows],
-                device=device,
-                cascade=task.layout.cascades,
-                shared=task.layout is Layout.SHARED,
-                trunk=trunk,
-            )
-            clock.lap("data")
-            loss = pack_loss(adapter.model, tensors)
-            clock.lap("forward")
-            (loss / step.loss_tokens).backward()  # type: ignore[no-untyped-call]
-            clock.lap("backward")
-        except torch.OutOfMemoryError:
-            raise RunFailed(_too_little_memory(task.name, pack, device)) from None
-        total += loss.detach()
-        computed += tensors.input_ids.numel()
-    if trunk:
-        trunk.backward()
-        clock.lap("backward")
-    return total.item(), computed
-
-
-def _too_little_memory(name: str, pack: Pack, device: torch.device) -> str:
-    return (
-        f"{name}: {device} has too little memory for a pack of {pack.computed} tokens; lower training.tokensPerPack "
-        "or set training.gradientCheckpointing"
-    )
 
 
 def _mix(*numbers: int) -> int:

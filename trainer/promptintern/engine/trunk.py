@@ -7,7 +7,7 @@ back through the trunk when the last pack is done: the chain rule, with the sum 
 Gradient checkpointing would have the trunk's layers computed again, while the last pack's state is at hand.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -56,6 +56,23 @@ class Trunk:
     def of(self, attention: nn.Module) -> Above:
         """In this layer."""
         return self._above[attention]
+
+    def branch(self) -> "Trunk":
+        """The same trunk, with sums of its own for what packs give."""
+        other = Trunk(self.tokens)
+        other._above = {
+            attention: replace(
+                above, key_grads=torch.zeros_like(above.key_grads), value_grads=torch.zeros_like(above.value_grads)
+            )
+            for attention, above in self._above.items()
+        }
+        return other
+
+    def join(self, branch: "Trunk") -> None:
+        """Add what packs gave to a branch."""
+        for attention, above in self._above.items():
+            above.key_grads.add_(branch.of(attention).key_grads)
+            above.value_grads.add_(branch.of(attention).value_grads)
 
     def backward(self) -> None:
         """Send back what all packs gave."""

@@ -14,6 +14,7 @@ from promptintern_api.training import Packing
 
 from promptintern.compress import CompressedTemplate, build_compressor, check_precomputed
 from promptintern.engine import collective
+from promptintern.engine.lanes import threads_for
 from promptintern.engine.layout import Layout, Layouts, choose_layouts
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.memory import tokens_that_fit
@@ -57,6 +58,8 @@ class Session:
     max_tokens: int
     layouts: Layouts
     """Of packs."""
+    threads: int
+    """That every worker's packs can be computed in; all workers plan with the same."""
     notes: list[str]
     """What a reader of the report should know about how it was computed."""
     warnings: list[str]
@@ -146,6 +149,7 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         full_template=full_template,
         max_tokens=fitting.max_tokens,
         layouts=layouts,
+        threads=min(collective.gather_objects(threads_for(adapter.model, device))),
         notes=notes,
         warnings=fitting.warnings,
     )
