@@ -61,7 +61,7 @@ def _on_cpu(found: Mapping[str, Any]) -> str:
         f", and {rounds(found, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds the "
         f"planning of its packs. A step of less than {SHORT:.0f} s is measured {OF_SHORT} times a round. "
         f"{found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
-        "sets it, in the others libgomp's default. Ours computes several packs at a time, each on threads of its "
+        "sets it, in the others libgomp's default. Ours may compute several packs at a time, each on threads of its "
         "own; its size is the tokens of all of them. Peaks of memory include the libraries a method imports."
     )
 
@@ -203,9 +203,10 @@ def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _together(found: Mapping[str, Any]) -> str:
-    if found["shape"]["device"] != "cpu":
+    packs = max(each.get("packs", 1) for each in found["lengths"])
+    if packs == 1:
         return "in one pack"
-    return f"which is computed once for all of them, in one pack for each of {found['threads']} threads"
+    return f"which is computed once for all of them, in {packs:.0f} packs of {found['rows'] / packs:.0f} side by side"
 
 
 def _from_to(gains: Sequence[float] | None) -> str:
@@ -237,7 +238,8 @@ def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     pack = PACK[found["shape"]["device"]]
     yield (
         f"A step of the first stage with {pack:,} tokens at a time under PyTorch's profiler. "
-        "It slows down what is small."
+        "It slows down what is small. Where threads have packs of their own, it is the time of all of them; the trunk, "
+        "which they compute together, is counted as one's."
     )
     yield ""
     spent = found["profile"]

@@ -12,7 +12,7 @@ from benchmarks.training.processes import say
 _PADDED_TOKENS = 16384
 """Of a padded method's step, whose speed does not depend on its rows; 64 long ones would take minutes."""
 _ALL_ROWS = 2**20
-"""Tokens of a pack that holds them."""
+"""Tokens at a time that hold them: in one pack, or in one for each lane."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Length:
         ours: Examples per second.
         hf: Of HF Trainer with PEFT, padded; of rows as long as ours.
         batch: Its batch size, the faster one.
+        packs: Of ours, that the rows are in, all at a time.
         gains: Ours by HF's, round by round.
     """
 
@@ -33,6 +34,7 @@ class Length:
     ours: float
     hf: float
     batch: int
+    packs: float
     gains: list[float]
 
 
@@ -80,9 +82,12 @@ def by_template(
         theirs, own = (statistics.mean(lengths[n : n * steps_on(shape.device)]) for n in (padded, rows))
         seconds: dict[int, list[float]] = {batch: [] for batch in batches[-3:]}
         ours: list[float] = []
+        packs = 0.0
         for repeat in range(repeats):
             say(f"round {repeat + 1} of {repeats}: template of {template} tokens")
-            ours += measure("ours", _ALL_ROWS, material, shape, stage=0, rows=rows).seconds
+            found_ours = measure("ours", _ALL_ROWS, material, shape, stage=0, rows=rows)
+            ours += found_ours.seconds
+            packs = found_ours.packs
             for batch in [min(seconds, key=lambda batch: seconds[batch][0])] if repeat else list(seconds):
                 seconds[batch] += measure("hf", batch, material, shape, stage=0, rows=padded).seconds
         batch = min(seconds, key=lambda batch: seconds[batch][0])
@@ -94,6 +99,7 @@ def by_template(
                 ours=rows / statistics.median(ours),
                 hf=1 / statistics.median(each_row),
                 batch=batch,
+                packs=packs,
                 gains=[one * rows / step for one, step in zip(each_row, ours, strict=True)],
             )
         )

@@ -29,7 +29,7 @@ class Measured:
         losses: Of every step.
         norms: Of every step's gradient, before clipping.
         packs: Of a step, by our engine; 0 for others.
-        lanes: Packs that it computes at a time.
+        lanes: Packs that it computes at a time, at most.
         mfu: Model FLOPs utilization of our steps that count; None where the device's peak is not known.
         peak_mib: Resident memory, or the GPU's.
     """
@@ -98,14 +98,15 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         after_step: Told how many steps are done.
     """
     rows, shape = work.rows, work.shape
-    from promptintern.engine.lanes import lanes_of, threads_for
-    from promptintern.engine.layout import choose_layouts
+    from promptintern.engine.lanes import lanes_of, settle_threads, threads_for
+    from promptintern.engine.layout import Layout, choose_layouts
     from promptintern.engine.lora import attach_lora
     from promptintern.engine.state import Trajectory, new_optimizer
     from promptintern.engine.train import Course, StageTask, train_stage
     from promptintern.prompt.encode import Encoded
     from promptintern_api.training import Lora, LrSchedule, TrainingSpec
 
+    settle_threads()
     device = torch.device(shape.device)
     adapter = attach_lora(build_model(shape), Lora(r=shape.lora_r, alpha=2 * shape.lora_r), seed=0)
     layouts = choose_layouts(adapter, vocab_size=1000, dropout=0.0, device=device)
@@ -114,8 +115,8 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         print(f"layout: {layout.value}, since {layouts.reason}", file=sys.stderr)
     encoded = [Encoded(prompt_ids=memoryview(array("i", p)), answer_ids=memoryview(array("i", a))) for p, a in rows]
     began = time.perf_counter()
-    lanes = lanes_of(threads_for(adapter.model, device), tokens_per_pack=work.size)
-    steps = _plan(work, lanes, pack=layout.packs)
+    threads = threads_for(adapter.model, device) if layout is Layout.SHARED else 1
+    steps = _plan(work, lanes_of(threads, tokens_per_pack=work.size), pack=layout.packs)
     planning = (time.perf_counter() - began) / len(steps)
     optimizer = new_optimizer(adapter, weight_decay=0.0)
     training = TrainingSpec(learning_rate=LEARNING_RATE, warmup_ratio=0.0, lr_schedule=LrSchedule.CONSTANT)
@@ -137,7 +138,6 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
             rows=encoded,
             steps=steps,
             layout=layout,
-            lanes=lanes,
             course=Course(first=0, total=len(steps)),
         ),
         training=training,
@@ -151,12 +151,12 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         losses=trajectory.loss,
         norms=trajectory.grad_norm,
         packs=sum(len(packs) for step in steps for packs in step.workers) / len(steps),
-        lanes=lanes.count,
+        lanes=max(step.lanes for step in steps),
         mfu=_mfu(adapter, trajectory, sum(seconds[1:]), shape),
     )
 
 
-def _plan(work: Work, lanes: Any, *, pack: bool) -> list[Any]:
+def _plan(work: Work, lanes: int, *, pack: bool) -> list[Any]:
     """Steps of the rows as the other methods take them, so that losses can be compared."""
     from promptintern.engine import collective
     from promptintern.engine.packs import Length, plan_steps
@@ -172,10 +172,10 @@ def _plan(work: Work, lanes: Any, *, pack: bool) -> list[Any]:
             epochs=1,
             tokens_per_batch=2**40,
             rows_per_batch=None,
-            tokens_per_pack=lanes.tokens,
+            tokens_per_pack=work.size,
             pack=pack,
             world_size=collective.world_size(),
-            lanes=lanes.count,
+            lanes=lanes,
             prefixes=Prefixes([prompt for prompt, _ in part]),
             least_saved=least_saved_on(device),
             trunk_saves=trunk_saves_on(device),

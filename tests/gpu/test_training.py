@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from promptintern.engine.lanes import Lanes
 from promptintern.engine.layout import Layout, choose_layouts
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.memory import LARGEST, SMALLEST, tokens_that_fit
@@ -114,7 +113,6 @@ def train(dtype: torch.dtype) -> Adapter:
             rows=rows,
             steps=steps,
             layout=Layout.SHARED,
-            lanes=Lanes(count=1, tokens=1024),
             course=Course(first=0, total=len(steps)),
         ),
         training=TrainingSpec(learning_rate=1e-3),

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from promptintern.engine.forward import grow_trunk, pack_loss, pack_tensors
 from promptintern.engine.gradients import gradients
-from promptintern.engine.lanes import Lanes, threads_of
+from promptintern.engine.lanes import threads_of
 from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter, attach_lora
-from promptintern.engine.packs import Length, plan_steps
+from promptintern.engine.packs import Length, StepPlan, plan_steps
 from promptintern.engine.planners import least_saved_on
 from promptintern.engine.speed import clock_of
 from promptintern.engine.tree import Prefixes
@@ -53,26 +53,24 @@ def gradient(
 
 
 def gradient_of_step(
-    adapter: Adapter, rows: list[Encoded], lanes: Lanes, *, trunk_saves: int | None
-) -> tuple[float, torch.Tensor, int]:
-    """As ``gradient``, of one step of ``rows`` that is planned for ``lanes``; the third is the trunk's tokens."""
+    adapter: Adapter, rows: list[Encoded], *, lanes: int, tokens: int, trunk_saves: int | None
+) -> tuple[float, torch.Tensor, StepPlan]:
+    """As ``gradient``, of one step that is planned for ``lanes`` and ``tokens`` at a time; the third is its plan."""
     (step,) = plan_steps(
         [Length(prompt=len(row.prompt_ids), answer=len(row.answer_ids)) for row in rows],
         seed=(0,),
         epochs=1,
         tokens_per_batch=2**40,
         rows_per_batch=None,
-        tokens_per_pack=lanes.tokens,
+        tokens_per_pack=tokens,
         pack=True,
         world_size=1,
-        lanes=lanes.count,
+        lanes=lanes,
         prefixes=Prefixes([row.prompt_ids for row in rows]),
         least_saved=least_saved_on(CPU),
         trunk_saves=trunk_saves,
     )
     with prepared(adapter.model, Layout.SHARED), threads_of(lanes) as threads:
-        loss, computed = gradients(
-            adapter, rows, step, Layout.SHARED, lanes=lanes, threads=threads, device=CPU, clock=clock_of(CPU)
-        )
+        loss, computed = gradients(adapter, rows, step, Layout.SHARED, threads=threads, device=CPU, clock=clock_of(CPU))
     assert computed == step.computed
-    return loss / step.loss_tokens, adapter.grad.clone(), step.trunk
+    return loss / step.loss_tokens, adapter.grad.clone(), step

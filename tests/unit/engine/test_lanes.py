@@ -1,91 +1,197 @@
 """Packs side by side in threads: the same gradients, and threads that end and are given back."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from promptintern.engine.lanes import Lanes, threads_for, threads_of
+from promptintern.engine.lanes import lanes_of, settle_threads, threads_for, threads_of
+from promptintern.engine.last_layer import attention_of
 from promptintern.engine.layout import Layout
+from promptintern.engine.merged import _Together
+from promptintern.engine.models import base_of
 
-from tests.tiny import tiny_model
+from tests.tiny import random_model, tiny_config, tiny_model
 from tests.unit.engine.adapters import CPU, gradient, gradient_of_step, with_random_lora
 from tests.unit.engine.rows import random_family
 from tests.unit.engine.test_layout import FULL_ATTENTION, assert_same
 
+ATTENTION = "q_proj,k_proj,v_proj,o_proj"
+MODELS = [(name, "all-linear") for name in FULL_ATTENTION if name != "mixtral"] + [("mixtral", ATTENTION)]
 
-@pytest.mark.parametrize("architecture", [name for name in FULL_ATTENTION if name != "mixtral"])
-@pytest.mark.parametrize("count", [2, 4])
-def test_gradients_are_those_of_rows_alone(architecture: str, count: int) -> None:
-    adapter = with_random_lora(tiny_model(architecture))
+
+@pytest.fixture
+def small_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes whatever a step has to do."""
+    monkeypatch.setattr("promptintern.engine.packs._LEAST_EACH", 1)
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def in_step(adapter: Any, lanes: int) -> tuple[list[int], Any]:
+    """Have the lanes wait for each other in every layer: between the queries and the keys, for one. The first counts
+    the passes that have waited."""
+    waited: list[int] = []
+    together = threading.Barrier(lanes, action=lambda: waited.append(1))
+
+    def wait(*_: Any) -> None:
+        if torch.is_grad_enabled() and meeting[0]:
+            together.wait(timeout=60)
+
+    meeting = [False]
+    for layer in base_of(adapter.model).get_decoder().layers:
+        attention = attention_of(layer)
+        assert attention
+        parts = dict(attention.named_children())
+        parts.get("q_proj", attention).register_forward_hook(wait)
+        layer.register_forward_hook(wait)
+    return waited, meeting
+
+
+@pytest.mark.parametrize(("architecture", "targets"), MODELS)
+@pytest.mark.parametrize("lanes", [2, 4])
+@pytest.mark.parametrize("trunk_saves", [None, 1])
+@pytest.mark.usefixtures("small_steps_too")
+def test_gradients_are_those_of_rows_alone(
+    architecture: str, targets: str, lanes: int, trunk_saves: int | None
+) -> None:
+    adapter = with_random_lora(tiny_model(architecture), target_modules=targets)
     rows = random_family(3, 24)
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
-    for trunk_saves in (None, 1):
-        lanes = Lanes(count=count, tokens=60)
-        *found, trunk = gradient_of_step(adapter, rows, lanes, trunk_saves=trunk_saves)
-        assert bool(trunk) == bool(trunk_saves)
-        assert_same(adapter, (found[0], found[1]), alone)
+    loss, grad, step = gradient_of_step(adapter, rows, lanes=lanes, tokens=60 * lanes, trunk_saves=trunk_saves)
+    assert bool(step.trunk) == bool(trunk_saves)
+    assert len(step.parts(0)[1]) == lanes
+    assert_same(adapter, (loss, grad), alone)
 
 
-@pytest.mark.parametrize("architecture", FULL_ATTENTION)
-def test_a_mixture_whose_experts_are_adapted_has_one_lane(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
-    adapter = with_random_lora(tiny_model(architecture))
-    assert threads_for(adapter.model, CPU) == (1 if architecture == "mixtral" else 4)
-    assert threads_for(adapter.model, torch.device("cuda")) == 1
+@pytest.mark.parametrize(("architecture", "targets"), MODELS)
+@pytest.mark.usefixtures("small_steps_too")
+def test_lanes_do_not_take_each_others_notes(architecture: str, targets: str) -> None:
+    adapter = with_random_lora(tiny_model(architecture), target_modules=targets)
+    rows = random_family(3, 8)
+    alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
+    waited, meeting = in_step(adapter, 2)
+    *_, step = gradient_of_step(adapter, rows, lanes=2, tokens=2**20, trunk_saves=None)
+    assert [len(lane) for lane in step.parts(0)[1]] == [1, 1]
+    assert not waited
+    meeting[0] = True
+    loss, grad, _ = gradient_of_step(adapter, rows, lanes=2, tokens=2**20, trunk_saves=None)
+    assert len(waited) == 2 * len(base_of(adapter.model).get_decoder().layers)
+    assert_same(adapter, (loss, grad), alone)
+
+
+def test_layers_side_by_side_wait_for_their_own_thread() -> None:
+    computed: list[torch.Tensor] = []
+
+    def compute(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        computed.append(x)
+        return 2 * x, 3 * x
+
+    first, second = torch.nn.Identity(), torch.nn.Identity()
+    forwards = _Together([first, second], compute).forwards()
+    here, there = torch.tensor(1.0), torch.tensor(10.0)
+    with ThreadPoolExecutor(1) as other:
+        assert forwards[first](here) == 2
+        assert other.submit(forwards[first], there).result() == 20
+        assert forwards[second](here) == 3
+        assert other.submit(forwards[second], there).result() == 30
+    assert len(computed) == 2
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 60), st.integers(2, 5), st.integers(8, 200))
+@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 60), st.integers(2, 5), st.integers(40, 1000))
 def test_any_rows(seed: int, count: int, template: int, lanes: int, tokens: int) -> None:
     adapter = with_random_lora(tiny_model("llama"))
     rows = random_family(seed, count, template=template)
     alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
-    loss, grad, _ = gradient_of_step(adapter, rows, Lanes(count=lanes, tokens=tokens), trunk_saves=20)
+    loss, grad, _ = gradient_of_step(adapter, rows, lanes=lanes, tokens=tokens, trunk_saves=20)
     assert_same(adapter, (loss, grad), alone)
 
 
+@pytest.mark.usefixtures("four_threads")
+def test_gradients_repeat_with_several_threads_each() -> None:
+    config = tiny_config("llama")
+    config.hidden_size, config.intermediate_size, config.head_dim = 512, 1024, 128
+    adapter = with_random_lora(random_model(config))
+    rows = random_family(5, 60, template=200)
+    found = [gradient_of_step(adapter, rows, lanes=2, tokens=1024, trunk_saves=100) for _ in range(3)]
+    assert len(found[0][2].parts(0)[1]) == 2
+    for loss, grad, _ in found[1:]:
+        assert loss == found[0][0]
+        assert torch.equal(grad, found[0][1])
+
+
+@pytest.mark.parametrize(("architecture", "targets"), MODELS)
+@pytest.mark.usefixtures("four_threads")
+def test_a_model_that_a_pass_only_reads_has_all_threads(architecture: str, targets: str) -> None:
+    assert threads_for(with_random_lora(tiny_model(architecture), target_modules=targets).model, CPU) == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_one_that_a_pass_changes_or_draws_in_has_one() -> None:
+    assert threads_for(with_random_lora(tiny_model("mixtral")).model, CPU) == 1
+    assert threads_for(with_random_lora(tiny_model("llama").to(torch.bfloat16)).model, CPU) == 1
+    assert threads_for(with_random_lora(tiny_model("llama")).model, torch.device("cuda")) == 1
+    config = tiny_config("mixtral")
+    config.router_jitter_noise = 0.1
+    adapter = with_random_lora(random_model(config), target_modules=ATTENTION)
+    state = torch.get_rng_state()
+    assert threads_for(adapter.model, CPU) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+    assert adapter.model.training
+
+
+@pytest.mark.parametrize(
+    ("threads", "tokens", "lanes"), [(1, 4096, 1), (2, 2047, 1), (2, 2048, 2), (5, 4096, 1), (6, 4096, 3), (8, 6000, 4)]
+)
+def test_lanes_have_enough_tokens_and_as_many_threads_each(threads: int, tokens: int, lanes: int) -> None:
+    assert lanes_of(threads, tokens_per_pack=tokens) == lanes
+
+
+@pytest.mark.usefixtures("four_threads")
 def test_every_lane_has_its_part_of_the_threads() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        with threads_of(Lanes(count=2, tokens=1)) as threads:
-            together = threading.Barrier(2)  # both at a time
+    settle_threads()
+    assert torch.get_num_threads() == 4
+    found: dict[str, tuple[int, int, str]] = {}
+    together = threading.Barrier(2)
 
-            def work(share: Iterable[int]) -> tuple[int, int, str]:
-                together.wait(timeout=60)
-                return sum(share), torch.get_num_threads(), threading.current_thread().name
+    def work(lane: str, items: Iterable[int]) -> None:
+        together.wait(timeout=60)  # both at a time
+        found[lane] = sum(items), torch.get_num_threads(), threading.current_thread().name
 
-            found = threads.side_by_side(work, [[1, 2], [3]])
-            assert [each[:2] for each in found] == [(3, 2), (3, 2)]
-            assert found[0][2] == threading.current_thread().name != found[1][2]
-            assert torch.get_num_threads() == 4
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
-    finally:
-        torch.set_num_threads(before)
+    with threads_of(2) as threads:
+        threads.side_by_side(work, [("a", [1, 2]), ("b", [3])])
+        assert [found[lane][:2] for lane in "ab"] == [(3, 2), (3, 2)]
+        assert found["a"][2] == threading.current_thread().name != found["b"][2]
+        assert torch.get_num_threads() == 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
 
 
-@pytest.mark.parametrize("failing", [0, 1])
-def test_one_that_fails_ends_the_others_before_their_next_pack(failing: int) -> None:
+@pytest.mark.parametrize("failing", ["a", "b"])
+def test_one_that_fails_ends_the_others_before_their_next_pack(failing: str) -> None:
     before = torch.get_num_threads()
     taken: list[int] = []
     begun = threading.Barrier(2)
 
-    def work(share: Iterable[int]) -> None:
-        for item in share:
-            if item == 0:
-                begun.wait(timeout=60)
+    def work(lane: str, items: Iterable[int]) -> None:
+        for item in items:
+            begun.wait(timeout=60)
+            if lane == failing:
                 raise KeyboardInterrupt
             taken.append(item)
-            if item == 1:
-                begun.wait(timeout=60)
-                assert threads._over.wait(timeout=60)
+            assert threads._over.wait(timeout=60)
 
-    with threads_of(Lanes(count=2, tokens=1)) as threads:
-        shares = [[0], [1, 2, 3]] if failing == 0 else [[1, 2, 3], [0]]
-        with pytest.raises(KeyboardInterrupt):
-            threads.side_by_side(work, shares)
+    with threads_of(2) as threads, pytest.raises(KeyboardInterrupt):
+        threads.side_by_side(work, [("a", [1, 2, 3]), ("b", [1, 2, 3])])
     assert taken == [1]
     assert torch.get_num_threads() == before

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from promptintern.engine import output
 from promptintern.engine.output import chunked_loss
 
 from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model
@@ -23,7 +24,7 @@ def losses(model: Any, hidden: torch.Tensor, **more: Any) -> torch.Tensor:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("at_once", [1, 2, 5, 100])
 def test_losses_and_gradients(architecture: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("promptintern.engine.output._CHUNK", at_once * VOCABULARY)
+    monkeypatch.setitem(output._CHUNK, "cpu", at_once * VOCABULARY)
     model = tiny_model(architecture)
     hidden = model.get_input_embeddings()(IDS).detach().requires_grad_()
     weights = torch.linspace(0.5, 2, len(ANSWERS))

@@ -1,11 +1,12 @@
 """Planning of steps and packs."""
 
+from unittest import mock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.engine.forward import tree_of
-from promptintern.engine.lanes import Lanes, divided
-from promptintern.engine.packs import Length, Pack, StepPlan, plan_steps
+from promptintern.engine.packs import Length, StepPlan, plan_steps
 from promptintern.engine.tree import Prefixes
 
 from tests.unit.engine.rows import encoded
@@ -53,37 +54,65 @@ def test_steps_do_not_depend_on_workers_or_packs(
     assert [(s.rows, s.tokens, s.loss_tokens) for s in other] == [(s.rows, s.tokens, s.loss_tokens) for s in reference]
 
 
-@given(LENGTHS, st.integers(1, 3), st.integers(1, 4), st.integers(16, 120), st.one_of(st.none(), st.integers(1, 40)))
-def test_every_lane_has_as_many_packs_where_there_are_rows_enough(
-    lengths: list[Length], world_size: int, lanes: int, tokens_per_pack: int, trunk_saves: int | None
+@given(LENGTHS, st.integers(1, 3), st.integers(1, 4), st.integers(16, 120), st.integers(1, 60))
+def test_lanes_have_all_packs_that_fit_and_as_many_each(
+    lengths: list[Length], world_size: int, lanes: int, capacity: int, least: int
 ) -> None:
-    rows = [[0] * length.prompt for length in lengths]
-    steps = plan(
-        lengths,
-        world_size=world_size,
-        lanes=lanes,
-        tokens_per_pack=tokens_per_pack,
-        trunk_saves=trunk_saves,
-        prefixes=Prefixes(rows),
-    )
+    with mock.patch("promptintern.engine.packs._LEAST_EACH", least):
+        steps = plan(
+            lengths,
+            world_size=world_size,
+            lanes=lanes,
+            tokens_per_pack=capacity * lanes,
+            trunk_saves=20,
+            prefixes=Prefixes([[0] * length.prompt for length in lengths]),
+        )
     assert [rows_of(step) for step in steps] == [rows_of(step) for step in plan(lengths)]
     for step in steps:
-        packs = [pack for share in step.workers for pack in share]
-        assert len(packs) >= min(step.rows, world_size * lanes)
-        for share in step.workers:
-            alone, shares = divided(share, Lanes(count=lanes, tokens=tokens_per_pack))
-            assert sorted([*alone, *(pack for lane in shares for pack in lane)], key=pack_rows) == sorted(
-                share, key=pack_rows
+        for rank, share in enumerate(step.workers):
+            alone, shares = step.parts(rank)
+            assert sorted(p.rows for p in (*alone, *(p for lane in shares for p in lane))) == sorted(
+                p.rows for p in share
             )
-            assert len(shares) in (0, lanes)
-            assert all(pack.computed <= tokens_per_pack for lane in shares for pack in lane)
+            assert len(shares) != 1
+            assert len(shares) <= lanes
             assert all(lane for lane in shares)
-            if lanes > 1 and shares:
-                assert all(len(pack.rows) == 1 and pack.computed > tokens_per_pack for pack in alone)
+            assert all(pack.computed <= capacity for lane in shares for pack in lane)
+            small = [pack for pack in alone if pack.computed <= capacity]
+            if shares:
+                assert sum(map(len, shares)) % len(shares) == 0
+                assert len(small) < len(shares)
+                assert all(pack.computed <= min(p.computed for lane in shares for p in lane) for pack in small)
+            else:
+                assert lanes == 1 or len(small) < 2
 
 
-def pack_rows(pack: Pack) -> tuple[int, ...]:
-    return pack.rows
+def one_trunk(rows: int, tokens: int) -> tuple[list[Length], Prefixes]:
+    """Rows with 1,000 tokens in common, and so many each."""
+    prompts = [[*range(1000), *range(10_000 + 1000 * row, 10_000 + 1000 * row + tokens - 1)] for row in range(rows)]
+    return [Length(prompt=len(prompt), answer=1) for prompt in prompts], Prefixes(prompts)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "lanes", "alone", "each"),
+    [
+        (16, 100, 2, 0, [1, 1]),  # one pack would hold them
+        (16, 10, 2, 1, []),  # too little for two
+        (6, 500, 2, 1, [1, 1]),  # two rows a pack
+        (4, 100, 8, 1, []),
+        (4, 400, 8, 0, [1, 1, 1, 1]),
+        (3, 1500, 2, 3, []),  # longer than a pack
+    ],
+)
+def test_small_steps_have_fewer_lanes_and_an_odd_pack_goes_alone(
+    rows: int, tokens: int, lanes: int, alone: int, each: list[int]
+) -> None:
+    lengths, prefixes = one_trunk(rows, tokens)
+    (step,) = plan(
+        lengths, tokens_per_batch=2**20, tokens_per_pack=1024 * lanes, lanes=lanes, prefixes=prefixes, trunk_saves=256
+    )
+    one_by_one, shares = step.parts(0)
+    assert (len(one_by_one), [len(lane) for lane in shares]) == (alone, each)
 
 
 @given(LENGTHS, st.integers(16, 300), st.one_of(st.none(), st.integers(1, 7)), st.integers(16, 120))

@@ -20,13 +20,6 @@ def test_laps_are_summed_by_part() -> None:
     assert clock.take() == {}
 
 
-def test_a_lap_may_be_spent_on_several() -> None:
-    moments = iter([10.0, 14.0])
-    clock = Clock(lambda: next(moments), lambda start, end: end - start)
-    clock.lap_as({"forward": 1.5, "backward": 4.5})
-    assert clock.take() == {"forward": 1.0, "backward": 3.0}
-
-
 def test_a_lap_that_the_device_is_still_at_comes_later() -> None:
     moments = iter(range(10))
     reached = 2

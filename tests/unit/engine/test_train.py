@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from promptintern.engine.lanes import Lanes
 from promptintern.engine.layout import Layout
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.packs import Length, plan_steps
@@ -54,7 +53,6 @@ def task_of(
         rows=encoded,
         steps=steps,
         layout=layout,
-        lanes=Lanes(count=lanes, tokens=tokens_per_pack),
         course=course,
     )
 
@@ -102,7 +100,7 @@ def test_packs_do_not_change_the_trajectory(layout: Layout, tokens_per_pack: int
 @pytest.mark.parametrize("lanes", [2, 3])
 def test_lanes_do_not_change_the_trajectory(lanes: int) -> None:
     one = train(fresh(), task_of(rows()))
-    other = train(fresh(), task_of(rows(), tokens_per_pack=20, lanes=lanes))
+    other = train(fresh(), task_of(rows(), tokens_per_pack=20 * lanes, lanes=lanes))
     assert one.loss == pytest.approx(other.loss, rel=1e-5)
     assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
     assert set(other.spent) == {"data", "forward", "backward", "optimizer", "save"}
@@ -112,7 +110,8 @@ def test_lanes_do_not_change_the_trajectory(lanes: int) -> None:
 @pytest.mark.parametrize(("dropout", "lanes"), [(0.0, 1), (0.0, 2), (0.1, 1)])
 @pytest.mark.parametrize("at", [1, 3])
 def test_stop_and_resume_is_bit_identical(dropout: float, lanes: int, at: int) -> None:
-    task = task_of(rows(), tokens_per_pack=20, layout=Layout.CASCADE if dropout else Layout.SHARED, lanes=lanes)
+    layout = Layout.CASCADE if dropout else Layout.SHARED
+    task = task_of(rows(), tokens_per_pack=20 * lanes, layout=layout, lanes=lanes)
     assert all(step.trunk for step in task.steps) == (not dropout)
     straight = fresh(dropout)
     whole = train(straight, task)

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from promptintern.engine.lanes import Lanes
 from promptintern.engine.layout import Layout, Layouts
 from promptintern.errors import UserError
 from promptintern.run.session import open_session, tokens_per_pack
-from promptintern.run.tracks import lanes_for, plan_track, slow_rows, tracks_of, why_slower
+from promptintern.run.tracks import plan_track, slow_rows, tracks_of, why_slower
 from promptintern_api import parse_job
 
 from tests.tiny import tiny_job
@@ -65,27 +64,29 @@ def test_the_worker_with_the_least_memory_decides(
 
 
 @pytest.mark.parametrize(
-    ("training", "threads", "lanes"),
+    ("training", "threads", "lanes", "capacity"),
     [
-        ({}, 1, Lanes(count=1, tokens=2048)),
-        ({}, 2, Lanes(count=2, tokens=1024)),
-        ({}, 3, Lanes(count=1, tokens=2048)),
-        ({}, 8, Lanes(count=2, tokens=1024)),
-        ({"tokensPerPack": 6000}, 8, Lanes(count=4, tokens=1500)),
-        ({"tokensPerPack": 1500}, 2, Lanes(count=1, tokens=1500)),
-        ({"gradientCheckpointing": True}, 2, Lanes(count=1, tokens=2048)),
-        ({"lora": {"r": 4, "alpha": 8, "dropout": 0.1}}, 2, Lanes(count=1, tokens=2048)),
-        ({"packing": "Never"}, 2, Lanes(count=1, tokens=1024)),
+        ({}, 1, 1, 2048),
+        ({}, 2, 2, 1024),
+        ({}, 3, 1, 2048),
+        ({}, 8, 2, 1024),
+        ({"tokensPerPack": 6000}, 8, 4, 1500),
+        ({"tokensPerPack": 1500}, 2, 1, 1500),
+        ({"gradientCheckpointing": True}, 2, 1, 2048),
+        ({"lora": {"r": 4, "alpha": 8, "dropout": 0.1}}, 2, 1, 2048),
+        ({"packing": "Never"}, 2, 1, 1024),
     ],
 )
 def test_threads_have_packs_of_their_own_where_a_trunk_is_all_that_packs_share(
-    training: dict[str, Any], threads: int, lanes: Lanes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: dict[str, Any], threads: int, lanes: int, capacity: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("promptintern.run.session.threads_for", lambda *_: threads)
     monkeypatch.setattr("promptintern.engine.collective.gather_objects", lambda here: [here and 12, here])
     session = open_session(job(tmp_path, tokensPerBatch=32768, **training))
-    rows = session.encode_training(session.templates[0], session.stages[0].shots)
-    assert lanes_for(session, rows) == lanes
+    track = tracks_of(session)[0]
+    rows = session.encode_training(session.templates[0], track.shots)
+    steps = plan_track(session, track, rows, world_size=1)
+    assert {(step.lanes, step.capacity) for step in steps} == {(lanes, capacity)}
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
 """The gradients of one optimizer step: a worker's packs through the model and back."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from promptintern.engine import collective
 from promptintern.engine.forward import grow_trunk, pack_loss, pack_tensors
-from promptintern.engine.lanes import Lanes, Threads, divided
+from promptintern.engine.lanes import Threads
 from promptintern.engine.layout import Layout
 from promptintern.engine.lora import Adapter
 from promptintern.engine.packs import Pack, StepPlan
-from promptintern.engine.speed import Clock, Part, clock_of
+from promptintern.engine.speed import Clock, clock_of
 from promptintern.engine.trunk import Trunk
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
@@ -25,7 +25,6 @@ def gradients(
     step: StepPlan,
     layout: Layout,
     *,
-    lanes: Lanes,
     threads: Threads,
     device: torch.device,
     clock: Clock,
@@ -44,55 +43,59 @@ def gradients(
     if step.trunk and packs:
         trunk = grow_trunk(adapter.model, rows[packs[0].rows[0]].prompt_ids[: step.trunk], device=device)
         clock.lap("forward")
-    way = _Way(adapter=adapter, rows=rows, layout=layout, loss_tokens=step.loss_tokens, device=device)
-    alone, shares = divided(packs, lanes)
-    total, computed = way.take(alone, trunk=trunk, backward=lambda loss: loss.backward(), clock=clock)  # type: ignore[no-untyped-call]
+
+    def lane(*, first: bool) -> _Lane:
+        return _Lane(
+            adapter=adapter,
+            rows=rows,
+            layout=layout,
+            loss_tokens=step.loss_tokens,
+            device=device,
+            clock=clock if first else clock_of(device),
+            trunk=trunk if first or not trunk else trunk.branch(),
+            grad=None if first else torch.zeros_like(adapter.grad),
+            loss=torch.zeros((), dtype=torch.float64, device=device),
+        )
+
+    alone, shares = step.parts(collective.rank())
+    whole = lane(first=True)
+    whole.take(alone)
+    others = [lane(first=False) for _ in shares[1:]]
     if shares:
-        found = threads.side_by_side(lambda share: way.lane(share, trunk), shares)
-        spent: dict[Part, float] = {}
-        for lane in found:
-            adapter.grad.add_(lane.grad)
-            total += lane.loss
-            computed += lane.computed
-            if trunk and lane.trunk:
-                trunk.join(lane.trunk)
-            for part, seconds in lane.spent.items():
-                spent[part] = spent.get(part, 0.0) + seconds
-        clock.lap_as(spent)
+        threads.side_by_side(_Lane.take, list(zip([whole, *others], shares, strict=True)))
+    for other in others:
+        whole.add(other)
     if trunk:
         trunk.backward()
-        clock.lap("backward")
-        computed += trunk.tokens
-    return total.item(), computed
+        whole.computed += trunk.tokens
+        clock.lap("backward")  # with what the first lane waited for the others
+    return whole.loss.item(), whole.computed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Lane:
-    """What one lane's packs gave."""
+    """Packs one after another, and what they add up to.
 
-    loss: Tensor
-    computed: int
-    grad: Tensor
-    trunk: Trunk | None
-    spent: dict[Part, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Way:
-    """Through the model and back."""
+    Attributes:
+        trunk: Above the packs, with the sums of this lane.
+        grad: ``[P]``; None for the parameters' own, which only one lane may add to.
+        loss: A float64 scalar.
+        computed: Tokens that went through the model.
+    """
 
     adapter: Adapter
     rows: Sequence[Encoded]
     layout: Layout
     loss_tokens: int
     device: torch.device
+    clock: Clock
+    trunk: Trunk | None
+    grad: Tensor | None
+    loss: Tensor
+    computed: int = 0
 
-    def take(
-        self, packs: Iterable[Pack], *, trunk: Trunk | None, backward: Callable[[Tensor], None], clock: Clock
-    ) -> tuple[Tensor, int]:
-        """Packs one after another; gives their summed loss, a float64 scalar, and their tokens."""
-        computed = 0
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+    def take(self, packs: Iterable[Pack]) -> None:
+        """Packs through the model and back."""
         for pack in packs:
             try:
                 tensors = pack_tensors(
@@ -100,28 +103,32 @@ class _Way:
                     device=self.device,
                     cascade=self.layout.cascades,
                     shared=self.layout is Layout.SHARED,
-                    trunk=trunk,
+                    trunk=self.trunk,
                 )
-                clock.lap("data")
+                self.clock.lap("data")
                 loss = pack_loss(self.adapter.model, tensors)
-                clock.lap("forward")
-                backward(loss / self.loss_tokens)
-                clock.lap("backward")
+                self.clock.lap("forward")
+                self._backward(loss / self.loss_tokens)
+                self.clock.lap("backward")
             except torch.OutOfMemoryError:
                 raise RunFailed(
                     f"{self.device} has too little memory for a pack of {pack.computed} tokens; lower "
                     "training.tokensPerPack or set training.gradientCheckpointing"
                 ) from None
-            total += loss.detach()
-            computed += tensors.input_ids.numel()
-        return total, computed
+            self.loss += loss.detach()
+            self.computed += tensors.input_ids.numel()
 
-    def lane(self, packs: Iterable[Pack], trunk: Trunk | None) -> _Lane:
-        """Packs of one lane, into sums of its own."""
-        grad = torch.zeros_like(self.adapter.grad)
-        branch = trunk.branch() if trunk else None
-        clock = clock_of(self.device)
-        loss, computed = self.take(
-            packs, trunk=branch, backward=lambda loss: self.adapter.add_gradients(loss, grad), clock=clock
-        )
-        return _Lane(loss=loss, computed=computed, grad=grad, trunk=branch, spent=clock.take())
+    def _backward(self, loss: Tensor) -> None:
+        if self.grad is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.adapter.add_gradients(loss, self.grad)
+
+    def add(self, other: "_Lane") -> None:
+        """What another lane's packs add up to."""
+        assert other.grad is not None
+        self.adapter.grad.add_(other.grad)
+        if self.trunk and other.trunk:
+            self.trunk.join(other.trunk)
+        self.loss += other.loss
+        self.computed += other.computed

@@ -5,108 +5,116 @@ runs on one of them. Threads with packs of their own wait once a step. They need
 parameters, and what the engine notes during one is each thread's own. Gradients go to sums of their own, which are
 added up in one order, so a run that goes on ends in the same bits.
 
-Together the lanes' packs have the tokens of one, and take as much memory. They are smaller, so this pays below a trunk.
+Together the lanes' packs have the tokens of one, and keep as much for their backward passes. Besides, every lane but
+the first has sums for the gradients of all parameters and of the trunk's keys and values. The packs are smaller, so
+this pays where a trunk is all that they share.
 """
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
-from promptintern.engine.packs import Pack, dealt
-
+L = TypeVar("L")
 S = TypeVar("S")
-T = TypeVar("T")
 _LEAST = 1024
 """Tokens of a lane's packs. What a pack costs besides its tokens is felt in smaller ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lanes:
-    """How many packs go through a worker's model at a time.
+def settle_threads() -> None:
+    """Set PyTorch's number of threads to what it is.
 
-    Attributes:
-        count: 1 where threads share every operation.
-        tokens: Of a pack, so that all at a time have no more than one pack would have.
+    The first time that it is set, PyTorch forbids MKL to take fewer as it sees fit, which may round sums otherwise. A
+    run that goes on has to compute as the first one did, whether or not it has had lanes yet.
     """
-
-    count: int
-    tokens: int
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def threads_for(model: Any, device: torch.device) -> int:
-    """That lanes of ``model`` (PEFT's) can have: one on a GPU, and where PEFT changes a module while it computes, which
-    it does for parameters that are in no linear layer, such as a mixture's experts."""
+    """Threads that may have packs of ``model`` (PEFT's) of their own.
+
+    There is one where a pass does more than read: on parameters that are in no linear layer, such as a mixture's
+    experts, which PEFT puts its sums into while it computes; in 16 bits, where the engine rounds LoRA's parameters; and
+    where a pass draws random numbers, whose order would be anybody's. And there is one on a GPU.
+    """
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if device.type != "cpu" or any(p.dtype is not torch.float32 for p in model.parameters()):
+        return 1
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    if device.type != "cpu" or not all(type(layer) is Linear for layer in layers):
+    if not all(type(layer) is Linear for layer in layers) or _draws(model):
         return 1
     return torch.get_num_threads()
 
 
-def lanes_of(threads: int, *, tokens_per_pack: int) -> Lanes:
+def _draws(model: Any) -> bool:
+    """Whether a pass in training draws random numbers."""
+    before, training = torch.get_rng_state(), model.training
+    model.train()
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.arange(8)[None], use_cache=False)
+        return not torch.equal(torch.get_rng_state(), before)
+    finally:
+        model.train(training)
+        torch.set_rng_state(before)
+
+
+def lanes_of(threads: int, *, tokens_per_pack: int) -> int:
     """As many as have packs of 1,024 tokens, and each as many of the ``threads`` as the others."""
     most = max(1, min(threads, tokens_per_pack // _LEAST))
-    count = next(n for n in range(most, 0, -1) if threads % n == 0)
-    return Lanes(count=count, tokens=tokens_per_pack // count)
-
-
-def divided(packs: Sequence[Pack], lanes: Lanes) -> tuple[list[Pack], list[tuple[Pack, ...]]]:
-    """Packs that go alone, with all threads, and those of every lane.
-
-    A row may be longer than a lane's packs; several of those at a time would take memory that nobody planned for.
-    """
-    small = [pack for pack in packs if pack.computed <= lanes.tokens]
-    if lanes.count == 1 or len(small) < lanes.count:
-        return list(packs), []
-    return [pack for pack in packs if pack.computed > lanes.tokens], list(dealt(small, lanes.count))
+    return next(n for n in range(most, 0, -1) if threads % n == 0)
 
 
 class Threads:
     """The calling thread, which is the first lane, and one for each of the others."""
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._all = torch.get_num_threads()
-        self._each = max(1, self._all // count)
         self._pool = pool
         self._over = threading.Event()
 
-    def side_by_side(self, work: Callable[[Iterable[S]], T], shares: Sequence[Sequence[S]]) -> list[T]:
-        """``work`` of all shares, in their order. If one fails, the others end before their next item."""
+    def side_by_side(self, work: Callable[[L, Iterable[S]], None], shares: Sequence[tuple[L, Sequence[S]]]) -> None:
+        """``work`` of every lane and its items. If one fails, the others end before their next item."""
         self._over.clear()
-        torch.set_num_threads(self._each)  # what a new thread begins with, too
-        others = [self._pool.submit(self._in_lane, work, share) for share in shares[1:]]
+        others = []
         try:
-            return [work(self._until_over(shares[0])), *(other.result() for other in others)]
+            torch.set_num_threads(max(1, self._all // len(shares)))  # a new thread begins with as many
+            for lane, items in shares[1:]:
+                others.append(self._pool.submit(self._in_lane, torch.get_num_threads(), work, lane, items))
+            lane, items = shares[0]
+            work(lane, self._until_over(items))
+            for other in others:
+                other.result()
         finally:
             self._over.set()
-            for other in others:
-                other.exception()
-            torch.set_num_threads(self._all)
+            try:
+                for other in others:
+                    other.exception()
+            finally:
+                torch.set_num_threads(self._all)
 
-    def _in_lane(self, work: Callable[[Iterable[S]], T], share: Sequence[S]) -> T:
-        torch.set_num_threads(self._each)
+    def _in_lane(self, threads: int, work: Callable[[L, Iterable[S]], None], lane: L, items: Sequence[S]) -> None:
+        torch.set_num_threads(threads)
         try:
-            return work(self._until_over(share))
+            work(lane, self._until_over(items))
         except BaseException:
             self._over.set()
             raise
 
-    def _until_over(self, share: Sequence[S]) -> Iterator[S]:
-        for item in share:
+    def _until_over(self, items: Sequence[S]) -> Iterator[S]:
+        for item in items:
             if self._over.is_set():
                 return
             yield item
 
 
 @contextmanager
-def threads_of(lanes: Lanes) -> Iterator[Threads]:
-    """Threads for as many lanes, which end with the block."""
-    with ThreadPoolExecutor(max(1, lanes.count - 1), thread_name_prefix="lane") as pool:
-        yield Threads(lanes.count, pool)
+def threads_of(lanes: int) -> Iterator[Threads]:
+    """Threads for so many lanes, which end with the block."""
+    with ThreadPoolExecutor(max(1, lanes - 1), thread_name_prefix="lane") as pool:
+        yield Threads(pool)

@@ -18,8 +18,8 @@ from torch import nn
 from promptintern.engine.models import base_of, forwards
 
 Tensor = torch.Tensor
-_CHUNK = 2**25
-"""Logits that exist at a time."""
+_CHUNK = {"cpu": 2**24, "cuda": 2**25}
+"""Logits that exist at a time; on a CPU several packs may have as many."""
 
 
 class _Answers(threading.local):
@@ -76,7 +76,7 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, answers: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = max(1, _CHUNK // len(weight))
+        rows = max(1, _CHUNK[weight.device.type] // len(weight))
         losses, gradients = [], []
         for h, a in zip(torch.split(hidden, rows), torch.split(answers, rows), strict=True):
             log_p = F.log_softmax(F.linear(h, weight, bias).float(), dim=-1)

@@ -40,6 +40,10 @@ class StepPlan:
     """One optimizer step: a list of packs for every worker (a list may be empty)."""
 
     workers: tuple[tuple[Pack, ...], ...]
+    lanes: int
+    """Packs that a worker computes at a time, at most."""
+    capacity: int
+    """Tokens of a pack; a longer row is one by itself."""
     trunk: int
     """Tokens that all rows begin with and no pack holds, computed once by every worker that has packs."""
     rows: int
@@ -47,6 +51,25 @@ class StepPlan:
     computed: int
     loss_tokens: int
     """Over all workers; the loss is the sum over answer tokens divided by this."""
+
+    def parts(self, rank: int) -> tuple[tuple[Pack, ...], tuple[tuple[Pack, ...], ...]]:
+        """A worker's packs that go through the model one by one, and of several lanes, if there are, each one's.
+
+        One by one go rows that are longer than a pack, of which several at a time would take memory that nobody
+        planned for, and those that would leave a lane with one pack more than others.
+        """
+        packs = sorted(self.workers[rank], key=lambda p: -p.computed)
+        small = [pack for pack in packs if pack.computed <= self.capacity]
+        lanes = min(self.lanes, len(small))
+        if lanes < 2:
+            return tuple(packs), ()
+        even = len(small) // lanes * lanes
+        long = packs[: len(packs) - len(small)]
+        return (*long, *small[even:]), dealt(small[:even], lanes)
+
+
+_LEAST_EACH = 256
+"""Tokens that a step has to have for every lane: a pack costs besides its tokens what some 130 of them take."""
 
 
 def plan_steps(
@@ -75,16 +98,17 @@ def plan_steps(
         epochs: Passes over the rows.
         tokens_per_batch: Tokens of a step, prompts and answers; a longer row makes a step of its own.
         rows_per_batch: Rows of a step at most, or None.
-        tokens_per_pack: Computed tokens of a pack; a longer row makes a pack of its own.
+        tokens_per_pack: Computed tokens of all packs at a time; a row that is too long for one makes a pack of its own.
         pack: False puts every row into a pack of its own.
         world_size: Workers.
-        lanes: Packs that a worker computes at a time.
+        lanes: Packs that a worker computes at a time; those of a small step are fewer.
         prefixes: Of the rows' prompts, if packs share what prompts have in common.
         least_saved: Tokens that a shared node has to save to be one, as packs are put together later.
         trunk_saves: Tokens that what all rows of a step begin with has to save a worker to be computed apart from its
             packs; None if it never is.
     """
     steps = []
+    capacity = tokens_per_pack // lanes
     for epoch in range(epochs):
         order = np.random.default_rng([*seed, epoch]).permutation(len(lengths)).tolist()
         for batch in _batches(order, lengths, tokens_per_batch=tokens_per_batch, rows_per_batch=rows_per_batch):
@@ -94,18 +118,20 @@ def plan_steps(
                     batch,
                     lengths,
                     prefixes,
-                    capacity=tokens_per_pack,
+                    capacity=capacity,
                     world_size=world_size,
                     lanes=lanes,
                     least_saved=least_saved,
                     trunk_saves=trunk_saves,
                 )
             else:
-                packs = _packs(batch, lengths, capacity=tokens_per_pack if pack else 0, world_size=world_size)
+                packs = _packs(batch, lengths, capacity=capacity if pack else 0, world_size=world_size)
             workers = dealt(packs, world_size)
             steps.append(
                 StepPlan(
                     workers=workers,
+                    lanes=lanes,
+                    capacity=capacity,
                     trunk=trunk,
                     rows=len(batch),
                     tokens=sum(p.tokens for p in packs),
@@ -184,14 +210,15 @@ def _sharing_packs(
 ) -> tuple[int, list[Pack]]:
     """A trunk's tokens, and rows that begin alike side by side, cut into as few packs as hold them, of about one size.
 
-    There is a trunk if it saves enough in all packs of a worker but one. All lanes of all workers have as many packs
-    where there are rows enough, so that none waits for another. They are cut as if whatever rows have in common were
-    shared; where too little of it is, a pack that is too large is halved.
+    There is a trunk if it saves enough in all packs of a worker but one. There are packs for all lanes that have enough
+    to do, and a multiple of them where rows can be cut so, lest one waits for another. They are cut as if whatever rows
+    have in common were shared; where too little of it is, a pack that is too large is halved.
     """
     rows = prefixes.sort(batch)
     sizes = [lengths[row].total for row in rows]
     common = [0, *(prefixes.common(a, b) for a, b in pairwise(rows))]
     trunk = min(common[1:], default=0)
+    lanes = max(1, min(lanes, (sum(sizes) - sum(common) - trunk) // (world_size * _LEAST_EACH)))
     without = len(_cut(sizes, common, capacity))
     if trunk_saves is None or trunk * (max(-(-without // world_size), lanes) - 1) < trunk_saves:
         trunk = 0

@@ -3,7 +3,7 @@
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,16 +47,12 @@ class Clock:
         self._mark = mark
         self._between = between
         self._last = mark()
-        self._open: deque[tuple[Mapping[Part, float], Any, Any]] = deque()
+        self._open: deque[tuple[Part, Any, Any]] = deque()
 
     def lap(self, part: Part) -> None:
         """The time since the lap before was spent on ``part``."""
-        self.lap_as({part: 1.0})
-
-    def lap_as(self, parts: Mapping[Part, float]) -> None:
-        """The time since the lap before was spent on several, in these proportions."""
         now = self._mark()
-        self._open.append((parts, self._last, now))
+        self._open.append((part, self._last, now))
         self._last = now
 
     def take(self) -> dict[Part, float]:
@@ -64,14 +60,12 @@ class Clock:
         with a later call."""
         spent: dict[Part, float] = {}
         while self._open:
-            parts, start, end = self._open[0]
+            part, start, end = self._open[0]
             seconds = self._between(start, end)
             if seconds is None:
                 break
             self._open.popleft()
-            whole = sum(parts.values())
-            for part, weight in parts.items():
-                spent[part] = spent.get(part, 0.0) + seconds * weight / whole
+            spent[part] = spent.get(part, 0.0) + seconds
         return spent
 
 

@@ -9,7 +9,7 @@ from promptintern_api.training import TrainingSpec
 
 from promptintern.engine import collective
 from promptintern.engine.gradients import gradients
-from promptintern.engine.lanes import Lanes, threads_of
+from promptintern.engine.lanes import threads_of
 from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter
 from promptintern.engine.packs import StepPlan
@@ -39,8 +39,6 @@ class StageTask:
     rows: Sequence[Encoded]
     steps: Sequence[StepPlan]
     layout: Layout
-    lanes: Lanes
-    """That ``steps`` were planned for."""
     course: Course
 
 
@@ -66,7 +64,8 @@ def train_stage(
         RunFailed: if the loss is not finite, or the device has too little memory for a pack.
     """
     adapter.model.train()
-    with prepared(adapter.model, task.layout), threads_of(task.lanes) as threads:
+    lanes = max((step.lanes for step in task.steps), default=1)
+    with prepared(adapter.model, task.layout), threads_of(lanes) as threads:
         clock = clock_of(device)
         for number in range(trajectory.steps, len(task.steps)):
             step = task.steps[number]
@@ -74,7 +73,7 @@ def train_stage(
             torch.manual_seed(_mix(*task.seed, number, collective.rank()))
             try:
                 loss, computed = gradients(
-                    adapter, task.rows, step, task.layout, lanes=task.lanes, threads=threads, device=device, clock=clock
+                    adapter, task.rows, step, task.layout, threads=threads, device=device, clock=clock
                 )
             except RunFailed as error:
                 raise RunFailed(f"{task.name}: {error}") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from promptintern_api.evaluation import Arm, DirectBudget
 from promptintern_api.training import LearningRatePolicy
 
-from promptintern.engine.lanes import Lanes, lanes_of
+from promptintern.engine.lanes import lanes_of
 from promptintern.engine.layout import Layout
 from promptintern.engine.packs import StepPlan, plan_steps
 from promptintern.engine.planners import least_saved_on, trunk_saves_on
@@ -85,15 +85,6 @@ def layout_of(session: Session, rows: Sequence[Encoded]) -> Layout:
     return session.layouts.for_rows(_longest(rows))
 
 
-def lanes_for(session: Session, rows: Sequence[Encoded]) -> Lanes:
-    """How many packs of ``rows`` a worker computes at a time. Without a trunk small packs would compute anew what all
-    rows begin with."""
-    layout = layout_of(session, rows)
-    threads = session.threads if layout is Layout.SHARED and _may_have_trunks(session, rows) else 1
-    tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
-    return lanes_of(threads, tokens_per_pack=tokens)
-
-
 def why_slower(session: Session, rows: Sequence[Encoded]) -> str:
     """Why ``rows`` do not lie in their packs as the model's other rows do; nothing if they do."""
     return session.layouts.why_slower(_longest(rows))
@@ -112,20 +103,23 @@ def _longest(rows: Sequence[Encoded]) -> int:
 def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:
     """The steps of ``track`` over its encoded rows."""
     training = session.job.spec.training
-    layout, lanes = layout_of(session, rows), lanes_for(session, rows)
+    layout = layout_of(session, rows)
+    tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
+    trunks = layout is Layout.SHARED and _may_have_trunks(session, rows)
     return plan_steps(
         [length_of(row) for row in rows],
         seed=track.seed,
         epochs=track.epochs,
         tokens_per_batch=training.tokens_per_batch,
         rows_per_batch=training.rows_per_batch,
-        tokens_per_pack=lanes.tokens,
+        tokens_per_pack=tokens,
         pack=layout.packs,
         world_size=world_size,
-        lanes=lanes.count,
+        # Without a trunk small packs would compute anew what all rows begin with.
+        lanes=lanes_of(session.threads, tokens_per_pack=tokens) if trunks else 1,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
         least_saved=least_saved_on(session.device),
-        trunk_saves=trunk_saves_on(session.device) if _may_have_trunks(session, rows) else None,
+        trunk_saves=trunk_saves_on(session.device) if trunks else None,
     )
 
 

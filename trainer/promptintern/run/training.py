@@ -31,7 +31,7 @@ from promptintern.prompt.encode import Encoded
 from promptintern.run.events import CheckpointSaved, Note, Observer, Speed, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.run.session import DTYPES, Session
 from promptintern.run.speed import speed_of
-from promptintern.run.tracks import Track, lanes_for, layout_of, slow_rows, why_slower
+from promptintern.run.tracks import Track, layout_of, slow_rows, why_slower
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore, checkpoint_folder
@@ -91,7 +91,6 @@ class TrackTrainer:
             rows=rows,
             steps=steps,
             layout=layout_of(session, rows),
-            lanes=lanes_for(session, rows),
             course=course,
         )
         complete = train_stage(
