@@ -26,7 +26,7 @@ best that may yet be faster. One measurement on a shared machine may be off by a
 hardly have been the best."""
 
 
-SHORT, OF_SHORT = 3.0, 3
+SHORT, OF_SHORT = 3.0, 2
 """Seconds of a step, and processes in a round if on a CPU it takes less: a moment in which something else has the
 machine weighs more on a short step."""
 

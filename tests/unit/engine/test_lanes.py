@@ -1,5 +1,7 @@
 """Packs side by side in threads: the same gradients, and threads that end and are given back."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -195,3 +197,27 @@ def test_one_that_fails_ends_the_others_before_their_next_pack(failing: str) -> 
         threads.side_by_side(work, [("a", [1, 2, 3]), ("b", [1, 2, 3])])
     assert taken == [1]
     assert torch.get_num_threads() == before
+
+
+HEAP = """
+import torch
+from promptintern.engine.lanes import threads_of
+
+held = []
+with threads_of(LANES) as threads:
+    threads.side_by_side(
+        lambda lane, items: held.extend(torch.empty(100 * 256) for _ in items), [(0, []), (1, range(100))]
+    )
+heap = next(line.split()[0] for line in open("/proc/self/maps") if line.endswith("[heap]\\n"))
+first, last = (int(place, 16) for place in heap.split("-"))
+print(sum(first <= tensor.data_ptr() < last for tensor in held))
+"""
+"""How many of the 100 blocks that the second lane takes are in the first one's heap."""
+
+
+@pytest.mark.parametrize(("lanes", "shared"), [(2, 100), (1, 0)])
+def test_lanes_share_a_heap(lanes: int, shared: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", HEAP.replace("LANES", str(lanes))], capture_output=True, text=True, check=True
+    )
+    assert int(ended.stdout) == shared

@@ -10,6 +10,8 @@ the first has sums for the gradients of all parameters and of the trunk's keys a
 this pays where a trunk is all that they share.
 """
 
+import ctypes
+import platform
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,8 @@ import torch
 
 L = TypeVar("L")
 S = TypeVar("S")
+_M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
 _LEAST = 1024
 """Tokens of a lane's packs. What a pack costs besides its tokens is felt in smaller ones."""
 
@@ -113,8 +117,16 @@ class Threads:
             yield item
 
 
+def _one_heap() -> None:
+    """Have glibc serve all threads from one heap, in place of one each: what a lane has freed others can take."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
 @contextmanager
 def threads_of(lanes: int) -> Iterator[Threads]:
     """Threads for so many lanes, which end with the block."""
+    if lanes > 1:
+        _one_heap()
     with ThreadPoolExecutor(max(1, lanes - 1), thread_name_prefix="lane") as pool:
         yield Threads(pool)

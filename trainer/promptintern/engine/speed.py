@@ -13,8 +13,9 @@ from torch import nn
 from promptintern.engine.lora import Adapter
 
 Part = Literal["data", "forward", "backward", "exchange", "optimizer", "save"]
-"""What a step's time goes to, as its first worker sees it: ``exchange`` of gradients, with several workers only, holds
-the waiting for the others; clipping is in ``optimizer``; ``save`` is what reports and checkpoints hold up the loop."""
+"""What a step's time goes to, as its first worker sees it, and of this the first lane: ``exchange`` of gradients, with
+several workers only, holds the waiting for the others; clipping is in ``optimizer``; ``save`` is what reports and
+checkpoints hold up the loop."""
 
 _TERA = 1e12
 _PEAKS: dict[str, dict[torch.dtype, float]] = {
