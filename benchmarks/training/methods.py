@@ -106,8 +106,8 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
     from promptintern.prompt.encode import Encoded
     from promptintern_api.training import Lora, LrSchedule, TrainingSpec
 
-    settle_threads()
     device = torch.device(shape.device)
+    settle_threads(device)
     adapter = attach_lora(build_model(shape), Lora(r=shape.lora_r, alpha=2 * shape.lora_r), seed=0)
     layouts = choose_layouts(adapter, vocab_size=1000, dropout=0.0, device=device)
     layout = layouts.for_rows(max(len(p) + len(a) for p, a in rows))
@@ -151,7 +151,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         losses=trajectory.loss,
         norms=trajectory.grad_norm,
         packs=sum(len(packs) for step in steps for packs in step.workers) / len(steps),
-        lanes=max(step.lanes for step in steps),
+        lanes=max(len(step.parts(0)[1]) for step in steps) or 1,
         mfu=_mfu(adapter, trajectory, sum(seconds[1:]), shape),
     )
 

@@ -42,7 +42,7 @@ def write_job(
 
 
 def start(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> WarmProcess:
-    """Start a run that is ready at once. One thread a process, so that CPU results repeat."""
+    """Start a run that is ready at once. One thread a process, whatever ``environment`` says of that."""
     return WarmProcess(_run(job, workdir, arguments), _environment(environment))
 
 
@@ -82,7 +82,9 @@ def _environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
 
 
-def stop_at(process: WarmProcess, workdir: Path, moment: Moment, number: signal.Signals) -> bool:
+def stop_at(
+    process: "WarmProcess | subprocess.Popen[str]", workdir: Path, moment: Moment, number: signal.Signals
+) -> bool:
     """Send ``number`` as soon as ``moment`` says so; False if the process ended before."""
     began: float | None = None
     while process.poll() is None:

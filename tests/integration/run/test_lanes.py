@@ -2,21 +2,16 @@
 continued run that of an undisturbed one, bit for bit."""
 
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from promptintern.run.session import open_session
-from promptintern.run.tracks import plan_track, tracks_of
-from promptintern_api import parse_job
 
 from tests.integration.run.process import (
     adapters,
     finish,
-    run_folder,
+    run_command,
     run_to_end,
-    start,
+    start_command,
     stop_at,
     trajectories,
     write_job,
@@ -45,31 +40,24 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs folder of two threads."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    ended = run_to_end(job, workdir, **TWO_THREADS)
+    ended = run_command(job, workdir, **TWO_THREADS)
     assert ended.code == 0, ended.text
+    assert "2 packs at a time" in ended.text
     return workdir
 
 
 def test_the_trajectory_is_the_same(job: Path, undisturbed: Path, tmp_path: Path) -> None:
     ended = run_to_end(job, tmp_path, "--set", "training.packing=Never")
     assert ended.code == 0, ended.text
+    assert "packs at a time" not in ended.text
     check_same(trajectories(undisturbed), trajectories(tmp_path))
 
 
 def test_killed_and_continued_is_bit_identical(job: Path, undisturbed: Path, tmp_path: Path) -> None:
-    process = start(job, tmp_path, **TWO_THREADS)
+    process = start_command(job, tmp_path, **TWO_THREADS)
     killed = stop_at(process, tmp_path, lambda folder, _: (folder / "stages/0/manifest.json").exists(), signal.SIGKILL)
     finish(process)
     assert killed, "the run ended before the moment came"
-    assert run_folder(tmp_path)
-    ended = run_to_end(job, tmp_path, **TWO_THREADS)
+    ended = run_command(job, tmp_path, **TWO_THREADS)
     assert ended.code == 0, ended.text
     assert adapters(tmp_path) == adapters(undisturbed)
-
-
-def test_there_are_two_lanes(job: Path) -> None:
-    session = replace(open_session(parse_job(yaml.safe_load(job.read_text()))), threads=2)
-    for track in tracks_of(session)[:1]:
-        rows = session.encode_training(session.templates[track.template], track.shots)
-        steps = plan_track(session, track, rows, world_size=1)
-        assert all(len(step.parts(0)[1]) == 2 for step in steps)

@@ -20,6 +20,7 @@ BEGAN = TrainingBegan(
     tokens=4000,
     computed=2000,
     loss_tokens=90,
+    lanes=1,
     started_at=STARTED,
 )
 SPEED = Speed(examples=2.04, tokens=100.0, computed=60.0, loss_tokens=10.0, mfu=None, shares={"forward": 1.0})

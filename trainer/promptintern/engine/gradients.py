@@ -68,7 +68,7 @@ def gradients(
     if trunk:
         trunk.backward()
         whole.computed += trunk.tokens
-        clock.lap("backward")  # with what the first lane waited for the others
+    clock.lap("backward")  # with what the first lane waited for the others
     return whole.loss.item(), whole.computed
 
 

@@ -5,9 +5,10 @@ runs on one of them. Threads with packs of their own wait once a step. They need
 parameters, and what the engine notes during one is each thread's own. Gradients go to sums of their own, which are
 added up in one order, so a run that goes on ends in the same bits.
 
-Together the lanes' packs have the tokens of one, and keep as much for their backward passes. Besides, every lane but
-the first has sums for the gradients of all parameters and of the trunk's keys and values. The packs are smaller, so
-this pays where a trunk is all that they share.
+Together the lanes' packs have the tokens of one, and keep as much for their backward passes. What a layer takes for a
+moment, such as the sum of its weights and LoRA's, every lane has once, and all but the first have sums for the
+gradients of all parameters and of the trunk's keys and values. The packs are smaller, so this pays where most of what
+they have in common can be a trunk.
 """
 
 import ctypes
@@ -20,6 +21,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from promptintern.engine.models import in_mode
+from promptintern.engine.packs import largest_divisor
+
 L = TypeVar("L")
 S = TypeVar("S")
 _M_ARENA_MAX = -8
@@ -28,50 +32,62 @@ _LEAST = 1024
 """Tokens of a lane's packs. What a pack costs besides its tokens is felt in smaller ones."""
 
 
-def settle_threads() -> None:
-    """Set PyTorch's number of threads to what it is.
+def settle_threads(device: torch.device) -> None:
+    """Before anything is computed and any thread is started: let PyTorch, and malloc on a CPU, do as with lanes.
 
-    The first time that it is set, PyTorch forbids MKL to take fewer as it sees fit, which may round sums otherwise. A
-    run that goes on has to compute as the first one did, whether or not it has had lanes yet.
+    The first time that PyTorch's number of threads is set, it forbids MKL to take fewer as it sees fit, which may round
+    sums otherwise. A run that goes on has to compute as the first one did, whether or not it has had lanes yet. And all
+    threads have one heap in place of one each, so that what a lane has freed others can take.
     """
     torch.set_num_threads(torch.get_num_threads())
+    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def threads_for(model: Any, device: torch.device) -> int:
     """Threads that may have packs of ``model`` (PEFT's) of their own.
 
-    There is one where a pass does more than read: on parameters that are in no linear layer, such as a mixture's
-    experts, which PEFT puts its sums into while it computes; in 16 bits, where the engine rounds LoRA's parameters; and
-    where a pass draws random numbers, whose order would be anybody's. And there is one on a GPU.
+    There is one where a pass does more than read: in 16 bits, where the engine rounds LoRA's parameters; on parameters
+    that are in no linear layer, such as a mixture's experts, which PEFT puts its sums into while it computes; and where
+    a pass draws random numbers or leaves something behind in a module, which is tried. And there is one on a GPU.
     """
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if device.type != "cpu" or any(p.dtype is not torch.float32 for p in model.parameters()):
-        return 1
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    if not all(type(layer) is Linear for layer in layers) or _draws(model):
+    if threads == 1 or any(p.dtype is not torch.float32 for p in model.parameters()):
         return 1
-    return torch.get_num_threads()
+    return threads if all(type(layer) is Linear for layer in layers) and _only_reads(model) else 1
 
 
-def _draws(model: Any) -> bool:
-    """Whether a pass in training draws random numbers."""
-    before, training = torch.get_rng_state(), model.training
-    model.train()
+@torch.no_grad()
+def _only_reads(model: Any) -> bool:
+    """Whether a pass in training leaves generator and modules as one of other tokens left them."""
+    generator = torch.get_rng_state()
     try:
-        with torch.no_grad():
+        with in_mode(model, training=True):
             model(input_ids=torch.arange(8)[None], use_cache=False)
-        return not torch.equal(torch.get_rng_state(), before)
+            drawn = not torch.equal(torch.get_rng_state(), generator)
+            attributes = {module: dict(vars(module)) for module in model.modules()}
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            model(input_ids=torch.arange(3, 8)[None], use_cache=False)
+            return (
+                not drawn
+                and all(_same(vars(module), before) for module, before in attributes.items())
+                and all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
+            )
     finally:
-        model.train(training)
-        torch.set_rng_state(before)
+        torch.set_rng_state(generator)
+
+
+def _same(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    return now.keys() == before.keys() and all(now[name] is value for name, value in before.items())
 
 
 def lanes_of(threads: int, *, tokens_per_pack: int) -> int:
     """As many as have packs of 1,024 tokens, and each as many of the ``threads`` as the others."""
-    most = max(1, min(threads, tokens_per_pack // _LEAST))
-    return next(n for n in range(most, 0, -1) if threads % n == 0)
+    return largest_divisor(threads, tokens_per_pack // _LEAST)
 
 
 class Threads:
@@ -117,16 +133,8 @@ class Threads:
             yield item
 
 
-def _one_heap() -> None:
-    """Have glibc serve all threads from one heap, in place of one each: what a lane has freed others can take."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
 @contextmanager
 def threads_of(lanes: int) -> Iterator[Threads]:
     """Threads for so many lanes, which end with the block."""
-    if lanes > 1:
-        _one_heap()
     with ThreadPoolExecutor(max(1, lanes - 1), thread_name_prefix="lane") as pool:
         yield Threads(pool)

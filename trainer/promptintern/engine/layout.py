@@ -16,6 +16,7 @@ from promptintern.engine.gated import gated_at_once
 from promptintern.engine.last_layer import answers_only
 from promptintern.engine.lora import Adapter
 from promptintern.engine.merged import merged
+from promptintern.engine.models import in_mode
 from promptintern.engine.norms import quick_norms
 from promptintern.engine.output import chunked_loss
 from promptintern.engine.planners import planner_of
@@ -113,7 +114,7 @@ def choose_layouts(adapter: Adapter, *, vocab_size: int, dropout: float, device:
         device: Where the model is.
     """
     model = adapter.model.get_base_model()
-    with _in_eval(adapter.model):
+    with in_mode(adapter.model, training=False):
         masked = packs_exactly(model, vocab_size=vocab_size, device=device)
         fault = cascade_fault(adapter, vocab_size=vocab_size, device=device)
     long = Layout.MASKED if masked else Layout.ALONE
@@ -217,18 +218,6 @@ def _difference(adapter: Adapter, found: torch.Tensor, expected: torch.Tensor) -
     parts = [(found[s.start : s.stop], expected[s.start : s.stop]) for s in adapter.slots]
     floor = _SMALL * max(b.norm().item() for _, b in parts)
     return max(((a - b).norm().item() / max(b.norm().item(), floor) for a, b in parts), default=0.0)
-
-
-@contextmanager
-def _in_eval(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, nothing is drawn; every module is then as it was."""
-    before = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
 
 
 def _gradient(adapter: Adapter, packs: list[PackTensors], trunk: Trunk | None = None) -> tuple[float, torch.Tensor]:

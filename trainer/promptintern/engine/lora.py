@@ -65,8 +65,8 @@ class Adapter:
         return [flat[slot.start : slot.stop].view(slot.shape) for slot in self.slots]
 
     def add_gradients(self, loss: torch.Tensor, into: torch.Tensor) -> None:
-        """Add the gradients of ``loss`` to ``into`` ``[P]``. Several threads may, at a time, which those of ``grad``
-        must not be added by."""
+        """Add the gradients of ``loss`` to ``into`` ``[P]``. Threads that have one each may do that at a time, where
+        ``loss.backward()`` of several would add to one ``grad``."""
         found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         pairs = [(view, grad) for view, grad in zip(self.views(into), found, strict=True) if grad is not None]
         torch._foreach_add_([view for view, _ in pairs], [grad for _, grad in pairs])

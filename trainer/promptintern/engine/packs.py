@@ -56,11 +56,11 @@ class StepPlan:
         """A worker's packs that go through the model one by one, and of several lanes, if there are, each one's.
 
         One by one go rows that are longer than a pack, of which several at a time would take memory that nobody
-        planned for, and those that would leave a lane with one pack more than others.
+        planned for, and the smallest packs where their number is no multiple of the lanes.
         """
         packs = sorted(self.workers[rank], key=lambda p: -p.computed)
         small = [pack for pack in packs if pack.computed <= self.capacity]
-        lanes = min(self.lanes, len(small))
+        lanes = largest_divisor(self.lanes, len(small))
         if lanes < 2:
             return tuple(packs), ()
         even = len(small) // lanes * lanes
@@ -218,7 +218,7 @@ def _sharing_packs(
     sizes = [lengths[row].total for row in rows]
     common = [0, *(prefixes.common(a, b) for a, b in pairwise(rows))]
     trunk = min(common[1:], default=0)
-    lanes = max(1, min(lanes, (sum(sizes) - sum(common) - trunk) // (world_size * _LEAST_EACH)))
+    lanes = largest_divisor(lanes, (sum(sizes) - sum(common) - trunk) // (world_size * _LEAST_EACH))
     without = len(_cut(sizes, common, capacity))
     if trunk_saves is None or trunk * (max(-(-without // world_size), lanes) - 1) < trunk_saves:
         trunk = 0
@@ -266,6 +266,11 @@ def _pack(rows: Sequence[int], lengths: Sequence[Length], *, computed: int) -> P
         computed=computed,
         loss_tokens=sum(lengths[r].answer for r in rows),
     )
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Of ``number``, up to ``most``; at least 1. So many lanes share that many threads evenly."""
+    return next(n for n in range(max(1, min(number, most)), 0, -1) if number % n == 0)
 
 
 def dealt(packs: Sequence[Pack], takers: int) -> tuple[tuple[Pack, ...], ...]:

@@ -37,6 +37,8 @@ class TrainingBegan:
     computed: int
     """Of all steps: through the model, shared ones once."""
     loss_tokens: int
+    lanes: int
+    """Packs that a worker computes at a time, at most."""
     started_at: str
     """ISO 8601, of its first step, whoever did it."""
 

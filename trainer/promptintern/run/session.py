@@ -58,7 +58,7 @@ class Session:
     layouts: Layouts
     """Of packs."""
     threads: int
-    """That every worker's packs can be computed in; all workers plan with the same."""
+    """That may have packs of their own: of the worker that has the fewest, so that all plan alike."""
     notes: list[str]
     """What a reader of the report should know about how it was computed."""
     warnings: list[str]
@@ -111,9 +111,9 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         RunFailed: if a GPU is wanted and there is none.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    settle_threads()
-    data = load_data(job)
     device = pick_device(job, local_rank=local_rank)
+    settle_threads(device)
+    data = load_data(job)
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
     tokenizer = load_tokenizer(folder)
     base = load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
@@ -149,10 +149,15 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         full_template=full_template,
         max_tokens=fitting.max_tokens,
         layouts=layouts,
-        threads=min(collective.gather_objects(threads_for(adapter.model, device))),
+        threads=min(collective.gather_objects(_threads(job, adapter, layouts, device))),
         notes=notes,
         warnings=fitting.warnings,
     )
+
+
+def _threads(job: PromptInternJob, adapter: Adapter, layouts: Layouts, device: torch.device) -> int:
+    shares = layouts.best is Layout.SHARED and not job.spec.training.gradient_checkpointing
+    return threads_for(adapter.model, device) if shares else 1
 
 
 def _checkpoint_gradients(adapter: Adapter) -> None:

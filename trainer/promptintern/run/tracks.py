@@ -115,7 +115,7 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
         tokens_per_pack=tokens,
         pack=layout.packs,
         world_size=world_size,
-        # Without a trunk small packs would compute anew what all rows begin with.
+        # Where there can be no trunk, small packs would compute anew what all rows begin with.
         lanes=lanes_of(session.threads, tokens_per_pack=tokens) if trunks else 1,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
         least_saved=least_saved_on(session.device),

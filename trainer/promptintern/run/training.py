@@ -82,6 +82,7 @@ class TrackTrainer:
                     tokens=sum(step.tokens for step in steps),
                     computed=sum(step.computed for step in steps),
                     loss_tokens=sum(step.loss_tokens for step in steps),
+                    lanes=max((len(step.parts(0)[1]) for step in steps), default=0) or 1,
                     started_at=self.started_at,
                 )
             )
