@@ -133,12 +133,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         adapter,
         optimizer,
         StageTask(
-            name="bench",
-            seed=(0,),
-            rows=encoded,
-            steps=steps,
-            layout=layout,
-            course=Course(first=0, total=len(steps)),
+            name="bench", seed=(0,), rows=encoded, steps=steps, layout=layout, course=Course(first=0, total=len(steps))
         ),
         training=training,
         trajectory=trajectory,
@@ -151,7 +146,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         losses=trajectory.loss,
         norms=trajectory.grad_norm,
         packs=sum(len(packs) for step in steps for packs in step.workers) / len(steps),
-        lanes=max(len(step.parts(0)[1]) for step in steps) or 1,
+        lanes=max(step.at_a_time(0) for step in steps),
         mfu=_mfu(adapter, trajectory, sum(seconds[1:]), shape),
     )
 

@@ -7,11 +7,12 @@ import torch
 from promptintern.engine.layout import Layout, choose_layouts
 from promptintern.engine.lora import Adapter, attach_lora
 from promptintern.engine.memory import LARGEST, SMALLEST, tokens_that_fit
-from promptintern.engine.packs import Length, plan_steps
+from promptintern.engine.packs import plan_steps
 from promptintern.engine.ragged import Ragged
 from promptintern.engine.state import Trajectory, new_optimizer
 from promptintern.engine.train import Course, StageTask, train_stage
 from promptintern.engine.tree import Prefixes
+from promptintern.run.inputs import length_of
 from promptintern_api.training import Lora, TrainingSpec
 
 from tests.tiny import VOCABULARY, tiny_model
@@ -94,7 +95,7 @@ def train(dtype: torch.dtype) -> Adapter:
     adapter = attach_lora(LlamaForCausalLM(config).to(GPU, dtype), Lora(r=8, alpha=16), seed=0)
     rows = random_family(0, 60, template=300)
     steps = plan_steps(
-        [Length(prompt=len(row.prompt_ids), answer=len(row.answer_ids)) for row in rows],
+        [length_of(row) for row in rows],
         seed=(0,),
         epochs=1,
         tokens_per_batch=2**40,

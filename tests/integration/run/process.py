@@ -20,6 +20,11 @@ Moment = Callable[[Path, float], bool]
 """From the run's folder and the seconds since its first checkpoint or commit: now?"""
 
 
+def stage_boundary(folder: Path, _seconds: float) -> bool:
+    """The first stage has just been committed."""
+    return (folder / "stages/0/manifest.json").exists()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """A finished process."""
@@ -39,6 +44,12 @@ def write_job(
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job))
     return path
+
+
+def with_rule(prompt: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """A tiny job's ``prompt`` with so long a template that a trunk pays."""
+    rule = "Write the sum as code, with both numbers in the order in which they are asked for. "
+    return {**prompt, "template": times * rule + prompt["template"]}
 
 
 def start(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> WarmProcess:

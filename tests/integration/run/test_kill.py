@@ -14,6 +14,7 @@ from tests.integration.run.process import (
     adapters,
     finish,
     run_to_end,
+    stage_boundary,
     start,
     stop_at,
     write_job,
@@ -35,10 +36,6 @@ def mid_commit(folder: Path, _seconds: float) -> bool:
     return any(
         not (stage / "manifest.json").exists() and any(stage.glob("e*/adapter/*")) for stage in folder.glob("stages/1")
     )
-
-
-def stage_boundary(folder: Path, _seconds: float) -> bool:
-    return (folder / "stages/0/manifest.json").exists()
 
 
 def direct_arm(folder: Path, _seconds: float) -> bool:

@@ -11,15 +11,16 @@ from tests.integration.run.process import (
     finish,
     run_command,
     run_to_end,
+    stage_boundary,
     start_command,
     stop_at,
     trajectories,
+    with_rule,
     write_job,
 )
 from tests.integration.run.reference import check_same
 from tests.tiny import tiny_job
 
-RULE = "Write the sum as code, with both numbers in the order in which they are asked for. "
 TWO_THREADS = {"OMP_NUM_THREADS": "2"}
 
 
@@ -31,7 +32,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         epochs=8,
         data=tiny["data"],
-        prompt={**tiny["prompt"], "template": 4 * RULE + tiny["prompt"]["template"]},
+        prompt=with_rule(tiny["prompt"], 4),
         training={**tiny["training"], "rowsPerBatch": 32, "tokensPerBatch": 32768},
     )
 
@@ -55,7 +56,7 @@ def test_the_trajectory_is_the_same(job: Path, undisturbed: Path, tmp_path: Path
 
 def test_killed_and_continued_is_bit_identical(job: Path, undisturbed: Path, tmp_path: Path) -> None:
     process = start_command(job, tmp_path, **TWO_THREADS)
-    killed = stop_at(process, tmp_path, lambda folder, _: (folder / "stages/0/manifest.json").exists(), signal.SIGKILL)
+    killed = stop_at(process, tmp_path, stage_boundary, signal.SIGKILL)
     finish(process)
     assert killed, "the run ended before the moment came"
     ended = run_command(job, tmp_path, **TWO_THREADS)

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.run.process import run_command, run_to_end, trajectories, write_job
+from tests.integration.run.process import run_command, run_to_end, trajectories, with_rule, write_job
 from tests.integration.run.reference import check_same
 from tests.tiny import tiny_job
 
-RULE = "Write the sum as code, with both numbers in the order in which they are asked for. "
 FOUR_ROWS_A_STEP = ["--set", "training.tokensPerBatch=4096"]
 APART = ["--set", "training.tokensPerPack=16"]
 """Every row in a pack of its own, so that nothing is shared but by a trunk."""
@@ -17,8 +16,7 @@ APART = ["--set", "training.tokensPerPack=16"]
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
-    prompt = tiny_job(folder)["spec"]["prompt"]
-    return write_job(folder, epochs=2, prompt={**prompt, "template": 3 * RULE + prompt["template"]})
+    return write_job(folder, epochs=2, prompt=with_rule(tiny_job(folder)["spec"]["prompt"], 3))
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ from promptintern.engine.gradients import gradients
 from promptintern.engine.lanes import threads_of
 from promptintern.engine.layout import Layout, prepared
 from promptintern.engine.lora import Adapter, attach_lora
-from promptintern.engine.packs import Length, StepPlan, plan_steps
+from promptintern.engine.packs import StepPlan, plan_steps
 from promptintern.engine.planners import least_saved_on
 from promptintern.engine.speed import clock_of
 from promptintern.engine.tree import Prefixes
 from promptintern.prompt.encode import Encoded
+from promptintern.run.inputs import length_of
 from promptintern_api.training import Lora
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def gradient_of_step(
 ) -> tuple[float, torch.Tensor, StepPlan]:
     """As ``gradient``, of one step that is planned for ``lanes`` and ``tokens`` at a time; the third is its plan."""
     (step,) = plan_steps(
-        [Length(prompt=len(row.prompt_ids), answer=len(row.answer_ids)) for row in rows],
+        [length_of(row) for row in rows],
         seed=(0,),
         epochs=1,
         tokens_per_batch=2**40,

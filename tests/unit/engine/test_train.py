@@ -6,12 +6,13 @@ import pytest
 import torch
 from promptintern.engine.layout import Layout
 from promptintern.engine.lora import Adapter, attach_lora
-from promptintern.engine.packs import Length, plan_steps
+from promptintern.engine.packs import plan_steps
 from promptintern.engine.state import Trajectory, apply_state, new_optimizer, snapshot
 from promptintern.engine.train import Course, StageTask, train_stage
 from promptintern.engine.tree import Prefixes
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
+from promptintern.run.inputs import length_of
 from promptintern_api.training import Lora, TrainingSpec
 
 from tests.tiny import tiny_model
@@ -34,7 +35,7 @@ def task_of(
     lanes: int = 1,
 ) -> StageTask:
     steps = plan_steps(
-        [Length(prompt=len(r.prompt_ids), answer=len(r.answer_ids)) for r in encoded],
+        [length_of(row) for row in encoded],
         seed=(0, 0),
         epochs=epochs,
         tokens_per_batch=256,
@@ -47,14 +48,7 @@ def task_of(
         trunk_saves=4,
     )
     course = Course(first=0, total=len(steps))
-    return StageTask(
-        name="stage 1/1",
-        seed=(0, 0),
-        rows=encoded,
-        steps=steps,
-        layout=layout,
-        course=course,
-    )
+    return StageTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, layout=layout, course=course)
 
 
 def fresh(dropout: float = 0.0) -> Adapter:

@@ -103,9 +103,10 @@ class Threads:
         self._over.clear()
         others = []
         try:
-            torch.set_num_threads(max(1, self._all // len(shares)))  # a new thread begins with as many
+            each = max(1, self._all // len(shares))
+            torch.set_num_threads(each)  # which a new thread begins with
             for lane, items in shares[1:]:
-                others.append(self._pool.submit(self._in_lane, torch.get_num_threads(), work, lane, items))
+                others.append(self._pool.submit(self._in_lane, each, work, lane, items))
             lane, items = shares[0]
             work(lane, self._until_over(items))
             for other in others:

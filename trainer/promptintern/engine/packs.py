@@ -40,6 +40,7 @@ class StepPlan:
     """One optimizer step: a list of packs for every worker (a list may be empty)."""
 
     workers: tuple[tuple[Pack, ...], ...]
+    """The largest pack of each first."""
     lanes: int
     """Packs that a worker computes at a time, at most."""
     capacity: int
@@ -52,20 +53,22 @@ class StepPlan:
     loss_tokens: int
     """Over all workers; the loss is the sum over answer tokens divided by this."""
 
+    def at_a_time(self, rank: int) -> int:
+        """Packs that a worker computes at a time."""
+        return largest_divisor(self.lanes, sum(pack.computed <= self.capacity for pack in self.workers[rank]))
+
     def parts(self, rank: int) -> tuple[tuple[Pack, ...], tuple[tuple[Pack, ...], ...]]:
         """A worker's packs that go through the model one by one, and of several lanes, if there are, each one's.
 
         One by one go rows that are longer than a pack, of which several at a time would take memory that nobody
         planned for, and the smallest packs where their number is no multiple of the lanes.
         """
-        packs = sorted(self.workers[rank], key=lambda p: -p.computed)
-        small = [pack for pack in packs if pack.computed <= self.capacity]
-        lanes = largest_divisor(self.lanes, len(small))
-        if lanes < 2:
-            return tuple(packs), ()
-        even = len(small) // lanes * lanes
-        long = packs[: len(packs) - len(small)]
-        return (*long, *small[even:]), dealt(small[:even], lanes)
+        packs, lanes = self.workers[rank], self.at_a_time(rank)
+        if lanes == 1:
+            return packs, ()
+        long = sum(pack.computed > self.capacity for pack in packs)
+        odd = len(packs) - (len(packs) - long) % lanes
+        return (*packs[:long], *packs[odd:]), dealt(packs[long:odd], lanes)
 
 
 _LEAST_EACH = 256

@@ -82,18 +82,12 @@ class TrackTrainer:
                     tokens=sum(step.tokens for step in steps),
                     computed=sum(step.computed for step in steps),
                     loss_tokens=sum(step.loss_tokens for step in steps),
-                    lanes=max((len(step.parts(0)[1]) for step in steps), default=0) or 1,
+                    lanes=max((step.at_a_time(0) for step in steps), default=1),
                     started_at=self.started_at,
                 )
             )
-        task = StageTask(
-            name=track.name,
-            seed=track.seed,
-            rows=rows,
-            steps=steps,
-            layout=layout_of(session, rows),
-            course=course,
-        )
+        layout = layout_of(session, rows)
+        task = StageTask(name=track.name, seed=track.seed, rows=rows, steps=steps, layout=layout, course=course)
         complete = train_stage(
             session.adapter,
             optimizer,
