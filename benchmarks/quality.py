@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from promptintern.cli.console import quiet_libraries
+from promptintern.pipeline.events import Event
 from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job
-from promptintern.run.events import Event
 from promptintern.sample.job import build_job
 from promptintern_api import parse_job
 

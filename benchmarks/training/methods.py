@@ -98,10 +98,10 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         after_step: Told how many steps are done.
     """
     rows, shape = work.rows, work.shape
+    from promptintern.engine.adapter import attach_lora
+    from promptintern.engine.checkpoint import Trajectory, new_optimizer
     from promptintern.engine.lanes import lanes_of, settle_threads, threads_for
-    from promptintern.engine.layout import Layout, choose_layouts
-    from promptintern.engine.lora import attach_lora
-    from promptintern.engine.state import Trajectory, new_optimizer
+    from promptintern.engine.packing.layout import Layout, choose_layouts
     from promptintern.engine.train import Course, StageTask, train_stage
     from promptintern.prompt.encode import Encoded
     from promptintern_api.training import Lora, LrSchedule, TrainingSpec
@@ -153,10 +153,10 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
 
 def _plan(work: Work, lanes: int, *, pack: bool) -> list[Any]:
     """Steps of the rows as the other methods take them, so that losses can be compared."""
-    from promptintern.engine import collective
-    from promptintern.engine.packs import Length, plan_steps
-    from promptintern.engine.planners import least_saved_on, trunk_saves_on
-    from promptintern.engine.tree import Prefixes
+    from promptintern.engine import distributed
+    from promptintern.engine.attention.backends import least_saved_on, trunk_saves_on
+    from promptintern.engine.attention.prefix_tree import Prefixes
+    from promptintern.engine.packing.planning import Length, plan_steps
 
     rows, steps, device = work.rows, [], torch.device(work.shape.device)
     for start in range(0, len(rows), work.rows_per_step):
@@ -169,7 +169,7 @@ def _plan(work: Work, lanes: int, *, pack: bool) -> list[Any]:
             rows_per_batch=None,
             tokens_per_pack=work.size,
             pack=pack,
-            world_size=collective.world_size(),
+            world_size=distributed.world_size(),
             lanes=lanes,
             prefixes=Prefixes([prompt for prompt, _ in part]),
             least_saved=least_saved_on(device),
@@ -184,7 +184,7 @@ def _moved(pack: Any, start: int) -> Any:
 
 
 def _mfu(adapter: Any, trajectory: Any, seconds: float, shape: Shape) -> float | None:
-    from promptintern.engine.speed import device_peak, training_flops, weights_of
+    from promptintern.engine.throughput import device_peak, training_flops, weights_of
 
     peak = device_peak(torch.device(shape.device), getattr(torch, shape.dtype))
     computed, loss_tokens = sum(trajectory.computed[1:]), sum(trajectory.loss_tokens[1:])

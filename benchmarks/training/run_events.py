@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from promptintern.job import load_job
+from promptintern.pipeline.events import CheckpointSaved, Ending, Event, Stepped, Stopped, Trained
 from promptintern.run.driver import run_job
-from promptintern.run.events import CheckpointSaved, Ending, Event, Stepped, Stopped, Trained
 
 
 class Printer:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from promptintern.engine.ragged import EfficientKernel, FlashKernel, Kernel, Sequences, kernel_for
+from promptintern.engine.attention.varlen import EfficientKernel, FlashKernel, Kernel, Sequences, kernel_for
 
 GPU = torch.device("cuda")
 Tensor = torch.Tensor

@@ -4,21 +4,21 @@ from typing import Any
 
 import pytest
 import torch
-from promptintern.engine.layout import Layout, choose_layouts
-from promptintern.engine.lora import Adapter, attach_lora
-from promptintern.engine.memory import LARGEST, SMALLEST, tokens_that_fit
-from promptintern.engine.packs import plan_steps
-from promptintern.engine.ragged import Ragged
-from promptintern.engine.state import Trajectory, new_optimizer
+from promptintern.engine.adapter import Adapter, attach_lora
+from promptintern.engine.attention.prefix_tree import Prefixes
+from promptintern.engine.attention.varlen import Ragged
+from promptintern.engine.checkpoint import Trajectory, new_optimizer
+from promptintern.engine.packing.layout import Layout, choose_layouts
+from promptintern.engine.packing.memory import LARGEST, SMALLEST, tokens_that_fit
+from promptintern.engine.packing.planning import plan_steps
 from promptintern.engine.train import Course, StageTask, train_stage
-from promptintern.engine.tree import Prefixes
-from promptintern.run.inputs import length_of
+from promptintern.pipeline.inputs import length_of
 from promptintern_api.training import Lora, TrainingSpec
 
 from tests.tiny import VOCABULARY, tiny_model
 from tests.unit.engine.adapters import gradient, with_random_lora
+from tests.unit.engine.packing.test_layout import FULL_ATTENTION, assert_same, in_order, rounding
 from tests.unit.engine.rows import random_family
-from tests.unit.engine.test_layout import FULL_ATTENTION, assert_same, in_order, rounding
 
 GPU = torch.device("cuda")
 

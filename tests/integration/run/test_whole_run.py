@@ -136,7 +136,7 @@ def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:
 
 def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     # A tiny random model answers nothing right, so scores are replaced: the stages' fall, the full prompt's does not.
-    from promptintern.run import internalize
+    from promptintern.pipeline import internalize
 
     scores = iter([1.0, 0.0, 0.99, 1.0, 0.5, 1.0, 0.3, 0.3])
     monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: ("ExactMatch", next(scores)))

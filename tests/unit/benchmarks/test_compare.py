@@ -1,7 +1,7 @@
 """What the benchmark decides: which sizes go on, which is a method's best, and whether all trained alike."""
 
 import pytest
-from promptintern.run.session import PACK_ON_CPU
+from promptintern.pipeline.session import PACK_ON_CPU
 
 from benchmarks.training.compare import Setting, best_of, differences, in_the_running, other_trainings
 from benchmarks.training.profile import PACK

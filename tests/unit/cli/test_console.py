@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from promptintern.cli.console import BarObserver, LogObserver, StopFlag
-from promptintern.run.events import Event, Speed, Stepped, Trained
+from promptintern.pipeline.events import Event, Speed, Stepped, Trained
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 

@@ -3,17 +3,17 @@
 from typing import Any
 
 import torch
-from promptintern.engine.forward import grow_trunk, pack_loss, pack_tensors
-from promptintern.engine.gradients import gradients
+from promptintern.engine.adapter import Adapter, attach_lora
+from promptintern.engine.attention.backends import least_saved_on
+from promptintern.engine.attention.prefix_tree import Prefixes
+from promptintern.engine.backward import gradients
 from promptintern.engine.lanes import threads_of
-from promptintern.engine.layout import Layout, prepared
-from promptintern.engine.lora import Adapter, attach_lora
-from promptintern.engine.packs import StepPlan, plan_steps
-from promptintern.engine.planners import least_saved_on
-from promptintern.engine.speed import clock_of
-from promptintern.engine.tree import Prefixes
+from promptintern.engine.packing.forward import grow_trunk, pack_loss, pack_tensors
+from promptintern.engine.packing.layout import Layout, prepared
+from promptintern.engine.packing.planning import StepPlan, plan_steps
+from promptintern.engine.throughput import clock_of
+from promptintern.pipeline.inputs import length_of
 from promptintern.prompt.encode import Encoded
-from promptintern.run.inputs import length_of
 from promptintern_api.training import Lora
 
 CPU = torch.device("cpu")

@@ -13,16 +13,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from promptintern.engine.fused.last_layer import attention_of
+from promptintern.engine.fused.lora_fp32 import _Together
+from promptintern.engine.fused.patching import base_of
 from promptintern.engine.lanes import lanes_of, settle_threads, threads_for, threads_of
-from promptintern.engine.last_layer import attention_of
-from promptintern.engine.layout import Layout
-from promptintern.engine.merged import _Together
-from promptintern.engine.models import base_of
+from promptintern.engine.packing.layout import Layout
 
 from tests.tiny import random_model, tiny_config, tiny_model
 from tests.unit.engine.adapters import CPU, gradient, gradient_of_step, with_random_lora
+from tests.unit.engine.packing.test_layout import FULL_ATTENTION, assert_same
 from tests.unit.engine.rows import random_family
-from tests.unit.engine.test_layout import FULL_ATTENTION, assert_same
 
 ATTENTION = "q_proj,k_proj,v_proj,o_proj"
 MODELS = [(name, "all-linear") for name in FULL_ATTENTION if name != "mixtral"] + [("mixtral", ATTENTION)]
@@ -31,7 +31,7 @@ MODELS = [(name, "all-linear") for name in FULL_ATTENTION if name != "mixtral"] 
 @pytest.fixture
 def small_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes whatever a step has to do."""
-    monkeypatch.setattr("promptintern.engine.packs._LEAST_EACH", 1)
+    monkeypatch.setattr("promptintern.engine.packing.planning._LEAST_EACH", 1)
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ import copy
 
 import pytest
 import torch
-from promptintern.engine.layout import Layout
-from promptintern.engine.lora import Adapter, attach_lora
-from promptintern.engine.packs import plan_steps
-from promptintern.engine.state import Trajectory, apply_state, new_optimizer, snapshot
+from promptintern.engine.adapter import Adapter, attach_lora
+from promptintern.engine.attention.prefix_tree import Prefixes
+from promptintern.engine.checkpoint import Trajectory, apply_state, new_optimizer, snapshot
+from promptintern.engine.packing.layout import Layout
+from promptintern.engine.packing.planning import plan_steps
 from promptintern.engine.train import Course, StageTask, train_stage
-from promptintern.engine.tree import Prefixes
 from promptintern.errors import RunFailed
+from promptintern.pipeline.inputs import length_of
 from promptintern.prompt.encode import Encoded
-from promptintern.run.inputs import length_of
 from promptintern_api.training import Lora, TrainingSpec
 
 from tests.tiny import tiny_model

@@ -4,9 +4,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from promptintern.pipeline.events import Claimed, Speed, StageDone, Stepped, TrainingBegan
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.status import StatusWriter
-from promptintern.run.events import Claimed, Speed, StageDone, Stepped, TrainingBegan
 
 STARTED, FINISHED = "2026-01-02T03:04:05+00:00", "2026-01-02T04:04:05+00:00"
 BEGAN = TrainingBegan(

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from promptintern.pipeline.events import Stopped
 from promptintern.run import driver
 from promptintern.run.driver import cause_of
-from promptintern.run.events import Stopped
 from promptintern.run.worker import WorkerTask
 from promptintern.storage.run import FencedOut, RunStore
 from promptintern.storage.store import open_store

@@ -82,8 +82,8 @@ def run(
     with stop.installed():
         from promptintern.cli.verdict import print_verdict
         from promptintern.job import load_job
+        from promptintern.pipeline.events import Stopped
         from promptintern.run.driver import open_run, run_job
-        from promptintern.run.events import Stopped
 
         loaded = load_job(job, overrides or [])
         storage_uri = _storage_uri(workdir, loaded.spec.storage.uri if loaded.spec.storage else None)
@@ -108,8 +108,8 @@ def validate(
 ) -> None:
     """Check all that can be known without training: every problem at once, each with its field or file:line."""
     from promptintern.cli.findings import infrastructure_told, noting
+    from promptintern.commands.validate import check_job
     from promptintern.job import load_job
-    from promptintern.run.validate import check_job
 
     with infrastructure_told() if findings else contextlib.nullcontext(), noting(findings):
         # Who writes findings is a pod, whose job will store with the very credentials that it has.
@@ -132,8 +132,8 @@ def prepare(
 ) -> None:
     """Show what would be trained: a table of the stages, and one row's prompt at every stage."""
     from promptintern.cli.preview import print_preview
+    from promptintern.commands.preview import preview
     from promptintern.job import load_job
-    from promptintern.run.preview import preview
 
     print_preview(preview(load_job(job, overrides or []), row=row))
 
@@ -186,7 +186,7 @@ def report(
 ) -> None:
     """Build the report of a run again from its files."""
     from promptintern.cli.verdict import print_verdict
-    from promptintern.run.facts import write_report
+    from promptintern.pipeline.facts import write_report
     from promptintern.storage.run import RunStore
     from promptintern.storage.store import open_store
 
@@ -203,7 +203,7 @@ def export(
     base_model: Annotated[str | None, typer.Option(help="URI of the base model, if it lies elsewhere now.")] = None,
 ) -> None:
     """Merge the adapter into the base weights, and print how far the merged model's logits drift."""
-    from promptintern.run.export import export_merged
+    from promptintern.commands.export import export_merged
 
     drift = export_merged(to_uri(run_folder), merged, base_model=to_uri(base_model) if base_model else None)
     out = Console(highlight=False)

@@ -20,8 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from promptintern.report import words
-from promptintern.run.events import (
+from promptintern.pipeline.events import (
     Answered,
     CheckpointSaved,
     Claimed,
@@ -35,6 +34,7 @@ from promptintern.run.events import (
     Trained,
     TrainingBegan,
 )
+from promptintern.report import words
 
 _LINE_SECONDS = 5.0
 """Time between two lines of progress in a log."""

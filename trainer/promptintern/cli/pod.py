@@ -24,8 +24,8 @@ def drive(job: Job) -> None:
     stop = StopFlag()
     with stop.installed(), infrastructure_told():
         from promptintern.job import load_job
+        from promptintern.pipeline.events import Stopped
         from promptintern.pod.drive import drive as run
-        from promptintern.run.events import Stopped
 
         loaded = load_job(job)
         try:

@@ -27,7 +27,7 @@ def answer_queries(
     Raises:
         UserError: if there is no query, one of them cannot be used, or a file cannot be read or written.
     """
-    from promptintern.run.answering import load_internalized
+    from promptintern.commands.predict import load_internalized
 
     records = [{"query": query} for query in queries]
     if input_file is not None:

@@ -5,7 +5,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from promptintern.run.preview import Preview
+from promptintern.commands.preview import Preview
 
 
 def print_preview(shown: Preview) -> None:

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from promptintern.engine.models import in_mode
-from promptintern.engine.packs import largest_divisor
+from promptintern.engine.fused.patching import in_mode
+from promptintern.engine.packing.planning import largest_divisor
 
 L = TypeVar("L")
 S = TypeVar("S")

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from promptintern_api.training import TrainingSpec
 
-from promptintern.engine import collective
-from promptintern.engine.gradients import gradients
+from promptintern.engine import distributed
+from promptintern.engine.adapter import Adapter
+from promptintern.engine.backward import gradients
+from promptintern.engine.checkpoint import Trajectory
 from promptintern.engine.lanes import threads_of
-from promptintern.engine.layout import Layout, prepared
-from promptintern.engine.lora import Adapter
-from promptintern.engine.packs import StepPlan
-from promptintern.engine.rate import learning_rate
-from promptintern.engine.speed import clock_of
-from promptintern.engine.state import Trajectory
+from promptintern.engine.lr_schedule import learning_rate
+from promptintern.engine.packing.layout import Layout, prepared
+from promptintern.engine.packing.planning import StepPlan
+from promptintern.engine.throughput import clock_of
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 
@@ -70,7 +70,7 @@ def train_stage(
         for number in range(trajectory.steps, len(task.steps)):
             step = task.steps[number]
             # Seeded by where the run stands, so that resuming needs no generator state.
-            torch.manual_seed(_mix(*task.seed, number, collective.rank()))
+            torch.manual_seed(_mix(*task.seed, number, distributed.rank()))
             try:
                 loss, computed = gradients(
                     adapter, task.rows, step, task.layout, threads=threads, device=device, clock=clock
@@ -78,9 +78,9 @@ def train_stage(
             except RunFailed as error:
                 raise RunFailed(f"{task.name}: {error}") from None
             sums = torch.tensor([loss, float(stop_requested()), computed], dtype=torch.float64)
-            collective.all_reduce_sum(adapter.grad)
-            collective.all_reduce_sum(sums)
-            if collective.world_size() > 1:
+            distributed.all_reduce_sum(adapter.grad)
+            distributed.all_reduce_sum(sums)
+            if distributed.world_size() > 1:
                 clock.lap("exchange")
             mean = sums[0].item() / step.loss_tokens
             norm = adapter.grad_norm()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from promptintern.engine.models import base_of
+from promptintern.engine.fused.patching import base_of
 from promptintern.errors import RunFailed
 from promptintern.evaluate.prefix import Prefix, compute_prefix
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from promptintern.engine.attention import longest_pack, other_layers, rows_apart, sight_of
-from promptintern.engine.models import base_of
+from promptintern.engine.attention.registration import longest_pack, other_layers, rows_apart, sight_of
+from promptintern.engine.fused.patching import base_of
 
 LEAST_TOKENS = 16
 """Of a beginning that is worth keeping."""

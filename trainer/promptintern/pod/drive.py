@@ -8,12 +8,12 @@ from promptintern_api import PromptInternJob
 
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.leaving import present
+from promptintern.pipeline.events import Observer
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.ship import RAY_JOB
 from promptintern.pod.status import StatusObserver, StatusWriter, patch_of
 from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job
-from promptintern.run.events import Observer
 
 RAY_VERSION = "PROMPTINTERN_RAY_VERSION"
 RAY_AUTHENTICATION = "RAY_AUTH_MODE"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
 
-from promptintern.run.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
+from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
 
 _RECENT_STEPS = 20
 """The steps by whose time the time that is left is told. The first ones of a stage are slower."""

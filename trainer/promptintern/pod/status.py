@@ -9,9 +9,9 @@ import structlog
 from promptintern_api import PromptInternJob
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
+from promptintern.pipeline.events import Ending, Event, Observer
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.skew import Patch, leaving_out_unknown, said
-from promptintern.run.events import Ending, Event, Observer
 
 FIELD_MANAGER = "promptintern-trainer"
 SECONDS_BETWEEN = 10.0

@@ -18,10 +18,10 @@ from promptintern_api.compute import Device
 
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, good_before
 from promptintern.job import run_folder
+from promptintern.pipeline.events import Note, Observer, Stopped
+from promptintern.pipeline.facts import write_report
+from promptintern.pipeline.inputs import load_data, s3_options
 from promptintern.report.schema import Report
-from promptintern.run.events import Note, Observer, Stopped
-from promptintern.run.facts import write_report
-from promptintern.run.inputs import load_data, s3_options
 from promptintern.run.worker import WorkerTask, work, work_in_process_group
 from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store

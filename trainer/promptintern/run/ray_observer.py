@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from promptintern.leaving import is_leaving
-from promptintern.run.events import CheckpointSaved, Claimed, Ending, Event, Note, StageDone
+from promptintern.pipeline.events import CheckpointSaved, Claimed, Ending, Event, Note, StageDone
 
 _POLL_SECONDS = 0.5
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from promptintern_api import parse_job
 
-from promptintern.engine import collective
+from promptintern.engine import distributed
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError, good_before
 from promptintern.leaving import present, wait_while_leaving
 from promptintern.models import ModelFolder
-from promptintern.run.events import Claimed, Observer, Stopped
-from promptintern.run.facts import store_facts
-from promptintern.run.inputs import s3_options
-from promptintern.run.internalize import internalize
-from promptintern.run.session import Session, open_session
-from promptintern.run.training import TrackTrainer
+from promptintern.pipeline.events import Claimed, Observer, Stopped
+from promptintern.pipeline.facts import store_facts
+from promptintern.pipeline.inputs import s3_options
+from promptintern.pipeline.internalize import internalize
+from promptintern.pipeline.session import Session, open_session
+from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
@@ -50,21 +50,21 @@ def work(task: WorkerTask) -> None:
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
     who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
     with good_before():  # the driver has registered the run
-        epoch = collective.from_first(lambda: store.claim_epoch(who, task.claimant))
-    if collective.rank() == 0:
+        epoch = distributed.from_first(lambda: store.claim_epoch(who, task.claimant))
+    if distributed.rank() == 0:
         task.observer.emit(Claimed(epoch=epoch))
     session = open_session(job, local_rank=_local_rank())
     with good_before():
         _check_model(store, session.folder)
         _train(session, store, epoch, task.observer)
-    collective.barrier()
+    distributed.barrier()
 
 
 def _train(session: Session, store: RunStore, epoch: int, observer: Observer) -> None:
     with BackgroundWriter() as writer:
         trainer = TrackTrainer(session, store, epoch=epoch, observer=observer, writer=writer)
         outcome = internalize(session, store, trainer, observer)
-        if collective.rank() == 0:
+        if distributed.rank() == 0:
             store.check_epoch(epoch)
             store_facts(session, store, outcome)
 
@@ -86,7 +86,7 @@ def work_in_process_group(task: WorkerTask) -> None:
         with present("worker"):
             work(task)
     except Stopped as stopped:
-        if collective.rank() == 0:
+        if distributed.rank() == 0:
             if task.observer.move_on(stopped.where):
                 raise PodLeaves(stopped.where) from None
             task.observer.end("stopped", [("", stopped.where)])
@@ -122,7 +122,7 @@ def _check_model(store: RunStore, folder: ModelFolder) -> None:
             raise RunFailed(f"{shown(store.store.uri)}/{MODEL_FILE} does not say what the run began with; remove it")
         return known
 
-    if collective.from_first(noted) != digest:
+    if distributed.from_first(noted) != digest:
         raise UserError.at(
             "spec.model.uri",
             "the base model has changed since this run began; name a revision or folder that stays as it is, give the "
@@ -136,7 +136,7 @@ def _now() -> str:
 
 def _local_rank() -> int:
     """This worker's number on its node; Ray is there only where workers are processes of their own."""
-    if collective.world_size() == 1:
+    if distributed.world_size() == 1:
         return 0
     from ray import train
 

@@ -1,0 +1,108 @@
+"""The adapter's flat buffer, and files that stock PEFT reads."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from promptintern.engine.adapter import Adapter, attach_lora
+from promptintern.errors import RunFailed, UserError
+from promptintern_api.training import Lora
+
+from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model
+
+
+def random_adapter(architecture: str = "llama", *, r: int = 4) -> Adapter:
+    adapter = attach_lora(tiny_model(architecture), Lora(r=r, alpha=8), seed=0)
+    draw = torch.Generator().manual_seed(1)
+    adapter.load_flat(torch.randn(adapter.flat.shape, generator=draw) * 0.1)
+    return adapter
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    ids = torch.arange(3, 40)[None] % VOCABULARY
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits
+
+
+def test_parameters_are_views_of_one_buffer() -> None:
+    adapter = random_adapter()
+    adapter.load_flat(torch.zeros_like(adapter.flat))
+    trainable = [p for p in adapter.model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trainable) == adapter.flat.numel()
+    assert all(p.abs().max() == 0 for p in trainable)
+    adapter.model.train()
+    adapter.model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([[3, 4, 5]])).loss.backward()
+    begin = adapter.grad.data_ptr()
+    end = begin + adapter.grad.nbytes
+    assert all(p.grad is not None and begin <= p.grad.data_ptr() <= end - p.grad.nbytes for p in trainable)
+
+
+def test_the_gradients_norm_is_exact_for_many_numbers() -> None:
+    adapter = random_adapter(r=1024)
+    adapter.grad.copy_(torch.randn(adapter.grad.shape, generator=torch.Generator().manual_seed(0)))
+    exact = math.sqrt(math.fsum(adapter.grad.double().square().tolist()))
+    assert adapter.grad_norm() == pytest.approx(exact, rel=1e-9)
+
+
+def test_the_same_seed_gives_the_same_start() -> None:
+    one, same, other = (attach_lora(tiny_model("llama"), Lora(r=4), seed=s).initial for s in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stock_peft_gives_the_same_logits(architecture: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    adapter = random_adapter(architecture)
+    adapter.save(tmp_path, base_name="somewhere/base")
+    loaded = PeftModel.from_pretrained(tiny_model(architecture), str(tmp_path))
+    assert torch.equal(logits(loaded), logits(adapter.model))
+
+
+def test_save_and_load_round_trip_is_exact(tmp_path: Path) -> None:
+    adapter = random_adapter()
+    kept = adapter.flat.detach().clone()
+    adapter.save(tmp_path, base_name="base")
+    adapter.reset()
+    assert not torch.equal(adapter.flat, kept)
+    adapter.load(tmp_path)
+    assert torch.equal(adapter.flat, kept)
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    adapter = random_adapter()
+    for name in ("a", "b"):
+        adapter.save(tmp_path / name, base_name="base")
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_an_adapter_of_other_modules_is_refused(tmp_path: Path) -> None:
+    attach_lora(tiny_model("llama"), Lora(r=4, target_modules="q_proj"), seed=0).save(tmp_path, base_name="base")
+    with pytest.raises(RunFailed, match=r"training\.lora"):
+        random_adapter().load(tmp_path)
+
+
+def test_unknown_target_modules_name_the_field() -> None:
+    with pytest.raises(UserError, match=r"spec\.training\.lora\.targetModules"):
+        attach_lora(tiny_model("llama"), Lora(target_modules="no_such_layer"), seed=0)
+
+
+def test_targets_that_peft_stores_otherwise_are_refused_before_training() -> None:
+    with pytest.raises(UserError, match=r"spec\.training\.lora\.targetModules: .*names more than linear layers"):
+        attach_lora(tiny_model("llama"), Lora(r=4, target_modules="q_proj,embed_tokens"), seed=0)
+
+
+def test_dropout_where_it_cannot_be_is_named() -> None:
+    with pytest.raises(UserError, match=r"spec\.training\.lora\.dropout"):
+        attach_lora(tiny_model("mixtral"), Lora(r=4, dropout=0.1), seed=0)
+
+
+def test_the_config_is_written_in_one_order_with_the_revision(tmp_path: Path) -> None:
+    random_adapter().save(tmp_path, base_name="org/base", revision="abc")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", "abc")

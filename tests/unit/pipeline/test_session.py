@@ -1,0 +1,128 @@
+"""The size of packs: the job's, or what the worker with the least memory has room for."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from promptintern.engine.packing.layout import Layout, Layouts
+from promptintern.errors import UserError
+from promptintern.pipeline.session import open_session, tokens_per_pack
+from promptintern.pipeline.tracks import plan_track, slow_rows, tracks_of, why_slower
+from promptintern_api import parse_job
+
+from tests.tiny import tiny_job
+
+
+def job(folder: Path, **training: Any) -> Any:
+    document = tiny_job(folder)
+    document["spec"]["training"] |= training
+    return parse_job(document)
+
+
+@pytest.mark.parametrize(
+    ("training", "fits", "size"),
+    [
+        ({}, None, 2048),
+        ({}, 16384, 16384),
+        ({"tokensPerBatch": 4096}, 16384, 4096),
+        ({"tokensPerPack": 512}, 16384, 512),
+    ],
+)
+def test_a_pack_is_as_large_as_fits_unless_the_job_says(
+    training: dict[str, Any], fits: int | None, size: int, tmp_path: Path
+) -> None:
+    layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=None, reason="", fits=fits)
+    device = torch.device("cpu")
+    settings = {"tokensPerBatch": 32768, **training}
+    assert tokens_per_pack(job(tmp_path, **settings), layouts, Layout.SHARED, device) == size
+
+
+def test_with_a_mask_it_is_smaller(tmp_path: Path) -> None:
+    layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=None, reason="", fits=16384)
+    whole = job(tmp_path, tokensPerBatch=32768)
+    assert tokens_per_pack(whole, layouts, Layout.MASKED, torch.device("cpu")) == 1024
+    assert tokens_per_pack(whole, layouts, Layout.MASKED, torch.device("cuda")) == 8192
+
+
+@pytest.mark.parametrize(("training", "measured"), [({}, 1), ({"tokensPerPack": 512}, 0), ({"packing": "Never"}, 0)])
+def test_the_worker_with_the_least_memory_decides(
+    training: dict[str, Any], measured: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fits(*_: Any, **__: Any) -> int:
+        asked.append(1)
+        return 16384
+
+    monkeypatch.setattr("promptintern.pipeline.session.tokens_that_fit", fits)
+    monkeypatch.setattr("promptintern.engine.distributed.gather_objects", lambda here: [32768, here])
+    session = open_session(job(tmp_path, **training))
+    assert len(asked) == measured
+    assert session.layouts.fits == (16384 if measured else None)
+
+
+@pytest.mark.parametrize(
+    ("training", "threads", "lanes", "capacity"),
+    [
+        ({}, 1, 1, 2048),
+        ({}, 2, 2, 1024),
+        ({}, 3, 1, 2048),
+        ({}, 8, 2, 1024),
+        ({"tokensPerPack": 6000}, 8, 4, 1500),
+        ({"tokensPerPack": 1500}, 2, 1, 1500),
+        ({"gradientCheckpointing": True}, 2, 1, 2048),
+        ({"lora": {"r": 4, "alpha": 8, "dropout": 0.1}}, 2, 1, 2048),
+        ({"packing": "Never"}, 2, 1, 1024),
+    ],
+)
+def test_threads_have_packs_of_their_own_where_a_trunk_is_all_that_packs_share(
+    training: dict[str, Any], threads: int, lanes: int, capacity: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptintern.pipeline.session.threads_for", lambda *_: threads)
+    monkeypatch.setattr("promptintern.engine.distributed.gather_objects", lambda here: [here and 12, here])
+    session = open_session(job(tmp_path, tokensPerBatch=32768, **training))
+    track = tracks_of(session)[0]
+    rows = session.encode_training(session.templates[0], track.shots)
+    steps = plan_track(session, track, rows, world_size=1)
+    assert {(step.lanes, step.capacity) for step in steps} == {(lanes, capacity)}
+
+
+@pytest.mark.parametrize(
+    ("again", "longest_pack", "trunks"),
+    [(False, None, True), (True, None, False), (False, 1000, True), (False, 50, False)],
+)
+def test_a_trunk_is_there_unless_layers_are_computed_again_or_places_in_packs_count(
+    again: bool, longest_pack: int | None, trunks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptintern.engine.attention.cpu.Pieces.trunk_saves", 8)
+    session = open_session(job(tmp_path, gradientCheckpointing=again, tokensPerPack=200))
+    assert session.adapter.model.get_base_model().is_gradient_checkpointing == again
+    assert session.layouts.best is Layout.SHARED
+    session = replace(session, layouts=replace(session.layouts, longest_pack=longest_pack))
+    track = tracks_of(session)[0]
+    rows = session.encode_training(session.templates[0], track.shots)
+    steps = plan_track(session, track, rows, world_size=1)
+    assert [step.trunk > 8 for step in steps] == [trunks] * len(steps)
+
+
+def test_a_model_that_cannot_compute_layers_again_is_told_by_its_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
+    with pytest.raises(UserError, match=r"spec\.training\.gradientCheckpointing: LlamaForCausalLM does not"):
+        open_session(job(tmp_path, gradientCheckpointing=True))
+
+
+def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
+    session = open_session(job(tmp_path))
+    rows = session.encode_training(session.templates[0], tracks_of(session)[0].shots)
+    lengths = sorted(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
+    limit = lengths[len(rows) // 2]
+    longer = sum(length > limit for length in lengths)
+    assert 0 < longer < len(rows)
+    for sight, expected in ((limit, longer), (lengths[-1], 0)):
+        limited = replace(session, layouts=replace(session.layouts, sight=sight))
+        assert slow_rows(limited, rows) == expected
+        assert (f"longer than {sight} tokens" in why_slower(limited, rows)) == bool(expected)

@@ -1,0 +1,64 @@
+"""How the driver knows that a run gets on, and that somebody is there who saves."""
+
+from typing import Any
+
+import pytest
+from promptintern.pipeline.events import CheckpointSaved, Note, StageDone
+from promptintern.run import ray_observer
+from promptintern.run.ray_observer import Mailbox
+
+
+def done(stage: int) -> StageDone:
+    about: dict[str, Any] = {"rate": 1.0, "shots": 0, "prompt_tokens": 9.0, "loss": 0.1, "score": 1.0}
+    return StageDone(stage=stage, **about, started_at=None, finished_at=None)
+
+
+def saved(stage: int | None, step: int, epoch: int = 1) -> CheckpointSaved:
+    return CheckpointSaved(stage=stage, step=step, folder=f"stages/{stage}/e{epoch}/checkpoints/step-{step}")
+
+
+def test_stages_that_were_committed_before_are_no_way_on() -> None:
+    """Workers that begin again tell all of them."""
+    mailbox = Mailbox()
+    mailbox.put(done(0))
+    before = mailbox.steps_on()
+    mailbox.put(done(0))
+    assert mailbox.steps_on() == before
+    mailbox.put(done(1))
+    assert mailbox.steps_on() == before + 1
+
+
+@pytest.mark.parametrize("stage", [1, None])
+def test_a_checkpoint_counts_if_it_is_further_than_any_before(stage: int | None) -> None:
+    mailbox = Mailbox()
+    counts = []
+    for event in (saved(stage, 5), saved(stage, 5, epoch=2), saved(stage, 3, epoch=3), saved(stage, 6, epoch=3)):
+        mailbox.put(event)
+        counts.append(mailbox.steps_on())
+    assert counts == [1, 1, 1, 2]
+
+
+def test_a_move_to_another_pod_counts() -> None:
+    mailbox = Mailbox()
+    mailbox.set_saved("stage 1/3, step 5 of 9")
+    mailbox.set_saved("stage 1/3, step 5 of 9")
+    assert mailbox.steps_on() == 2
+
+
+def test_a_move_to_another_pod_is_told_to_the_driver() -> None:
+    mailbox = Mailbox()
+    mailbox.set_saved("stage 1/3, step 5 of 9")
+    (note,) = mailbox.take()
+    assert isinstance(note, Note)
+    assert "saved at stage 1/3, step 5 of 9" in note.text
+
+
+def test_workers_that_ask_are_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(ray_observer.time, "monotonic", lambda: now[0])
+    mailbox = Mailbox()
+    now[0] = 50.0
+    assert mailbox.silent() == 50
+    mailbox.stopping()
+    now[0] = 70.0
+    assert mailbox.silent() == 20

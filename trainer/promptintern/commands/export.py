@@ -1,0 +1,84 @@
+"""Merged weights, and how far they are from base model plus adapter."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from promptintern.commands.predict import load_internalized
+from promptintern.errors import UserError
+from promptintern.models import fetch_model, load_base_model
+
+_PROBES = (
+    "list all files",
+    "total of the first column",
+    "def add(a, b):",
+    "select name from users where id = 1",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Merged model against base model plus adapter, on the same probe prompts."""
+
+    largest: float
+    """Largest absolute difference of a logit."""
+    scale: float
+    """Largest absolute logit, to compare with."""
+    agreement: float
+    """Share of positions whose most likely next token is the same."""
+    positions: int
+
+
+def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) -> Drift:
+    """Merge the run's adapter into its base model, write it to ``target`` and measure the drift on what was written.
+
+    Raises:
+        UserError: if ``target`` exists and is not empty, or there is no adapter.
+    """
+    if "://" in str(target) or ":/" in str(target):
+        raise UserError.at("--merged", f"{target} is no local folder; export there and copy the files")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError.at("--merged", f"{target} exists already; name a new folder")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError.at("--merged", f"{target} cannot be made: {error.strerror}") from None
+    with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
+        loaded = load_internalized(run_uri, Path(local), base_model=base_model)
+        probes = loaded.render(_PROBES)
+        apart = _logits(loaded.model, loaded.tokenizer, probes)
+        tokenizer, device = loaded.tokenizer, loaded.device
+        merged = loaded.model.merge_and_unload(safe_merge=True)
+        del loaded  # one copy of the weights at a time
+        _greedy(merged.generation_config)
+        merged.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+        dtype = next(merged.parameters()).dtype
+        del merged
+    written = load_base_model(
+        fetch_model(target.resolve().as_uri(), field="--merged"), dtype=dtype, device=device, field="--merged"
+    )
+    together = _logits(written.eval(), tokenizer, probes)
+    return Drift(
+        largest=(apart - together).abs().max().item(),
+        scale=apart.abs().max().item(),
+        agreement=(apart.argmax(-1) == together.argmax(-1)).float().mean().item(),
+        positions=len(apart),
+    )
+
+
+def _greedy(config: Any) -> None:
+    """Some published models hold sampling settings that contradict their own ``do_sample``, and cannot be saved."""
+    if not config.do_sample:
+        config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
+
+
+@torch.inference_mode()
+def _logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """``[positions, vocabulary]`` float32 over all ``texts``."""
+    device = next(model.parameters()).device
+    rows = [tokenizer(text, return_tensors="pt").input_ids.to(device) for text in texts]
+    return torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in rows]).cpu()

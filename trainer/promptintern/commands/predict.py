@@ -1,0 +1,149 @@
+"""Answering queries with a stored adapter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from promptintern_api.model import Dtype
+from pydantic import ValidationError
+
+from promptintern.compress import CompressedTemplate
+from promptintern.engine.adapter import WEIGHTS
+from promptintern.errors import Problem, UserError
+from promptintern.evaluate.generate import Answer, Decoding, generate
+from promptintern.models import ModelFolder, context_length, fetch_model, load_base_model, load_tokenizer
+from promptintern.pipeline.adapter_artifact import PROMPT_FILE, InferencePrompt, read_prompt
+from promptintern.pipeline.session import DTYPES
+from promptintern.prompt.encode import PromptEncoder
+from promptintern.prompt.render import render_prompt
+from promptintern.prompt.template import Piece, PieceKind
+from promptintern.retrieve import build_retriever
+from promptintern.rows.types import Row
+from promptintern.storage.manifest import fetch_folder, read_manifest
+from promptintern.storage.store import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Internalized:
+    """A base model with its adapter, and the prompt it expects."""
+
+    model: Any
+    tokenizer: Any
+    prompt: InferencePrompt
+    device: torch.device
+    warning: str | None = None
+    """What speaks against trusting the answers."""
+
+    def answer(self, queries: Sequence[str], *, batch_size: int) -> list[Answer]:
+        """Greedy answers to ``queries``.
+
+        Raises:
+            UserError: naming every query that is empty, or too long for the model.
+        """
+        encoder = PromptEncoder(self.tokenizer, chat=self.prompt.chat)
+        decoding = Decoding(
+            max_new_tokens=self.prompt.max_new_tokens, stop=tuple(self.prompt.stop), batch_size=batch_size
+        )
+        ids = encoder.encode_prompts(self.render(queries))
+        context = context_length(self.model.config)
+        room = context - self.prompt.max_new_tokens if context else None
+        problems = [
+            Problem(where=f"query {number}", message=message)
+            for number, (query, tokens) in enumerate(zip(queries, ids, strict=True), start=1)
+            if (message := _refusal(query, len(tokens), room))
+        ]
+        if problems:
+            raise UserError(problems)
+        return generate(self.model, self.tokenizer, ids, decoding=decoding, device=self.device)
+
+    def render(self, queries: Sequence[str]) -> list[str]:
+        """The prompts that are sent: the query, what the job protects, and examples if a gate stopped the run."""
+        pool = [
+            Row(query=e.query, answer=e.answer, answers=(e.answer,), id=str(i), where=f"examples:{i}")
+            for i, e in enumerate(self.prompt.examples)
+        ]
+        shots = self.prompt.shots
+        near: list[list[int]] = [[] for _ in queries]
+        if shots:
+            from promptintern_api.prompt import Retriever
+
+            near = build_retriever(Retriever(), pool, seed=0).neighbours(list(queries), shots)
+        pieces = tuple(Piece(text=p.text, kind=PieceKind(p.kind)) for p in self.prompt.pieces)
+        template = CompressedTemplate(pieces=pieces, rate_asked=0, rate_achieved=0, tokens=0, full_tokens=0)
+        return [
+            render_prompt(
+                template,
+                query=query,
+                examples=[pool[i] for i in best],
+                example_template=self.prompt.example_template,
+            )
+            for query, best in zip(queries, near, strict=True)
+        ]
+
+
+def _refusal(query: str, tokens: int, room: int | None) -> str | None:
+    if not query.strip():
+        return "is empty"
+    if room is not None and tokens > room:
+        return f"has {tokens} prompt tokens; the model has room for {room} and the answer"
+    return None
+
+
+def load_internalized(adapter_uri: str, local: Path, *, base_model: str | None = None) -> Internalized:
+    """The model of an adapter folder or of a run; its files are verified against the manifest and put into ``local``.
+
+    Raises:
+        UserError: if there is no adapter, its base model cannot be loaded, or the two do not belong together.
+        RunFailed: if a file is not what the manifest says.
+    """
+    from peft import PeftModel
+
+    prompt = fetch_adapter(adapter_uri, local)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    field = "--base-model" if base_model else f"{PROMPT_FILE}: base_model"
+    folder = fetch_model(base_model or prompt.base_model, field=field)
+    tokenizer = load_tokenizer(folder, field=field)
+    base = load_base_model(folder, dtype=DTYPES[Dtype(prompt.dtype)], device=device, field=field)
+    try:
+        model = PeftModel.from_pretrained(base, str(local), torch_device=str(device))
+    except Exception as error:  # noqa: BLE001 -- every mismatch fails in its own way
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise UserError.at(
+            field,
+            f"the adapter does not fit this base model ({' '.join(lines[:2])[:200]}); it was trained on "
+            f"{prompt.base_model}",
+        ) from None
+    return Internalized(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        prompt=prompt,
+        device=device,
+        warning=None if prompt.base_digest in (None, folder.digest()) else _other_base(folder, prompt),
+    )
+
+
+def _other_base(folder: ModelFolder, prompt: InferencePrompt) -> str:
+    return f"{folder.uri} is not the base model that the adapter was trained on ({prompt.base_model}): its files differ"
+
+
+def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
+    """Verified copy of the adapter at ``uri`` (its folder, or its run's) in ``local``."""
+    store = open_store(uri)
+    for folder in (store, store.child("adapter")):
+        manifest = read_manifest(folder, "manifest.json")
+        if manifest is not None and manifest.kind == "adapter":
+            fetch_folder(folder, manifest, folder="", local=local)
+            break
+    else:
+        raise UserError.at(
+            uri, "holds no finished adapter (no adapter/manifest.json); give a run's folder or its adapter/"
+        )
+    try:
+        prompt = read_prompt(local)
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError.at(f"{uri}/{PROMPT_FILE}", f"cannot be read: {str(error).splitlines()[0]}") from None
+    if not (local / WEIGHTS).exists():
+        raise UserError.at(uri, f"holds no {WEIGHTS}")
+    return prompt

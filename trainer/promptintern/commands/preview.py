@@ -1,0 +1,106 @@
+"""What would be trained: the stages in numbers, and one row's prompt at every stage."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from promptintern_api import PromptInternJob
+from promptintern_api.prompt import CompressorKind
+
+from promptintern.errors import UserError
+from promptintern.models import fetch_model, load_base_model, load_config, load_tokenizer
+from promptintern.pipeline.fit import fit_rows
+from promptintern.pipeline.inputs import load_data, render, s3_options, stages_of
+from promptintern.pipeline.session import DTYPES, compress_all, embedder
+from promptintern.prompt.encode import PromptEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePreview:
+    """One stage."""
+
+    index: int
+    rate_asked: float
+    rate_achieved: float
+    shots: int
+    epochs: int
+    prompt_tokens_mean: float
+    prompt_tokens_p95: float
+    training_tokens: int
+    """Prompts and answers of all rows, times epochs."""
+    prompt: str
+    """Of the shown row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """A job before it is paid for."""
+
+    name: str
+    rows: int
+    where: str
+    """The shown row."""
+    answer: str
+    stages: list[StagePreview]
+    warnings: list[str]
+    dropped: dict[str, int]
+
+
+def preview(job: PromptInternJob, *, row: int) -> Preview:
+    """Render and count every stage, with the compression that training would use.
+
+    Raises:
+        UserError: for anything wrong with the job or its data, or if there is no training row ``row``.
+    """
+    data = load_data(job)
+    folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
+    tokenizer = load_tokenizer(folder)
+    config = load_config(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = (
+        load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
+        if job.spec.prompt.compressor.kind is CompressorKind.SELF_INFORMATION
+        else None
+    )
+    stages = stages_of(job)
+    full, *templates = compress_all(job, stages, tokenizer=tokenizer, model=model, folder=folder)
+    encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
+    fitting = fit_rows(
+        job,
+        data,
+        full=full,
+        by_stage=templates,
+        encoder=encoder,
+        embedder=embedder(job, device),
+        model_config=config,
+    )
+    train, neighbours = fitting.data.train, fitting.examples.train
+    if row >= len(train):
+        raise UserError.at("--row", f"is {row}; the training rows are 0 to {len(train) - 1}")
+    previews = []
+    for stage, template in zip(stages, templates, strict=True):
+        prompts = list(render(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))
+        encoded = encoder.encode(prompts, [r.answer for r in train])
+        lengths = np.array([len(e.prompt_ids) for e in encoded])
+        previews.append(
+            StagePreview(
+                index=stage.index,
+                rate_asked=template.rate_asked,
+                rate_achieved=template.rate_achieved,
+                shots=stage.shots,
+                epochs=stage.epochs,
+                prompt_tokens_mean=float(lengths.mean()),
+                prompt_tokens_p95=float(np.percentile(lengths, 95)),
+                training_tokens=stage.epochs * int(lengths.sum() + sum(len(e.answer_ids) for e in encoded)),
+                prompt=prompts[row],
+            )
+        )
+    return Preview(
+        name=job.metadata.name,
+        rows=len(train),
+        where=train[row].where,
+        answer=train[row].answer,
+        stages=previews,
+        warnings=[*data.warnings, *fitting.warnings],
+        dropped=fitting.data.dropped,
+    )

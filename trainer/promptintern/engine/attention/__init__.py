@@ -1,0 +1,1 @@
+"""Attention over prefix trees: what rows share is computed once."""

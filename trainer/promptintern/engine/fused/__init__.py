@@ -1,0 +1,1 @@
+"""Layers of a transformers model, computed in fewer passes over memory."""

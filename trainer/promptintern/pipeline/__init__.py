@@ -1,0 +1,1 @@
+"""One run from loaded rows to its report, as every worker computes it."""

@@ -1,0 +1,137 @@
+"""The run's result: an adapter that stock PEFT and vLLM load, with the prompt it expects and its lineage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel, ConfigDict
+
+from promptintern.compress import CompressedTemplate
+from promptintern.engine.adapter import CONFIG, WEIGHTS
+from promptintern.pipeline.session import Session
+from promptintern.pipeline.training import base_name, scratch
+from promptintern.prompt.template import Piece
+from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder
+from promptintern.storage.run import RunStore
+
+PROMPT_FILE = "promptintern.json"
+FOLDER = "adapter"
+
+
+class PromptPiece(BaseModel):
+    """A piece of the prompt that the adapter expects."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    text: str
+
+
+class ExamplePair(BaseModel):
+    """A row that a stage with examples may show."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    query: str
+    answer: str
+
+
+class InferencePrompt(BaseModel):
+    """``promptintern.json``: how to ask the adapter. After a full run the pieces are little more than the query."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: str = "1.0"
+    base_model: str
+    """URI of the base model, as in the job."""
+    base_digest: str | None = None
+    """``ModelFolder.digest`` of the base model that the adapter was trained on."""
+    dtype: str
+    pieces: list[PromptPiece]
+    example_template: str
+    shots: int
+    chat: bool
+    stop: list[str]
+    max_new_tokens: int
+    examples: list[ExamplePair]
+    """The pool for ``shots`` > 0 (a run that a gate stopped); else empty."""
+
+
+def inference_prompt(session: Session, stage: int) -> InferencePrompt:
+    """What ``predict`` needs to ask the adapter of ``stage``."""
+    spec = session.job.spec
+    template, shots = session.templates[stage], session.stages[stage].shots
+    return InferencePrompt(
+        base_model=spec.model.uri,
+        base_digest=session.folder.digest(),
+        dtype=str(spec.model.dtype),
+        pieces=[PromptPiece(kind=piece.kind.value, text=piece.text) for piece in pieces_of(template)],
+        example_template=spec.prompt.example_template,
+        shots=shots,
+        chat=spec.prompt.chat,
+        stop=list(spec.evaluation.stop),
+        max_new_tokens=spec.evaluation.max_new_tokens,
+        examples=[ExamplePair(query=r.query, answer=r.answer) for r in session.data.train] if shots else [],
+    )
+
+
+def pieces_of(template: CompressedTemplate) -> list[Piece]:
+    """The template's pieces in order."""
+    return list(template.pieces)
+
+
+def commit_adapter(session: Session, store: RunStore, *, stage: int, epoch: int) -> Manifest:
+    """Put the adapter of ``stage`` under ``adapter/`` with its prompt and its card; the first valid commit wins.
+
+    Raises:
+        RunFailed: if what was committed is damaged.
+    """
+    with scratch() as fetched, scratch() as folder:
+        lineage = store.fetch_stage(str(stage), fetched)
+        for name in (WEIGHTS, CONFIG):
+            (folder / name).write_bytes((fetched / name).read_bytes())
+        (folder / PROMPT_FILE).write_text(inference_prompt(session, stage).model_dump_json(indent=2))
+        (folder / "README.md").write_text(_card(session, lineage, stage), encoding="utf-8")
+        manifest = commit_folder(
+            store.store,
+            folder=FOLDER,
+            local=folder,
+            manifest_path=f"{FOLDER}/manifest.json",
+            kind="adapter",
+            epoch=epoch,
+            parent=lineage.digest(),
+            meta={"stage": stage},
+            fence=lambda: store.check_epoch(epoch),
+        )
+    with scratch() as committed:  # what an earlier process committed may have been damaged since
+        fetch_folder(store.store, manifest, folder=FOLDER, local=committed)
+    return manifest
+
+
+def read_prompt(folder: Path) -> InferencePrompt:
+    """``promptintern.json`` of an adapter folder. Raises ``FileNotFoundError`` or pydantic's ``ValidationError``."""
+    return InferencePrompt.model_validate(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
+
+
+def _card(session: Session, lineage: Manifest, stage: int) -> str:
+    environment = Environment(
+        loader=PackageLoader("promptintern.pipeline"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+    )
+    job = session.job
+    facts: dict[str, Any] = {
+        "job": job,
+        "base": base_name(job.spec.model.uri)[0],
+        "stage": stage + 1,
+        "stages": len(session.stages),
+        "meta": lineage.meta,
+        "digest": lineage.digest(),
+        "prompt": "".join(piece.text for piece in session.templates[stage].pieces),
+        "shots": session.stages[stage].shots,
+        "data": session.data.digests,
+        "rows": len(session.data.train),
+    }
+    return environment.get_template("model_card.md.j2").render(facts)

@@ -1,0 +1,195 @@
+"""Which rows fit the model, at the longest prompts that any stage will make of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptintern_api import PromptInternJob
+from promptintern_api.data import OnProblem
+from promptintern_api.prompt import CompressorKind
+
+from promptintern.compress import CompressedTemplate
+from promptintern.errors import Problem, UserError
+from promptintern.evaluate.generate import cut_at
+from promptintern.evaluate.metrics import normalise
+from promptintern.models import context_length
+from promptintern.pipeline.inputs import Data, Examples, length_of, render, retrieve_examples, stages_of
+from promptintern.prompt.encode import PromptEncoder
+from promptintern.rows.types import Row
+from promptintern.schedule import full_prompt_shots
+
+DEFAULT_MAX_TOKENS = 4096
+"""Where neither the job nor the model's config names a longest sequence."""
+
+
+def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
+    """Longest sequence in tokens: the job's, or else the model's.
+
+    Raises:
+        UserError: if the job asks for more than the model can hold.
+    """
+    context = context_length(model_config)
+    wanted = job.spec.training.max_tokens
+    if wanted and context and wanted > context:
+        raise UserError.at("spec.training.maxTokens", f"is {wanted}; the base model holds {context} tokens")
+    return wanted or context or DEFAULT_MAX_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Prompts of one template and so many examples."""
+
+    template: CompressedTemplate
+    shots: int
+
+
+def _shapes(job: PromptInternJob, full: CompressedTemplate, by_stage: Sequence[CompressedTemplate]) -> list[Shape]:
+    """The shapes whose prompts may be the longest: the full prompt, and whatever the user wrote for the stages."""
+    shapes = [Shape(template=full, shots=full_prompt_shots(job.spec.schedule))]
+    if job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED:
+        shapes += [Shape(template=t, shots=s.shots) for t, s in zip(by_stage, stages_of(job), strict=True)]
+    return shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """The rows that fit."""
+
+    data: Data
+    """With the number of rows that were dropped."""
+    examples: Examples
+    max_tokens: int
+    warnings: list[str]
+    """What speaks against trusting scores on these rows."""
+
+
+def fit_rows(
+    job: PromptInternJob,
+    data: Data,
+    *,
+    full: CompressedTemplate,
+    by_stage: Sequence[CompressedTemplate],
+    encoder: PromptEncoder,
+    embedder: Any,
+    model_config: Any,
+) -> Fitting:
+    """Find every row's examples, check that its prompts fit the model, and drop rows where the job says so.
+
+    Nothing is ever truncated: a prompt whose end is missing teaches something else.
+
+    Args:
+        full: The template at rate 1.
+        by_stage: The stages' templates. May be empty unless the user wrote them: others are shorter than ``full``.
+        embedder: Of an Embedding retriever, or None.
+
+    Raises:
+        UserError: naming every row that does not fit, or has no answer token.
+    """
+    max_tokens = max_tokens_of(job, model_config)
+    shapes = _shapes(job, full, by_stage)
+    examples = retrieve_examples(job, data, shots=full_prompt_shots(job.spec.schedule), encoder=embedder)
+    room = max_tokens - job.spec.evaluation.max_new_tokens
+    if room < 1:
+        raise UserError.at(
+            "spec.evaluation.maxNewTokens",
+            f"is {job.spec.evaluation.max_new_tokens}; with at most {max_tokens} tokens a sequence no prompt fits",
+        )
+    drops = job.spec.data.on_too_long is OnProblem.DROP
+    if drops and examples.shots:
+        # Rows that are too long by themselves go first, lest they take along those that they are examples of.
+        alone = [Shape(template=shape.template, shots=0) for shape in shapes]
+        data = _without(data, *_beyond(job, data, examples, alone, encoder=encoder, max_tokens=max_tokens, room=room))
+        _check_left(data, max_tokens)
+        examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
+    while True:
+        long_train, long_eval = _beyond(job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, room=room)
+        if not any(long_train) and not any(long_eval):
+            warnings = _answer_warnings(job, data, encoder)
+            return Fitting(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
+        if not drops:
+            raise UserError(
+                _too_long(data.train, long_train, f"{max_tokens} tokens with its answer")
+                + _too_long(data.eval, long_eval, f"{room} tokens, which leaves room for maxNewTokens")
+            )
+        data = _without(data, long_train, long_eval)
+        _check_left(data, max_tokens)
+        # A dropped row is no longer an example either, so examples are found again, and may be longer than before.
+        examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
+
+
+def _check_left(data: Data, max_tokens: int) -> None:
+    for kind, rows in (("training", data.train), ("held-out", data.eval)):
+        if not rows:
+            raise UserError.at("spec.training.maxTokens", f"no {kind} row fits in {max_tokens} tokens")
+
+
+def _beyond(
+    job: PromptInternJob,
+    data: Data,
+    examples: Examples,
+    shapes: Sequence[Shape],
+    *,
+    encoder: PromptEncoder,
+    max_tokens: int,
+    room: int,
+) -> tuple[list[bool], list[bool]]:
+    """Which training rows are longer than ``max_tokens``, and which held-out rows longer than ``room``."""
+    answers, wheres = [row.answer for row in data.train], [row.where for row in data.train]
+    long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
+    for shape in shapes:
+        template, shots = shape.template, shape.shots
+        prompts = render(job, template, rows=data.train, neighbours=examples.train, shots=shots, pool=data.train)
+        for i, encoded in enumerate(encoder.encode(prompts, answers, wheres=wheres)):
+            long_train[i] |= length_of(encoded).total > max_tokens
+        prompts = render(job, template, rows=data.eval, neighbours=examples.eval, shots=shots, pool=data.train)
+        for i, ids in enumerate(encoder.encode_prompts(prompts)):
+            long_eval[i] |= len(ids) > room
+    return long_train, long_eval
+
+
+def _too_long(rows: Sequence[Row], flags: Sequence[bool], limit: str) -> list[Problem]:
+    return [
+        Problem(
+            where=row.where,
+            message=f"has a prompt of more than {limit}; raise spec.training.maxTokens, use fewer shots, or set "
+            "spec.data.onTooLong: Drop",
+        )
+        for row, flag in zip(rows, flags, strict=True)
+        if flag
+    ]
+
+
+def _without(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
+    """The fitting rows only, the others counted."""
+    dropped = dict(data.dropped)
+    for reason, flags in (("too long to train on", long_train), ("too long to evaluate", long_eval)):
+        if any(flags):
+            dropped[reason] = dropped.get(reason, 0) + sum(flags)
+    return Data(
+        train=[row for row, flag in zip(data.train, long_train, strict=True) if not flag],
+        eval=[row for row, flag in zip(data.eval, long_eval, strict=True) if not flag],
+        digests=data.digests,
+        dropped=dropped,
+        warnings=data.warnings,
+    )
+
+
+def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:
+    """Held-out rows whose answers no arm can give, because generation ends before."""
+    evaluation, rows = job.spec.evaluation, data.eval
+    lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
+    fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]
+    survives = [
+        [normalise(cut_at(answer, evaluation.stop)) == normalise(answer) for answer in row.answers] for row in rows
+    ]
+    found = []
+    for field, possible, why in (
+        ("maxNewTokens", fits, f"have only answers longer than the {evaluation.max_new_tokens} tokens of"),
+        ("stop", survives, "have only answers that hold a text of"),
+    ):
+        count = sum(not any(row) for row in possible)
+        if count:
+            found.append(
+                f"{count} of {len(rows)} held-out rows {why} spec.evaluation.{field}, so no arm can get them right"
+            )
+    return found

@@ -1,0 +1,164 @@
+"""From a job to rows, examples and templates: everything that training and evaluation start from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptintern_api import PromptInternJob
+
+from promptintern.compress import CompressedTemplate, uncompressed
+from promptintern.engine.packing.planning import Length
+from promptintern.errors import Problem, UserError
+from promptintern.prompt.encode import Encoded
+from promptintern.prompt.render import render_prompt
+from promptintern.prompt.template import parse_template
+from promptintern.retrieve import build_retriever
+from promptintern.rows.checks import check_rows
+from promptintern.rows.load import load_rows
+from promptintern.rows.types import Row
+from promptintern.schedule import Stage, build_stages
+from promptintern.storage.options import S3Options
+
+
+def s3_options(job: PromptInternJob) -> S3Options:
+    """How the job's S3 server is reached."""
+    return S3Options.of(job.spec.storage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Checked rows."""
+
+    train: list[Row]
+    eval: list[Row]
+    digests: dict[str, str]
+    """SHA-256 of the files, by role."""
+    dropped: dict[str, int]
+    """Rows left out because the job says so, by reason."""
+    warnings: list[str]
+
+
+def load_data(job: PromptInternJob) -> Data:
+    """The rows of both files, checked against each other.
+
+    Raises:
+        UserError: with every problem of both files.
+    """
+    spec = job.spec.data
+    s3 = s3_options(job)
+    if spec.train.uri == spec.eval.uri:
+        raise UserError.at("spec.data.eval.uri", "is the training file; hold rows out that are not trained on")
+    train = load_rows(spec.train, field="spec.data.train", s3=s3)
+    held_out = load_rows(spec.eval, field="spec.data.eval", s3=s3)
+    problems = [*train.problems, *held_out.problems]
+    if problems:
+        raise UserError(problems)
+    checked = check_rows(train.rows, held_out.rows, on_leak=spec.on_leak)
+    problems = [*_system_problems(train.system, held_out.system), *checked.problems]
+    if problems:
+        raise UserError(problems)
+    return Data(
+        train=list(checked.train),
+        eval=list(held_out.rows),
+        digests={"train": train.sha256, "eval": held_out.sha256},
+        dropped={"leaked into eval": checked.dropped_leaks} if checked.dropped_leaks else {},
+        warnings=[
+            *train.warnings,
+            *held_out.warnings,
+            *_system_warnings(job, train.system or held_out.system),
+            *_gpu_warnings(job),
+            *checked.warnings,
+        ],
+    )
+
+
+def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
+    """A chat file's system message is a part of the prompt, so it cannot differ between the files."""
+    if train is None or held_out is None or train == held_out:
+        return []
+    return [
+        Problem(
+            where="spec.data.eval.uri",
+            message="has another system message than spec.data.train.uri; the prompt must be the same in all rows",
+        )
+    ]
+
+
+def _gpu_warnings(job: PromptInternJob) -> list[str]:
+    asked = job.spec.compute.gpus_per_worker
+    if asked <= 1:
+        return []
+    return [
+        f"spec.compute.gpusPerWorker is {asked}, and a worker trains on one GPU: the others stay idle; for more GPUs "
+        "give more spec.compute.workers"
+    ]
+
+
+def _system_warnings(job: PromptInternJob, system: str | None) -> list[str]:
+    if not system or not system.strip() or system.strip() in job.spec.prompt.template:
+        return []
+    return [
+        "the system message of the chat data is not sent: only what stands in spec.prompt.template is; copy it there "
+        f"if it belongs to the prompt that you pay for today ({system.strip()!r:.60})"
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """For every row, the training rows shown with it, the best one last."""
+
+    train: list[list[int]]
+    eval: list[list[int]]
+    shots: int
+
+
+def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: Any = None) -> Examples:
+    """The ``shots`` best examples of every row; fewer shots are the tail of these lists.
+
+    Raises:
+        UserError: if the pool is too small for ``shots``.
+    """
+    if shots == 0:
+        return Examples(train=[[] for _ in data.train], eval=[[] for _ in data.eval], shots=0)
+    retriever = build_retriever(job.spec.prompt.retriever, data.train, seed=job.spec.training.seed, encoder=encoder)
+    return Examples(
+        train=retriever.neighbours([row.query for row in data.train], shots),
+        eval=retriever.neighbours([row.query for row in data.eval], shots),
+        shots=shots,
+    )
+
+
+def render(
+    job: PromptInternJob,
+    template: CompressedTemplate,
+    *,
+    rows: Sequence[Row],
+    neighbours: Sequence[Sequence[int]],
+    shots: int,
+    pool: Sequence[Row],
+) -> Iterator[str]:
+    """The prompts of ``rows`` under ``template`` with ``shots`` examples each, made as they are asked for."""
+    return (
+        render_prompt(
+            template,
+            query=row.query,
+            examples=[pool[i] for i in near[len(near) - shots :]],
+            example_template=job.spec.prompt.example_template,
+        )
+        for row, near in zip(rows, neighbours, strict=True)
+    )
+
+
+def stages_of(job: PromptInternJob) -> list[Stage]:
+    """The job's stages."""
+    return build_stages(job.spec.schedule, job.spec.training)
+
+
+def length_of(encoded: Encoded) -> Length:
+    """Token counts of one encoded row."""
+    return Length(prompt=len(encoded.prompt_ids), answer=len(encoded.answer_ids))
+
+
+def full_template(job: PromptInternJob, tokenizer: Any) -> CompressedTemplate:
+    """The job's template at rate 1, which needs no model."""
+    return uncompressed(parse_template(job.spec.prompt.template, job.spec.prompt.protect), tokenizer)

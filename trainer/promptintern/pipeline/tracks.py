@@ -1,0 +1,143 @@
+"""The trainings of a run in their order: one for every stage, and one for the Direct arm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from promptintern_api.evaluation import Arm, DirectBudget
+from promptintern_api.training import LearningRatePolicy
+
+from promptintern.engine.attention.backends import least_saved_on, trunk_saves_on
+from promptintern.engine.attention.prefix_tree import Prefixes
+from promptintern.engine.lanes import lanes_of
+from promptintern.engine.packing.layout import Layout
+from promptintern.engine.packing.planning import StepPlan, plan_steps
+from promptintern.engine.train import Course
+from promptintern.pipeline.inputs import length_of
+from promptintern.pipeline.session import Session, tokens_per_pack
+from promptintern.prompt.encode import Encoded
+
+DIRECT = "direct"
+_DIRECT_SEED = 1_000_003
+"""Beside the stage numbers 0, 1, ... as a part of seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """One training: a stage, or Direct."""
+
+    key: str
+    """Name in storage: the stage's number, or ``direct``."""
+    name: str
+    """Name for people."""
+    parent: str | None
+    """The track whose adapter this one starts from."""
+    template: int
+    """Index into the session's templates."""
+    stage: int | None
+    """The stage's number; None for Direct."""
+    shots: int
+    epochs: int
+    seed: tuple[int, ...]
+
+
+def tracks_of(session: Session) -> list[Track]:
+    """All stages in order."""
+    count = len(session.stages)
+    return [
+        Track(
+            key=str(stage.index),
+            name=f"stage {stage.index + 1}/{count}",
+            parent=str(stage.index - 1) if stage.index else None,
+            template=stage.index,
+            stage=stage.index,
+            shots=stage.shots,
+            epochs=stage.epochs,
+            seed=(session.job.spec.training.seed, stage.index),
+        )
+        for stage in session.stages
+    ]
+
+
+def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens_per_epoch: int) -> Track:
+    """A plain fine-tune on the last stage's prompts, from the base model, with the stages' budget.
+
+    Args:
+        stage_tokens: Training tokens (all epochs) of every stage that was trained; a gate may have stopped the others.
+        direct_tokens_per_epoch: Tokens of one pass over the last stage's prompts and answers.
+    """
+    epochs = sum(stage.epochs for stage in session.stages[: len(stage_tokens)])
+    if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
+        epochs = max(1, round(sum(stage_tokens) / direct_tokens_per_epoch))
+    return Track(
+        key=DIRECT,
+        name=f"arm {Arm.DIRECT}",
+        parent=None,
+        template=len(session.stages) - 1,
+        stage=None,
+        shots=0,
+        epochs=epochs,
+        seed=(session.job.spec.training.seed, _DIRECT_SEED),
+    )
+
+
+def layout_of(session: Session, rows: Sequence[Encoded]) -> Layout:
+    """How ``rows`` lie in their packs."""
+    return session.layouts.for_rows(_longest(rows))
+
+
+def why_slower(session: Session, rows: Sequence[Encoded]) -> str:
+    """Why ``rows`` do not lie in their packs as the model's other rows do; nothing if they do."""
+    return session.layouts.why_slower(_longest(rows))
+
+
+def slow_rows(session: Session, rows: Sequence[Encoded]) -> int:
+    """How many of ``rows`` are the cause of that."""
+    layouts = session.layouts
+    return sum(layouts.for_rows(length_of(row).total) is not layouts.best for row in rows)
+
+
+def _longest(rows: Sequence[Encoded]) -> int:
+    return max(length_of(row).total for row in rows)
+
+
+def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:
+    """The steps of ``track`` over its encoded rows."""
+    training = session.job.spec.training
+    layout = layout_of(session, rows)
+    tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
+    trunks = layout is Layout.SHARED and _may_have_trunks(session, rows)
+    return plan_steps(
+        [length_of(row) for row in rows],
+        seed=track.seed,
+        epochs=track.epochs,
+        tokens_per_batch=training.tokens_per_batch,
+        rows_per_batch=training.rows_per_batch,
+        tokens_per_pack=tokens,
+        pack=layout.packs,
+        world_size=world_size,
+        # Where there can be no trunk, small packs would compute anew what all rows begin with.
+        lanes=lanes_of(session.threads, tokens_per_pack=tokens) if trunks else 1,
+        prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
+        least_saved=least_saved_on(session.device),
+        trunk_saves=trunk_saves_on(session.device) if trunks else None,
+    )
+
+
+def _may_have_trunks(session: Session, rows: Sequence[Encoded]) -> bool:
+    """Below a trunk a token's place in its pack is not that in a row, which some models go by beyond a length."""
+    limit = session.layouts.longest_pack
+    return not session.job.spec.training.gradient_checkpointing and (limit is None or _longest(rows) <= limit)
+
+
+def course_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> Course:
+    """Where the track's steps lie in the learning rate's course.
+
+    Args:
+        steps: Of this track.
+        before: Steps of the stages before it.
+        after: Steps of the stages after it.
+    """
+    policy = session.job.spec.training.between_stages.learning_rate
+    if track.key == DIRECT or policy is LearningRatePolicy.RESTART:
+        return Course(first=0, total=steps)
+    return Course(first=before, total=before + steps + after)
