@@ -114,7 +114,10 @@ class Outputs(ApiModel):
 class TrainingStatus(ApiModel):
     """The trainer's part of the status."""
 
-    attempt: Annotated[int, Field(ge=0, description="Epoch of the driver that wrote this.")]
+    term: Annotated[
+        int,
+        Field(ge=0, description="Term in which the driver that wrote this owns the run; 0 until it claims one."),
+    ] = 0
     stages: Annotated[
         list[StageStatus],
         Field(max_length=64, description="Stages begun so far.", json_schema_extra=_map_by("index")),
@@ -162,8 +165,9 @@ class AttemptStatus(ApiModel):
     active_seconds: Annotated[float | None, Field(ge=0, description="How long it was active before `activeSince`.")] = (
         None
     )
-    incarnations: Annotated[
-        int, Field(ge=0, description="Head pods that were seen: KubeRay and Kueue may start an attempt anew.")
+    head_pods: Annotated[
+        int,
+        Field(ge=0, description="Number of head pods so far. KubeRay and Kueue may restart an attempt with a new one."),
     ] = 0
     head_lost_at: Annotated[
         Time | None, Field(description="Since when its head pod is gone; none while there is one.")

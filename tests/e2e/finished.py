@@ -24,7 +24,7 @@ def check_bucket(team: Team, name: str) -> None:
     """Adapter, manifests, report and log are in the S3 server."""
     folder = team.run_folder(name)
     names = {path.removeprefix(f"{folder}/") for path in team.files.find(folder)}
-    wanted = {"job.json", "model.json", "epochs/1.json", "adapter/manifest.json", "adapter/adapter_model.safetensors"}
+    wanted = {"job.json", "model.json", "terms/1.json", "adapter/manifest.json", "adapter/adapter_model.safetensors"}
     wanted |= {"report/report.json", "report/report.html"} | {f"stages/{stage}/manifest.json" for stage in range(4)}
     assert wanted <= names
     logs = [each for each in names if each.startswith(f"logs/{name}-a1/job-driver-")]

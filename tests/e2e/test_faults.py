@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.begun import Seen
-from tests.e2e.epochs import EpochWatch, planned_stops, resumed_after, steps_lost
 from tests.e2e.project import delete_operators, operators
 from tests.e2e.short import EVERY, SECONDS, SHORT, short
 from tests.e2e.tenant import Team
+from tests.e2e.terms import TermWatch, planned_stops, resumed_after, steps_lost
 
 ALL = os.environ.get("PROMPTINTERN_FAULTS") == "all"
 JOB = SHORT if ALL else {**short(32), "checkpoint__everySeconds": 2}
@@ -122,10 +122,10 @@ def wake_the_old_driver_in_a_new_attempt(team: Team, name: str) -> None:
         assert "done" in team.exec(pod, container, f"kill -STOP {both} && echo done")
     team.cluster.delete("rayjob", team.status(name)["attempts"][-1]["rayJobName"], team.namespace, wait=False)
     folder = team.run_folder(name)
-    claims = len(team.files.ls(f"{folder}/epochs"))
+    claims = len(team.files.ls(f"{folder}/terms"))
 
     def claimed() -> bool:
-        return len(team.files.ls(f"{folder}/epochs")) > claims
+        return len(team.files.ls(f"{folder}/terms")) > claims
 
     team.cluster.wait_for(claimed, timeout=240, what="the claim of a new attempt")
     woken = [team.exec(pod, container, f"kill -CONT {both} && echo done") for pod, container in old]
@@ -145,7 +145,7 @@ def test_the_adapter_is_the_same(team: Team, undisturbed: str, disturb: Disturba
         name=disturb.__name__.replace("_", "-")[:40].rstrip("-"),
         **{**JOB, "compute__terminationGracePeriodSeconds": grace},
     )
-    with EpochWatch(team, name) as watch:
+    with TermWatch(team, name) as watch:
         team.cluster.wait_for(
             lambda: watch.has_checkpoint_of("3"), timeout=SECONDS, what="a checkpoint in the last stage"
         )
@@ -211,7 +211,7 @@ if ALL:
         with Deletions(team) as deletions:
             name = team.submit(name="operator-comes-and-goes", **JOB)
             began = time.monotonic()
-            with EpochWatch(team, name) as watch:
+            with TermWatch(team, name) as watch:
                 team.wait(name, seconds=SECONDS)
             took = time.monotonic() - began
         assert len(deletions.uids) >= took / 30, "it was there to be deleted, each time anew"

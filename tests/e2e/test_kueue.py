@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.e2e.epochs import EpochWatch, planned_stops, steps_lost
 from tests.e2e.short import SHORT, until_training
 from tests.e2e.tenant import Team
+from tests.e2e.terms import TermWatch, planned_stops, steps_lost
 
 _API = "kueue.x-k8s.io/v1beta1"
 _QUEUE = {"kueue.x-k8s.io/queue-name": "training"}
@@ -86,7 +86,7 @@ def test_one_job_at_a_time_and_the_urgent_one_first(teams: tuple[Team, Team]) ->
     one = first.submit(name="first", labels=_QUEUE, **{**SHORT, **_LONG})
     until_training(first, one, stage=1, step=20)
     waiting = first.submit(name="waits", labels=_QUEUE, **SHORT)
-    with Running(first.cluster) as running, EpochWatch(first, one) as watch:
+    with Running(first.cluster) as running, TermWatch(first, one) as watch:
         pending = lambda: first.condition(waiting, "QuotaReserved").get("reason") == "Pending"  # noqa: E731
         first.cluster.wait_for(pending, timeout=120, what=f"the second job to wait: {first.told(waiting)}")
         assert first.status(waiting)["phase"] == "Queued"
@@ -106,7 +106,7 @@ def test_one_job_at_a_time_and_the_urgent_one_first(teams: tuple[Team, Team]) ->
     order = [next(iter(jobs)) for jobs in running.seen if jobs]
     turns = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
     assert turns in ([one, urgent, one, waiting], [one, urgent, waiting, one])
-    assert first.status(one)["attempts"][0]["incarnations"] == 2
+    assert first.status(one)["attempts"][0]["headPods"] == 2
     watch.check()
     ((saved, resumed),) = planned_stops(watch.log())
     assert saved == resumed >= 20, "it saved when it was preempted, and continued there"

@@ -16,10 +16,10 @@ def test_it_succeeds_and_the_stages_were_seen_moving(team: Team, quickstart: See
 def test_all_stages_ran_in_worker_pods(team: Team, quickstart: Seen) -> None:
     (attempt,) = team.status(quickstart.name)["attempts"]
     assert attempt["outcome"] == "Succeeded"
-    assert attempt["incarnations"] == 1
-    hosts = [team.files.cat(path) for path in team.files.ls(f"{team.run_folder(quickstart.name)}/epochs")]
+    assert attempt["headPods"] == 1
+    hosts = [team.files.cat(path) for path in team.files.ls(f"{team.run_folder(quickstart.name)}/terms")]
     assert len(hosts) == 1
-    assert b"workers-worker" in hosts[0], "the epoch was claimed in a worker pod"
+    assert b"workers-worker" in hosts[0], "the term was claimed in a worker pod"
 
 
 def test_everything_is_in_the_bucket(team: Team, quickstart: Seen) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from tests.e2e import project
-from tests.e2e.epochs import EpochWatch, steps_lost
 from tests.e2e.short import SHORT, until_training
 from tests.e2e.tenant import SECRET, Team
+from tests.e2e.terms import TermWatch, steps_lost
 
 
 def test_a_running_job_outlives_upgrade_uninstall_and_installation(team: Team, tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ def test_a_running_job_outlives_upgrade_uninstall_and_installation(team: Team, t
     project.install(cluster, secret=SECRET, bucket=bucket, chart=project.chart_before(tmp_path))
     before = project.operators(cluster)
     name = team.submit(name="outlives", **SHORT)
-    with EpochWatch(team, name) as watch:
+    with TermWatch(team, name) as watch:
         until_training(team, name, stage=0, step=1)
         project.install(cluster, secret=SECRET, bucket=bucket, **{"podAnnotations.upgraded": "yes"})
         assert before and not before & project.operators(cluster), "the upgrade left the operator's pods as they were"

@@ -10,14 +10,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-VARIABLE = "PROMPTINTERN_POD_FOLDER"
+from promptintern_api.contract import ENV_POD_FOLDER
+
 _LEAVE, _DRIVER, _WORKER = "leave", "driver.pid", "worker.pid"
 _POLL_SECONDS = 0.2
 
 
 def pod_folder() -> Path | None:
     """The folder, None outside pods."""
-    name = os.environ.get(VARIABLE)
+    name = os.environ.get(ENV_POD_FOLDER)
     return Path(name) if name else None
 
 

@@ -121,7 +121,7 @@ def _note_head(pods: list[PodView], draft: Draft) -> None:
         return
     assert draft.attempt is not None
     draft.head_uid = newest.uid
-    draft.change_attempt(incarnations=draft.attempt.incarnations + 1, head_lost_at=None)
+    draft.change_attempt(head_pods=draft.attempt.head_pods + 1, head_lost_at=None)
 
 
 def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> Ending | None:

@@ -16,7 +16,7 @@ from tests.integration.api.conftest import CRD
 from tests.unit.api.documents import small_job
 
 TRAINING: dict[str, Any] = {
-    "attempt": 1,
+    "term": 1,
     "stages": [{"index": index, "rate": 1.0, "shots": 3, "promptTokens": 900.5, "loss": 0.25} for index in (0, 1)],
     "progress": {"step": 3, "total": 10, "timeShares": {"data": 0.5}},
 }
@@ -44,9 +44,9 @@ def test_unknown_fields_are_left_out(api_server: ApiServer, tmp_path: Path, monk
         patch = leaving_out_unknown(patch_of(PromptInternJob.model_validate(made)))
         with capture_logs() as said:
             patch(TRAINING)
-            patch(TRAINING | {"attempt": 2})
+            patch(TRAINING | {"term": 2})
         told = server.get("promptinternjob", "small", "default")
     assert [entry["unknown"] for entry in said] == ["progress.timeShares, stages.loss"], "what is unknown is said once"
     assert told is not None
     known = [{name: value for name, value in stage.items() if name != "loss"} for stage in TRAINING["stages"]]
-    assert told["status"]["training"] == {"attempt": 2, "stages": known, "progress": {"step": 3, "total": 10}}
+    assert told["status"]["training"] == {"term": 2, "stages": known, "progress": {"step": 3, "total": 10}}

@@ -28,7 +28,7 @@ def stage(index: int, **more: Any) -> dict[str, Any]:
 
 def attempt(number: int, name: str, **more: Any) -> dict[str, Any]:
     """An attempt that has begun."""
-    return {"number": number, "rayJobName": f"{name}-a{number}", "startedAt": NOW, "incarnations": 1} | more
+    return {"number": number, "rayJobName": f"{name}-a{number}", "startedAt": NOW, "headPods": 1} | more
 
 
 def grant(server: ApiServer, namespace: str, user: str, *rules: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def store_adapter(store: Store, folder: Path, base_model: str = "sample://formul
         local=folder,
         manifest_path="adapter/manifest.json",
         kind="adapter",
-        epoch=1,
+        term=1,
         parent=None,
         meta={},
     )

@@ -44,7 +44,7 @@ def test_one_job(command: Command, installed: ApiServer, namespace: str) -> None
         startTime=NOW,
         stage="2/4",
         training={
-            "attempt": 1,
+            "term": 1,
             "stages": [stage(0, finishedAt=NOW, loss=0.5, score=0.75), stage(1, loss=0.25)],
             "progress": {"step": 30, "total": 120, "tokensPerSecond": 12345.6},
         },

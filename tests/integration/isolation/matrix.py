@@ -73,7 +73,7 @@ def _ask(world: World, who: str, namespace: str, job: str, resource: Resource, v
         where = {"get": one, "list": root, "watch": f"{root}?watch=true&timeoutSeconds=1"}
         return world.ask(who, "GET", where[verb])
     found = world.ask("admin", "GET", one).body
-    change: Manifest = {"status": {"training": {"attempt": 2}}} if part else {"metadata": {"labels": {"a": "b"}}}
+    change: Manifest = {"status": {"training": {"term": 2}}} if part else {"metadata": {"labels": {"a": "b"}}}
     method, path, body = {
         "create": ("POST", root, _another(found)),
         "update": ("PUT", one, found),

@@ -22,7 +22,7 @@ def test_to_success(place: Place, team: Tenant) -> None:
     status = team.wait("good", "Succeeded")
 
     assert team.made("good") == {"good-a1": 1}
-    assert [(a["number"], a["outcome"], a["incarnations"]) for a in status["attempts"]] == [(1, "Succeeded", 1)]
+    assert [(a["number"], a["outcome"], a["headPods"]) for a in status["attempts"]] == [(1, "Succeeded", 1)]
     assert status["observedGeneration"] == 1 and status["startTime"] <= status["completionTime"]
     assert {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]} == {
         "Accepted": ("True", "Valid"),

@@ -9,7 +9,7 @@ from tests.integration.policies.conftest import RBAC, RBAC_GROUP, World, binding
 
 TIME = "2026-01-01T00:00:00Z"
 CONDITION = {"type": "Training", "status": "True", "reason": "Made", "message": "up", "lastTransitionTime": TIME}
-TRAINING = {"attempt": 1, "stages": [{"index": 0, "rate": 1.0, "shots": 3, "promptTokens": 900.5, "loss": 0.25}]}
+TRAINING = {"term": 1, "stages": [{"index": 0, "rate": 1.0, "shots": 3, "promptTokens": 900.5, "loss": 0.25}]}
 ANOTHER: dict[str, Any] = {
     "phase": "Succeeded",
     "conditions": [CONDITION | {"type": "Succeeded"}],
@@ -107,26 +107,26 @@ NOT_THE_OPERATOR = "status.training: is written by the head pod of this job only
 @pytest.mark.parametrize(
     ("who", "name", "status", "refusal"),
     [
-        (HEAD, "one", {"training": {"attempt": 2}}, None),
+        (HEAD, "one", {"training": {"term": 2}}, None),
         (HEAD, "one", {"training": None}, None),
-        (HEAD, "one", {"training": {"attempt": 2}, "phase": "Succeeded"}, NO_MORE),
+        (HEAD, "one", {"training": {"term": 2}, "phase": "Succeeded"}, NO_MORE),
         (HEAD, "one", {"phase": None}, NO_MORE),
         (HEAD, "one", {"conditions": []}, NO_MORE),
-        (HEAD, "two", {"training": {"attempt": 2}}, NOBODY),
-        (OLD, "one", {"training": {"attempt": 2}}, NOT_THE_HEAD),
+        (HEAD, "two", {"training": {"term": 2}}, NOBODY),
+        (OLD, "one", {"training": {"term": 2}}, NOT_THE_HEAD),
         (OLD, "one", {"phase": "Failed"}, NO_MORE),
-        ("one, no pod", "one", {"training": {"attempt": 2}}, NOT_THE_HEAD),
-        (OTHER, "one", {"training": {"attempt": 2}}, NOBODY),
+        ("one, no pod", "one", {"training": {"term": 2}}, NOT_THE_HEAD),
+        (OTHER, "one", {"training": {"term": 2}}, NOBODY),
         (OTHER, "one", {"phase": "Failed"}, NOBODY),
-        (OTHER, "two", {"training": {"attempt": 2}}, "names (none so far)"),
-        ("two, no pod", "two", {"training": {"attempt": 2}}, "names (none so far)"),
+        (OTHER, "two", {"training": {"term": 2}}, "names (none so far)"),
+        ("two, no pod", "two", {"training": {"term": 2}}, "names (none so far)"),
         ("operator", "one", {"phase": "Succeeded"}, None),
         ("operator", "two", {"phase": "Queued"}, None),
-        ("operator", "one", {"training": {"attempt": 2}}, NOT_THE_OPERATOR),
+        ("operator", "one", {"training": {"term": 2}}, NOT_THE_OPERATOR),
         ("operator", "one", {"training": None}, NOT_THE_OPERATOR),
-        ("operator", "two", {"training": {"attempt": 1}}, NOT_THE_OPERATOR),
+        ("operator", "two", {"training": {"term": 1}}, NOT_THE_OPERATOR),
         ("author", "one", {"phase": "Succeeded"}, NOBODY),
-        ("author", "one", {"training": {"attempt": 2}}, NOBODY),
+        ("author", "one", {"training": {"term": 2}}, NOBODY),
     ],
 )
 def test_who_writes_what(status_world: World, who: str, name: str, status: dict[str, Any], refusal: str | None) -> None:
@@ -179,8 +179,8 @@ def test_without_the_test_s_own_role_rbac_refuses_already(status_world: World) -
     try:
         server.wait_for(lambda: "cannot patch" in status_world.merge_status("author", "one", {"phase": "x"}).message)
         for who, name in ((OTHER, "one"), (HEAD, "two")):
-            answer = status_world.merge_status(who, name, {"training": {"attempt": 2}})
+            answer = status_world.merge_status(who, name, {"training": {"term": 2}})
             assert answer.status == 403 and "cannot patch resource" in answer.message, answer
-        assert status_world.merge_status(HEAD, "one", {"training": {"attempt": 2}}).status == 200
+        assert status_world.merge_status(HEAD, "one", {"training": {"term": 2}}).status == 200
     finally:
         let_all_patch(status_world)

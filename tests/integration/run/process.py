@@ -120,8 +120,8 @@ def adapters(workdir: Path) -> dict[str, bytes]:
     assert folder is not None
     found = {"final": (folder / "adapter/adapter_model.safetensors").read_bytes()}
     for manifest in folder.glob("stages/*/manifest.json"):
-        epoch = json.loads(manifest.read_text())["epoch"]
-        weights = manifest.parent / f"e{epoch}/adapter/adapter_model.safetensors"
+        term = json.loads(manifest.read_text())["term"]
+        weights = manifest.parent / f"t{term}/adapter/adapter_model.safetensors"
         found[manifest.parent.name] = weights.read_bytes()
     return found
 
@@ -132,7 +132,7 @@ def trajectories(workdir: Path, *names: str) -> dict[str, dict[str, list[float]]
     assert folder is not None
     found = {}
     for manifest in sorted(folder.glob("stages/*/manifest.json")):
-        epoch = json.loads(manifest.read_text())["epoch"]
-        whole = json.loads((manifest.parent / f"e{epoch}/adapter/trajectory.json").read_text())
+        term = json.loads(manifest.read_text())["term"]
+        whole = json.loads((manifest.parent / f"t{term}/adapter/trajectory.json").read_text())
         found[manifest.parent.name] = {name: whole[name] for name in names or ("loss", "grad_norm")}
     return found

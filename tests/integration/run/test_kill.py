@@ -143,4 +143,4 @@ def test_a_second_run_takes_over_and_the_first_one_ends(
     assert adapters(tmp_path) == undisturbed
     fenced = finish(first)
     assert fenced.code == 1, fenced.text
-    assert "epoch 2" in fenced.text
+    assert "term 2" in fenced.text

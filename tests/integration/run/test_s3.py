@@ -33,14 +33,14 @@ def on_server(server: S3Server, bucket: str) -> Path:
 
 
 def files(runs: Path) -> set[str]:
-    """Paths of a run's files, but for the number of the epoch that made them."""
+    """Paths of a run's files, but for the number of the term that made them."""
     folder = run_folder(runs)
     assert folder is not None
     found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     return {
         "/".join("e" if part[0] == "e" and part[1:].isdigit() else part for part in path.parts)
         for path in found
-        if path.parts[0] != "epochs"
+        if path.parts[0] != "terms"
     }
 
 

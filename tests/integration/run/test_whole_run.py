@@ -151,7 +151,7 @@ def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch
     report = runner.report()
     assert report["verdict"]["outcome"] == "StoppedByGate"
     assert report["gate"]["kept"] == 0
-    kept = runner.output / f"stages/0/e{stages['0']['epoch']}/adapter/adapter_model.safetensors"
+    kept = runner.output / f"stages/0/t{stages['0']['term']}/adapter/adapter_model.safetensors"
     assert (runner.output / "adapter/adapter_model.safetensors").read_bytes() == kept.read_bytes()
     assert "it still needs that stage's prompt" in (runner.output / "adapter/README.md").read_text()
     # The kept stage shows examples, so the adapter brings its pool along, and predict uses it.
@@ -165,8 +165,8 @@ def test_optimizer_and_learning_rate_that_go_on_between_stages(runner: Runner) -
     assert runner.run(job).code == 0
     rates: list[float] = []
     for key in ("0", "1", "2"):
-        epoch = runner.stages()[key]["epoch"]
-        folder = runner.output / f"stages/{key}/e{epoch}/adapter"
+        term = runner.stages()[key]["term"]
+        folder = runner.output / f"stages/{key}/t{term}/adapter"
         rates += json.loads((folder / "trajectory.json").read_text())["learning_rate"]
         assert (folder / "optimizer/state.safetensors").exists()
     assert rates == sorted(rates, reverse=True)

@@ -16,7 +16,7 @@ from tests.integration.run.reference import EPOCHS, check_trajectory
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_job(tmp_path_factory.mktemp("job"), epochs=EPOCHS)
+    return write_job(tmp_path_factory.mktemp("job"), terms=EPOCHS)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_they_train_as_one_process_does(undisturbed: Path) -> None:
     check_trajectory(undisturbed)
 
 
-def test_a_killed_worker_is_replaced_under_a_new_epoch(job: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_under_a_new_term(job: Path, undisturbed: Path, tmp_path: Path) -> None:
     """In a stage whose first checkpoint is not due yet: it begins again. Between two, see the tests on a cluster."""
     process = start_command(job, tmp_path, "--workers", "2")
     wait_for(lambda: (f := run_folder(tmp_path)) and (f / "stages/0/manifest.json").exists())
@@ -65,8 +65,8 @@ def test_a_killed_worker_is_replaced_under_a_new_epoch(job: Path, undisturbed: P
     assert adapters(tmp_path) == adapters(undisturbed)
     folder = run_folder(tmp_path)
     assert folder is not None
-    assert len(list(folder.glob("epochs/*.json"))) == 2
-    assert json.loads((folder / "stages/2/manifest.json").read_text())["epoch"] == 2
+    assert len(list(folder.glob("terms/*.json"))) == 2
+    assert json.loads((folder / "stages/2/manifest.json").read_text())["term"] == 2
 
 
 def test_a_stop_while_two_workers_answer_is_heeded(job: Path, tmp_path: Path) -> None:

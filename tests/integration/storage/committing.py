@@ -21,7 +21,7 @@ def content(seed: str) -> bytes:
 def main(uri: str) -> None:
     """Commit checkpoints and stages for ever, from where storage says it stands; a line for every one."""
     run = RunStore(open_store(uri))
-    epoch = run.claim_epoch({"host": "test"})
+    term = run.claim_term({"host": "test"})
     print("ready", flush=True)
     stage = 0
     while True:
@@ -30,12 +30,12 @@ def main(uri: str) -> None:
             done = int(str(found[0].meta["step"])) if found else 0
             for step in range(done + 1, STEPS + 1):
                 with _files(f"{stage}/{step}") as folder:
-                    run.save_checkpoint(str(stage), epoch=epoch, step=step, local=folder, keep=2, meta={})
+                    run.save_checkpoint(str(stage), term=term, step=step, local=folder, keep=2, meta={})
                 print("saved", flush=True)
             with _files(f"{stage}") as folder:
-                run.commit_stage(str(stage), epoch=epoch, local=folder, parent=None, meta={"stage": stage})
+                run.commit_stage(str(stage), term=term, local=folder, parent=None, meta={"stage": stage})
             print("committed", flush=True)
-        run.commit_document(f"evaluation/{stage}", {"filler": "x" * 20_000}, epoch=epoch, parent=None)
+        run.commit_document(f"evaluation/{stage}", {"filler": "x" * 20_000}, term=term, parent=None)
         stage += 1
 
 

@@ -43,7 +43,7 @@ def test_killed_at_random_moments(kind: str, request: pytest.FixtureRequest, tmp
         process.kill()
         process.wait()
         process.stdout.close()
-        assert run.newest_epoch() == kill
+        assert run.newest_term() == kill
         stages = _check(run, tmp_path / f"copy-{kill}")
         assert stages >= committed, "a commit was lost"
         committed = stages
@@ -65,7 +65,7 @@ def _check(run: RunStore, local: Path) -> int:
         key = path.split("/")[1]
         if manifest.kind == "stage":
             stages += 1
-            folder, seed = f"{folder}/e{manifest.epoch}/adapter", key
+            folder, seed = f"{folder}/t{manifest.term}/adapter", key
         else:
             seed = f"{key}/{manifest.meta['step']}"
         fetch_folder(store, manifest, folder=folder, local=local / folder)

@@ -56,12 +56,12 @@ def _run_through(proxy: FaultProxy, bucket: str, policy: RetryPolicy = QUICK) ->
 
 def _work(run: RunStore, files: Path) -> None:
     """What a small run writes."""
-    epoch = run.claim_epoch(WHO)
+    term = run.claim_term(WHO)
     for stage in "01":
         for step in (1, 2):
-            run.save_checkpoint(stage, epoch=epoch, step=step, local=files, keep=1, meta={})
-        run.commit_stage(stage, epoch=epoch, local=files, parent=None, meta={"rate": 0.5})
-    run.commit_document("evaluation/Base", {"verdict": "good"}, epoch=epoch, parent=None)
+            run.save_checkpoint(stage, term=term, step=step, local=files, keep=1, meta={})
+        run.commit_stage(stage, term=term, local=files, parent=None, meta={"rate": 0.5})
+    run.commit_document("evaluation/Base", {"verdict": "good"}, term=term, parent=None)
 
 
 def _assert_what_is_visible_is_whole(direct: Store, local: Path) -> int:
@@ -72,7 +72,7 @@ def _assert_what_is_visible_is_whole(direct: Store, local: Path) -> int:
         manifest = read_manifest(direct, path)
         assert manifest is not None
         folder = path.removesuffix("/manifest.json")
-        folder = f"{folder}/e{manifest.epoch}/adapter" if manifest.kind == "stage" else folder
+        folder = f"{folder}/t{manifest.term}/adapter" if manifest.kind == "stage" else folder
         run.fetch_checkpoint(manifest, folder, local / str(number))
     return len(manifests)
 
@@ -117,7 +117,7 @@ def test_a_run_gets_through(
             run.fetch_stage(stage, tmp_path / stage)
     direct = open_store(f"s3://{s3_bucket}/run", s3=s3_options)
     assert _assert_what_is_visible_is_whole(direct, tmp_path / "copies") == 2
-    assert direct.list("epochs") == ["epochs/1.json"]
+    assert direct.list("terms") == ["terms/1.json"]
     assert (tmp_path / "1" / "trajectory.json").read_bytes() == (files / "trajectory.json").read_bytes()
 
 
@@ -127,15 +127,15 @@ def test_uploads_that_never_arrive_fail_by_name_and_leave_no_manifest(
 ) -> None:
     with FaultProxy(s3_server.url, every(1, fault, when=_of_optimizer)) as proxy:
         run = _run_through(proxy, s3_bucket, SHORT)
-        epoch = run.claim_epoch(WHO)
+        term = run.claim_term(WHO)
         with pytest.raises(RunFailed) as failed:
-            run.commit_stage("0", epoch=epoch, local=files, parent=None, meta={})
+            run.commit_stage("0", term=term, local=files, parent=None, meta={})
     text = str(failed.value)
-    for part in ("PutObject", f"bucket {s3_bucket}", "key run/stages/0/e1/adapter/optimizer.safetensors"):
+    for part in ("PutObject", f"bucket {s3_bucket}", "key run/stages/0/t1/adapter/optimizer.safetensors"):
         assert part in text
     direct = open_store(f"s3://{s3_bucket}/run", s3=s3_options)
     assert RunStore(direct).stage_manifest("0") is None
-    assert not direct.exists("stages/0/e1/adapter/optimizer.safetensors")
+    assert not direct.exists("stages/0/t1/adapter/optimizer.safetensors")
 
 
 def test_a_write_that_was_swallowed_is_noticed(
@@ -143,9 +143,9 @@ def test_a_write_that_was_swallowed_is_noticed(
 ) -> None:
     with FaultProxy(s3_server.url, every(1, Swallow(), when=_of_optimizer)) as proxy:
         run = _run_through(proxy, s3_bucket, SHORT)
-        epoch = run.claim_epoch(WHO)
+        term = run.claim_term(WHO)
         with pytest.raises(RunFailed, match=r"optimizer\.safetensors: what was written reads back as something else"):
-            run.commit_stage("0", epoch=epoch, local=files, parent=None, meta={})
+            run.commit_stage("0", term=term, local=files, parent=None, meta={})
     assert RunStore(open_store(f"s3://{s3_bucket}/run", s3=s3_options)).stage_manifest("0") is None
 
 
@@ -167,7 +167,7 @@ def test_short_files_are_noticed_though_nothing_is_signed(
     shorten_first_two = every(1, ShortenUpload(), when=lambda r: _of_optimizer(r) and next(uploads) < 2)
     with FaultProxy(s3_server.url, shorten_first_two) as proxy, capture_logs() as logs:
         run = _run_through(proxy, s3_bucket, SHORT)
-        run.commit_stage("0", epoch=run.claim_epoch(WHO), local=files, parent=None, meta={})
+        run.commit_stage("0", term=run.claim_term(WHO), local=files, parent=None, meta={})
         assert len(proxy.faults) == 2
     assert [log["event"] for log in logs] == ["storage: stored otherwise than sent"] * 2
     direct = open_store(f"s3://{s3_bucket}/run", s3=s3_options)
@@ -185,10 +185,10 @@ def test_a_create_whose_answer_was_lost_is_ours(s3_server: S3Server, s3_bucket: 
 
     with FaultProxy(s3_server.url, lose_the_first) as proxy:
         run = _run_through(proxy, s3_bucket)
-        assert run.claim_epoch(WHO) == 1
+        assert run.claim_term(WHO) == 1
         assert lost
-        run.check_epoch(1)
-        assert run.claim_epoch(WHO) == 2
+        run.check_term(1)
+        assert run.claim_term(WHO) == 2
 
 
 def test_a_create_that_lost_the_race_behind_an_error_is_not_ours(
@@ -231,10 +231,10 @@ def test_the_server_is_killed_in_the_middle_of_an_upload_and_comes_back(own_s3: 
     server_dies = threading.Thread(target=outage)
     with FaultProxy(own_s3.url, watch) as proxy, capture_logs() as logs:
         run = _run_through(proxy, bucket)
-        epoch = run.claim_epoch(WHO)
+        term = run.claim_term(WHO)
         server_dies.start()
         with BackgroundWriter() as writer:
-            writer.submit(lambda: run.commit_stage("0", epoch=epoch, local=files, parent=None, meta={}))
+            writer.submit(lambda: run.commit_stage("0", term=term, local=files, parent=None, meta={}))
         server_dies.join()
     assert any(log["event"] == "storage: trying again" and log["bucket"] == bucket for log in logs)
     direct = open_store(f"s3://{bucket}/run", s3=S3Options(endpoint=own_s3.url))
@@ -244,12 +244,12 @@ def test_the_server_is_killed_in_the_middle_of_an_upload_and_comes_back(own_s3: 
 def test_a_server_that_stays_away_is_named(own_s3: S3Server, files: Path) -> None:
     bucket = own_s3.create_bucket()
     run = RunStore(open_store(f"s3://{bucket}/run", s3=S3Options(endpoint=own_s3.url), policy=SHORT))
-    epoch = run.claim_epoch(WHO)
+    term = run.claim_term(WHO)
     own_s3.kill()
     with pytest.raises(RunFailed) as failed:
-        run.save_checkpoint("0", epoch=epoch, step=1, local=files, keep=2, meta={})
+        run.save_checkpoint("0", term=term, step=1, local=files, keep=2, meta={})
     for part in (f"bucket {bucket}", "ListObjectsV2", str(own_s3.port), "run the same command again"):
         assert part in str(failed.value)
     own_s3.start()
-    assert json.loads(run.store.read("epochs/1.json"))["who"] == WHO
+    assert json.loads(run.store.read("terms/1.json"))["who"] == WHO
     assert run.latest_checkpoint("0") is None

@@ -77,24 +77,24 @@ def test_of_sixteen_racing_writers_one_wins(s3_bucket: str, s3_options: S3Option
 
     def race(i: int) -> bool:
         start.wait()
-        return stores[i].create("epochs/1.json", b"%d" % i * 1000)
+        return stores[i].create("terms/1.json", b"%d" % i * 1000)
 
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(race, range(16)))
     assert won.count(True) == 1
-    assert stores[0].read("epochs/1.json") == b"%d" % won.index(True) * 1000
+    assert stores[0].read("terms/1.json") == b"%d" % won.index(True) * 1000
 
 
 def test_racing_claims_and_fencing(s3_bucket: str, s3_options: S3Options, tmp_path: Path) -> None:
     runs = [RunStore(open_store(f"s3://{s3_bucket}/run", s3=s3_options)) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        epochs = list(pool.map(lambda run: run.claim_epoch(WHO), runs))
-    assert sorted(epochs) == list(range(1, 9))
+        terms = list(pool.map(lambda run: run.claim_term(WHO), runs))
+    assert sorted(terms) == list(range(1, 9))
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "weights").write_bytes(b"w")
-    with pytest.raises(FencedOut, match="epoch 8: host node-1, pid 42"):
-        runs[0].commit_stage("0", epoch=1, local=tmp_path / "files", parent=None, meta={})
-    manifest = runs[0].commit_stage("0", epoch=8, local=tmp_path / "files", parent=None, meta={})
+    with pytest.raises(FencedOut, match="term 8: host node-1, pid 42"):
+        runs[0].commit_stage("0", term=1, local=tmp_path / "files", parent=None, meta={})
+    manifest = runs[0].commit_stage("0", term=8, local=tmp_path / "files", parent=None, meta={})
     assert runs[1].fetch_stage("0", tmp_path / "copy") == manifest
 
 
@@ -109,11 +109,11 @@ def test_of_eight_racing_commits_one_wins_and_is_whole(s3_bucket: str, s3_option
         start.wait()
         return commit_folder(
             store,
-            folder=f"e{i}",
+            folder=f"t{i}",
             local=folder,
             manifest_path="manifest.json",
             kind="stage",
-            epoch=i,
+            term=i,
             parent=None,
             meta={},
         ).digest()
@@ -123,18 +123,18 @@ def test_of_eight_racing_commits_one_wins_and_is_whole(s3_bucket: str, s3_option
     store = open_store(f"s3://{s3_bucket}/commit", s3=s3_options)
     run = RunStore(store)
     manifest = commit_folder(
-        store, folder="e9", local=tmp_path, manifest_path="manifest.json", kind="stage", epoch=9, parent=None, meta={}
+        store, folder="t9", local=tmp_path, manifest_path="manifest.json", kind="stage", term=9, parent=None, meta={}
     )
-    fetch_folder(run.store, manifest, folder=f"e{manifest.epoch}", local=tmp_path / "copy")
-    assert (tmp_path / "copy" / "weights").read_bytes() == b"%d" % manifest.epoch * 1000
+    fetch_folder(run.store, manifest, folder=f"t{manifest.term}", local=tmp_path / "copy")
+    assert (tmp_path / "copy" / "weights").read_bytes() == b"%d" % manifest.term * 1000
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"v" * 1000, "key runs/team a/stages/0/e1/adapter/weights.*checksum"),  # the client's own check
-        (b"w" * 999, "key runs/team a/stages/0/e1/adapter/weights.*checksum"),
-        (None, "stages/0/e1/adapter/weights is missing, though its manifest was committed"),
+        (b"v" * 1000, "key runs/team a/stages/0/t1/adapter/weights.*checksum"),  # the client's own check
+        (b"w" * 999, "key runs/team a/stages/0/t1/adapter/weights.*checksum"),
+        (None, "stages/0/t1/adapter/weights is missing, though its manifest was committed"),
     ],
 )
 def test_a_file_that_was_damaged_in_the_storage_is_named(
@@ -149,9 +149,9 @@ def test_a_file_that_was_damaged_in_the_storage_is_named(
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "weights").write_bytes(b"w" * 1000)
     run = RunStore(store)
-    epoch = run.claim_epoch(WHO)
-    run.commit_stage("0", epoch=epoch, local=tmp_path / "files", parent=None, meta={})
-    stored = s3_server.object_path(s3_bucket, "runs/team a/stages/0/e1/adapter/weights")
+    term = run.claim_term(WHO)
+    run.commit_stage("0", term=term, local=tmp_path / "files", parent=None, meta={})
+    stored = s3_server.object_path(s3_bucket, "runs/team a/stages/0/t1/adapter/weights")
     if content is None:
         stored.unlink()
     else:
@@ -166,9 +166,9 @@ def test_a_file_that_was_replaced_by_another_is_named(store: Store, tmp_path: Pa
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "weights").write_bytes(b"w" * 1000)
     run = RunStore(store)
-    run.commit_stage("0", epoch=run.claim_epoch(WHO), local=tmp_path / "files", parent=None, meta={})
-    store.write("stages/0/e1/adapter/weights", b"v" * 1000)
-    with pytest.raises(RunFailed, match=r"stages/0/e1/adapter/weights is not what was committed"):
+    run.commit_stage("0", term=run.claim_term(WHO), local=tmp_path / "files", parent=None, meta={})
+    store.write("stages/0/t1/adapter/weights", b"v" * 1000)
+    with pytest.raises(RunFailed, match=r"stages/0/t1/adapter/weights is not what was committed"):
         run.fetch_stage("0", tmp_path / "copy")
     assert not (tmp_path / "copy" / "weights").exists()
 

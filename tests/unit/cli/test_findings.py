@@ -4,14 +4,14 @@ import json
 
 import pytest
 import typer
-from promptintern.cli.findings import EXIT_INFRASTRUCTURE, as_json, infrastructure_told
+from promptintern.cli.findings import as_json, infrastructure_told
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed
 
 
 def test_a_failure_of_the_infrastructure_has_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended, infrastructure_told():
         raise InfrastructureFailed("the storage is away")
-    assert ended.value.exit_code == EXIT_INFRASTRUCTURE
+    assert ended.value.exit_code == 75
     assert "the storage is away" in capsys.readouterr().err
 
 

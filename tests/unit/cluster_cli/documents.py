@@ -42,7 +42,7 @@ def training() -> Job:
                 "rayJobName": "small-a1",
                 "startedAt": EARLIER,
                 "finishedAt": EARLIER,
-                "incarnations": 1,
+                "headPods": 1,
                 "outcome": "Infrastructure",
                 "message": "node worker-7 went away\x1b[31m",
             },
@@ -50,12 +50,12 @@ def training() -> Job:
                 "number": 2,
                 "rayJobName": "small-a2",
                 "startedAt": EARLIER,
-                "incarnations": 1,
+                "headPods": 1,
                 "pods": [{"name": "small-a2-w", "node": "n1", "reason": "OOMKilled", "exitCode": 137}],
             },
         ],
         training={
-            "attempt": 2,
+            "term": 2,
             "stages": [
                 {
                     "index": 0,

@@ -101,7 +101,7 @@ def pod(name: str, ray_job: str) -> Pod:
 
 def attempts(*outcomes: str | None) -> list[dict[str, Any]]:
     return [
-        {"number": n, "rayJobName": f"small-a{n}", "incarnations": 1, "outcome": outcome, "message": f"end {n}"}
+        {"number": n, "rayJobName": f"small-a{n}", "headPods": 1, "outcome": outcome, "message": f"end {n}"}
         for n, outcome in enumerate(outcomes, start=1)
     ]
 

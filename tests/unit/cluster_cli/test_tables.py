@@ -44,8 +44,8 @@ def test_a_job_that_has_ended() -> None:
     job = stored(
         phase="Succeeded",
         conditions=[condition("Succeeded", "True", "Succeeded", "attempt 1: done")],
-        attempts=[{"number": 1, "rayJobName": "small-a1", "incarnations": 1, "outcome": "Succeeded"}],
-        training={"attempt": 1, "stages": [], "outputs": outputs},
+        attempts=[{"number": 1, "rayJobName": "small-a1", "headPods": 1, "outcome": "Succeeded"}],
+        training={"term": 1, "stages": [], "outputs": outputs},
         startTime="2026-01-02T10:00:00Z",
         completionTime="2026-01-02T11:00:00Z",
     )

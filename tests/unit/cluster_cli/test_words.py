@@ -123,7 +123,7 @@ def test_a_status_of_another_version() -> None:
         novelty={"a": 1},
         stage="1/2",
         conditions=[condition("Training", "True", "Running", "x") | {"since": 3}],
-        attempts=[{"number": 1, "rayJobName": "a", "incarnations": 1, "outcome": "Unheard", "pods": [{"name": 3}]}],
+        attempts=[{"number": 1, "rayJobName": "a", "headPods": 1, "outcome": "Unheard", "pods": [{"name": 3}]}],
         training={"stages": []},
     )
     assert job.status.stage == "1/2"

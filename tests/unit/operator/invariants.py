@@ -47,7 +47,7 @@ def check_change(before: Status, after: Status) -> None:
             assert {k: v for k, v in attempt.items() if k != "pods"} == {
                 k: v for k, v in newer[number].items() if k != "pods"
             }
-        assert newer[number]["incarnations"] >= attempt["incarnations"]
+        assert newer[number]["headPods"] >= attempt["headPods"]
     for name in ("startTime", "completionTime"):
         assert name not in before or before[name] == after[name]
 
@@ -83,7 +83,7 @@ def check_world(world: World) -> None:
     assert head is None or world.heads[head] == world.status["rayJobName"]
     for attempt in world.status.get("attempts", []):
         heads = [uid for uid, name in world.heads.items() if name == attempt["rayJobName"]]
-        assert attempt["incarnations"] <= len(heads)
+        assert attempt["headPods"] <= len(heads)
 
 
 @functools.cache

@@ -44,7 +44,7 @@ def test_the_last_word_says_who_has_to_act(
     monkeypatch.setattr(module, "run_job", fail)
     monkeypatch.setenv("PROMPTINTERN_RAY_JOB", "small-a1")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv(leaving.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("PROMPTINTERN_POD_FOLDER", str(tmp_path))
     observer: Any = object()
     with pytest.raises(type(raised)):
         module.drive(job(storage=STORAGE), observer)

@@ -17,12 +17,12 @@ from promptintern.storage.store import open_store
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(leaving.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("PROMPTINTERN_POD_FOLDER", str(tmp_path))
     return tmp_path
 
 
 def test_outside_pods_nobody_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(leaving.VARIABLE, raising=False)
+    monkeypatch.delenv("PROMPTINTERN_POD_FOLDER", raising=False)
     assert not leaving.is_leaving()
     with leaving.present("driver"):
         assert leaving.pod_folder() is None

@@ -30,13 +30,13 @@ def test_unknown_fields() -> None:
 
 
 def test_without() -> None:
-    training = {"attempt": 1, "stages": [{"index": 0, "foo": 1}, {"index": 1}], "progress": {"step": 1, "foo": 2}}
-    assert without(training, {("stages", "foo"), ("progress", "nothing"), ("attempt", "foo")}) == {
-        "attempt": 1,
+    training = {"term": 1, "stages": [{"index": 0, "foo": 1}, {"index": 1}], "progress": {"step": 1, "foo": 2}}
+    assert without(training, {("stages", "foo"), ("progress", "nothing"), ("term", "foo")}) == {
+        "term": 1,
         "stages": [{"index": 0}, {"index": 1}],
         "progress": {"step": 1, "foo": 2},
     }
-    assert without(training, {("progress",)}).keys() == {"attempt", "stages"}
+    assert without(training, {("progress",)}).keys() == {"term", "stages"}
 
 
 def test_the_server_names_one_after_another() -> None:

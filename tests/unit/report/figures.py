@@ -83,7 +83,7 @@ def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965
         rate_asked=round(left, 4),
         rate_achieved=round(left * 0.98, 4),
         shots=round(3 * left),
-        epoch=1,
+        term=1,
         epochs=20,
         steps=40,
         rows=32,

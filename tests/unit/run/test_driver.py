@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from promptintern.errors import UserError
 from promptintern.pipeline.events import Stopped
 from promptintern.run import driver
 from promptintern.run.driver import cause_of
@@ -88,11 +89,21 @@ def test_a_stop_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
         driver._check_gpus(job(compute__gpusPerWorker=1), observer)
 
 
+def test_a_run_that_another_version_began_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store = driver.open_run(job(), tmp_path.as_uri())
+    store.create_json("job.json", {"schemaVersion": "1.0", "data": {}})
+    monkeypatch.setattr(driver, "load_data", lambda _: SimpleNamespace(warnings=[], digests={}))
+    observer: Any = Asked()
+    with pytest.raises(UserError, match=r"job\.json: was written by another version.*run format 1\.0.*another name"):
+        driver.run_job(job(), storage_uri=tmp_path.as_uri(), workers=0, observer=observer)
+    assert store.newest_term() == 0
+
+
 def test_who_is_fenced_out_writes_no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def taken_over(task: WorkerTask) -> None:
         store = RunStore(open_store(task.store_uri))
-        store.claim_epoch({"host": "here"}, task.claimant)
-        store.claim_epoch({"host": "elsewhere"})
+        store.claim_term({"host": "here"}, task.claimant)
+        store.claim_term({"host": "elsewhere"})
 
     def written(_: object) -> None:
         raise AssertionError("a report was written")

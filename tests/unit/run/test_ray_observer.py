@@ -13,8 +13,8 @@ def done(stage: int) -> StageDone:
     return StageDone(stage=stage, **about, started_at=None, finished_at=None)
 
 
-def saved(stage: int | None, step: int, epoch: int = 1) -> CheckpointSaved:
-    return CheckpointSaved(stage=stage, step=step, folder=f"stages/{stage}/e{epoch}/checkpoints/step-{step}")
+def saved(stage: int | None, step: int, term: int = 1) -> CheckpointSaved:
+    return CheckpointSaved(stage=stage, step=step, folder=f"stages/{stage}/t{term}/checkpoints/step-{step}")
 
 
 def test_stages_that_were_committed_before_are_no_way_on() -> None:
@@ -32,7 +32,7 @@ def test_stages_that_were_committed_before_are_no_way_on() -> None:
 def test_a_checkpoint_counts_if_it_is_further_than_any_before(stage: int | None) -> None:
     mailbox = Mailbox()
     counts = []
-    for event in (saved(stage, 5), saved(stage, 5, epoch=2), saved(stage, 3, epoch=3), saved(stage, 6, epoch=3)):
+    for event in (saved(stage, 5), saved(stage, 5, term=2), saved(stage, 3, term=3), saved(stage, 6, term=3)):
         mailbox.put(event)
         counts.append(mailbox.steps_on())
     assert counts == [1, 1, 1, 2]

@@ -10,8 +10,8 @@ import pytest
 from promptintern.errors import InfrastructureFailed, UserError
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
-from promptintern.storage.s3 import CA_VARIABLE
 from promptintern.storage.store import open_store
+from promptintern_api.contract import ENV_STORAGE_CA
 
 from tests.cluster.certificates import Authority
 from tests.cluster.errors import NoCluster
@@ -70,12 +70,12 @@ def _list(endpoint: str) -> None:
 def test_the_authority_of_the_secret_is_believed(
     endpoint: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(CA_VARIABLE, str(authority.own.certificate))
+    monkeypatch.setenv(ENV_STORAGE_CA, str(authority.own.certificate))
     with pytest.raises(UserError, match="no such bucket"):
         _list(endpoint)
 
 
 def test_without_one_the_server_is_not_believed(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CA_VARIABLE, str(tmp_path / "a Secret without that key"))
+    monkeypatch.setenv(ENV_STORAGE_CA, str(tmp_path / "a Secret without that key"))
     with pytest.raises(InfrastructureFailed, match="certificate verify failed"):
         _list(endpoint)

@@ -64,7 +64,7 @@ class Layout(RuleBasedStateMachine):
         self.files.mkdir()
         self.backend = Mortal(self.folder / "run", RetryPolicy(deadline=0))
         self.run = RunStore(Store(self.backend))
-        self.epochs: list[int] = []
+        self.terms: list[int] = []
         self.committed: dict[str, Manifest] = {}
         self.content = 0
 
@@ -77,8 +77,8 @@ class Layout(RuleBasedStateMachine):
 
     @rule()
     def claim(self) -> None:
-        self.epochs.append(self.run.claim_epoch({"host": "h"}))
-        assert self.epochs == list(range(1, len(self.epochs) + 1))
+        self.terms.append(self.run.claim_term({"host": "h"}))
+        assert self.terms == list(range(1, len(self.terms) + 1))
 
     @rule(
         key=st.sampled_from(KEYS),
@@ -87,20 +87,20 @@ class Layout(RuleBasedStateMachine):
         life=st.integers(0, 6) | st.just(NEVER),
     )
     def save(self, key: str, who: int, step: int, life: int) -> None:
-        epoch = self.epochs[who % len(self.epochs)]
+        term = self.terms[who % len(self.terms)]
         with self._mortal(life) as acted:
-            self.run.save_checkpoint(key, epoch=epoch, step=step, local=self._new_files(), keep=KEEP, meta={})
-            acted.append(epoch)
-        assert all(epoch == self.epochs[-1] for epoch in acted), "only the newest epoch writes"
+            self.run.save_checkpoint(key, term=term, step=step, local=self._new_files(), keep=KEEP, meta={})
+            acted.append(term)
+        assert all(term == self.terms[-1] for term in acted), "only the newest term writes"
         if acted:
             assert len(self._checkpoints(key)) <= KEEP
 
     @rule(key=st.sampled_from(KEYS), who=st.integers(0, 9), life=st.integers(0, 6) | st.just(NEVER))
     def commit(self, key: str, who: int, life: int) -> None:
-        epoch = self.epochs[who % len(self.epochs)]
+        term = self.terms[who % len(self.terms)]
         with self._mortal(life) as acted:
-            manifest = self.run.commit_stage(key, epoch=epoch, local=self._new_files(), parent=None, meta={})
-            acted.append(epoch)
+            manifest = self.run.commit_stage(key, term=term, local=self._new_files(), parent=None, meta={})
+            acted.append(term)
             assert key not in self.committed or manifest == self.committed[key]
         if acted:
             assert self._checkpoints(key) == []
@@ -114,7 +114,7 @@ class Layout(RuleBasedStateMachine):
             assert manifest is not None
             folder = path.removesuffix("/manifest.json")
             if manifest.kind == "stage":
-                folder = f"{folder}/e{manifest.epoch}/adapter"
+                folder = f"{folder}/t{manifest.term}/adapter"
             with tempfile.TemporaryDirectory(dir=MEMORY) as copy:
                 fetch_folder(self.run.store, manifest, folder=folder, local=Path(copy))
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from promptintern.errors import RunFailed, UserError
-from promptintern.storage.retry import DEADLINE_VARIABLE, RetryPolicy, Transient
+from promptintern.storage.retry import RetryPolicy, Transient
+from promptintern_api.contract import ENV_STORAGE_DEADLINE
 from structlog.testing import capture_logs
 
 
@@ -100,14 +101,14 @@ def test_every_wait_is_logged() -> None:
 
 
 def test_the_environment_sets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(DEADLINE_VARIABLE, raising=False)
+    monkeypatch.delenv(ENV_STORAGE_DEADLINE, raising=False)
     assert RetryPolicy.from_environment().deadline == 120
-    monkeypatch.setenv(DEADLINE_VARIABLE, "7.5")
+    monkeypatch.setenv(ENV_STORAGE_DEADLINE, "7.5")
     assert RetryPolicy.from_environment().deadline == 7.5
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "inf", "nan"])
 def test_a_bad_deadline_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(DEADLINE_VARIABLE, text)
-    with pytest.raises(UserError, match=DEADLINE_VARIABLE):
+    monkeypatch.setenv(ENV_STORAGE_DEADLINE, text)
+    with pytest.raises(UserError, match=ENV_STORAGE_DEADLINE):
         RetryPolicy.from_environment()

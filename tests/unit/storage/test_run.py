@@ -1,4 +1,4 @@
-"""A run's folder: epochs, stages, checkpoints."""
+"""A run's folder: terms, stages, checkpoints."""
 
 import threading
 from collections.abc import Callable
@@ -31,8 +31,8 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def _save(run: RunStore, files: Path, step: int, *, epoch: int = 1, keep: int = 2) -> None:
-    run.save_checkpoint("0", epoch=epoch, step=step, local=files, keep=keep, meta={"track": "stage 1"})
+def _save(run: RunStore, files: Path, step: int, *, term: int = 1, keep: int = 2) -> None:
+    run.save_checkpoint("0", term=term, step=step, local=files, keep=keep, meta={"track": "stage 1"})
 
 
 def _steps(run: RunStore) -> list[str]:
@@ -43,39 +43,39 @@ def _steps(run: RunStore) -> list[str]:
     ]
 
 
-def test_epochs_count_up(run: RunStore) -> None:
-    assert run.newest_epoch() == 0
-    assert [run.claim_epoch(WHO) for _ in range(12)] == list(range(1, 13))
-    assert run.newest_epoch() == 12
-    run.check_epoch(12)
+def test_terms_count_up(run: RunStore) -> None:
+    assert run.newest_term() == 0
+    assert [run.claim_term(WHO) for _ in range(12)] == list(range(1, 13))
+    assert run.newest_term() == 12
+    run.check_term(12)
 
 
-def test_racing_claims_get_different_epochs(run: RunStore) -> None:
+def test_racing_claims_get_different_terms(run: RunStore) -> None:
     start = threading.Barrier(8)
 
     def claim(_: int) -> int:
         start.wait()
-        return run.claim_epoch(WHO)
+        return run.claim_term(WHO)
 
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(claim, range(8))) == list(range(1, 9))
 
 
 def test_who_is_fenced_out_learns_by_whom(run: RunStore) -> None:
-    run.claim_epoch({"host": "old"})
-    run.claim_epoch(WHO)
-    with pytest.raises(FencedOut, match=r"epoch 2: host node-1, pid 42, at 2026-01-02.*this one \(epoch 1\) stops"):
-        run.check_epoch(1)
+    run.claim_term({"host": "old"})
+    run.claim_term(WHO)
+    with pytest.raises(FencedOut, match=r"term 2: host node-1, pid 42, at 2026-01-02.*this one \(term 1\) stops"):
+        run.check_term(1)
 
 
 def test_nothing_is_written_by_who_is_fenced_out(run: RunStore, files: Path) -> None:
-    run.claim_epoch(WHO)
-    run.claim_epoch(WHO)
+    run.claim_term(WHO)
+    run.claim_term(WHO)
     before = run.store.list()
     with pytest.raises(FencedOut):
-        _save(run, files, 1, epoch=1)
+        _save(run, files, 1, term=1)
     with pytest.raises(FencedOut):
-        run.commit_stage("0", epoch=1, local=files, parent=None, meta={})
+        run.commit_stage("0", term=1, local=files, parent=None, meta={})
     assert run.store.list() == before
 
 
@@ -84,7 +84,7 @@ def test_a_probe_leaves_nothing(run: RunStore) -> None:
     assert run.store.list() == []
 
 
-@pytest.mark.parametrize("use", [RunStore.probe, lambda run: run.claim_epoch(WHO)])
+@pytest.mark.parametrize("use", [RunStore.probe, lambda run: run.claim_term(WHO)])
 def test_a_storage_that_overwrites_is_refused(tmp_path: Path, use: Callable[[RunStore], object]) -> None:
     class Overwriting(LocalBackend):
         def create(self, key: str, data: bytes) -> bool:
@@ -97,50 +97,50 @@ def test_a_storage_that_overwrites_is_refused(tmp_path: Path, use: Callable[[Run
 
 
 def test_a_stage_is_committed_and_fetched(run: RunStore, files: Path, tmp_path: Path) -> None:
-    epoch = run.claim_epoch(WHO)
+    term = run.claim_term(WHO)
     assert run.stage_manifest("direct") is None
     with pytest.raises(RunFailed, match=r"stages/direct/manifest\.json is missing"):
         run.fetch_stage("direct", tmp_path / "copy")
-    manifest = run.commit_stage("direct", epoch=epoch, local=files, parent="a" * 64, meta={"rate": 1.0})
+    manifest = run.commit_stage("direct", term=term, local=files, parent="a" * 64, meta={"rate": 1.0})
     assert run.stage_manifest("direct") == manifest
     assert run.fetch_stage("direct", tmp_path / "copy") == manifest
     assert (tmp_path / "copy/state.safetensors").read_bytes() == b"s" * 500
     assert run.store.list("stages") == [
-        "stages/direct/e1/adapter/state.safetensors",
-        "stages/direct/e1/adapter/trajectory.json",
         "stages/direct/manifest.json",
+        "stages/direct/t1/adapter/state.safetensors",
+        "stages/direct/t1/adapter/trajectory.json",
     ]
 
 
-def test_the_newest_checkpoints_are_kept_over_all_epochs(run: RunStore, files: Path) -> None:
-    run.claim_epoch(WHO)
+def test_the_newest_checkpoints_are_kept_over_all_terms(run: RunStore, files: Path) -> None:
+    run.claim_term(WHO)
     for step in (5, 10, 1000000):
         _save(run, files, step)
-    run.claim_epoch(WHO)
-    assert _steps(run) == ["e1/checkpoints/step-000010", "e1/checkpoints/step-1000000"]
-    _save(run, files, 1000001, epoch=2)
-    assert _steps(run) == ["e1/checkpoints/step-1000000", "e2/checkpoints/step-1000001"]
+    run.claim_term(WHO)
+    assert _steps(run) == ["t1/checkpoints/step-000010", "t1/checkpoints/step-1000000"]
+    _save(run, files, 1000001, term=2)
+    assert _steps(run) == ["t1/checkpoints/step-1000000", "t2/checkpoints/step-1000001"]
     found = run.latest_checkpoint("0")
     assert found is not None
     assert found[0].meta == {"step": 1000001, "track": "stage 1"}
-    assert found[1] == "stages/0/e2/checkpoints/step-1000001"
+    assert found[1] == "stages/0/t2/checkpoints/step-1000001"
 
 
-def test_at_one_step_the_newer_epoch_counts(run: RunStore, files: Path) -> None:
-    for epoch in (1, 2):
-        run.claim_epoch(WHO)
-        _save(run, files, 7, epoch=epoch)
+def test_at_one_step_the_newer_term_counts(run: RunStore, files: Path) -> None:
+    for term in (1, 2):
+        run.claim_term(WHO)
+        _save(run, files, 7, term=term)
     found = run.latest_checkpoint("0")
     assert found is not None
-    assert found[0].epoch == 2
+    assert found[0].term == 2
 
 
 @pytest.mark.parametrize("damage", ["short manifest", "missing file", "short file", "no manifest"])
 def test_a_broken_checkpoint_is_passed_over(run: RunStore, files: Path, tmp_path: Path, damage: str) -> None:
-    run.claim_epoch(WHO)
+    run.claim_term(WHO)
     for step in (1, 2):
         _save(run, files, step)
-    folder = "stages/0/e1/checkpoints/step-000002"
+    folder = "stages/0/t1/checkpoints/step-000002"
     whole = run.store.read(f"{folder}/manifest.json")
     match damage:
         case "short manifest":
@@ -160,40 +160,40 @@ def test_a_broken_checkpoint_is_passed_over(run: RunStore, files: Path, tmp_path
     assert (tmp_path / "copy/state.safetensors").read_bytes() == b"s" * 500
     # A broken one counts for nothing, so pruning keeps what can be read.
     _save(run, files, 3)
-    assert _steps(run)[0] == "e1/checkpoints/step-000001"
+    assert _steps(run)[0] == "t1/checkpoints/step-000001"
 
 
 def test_a_checkpoint_is_of_one_stage_only(run: RunStore, files: Path) -> None:
-    run.claim_epoch(WHO)
+    run.claim_term(WHO)
     _save(run, files, 3)
     assert run.latest_checkpoint("1") is None
     assert run.latest_checkpoint("00") is None
 
 
-def test_a_commit_drops_checkpoints_of_all_epochs_of_its_stage_only(run: RunStore, files: Path) -> None:
-    for epoch in (1, 2):
-        run.claim_epoch(WHO)
-        _save(run, files, epoch, epoch=epoch)
-    run.save_checkpoint("1", epoch=2, step=1, local=files, keep=2, meta={})
-    run.store.write("stages/0/e1/adapter/half", b"of a commit that was killed")
-    run.commit_stage("0", epoch=2, local=files, parent=None, meta={})
+def test_a_commit_drops_checkpoints_of_all_terms_of_its_stage_only(run: RunStore, files: Path) -> None:
+    for term in (1, 2):
+        run.claim_term(WHO)
+        _save(run, files, term, term=term)
+    run.save_checkpoint("1", term=2, step=1, local=files, keep=2, meta={})
+    run.store.write("stages/0/t1/adapter/half", b"of a commit that was killed")
+    run.commit_stage("0", term=2, local=files, parent=None, meta={})
     left = run.store.list("stages/0")
     assert left == [
-        *(f"stages/0/e2/adapter/{n}" for n in ("state.safetensors", "trajectory.json")),
         "stages/0/manifest.json",
+        *(f"stages/0/t2/adapter/{n}" for n in ("state.safetensors", "trajectory.json")),
     ]
     assert run.latest_checkpoint("0") is None
     assert run.latest_checkpoint("1") is not None
 
 
 def test_the_next_claim_removes_what_a_kill_left_of_a_committed_stage(run: RunStore, files: Path) -> None:
-    run.claim_epoch(WHO)
-    run.commit_stage("0", epoch=1, local=files, parent=None, meta={})
+    run.claim_term(WHO)
+    run.commit_stage("0", term=1, local=files, parent=None, meta={})
     committed = run.store.list("stages")
-    run.store.write("stages/0/e1/checkpoints/step-000001/manifest.json", b"{}")
-    run.store.write("stages/1/e1/checkpoints/step-000001/manifest.json", b"{}")
-    run.claim_epoch(WHO)
-    assert run.store.list("stages") == [*committed, "stages/1/e1/checkpoints/step-000001/manifest.json"]
+    run.store.write("stages/0/t1/checkpoints/step-000001/manifest.json", b"{}")
+    run.store.write("stages/1/t1/checkpoints/step-000001/manifest.json", b"{}")
+    run.claim_term(WHO)
+    assert run.store.list("stages") == [*committed, "stages/1/t1/checkpoints/step-000001/manifest.json"]
 
 
 def test_documents(run: RunStore) -> None:
@@ -210,60 +210,60 @@ def test_documents(run: RunStore) -> None:
 
 
 def test_a_document_is_committed_once_for_what_it_builds_on(run: RunStore) -> None:
-    epoch = run.claim_epoch(WHO)
+    term = run.claim_term(WHO)
     folder = "evaluation/QueryOnly"
     assert run.committed_document(folder, parent="a") is None
-    assert run.commit_document(folder, {"n": 1}, epoch=epoch, parent="a") == {"n": 1}
-    assert run.commit_document(folder, {"n": 2}, epoch=epoch, parent="a") == {"n": 1}
+    assert run.commit_document(folder, {"n": 1}, term=term, parent="a") == {"n": 1}
+    assert run.commit_document(folder, {"n": 2}, term=term, parent="a") == {"n": 1}
     assert run.committed_document(folder, parent="b") is None
-    assert run.commit_document(folder, {"n": 3}, epoch=epoch, parent="b") == {"n": 3}
+    assert run.commit_document(folder, {"n": 3}, term=term, parent="b") == {"n": 3}
     assert run.committed_document(folder, parent="a") is None
     assert run.committed_document(folder, parent="b") == {"n": 3}
 
 
 def test_a_document_without_its_manifest_is_none_and_a_damaged_one_is_named(run: RunStore) -> None:
-    epoch = run.claim_epoch(WHO)
-    run.commit_document("evaluation/Base", {"n": 1}, epoch=epoch, parent=None)
-    run.store.write("evaluation/Base/e1/document.json", b'{"n": 7}')
-    with pytest.raises(RunFailed, match=r"evaluation/Base/e1/document\.json is not what was committed"):
+    term = run.claim_term(WHO)
+    run.commit_document("evaluation/Base", {"n": 1}, term=term, parent=None)
+    run.store.write("evaluation/Base/t1/document.json", b'{"n": 7}')
+    with pytest.raises(RunFailed, match=r"evaluation/Base/t1/document\.json is not what was committed"):
         run.committed_document("evaluation/Base", parent=None)
     run.store.delete("evaluation/Base/manifest.json")
     assert run.committed_document("evaluation/Base", parent=None) is None
 
 
 def test_a_fenced_incarnation_commits_no_document(run: RunStore) -> None:
-    epoch = run.claim_epoch(WHO)
-    run.claim_epoch(WHO)
+    term = run.claim_term(WHO)
+    run.claim_term(WHO)
     with pytest.raises(FencedOut):
-        run.commit_document("evaluation/Base", {}, epoch=epoch, parent=None)
+        run.commit_document("evaluation/Base", {}, term=term, parent=None)
     assert run.committed_document("evaluation/Base", parent=None) is None
 
 
-def test_an_epoch_that_cannot_be_made_ends_the_claim(run: RunStore, tmp_path: Path) -> None:
-    (tmp_path / "run/epochs/1.json").mkdir(parents=True)
-    with pytest.raises(RunFailed, match=r"epochs/1\.json can neither be made nor read"):
-        run.claim_epoch(WHO)
+def test_a_term_that_cannot_be_made_ends_the_claim(run: RunStore, tmp_path: Path) -> None:
+    (tmp_path / "run/terms/1.json").mkdir(parents=True)
+    with pytest.raises(RunFailed, match=r"terms/1\.json can neither be made nor read"):
+        run.claim_term(WHO)
 
 
 def test_a_driver_claims_again_and_again_until_another_one_does(run: RunStore) -> None:
-    run.claim_epoch(WHO)
+    run.claim_term(WHO)
     first, second = run.new_claimant(), run.new_claimant()
-    assert run.claim_epoch(WHO, first) == 2
-    assert run.claim_epoch(WHO, first) == 3, "its workers were started again"
+    assert run.claim_term(WHO, first) == 2
+    assert run.claim_term(WHO, first) == 3, "its workers were started again"
     with pytest.raises(FencedOut) as fenced:
-        run.check_epoch(2)
+        run.check_term(2)
     assert fenced.value.claimant == first.id
-    with pytest.raises(FencedOut, match="epoch 3: host node-1"):
-        run.claim_epoch(WHO, second)
+    with pytest.raises(FencedOut, match="term 3: host node-1"):
+        run.claim_term(WHO, second)
     third = run.new_claimant()
-    assert run.claim_epoch(WHO, third) == 4
+    assert run.claim_term(WHO, third) == 4
     with pytest.raises(FencedOut) as fenced:
-        run.claim_epoch(WHO, first)
+        run.claim_term(WHO, first)
     assert fenced.value.claimant == third.id
 
 
 def test_a_late_upload_of_an_older_process_falls_on_nothing(run: RunStore) -> None:
-    older, newer = run.claim_epoch(WHO), run.claim_epoch(WHO)
-    run.commit_document("evaluation/Base", {"n": 2}, epoch=newer, parent=None)
-    run.store.write(f"evaluation/Base/e{older}/document.json", b'{"n": 1}')
+    older, newer = run.claim_term(WHO), run.claim_term(WHO)
+    run.commit_document("evaluation/Base", {"n": 2}, term=newer, parent=None)
+    run.store.write(f"evaluation/Base/t{older}/document.json", b'{"n": 1}')
     assert run.committed_document("evaluation/Base", parent=None) == {"n": 2}

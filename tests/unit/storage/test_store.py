@@ -61,14 +61,14 @@ def test_create_is_exclusive_and_whole(store: Store) -> None:
 
     def race(body: bytes) -> bool:
         start.wait()
-        return store.create("epochs/1.json", body)
+        return store.create("terms/1.json", body)
 
     with ThreadPoolExecutor(len(bodies)) as pool:
         won = list(pool.map(race, bodies))
     assert won.count(True) == 1
-    assert store.read("epochs/1.json") == bodies[won.index(True)]
-    assert store.list() == ["epochs/1.json"]
-    assert not store.create("epochs/1.json", store.read("epochs/1.json")), "equal content is no second first"
+    assert store.read("terms/1.json") == bodies[won.index(True)]
+    assert store.list() == ["terms/1.json"]
+    assert not store.create("terms/1.json", store.read("terms/1.json")), "equal content is no second first"
 
 
 def test_readers_see_the_old_or_the_new(store: Store) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from promptintern_api.contract import ExitCode
 from rich.console import Console
 
 from promptintern.cli import cluster, pod
@@ -17,7 +18,6 @@ from promptintern.cli.console import StopFlag, observing, quiet_libraries
 from promptintern.errors import RunFailed, UserError
 from promptintern.uris import to_uri
 
-EXIT_FAILED, EXIT_USER = 1, 2
 _SPINS = "20000"
 """How long one of OpenMP's threads waits awake for another, as libgomp counts: some ten microseconds. By default it is
 milliseconds, and a model whose operations are short comes to a standstill (50 times slower) where another process has
@@ -95,7 +95,7 @@ def run(
             raise typer.Exit(128 + (stop.signal or 15)) from None
     print_verdict(report, open_run(loaded, storage_uri).store.uri)
     if report.verdict.outcome == "StoppedByGate":
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command(epilog="Example: promptintern validate job.yaml")
@@ -246,25 +246,25 @@ def main() -> None:
             _err(f"error: {problem}", style="red")
         if len(error.problems) > 1:
             _err(f"{len(error.problems)} problems")
-        sys.exit(EXIT_USER)
+        sys.exit(ExitCode.USER_ERROR)
     except RunFailed as error:
         _err(f"failed: {error}", style="red")
-        sys.exit(EXIT_FAILED)
+        sys.exit(ExitCode.FAILED)
     except KeyboardInterrupt:
         _err("interrupted")
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
+        sys.exit(ExitCode.FAILED)
     except OSError as error:
         _err(f"failed: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), style="red")
-        sys.exit(EXIT_FAILED)
+        sys.exit(ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 -- a defect of ours: short on the terminal, whole in a file
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
         _err(f"failed: {type(error).__name__}: {error}", style="red")
         _err(f"this is a defect of promptintern; details are in {file.name}")
-        sys.exit(EXIT_FAILED)
+        sys.exit(ExitCode.FAILED)
 
 
 if __name__ == "__main__":

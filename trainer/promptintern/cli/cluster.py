@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from promptintern_api.contract import REPORT_HTML, REPORT_JSON, ExitCode
 from rich.console import Console
 from rich.text import Text
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from promptintern.cluster.objects import Job as ClusterJob
     from promptintern.cluster.submit import Submitted
 
-_EXIT_FAILED, _EXIT_USER = 1, 2
 _PROGRESS_SECONDS = 30.0
 """Time between two lines of progress in a log."""
 _LOG_COLUMNS = 120
@@ -252,9 +252,9 @@ def _watch(cluster: "Cluster", name: str, flags: str) -> None:
         raise RunFailed(f"{name} was deleted")
     _print_job(console, last, flags)
     if last.refused:
-        raise typer.Exit(_EXIT_USER)
+        raise typer.Exit(ExitCode.USER_ERROR)
     if last.status.phase != "Succeeded":
-        raise typer.Exit(_EXIT_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> "ClusterJob | None":
@@ -331,9 +331,9 @@ def _print_report(folder: Path, parent: Path) -> None:
     from promptintern.report.schema import Report
 
     try:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
+        report = Report.model_validate_json((folder / REPORT_JSON).read_bytes())
     except (OSError, ValidationError):  # of another version
-        _say(f"report:  {folder}/report.html")
+        _say(f"report:  {folder}/{REPORT_HTML}")
         _say(f"adapter: {parent}/adapter")
         return
     from promptintern.cli.verdict import print_verdict

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
+from promptintern_api.contract import ExitCode
 
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
 
@@ -14,8 +15,6 @@ _BYTES = 4000
 """A pod's termination message holds 4,096 bytes."""
 _PLACE, _MESSAGE = 200, 1000
 """Most characters of each."""
-EXIT_INFRASTRUCTURE = 75
-"""As sysexits' EX_TEMPFAIL: the same again may go well. Only pods end so; people are told in words."""
 
 
 @contextlib.contextmanager
@@ -35,12 +34,12 @@ def noting(path: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def infrastructure_told() -> Iterator[None]:
-    """Have the process end with ``EXIT_INFRASTRUCTURE`` if that is what the block fails for."""
+    """Have the process end with ``ExitCode.INFRASTRUCTURE`` if that is what the block fails for."""
     try:
         yield
     except InfrastructureFailed as error:
         print(f"failed: {error}", file=sys.stderr, flush=True)
-        raise typer.Exit(EXIT_INFRASTRUCTURE) from None
+        raise typer.Exit(ExitCode.INFRASTRUCTURE) from None
 
 
 def as_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _BYTES) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from promptintern_api.contract import ENV_RAY_JOB, LOGS_FOLDER, ExitCode
 
 from promptintern.errors import UserError
 
@@ -48,7 +49,7 @@ def save(
 
     folder = pod_folder()
     if folder is not None and not ask(folder, role=role, seconds=seconds):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command("ship-logs")
@@ -58,7 +59,6 @@ def ship_logs(job: Job) -> None:
 
     # Nothing that loads torch: the sidecar has little memory.
     from promptintern.job import load_job, run_folder
-    from promptintern.pod.ship import RAY_JOB
     from promptintern.pod.ship import ship_logs as ship
     from promptintern.storage.options import S3Options
     from promptintern.storage.store import open_store
@@ -71,4 +71,4 @@ def ship_logs(job: Job) -> None:
         signal.signal(number, lambda *_: stop.set())
     storage = loaded.spec.storage
     store = open_store(storage.uri, s3=S3Options.of(storage)).child(run_folder(loaded))
-    ship(store.child("logs", os.environ.get(RAY_JOB, "local")), stop)
+    ship(store.child(LOGS_FOLDER, os.environ.get(ENV_RAY_JOB, "local")), stop)

@@ -1,5 +1,6 @@
 """The end of a run on the terminal: the verdict, the arms, where the report is."""
 
+from promptintern_api.contract import REPORT_FOLDER, REPORT_HTML
 from promptintern_api.evaluation import Metric
 from rich.console import Console
 from rich.measure import Measurement
@@ -30,7 +31,7 @@ def print_verdict(report: Report, run_uri: str) -> None:
     for warning in report.warnings:
         out.print(Text(f"note: {warning}", style="yellow"), soft_wrap=True)
     folder = shown(run_uri)
-    out.print(f"report:  {folder}/report/report.html", markup=False, soft_wrap=True)
+    out.print(f"report:  {folder}/{REPORT_FOLDER}/{REPORT_HTML}", markup=False, soft_wrap=True)
     if verdict.arm is not None:
         out.print(f"adapter: {folder}/adapter", markup=False, soft_wrap=True)
 

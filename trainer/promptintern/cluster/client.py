@@ -16,10 +16,11 @@ from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.kube_config import KubeConfigMerger
 from kubernetes.stream import stream
+from promptintern_api.contract import JOB_FILE, LABEL_JOB, LABEL_ROLE, dependent_name
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern.cluster.answers import NotFound, Unreachable, judged
-from promptintern.cluster.objects import JOB_LABEL, ROLE_LABEL, Document, Job, Pod, config_name
+from promptintern.cluster.objects import Document, Job, Pod
 from promptintern.errors import Problem, RunFailed, UserError
 
 FIELD_MANAGER = "promptintern-cli"
@@ -243,21 +244,21 @@ class Cluster:
 
     def resolved(self, job: str) -> str | None:
         """The job as its pods read it, as JSON; None if it has none (yet, or any more)."""
-        name = config_name(job)
+        name = dependent_name(job)
         try:
             with self._judged(f"ConfigMap {name}"):
                 found = self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=_TIMEOUT)
         except NotFound:
             return None
         data: Mapping[str, str] = found.data or {}
-        return data.get("job.json")
+        return data.get(JOB_FILE)
 
     def pods(self, job: str, role: str) -> list[Pod]:
         """The job's pods with ``role``: head, worker or preflight."""
         with self._judged(f"pods of {job}"):
             found = self._core.list_namespaced_pod(
                 self.namespace,
-                label_selector=f"{JOB_LABEL}={job},{ROLE_LABEL}={role}",
+                label_selector=f"{LABEL_JOB}={job},{LABEL_ROLE}={role}",
                 _request_timeout=_TIMEOUT,
             )
         return [Pod.of(each) for each in self._api.sanitize_for_serialization(found)["items"]]

@@ -5,13 +5,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE, REPORT_HTML
+
 from promptintern.cluster.objects import Job
 from promptintern.cluster.stored import Place
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.manifest import fetch_folder, read_manifest
 from promptintern.storage.store import Store
-
-_PROMPT_FILE = "promptintern.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def fetch(place: Place, job: Job, folder: Path) -> Fetched:
         parts.mkdir()
         with place.reading():
             store = place.open()
-            adapter = _fetch_adapter(store.child("adapter"), parts / "adapter")
+            adapter = _fetch_adapter(store.child(ADAPTER_FOLDER), parts / ADAPTER_FOLDER)
             report = _fetch_report(store.child("report"), parts / "report")
         if not adapter and not report:
             raise RunFailed(_nothing(job, place))
@@ -57,20 +57,20 @@ def fetch(place: Place, job: Job, folder: Path) -> Fetched:
             folder.rmdir()
         parts.rename(folder)
     return Fetched(
-        adapter=folder / "adapter" if adapter else None,
+        adapter=folder / ADAPTER_FOLDER if adapter else None,
         report=folder / "report" if report else None,
-        base_model=_base_model(folder / "adapter") if adapter else None,
+        base_model=_base_model(folder / ADAPTER_FOLDER) if adapter else None,
     )
 
 
 def _fetch_adapter(store: Store, local: Path) -> bool:
-    manifest = read_manifest(store, "manifest.json")
+    manifest = read_manifest(store, MANIFEST_FILE)
     if manifest is None:
         return False
     local.mkdir()
     fetch_folder(store, manifest, folder="", local=local)
     # So that the folder is an adapter to `predict` too.
-    (local / "manifest.json").write_bytes(manifest.to_json())
+    (local / MANIFEST_FILE).write_bytes(manifest.to_json())
     return True
 
 
@@ -79,7 +79,7 @@ def _fetch_report(store: Store, local: Path) -> bool:
     for name in names:
         (local / name).parent.mkdir(parents=True, exist_ok=True)
         store.download(name, local / name)
-    return "report.html" in names
+    return REPORT_HTML in names
 
 
 def _nothing(job: Job, place: Place) -> str:
@@ -92,7 +92,7 @@ def _nothing(job: Job, place: Place) -> str:
 
 def _base_model(adapter: Path) -> str | None:
     try:
-        found = json.loads((adapter / _PROMPT_FILE).read_text(encoding="utf-8"))["base_model"]
+        found = json.loads((adapter / PROMPT_FILE).read_text(encoding="utf-8"))["base_model"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None

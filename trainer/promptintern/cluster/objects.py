@@ -6,21 +6,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from promptintern_api.contract import ENV_RAY_JOB
 from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus
 from pydantic import ValidationError
 
 Document = Mapping[str, Any]
-
-JOB_LABEL = "promptintern.dev/job"
-ROLE_LABEL = "promptintern.dev/role"
-"""Labels that the operator puts on a job's pods."""
-RAY_JOB_VARIABLE = "PROMPTINTERN_RAY_JOB"
-"""Names the attempt's RayJob in each of its pods."""
-
-
-def config_name(job: str) -> str:
-    """The ConfigMap with the job as its pods read it: the chart's defaults filled in."""
-    return f"promptintern-{job}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +138,7 @@ class Pod:
             created=datetime.fromisoformat(meta["creationTimestamp"]),
             deleting="deletionTimestamp" in meta,
             phase=status.get("phase") or "Pending",
-            ray_job=next((each.get("value") for each in variables if each["name"] == RAY_JOB_VARIABLE), None),
+            ray_job=next((each.get("value") for each in variables if each["name"] == ENV_RAY_JOB), None),
             running=frozenset(each["name"] for each in states if "running" in (each.get("state") or {})),
             waits_for=_waits_for(status, states),
         )

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from promptintern_api.contract import dependent_name
+
 from promptintern.cluster.answers import Forbidden
-from promptintern.cluster.objects import Document, Job, config_name
+from promptintern.cluster.objects import Document, Job
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
@@ -93,7 +95,7 @@ def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Pl
     Raises:
         UserError: if nothing tells, with what is missing.
     """
-    missing = f"there is no ConfigMap {config_name(job.name)}"
+    missing = f"there is no ConfigMap {dependent_name(job.name)}"
     try:
         storage = _storage_in(cluster.resolved(job.name), job)
     except Forbidden as error:

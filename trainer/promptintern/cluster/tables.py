@@ -143,7 +143,7 @@ def _attempts(job: Job, now: datetime, console: Console) -> list[RenderableType]
             str(attempt.number),
             str(attempt.outcome or "running"),
             words.duration((end - attempt.started_at).total_seconds()) if attempt.started_at else "",
-            str(attempt.incarnations),
+            str(attempt.head_pods),
             attempt.ray_job_name,
         )
     found: list[RenderableType] = [_fitted(table, console)]
@@ -159,7 +159,7 @@ def _attempts(job: Job, now: datetime, console: Console) -> list[RenderableType]
 
 
 def _odd(attempts: Sequence[AttemptStatus]) -> bool:
-    return any(each.incarnations > 1 or _bad_pods(each) for each in attempts if each.outcome is None)
+    return any(each.head_pods > 1 or _bad_pods(each) for each in attempts if each.outcome is None)
 
 
 def _bad_pods(attempt: AttemptStatus) -> list[str]:

@@ -28,6 +28,7 @@ _QUIET = {
     ("Failed", "False"),
 }
 """What goes without saying: the phase, or another condition, tells it."""
+_ORDINALS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
 def that_matter(job: Job) -> list[Condition]:
@@ -125,9 +126,14 @@ def _attempt_changes(old: AttemptStatus | None, new: AttemptStatus) -> list[str]
         return [f"attempt {new.number} ended ({new.outcome}){why}"]
     if old is None:
         return [f"attempt {new.number} begins as RayJob {new.ray_job_name}"]
-    if new.incarnations > max(old.incarnations, 1):
-        return [f"attempt {new.number} starts anew with another head pod (the {new.incarnations}. by now)"]
+    if new.head_pods > max(old.head_pods, 1):
+        return [f"attempt {new.number} restarted with a new head pod ({_position(new.head_pods)} so far)"]
     return []
+
+
+def _position(number: int) -> str:
+    """The position ``number`` in words, where there is a short one."""
+    return f"the {_ORDINALS[number - 2]}" if 2 <= number < 2 + len(_ORDINALS) else f"{number}"
 
 
 def _stage_changes(old: StageStatus | None, new: StageStatus) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE
 from promptintern_api.model import Dtype
 from pydantic import ValidationError
 
@@ -14,7 +15,7 @@ from promptintern.engine.adapter import WEIGHTS
 from promptintern.errors import Problem, UserError
 from promptintern.evaluate.generate import Answer, Decoding, generate
 from promptintern.models import ModelFolder, context_length, fetch_model, load_base_model, load_tokenizer
-from promptintern.pipeline.adapter_artifact import PROMPT_FILE, InferencePrompt, read_prompt
+from promptintern.pipeline.adapter_artifact import InferencePrompt, read_prompt
 from promptintern.pipeline.session import DTYPES
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.prompt.render import render_prompt
@@ -131,8 +132,8 @@ def _other_base(folder: ModelFolder, prompt: InferencePrompt) -> str:
 def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
     """Verified copy of the adapter at ``uri`` (its folder, or its run's) in ``local``."""
     store = open_store(uri)
-    for folder in (store, store.child("adapter")):
-        manifest = read_manifest(folder, "manifest.json")
+    for folder in (store, store.child(ADAPTER_FOLDER)):
+        manifest = read_manifest(folder, MANIFEST_FILE)
         if manifest is not None and manifest.kind == "adapter":
             fetch_folder(folder, manifest, folder="", local=local)
             break

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE
 from pydantic import BaseModel, ConfigDict
 
 from promptintern.compress import CompressedTemplate
@@ -14,9 +15,6 @@ from promptintern.pipeline.training import base_name, scratch
 from promptintern.prompt.template import Piece
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder
 from promptintern.storage.run import RunStore
-
-PROMPT_FILE = "promptintern.json"
-FOLDER = "adapter"
 
 
 class PromptPiece(BaseModel):
@@ -81,7 +79,7 @@ def pieces_of(template: CompressedTemplate) -> list[Piece]:
     return list(template.pieces)
 
 
-def commit_adapter(session: Session, store: RunStore, *, stage: int, epoch: int) -> Manifest:
+def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) -> Manifest:
     """Put the adapter of ``stage`` under ``adapter/`` with its prompt and its card; the first valid commit wins.
 
     Raises:
@@ -95,17 +93,17 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, epoch: int)
         (folder / "README.md").write_text(_card(session, lineage, stage), encoding="utf-8")
         manifest = commit_folder(
             store.store,
-            folder=FOLDER,
+            folder=ADAPTER_FOLDER,
             local=folder,
-            manifest_path=f"{FOLDER}/manifest.json",
+            manifest_path=f"{ADAPTER_FOLDER}/{MANIFEST_FILE}",
             kind="adapter",
-            epoch=epoch,
+            term=term,
             parent=lineage.digest(),
             meta={"stage": stage},
-            fence=lambda: store.check_epoch(epoch),
+            fence=lambda: store.check_term(term),
         )
     with scratch() as committed:  # what an earlier process committed may have been damaged since
-        fetch_folder(store.store, manifest, folder=FOLDER, local=committed)
+        fetch_folder(store.store, manifest, folder=ADAPTER_FOLDER, local=committed)
     return manifest
 
 

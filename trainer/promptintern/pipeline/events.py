@@ -15,9 +15,9 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """The workers own the run from now on, as ``epoch``."""
+    """The workers own the run from now on, as ``term``."""
 
-    epoch: int
+    term: int
 
 
 @dataclass(frozen=True, kw_only=True)

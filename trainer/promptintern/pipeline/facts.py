@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from promptintern_api.contract import JOB_FILE, REPORT_FOLDER, REPORT_HTML, REPORT_JSON
 from promptintern_api.evaluation import Arm
 
 from promptintern.engine import distributed
@@ -42,7 +43,7 @@ from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore
 from promptintern.uris import shown
 
-FACTS = "report/facts.json"
+FACTS = f"{REPORT_FOLDER}/facts.json"
 _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizers", "sacrebleu", "bm25s", "safetensors")
 _MAX_POINTS = 400
 """Points of a track's loss curve; longer ones are thinned evenly, first and last step stay."""
@@ -116,14 +117,14 @@ def write_report(store: RunStore) -> Report:
             f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job makes it again",
         ) from None
     report = build_report(facts)
-    store.store.write("report/report.json", report_to_json(report).encode())
-    store.store.write("report/report.html", render_html(report).encode())
+    store.store.write(f"{REPORT_FOLDER}/{REPORT_JSON}", report_to_json(report).encode())
+    store.store.write(f"{REPORT_FOLDER}/{REPORT_HTML}", render_html(report).encode())
     return report
 
 
 def _job(session: Session, store: RunStore) -> JobFacts:
     job, spec = session.job, session.job.spec
-    created = (store.read_json("job.json") or {}).get("created")
+    created = (store.read_json(JOB_FILE) or {}).get("created")
     return JobFacts(
         name=job.metadata.name,
         namespace=job.metadata.namespace,
@@ -199,7 +200,7 @@ def _stage(index: int, manifest: Manifest) -> StageFacts:
         rate_asked=meta["rateAsked"],
         rate_achieved=meta["rateAchieved"],
         shots=meta["shots"],
-        epoch=manifest.epoch,
+        term=manifest.term,
         score=meta["score"],
         full_prompt_score=meta["fullPromptScore"],
         scored_rows=meta["scoredRows"],
@@ -209,7 +210,7 @@ def _stage(index: int, manifest: Manifest) -> StageFacts:
 
 
 def _losses(store: RunStore, key: str, manifest: Manifest) -> list[LossPoint]:
-    path = f"stages/{key}/e{manifest.epoch}/adapter/trajectory.json"
+    path = f"stages/{key}/t{manifest.term}/adapter/trajectory.json"
     losses: list[float] = json.loads(store.store.read(path))["loss"]
     return [LossPoint(track=key, step=i + 1, loss=losses[i]) for i in thinned(len(losses), _MAX_POINTS)]
 

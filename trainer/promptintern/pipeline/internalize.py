@@ -86,7 +86,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         trainer.load(str(result.stage))
         run.evaluate(result.arm, result.prompts, by=result.digest)
         if distributed.rank() == 0:
-            commit_adapter(session, store, stage=result.stage, epoch=trainer.epoch)
+            commit_adapter(session, store, stage=result.stage, term=trainer.term)
         distributed.barrier()
     if Arm.DIRECT in wanted:
         arms[Arm.DIRECT] = run.direct(query_only)
@@ -130,8 +130,8 @@ class _Run:
                 "answerTokens": [answer.tokens for answer in answers],
                 "promptTokens": [len(prompt) for prompt in prompts],
             }
-            fresh, epoch = document, self.trainer.epoch
-            document = distributed.from_first(lambda: self.store.commit_document(folder, fresh, epoch=epoch, parent=by))
+            fresh, term = document, self.trainer.term
+            document = distributed.from_first(lambda: self.store.commit_document(folder, fresh, term=term, parent=by))
         predictions: list[str] = document["predictions"]
         metric, score = self._score(predictions)
         if distributed.rank() == 0:

@@ -58,7 +58,7 @@ def measure_latency(
             session.adapter.model.merge_adapter()
             figures[str(result.arm)] = _time(session, result.prompts, count, adapter=True)
             session.adapter.model.unmerge_adapter()
-        store.commit_document(FOLDER, figures, epoch=trainer.epoch, parent=parent)
+        store.commit_document(FOLDER, figures, term=trainer.term, parent=parent)
     distributed.barrier()
 
 

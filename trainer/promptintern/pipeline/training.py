@@ -55,11 +55,11 @@ class TrackTrainer:
     """Trains tracks one after another in one process group and one loaded model."""
 
     def __init__(
-        self, session: Session, store: RunStore, *, epoch: int, observer: Observer, writer: BackgroundWriter
+        self, session: Session, store: RunStore, *, term: int, observer: Observer, writer: BackgroundWriter
     ) -> None:
         self.session = session
         self.store = store
-        self.epoch = epoch
+        self.term = term
         self.observer = observer
         self.writer = writer
         self.started_at = ""
@@ -153,13 +153,13 @@ class TrackTrainer:
                 parent = self.store.stage_manifest(track.parent) if track.parent is not None else None
                 manifest = self.store.commit_stage(
                     track.key,
-                    epoch=self.epoch,
+                    term=self.term,
                     local=folder,
                     parent=parent.digest() if parent else None,
                     meta=meta,
                 )
         committed: Manifest = distributed.broadcast_object(manifest)
-        if committed.epoch != self.epoch:
+        if committed.term != self.term:
             # Another incarnation was first; what it committed is the stage now.
             self.load(track.key)
         return committed
@@ -236,7 +236,7 @@ class TrackTrainer:
                 self._save(track, optimizer, trajectory)
             elif now - fenced >= _FENCE_SECONDS and self.writer.idle:
                 fenced = now
-                self.writer.submit(lambda: self.store.check_epoch(self.epoch))
+                self.writer.submit(lambda: self.store.check_term(self.term))
 
         return after_step
 
@@ -251,13 +251,13 @@ class TrackTrainer:
         meta = {"track": track.name, "startedAt": self.started_at}
 
         def write() -> None:
-            self.store.check_epoch(self.epoch)
+            self.store.check_term(self.term)
             with scratch() as folder:
                 write_state(folder, tensors, layout=layout)
                 frozen.write(folder)
                 self.store.save_checkpoint(
                     track.key,
-                    epoch=self.epoch,
+                    term=self.term,
                     step=frozen.steps,
                     local=folder,
                     keep=keep,
@@ -267,7 +267,7 @@ class TrackTrainer:
                 CheckpointSaved(
                     stage=track.stage,
                     step=frozen.steps,
-                    folder=checkpoint_folder(track.key, self.epoch, frozen.steps),
+                    folder=checkpoint_folder(track.key, self.term, frozen.steps),
                 )
             )
 

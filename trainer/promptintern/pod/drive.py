@@ -5,17 +5,16 @@ from collections.abc import Callable
 from functools import partial
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import ENV_RAY_JOB, ENV_RAY_VERSION
 
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.leaving import present
 from promptintern.pipeline.events import Observer
 from promptintern.pod.progress import TrainingProgress
-from promptintern.pod.ship import RAY_JOB
 from promptintern.pod.status import StatusObserver, StatusWriter, patch_of
 from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job
 
-RAY_VERSION = "PROMPTINTERN_RAY_VERSION"
 RAY_AUTHENTICATION = "RAY_AUTH_MODE"
 """KubeRay sets it for a cluster whose authOptions it knows."""
 
@@ -35,7 +34,7 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
     progress = TrainingProgress(run_uri=uri)
     writer = StatusWriter(progress, patch_of(job))
     ending: Callable[[TrainingProgress], None] | None = None
-    ray_job = os.environ.get(RAY_JOB)
+    ray_job = os.environ.get(ENV_RAY_JOB)
     # To the last word on its status: the preStop hook waits for that, and then for KubeRay to hear of the exit code.
     with present("driver"):
         try:
@@ -70,12 +69,12 @@ def _check_ray() -> None:
     """
     import ray
 
-    wanted = os.environ.get(RAY_VERSION)
+    wanted = os.environ.get(ENV_RAY_VERSION)
     if wanted and wanted != ray.__version__:
         raise UserError.at(
             "spec.compute.rayVersion", f"is {wanted}, but the image has Ray {ray.__version__}; make them the same"
         )
-    if os.environ.get(RAY_JOB) and os.environ.get(RAY_AUTHENTICATION) != "token":
+    if os.environ.get(ENV_RAY_JOB) and os.environ.get(RAY_AUTHENTICATION) != "token":
         raise InfrastructureFailed(
             "KubeRay gave this Ray cluster no token, so that it takes code from anybody; KubeRay 1.5 or newer is "
             "needed, its operator as well as its CustomResourceDefinitions"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Literal
 
+from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
 from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
 
 from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
@@ -22,7 +23,7 @@ class TrainingProgress:
         self._clock = clock
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_STEPS + 1)
         """When how many steps were done."""
-        self._epoch = 0
+        self._term = 0
         self._stages: dict[int, StageStatus] = {}
         self._progress: Progress | None = None
         self._failure: Failure | None = None
@@ -31,8 +32,8 @@ class TrainingProgress:
     def note(self, event: Event) -> None:
         """Take ``event`` in."""
         match event:
-            case Claimed(epoch=epoch):
-                self._epoch = epoch
+            case Claimed(term=term):
+                self._term = term
             case TrainingBegan(stage=int() as stage):
                 self._change(
                     stage,
@@ -79,13 +80,16 @@ class TrainingProgress:
 
     def succeed(self) -> None:
         """Say what the run leaves."""
-        self._outputs = Outputs(adapter=f"{self._run_uri}/adapter", report=f"{self._run_uri}/report/report.html")
+        self._outputs = Outputs(
+            adapter=f"{self._run_uri}/{ADAPTER_FOLDER}",
+            report=f"{self._run_uri}/{REPORT_FOLDER}/{REPORT_HTML}",
+        )
         self._progress = None
 
     def status(self) -> TrainingStatus:
         """What is to be said now."""
         return TrainingStatus(
-            attempt=self._epoch,
+            term=self._term,
             stages=[self._stages[index] for index in sorted(self._stages)],
             progress=self._progress,
             failure=self._failure,

@@ -8,8 +8,6 @@ import structlog
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.store import Store
 
-RAY_JOB = "PROMPTINTERN_RAY_JOB"
-"""Variable with the RayJob's name."""
 RAY_LOGS = Path("/tmp/ray/session_latest/logs")
 _WANTED = ("job-driver-*.log", "gcs_server.*", "raylet.*", "python-core-driver-*.log")
 TAIL_BYTES = 1 << 20

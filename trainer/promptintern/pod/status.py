@@ -7,13 +7,13 @@ from typing import Any
 
 import structlog
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import TRAINER_FIELD_MANAGER
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern.pipeline.events import Ending, Event, Observer
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.skew import Patch, leaving_out_unknown, said
 
-FIELD_MANAGER = "promptintern-trainer"
 SECONDS_BETWEEN = 10.0
 PATIENCE = 60.0
 """How long the last word is tried, in seconds: nobody can say it afterwards."""
@@ -48,7 +48,7 @@ def patch_of(job: PromptInternJob) -> Patch:
                 "metadata": {"name": job.metadata.name, "namespace": job.metadata.namespace, "uid": job.metadata.uid},
                 "status": {"training": training},
             },
-            field_manager=FIELD_MANAGER,
+            field_manager=TRAINER_FIELD_MANAGER,
             force=True,
             _content_type="application/apply-patch+yaml",
             _request_timeout=_TIMEOUT,

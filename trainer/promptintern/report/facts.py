@@ -108,8 +108,8 @@ class StageFacts(TrackFacts):
     rate_achieved: float
     """Share of the template's tokens."""
     shots: Count
-    epoch: Count | None = None
-    """The incarnation of the driver that committed the stage."""
+    term: Count | None = None
+    """The term in which a driver committed the stage."""
     score: float | None = None
     """In the job's first metric, on the first ``scored_rows`` held-out rows."""
     full_prompt_score: float | None = None

@@ -15,6 +15,7 @@ from typing import Any
 
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
+from promptintern_api.contract import JOB_FILE, RUN_FORMAT
 
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, good_before
 from promptintern.job import run_folder
@@ -24,12 +25,12 @@ from promptintern.pipeline.inputs import load_data, s3_options
 from promptintern.report.schema import Report
 from promptintern.run.worker import WorkerTask, work, work_in_process_group
 from promptintern.storage.run import RunStore
+from promptintern.storage.run_format import check_format
 from promptintern.storage.store import open_store
 from promptintern.uris import shown
 
 MAX_WORKER_FAILURES = 3
 """How often Ray Train starts the workers again after one was lost."""
-JOB_FILE = "job.json"
 _POLL_SECONDS = 0.2
 _SILENT_SECONDS = 60.0
 """Without a word of any worker, who ask twice a second: then they are gone, and nobody saves."""
@@ -78,10 +79,11 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
         UserError: if the data files changed since the run began.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    document = {"schemaVersion": "1.0", "job": job.to_wire(), "data": digests, "created": created}
+    document = {"schemaVersion": RUN_FORMAT, "job": job.to_wire(), "data": digests, "created": created}
     if store.create_json(JOB_FILE, document):
         return
     known = store.read_json(JOB_FILE)
+    check_format(known or {}, f"{shown(store.store.uri)}/{JOB_FILE}")
     if known is None or not isinstance(known.get("data"), dict):
         raise RunFailed(f"{shown(store.store.uri)}/{JOB_FILE} does not say what the run began with; remove the folder")
     changed = [role for role, digest in digests.items() if known["data"].get(role) != digest]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from promptintern_api import parse_job
+from promptintern_api.contract import MODEL_FILE, RUN_FORMAT
 
 from promptintern.engine import distributed
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError, good_before
@@ -21,8 +22,6 @@ from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
 from promptintern.uris import shown
-
-MODEL_FILE = "model.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +49,22 @@ def work(task: WorkerTask) -> None:
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
     who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
     with good_before():  # the driver has registered the run
-        epoch = distributed.from_first(lambda: store.claim_epoch(who, task.claimant))
+        term = distributed.from_first(lambda: store.claim_term(who, task.claimant))
     if distributed.rank() == 0:
-        task.observer.emit(Claimed(epoch=epoch))
+        task.observer.emit(Claimed(term=term))
     session = open_session(job, local_rank=_local_rank())
     with good_before():
         _check_model(store, session.folder)
-        _train(session, store, epoch, task.observer)
+        _train(session, store, term, task.observer)
     distributed.barrier()
 
 
-def _train(session: Session, store: RunStore, epoch: int, observer: Observer) -> None:
+def _train(session: Session, store: RunStore, term: int, observer: Observer) -> None:
     with BackgroundWriter() as writer:
-        trainer = TrackTrainer(session, store, epoch=epoch, observer=observer, writer=writer)
+        trainer = TrackTrainer(session, store, term=term, observer=observer, writer=writer)
         outcome = internalize(session, store, trainer, observer)
         if distributed.rank() == 0:
-            store.check_epoch(epoch)
+            store.check_term(term)
             store_facts(session, store, outcome)
 
 
@@ -115,7 +114,7 @@ def _check_model(store: RunStore, folder: ModelFolder) -> None:
     digest = folder.digest()
 
     def noted() -> str:
-        if store.create_json(MODEL_FILE, {"schemaVersion": "1.0", "uri": folder.uri, "digest": digest}):
+        if store.create_json(MODEL_FILE, {"schemaVersion": RUN_FORMAT, "uri": folder.uri, "digest": digest}):
             return digest
         known = (store.read_json(MODEL_FILE) or {}).get("digest")
         if not isinstance(known, str):

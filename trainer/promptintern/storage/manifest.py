@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import structlog
+from promptintern_api.contract import RUN_FORMAT
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
 from promptintern.errors import RunFailed
 from promptintern.storage.entry import FileEntry
+from promptintern.storage.run_format import check_format
 from promptintern.storage.store import Store, check_path, entry_of
 
 __all__ = ["FileEntry", "Manifest", "commit_folder", "fetch_folder", "read_manifest"]
 
-SCHEMA_VERSION = "1.0"
 _DOWNLOADS = 3
 """How often a file is fetched whose content is not what the manifest says."""
 _log = structlog.get_logger("promptintern.storage")
@@ -36,14 +37,14 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["2.0"] = RUN_FORMAT
     kind: str
     """``stage``, ``checkpoint``, ``adapter``, ..."""
     files: dict[Annotated[str, AfterValidator(check_path)], FileEntry]
     """By path relative to the committed folder."""
     parent: str | None = None
     """``digest`` of the manifest that this one builds on."""
-    epoch: int = Field(ge=0)
+    term: int = Field(ge=0)
     """Which incarnation of the run made it."""
     meta: dict[str, Annotated[JsonValue, AfterValidator(_finite)]] = Field(default_factory=dict)
     """Rate, shots, tokens, scores: whatever a reader wants to know without the files."""
@@ -67,6 +68,7 @@ def read_manifest(store: Store, path: str) -> Manifest | None:
     """The manifest at ``path``, None if absent.
 
     Raises:
+        UserError: if another version of this program wrote it.
         RunFailed: if there is something else.
     """
     try:
@@ -74,13 +76,18 @@ def read_manifest(store: Store, path: str) -> Manifest | None:
     except FileNotFoundError:
         return None
     try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict):
+        check_format(document, f"{store.uri}/{path}")
+    try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         raise RunFailed(
-            f"{store.uri}/{path} is no manifest that this version reads "
-            f"({'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}); if a newer version wrote it, use "
-            "that one, else remove the file: what it stood for is made again"
+            f"{store.uri}/{path} is no manifest ({'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}); "
+            "remove the file to have the run commit its folder again"
         ) from None
 
 
@@ -91,7 +98,7 @@ def commit_folder(
     local: Path,
     manifest_path: str,
     kind: str,
-    epoch: int,
+    term: int,
     parent: str | None,
     meta: Mapping[str, JsonValue],
     fence: Callable[[], None] | None = None,
@@ -99,7 +106,7 @@ def commit_folder(
     """Make the files of ``local`` exist as ``folder``: all of them, then the manifest, once.
 
     The first commit wins: a manifest that is there already is returned, and nothing is written. So compare its
-    ``epoch`` to know whose files they are.
+    ``term`` to know whose files they are.
 
     Args:
         manifest_path: May lie in ``folder``, under a name that no file of ``local`` has.
@@ -120,7 +127,7 @@ def commit_folder(
             raise ValueError(f"{path} has the manifest's own name")
         pass_fence()
         files[name] = store.upload(path, f"{folder}/{name}")
-    manifest = Manifest(kind=kind, files=files, parent=parent, epoch=epoch, meta=dict(meta))
+    manifest = Manifest(kind=kind, files=files, parent=parent, term=term, meta=dict(meta))
     pass_fence()
     if store.create(manifest_path, manifest.to_json()):
         return manifest

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
+from promptintern_api.contract import ENV_STORAGE_DEADLINE
 
 from promptintern.errors import InfrastructureFailed, UserError
-
-DEADLINE_VARIABLE = "PROMPTINTERN_STORAGE_DEADLINE_SECONDS"
 
 _log = structlog.get_logger("promptintern.storage")
 _T = TypeVar("_T")
@@ -41,8 +40,8 @@ class RetryPolicy:
 
     @classmethod
     def from_environment(cls) -> "RetryPolicy":
-        """The default policy, with the deadline of ``PROMPTINTERN_STORAGE_DEADLINE_SECONDS`` if that is set."""
-        text = os.environ.get(DEADLINE_VARIABLE)
+        """The default policy, with the deadline of ``ENV_STORAGE_DEADLINE`` if that is set."""
+        text = os.environ.get(ENV_STORAGE_DEADLINE)
         if not text:
             return cls()
         try:
@@ -50,7 +49,7 @@ class RetryPolicy:
         except ValueError:
             deadline = -1.0
         if not 0 <= deadline < float("inf"):
-            raise UserError.at(DEADLINE_VARIABLE, f"must be a number of seconds from 0 on, got {text!r}")
+            raise UserError.at(ENV_STORAGE_DEADLINE, f"must be a number of seconds from 0 on, got {text!r}")
         return cls(deadline=deadline)
 
     def run(self, work: Callable[[], _T], *, operation: str, about: Mapping[str, str]) -> _T:
@@ -78,7 +77,7 @@ class RetryPolicy:
                     raise InfrastructureFailed(
                         f"storage: {operation} failed on {place}, {attempt} times in {now - began:.0f} s, at last "
                         f"with: {error}. Check that the storage is up and reachable, then run the same command again: "
-                        f"it continues from what is stored ({DEADLINE_VARIABLE} sets how long to wait)"
+                        f"it continues from what is stored ({ENV_STORAGE_DEADLINE} sets how long to wait)"
                     ) from error
                 _log.warning(
                     "storage: trying again",

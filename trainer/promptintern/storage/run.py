@@ -1,4 +1,4 @@
-"""One run's folder: who works on it (epochs), what is done (stages), what is half done (checkpoints)."""
+"""One run's folder: who works on it (terms), what is done (stages), what is half done (checkpoints)."""
 
 import json
 import re
@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from promptintern_api.contract import MANIFEST_FILE, RUN_FORMAT
 from pydantic import JsonValue
 
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder, read_manifest
 from promptintern.storage.store import Store
 
-_EPOCH = re.compile(r"epochs/(\d+)\.json")
+_TERM = re.compile(r"terms/(\d+)\.json")
 _STAGE = re.compile(r"stages/([^/]+)/manifest\.json")
-_EPOCH_FOLDER = re.compile(r"(stages/[^/]+/e\d+/[^/]+)/")
-_CHECKPOINT = re.compile(r"(stages/[^/]+/e(\d+)/checkpoints/step-(\d+))/manifest\.json")
+_TERM_FOLDER = re.compile(r"(stages/[^/]+/t\d+/[^/]+)/")
+_CHECKPOINT = re.compile(r"(stages/[^/]+/t(\d+)/checkpoints/step-(\d+))/manifest\.json")
 _DOCUMENT = "document.json"
 _log = structlog.get_logger("promptintern.storage")
 
@@ -35,20 +36,20 @@ class FencedOut(InfrastructureFailed):
 
 @dataclass(frozen=True, kw_only=True)
 class Claimant:
-    """A driver. Its workers may claim one epoch after another, as long as nobody else claims one between."""
+    """A driver. Its workers may claim one term after another, as long as nobody else claims one between."""
 
     id: str
     seen: int
-    """Newest epoch when the driver started."""
+    """Newest term when the driver started."""
 
 
 class RunStore:
     """The files of one run:
 
     - ``job.json``, ``model.json``: what the run began with
-    - ``epochs/<n>.json``: one for every incarnation that claimed the run; the highest number owns it
-    - ``stages/<key>/manifest.json`` and ``stages/<key>/e<epoch>/adapter/``: what a stage committed
-    - ``stages/<key>/e<epoch>/checkpoints/step-<n>/``, with a ``manifest.json`` inside
+    - ``terms/<n>.json``: one for every incarnation that claimed the run; the highest number owns it
+    - ``stages/<key>/manifest.json`` and ``stages/<key>/t<term>/adapter/``: what a stage committed
+    - ``stages/<key>/t<term>/checkpoints/step-<n>/``, with a ``manifest.json`` inside
     - ``evaluation/<arm>/``, ``evaluation/latency/``: answers and times, with a ``manifest.json`` inside
     - ``adapter/``, ``report/``, ``logs/``
     """
@@ -56,13 +57,13 @@ class RunStore:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    # Epochs
+    # Terms
 
     def new_claimant(self) -> Claimant:
         """A driver that starts now."""
-        return Claimant(id=uuid.uuid4().hex, seen=self.newest_epoch())
+        return Claimant(id=uuid.uuid4().hex, seen=self.newest_term())
 
-    def claim_epoch(self, who: Mapping[str, str], claimant: Claimant | None = None) -> int:
+    def claim_term(self, who: Mapping[str, str], claimant: Claimant | None = None) -> int:
         """Own the run under a new number, one above the newest, and remove what killed ones left of committed stages.
 
         Args:
@@ -70,50 +71,50 @@ class RunStore:
             claimant: The driver that claims, where it may do so more than once. Default: one that starts now.
 
         Raises:
-            FencedOut: if another driver claimed an epoch since ``claimant`` started or last claimed one.
+            FencedOut: if another driver claimed a term since ``claimant`` started or last claimed one.
             UserError: if the storage overwrites what it was asked to create only; no commit would be safe on it.
         """
         driver, claimant = claimant, claimant or self.new_claimant()
         if driver is not None:
             self.check_claimant(driver)
         # The claim's own id tells two claims apart that say the same of themselves.
-        document = {"schemaVersion": "1.0", "claim": uuid.uuid4().hex, "claimant": claimant.id, "who": dict(who)}
-        epoch, before = self.newest_epoch() + 1, 0
-        while not self.create_json(_epoch_path(epoch), document):
+        document = {"schemaVersion": RUN_FORMAT, "claim": uuid.uuid4().hex, "claimant": claimant.id, "who": dict(who)}
+        term, before = self.newest_term() + 1, 0
+        while not self.create_json(_term_path(term), document):
             if driver is not None:
                 self.check_claimant(driver)
-            before, epoch = epoch, self.newest_epoch() + 1
-            if epoch == before:
-                raise RunFailed(f"{self.store.uri}/{_epoch_path(epoch)} can neither be made nor read; remove it")
-        if self.create_json(_epoch_path(epoch), {"schemaVersion": "1.0", "claim": "", "claimant": "", "who": {}}):
+            before, term = term, self.newest_term() + 1
+            if term == before:
+                raise RunFailed(f"{self.store.uri}/{_term_path(term)} can neither be made nor read; remove it")
+        if self.create_json(_term_path(term), {"schemaVersion": RUN_FORMAT, "claim": "", "claimant": "", "who": {}}):
             raise self._not_exclusive()
         self._tidy()
-        return epoch
+        return term
 
-    def newest_epoch(self) -> int:
+    def newest_term(self) -> int:
         """The highest number claimed, 0 if none is."""
-        found = (_EPOCH.fullmatch(path) for path in self.store.list("epochs"))
+        found = (_TERM.fullmatch(path) for path in self.store.list("terms"))
         return max((int(match[1]) for match in found if match), default=0)
 
-    def check_epoch(self, epoch: int) -> None:
-        """Raises ``FencedOut`` if a newer epoch than ``epoch`` was claimed, saying by whom."""
-        newest = self.newest_epoch()
-        if newest > epoch:
-            raise self._fenced_out(newest, f"this one (epoch {epoch})")
+    def check_term(self, term: int) -> None:
+        """Raises ``FencedOut`` if a newer term than ``term`` was claimed, saying by whom."""
+        newest = self.newest_term()
+        if newest > term:
+            raise self._fenced_out(newest, f"this one (term {term})")
 
     def check_claimant(self, claimant: Claimant) -> None:
-        """Raises ``FencedOut`` if somebody else claimed an epoch since ``claimant`` was made."""
-        newest = self.newest_epoch()
+        """Raises ``FencedOut`` if somebody else claimed a term since ``claimant`` was made."""
+        newest = self.newest_term()
         if newest > claimant.seen:
             fenced = self._fenced_out(newest, "this one")
             if fenced.claimant != claimant.id:
                 raise fenced
 
     def _fenced_out(self, newest: int, this: str) -> FencedOut:
-        document = self.read_json(_epoch_path(newest)) or {}
+        document = self.read_json(_term_path(newest)) or {}
         told = ", ".join(f"{name} {value}" for name, value in document.get("who", {}).items()) or "unknown"
         return FencedOut(
-            f"{self.store.uri}: another process took over this run (epoch {newest}: {told}); {this} stops and writes "
+            f"{self.store.uri}: another process took over this run (term {newest}: {told}); {this} stops and writes "
             "no more",
             claimant=str(document.get("claimant")),
         )
@@ -125,7 +126,7 @@ class RunStore:
             UserError: if that may not be, or the storage overwrites what it was asked to create only.
         """
         path = f"check/{uuid.uuid4().hex}.json"
-        document = {"schemaVersion": "1.0"}
+        document = {"schemaVersion": RUN_FORMAT}
         self.create_json(path, document)
         try:
             if self.create_json(path, document):
@@ -149,25 +150,25 @@ class RunStore:
         return read_manifest(self.store, _stage_path(key))
 
     def commit_stage(
-        self, key: str, *, epoch: int, local: Path, parent: str | None, meta: Mapping[str, JsonValue]
+        self, key: str, *, term: int, local: Path, parent: str | None, meta: Mapping[str, JsonValue]
     ) -> Manifest:
         """Commit the files of ``local`` as stage ``key`` and drop its checkpoints, whoever made them.
 
         Returns the manifest that counts: another incarnation's, if that was first.
 
         Raises:
-            FencedOut: if a newer epoch was claimed before the commit.
+            FencedOut: if a newer term was claimed before the commit.
         """
         manifest = commit_folder(
             self.store,
-            folder=_stage_folder(key, epoch),
+            folder=_stage_folder(key, term),
             local=local,
             manifest_path=_stage_path(key),
             kind="stage",
-            epoch=epoch,
+            term=term,
             parent=parent,
             meta=meta,
-            fence=lambda: self.check_epoch(epoch),
+            fence=lambda: self.check_term(term),
         )
         self._drop_rest(key, manifest)
         return manifest
@@ -181,7 +182,7 @@ class RunStore:
         manifest = self.stage_manifest(key)
         if manifest is None:
             raise RunFailed(f"{self.store.uri}/{_stage_path(key)} is missing: the stage was not committed")
-        fetch_folder(self.store, manifest, folder=_stage_folder(key, manifest.epoch), local=local)
+        fetch_folder(self.store, manifest, folder=_stage_folder(key, manifest.term), local=local)
         return manifest
 
     def _tidy(self) -> None:
@@ -193,47 +194,47 @@ class RunStore:
 
     def _drop_rest(self, key: str, manifest: Manifest) -> None:
         """Once committed, a stage is its manifest and the files that this names; nothing else there is read again."""
-        kept = _stage_folder(key, manifest.epoch)
+        kept = _stage_folder(key, manifest.term)
         paths = self.store.list(f"stages/{key}")
-        folders = {match[1] for match in map(_EPOCH_FOLDER.match, paths) if match}
+        folders = {match[1] for match in map(_TERM_FOLDER.match, paths) if match}
         for folder in sorted(folders - {kept}):
             self._remove(folder)
 
     def _remove(self, folder: str) -> None:
         """Manifests first: what is half removed must not look whole."""
         for path in self.store.list(folder):
-            if path.endswith("/manifest.json"):
+            if path.endswith("/{MANIFEST_FILE}"):
                 self.store.delete(path)
         self.store.delete(folder)
 
     # Checkpoints
 
     def save_checkpoint(
-        self, key: str, *, epoch: int, step: int, local: Path, keep: int, meta: Mapping[str, JsonValue]
+        self, key: str, *, term: int, step: int, local: Path, keep: int, meta: Mapping[str, JsonValue]
     ) -> Manifest:
         """Commit the files of ``local`` as stage ``key`` after ``step``; of all checkpoints the newest ``keep`` stay.
 
         Raises:
-            FencedOut: if a newer epoch was claimed.
+            FencedOut: if a newer term was claimed.
         """
-        self.check_epoch(epoch)
-        folder = checkpoint_folder(key, epoch, step)
+        self.check_term(term)
+        folder = checkpoint_folder(key, term, step)
         manifest = commit_folder(
             self.store,
             folder=folder,
             local=local,
             manifest_path=f"{folder}/manifest.json",
             kind="checkpoint",
-            epoch=epoch,
+            term=term,
             parent=None,
             meta={**meta, "step": step},
-            fence=lambda: self.check_epoch(epoch),
+            fence=lambda: self.check_term(term),
         )
         self._prune(key, keep)
         return manifest
 
     def latest_checkpoint(self, key: str) -> tuple[Manifest, str] | None:
-        """The checkpoint of stage ``key`` with the most steps, of any epoch, and its folder; None if there is none.
+        """The checkpoint of stage ``key`` with the most steps, of any term, and its folder; None if there is none.
 
         One whose manifest cannot be read, or with a file that is missing or has another size, is passed over.
         """
@@ -248,7 +249,7 @@ class RunStore:
         sizes = self.store.sizes(f"stages/{key}")
         for folder in _checkpoint_folders(sizes):
             try:
-                manifest = read_manifest(self.store, f"{folder}/manifest.json")
+                manifest = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
             except RunFailed as error:
                 _log.warning("storage: checkpoint passed over", folder=folder, error=str(error))
                 continue
@@ -268,32 +269,32 @@ class RunStore:
     # Documents
 
     def commit_document(
-        self, folder: str, value: Mapping[str, Any], *, epoch: int, parent: str | None
+        self, folder: str, value: Mapping[str, Any], *, term: int, parent: str | None
     ) -> dict[str, Any]:
         """Commit ``value`` as ``folder`` and return what counts: another incarnation's, if that was first.
 
         What stands there already and builds on something else than ``parent`` is removed before.
 
         Raises:
-            FencedOut: if a newer epoch was claimed before the commit.
+            FencedOut: if a newer term was claimed before the commit.
         """
-        self.check_epoch(epoch)
-        there = read_manifest(self.store, f"{folder}/manifest.json")
+        self.check_term(term)
+        there = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
         if there is not None and there.parent != parent:
-            self.check_epoch(epoch)
+            self.check_term(term)
             self._remove(folder)
         with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
             Path(local, _DOCUMENT).write_bytes(_json(value))
             commit_folder(
                 self.store,
-                folder=f"{folder}/e{epoch}",  # so that nobody's late upload can fall on what another one committed
+                folder=f"{folder}/t{term}",  # so that nobody's late upload can fall on what another one committed
                 local=Path(local),
                 manifest_path=f"{folder}/manifest.json",
                 kind="document",
-                epoch=epoch,
+                term=term,
                 parent=parent,
                 meta={},
-                fence=lambda: self.check_epoch(epoch),
+                fence=lambda: self.check_term(term),
             )
         committed = self.committed_document(folder, parent=parent)
         if committed is None:
@@ -306,11 +307,11 @@ class RunStore:
         Raises:
             RunFailed: if it is not what was committed.
         """
-        manifest = read_manifest(self.store, f"{folder}/manifest.json")
+        manifest = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
         if manifest is None or manifest.parent != parent:
             return None
         with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
-            fetch_folder(self.store, manifest, folder=f"{folder}/e{manifest.epoch}", local=Path(local))
+            fetch_folder(self.store, manifest, folder=f"{folder}/t{manifest.term}", local=Path(local))
             value: dict[str, Any] = json.loads(Path(local, _DOCUMENT).read_bytes())
         return value
 
@@ -331,27 +332,27 @@ class RunStore:
         return self.store.create(path, _json(value))
 
 
-def checkpoint_folder(key: str, epoch: int, step: int) -> str:
+def checkpoint_folder(key: str, term: int, step: int) -> str:
     """Where stage ``key``'s checkpoint after ``step`` is, below the run's folder."""
-    return f"stages/{key}/e{epoch}/checkpoints/step-{step:06d}"
+    return f"stages/{key}/t{term}/checkpoints/step-{step:06d}"
 
 
 def _checkpoint_folders(paths: Mapping[str, int]) -> list[str]:
-    """Folders that hold a manifest: most steps first, then the newest epoch."""
+    """Folders that hold a manifest: most steps first, then the newest term."""
     found = [match for match in map(_CHECKPOINT.fullmatch, paths) if match]
     return [match[1] for match in sorted(found, key=lambda m: (int(m[3]), int(m[2])), reverse=True)]
 
 
-def _epoch_path(epoch: int) -> str:
-    return f"epochs/{epoch}.json"
+def _term_path(term: int) -> str:
+    return f"terms/{term}.json"
 
 
 def _stage_path(key: str) -> str:
     return f"stages/{key}/manifest.json"
 
 
-def _stage_folder(key: str, epoch: int) -> str:
-    return f"stages/{key}/e{epoch}/adapter"
+def _stage_folder(key: str, term: int) -> str:
+    return f"stages/{key}/t{term}/adapter"
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 from botocore.loaders import create_loader
 from fsspec.asyn import sync
+from promptintern_api.contract import ENV_STORAGE_CA
 
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy, Transient
@@ -25,7 +26,6 @@ PART_BYTES = 16 << 20
 """Size of one piece of a large transfer; S3 wants at least 5 MiB."""
 _MOST_PARTS = 10_000
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
-CA_VARIABLE = "PROMPTINTERN_STORAGE_CA"
 """Names a file with the certificate authority of the endpoint; that there is none means the public ones."""
 
 _LOADER = create_loader()
@@ -33,7 +33,7 @@ _LOADER = create_loader()
 
 
 def _authority() -> dict[str, str]:
-    path = os.environ.get(CA_VARIABLE)
+    path = os.environ.get(ENV_STORAGE_CA)
     return {"verify": path} if path and Path(path).is_file() else {}
 
 

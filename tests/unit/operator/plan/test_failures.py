@@ -70,7 +70,7 @@ def test_a_failure_is_classed_by_its_cause(message: str, worker: PodView, outcom
 def test_memory_that_the_trainer_speaks_of_is_named_with_its_limit() -> None:
     story = running()
     said = "the workers failed with: OutOfMemoryError: Ray killed a worker that used 7.7GB"
-    story.training = {"attempt": 1, "failure": {"class": "Application", "message": said, "rayJob": "small-a1"}}
+    story.training = {"term": 1, "failure": {"class": "Application", "message": said, "rayJob": "small-a1"}}
     story.look(failed(message=EXIT.format(1)), HEAD)
     assert story.attempt["outcome"] == "Application"
     assert "container ray-worker" in story.attempt["message"]
@@ -132,7 +132,7 @@ def test_the_trainers_word_chooses_a_budget_and_never_says_that_a_failure_is_fre
 ) -> None:
     story = running()
     failure = {"class": failure_class, "message": "row 7 has no answer"} | ({"rayJob": about} if about else {})
-    story.training = {"attempt": 1, "failure": failure}
+    story.training = {"term": 1, "failure": failure}
     story.look(crashed(), HEAD)
     assert story.attempt["outcome"] == outcome
     assert ("row 7 has no answer" in story.attempt["message"]) == (about == "small-a1")

@@ -44,7 +44,7 @@ def test_a_new_head_in_time_is_another_incarnation() -> None:
     story.look(RUNNING, WORKER)
     story.look(RUNNING, renamed(HEAD, name="head-2", uid="head-2"), WORKER, after=30)
     assert story.look(RUNNING, renamed(HEAD, name="head-2", uid="head-2"), WORKER, after=100).actions == ()
-    assert story.attempt["incarnations"] == 2
+    assert story.attempt["headPods"] == 2
 
 
 def _waiting() -> Story:

@@ -114,15 +114,15 @@ def test_a_cluster_that_is_taken_down_is_not_ready() -> None:
 def test_a_new_head_pod_is_a_new_incarnation() -> None:
     story = accepted()
     story.look(ray_job(deployment="Initializing"))
-    assert story.attempt["incarnations"] == 0
+    assert story.attempt["headPods"] == 0
     story.look(*CLUSTER)
-    assert story.attempt["incarnations"] == 1
+    assert story.attempt["headPods"] == 1
     assert story.status["currentHeadPodUID"] == "uid-of-head"
     story.look(*CLUSTER)
-    assert story.attempt["incarnations"] == 1
+    assert story.attempt["headPods"] == 1
     second = pod("head-2", created=story.now)
     story.look(CLUSTER[0], renamed(HEAD, deleting=True), second)
-    assert story.attempt["incarnations"] == 2
+    assert story.attempt["headPods"] == 2
     assert story.status["currentHeadPodUID"] == "uid-of-head-2"
     assert len(story.attempts) == 1
 
@@ -134,7 +134,7 @@ def test_the_pods_of_the_attempt_before_are_not_the_new_ones() -> None:
     story.look(after=20)
     story.look(ray_job(2, "Initializing", cluster=None), HEAD, WORKER)
     assert story.attempt["number"] == 2
-    assert story.attempt["incarnations"] == 0
+    assert story.attempt["headPods"] == 0
     assert "currentHeadPodUID" not in story.status
     assert story.attempt.get("pods", []) == []
 
@@ -199,7 +199,7 @@ def test_what_is_written_can_be_read_back() -> None:
 def test_what_the_trainer_says_fills_the_columns() -> None:
     story = running()
     stage = {"index": 0, "rate": 1.0, "shots": 3, "promptTokens": 400.04, "score": 0.5}
-    story.training = {"attempt": 1, "stages": [stage, stage | {"index": 1, "promptTokens": 120.0, "score": None}]}
+    story.training = {"term": 1, "stages": [stage, stage | {"index": 1, "promptTokens": 120.0, "score": None}]}
     story.look(*CLUSTER)
     assert (story.status["stage"], story.status["tokens"], story.status["score"]) == ("2/4", 120.0, "0.500")
     assert "training" not in story.status, "it belongs to the trainer"

@@ -1,6 +1,6 @@
 """What the e2e tests read out of drivers' logs."""
 
-from tests.e2e.epochs import in_order, planned_stops, resumed_after, steps_lost
+from tests.e2e.terms import in_order, planned_stops, resumed_after, steps_lost
 
 FIRST = """\
 2026-01-02 03:04:05,678\tINFO worker.py:1692 -- Connecting to existing Ray cluster

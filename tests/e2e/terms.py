@@ -11,10 +11,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.e2e.tenant import Team
 
-_EPOCH = re.compile(r"/epochs/(\d+)\.json$")
+_TERM = re.compile(r"/terms/(\d+)\.json$")
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
 """As Ray begins its lines, when a driver connects to it."""
-_CHECKPOINT = re.compile(r"/stages/([^/]+)/e\d+/checkpoints/step-(\d+)/manifest\.json$")
+_CHECKPOINT = re.compile(r"/stages/([^/]+)/t\d+/checkpoints/step-(\d+)/manifest\.json$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +28,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """A manifest, the epoch that made it, and the newest epoch that was known before it was looked for."""
+    """A manifest, the term that made it, and the newest term that was known before it was looked for."""
 
     path: str
-    epoch: int
+    term: int
     newest: int
 
 
-class EpochWatch:
+class TermWatch:
     """Looks at a run's folder every second while the context is open."""
 
     def __init__(self, team: Team, name: str) -> None:
@@ -46,11 +46,11 @@ class EpochWatch:
         self._watched_to_the_end = False
         self._known: set[str] = set()
         self.owners: dict[int, set[bytes]] = {}
-        """What each epoch's claim said, at any look."""
+        """What each term's claim said, at any look."""
         self.commits: list[Commit] = []
         self.checkpoints: list[Checkpoint] = []
 
-    def __enter__(self) -> "EpochWatch":
+    def __enter__(self) -> "TermWatch":
         self._look()
         self._thread.start()
         return self
@@ -63,17 +63,17 @@ class EpochWatch:
 
     @property
     def newest(self) -> int:
-        """The epoch that owns the run."""
+        """The term that owns the run."""
         return max(self.owners, default=0)
 
     def check(self) -> None:
         """At every look one driver owned the run, and no manifest came from one that did not."""
         assert self._watched_to_the_end
         assert sorted(self.owners) == list(range(1, self.newest + 1)), "every claim follows the one before"
-        assert all(len(said) == 1 for said in self.owners.values()), f"two drivers had one epoch: {self.owners}"
+        assert all(len(said) == 1 for said in self.owners.values()), f"two drivers had one term: {self.owners}"
         assert self.commits
-        late = [commit for commit in self.commits if commit.epoch < commit.newest]
-        assert not late, "committed by an epoch that was fenced already"
+        late = [commit for commit in self.commits if commit.term < commit.newest]
+        assert not late, "committed by a term that was fenced already"
 
     def has_checkpoint_of(self, stage: str) -> bool:
         """Whether a checkpoint of the stage was seen."""
@@ -98,17 +98,17 @@ class EpochWatch:
         try:
             files = self._team.files
             for path in files.find(self._folder):
-                if claim := _EPOCH.search(path):
+                if claim := _TERM.search(path):
                     self.owners.setdefault(int(claim[1]), set()).add(files.cat(path))
                 elif path.endswith("/manifest.json") and path not in self._known:
-                    self._note(path, int(json.loads(files.cat(path))["epoch"]), newest)
+                    self._note(path, int(json.loads(files.cat(path))["term"]), newest)
         except (OSError, ValueError, BotoCoreError, ClientError):
             pass  # the storage is stopped, or a checkpoint was removed meanwhile
 
-    def _note(self, path: str, epoch: int, newest: int) -> None:
+    def _note(self, path: str, term: int, newest: int) -> None:
         self._known.add(path)
-        # One that was committed before this look may be older than an epoch that was claimed since.
-        self.commits.append(Commit(path=path, epoch=epoch, newest=newest))
+        # One that was committed before this look may be older than a term that was claimed since.
+        self.commits.append(Commit(path=path, term=term, newest=newest))
         if found := _CHECKPOINT.search(path):
             self.checkpoints.append(Checkpoint(stage=found[1], step=int(found[2]), seen=time.monotonic()))
 

@@ -1,0 +1,26 @@
+"""Refusing the files of a run that another version of this program began."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from promptintern_api.contract import RUN_FORMAT
+
+from promptintern.errors import UserError
+
+
+def check_format(document: Mapping[str, Any], where: str) -> None:
+    """Check that ``document``, the JSON object at ``where``, has this version's format.
+
+    An object that states no format is left to its reader.
+
+    Raises:
+        UserError: if another version wrote it.
+    """
+    written = document.get("schemaVersion", RUN_FORMAT)
+    if written == RUN_FORMAT:
+        return
+    raise UserError.at(
+        where,
+        f"was written by another version of promptintern (run format {written!s:.20}; this version reads "
+        f"{RUN_FORMAT}); finish the run with that version, or give the job another name to start again",
+    )
