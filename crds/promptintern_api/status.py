@@ -61,14 +61,14 @@ class StageStatus(ApiModel):
 
 
 class TimeShares(ApiModel):
-    """What a training's time went to; the shares sum to 1."""
+    """What the training time was spent on, as shares that sum to 1."""
 
-    data: Annotated[float, Field(description="Putting packs together and on the device.")] = 0.0
-    forward: Annotated[float, Field(description="Forward passes.")] = 0.0
-    backward: Annotated[float, Field(description="Backward passes.")] = 0.0
-    exchange: Annotated[float, Field(description="Summing gradients over workers, and waiting for them.")] = 0.0
-    optimizer: Annotated[float, Field(description="Clipping and the optimizer.")] = 0.0
-    save: Annotated[float, Field(description="Held up by reports and checkpoints.")] = 0.0
+    data: Annotated[float, Field(ge=0, description="Putting packs together and on the device.")] = 0.0
+    forward: Annotated[float, Field(ge=0, description="Forward passes.")] = 0.0
+    backward: Annotated[float, Field(ge=0, description="Backward passes.")] = 0.0
+    exchange: Annotated[float, Field(ge=0, description="Summing gradients over workers, and waiting for them.")] = 0.0
+    optimizer: Annotated[float, Field(ge=0, description="Clipping and the optimizer.")] = 0.0
+    save: Annotated[float, Field(ge=0, description="Held up by reports and checkpoints.")] = 0.0
 
 
 class Progress(ApiModel):

@@ -44,7 +44,7 @@ def test_self_information_from_spec_to_text(base: tuple[Any, Any], tmp_path: Pat
     compressor = build_compressor(spec, tokenizer=tokenizer, model=model, model_digest="m", cache_dir=tmp_path)
     half = compressor.compress(0.5)
     assert half.text.endswith("{examples}{query}\nBash:")
-    assert 0 < half.rate_achieved <= 0.5
+    assert 0 < half.achieved_rate <= 0.5
     (file,) = tmp_path.iterdir()
     again = build_compressor(spec, tokenizer=tokenizer, model=model, model_digest="m", cache_dir=tmp_path)
     file.write_text("{broken")
@@ -99,7 +99,7 @@ def test_precomputed_templates_are_taken_by_rate(base: tuple[Any, Any]) -> None:
     assert compressor.compress(1).text == TEMPLATE
     third = compressor.compress(0.3333)
     assert third.text == "Bash! {examples}{query}"
-    assert third.rate_achieved == len("Bash! ") / len(TEMPLATE.replace("{examples}{query}", ""))
+    assert third.achieved_rate == len("Bash! ") / len(TEMPLATE.replace("{examples}{query}", ""))
     assert compressor.compress(0).tokens == 0
 
 

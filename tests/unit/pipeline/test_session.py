@@ -1,5 +1,6 @@
 """The size of packs: the job's, or what the worker with the least memory has room for."""
 
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,13 @@ import pytest
 import torch
 from promptintern.engine.packing.layout import Layout, Layouts
 from promptintern.errors import UserError
-from promptintern.pipeline.session import open_session, tokens_per_pack
-from promptintern.pipeline.tracks import plan_track, slow_rows, tracks_of, why_slower
-from promptintern_api import parse_job
+from promptintern.pipeline.inputs import load_data
+from promptintern.pipeline.internalize import _Run
+from promptintern.pipeline.session import Session, open_session, tokens_per_pack
+from promptintern.pipeline.tracks import PreparedTrack, plan_track, prepare_track, slow_rows, tracks_of, why_slower
+from promptintern.storage.run import RunStore
+from promptintern.storage.store import open_store
+from promptintern_api import PromptInternJob, parse_job
 
 from tests.tiny import tiny_job
 
@@ -19,6 +24,10 @@ def job(folder: Path, **training: Any) -> Any:
     document = tiny_job(folder)
     document["spec"]["training"] |= training
     return parse_job(document)
+
+
+def opened(whole: PromptInternJob) -> Session:
+    return open_session(whole, load_data(whole))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +67,7 @@ def test_the_worker_with_the_least_memory_decides(
 
     monkeypatch.setattr("promptintern.pipeline.session.tokens_that_fit", fits)
     monkeypatch.setattr("promptintern.engine.distributed.gather_objects", lambda here: [32768, here])
-    session = open_session(job(tmp_path, **training))
+    session = opened(job(tmp_path, **training))
     assert len(asked) == measured
     assert session.layouts.fits == (16384 if measured else None)
 
@@ -82,7 +91,7 @@ def test_threads_have_packs_of_their_own_where_a_trunk_is_all_that_packs_share(
 ) -> None:
     monkeypatch.setattr("promptintern.pipeline.session.threads_for", lambda *_: threads)
     monkeypatch.setattr("promptintern.engine.distributed.gather_objects", lambda here: [here and 12, here])
-    session = open_session(job(tmp_path, tokensPerBatch=32768, **training))
+    session = opened(job(tmp_path, tokensPerBatch=32768, **training))
     track = tracks_of(session)[0]
     rows = session.encode_training(session.templates[0], track.shots)
     steps = plan_track(session, track, rows, world_size=1)
@@ -97,7 +106,7 @@ def test_a_trunk_is_there_unless_layers_are_computed_again_or_places_in_packs_co
     again: bool, longest_pack: int | None, trunks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("promptintern.engine.attention.cpu.Pieces.trunk_saves", 8)
-    session = open_session(job(tmp_path, gradientCheckpointing=again, tokensPerPack=200))
+    session = opened(job(tmp_path, gradientCheckpointing=again, tokensPerPack=200))
     assert session.adapter.model.get_base_model().is_gradient_checkpointing == again
     assert session.layouts.best is Layout.SHARED
     session = replace(session, layouts=replace(session.layouts, longest_pack=longest_pack))
@@ -112,11 +121,11 @@ def test_a_model_that_cannot_compute_layers_again_is_told_by_its_field(
 ) -> None:
     monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
     with pytest.raises(UserError, match=r"spec\.training\.gradientCheckpointing: LlamaForCausalLM does not"):
-        open_session(job(tmp_path, gradientCheckpointing=True))
+        opened(job(tmp_path, gradientCheckpointing=True))
 
 
 def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
-    session = open_session(job(tmp_path))
+    session = opened(job(tmp_path))
     rows = session.encode_training(session.templates[0], tracks_of(session)[0].shots)
     lengths = sorted(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
     limit = lengths[len(rows) // 2]
@@ -126,3 +135,25 @@ def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
         limited = replace(session, layouts=replace(session.layouts, sight=sight))
         assert slow_rows(limited, rows) == expected
         assert (f"longer than {sight} tokens" in why_slower(limited, rows)) == bool(expected)
+
+
+def test_no_stage_is_encoded_twice_under_one_learning_rate_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The schedule needs the number of steps of all stages before the first one trains."""
+    session = opened(job(tmp_path, betweenStages={"learningRate": "Continue"}))
+    encoded: list[int] = []
+
+    def encode(number: int) -> Future[PreparedTrack]:
+        encoded.append(number)
+        ready: Future[PreparedTrack] = Future()
+        ready.set_result(prepare_track(session, tracks[number]))
+        return ready
+
+    tracks = tracks_of(session)
+    store = RunStore(open_store(tmp_path.as_uri()))
+    run: Any = _Run(session=session, store=store, trainer=None, observer=None)  # type: ignore[arg-type]
+    steps = run._steps_by_stage(tracks, encode)
+    assert encoded == [track.template for track in tracks]
+    assert steps == [len(prepare_track(session, track).steps) for track in tracks]
+    assert all(steps)

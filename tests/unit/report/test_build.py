@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import sacrebleu
 from jsonschema import Draft202012Validator
-from promptintern.report.build import MAX_CURVE_POINTS, MAX_EXAMPLES, build_report
-from promptintern.report.facts import LossPoint, RunFacts, facts_from_json, facts_to_json
+from promptintern.report.build import MAX_EXAMPLES, build_report
+from promptintern.report.facts import RunFacts, facts_from_json, facts_to_json
+from promptintern.report.loss_curve import MAX_POINTS, loss_curve
 from promptintern.report.schema import Report, report_from_json, report_json_schema, report_to_json
 from promptintern_api.evaluation import Metric
 
@@ -103,10 +104,8 @@ def test_examples_end_at_twenty() -> None:
 def test_a_long_loss_curve_is_thinned_and_keeps_its_mean() -> None:
     rng = np.random.default_rng(0)
     values = rng.uniform(size=12_345)
-    points = [LossPoint(track="0", step=i + 1, loss=float(v)) for i, v in enumerate(values)]
-    report = build_report(facts(rows=20).model_copy(update={"loss": list(reversed(points))}))
-    (curve,) = report.loss
-    assert len(curve.points) == MAX_CURVE_POINTS
+    curve = loss_curve("0", values.tolist())
+    assert len(curve.points) == MAX_POINTS == 100
     assert curve.points[-1].step == 12_345
     assert [p.step for p in curve.points] == sorted(p.step for p in curve.points)
     assert np.mean([p.loss for p in curve.points]) == pytest.approx(values.mean(), rel=1e-3)
@@ -171,7 +170,7 @@ def test_report_json_follows_its_schema_and_comes_back(run: RunFacts) -> None:
     report = build_report(run)
     text = report_to_json(report)
     document = json.loads(text)
-    assert document["schemaVersion"] == "1.1"
+    assert document["schemaVersion"] == "2.0"
     assert document["verdict"]["outcome"] == report.verdict.outcome
     schema = report_json_schema()
     Draft202012Validator.check_schema(schema)

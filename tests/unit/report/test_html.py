@@ -9,7 +9,7 @@ from promptintern.report.build import build_report
 from promptintern.report.facts import RunFacts
 from promptintern.report.html import LONGEST_TEXT, render_html
 
-from tests.unit.report.figures import BOTH, facts, stage
+from tests.unit.report.figures import BOTH, facts, speed, stage
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -55,8 +55,10 @@ def page_of(run: RunFacts) -> Page:
 GOOD = facts(metrics=BOTH, rows=60)
 STOPPED = facts(stopped_at=1, kept=0, stages=[stage(0), stage(1, score=0.6, gate="failed")])
 NOTHING = facts(stopped_at=0, kept=None, result=None, stages=[stage(0, score=0.5, gate="failed")])
-OLD = stage(0, count=1).model_copy(update={"speed": None})
-BARE = facts(prices=False, direct=None, base=None, stages=[OLD], kept=0).model_copy(update={"loss": []})
+UNTIMED = stage(0, count=1).model_copy(
+    update={"throughput": speed().model_copy(update={"computed_tokens_per_second": None, "time_shares": None})}
+)
+BARE = facts(prices=False, direct=None, base=None, stages=[UNTIMED], kept=0).model_copy(update={"loss": []})
 RUNS = {"good": GOOD, "stopped": STOPPED, "nothing": NOTHING, "bare": BARE}
 
 
@@ -166,8 +168,8 @@ def test_a_run_that_kept_nothing_shows_no_result() -> None:
     assert page.all("h1")[0][1].endswith("so there is no adapter.")
 
 
-def test_the_speed_of_every_training_that_noted_it() -> None:
-    run = facts(stages=[OLD, *(stage(i) for i in range(1, 4))])
+def test_the_throughput_of_every_training_that_was_timed() -> None:
+    run = facts(stages=[UNTIMED, *(stage(i) for i in range(1, 4))])
     (table,) = [text for _, text in page_of(run).all("table") if "Training speed" in text]
     stages, direct = table.split("Stage 2")[1], table.split("Direct")[1]
     assert "Stage 1" not in table

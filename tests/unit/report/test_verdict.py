@@ -127,7 +127,7 @@ def test_stopped_by_the_gate_at_once_leaves_nothing() -> None:
 
 
 def test_a_schedule_that_keeps_some_template_does_not_claim_the_query_alone() -> None:
-    last = stage(3).model_copy(update={"rate_asked": 0.1, "rate_achieved": 0.12})
+    last = stage(3).model_copy(update={"requested_rate": 0.1, "achieved_rate": 0.12})
     headline = report(facts(rows=400, stages=[stage(0), stage(1), stage(2), last])).verdict.headline
     assert headline.startswith("The query with 12 % of the template now does: ")
 

@@ -100,7 +100,7 @@ def test_a_run_that_another_version_began_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_who_is_fenced_out_writes_no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def taken_over(task: WorkerTask) -> None:
+    def taken_over(task: WorkerTask, _data: object) -> None:
         store = RunStore(open_store(task.store_uri))
         store.claim_term({"host": "here"}, task.claimant)
         store.claim_term({"host": "elsewhere"})

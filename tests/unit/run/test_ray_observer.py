@@ -1,16 +1,15 @@
 """How the driver knows that a run gets on, and that somebody is there who saves."""
 
-from typing import Any
-
 import pytest
 from promptintern.pipeline.events import CheckpointSaved, Note, StageDone
 from promptintern.run import ray_observer
 from promptintern.run.ray_observer import Mailbox
 
+from tests.unit.report.figures import stage
 
-def done(stage: int) -> StageDone:
-    about: dict[str, Any] = {"rate": 1.0, "shots": 0, "prompt_tokens": 9.0, "loss": 0.1, "score": 1.0}
-    return StageDone(stage=stage, **about, started_at=None, finished_at=None)
+
+def done(index: int) -> StageDone:
+    return StageDone(record=stage(index))
 
 
 def saved(stage: int | None, step: int, term: int = 1) -> CheckpointSaved:

@@ -12,6 +12,7 @@ from promptintern.run.worker import PodLeaves, WorkerTask, work_in_process_group
 from promptintern.storage.retry import RetryPolicy, Transient
 from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
+from promptintern_api import PromptInternJob, parse_job
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
@@ -37,6 +38,10 @@ class Told:
         return False
 
 
+def parsed_job() -> PromptInternJob:
+    return parse_job(small_job())
+
+
 @pytest.mark.parametrize(
     ("raised", "how"),
     [
@@ -55,7 +60,7 @@ def test_a_worker_tells_whose_failure_it_was(
 
     monkeypatch.setattr(worker, "work", fail)
     told: Any = Told()
-    task = WorkerTask(job={}, store_uri="file:///x", claimant=Claimant(id="mine", seen=0), observer=told)
+    task = WorkerTask(job=parsed_job(), store_uri="file:///x", claimant=Claimant(id="mine", seen=0), observer=told)
     with pytest.raises(type(raised)):
         work_in_process_group(task)
     assert (told.ending and told.ending[0]) == how
@@ -137,6 +142,7 @@ def test_credentials_that_were_good_are_no_mistake_of_the_job(monkeypatch: pytes
     def refuse(*_: object) -> None:
         raise CredentialsRefused.at("s3://bucket", "refused the credentials (ExpiredToken)")
 
+    monkeypatch.setattr(worker, "load_data", lambda _: None)
     monkeypatch.setattr(worker, "open_session", lambda *_, **__: SimpleNamespace(folder=None))
     monkeypatch.setattr(worker, "_check_model", refuse)
 
@@ -145,7 +151,7 @@ def test_credentials_that_were_good_are_no_mistake_of_the_job(monkeypatch: pytes
 
     observer: Any = Listening()
     store = RunStore(open_store(tmp_path.as_uri()))
-    task = WorkerTask(job=small_job(), store_uri=tmp_path.as_uri(), claimant=store.new_claimant(), observer=observer)
+    task = WorkerTask(job=parsed_job(), store_uri=tmp_path.as_uri(), claimant=store.new_claimant(), observer=observer)
     with pytest.raises(InfrastructureFailed, match=r"ExpiredToken.*good when the run began"):
         work_in_process_group(task)
     assert observer.ending[0] == "infrastructure"
@@ -157,9 +163,10 @@ def test_a_models_credentials_were_never_good(monkeypatch: pytest.MonkeyPatch, t
     def refuse(*_: object, **__: object) -> None:
         raise CredentialsRefused.at("s3://models", "refused the credentials (InvalidAccessKeyId)")
 
+    monkeypatch.setattr(worker, "load_data", lambda _: None)
     monkeypatch.setattr(worker, "open_session", refuse)
     observer: Any = SimpleNamespace(emit=lambda _: None)
     store = RunStore(open_store(tmp_path.as_uri()))
-    task = WorkerTask(job=small_job(), store_uri=tmp_path.as_uri(), claimant=store.new_claimant(), observer=observer)
+    task = WorkerTask(job=parsed_job(), store_uri=tmp_path.as_uri(), claimant=store.new_claimant(), observer=observer)
     with pytest.raises(CredentialsRefused):
         worker.work(task)

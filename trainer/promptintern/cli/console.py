@@ -28,13 +28,13 @@ from promptintern.pipeline.events import (
     Event,
     Note,
     Scored,
-    Speed,
     StageDone,
     Stepped,
     Trained,
     TrainingBegan,
 )
 from promptintern.report import words
+from promptintern.stage_record import Throughput
 
 _LINE_SECONDS = 5.0
 """Time between two lines of progress in a log."""
@@ -125,7 +125,7 @@ class BarObserver(_Base):
                 self._print(event)
                 self._bar(f"train {event.name}", event.done, event.steps, "")
             case Stepped():
-                text = " · ".join([f"loss {event.loss:.4f}", *_rates(event.speed)])
+                text = " · ".join([f"loss {event.loss:.4f}", *_rates(event.throughput)])
                 self._bar(f"train {event.name}", event.done, event.steps, text)
             case Answered():
                 self._bar(f"answer {event.name}", event.done, event.rows, "")
@@ -148,23 +148,25 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
     match event:
         case Note():
             return f"warning: {event.text}" if event.warning else event.text
-        case TrainingBegan():
+        case TrainingBegan(plan=plan):
             start = f", continued after step {event.done}" if event.done else ""
             at_a_time = f", {event.lanes} packs at a time" if event.lanes > 1 else ""
             return (
-                f"{event.name}: template rate {event.rate:.2f}, {event.shots} examples, "
-                f"{event.prompt_tokens:.1f} prompt tokens a query, {event.steps} steps of {event.tokens:,} tokens, "
-                f"of which {event.computed:,} are computed and {event.loss_tokens:,} have a loss{at_a_time}{start}"
+                f"{event.name}: template rate {plan.achieved_rate:.2f}, {plan.shots} examples, "
+                f"{plan.prompt_tokens_mean:.1f} prompt tokens a query, {event.steps} steps of "
+                f"{plan.training_tokens:,} tokens, of which {event.computed_tokens:,} are computed and "
+                f"{event.loss_tokens:,} have a loss{at_a_time}{start}"
             )
         case Stepped():
             return ", ".join(
-                [f"{event.name}: step {event.done}/{event.steps}", f"loss {event.loss:.4f}", *_rates(event.speed)]
+                [f"{event.name}: step {event.done}/{event.steps}", f"loss {event.loss:.4f}", *_rates(event.throughput)]
             )
         case Trained():
-            rates = [*_rates(event.speed), f"{event.speed.loss_tokens:,.0f} loss tokens/s"]
-            if event.speed.mfu is not None:
-                rates.append(f"MFU {words.percent(event.speed.mfu)}")
-            shares = ", ".join(f"{part} {words.percent(share)}" for part, share in event.speed.shares.items())
+            rates = [*_rates(event.throughput), f"{event.throughput.loss_tokens_per_second:,.0f} loss tokens/s"]
+            if event.throughput.mfu is not None:
+                rates.append(f"MFU {words.percent(event.throughput.mfu)}")
+            spent = event.throughput.time_shares or ()
+            shares = ", ".join(f"{phase} {words.percent(share)}" for phase, share in spent if share)
             line = ", ".join([f"{event.name}: trained in {words.duration(event.seconds)}", *rates])
             return f"{line}; {shares}" if shares else line
         case Answered():
@@ -174,9 +176,10 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
             return f"{event.name}: {event.metric} {shown}"
 
 
-def _rates(speed: Speed) -> list[str]:
-    computed = "" if speed.computed is None else f" ({speed.computed:,.0f} computed)"
-    return [f"{words.tokens(speed.examples)} examples/s", f"{speed.tokens:,.0f} tokens/s{computed}"]
+def _rates(speed: Throughput) -> list[str]:
+    computed = speed.computed_tokens_per_second
+    more = "" if computed is None else f" ({computed:,.0f} computed)"
+    return [f"{words.tokens(speed.examples_per_second)} examples/s", f"{speed.tokens_per_second:,.0f} tokens/s{more}"]
 
 
 @contextmanager

@@ -30,13 +30,13 @@ def print_preview(shown: Preview) -> None:
     for stage in shown.stages:
         table.add_row(
             str(stage.index + 1),
-            f"{stage.rate_asked:.3f}",
-            f"{stage.rate_achieved:.3f}",
-            str(stage.shots),
-            str(stage.epochs),
-            f"{stage.prompt_tokens_mean:.1f}",
-            f"{stage.prompt_tokens_p95:.0f}",
-            f"{stage.training_tokens:,}",
+            f"{stage.plan.requested_rate:.3f}",
+            f"{stage.plan.achieved_rate:.3f}",
+            str(stage.plan.shots),
+            str(stage.plan.epochs),
+            f"{stage.plan.prompt_tokens_mean:.1f}",
+            f"{stage.plan.prompt_tokens_p95:.0f}",
+            f"{stage.plan.training_tokens:,}",
         )
     out.print(table)
     out.print(f"\nThe row at {shown.where}, as every stage sees it:", markup=False)

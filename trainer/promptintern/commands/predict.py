@@ -72,7 +72,7 @@ class Internalized:
 
             near = build_retriever(Retriever(), pool, seed=0).neighbours(list(queries), shots)
         pieces = tuple(Piece(text=p.text, kind=PieceKind(p.kind)) for p in self.prompt.pieces)
-        template = CompressedTemplate(pieces=pieces, rate_asked=0, rate_achieved=0, tokens=0, full_tokens=0)
+        template = CompressedTemplate(pieces=pieces, requested_rate=0, achieved_rate=0, tokens=0, full_tokens=0)
         return [
             render_prompt(
                 template,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from promptintern_api import PromptInternJob
 from promptintern_api.prompt import CompressorKind
@@ -12,7 +11,9 @@ from promptintern.models import fetch_model, load_base_model, load_config, load_
 from promptintern.pipeline.fit import fit_rows
 from promptintern.pipeline.inputs import load_data, render, s3_options, stages_of
 from promptintern.pipeline.session import DTYPES, compress_all, embedder
+from promptintern.pipeline.tracks import describe_track
 from promptintern.prompt.encode import PromptEncoder
+from promptintern.stage_record import TrackPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +21,7 @@ class StagePreview:
     """One stage."""
 
     index: int
-    rate_asked: float
-    rate_achieved: float
-    shots: int
-    epochs: int
-    prompt_tokens_mean: float
-    prompt_tokens_p95: float
-    training_tokens: int
-    """Prompts and answers of all rows, times epochs."""
+    plan: TrackPlan
     prompt: str
     """Of the shown row."""
 
@@ -81,20 +75,8 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
     for stage, template in zip(stages, templates, strict=True):
         prompts = list(render(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))
         encoded = encoder.encode(prompts, [r.answer for r in train])
-        lengths = np.array([len(e.prompt_ids) for e in encoded])
-        previews.append(
-            StagePreview(
-                index=stage.index,
-                rate_asked=template.rate_asked,
-                rate_achieved=template.rate_achieved,
-                shots=stage.shots,
-                epochs=stage.epochs,
-                prompt_tokens_mean=float(lengths.mean()),
-                prompt_tokens_p95=float(np.percentile(lengths, 95)),
-                training_tokens=stage.epochs * int(lengths.sum() + sum(len(e.answer_ids) for e in encoded)),
-                prompt=prompts[row],
-            )
-        )
+        plan = describe_track(template, shots=stage.shots, epochs=stage.epochs, rows=encoded)
+        previews.append(StagePreview(index=stage.index, plan=plan, prompt=prompts[row]))
     return Preview(
         name=job.metadata.name,
         rows=len(train),

@@ -52,8 +52,8 @@ class CompressedTemplate:
     """A template at one rate."""
 
     pieces: tuple[Piece, ...]
-    rate_asked: float
-    rate_achieved: float
+    requested_rate: float
+    achieved_rate: float
     """``tokens / full_tokens``; 0 for a template without text."""
     tokens: int
     """Tokens of the text that is left, protected text included, under the training model's tokenizer."""
@@ -84,7 +84,7 @@ def measured(pieces: tuple[Piece, ...], *, rate: float, tokens: int, full_tokens
     """``pieces`` with their counts and the achieved rate."""
     achieved = tokens / full_tokens if full_tokens else 0.0
     return CompressedTemplate(
-        pieces=pieces, rate_asked=rate, rate_achieved=achieved, tokens=tokens, full_tokens=full_tokens
+        pieces=pieces, requested_rate=rate, achieved_rate=achieved, tokens=tokens, full_tokens=full_tokens
     )
 
 

@@ -2,17 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE
 from pydantic import BaseModel, ConfigDict
 
-from promptintern.compress import CompressedTemplate
 from promptintern.engine.adapter import CONFIG, WEIGHTS
 from promptintern.pipeline.session import Session
-from promptintern.pipeline.training import base_name, scratch
-from promptintern.prompt.template import Piece
+from promptintern.pipeline.training import base_name
+from promptintern.stage_record import StageRecord
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder
 from promptintern.storage.run import RunStore
 
@@ -64,7 +63,7 @@ def inference_prompt(session: Session, stage: int) -> InferencePrompt:
         base_model=spec.model.uri,
         base_digest=session.folder.digest(),
         dtype=str(spec.model.dtype),
-        pieces=[PromptPiece(kind=piece.kind.value, text=piece.text) for piece in pieces_of(template)],
+        pieces=[PromptPiece(kind=piece.kind.value, text=piece.text) for piece in template.pieces],
         example_template=spec.prompt.example_template,
         shots=shots,
         chat=spec.prompt.chat,
@@ -74,23 +73,21 @@ def inference_prompt(session: Session, stage: int) -> InferencePrompt:
     )
 
 
-def pieces_of(template: CompressedTemplate) -> list[Piece]:
-    """The template's pieces in order."""
-    return list(template.pieces)
-
-
 def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) -> Manifest:
     """Put the adapter of ``stage`` under ``adapter/`` with its prompt and its card; the first valid commit wins.
 
     Raises:
         RunFailed: if what was committed is damaged.
     """
-    with scratch() as fetched, scratch() as folder:
+    with TemporaryDirectory(prefix="promptintern-") as directory:
+        fetched, folder = Path(directory, "stage"), Path(directory, "adapter")
+        folder.mkdir()
         lineage = store.fetch_stage(str(stage), fetched)
+        record = store.record(str(stage), lineage, StageRecord)
         for name in (WEIGHTS, CONFIG):
             (folder / name).write_bytes((fetched / name).read_bytes())
         (folder / PROMPT_FILE).write_text(inference_prompt(session, stage).model_dump_json(indent=2))
-        (folder / "README.md").write_text(_card(session, lineage, stage), encoding="utf-8")
+        (folder / "README.md").write_text(_card(session, record, lineage.digest()), encoding="utf-8")
         manifest = commit_folder(
             store.store,
             folder=ADAPTER_FOLDER,
@@ -102,8 +99,8 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) 
             meta={"stage": stage},
             fence=lambda: store.check_term(term),
         )
-    with scratch() as committed:  # what an earlier process committed may have been damaged since
-        fetch_folder(store.store, manifest, folder=ADAPTER_FOLDER, local=committed)
+    with TemporaryDirectory(prefix="promptintern-") as copy:  # an adapter committed earlier may have been damaged since
+        fetch_folder(store.store, manifest, folder=ADAPTER_FOLDER, local=Path(copy))
     return manifest
 
 
@@ -112,7 +109,7 @@ def read_prompt(folder: Path) -> InferencePrompt:
     return InferencePrompt.model_validate(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
 
 
-def _card(session: Session, lineage: Manifest, stage: int) -> str:
+def _card(session: Session, record: StageRecord, digest: str) -> str:
     environment = Environment(
         loader=PackageLoader("promptintern.pipeline"),
         undefined=StrictUndefined,
@@ -120,16 +117,12 @@ def _card(session: Session, lineage: Manifest, stage: int) -> str:
         keep_trailing_newline=True,
     )
     job = session.job
-    facts: dict[str, Any] = {
-        "job": job,
-        "base": base_name(job.spec.model.uri)[0],
-        "stage": stage + 1,
-        "stages": len(session.stages),
-        "meta": lineage.meta,
-        "digest": lineage.digest(),
-        "prompt": "".join(piece.text for piece in session.templates[stage].pieces),
-        "shots": session.stages[stage].shots,
-        "data": session.data.digests,
-        "rows": len(session.data.train),
-    }
-    return environment.get_template("model_card.md.j2").render(facts)
+    return environment.get_template("model_card.md.j2").render(
+        job=job,
+        base=base_name(job.spec.model.uri)[0],
+        record=record,
+        stages=len(session.stages),
+        digest=digest,
+        prompt="".join(piece.text for piece in session.templates[record.index].pieces),
+        data=session.data.digests,
+    )

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
+
+from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,37 +29,20 @@ class TrainingBegan:
 
     name: str
     stage: int | None
-    """Its number from 0; None for Direct."""
+    """The stage's number, from 0; None for Direct."""
+    plan: TrackPlan
     steps: int
+    """Optimizer steps of the whole training."""
     done: int
-    rate: float
-    shots: int
-    prompt_tokens: float
-    tokens: int
-    """Of all steps: prompts and answers, as if every row were computed alone."""
-    computed: int
-    """Of all steps: through the model, shared ones once."""
+    """Steps that were done before."""
+    computed_tokens: int
+    """Tokens of all steps that go through the model, shared ones once."""
     loss_tokens: int
+    """Tokens of all steps with a loss."""
     lanes: int
-    """Packs that a worker computes at a time, at most."""
-    started_at: str
-    """ISO 8601, of its first step, whoever did it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """A training's rates so far, per second of its time over all incarnations, and what that time went to."""
-
-    examples: float
-    tokens: float
-    """Of prompts and answers."""
-    computed: float | None
-    """Tokens that went through the model; None where an older version did all steps."""
-    loss_tokens: float
-    mfu: float | None
-    """Model FLOPs utilization, a share; None where the device's peak is not known."""
-    shares: dict[str, float]
-    """Of the time, by ``engine.speed.Part``; they sum to 1."""
+    """The largest number of packs that a worker computes side by side."""
+    started_at: datetime
+    """Time of the first step, whichever driver took it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +51,21 @@ class Stepped:
 
     name: str
     stage: int | None
+    """The stage's number, from 0; None for Direct."""
     done: int
     steps: int
     loss: float
-    speed: Speed
+    throughput: Throughput
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A stage (or the Direct arm) has all its steps."""
+    """A stage (or the Direct arm) has taken all its steps."""
 
     name: str
     seconds: float
-    """Training time, without evaluation."""
-    speed: Speed
+    """Training time without evaluation."""
+    throughput: Throughput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +90,7 @@ class Scored:
 class StageDone:
     """A stage is committed, by these workers or by earlier ones."""
 
-    stage: int
-    rate: float
-    shots: int
-    prompt_tokens: float
-    loss: float
-    score: float
-    started_at: str | None
-    finished_at: str | None
-    """Both ISO 8601; None where an older version committed it."""
+    record: StageRecord
 
 
 @dataclass(frozen=True, kw_only=True)

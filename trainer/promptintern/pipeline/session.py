@@ -24,7 +24,6 @@ from promptintern.pipeline.fit import fit_rows
 from promptintern.pipeline.inputs import (
     Data,
     Examples,
-    load_data,
     render,
     s3_options,
     stages_of,
@@ -103,7 +102,7 @@ def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
-def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
+def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Session:
     """Load, check, retrieve and compress. Rank 0 compresses; all workers then hold the same templates.
 
     Raises:
@@ -113,7 +112,6 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     device = pick_device(job, local_rank=local_rank)
     settle_threads(device)
-    data = load_data(job)
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
     tokenizer = load_tokenizer(folder)
     base = load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)

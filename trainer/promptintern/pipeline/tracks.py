@@ -3,18 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from promptintern_api.evaluation import Arm, DirectBudget
 from promptintern_api.training import LearningRatePolicy
 
+from promptintern.compress import CompressedTemplate
+from promptintern.engine import distributed
 from promptintern.engine.attention.backends import least_saved_on, trunk_saves_on
 from promptintern.engine.attention.prefix_tree import Prefixes
 from promptintern.engine.lanes import lanes_of
 from promptintern.engine.packing.layout import Layout
-from promptintern.engine.packing.planning import StepPlan, plan_steps
+from promptintern.engine.packing.planning import StepPlan, check_lengths, plan_steps
 from promptintern.engine.train import Course
 from promptintern.pipeline.inputs import length_of
 from promptintern.pipeline.session import Session, tokens_per_pack
 from promptintern.prompt.encode import Encoded
+from promptintern.stage_record import TrackPlan
 
 DIRECT = "direct"
 _DIRECT_SEED = 1_000_003
@@ -40,6 +44,16 @@ class Track:
     seed: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreparedTrack:
+    """A training whose rows are encoded and whose steps are planned."""
+
+    track: Track
+    plan: TrackPlan
+    rows: Sequence[Encoded]
+    steps: Sequence[StepPlan]
+
+
 def tracks_of(session: Session) -> list[Track]:
     """All stages in order."""
     count = len(session.stages)
@@ -58,16 +72,16 @@ def tracks_of(session: Session) -> list[Track]:
     ]
 
 
-def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens_per_epoch: int) -> Track:
-    """A plain fine-tune on the last stage's prompts, from the base model, with the stages' budget.
+def direct_track(session: Session, rows: Sequence[Encoded], *, stage_tokens: Sequence[int]) -> Track:
+    """Return a plain fine-tune on the last stage's prompts, from the base model, with the stages' budget.
 
     Args:
+        rows: The last stage's prompts and answers.
         stage_tokens: Training tokens (all epochs) of every stage that was trained; a gate may have stopped the others.
-        direct_tokens_per_epoch: Tokens of one pass over the last stage's prompts and answers.
     """
     epochs = sum(stage.epochs for stage in session.stages[: len(stage_tokens)])
     if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
-        epochs = max(1, round(sum(stage_tokens) / direct_tokens_per_epoch))
+        epochs = max(1, round(sum(stage_tokens) / sum(length_of(row).total for row in rows)))
     return Track(
         key=DIRECT,
         name=f"arm {Arm.DIRECT}",
@@ -77,6 +91,46 @@ def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens
         shots=0,
         epochs=epochs,
         seed=(session.job.spec.training.seed, _DIRECT_SEED),
+    )
+
+
+def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None = None) -> PreparedTrack:
+    """Encode the rows of ``track`` and plan its steps.
+
+    Args:
+        rows: The encoded rows, if there are any yet.
+
+    Raises:
+        UserError: if a row is longer than the model takes, or has no tokens with a loss.
+    """
+    template = session.templates[track.template]
+    if rows is None:
+        rows = session.encode_training(template, track.shots)
+    check_lengths(
+        [length_of(row) for row in rows],
+        max_tokens=session.max_tokens,
+        wheres=[row.where for row in session.data.train],
+    )
+    return PreparedTrack(
+        track=track,
+        plan=describe_track(template, shots=track.shots, epochs=track.epochs, rows=rows),
+        rows=rows,
+        steps=plan_track(session, track, rows, world_size=distributed.world_size()),
+    )
+
+
+def describe_track(template: CompressedTemplate, *, shots: int, epochs: int, rows: Sequence[Encoded]) -> TrackPlan:
+    """Return what a training on the encoded ``rows`` is going to see."""
+    prompts = np.array([len(row.prompt_ids) for row in rows])
+    return TrackPlan(
+        requested_rate=template.requested_rate,
+        achieved_rate=template.achieved_rate,
+        shots=shots,
+        epochs=epochs,
+        rows=len(rows),
+        prompt_tokens_mean=float(prompts.mean()),
+        prompt_tokens_p95=float(np.percentile(prompts, 95)),
+        training_tokens=epochs * sum(length_of(row).total for row in rows),
     )
 
 

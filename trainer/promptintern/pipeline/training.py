@@ -1,16 +1,12 @@
 """Training one track from where storage says it stands, to its commit."""
 
 import copy
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from promptintern_api.training import OptimizerPolicy
 
@@ -24,23 +20,14 @@ from promptintern.engine.checkpoint import (
     snapshot,
     write_state,
 )
-from promptintern.engine.packing.planning import StepPlan
 from promptintern.engine.throughput import device_peak, weights_of
 from promptintern.engine.train import Course, StageTask, train_stage
-from promptintern.pipeline.events import (
-    CheckpointSaved,
-    Note,
-    Observer,
-    Speed,
-    Stepped,
-    Stopped,
-    Trained,
-    TrainingBegan,
-)
+from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.pipeline.session import DTYPES, Session
-from promptintern.pipeline.throughput import speed_of
-from promptintern.pipeline.tracks import Track, layout_of, slow_rows, why_slower
+from promptintern.pipeline.throughput import throughput_of
+from promptintern.pipeline.tracks import PreparedTrack, Track, layout_of, slow_rows, why_slower
 from promptintern.prompt.encode import Encoded
+from promptintern.stage_record import Throughput, TrackRecord
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore, checkpoint_folder
@@ -62,19 +49,20 @@ class TrackTrainer:
         self.term = term
         self.observer = observer
         self.writer = writer
-        self.started_at = ""
-        """When the track that is trained, or was trained last, began: ISO 8601. Its checkpoints hand it on."""
+        self.started_at = _now()
+        """Time at which the track that is trained now, or was trained last, began. Its checkpoints carry it."""
         self._told: set[str] = set()
         self._weights = weights_of(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
 
-    def train(self, track: Track, *, rows: Sequence[Encoded], steps: Sequence[StepPlan], course: Course) -> Trajectory:
-        """Train ``track`` from its newest checkpoint, or else from its parent's adapter.
+    def train(self, prepared: PreparedTrack, course: Course) -> Trajectory:
+        """Train a track from its newest checkpoint, or from its parent's adapter if it has none.
 
         Raises:
-            Stopped: after saving, if a stop was asked for before the last step.
+            Stopped: after saving, if a stop was requested before the last step.
         """
         session, spec = self.session, self.session.job.spec
+        track, rows, steps = prepared.track, prepared.rows, prepared.steps
         optimizer = new_optimizer(session.adapter, weight_decay=spec.training.weight_decay)
         trajectory = self._restore(track, optimizer)
         if distributed.rank() == 0:
@@ -83,13 +71,10 @@ class TrackTrainer:
                 TrainingBegan(
                     name=track.name,
                     stage=track.stage,
+                    plan=prepared.plan,
                     steps=len(steps),
                     done=trajectory.steps,
-                    rate=session.templates[track.template].rate_achieved,
-                    shots=track.shots,
-                    prompt_tokens=float(np.mean([len(row.prompt_ids) for row in rows])),
-                    tokens=sum(step.tokens for step in steps),
-                    computed=sum(step.computed for step in steps),
+                    computed_tokens=sum(step.computed for step in steps),
                     loss_tokens=sum(step.loss_tokens for step in steps),
                     lanes=max((step.at_a_time(0) for step in steps), default=1),
                     started_at=self.started_at,
@@ -112,7 +97,9 @@ class TrackTrainer:
             self.save(track, trajectory)
             raise Stopped(f"{track.name}, step {trajectory.steps} of {len(steps)}")
         if distributed.rank() == 0:
-            self.observer.emit(Trained(name=track.name, seconds=trajectory.seconds, speed=self.speed(trajectory)))
+            self.observer.emit(
+                Trained(name=track.name, seconds=trajectory.seconds, throughput=self.throughput(trajectory))
+            )
         return trajectory
 
     def _tell_slower(self, track: Track, rows: Sequence[Encoded]) -> None:
@@ -123,10 +110,10 @@ class TrackTrainer:
             count = slow_rows(self.session, rows)
             self.observer.emit(Note(text=f"{why} One is enough; {track.name} has {count:,} among {len(rows):,} rows."))
 
-    def speed(self, trajectory: Trajectory) -> Speed:
-        """Of all workers together; they are taken to have the same device."""
+    def throughput(self, trajectory: Trajectory) -> Throughput:
+        """Return the throughput of all workers together, assuming that they have the same device."""
         peak = self._peak * distributed.world_size() if self._peak else None
-        return speed_of(trajectory, self._weights, peak=peak)
+        return throughput_of(trajectory, self._weights, peak=peak)
 
     def save(self, track: Track, trajectory: Trajectory) -> None:
         """Write a checkpoint of ``track``, the one trained last, and wait until it is stored."""
@@ -134,12 +121,13 @@ class TrackTrainer:
         self.writer.drain()
         distributed.barrier()
 
-    def commit(self, track: Track, trajectory: Trajectory, meta: dict[str, Any]) -> Manifest:
+    def commit(self, track: Track, trajectory: Trajectory, record: TrackRecord) -> Manifest:
         """Store the track's adapter, trajectory and manifest. All workers return the committed manifest."""
         manifest: Manifest | None = None
         if distributed.rank() == 0:
             self.writer.drain()
-            with scratch() as folder:
+            with TemporaryDirectory(prefix="promptintern-") as directory:
+                folder = Path(directory)
                 session = self.session
                 name, revision = base_name(session.job.spec.model.uri)
                 session.adapter.save(folder, base_name=name, revision=revision)
@@ -156,7 +144,7 @@ class TrackTrainer:
                     term=self.term,
                     local=folder,
                     parent=parent.digest() if parent else None,
-                    meta=meta,
+                    meta=record.to_meta(),
                 )
         committed: Manifest = distributed.broadcast_object(manifest)
         if committed.term != self.term:
@@ -167,7 +155,8 @@ class TrackTrainer:
     def load(self, key: str) -> None:
         """Make the adapter what track ``key`` committed, on all workers."""
         if distributed.rank() == 0:
-            with scratch() as folder:
+            with TemporaryDirectory(prefix="promptintern-") as directory:
+                folder = Path(directory)
                 self.store.fetch_stage(key, folder)
                 self.session.adapter.load(folder)
         distributed.broadcast(self.session.adapter.flat.data)
@@ -180,16 +169,17 @@ class TrackTrainer:
         """Rank 0 reads, everybody gets the same."""
         state: dict[str, torch.Tensor] | None = None
         trajectory = Trajectory()
-        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.started_at = _now()
         if distributed.rank() == 0:
             found = self.store.latest_checkpoint(track.key)
             if found is not None:
                 manifest, folder = found
-                with scratch() as local:
+                with TemporaryDirectory(prefix="promptintern-") as directory:
+                    local = Path(directory)
                     self.store.fetch_checkpoint(manifest, folder, local)
                     state = read_state(local, layout=self.session.adapter.layout_digest())
                     trajectory = Trajectory.read(local)
-                self.started_at = str(manifest.meta.get("startedAt", self.started_at))
+                self.started_at = datetime.fromisoformat(str(manifest.meta["startedAt"]))
                 self.observer.emit(Note(text=f"{track.name} continues after step {trajectory.steps}"))
             else:
                 state = self._parents_state(track)
@@ -201,7 +191,8 @@ class TrackTrainer:
         adapter = self.session.adapter
         if track.parent is None:
             return {"parameters": adapter.initial.cpu()}
-        with scratch() as folder:
+        with TemporaryDirectory(prefix="promptintern-") as directory:
+            folder = Path(directory)
             self.store.fetch_stage(track.parent, folder)
             adapter.load(folder)
             state = {"parameters": adapter.flat.detach().cpu().clone()}
@@ -227,7 +218,7 @@ class TrackTrainer:
                     done=trajectory.steps,
                     steps=steps,
                     loss=trajectory.loss[-1],
-                    speed=self.speed(trajectory),
+                    throughput=self.throughput(trajectory),
                 )
             )
             self.writer.poll()
@@ -248,11 +239,12 @@ class TrackTrainer:
         frozen = copy.deepcopy(trajectory)
         layout = self.session.adapter.layout_digest()
         keep = self.session.job.spec.checkpoint.keep
-        meta = {"track": track.name, "startedAt": self.started_at}
+        meta = {"track": track.name, "startedAt": self.started_at.isoformat()}
 
         def write() -> None:
             self.store.check_term(self.term)
-            with scratch() as folder:
+            with TemporaryDirectory(prefix="promptintern-") as directory:
+                folder = Path(directory)
                 write_state(folder, tensors, layout=layout)
                 frozen.write(folder)
                 self.store.save_checkpoint(
@@ -282,11 +274,5 @@ def base_name(uri: str) -> tuple[str, str | None]:
     return shown(uri), None
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """An empty local folder that is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="promptintern-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

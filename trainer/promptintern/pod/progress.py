@@ -2,14 +2,14 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
 from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
 
 from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
+from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 _RECENT_STEPS = 20
 """The steps by whose time the time that is left is told. The first ones of a stage are slower."""
@@ -35,13 +35,7 @@ class TrainingProgress:
             case Claimed(term=term):
                 self._term = term
             case TrainingBegan(stage=int() as stage):
-                self._change(
-                    stage,
-                    rate=event.rate,
-                    shots=event.shots,
-                    prompt_tokens=event.prompt_tokens,
-                    started_at=datetime.fromisoformat(event.started_at),
-                )
+                self._change(stage, **_planned(event.plan), started_at=event.started_at)
                 self._progress = Progress(step=event.done, total=event.steps)
                 self._recent.clear()
                 self._recent.append((self._clock(), event.done))
@@ -51,27 +45,13 @@ class TrainingProgress:
                 self._progress = Progress(
                     step=event.done,
                     total=event.steps,
-                    examples_per_second=round(event.speed.examples, 1),
-                    tokens_per_second=round(event.speed.tokens, 1),
-                    computed_tokens_per_second=_rounded(event.speed.computed, 1),
-                    loss_tokens_per_second=round(event.speed.loss_tokens, 1),
-                    mfu=_rounded(event.speed.mfu, 3),
-                    time_shares=_shares(event.speed.shares),
+                    **_rounded(event.throughput),
                     eta_seconds=self._seconds_left(event.steps),
                 )
             case CheckpointSaved(stage=int() as stage):
                 self._change(stage, checkpoint=f"{self._run_uri}/{event.folder}")
-            case StageDone():
-                self._change(
-                    event.stage,
-                    rate=event.rate,
-                    shots=event.shots,
-                    prompt_tokens=event.prompt_tokens,
-                    loss=event.loss,
-                    score=event.score,
-                    **_times(event),
-                    checkpoint=None,
-                )
+            case StageDone(record=record):
+                self._stages[record.index] = stage_status(record)
                 self._progress = None
 
     def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
@@ -105,15 +85,35 @@ class TrainingProgress:
         return round((now - began) / (done - before) * (steps - done), 1) if done > before else None
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def stage_status(record: StageRecord) -> StageStatus:
+    """A committed stage as the job's status shows it."""
+    return StageStatus(
+        index=record.index,
+        **_planned(record),
+        loss=record.loss_last,
+        score=record.score,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+    )
+
+
+def _planned(plan: TrackPlan) -> dict[str, Any]:
+    """The fields of ``StageStatus`` that are known before a stage's first step."""
+    return {"rate": plan.achieved_rate, "shots": plan.shots, "prompt_tokens": plan.prompt_tokens_mean}
+
+
+def _rounded(throughput: Throughput) -> dict[str, Any]:
+    """The fields of ``Progress`` that tell the throughput."""
+    shares = throughput.time_shares
+    return {
+        "examples_per_second": round(throughput.examples_per_second, 1),
+        "tokens_per_second": round(throughput.tokens_per_second, 1),
+        "computed_tokens_per_second": _round(throughput.computed_tokens_per_second, 1),
+        "loss_tokens_per_second": round(throughput.loss_tokens_per_second, 1),
+        "mfu": _round(throughput.mfu, 3),
+        "time_shares": shares and TimeShares(**{phase: round(share, 3) for phase, share in shares}),
+    }
+
+
+def _round(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
-
-
-def _shares(shares: Mapping[str, float]) -> TimeShares | None:
-    return TimeShares(**{part: round(share, 3) for part, share in shares.items()}) if shares else None
-
-
-def _times(stage: StageDone) -> dict[str, datetime]:
-    """What is known of them."""
-    told = {"started_at": stage.started_at, "finished_at": stage.finished_at}
-    return {name: datetime.fromisoformat(text) for name, text in told.items() if text is not None}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, pairwise
 from typing import Literal
 
 import numpy as np
@@ -19,19 +18,16 @@ from promptintern.report.facts import (
     QUERY_ONLY,
     ArmFacts,
     LatencyFacts,
-    LossPoint,
     PriceFacts,
     RunFacts,
 )
 from promptintern.report.schema import (
     ArmReport,
     Comparison,
-    CurvePoint,
     Example,
     Examples,
     Figure,
     Latency,
-    LossCurve,
     Report,
     Reproducibility,
     Savings,
@@ -41,7 +37,6 @@ from promptintern.report.verdict import verdict
 from promptintern.report.warn import warnings_of
 
 MAX_EXAMPLES = 20
-MAX_CURVE_POINTS = 100
 
 DESCRIPTIONS = {
     FULL_PROMPT: "base weights, the whole template, all examples",
@@ -100,7 +95,7 @@ def build_report(facts: RunFacts) -> Report:
         planned_stages=facts.planned_stages,
         gate=facts.gate,
         direct=facts.direct,
-        loss=_loss_curves(facts.loss),
+        loss=facts.loss,
         examples=_examples(facts, scored),
         job=facts.job,
         data=facts.data,
@@ -213,27 +208,6 @@ def _savings(full: ArmReport, result: ArmReport) -> Savings:
             else None
         ),
     )
-
-
-def _loss_curves(points: Sequence[LossPoint]) -> list[LossCurve]:
-    ordered = sorted(points, key=lambda point: (point.track == "direct", _order(point.track), point.step))
-    return [
-        LossCurve(track=track, points=_thinned(list(group)))
-        for track, group in groupby(ordered, key=lambda point: point.track)
-    ]
-
-
-def _order(track: str) -> tuple[int, str]:
-    return (int(track), "") if track.isdecimal() else (0, track)
-
-
-def _thinned(points: Sequence[LossPoint]) -> list[CurvePoint]:
-    """Means over runs of steps, so that a long training stays readable and small."""
-    edges = np.linspace(0, len(points), min(len(points), MAX_CURVE_POINTS) + 1).round().astype(int).tolist()
-    return [
-        CurvePoint(step=points[end - 1].step, loss=float(np.mean([p.loss for p in points[start:end]])))
-        for start, end in pairwise(edges)
-    ]
 
 
 def _examples(facts: RunFacts, scored: Sequence[_Scored]) -> Examples:

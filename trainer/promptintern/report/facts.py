@@ -1,11 +1,13 @@
 """What a run leaves behind, as plain figures: all that a report is built from."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
+from promptintern_api.contract import RUN_FORMAT
 from promptintern_api.evaluation import Metric, OnGateFail
 from pydantic import Field, model_validator
 
-from promptintern.report.document import Document
+from promptintern.document import Document
+from promptintern.stage_record import Count, Seconds, StageRecord, TrackRecord
 
 FULL_PROMPT = "FullPrompt"
 QUERY_ONLY = "QueryOnly"
@@ -13,11 +15,6 @@ DIRECT = "Direct"
 BASE = "Base"
 KEPT_STAGE = "KeptStage"
 """The arm of a run that a gate stopped: the last good stage's adapter, asked with that stage's own prompt."""
-
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0)]
 
 
 class HeldOutRow(Document):
@@ -49,83 +46,6 @@ class ArmFacts(Document):
     answer_tokens: list[Count]
     """Generated tokens, with the end token where there is one."""
     latency: LatencyFacts | None = None
-
-
-class TimeShares(Document):
-    """What a training's time went to; the shares sum to 1."""
-
-    data: Share = 0.0
-    """Putting packs together and on the device."""
-    forward: Share = 0.0
-    backward: Share = 0.0
-    exchange: Share = 0.0
-    """Summing gradients over workers, and waiting for them."""
-    optimizer: Share = 0.0
-    save: Share = 0.0
-    """Held up by reports and checkpoints."""
-
-
-class SpeedFacts(Document):
-    """How fast a training went, per second of its time on all workers together."""
-
-    examples_per_second: Rate
-    tokens_per_second: Rate
-    """Prompt and answer tokens."""
-    computed_tokens_per_second: Rate
-    """Tokens that went through the model."""
-    loss_tokens_per_second: Rate
-    """Tokens with a loss."""
-    mfu: Share | None = None
-    """Model FLOPs utilization; None on a CPU, or a GPU whose peak is not known."""
-    time_shares: TimeShares
-
-
-class TrackFacts(Document):
-    """One training: a stage, or Direct."""
-
-    epochs: Count
-    steps: Count
-    rows: Count
-    prompt_tokens_mean: float
-    """Over training rows."""
-    prompt_tokens_p95: float
-    training_tokens: Count
-    """Prompt and answer tokens over all epochs."""
-    loss_first: float
-    loss_last: float
-    """Mean loss per answer token of the first and the last step, in nats."""
-    seconds: Seconds
-    speed: SpeedFacts | None = None
-    """None where an older version trained."""
-
-
-class StageFacts(TrackFacts):
-    """One stage, and how its adapter answered with the stage's own prompt."""
-
-    index: Count
-    """From 0."""
-    rate_asked: float
-    rate_achieved: float
-    """Share of the template's tokens."""
-    shots: Count
-    term: Count | None = None
-    """The term in which a driver committed the stage."""
-    score: float | None = None
-    """In the job's first metric, on the first ``scored_rows`` held-out rows."""
-    full_prompt_score: float | None = None
-    """FullPrompt's on the same rows."""
-    scored_rows: Count | None = None
-    gate: Literal["passed", "failed"] | None = None
-
-
-class LossPoint(Document):
-    """The loss of one optimizer step."""
-
-    track: str
-    """The stage's index, or ``direct``."""
-    step: Count
-    loss: float
-    """Mean over answer tokens, in nats."""
 
 
 class GateFacts(Document):
@@ -205,9 +125,26 @@ class PriceFacts(Document):
     currency: str
 
 
+class CurvePoint(Document):
+    """Mean loss of the steps up to ``step`` since the point before."""
+
+    step: Count
+    loss: float
+    """Mean over answer tokens, in nats."""
+
+
+class LossCurve(Document):
+    """The loss of one training over its steps, in at most a hundred points."""
+
+    track: str
+    """The stage's index, or ``direct``."""
+    points: list[CurvePoint]
+
+
 class RunFacts(Document):
     """Everything that the report says is computed from this."""
 
+    schema_version: Literal["2.0"] = RUN_FORMAT
     job: JobFacts
     metrics: list[Metric] = Field(min_length=1)
     """The first one is the score of the gate and of the verdict."""
@@ -215,11 +152,11 @@ class RunFacts(Document):
     """Longest generated answer."""
     rows: list[HeldOutRow] = Field(min_length=1)
     arms: list[ArmFacts]
-    stages: list[StageFacts]
+    stages: list[StageRecord]
     """That were trained."""
     planned_stages: Count
-    direct: TrackFacts | None = None
-    loss: list[LossPoint] = Field(default_factory=list)
+    direct: TrackRecord | None = None
+    loss: list[LossCurve] = Field(default_factory=list)
     gate: GateFacts
     data: DataFacts
     prices: PriceFacts | None = None

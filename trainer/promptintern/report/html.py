@@ -6,10 +6,12 @@ from functools import cache, partial
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from promptintern_api.evaluation import Metric
+from promptintern_api.status import TimeShares
 
 from promptintern.report import plots, words
-from promptintern.report.facts import FULL_PROMPT, SpeedFacts, TimeShares
+from promptintern.report.facts import FULL_PROMPT
 from promptintern.report.schema import Report
+from promptintern.stage_record import Throughput
 
 WIDE, NARROW = 760, 342
 """Widths in pixels of each plot's two drawings; the style sheet shows the one that fits."""
@@ -51,8 +53,8 @@ def render_html(report: Report) -> str:
         outcome={"symbol": symbol, "tone": tone, "name": name},
         key_figures=key_figures(report),
         plots=_plots(report),
-        speeds=_speeds(report),
-        time_parts=_time_parts(report),
+        throughputs=_throughputs(report),
+        phases=_phases(report),
         readings=_READINGS,
         metric_names=words.METRIC_NAMES,
         open_examples=OPEN_EXAMPLES,
@@ -103,17 +105,17 @@ def _fewer(saved: float) -> str:
     return f", {words.percent(saved)} fewer" if saved > 0 else ""
 
 
-def _speeds(report: Report) -> dict[str, SpeedFacts]:
-    """Of every training whose speed is known, by its name."""
-    trainings = {f"Stage {stage.index + 1}": stage.speed for stage in report.stages}
-    trainings |= {"Direct": report.direct.speed} if report.direct else {}
-    return {name: speed for name, speed in trainings.items() if speed}
+def _throughputs(report: Report) -> dict[str, Throughput]:
+    """The throughput of every training that was timed, by the training's name."""
+    trainings = {f"Stage {stage.index + 1}": stage.throughput for stage in report.stages}
+    trainings |= {"Direct": report.direct.throughput} if report.direct else {}
+    return {name: throughput for name, throughput in trainings.items() if throughput.time_shares}
 
 
-def _time_parts(report: Report) -> list[str]:
-    """What some training spent time on, in a step's order."""
-    shares = [speed.time_shares for speed in _speeds(report).values()]
-    return [part for part in TimeShares.model_fields if any(getattr(share, part) for share in shares)]
+def _phases(report: Report) -> list[str]:
+    """The phases of a step that some training spent time on, in their order within a step."""
+    shares = [throughput.time_shares for throughput in _throughputs(report).values()]
+    return [phase for phase in TimeShares.model_fields if any(getattr(share, phase) for share in shares)]
 
 
 def _plots(report: Report) -> dict[str, Plot]:

@@ -7,8 +7,8 @@ from markupsafe import Markup
 from promptintern_api.evaluation import Metric
 
 from promptintern.report import words
-from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, KEPT_STAGE, QUERY_ONLY, StageFacts
-from promptintern.report.schema import ArmReport, LossCurve, Report
+from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, KEPT_STAGE, QUERY_ONLY, LossCurve
+from promptintern.report.schema import ArmReport, Report
 from promptintern.report.svg import (
     CHARACTER,
     LINE,
@@ -24,6 +24,7 @@ from promptintern.report.svg import (
     picture,
     ticks,
 )
+from promptintern.stage_record import StageRecord
 
 MARKERS: dict[str, Marker] = {
     FULL_PROMPT: "square",
@@ -119,7 +120,7 @@ def tokens_plot(arms: Sequence[ArmReport], *, width: float, key: str) -> Markup:
     )
 
 
-def stages_plot(stages: Sequence[StageFacts], metric: Metric, *, width: float, key: str) -> Markup:
+def stages_plot(stages: Sequence[StageRecord], metric: Metric, *, width: float, key: str) -> Markup:
     """Prompt tokens (bars) above the score (line) of every stage, one column a stage."""
     left, column = AXIS, (width - AXIS) / max(1, len(stages))
     every = max(1, -(-len(stages) * LEAST_COLUMN // int(width - left)))
@@ -175,7 +176,7 @@ def stages_plot(stages: Sequence[StageFacts], metric: Metric, *, width: float, k
         marks += [
             label(f"Stage {stages[i].index + 1}", centres[i], base + 20, anchor="middle", class_="label strong"),
             label(
-                f"{words.percent(stages[i].rate_achieved)} · {stages[i].shots}",
+                f"{words.percent(stages[i].achieved_rate)} · {stages[i].shots}",
                 centres[i],
                 base + 20 + LINE,
                 anchor="middle",
@@ -198,12 +199,12 @@ def stages_plot(stages: Sequence[StageFacts], metric: Metric, *, width: float, k
     )
 
 
-def _largest_score(stages: Sequence[StageFacts]) -> float:
-    return max(score for stage in stages for score in (stage.score, stage.full_prompt_score) if score is not None)
+def _largest_score(stages: Sequence[StageRecord]) -> float:
+    return max(score for stage in stages for score in (stage.score, stage.full_prompt_score))
 
 
 def _score_panel(
-    stages: Sequence[StageFacts],
+    stages: Sequence[StageRecord],
     metric: Metric,
     scored: Sequence[int],
     shown: Sequence[int],

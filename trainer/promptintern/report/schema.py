@@ -4,8 +4,9 @@ from typing import Any, Literal
 
 from promptintern_api.evaluation import Metric
 
-from promptintern.report.document import Document
-from promptintern.report.facts import DataFacts, GateFacts, JobFacts, PriceFacts, StageFacts, TrackFacts
+from promptintern.document import Document
+from promptintern.report.facts import DataFacts, GateFacts, JobFacts, LossCurve, PriceFacts
+from promptintern.stage_record import StageRecord, TrackRecord
 
 Outcome = Literal["Internalized", "Inconclusive", "NotInternalized", "StoppedByGate"]
 
@@ -101,20 +102,6 @@ class Verdict(Document):
     """The arm that was judged; None if no stage passed the gate."""
 
 
-class CurvePoint(Document):
-    """Mean loss of the steps up to ``step`` since the point before."""
-
-    step: int
-    loss: float
-
-
-class LossCurve(Document):
-    """One track's loss over its steps, thinned out."""
-
-    track: str
-    points: list[CurvePoint]
-
-
 class Example(Document):
     """A held-out row that two arms answered differently."""
 
@@ -146,7 +133,7 @@ class Reproducibility(Document):
 class Report(Document):
     """The whole report."""
 
-    schema_version: Literal["1.0", "1.1"] = "1.1"
+    schema_version: Literal["2.0"] = "2.0"
     verdict: Verdict
     warnings: list[str]
     notes: list[str]
@@ -156,10 +143,10 @@ class Report(Document):
     comparisons: list[Comparison]
     savings: Savings | None = None
     """None if no stage passed the gate."""
-    stages: list[StageFacts]
+    stages: list[StageRecord]
     planned_stages: int
     gate: GateFacts
-    direct: TrackFacts | None = None
+    direct: TrackRecord | None = None
     loss: list[LossCurve]
     examples: Examples
     job: JobFacts

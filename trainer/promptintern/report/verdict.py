@@ -3,8 +3,9 @@
 from promptintern_api.evaluation import Metric
 
 from promptintern.report import words
-from promptintern.report.facts import FULL_PROMPT, GateFacts, StageFacts
+from promptintern.report.facts import FULL_PROMPT, GateFacts
 from promptintern.report.schema import ArmReport, Figure, Outcome, Savings, Verdict
+from promptintern.stage_record import StageRecord
 
 TOLERANCE = 1e-9
 """For sums of floats; far below one row's worth."""
@@ -44,7 +45,7 @@ def verdict(
     difference: Figure | None,
     savings: Savings | None,
     gate: GateFacts,
-    stages: list[StageFacts],
+    stages: list[StageRecord],
     planned_stages: int,
 ) -> Verdict:
     """The verdict from the figures.
@@ -123,7 +124,7 @@ def _stopped(
     result: ArmReport | None,
     savings: Savings | None,
     gate: GateFacts,
-    stages: list[StageFacts],
+    stages: list[StageRecord],
     planned_stages: int,
 ) -> tuple[str, list[str]]:
     assert gate.stopped_at is not None
@@ -134,22 +135,16 @@ def _stopped(
     else:
         kept = next(stage for stage in stages if stage.index == gate.kept)
         headline += (
-            f"the adapter of stage {kept.index + 1} is kept. It still needs {words.percent(kept.rate_achieved)} of "
+            f"the adapter of stage {kept.index + 1} is kept. It still needs {words.percent(kept.achieved_rate)} of "
             f"the template and {_examples(kept.shots)}, and reaches "
             f"{words.score_sentence(metric, result.figure(metric).value)}{_fewer(savings)}."
         )
-    reasons = []
-    if failed.score is not None and failed.full_prompt_score is not None:
-        rows = f" on {words.count(failed.scored_rows)} held-out rows" if failed.scored_rows else ""
-        reasons.append(
-            f"Stage {failed.index + 1} reached {words.score_sentence(metric, failed.score)} with its own prompt "
-            f"against {words.score(metric, failed.full_prompt_score)} with the full prompt{rows}; the gate allows a "
-            f"loss of {words.points(metric, gate.max_drop * words.scale(metric))}."
-        )
-    reasons.append(
-        "More rows, more epochs a stage or more stages may carry it further; onFail: Continue trains on regardless."
-    )
-    return headline, reasons
+    return headline, [
+        f"Stage {failed.index + 1} reached {words.score_sentence(metric, failed.score)} with its own prompt against "
+        f"{words.score(metric, failed.full_prompt_score)} with the full prompt on {words.count(failed.scored_rows)} "
+        f"held-out rows; the gate allows a loss of {words.points(metric, gate.max_drop * words.scale(metric))}.",
+        "More rows, more epochs a stage or more stages may carry it further; onFail: Continue trains on regardless.",
+    ]
 
 
 def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int) -> list[str]:
@@ -164,12 +159,12 @@ def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int)
     ]
 
 
-def _subject(stages: list[StageFacts]) -> str:
+def _subject(stages: list[StageRecord]) -> str:
     """Who answers: the query alone, unless the schedule ends at a rate above 0."""
     last = stages[-1] if stages else None
-    if last is None or last.rate_asked <= 0:
+    if last is None or last.requested_rate <= 0:
         return "The query alone"
-    return f"The query with {words.percent(last.rate_achieved)} of the template"
+    return f"The query with {words.percent(last.achieved_rate)} of the template"
 
 
 def _fewer(savings: Savings | None) -> str:

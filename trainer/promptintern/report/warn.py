@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from promptintern_api.evaluation import Metric
 
 from promptintern.report import words
-from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, QUERY_ONLY, RunFacts, StageFacts
+from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, QUERY_ONLY, RunFacts
 from promptintern.report.schema import ArmReport, Comparison
 from promptintern.report.verdict import vacuous
+from promptintern.stage_record import StageRecord
 
 FEW_ROWS = 100
 CUT_SHARE = 0.05
@@ -77,9 +78,7 @@ def _gates(facts: RunFacts) -> list[str]:
     ]
 
 
-def _scores(metric: Metric, stage: StageFacts) -> str:
-    if stage.score is None or stage.full_prompt_score is None:
-        return ""
+def _scores(metric: Metric, stage: StageRecord) -> str:
     full = words.score(metric, stage.full_prompt_score)
     return f" ({words.score_sentence(metric, stage.score)} against {full} with the full prompt)"
 

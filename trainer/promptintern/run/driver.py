@@ -62,9 +62,9 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
         observer.emit(Note(text=warning, warning=True))
     store = open_run(job, storage_uri)
     _register(job, store, data.digests)
-    task = WorkerTask(job=job.to_wire(), store_uri=store.store.uri, claimant=store.new_claimant(), observer=observer)
+    task = WorkerTask(job=job, store_uri=store.store.uri, claimant=store.new_claimant(), observer=observer)
     if workers == 0:
-        work(task)
+        work(task, data)
     else:
         _fit_on_ray(job, task, workers, observer)
     with good_before():

@@ -33,8 +33,8 @@ class Mailbox:
         match event:
             case Claimed():
                 self._saved = None
-            case StageDone(stage=stage):
-                self._reach(stage, math.inf)
+            case StageDone(record=record):
+                self._reach(record.index, math.inf)
             case CheckpointSaved(stage=track, step=step):
                 self._reach(track, step)
 

@@ -3,9 +3,8 @@
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from promptintern_api import parse_job
+from promptintern_api import PromptInternJob
 from promptintern_api.contract import MODEL_FILE, RUN_FORMAT
 
 from promptintern.engine import distributed
@@ -14,7 +13,7 @@ from promptintern.leaving import present, wait_while_leaving
 from promptintern.models import ModelFolder
 from promptintern.pipeline.events import Claimed, Observer, Stopped
 from promptintern.pipeline.facts import store_facts
-from promptintern.pipeline.inputs import s3_options
+from promptintern.pipeline.inputs import Data, load_data, s3_options
 from promptintern.pipeline.internalize import internalize
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.training import TrackTrainer
@@ -26,25 +25,27 @@ from promptintern.uris import shown
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """What a worker is told. It crosses process borders, so it holds plain data and the observer's handle."""
+    """What a worker needs to know. Ray pickles it on its way to other processes."""
 
-    job: dict[str, Any]
-    """The job on the wire."""
+    job: PromptInternJob
     store_uri: str
     """The run's folder."""
     claimant: Claimant
     observer: Observer
 
 
-def work(task: WorkerTask) -> None:
-    """The whole run as one worker of it.
+def work(task: WorkerTask, data: Data | None = None) -> None:
+    """Do one worker's share of the whole run.
+
+    Args:
+        data: The job's rows, if this process has loaded them already.
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
         RunFailed: if the run ended badly.
         Stopped: if it saved and stopped because it was asked to.
     """
-    job = parse_job(task.job)
+    job = task.job
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
     who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
@@ -52,7 +53,7 @@ def work(task: WorkerTask) -> None:
         term = distributed.from_first(lambda: store.claim_term(who, task.claimant))
     if distributed.rank() == 0:
         task.observer.emit(Claimed(term=term))
-    session = open_session(job, local_rank=_local_rank())
+    session = open_session(job, data or load_data(job), local_rank=_local_rank())
     with good_before():
         _check_model(store, session.folder)
         _train(session, store, term, task.observer)

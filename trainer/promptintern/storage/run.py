@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from promptintern_api.contract import MANIFEST_FILE, RUN_FORMAT
 from pydantic import JsonValue
 
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.stage_record import TrackRecord
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder, read_manifest
 from promptintern.storage.store import Store
 
@@ -22,6 +23,7 @@ _STAGE = re.compile(r"stages/([^/]+)/manifest\.json")
 _TERM_FOLDER = re.compile(r"(stages/[^/]+/t\d+/[^/]+)/")
 _CHECKPOINT = re.compile(r"(stages/[^/]+/t(\d+)/checkpoints/step-(\d+))/manifest\.json")
 _DOCUMENT = "document.json"
+R = TypeVar("R", bound=TrackRecord)
 _log = structlog.get_logger("promptintern.storage")
 
 
@@ -149,6 +151,14 @@ class RunStore:
         """What stage ``key`` (its number, or ``direct``) committed, None if it did not yet."""
         return read_manifest(self.store, _stage_path(key))
 
+    def record(self, key: str, manifest: Manifest, kind: type[R]) -> R:
+        """The record of a training in ``manifest``, which stage ``key`` committed.
+
+        Raises:
+            RunFailed: if the manifest holds something else.
+        """
+        return kind.of_meta(manifest.meta, f"{self.store.uri}/{_stage_path(key)}")
+
     def commit_stage(
         self, key: str, *, term: int, local: Path, parent: str | None, meta: Mapping[str, JsonValue]
     ) -> Manifest:
@@ -161,7 +171,7 @@ class RunStore:
         """
         manifest = commit_folder(
             self.store,
-            folder=_stage_folder(key, term),
+            folder=stage_folder(key, term),
             local=local,
             manifest_path=_stage_path(key),
             kind="stage",
@@ -182,7 +192,7 @@ class RunStore:
         manifest = self.stage_manifest(key)
         if manifest is None:
             raise RunFailed(f"{self.store.uri}/{_stage_path(key)} is missing: the stage was not committed")
-        fetch_folder(self.store, manifest, folder=_stage_folder(key, manifest.term), local=local)
+        fetch_folder(self.store, manifest, folder=stage_folder(key, manifest.term), local=local)
         return manifest
 
     def _tidy(self) -> None:
@@ -194,7 +204,7 @@ class RunStore:
 
     def _drop_rest(self, key: str, manifest: Manifest) -> None:
         """Once committed, a stage is its manifest and the files that this names; nothing else there is read again."""
-        kept = _stage_folder(key, manifest.term)
+        kept = stage_folder(key, manifest.term)
         paths = self.store.list(f"stages/{key}")
         folders = {match[1] for match in map(_TERM_FOLDER.match, paths) if match}
         for folder in sorted(folders - {kept}):
@@ -332,6 +342,11 @@ class RunStore:
         return self.store.create(path, _json(value))
 
 
+def stage_folder(key: str, term: int) -> str:
+    """The folder of what stage ``key`` committed in ``term``, below the run's folder."""
+    return f"stages/{key}/t{term}/adapter"
+
+
 def checkpoint_folder(key: str, term: int, step: int) -> str:
     """Where stage ``key``'s checkpoint after ``step`` is, below the run's folder."""
     return f"stages/{key}/t{term}/checkpoints/step-{step:06d}"
@@ -349,10 +364,6 @@ def _term_path(term: int) -> str:
 
 def _stage_path(key: str) -> str:
     return f"stages/{key}/manifest.json"
-
-
-def _stage_folder(key: str, term: int) -> str:
-    return f"stages/{key}/t{term}/adapter"
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

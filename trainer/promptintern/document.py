@@ -1,11 +1,11 @@
-"""What the report's documents share: camelCase in JSON, frozen, no unknown fields."""
+"""The base of the JSON documents that a run stores: camelCase, frozen, without unknown fields."""
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 
 class Document(BaseModel):
-    """A part of a JSON document. NaN and infinity are refused: JSON has no word for them."""
+    """A part of a JSON document. NaN and infinity are refused, because JSON cannot express them."""
 
     model_config = ConfigDict(
         extra="forbid",
