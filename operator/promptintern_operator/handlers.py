@@ -1,74 +1,74 @@
-"""Wiring: what Kopf sees goes into the store, and the job it belongs to into the queue. Kopf writes nothing."""
+"""Wiring: what Kopf sees goes into the cache, and the job it belongs to into the queue. Kopf writes nothing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
 
+from promptintern_operator.cache import Cache, CachedJob, ObjectCache, Owner, key_of, owner_of
 from promptintern_operator.labels import JOB, SELECTOR
 from promptintern_operator.queue import Key, Workqueue
-from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of, owner_of
 from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
 
 _OURS = {JOB: kopf.PRESENT}
 
 
-def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
-    """Handlers that keep ``store`` and feed ``queue``."""
+def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
+    """Handlers that keep ``cache`` and feed ``queue``."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.event("promptintern.dev", "v1alpha1", "promptinternjobs", registry=registry)
-    async def job_seen(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
+    async def job_changed(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
         meta = body["metadata"]
         key = Key(meta["namespace"], meta["name"])
         if event["type"] == "DELETED":
-            if (known := store.jobs.get(key)) is not None and known.uid == meta["uid"]:
-                store.drop_job(key)
-        elif (known := store.jobs.get(key)) is not None and known.version == meta["resourceVersion"]:
+            if (cached := cache.jobs.get(key)) is not None and cached.uid == meta["uid"]:
+                cache.remove_job(key)
+        elif (cached := cache.jobs.get(key)) is not None and cached.version == meta["resourceVersion"]:
             return  # our own write, whose answer was quicker
         else:
-            store.jobs[key] = JobBody.of(event["object"])
+            cache.jobs[key] = CachedJob.from_body(event["object"])
         await queue.add(key)
 
     def watch_children(
-        resource: tuple[str, ...], shelf: Shelf[Any], view: Callable[[Any], Any], *, in_bursts: bool
+        resource: tuple[str, ...], objects: ObjectCache[Any], view: Callable[[Any], Any], *, in_bursts: bool
     ) -> None:
-        @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-seen")
-        async def child_seen(event: Mapping[str, Any], **_: Any) -> None:
+        @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-changed")
+        async def child_changed(event: Mapping[str, Any], **_: Any) -> None:
             body = event["object"]
             meta = body["metadata"]
             owner, key = owner_of(meta, controlled=resource[-1] != "pods"), key_of(meta)
             if owner is None or key is None:
                 return
             if event["type"] == "DELETED":
-                shelf.drop(owner, meta["uid"])
-                store.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
+                objects.remove(owner, meta["uid"])
+                cache.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
             else:
                 if resource[-1] == "rayjobs":
-                    store.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
-                if not shelf.put(owner, meta["uid"], view(body)):
+                    cache.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
+                if not objects.put(owner, meta["uid"], view(body)):
                     return  # nothing that a plan would look at
             if in_bursts:
-                queue.add_soon(key)
+                queue.add_batched(key)
             else:
                 await queue.add(key)
 
     # A cluster comes and goes as a burst of changes to its RayJob and its pods; a job waits for the end of its check.
-    watch_children(("ray.io", "v1", "rayjobs"), store.ray_jobs, ray_job_view, in_bursts=True)
-    watch_children(("v1", "pods"), store.pods, pod_view, in_bursts=True)
-    watch_children(("batch", "v1", "jobs"), store.preflights, preflight_view, in_bursts=False)
+    watch_children(("ray.io", "v1", "rayjobs"), cache.ray_jobs, ray_job_view, in_bursts=True)
+    watch_children(("v1", "pods"), cache.pods, pod_view, in_bursts=True)
+    watch_children(("batch", "v1", "jobs"), cache.preflights, preflight_view, in_bursts=False)
 
     @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
-    async def workload_seen(event: Mapping[str, Any], **_: Any) -> None:
+    async def workload_changed(event: Mapping[str, Any], **_: Any) -> None:
         view, meta = workload_view(event["object"]), event["object"]["metadata"]
         if view.ray_job_uid is None:
             return
         owner = Owner(meta["namespace"], view.ray_job_uid)
         if event["type"] == "DELETED":
-            store.workloads.drop(owner, meta["uid"])
+            cache.workloads.remove(owner, meta["uid"])
         else:
-            store.workloads.put(owner, meta["uid"], view)
-        if (key := store.ray_job_owners.get(owner)) is not None:
+            cache.workloads.put(owner, meta["uid"], view)
+        if (key := cache.ray_job_owners.get(owner)) is not None:
             await queue.add(key)
 
     return registry

@@ -20,11 +20,11 @@ _SECONDS, _PAGE = 30.0, 500
 class RequestFailed(Exception):  # noqa: N818 -- reads as what happened
     """The API server refused, or could not be asked. ``status`` is HTTP's, 0 if nobody answered."""
 
-    def __init__(self, message: str, *, status: int, reason: str = "", said: str = "") -> None:
+    def __init__(self, message: str, *, status: int, reason: str = "", server_message: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
-        self.said = said
+        self.server_message = server_message
         """The server's own sentence, for people who do not know which request was made."""
 
 
@@ -95,29 +95,29 @@ class Kube:
                 return None
             raise
 
-    async def uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
+    async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
         """Of all objects of a kind, in one namespace or in all, a page at a time."""
-        found: set[str] = set()
+        uids: set[str] = set()
         token = ""
         while True:
             query = [("limit", str(_PAGE)), ("labelSelector", selector), ("continue", token)]
             answer = await self._request(
                 "GET", resource.path(namespace), query=[(name, value) for name, value in query if value], only_meta=True
             )
-            found |= {item["metadata"]["uid"] for item in answer.get("items") or []}
+            uids |= {item["metadata"]["uid"] for item in answer.get("items") or []}
             token = answer.get("metadata", {}).get("continue") or ""
             if not token:
-                return found
+                return uids
 
     async def serves(self, resource: Resource) -> bool:
         """Whether there is this kind of objects."""
         try:
-            found = await self._request("GET", f"/apis/{resource.api_version}")
+            group = await self._request("GET", f"/apis/{resource.api_version}")
         except RequestFailed as error:
             if error.status == 404:
                 return False
             raise
-        return any(each.get("name") == resource.plural for each in found.get("resources", []))
+        return any(kind.get("name") == resource.plural for kind in group.get("resources", []))
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         """Create the object and return it; None if its name is taken, and refused if it has fields that are not known.
@@ -132,7 +132,7 @@ class Kube:
                 return None
             raise
 
-    async def look_at(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    async def read(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """The object of that kind and name as it is there. An empty patch changes nothing, and needs no right to read
         every object of the kind.
         """
@@ -140,16 +140,16 @@ class Kube:
 
     async def apply(self, manifest: Mapping[str, Any], *, uid: str) -> None:
         """Make the object with this uid what ``manifest`` says (server-side apply); 409 if it is another one now."""
-        wanted = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
-        await self._request("PATCH", _path(manifest), wanted, query=_as_manager(), content_type=_APPLY)
+        manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+        await self._request("PATCH", _path(manifest), manifest, query=_as_manager(), content_type=_APPLY)
 
-    async def drop_annotations(self, there: Mapping[str, Any], *, keep: Container[str]) -> None:
+    async def remove_annotations(self, body: Mapping[str, Any], *, keep: Container[str]) -> None:
         """Remove from an object, as it was seen, all annotations but those to ``keep``."""
-        meta = there["metadata"]
-        gone = {name: None for name in meta.get("annotations") or {} if name not in keep}
-        if gone:
-            change = {"metadata": {"uid": meta["uid"], "annotations": gone}}
-            await self._request("PATCH", _path(there), change, content_type=_MERGE)
+        meta = body["metadata"]
+        removed = {name: None for name in meta.get("annotations") or {} if name not in keep}
+        if removed:
+            change = {"metadata": {"uid": meta["uid"], "annotations": removed}}
+            await self._request("PATCH", _path(body), change, content_type=_MERGE)
 
     async def apply_job_status(
         self, namespace: str, name: str, *, uid: str, version: str, status: Mapping[str, Any]
@@ -176,7 +176,7 @@ class Kube:
             if error.status not in (404, 409):  # 409: another object has the name now
                 raise
 
-    async def tell(self, event: Mapping[str, Any]) -> None:
+    async def record_event(self, event: Mapping[str, Any]) -> None:
         """Create an Event."""
         await self._request("POST", EVENTS.path(event["metadata"]["namespace"]), event)
 
@@ -208,16 +208,16 @@ class Kube:
             API_REQUESTS.labels(verb=verb, code="0").inc()
             raise RequestFailed(f"{method} {path}: {error or type(error).__name__}", status=0) from error
         API_REQUESTS.labels(verb=verb, code=str(answer.status)).inc()
-        found = _parsed(content)
+        content = _parsed(content)
         if not 200 <= answer.status <= 299:
-            message = found.get("message") or answer.reason or ""
+            message = content.get("message") or answer.reason or ""
             raise RequestFailed(
                 f"{method} {path}: {answer.status} {message}",
                 status=answer.status,
-                reason=str(found.get("reason")),
-                said=message,
+                reason=str(content.get("reason")),
+                server_message=message,
             )
-        return found
+        return content
 
 
 def _path(manifest: Mapping[str, Any]) -> str:

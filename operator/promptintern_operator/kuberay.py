@@ -4,11 +4,11 @@ import asyncio
 
 import structlog
 
+from promptintern_operator.cache import Cache
 from promptintern_operator.kube import CRDS, RAY_JOBS, WORKLOADS, Kube, RequestFailed
 from promptintern_operator.plan import KubeRay
 from promptintern_operator.queue import Workqueue
-from promptintern_operator.store import Store
-from promptintern_operator.watching import forget, is_served
+from promptintern_operator.watch_health import forget, is_watched
 
 _SECONDS = 15.0
 _log = structlog.get_logger("promptintern.operator")
@@ -47,8 +47,8 @@ async def find_kuberay(kube: Kube) -> KubeRay:
     return KubeRay(usable=True) if "authOptions" in spec["rayClusterSpec"]["properties"] else TOO_OLD
 
 
-async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue, *, unwatched: asyncio.Event) -> None:
-    """Keep ``store.kuberay`` up to date, for ever; a change has every job looked at.
+async def watch_kuberay(kube: Kube, cache: Cache, queue: Workqueue, *, unwatched: asyncio.Event) -> None:
+    """Keep ``cache.kuberay`` up to date, for ever; a change has every job looked at.
 
     Args:
         unwatched: Set when there are RayJobs or Kueue's Workloads that Kopf does not watch. It looks for kinds once for
@@ -57,21 +57,21 @@ async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue, *, unwatched
     """
     while True:
         try:
-            found = await find_kuberay(kube)
+            kuberay = await find_kuberay(kube)
         except RequestFailed as error:
             _log.warning("KubeRay cannot be looked for", error=str(error))
         else:
-            if found != store.kuberay:
-                _log.info("KubeRay", usable=found.usable, reason=found.reason)
-                store.kuberay = found
-                for key in list(store.jobs):
+            if kuberay != cache.kuberay:
+                _log.info("KubeRay", usable=kuberay.usable, reason=kuberay.reason)
+                cache.kuberay = kuberay
+                for key in list(cache.jobs):
                     await queue.add(key)
         await asyncio.sleep(_SECONDS)
         try:
             for resource in (RAY_JOBS, WORKLOADS):
                 if not await kube.serves(resource):
                     forget(resource.plural)
-                elif not is_served(resource.plural):
+                elif not is_watched(resource.plural):
                     unwatched.set()
         except RequestFailed as error:
             _log.warning("KubeRay and Kueue cannot be looked for", error=str(error))

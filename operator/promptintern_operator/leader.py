@@ -19,7 +19,7 @@ from promptintern_operator.settings import Settings
 _log = structlog.get_logger("promptintern.operator")
 
 
-class Tenure:
+class Leadership:
     """How long this process may act as the leader: until others may follow who have not heard of it since.
 
     A process that stood still, or a machine that slept, wakes in the middle of its work, long before it finds that its
@@ -31,10 +31,10 @@ class Tenure:
         self._until = float("-inf")
 
     def renew(self, since: float) -> None:
-        """The lease was taken or renewed by a request that began at ``since``, by ``Tenure.now``."""
+        """The lease was taken or renewed by a request that began at ``since``, by ``Leadership.now``."""
         self._until = since + self._seconds
 
-    def holds(self) -> bool:
+    def is_held(self) -> bool:
         """Whether nobody else may be the leader now."""
         return self.now() < self._until
 
@@ -44,21 +44,21 @@ class Tenure:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class _PatientLock(LeaseLock):  # type: ignore[misc]
+class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
     """A lease whose requests end in time: an API server that hangs must not keep a leader that others replaced."""
 
     def __init__(
-        self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float, tenure: Tenure
+        self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float, leadership: Leadership
     ) -> None:
         super().__init__(name, namespace, identity, api)
         self._seconds = seconds
-        self._tenure = tenure
+        self._tenure = leadership
 
     async def get(self, name: str, namespace: str) -> tuple[bool, LeaderElectionRecord | Exception | None]:
         try:
             async with asyncio.timeout(self._seconds):
-                found: tuple[bool, LeaderElectionRecord | Exception | None] = await super().get(name, namespace)
-                return found
+                record: tuple[bool, LeaderElectionRecord | Exception | None] = await super().get(name, namespace)
+                return record
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return False, ApiException(status=0, reason=str(error) or type(error).__name__)
 
@@ -81,7 +81,7 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
             )
 
     async def _take(self, request: Awaitable[object]) -> bool:
-        began = Tenure.now()
+        began = Leadership.now()
         taken = await self._in_time(request)
         if taken:
             self._tenure.renew(began)
@@ -95,21 +95,21 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
             return False
 
 
-async def lead(api: ApiClient, settings: Settings, tenure: Tenure, work: Callable[[], Awaitable[None]]) -> None:
+async def lead(api: ApiClient, settings: Settings, leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
     """Wait to become the leader, then work; returns once ``work`` does, or once the lease is lost.
 
     A process that returns from here must end: what it started may still be under way.
 
     Args:
-        tenure: Is renewed with the lease.
+        leadership: Is renewed with the lease.
     """
-    lock = _PatientLock(
+    lock = _TimedLeaseLock(
         settings.lease_name,
         settings.operator_namespace,
         settings.pod_name,
         api,
         seconds=settings.lease_seconds / 10,
-        tenure=tenure,
+        leadership=leadership,
     )
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

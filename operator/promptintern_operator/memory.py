@@ -3,7 +3,7 @@
 import ctypes
 
 
-def give_back() -> None:
+def trim() -> None:
     """Have C's allocator return what was freed: glibc keeps it until it is asked.
 
     Python's own allocator keeps it in any case; the image sets ``PYTHONMALLOC=malloc``, so that it is not used.

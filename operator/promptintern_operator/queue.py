@@ -31,10 +31,10 @@ class Workqueue:
     def __init__(self, urgent: Callable[[Key], bool] = lambda _: False) -> None:
         self._is_urgent = urgent
         self._urgent: dict[Key, float] = {}
-        self._others: dict[Key, float] = {}
+        self._normal: dict[Key, float] = {}
         """Waiting keys, with the time since when."""
         self._busy: set[Key] = set()
-        self._later: dict[Key, asyncio.TimerHandle] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Future[None]] = set()
@@ -42,40 +42,40 @@ class Workqueue:
     async def add(self, key: Key) -> None:
         """Look at ``key`` soon; if it is being looked at, once more afterwards."""
         async with self._changed:
-            if key not in self._urgent and key not in self._others:
-                waiting = self._urgent if self._is_urgent(key) else self._others
+            if key not in self._urgent and key not in self._normal:
+                waiting = self._urgent if self._is_urgent(key) else self._normal
                 waiting[key] = _now()
-            self._count()
+            self._record_depth()
             self._changed.notify()
 
-    def add_soon(self, key: Key) -> None:
+    def add_batched(self, key: Key) -> None:
         """Look at ``key`` once more has changed: what happens now seldom happens alone."""
         self.add_after(key, _BURST_SECONDS)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Look at ``key`` after ``seconds``, or earlier if asked for earlier."""
         loop = asyncio.get_running_loop()
-        known = self._later.get(key)
+        timer = self._timers.get(key)
         when = loop.time() + max(seconds, 0.0)
-        if known is not None:
-            if known.when() <= when:
+        if timer is not None:
+            if timer.when() <= when:
                 return
-            known.cancel()
-        self._later[key] = loop.call_at(when, self._due, key)
+            timer.cancel()
+        self._timers[key] = loop.call_at(when, self._due, key)
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
-        handle = self._later.pop(key, None)
+        handle = self._timers.pop(key, None)
         if handle is not None:
             handle.cancel()
         self._failures.pop(key, None)
 
-    async def work(self, look: Callable[[Key], Awaitable[None]]) -> None:
+    async def work(self, reconcile: Callable[[Key], Awaitable[None]]) -> None:
         """Look at one key after another, for ever."""
         while True:
             key = await self._take()
             try:
-                await look(key)
+                await reconcile(key)
             except Exception as error:  # noqa: BLE001 -- whatever it was, the next look may go better
                 failures = self._failures.get(key, 0)
                 self._failures[key] = failures + 1
@@ -85,7 +85,7 @@ class Workqueue:
                     namespace=key.namespace,
                     job=key.name,
                     error=str(error),
-                    again_in=delay,
+                    retry_in=delay,
                     exc_info=failures == 5,
                 )
                 self.add_after(key, delay)
@@ -101,25 +101,25 @@ class Workqueue:
             while True:
                 free = self._next()
                 if free is not None:
-                    waiting = self._urgent if free in self._urgent else self._others
+                    waiting = self._urgent if free in self._urgent else self._normal
                     QUEUE_SECONDS.observe(_now() - waiting.pop(free))
-                    self._count()
+                    self._record_depth()
                     self._busy.add(free)
                     return free
                 await self._changed.wait()
 
     def _next(self) -> Key | None:
         urgent = next((key for key in self._urgent if key not in self._busy), None)
-        other = next((key for key in self._others if key not in self._busy), None)
+        other = next((key for key in self._normal if key not in self._busy), None)
         if urgent is None or other is None:
             return urgent or other
-        return other if self._others[other] + _PATIENCE_SECONDS < self._urgent[urgent] else urgent
+        return other if self._normal[other] + _PATIENCE_SECONDS < self._urgent[urgent] else urgent
 
-    def _count(self) -> None:
-        QUEUE_DEPTH.set(len(self._urgent) + len(self._others))
+    def _record_depth(self) -> None:
+        QUEUE_DEPTH.set(len(self._urgent) + len(self._normal))
 
     def _due(self, key: Key) -> None:
-        self._later.pop(key, None)
+        self._timers.pop(key, None)
         task = asyncio.ensure_future(self.add(key))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

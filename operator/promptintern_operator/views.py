@@ -33,7 +33,7 @@ class RayJobView:
     """The limit of each worker's container."""
     queue: str | None
     """Kueue's, from a label that it has from its creation or not at all."""
-    refused: str | None
+    pod_refusal: str | None
     """Why pods of its cluster cannot be made or deleted, in KubeRay's words."""
 
 
@@ -63,7 +63,7 @@ class PodView:
     cluster: str | None
     created: datetime
     deleting: bool
-    deletion_asked: datetime | None
+    deletion_requested: datetime | None
     """When its deletion was asked for."""
     deletion_due: datetime | None
     """When it must be gone; only where its kubelet does not answer, it is there for longer."""
@@ -118,11 +118,11 @@ class WorkloadView:
 def ray_job_view(body: Body) -> RayJobView:
     """Of a ray.io/v1 RayJob."""
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
-    refused = _condition(status.get("rayClusterStatus") or {}, "ReplicaFailure")
+    refusal = _condition(status.get("rayClusterStatus") or {}, "ReplicaFailure")
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
-        created=moment(meta["creationTimestamp"]),
+        created=parse_time(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
         suspended=bool(spec.get("suspend")),
         deployment=status.get("jobDeploymentStatus") or "",
@@ -130,10 +130,10 @@ def ray_job_view(body: Body) -> RayJobView:
         reason=status.get("reason") or "",
         message=status.get("message") or "",
         cluster=status.get("rayClusterName") or None,
-        ended=moment(status["endTime"]) if status.get("endTime") else None,
+        ended=parse_time(status["endTime"]) if status.get("endTime") else None,
         worker_memory=_worker_memory(spec),
         queue=_label(meta, QUEUE),
-        refused=refused.get("message") if refused.get("status") == "True" else None,
+        pod_refusal=refusal.get("message") if refusal.get("status") == "True" else None,
     )
 
 
@@ -152,10 +152,10 @@ def pod_view(body: Body) -> PodView:
         uid=meta["uid"],
         role=_label(meta, ROLE) or "worker",
         cluster=_label(meta, "ray.io/cluster"),
-        created=moment(meta["creationTimestamp"]),
+        created=parse_time(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
-        deletion_asked=_deletion_asked(meta),
-        deletion_due=moment(meta["deletionTimestamp"]) if _is_deleting(meta) else None,
+        deletion_requested=_deletion_requested(meta),
+        deletion_due=parse_time(meta["deletionTimestamp"]) if _is_deleting(meta) else None,
         phase=status.get("phase") or "Pending",
         reason=status.get("reason"),
         message=status.get("message"),
@@ -176,13 +176,13 @@ def preflight_view(body: Body) -> PreflightView:
         uid=meta["uid"],
         generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
         number=int((meta.get("annotations") or {}).get(TRY, 1)),
-        started=moment(status["startTime"]) if status.get("startTime") else None,
+        started=parse_time(status["startTime"]) if status.get("startTime") else None,
         deleting=_is_deleting(meta),
         queued=bool(spec.get("suspend")),
         succeeded=_condition(status, "Complete").get("status") == "True",
         failed=failed.get("message", "it failed") if failed.get("status") == "True" else None,
         timed_out=failed.get("status") == "True" and failed.get("reason") == "DeadlineExceeded",
-        failed_at=moment(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
+        failed_at=parse_time(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
     )
 
 
@@ -201,7 +201,7 @@ def workload_view(body: Body) -> WorkloadView:
     )
 
 
-def moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     """A time as the API server writes it."""
     return datetime.fromisoformat(text)
 
@@ -222,7 +222,7 @@ def _container(item: Body, memory: str | None) -> ContainerView:
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason"),
         exit_message=ended.get("message"),
-        ended_at=moment(ended["finishedAt"]) if ended.get("finishedAt") else None,
+        ended_at=parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
         memory_limit=memory,
     )
 
@@ -234,11 +234,11 @@ def _worker_memory(spec: Body) -> str | None:
     return str(limit) if limit is not None else None
 
 
-def _deletion_asked(meta: Body) -> datetime | None:
+def _deletion_requested(meta: Body) -> datetime | None:
     """A pod's deletionTimestamp is when its grace period ends."""
     if not _is_deleting(meta):
         return None
-    return moment(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    return parse_time(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
 
 
 def _is_deleting(meta: Body) -> bool:
@@ -250,5 +250,5 @@ def _label(meta: Body, name: str) -> str | None:
 
 
 def _condition(status: Body, kind: str) -> Body:
-    found: Sequence[Body] = status.get("conditions") or []
-    return next((condition for condition in found if condition["type"] == kind), {})
+    conditions: Sequence[Body] = status.get("conditions") or []
+    return next((condition for condition in conditions if condition["type"] == kind), {})

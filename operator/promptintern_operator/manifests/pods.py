@@ -70,7 +70,7 @@ def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = 
     return spec | more
 
 
-def placement_of_workers(job: PromptInternJob) -> Manifest:
+def worker_placement(job: PromptInternJob) -> Manifest:
     """Where the user wants them, as fields of a pod's spec."""
     compute = job.spec.compute
     fields: Manifest = {}
@@ -81,7 +81,7 @@ def placement_of_workers(job: PromptInternJob) -> Manifest:
     return fields
 
 
-def placement_of_others(job: PromptInternJob) -> Manifest:
+def cpu_placement(job: PromptInternJob) -> Manifest:
     """Where the user wants the head and the check, which need no GPU."""
     selector = job.spec.compute.head_node_selector
     return {"nodeSelector": dict(selector)} if selector else {}
@@ -155,47 +155,47 @@ def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False
 
 def volumes(job: PromptInternJob, *, token: bool) -> list[Manifest]:
     """The job, scratch space, the storage's certificate authority, the model cache, the head's token."""
-    found: list[Manifest] = [
+    specs: list[Manifest] = [
         {"name": _CONFIG, "configMap": {"name": child_name(job)}},
         {"name": _TEMPORARY, "emptyDir": {}},
     ]
     secret = _storage_secret(job)
     if secret is not None:  # of its keys this one only, and none if it has none
         items = [{"key": _CA_KEY, "path": _CA_KEY}]
-        found.append({"name": _CA, "secret": {"secretName": secret, "items": items, "optional": True}})
+        specs.append({"name": _CA, "secret": {"secretName": secret, "items": items, "optional": True}})
     cache = job.spec.compute.model_cache
     if cache is not None:
         claim = {"claimName": cache.claim_name, "readOnly": cache.read_only}
-        found.append({"name": _CACHE, "persistentVolumeClaim": claim})
+        specs.append({"name": _CACHE, "persistentVolumeClaim": claim})
     if token:
         sources: list[Manifest] = [
             {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_SECONDS}},
             {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
             {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
         ]
-        found.append({"name": _TOKEN, "projected": {"sources": sources}})
-    return found
+        specs.append({"name": _TOKEN, "projected": {"sources": sources}})
+    return specs
 
 
 def mounts(job: PromptInternJob, *, token: bool) -> list[Manifest]:
     """Where a container sees the volumes."""
-    found: list[Manifest] = [
+    specs: list[Manifest] = [
         {"name": _CONFIG, "mountPath": FOLDER, "readOnly": True},
         {"name": _TEMPORARY, "mountPath": SCRATCH},
     ]
     if _storage_secret(job):
-        found.append({"name": _CA, "mountPath": CA_FOLDER, "readOnly": True})
+        specs.append({"name": _CA, "mountPath": CA_FOLDER, "readOnly": True})
     cache = job.spec.compute.model_cache
     if cache is not None:
-        found.append({"name": _CACHE, "mountPath": cache.mount_path, "readOnly": cache.read_only})
+        specs.append({"name": _CACHE, "mountPath": cache.mount_path, "readOnly": cache.read_only})
     if token:
-        found.append({"name": _TOKEN, "mountPath": TOKEN_FOLDER, "readOnly": True})
-    return found
+        specs.append({"name": _TOKEN, "mountPath": TOKEN_FOLDER, "readOnly": True})
+    return specs
 
 
-def size_of(asked: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
+def container_size(resources: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
     """What a container asks for."""
-    size: Manifest = {"cpu": asked.cpu or default.cpu, "memory": asked.memory or default.memory}
+    size: Manifest = {"cpu": resources.cpu or default.cpu, "memory": resources.memory or default.memory}
     return size | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
 
 

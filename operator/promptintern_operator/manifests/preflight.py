@@ -5,7 +5,7 @@ from promptintern_api import PromptInternJob
 from promptintern_operator import labels
 from promptintern_operator.manifests.config import JOB_PATH, resolve
 from promptintern_operator.manifests.meta import Manifest, metadata, preflight_name
-from promptintern_operator.manifests.pods import container, placement_of_others, pod_labels, pod_spec
+from promptintern_operator.manifests.pods import container, cpu_placement, pod_labels, pod_spec
 from promptintern_operator.settings import Settings
 
 _FINDINGS = "/dev/termination-log"
@@ -48,7 +48,7 @@ def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int, 
             },
             "template": {
                 "metadata": {"labels": pod_labels(job, "preflight")},
-                "spec": pod_spec(job, [check], **placement_of_others(job)),
+                "spec": pod_spec(job, [check], **cpu_placement(job)),
             },
         },
     }

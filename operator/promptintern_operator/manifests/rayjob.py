@@ -7,12 +7,12 @@ from promptintern_operator.manifests.config import JOB_PATH, resolve
 from promptintern_operator.manifests.meta import Manifest, metadata
 from promptintern_operator.manifests.pods import (
     container,
+    container_size,
     cores,
-    placement_of_others,
-    placement_of_workers,
+    cpu_placement,
     pod_labels,
     pod_spec,
-    size_of,
+    worker_placement,
 )
 from promptintern_operator.plan.attempts import ray_job_name
 from promptintern_operator.settings import Settings
@@ -59,7 +59,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         job,
         settings,
         name="ray-head",
-        size=size_of(compute.head_resources, settings.head_size),
+        size=container_size(compute.head_resources, settings.head_size),
         token=True,
         env=_ray_environment(job, name) | {"RAY_JOB_STOP_WAIT_TIME_S": str(grace)},
         ports=[
@@ -67,7 +67,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
             {"name": "dashboard", "containerPort": 8265},
             {"name": "client", "containerPort": 10001},
         ],
-        lifecycle=_save_first("head", grace),
+        lifecycle=_save_hook("head", grace),
     )
     logs = container(
         job,
@@ -85,7 +85,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
             # It watches for Ray's own autoscaler, which is off.
             "no-monitor": "true",
             "dashboard-host": "0.0.0.0",
-            "object-store-memory": str(_OBJECT_STORE_BYTES),
+            "object-cache-memory": str(_OBJECT_STORE_BYTES),
         },
         "template": {
             "metadata": {"labels": pod_labels(job, "head")},
@@ -96,7 +96,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
                 # A sidecar in the sense of Kubernetes: it ends after the trainer, and so sees all that it says.
                 initContainers=[logs],
                 terminationGracePeriodSeconds=grace,
-                **placement_of_others(job),
+                **cpu_placement(job),
             ),
         },
     }
@@ -104,7 +104,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
 
 def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
     compute = job.spec.compute
-    size = size_of(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
+    size = container_size(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
     grace = compute.termination_grace_period_seconds
     ray = container(
         job,
@@ -112,7 +112,7 @@ def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         name="ray-worker",
         size=size,
         env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(cores(size["cpu"]))},
-        lifecycle=_save_first("worker", grace),
+        lifecycle=_save_hook("worker", grace),
     )
     return {
         "groupName": _GROUP,
@@ -120,10 +120,10 @@ def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         "minReplicas": compute.workers,
         "maxReplicas": compute.workers,
         # One slot a pod, so that no pod gets two workers.
-        "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
+        "rayStartParams": {"num-cpus": "1", "object-cache-memory": str(_OBJECT_STORE_BYTES)},
         "template": {
             "metadata": {"labels": pod_labels(job, "worker")},
-            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **placement_of_workers(job)),
+            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **worker_placement(job)),
         },
     }
 
@@ -136,6 +136,6 @@ def _ray_environment(job: PromptInternJob, name: str) -> dict[str, str]:
     }
 
 
-def _save_first(role: str, grace: int) -> Manifest:
+def _save_hook(role: str, grace: int) -> Manifest:
     command = ["promptintern", "pod", "save", "--role", role, "--seconds", str(max(grace - 5, 0))]
     return {"preStop": {"exec": {"command": command}}}

@@ -37,7 +37,7 @@ def is_spent(attempts: Sequence[AttemptStatus], retries: Retries) -> bool:
     return allowed is not None and sum(attempt.outcome is outcome for attempt in attempts) > allowed
 
 
-def doubling(first: float, times: int, most: float) -> float:
+def backoff(first: float, times: int, most: float) -> float:
     """Seconds to wait after the ``times``-th time."""
     return min(first * float(2 ** min(times - 1, 30)), most)
 
@@ -50,20 +50,20 @@ def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) 
     pauses keep a job from being taken again and again as fast as it can start.
     """
     newest = attempts[-1]
-    failures = _in_a_row(attempts, Outcome.APPLICATION, Outcome.INFRASTRUCTURE)
-    preemptions = _in_a_row(attempts, Outcome.PREEMPTION)
+    failures = _streak(attempts, Outcome.APPLICATION, Outcome.INFRASTRUCTURE)
+    preemptions = _streak(attempts, Outcome.PREEMPTION)
     if failures + preemptions == 0 or newest.finished_at is None:
         return None
     delay = (
-        doubling(limits.retry, failures, limits.retry_max)
+        backoff(limits.retry, failures, limits.retry_max)
         if failures
-        else doubling(limits.again, preemptions, limits.again_max)
+        else backoff(limits.free_retry, preemptions, limits.free_retry_max)
     )
     digest = hashlib.sha256(f"{seed}/{newest.number}".encode()).digest()
     return newest.finished_at + timedelta(seconds=delay * (1 + digest[0] / 1020))
 
 
-def _in_a_row(attempts: Sequence[AttemptStatus], *outcomes: Outcome) -> int:
+def _streak(attempts: Sequence[AttemptStatus], *outcomes: Outcome) -> int:
     """How many of the newest attempts ended so."""
     return sum(1 for _ in itertools.takewhile(lambda attempt: attempt.outcome in outcomes, reversed(attempts)))
 
@@ -94,6 +94,6 @@ def _active(attempt: AttemptStatus, now: datetime) -> float:
     return (attempt.active_seconds or 0.0) + max(running, 0.0)
 
 
-def paused(attempt: AttemptStatus, now: datetime) -> dict[str, object]:
+def pause_fields(attempt: AttemptStatus, now: datetime) -> dict[str, object]:
     """Changes for an attempt that does not run any more, or not for now."""
     return {"active_seconds": round(_active(attempt, now), 3), "active_since": None}

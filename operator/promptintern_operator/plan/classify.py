@@ -63,15 +63,19 @@ class Stuck:
 
 
 def ending_of(
-    ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None, *, seen: Sequence[PodStatus] = ()
+    ray_job: RayJobView,
+    pods: Sequence[PodView],
+    trainer_failure: Failure | None,
+    *,
+    earlier_states: Sequence[PodStatus] = (),
 ) -> Ending | None:
     """How the attempt of ``ray_job`` ended; None while it goes on.
 
     Args:
         pods: Its pods, as last seen.
-        advice: What the trainer says of its own failure. It may choose between the budgets that its author gave it,
-            and never say that a failure is free.
-        seen: What the status keeps of pods that may be gone.
+        trainer_failure: The trainer's report of its own failure. It may choose between the retry budgets of the job,
+            but it cannot make a failure free of charge.
+        earlier_states: What the status keeps of pods that may be gone.
     """
     if ray_job.deployment == "ValidationFailed":
         return Ending(
@@ -85,27 +89,31 @@ def ending_of(
         )
     if ray_job.deployment not in ("Complete", "Failed"):
         return None
-    return _failure(ray_job, pods, advice, seen)
+    return _failure(ray_job, pods, trainer_failure, earlier_states)
 
 
-def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None, seen: Sequence[PodStatus]) -> Ending:
+def _failure(
+    ray_job: RayJobView, pods: Sequence[PodView], trainer_failure: Failure | None, earlier_states: Sequence[PodStatus]
+) -> Ending:
     """The first explanation that fits counts: what is certain comes before what is likely."""
-    found = _EXIT_CODE.search(ray_job.message)
-    code = int(found[1]) if found else None
-    told = advice.message if advice is not None else _tail(ray_job.message)
-    out_of_memory = killed_for_memory(pods, seen, ended=ray_job.ended)
+    match = _EXIT_CODE.search(ray_job.message)
+    code = int(match[1]) if match else None
+    detail = trainer_failure.message if trainer_failure is not None else _tail(ray_job.message)
+    out_of_memory = killed_for_memory(pods, earlier_states, ended=ray_job.ended)
     # A pod that the kubelet evicts may have used too much itself: that must not be free.
-    taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
+    preempted = [
+        f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"
+    ]
     lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
     # Somebody takes the head's pod (a drain, a user): nothing went wrong.
     leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_taken(pod, ray_job)]
-    said = advice.failure_class if advice is not None else None
-    refused = code == USER_EXIT or said == "User"
-    lost_all = code == INFRASTRUCTURE_EXIT or said == "Infrastructure"
+    failure_class = trainer_failure.failure_class if trainer_failure is not None else None
+    is_refused = code == USER_EXIT or failure_class == "User"
+    is_infrastructure = code == INFRASTRUCTURE_EXIT or failure_class == "Infrastructure"
     certain: list[tuple[bool, Outcome, str, str]] = [
-        (refused, Outcome.USER, "Refused", told),
+        (is_refused, Outcome.USER, "Refused", detail),
         (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),
-        (bool(taken), Outcome.PREEMPTION, "Preempted", "the cluster took " + ", ".join(taken)),
+        (bool(preempted), Outcome.PREEMPTION, "Preempted", "the cluster took " + ", ".join(preempted)),
         (
             bool(leaving),
             Outcome.PREEMPTION,
@@ -116,50 +124,54 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
         (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
     ]
     likely: list[tuple[bool, Outcome, str, str]] = [
-        (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
+        (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {detail}"),
         (
-            _ray_ran_out_of_memory(ray_job, told),
+            _ray_ran_out_of_memory(ray_job, detail),
             Outcome.APPLICATION,
             "OutOfMemory",
-            f"{_worker_memory(ray_job)}: {told}",
+            f"{_worker_memory(ray_job)}: {detail}",
         ),
-        (lost_all, Outcome.INFRASTRUCTURE, "InfrastructureFailed", told),
-        (code is not None, Outcome.APPLICATION, "TrainerFailed", told or f"the trainer exited with {code}"),
-        (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", told or "KubeRay gives no reason"),
+        (is_infrastructure, Outcome.INFRASTRUCTURE, "InfrastructureFailed", detail),
+        (code is not None, Outcome.APPLICATION, "TrainerFailed", detail or f"the trainer exited with {code}"),
+        (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", detail or "KubeRay gives no reason"),
     ]
     outcome, reason, message = next(ending for holds, *ending in (*certain, *likely) if holds)
-    sure = any(holds for holds, *_ in certain)
-    return Ending(outcome=Outcome(outcome), reason=reason, message=message, certain=sure)
+    is_certain = any(holds for holds, *_ in certain)
+    return Ending(outcome=Outcome(outcome), reason=reason, message=message, certain=is_certain)
 
 
 def _was_taken(pod: PodView, ray_job: RayJobView) -> bool:
     """Whether ``pod`` was to go before the job ended. Afterwards KubeRay deletes all pods, whatever the reason."""
-    if ray_job.ended is None or pod.deletion_asked is None:
+    if ray_job.ended is None or pod.deletion_requested is None:
         return pod.deleting
-    return pod.deletion_asked <= ray_job.ended
+    return pod.deletion_requested <= ray_job.ended
 
 
 def killed_for_memory(
-    pods: Sequence[PodView], seen: Sequence[PodStatus] = (), *, ended: datetime | None = None
+    pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = (), *, ended: datetime | None = None
 ) -> str | None:
     """Which container passed its memory limit, in words; None if none did.
 
     Args:
-        seen: Last states of pods that may be gone.
+        earlier_states: Last states of pods that may be gone.
         ended: When the attempt ended. What happened long before did not end it: Ray puts another worker in its place.
     """
-    found = [
+    memory_deaths = [
         (container.ended_at, _passed_limit(pod, container))
         for pod in pods
         for container in pod.containers
         if container.exit_reason == _OOM and container.name != _SIDECAR
     ]
-    found += [(state.finished_at, state.message) for state in seen if state.reason == _OOM and state.message]
-    return next((told for at, told in found if at is None or ended is None or ended - at <= _SHORTLY_BEFORE), None)
+    memory_deaths += [
+        (state.finished_at, state.message) for state in earlier_states if state.reason == _OOM and state.message
+    ]
+    return next(
+        (message for at, message in memory_deaths if at is None or ended is None or ended - at <= _SHORTLY_BEFORE), None
+    )
 
 
-def _ray_ran_out_of_memory(ray_job: RayJobView, told: str) -> bool:
-    return _RAY_MEMORY.search(ray_job.message) is not None or _RAY_MEMORY.search(told) is not None
+def _ray_ran_out_of_memory(ray_job: RayJobView, detail: str) -> bool:
+    return _RAY_MEMORY.search(ray_job.message) is not None or _RAY_MEMORY.search(detail) is not None
 
 
 def _worker_memory(ray_job: RayJobView) -> str:
@@ -182,7 +194,7 @@ def _passed_limit(pod: PodView, container: ContainerView) -> str:
 
 def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
     """A pod that waits for what may never come, the oldest first; None if all get on."""
-    for pod in sorted(pods, key=lambda each: (each.created, each.name)):
+    for pod in sorted(pods, key=lambda pod: (pod.created, pod.name)):
         if pod.deleting or pod.phase != "Pending":
             continue
         if pod.unschedulable:
@@ -213,7 +225,7 @@ def is_stranded(pod: PodView, now: datetime, seconds: float) -> bool:
 
 
 def is_running(pod: PodView) -> bool:
-    """Whether ``pod`` has not told its end yet."""
+    """Whether ``pod`` has not detail its end yet."""
     ended = any(container.exit_code is not None and container.name != _SIDECAR for container in pod.containers)
     return pod.phase in ("Pending", "Running") and not ended
 

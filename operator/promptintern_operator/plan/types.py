@@ -57,7 +57,7 @@ Action = StartPreflight | StartAttempt | DeleteRayJob | DeletePreflight | Delete
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denied:
+class Denial:
     """An action that the API server does not let the operator carry out."""
 
     action: Action
@@ -80,7 +80,7 @@ class Observed:
     preflights: tuple[PreflightView, ...] = ()
     workloads: tuple[WorkloadView, ...] = ()
     kuberay: KubeRay = KubeRay(usable=True)
-    denied: Denied | None = None
+    denial: Denial | None = None
     """The action that could not be carried out when the job was last looked at."""
 
 
@@ -96,13 +96,13 @@ class Limits:
     """How long the pods of a RayJob that failed may take to say why: their watch may lag behind its own."""
     retry: float = 10
     retry_max: float = 600
-    again: float = 1
-    """First delay before something is tried again that counts against nothing; it doubles up to ``again_max``."""
-    again_max: float = 60
+    free_retry: float = 1
+    """First delay before something is tried again that counts against nothing; it doubles up to ``free_retry_max``."""
+    free_retry_max: float = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Happening:
+class EventRecord:
     """To be told as a Kubernetes Event."""
 
     reason: str
@@ -117,5 +117,5 @@ class Plan:
     status: dict[str, Any]
     """The operator's part of the status, on the wire."""
     actions: tuple[Action, ...] = ()
-    happenings: tuple[Happening, ...] = ()
-    look_again: datetime | None = None
+    events: tuple[EventRecord, ...] = ()
+    requeue_at: datetime | None = None

@@ -9,14 +9,14 @@ import structlog
 from promptintern_api import PromptInternJob
 from promptintern_api.job import KIND
 
+from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.kube import Kube, RequestFailed
 from promptintern_operator.manifests.config import config_map
 from promptintern_operator.manifests.identity import role, role_binding, service_account
 from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.network import network_policy
-from promptintern_operator.plan.denied import EARLIER, TAKEN
+from promptintern_operator.plan.denials import EARLIER_JOB, NAME_TAKEN
 from promptintern_operator.settings import Settings
-from promptintern_operator.store import Owner, Store
 from promptintern_operator.views import controller_of
 
 _HOLD = timedelta(minutes=5)
@@ -25,15 +25,15 @@ T = TypeVar("T")
 _log = structlog.get_logger("promptintern.operator")
 
 
-class Surroundings:
+class Dependents:
     """Makes and looks after them."""
 
-    def __init__(self, kube: Kube, store: Store, settings: Settings) -> None:
+    def __init__(self, kube: Kube, cache: Cache, settings: Settings) -> None:
         self._kube = kube
-        self._store = store
+        self._cache = cache
         self._settings = settings
 
-    async def make(self, job: PromptInternJob, *, written: asyncio.Future[bool]) -> bool:
+    async def prepare(self, job: PromptInternJob, *, written: asyncio.Future[bool]) -> bool:
         """Have what a check needs be as the spec says, and begin with what only a head needs.
 
         That is not waited for: before the API server lets rights be granted, it waits for news from etcd, a tenth of a
@@ -46,16 +46,18 @@ class Surroundings:
         Returns:
             Whether all that the check needs is there.
         """
-        self._store.grant(_owner(job), asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}"))
-        manifests = self._of_all_pods(job)
-        made = await together(*map(self._kube.create, manifests))
+        self._cache.track_grant(
+            _owner(job), asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}")
+        )
+        manifests = self._pod_manifests(job)
+        created = await gather_all(*map(self._kube.create, manifests))
         try:
             if not await written:
                 return False
         except RequestFailed:
             return False
-        there = [manifest for manifest, new in zip(manifests, made, strict=True) if new is None]
-        await together(*(self._renew(manifest, job) for manifest in there))
+        existing = [manifest for manifest, new in zip(manifests, created, strict=True) if new is None]
+        await gather_all(*(self._update(manifest, job) for manifest in existing))
         return True
 
     async def ensure(self, job: PromptInternJob) -> None:
@@ -63,70 +65,70 @@ class Surroundings:
 
         What is there stays: the job was accepted as the ConfigMap has it.
         """
-        granting = self._store.granting.pop(_owner(job), None)
-        granted = granting is not None and await granting
+        grants = self._cache.grants.pop(_owner(job), None)
+        granted = grants is not None and await grants
         if granted and _is_being_checked(job, since=datetime.now(UTC) - _HOLD):
             return
 
         async def ensure_rights() -> None:
-            for manifest in _of_the_head(job):
+            for manifest in _rights_manifests(job):
                 await self._ensure(manifest, job)
 
-        await together(ensure_rights(), *(self._ensure(manifest, job) for manifest in self._of_all_pods(job)))
+        await gather_all(ensure_rights(), *(self._ensure(manifest, job) for manifest in self._pod_manifests(job)))
 
-    def _of_all_pods(self, job: PromptInternJob) -> list[Manifest]:
+    def _pod_manifests(self, job: PromptInternJob) -> list[Manifest]:
         return [service_account(job), config_map(job, self._settings), network_policy(job, self._settings)]
 
     async def _grant(self, job: PromptInternJob) -> bool:
         """Whether it worked. If not, the attempt tries again, and its job tells why. No spec has other rights."""
         try:
-            for manifest in _of_the_head(job):
+            for manifest in _rights_manifests(job):
                 if await self._kube.create(manifest) is None:
-                    await self._renew(manifest, job)
+                    await self._update(manifest, job)
         except RequestFailed as error:
             namespace, name = job.metadata.namespace, job.metadata.name
             _log.warning("rights not granted", namespace=namespace, job=name, error=str(error))
             return False
         return True
 
-    async def _renew(self, manifest: Manifest, job: PromptInternJob) -> None:
-        there = await self._kube.look_at(manifest)
-        check_owner(there, job)
-        await self._kube.apply(manifest, uid=there["metadata"]["uid"])
+    async def _update(self, manifest: Manifest, job: PromptInternJob) -> None:
+        body = await self._kube.read(manifest)
+        check_owner(body, job)
+        await self._kube.apply(manifest, uid=body["metadata"]["uid"])
         # Apply lets stay what it has not written itself; an identity that the spec no longer names must go.
-        await self._kube.drop_annotations(there, keep=manifest["metadata"].get("annotations", {}))
+        await self._kube.remove_annotations(body, keep=manifest["metadata"].get("annotations", {}))
 
     async def _ensure(self, manifest: Manifest, job: PromptInternJob) -> None:
         try:
-            there = await self._kube.look_at(manifest)
+            body = await self._kube.read(manifest)
         except RequestFailed as error:
             if error.status != 404:
                 raise
-            there = await self._kube.create(manifest) or await self._kube.look_at(manifest)
-        check_owner(there, job)
+            body = await self._kube.create(manifest) or await self._kube.read(manifest)
+        check_owner(body, job)
 
 
-def check_owner(there: Mapping[str, Any], job: PromptInternJob) -> None:
+def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
     """Only what this very job controls is its own: whoever made the rest may have meant it for something else.
 
     Raises:
         RequestFailed: otherwise; with a reason that the job can tell.
     """
-    meta = there["metadata"]
+    meta = body["metadata"]
     controller = controller_of(meta)
     if controller.get("uid") == job.metadata.uid:
         return
-    what = f"{there['kind']} {meta['name']}"
+    what = f"{body['kind']} {meta['name']}"
     if (controller.get("kind"), controller.get("name")) == (KIND, job.metadata.name):
-        said = f"{what} of an earlier job of this name is still being deleted"
-        if there["kind"] == "RayJob":
-            said += "; KubeRay must be running for that"
-        raise RequestFailed(said, status=409, reason=EARLIER, said=said)
-    said = f"there is a {what} that does not belong to this job; delete it, or give the job another name"
-    raise RequestFailed(said, status=409, reason=TAKEN, said=said)
+        message = f"{what} of an earlier job of this name is still being deleted"
+        if body["kind"] == "RayJob":
+            message += "; KubeRay must be running for that"
+        raise RequestFailed(message, status=409, reason=EARLIER_JOB, server_message=message)
+    message = f"there is a {what} that does not belong to this job; delete it, or give the job another name"
+    raise RequestFailed(message, status=409, reason=NAME_TAKEN, server_message=message)
 
 
-async def together(*steps: Awaitable[T]) -> list[T]:
+async def gather_all(*steps: Awaitable[T]) -> list[T]:
     """Take all at once, and wait for all. Raises what the first one raised that failed."""
     results = await asyncio.gather(*steps, return_exceptions=True)
     for result in results:
@@ -135,7 +137,7 @@ async def together(*steps: Awaitable[T]) -> list[T]:
     return results  # type: ignore[return-value]  # it holds no exception
 
 
-def _of_the_head(job: PromptInternJob) -> list[Manifest]:
+def _rights_manifests(job: PromptInternJob) -> list[Manifest]:
     """In this order: the API server takes the binding only once it can see what the Role grants."""
     return [role(job), role_binding(job)]
 

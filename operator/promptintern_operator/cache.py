@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
 from promptintern_operator.labels import JOB, JOB_UID
-from promptintern_operator.plan import Denied, KubeRay, Observed
+from promptintern_operator.plan import Denial, KubeRay, Observed
 from promptintern_operator.queue import Key
 from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView, controller_of
 
@@ -22,7 +22,7 @@ class Owner:
     uid: str
 
 
-class Shelf(Generic[View]):
+class ObjectCache(Generic[View]):
     """Views of one kind: by owner, then by the object's own uid."""
 
     def __init__(self) -> None:
@@ -30,21 +30,21 @@ class Shelf(Generic[View]):
 
     def put(self, owner: Owner, uid: str, view: View) -> bool:
         """Keep the newest view of an object; whether it differs from what was known."""
-        known = self._views[owner].get(uid)
+        old = self._views[owner].get(uid)
         self._views[owner][uid] = view
-        return view != known
+        return view != old
 
-    def add(self, owner: Owner, uid: str, view: View) -> None:
+    def put_if_absent(self, owner: Owner, uid: str, view: View) -> None:
         """Keep the view of an object that was just made, unless its watch was quicker and has shown a newer one."""
         self._views[owner].setdefault(uid, view)
 
-    def change(self, owner: Owner, uid: str, **changes: Any) -> None:
+    def update(self, owner: Owner, uid: str, **changes: Any) -> None:
         """What became of an object that is still there, before its watch tells."""
         view = self._views.get(owner, {}).get(uid)
         if view is not None:
             self._views[owner][uid] = replace(view, **changes)
 
-    def drop(self, owner: Owner, uid: str) -> None:
+    def remove(self, owner: Owner, uid: str) -> None:
         """The object is gone."""
         views = self._views.get(owner)
         if views is not None:
@@ -52,17 +52,17 @@ class Shelf(Generic[View]):
             if not views:
                 del self._views[owner]
 
-    def contents(self) -> list[tuple[Owner, str]]:
+    def entries(self) -> list[tuple[Owner, str]]:
         """Owner and uid of every object."""
         return [(owner, uid) for owner, views in self._views.items() for uid in views]
 
-    def of(self, owner: Owner) -> tuple[View, ...]:
+    def by_owner(self, owner: Owner) -> tuple[View, ...]:
         """All views of ``owner``."""
         return tuple(self._views.get(owner, {}).values())
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobBody:
+class CachedJob:
     """A PromptInternJob as it was last seen."""
 
     uid: str
@@ -71,7 +71,7 @@ class JobBody:
     body: Mapping[str, Any]
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> Self:
+    def from_body(cls, body: Mapping[str, Any]) -> Self:
         """Without what only the API server reads, which is half of it."""
         meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         return cls(
@@ -82,55 +82,55 @@ class JobBody:
         )
 
 
-class Store:
+class Cache:
     """Everything that was seen."""
 
     def __init__(self) -> None:
-        self.jobs: dict[Key, JobBody] = {}
-        self.ray_jobs: Shelf[RayJobView] = Shelf()
-        self.pods: Shelf[PodView] = Shelf()
-        self.preflights: Shelf[PreflightView] = Shelf()
-        self.workloads: Shelf[WorkloadView] = Shelf()
+        self.jobs: dict[Key, CachedJob] = {}
+        self.ray_jobs: ObjectCache[RayJobView] = ObjectCache()
+        self.pods: ObjectCache[PodView] = ObjectCache()
+        self.preflights: ObjectCache[PreflightView] = ObjectCache()
+        self.workloads: ObjectCache[WorkloadView] = ObjectCache()
         """By their RayJob."""
         self.ray_job_owners: dict[Owner, Key] = {}
         """The job of a RayJob: Kueue's Workloads name the RayJob only."""
         self.kuberay = KubeRay(usable=True)
-        self.denied: dict[Owner, Denied] = {}
+        self.denials: dict[Owner, Denial] = {}
         """The action of a job that could not be carried out when it was last tried."""
-        self.granting: dict[Owner, asyncio.Task[bool]] = {}
+        self.grants: dict[Owner, asyncio.Task[bool]] = {}
         """Of a job that is being checked: the task that makes its Role and RoleBinding, and whether it did."""
 
-    def drop_job(self, key: Key) -> None:
+    def remove_job(self, key: Key) -> None:
         """The job is gone."""
-        known = self.jobs.pop(key)
-        owner = Owner(key.namespace, known.uid)
-        self.denied.pop(owner, None)
-        self.forget_grant(owner)
+        job = self.jobs.pop(key)
+        owner = Owner(key.namespace, job.uid)
+        self.denials.pop(owner, None)
+        self.cancel_grant(owner)
 
-    def grant(self, owner: Owner, task: asyncio.Task[bool]) -> None:
+    def track_grant(self, owner: Owner, task: asyncio.Task[bool]) -> None:
         """``task`` makes the rights of the job ``owner`` from now on."""
-        self.forget_grant(owner)
-        self.granting[owner] = task
+        self.cancel_grant(owner)
+        self.grants[owner] = task
 
-    def forget_grant(self, owner: Owner) -> None:
+    def cancel_grant(self, owner: Owner) -> None:
         """End the task that makes the rights of the job ``owner``, if there is one."""
-        if task := self.granting.pop(owner, None):
+        if task := self.grants.pop(owner, None):
             task.cancel()
 
     def observed(self, owner: Owner) -> Observed:
         """All that belongs to the job ``owner``."""
-        ray_jobs = self.ray_jobs.of(owner)
+        ray_jobs = self.ray_jobs.by_owner(owner)
         rays = [Owner(owner.namespace, ray_job.uid) for ray_job in ray_jobs]
         return Observed(
             ray_jobs=ray_jobs,
-            pods=self.pods.of(owner),
-            preflights=self.preflights.of(owner),
-            workloads=tuple(workload for ray in rays for workload in self.workloads.of(ray)),
+            pods=self.pods.by_owner(owner),
+            preflights=self.preflights.by_owner(owner),
+            workloads=tuple(workload for ray in rays for workload in self.workloads.by_owner(ray)),
             kuberay=self.kuberay,
-            denied=self.denied.get(owner),
+            denial=self.denials.get(owner),
         )
 
-    def waits_for_first_attempt(self, key: Key) -> bool:
+    def awaits_first_attempt(self, key: Key) -> bool:
         """Whether somebody waits for the job at ``key`` to begin at all."""
         job = self.jobs.get(key)
         return job is not None and not (job.body.get("status") or {}).get("attempts")
