@@ -87,7 +87,7 @@ class Dependents:
                     await self._update(manifest, job)
         except RequestFailed as error:
             namespace, name = job.metadata.namespace, job.metadata.name
-            _log.warning("rights not granted", namespace=namespace, job=name, error=str(error))
+            _log.warning("cannot create the Role and RoleBinding", namespace=namespace, job=name, error=str(error))
             return False
         return True
 
@@ -122,9 +122,9 @@ def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
     if (controller.get("kind"), controller.get("name")) == (KIND, job.metadata.name):
         message = f"{what} of an earlier job of this name is still being deleted"
         if body["kind"] == "RayJob":
-            message += "; KubeRay must be running for that"
+            message += "; KubeRay must be running to finish this"
         raise RequestFailed(message, status=409, reason=EARLIER_JOB, server_message=message)
-    message = f"there is a {what} that does not belong to this job; delete it, or give the job another name"
+    message = f"{what} already exists and does not belong to this job; delete it, or give the job another name"
     raise RequestFailed(message, status=409, reason=NAME_TAKEN, server_message=message)
 
 

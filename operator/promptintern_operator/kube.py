@@ -192,7 +192,9 @@ class Kube:
     ) -> dict[str, Any]:
         verb = "APPLY" if content_type == _APPLY else method
         if method != "GET" and not self._may_write():
-            raise RequestFailed(f"{method} {path}: not asked for, since another operator may lead by now", status=0)
+            raise RequestFailed(
+                f"{method} {path}: not sent, because another operator may be the leader by now", status=0
+            )
         try:
             prepared = await self._api.param_serialize(
                 method,

@@ -16,13 +16,13 @@ _log = structlog.get_logger("promptintern.operator")
 MISSING = KubeRay(
     usable=False,
     reason="KubeRayMissing",
-    message="the cluster has no RayJobs: KubeRay is not installed; the job starts once it is (version 1.5 or newer)",
+    message="KubeRay is not installed in this cluster; the job starts as soon as KubeRay 1.5 or newer is installed",
 )
 TOO_OLD = KubeRay(
     usable=False,
     reason="KubeRayTooOld",
-    message="this KubeRay cannot guard a Ray cluster with a token; the job starts once KubeRay is 1.5 or newer, its "
-    "CustomResourceDefinitions too, which helm upgrade leaves as they are",
+    message="the installed KubeRay cannot protect a Ray cluster with a token; the job starts as soon as KubeRay is 1.5 "
+    "or newer, including its CustomResourceDefinitions, which helm upgrade leaves as they are",
 )
 
 
@@ -59,10 +59,10 @@ async def watch_kuberay(kube: Kube, cache: Cache, queue: Workqueue, *, unwatched
         try:
             kuberay = await find_kuberay(kube)
         except RequestFailed as error:
-            _log.warning("KubeRay cannot be looked for", error=str(error))
+            _log.warning("cannot detect KubeRay", error=str(error))
         else:
             if kuberay != cache.kuberay:
-                _log.info("KubeRay", usable=kuberay.usable, reason=kuberay.reason)
+                _log.info("KubeRay changed", usable=kuberay.usable, reason=kuberay.reason)
                 cache.kuberay = kuberay
                 for key in list(cache.jobs):
                     await queue.add(key)
@@ -74,4 +74,4 @@ async def watch_kuberay(kube: Kube, cache: Cache, queue: Workqueue, *, unwatched
                 elif not is_watched(resource.plural):
                     unwatched.set()
         except RequestFailed as error:
-            _log.warning("KubeRay and Kueue cannot be looked for", error=str(error))
+            _log.warning("cannot detect KubeRay and Kueue", error=str(error))

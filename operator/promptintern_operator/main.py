@@ -78,14 +78,14 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
     try:
         cache.kuberay = await find_kuberay(kube)
     except RequestFailed as error:
-        _log.warning("KubeRay cannot be looked for", error=str(error))
+        _log.warning("cannot detect KubeRay", error=str(error))
     registry = build_registry(cache, queue)
 
     @kopf.on.login(registry=registry)
     async def login(**kwargs: Any) -> kopf.AiohttpSession:
         info = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
         if info is None:
-            raise kopf.LoginError("there is neither a service account nor a kubeconfig")
+            raise kopf.LoginError("found neither a service account nor a kubeconfig to log in with")
         return tracked_session(info)
 
     reconciler = Reconciler(kube, cache, queue, settings)
@@ -142,14 +142,14 @@ async def _reconcile_jobs(
     try:
         kueue = await kube.serves(WORKLOADS)
     except RequestFailed as error:
-        _log.warning("Kueue cannot be looked for", error=str(error))
+        _log.warning("cannot detect Kueue", error=str(error))
     has_synced = HasSynced(cache, namespaces=settings.namespaces, kueue=kueue)
     for _ in range(_SYNC_TRIES):
         if has_synced.where_allowed():
             break
         await asyncio.sleep(_SYNC_SECONDS)
     else:
-        _log.warning("not everything could be listed; jobs there wait")
+        _log.warning("some namespaces cannot be listed; their jobs wait")
     await asyncio.sleep(_SYNC_SECONDS)
 
     async def reconcile(key: Key) -> None:

@@ -71,7 +71,7 @@ class Reconciler:
                 job = parse_job(cached.body)
             except InvalidJob as error:
                 # The API server took it under another version's rules; a user has to change it.
-                log.error("job cannot be read", problems=str(error))
+                log.error("cannot parse the job", problems=str(error))
                 RECONCILES.labels(result="unreadable").inc()
                 await self._report_unreadable(key, cached, str(error), log)
                 return
@@ -161,7 +161,7 @@ class Reconciler:
                 event_manifest(key, uid=cached.uid, record=event, reporter=self._settings.pod_name)
             )
         except RequestFailed as error:
-            log.warning("event lost", error=str(error))
+            log.warning("cannot record an event", error=str(error))
 
     async def _try_action(self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any) -> bool:
         """Carry ``action`` out; False if the API server does not let it, for a reason that the job has to tell."""
@@ -176,7 +176,7 @@ class Reconciler:
             )
             if denial is None:
                 raise
-            log.warning("denied", reason=denial.reason, error=str(error))
+            log.warning("action denied", reason=denial.reason, error=str(error))
             RECONCILES.labels(result="denied").inc()
             self._cache.denials[owner] = denial
             return False
@@ -223,7 +223,9 @@ class Reconciler:
             name = manifest["metadata"]["name"]
             body = await self._kube.get(resource, job.metadata.namespace, name)
             if body is None:
-                raise RequestFailed(f"{manifest['kind']} {name} was there a moment ago", status=409)
+                raise RequestFailed(
+                    f"{manifest['kind']} {name} existed when it was to be created, but is gone now", status=409
+                )
             check_owner(body, job)
         return body
 

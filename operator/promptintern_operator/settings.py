@@ -28,9 +28,9 @@ class EgressRule(_Value):
     def _says_where(self) -> Self:
         selectors = self.namespace_selector is not None or self.pod_selector is not None
         if (self.cidr is not None and selectors) or (self.except_ and self.cidr is None):
-            raise ValueError("a cidr goes with except and ports, selectors with ports")
+            raise ValueError("except is allowed only with a cidr, and a cidr excludes selectors")
         if self.cidr is None and not selectors and not self.ports:
-            raise ValueError("needs a cidr, a selector or ports: nothing would mean everywhere")
+            raise ValueError("needs a cidr, a selector or ports, because an empty rule would allow everything")
         return self
 
 

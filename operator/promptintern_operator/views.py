@@ -180,7 +180,7 @@ def preflight_view(body: Body) -> PreflightView:
         deleting=_is_deleting(meta),
         queued=bool(spec.get("suspend")),
         succeeded=_condition(status, "Complete").get("status") == "True",
-        failed=failed.get("message", "it failed") if failed.get("status") == "True" else None,
+        failed=failed.get("message", "the Job failed") if failed.get("status") == "True" else None,
         timed_out=failed.get("status") == "True" and failed.get("reason") == "DeadlineExceeded",
         failed_at=parse_time(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
     )

@@ -48,12 +48,12 @@ def refusals(job: PromptInternJob, settings: Settings) -> list[str]:
     """Why ``job`` cannot run in this cluster, each with its field; more is for the preflight to find."""
     storage, cache = resolve(job, settings).spec.storage, job.spec.compute.model_cache
     if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, CA_FOLDER, TOKEN_FOLDER):
-        return ["spec.compute.modelCache.mountPath: is where the pods have something else; give another path"]
+        return ["spec.compute.modelCache.mountPath: is a path that the pods use for something else; choose another one"]
     if storage is None:
-        return ["spec.storage: is required, since this cluster has no default storage"]
+        return ["spec.storage: is required, because this cluster has no default storage"]
     if storage.uri.startswith("file://") and cache is None:
         return [
-            "spec.storage.uri: names a folder of a pod, which is gone with the pod; give an s3:// URI, or a folder "
+            "spec.storage.uri: names a folder inside a pod, which is lost with the pod; give an s3:// URI, or a folder "
             "below spec.compute.modelCache.mountPath"
         ]
     return []

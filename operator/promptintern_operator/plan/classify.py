@@ -85,7 +85,9 @@ def ending_of(
         return Ending(outcome=Outcome.SUCCEEDED, reason="Succeeded", message="all stages are done")
     if ray_job.job_status == "STOPPED" and ray_job.deployment == "Complete":
         return Ending(
-            outcome=Outcome.APPLICATION, reason="Stopped", message="the Ray job was stopped from outside (ray job stop)"
+            outcome=Outcome.APPLICATION,
+            reason="Stopped",
+            message="the Ray job was stopped from outside, as by ray job stop",
         )
     if ray_job.deployment not in ("Complete", "Failed"):
         return None
@@ -102,9 +104,9 @@ def _failure(
     out_of_memory = killed_for_memory(pods, earlier_states, ended=ray_job.ended)
     # A pod that the kubelet evicts may have used too much itself: that must not be free.
     preempted = [
-        f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"
+        f"pod {pod.name} ({pod.disrupted})" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"
     ]
-    lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
+    lost = [f"pod {pod.name} ({why})" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
     # Somebody takes the head's pod (a drain, a user): nothing went wrong.
     leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_taken(pod, ray_job)]
     failure_class = trainer_failure.failure_class if trainer_failure is not None else None
@@ -113,7 +115,7 @@ def _failure(
     certain: list[tuple[bool, Outcome, str, str]] = [
         (is_refused, Outcome.USER, "Refused", detail),
         (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),
-        (bool(preempted), Outcome.PREEMPTION, "Preempted", "the cluster took " + ", ".join(preempted)),
+        (bool(preempted), Outcome.PREEMPTION, "Preempted", "the cluster removed " + ", ".join(preempted)),
         (
             bool(leaving),
             Outcome.PREEMPTION,
@@ -132,8 +134,8 @@ def _failure(
             f"{_worker_memory(ray_job)}: {detail}",
         ),
         (is_infrastructure, Outcome.INFRASTRUCTURE, "InfrastructureFailed", detail),
-        (code is not None, Outcome.APPLICATION, "TrainerFailed", detail or f"the trainer exited with {code}"),
-        (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", detail or "KubeRay gives no reason"),
+        (code is not None, Outcome.APPLICATION, "TrainerFailed", detail or f"the trainer exited with code {code}"),
+        (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", detail or "KubeRay gave no reason"),
     ]
     outcome, reason, message = next(ending for holds, *ending in (*certain, *likely) if holds)
     is_certain = any(holds for holds, *_ in certain)
@@ -178,16 +180,18 @@ def _worker_memory(ray_job: RayJobView) -> str:
     """Ray kills a worker's process shortly before the kernel would kill its container, and the pod shows nothing."""
     limit = f" of {ray_job.worker_memory}" if ray_job.worker_memory else ""
     return (
-        f"container ray-worker came close to its memory limit{limit}, so Ray killed the training in it; raise "
+        f"container ray-worker came close to its memory limit{limit}, so Ray killed the training process; raise "
         "spec.compute.resources.memory, or lower spec.training.tokensPerPack"
     )
 
 
 def _passed_limit(pod: PodView, container: ContainerView) -> str:
-    limit = f"its limit of {container.memory_limit}" if container.memory_limit else "the node's memory"
+    cause = "because its node ran out of memory"
+    if container.memory_limit:
+        cause = f"for exceeding its memory limit of {container.memory_limit}"
     field = "headResources" if pod.role == "head" else "resources"
     return (
-        f"container {container.name} of pod {pod.name} was killed for passing {limit}; raise "
+        f"container {container.name} of pod {pod.name} was killed {cause}; raise "
         f"spec.compute.{field}.memory, or lower spec.training.tokensPerPack"
     )
 
@@ -198,7 +202,9 @@ def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
         if pod.deleting or pod.phase != "Pending":
             continue
         if pod.unschedulable:
-            return Stuck(pod=pod, reason="Unschedulable", message=f"no node takes pod {pod.name}: {pod.unschedulable}")
+            return Stuck(
+                pod=pod, reason="Unschedulable", message=f"no node can run pod {pod.name}: {pod.unschedulable}"
+            )
         for container in pod.containers:
             if container.waiting_reason in _WAITS:
                 # The kubelet says the two in turn, as it tries again and again.

@@ -35,20 +35,21 @@ def set_quota_reserved(ray_job: RayJobView, observed: Observed, draft: StatusDra
     if workload is None:
         if draft.is_due(ray_job.created + timedelta(seconds=limits.queue)):
             message = (
-                f"Kueue made no Workload for RayJob {ray_job.name}; is Kueue running, and does queue {queue} exist?"
+                f"Kueue has not created a Workload for RayJob {ray_job.name}; check that Kueue is running and that "
+                f"queue {queue} exists"
             )
             draft.set_condition("QuotaReserved", False, "QueueUnavailable", message)
         else:
-            draft.set_condition("QuotaReserved", False, "Pending", f"waits for Kueue and queue {queue}")
+            draft.set_condition("QuotaReserved", False, "Pending", f"the job is waiting for Kueue and queue {queue}")
     elif workload.evicted is not None and not workload.quota_reserved:
         draft.set_condition(
-            "QuotaReserved", False, workload.evicted, f"queue {queue} took the quota back: {workload.message}"
+            "QuotaReserved", False, workload.evicted, f"queue {queue} reclaimed the quota: {workload.message}"
         )
     elif workload.quota_reserved:
-        draft.set_condition("QuotaReserved", True, "QuotaReserved", f"queue {queue} admitted it")
+        draft.set_condition("QuotaReserved", True, "QuotaReserved", f"queue {queue} admitted the job")
     else:
         draft.set_condition(
-            "QuotaReserved", False, "Pending", f"queue {queue}: {workload.message or 'waits for quota'}"
+            "QuotaReserved", False, "Pending", f"queue {queue}: {workload.message or 'the job is waiting for quota'}"
         )
 
 
@@ -58,10 +59,16 @@ def follow_cluster(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft,
         _clear_held_up(draft)
         saving = ray_job.deployment == "Suspending"
         draft.set_condition(
-            "ClusterReady", False, "Queued", "the cluster is being given back" if saving else "waits for quota"
+            "ClusterReady",
+            False,
+            "Queued",
+            "the Ray cluster is being released" if saving else "the job is waiting for quota",
         )
         draft.set_condition(
-            "Training", False, "Queued", "the trainer saved and waits" if draft.head_uid else "waits for quota"
+            "Training",
+            False,
+            "Queued",
+            "the trainer saved, and the job is waiting for quota" if draft.head_uid else "the job is waiting for quota",
         )
         return None
     stuck = stuck_pod(pods)
@@ -73,21 +80,23 @@ def follow_cluster(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft,
         by_user = stuck.reason in STUCK_BY_USER
         outcome = Outcome.USER if by_user else Outcome.INFRASTRUCTURE
         timeout_ending = Ending(
-            outcome=outcome, reason=stuck.reason, message=f"waited {limits.stuck:.0f} s: {stuck.message}"
+            outcome=outcome, reason=stuck.reason, message=f"gave up after {limits.stuck:.0f} s: {stuck.message}"
         )
         return _hold_up(timeout_ending, draft, limits)
     if not ray_job.deployment:
         if draft.is_due(ray_job.created + timedelta(seconds=limits.silent)):
-            message = f"KubeRay has not looked at RayJob {ray_job.name}; is its operator running?"
+            message = f"KubeRay has not picked up RayJob {ray_job.name}; check that the KubeRay operator is running"
             draft.set_condition("ClusterReady", False, "KubeRaySilent", message)
         else:
-            draft.set_condition("ClusterReady", False, "Starting", f"RayJob {ray_job.name} waits for KubeRay")
+            draft.set_condition("ClusterReady", False, "Starting", f"RayJob {ray_job.name} is waiting for KubeRay")
         return None
     _report_pods(ray_job, pods, draft)
     if ray_job.job_status == "RUNNING":
         attempt = draft.newest_attempt
         assert attempt is not None
-        draft.set_condition("Training", True, "Running", f"attempt {attempt.number} runs as RayJob {ray_job.name}")
+        draft.set_condition(
+            "Training", True, "Running", f"attempt {attempt.number} is running as RayJob {ray_job.name}"
+        )
     if ray_job.deployment == _INITIALIZING:
         return _not_up(ray_job, pods, draft, limits)
     _clear_held_up(draft)
@@ -125,11 +134,11 @@ def _not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits
         return None
     refusal = _pod_refusal(ray_job)
     if refusal is not None:
-        reason, message = refusal[0], f"waited {limits.stuck:.0f} s: {refusal[1]}"
+        reason, message = refusal[0], f"gave up after {limits.stuck:.0f} s: {refusal[1]}"
     else:
         reason = "ClusterNotUp"
-        unready = next((f"pod {pod.name} is {pod.phase}, and not ready" for pod in pods if not pod.ready), None)
-        why = failure or unready or "KubeRay made no pod"
+        unready = next((f"pod {pod.name} is {pod.phase} but not ready" for pod in pods if not pod.ready), None)
+        why = failure or unready or "KubeRay created no pod"
         message = f"the Ray cluster did not come up within {limits.stuck:.0f} s: {why}"
     timeout_ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=message)
     return _hold_up(timeout_ending, draft, limits)
@@ -141,12 +150,13 @@ def _not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limits) -> E
     if ray_job.job_status or ray_job.deployment != "Running" or ready is None or ready.status != "True":
         return None
     detail = (
-        f"KubeRay has not submitted RayJob {ray_job.name} to its Ray cluster, which is up; KubeRay must run, and reach "
-        "port 8265 of the head pod (the chart's kuberayNamespace, the namespace's network policies)"
+        f"the Ray cluster is up, but KubeRay has not submitted RayJob {ray_job.name} to it; check that KubeRay is "
+        "running and can reach port 8265 of the head pod (the chart's kuberayNamespace, the network policies of the "
+        "namespace)"
     )
     if draft.is_due(ready.last_transition_time + timedelta(seconds=limits.silent)):
         draft.set_condition("Training", False, "NotSubmitted", detail)
-    message = f"waited {limits.stuck:.0f} s: {detail}"
+    message = f"gave up after {limits.stuck:.0f} s: {detail}"
     timeout_ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason="NotSubmitted", message=message)
     return _after_timeout(timeout_ending, ready.last_transition_time, draft, limits)
 
@@ -156,7 +166,7 @@ def _pod_refusal(ray_job: RayJobView) -> tuple[str, str] | None:
     if ray_job.pod_refusal is None:
         return None
     reason = denial_reason(ray_job.pod_refusal, default="PodsRefused")
-    return reason, f"KubeRay cannot make or delete a pod: {ray_job.pod_refusal}"
+    return reason, f"KubeRay cannot create or delete a pod: {ray_job.pod_refusal}"
 
 
 def _hold_up(timeout_ending: Ending, draft: StatusDraft, limits: Limits) -> Ending | None:

@@ -97,7 +97,8 @@ def _check_deadline(job: PromptInternJob, draft: StatusDraft) -> None:
             draft.requeue_by(draft.now + timedelta(seconds=left))
         return
     message = (
-        f"the job ran for spec.activeDeadlineSeconds ({deadline} s); it can be raised while a job runs, not afterwards"
+        f"the job ran for as long as spec.activeDeadlineSeconds allows ({deadline} s); the field can be raised while a "
+        "job runs, but not after it has ended"
     )
     if draft.running_attempt is not None:
         draft.update_attempt(
@@ -126,10 +127,11 @@ def _report_leftovers(observed: Observed, draft: StatusDraft) -> None:
         return
     leaving = sorted(ray_job.name for ray_job in observed.ray_jobs if ray_job.deleting)
     if leaving:
-        message = f"RayJob {', '.join(leaving)} is being removed; KubeRay must be running for that"
+        names = f"RayJob {leaving[0]} is" if len(leaving) == 1 else f"RayJobs {', '.join(leaving)} are"
+        message = f"{names} being removed; KubeRay must be running to finish this"
         draft.set_condition("ClusterReady", False, "Removing", message)
     elif draft.reason("ClusterReady") in ("Removing", "DeleteFailed"):
-        draft.set_condition("ClusterReady", False, "Ended", "the job is over")
+        draft.set_condition("ClusterReady", False, "Ended", "the job has ended")
 
 
 def _remove_leftovers(observed: Observed, draft: StatusDraft) -> None:

@@ -24,7 +24,7 @@ _KNOWN_TEXTS = (("exceeded quota", "QuotaExceeded"), ("because it is being termi
 """What the API server says, the same in all its versions, and what it means."""
 DENIALS = (NAME_TAKEN, EARLIER_JOB, _FAILED, *(reason for _, reason in _KNOWN_TEXTS))
 """Every reason why something cannot be made."""
-_RETRIED = "the API server refuses it, and is asked again"
+_RETRIED = "the API server denied the request, which will be retried"
 _LONGEST = 2000
 _INTERRUPTION = timedelta(minutes=5)
 """After so long without a try, one that is denied is the first of a new row."""
@@ -55,9 +55,11 @@ def denial_for(
     ):  # else it is a policy's word, which may change
         kind = INVALID
     if status == 404 and isinstance(action, StartAttempt):
-        message += "; is KubeRay installed, and is the namespace still there?"
+        message += "; check that KubeRay is installed and that the namespace still exists"
     if "authOptions" in message and isinstance(action, StartAttempt):
-        message += "; this KubeRay cannot guard a Ray cluster with a token, 1.5 or newer is needed, its CRDs too"
+        message += (
+            "; the installed KubeRay cannot protect a Ray cluster with a token: upgrade it and its CRDs to 1.5 or newer"
+        )
     in_a_row = previous is not None and previous.action == action and now - previous.at < _INTERRUPTION
     return Denial(
         action=action,

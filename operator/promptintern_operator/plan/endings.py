@@ -24,7 +24,7 @@ def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> 
     if ending.outcome is not Outcome.SUSPENDED:
         draft.set_condition("Training", False, ending.reason, f"attempt {attempt.number}: {ending.message}")
     if draft.is_true("ClusterReady") or draft.reason("ClusterReady") == "Deleting":
-        draft.set_condition("ClusterReady", False, "Ended", f"attempt {attempt.number} is over")
+        draft.set_condition("ClusterReady", False, "Ended", f"attempt {attempt.number} has ended")
     draft.drop_condition("QuotaReserved")
 
 
@@ -38,7 +38,7 @@ def finish(draft: StatusDraft, *, succeeded: bool, reason: str, message: str) ->
         draft.set_condition("Failed", True, reason, message)
         draft.set_condition("Succeeded", False, reason, message)
     if "Training" in draft.conditions:
-        draft.set_condition("Training", False, "Ended", "the job is over")
+        draft.set_condition("Training", False, "Ended", "the job has ended")
     if "ClusterReady" in draft.conditions:
-        draft.set_condition("ClusterReady", False, "Ended", "the job is over")
+        draft.set_condition("ClusterReady", False, "Ended", "the job has ended")
     draft.drop_condition("QuotaReserved")

@@ -17,7 +17,7 @@ def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits
     """The user's wish to stop for a while."""
     if not job.spec.suspend:
         if "Suspended" in draft.conditions:
-            draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false")
+            draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false again")
         return False
     attempt = draft.running_attempt
     if attempt is not None:
@@ -34,21 +34,23 @@ def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits
             if ray_job is not None and not ray_job.deleting:
                 draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
             return True
-        end_attempt(draft, Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend"), ())
+        end_attempt(
+            draft, Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend was set to true"), ()
+        )
     draft.head_uid = None
     draft.set_condition("Suspended", True, "Suspended", "spec.suspend is true; set it to false to continue")
     draft.drop_condition("QuotaReserved")
     if "ClusterReady" in draft.conditions:
-        draft.set_condition("ClusterReady", False, "Suspended", "there is no cluster while spec.suspend is true")
+        draft.set_condition("ClusterReady", False, "Suspended", "the job has no Ray cluster while spec.suspend is true")
     return True
 
 
 def _stopping_message(ray_job: RayJobView | None) -> str:
     if ray_job is None:
-        return "the last pods end"
+        return "the last pods of the job are terminating"
     if ray_job.deleting:
-        return f"RayJob {ray_job.name} is being removed, whose pods save first; KubeRay must be running for that"
-    return "the trainer is asked to save"
+        return f"the pods of RayJob {ray_job.name} save before they are removed; KubeRay must be running to finish this"
+    return "the trainer has been asked to save"
 
 
 def creation_message(ray_job: str) -> str:
@@ -76,7 +78,7 @@ def start_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, 
     draft.attempts.append(AttemptStatus(number=number, ray_job_name=name, started_at=draft.now))
     draft.head_uid = None
     draft.set_condition("ClusterReady", False, "Starting", creation_message(name))
-    draft.set_condition("Training", False, "Starting", f"attempt {number} starts")
+    draft.set_condition("Training", False, "Starting", f"attempt {number} is starting")
     draft.add_action(StartAttempt(number))
     return True
 

@@ -30,17 +30,17 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: StatusDraft
     if draft.start_time is not None:
         return False
     if job.spec.suspend:
-        draft.set_condition("Suspended", True, "Suspended", "spec.suspend is true; set it to false to begin")
+        draft.set_condition("Suspended", True, "Suspended", "spec.suspend is true; set it to false to start the job")
         return True
     if "Suspended" in draft.conditions:
-        draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false")
+        draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false again")
     current = [check for check in observed.preflights if check.generation == draft.generation]
     preflight = max(current, key=lambda check: check.number, default=None)
     if preflight is None:
         _start_check(observed, draft, limits)
     elif preflight.succeeded:
         draft.start_time = draft.now
-        draft.set_condition("Accepted", True, "Valid", "data, model, prompts and credentials are as they should be")
+        draft.set_condition("Accepted", True, "Valid", "data, model, prompts and credentials passed the check")
         return False
     elif preflight.failed is not None:
         _handle_failure(job, preflight, observed, draft, limits)
@@ -61,7 +61,12 @@ def _start_check(observed: Observed, draft: StatusDraft, limits: Limits, number:
     if denial is not None:
         draft.set_condition("Accepted", None, denial.reason, denial.message)
         if should_give_up(denial, limits):
-            finish(draft, succeeded=False, reason=denial.reason, message=f"the check cannot be made: {denial.message}")
+            finish(
+                draft,
+                succeeded=False,
+                reason=denial.reason,
+                message=f"the check could not be created: {denial.message}",
+            )
             return
     elif reason not in DENIALS:  # a denial that an earlier operator reported stays until the check exists
         draft.set_condition("Accepted", None, "Checking", _CHECKING)
@@ -83,7 +88,7 @@ def _follow_check(
     job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: StatusDraft, limits: Limits
 ) -> None:
     if preflight.queued:
-        draft.set_condition("Accepted", None, "Queued", f"Kueue has not admitted the check, Job {preflight.name}, yet")
+        draft.set_condition("Accepted", None, "Queued", f"Kueue has not yet admitted the check (Job {preflight.name})")
         return
     held_up = _hold_up(preflight, _pods_of(preflight, observed), draft, limits)
     if held_up is None:
@@ -118,8 +123,8 @@ def _hold_up(
     if not draft.is_due(preflight.started + timedelta(seconds=limits.silent)):
         return None
     return _NO_POD, (
-        f"the check, Job {preflight.name}, has no pod; the namespace's quota or an admission rule may refuse it: "
-        f"kubectl describe job {preflight.name}"
+        f"the check (Job {preflight.name}) has no pod; a quota or an admission policy of the namespace may reject it; "
+        f"to see why, run: kubectl describe job {preflight.name}"
     )
 
 
@@ -162,11 +167,14 @@ def _handle_failure(
         if draft.is_due(failed_at + pause):
             _start_check(observed, draft, limits, preflight.number + 1)
         else:
-            draft.set_condition("Accepted", None, "CheckLost", f"the check is made again: {lost}")
+            draft.set_condition("Accepted", None, "CheckLost", f"the check did not finish and will run again: {lost}")
         return
     message = lost or message
     if container is not None and container.exit_reason == "OOMKilled":
-        message = f"the check passed its memory limit of {container.memory_limit}; raise it in the chart's values"
+        message = (
+            f"the check exceeded its memory limit of {container.memory_limit}; raise podSizes.preflight in the chart's "
+            "values"
+        )
     draft.set_condition("Accepted", False, "CheckFailed", message)
     finish(draft, succeeded=False, reason="CheckFailed", message=f"the job could not be checked: {message}")
 
@@ -177,7 +185,7 @@ def _loss_reason(pod: PodView | None, container: ContainerView | None, message: 
         return f"its pod is gone: {message}"
     taken = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
     if taken is not None:
-        return f"the cluster took pod {pod.name}: {taken}"
+        return f"the cluster removed pod {pod.name} ({taken})"
     if container.exit_code == INFRASTRUCTURE_EXIT:
         return _findings(message)
     if container.exit_code in _KILLED and container.exit_reason != "OOMKilled":

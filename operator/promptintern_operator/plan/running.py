@@ -28,14 +28,15 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft,
     pods = [pod for pod in observed.pods if pod.role != "preflight" and _is_of(pod, ray_job)]
     ending = ending_of(ray_job, pods, _trainer_failure(job, draft), earlier_states=attempt.pods)
     if ray_job.deleting and (ending is None or _is_saving(draft)):
-        draft.set_condition(
-            "ClusterReady", False, "Deleting", f"RayJob {ray_job.name} is being deleted; KubeRay must be running"
-        )
+        message = f"RayJob {ray_job.name} is being deleted; KubeRay must be running to finish this"
+        draft.set_condition("ClusterReady", False, "Deleting", message)
         return True
     if ending is not None:
         return _handle_ending(ending, ray_job, pods, draft, limits)
     if _is_saving(draft):
-        draft.set_condition("Training", False, "Starting", "spec.suspend is false again before the RayJob was deleted")
+        draft.set_condition(
+            "Training", False, "Starting", "spec.suspend was set back to false before the RayJob was deleted"
+        )
     _track_head(pods, draft)
     lost = _head_lost(ray_job, pods, draft, limits)
     if lost is not None:
@@ -82,7 +83,7 @@ def _awaits_pod_states(
 def _handle_missing_ray_job(attempt: AttemptStatus, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
     if attempt.ray_job_uid is not None:
         if _is_saving(draft):
-            ending = Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend")
+            ending = Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend was set to true")
         else:
             message = f"RayJob {attempt.ray_job_name} was deleted"
             ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason="RayJobDeleted", message=message)
@@ -100,7 +101,7 @@ def _handle_missing_ray_job(attempt: AttemptStatus, observed: Observed, draft: S
             end_attempt(draft, Ending(outcome=Outcome.USER, reason=INVALID, message=denial.message), ())
             return False
         if should_give_up(denial, limits):
-            message = f"waited {limits.stuck:.0f} s: {denial.message}"
+            message = f"gave up after {limits.stuck:.0f} s: {denial.message}"
             end_attempt(draft, Ending(outcome=Outcome.INFRASTRUCTURE, reason=denial.reason, message=message), ())
             return False
     elif draft.reason("ClusterReady") not in DENIALS:  # a denial stays reported until the RayJob exists
@@ -150,7 +151,7 @@ def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, lim
     assert attempt.head_lost_at is not None
     if not draft.is_due(attempt.head_lost_at + timedelta(seconds=limits.silent)):
         return None
-    message = f"the head pod of RayJob {ray_job.name} was lost, and the last seconds of its log with it"
+    message = f"the head pod of RayJob {ray_job.name} was lost, together with the last seconds of its log"
     return Ending(outcome=Outcome.INFRASTRUCTURE, reason="HeadLost", message=message)
 
 

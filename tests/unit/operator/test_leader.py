@@ -31,7 +31,7 @@ def test_nothing_is_changed_by_one_that_leads_no_more() -> None:
             raise OSError("nobody there")
 
     kube = Kube(Api(), may_write=lambda: False)  # type: ignore[arg-type]
-    with pytest.raises(RequestFailed, match="another operator may lead"):
+    with pytest.raises(RequestFailed, match="another operator may be the leader"):
         asyncio.run(kube.delete(JOBS, "team-a", "small", uid="1"))
     assert asked == []
     with pytest.raises(RequestFailed, match="nobody there"):

@@ -89,7 +89,7 @@ def test_a_head_that_never_gets_ready_is_given_up() -> None:
     story.reconcile(coming_up(), silent)
     assert story.reconcile(coming_up(), silent, after=899).actions == ()
     assert story.reconcile(coming_up(), silent, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
-    assert "pod head is Running, and not ready" in story.attempt["message"]
+    assert "pod head is Running but not ready" in story.attempt["message"]
 
 
 def test_time_in_a_queue_does_not_count() -> None:

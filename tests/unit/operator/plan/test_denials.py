@@ -44,7 +44,7 @@ def test_a_kind_that_is_not_there_is_named() -> None:
     """An operator that is limited to namespaces cannot look for KubeRay, and finds out so."""
     found = denial_for(StartAttempt(1), None, status=404, reason="None", message="Not Found", now=NOW)
     assert found is not None
-    assert "is KubeRay installed" in found.message
+    assert "check that KubeRay is installed" in found.message
 
 
 def test_denials_in_a_row_are_counted() -> None:
@@ -122,7 +122,7 @@ def test_an_attempt_that_is_denied_for_long_is_followed_by_another() -> None:
     story = accepted()
     story.reconcile(_denial(StartAttempt(1), at=900), after=900)
     assert story.attempt["outcome"] == "Infrastructure"
-    assert "waited 900 s" in story.attempt["message"]
+    assert "gave up after 900 s" in story.attempt["message"]
     assert story.reconcile(_denial(StartAttempt(1), at=900), after=20).actions == (StartAttempt(2),)
     assert story.condition("ClusterReady") == ("False", "Starting")
 
@@ -135,7 +135,7 @@ def test_an_attempt_that_was_not_tried_for_long_is_tried_before_it_is_given_up()
 
 @pytest.mark.parametrize("reason", [NAME_TAKEN, EARLIER_JOB])
 def test_a_name_that_is_taken_is_waited_for(reason: str) -> None:
-    message = "there is a ConfigMap promptintern-small"
+    message = "ConfigMap promptintern-small already exists"
     found = denial_for(StartAttempt(1), None, status=409, reason=reason, message=message, now=NOW)
     assert found is not None
     assert (found.reason, found.message) == (reason, message)

@@ -38,26 +38,41 @@ def _worker(**changes: Any) -> PodView:
         (EXIT.format(1), WORKER, "Application", "last words"),
         (EXIT.format(137), WORKER, "Application", "last words"),
         (EXIT.format(75), WORKER, "Infrastructure", "last words"),
-        (EXIT.format(75), _worker(containers=(OOM,)), "Application", "its limit of 8Gi"),
+        (EXIT.format(75), _worker(containers=(OOM,)), "Application", "its memory limit of 8Gi"),
         (EXIT.format(143), WORKER, "Infrastructure", "the driver was stopped"),
         (EXIT.format(130), WORKER, "Infrastructure", "the driver was stopped"),
         (EXIT.format(-15), WORKER, "Infrastructure", "the driver was stopped"),
         (EXIT.format(-2), WORKER, "Infrastructure", "the driver was stopped"),
-        (EXIT.format(1), _worker(containers=(OOM,)), "Application", "its limit of 8Gi"),
+        (EXIT.format(1), _worker(containers=(OOM,)), "Application", "its memory limit of 8Gi"),
         ("", _worker(containers=(OOM,)), "Application", "spec.compute.resources.memory"),
         (EXIT.format(2), _worker(containers=(OOM,)), "User", "last words"),
         (USED_UP, WORKER, "Application", "low on memory"),
         (USED_UP, WORKER, "Application", "container ray-worker came close to its memory limit of 8Gi"),
-        (EXIT.format(1), _worker(disrupted="PreemptionByScheduler"), "Preemption", "worker: PreemptionByScheduler"),
-        (EXIT.format(1), _worker(disrupted="EvictionByEvictionAPI"), "Preemption", "worker: EvictionByEvictionAPI"),
-        (EXIT.format(1), _worker(disrupted="DeletionByTaintManager"), "Preemption", "the cluster took"),
-        (EXIT.format(1), _worker(disrupted="TerminationByKubelet", reason="Terminated"), "Preemption", "took"),
+        (
+            EXIT.format(1),
+            _worker(disrupted="PreemptionByScheduler"),
+            "Preemption",
+            "pod worker (PreemptionByScheduler)",
+        ),
+        (
+            EXIT.format(1),
+            _worker(disrupted="EvictionByEvictionAPI"),
+            "Preemption",
+            "pod worker (EvictionByEvictionAPI)",
+        ),
+        (EXIT.format(1), _worker(disrupted="DeletionByTaintManager"), "Preemption", "the cluster removed"),
+        (
+            EXIT.format(1),
+            _worker(disrupted="TerminationByKubelet", reason="Terminated"),
+            "Preemption",
+            "the cluster removed",
+        ),
         (EXIT.format(1), _worker(disrupted="TerminationByKubelet", reason="Evicted"), "Infrastructure", "Evicted"),
-        (EXIT.format(1), _worker(disrupted="DeletionByPodGC"), "Infrastructure", "worker: DeletionByPodGC"),
-        (EXIT.format(1), _worker(reason="Evicted"), "Infrastructure", "worker: Evicted"),
-        (EXIT.format(1), _worker(reason="NodeLost"), "Infrastructure", "the cluster lost worker: NodeLost"),
+        (EXIT.format(1), _worker(disrupted="DeletionByPodGC"), "Infrastructure", "pod worker (DeletionByPodGC)"),
+        (EXIT.format(1), _worker(reason="Evicted"), "Infrastructure", "pod worker (Evicted)"),
+        (EXIT.format(1), _worker(reason="NodeLost"), "Infrastructure", "the cluster lost pod worker (NodeLost)"),
         ("Unexpected error occurred: the actor died", WORKER, "Infrastructure", "the actor died"),
-        ("", WORKER, "Infrastructure", "KubeRay gives no reason"),
+        ("", WORKER, "Infrastructure", "KubeRay gave no reason"),
     ],
 )
 def test_a_failure_is_classed_by_its_cause(message: str, worker: PodView, outcome: str, says: str) -> None:
@@ -364,7 +379,7 @@ def test_a_stuck_pod_is_named_at_once_and_ends_the_attempt_after_the_limit(reaso
     result = story.reconcile(*seen, after=1)
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == outcome
-    assert "waited 900 s" in story.attempt["message"]
+    assert "gave up after 900 s" in story.attempt["message"]
     assert (story.phase == "Failed") == (outcome == "User")
 
 

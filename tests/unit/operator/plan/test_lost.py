@@ -33,7 +33,7 @@ def test_an_attempt_whose_head_is_gone_ends_after_a_while() -> None:
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert (story.attempt["outcome"], story.attempt["message"]) == (
         "Infrastructure",
-        "the head pod of RayJob small-a1 was lost, and the last seconds of its log with it",
+        "the head pod of RayJob small-a1 was lost, together with the last seconds of its log",
     )
     assert StartAttempt(2) in story.reconcile(after=100).actions
 
@@ -113,7 +113,9 @@ def test_a_worker_that_ran_out_of_memory_is_named_after_its_pod_is_gone() -> Non
     story.reconcile(RUNNING, HEAD)
     story.reconcile(crashed(), HEAD)
     assert story.condition("Failed") == ("True", "RetriesExhausted")
-    assert "container ray-worker of pod worker was killed for passing its limit of 8Gi" in story.message("Failed")
+    assert "container ray-worker of pod worker was killed for exceeding its memory limit of 8Gi" in story.message(
+        "Failed"
+    )
 
 
 def test_a_head_whose_node_went_silent_is_lost_though_its_pod_seems_to_run() -> None:
