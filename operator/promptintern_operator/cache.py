@@ -1,4 +1,4 @@
-"""What the watches have shown so far: views by the job they belong to."""
+"""The cache that the watches fill: jobs, and views of the objects that belong to them."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -16,36 +16,36 @@ View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
 
 @dataclass(frozen=True)
 class Owner:
-    """Whom a view belongs to. A label alone could be set in any namespace, by another tenant."""
+    """The identity of a view's owner. A label alone is no proof, since other tenants can set it in their namespaces."""
 
     namespace: str
     uid: str
 
 
 class ObjectCache(Generic[View]):
-    """Views of one kind: by owner, then by the object's own uid."""
+    """Views of the objects of one kind, by owner and by the object's own uid."""
 
     def __init__(self) -> None:
         self._views: defaultdict[Owner, dict[str, View]] = defaultdict(dict)
 
     def put(self, owner: Owner, uid: str, view: View) -> bool:
-        """Keep the newest view of an object; whether it differs from what was known."""
+        """Store the newest view of an object; return whether it differs from the view before."""
         old = self._views[owner].get(uid)
         self._views[owner][uid] = view
         return view != old
 
     def put_if_absent(self, owner: Owner, uid: str, view: View) -> None:
-        """Keep the view of an object that was just made, unless its watch was quicker and has shown a newer one."""
+        """Store the view of an object that was just created, unless its watch was quicker and delivered a newer one."""
         self._views[owner].setdefault(uid, view)
 
     def update(self, owner: Owner, uid: str, **changes: Any) -> None:
-        """What became of an object that is still there, before its watch tells."""
+        """Change the view of an existing object before its watch delivers the change."""
         view = self._views.get(owner, {}).get(uid)
         if view is not None:
             self._views[owner][uid] = replace(view, **changes)
 
     def remove(self, owner: Owner, uid: str) -> None:
-        """The object is gone."""
+        """Remove the view of an object that is gone."""
         views = self._views.get(owner)
         if views is not None:
             views.pop(uid, None)
@@ -53,17 +53,17 @@ class ObjectCache(Generic[View]):
                 del self._views[owner]
 
     def entries(self) -> list[tuple[Owner, str]]:
-        """Owner and uid of every object."""
+        """Return owner and uid of every object."""
         return [(owner, uid) for owner, views in self._views.items() for uid in views]
 
     def by_owner(self, owner: Owner) -> tuple[View, ...]:
-        """All views of ``owner``."""
+        """Return all views of ``owner``."""
         return tuple(self._views.get(owner, {}).values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedJob:
-    """A PromptInternJob as it was last seen."""
+    """A PromptInternJob as it was last observed."""
 
     uid: str
     version: str
@@ -72,7 +72,7 @@ class CachedJob:
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Self:
-        """Without what only the API server reads, which is half of it."""
+        """Build it from an API object, without managedFields, which are half of it and serve only the API server."""
         meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         return cls(
             uid=meta["uid"],
@@ -83,7 +83,7 @@ class CachedJob:
 
 
 class Cache:
-    """Everything that was seen."""
+    """Everything that the operator has observed."""
 
     def __init__(self) -> None:
         self.jobs: dict[Key, CachedJob] = {}
@@ -91,34 +91,34 @@ class Cache:
         self.pods: ObjectCache[PodView] = ObjectCache()
         self.preflights: ObjectCache[PreflightView] = ObjectCache()
         self.workloads: ObjectCache[WorkloadView] = ObjectCache()
-        """By their RayJob."""
+        """Workloads, by the RayJob that owns them."""
         self.ray_job_owners: dict[Owner, Key] = {}
-        """The job of a RayJob: Kueue's Workloads name the RayJob only."""
+        """The job of each RayJob, since a Workload of Kueue names only its RayJob."""
         self.kuberay = KubeRay(usable=True)
         self.denials: dict[Owner, Denial] = {}
-        """The action of a job that could not be carried out when it was last tried."""
+        """The denial of a job's action when it was last tried."""
         self.grants: dict[Owner, asyncio.Task[bool]] = {}
-        """Of a job that is being checked: the task that makes its Role and RoleBinding, and whether it did."""
+        """For each job that is being checked, the task that creates its Role and RoleBinding, and its success."""
 
     def remove_job(self, key: Key) -> None:
-        """The job is gone."""
+        """Forget a job that is gone."""
         job = self.jobs.pop(key)
         owner = Owner(key.namespace, job.uid)
         self.denials.pop(owner, None)
         self.cancel_grant(owner)
 
     def track_grant(self, owner: Owner, task: asyncio.Task[bool]) -> None:
-        """``task`` makes the rights of the job ``owner`` from now on."""
+        """Store the task that creates Role and RoleBinding of the job ``owner``, and cancel an earlier one."""
         self.cancel_grant(owner)
         self.grants[owner] = task
 
     def cancel_grant(self, owner: Owner) -> None:
-        """End the task that makes the rights of the job ``owner``, if there is one."""
+        """Cancel the task that creates Role and RoleBinding of the job ``owner``, if there is one."""
         if task := self.grants.pop(owner, None):
             task.cancel()
 
     def observed(self, owner: Owner) -> Observed:
-        """All that belongs to the job ``owner``."""
+        """Return all objects that belong to the job ``owner``."""
         ray_jobs = self.ray_jobs.by_owner(owner)
         rays = [Owner(owner.namespace, ray_job.uid) for ray_job in ray_jobs]
         return Observed(
@@ -131,26 +131,27 @@ class Cache:
         )
 
     def awaits_first_attempt(self, key: Key) -> bool:
-        """Whether somebody waits for the job at ``key`` to begin at all."""
+        """Return whether the job at ``key`` still waits for its first attempt."""
         job = self.jobs.get(key)
         return job is not None and not (job.body.get("status") or {}).get("attempts")
 
     def phases(self) -> Counter[str]:
-        """How many jobs are in which phase."""
+        """Count the jobs in each phase."""
         return Counter(str((job.body.get("status") or {}).get("phase") or "Pending") for job in self.jobs.values())
 
 
 def key_of(meta: Mapping[str, Any]) -> Key | None:
-    """The job to which a child belongs, by its labels."""
+    """Return the key of the job to which a dependent belongs, from its labels."""
     name = (meta.get("labels") or {}).get(JOB)
     return Key(meta["namespace"], name) if name else None
 
 
 def owner_of(meta: Mapping[str, Any], *, controlled: bool) -> Owner | None:
-    """The job to which a child belongs, by its identity.
+    """Return the identity of the job to which a dependent belongs, or None if it belongs to none.
 
     Args:
-        controlled: Whether the job itself makes such objects, so that one that it does not control is somebody else's.
+        meta: The metadata of the dependent.
+        controlled: Whether the operator creates this kind itself, so that the job must be the controller of the object.
     """
     uid = (meta.get("labels") or {}).get(JOB_UID)
     if uid is None or (controlled and controller_of(meta).get("uid") != uid):

@@ -1,4 +1,4 @@
-"""What the pods of a job need around them: made for its check, and there when an attempt begins."""
+"""The dependents that a job's pods need: created for its check, and ensured when an attempt begins."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -20,13 +20,13 @@ from promptintern_operator.settings import Settings
 from promptintern_operator.views import controller_of
 
 _HOLD = timedelta(minutes=5)
-"""How long what was made for a check is taken to be there."""
+"""How long the dependents that were created for a check are assumed to exist."""
 T = TypeVar("T")
 _log = structlog.get_logger("promptintern.operator")
 
 
 class Dependents:
-    """Makes and looks after them."""
+    """Creates and updates the ServiceAccount, rights, ConfigMap and NetworkPolicy of a job."""
 
     def __init__(self, kube: Kube, cache: Cache, settings: Settings) -> None:
         self._kube = kube
@@ -34,17 +34,18 @@ class Dependents:
         self._settings = settings
 
     async def prepare(self, job: PromptInternJob, *, written: asyncio.Future[bool]) -> bool:
-        """Have what a check needs be as the spec says, and begin with what only a head needs.
+        """Bring the dependents of a check in line with the spec, and start to create those that only a head needs.
 
-        That is not waited for: before the API server lets rights be granted, it waits for news from etcd, a tenth of a
-        second or more for each of Role and RoleBinding.
+        Nothing waits for the Role and the RoleBinding here: before the API server grants rights, it waits a tenth of a
+        second or more for etcd, once for each of them.
 
         Args:
-            written: Whether the status was written, or needed no writing. Only then is changed what is there. Whoever
-                began writing hears why it failed.
+            job: The job that is to be checked.
+            written: Resolves to True once the status is written, or at once if it needs no write. Existing objects are
+                changed only after that. If the write fails, the caller that started it handles the error.
 
         Returns:
-            Whether all that the check needs is there.
+            Whether all dependents of the check exist and are up to date.
         """
         self._cache.track_grant(
             _owner(job), asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}")
@@ -61,13 +62,13 @@ class Dependents:
         return True
 
     async def ensure(self, job: PromptInternJob) -> None:
-        """Have all be there for an attempt: what was just made for the check is; else it is looked for.
+        """Ensure that all dependents of an attempt exist; those just created for its check are assumed to exist.
 
-        What is there stays: the job was accepted as the ConfigMap has it.
+        Existing objects stay as they are, because the job was accepted as the ConfigMap describes it.
         """
-        grants = self._cache.grants.pop(_owner(job), None)
-        granted = grants is not None and await grants
-        if granted and _is_being_checked(job, since=datetime.now(UTC) - _HOLD):
+        grant = self._cache.grants.pop(_owner(job), None)
+        is_granted = grant is not None and await grant
+        if is_granted and _is_being_checked(job, since=datetime.now(UTC) - _HOLD):
             return
 
         async def ensure_rights() -> None:
@@ -80,7 +81,10 @@ class Dependents:
         return [service_account(job), config_map(job, self._settings), network_policy(job, self._settings)]
 
     async def _grant(self, job: PromptInternJob) -> bool:
-        """Whether it worked. If not, the attempt tries again, and its job tells why. No spec has other rights."""
+        """Create Role and RoleBinding, which are the same for every spec; return whether that worked.
+
+        If it did not, the attempt tries again, and its job reports the reason.
+        """
         try:
             for manifest in _rights_manifests(job):
                 if await self._kube.create(manifest) is None:
@@ -95,7 +99,7 @@ class Dependents:
         body = await self._kube.read(manifest)
         check_owner(body, job)
         await self._kube.apply(manifest, uid=body["metadata"]["uid"])
-        # Apply lets stay what it has not written itself; an identity that the spec no longer names must go.
+        # Apply keeps annotations that it did not write; those of an identity that the spec no longer names must go.
         await self._kube.remove_annotations(body, keep=manifest["metadata"].get("annotations", {}))
 
     async def _ensure(self, manifest: Manifest, job: PromptInternJob) -> None:
@@ -109,10 +113,10 @@ class Dependents:
 
 
 def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
-    """Only what this very job controls is its own: whoever made the rest may have meant it for something else.
+    """Check that ``job`` controls the object; an object of anybody else must be neither used nor changed.
 
     Raises:
-        RequestFailed: otherwise; with a reason that the job can tell.
+        RequestFailed: if it does not, with a reason that the job can report.
     """
     meta = body["metadata"]
     controller = controller_of(meta)
@@ -129,7 +133,7 @@ def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
 
 
 async def gather_all(*steps: Awaitable[T]) -> list[T]:
-    """Take all at once, and wait for all. Raises what the first one raised that failed."""
+    """Run all steps concurrently and wait for all of them; then raise the first exception, if there was one."""
     results = await asyncio.gather(*steps, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -138,12 +142,12 @@ async def gather_all(*steps: Awaitable[T]) -> list[T]:
 
 
 def _rights_manifests(job: PromptInternJob) -> list[Manifest]:
-    """In this order: the API server takes the binding only once it can see what the Role grants."""
+    """Return the Role before its binding: the API server accepts the binding only once it can resolve the Role."""
     return [role(job), role_binding(job)]
 
 
 def _is_being_checked(job: PromptInternJob, *, since: datetime) -> bool:
-    """Whether the check of ``job`` began after ``since``, and its end is news: what was made for it is there still."""
+    """Return whether the check of ``job`` began after ``since``, so that its dependents can be assumed to exist."""
     conditions = job.status.conditions if job.status else []
     return any(c.type == "Accepted" and c.reason == "Checking" and c.last_transition_time > since for c in conditions)
 

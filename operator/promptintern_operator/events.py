@@ -1,4 +1,4 @@
-"""Kubernetes Events about jobs."""
+"""The manifest of a Kubernetes Event about a job."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from promptintern_operator.queue import Key
 
 
 def event_manifest(key: Key, *, uid: str, record: EventRecord, reporter: str) -> dict[str, Any]:
-    """The Event that tells ``event`` of the job at ``key``."""
+    """Return the Event for ``record`` about the job at ``key``."""
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

@@ -1,4 +1,4 @@
-"""Wiring: what Kopf sees goes into the cache, and the job it belongs to into the queue. Kopf writes nothing."""
+"""Kopf's handlers: each change goes into the cache, and its job into the workqueue. Kopf writes nothing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ _OURS = {JOB: kopf.PRESENT}
 
 
 def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
-    """Handlers that keep ``cache`` and feed ``queue``."""
+    """Return the handlers that update ``cache`` and add jobs to ``queue``."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.event("promptintern.dev", "v1alpha1", "promptinternjobs", registry=registry)
@@ -25,7 +25,7 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
             if (cached := cache.jobs.get(key)) is not None and cached.uid == meta["uid"]:
                 cache.remove_job(key)
         elif (cached := cache.jobs.get(key)) is not None and cached.version == meta["resourceVersion"]:
-            return  # our own write, whose answer was quicker
+            return  # our own write, whose response came first
         else:
             cache.jobs[key] = CachedJob.from_body(event["object"])
         await queue.add(key)
@@ -47,13 +47,14 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
                 if resource[-1] == "rayjobs":
                     cache.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
                 if not objects.put(owner, meta["uid"], view(body)):
-                    return  # nothing that a plan would look at
+                    return  # no field that a plan reads has changed
             if in_bursts:
                 queue.add_batched(key)
             else:
                 await queue.add(key)
 
-    # A cluster comes and goes as a burst of changes to its RayJob and its pods; a job waits for the end of its check.
+    # The start and the end of a cluster are bursts of changes to its RayJob and pods, so they are batched. The end of a
+    # check is not: the job waits for it.
     watch_children(("ray.io", "v1", "rayjobs"), cache.ray_jobs, ray_job_view, in_bursts=True)
     watch_children(("v1", "pods"), cache.pods, pod_view, in_bursts=True)
     watch_children(("batch", "v1", "jobs"), cache.preflights, preflight_view, in_bursts=False)
@@ -75,29 +76,31 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
 
 
 def kopf_settings(*, limited: bool) -> kopf.OperatorSettings:
-    """Watches of what is ours only; no Events, no annotations, no finalizers by Kopf.
+    """Return settings with which Kopf watches only our objects, and writes no Events, annotations or finalizers.
 
     Args:
-        limited: Whether to watch some namespaces only, and to list none.
+        limited: Whether the operator watches only some namespaces and may not list namespaces.
     """
     settings = kopf.OperatorSettings()
-    settings.scanning.disabled = limited  # before it works, Kopf would try for a minute to list namespaces
+    settings.scanning.disabled = limited  # else Kopf would first try for a minute to list namespaces
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.watching.chunk_size = 500
     settings.queueing.worker_limit = 64
-    settings.queueing.idle_timeout = 0.1  # a worker is bound to an object until then: 64 in 5 s would be 13 a second
+    settings.queueing.idle_timeout = (
+        0.1  # until then a worker stays bound to its object; at 5 s, 64 workers handle only 13 a second
+    )
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.persistence.progress_storage = _NoProgress()
     settings.networking.request_timeout = 30
-    settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or with another
+    settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or start it again
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
         settings.watching.label_selectors[resource] = SELECTOR
     return settings
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """Kopf copies every object three times to tell what changed in it, for handlers that are not used here."""
+    """Storage of no diffs: Kopf would copy every object three times for handlers that are not used here."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -110,7 +113,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Nor is there progress of such handlers."""
+    """Storage of no progress, since handlers that have progress are not used here."""
 
     def fetch(self, **_: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Whether KubeRay is there, and new enough."""
+"""Detect whether KubeRay is installed and new enough."""
 
 import asyncio
 
@@ -27,15 +27,15 @@ TOO_OLD = KubeRay(
 
 
 async def find_kuberay(kube: Kube) -> KubeRay:
-    """What the RayJob CustomResourceDefinition says.
+    """Detect KubeRay from the CustomResourceDefinition of RayJobs.
 
     Raises:
-        RequestFailed: if the API server cannot be asked.
+        RequestFailed: if the API server does not answer.
     """
     try:
         definition = await kube.get(CRDS, None, "rayjobs.ray.io")
     except RequestFailed as error:
-        if error.status == 403:  # limited to namespaces: it may not look, and finds out more when it creates a RayJob
+        if error.status == 403:  # limited to namespaces, so it cannot read CRDs; creating a RayJob will show the rest
             return KubeRay(usable=True) if await kube.serves(RAY_JOBS) else MISSING
         raise
     if definition is None:
@@ -48,12 +48,15 @@ async def find_kuberay(kube: Kube) -> KubeRay:
 
 
 async def watch_kuberay(kube: Kube, cache: Cache, queue: Workqueue, *, unwatched: asyncio.Event) -> None:
-    """Keep ``cache.kuberay`` up to date, for ever; a change has every job looked at.
+    """Keep ``cache.kuberay`` up to date for ever, and requeue every job when it changes.
 
     Args:
-        unwatched: Set when there are RayJobs or Kueue's Workloads that Kopf does not watch. It looks for kinds once for
-            each change of a CRD, which may be before the API server announces the new kind, and not at all if it is
-            limited to namespaces.
+        kube: The API server.
+        cache: The cache to update.
+        queue: The workqueue of jobs.
+        unwatched: Set when the API server serves RayJobs or Kueue's Workloads and Kopf does not watch them. Kopf looks
+            for new kinds once per change of a CRD, possibly before the API server announces the kind, and not at all
+            if it is limited to namespaces.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""`promptintern-operator`: one process, which leads or waits to."""
+"""The `promptintern-operator` process, which leads or waits to become the leader."""
 
 import asyncio
 import logging
@@ -30,13 +30,15 @@ from promptintern_operator.watch_health import silence, tracked_session
 _PHASE_GAUGE_SECONDS = 10.0
 _SYNC_TRIES, _SYNC_SECONDS = 480, 0.25
 _UNSYNCED_RETRY_SECONDS = 5.0
-"""After two minutes, only jobs of a namespace in which something could not be listed wait on."""
+"""Delay before a job is requeued whose namespace has not synced. The operator waits two minutes for all namespaces;
+after that, only the jobs of namespaces that it cannot list wait.
+"""
 _RESYNC_SECONDS = 120.0
 _log = structlog.get_logger("promptintern.operator")
 
 
 async def run(settings: Settings) -> None:
-    """Serve probes and metrics, and work while leading. Returns when told to stop, or when the lease is lost."""
+    """Serve probes and metrics, and work while leading. Return on a signal to stop, or when the lease is lost."""
     try:
         config.load_incluster_config()
     except config.ConfigException:
@@ -57,7 +59,7 @@ async def run(settings: Settings) -> None:
         waiting = asyncio.create_task(stop.wait())
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            # A leader stops by itself; one that only waits for the lease is ended here.
+            # A leader stops on its own; a replica that only waits for the lease is cancelled here.
             await asyncio.wait({work}, timeout=5)
             work.cancel()
         await probes.cleanup()
@@ -66,13 +68,13 @@ async def run(settings: Settings) -> None:
 
 
 def stop_at_signals(stop: asyncio.Event) -> None:
-    """Have the signals that end a process set ``stop``."""
+    """Set ``stop`` on SIGTERM and SIGINT."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> None:
-    """Watch and reconcile until ``stop``."""
+    """Watch and reconcile until ``stop`` is set."""
     cache, unwatched = Cache(), asyncio.Event()
     queue = Workqueue(urgent=cache.awaits_first_attempt)
     try:
@@ -108,10 +110,10 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
 async def _watch(
     registry: kopf.OperatorRegistry, settings: Settings, stop: asyncio.Event, pause: asyncio.Event
 ) -> None:
-    """Run Kopf until either event.
+    """Run Kopf until ``stop`` or ``pause`` is set.
 
-    Not by ``kopf.operator``: when that ends, it takes every younger task of the process for its own, waits 5 s for
-    them and cancels them, the renewal of the lease too.
+    It does not use ``kopf.operator``: when that ends, it treats every younger task of the process as its own, waits 5 s
+    for them and cancels them, including the renewal of the lease.
     """
     tasks = await kopf.spawn_tasks(
         registry=registry,
@@ -119,10 +121,10 @@ async def _watch(
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         standalone=True,
-        # Not made from the user's name, which a pod need not have.
+        # Kopf would derive it from the name of the user, which a pod may lack.
         identity=settings.pod_name,  # type: ignore[arg-type]
     )
-    stop_at_signals(stop)  # Kopf has put its own handlers in their place
+    stop_at_signals(stop)  # Kopf has replaced our handlers with its own
     events = [asyncio.create_task(event.wait()) for event in (stop, pause)]
     try:
         done, _ = await asyncio.wait([*tasks, *events], return_when=asyncio.FIRST_COMPLETED)
@@ -137,7 +139,7 @@ async def _watch(
 async def _reconcile_jobs(
     kube: Kube, queue: Workqueue, reconciler: Reconciler, cache: Cache, settings: Settings
 ) -> None:
-    """Look at jobs, once all that belongs to them was listed: what is not known yet must not count as gone."""
+    """Reconcile jobs once their caches have synced; an object that is not listed yet must not count as gone."""
     kueue = False
     try:
         kueue = await kube.serves(WORKLOADS)
@@ -162,9 +164,9 @@ async def _reconcile_jobs(
 
 
 async def _resync(kube: Kube, cache: Cache, queue: Workqueue, settings: Settings) -> None:
-    """Now and then, forget what is not there any more: a watch that begins anew does not tell what went meanwhile.
+    """Periodically remove objects from the cache that no longer exist, and return free memory to the system.
 
-    And give its memory back, with that of all that went since.
+    A watch that was interrupted does not report the objects that were deleted in between.
     """
     while True:
         await asyncio.sleep(_RESYNC_SECONDS)
@@ -185,7 +187,7 @@ async def _update_phase_gauge(cache: Cache) -> None:
 
 
 def log_as_json() -> None:
-    """One JSON object a line, from us and, if they warn, from libraries."""
+    """Log one JSON object per line: our own events, and the warnings of libraries."""
     common: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -208,7 +210,7 @@ def log_as_json() -> None:
 
 
 def main() -> None:
-    """Run the operator. Exit status 2 for settings that are wrong."""
+    """Run the operator. Exit with status 2 if a setting is invalid."""
     log_as_json()
     try:
         settings = Settings()

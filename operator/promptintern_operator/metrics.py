@@ -1,4 +1,4 @@
-"""What Prometheus may ask."""
+"""The metrics that the operator exposes to Prometheus."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

@@ -1,4 +1,4 @@
-"""Which jobs wait to be looked at. Each is looked at by one worker at a time, however many changes it has."""
+"""The workqueue of jobs. Only one worker reconciles a job at a time, and changes that arrive together count once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,23 +16,23 @@ _log = structlog.get_logger("promptintern.operator")
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """A job's place."""
+    """The namespace and the name of a job."""
 
     namespace: str
     name: str
 
 
 class Workqueue:
-    """Keys in the order they came, those that failed again after a delay that doubles.
+    """A first-in, first-out queue of keys with exponential backoff for keys whose reconciliation failed.
 
-    A key for which ``urgent`` holds goes before others, unless they wait for ``_PATIENCE_SECONDS`` longer.
+    A key for which ``urgent`` returns True goes before others, unless they have waited ``_PATIENCE_SECONDS`` longer.
     """
 
     def __init__(self, urgent: Callable[[Key], bool] = lambda _: False) -> None:
         self._is_urgent = urgent
         self._urgent: dict[Key, float] = {}
         self._normal: dict[Key, float] = {}
-        """Waiting keys, with the time since when."""
+        """Waiting keys, each with the time at which it was added."""
         self._busy: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
@@ -40,7 +40,7 @@ class Workqueue:
         self._tasks: set[asyncio.Future[None]] = set()
 
     async def add(self, key: Key) -> None:
-        """Look at ``key`` soon; if it is being looked at, once more afterwards."""
+        """Queue ``key``; if it is being reconciled now, it is reconciled once more afterwards."""
         async with self._changed:
             if key not in self._urgent and key not in self._normal:
                 waiting = self._urgent if self._is_urgent(key) else self._normal
@@ -49,11 +49,11 @@ class Workqueue:
             self._changed.notify()
 
     def add_batched(self, key: Key) -> None:
-        """Look at ``key`` once more has changed: what happens now seldom happens alone."""
+        """Queue ``key`` after a short delay, so that a burst of changes is reconciled once."""
         self.add_after(key, _BURST_SECONDS)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Look at ``key`` after ``seconds``, or earlier if asked for earlier."""
+        """Queue ``key`` after ``seconds``, or earlier if an earlier time is already set."""
         loop = asyncio.get_running_loop()
         timer = self._timers.get(key)
         when = loop.time() + max(seconds, 0.0)
@@ -64,19 +64,19 @@ class Workqueue:
         self._timers[key] = loop.call_at(when, self._due, key)
 
     def forget(self, key: Key) -> None:
-        """The job is gone."""
+        """Forget the timer and the failures of a job that is gone."""
         handle = self._timers.pop(key, None)
         if handle is not None:
             handle.cancel()
         self._failures.pop(key, None)
 
     async def work(self, reconcile: Callable[[Key], Awaitable[None]]) -> None:
-        """Look at one key after another, for ever."""
+        """Reconcile one key after another, for ever."""
         while True:
             key = await self._take()
             try:
                 await reconcile(key)
-            except Exception as error:  # noqa: BLE001 -- whatever it was, the next look may go better
+            except Exception as error:  # noqa: BLE001 -- whatever it was, a retry may succeed
                 failures = self._failures.get(key, 0)
                 self._failures[key] = failures + 1
                 delay = min(_FIRST_BACKOFF * 2 ** min(failures, 10), _LAST_BACKOFF)

@@ -1,4 +1,4 @@
-"""One look at a job: what is observed, what is planned, and carrying it out."""
+"""Reconcile a job: observe its objects, plan, write the status and execute the actions."""
 
 import asyncio
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _log = structlog.get_logger("promptintern.operator")
 
 
 class Reconciler:
-    """Looks at jobs. Holds no state of its own: a new one takes over where another stopped."""
+    """Reconciles jobs. It holds no state, so a new reconciler continues where another one stopped."""
 
     def __init__(self, kube: Kube, cache: Cache, queue: Workqueue, settings: Settings) -> None:
         self._kube = kube
@@ -60,7 +60,11 @@ class Reconciler:
         )
 
     async def reconcile(self, key: Key) -> None:
-        """Bring the job at ``key`` one step further. Raises ``RequestFailed`` to be called again."""
+        """Advance the job at ``key`` by one step.
+
+        Raises:
+            RequestFailed: if a request failed; the job must be requeued.
+        """
         cached = self._cache.jobs.get(key)
         if cached is None or "deletionTimestamp" in cached.body["metadata"]:
             self._queue.forget(key)
@@ -70,7 +74,7 @@ class Reconciler:
             try:
                 job = parse_job(cached.body)
             except InvalidJob as error:
-                # The API server took it under another version's rules; a user has to change it.
+                # The API server accepted it under the schema of another version; a user has to change it.
                 log.error("cannot parse the job", problems=str(error))
                 RECONCILES.labels(result="unreadable").inc()
                 await self._report_unreadable(key, cached, str(error), log)
@@ -97,14 +101,15 @@ class Reconciler:
                         accepted = datetime.fromisoformat(result.status["startTime"])
                         START_SECONDS.observe((datetime.now(UTC) - accepted).total_seconds())
             finally:
-                # Whatever became of them. Others wait for what was done, and nobody for its being told.
+                # Events are recorded even if an action failed, and last, because no other job waits for them.
                 written = await writing
                 if written:
                     await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
             if not written:
                 return
             if result.actions:
-                # The cache knows what they did, so that the watches tell nothing new; and a denial has to be told.
+                # The cache holds the effect of the actions already, so no watch will requeue the job; and the job must
+                # report a denial.
                 self._queue.add_batched(key)
             if result.requeue_at is not None:
                 self._queue.add_after(key, (result.requeue_at - now).total_seconds())
@@ -114,14 +119,14 @@ class Reconciler:
         try:
             status = PromptInternJobStatus.model_validate(cached.body.get("status") or {})
         except ValidationError:
-            return  # nor can its status be
+            return  # its status cannot be parsed either
         now = datetime.now(UTC).replace(microsecond=0)
         result = unreadable(status, problems, generation=cached.generation, now=now)
         if result is not None and await self._write_status(key, cached, result):
             await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
 
     async def _observe(self, key: Key, cached: CachedJob, job: PromptInternJob) -> Observed:
-        """What the watches showed. That a RayJob is gone is asked for, since a watch may lag behind."""
+        """Return the observed objects. A missing RayJob is verified with a request, since its watch may lag behind."""
         observed = self._cache.observed(Owner(key.namespace, cached.uid))
         attempts = job.status.attempts if job.status else []
         if attempts and attempts[-1].outcome is None:
@@ -133,7 +138,7 @@ class Reconciler:
         return observed
 
     async def _write_status(self, key: Key, cached: CachedJob, result: Plan) -> bool:
-        """Write what changed; False if the job changed meanwhile, so that the plan is out of date."""
+        """Write the status if it changed; return False if the job has changed, so that the plan is outdated."""
         before = cached.body.get("status") or {}
         mine = {name: value for name, value in before.items() if name != "training"}
         if is_same_status(mine, result.status):
@@ -145,11 +150,11 @@ class Reconciler:
         except RequestFailed as error:
             if error.status not in (404, 409):
                 raise
-            # A newer version is on its way through the watch. Should it be lost, look again all the same.
+            # The watch will deliver a newer version. Requeue the job all the same, in case that is lost.
             RECONCILES.labels(result="outdated").inc()
             self._queue.add_after(key, 2.0)
             return False
-        if self._cache.jobs.get(key) is cached:  # a watch that was quicker may have shown a newer one
+        if self._cache.jobs.get(key) is cached:  # else the watch was quicker and delivered a newer version
             self._cache.jobs[key] = CachedJob.from_body(written)
         _count_changes(before, result.status)
         return True
@@ -164,7 +169,7 @@ class Reconciler:
             log.warning("cannot record an event", error=str(error))
 
     async def _try_action(self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any) -> bool:
-        """Carry ``action`` out; False if the API server does not let it, for a reason that the job has to tell."""
+        """Execute ``action``; return False if the API server denied it for a reason that the job must report."""
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
         previous = self._cache.denials.get(owner)
         try:
@@ -180,9 +185,8 @@ class Reconciler:
             RECONCILES.labels(result="denied").inc()
             self._cache.denials[owner] = denial
             return False
-        if (
-            previous is not None and previous.action == action and await written
-        ):  # what the job said of it holds no more
+        if previous is not None and previous.action == action and await written:
+            # The job must no longer report the denial.
             self._cache.denials.pop(owner, None)
             await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
         return True
@@ -192,12 +196,13 @@ class Reconciler:
         owner = Owner(namespace, uid)
         match action:
             case StartPreflight(generation=generation, number=number):
-                # What does nothing by itself is made while the status is written; the check runs, and is not.
+                # Dependents do nothing on their own, so they may be created while the status is being written. The
+                # check runs, so it may not.
                 if not await self._dependents.prepare(job, written=written):
                     return
                 check = preflight_job(job, self._settings, generation=generation, number=number)
                 created = await self._create(check, job, PREFLIGHTS)
-                # Seen at once: what the watch has not shown yet need not be made again.
+                # The cache holds it at once, so that it is not created again before the watch delivers it.
                 self._cache.preflights.put_if_absent(owner, created["metadata"]["uid"], preflight_view(created))
             case StartAttempt(number=number):
                 await self._dependents.ensure(job)
@@ -217,7 +222,7 @@ class Reconciler:
         log.info("action", action=type(action).__name__, **vars(action))
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
-        """Create an object, unless this very job has it already; returns it."""
+        """Create an object and return it; if the job already has it, return the existing one."""
         body = await self._kube.create(manifest)
         if body is None:
             name = manifest["metadata"]["name"]
@@ -230,9 +235,9 @@ class Reconciler:
         return body
 
 
-def is_same_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two statuses say the same; times may be written differently."""
-    return bool(_plain(one) == _plain(other))
+def is_same_status(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Return whether two statuses are equal, even if they spell times or empty values differently."""
+    return bool(_plain(a) == _plain(b))
 
 
 def _plain(value: Any) -> Any:

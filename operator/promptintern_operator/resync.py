@@ -1,4 +1,4 @@
-"""What a watch did not tell: after an interruption Kopf lists what is there, and says nothing of what is gone."""
+"""Remove objects from the cache whose deletion no watch reported; after an interruption Kopf lists only what exists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from promptintern_operator.queue import Key
 
 
 async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key]:
-    """Drop from ``cache`` what the API server does not list; returns the jobs that lost something.
+    """Remove from ``cache`` the objects that the API server does not list; return the jobs that they belonged to.
 
     Raises:
-        RequestFailed: if a kind cannot be listed; what was dropped until then stays dropped.
+        RequestFailed: if a kind cannot be listed; objects that were removed before stay removed.
     """
     changed: set[Key] = set()
     known_jobs = {job.uid: key for key, job in cache.jobs.items()}
@@ -24,14 +24,14 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
             cache.remove_job(key)
             changed.add(key)
     kinds: list[tuple[Resource, ObjectCache[Any], str]] = [
-        (WORKLOADS, cache.workloads, ""),  # Kueue makes them, and puts none of our labels on them
+        (WORKLOADS, cache.workloads, ""),  # Kueue creates them without our labels
         (RAY_JOBS, cache.ray_jobs, SELECTOR),
         (PODS, cache.pods, SELECTOR),
         (PREFLIGHTS, cache.preflights, SELECTOR),
     ]
     keys = {job.uid: key for key, job in cache.jobs.items()}
     for resource, objects, selector in kinds:
-        before = objects.entries()  # what is added while the list is made stays
+        before = objects.entries()  # objects that are added during the listing stay
         if not before:
             continue
         try:
@@ -52,13 +52,13 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
 
 @dataclass
 class _Listing:
-    """What there is: the uids of all objects, and the namespaces where it is not known."""
+    """The uids of all objects of a kind, and the namespaces that could not be listed."""
 
     uids: set[str] = field(default_factory=set)
     forbidden: set[str] = field(default_factory=set)
 
     def lacks(self, namespace: str, uid: str) -> bool:
-        """Whether an object is gone."""
+        """Return whether the object no longer exists."""
         return uid not in self.uids and namespace not in self.forbidden
 
 
@@ -70,7 +70,7 @@ async def _list(kube: Kube, resource: Resource, namespaces: Sequence[str], *, se
         try:
             listing.uids |= await kube.list_uids(resource, namespace, selector=selector)
         except RequestFailed as error:
-            if error.status != 403:  # it is gone, and our rights with it; the others are not
+            if error.status != 403:  # the namespace is gone, and our rights with it; the others still count
                 raise
             listing.forbidden.add(namespace)
     return listing

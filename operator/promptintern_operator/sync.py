@@ -1,4 +1,4 @@
-"""Where all that belongs to jobs was listed: what is not known yet must not count as gone."""
+"""Whether the caches have synced: an object that is not listed yet must not count as gone."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from promptintern_operator.watch_health import are_watched, is_forbidden
 
 
 class HasSynced:
-    """Whether everything of a namespace is known. Once it is, it stays so: watches keep it.
+    """Whether all kinds of a namespace have been listed. A synced namespace stays synced: watches keep it current.
 
     Args:
-        cache: Tells whether there are RayJobs.
-        namespaces: Those that are watched, each by itself; none if all are, together.
-        kueue: Whether there are Workloads.
+        cache: The cache, which holds whether the API server serves RayJobs.
+        namespaces: The namespaces that are watched separately; empty if the whole cluster is watched.
+        kueue: Whether the API server serves Kueue's Workloads.
     """
 
     def __init__(self, cache: Cache, *, namespaces: Sequence[str], kueue: bool) -> None:
@@ -23,11 +23,11 @@ class HasSynced:
         self._synced: set[str | None] = set()
 
     def __call__(self, namespace: str) -> bool:
-        """Whether all of ``namespace`` is known."""
+        """Return whether ``namespace`` has synced."""
         return self._has_synced(namespace if self._namespaces else None)
 
     def where_allowed(self) -> bool:
-        """Whether all is known, but in namespaces where the operator may not look."""
+        """Return whether everything has synced, except namespaces that the operator may not list."""
         return all(self._has_synced(place) or is_forbidden(place or "") for place in self._namespaces or (None,))
 
     def _has_synced(self, place: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""When each watch was last heard, bookmarks included: a watch can die without anybody being told."""
+"""The time of the last activity of each watch, bookmarks included; a watch can die without an error."""
 
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -9,13 +9,13 @@ import kopf
 
 _LAST_ACTIVITY: dict[str, float] = {}
 _WATCHED: set[str] = set()
-"""Kinds that were listed or watched."""
+"""Paths of the kinds that are listed or watched."""
 _FORBIDDEN: set[str] = set()
-"""Kinds that may not be watched now, each in a namespace of its own."""
+"""Paths of the kinds that the operator may not watch in some namespace."""
 
 
 class _TrackedContent:
-    """A response's content; each piece that is read from it is noted."""
+    """The content of a response; each chunk that is read from it counts as activity."""
 
     def __init__(self, content: aiohttp.StreamReader, path: str) -> None:
         self._content = content
@@ -23,7 +23,7 @@ class _TrackedContent:
         _LAST_ACTIVITY[path] = time.monotonic()
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
-        """As the stream's own."""
+        """Iterate like the stream itself, and record the activity."""
         async for piece in self._content.iter_chunked(size):
             _LAST_ACTIVITY[self._path] = time.monotonic()
             yield piece
@@ -33,22 +33,22 @@ class _TrackedContent:
 
 
 class TrackedResponse(aiohttp.ClientResponse):
-    """A response that notes when a watch says something."""
+    """A response that records the activity of a watch."""
 
     async def start(self, connection: Any) -> "TrackedResponse":
-        """Begin to read; what arrives from now on is noted."""
+        """Begin to read; data that arrives from now on counts as activity."""
         await super().start(connection)
         path = self.url.path
         if not {"watch", "limit"} & set(self.url.query):
             return self
-        # Kopf would end for good, and with it the service of everybody. After a broken connection it tries again.
+        # On these errors Kopf would end for good, and all jobs would stop. After a broken connection it tries again.
         if self.status == 404:
-            # A kind that is not served now: its CRD was removed, or the API server has only just started.
+            # The kind is not served now: its CRD was removed, or the API server has only just started.
             self.close()
             _drop(path)
             raise aiohttp.ClientConnectionError(f"{path} is not served now")
         if self.status == 403 and "/namespaces/" in path:
-            # A namespace that is gone, and our rights with it, or whose Role comes later.
+            # The namespace is gone, and our rights with it, or its Role will be created later.
             self.close()
             _drop(path)
             _FORBIDDEN.add(path)
@@ -62,31 +62,34 @@ class TrackedResponse(aiohttp.ClientResponse):
 
 
 def silence() -> float:
-    """Seconds since the quietest watch was last heard; 0 before there is any."""
+    """Return the seconds since the last activity of the watch that has been silent longest; 0 without watches."""
     now = time.monotonic()
     return max((now - moment for moment in _LAST_ACTIVITY.values()), default=0.0)
 
 
 def are_watched(plurals: Iterable[str], namespace: str | None = None) -> bool:
-    """Whether a watch of every kind has begun, in ``namespace`` if it is one of some, so that all that was there is
-    listed.
+    """Return whether a watch of every kind has begun, which means that all existing objects are listed.
+
+    Args:
+        plurals: The plural names of the kinds.
+        namespace: The namespace of the watches; None if the whole cluster is watched.
     """
     where = f"/namespaces/{namespace}" if namespace else ""
     return all(any(path.endswith(f"{where}/{plural}") for path in _LAST_ACTIVITY) for plural in plurals)
 
 
 def is_forbidden(namespace: str) -> bool:
-    """Whether some kind may not be watched in ``namespace``."""
+    """Return whether the operator may not watch some kind in ``namespace``."""
     return any(f"/namespaces/{namespace}/" in path for path in _FORBIDDEN)
 
 
 def is_watched(plural: str) -> bool:
-    """Whether Kopf lists or watches the kind, or tried to and may not, the last time that it asked."""
+    """Return whether Kopf lists or watches the kind, or was forbidden to when it last tried."""
     return any(path.endswith(f"/{plural}") for path in (*_WATCHED, *_FORBIDDEN))
 
 
 def forget(plural: str) -> None:
-    """There is no such kind any more, so a watch of it that ended is not silent."""
+    """Forget the watches of a kind that is no longer served, so that they do not count as silent."""
     for path in {*_LAST_ACTIVITY, *_WATCHED, *_FORBIDDEN}:
         if path.endswith(f"/{plural}"):
             _drop(path)
@@ -99,7 +102,7 @@ def _drop(path: str) -> None:
 
 
 def tracked_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
-    """Kopf's connection to the API server, whose watches are listened to."""
+    """Return a session for Kopf that records the activity of its watches."""
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers={"User-Agent": "promptintern-operator", **info.as_http_headers()},

@@ -1,4 +1,4 @@
-"""The preflight: a Job that runs `promptintern validate` with the job's own credentials, on a CPU."""
+"""The preflight: a CPU-only Job that runs `promptintern validate` with the job's own credentials."""
 
 from promptintern_api import PromptInternJob
 
@@ -15,7 +15,7 @@ _TRIES, _SECONDS = 3, 3600
 
 
 def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int, number: int = 1) -> Manifest:
-    """The Job that checks ``generation`` of the spec, for the ``number``-th time."""
+    """Return the ``number``-th Job that checks ``generation`` of the spec."""
     job = resolve(job, settings)
     copied = labels.for_kueue(job.metadata.labels) if settings.checks_in_queue else {}
     meta = metadata(job, preflight_name(job, generation, number), more_labels=copied | {labels.ROLE: "preflight"})
@@ -42,7 +42,7 @@ def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int, 
                         "action": "FailJob",
                         "onExitCodes": {"containerName": "check", "operator": "In", "values": [_REFUSED]},
                     },
-                    # A pod that the cluster takes away is made again, and is none of the tries.
+                    # A pod that the cluster removes is recreated, and does not count as a failed try.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
                 ]
             },

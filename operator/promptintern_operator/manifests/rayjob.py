@@ -1,4 +1,4 @@
-"""The RayJob of one attempt: a head that drives and trains nothing, and one pod for each worker."""
+"""The RayJob of one attempt: a head pod that runs only the driver, and one pod for each worker."""
 
 from promptintern_api import PromptInternJob
 
@@ -18,15 +18,15 @@ from promptintern_operator.plan.attempts import ray_job_name
 from promptintern_operator.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 * 2**20
-"""Ray's shared memory. The trainer passes no data through it, so the default of 30 % would be wasted."""
+"""Size of Ray's object store. The trainer passes no data through it, so the default of 30 % would be wasted."""
 _SHIPPER: Manifest = {"cpu": "100m", "memory": "384Mi"}
 _GROUP = "workers"
 _POD_FOLDER = "/tmp/promptintern"
-"""Of each pod, where its preStop hook and its trainer talk."""
+"""The folder in each pod through which its preStop hook and its trainer communicate."""
 
 
 def ray_job(job: PromptInternJob, settings: Settings, *, number: int) -> Manifest:
-    """The RayJob of attempt ``number``. Its spec is never written again: Kueue owns ``suspend`` from then on."""
+    """Return the RayJob of attempt ``number``. Its spec is never updated: after creation, Kueue owns ``suspend``."""
     job = resolve(job, settings)
     copied = labels.for_kueue(job.metadata.labels)
     name = ray_job_name(job.metadata.name, number)
@@ -82,7 +82,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         "rayStartParams": {
             "num-cpus": "0",
             "num-gpus": "0",
-            # It watches for Ray's own autoscaler, which is off.
+            # The monitor serves Ray's own autoscaler, which is off.
             "no-monitor": "true",
             "dashboard-host": "0.0.0.0",
             "object-cache-memory": str(_OBJECT_STORE_BYTES),
@@ -93,7 +93,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
                 job,
                 [ray],
                 token=True,
-                # A sidecar in the sense of Kubernetes: it ends after the trainer, and so sees all that it says.
+                # A native sidecar ends after the trainer, so it sees the whole log.
                 initContainers=[logs],
                 terminationGracePeriodSeconds=grace,
                 **cpu_placement(job),
@@ -119,7 +119,7 @@ def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         "replicas": compute.workers,
         "minReplicas": compute.workers,
         "maxReplicas": compute.workers,
-        # One slot a pod, so that no pod gets two workers.
+        # One slot per pod, so that no pod gets two workers.
         "rayStartParams": {"num-cpus": "1", "object-cache-memory": str(_OBJECT_STORE_BYTES)},
         "template": {
             "metadata": {"labels": pod_labels(job, "worker")},

@@ -1,4 +1,4 @@
-"""Why an attempt ended, and who has to act."""
+"""Classify why an attempt ended, and who has to act."""
 
 import re
 from collections.abc import Sequence
@@ -28,15 +28,17 @@ NODE_TROUBLE = (
 )
 _PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet")
 _SIDECAR = "logs"
-"""It is started again; its end explains nothing."""
+"""The log shipper's container; it is restarted, so its end explains nothing."""
 _OOM = "OOMKilled"
 _SHORTLY_BEFORE = timedelta(minutes=10)
-"""Before the end of an attempt: what its workers are given to come back from such a death."""
+"""A container that was killed for memory longer than this before the attempt ended did not end the attempt, because its
+worker had time to recover.
+"""
 _TAIL_LINES, _MESSAGE_CHARACTERS = 12, 2000
 _MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 512
 
 STUCK_BY_USER = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
-"""Reasons to wait that no other attempt would mend."""
+"""Reasons of waiting containers that another attempt would not fix."""
 _WAITS = (*STUCK_BY_USER, "ImagePullBackOff", "ErrImagePull", "CreateContainerError", "RunContainerError")
 STUCK = ("Unschedulable", *_WAITS)
 """Reasons why a pod cannot start."""
@@ -50,7 +52,7 @@ class Ending:
     reason: str
     message: str
     certain: bool = True
-    """Whether what the pods have yet to say can change nothing."""
+    """Whether later news of the pods cannot change the outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +71,14 @@ def ending_of(
     *,
     earlier_states: Sequence[PodStatus] = (),
 ) -> Ending | None:
-    """How the attempt of ``ray_job`` ended; None while it goes on.
+    """Return how the attempt of ``ray_job`` ended, or None while it goes on.
 
     Args:
-        pods: Its pods, as last seen.
+        ray_job: The attempt's RayJob.
+        pods: The pods of its Ray cluster, as last observed.
         trainer_failure: The trainer's report of its own failure. It may choose between the retry budgets of the job,
             but it cannot make a failure free of charge.
-        earlier_states: What the status keeps of pods that may be gone.
+        earlier_states: The last states that the status keeps of pods, some of which may be gone.
     """
     if ray_job.deployment == "ValidationFailed":
         return Ending(
@@ -97,18 +100,18 @@ def ending_of(
 def _failure(
     ray_job: RayJobView, pods: Sequence[PodView], trainer_failure: Failure | None, earlier_states: Sequence[PodStatus]
 ) -> Ending:
-    """The first explanation that fits counts: what is certain comes before what is likely."""
+    """Return the first explanation that applies; the certain ones come before the likely ones."""
     match = _EXIT_CODE.search(ray_job.message)
     code = int(match[1]) if match else None
     detail = trainer_failure.message if trainer_failure is not None else _tail(ray_job.message)
     out_of_memory = killed_for_memory(pods, earlier_states, ended=ray_job.ended)
-    # A pod that the kubelet evicts may have used too much itself: that must not be free.
+    # An eviction by the kubelet may be the fault of the pod itself, so it must not be free of charge.
     preempted = [
         f"pod {pod.name} ({pod.disrupted})" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"
     ]
     lost = [f"pod {pod.name} ({why})" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
-    # Somebody takes the head's pod (a drain, a user): nothing went wrong.
-    leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_taken(pod, ray_job)]
+    # A drain or a user removed the head pod; the trainer did not fail.
+    leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_removed(pod, ray_job)]
     failure_class = trainer_failure.failure_class if trainer_failure is not None else None
     is_refused = code == USER_EXIT or failure_class == "User"
     is_infrastructure = code == INFRASTRUCTURE_EXIT or failure_class == "Infrastructure"
@@ -142,8 +145,8 @@ def _failure(
     return Ending(outcome=Outcome(outcome), reason=reason, message=message, certain=is_certain)
 
 
-def _was_taken(pod: PodView, ray_job: RayJobView) -> bool:
-    """Whether ``pod`` was to go before the job ended. Afterwards KubeRay deletes all pods, whatever the reason."""
+def _was_removed(pod: PodView, ray_job: RayJobView) -> bool:
+    """Return whether deletion of ``pod`` was requested before the job ended; KubeRay deletes all pods after that."""
     if ray_job.ended is None or pod.deletion_requested is None:
         return pod.deleting
     return pod.deletion_requested <= ray_job.ended
@@ -152,11 +155,13 @@ def _was_taken(pod: PodView, ray_job: RayJobView) -> bool:
 def killed_for_memory(
     pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = (), *, ended: datetime | None = None
 ) -> str | None:
-    """Which container passed its memory limit, in words; None if none did.
+    """Return a message about the container that exceeded its memory limit, or None if no container did.
 
     Args:
-        earlier_states: Last states of pods that may be gone.
-        ended: When the attempt ended. What happened long before did not end it: Ray puts another worker in its place.
+        pods: The pods of the attempt, as last observed.
+        earlier_states: The last states of pods that may be gone.
+        ended: The time at which the attempt ended. A container that was killed long before did not end the attempt,
+            because Ray replaced its worker.
     """
     memory_deaths = [
         (container.ended_at, _passed_limit(pod, container))
@@ -177,7 +182,7 @@ def _ray_ran_out_of_memory(ray_job: RayJobView, detail: str) -> bool:
 
 
 def _worker_memory(ray_job: RayJobView) -> str:
-    """Ray kills a worker's process shortly before the kernel would kill its container, and the pod shows nothing."""
+    """Describe a worker process that Ray killed just before the kernel would; the pod shows no trace of it."""
     limit = f" of {ray_job.worker_memory}" if ray_job.worker_memory else ""
     return (
         f"container ray-worker came close to its memory limit{limit}, so Ray killed the training process; raise "
@@ -197,7 +202,7 @@ def _passed_limit(pod: PodView, container: ContainerView) -> str:
 
 
 def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
-    """A pod that waits for what may never come, the oldest first; None if all get on."""
+    """Return the oldest pod that cannot start, or None if all pods make progress."""
     for pod in sorted(pods, key=lambda pod: (pod.created, pod.name)):
         if pod.deleting or pod.phase != "Pending":
             continue
@@ -207,7 +212,7 @@ def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
             )
         for container in pod.containers:
             if container.waiting_reason in _WAITS:
-                # The kubelet says the two in turn, as it tries again and again.
+                # The kubelet alternates between the two while it retries.
                 reason = "ImagePullBackOff" if container.waiting_reason == "ErrImagePull" else container.waiting_reason
                 return Stuck(pod=pod, reason=reason, message=_waiting(pod, container))
     return None
@@ -220,33 +225,34 @@ def _waiting(pod: PodView, container: ContainerView) -> str:
     )
 
 
-def is_being_made(pod: PodView) -> bool:
-    """Whether ``pod`` waits for its image or its volumes, which may take its time."""
+def is_being_prepared(pod: PodView) -> bool:
+    """Return whether ``pod`` waits for its image or its volumes, which may take long."""
     return pod.phase == "Pending" and pod.node is not None and all(c.waiting_reason for c in pod.containers)
 
 
 def is_stranded(pod: PodView, now: datetime, seconds: float) -> bool:
-    """Whether ``pod`` should have been gone for ``seconds``: its node is, and nobody is there to say that it ended."""
+    """Return whether ``pod`` is overdue for deletion by ``seconds``, which means that its node is gone."""
     return pod.deletion_due is not None and now >= pod.deletion_due + timedelta(seconds=seconds)
 
 
 def is_running(pod: PodView) -> bool:
-    """Whether ``pod`` has not detail its end yet."""
+    """Return whether ``pod`` has not reported its end yet."""
     ended = any(container.exit_code is not None and container.name != _SIDECAR for container in pod.containers)
     return pod.phase in ("Pending", "Running") and not ended
 
 
-def last_states(pods: Sequence[PodView], before: Sequence[PodStatus] = ()) -> list[PodStatus]:
-    """What status keeps of pods, the head first, and of earlier ones those that ended badly: KubeRay removes them.
+def last_states(pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = ()) -> list[PodStatus]:
+    """Return the pod states that the status keeps: the head's first, then those of removed pods that ended badly.
 
-    The newest of those come first.
+    KubeRay removes failed pods, so only the status remembers them. The newest of them come first.
 
     Args:
-        before: What was kept so far.
+        pods: The pods of the attempt, as last observed.
+        earlier_states: The states that the status has kept so far.
     """
     ordered = sorted(pods, key=lambda pod: (pod.role != "head", pod.name))
-    here = {pod.name for pod in pods}
-    gone = [state for state in before if state.name not in here and (state.reason or state.exit_code)]
+    names = {pod.name for pod in pods}
+    gone = [state for state in earlier_states if state.name not in names and (state.reason or state.exit_code)]
     return [*map(_last_state, ordered[:_MOST_PODS]), *gone[:_MOST_GONE]]
 
 

@@ -1,4 +1,4 @@
-"""Whether a running attempt has its quota and its Ray cluster; one whose cluster does not come up is given up."""
+"""Follow the quota and the Ray cluster of a running attempt, and give up an attempt whose cluster does not come up."""
 
 from datetime import datetime, timedelta
 
@@ -8,7 +8,7 @@ from promptintern_operator.plan.classify import (
     STUCK,
     STUCK_BY_USER,
     Ending,
-    is_being_made,
+    is_being_prepared,
     killed_for_memory,
     stuck_pod,
 )
@@ -21,12 +21,12 @@ _INITIALIZING = "Initializing"
 
 
 def is_queued(ray_job: RayJobView) -> bool:
-    """Whether Kueue has not admitted it, or takes its cluster back."""
+    """Return whether Kueue has not admitted ``ray_job``, or is taking its cluster back."""
     return ray_job.suspended or ray_job.deployment in ("Suspended", "Suspending")
 
 
 def set_quota_reserved(ray_job: RayJobView, observed: Observed, draft: StatusDraft, limits: Limits) -> None:
-    """Condition QuotaReserved, of an attempt that began in a queue."""
+    """Set condition QuotaReserved if the attempt began in a queue, else drop it."""
     queue = ray_job.queue
     if queue is None:
         draft.drop_condition("QuotaReserved")
@@ -54,7 +54,7 @@ def set_quota_reserved(ray_job: RayJobView, observed: Observed, draft: StatusDra
 
 
 def follow_cluster(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
-    """Conditions ClusterReady and Training; how the attempt ends if its cluster does not come up, None if it may."""
+    """Set conditions ClusterReady and Training; return how the attempt ends if its cluster cannot come up."""
     if is_queued(ray_job):
         _clear_held_up(draft)
         saving = ray_job.deployment == "Suspending"
@@ -82,7 +82,7 @@ def follow_cluster(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft,
         timeout_ending = Ending(
             outcome=outcome, reason=stuck.reason, message=f"gave up after {limits.stuck:.0f} s: {stuck.message}"
         )
-        return _hold_up(timeout_ending, draft, limits)
+        return _end_if_held_up(timeout_ending, draft, limits)
     if not ray_job.deployment:
         if draft.is_due(ray_job.created + timedelta(seconds=limits.silent)):
             message = f"KubeRay has not picked up RayJob {ray_job.name}; check that the KubeRay operator is running"
@@ -98,9 +98,9 @@ def follow_cluster(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft,
             "Training", True, "Running", f"attempt {attempt.number} is running as RayJob {ray_job.name}"
         )
     if ray_job.deployment == _INITIALIZING:
-        return _not_up(ray_job, pods, draft, limits)
+        return _end_if_not_up(ray_job, pods, draft, limits)
     _clear_held_up(draft)
-    return _not_submitted(ray_job, draft, limits)
+    return _end_if_not_submitted(ray_job, draft, limits)
 
 
 def _report_pods(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft) -> None:
@@ -119,16 +119,16 @@ def _report_pods(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft) -
         )
 
 
-def _not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
-    """The end of an attempt whose cluster cannot come up: KubeRay makes pods that failed anew, for ever."""
+def _end_if_not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return how the attempt ends if its cluster cannot come up; KubeRay would recreate failed pods for ever."""
     attempt = draft.newest_attempt
     assert attempt is not None
     out_of_memory = killed_for_memory(pods)
     if out_of_memory is not None:
         return Ending(outcome=Outcome.APPLICATION, reason="OutOfMemory", message=out_of_memory)
     failure = _pod_failure(attempt)
-    if attempt.active_since is None or any(is_being_made(pod) for pod in pods):
-        # A pod that is made anew after the one before it failed is no way on.
+    if attempt.active_since is None or any(is_being_prepared(pod) for pod in pods):
+        # A pod that replaces a failed one is no progress.
         if failure is None:
             _clear_held_up(draft)
         return None
@@ -141,11 +141,11 @@ def _not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits
         why = failure or unready or "KubeRay created no pod"
         message = f"the Ray cluster did not come up within {limits.stuck:.0f} s: {why}"
     timeout_ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=message)
-    return _hold_up(timeout_ending, draft, limits)
+    return _end_if_held_up(timeout_ending, draft, limits)
 
 
-def _not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limits) -> Ending | None:
-    """The end of an attempt whose cluster is up, and which KubeRay cannot reach: it asks for ever, and says nothing."""
+def _end_if_not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return how the attempt ends if KubeRay cannot reach the cluster; KubeRay retries for ever and reports nothing."""
     ready = draft.conditions.get("ClusterReady")
     if ray_job.job_status or ray_job.deployment != "Running" or ready is None or ready.status != "True":
         return None
@@ -162,17 +162,17 @@ def _not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limits) -> E
 
 
 def _pod_refusal(ray_job: RayJobView) -> tuple[str, str] | None:
-    """Reason and message, if the API server refuses pods of the cluster."""
+    """Return reason and message if the API server rejects pods of the cluster, else None."""
     if ray_job.pod_refusal is None:
         return None
     reason = denial_reason(ray_job.pod_refusal, default="PodsRefused")
     return reason, f"KubeRay cannot create or delete a pod: {ray_job.pod_refusal}"
 
 
-def _hold_up(timeout_ending: Ending, draft: StatusDraft, limits: Limits) -> Ending | None:
-    """``timeout_ending`` once the attempt was held up for as long as anything may be stuck.
+def _end_if_held_up(timeout_ending: Ending, draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return ``timeout_ending`` once the attempt has been held up for ``limits.stuck`` seconds, else None.
 
-    Not since it began: to make a node and to pull an image may take longer than that.
+    The time does not count from the start of the attempt, because creating a node and pulling an image may take longer.
     """
     attempt = draft.newest_attempt
     assert attempt is not None
@@ -188,12 +188,12 @@ def _clear_held_up(draft: StatusDraft) -> None:
 
 
 def _after_timeout(timeout_ending: Ending, since: datetime, draft: StatusDraft, limits: Limits) -> Ending | None:
-    """``timeout_ending`` once that lasts for as long as anything may be stuck."""
+    """Return ``timeout_ending`` once ``limits.stuck`` seconds have passed after ``since``, else None."""
     return timeout_ending if draft.is_due(since + timedelta(seconds=limits.stuck)) else None
 
 
 def _pod_failure(attempt: AttemptStatus) -> str | None:
-    """What is known of a pod that failed since the attempt was let in, also of one that KubeRay has removed since."""
+    """Describe a pod that failed after the attempt was admitted, even if KubeRay has removed the pod since."""
     for state in attempt.pods:
         earlier = state.finished_at is not None and attempt.active_since and state.finished_at < attempt.active_since
         if earlier or not (state.exit_code or state.phase == "Failed"):

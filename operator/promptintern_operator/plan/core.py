@@ -1,4 +1,4 @@
-"""From a job and what is observed of it to its status and the next actions."""
+"""Derive the status of a job and the next actions from what was observed of it."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -27,15 +27,18 @@ def plan(
     refusals: Sequence[str] = (),
     storage: StorageSpec | None = None,
 ) -> Plan:
-    """What is true of ``job`` now and what to do next.
+    """Return the status of ``job`` and the next actions.
 
-    The same arguments give the same plan, and carrying a plan out twice does no more than once.
+    The plan is deterministic, and carrying it out twice has the same effect as carrying it out once.
 
     Args:
-        generation: Of the job's spec.
-        now: The time, with a zone.
-        refusals: Why this cluster cannot run the job, as far as the settings tell.
-        storage: Where the results of a job go that is accepted now.
+        job: The job with its current status.
+        observed: The objects that belong to the job.
+        generation: The generation of the job's spec.
+        now: The current time, with a time zone.
+        limits: Timeouts and backoffs.
+        refusals: Reasons for which the operator's settings rule out running the job in this cluster.
+        storage: The storage for the results of the job if it is accepted now.
     """
     draft = StatusDraft.from_status(job.status, generation=generation, now=now)
     training = job.status.training if job.status else None
@@ -62,10 +65,13 @@ def plan(
 
 
 def unreadable(status: PromptInternJobStatus | None, problems: str, *, generation: int, now: datetime) -> Plan | None:
-    """What is said of a job that this operator cannot read, such as one of a newer CRD; None if it has begun.
+    """Return the plan for a job that this operator cannot parse, such as one of a newer CRD; None if it has begun.
 
     Args:
-        status: The job's.
+        status: The current status of the job.
+        problems: The parser's messages.
+        generation: The generation of the job's spec.
+        now: The current time, with a time zone.
     """
     draft = StatusDraft.from_status(status, generation=generation, now=now)
     if draft.start_time is not None:
@@ -117,12 +123,12 @@ def _delete_after_ttl(job: PromptInternJob, draft: StatusDraft) -> None:
     due = draft.completion_time + timedelta(seconds=ttl)
     if draft.now >= due and draft.previous.completion_time is not None:
         draft.add_action(DeleteJob())
-    else:  # at least one look later, so that the end is written and told
+    else:  # not in the plan that ends the job, so that the end is written and recorded first
         draft.requeue_by(due)
 
 
 def _report_leftovers(observed: Observed, draft: StatusDraft) -> None:
-    """Where nothing is to run any more, say which RayJobs KubeRay has yet to let go: its finalizer is on them."""
+    """Report the RayJobs of an ended or suspended job that still wait for KubeRay to remove its finalizer."""
     if draft.completion_time is None and not draft.is_true("Suspended"):
         return
     leaving = sorted(ray_job.name for ray_job in observed.ray_jobs if ray_job.deleting)
@@ -135,8 +141,9 @@ def _report_leftovers(observed: Observed, draft: StatusDraft) -> None:
 
 
 def _remove_leftovers(observed: Observed, draft: StatusDraft) -> None:
-    """RayJobs of attempts that are over, unless it is the newest and ended by itself; preflights of older specs, and
-    those that were made again.
+    """Delete the RayJobs of earlier attempts, and the preflights that are outdated or were replaced.
+
+    The RayJob of the newest attempt stays while the attempt runs, and afterwards if KubeRay reports that it ended.
     """
     attempt = draft.newest_attempt
     for ray_job in observed.ray_jobs:

@@ -1,4 +1,4 @@
-"""Actions that the API server does not let the operator carry out: how that is told, and when it is tried again."""
+"""Actions that the API server denies: how the job reports them, and when the operator retries them."""
 
 from datetime import datetime, timedelta
 
@@ -16,43 +16,44 @@ from promptintern_operator.plan.types import (
 )
 
 NAME_TAKEN, EARLIER_JOB = "NameTaken", "EarlierJobDeleting"
-"""Something else has the name: of somebody else, or of an earlier job of the same name."""
+"""The name is taken by a foreign object, or by an object of an earlier job of the same name."""
 INVALID = "Invalid"
-"""The object's own rules are broken, and it is made from a spec that stays as it is."""
+"""The object violates its own schema; a retry would fail too, because the spec stays the same."""
 _FAILED, _NOT_DELETED = "CreateFailed", "DeleteFailed"
 _KNOWN_TEXTS = (("exceeded quota", "QuotaExceeded"), ("because it is being terminated", "NamespaceTerminating"))
-"""What the API server says, the same in all its versions, and what it means."""
+"""Texts that every version of the API server uses, with the reason that each one means."""
 DENIALS = (NAME_TAKEN, EARLIER_JOB, _FAILED, *(reason for _, reason in _KNOWN_TEXTS))
-"""Every reason why something cannot be made."""
+"""Every reason for which an object cannot be created."""
 _RETRIED = "the API server denied the request, which will be retried"
 _LONGEST = 2000
 _INTERRUPTION = timedelta(minutes=5)
-"""After so long without a try, one that is denied is the first of a new row."""
+"""A denial this long after the previous one starts a new count."""
 _DELETIONS = (DeleteRayJob, DeletePreflight, DeleteJob)
 
 
 def denial_for(
     action: Action, previous: Denial | None, *, status: int, reason: str, message: str, now: datetime
 ) -> Denial | None:
-    """What a refusal of ``action`` means; None if it only says that now is a bad moment.
+    """Return the denial of ``action``, or None if the error is transient, so that the workqueue retries it.
 
     Args:
-        previous: The denial before, of this action or another.
-        status: HTTP's.
-        reason: The API server's word, or ``NAME_TAKEN`` or ``EARLIER_JOB``.
-        message: Its sentence.
+        action: The action that failed.
+        previous: The previous denial, of this action or of another one.
+        status: The HTTP status of the response.
+        reason: The reason that the API server gave, or ``NAME_TAKEN`` or ``EARLIER_JOB``.
+        message: The message that the API server gave.
+        now: The current time.
     """
     name_taken = reason in (NAME_TAKEN, EARLIER_JOB)
-    # A webhook that fails is answered with 500, and so is a storage of the API server that changes its leader.
+    # The API server answers 500 both for a failing webhook and while its etcd elects a leader.
     transient = status in (401, 408, 409, 429) or status < 400 or status > 500
     hiccup = status == 500 and not any(word in message for word in ("webhook", "admission"))
     if (transient or hiccup) and not name_taken:
         return None
     deleting = isinstance(action, _DELETIONS)
     kind = _NOT_DELETED if deleting else denial_reason(message, default=_FAILED)
-    if (
-        status == 422 and not deleting and "denied request" not in message
-    ):  # else it is a policy's word, which may change
+    # A policy that denied the request may change; the schema of the object does not.
+    if status == 422 and not deleting and "denied request" not in message:
         kind = INVALID
     if status == 404 and isinstance(action, StartAttempt):
         message += "; check that KubeRay is installed and that the namespace still exists"
@@ -72,25 +73,25 @@ def denial_for(
 
 
 def denial_reason(message: str, *, default: str) -> str:
-    """What an answer of the API server means that ``message`` holds."""
+    """Return the reason that a known text in ``message`` means, or ``default``."""
     return next((word for text, word in _KNOWN_TEXTS if text in message), default)
 
 
 def denial_of(action: Action, observed: Observed) -> Denial | None:
-    """How ``action`` was denied, None if it was not."""
+    """Return the denial of ``action``, or None if it was not denied."""
     denial = observed.denial
     return denial if denial is not None and denial.action == action else None
 
 
 def should_give_up(denial: Denial, limits: Limits) -> bool:
-    """Whether it was denied again and again for as long as a pod may be stuck. A taken name is waited for."""
+    """Return whether the denial has lasted for ``limits.stuck`` seconds. A taken name is waited for without limit."""
     return denial.reason not in (NAME_TAKEN, EARLIER_JOB) and denial.at - denial.since >= timedelta(
         seconds=limits.stuck
     )
 
 
 def postpone_denied(observed: Observed, draft: StatusDraft, limits: Limits) -> None:
-    """Leave an action that was denied, and those that follow it, for later."""
+    """Postpone a denied action, and those that follow it, until its backoff is over."""
     denial = observed.denial
     if denial is None or denial.action not in draft.actions:
         return

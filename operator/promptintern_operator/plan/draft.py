@@ -1,4 +1,4 @@
-"""The operator's part of a status while it is being worked out."""
+"""The operator's part of a status while a plan is being made."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,18 +11,18 @@ from promptintern_operator.plan.attempts import fold
 from promptintern_operator.plan.types import Action, EventRecord, Plan, StartAttempt
 
 _KEPT_ATTEMPTS = 256
-"""More than the budgets allow, so that only free attempts are ever folded."""
+"""More attempts than the budgets allow, so that only attempts free of charge are ever folded."""
 _KEPT_WITH_PODS = 5
 _BAD_UNLESS_TRUE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
 _QUIET_REASONS = (
     *("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued", "Removing"),
-    "EarlierJobDeleting",  # it is over in a moment, as a rule
+    "EarlierJobDeleting",  # usually over within seconds
 )
 
 
 @dataclass(kw_only=True)
 class StatusDraft:
-    """A status, and the actions that go with it."""
+    """A status in the making, and the actions that go with it."""
 
     now: datetime
     generation: int
@@ -34,13 +34,13 @@ class StatusDraft:
     completion_time: datetime | None
     storage: StorageSpec | None
     check_held_up_since: datetime | None = None
-    """Said anew each time, or not any more."""
+    """The time since which the check has been held up; each plan sets it anew, or leaves it out."""
     actions: list[Action] = field(default_factory=list)
     requeue_at: datetime | None = None
 
     @classmethod
     def from_status(cls, status: PromptInternJobStatus | None, *, generation: int, now: datetime) -> "StatusDraft":
-        """Begins with what was true previous."""
+        """Start a draft from the previous status."""
         previous = status or PromptInternJobStatus()
         return cls(
             now=now,
@@ -57,7 +57,7 @@ class StatusDraft:
     # Conditions
 
     def set_condition(self, kind: str, status: bool | None, reason: str, message: str) -> None:
-        """Say condition ``kind``; None is Unknown. The time of the last transition stays while ``status`` does."""
+        """Set condition ``kind``; None means Unknown. The transition time changes only if ``status`` does."""
         value = {True: "True", False: "False", None: "Unknown"}[status]
         old = next((condition for condition in self.previous.conditions if condition.type == kind), None)
         is_same = old is not None and old.status == value
@@ -71,31 +71,31 @@ class StatusDraft:
         )
 
     def drop_condition(self, kind: str) -> None:
-        """No longer say anything of ``kind``."""
+        """Remove condition ``kind``."""
         self.conditions.pop(kind, None)
 
     def is_true(self, kind: str) -> bool:
-        """Whether condition ``kind`` holds."""
+        """Return whether condition ``kind`` is True."""
         return kind in self.conditions and self.conditions[kind].status == "True"
 
     def reason(self, kind: str) -> str | None:
-        """The reason of condition ``kind``."""
+        """Return the reason of condition ``kind``, or None if it is not set."""
         return self.conditions[kind].reason if kind in self.conditions else None
 
     # Attempts
 
     @property
     def newest_attempt(self) -> AttemptStatus | None:
-        """The newest one."""
+        """The newest attempt, or None before the first."""
         return self.attempts[-1] if self.attempts else None
 
     @property
     def running_attempt(self) -> AttemptStatus | None:
-        """The newest one, unless it has ended."""
+        """The newest attempt, or None if it has ended."""
         return self.newest_attempt if self.newest_attempt and self.newest_attempt.outcome is None else None
 
     def update_attempt(self, **changes: Any) -> AttemptStatus:
-        """The newest attempt with ``changes``."""
+        """Apply ``changes`` to the newest attempt and return it."""
         changed = self.attempts[-1].model_copy(update=changes)
         self.attempts[-1] = changed
         return changed
@@ -103,31 +103,31 @@ class StatusDraft:
     # The result
 
     def add_action(self, action: Action) -> None:
-        """Add to what is to be done. What is left over goes first, so that no two RayJobs of a job run at once."""
+        """Add an action. Deletions come before a new attempt, so that no two RayJobs of a job run at once."""
         self.actions.append(action)
         self.actions.sort(key=lambda a: isinstance(a, StartAttempt))
 
     def postpone(self, action: Action) -> None:
-        """Not now: neither ``action`` nor what is to be done after it."""
+        """Drop ``action`` and those after it from this plan."""
         del self.actions[self.actions.index(action) :]
 
     def is_due(self, moment: datetime) -> bool:
-        """Whether ``moment`` has; if not, look again then."""
+        """Return whether ``moment`` has passed; if not, requeue the job for then."""
         if self.now >= moment:
             return True
         self.requeue_by(moment)
         return False
 
     def requeue_by(self, moment: datetime) -> None:
-        """Look again at ``moment`` at the latest."""
+        """Requeue the job at ``moment``, or earlier if that is already planned."""
         self.requeue_at = min(self.requeue_at, moment) if self.requeue_at else moment
 
     def plan(self, training: TrainingStatus | None, stages: int) -> Plan:
-        """The finished plan.
+        """Return the finished plan.
 
         Args:
-            training: What the trainer says, for the columns of ``kubectl get``.
-            stages: How many the job has.
+            training: The trainer's part of the status, for the columns of ``kubectl get``.
+            stages: The number of stages of the job.
         """
         attempts = fold(self.attempts, _KEPT_ATTEMPTS)
         attempts = [a.model_copy(update={"pods": []}) for a in attempts[:-_KEPT_WITH_PODS]] + attempts[
@@ -154,7 +154,7 @@ class StatusDraft:
         )
 
     def phase(self) -> Phase:
-        """The job in one word."""
+        """Return the phase of the job, derived from its conditions."""
         words: list[tuple[bool, Phase]] = [
             (self.is_true("Succeeded"), Phase.SUCCEEDED),
             (self.is_true("Failed"), Phase.FAILED),
@@ -174,7 +174,7 @@ class StatusDraft:
         return next((word for holds, word in words if holds), Phase.PENDING)
 
     def _events(self) -> list[EventRecord]:
-        """One for every reason that a condition's change has; a warning if it is one for any of them."""
+        """Return one event for each reason among the changed conditions, a warning if any of them warrants one."""
         old = {c.type: (c.status, c.reason) for c in self.previous.conditions}
         changed = [c for c in self.conditions.values() if old.get(c.type) != (c.status, c.reason)]
         records: dict[str, EventRecord] = {}

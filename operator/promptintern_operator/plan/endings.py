@@ -1,4 +1,4 @@
-"""Endings: of an attempt, and of the whole job."""
+"""Record the end of an attempt, and the end of the whole job."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from promptintern_operator.views import PodView
 
 
 def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> None:
-    """Note how the running attempt ended, with its pods' last states; without ``pods``, those seen before."""
+    """Record how the running attempt ended, with the last states of its pods; ``pods`` may be empty."""
     attempt = draft.running_attempt
     assert attempt is not None
     draft.update_attempt(
@@ -29,7 +29,7 @@ def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> 
 
 
 def finish(draft: StatusDraft, *, succeeded: bool, reason: str, message: str) -> None:
-    """The job is over."""
+    """End the job: set its completion time and its final conditions."""
     draft.completion_time = draft.now
     draft.head_uid = None
     if succeeded:

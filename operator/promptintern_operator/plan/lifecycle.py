@@ -1,4 +1,4 @@
-"""The steps between attempts: suspending, starting one, and what the end of one means."""
+"""The steps between attempts: suspend the job, start an attempt, and finish or retry after one has ended."""
 
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ from promptintern_operator.views import RayJobView
 
 
 def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """The user's wish to stop for a while."""
+    """Follow ``spec.suspend``. Return True while the job must not go on."""
     if not job.spec.suspend:
         if "Suspended" in draft.conditions:
             draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false again")
@@ -25,7 +25,7 @@ def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits
         of_attempts = [pod for pod in observed.pods if pod.role != "preflight"]
         pods = [pod for pod in of_attempts if not is_stranded(pod, draft.now, limits.silent)]
         if ray_job is not None and not ray_job.deleting and ending_of(ray_job, (), None) is not None:
-            return False  # it ended before it could be asked to save
+            return False  # it ended before it could be told to save
         if ray_job is not None or (pods and attempt.ray_job_uid is not None):
             draft.update_attempt(**pause_fields(attempt, draft.now))
             draft.set_condition("Suspended", False, "Saving", _stopping_message(ray_job))
@@ -54,12 +54,12 @@ def _stopping_message(ray_job: RayJobView | None) -> str:
 
 
 def creation_message(ray_job: str) -> str:
-    """Message of an attempt whose RayJob is not there yet."""
+    """Return the message of an attempt whose RayJob does not exist yet."""
     return f"RayJob {ray_job} is being created"
 
 
 def start_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """The first attempt, or the next one."""
+    """Start the first or the next attempt if it is due. Return True if nothing else is to be done now."""
     if draft.running_attempt is not None:
         return False
     deadline = job.spec.active_deadline_seconds
@@ -84,7 +84,7 @@ def start_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, 
 
 
 def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """What an attempt's end means for the job."""
+    """Finish the job, or requeue it for the next attempt, if the newest attempt has ended."""
     attempt = draft.newest_attempt
     if attempt is None or attempt.outcome is None:
         return False

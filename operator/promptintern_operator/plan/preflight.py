@@ -1,4 +1,4 @@
-"""Whether the job may start: the preflight Job runs `promptintern validate` with the job's own credentials."""
+"""Decide whether a job may start. A preflight Job runs `promptintern validate` with the job's own credentials."""
 
 import json
 from datetime import datetime, timedelta
@@ -20,13 +20,13 @@ from promptintern_operator.plan.types import DeletePreflight, Limits, Observed, 
 from promptintern_operator.views import ContainerView, PodView, PreflightView
 
 _KILLED = (137, 143)
-"""Exit codes of what ends by SIGKILL or SIGTERM."""
+"""Exit codes of a process that SIGKILL or SIGTERM ended."""
 _NO_POD = "CheckHasNoPod"
 _CHECKING = "data, model, prompts and credentials are being checked"
 
 
 def check_preflight(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """Get condition Accepted. True while the job must not go on."""
+    """Set condition Accepted. Return True while the job must not go on."""
     if draft.start_time is not None:
         return False
     if job.spec.suspend:
@@ -74,13 +74,13 @@ def _start_check(observed: Observed, draft: StatusDraft, limits: Limits, number:
 
 
 def _current_reason(draft: StatusDraft) -> str | None:
-    """Reason of what was said of this very spec so far."""
+    """Return the reason of condition Accepted if it is about this generation of the spec, else None."""
     condition = draft.conditions.get("Accepted")
     return condition.reason if condition and condition.observed_generation == draft.generation else None
 
 
 def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
-    """A Job names its pods by five letters after its own name."""
+    """Return the pods of a preflight. A Job appends a suffix of five letters to its own name."""
     return [pod for pod in observed.pods if pod.role == "preflight" and pod.name.rpartition("-")[0] == preflight.name]
 
 
@@ -90,7 +90,7 @@ def _follow_check(
     if preflight.queued:
         draft.set_condition("Accepted", None, "Queued", f"Kueue has not yet admitted the check (Job {preflight.name})")
         return
-    held_up = _hold_up(preflight, _pods_of(preflight, observed), draft, limits)
+    held_up = _hold_up_reason(preflight, _pods_of(preflight, observed), draft, limits)
     if held_up is None:
         draft.set_condition("Accepted", None, "Checking", _CHECKING)
         return
@@ -111,10 +111,10 @@ def _follow_check(
         draft.add_action(DeletePreflight(preflight.name, preflight.uid))
 
 
-def _hold_up(
+def _hold_up_reason(
     preflight: PreflightView, pods: list[PodView], draft: StatusDraft, limits: Limits
 ) -> tuple[str, str] | None:
-    """Why the check does not get on, in a word and in a sentence; None if it does."""
+    """Return reason and message if the check makes no progress, else None."""
     stuck = stuck_pod(pods)
     if stuck is not None:
         return stuck.reason, stuck.message
@@ -129,9 +129,10 @@ def _hold_up(
 
 
 def _held_up_since(reason: str, preflight: PreflightView, draft: StatusDraft) -> datetime:
-    """Since when it is so: what the status says, if that was of this very check, and for the same reason.
+    """Return the time since which ``reason`` has held up this check.
 
-    Checking is said before a reason is named, and again when the check is made anew.
+    The time in the status counts only if it is about this check and the same reason. Checking may stand there too: it
+    is the reason before the cause is known, and again after the check was recreated.
     """
     since, current_reason = draft.previous.check_held_up_since, _current_reason(draft)
     if (
@@ -146,14 +147,14 @@ def _held_up_since(reason: str, preflight: PreflightView, draft: StatusDraft) ->
 def _handle_failure(
     job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: StatusDraft, limits: Limits
 ) -> None:
-    """By the user's mistake, which a change of the spec mends; or because the check itself could not be made."""
+    """Handle a check that failed, through a mistake in the spec or because the check itself did not finish."""
     newest = max(_pods_of(preflight, observed), key=lambda pod: pod.created, default=None)
     container = newest.containers[0] if newest and newest.containers else None
     failed_at = preflight.failed_at or draft.now
     if container is None or container.exit_code is None:
         if _current_reason(draft) == "Refused":
-            return  # the pod that said why is gone since
-        # Its watch may lag behind the Job's.
+            return  # the pod that reported the reason is gone
+        # The watch of pods may lag behind the watch of Jobs.
         if not draft.is_due(failed_at + timedelta(seconds=limits.silent)):
             draft.set_condition("Accepted", None, "Checking", _CHECKING)
             return
@@ -180,7 +181,7 @@ def _handle_failure(
 
 
 def _loss_reason(pod: PodView | None, container: ContainerView | None, message: str) -> str | None:
-    """Why the check could come to no end, if that was neither the job's fault nor its own."""
+    """Return why the check did not finish, if neither the job nor the check is at fault, else None."""
     if pod is None or container is None or container.exit_code is None:
         return f"its pod is gone: {message}"
     taken = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
@@ -194,7 +195,7 @@ def _loss_reason(pod: PodView | None, container: ContainerView | None, message: 
 
 
 def _findings(message: str) -> str:
-    """The list of problems that the trainer leaves as its last message, one a line."""
+    """Format the problems in the termination message of the check, one per line."""
     try:
         problems = json.loads(message)
         lines = [f"{problem['where']}: {problem['message']}".removeprefix(": ") for problem in problems]

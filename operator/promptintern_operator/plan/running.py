@@ -1,4 +1,4 @@
-"""An attempt while it goes on: its RayJob, its head pod, and how it ends."""
+"""Follow a running attempt: its RayJob, its head pod, and how it ends."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ from promptintern_operator.views import PodView, RayJobView
 
 
 def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """What the running attempt's objects say. True while it goes on."""
+    """Update the running attempt from its objects. Return True while it goes on."""
     attempt = draft.running_attempt
     if attempt is None or any(isinstance(action, StartAttempt) for action in draft.actions):
         return attempt is not None
@@ -38,7 +38,7 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft,
             "Training", False, "Starting", "spec.suspend was set back to false before the RayJob was deleted"
         )
     _track_head(pods, draft)
-    lost = _head_lost(ray_job, pods, draft, limits)
+    lost = _end_if_head_lost(ray_job, pods, draft, limits)
     if lost is not None:
         end_attempt(draft, lost, pods)
         draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
@@ -68,7 +68,7 @@ def _handle_ending(
 def _awaits_pod_states(
     ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits
 ) -> bool:
-    """Whether pods that still seem to run may say in a moment why the attempt failed, and so whose failure it was."""
+    """Return whether the operator should wait a moment for running pods to report why the attempt failed."""
     if ending.certain or ray_job.deleting or not any(is_running(pod) for pod in pods):
         return False
     attempt = draft.newest_attempt
@@ -92,7 +92,7 @@ def _handle_missing_ray_job(attempt: AttemptStatus, observed: Observed, draft: S
     if not observed.kuberay.usable:
         draft.set_condition("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
         return True
-    # The operator stopped between deciding and doing, KubeRay was away, or the API server did not let it.
+    # The operator stopped before it created the RayJob, KubeRay was missing, or the API server denied it.
     action = StartAttempt(attempt.number)
     denial = denial_of(action, observed)
     if denial is not None:
@@ -111,17 +111,17 @@ def _handle_missing_ray_job(attempt: AttemptStatus, observed: Observed, draft: S
 
 
 def _is_of(pod: PodView, ray_job: RayJobView) -> bool:
-    """While the RayJob has no cluster, the pods that are there are those of the attempt before."""
+    """Return whether ``pod`` belongs to ``ray_job``; while that has no cluster, all pods are an earlier attempt's."""
     return ray_job.cluster is not None and pod.cluster == ray_job.cluster
 
 
 def _is_saving(draft: StatusDraft) -> bool:
-    """Whether the RayJob was to be deleted for spec.suspend, which may be false again since."""
+    """Return whether the RayJob was to be deleted for spec.suspend, even if that is false again by now."""
     return draft.reason("Training") == "Suspended"
 
 
 def _track_head(pods: list[PodView], draft: StatusDraft) -> None:
-    """A new head pod is a new incarnation, and the only one that may say how training goes."""
+    """Record a new head pod: it is a head restart, and only the newest head may report the progress of training."""
     heads = [pod for pod in pods if pod.role == "head" and not pod.deleting and pod.phase in ("Pending", "Running")]
     newest = max(heads, key=lambda pod: (pod.created, pod.uid), default=None)
     if newest is None or newest.uid == draft.head_uid:
@@ -131,10 +131,11 @@ def _track_head(pods: list[PodView], draft: StatusDraft) -> None:
     draft.update_attempt(incarnations=draft.newest_attempt.incarnations + 1, head_lost_at=None)
 
 
-def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
-    """The end of an attempt whose head pod is gone: KubeRay (1.5) makes no other, and asks the lost one for ever.
+def _end_if_head_lost(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return how the attempt ends if its head pod is gone, else None.
 
-    A newer KubeRay may make one, or say that the RayJob failed; it has ``limits.silent`` for that.
+    KubeRay 1.5 creates no other head pod and polls the lost one for ever. A newer KubeRay may create one or report that
+    the RayJob failed, and has ``limits.silent`` seconds to do so.
     """
     attempt = draft.newest_attempt
     assert attempt is not None
@@ -156,7 +157,7 @@ def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, lim
 
 
 def _trainer_failure(job: PromptInternJob, draft: StatusDraft) -> Failure | None:
-    """What the trainer said of its failure, if it was this attempt's trainer."""
+    """Return the failure that the trainer reported, if it was the trainer of this attempt."""
     training = job.status.training if job.status else None
     attempt = draft.newest_attempt
     if training is None or training.failure is None or attempt is None:
