@@ -148,7 +148,7 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures
             by_verb[" ".join(key[1:])] += grew(*key)  # type: ignore[assignment]
     figures.requests_per_job = {verb: count / jobs for verb, count in by_verb.most_common()}
     figures.requests_per_job["all"] = (operator.total("promptintern_api_requests_total") - requests) / jobs
-    figures.failures = len(operator.said("reconcile failed"))
+    figures.failures = len(operator.log_lines("reconcile failed"))
 
     start_anew_and_delete(figures, place, operator, tenants)
     return figures

@@ -134,7 +134,7 @@ def test_a_head_that_cannot_start_is_told_with_its_limit(team: Team) -> None:
     failed = team.condition(name, "Failed")
     assert failed.get("status") == "True", team.told(name)
     assert "container ray-head" in failed["message"], failed
-    assert "its limit of 120Mi" in failed["message"], failed
+    assert "its memory limit of 120Mi" in failed["message"], failed
     assert "spec.compute.headResources.memory" in failed["message"]
 
 

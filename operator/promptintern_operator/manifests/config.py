@@ -1,4 +1,4 @@
-"""The job as its pods read it: with the chart's defaults filled in, in a ConfigMap. It holds no secrets."""
+"""The job as its pods read it from a ConfigMap, with the chart's defaults filled in and without secrets."""
 
 import json
 import posixpath
@@ -19,10 +19,10 @@ TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
-    """``job`` with what it leaves to the chart, and without its status.
+    """Return ``job`` with the chart's defaults filled in, and without its status.
 
-    An accepted job keeps the storage that it was accepted with, whatever the chart says by now: its checkpoints are
-    there, and its author's right to that Secret was checked.
+    An accepted job keeps the storage that it was accepted with, even if the chart's default has changed: its
+    checkpoints are there, and its author's right to use that Secret was checked.
     """
     spec = job.spec
     storage = spec.storage or (job.status.storage if job.status else None)
@@ -45,22 +45,22 @@ def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
 
 
 def refusals(job: PromptInternJob, settings: Settings) -> list[str]:
-    """Why ``job`` cannot run in this cluster, each with its field; more is for the preflight to find."""
+    """Return the reasons why ``job`` cannot run in this cluster, each with its field. The preflight finds the rest."""
     storage, cache = resolve(job, settings).spec.storage, job.spec.compute.model_cache
     if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, CA_FOLDER, TOKEN_FOLDER):
-        return ["spec.compute.modelCache.mountPath: is where the pods have something else; give another path"]
+        return ["spec.compute.modelCache.mountPath: is a path that the pods use for something else; choose another one"]
     if storage is None:
-        return ["spec.storage: is required, since this cluster has no default storage"]
+        return ["spec.storage: is required, because this cluster has no default storage"]
     if storage.uri.startswith("file://") and cache is None:
         return [
-            "spec.storage.uri: names a folder of a pod, which is gone with the pod; give an s3:// URI, or a folder "
+            "spec.storage.uri: names a folder inside a pod, which is lost with the pod; give an s3:// URI, or a folder "
             "below spec.compute.modelCache.mountPath"
         ]
     return []
 
 
 def config_map(job: PromptInternJob, settings: Settings) -> Manifest:
-    """The resolved job."""
+    """Return the ConfigMap that holds the resolved job."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

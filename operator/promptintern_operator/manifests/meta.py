@@ -1,4 +1,4 @@
-"""What all objects of a job have in common: names, labels, the owner."""
+"""The metadata that all objects of a job share: names, labels, the owner."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ Manifest = dict[str, Any]
 
 
 def child_name(job: PromptInternJob) -> str:
-    """Name of the job's ServiceAccount, Role, ConfigMap and NetworkPolicy."""
+    """Return the name of the job's ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy."""
     return f"promptintern-{job.metadata.name}"
 
 
 def preflight_name(job: PromptInternJob, generation: int, number: int) -> str:
-    """Name of the Job that checks one generation of the spec, for the ``number``-th time."""
+    """Return the name of the ``number``-th Job that checks one generation of the spec."""
     return f"{job.metadata.name}-check-{generation}" + (f"-{number}" if number > 1 else "")
 
 
 def job_labels(job: PromptInternJob) -> dict[str, str]:
-    """Labels of all that belongs to ``job``."""
+    """Return the labels of all objects that belong to ``job``."""
     return {
         labels.MANAGED_BY: labels.OPERATOR,
         labels.JOB: job.metadata.name,
@@ -30,7 +30,7 @@ def job_labels(job: PromptInternJob) -> dict[str, str]:
 
 
 def metadata(job: PromptInternJob, name: str, *, more_labels: dict[str, str] | None = None) -> Manifest:
-    """Metadata of an object that goes away with ``job``."""
+    """Return the metadata of an object that is deleted together with ``job``."""
     return {
         "name": name,
         "namespace": job.metadata.namespace,
@@ -49,6 +49,6 @@ def metadata(job: PromptInternJob, name: str, *, more_labels: dict[str, str] | N
 
 
 def uid_of(job: PromptInternJob) -> str:
-    """The API server's name for the job. A job without one was never in a cluster."""
+    """Return the uid of a job, which every job in a cluster has."""
     assert job.metadata.uid is not None
     return job.metadata.uid

@@ -1,11 +1,11 @@
-"""The preflight: a Job that runs `promptintern validate` with the job's own credentials, on a CPU."""
+"""The preflight: a CPU-only Job that runs `promptintern validate` with the job's own credentials."""
 
 from promptintern_api import PromptInternJob
 
 from promptintern_operator import labels
 from promptintern_operator.manifests.config import JOB_PATH, resolve
 from promptintern_operator.manifests.meta import Manifest, metadata, preflight_name
-from promptintern_operator.manifests.pods import container, placement_of_others, pod_labels, pod_spec
+from promptintern_operator.manifests.pods import container, cpu_placement, pod_labels, pod_spec
 from promptintern_operator.settings import Settings
 
 _FINDINGS = "/dev/termination-log"
@@ -15,7 +15,7 @@ _TRIES, _SECONDS = 3, 3600
 
 
 def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int, number: int = 1) -> Manifest:
-    """The Job that checks ``generation`` of the spec, for the ``number``-th time."""
+    """Return the ``number``-th Job that checks ``generation`` of the spec."""
     job = resolve(job, settings)
     copied = labels.for_kueue(job.metadata.labels) if settings.checks_in_queue else {}
     meta = metadata(job, preflight_name(job, generation, number), more_labels=copied | {labels.ROLE: "preflight"})
@@ -42,13 +42,13 @@ def preflight_job(job: PromptInternJob, settings: Settings, *, generation: int, 
                         "action": "FailJob",
                         "onExitCodes": {"containerName": "check", "operator": "In", "values": [_REFUSED]},
                     },
-                    # A pod that the cluster takes away is made again, and is none of the tries.
+                    # A pod that the cluster removes is recreated, and does not count as a failed try.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
                 ]
             },
             "template": {
                 "metadata": {"labels": pod_labels(job, "preflight")},
-                "spec": pod_spec(job, [check], **placement_of_others(job)),
+                "spec": pod_spec(job, [check], **cpu_placement(job)),
             },
         },
     }

@@ -1,4 +1,4 @@
-"""The RayJob of one attempt: a head that drives and trains nothing, and one pod for each worker."""
+"""The RayJob of one attempt: a head pod that runs only the driver, and one pod for each worker."""
 
 from promptintern_api import PromptInternJob
 
@@ -7,26 +7,26 @@ from promptintern_operator.manifests.config import JOB_PATH, resolve
 from promptintern_operator.manifests.meta import Manifest, metadata
 from promptintern_operator.manifests.pods import (
     container,
+    container_size,
     cores,
-    placement_of_others,
-    placement_of_workers,
+    cpu_placement,
     pod_labels,
     pod_spec,
-    size_of,
+    worker_placement,
 )
 from promptintern_operator.plan.attempts import ray_job_name
 from promptintern_operator.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 * 2**20
-"""Ray's shared memory. The trainer passes no data through it, so the default of 30 % would be wasted."""
+"""Size of Ray's object store. The trainer passes no data through it, so the default of 30 % would be wasted."""
 _SHIPPER: Manifest = {"cpu": "100m", "memory": "384Mi"}
 _GROUP = "workers"
 _POD_FOLDER = "/tmp/promptintern"
-"""Of each pod, where its preStop hook and its trainer talk."""
+"""The folder in each pod through which its preStop hook and its trainer communicate."""
 
 
 def ray_job(job: PromptInternJob, settings: Settings, *, number: int) -> Manifest:
-    """The RayJob of attempt ``number``. Its spec is never written again: Kueue owns ``suspend`` from then on."""
+    """Return the RayJob of attempt ``number``. Its spec is never updated: after creation, Kueue owns ``suspend``."""
     job = resolve(job, settings)
     copied = labels.for_kueue(job.metadata.labels)
     name = ray_job_name(job.metadata.name, number)
@@ -59,7 +59,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         job,
         settings,
         name="ray-head",
-        size=size_of(compute.head_resources, settings.head_size),
+        size=container_size(compute.head_resources, settings.head_size),
         token=True,
         env=_ray_environment(job, name) | {"RAY_JOB_STOP_WAIT_TIME_S": str(grace)},
         ports=[
@@ -67,7 +67,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
             {"name": "dashboard", "containerPort": 8265},
             {"name": "client", "containerPort": 10001},
         ],
-        lifecycle=_save_first("head", grace),
+        lifecycle=_save_hook("head", grace),
     )
     logs = container(
         job,
@@ -82,10 +82,10 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         "rayStartParams": {
             "num-cpus": "0",
             "num-gpus": "0",
-            # It watches for Ray's own autoscaler, which is off.
+            # The monitor serves Ray's own autoscaler, which is off.
             "no-monitor": "true",
             "dashboard-host": "0.0.0.0",
-            "object-store-memory": str(_OBJECT_STORE_BYTES),
+            "object-cache-memory": str(_OBJECT_STORE_BYTES),
         },
         "template": {
             "metadata": {"labels": pod_labels(job, "head")},
@@ -93,10 +93,10 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
                 job,
                 [ray],
                 token=True,
-                # A sidecar in the sense of Kubernetes: it ends after the trainer, and so sees all that it says.
+                # A native sidecar ends after the trainer, so it sees the whole log.
                 initContainers=[logs],
                 terminationGracePeriodSeconds=grace,
-                **placement_of_others(job),
+                **cpu_placement(job),
             ),
         },
     }
@@ -104,7 +104,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
 
 def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
     compute = job.spec.compute
-    size = size_of(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
+    size = container_size(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
     grace = compute.termination_grace_period_seconds
     ray = container(
         job,
@@ -112,18 +112,18 @@ def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         name="ray-worker",
         size=size,
         env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(cores(size["cpu"]))},
-        lifecycle=_save_first("worker", grace),
+        lifecycle=_save_hook("worker", grace),
     )
     return {
         "groupName": _GROUP,
         "replicas": compute.workers,
         "minReplicas": compute.workers,
         "maxReplicas": compute.workers,
-        # One slot a pod, so that no pod gets two workers.
-        "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
+        # One slot per pod, so that no pod gets two workers.
+        "rayStartParams": {"num-cpus": "1", "object-cache-memory": str(_OBJECT_STORE_BYTES)},
         "template": {
             "metadata": {"labels": pod_labels(job, "worker")},
-            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **placement_of_workers(job)),
+            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **worker_placement(job)),
         },
     }
 
@@ -136,6 +136,6 @@ def _ray_environment(job: PromptInternJob, name: str) -> dict[str, str]:
     }
 
 
-def _save_first(role: str, grace: int) -> Manifest:
+def _save_hook(role: str, grace: int) -> Manifest:
     command = ["promptintern", "pod", "save", "--role", role, "--seconds", str(max(grace - 5, 0))]
     return {"preStop": {"exec": {"command": command}}}

@@ -101,7 +101,7 @@ class Tenant:
         """Names of the RayJobs that are there."""
         return sorted(item["metadata"]["name"] for item in self._requests.items(RAY_JOBS.format(self.name)))
 
-    def told(self, job: str) -> list[tuple[str, str]]:
+    def events(self, job: str) -> list[tuple[str, str]]:
         """Reason and note of the job's Events, in their order."""
         items = [e for e in self._requests.items(EVENTS.format(self.name)) if e["regarding"]["name"] == job]
         return [(e["reason"], e["note"]) for e in sorted(items, key=lambda each: str(each["eventTime"]))]

@@ -117,7 +117,7 @@ class Operator:
         """All of its output so far."""
         return self.log_file.read_text(errors="replace")
 
-    def said(self, event: str) -> list[dict[str, Any]]:
+    def log_lines(self, event: str) -> list[dict[str, Any]]:
         """The lines of its log about ``event``."""
         lines = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == event]

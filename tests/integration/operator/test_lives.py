@@ -60,8 +60,8 @@ def test_each_transition_is_told_once(team: Tenant) -> None:
         "Succeeded": 1,
         "Ended": 1,
     }
-    wait_for(lambda: Counter(reason for reason, _ in team.told("told")) == expected, 10, "all Events")
-    order = [reason for reason, _ in team.told("told")]
+    wait_for(lambda: Counter(reason for reason, _ in team.events("told")) == expected, 10, "all Events")
+    order = [reason for reason, _ in team.events("told")]
     assert order[:2] == ["Checking", "Valid"]
     assert order.index("Running") < order.index("Succeeded")
 

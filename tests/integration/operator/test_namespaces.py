@@ -66,7 +66,7 @@ def test_a_namespace_that_goes_takes_nobody_along(limited: tuple[Place, Tenant, 
 
     give_rights(place, goes.name, bindings)
     goes.wait("waits", "Succeeded", KOPF_GIVES_UP_SECONDS + 20)
-    assert len(operator.said("leading")) == 2, "once after each start"
+    assert len(operator.log_lines("leading")) == 2, "once after each start"
     assert operator.stop() == 0
     assert "Traceback" not in operator.text()
 

@@ -39,7 +39,7 @@ def test_one_leads(replicas: tuple[Operator, Operator], team: Tenant) -> None:
     team.submit("one")
     team.wait("one", "Succeeded")
     assert first.leads and not second.leads
-    assert second.total("promptintern_api_requests_total") == 0 and not second.said("action")
+    assert second.total("promptintern_api_requests_total") == 0 and not second.log_lines("action")
     assert second.probe("/healthz") == 200
 
     team.submit("over", Life(running=6))
@@ -79,7 +79,7 @@ def test_no_two_lead_while_the_api_server_hangs(
             assert not (first.leads and second.leads)
             time.sleep(0.1)
         # Its lease is over, and so is its work: before anybody else could have it.
-        assert not first.alive and first.said("the lease was lost; this process ends")
+        assert not first.alive and first.log_lines("the lease was lost; this process ends")
         assert not second.leads
     finally:
         place.server.resume_api_server()
@@ -98,4 +98,4 @@ def test_a_leader_that_slept(replicas: tuple[Operator, Operator], team: Tenant) 
     first.signal(signal.SIGCONT)
     wait_for(lambda: not first.alive, LEASE, "the first to end")
     assert second.leads and team.made("awake") == {"awake-a1": 1}
-    assert not [line for line in first.said("action") if line["job"] == "awake"], "it did what others do by now"
+    assert not [line for line in first.log_lines("action") if line["job"] == "awake"], "it did what others do by now"

@@ -29,7 +29,7 @@ def test_killed_at_random_moments(place: Place, team: Tenant) -> None:
         team.wait(f"job-{n}", "Succeeded", 60)
         assert team.attempts(f"job-{n}") == ["Application", "Succeeded"]
         assert team.made(f"job-{n}") == {f"job-{n}-a1": 1, f"job-{n}-a2": 1}
-        told = Counter(team.told(f"job-{n}"))
+        told = Counter(team.events(f"job-{n}"))
         # An Event may be lost with the operator; none is told twice, but for what is true of each attempt.
         often = {each: count for each, count in told.items() if count > 2 or (count > 1 and "attempt" in each[1])}
         assert not often, often
@@ -47,7 +47,7 @@ def test_the_api_server_stops_for_ten_seconds(place: Place, team: Tenant) -> Non
     time.sleep(10)
     place.server.start_api_server()
     if not operator.alive:  # it could not renew its lease, so it ended; the kubelet starts it again
-        assert operator.said("the lease was lost; this process ends")
+        assert operator.log_lines("the lease was lost; this process ends")
         operator.start()
     team.submit("after", Life())
     for job in ("before", "checked", "after"):

@@ -10,10 +10,10 @@ from typing import Any
 
 import kopf
 import pytest
-from promptintern_operator.handlers import kopf_settings, registry_of
+from promptintern_operator.cache import Cache
+from promptintern_operator.handlers import build_registry, kopf_settings
 from promptintern_operator.queue import Workqueue
-from promptintern_operator.store import Store
-from promptintern_operator.watching import listening_session
+from promptintern_operator.watch_health import tracked_session
 
 from tests.cluster import programs
 from tests.cluster.client import wait_for
@@ -34,7 +34,7 @@ def operator(place: Place) -> Iterator[Operator]:
     found.start()
     found.wait_until_leading(40)
     yield found
-    assert len(found.said("leading")) == 1, "it was never started again"
+    assert len(found.log_lines("leading")) == 1, "it was never started again"
     found.stop()
 
 
@@ -70,7 +70,9 @@ def heartbeat(requests: Requests, namespace: str) -> Iterator[None]:
                 attempt(lambda p=path, n=name, a=annotated: requests.merge(f"{p}/{n}", a))
 
     def attempt(what: Any) -> None:
-        with contextlib.suppress(Refused, OSError):  # not served, there already, paused: the next beat may go better
+        with contextlib.suppress(
+            Refused, OSError
+        ):  # not served, there already, pause_fields: the next beat may go better
             what()
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -127,40 +129,40 @@ def test_a_silent_watch_fails_the_probe(place: Place, operator: Operator, team: 
 
 
 def test_what_is_gone_is_forgotten(place: Place, operator: Operator, team: Tenant, monkeypatch: Any) -> None:
-    """The store beside the operator's own: its shelves are empty when the jobs are gone."""
+    """The cache beside the operator's own: its object_caches are empty when the jobs are gone."""
     monkeypatch.setenv("KUBECONFIG", str(place.release.kubeconfig))
-    store = Store()
-    with watching(store):
+    cache = Cache()
+    with watching(cache):
         for n in range(5):
             team.submit(f"short-{n}", Life(running=0.5))
-        wait_for(lambda: sum(key.namespace == team.name for key in store.jobs) == 5, 20, "the jobs to be seen")
+        wait_for(lambda: sum(key.namespace == team.name for key in cache.jobs) == 5, 20, "the jobs to be seen")
         for n in range(5):
             team.wait(f"short-{n}", "Succeeded")
-        assert len(shelved(store)) > 0
+        assert len(shelved(cache)) > 0
         for job in place.requests.items(JOBS.replace("/namespaces/{}", "")):
             place.requests.ask("DELETE", f"{JOBS.format(job['metadata']['namespace'])}/{job['metadata']['name']}")
-        wait_for(lambda: not store.jobs and not shelved(store) and not store.ray_job_owners, 20, "all to be forgotten")
+        wait_for(lambda: not cache.jobs and not shelved(cache) and not cache.ray_job_owners, 20, "all to be forgotten")
 
 
-def shelved(store: Store) -> list[object]:
+def shelved(cache: Cache) -> list[object]:
     """Owners of whatever is kept."""
-    shelves = (store.ray_jobs, store.pods, store.preflights, store.workloads)
-    return [owner for shelf in shelves for owner in shelf._views]
+    object_caches = (cache.ray_jobs, cache.pods, cache.preflights, cache.workloads)
+    return [owner for objects in object_caches for owner in objects._views]
 
 
 @contextmanager
-def watching(store: Store) -> Iterator[None]:
-    """The operator's handlers with ``store``, in a thread of their own. Nothing is reconciled."""
+def watching(cache: Cache) -> Iterator[None]:
+    """The operator's handlers with ``cache``, in a thread of their own. Nothing is reconciled."""
     stop, ended = threading.Event(), threading.Event()
 
     async def watch() -> None:
-        registry = registry_of(store, Workqueue())
+        registry = build_registry(cache, Workqueue())
 
         @kopf.on.login(registry=registry)
         async def login(**kwargs: Any) -> kopf.AiohttpSession:
             info = kopf.login_with_kubeconfig(**kwargs)
             assert info is not None
-            return listening_session(info)
+            return tracked_session(info)
 
         settings = kopf_settings(limited=False)
         await kopf.operator(

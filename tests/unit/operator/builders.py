@@ -6,7 +6,7 @@ from typing import Any
 
 from promptintern_api import PromptInternJob, parse_job
 from promptintern_api.status import PromptInternJobStatus
-from promptintern_operator.plan import Denied, KubeRay, Limits, Observed, Plan, plan
+from promptintern_operator.plan import Denial, KubeRay, Limits, Observed, Plan, plan
 from promptintern_operator.views import ContainerView, PodView, PreflightView, RayJobView, WorkloadView
 
 from tests.unit.api.documents import small_job, with_changes
@@ -42,7 +42,7 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
         "ended": None,
         "worker_memory": "8Gi",
         "queue": None,
-        "refused": None,
+        "pod_refusal": None,
     }
     return RayJobView(**(known | more))
 
@@ -69,7 +69,7 @@ def pod(name: str = "head", *, role: str = "head", attempt: int = 1, **more: Any
         "cluster": f"cluster-{attempt}" if role != "preflight" else None,
         "created": NOW,
         "deleting": False,
-        "deletion_asked": None,
+        "deletion_requested": None,
         "deletion_due": None,
         "phase": "Running",
         "reason": None,
@@ -138,7 +138,7 @@ def observed(*objects: object, kuberay: KubeRay | None = None) -> Observed:
         preflights=tuple(each for each in objects if isinstance(each, PreflightView)),
         workloads=tuple(each for each in objects if isinstance(each, WorkloadView)),
         kuberay=kuberay or KubeRay(usable=True),
-        denied=next((each for each in objects if isinstance(each, Denied)), None),
+        denial=next((each for each in objects if isinstance(each, Denial)), None),
     )
 
 
@@ -154,7 +154,7 @@ class Story:
     """The trainer's part of the status."""
     limits: Limits = LIMITS
 
-    def look(self, *objects: object, after: float = 0, kuberay: KubeRay | None = None, **more: Any) -> Plan:
+    def reconcile(self, *objects: object, after: float = 0, kuberay: KubeRay | None = None, **more: Any) -> Plan:
         """Look at the job, ``after`` so many seconds."""
         self.now += timedelta(seconds=after)
         told = self.status | ({"training": self.training} if self.training else {})
@@ -191,7 +191,7 @@ class Story:
         """Status and reason."""
         return next(((c["status"], c["reason"]) for c in self.status["conditions"] if c["type"] == kind), None)
 
-    def says(self, kind: str) -> str:
+    def message(self, kind: str) -> str:
         """The message of a condition."""
         return next(str(c["message"]) for c in self.status["conditions"] if c["type"] == kind)
 
@@ -199,14 +199,14 @@ class Story:
 def accepted(**about: Any) -> Story:
     """A job whose preflight succeeded and whose first RayJob is asked for."""
     story = Story(job=job(**about))
-    story.look(preflight(succeeded=True))
+    story.reconcile(preflight(succeeded=True))
     return story
 
 
 def running(**about: Any) -> Story:
     """A job whose first RayJob runs, with a head and a worker."""
     story = accepted(**about)
-    story.look(*CLUSTER)
+    story.reconcile(*CLUSTER)
     return story
 
 

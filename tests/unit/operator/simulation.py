@@ -12,14 +12,14 @@ from promptintern_operator.plan import (
     DeleteJob,
     DeletePreflight,
     DeleteRayJob,
-    Denied,
+    Denial,
     Observed,
     Plan,
     StartAttempt,
     StartPreflight,
     plan,
 )
-from promptintern_operator.plan.denied import denied
+from promptintern_operator.plan.denials import denial_for
 from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView
 
 from tests.unit.operator import builders
@@ -70,7 +70,7 @@ class World:
     count: int = 0
     refusing: bool = False
     """Whether the API server refuses whatever the operator wants."""
-    denied: Denied | None = None
+    denial: Denial | None = None
 
     # The operator
 
@@ -78,7 +78,7 @@ class World:
         status = PromptInternJobStatus.model_validate(self.status)
         return plan(
             self.job.model_copy(update={"status": status}),
-            replace(seen, denied=self.denied),
+            replace(seen, denial=self.denial),
             generation=self.generation,
             now=self.now,
             limits=replace(LIMITS, settle=5),
@@ -93,10 +93,10 @@ class World:
 
     def carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
-            before, self.denied = self.denied, None
+            before, self.denial = self.denial, None
             if self.refusing:
-                said = "exceeded quota"
-                self.denied = denied(action, before, status=403, reason="Forbidden", said=said, now=self.now)
+                message = "exceeded quota"
+                self.denial = denial_for(action, before, status=403, reason="Forbidden", message=message, now=self.now)
                 return
             match action:
                 case StartPreflight(generation=generation, number=number):
@@ -283,8 +283,8 @@ def world(*, queued: bool, **spec: Any) -> World:
     return World(job=builders.job(labels=QUEUE_LABEL if queued else None, **spec))
 
 
-Happens = Callable[[World], None]
-HAPPENINGS: dict[str, Happens] = {
+Incident = Callable[[World], None]
+INCIDENTS: dict[str, Incident] = {
     "KubeRay works": World.kuberay_works,
     "pods vanish": World.pods_vanish,
     "the head is lost": World.head_is_lost,

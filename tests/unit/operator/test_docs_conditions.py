@@ -52,7 +52,7 @@ def said() -> Iterator[tuple[str, str | None, str | None]]:
     statuses = {"True": "True", "False": "False", "None": "Unknown"}
     for tree in CODE:
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "draft.set" and len(node.args) > 2:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "draft.set_condition" and len(node.args) > 2:
                 kind, status, reason = node.args[:3]
                 assert isinstance(kind, ast.Constant)
                 text = reason.value if isinstance(reason, ast.Constant) else None

@@ -17,7 +17,7 @@ def test_a_list_of_nothing_holds_null(monkeypatch: pytest.MonkeyPatch) -> None:
     api: Any = None
     kube = Kube(api)
     monkeypatch.setattr(kube, "_request", answer)
-    assert asyncio.run(kube.uids(JOBS, None, selector="")) == {"a"}
+    assert asyncio.run(kube.list_uids(JOBS, None, selector="")) == {"a"}
 
 
 def test_nobody_looks_for_proxies_and_passwords_in_the_environment() -> None:

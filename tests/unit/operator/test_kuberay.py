@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from promptintern_operator import kuberay
+from promptintern_operator.cache import Cache
 from promptintern_operator.kube import RequestFailed, Resource
 from promptintern_operator.kuberay import MISSING, find_kuberay
 from promptintern_operator.queue import Workqueue
-from promptintern_operator.store import Store
 
 
 class Limited:
@@ -35,22 +35,22 @@ def test_an_operator_that_may_not_look_sees_what_is_served(served: bool) -> None
 @pytest.mark.parametrize("unknown", ["rayjobs", "workloads"])
 def test_a_kind_that_came_later_and_is_not_watched_is_told(unknown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kuberay, "_SECONDS", 0)
-    monkeypatch.setattr(kuberay, "is_served", lambda plural: plural != unknown)
+    monkeypatch.setattr(kuberay, "is_watched", lambda plural: plural != unknown)
     told = asyncio.run(_is_told(Limited(served=True)))
     assert told
 
 
 def test_kinds_that_are_watched_or_not_there_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kuberay, "_SECONDS", 0)
-    monkeypatch.setattr(kuberay, "is_served", lambda _: False)
+    monkeypatch.setattr(kuberay, "is_watched", lambda _: False)
     assert not asyncio.run(_is_told(Limited(served=False)))
-    monkeypatch.setattr(kuberay, "is_served", lambda _: True)
+    monkeypatch.setattr(kuberay, "is_watched", lambda _: True)
     assert not asyncio.run(_is_told(Limited(served=True)))
 
 
 async def _is_told(kube: Any) -> bool:
     unwatched = asyncio.Event()
-    watch = asyncio.create_task(kuberay.watch_kuberay(kube, Store(), Workqueue(), unwatched=unwatched))
+    watch = asyncio.create_task(kuberay.watch_kuberay(kube, Cache(), Workqueue(), unwatched=unwatched))
     for _ in range(50):
         await asyncio.sleep(0)
     assert not watch.done()

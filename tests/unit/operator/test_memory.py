@@ -10,22 +10,22 @@ import pytest
 # Jobs like those that Kopf hands over, between things that stay, as other parts of the operator make them.
 STORY = """
 import json, os
-from promptintern_operator.memory import give_back
+from promptintern_operator.memory import trim
 from promptintern_operator.queue import Key
-from promptintern_operator.store import JobBody, Store
+from promptintern_operator.cache import CachedJob, Cache
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 text = json.dumps({"metadata": {"uid": "x", "resourceVersion": "1"}, "spec": [{"field": str(n)} for n in range(300)]})
-store, stays, before = Store(), [], resident()
+cache, stays, before = Cache(), [], resident()
 for number in range(1000):
-    store.jobs[Key("team-a", str(number))] = JobBody.of(json.loads(text))
+    cache.jobs[Key("team-a", str(number))] = CachedJob.from_body(json.loads(text))
     stays.append({number: str(number)})
 full = resident()
-store.jobs.clear()
-give_back()
+cache.jobs.clear()
+trim()
 print(full - before, resident() - before)
 """
 

@@ -215,5 +215,5 @@ def test_what_a_ray_job_and_a_pod_say_of_their_end() -> None:
     )
     assert (view.worker_memory, view.ended) == ("8Gi", datetime(2026, 1, 2, 4, tzinfo=UTC))
     leaving = _meta(deletionTimestamp="2026-01-02T04:01:00Z", deletionGracePeriodSeconds=60)
-    assert pod_view({"metadata": leaving}).deletion_asked == datetime(2026, 1, 2, 4, tzinfo=UTC)
-    assert pod_view({"metadata": _meta()}).deletion_asked is None
+    assert pod_view({"metadata": leaving}).deletion_requested == datetime(2026, 1, 2, 4, tzinfo=UTC)
+    assert pod_view({"metadata": _meta()}).deletion_requested is None

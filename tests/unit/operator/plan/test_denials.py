@@ -3,24 +3,24 @@
 from datetime import datetime, timedelta
 
 import pytest
-from promptintern_operator.plan import Action, DeleteRayJob, Denied, Plan, StartAttempt, StartPreflight
-from promptintern_operator.plan.denied import EARLIER, TAKEN, denied
+from promptintern_operator.plan import Action, DeleteRayJob, Denial, Plan, StartAttempt, StartPreflight
+from promptintern_operator.plan.denials import EARLIER_JOB, NAME_TAKEN, denial_for
 
 from tests.unit.operator.builders import CLUSTER, NOW, Story, accepted, preflight, ray_job, running, waiting_pod
 
 QUOTA = 'rayjobs.ray.io "small-a1" is forbidden: exceeded quota: few, requested: count/rayjobs.ray.io=1'
 
 
-def _denied(
+def _denial(
     action: Action, *, reason: str = "QuotaExceeded", since: float = 0, at: float = 0, times: int = 1
-) -> Denied:
+) -> Denial:
     """A denial, in seconds from ``NOW``."""
     first, last = NOW + timedelta(seconds=since), NOW + timedelta(seconds=at)
-    return Denied(action=action, reason=reason, message="exceeded quota: few", since=first, at=last, times=times)
+    return Denial(action=action, reason=reason, message="exceeded quota: few", since=first, at=last, times=times)
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "reason"),
+    ("status", "message", "reason"),
     [
         (403, QUOTA, "QuotaExceeded"),
         (403, "configmaps is forbidden: in namespace x because it is being terminated", "NamespaceTerminating"),
@@ -34,67 +34,67 @@ def _denied(
         *((passing, "not now", None) for passing in (0, 401, 409, 429, 503, 504)),
     ],
 )
-def test_an_answer_that_stays_is_told_and_one_that_passes_is_not(status: int, said: str, reason: str | None) -> None:
-    found = denied(StartAttempt(1), None, status=status, reason="Forbidden", said=said, now=NOW)
+def test_an_answer_that_stays_is_told_and_one_that_passes_is_not(status: int, message: str, reason: str | None) -> None:
+    found = denial_for(StartAttempt(1), None, status=status, reason="Forbidden", message=message, now=NOW)
     assert (found and found.reason) == reason
-    assert found is None or said in found.message
+    assert found is None or message in found.message
 
 
 def test_a_kind_that_is_not_there_is_named() -> None:
     """An operator that is limited to namespaces cannot look for KubeRay, and finds out so."""
-    found = denied(StartAttempt(1), None, status=404, reason="None", said="Not Found", now=NOW)
+    found = denial_for(StartAttempt(1), None, status=404, reason="None", message="Not Found", now=NOW)
     assert found is not None
-    assert "is KubeRay installed" in found.message
+    assert "check that KubeRay is installed" in found.message
 
 
 def test_denials_in_a_row_are_counted() -> None:
-    first = denied(StartAttempt(1), None, status=403, reason="", said=QUOTA, now=NOW)
+    first = denial_for(StartAttempt(1), None, status=403, reason="", message=QUOTA, now=NOW)
     later = NOW + timedelta(seconds=9)
-    second = denied(StartAttempt(1), first, status=403, reason="", said=QUOTA, now=later)
+    second = denial_for(StartAttempt(1), first, status=403, reason="", message=QUOTA, now=later)
     assert second is not None
     assert (second.since, second.at, second.times) == (NOW, later, 2)
     much_later = NOW + timedelta(hours=1)
-    third = denied(StartAttempt(1), second, status=403, reason="", said=QUOTA, now=much_later)
+    third = denial_for(StartAttempt(1), second, status=403, reason="", message=QUOTA, now=much_later)
     assert third is not None
     assert (third.since, third.times) == (much_later, 1), "it was not tried in between"
-    other = denied(StartAttempt(2), second, status=403, reason="", said=QUOTA, now=later)
+    other = denial_for(StartAttempt(2), second, status=403, reason="", message=QUOTA, now=later)
     assert other is not None
     assert (other.since, other.times) == (later, 1)
 
 
 def test_a_check_that_may_not_be_made_is_told_and_tried_again() -> None:
     story = Story()
-    story.look()
-    result = story.look(_denied(StartPreflight(1)))
+    story.reconcile()
+    result = story.reconcile(_denial(StartPreflight(1)))
     assert story.condition("Accepted") == ("Unknown", "QuotaExceeded")
-    assert "exceeded quota: few" in story.says("Accepted")
-    assert [(each.reason, each.warning) for each in result.happenings] == [("QuotaExceeded", True)]
+    assert "exceeded quota: few" in story.message("Accepted")
+    assert [(each.reason, each.warning) for each in result.events] == [("QuotaExceeded", True)]
     assert result.actions == ()
-    assert result.look_again == NOW + timedelta(seconds=1)
-    assert story.look(_denied(StartPreflight(1)), after=1).actions == (StartPreflight(1),)
-    story.look(preflight(), after=1)
+    assert result.requeue_at == NOW + timedelta(seconds=1)
+    assert story.reconcile(_denial(StartPreflight(1)), after=1).actions == (StartPreflight(1),)
+    story.reconcile(preflight(), after=1)
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
 def test_an_attempt_that_may_not_be_made_is_told_and_tried_again() -> None:
     story = accepted()
-    result = story.look(_denied(StartAttempt(1)))
+    result = story.reconcile(_denial(StartAttempt(1)))
     assert story.condition("ClusterReady") == ("False", "QuotaExceeded")
-    assert [(each.reason, each.warning) for each in result.happenings] == [("QuotaExceeded", True)]
+    assert [(each.reason, each.warning) for each in result.events] == [("QuotaExceeded", True)]
     assert result.actions == ()
-    assert story.look(_denied(StartAttempt(1)), after=1).actions == (StartAttempt(1),)
-    assert story.look(after=1).actions == (StartAttempt(1),), "another operator was not told yet"
+    assert story.reconcile(_denial(StartAttempt(1)), after=1).actions == (StartAttempt(1),)
+    assert story.reconcile(after=1).actions == (StartAttempt(1),), "another operator was not told yet"
     assert story.condition("ClusterReady") == ("False", "QuotaExceeded"), "and does not say that all is well"
-    story.look(ray_job(deployment=""), after=1)
+    story.reconcile(ray_job(deployment=""), after=1)
     assert story.condition("ClusterReady") == ("False", "Starting")
     assert len(story.attempts) == 1
 
 
 def test_another_spec_is_tried_at_once() -> None:
     story = Story()
-    story.look(_denied(StartPreflight(1)))
+    story.reconcile(_denial(StartPreflight(1)))
     story.change(data__train__uri="s3://rows/right.jsonl")
-    assert story.look(_denied(StartPreflight(1))).actions == (StartPreflight(2),)
+    assert story.reconcile(_denial(StartPreflight(1))).actions == (StartPreflight(2),)
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
@@ -102,97 +102,97 @@ def test_the_pauses_between_the_tries_double_up_to_a_minute() -> None:
     story = accepted()
     waits = []
     for times in range(1, 10):
-        result = story.look(_denied(StartAttempt(1), at=0, times=times))
-        assert isinstance(result.look_again, datetime)
-        waits.append((result.look_again - NOW).total_seconds())
+        result = story.reconcile(_denial(StartAttempt(1), at=0, times=times))
+        assert isinstance(result.requeue_at, datetime)
+        waits.append((result.requeue_at - NOW).total_seconds())
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_a_check_that_is_denied_for_long_ends_the_job_as_a_stuck_pod_does() -> None:
     story = Story()
-    story.look()
-    assert story.look(_denied(StartPreflight(1), at=899), after=899).actions == ()
+    story.reconcile()
+    assert story.reconcile(_denial(StartPreflight(1), at=899), after=899).actions == ()
     assert story.condition("Failed") is None
-    result = story.look(_denied(StartPreflight(1), at=901), after=1)
+    result = story.reconcile(_denial(StartPreflight(1), at=901), after=1)
     assert story.condition("Failed") == ("True", "QuotaExceeded")
     assert result.actions == ()
 
 
 def test_an_attempt_that_is_denied_for_long_is_followed_by_another() -> None:
     story = accepted()
-    story.look(_denied(StartAttempt(1), at=900), after=900)
+    story.reconcile(_denial(StartAttempt(1), at=900), after=900)
     assert story.attempt["outcome"] == "Infrastructure"
-    assert "waited 900 s" in story.attempt["message"]
-    assert story.look(_denied(StartAttempt(1), at=900), after=20).actions == (StartAttempt(2),)
+    assert "gave up after 900 s" in story.attempt["message"]
+    assert story.reconcile(_denial(StartAttempt(1), at=900), after=20).actions == (StartAttempt(2),)
     assert story.condition("ClusterReady") == ("False", "Starting")
 
 
 def test_an_attempt_that_was_not_tried_for_long_is_tried_before_it_is_given_up() -> None:
     story = accepted()
-    assert story.look(_denied(StartAttempt(1), at=5), after=3600).actions == (StartAttempt(1),)
+    assert story.reconcile(_denial(StartAttempt(1), at=5), after=3600).actions == (StartAttempt(1),)
     assert "outcome" not in story.attempt
 
 
-@pytest.mark.parametrize("reason", [TAKEN, EARLIER])
+@pytest.mark.parametrize("reason", [NAME_TAKEN, EARLIER_JOB])
 def test_a_name_that_is_taken_is_waited_for(reason: str) -> None:
-    said = "there is a ConfigMap promptintern-small"
-    found = denied(StartAttempt(1), None, status=409, reason=reason, said=said, now=NOW)
+    message = "ConfigMap promptintern-small already exists"
+    found = denial_for(StartAttempt(1), None, status=409, reason=reason, message=message, now=NOW)
     assert found is not None
-    assert (found.reason, found.message) == (reason, said)
+    assert (found.reason, found.message) == (reason, message)
     for story, action, kind in (
         (Story(), StartPreflight(1), "Accepted"),
         (accepted(), StartAttempt(1), "ClusterReady"),
     ):
-        result = story.look(_denied(action, reason=reason, at=10**6), after=10**6)
+        result = story.reconcile(_denial(action, reason=reason, at=10**6), after=10**6)
         condition = story.condition(kind)
         assert condition is not None
         assert condition[1] == reason
         assert story.condition("Failed") is None
-        assert [each.warning for each in result.happenings if each.reason == reason] == [reason == TAKEN]
+        assert [each.warning for each in result.events if each.reason == reason] == [reason == NAME_TAKEN]
 
 
 def _stuck(story: Story) -> Plan:
     """A look that ends the first attempt."""
     stuck = (ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"))
-    story.look(*stuck)
-    return story.look(*stuck, after=900)
+    story.reconcile(*stuck)
+    return story.reconcile(*stuck, after=900)
 
 
 def test_a_ray_job_that_may_not_be_deleted_is_told_and_nothing_starts_beside_it() -> None:
     story = running()
     delete = DeleteRayJob("small-a1", "ray-job-1")
     assert _stuck(story).actions == (delete,)
-    told = denied(delete, None, status=403, reason="Forbidden", said="a policy denied it", now=story.now)
+    told = denial_for(delete, None, status=403, reason="Forbidden", message="a policy denied it", now=story.now)
     assert told is not None
     assert told.reason == "DeleteFailed"
-    again = Denied(**(vars(told) | {"at": story.now + timedelta(seconds=99)}))
-    result = story.look(ray_job(deployment="Initializing"), again, after=99)
+    again = Denial(**(vars(told) | {"at": story.now + timedelta(seconds=99)}))
+    result = story.reconcile(ray_job(deployment="Initializing"), again, after=99)
     assert story.condition("ClusterReady") == ("False", "DeleteFailed")
     assert result.actions == ()
-    assert story.look(ray_job(deployment="Initializing"), again, after=1).actions == (delete, StartAttempt(2))
+    assert story.reconcile(ray_job(deployment="Initializing"), again, after=1).actions == (delete, StartAttempt(2))
 
 
 def test_what_was_denied_once_does_not_hold_up_other_actions() -> None:
     story = running()
-    assert story.look(*CLUSTER, _denied(StartAttempt(1))).actions == ()
+    assert story.reconcile(*CLUSTER, _denial(StartAttempt(1))).actions == ()
     assert story.condition("ClusterReady") == ("True", "Ready")
 
 
 def test_an_object_that_breaks_rules_is_not_asked_for_again() -> None:
     """It is made of the spec alone, which is fixed by now."""
     story = accepted()
-    story.look(_denied(StartAttempt(1), reason="Invalid"))
+    story.reconcile(_denial(StartAttempt(1), reason="Invalid"))
     assert story.attempt["outcome"] == "User"
     assert story.condition("Failed") == ("True", "Refused")
-    assert story.look(after=60).actions == ()
+    assert story.reconcile(after=60).actions == ()
 
 
 def test_a_check_that_breaks_rules_waits_for_another_spec() -> None:
     story = Story()
-    story.look()
-    assert story.look(_denied(StartPreflight(1), reason="Invalid")).actions == ()
+    story.reconcile()
+    assert story.reconcile(_denial(StartPreflight(1), reason="Invalid")).actions == ()
     assert story.condition("Accepted") == ("False", "Refused")
     assert story.phase == "Refused"
-    assert story.look(after=999).actions == ()
+    assert story.reconcile(after=999).actions == ()
     story.change(compute__workers=2)
-    assert StartPreflight(2) in story.look(after=1).actions
+    assert StartPreflight(2) in story.reconcile(after=1).actions

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from promptintern_operator import watching
-from promptintern_operator.listed import Listed
+from promptintern_operator import watch_health
+from promptintern_operator.cache import Cache
 from promptintern_operator.plan import KubeRay
-from promptintern_operator.store import Store
+from promptintern_operator.sync import HasSynced
 
 KINDS = {
     "promptinternjobs": "/apis/promptintern.dev/v1alpha1",
@@ -19,8 +19,8 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _watches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, empty in (("_WATCHES", {}), ("_SERVED", set()), ("_REFUSED", set())):
-        monkeypatch.setattr(watching, name, empty)
+    for name, empty in (("_LAST_ACTIVITY", {}), ("_WATCHED", set()), ("_FORBIDDEN", set())):
+        monkeypatch.setattr(watch_health, name, empty)
     yield
 
 
@@ -31,53 +31,53 @@ def path(plural: str, namespace: str | None) -> str:
 
 def hear(*plurals: str, namespace: str | None = None) -> None:
     """The watches of these kinds begin."""
-    watching._WATCHES.update({path(plural, namespace): 0.0 for plural in plurals})
+    watch_health._LAST_ACTIVITY.update({path(plural, namespace): 0.0 for plural in plurals})
 
 
 def refuse(*plurals: str, namespace: str) -> None:
-    watching._REFUSED.update(path(plural, namespace) for plural in plurals)
+    watch_health._FORBIDDEN.update(path(plural, namespace) for plural in plurals)
 
 
-def store(*, kuberay: bool = True) -> Store:
-    found = Store()
+def cache(*, kuberay: bool = True) -> Cache:
+    found = Cache()
     found.kuberay = KubeRay(usable=kuberay)
     return found
 
 
 @pytest.mark.parametrize("missing", KINDS)
 def test_no_kind_may_be_missing(missing: str) -> None:
-    listed = Listed(store(), namespaces=(), kueue=True)
+    has_synced = HasSynced(cache(), namespaces=(), kueue=True)
     hear(*(kind for kind in KINDS if kind != missing))
-    assert not listed("team-a")
-    assert not listed.as_far_as_allowed()
+    assert not has_synced("team-a")
+    assert not has_synced.where_allowed()
     hear(missing)
-    assert listed("team-a")
-    assert listed.as_far_as_allowed()
+    assert has_synced("team-a")
+    assert has_synced.where_allowed()
 
 
 def test_kinds_that_the_cluster_does_not_have_are_not_waited_for() -> None:
-    listed = Listed(store(kuberay=False), namespaces=(), kueue=False)
+    has_synced = HasSynced(cache(kuberay=False), namespaces=(), kueue=False)
     hear("promptinternjobs", "pods", "jobs")
-    assert listed("team-a")
+    assert has_synced("team-a")
 
 
 def test_a_namespace_that_may_not_be_watched_holds_up_its_own_jobs_only() -> None:
-    listed = Listed(store(), namespaces=("team-a", "team-b"), kueue=False)
+    has_synced = HasSynced(cache(), namespaces=("team-a", "team-b"), kueue=False)
     mine = ("promptinternjobs", "pods", "jobs", "rayjobs")
     hear(*mine, namespace="team-a")
-    assert not listed.as_far_as_allowed(), "team-b is on its way"
+    assert not has_synced.where_allowed(), "team-b is on its way"
     refuse("pods", namespace="team-b")
-    assert listed.as_far_as_allowed()
-    assert listed("team-a")
+    assert has_synced.where_allowed()
+    assert has_synced("team-a")
     hear("promptinternjobs", "jobs", "rayjobs", namespace="team-b")
-    assert not listed("team-b"), "a job without its pods would count as lost"
+    assert not has_synced("team-b"), "a job without its pods would count as lost"
     hear("pods", namespace="team-b")
-    assert listed("team-b")
+    assert has_synced("team-b")
 
 
 def test_what_was_known_once_is_kept_by_watches() -> None:
-    listed = Listed(store(), namespaces=(), kueue=True)
+    has_synced = HasSynced(cache(), namespaces=(), kueue=True)
     hear(*KINDS)
-    assert listed("team-a")
-    watching.forget("workloads")
-    assert listed("team-a")
+    assert has_synced("team-a")
+    watch_health.forget("workloads")
+    assert has_synced("team-a")

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from promptintern_operator.cache import Cache, CachedJob, Owner
 from promptintern_operator.kube import RequestFailed
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.settings import DefaultStorage, Settings
-from promptintern_operator.store import JobBody, Owner, Store
 from promptintern_operator.views import preflight_view
 
 from tests.unit.operator.builders import JOB_UID
@@ -25,20 +25,20 @@ class Place:
     """A reconciler and its job."""
 
     def __init__(self) -> None:
-        self.kube, self.store, self.queue = FakeKube(), Store(), Workqueue()
-        self.reconciler = Reconciler(self.kube, self.store, self.queue, SETTINGS)  # type: ignore[arg-type]
+        self.kube, self.cache, self.queue = FakeKube(), Cache(), Workqueue()
+        self.reconciler = Reconciler(self.kube, self.cache, self.queue, SETTINGS)  # type: ignore[arg-type]
         self.generation = 1
 
-    async def look(self) -> None:
+    async def reconcile(self) -> None:
         """One look, after the watch showed what the last one wrote."""
-        self.store.jobs[KEY] = JobBody.of(job_body(self.kube.status, generation=self.generation))
-        await self.reconciler.look(KEY)
+        self.cache.jobs[KEY] = CachedJob.from_body(job_body(self.kube.status, generation=self.generation))
+        await self.reconciler.reconcile(KEY)
         self.queue.forget(KEY)
 
     def pass_time(self) -> None:
         """So much that what was denied is tried again."""
-        known = self.store.denied[OWNER]
-        self.store.denied[OWNER] = replace(known, at=known.at - timedelta(seconds=60))
+        known = self.cache.denials[OWNER]
+        self.cache.denials[OWNER] = replace(known, at=known.at - timedelta(seconds=60))
 
     def check_takes_long(self) -> None:
         """So long that what was made for it may be gone."""
@@ -49,13 +49,15 @@ class Place:
     def check_succeeds(self) -> None:
         made = self.kube.objects["Job", "small-check-1"]
         made["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
-        self.store.preflights.put(OWNER, made["metadata"]["uid"], preflight_view(made))
+        self.cache.preflights.put(OWNER, made["metadata"]["uid"], preflight_view(made))
 
 
-def refusing(kind: str, status: int, said: str) -> Callable[[str], None]:
+def refusing(kind: str, status: int, message: str) -> Callable[[str], None]:
     def refuse(wanted: str) -> None:
         if wanted == kind:
-            raise RequestFailed(f"POST /apis/x: {status} {said}", status=status, reason="Forbidden", said=said)
+            raise RequestFailed(
+                f"POST /apis/x: {status} {message}", status=status, reason="Forbidden", server_message=message
+            )
 
     return refuse
 
@@ -73,9 +75,9 @@ def run(story: Callable[[Place], Any]) -> None:
 
 def test_a_job_is_checked_and_then_run() -> None:
     async def story(place: Place) -> None:
-        await place.look()
+        await place.reconcile()
         place.check_succeeds()
-        await place.look()
+        await place.reconcile()
         kinds = {kind for kind, _ in place.kube.objects}
         assert kinds == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "NetworkPolicy", "Job", "RayJob"}
 
@@ -85,22 +87,22 @@ def test_a_job_is_checked_and_then_run() -> None:
 def test_a_quota_that_refuses_the_check_is_told_at_once_and_heals() -> None:
     async def story(place: Place) -> None:
         place.kube.refuse = refusing("Job", 403, 'jobs.batch "small-check-1" is forbidden: exceeded quota: few')
-        await place.look()
-        await place.look()
+        await place.reconcile()
+        await place.reconcile()
         status, reason, message = place.kube.condition("Accepted")
         assert (status, reason) == ("Unknown", "QuotaExceeded")
         assert "exceeded quota: few" in message
         assert "/apis/" not in message, "people do not know our requests"
-        assert [(e["type"], e["reason"]) for e in place.kube.told] == [
+        assert [(e["type"], e["reason"]) for e in place.kube.events] == [
             ("Normal", "Checking"),
             ("Warning", "QuotaExceeded"),
         ]
         place.kube.refuse = lambda _: None
         place.pass_time()
-        await place.look()
-        await place.look()
+        await place.reconcile()
+        await place.reconcile()
         assert place.kube.condition("Accepted")[1] == "Checking"
-        assert place.store.denied == {}
+        assert place.cache.denials == {}
 
     run(story)
 
@@ -108,13 +110,13 @@ def test_a_quota_that_refuses_the_check_is_told_at_once_and_heals() -> None:
 @pytest.mark.parametrize("kind", ["RayJob", "NetworkPolicy"])
 def test_a_policy_that_refuses_the_attempt_is_told_at_once(kind: str) -> None:
     async def story(place: Place) -> None:
-        await place.look()
+        await place.reconcile()
         place.check_takes_long()
         place.check_succeeds()
         place.kube.objects.pop(("NetworkPolicy", "promptintern-small"))  # somebody removed it
         place.kube.refuse = refusing(kind, 403, 'admission webhook "w" denied the request: no')
-        await place.look()
-        await place.look()
+        await place.reconcile()
+        await place.reconcile()
         assert place.kube.condition("ClusterReady")[:2] == ("False", "CreateFailed")
         assert 'admission webhook "w" denied the request: no' in place.kube.condition("ClusterReady")[2]
 
@@ -125,8 +127,8 @@ def test_an_answer_that_passes_is_left_to_the_queue() -> None:
     async def story(place: Place) -> None:
         place.kube.refuse = refusing("Job", 503, "not now")
         with pytest.raises(RequestFailed):
-            await place.look()
-        assert place.store.denied == {}
+            await place.reconcile()
+        assert place.cache.denials == {}
 
     run(story)
 
@@ -134,14 +136,14 @@ def test_an_answer_that_passes_is_left_to_the_queue() -> None:
 def test_an_answer_that_passes_between_denials_starts_no_new_count() -> None:
     async def story(place: Place) -> None:
         place.kube.refuse = refusing("Job", 403, "exceeded quota")
-        await place.look()
+        await place.reconcile()
         place.pass_time()
         place.kube.refuse = refusing("Job", 503, "not now")
         with pytest.raises(RequestFailed):
-            await place.look()
+            await place.reconcile()
         place.kube.refuse = refusing("Job", 403, "exceeded quota")
-        await place.look()
-        assert place.store.denied[OWNER].times == 2
+        await place.reconcile()
+        assert place.cache.denials[OWNER].times == 2
 
     run(story)
 
@@ -151,15 +153,15 @@ def test_what_somebody_else_made_is_neither_changed_nor_trusted(kind: str) -> No
     async def story(place: Place) -> None:
         theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
         before = str(theirs)
-        await place.look()
-        await place.look()
+        await place.reconcile()
+        await place.reconcile()
         assert place.kube.condition("Accepted")[:2] == ("Unknown", "NameTaken")
         assert f"{kind} promptintern-small" in place.kube.condition("Accepted")[2]
         assert str(place.kube.objects[kind, "promptintern-small"]) == before
         assert ("Job", "small-check-1") not in place.kube.objects
         del place.kube.objects[kind, "promptintern-small"]
         place.pass_time()
-        await place.look()
+        await place.reconcile()
         assert ("Job", "small-check-1") in place.kube.objects
 
     run(story)
@@ -172,17 +174,17 @@ def test_rights_that_somebody_else_granted_are_neither_changed_nor_used(kind: st
     async def story(place: Place) -> None:
         theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
         before = str(theirs)
-        await place.look()
+        await place.reconcile()
         place.check_succeeds()
-        await place.look()
-        await place.look()
+        await place.reconcile()
+        await place.reconcile()
         assert place.kube.condition("ClusterReady")[:2] == ("False", "NameTaken")
         assert f"{kind} promptintern-small" in place.kube.condition("ClusterReady")[2]
         assert str(place.kube.objects[kind, "promptintern-small"]) == before
         assert ("RayJob", "small-a1") not in place.kube.objects
         del place.kube.objects[kind, "promptintern-small"]
         place.pass_time()
-        await place.look()
+        await place.reconcile()
         assert ("RayJob", "small-a1") in place.kube.objects
 
     run(story)
@@ -200,25 +202,25 @@ def test_rights_that_somebody_else_granted_are_neither_changed_nor_used(kind: st
 @pytest.mark.parametrize("kind", ["RayJob", "ConfigMap"])
 def test_an_attempt_waits_until_its_names_are_free(kind: str, owner: Body | None, reason: str) -> None:
     async def story(place: Place) -> None:
-        await place.look()
+        await place.reconcile()
         place.check_takes_long()
         place.check_succeeds()
         name = "small-a1" if kind == "RayJob" else "promptintern-small"
         place.kube.put(foreign(kind, name, ownerReferences=[owner] if owner else []))
-        await place.look()
-        await place.look()
+        await place.reconcile()
+        await place.reconcile()
         assert place.kube.condition("ClusterReady")[:2] == ("False", reason)
-        assert place.store.ray_jobs.of(OWNER) == ()
+        assert place.cache.ray_jobs.by_owner(OWNER) == ()
 
     run(story)
 
 
 def test_another_spec_changes_what_the_job_owns() -> None:
     async def story(place: Place) -> None:
-        await place.look()
+        await place.reconcile()
         place.kube.objects["ConfigMap", "promptintern-small"]["data"] = {"job.json": "old"}
         place.generation = 2
-        await place.look()
+        await place.reconcile()
         assert place.kube.objects["ConfigMap", "promptintern-small"]["data"] != {"job.json": "old"}
 
     run(story)
@@ -226,11 +228,11 @@ def test_another_spec_changes_what_the_job_owns() -> None:
 
 def test_annotations_that_the_spec_no_longer_has_are_removed() -> None:
     async def story(place: Place) -> None:
-        await place.look()
+        await place.reconcile()
         identity = place.kube.objects["ServiceAccount", "promptintern-small"]["metadata"]
         identity["annotations"] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/before"}
         place.generation = 2
-        await place.look()
+        await place.reconcile()
         assert identity["annotations"] == {}
 
     run(story)
@@ -238,10 +240,10 @@ def test_annotations_that_the_spec_no_longer_has_are_removed() -> None:
 
 def test_whose_a_new_ray_job_is_is_known_before_its_watch_tells() -> None:
     async def story(place: Place) -> None:
-        await place.look()
+        await place.reconcile()
         place.check_succeeds()
-        await place.look()
+        await place.reconcile()
         made = place.kube.objects["RayJob", "small-a1"]["metadata"]["uid"]
-        assert place.store.ray_job_owners == {Owner("team-a", made): KEY}
+        assert place.cache.ray_job_owners == {Owner("team-a", made): KEY}
 
     run(story)

@@ -36,7 +36,7 @@ def test_a_quota_is_told_at_once_and_goes_on_once_it_is_raised(place: Place, tea
     team.submit("many")
     said = team.wait_for_condition("many", "Accepted", "QuotaExceeded")
     assert "exceeded quota: few" in said
-    wait_for(lambda: "QuotaExceeded" in {reason for reason, _ in team.told("many")}, 10, "the Event")
+    wait_for(lambda: "QuotaExceeded" in {reason for reason, _ in team.events("many")}, 10, "the Event")
     place.requests.ask("DELETE", f"{path}/few")
     team.wait("many", "Succeeded", 90)
 
