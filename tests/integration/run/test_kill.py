@@ -28,18 +28,18 @@ THOROUGH = RANDOM_POINTS > 1
 def mid_checkpoint(folder: Path, _seconds: float) -> bool:
     return any(
         any(step.iterdir()) and not (step / "manifest.json").exists()
-        for step in folder.glob("stages/*/e*/checkpoints/step-*")
+        for step in folder.glob("stages/*/t*/checkpoints/step-*")
     )
 
 
 def mid_commit(folder: Path, _seconds: float) -> bool:
     return any(
-        not (stage / "manifest.json").exists() and any(stage.glob("e*/adapter/*")) for stage in folder.glob("stages/1")
+        not (stage / "manifest.json").exists() and any(stage.glob("t*/adapter/*")) for stage in folder.glob("stages/1")
     )
 
 
 def direct_arm(folder: Path, _seconds: float) -> bool:
-    return any(folder.glob("stages/direct/e*/checkpoints/*/manifest.json"))
+    return any(folder.glob("stages/direct/t*/checkpoints/*/manifest.json"))
 
 
 def after(seconds: float) -> Moment:
@@ -121,7 +121,7 @@ def test_a_planned_stop_saves_first_and_loses_no_step(
     saved = re.search(r"saved at (stage \d/3), step (\d+) of", stopped.text)
     assert saved, stopped.text
     stage = tmp_path / next(iter(tmp_path.glob("*/*/stages"))).relative_to(tmp_path) / str(int(saved[1][6]) - 1)
-    began = {_started(manifest) for manifest in stage.glob("e*/checkpoints/*/manifest.json")}
+    began = {_started(manifest) for manifest in stage.glob("t*/checkpoints/*/manifest.json")}
     ended = run_to_end(job, tmp_path)
     assert ended.code == 0, ended.text
     assert f"{saved[1]} continues after step {saved[2]}" in ended.text

@@ -38,7 +38,7 @@ def files(runs: Path) -> set[str]:
     assert folder is not None
     found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     return {
-        "/".join("e" if part[0] == "e" and part[1:].isdigit() else part for part in path.parts)
+        "/".join("t" if part[0] == "t" and part[1:].isdigit() else part for part in path.parts)
         for path in found
         if path.parts[0] != "terms"
     }

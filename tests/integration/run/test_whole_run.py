@@ -38,7 +38,7 @@ class Runner:
         return report
 
     def predictions(self, arm: str) -> list[str]:
-        (document,) = self.output.glob(f"evaluation/{arm}/e*/document.json")
+        (document,) = self.output.glob(f"evaluation/{arm}/t*/document.json")
         answers: dict[str, Any] = json.loads(document.read_text())
         predictions: list[str] = answers["predictions"]
         return predictions
@@ -71,7 +71,7 @@ def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
     stages = runner.stages()
     assert stages["0"]["parent"] is None
     assert stages["1"]["parent"] and stages["2"]["parent"] and stages["1"]["parent"] != stages["2"]["parent"]
-    assert not list(runner.output.glob("stages/*/e*/checkpoints/*"))
+    assert not list(runner.output.glob("stages/*/t*/checkpoints/*"))
 
     # Again: nothing is trained again, and the report is built anew, to the same bytes.
     before = (runner.output / "adapter/adapter_model.safetensors").read_bytes()

@@ -16,7 +16,7 @@ from tests.integration.run.reference import EPOCHS, check_trajectory
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_job(tmp_path_factory.mktemp("job"), terms=EPOCHS)
+    return write_job(tmp_path_factory.mktemp("job"), epochs=EPOCHS)
 
 
 @pytest.fixture(scope="module")
