@@ -203,7 +203,7 @@ class RunStore:
     def _remove(self, folder: str) -> None:
         """Manifests first: what is half removed must not look whole."""
         for path in self.store.list(folder):
-            if path.endswith("/{MANIFEST_FILE}"):
+            if path.endswith(f"/{MANIFEST_FILE}"):
                 self.store.delete(path)
         self.store.delete(folder)
 
