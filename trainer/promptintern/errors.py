@@ -6,7 +6,14 @@ from typing import Self
 
 from promptintern_api import Problem
 
-__all__ = ["CredentialsRefused", "InfrastructureFailed", "Problem", "RunFailed", "UserError", "good_before"]
+__all__ = [
+    "CredentialsRefused",
+    "InfrastructureFailed",
+    "Problem",
+    "RunFailed",
+    "UserError",
+    "credentials_worked_before",
+]
 
 
 class UserError(Exception):
@@ -37,7 +44,7 @@ class InfrastructureFailed(RunFailed):
 
 
 @contextlib.contextmanager
-def good_before() -> Iterator[None]:
+def credentials_worked_before() -> Iterator[None]:
     """In the block, a storage may refuse credentials only that it took before: who begins anew may have others.
 
     Raises:

@@ -28,7 +28,7 @@ def is_leaving() -> bool:
     return folder is not None and (folder / _LEAVE).exists()
 
 
-def ask_to_leave(folder: Path) -> None:
+def announce_leaving(folder: Path) -> None:
     """Have what trains in this pod save, and nothing new begin."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _LEAVE).touch()
@@ -41,7 +41,7 @@ def wait_while_leaving() -> None:
 
 
 @contextlib.contextmanager
-def present(role: str) -> Iterator[None]:
+def register_process(role: str) -> Iterator[None]:
     """Note that this process is the ``driver``, or a ``worker``, of this pod."""
     folder = pod_folder()
     if folder is None:
@@ -60,7 +60,7 @@ def present(role: str) -> Iterator[None]:
                 file.unlink()
 
 
-def process_of(folder: Path, role: str) -> int | None:
+def process_id(folder: Path, role: str) -> int | None:
     """The process id of the pod's driver or worker, None if there is none now."""
     try:
         process = int((folder / (_DRIVER if role == "driver" else _WORKER)).read_text())
@@ -70,10 +70,10 @@ def process_of(folder: Path, role: str) -> int | None:
     return process
 
 
-def wait_until_gone(folder: Path, role: str, seconds: float) -> bool:
+def wait_for_exit(folder: Path, role: str, seconds: float) -> bool:
     """Wait until the pod has no such process; False after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while process_of(folder, role) is not None:
+    while process_id(folder, role) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)

@@ -53,8 +53,8 @@ class PromptEncoder:
         if chat:
             self._check_chat()
 
-    def encode(self, prompts: Iterable[str], answers: Sequence[str], *, wheres: Sequence[str] = ()) -> list[Encoded]:
-        """Rows in tokens, in order. ``wheres`` names them in errors (default: their number, from 1).
+    def encode(self, prompts: Iterable[str], answers: Sequence[str], *, locations: Sequence[str] = ()) -> list[Encoded]:
+        """Rows in tokens, in order. ``locations`` names them in errors (default: their number, from 1).
 
         Prompts are taken a few at a time, so that they need not all be in memory.
 
@@ -72,7 +72,7 @@ class PromptEncoder:
             raise UserError(
                 [
                     Problem(
-                        where=wheres[i] if wheres else f"training row {i + 1}",
+                        where=locations[i] if locations else f"training row {i + 1}",
                         message=f"has an answer without tokens under this tokenizer: {answers[i]!r:.60}",
                     )
                     for i in empty[:_MAX_SHOWN]

@@ -1,4 +1,4 @@
-"""Problems of a file: all are counted, the first so many are shown."""
+"""Problems of a file: all are counted, the first ones are listed."""
 
 from dataclasses import dataclass, field
 
@@ -20,8 +20,8 @@ class ProblemList:
         if len(self._first) < MAX_SHOWN:
             self._first.append(Problem(where=where, message=message))
 
-    def shown(self, *, where: str | None = None) -> list[Problem]:
-        """The first problems, and how many more there are (at ``where``, by default the last place shown)."""
+    def summary(self, *, where: str | None = None) -> list[Problem]:
+        """The first problems, and how many more there are (at ``where``, by default the last place listed)."""
         more = self.count - len(self._first)
         if not more:
             return list(self._first)
