@@ -13,6 +13,7 @@ __all__ = [
     "RunFailed",
     "UserError",
     "credentials_worked_before",
+    "first_line",
 ]
 
 
@@ -54,3 +55,9 @@ def credentials_worked_before() -> Iterator[None]:
         yield
     except CredentialsRefused as refused:
         raise InfrastructureFailed(f"{refused}; they were good when the run began here") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of ``error``, or the name of its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError, first_line
 from promptintern.sample import sample_model_path
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import is_transient_status
@@ -204,7 +204,7 @@ def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {_first_line(error)}") from None
+        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {first_line(error)}") from None
     if not tokenizer.is_fast:
         raise UserError.at(field, f"the tokenizer in {folder.path} is no fast one (tokenizer.json is missing)")
     if tokenizer.eos_token_id is None:
@@ -236,7 +236,7 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
             output_loading_info=True,
         )
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {_first_line(error)}") from None
+        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {first_line(error)}") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError.at(
@@ -287,7 +287,7 @@ def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"is no causal language model: {_first_line(error)[:200]}") from None
+        raise UserError.at(field, f"is no causal language model: {first_line(error)[:200]}") from None
     return model
 
 
@@ -298,9 +298,4 @@ def load_config(folder: ModelFolder, *, field: str = FIELD) -> Any:
     try:
         return AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {first_line(error)}") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from promptintern.compress.classifier import FIELD
 from promptintern.compress.ranked import Unit, split_units
 from promptintern.errors import UserError
 from promptintern.models import context_length
@@ -56,7 +57,7 @@ def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[fl
     """
     if model.config.num_labels != 2:
         raise UserError.at(
-            "spec.prompt.compressor.modelUri",
+            FIELD,
             f"the model has {model.config.num_labels} labels; a token classifier with two (1 means keep) is needed",
         )
     ids, spans = _tokenize(template, tokenizer)

@@ -53,10 +53,6 @@ class Template:
         """The template with its placeholders rendered as nothing: what compressors read."""
         return "".join(piece.text for piece in self.pieces if piece.is_text)
 
-    def text_runs(self) -> list[str]:
-        """The texts between placeholders, in order, without empty ones."""
-        return text_runs(self.pieces)
-
 
 def text_runs(pieces: Iterable[Piece]) -> list[str]:
     """The texts between placeholders, neighbouring pieces joined, in order, without empty ones."""

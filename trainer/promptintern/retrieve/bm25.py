@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import bm25s
 import numpy as np
@@ -79,7 +80,7 @@ class BM25Index:
         if len(best) < k:
             seen = set(best)
             unscored = (i for i in range(self._count) if i not in seen)
-            best += [i for i, _ in zip(unscored, range(k - len(best)), strict=False)]
+            best += islice(unscored, k - len(best))
         return best
 
     def _visit(self, terms: Sequence[int], counts: Counter[int]) -> tuple[Ints, Floats, bool]:

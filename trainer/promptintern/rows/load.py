@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import IO, Any, Protocol, cast
@@ -147,11 +147,6 @@ class _HashingReader:
 
     def digest_of_all(self) -> str:
         """SHA-256 of the whole file, what was not read yet included."""
-        for chunk in _chunks(self._file):
+        while chunk := self._file.read(_CHUNK):
             self._digest.update(chunk)
         return self._digest.hexdigest()
-
-
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
-        yield chunk

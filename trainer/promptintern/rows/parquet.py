@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from promptintern_api.data import Columns
 
+from promptintern.errors import first_line
 from promptintern.rows.problems import ProblemList
 
 _BATCH = 8192
@@ -29,8 +30,7 @@ def read_records(
         for batch in table.iter_batches(batch_size=_BATCH, columns=[name for name in columns_to_read if name in names]):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        lines = str(error).strip().splitlines()
-        problems.add(file_name, f"is no readable Parquet file: {lines[0] if lines else type(error).__name__}")
+        problems.add(file_name, f"is no readable Parquet file: {first_line(error)}")
 
 
 def _missing_column(column: str, names: list[str], setting: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from promptintern.errors import Problem
 
-MAX_SHOWN = 20
+MAX_LISTED = 20
 
 
 @dataclass(kw_only=True)
@@ -17,7 +17,7 @@ class ProblemList:
     def add(self, where: str, message: str) -> None:
         """Note a problem."""
         self.count += 1
-        if len(self._first) < MAX_SHOWN:
+        if len(self._first) < MAX_LISTED:
             self._first.append(Problem(where=where, message=message))
 
     def summary(self, *, where: str | None = None) -> list[Problem]:

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from promptintern.sample.prose import CUE, world_template
+from promptintern.sample.prose import CUE, list_pairs, world_template
 from promptintern.sample.words import BRACKETS, MARKS, SEPARATORS
 from promptintern.sample.worlds import (
     NUM_COLUMNS,
@@ -165,6 +165,4 @@ def _header(level: Level, world: World) -> str:
 
 def _lists(world: World) -> str:
     lists = (("Columns", world.columns), ("Functions", world.functions), ("Places", world.regions))
-    return "".join(
-        f"{title}: {', '.join(f'{word}={code}' for word, code in pairs.items())}.\n" for title, pairs in lists if pairs
-    )
+    return "".join(f"{title}: {list_pairs(pairs)}.\n" for title, pairs in lists if pairs)
