@@ -6,7 +6,7 @@ import pytest
 import yaml
 from promptintern.errors import UserError
 from promptintern.job import load_job, run_folder, run_id
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 JOB = {
     "apiVersion": "promptintern.dev/v1alpha1",
@@ -128,7 +128,7 @@ def test_a_date_is_text_as_for_kubectl(tmp_path: Path) -> None:
 
 def test_a_path_with_signs_that_mean_something_in_uris(tmp_path: Path) -> None:
     job = load_job(write(tmp_path), [f"data.train.uri={tmp_path}/100%41 b#c.jsonl"])
-    assert shown(job.spec.data.train.uri) == f"{tmp_path}/100%41 b#c.jsonl"
+    assert display_uri(job.spec.data.train.uri) == f"{tmp_path}/100%41 b#c.jsonl"
 
 
 def test_what_only_the_report_shows_continues_the_same_run(tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ from typing import Self
 
 from promptintern_api import Problem
 
-__all__ = ["CredentialsRefused", "InfrastructureFailed", "Problem", "RunFailed", "UserError", "good_before"]
+__all__ = [
+    "CredentialsRefused",
+    "InfrastructureFailed",
+    "Problem",
+    "RunFailed",
+    "UserError",
+    "credentials_worked_before",
+    "first_line",
+]
 
 
 class UserError(Exception):
@@ -37,7 +45,7 @@ class InfrastructureFailed(RunFailed):
 
 
 @contextlib.contextmanager
-def good_before() -> Iterator[None]:
+def credentials_worked_before() -> Iterator[None]:
     """In the block, a storage may refuse credentials only that it took before: who begins anew may have others.
 
     Raises:
@@ -47,3 +55,9 @@ def good_before() -> Iterator[None]:
         yield
     except CredentialsRefused as refused:
         raise InfrastructureFailed(f"{refused}; they were good when the run began here") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of ``error``, or the name of its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

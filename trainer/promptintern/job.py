@@ -21,7 +21,7 @@ _URI_FIELDS = (
     ("prompt", "compressor", "modelUri"),
     ("prompt", "retriever", "modelUri"),
 )
-_IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
+_RUN_IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
 """The parts of a spec that decide what a run computes. A job that differs elsewhere only continues the same run."""
 _REPORT_ONLY = ("prices",)
 """Fields of spec.evaluation that change the report and nothing that is measured."""
@@ -77,8 +77,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
     except (ValueError, RecursionError) as error:
         raise UserError.at(str(path), f"is not valid YAML: {_reason(error)}") from None
     if len(documents) != 1:
-        found = "is empty" if not documents else f"holds {len(documents)} YAML documents"
-        raise UserError.at(str(path), f"{found}; exactly one job is wanted")
+        problem = "is empty" if not documents else f"holds {len(documents)} YAML documents"
+        raise UserError.at(str(path), f"{problem}; exactly one job is wanted")
     document = documents[0]
     if not isinstance(document, dict):
         raise UserError.at(str(path), "is no mapping; a job starts with apiVersion and kind")
@@ -139,7 +139,7 @@ def run_id(job: PromptInternJob) -> str:
         return job.metadata.uid[:8]
     spec = job.spec.to_wire()
     spec["evaluation"] = {name: value for name, value in spec["evaluation"].items() if name not in _REPORT_ONLY}
-    identity = json.dumps({key: spec.get(key) for key in _IDENTITY}, sort_keys=True)
+    identity = json.dumps({key: spec.get(key) for key in _RUN_IDENTITY}, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 

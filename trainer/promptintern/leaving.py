@@ -9,10 +9,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from promptintern_api.contract import ENV_POD_FOLDER
 
-_LEAVE, _DRIVER, _WORKER = "leave", "driver.pid", "worker.pid"
+Role = Literal["driver", "worker"]
+"""The part of a training process in its pod."""
+
+_LEAVE = "leave"
 _POLL_SECONDS = 0.2
 
 
@@ -28,7 +32,7 @@ def is_leaving() -> bool:
     return folder is not None and (folder / _LEAVE).exists()
 
 
-def ask_to_leave(folder: Path) -> None:
+def announce_leaving(folder: Path) -> None:
     """Have what trains in this pod save, and nothing new begin."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _LEAVE).touch()
@@ -41,14 +45,14 @@ def wait_while_leaving() -> None:
 
 
 @contextlib.contextmanager
-def present(role: str) -> Iterator[None]:
+def register_process(role: Role) -> Iterator[None]:
     """Note that this process is the ``driver``, or a ``worker``, of this pod."""
     folder = pod_folder()
     if folder is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / (_DRIVER if role == "driver" else _WORKER)
+    file = _pid_file(folder, role)
     unfinished = file.with_suffix(f".{os.getpid()}")
     unfinished.write_text(str(os.getpid()))
     unfinished.replace(file)
@@ -60,21 +64,25 @@ def present(role: str) -> Iterator[None]:
                 file.unlink()
 
 
-def process_of(folder: Path, role: str) -> int | None:
+def process_id(folder: Path, role: Role) -> int | None:
     """The process id of the pod's driver or worker, None if there is none now."""
     try:
-        process = int((folder / (_DRIVER if role == "driver" else _WORKER)).read_text())
+        process = int(_pid_file(folder, role).read_text())
         os.kill(process, 0)
     except (OSError, ValueError):
         return None
     return process
 
 
-def wait_until_gone(folder: Path, role: str, seconds: float) -> bool:
+def wait_for_exit(folder: Path, role: Role, seconds: float) -> bool:
     """Wait until the pod has no such process; False after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while process_of(folder, role) is not None:
+    while process_id(folder, role) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
     return True
+
+
+def _pid_file(folder: Path, role: Role) -> Path:
+    return folder / f"{role}.pid"

@@ -14,24 +14,24 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError, first_line
 from promptintern.sample import sample_model_path
 from promptintern.storage.options import S3Options
-from promptintern.storage.retry import may_pass
-from promptintern.uris import shown
+from promptintern.storage.retry import is_transient_status
+from promptintern.uris import display_uri
 
 if TYPE_CHECKING:
     from promptintern.storage.store import Store
 
 FIELD = "spec.model.uri"
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files of a model folder that are data: configuration, weights as safetensors, tokenizer, chat template."""
-_UNWANTED = ("*/*", "consolidated*.safetensors")
+_DUPLICATE_WEIGHTS = ("*/*", "consolidated*.safetensors")
 """Copies of the weights in other formats that some hubs' models carry."""
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SMALL = 4 * 2**20
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SMALL_FILE_BYTES = 4 * 2**20
 """Files up to this size count whole in a model's digest, of larger ones so many blocks of that size."""
-_NUM_BLOCKS, _BLOCK = 256, 64 * 2**10
+_NUM_BLOCKS, _BLOCK_BYTES = 256, 64 * 2**10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +47,16 @@ class ModelFolder:
         It changes when the model is trained further, which changes nearly every weight, without reading all of them.
         """
         total = hashlib.sha256()
-        for path in sorted(p for p in self.path.iterdir() if p.is_file() and _wanted(p.name)):
+        for path in sorted(p for p in self.path.iterdir() if p.is_file() and _is_model_file(p.name)):
             size = path.stat().st_size
             total.update(f"{path.name}:{size};".encode())
-            if size <= _SMALL:
+            if size <= _SMALL_FILE_BYTES:
                 total.update(path.read_bytes())
                 continue
             with path.open("rb") as file:
                 for number in range(_NUM_BLOCKS):
-                    file.seek(number * (size - _BLOCK) // (_NUM_BLOCKS - 1))
-                    total.update(file.read(_BLOCK))
+                    file.seek(number * (size - _BLOCK_BYTES) // (_NUM_BLOCKS - 1))
+                    total.update(file.read(_BLOCK_BYTES))
         return total.hexdigest()
 
 
@@ -74,7 +74,7 @@ def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) ->
     """
     fetches: dict[str, Callable[[str, S3Options | None, str], Path]] = {
         "sample": lambda u, _s, _f: sample_model_path(u),
-        "file": _local,
+        "file": _local_folder,
         "s3": _from_s3,
         "hf": _from_hub,
     }
@@ -82,12 +82,12 @@ def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) ->
     if fetch is None:
         raise UserError.at(field, f"{uri} is none of {', '.join(f'{scheme}://' for scheme in fetches)}")
     path = fetch(uri, s3, field)
-    _check(path, field)
+    _check_folder(path, field)
     return ModelFolder(uri=uri, path=path)
 
 
-def _local(uri: str, _s3: S3Options | None, field: str) -> Path:
-    path = Path(shown(uri))
+def _local_folder(uri: str, _s3: S3Options | None, field: str) -> Path:
+    path = Path(display_uri(uri))
     if not path.is_dir():
         raise UserError.at(field, f"{path} is no folder; give the folder that save_pretrained wrote")
     return path
@@ -100,12 +100,12 @@ def _from_s3(uri: str, s3: S3Options | None, field: str) -> Path:
     sizes = {name: size for name, size in store.sizes().items() if "/" not in name}
     if not sizes:
         raise UserError.at(field, f"nothing is stored under {uri}")
-    return _download(store, [name for name in sizes if _wanted(name)] or [*sizes], cache_root() / "models")
+    return _download(store, [name for name in sizes if _is_model_file(name)] or [*sizes], cache_root() / "models")
 
 
-def _wanted(name: str) -> bool:
+def _is_model_file(name: str) -> bool:
     path = Path(name)
-    return any(map(path.match, _WANTED)) and not any(map(path.match, _UNWANTED))
+    return any(map(path.match, _MODEL_FILES)) and not any(map(path.match, _DUPLICATE_WEIGHTS))
 
 
 def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
@@ -137,7 +137,10 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                name, revision=revision or None, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)
+                name,
+                revision=revision or None,
+                allow_patterns=list(_MODEL_FILES),
+                ignore_patterns=list(_DUPLICATE_WEIGHTS),
             )
         )
     except GatedRepoError:
@@ -149,27 +152,29 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
             field, f"there is no model {name}@{revision or 'main'}, or the token may not see it"
         ) from None
     except (HubError, OSError) as error:
-        told = f"{name} could not be fetched from its hub: {error}"
-        raise (InfrastructureFailed(f"{field}: {told}") if _may_pass(error) else UserError.at(field, told)) from None
+        message = f"{name} could not be fetched from its hub: {error}"
+        raise (
+            InfrastructureFailed(f"{field}: {message}") if _is_transient(error) else UserError.at(field, message)
+        ) from None
     except ValueError as error:  # the hub's own check of a repository's name
         raise UserError.at(field, str(error)) from None
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether the hub only had no answer for now. It wraps what kept it from answering."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, LocalEntryNotFoundError):
-        return isinstance(error.__cause__, Exception) and _may_pass(error.__cause__)
+        return isinstance(error.__cause__, Exception) and _is_transient(error.__cause__)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
-        return may_pass(status)
+        return is_transient_status(status)
     if isinstance(error, OfflineModeIsEnabled):
         return False
     return not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError)
 
 
-def _check(path: Path, field: str) -> None:
+def _check_folder(path: Path, field: str) -> None:
     names = sorted(p.name for p in path.iterdir())
     if "config.json" not in names:
         raise UserError.at(field, f"{path} holds no config.json")
@@ -178,7 +183,7 @@ def _check(path: Path, field: str) -> None:
     except ValueError as error:
         raise UserError.at(field, f"{path / 'config.json'} cannot be read: {error}") from None
     if not any(name.endswith(".safetensors") for name in names):
-        pickled = [name for name in names if name.endswith(_PICKLES)]
+        pickled = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
         if pickled:
             raise UserError.at(
                 field,
@@ -199,7 +204,7 @@ def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {_first_line(error)}") from None
+        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {first_line(error)}") from None
     if not tokenizer.is_fast:
         raise UserError.at(field, f"the tokenizer in {folder.path} is no fast one (tokenizer.json is missing)")
     if tokenizer.eos_token_id is None:
@@ -219,7 +224,7 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
     from transformers import AutoModelForCausalLM
 
     config = load_config(folder, field=field)
-    _without_dropout(config)
+    _disable_dropout(config)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder.path,
@@ -231,7 +236,7 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
             output_loading_info=True,
         )
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {_first_line(error)}") from None
+        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {first_line(error)}") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError.at(
@@ -249,7 +254,7 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
     return result
 
 
-def _without_dropout(config: Any) -> None:
+def _disable_dropout(config: Any) -> None:
     """Base dropout off, also in training mode: packed rows must not depend on what stands beside them.
 
     In the configuration, since models keep the number under names of their own once they are built.
@@ -258,7 +263,7 @@ def _without_dropout(config: Any) -> None:
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
         elif hasattr(value, "to_dict"):  # a part's own configuration
-            _without_dropout(value)
+            _disable_dropout(value)
 
 
 def context_length(model_config: Any) -> int | None:
@@ -282,7 +287,7 @@ def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"is no causal language model: {_first_line(error)[:200]}") from None
+        raise UserError.at(field, f"is no causal language model: {first_line(error)[:200]}") from None
     return model
 
 
@@ -293,9 +298,4 @@ def load_config(folder: ModelFolder, *, field: str = FIELD) -> Any:
     try:
         return AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {first_line(error)}") from None

@@ -52,17 +52,17 @@ def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
             for index, stage in enumerate(schedule.explicit)
         ]
     count = schedule.num_stages
-    most_shots = full_prompt_shots(schedule)
+    full_shots = full_prompt_shots(schedule)
     final = DEFAULT_FINAL_RATE if schedule.final_rate is None else schedule.final_rate
-    left = [remaining(schedule.curve or Curve.LINEAR, s, count) for s in range(count)]
+    shares = [remaining_share(schedule.curve or Curve.LINEAR, s, count) for s in range(count)]
     return [
         Stage(
             index=s,
             rate=round(final + (1 - final) * u, RATE_DIGITS) if u else final,
-            shots=_round_half_up(most_shots * u),
+            shots=_round_half_up(full_shots * u),
             epochs=training.epochs_per_stage,
         )
-        for s, u in enumerate(left)
+        for s, u in enumerate(shares)
     ]
 
 
@@ -73,20 +73,20 @@ def full_prompt_shots(schedule: ScheduleSpec) -> int:
     return DEFAULT_SHOTS if schedule.shots is None else schedule.shots
 
 
-def remaining(curve: Curve, stage: int, stages: int) -> float:
+def remaining_share(curve: Curve, stage: int, stages: int) -> float:
     """u: the share of the way that is still to go in ``stage`` of ``stages``; exactly 1 in the first, 0 in the last."""
     if stage == stages - 1:
         return 0.0
     if stage == 0:
         return 1.0
-    to_go = (stages - 1 - stage) / (stages - 1)
+    share = (stages - 1 - stage) / (stages - 1)
     match curve:
         case Curve.LINEAR:
-            return to_go
+            return share
         case Curve.EXPONENTIAL:
-            return _bend(1 - to_go)
+            return _bend(1 - share)
         case Curve.INVERSE_EXPONENTIAL:
-            return 1 - _bend(to_go)
+            return 1 - _bend(share)
 
 
 def _bend(t: float) -> float:

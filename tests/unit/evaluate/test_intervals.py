@@ -159,5 +159,5 @@ def test_bleu_intervals_come_from_row_statistics() -> None:
 def test_resampling_in_parts_keeps_every_resample(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(50.0)
     whole = bootstrap(values)
-    monkeypatch.setattr("promptintern.evaluate.intervals._DRAWS_AT_ONCE", 777)
+    monkeypatch.setattr("promptintern.evaluate.intervals._MAX_DRAWS_IN_MEMORY", 777)
     assert bootstrap(values) == whole

@@ -9,13 +9,13 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.evaluate import generate as module
-from promptintern.evaluate.generate import Decoding, _logits_apart, generate
-from promptintern.evaluate.prefix import LEAST_TOKENS, Prefix, compute_prefix, shared_tokens
+from promptintern.evaluate.generate import Decoding, _largest_logit_difference, generate
+from promptintern.evaluate.prefix import MIN_TOKENS, CachedPrefix, compute_prefix, shared_tokens
 
 from tests.tiny import ARCHITECTURES, COMMON, VOCABULARY, random_model, tiny_config, tiny_model, write_tiny_model
 
 CPU = torch.device("cpu")
-BEGINNING = [(7 * n) % 60 + 20 for n in range(2 * LEAST_TOKENS)]
+BEGINNING = [(7 * n) % 60 + 20 for n in range(2 * MIN_TOKENS)]
 PROMPTS = [[*BEGINNING, *range(30, 30 + n)] for n in (3, 9, 1, 7, 5)]
 WHOLE_ATTENTION = sorted(set(ARCHITECTURES) - {"mistral"})
 """The tiny Mistral has a window shorter than these prompts."""
@@ -79,9 +79,9 @@ def test_an_adapter_that_is_off_is_off_for_the_beginning_too(tokenizer: Any) -> 
 GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
 
 
-def apart(model: Any, tokenizer: Any, prefix: Prefix | None) -> float:
+def apart(model: Any, tokenizer: Any, prefix: CachedPrefix | None) -> float:
     with torch.inference_mode():
-        return _logits_apart(model, tokenizer, PROMPTS, CPU, prefix)
+        return _largest_logit_difference(model, tokenizer, PROMPTS, CPU, prefix)
 
 
 def that_go_on_from_it() -> dict[str, Any]:
@@ -174,7 +174,7 @@ def test_a_prompt_that_has_memory_only_without_the_prefix_gets_it(
 
 def test_little_in_common_is_not_kept() -> None:
     model = tiny_model("llama").eval()
-    assert compute_prefix(model, [p[len(BEGINNING) - LEAST_TOKENS + 1 :] for p in PROMPTS], CPU) is None
+    assert compute_prefix(model, [p[len(BEGINNING) - MIN_TOKENS + 1 :] for p in PROMPTS], CPU) is None
     assert compute_prefix(model, PROMPTS[:1], CPU) is None
     assert compute_prefix(model, [], CPU) is None
 

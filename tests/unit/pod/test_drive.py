@@ -37,7 +37,7 @@ def test_the_last_word_says_who_has_to_act(
     monkeypatch.setattr(module, "open_run", lambda *_: Run)
 
     def tell(status: dict[str, Any]) -> None:
-        assert leaving.process_of(tmp_path, "driver") is not None, "the preStop hook must wait for the last word"
+        assert leaving.process_id(tmp_path, "driver") is not None, "the preStop hook must wait for the last word"
         told.append(status)
 
     monkeypatch.setattr(module, "patch_of", lambda _: tell)
@@ -49,7 +49,7 @@ def test_the_last_word_says_who_has_to_act(
     with pytest.raises(type(raised)):
         module.drive(job(storage=STORAGE), observer)
     assert (told[-1]["failure"]["class"], told[-1]["failure"]["rayJob"]) == (who, "small-a1")
-    assert leaving.process_of(tmp_path, "driver") is None
+    assert leaving.process_id(tmp_path, "driver") is None
 
 
 def test_a_ray_cluster_that_takes_code_from_anybody_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,13 +24,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_outside_pods_nobody_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROMPTINTERN_POD_FOLDER", raising=False)
     assert not leaving.is_leaving()
-    with leaving.present("driver"):
+    with leaving.register_process("driver"):
         assert leaving.pod_folder() is None
 
 
 def test_a_worker_is_waited_for(folder: Path) -> None:
     done: list[bool] = []
-    with leaving.present("worker"):
+    with leaving.register_process("worker"):
         thread = threading.Thread(target=lambda: done.append(hook.save(folder, role="worker", seconds=5)))
         thread.start()
         while not leaving.is_leaving():
@@ -41,7 +41,7 @@ def test_a_worker_is_waited_for(folder: Path) -> None:
 
 
 def test_a_worker_that_does_not_come_to_an_end_is_waited_for_so_long_only(folder: Path) -> None:
-    with leaving.present("worker"):
+    with leaving.register_process("worker"):
         assert not hook.save(folder, role="worker", seconds=0.3)
 
 
@@ -78,7 +78,7 @@ def test_a_process_that_died_is_not_there(folder: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (folder / "worker.pid").write_text(str(gone.pid))
-    assert leaving.process_of(folder, "worker") is None
+    assert leaving.process_id(folder, "worker") is None
     with pytest.raises(ProcessLookupError):
         os.kill(gone.pid, signal.SIG_DFL)
 

@@ -110,7 +110,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(tokenizer: Any) -> None:
 def test_rows_whose_answer_has_no_tokens_are_all_named(tokenizer: Any) -> None:
     encoder = PromptEncoder(tokenizer, chat=False)
     with pytest.raises(UserError) as caught:
-        encoder.encode(["a", "b", "c"], ["", "fine", ""], wheres=["f:1", "f:2", "f:3"])
+        encoder.encode(["a", "b", "c"], ["", "fine", ""], locations=["f:1", "f:2", "f:3"])
     assert [problem.where for problem in caught.value.problems] == ["f:1", "f:3"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.errors import UserError
-from promptintern.prompt.template import EXAMPLES, LITERAL, PROTECTED, QUERY, parse_template
+from promptintern.prompt.template import EXAMPLES, LITERAL, PROTECTED, QUERY, parse_template, text_runs
 
 
 def test_pieces_of_a_template_with_literal_braces() -> None:
@@ -19,7 +19,7 @@ def test_pieces_of_a_template_with_literal_braces() -> None:
         (PROTECTED, "\nA:"),
     ]
     assert template.plain_text == 'Schema {"a": {b}} {answer}\nQ: \nA:'
-    assert template.text_runs() == ['Schema {"a": {b}} {answer}\n', "Q: ", "\nA:"]
+    assert text_runs(template.pieces) == ['Schema {"a": {b}} {answer}\n', "Q: ", "\nA:"]
 
 
 def test_every_occurrence_is_protected_and_overlaps_join() -> None:

@@ -1,7 +1,8 @@
 """Leaks and duplicates."""
 
 import pytest
-from promptintern.rows.checks import check_rows, normalise_query
+from promptintern.rows.checks import check_rows
+from promptintern.rows.duplicates import normalise_query
 from promptintern.rows.types import Row
 from promptintern_api.data import OnProblem
 

@@ -60,7 +60,9 @@ def test_a_worker_tells_whose_failure_it_was(
 
     monkeypatch.setattr(worker, "work", fail)
     told: Any = Told()
-    task = WorkerTask(job=parsed_job(), store_uri="file:///x", claimant=Claimant(id="mine", seen=0), observer=told)
+    task = WorkerTask(
+        job=parsed_job(), store_uri="file:///x", claimant=Claimant(id="mine", newest_term=0), observer=told
+    )
     with pytest.raises(type(raised)):
         work_in_process_group(task)
     assert (told.ending and told.ending[0]) == how

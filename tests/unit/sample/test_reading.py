@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from promptintern.sample import MODEL_URI, sample_model_path
-from promptintern.sample.reading import Probe, exact_match, make_probes, without_template
+from promptintern.sample.reading import Probe, exact_match, make_probes, make_query_only_probes
 from promptintern.sample.tokenizer import world_words
 
 FOLDER = sample_model_path(MODEL_URI)
@@ -46,7 +46,7 @@ def test_reads_worlds_it_has_never_seen(model: Any, tokenizer: Any, shots: int) 
 
 
 def test_knows_nothing_without_the_template(model: Any, tokenizer: Any) -> None:
-    alone = [p for world in range(900, 905) for p in without_template(f"formulas/{world}", questions=8)]
+    alone = [p for world in range(900, 905) for p in make_query_only_probes(f"formulas/{world}", questions=8)]
     assert exact_match(model, tokenizer, alone) < 0.2
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from promptintern.errors import UserError
 from promptintern.sample import sample_model_path, sample_rows, sample_template, sample_world
 from promptintern.sample.words import AGGREGATES, NOUNS, REGIONS
-from promptintern.sample.worlds import Side, ask, make_world, side_of
+from promptintern.sample.worlds import Split, iterate_questions, make_world, split_of
 
 WORLDS = st.integers(min_value=0, max_value=10_000)
 
@@ -43,12 +43,12 @@ def test_template_says_all_that_the_answers_need(world: int) -> None:
 @given(world=WORLDS)
 def test_train_and_eval_share_no_question_in_any_wording(world: int) -> None:
     made = make_world(f"formulas/{world}")
-    train, held_out = ({q.meaning for q, _ in zip(ask(made, s), range(200), strict=False)} for s in Side)
+    train, held_out = ({q.meaning for q, _ in zip(iterate_questions(made, s), range(200), strict=False)} for s in Split)
     assert len(train) == len(held_out) == 200
     assert not train & held_out
     queries = [
-        {row["query"].casefold() for row in sample_rows(f"sample://formulas/{side}?world={world}&rows=200")}
-        for side in Side
+        {row["query"].casefold() for row in sample_rows(f"sample://formulas/{split}?world={world}&rows=200")}
+        for split in Split
     ]
     assert [len(q) for q in queries] == [200, 200]
     assert not queries[0] & queries[1]
@@ -89,8 +89,8 @@ def test_word_lists_do_not_overlap() -> None:
 
 def test_sides_are_about_three_to_one() -> None:
     made = sample_world(3)
-    train = sum(1 for q in ask(made, Side.TRAIN) if side_of(made, q) is Side.TRAIN)
-    held_out = sum(1 for _ in ask(made, Side.EVAL))
+    train = sum(1 for q in iterate_questions(made, Split.TRAIN) if split_of(made, q) is Split.TRAIN)
+    held_out = sum(1 for _ in iterate_questions(made, Split.EVAL))
     assert 2.5 < train / held_out < 6
 
 

@@ -110,7 +110,7 @@ def test_an_error_frees_a_caller_that_waits() -> None:
 
 
 def test_a_failed_block_leaves_hung_work_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr(background, "_JOIN_SECONDS", 0.05)
     gate, done = Gate(), []
     with pytest.raises(KeyError), BackgroundWriter() as writer:
         writer.submit(gate)

@@ -186,6 +186,22 @@ def test_a_commit_drops_checkpoints_of_all_terms_of_its_stage_only(run: RunStore
     assert run.latest_checkpoint("1") is not None
 
 
+def test_a_manifest_is_removed_before_its_files(tmp_path: Path, files: Path) -> None:
+    removed: list[str] = []
+
+    class Recording(LocalBackend):
+        def delete(self, key: str) -> None:
+            removed.append(key)
+            super().delete(key)
+
+    run = RunStore(Store(Recording(tmp_path / "run", RetryPolicy())))
+    run.claim_term(WHO)
+    for step in (1, 2):
+        _save(run, files, step, keep=1)
+    folder = "stages/0/t1/checkpoints/step-000001"
+    assert removed == [f"{folder}/manifest.json", folder]
+
+
 def test_the_next_claim_removes_what_a_kill_left_of_a_committed_stage(run: RunStore, files: Path) -> None:
     run.claim_term(WHO)
     run.commit_stage("0", term=1, local=files, parent=None, meta={})

@@ -6,12 +6,12 @@ from promptintern.errors import CredentialsRefused, InfrastructureFailed, RunFai
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy, Transient
 from promptintern.storage.s3 import S3Backend
-from promptintern.storage.s3_errors import Answer, judge
+from promptintern.storage.s3_errors import FailedRequest, classify_error
 from s3fs.errors import translate_boto_error
 
 
-def _answer(error: Exception) -> Answer:
-    return Answer.of(error, operation="PutObject", bucket="team-a", key="runs/x", endpoint="s3.example")
+def _answer(error: Exception) -> FailedRequest:
+    return FailedRequest.of(error, operation="PutObject", bucket="team-a", key="runs/x", endpoint="s3.example")
 
 
 def _client_error(code: str, status: int) -> Exception:
@@ -49,7 +49,7 @@ def _client_error(code: str, status: int) -> Exception:
     ],
 )
 def test_codes(code: str, status: int, meaning: type[Exception], words: list[str]) -> None:
-    verdict = judge(_answer(_client_error(code, status)))
+    verdict = classify_error(_answer(_client_error(code, status)))
     assert type(verdict) is meaning
     assert all(word in str(verdict) for word in words)
 
@@ -64,19 +64,19 @@ def test_codes(code: str, status: int, meaning: type[Exception], words: list[str
     ],
 )
 def test_silence_may_pass(error: Exception) -> None:
-    assert type(judge(_answer(error))) is Transient
-    assert str(judge(_answer(error)))
+    assert type(classify_error(_answer(error))) is Transient
+    assert str(classify_error(_answer(error)))
 
 
 def test_no_credentials() -> None:
-    verdict = judge(_answer(NoCredentialsError()))
+    verdict = classify_error(_answer(NoCredentialsError()))
     assert isinstance(verdict, UserError)
     assert "AWS_ACCESS_KEY_ID" in str(verdict)
 
 
 def test_a_defect_stays_what_it_is() -> None:
     defect = AttributeError("ours")
-    assert judge(_answer(defect)) is defect
+    assert classify_error(_answer(defect)) is defect
 
 
 @pytest.mark.parametrize(("code", "meaning"), [("AccessDenied", UserError), ("InternalError", InfrastructureFailed)])

@@ -96,15 +96,15 @@ def _from_jsonl(path: Path) -> list[dict[str, Any]]:
     records = []
     try:
         with path.open("rb") as file:
-            for number, record in parse_objects(read_lines(file, problems, shown=shown), problems, shown=shown):
+            for number, record in parse_objects(read_lines(file, problems, file_name=shown), problems, file_name=shown):
                 if "query" in record:
-                    reader.text(record["query"], f"{path}:{number}", 'the field "query"')
+                    reader.read_text(record["query"], f"{path}:{number}", 'the field "query"')
                 else:
                     problems.add(f"{path}:{number}", 'has no field "query"')
                 records.append(record)
     except OSError as error:
         raise UserError.at(str(path), f"cannot be read: {error.strerror}") from None
-    found = problems.shown(where=shown)
+    found = problems.summary(where=shown)
     if found:
         raise UserError(found)
     return records

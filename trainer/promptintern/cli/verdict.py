@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from promptintern.report.schema import ArmReport, Figure, Report
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 _COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized": "red", "StoppedByGate": "red"}
 
@@ -30,7 +30,7 @@ def print_verdict(report: Report, run_uri: str) -> None:
         _print_lines(out, table)
     for warning in report.warnings:
         out.print(Text(f"note: {warning}", style="yellow"), soft_wrap=True)
-    folder = shown(run_uri)
+    folder = display_uri(run_uri)
     out.print(f"report:  {folder}/{REPORT_FOLDER}/{REPORT_HTML}", markup=False, soft_wrap=True)
     if verdict.arm is not None:
         out.print(f"adapter: {folder}/adapter", markup=False, soft_wrap=True)

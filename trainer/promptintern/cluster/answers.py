@@ -9,8 +9,8 @@ import urllib3.exceptions
 from kubernetes.client.exceptions import ApiException
 from promptintern_api.job import GROUP, PLURAL
 
+from promptintern.api_status import parse_status
 from promptintern.errors import Problem, RunFailed, UserError
-from promptintern.refusal import status_object
 
 INSTALL = (
     "PromptIntern is not installed in this cluster; an administrator installs it with: helm install promptintern "
@@ -74,7 +74,7 @@ def _parts(error: ApiException) -> tuple[int, dict[str, Any], str]:
         text = _status_in(str(error.reason))
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    body = status_object(text)
+    body = parse_status(text)
     message = body.get("message") or (text or "").strip() or str(error.reason or f"status {status}")
     return status, body, message
 

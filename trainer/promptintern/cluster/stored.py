@@ -17,7 +17,7 @@ from promptintern.errors import RunFailed, UserError
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
 from promptintern.storage.store import Store, open_store
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 _PATIENCE_SECONDS = 20.0
 """A person waits at a terminal; a run is given minutes."""
@@ -46,7 +46,7 @@ class Place:
         Raises:
             UserError: if it is a folder of the job's pods.
         """
-        if self.uri.startswith("file://") and not Path(shown(self.uri)).is_dir():
+        if self.uri.startswith("file://") and not Path(display_uri(self.uri)).is_dir():
             raise UserError.at(
                 self.uri,
                 "lies on the volume of the job's pods (spec.compute.modelCache); mount that claim in a pod and copy it "

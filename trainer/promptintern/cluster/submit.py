@@ -16,7 +16,7 @@ from promptintern.cluster.answers import Changed, Exists, NotFound
 from promptintern.cluster.objects import Document, Job
 from promptintern.errors import Problem, UserError
 from promptintern.job import JobLoader, load_job, with_overrides
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 _SENT_METADATA = ("labels", "annotations")
 _TRIES = 3
@@ -113,7 +113,7 @@ def local_paths(job: PromptInternJob) -> list[Problem]:
     cache = job.spec.compute.model_cache
     problems = []
     for field, uri in _file_uris(job.spec.to_wire(), "spec"):
-        place = PurePosixPath(shown(uri))
+        place = PurePosixPath(display_uri(uri))
         mounted = cache is not None and _is_below(place, PurePosixPath(cache.mount_path))
         if mounted and not (field == "spec.storage.uri" and cache is not None and cache.read_only):
             continue

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from promptintern.errors import UserError
+from promptintern.errors import UserError, first_line
 
 FIELD = "spec.prompt.compressor.modelUri"
 
@@ -28,8 +28,7 @@ def load_classifier(path: Path) -> tuple[Any, Any]:
             output_loading_info=True,
         )
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError.at(FIELD, f"the token classifier in {path} cannot be loaded: {first}") from None
+        raise UserError.at(FIELD, f"the token classifier in {path} cannot be loaded: {first_line(error)}") from None
     if info["missing_keys"]:
         raise UserError.at(
             FIELD,

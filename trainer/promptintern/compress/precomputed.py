@@ -6,7 +6,7 @@ from typing import Any
 
 from promptintern_api.prompt import CompressorKind, PromptSpec
 
-from promptintern.compress.ranked import CompressedTemplate, count_tokens, measured, uncompressed
+from promptintern.compress.ranked import CompressedTemplate, compressed_template, count_tokens, uncompressed
 from promptintern.errors import Problem, UserError
 from promptintern.prompt.template import EXAMPLES, Template, parse_template
 from promptintern.schedule import Stage
@@ -35,7 +35,7 @@ class PrecomputedTemplates:
             return uncompressed(self.full, self.tokenizer)
         if template is None:
             raise UserError([_missing(rate, self.by_rate)])
-        return measured(
+        return compressed_template(
             template.pieces,
             rate=rate,
             tokens=count_tokens(template.pieces, self.tokenizer),
@@ -69,16 +69,16 @@ def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
 
 
 def _missing(rate: float, by_rate: dict[float, Template]) -> Problem:
-    there = ", ".join(f"{known:g}" for known in sorted(by_rate, reverse=True))
+    available = ", ".join(f"{other:g}" for other in sorted(by_rate, reverse=True))
     return Problem(
         where=FIELD,
-        message=f"has no template for rate {rate:g}, which the schedule asks for; there are templates for {there}",
+        message=f"has no template for rate {rate:g}, which the schedule asks for; there are templates for {available}",
     )
 
 
 def _nearest(by_rate: dict[float, Template], rate: float) -> Template | None:
-    near = min(by_rate, key=lambda known: abs(known - rate), default=None)
-    return by_rate[near] if near is not None and abs(near - rate) <= RATE_TOLERANCE else None
+    nearest = min(by_rate, key=lambda other: abs(other - rate), default=None)
+    return by_rate[nearest] if nearest is not None and abs(nearest - rate) <= RATE_TOLERANCE else None
 
 
 def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
@@ -89,16 +89,16 @@ def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
     """
     by_rate: dict[float, Template] = {}
     problems: list[Problem] = []
-    for index, given in enumerate(spec.compressor.templates or []):
+    for index, entry in enumerate(spec.compressor.templates or []):
         field = f"{FIELD}[{index}].template"
         try:
-            template = parse_template(given.template, spec.protect, field=field)
+            template = parse_template(entry.template, spec.protect, field=field)
         except UserError as error:
             problems += error.problems
             continue
-        if given.rate in by_rate:
-            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"{given.rate:g} stands there twice"))
-        by_rate[given.rate] = template
+        if entry.rate in by_rate:
+            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"{entry.rate:g} stands there twice"))
+        by_rate[entry.rate] = template
     if problems:
         raise UserError(problems)
     return by_rate

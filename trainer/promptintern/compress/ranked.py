@@ -77,10 +77,10 @@ def count_tokens(pieces: Iterable[Piece], tokenizer: Any) -> int:
 def uncompressed(template: Template, tokenizer: Any) -> CompressedTemplate:
     """``template`` at rate 1."""
     full = count_tokens(template.pieces, tokenizer)
-    return measured(template.pieces, rate=1.0, tokens=full, full_tokens=full)
+    return compressed_template(template.pieces, rate=1.0, tokens=full, full_tokens=full)
 
 
-def measured(pieces: tuple[Piece, ...], *, rate: float, tokens: int, full_tokens: int) -> CompressedTemplate:
+def compressed_template(pieces: tuple[Piece, ...], *, rate: float, tokens: int, full_tokens: int) -> CompressedTemplate:
     """``pieces`` with their counts and the achieved rate."""
     achieved = tokens / full_tokens if full_tokens else 0.0
     return CompressedTemplate(
@@ -115,7 +115,9 @@ class RankedTemplate:
         """
         assert 0 <= rate <= 1
         if rate >= 1:
-            return measured(self.template.pieces, rate=rate, tokens=self.full_tokens, full_tokens=self.full_tokens)
+            return compressed_template(
+                self.template.pieces, rate=rate, tokens=self.full_tokens, full_tokens=self.full_tokens
+            )
         budget = rate * self.full_tokens
         kept, beyond = 0, (len(self.units) + 1 if rate > 0 else 1)
         while beyond - kept > 1:
@@ -125,7 +127,9 @@ class RankedTemplate:
             else:
                 beyond = middle
         pieces = self.keep(kept)
-        return measured(pieces, rate=rate, tokens=count_tokens(pieces, self.tokenizer), full_tokens=self.full_tokens)
+        return compressed_template(
+            pieces, rate=rate, tokens=count_tokens(pieces, self.tokenizer), full_tokens=self.full_tokens
+        )
 
     def keep(self, count: int) -> tuple[Piece, ...]:
         """The template with the first ``count`` units of the ranking only."""

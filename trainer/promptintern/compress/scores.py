@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from promptintern.compress.classifier import FIELD
 from promptintern.compress.ranked import Unit, split_units
 from promptintern.errors import UserError
 from promptintern.models import context_length
@@ -18,7 +19,7 @@ _LOGIT_ROWS = 256
 """Positions whose log-probabilities are held in float32 at once."""
 _CLASSIFIER_WINDOW = 512
 """Window of a classifier whose config names no length; what the LLMLingua-2 models were trained with."""
-KEEP = 1
+KEEP_LABEL = 1
 """The classifier's label for a token that stays."""
 
 
@@ -34,7 +35,7 @@ def self_information_scores(template: Template, model: Any, tokenizer: Any) -> l
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     window = min(context_length(model.config) or _MAX_WINDOW, _MAX_WINDOW) - 1  # one place for the start token
     surprisal: list[float] = []
-    with _evaluating(model):
+    with _evaluation_mode(model):
         while len(surprisal) < len(ids):
             first = max(0, len(surprisal) - window // 2)
             inputs = torch.tensor([[start, *ids[first : first + window]]], device=_device(model))
@@ -56,7 +57,7 @@ def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[fl
     """
     if model.config.num_labels != 2:
         raise UserError.at(
-            "spec.prompt.compressor.modelUri",
+            FIELD,
             f"the model has {model.config.num_labels} labels; a token classifier with two (1 means keep) is needed",
         )
     ids, spans = _tokenize(template, tokenizer)
@@ -66,15 +67,15 @@ def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[fl
     text = template.plain_text
     ends = [text[a:b].strip(" ") in (".", "\n") for a, b in spans]
     keep: list[float] = []
-    with _evaluating(model):
+    with _evaluation_mode(model):
         while len(keep) < len(ids):
-            stop = _cut(len(keep), window, ends)
+            stop = _chunk_end(len(keep), window, ends)
             chunk = ids[len(keep) : stop]
             framed = [*([] if opening is None else [opening]), *chunk, *([] if closing is None else [closing])]
             inputs = torch.tensor([framed], device=_device(model))
             logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits[0].float()
             shift = 0 if opening is None else 1
-            keep += logits.softmax(-1)[shift : shift + len(chunk), KEEP].tolist()
+            keep += logits.softmax(-1)[shift : shift + len(chunk), KEEP_LABEL].tolist()
     return _mean_by_unit(split_units(template), spans, keep)
 
 
@@ -93,7 +94,7 @@ def _surprisals(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
     return values
 
 
-def _cut(start: int, window: int, ends: Sequence[bool]) -> int:
+def _chunk_end(start: int, window: int, ends: Sequence[bool]) -> int:
     """Where the chunk that begins at token ``start`` stops: behind the last sentence end that fits, if there is one."""
     stop = start + window
     if stop >= len(ends):
@@ -107,18 +108,18 @@ def _mean_by_unit(units: Sequence[Unit], spans: Sequence[tuple[int, int]], value
     for unit in units:
         while token < len(spans) and spans[token][1] <= unit.start and spans[token][0] < unit.start:
             token += 1
-        own = []
+        overlapping = []
         at = token
         while at < len(spans) and spans[at][0] < unit.end:
-            own.append(at)
+            overlapping.append(at)
             at += 1
-        beginning = [i for i in own if spans[i][0] >= unit.start] or own
+        beginning = [i for i in overlapping if spans[i][0] >= unit.start] or overlapping
         scores.append(sum(values[i] for i in beginning) / len(beginning) if beginning else 0.0)
     return scores
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluation_mode(model: Any) -> Iterator[None]:
     """Evaluation mode without gradients; the model's own mode comes back."""
     training = model.training
     model.eval()

@@ -10,9 +10,9 @@ import torch
 
 from promptintern.engine.fused.patching import base_of
 from promptintern.errors import RunFailed
-from promptintern.evaluate.prefix import Prefix, compute_prefix
+from promptintern.evaluate.prefix import CachedPrefix, compute_prefix
 
-_CLOSE, _CLOSE_IN_16_BITS = 1e-3, 0.1
+_LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
 """Differences of logits, in their standard deviations, that come from another order of sums."""
 
 
@@ -58,20 +58,20 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[Answer | None] = [None] * len(prompts)
-    with _evaluating(model):
-        prefix = _prefix(model, tokenizer, prompts, device) if share_prefix else None
+    with _evaluation_mode(model):
+        prefix = _usable_prefix(model, tokenizer, prompts, device) if share_prefix else None
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
-            asked, written = [prompts[i] for i in batch], None
+            batch_prompts, batch_answers = [prompts[i] for i in batch], None
             try:
-                written = _generate_halving(model, tokenizer, asked, decoding, device, prefix)
+                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
             except RunFailed:
                 if prefix is None:
                     raise
-            if written is None:  # without the prefix, and outside the handler, there is more memory
+            if batch_answers is None:  # without the prefix, and outside the handler, there is more memory
                 prefix = None
-                written = _generate_halving(model, tokenizer, asked, decoding, device, prefix)
-            for row, answer in zip(batch, written, strict=True):
+                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
+            for row, answer in zip(batch, batch_answers, strict=True):
                 answers[row] = answer
             progress(min(start + decoding.batch_size, len(order)))
     return [answer for answer in answers if answer is not None]
@@ -82,7 +82,7 @@ def time_queries(
 ) -> list[float]:
     """Seconds for each prompt answered alone; one more, untimed, goes first."""
     seconds = []
-    with _evaluating(model):
+    with _evaluation_mode(model):
         for number, prompt in enumerate([*prompts[:1], *prompts]):
             began = time.perf_counter()
             _generate_batch(model, tokenizer, [prompt], decoding, device, None)
@@ -91,7 +91,9 @@ def time_queries(
     return seconds
 
 
-def _prefix(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Prefix | None:
+def _usable_prefix(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device
+) -> CachedPrefix | None:
     """What ``prompts`` begin with, if the model goes on from it as if it had read each prompt whole.
 
     Seen at the two prompts whose lengths differ most: side by side behind the prefix, and each alone.
@@ -100,15 +102,15 @@ def _prefix(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device
     if prefix is None:
         return None
     pair = [min(prompts, key=len), max(prompts, key=len)]
-    close = _CLOSE if base_of(model).dtype == torch.float32 else _CLOSE_IN_16_BITS
+    tolerance = _LOGIT_TOLERANCE if base_of(model).dtype == torch.float32 else _LOGIT_TOLERANCE_16_BIT
     try:
-        return prefix if _logits_apart(model, tokenizer, pair, device, prefix) <= close else None
+        return prefix if _largest_logit_difference(model, tokenizer, pair, device, prefix) <= tolerance else None
     except torch.OutOfMemoryError:
         return None
 
 
-def _logits_apart(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: Prefix | None
+def _largest_logit_difference(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> float:
     """The largest difference of first tokens' logits, side by side behind the prefix against alone, in their spread."""
     shared = _first_logits(model, tokenizer, prompts, device, prefix)
@@ -117,17 +119,17 @@ def _logits_apart(
 
 
 def _first_logits(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: Prefix | None
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> torch.Tensor:
     """What the first token of each answer is chosen by: float[prompts, vocabulary]."""
     settings = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
-    output = _write(model, tokenizer, prompts, device, prefix, **settings)
+    output = _greedy_output(model, tokenizer, prompts, device, prefix, **settings)
     logits: torch.Tensor = output.logits[0]
     return logits
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluation_mode(model: Any) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
@@ -137,13 +139,13 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _generate_halving(
+def _generate_with_halving(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     device: torch.device,
-    prefix: Prefix | None,
+    prefix: CachedPrefix | None,
 ) -> list[Answer]:
     try:
         return _generate_batch(model, tokenizer, prompts, decoding, device, prefix)
@@ -158,7 +160,7 @@ def _generate_halving(
     return [
         answer
         for part in (prompts[:middle], prompts[middle:])
-        for answer in _generate_halving(model, tokenizer, part, decoding, device, prefix)
+        for answer in _generate_with_halving(model, tokenizer, part, decoding, device, prefix)
     ]
 
 
@@ -168,23 +170,23 @@ def _generate_batch(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     device: torch.device,
-    prefix: Prefix | None,
+    prefix: CachedPrefix | None,
 ) -> list[Answer]:
     width = max(map(len, prompts))
     stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
     criteria = [stop] if stop else None
     settings = {"max_new_tokens": decoding.max_new_tokens}
-    output = _write(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
+    output = _greedy_output(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
     ends = end_tokens(model, tokenizer)
     return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
 
 
-def _write(
+def _greedy_output(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     device: torch.device,
-    prefix: Prefix | None,
+    prefix: CachedPrefix | None,
     *,
     stopping_criteria: Any = None,
     **settings: Any,
@@ -193,18 +195,21 @@ def _write(
     from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id
-    kept = len(prefix.ids) if prefix else 0
+    prefix_length = len(prefix.ids) if prefix else 0
     width = max(map(len, prompts))
     gaps = [width - len(p) for p in prompts]
     ids = torch.tensor(
-        [[*p[:kept], *[pad] * gap, *p[kept:]] for p, gap in zip(prompts, gaps, strict=True)], device=device
+        [[*p[:prefix_length], *[pad] * gap, *p[prefix_length:]] for p, gap in zip(prompts, gaps, strict=True)],
+        device=device,
     )
-    mask = torch.tensor([[1] * kept + [0] * gap + [1] * (width - kept - gap) for gap in gaps], device=device)
-    with _own_settings_off(model):
+    mask = torch.tensor(
+        [[1] * prefix_length + [0] * gap + [1] * (width - prefix_length - gap) for gap in gaps], device=device
+    )
+    with _without_model_defaults(model):
         return model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=prefix.cache(len(prompts)) if prefix else None,
+            past_key_values=prefix.cache_for(len(prompts)) if prefix else None,
             generation_config=GenerationConfig(
                 do_sample=False,
                 num_beams=1,
@@ -218,22 +223,22 @@ def _write(
 
 
 @contextmanager
-def _own_settings_off(model: Any) -> Iterator[None]:
+def _without_model_defaults(model: Any) -> Iterator[None]:
     """The model's own generation config fills what a call leaves open (penalties, suppressed tokens): an empty one."""
     from transformers import GenerationConfig
 
     base = base_of(model)
-    own, base.generation_config = base.generation_config, GenerationConfig()
+    model_defaults, base.generation_config = base.generation_config, GenerationConfig()
     try:
         yield
     finally:
-        base.generation_config = own
+        base.generation_config = model_defaults
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end an answer: the tokenizer's, and those of the model's generation config (chat has several)."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    listed = own if isinstance(own, list) else [own]
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
     vocabulary = len(tokenizer)
     return {tokenizer.eos_token_id, *(t for t in listed if t is not None and 0 <= t < vocabulary)}
 
@@ -243,13 +248,13 @@ def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str])
     over = ends | {tokenizer.pad_token_id}
     length = next((i for i, token in enumerate(ids) if token in over), None)
     text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Answer(text=cut_at(text, stop), tokens=len(ids) if length is None else length + 1)
+    return Answer(text=truncate_at_stop(text, stop), tokens=len(ids) if length is None else length + 1)
 
 
-def cut_at(text: str, stop: Sequence[str]) -> str:
+def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
     """``text`` before the first of the ``stop`` strings that comes after something else than white space."""
     lead = len(text) - len(text.lstrip())
-    ends = [place for piece in stop if (place := text.find(piece, lead)) >= 0]
+    ends = [position for stop_text in stop if (position := text.find(stop_text, lead)) >= 0]
     return text[: min(ends)] if ends else text
 
 
@@ -261,4 +266,4 @@ class _StopTexts:
 
     def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
         texts = self.tokenizer.batch_decode(input_ids[:, self.width :], skip_special_tokens=True)
-        return torch.tensor([cut_at(t, self.stop) != t for t in texts], device=input_ids.device)
+        return torch.tensor([truncate_at_stop(t, self.stop) != t for t in texts], device=input_ids.device)

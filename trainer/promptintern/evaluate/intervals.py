@@ -13,7 +13,7 @@ RESAMPLES = 2000
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 """1.96: standard errors on each side of a 95 % interval."""
 
-_DRAWS_AT_ONCE = 4_000_000
+_MAX_DRAWS_IN_MEMORY = 4_000_000
 """Counts of resampled rows held in memory at a time (8 bytes each)."""
 
 Table = NDArray[np.float64]
@@ -146,7 +146,7 @@ def _resampled_sums(table: Table, resamples: int, seed: int) -> Table:
     """
     distinct, counts = np.unique(table, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // len(distinct))
+    at_once = max(1, _MAX_DRAWS_IN_MEMORY // len(distinct))
     parts = [
         rng.multinomial(len(table), counts / len(table), size=min(at_once, resamples - done)) @ distinct
         for done in range(0, resamples, at_once)

@@ -21,20 +21,20 @@ class BleuScore:
     """sacrebleu's: case, tokenizer, smoothing, number of references, version."""
 
 
-def normalise(text: str) -> str:
+def normalise_answer(text: str) -> str:
     """``text`` without white space at its ends, every inner run of white space one blank. Nothing else changes."""
     return " ".join(text.split())
 
 
 def exact_match(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
-    """1.0 for every row whose prediction is one of its accepted answers after `normalise`, else 0.0.
+    """1.0 for every row whose prediction is one of its accepted answers after `normalise_answer`, else 0.0.
 
     Raises:
         ValueError: if the lengths differ or a row accepts nothing.
     """
     _check(predictions, accepted)
     return [
-        float(normalise(prediction) in {normalise(answer) for answer in answers})
+        float(normalise_answer(prediction) in {normalise_answer(answer) for answer in answers})
         for prediction, answers in zip(predictions, accepted, strict=True)
     ]
 
@@ -50,9 +50,9 @@ def bleu(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> BleuS
     _check(predictions, accepted)
     if not predictions:
         raise ValueError("BLEU needs at least one row")
-    most = max(map(len, accepted))
+    max_references = max(map(len, accepted))
     # sacrebleu takes one list per reference; a row with fewer of them has None in the later lists.
-    references = [[answers[i] if i < len(answers) else None for answers in accepted] for i in range(most)]
+    references = [[answers[i] if i < len(answers) else None for answers in accepted] for i in range(max_references)]
     metric = _metric()
     score = metric.corpus_score(list(predictions), references)
     return BleuScore(score=float(score.score), signature=str(metric.get_signature()))

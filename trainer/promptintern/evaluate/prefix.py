@@ -12,21 +12,21 @@ import torch
 from promptintern.engine.attention.registration import longest_pack, other_layers, rows_apart, sight_of
 from promptintern.engine.fused.patching import base_of
 
-LEAST_TOKENS = 16
+MIN_TOKENS = 16
 """Of a beginning that is worth keeping."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prefix:
+class CachedPrefix:
     """A beginning of prompts, with its keys and values."""
 
     ids: tuple[int, ...]
-    filled: Any
+    key_values: Any
     """transformers' cache after these tokens, for one row."""
 
-    def cache(self, rows: int) -> Any:
+    def cache_for(self, rows: int) -> Any:
         """A copy for ``rows`` rows, to be filled on."""
-        copy = deepcopy(self.filled)
+        copy = deepcopy(self.key_values)
         copy.batch_repeat_interleave(rows)
         return copy
 
@@ -40,7 +40,7 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
     return min(same, min(map(len, prompts)) - 1)
 
 
-def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Prefix | None:
+def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> CachedPrefix | None:
     """The beginning that ``prompts`` (token ids) share, computed by ``model`` as it is now.
 
     None if it is short, if the device has no memory for it, or if the model cannot go on from it. Rows of a batch are
@@ -48,29 +48,29 @@ def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.d
     before, would notice; so would one whose positions are scaled by the length of what it is given.
     """
     count = shared_tokens(prompts)
-    if len(prompts) < 2 or count < LEAST_TOKENS or not _takes_prefix(model):
+    if len(prompts) < 2 or count < MIN_TOKENS or not _supports_prefix(model):
         return None
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
     inner = base_of(model)
     ids = tuple(prompts[0][:count])
-    filled = DynamicCache(config=inner.config)
+    cache = DynamicCache(config=inner.config)
     try:
         inner.base_model(  # without its head: of these tokens nobody wants the logits
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.arange(count, device=device)[None],  # as generation counts them
-            past_key_values=filled,
+            past_key_values=cache,
             use_cache=True,
         )
     except torch.OutOfMemoryError:
         return None
-    if any(type(layer) is not DynamicLayer or layer.get_seq_length() != count for layer in filled.layers):
+    if any(type(layer) is not DynamicLayer or layer.get_seq_length() != count for layer in cache.layers):
         return None
-    return Prefix(ids=ids, filled=filled)
+    return CachedPrefix(ids=ids, key_values=cache)
 
 
-def _takes_prefix(model: Any) -> bool:
+def _supports_prefix(model: Any) -> bool:
     limits = (sight_of(model), rows_apart(model), longest_pack(model))
     taken = inspect.signature(base_of(model).forward).parameters.keys()
     told = {"position_ids", "past_key_values"} <= taken

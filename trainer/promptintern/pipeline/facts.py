@@ -37,7 +37,7 @@ from promptintern.report.loss_curve import loss_curve
 from promptintern.report.schema import Report, report_to_json
 from promptintern.stage_record import StageRecord, TrackRecord
 from promptintern.storage.run import RunStore, stage_folder
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 FACTS = f"{REPORT_FOLDER}/facts.json"
 _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizers", "sacrebleu", "bm25s", "safetensors")
@@ -96,12 +96,12 @@ def write_report(store: RunStore) -> Report:
         facts = facts_from_json(store.store.read(FACTS))
     except FileNotFoundError:
         raise UserError.at(
-            shown(store.store.uri),
+            display_uri(store.store.uri),
             f"holds no finished run ({FACTS} is missing); is it the run's folder? `promptintern run` finishes a run",
         ) from None
     except ValueError as error:
         raise UserError.at(
-            f"{shown(store.store.uri)}/{FACTS}",
+            f"{display_uri(store.store.uri)}/{FACTS}",
             f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job makes it again",
         ) from None
     report = build_report(facts)

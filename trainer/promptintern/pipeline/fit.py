@@ -10,8 +10,8 @@ from promptintern_api.prompt import CompressorKind
 
 from promptintern.compress import CompressedTemplate
 from promptintern.errors import Problem, UserError
-from promptintern.evaluate.generate import cut_at
-from promptintern.evaluate.metrics import normalise
+from promptintern.evaluate.generate import truncate_at_stop
+from promptintern.evaluate.metrics import normalise_answer
 from promptintern.models import context_length
 from promptintern.pipeline.inputs import Data, Examples, length_of, render, retrieve_examples, stages_of
 from promptintern.prompt.encode import PromptEncoder
@@ -134,12 +134,12 @@ def _beyond(
     room: int,
 ) -> tuple[list[bool], list[bool]]:
     """Which training rows are longer than ``max_tokens``, and which held-out rows longer than ``room``."""
-    answers, wheres = [row.answer for row in data.train], [row.where for row in data.train]
+    answers, locations = [row.answer for row in data.train], [row.where for row in data.train]
     long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
     for shape in shapes:
         template, shots = shape.template, shape.shots
         prompts = render(job, template, rows=data.train, neighbours=examples.train, shots=shots, pool=data.train)
-        for i, encoded in enumerate(encoder.encode(prompts, answers, wheres=wheres)):
+        for i, encoded in enumerate(encoder.encode(prompts, answers, locations=locations)):
             long_train[i] |= length_of(encoded).total > max_tokens
         prompts = render(job, template, rows=data.eval, neighbours=examples.eval, shots=shots, pool=data.train)
         for i, ids in enumerate(encoder.encode_prompts(prompts)):
@@ -180,7 +180,11 @@ def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -
     lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
     fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]
     survives = [
-        [normalise(cut_at(answer, evaluation.stop)) == normalise(answer) for answer in row.answers] for row in rows
+        [
+            normalise_answer(truncate_at_stop(answer, evaluation.stop)) == normalise_answer(answer)
+            for answer in row.answers
+        ]
+        for row in rows
     ]
     found = []
     for field, possible, why in (

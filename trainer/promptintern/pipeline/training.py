@@ -31,7 +31,7 @@ from promptintern.stage_record import Throughput, TrackRecord
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore, checkpoint_folder
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 _OPTIMIZER = "optimizer"
 _FENCE_SECONDS = 10
@@ -271,7 +271,7 @@ def base_name(uri: str) -> tuple[str, str | None]:
     if uri.startswith("hf://"):
         name, _, revision = uri.removeprefix("hf://").partition("@")
         return name, revision or None
-    return shown(uri), None
+    return display_uri(uri), None
 
 
 def _now() -> datetime:

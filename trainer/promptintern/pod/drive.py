@@ -8,7 +8,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.contract import ENV_RAY_JOB, ENV_RAY_VERSION
 
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
-from promptintern.leaving import present
+from promptintern.leaving import register_process
 from promptintern.pipeline.events import Observer
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.status import StatusObserver, StatusWriter, patch_of
@@ -36,7 +36,7 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
     ending: Callable[[TrainingProgress], None] | None = None
     ray_job = os.environ.get(ENV_RAY_JOB)
     # To the last word on its status: the preStop hook waits for that, and then for KubeRay to hear of the exit code.
-    with present("driver"):
+    with register_process("driver"):
         try:
             _check_ray()
             report = run_job(

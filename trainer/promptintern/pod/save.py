@@ -10,23 +10,23 @@ import signal
 import time
 from pathlib import Path
 
-from promptintern.leaving import ask_to_leave, process_of, wait_until_gone
+from promptintern.leaving import announce_leaving, process_id, wait_for_exit
 
 _TOLD_SECONDS = 7.0
 
 
 def save(folder: Path, *, role: str, seconds: float) -> bool:
     """Have the pod's driver (``head``) or worker save; False if it was not done within ``seconds``."""
-    ask_to_leave(folder)
+    announce_leaving(folder)
     if role == "worker":
-        return wait_until_gone(folder, "worker", seconds)
+        return wait_for_exit(folder, "worker", seconds)
     deadline = time.monotonic() + seconds
-    driver = process_of(folder, "driver")
+    driver = process_id(folder, "driver")
     if driver is None:
         return True
     with contextlib.suppress(ProcessLookupError):
         os.kill(driver, signal.SIGTERM)
-    gone = wait_until_gone(folder, "driver", deadline - time.monotonic())
+    gone = wait_for_exit(folder, "driver", deadline - time.monotonic())
     # KubeRay asks every 3 s how the job stands, and never again once the head is gone.
     time.sleep(max(0.0, min(_TOLD_SECONDS, deadline - time.monotonic())))
     return gone

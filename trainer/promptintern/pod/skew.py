@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from promptintern.refusal import status_object
+from promptintern.api_status import parse_status
 
 FieldPath = tuple[str, ...]
 """Names of fields below ``status.training``; an entry's place in a list does not count."""
@@ -62,5 +62,5 @@ def without(training: dict[str, Any], fields: set[FieldPath]) -> dict[str, Any]:
 
 def said(error: BaseException) -> str:
     """What the API server answered, or the error's first lines if it did not."""
-    message = status_object(getattr(error, "body", None)).get("message")
+    message = parse_status(getattr(error, "body", None)).get("message")
     return message or " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__

@@ -9,13 +9,13 @@ from itertools import islice, pairwise
 from typing import Any, TypeVar
 
 from promptintern.errors import Problem, UserError
+from promptintern.rows.problems import MAX_LISTED
 
 T = TypeVar("T")
 
 CHAT_FIELD = "spec.prompt.chat"
 _BATCH = 1024
 """Texts tokenized at once: enough to be fast, few enough to keep them and the tokenizer's own objects small."""
-_MAX_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,8 @@ class PromptEncoder:
         if chat:
             self._check_chat()
 
-    def encode(self, prompts: Iterable[str], answers: Sequence[str], *, wheres: Sequence[str] = ()) -> list[Encoded]:
-        """Rows in tokens, in order. ``wheres`` names them in errors (default: their number, from 1).
+    def encode(self, prompts: Iterable[str], answers: Sequence[str], *, locations: Sequence[str] = ()) -> list[Encoded]:
+        """Rows in tokens, in order. ``locations`` names them in errors (default: their number, from 1).
 
         Prompts are taken a few at a time, so that they need not all be in memory.
 
@@ -72,10 +72,10 @@ class PromptEncoder:
             raise UserError(
                 [
                     Problem(
-                        where=wheres[i] if wheres else f"training row {i + 1}",
+                        where=locations[i] if locations else f"training row {i + 1}",
                         message=f"has an answer without tokens under this tokenizer: {answers[i]!r:.60}",
                     )
-                    for i in empty[:_MAX_SHOWN]
+                    for i in empty[:MAX_LISTED]
                 ]
             )
         return rows

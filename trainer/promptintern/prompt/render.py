@@ -12,7 +12,7 @@ from promptintern.rows.types import Row
 _EXAMPLE_PLACEHOLDER = re.compile(r"\{(query|answer)\}")
 
 
-class HasPieces(Protocol):
+class AnyTemplate(Protocol):
     """A template, full or compressed."""
 
     @property
@@ -21,7 +21,7 @@ class HasPieces(Protocol):
         ...
 
 
-def render_prompt(template: HasPieces, *, query: str, examples: Sequence[Row], example_template: str) -> str:
+def render_prompt(template: AnyTemplate, *, query: str, examples: Sequence[Row], example_template: str) -> str:
     """The prompt for ``query``, in a single pass: braces in queries, answers and examples stay as they are.
 
     Raises:

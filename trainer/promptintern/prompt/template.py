@@ -53,10 +53,6 @@ class Template:
         """The template with its placeholders rendered as nothing: what compressors read."""
         return "".join(piece.text for piece in self.pieces if piece.is_text)
 
-    def text_runs(self) -> list[str]:
-        """The texts between placeholders, in order, without empty ones."""
-        return text_runs(self.pieces)
-
 
 def text_runs(pieces: Iterable[Piece]) -> list[str]:
     """The texts between placeholders, neighbouring pieces joined, in order, without empty ones."""
@@ -79,14 +75,14 @@ def parse_template(text: str, protect: Sequence[str] = (), *, field: str = "spec
             of ``protect`` stands in none of its literal parts.
     """
     pieces: list[Piece] = []
-    found: set[str] = set()
+    protected_spans: set[str] = set()
     end = 0
     for match in _PLACEHOLDER.finditer(text):
-        pieces += _protected_pieces(text[end : match.start()], protect, found)
+        pieces += _protected_pieces(text[end : match.start()], protect, protected_spans)
         pieces.append(Piece(text=match[0], kind=PieceKind(match[1])))
         end = match.end()
-    pieces += _protected_pieces(text[end:], protect, found)
-    problems = [*_placeholder_problems(pieces, field), *_protect_problems(protect, found, field)]
+    pieces += _protected_pieces(text[end:], protect, protected_spans)
+    problems = [*_placeholder_problems(pieces, field), *_protect_problems(protect, protected_spans, field)]
     if problems:
         raise UserError(problems)
     return Template(pieces=tuple(pieces))
@@ -104,24 +100,27 @@ def _placeholder_problems(pieces: Sequence[Piece], field: str) -> list[Problem]:
     return problems
 
 
-def _protect_problems(protect: Sequence[str], found: set[str], field: str) -> list[Problem]:
+def _protect_problems(protect: Sequence[str], protected_spans: set[str], field: str) -> list[Problem]:
     return [
         Problem(
             where=f"spec.prompt.protect[{index}]",
             message=f"stands in no literal text of {field}; copy the piece exactly, spaces and line breaks included",
         )
         for index, span in enumerate(protect)
-        if span not in found
+        if span not in protected_spans
     ]
 
 
-def _protected_pieces(text: str, protect: Sequence[str], found: set[str]) -> list[Piece]:
-    """``text``, which has no placeholder, as literal and protected pieces; adds to ``found`` what it holds."""
+def _protected_pieces(text: str, protect: Sequence[str], protected_spans: set[str]) -> list[Piece]:
+    """Split ``text``, which has no placeholder, into literal and protected pieces.
+
+    Adds those of ``protect`` that occur in it to ``protected_spans``.
+    """
     protected = bytearray(len(text))
     for span in protect:
         start = text.find(span) if span else -1
         while start >= 0:
-            found.add(span)
+            protected_spans.add(span)
             protected[start : start + len(span)] = b"\1" * len(span)
             start = text.find(span, start + 1)
     borders = [i for i in range(1, len(text)) if protected[i] != protected[i - 1]]

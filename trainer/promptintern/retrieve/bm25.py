@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import bm25s
 import numpy as np
@@ -21,19 +22,19 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def words(text: str) -> list[str]:
+def terms_in(text: str) -> list[str]:
     """The terms of a text: runs of letters, digits and underscores, case-folded; Chinese and Japanese by character."""
     return _WORD.findall(text.casefold())
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Lists:
-    """Rows of a sparse matrix one after another: row ``i`` is ``starts[i]`` to ``starts[i + 1]``."""
+class _CsrMatrix:
+    """Rows of a sparse matrix one after another: row ``i`` is ``indptr[i]`` to ``indptr[i + 1]``."""
 
-    starts: Ints
-    index: Ints
+    indptr: Ints
+    indices: Ints
     """64 bits, since numpy would convert others at every look-up."""
-    weight: NDArray[np.float32]
+    weights: NDArray[np.float32]
 
 
 class BM25Index:
@@ -48,28 +49,28 @@ class BM25Index:
 
     def __init__(self, texts: Sequence[str], *, max_postings: int = MAX_POSTINGS) -> None:
         model = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
-        model.index([words(text) or [""] for text in texts], show_progress=False)
+        model.index([terms_in(text) or [""] for text in texts], show_progress=False)
         columns = model.scores
         starts = np.asarray(columns["indptr"], dtype=np.int64)
-        by_term = _Lists(
-            starts=starts,
-            index=np.asarray(columns["indices"], dtype=np.int64),
-            weight=np.asarray(columns["data"], dtype=np.float32),
+        by_term = _CsrMatrix(
+            indptr=starts,
+            indices=np.asarray(columns["indices"], dtype=np.int64),
+            weights=np.asarray(columns["data"], dtype=np.float32),
         )
         self._terms: dict[str, int] = {w: i for w, i in model.vocab_dict.items() if i + 1 < len(starts)}
         self._documents = _transposed(by_term, rows=len(texts))
         self._postings = _heaviest_first(by_term)
         self._lengths: list[int] = np.diff(starts).tolist()
-        self._begins: list[int] = starts[:-1].tolist()
+        self._starts: list[int] = starts[:-1].tolist()
         self._count = len(texts)
         self._max_postings = max_postings
         # Scratch space, all zero between queries.
         self._sums = np.zeros(self._count)
-        self._asked = np.zeros(len(starts))
+        self._query_counts = np.zeros(len(starts))
 
     def top(self, text: str, k: int) -> list[int]:
         """The ``k`` best documents, best first; ties, and documents that share no word, in the order of the pool."""
-        counts = Counter(self._terms[word] for word in words(text) if word in self._terms)
+        counts = Counter(self._terms[word] for word in terms_in(text) if word in self._terms)
         terms = sorted(counts, key=lambda term: (self._lengths[term], term))
         docs, scores, complete = self._visit(terms, counts)
         if not complete:
@@ -78,8 +79,8 @@ class BM25Index:
         best: list[int] = _largest(docs, scores, k).tolist()
         if len(best) < k:
             seen = set(best)
-            others = (i for i in range(self._count) if i not in seen)
-            best += [i for i, _ in zip(others, range(k - len(best)), strict=False)]
+            unscored = (i for i in range(self._count) if i not in seen)
+            best += islice(unscored, k - len(best))
         return best
 
     def _visit(self, terms: Sequence[int], counts: Counter[int]) -> tuple[Ints, Floats, bool]:
@@ -87,29 +88,29 @@ class BM25Index:
         sums, postings, budget = self._sums, self._postings, self._max_postings
         met: list[Ints] = []
         for term in terms:
-            begin, length = self._begins[term], min(self._lengths[term], budget)
-            docs = postings.index[begin : begin + length]
+            begin, length = self._starts[term], min(self._lengths[term], budget)
+            docs = postings.indices[begin : begin + length]
             before = sums.take(docs)
             met.append(docs[before == 0])
-            sums[docs] = before + counts[term] * postings.weight[begin : begin + length]
+            sums[docs] = before + counts[term] * postings.weights[begin : begin + length]
             budget -= length
             if budget == 0:
                 break
-        found = np.concatenate(met) if met else np.zeros(0, dtype=np.int64)
-        values = sums.take(found)
-        sums[found] = 0
-        return found, values, sum(self._lengths[term] for term in terms) <= self._max_postings
+        visited = np.concatenate(met) if met else np.zeros(0, dtype=np.int64)
+        values = sums.take(visited)
+        sums[visited] = 0
+        return visited, values, sum(self._lengths[term] for term in terms) <= self._max_postings
 
     def _full_scores(self, docs: Ints, counts: Counter[int]) -> Floats:
         """Scores over all terms, each summed in the order of the document's own terms: the same in any company."""
-        asked, lists = self._asked, self._documents
-        asked[list(counts)] = list(counts.values())
-        begin = lists.starts[docs]
-        length = lists.starts[docs + 1] - begin
+        query_counts, matrix = self._query_counts, self._documents
+        query_counts[list(counts)] = list(counts.values())
+        begin = matrix.indptr[docs]
+        length = matrix.indptr[docs + 1] - begin
         offsets = np.cumsum(length) - length
         at = np.repeat(begin - offsets, length) + np.arange(length.sum())
-        sums: Floats = np.add.reduceat(lists.weight.take(at) * asked.take(lists.index.take(at)), offsets)
-        asked[list(counts)] = 0
+        sums: Floats = np.add.reduceat(matrix.weights.take(at) * query_counts.take(matrix.indices.take(at)), offsets)
+        query_counts[list(counts)] = 0
         return sums
 
 
@@ -122,17 +123,17 @@ def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
     return docs[np.lexsort((docs, -scores))[:k]]
 
 
-def _heaviest_first(lists: _Lists) -> _Lists:
+def _heaviest_first(matrix: _CsrMatrix) -> _CsrMatrix:
     """Each list by falling weight, ties by index."""
-    row = np.repeat(np.arange(len(lists.starts) - 1), np.diff(lists.starts))
-    order = np.lexsort((lists.index, -lists.weight, row))
-    return _Lists(starts=lists.starts, index=lists.index[order], weight=lists.weight[order])
+    row = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.weights, row))
+    return _CsrMatrix(indptr=matrix.indptr, indices=matrix.indices[order], weights=matrix.weights[order])
 
 
-def _transposed(lists: _Lists, *, rows: int) -> _Lists:
+def _transposed(matrix: _CsrMatrix, *, rows: int) -> _CsrMatrix:
     """Lists by term become lists by document, in the order of terms."""
-    term = np.repeat(np.arange(len(lists.starts) - 1), np.diff(lists.starts))
-    order = np.argsort(lists.index, kind="stable")
+    term = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
+    order = np.argsort(matrix.indices, kind="stable")
     starts = np.zeros(rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(lists.index, minlength=rows), out=starts[1:])
-    return _Lists(starts=starts, index=term[order], weight=lists.weight[order])
+    np.cumsum(np.bincount(matrix.indices, minlength=rows), out=starts[1:])
+    return _CsrMatrix(indptr=starts, indices=term[order], weights=matrix.weights[order])

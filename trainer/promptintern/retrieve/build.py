@@ -11,11 +11,9 @@ from promptintern_api.prompt import RetrieverKind
 
 from promptintern.retrieve.bm25 import BM25Index
 from promptintern.retrieve.embedding import EmbeddingIndex
-from promptintern.retrieve.encoder import load_encoder
-from promptintern.retrieve.pool import Pool, Rank, Retriever
+from promptintern.retrieve.encoder import FIELD, load_encoder
+from promptintern.retrieve.pool import Pool, Ranker, Retriever
 from promptintern.rows.types import Row
-
-ENCODER_FIELD = "spec.prompt.retriever.modelUri"
 
 
 def build_retriever(spec: RetrieverSpec, pool: Sequence[Row], *, seed: int, encoder: Any = None) -> Retriever:
@@ -29,10 +27,10 @@ def build_retriever(spec: RetrieverSpec, pool: Sequence[Row], *, seed: int, enco
         UserError: if an encoder has to be loaded and cannot be.
     """
     distinct = Pool.of(pool)
-    return Retriever(distinct, _rank(spec, distinct.texts, seed=seed, encoder=encoder))
+    return Retriever(distinct, _ranker(spec, distinct.texts, seed=seed, encoder=encoder))
 
 
-def _rank(spec: RetrieverSpec, texts: Sequence[str], *, seed: int, encoder: Any) -> Rank:
+def _ranker(spec: RetrieverSpec, texts: Sequence[str], *, seed: int, encoder: Any) -> Ranker:
     match spec.kind:
         case RetrieverKind.BM25:
             index = BM25Index(texts) if texts else None
@@ -47,7 +45,7 @@ def _default_encoder(spec: RetrieverSpec) -> Any:
     from promptintern.models import fetch_model
 
     assert spec.model_uri is not None
-    return load_encoder(fetch_model(spec.model_uri, field=ENCODER_FIELD).path)
+    return load_encoder(fetch_model(spec.model_uri, field=FIELD).path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from promptintern.errors import UserError
+from promptintern.errors import UserError, first_line
 from promptintern.models import context_length
 
 FIELD = "spec.prompt.retriever.modelUri"
@@ -77,6 +77,5 @@ def load_encoder(path: Path, *, device: torch.device | None = None) -> TextEncod
             path, dtype=torch.float32, trust_remote_code=False, local_files_only=True, use_safetensors=True
         )
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError.at(FIELD, f"the encoder in {path} cannot be loaded: {first}") from None
+        raise UserError.at(FIELD, f"the encoder in {path} cannot be loaded: {first_line(error)}") from None
     return TextEncoder(model.requires_grad_(requires_grad=False).eval().to(device or "cpu"), tokenizer)

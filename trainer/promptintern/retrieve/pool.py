@@ -7,7 +7,7 @@ from promptintern.errors import UserError
 from promptintern.rows.duplicates import normalise_query
 from promptintern.rows.types import Row
 
-Rank = Callable[[Sequence[str], int], Iterable[list[int]]]
+Ranker = Callable[[Sequence[str], int], Iterable[list[int]]]
 """For each query the numbers of the best ``k`` distinct queries, best first. What it ranks for a query depends on that
 query and ``k`` alone, and fewer are the beginning of more."""
 
@@ -20,26 +20,26 @@ class Pool:
     """The distinct queries."""
     rows: list[int]
     """For each of them, the index of its row."""
-    number: dict[str, int] = field(repr=False)
+    index_by_query: dict[str, int] = field(repr=False)
     """From a normalised query to its place in ``texts``."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Pool":
         """The pool of ``rows``."""
-        number: dict[str, int] = {}
+        index_by_query: dict[str, int] = {}
         first: list[int] = []
         for index, row in enumerate(rows):
             key = normalise_query(row.query)
-            if key not in number:
-                number[key] = len(first)
+            if key not in index_by_query:
+                index_by_query[key] = len(first)
                 first.append(index)
-        return cls(texts=[rows[i].query for i in first], rows=first, number=number)
+        return cls(texts=[rows[i].query for i in first], rows=first, index_by_query=index_by_query)
 
 
 class Retriever:
     """Finds examples by one ranking."""
 
-    def __init__(self, pool: Pool, rank: Rank) -> None:
+    def __init__(self, pool: Pool, rank: Ranker) -> None:
         self._pool = pool
         self._rank = rank
 
@@ -54,19 +54,19 @@ class Retriever:
         """
         if k <= 0:
             return [[] for _ in queries]
-        own = [self._pool.number.get(normalise_query(query)) for query in queries]
-        self._check_size(own, k)
+        own_indices = [self._pool.index_by_query.get(normalise_query(query)) for query in queries]
+        self._check_size(own_indices, k)
         # One more than asked for, since the query itself may be among the best.
-        wanted = min(k + 1, len(self._pool.texts))
+        num_ranked = min(k + 1, len(self._pool.texts))
         return [
-            [self._pool.rows[i] for i in reversed([i for i in ranked if i != mine][:k])]
-            for mine, ranked in zip(own, self._rank(queries, wanted), strict=True)
+            [self._pool.rows[i] for i in reversed([i for i in ranked if i != own_index][:k])]
+            for own_index, ranked in zip(own_indices, self._rank(queries, num_ranked), strict=True)
         ]
 
-    def _check_size(self, own: Sequence[int | None], k: int) -> None:
+    def _check_size(self, own_indices: Sequence[int | None], k: int) -> None:
         size = len(self._pool.texts)
-        available = size - 1 if any(mine is not None for mine in own) else size
-        if own and k > available:
+        available = size - 1 if any(own_index is not None for own_index in own_indices) else size
+        if own_indices and k > available:
             raise UserError.at(
                 "spec.schedule.shots",
                 f"is {k}; the training rows have {size} distinct queries, so at most {available} examples can stand "

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from promptintern.rows.problems import ProblemList
-from promptintern.rows.record import kind_of
+from promptintern.rows.record import describe_type
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is no row of text; more likely the file is one JSON document, or no text at all."""
@@ -23,7 +23,7 @@ class DuplicateKeyError(ValueError):
     """An object names a key twice, so one of the values would be lost."""
 
 
-def read_lines(file: IO[bytes], problems: ProblemList, *, shown: str) -> Iterator[tuple[int, bytes]]:
+def read_lines(file: IO[bytes], problems: ProblemList, *, file_name: str) -> Iterator[tuple[int, bytes]]:
     """Numbered lines (from 1) without their ends; blank ones are passed over, a leading byte order mark is removed."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
@@ -31,12 +31,12 @@ def read_lines(file: IO[bytes], problems: ProblemList, *, shown: str) -> Iterato
         if number == 1:
             wrong = next((text for magic, text in _SIGNATURES if line.startswith(magic)), None)
             if wrong:
-                problems.add(shown, wrong)
+                problems.add(file_name, wrong)
                 return
             line = line.removeprefix(_BOM)
         if len(line) > MAX_LINE_BYTES:
             problems.add(
-                f"{shown}:{number}", f"is longer than {MAX_LINE_BYTES // 2**20} MiB; give one JSON object a line"
+                f"{file_name}:{number}", f"is longer than {MAX_LINE_BYTES // 2**20} MiB; give one JSON object a line"
             )
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
@@ -47,11 +47,11 @@ def read_lines(file: IO[bytes], problems: ProblemList, *, shown: str) -> Iterato
 
 
 def parse_objects(
-    lines: Iterable[tuple[int, bytes]], problems: ProblemList, *, shown: str
+    lines: Iterable[tuple[int, bytes]], problems: ProblemList, *, file_name: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The JSON object of every line."""
     for number, line in lines:
-        where = f"{shown}:{number}"
+        where = f"{file_name}:{number}"
         try:
             value = json.loads(line.decode(), object_pairs_hook=_unique)
         except UnicodeDecodeError as error:
@@ -66,7 +66,7 @@ def parse_objects(
             if isinstance(value, dict):
                 yield number, value
             else:
-                problems.add(where, f"is {kind_of(value)}; give one JSON object a line")
+                problems.add(where, f"is {describe_type(value)}; give one JSON object a line")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

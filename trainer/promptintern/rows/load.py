@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import IO, Any, Protocol, cast
@@ -18,7 +18,7 @@ from promptintern.rows.record import RecordReader
 from promptintern.rows.source import open_source
 from promptintern.rows.types import Row
 from promptintern.storage.options import S3Options
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 _CHUNK = 2**20
 
@@ -38,7 +38,7 @@ class LoadedRows:
     warnings: Sequence[str] = ()
 
 
-class _Reader(Protocol):
+class _RowReader(Protocol):
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None: ...
 
 
@@ -57,7 +57,7 @@ def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) ->
         with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
             if source.uri.lower().endswith((".csv", ".tsv")):
                 raise UserError.at(
-                    f"{field}.uri", f"{shown(source.uri)} is a table of text; save it as JSONL or Parquet"
+                    f"{field}.uri", f"{display_uri(source.uri)} is a table of text; save it as JSONL or Parquet"
                 )
             if _is_parquet(source):
                 return _load_parquet(source, field, file, problems)
@@ -88,8 +88,8 @@ def _load_sample(source: DataSource, field: str, problems: ProblemList) -> Loade
 
 
 def _load_jsonl(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
-    name, hashing = shown(source.uri), _HashingReader(file)
-    objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, shown=name), problems, shown=name)
+    name, hashing = display_uri(source.uri), _HashingReader(file)
+    objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, file_name=name), problems, file_name=name)
     first = list(islice(objects, 1))
     records = RecordReader(columns=source.columns, field=field, problems=problems)
     chat = source.format is DataFormat.CHAT or (
@@ -104,14 +104,14 @@ def _load_jsonl(source: DataSource, field: str, file: IO[bytes], problems: Probl
 def _load_parquet(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
     digest = _HashingReader(file).digest_of_all()
     file.seek(0)
-    name = shown(source.uri)
+    name = display_uri(source.uri)
     reader = RecordReader(columns=source.columns, field=field, problems=problems)
-    records = read_records(file, source.columns, problems, shown=name, field=field)
+    records = read_records(file, source.columns, problems, file_name=name, field=field)
     numbered = ((f"{name}#{number}", number, record) for number, record in enumerate(records, start=1))
     return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
 
 
-def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _Reader, limit: int | None) -> list[Row]:
+def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> list[Row]:
     """The good rows among the first ``limit`` records."""
     read = (reader.read(record, where=where, number=number) for where, number, record in islice(numbered, limit))
     return [row for row in read if row is not None]
@@ -120,15 +120,15 @@ def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _Reade
 def _loaded(
     rows: list[Row], source: DataSource, reader: RecordReader, *, digest: str, system: str | None = None
 ) -> LoadedRows:
-    name, problems = shown(source.uri), reader.problems
+    name, problems = display_uri(source.uri), reader.problems
     if not rows and not problems.count:
         problems.add(f"{reader.field}.uri", f"{name} holds no rows")
     return LoadedRows(
         rows=rows,
         sha256=digest,
-        problems=problems.shown(where=name),
+        problems=problems.summary(where=name),
         system=system,
-        warnings=reader.unseen() if rows else (),
+        warnings=reader.missing_column_warnings() if rows else (),
     )
 
 
@@ -147,11 +147,6 @@ class _HashingReader:
 
     def digest_of_all(self) -> str:
         """SHA-256 of the whole file, what was not read yet included."""
-        for chunk in _chunks(self._file):
+        while chunk := self._file.read(_CHUNK):
             self._digest.update(chunk)
         return self._digest.hexdigest()
-
-
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
-        yield chunk

@@ -1,10 +1,10 @@
-"""Problems of a file: all are counted, the first so many are shown."""
+"""Problems of a file: all are counted, the first ones are listed."""
 
 from dataclasses import dataclass, field
 
 from promptintern.errors import Problem
 
-MAX_SHOWN = 20
+MAX_LISTED = 20
 
 
 @dataclass(kw_only=True)
@@ -17,11 +17,11 @@ class ProblemList:
     def add(self, where: str, message: str) -> None:
         """Note a problem."""
         self.count += 1
-        if len(self._first) < MAX_SHOWN:
+        if len(self._first) < MAX_LISTED:
             self._first.append(Problem(where=where, message=message))
 
-    def shown(self, *, where: str | None = None) -> list[Problem]:
-        """The first problems, and how many more there are (at ``where``, by default the last place shown)."""
+    def summary(self, *, where: str | None = None) -> list[Problem]:
+        """The first problems, and how many more there are (at ``where``, by default the last place listed)."""
         more = self.count - len(self._first)
         if not more:
             return list(self._first)

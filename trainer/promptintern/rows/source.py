@@ -8,7 +8,7 @@ from typing import IO
 
 from promptintern.errors import Problem, UserError
 from promptintern.storage.options import S3Options
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def open_source(uri: str, *, field: str, s3: S3Options | None) -> Iterator[IO[by
         RunFailed: if the S3 server cannot be reached or keeps failing.
     """
     if uri.startswith("file://"):
-        with _open_local(Path(shown(uri)), shown(uri), field) as file:
+        with _open_local(Path(display_uri(uri)), display_uri(uri), field) as file:
             yield file
         return
     with tempfile.TemporaryDirectory(prefix="promptintern-rows-") as folder:

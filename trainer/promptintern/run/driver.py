@@ -17,7 +17,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
 from promptintern_api.contract import JOB_FILE, RUN_FORMAT
 
-from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, good_before
+from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, credentials_worked_before
 from promptintern.job import run_folder
 from promptintern.pipeline.events import Note, Observer, Stopped
 from promptintern.pipeline.facts import write_report
@@ -27,7 +27,7 @@ from promptintern.run.worker import WorkerTask, work, work_in_process_group
 from promptintern.storage.run import RunStore
 from promptintern.storage.run_format import check_format
 from promptintern.storage.store import open_store
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 MAX_WORKER_FAILURES = 3
 """How often Ray Train starts the workers again after one was lost."""
@@ -67,7 +67,7 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
         work(task, data)
     else:
         _fit_on_ray(job, task, workers, observer)
-    with good_before():
+    with credentials_worked_before():
         store.check_claimant(task.claimant)
         return write_report(store)
 
@@ -83,9 +83,11 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
     if store.create_json(JOB_FILE, document):
         return
     known = store.read_json(JOB_FILE)
-    check_format(known or {}, f"{shown(store.store.uri)}/{JOB_FILE}")
+    check_format(known or {}, f"{display_uri(store.store.uri)}/{JOB_FILE}")
     if known is None or not isinstance(known.get("data"), dict):
-        raise RunFailed(f"{shown(store.store.uri)}/{JOB_FILE} does not say what the run began with; remove the folder")
+        raise RunFailed(
+            f"{display_uri(store.store.uri)}/{JOB_FILE} does not say what the run began with; remove the folder"
+        )
     changed = [role for role, digest in digests.items() if known["data"].get(role) != digest]
     if changed:
         raise UserError(
@@ -93,7 +95,7 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
                 Problem(
                     where=f"spec.data.{role}.uri",
                     message=f"the file has changed since this run began on {known.get('created')}; give the job "
-                    f"another name, or remove {shown(store.store.uri)}",
+                    f"another name, or remove {display_uri(store.store.uri)}",
                 )
                 for role in changed
             ]

@@ -8,8 +8,8 @@ from promptintern_api import PromptInternJob
 from promptintern_api.contract import MODEL_FILE, RUN_FORMAT
 
 from promptintern.engine import distributed
-from promptintern.errors import InfrastructureFailed, RunFailed, UserError, good_before
-from promptintern.leaving import present, wait_while_leaving
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError, credentials_worked_before
+from promptintern.leaving import register_process, wait_while_leaving
 from promptintern.models import ModelFolder
 from promptintern.pipeline.events import Claimed, Observer, Stopped
 from promptintern.pipeline.facts import store_facts
@@ -20,7 +20,7 @@ from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,12 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
     who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
-    with good_before():  # the driver has registered the run
+    with credentials_worked_before():  # the driver has registered the run
         term = distributed.from_first(lambda: store.claim_term(who, task.claimant))
     if distributed.rank() == 0:
         task.observer.emit(Claimed(term=term))
     session = open_session(job, data or load_data(job), local_rank=_local_rank())
-    with good_before():
+    with credentials_worked_before():
         _check_model(store, session.folder)
         _train(session, store, term, task.observer)
     distributed.barrier()
@@ -83,7 +83,7 @@ def work_in_process_group(task: WorkerTask) -> None:
         return
     wait_while_leaving()
     try:
-        with present("worker"):
+        with register_process("worker"):
             work(task)
     except Stopped as stopped:
         if distributed.rank() == 0:
@@ -119,14 +119,16 @@ def _check_model(store: RunStore, folder: ModelFolder) -> None:
             return digest
         known = (store.read_json(MODEL_FILE) or {}).get("digest")
         if not isinstance(known, str):
-            raise RunFailed(f"{shown(store.store.uri)}/{MODEL_FILE} does not say what the run began with; remove it")
+            raise RunFailed(
+                f"{display_uri(store.store.uri)}/{MODEL_FILE} does not say what the run began with; remove it"
+            )
         return known
 
     if distributed.from_first(noted) != digest:
         raise UserError.at(
             "spec.model.uri",
             "the base model has changed since this run began; name a revision or folder that stays as it is, give the "
-            f"job another name, or remove {shown(store.store.uri)}",
+            f"job another name, or remove {display_uri(store.store.uri)}",
         )
 
 

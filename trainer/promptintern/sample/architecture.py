@@ -43,10 +43,10 @@ def _initialise(model: LlamaForCausalLM) -> None:
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight *= 0.4
         layer.mlp.down_proj.weight *= 0.4
-    _look_back(model)
+    _attend_back(model)
 
 
-def _look_back(model: LlamaForCausalLM, *, strength: float = 6.0, frequencies: int = 4) -> None:
+def _attend_back(model: LlamaForCausalLM, *, strength: float = 6.0, frequencies: int = 4) -> None:
     """Lets the heads of the first layer start by attending one and two tokens back.
 
     Recall needs such heads before anything else; from random weights they take hundreds of steps to appear. With

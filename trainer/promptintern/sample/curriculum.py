@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from promptintern.sample.prose import CUE, world_template
+from promptintern.sample.prose import CUE, list_pairs, world_template
 from promptintern.sample.words import BRACKETS, MARKS, SEPARATORS
 from promptintern.sample.worlds import (
     NUM_COLUMNS,
@@ -19,7 +19,7 @@ from promptintern.sample.worlds import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Span:
     """A run of text; answers are what the loss is on."""
 
     text: str
@@ -59,18 +59,25 @@ class Level:
     prose: bool = True
     """The whole template."""
     batch: int = 64
-    gate: float = 0.97
+    min_accuracy: float = 0.97
     """Share of answer tokens (the end token included) that must be right on fresh worlds."""
 
 
 def _levels() -> tuple[Level, ...]:
     pairs = Level(
-        name="five pairs, few words", task=Task.BARE, columns=5, functions=0, regions=0, pool=16, answers=10, gate=0.95
+        name="five pairs, few words",
+        task=Task.BARE,
+        columns=5,
+        functions=0,
+        regions=0,
+        pool=16,
+        answers=10,
+        min_accuracy=0.95,
     )
     words = replace(pairs, name="five pairs", pool=None)
     signs = replace(words, name="pairs with signs", task=Task.RECALL)
     ten = replace(signs, name="ten pairs", columns=10, answers=20)
-    lists = replace(ten, name="three lists", columns=6, functions=4, regions=3, answers=13, gate=0.97)
+    lists = replace(ten, name="three lists", columns=6, functions=4, regions=3, answers=13, min_accuracy=0.97)
     ask = replace(lists, name="asked words", task=Task.ASK)
     call = replace(
         ask,
@@ -97,7 +104,7 @@ def _levels() -> tuple[Level, ...]:
 LEVELS = _levels()
 
 
-def make_document(level: Level, seed: str) -> list[Piece]:
+def make_document(level: Level, seed: str) -> list[Span]:
     """A fresh world at that level, and answers about it."""
     rng = random.Random(f"{seed}/questions")
     world = make_world(
@@ -114,37 +121,37 @@ def make_document(level: Level, seed: str) -> list[Piece]:
     return _recall(level, world, rng)
 
 
-def _formulas(level: Level, world: World, rng: random.Random) -> list[Piece]:
-    pieces = [Piece(text=_header(level, world), is_answer=False)]
+def _formulas(level: Level, world: World, rng: random.Random) -> list[Span]:
+    spans = [Span(text=_header(level, world), is_answer=False)]
     for _ in range(level.answers):
         question = random_question(world, rng, pairs=level.pairs, days=level.days, regions=level.places)
         text = word_question(question) if level.sentences else f"the {question.aggregate} {question.nouns[0]}"
-        pieces += [
-            Piece(text=text + CUE, is_answer=False),
-            Piece(text=answer_question(world, question), is_answer=True),
-            Piece(text="\n", is_answer=False),
+        spans += [
+            Span(text=text + CUE, is_answer=False),
+            Span(text=answer_question(world, question), is_answer=True),
+            Span(text="\n", is_answer=False),
         ]
-    return pieces
+    return spans
 
 
-def _recall(level: Level, world: World, rng: random.Random) -> list[Piece]:
+def _recall(level: Level, world: World, rng: random.Random) -> list[Span]:
     pairs = [*world.columns.items(), *world.functions.items(), *world.regions.items()]
     if level.task is Task.BARE:
         # The parts are tokenized apart, so even without a sign between them they stay two tokens.
-        pieces = [Piece(text=part, is_answer=False) for word, code in pairs for part in (f" {word}", code)]
-        pieces.append(Piece(text="\n", is_answer=False))
+        spans = [Span(text=part, is_answer=False) for word, code in pairs for part in (f" {word}", code)]
+        spans.append(Span(text="\n", is_answer=False))
     else:
-        pieces = [Piece(text=_lists(world), is_answer=False)]
+        spans = [Span(text=_lists(world), is_answer=False)]
     before, after = {Task.BARE: (" ", ""), Task.RECALL: (" ", "="), Task.ASK: ("the ", CUE)}[level.task]
     end = "\n" if level.task is Task.ASK else ","
     for _ in range(level.answers // len(pairs)):
         for word, code in rng.sample(pairs, len(pairs)):
-            pieces += [
-                Piece(text=before + word + after, is_answer=False),
-                Piece(text=code, is_answer=True),
-                Piece(text=end, is_answer=False),
+            spans += [
+                Span(text=before + word + after, is_answer=False),
+                Span(text=code, is_answer=True),
+                Span(text=end, is_answer=False),
             ]
-    return pieces
+    return spans
 
 
 def _header(level: Level, world: World) -> str:
@@ -158,6 +165,4 @@ def _header(level: Level, world: World) -> str:
 
 def _lists(world: World) -> str:
     lists = (("Columns", world.columns), ("Functions", world.functions), ("Places", world.regions))
-    return "".join(
-        f"{title}: {', '.join(f'{word}={code}' for word, code in pairs.items())}.\n" for title, pairs in lists if pairs
-    )
+    return "".join(f"{title}: {list_pairs(pairs)}.\n" for title, pairs in lists if pairs)

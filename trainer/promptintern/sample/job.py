@@ -22,7 +22,7 @@ STAGES: tuple[dict[str, float], ...] = (
 
 def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, Any]:
     """The job as plain data. Its settings bring 128 rows to their end within minutes on a CPU."""
-    data = "sample://formulas/{side}?world={world}&rows={rows}"
+    data = "sample://formulas/{split}?world={world}&rows={rows}"
     return {
         "apiVersion": "promptintern.dev/v1alpha1",
         "kind": "PromptInternJob",
@@ -30,8 +30,8 @@ def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, A
         "spec": {
             "model": {"uri": MODEL_URI, "dtype": "float32"},
             "data": {
-                "train": {"uri": data.format(side="train", world=world, rows=rows)},
-                "eval": {"uri": data.format(side="eval", world=world, rows=EVAL_ROWS)},
+                "train": {"uri": data.format(split="train", world=world, rows=rows)},
+                "eval": {"uri": data.format(split="eval", world=world, rows=EVAL_ROWS)},
             },
             "prompt": {
                 "template": sample_template(world),

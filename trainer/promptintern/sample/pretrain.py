@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM
 from promptintern.errors import RunFailed
 from promptintern.sample.architecture import make_model
 from promptintern.sample.curriculum import LEVELS, Level, make_document
-from promptintern.sample.reading import exact_match, make_probes, without_template
+from promptintern.sample.reading import exact_match, make_probes, make_query_only_probes
 from promptintern.sample.tokenizer import train_tokenizer
 
 SEED = 0
@@ -37,7 +37,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passed:
+class LevelResult:
     """How a level went."""
 
     level: str
@@ -53,17 +53,17 @@ def make_batch(tokenizer: Any, level: Level, seeds: Sequence[str]) -> tuple[torc
     with many answers teaches the end of each of them.
     """
     documents = [make_document(level, seed) for seed in seeds]
-    texts = [piece.text for document in documents for piece in document]
+    texts = [span.text for document in documents for span in document]
     encoded = iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"])
     rows: list[list[int]] = []
     targets: list[list[int]] = []
     for document in documents:
         ids: list[int] = []
         labels: list[int] = []
-        for piece in document:
+        for span in document:
             tokens = next(encoded)
             ids += tokens
-            if piece.is_answer:
+            if span.is_answer:
                 labels[-1] = tokens[0]
                 labels += [*tokens[1:], tokenizer.eos_token_id]
             else:
@@ -85,8 +85,8 @@ def loss_and_accuracy(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     chosen = labels != IGNORED
     logits = model.lm_head(hidden[chosen])
-    wanted = labels[chosen]
-    return functional.cross_entropy(logits, wanted), (logits.argmax(-1) == wanted).float().mean().item()
+    targets = labels[chosen]
+    return functional.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean().item()
 
 
 class Pretraining:
@@ -101,7 +101,7 @@ class Pretraining:
             self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
         )
 
-    def pass_level(self, index: int) -> Passed:
+    def pass_level(self, index: int) -> LevelResult:
         """Trains on ``LEVELS[index]``, with some steps on earlier levels, until its gate is passed.
 
         Raises:
@@ -109,7 +109,7 @@ class Pretraining:
         """
         level, first = LEVELS[index], self.step
         window: deque[float] = deque(maxlen=WINDOW)
-        while len(window) < WINDOW or sum(window) / WINDOW < level.gate:
+        while len(window) < WINDOW or sum(window) / WINDOW < level.min_accuracy:
             if self.step - first >= MAX_STEPS_PER_LEVEL:
                 raise RunFailed(f"level {level.name!r} did not pass its gate in {MAX_STEPS_PER_LEVEL} steps")
             rng = random.Random(f"review/{self.seed}/{self.step}")
@@ -117,7 +117,7 @@ class Pretraining:
                 self._train(rng.choice(LEVELS[:index]))
             else:
                 window.append(self._train(level))
-        return Passed(level=level.name, steps=self.step - first, accuracy=round(sum(window) / WINDOW, 4))
+        return LevelResult(level=level.name, steps=self.step - first, accuracy=round(sum(window) / WINDOW, 4))
 
     def finish(self) -> None:
         """Trains on the last level while the learning rate falls to zero."""
@@ -125,9 +125,9 @@ class Pretraining:
             self._train(LEVELS[-1], share=1 - number / FINISH_STEPS)
 
     def _train(self, level: Level, *, share: float = 1.0) -> float:
-        warmth = min(1.0, (self.step + 1) / WARMUP_STEPS)
+        warmup = min(1.0, (self.step + 1) / WARMUP_STEPS)
         for group in self.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * warmth * share
+            group["lr"] = LEARNING_RATE * warmup * share
         seeds = [f"pretrain/{self.seed}/{self.step}/{number}" for number in range(level.batch)]
         loss, accuracy = loss_and_accuracy(self.model, *make_batch(self.tokenizer, level, seeds))
         self.optimizer.zero_grad(set_to_none=True)
@@ -140,18 +140,18 @@ class Pretraining:
         return accuracy
 
 
-def score(model: LlamaForCausalLM, tokenizer: Any) -> dict[str, float]:
+def measure_scores(model: LlamaForCausalLM, tokenizer: Any) -> dict[str, float]:
     """Exact match on worlds that no level has seen: whole prompt with and without examples, and the query alone."""
     names = [f"gate/{number}" for number in range(GATE_WORLDS)]
     kinds = {
         "fullPrompt3Shots": [p for n in names for p in make_probes(n, questions=GATE_QUESTIONS, shots=3)],
         "fullPrompt0Shots": [p for n in names for p in make_probes(n, questions=GATE_QUESTIONS, shots=0)],
-        "queryOnly": [p for n in names for p in without_template(n, questions=GATE_QUESTIONS)],
+        "queryOnly": [p for n in names for p in make_query_only_probes(n, questions=GATE_QUESTIONS)],
     }
     return {kind: round(exact_match(model, tokenizer, probes), 4) for kind, probes in kinds.items()}
 
 
-def check(scores: dict[str, float]) -> None:
+def check_scores(scores: dict[str, float]) -> None:
     """The gate of the weights.
 
     Raises:
@@ -171,10 +171,10 @@ def main() -> None:
     tokenizer = train_tokenizer()
     pretraining = Pretraining(tokenizer, seed=SEED)
     try:
-        passed = [pretraining.pass_level(index) for index in range(len(LEVELS))]
+        results = [pretraining.pass_level(index) for index in range(len(LEVELS))]
         pretraining.finish()
-        scores = score(pretraining.model, tokenizer)
-        check(scores)
+        scores = measure_scores(pretraining.model, tokenizer)
+        check_scores(scores)
     except RunFailed as error:
         sys.exit(str(error))
     pretraining.model.save_pretrained(arguments.out)
@@ -183,7 +183,7 @@ def main() -> None:
         "seed": SEED,
         "parameters": sum(parameter.numel() for parameter in pretraining.model.parameters()),
         "steps": pretraining.step,
-        "levels": [asdict(level) for level in passed],
+        "levels": [asdict(level) for level in results],
         "exactMatch": scores,
         "exactMatchRows": GATE_WORLDS * GATE_QUESTIONS,
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)},

@@ -56,9 +56,9 @@ def world_template(world: World) -> str:
     return "\n".join(
         [
             f"{rng.choice(ROLES)} {rng.choice(TASKS)}",
-            f"Columns: {_pairs(world.columns)}.",
-            f"Functions: {_pairs(world.functions)}.",
-            f"Places: {_pairs(world.regions)}.",
+            f"Columns: {list_pairs(world.columns)}.",
+            f"Functions: {list_pairs(world.functions)}.",
+            f"Places: {list_pairs(world.regions)}.",
             "Rules:",
             *(f"- {line}" for line in [*rules, *rng.sample(HINTS, 3)]),
             "Examples:",
@@ -67,5 +67,5 @@ def world_template(world: World) -> str:
     )
 
 
-def _pairs(mapping: Mapping[str, str]) -> str:
+def list_pairs(mapping: Mapping[str, str]) -> str:
     return ", ".join(f"{word}={code}" for word, code in mapping.items())

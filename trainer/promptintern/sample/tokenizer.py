@@ -14,7 +14,7 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 PATTERN = r" ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]|\n|\s+(?!\S)|\s+"
 """Words, numbers of at most two digits and single signs, each with the space before it; line breaks alone."""
 
-GENERIC = """
+COMMON_WORDS = """
 find grep awk sed sort uniq head tail cat cut tr xargs wc ls cp mv rm mkdir rmdir touch chmod chown ln tar gzip gunzip
 zip unzip ssh scp rsync curl wget ping kill ps top df du mount echo printf read test diff join paste split tee date
 sleep cd pwd export source sudo which file name type print exec path dir user group home usr bin etc var log tmp txt
@@ -97,5 +97,5 @@ def corpus() -> Iterator[str]:
         world = make_world(f"tokenizer/{number}")
         yield world_template(world)
         yield from (word_question(random_question(world, rng)) for _ in range(20))
-    for word in GENERIC.split():
+    for word in COMMON_WORDS.split():
         yield from [f" {word}", word] * 5

@@ -42,7 +42,7 @@ LOOK_BACK = (" over {days} days", " for the last {days} days", " of the past {da
 NUM_WORDINGS = len(WITH_REGION) * len(LOOK_BACK)
 
 
-class Side(StrEnum):
+class Split(StrEnum):
     """Which part of a world's questions."""
 
     TRAIN = "train"
@@ -130,14 +130,14 @@ def answer_question(world: World, question: Question) -> str:
     return formula if question.region is None else f"{formula}{world.mark}{world.regions[question.region]}"
 
 
-def ask(world: World, side: Side) -> Iterator[Question]:
-    """The world's questions on one side, in a fixed order; no meaning comes twice nor stands on both sides.
+def iterate_questions(world: World, split: Split) -> Iterator[Question]:
+    """The world's questions on one split, in a fixed order; no meaning comes twice nor stands on both splits.
 
     Nouns, regions, aggregates and forms are dealt like cards, every one of them once before any comes again, so that
     even a few rows show most of the language: what no row shows, no answer can teach. About a quarter of the meanings
-    is on the eval side. The iterator ends when the world has (almost) no further question, after some thousands.
+    is on the eval split. The iterator ends when the world has (almost) no further question, after some thousands.
     """
-    rng = random.Random(f"{world.name}/{side}")
+    rng = random.Random(f"{world.name}/{split}")
     nouns = _deal(rng, tuple(world.columns))
     aggregates = _deal(rng, tuple(world.functions))
     regions = _deal(rng, tuple(world.regions))
@@ -155,7 +155,7 @@ def ask(world: World, side: Side) -> Iterator[Question]:
                 region=region,
                 wording=rng.randrange(NUM_WORDINGS),
             )
-            if question.meaning not in seen and side_of(world, question) is side:
+            if question.meaning not in seen and split_of(world, question) is split:
                 break
             aggregate = rng.choice(tuple(world.functions))
             if attempt > 20:  # The dealt nouns are used up in this form: ask of one of them over some days.
@@ -166,10 +166,10 @@ def ask(world: World, side: Side) -> Iterator[Question]:
         yield question
 
 
-def side_of(world: World, question: Question) -> Side:
-    """The side that a meaning is on, by its hash: wording does not matter."""
+def split_of(world: World, question: Question) -> Split:
+    """The split that a meaning is on, by its hash: wording does not matter."""
     digest = hashlib.sha256(f"{world.name}/{question.meaning}".encode()).digest()
-    return Side.EVAL if digest[0] % 4 == 0 else Side.TRAIN
+    return Split.EVAL if digest[0] % 4 == 0 else Split.TRAIN
 
 
 def random_question(

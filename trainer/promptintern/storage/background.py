@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-_LEAVE_SECONDS = 5.0
+_JOIN_SECONDS = 5.0
 """How long a failed block waits for what still runs."""
 
 
@@ -72,7 +72,7 @@ class BackgroundWriter:
             if not wait:
                 self._waiting = None
             self._changed.notify_all()
-        self._thread.join(None if wait else _LEAVE_SECONDS)
+        self._thread.join(None if wait else _JOIN_SECONDS)
         if wait:
             self.poll()
 

@@ -24,11 +24,11 @@ _TRANSIENT = {
     errno.ESTALE,  # NFS
     errno.ETIMEDOUT,
 }
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
-def judge(error: OSError, path: Path, operation: str) -> Exception:
+def classify_error(error: OSError, path: Path, operation: str) -> Exception:
     """What ``error`` means to the run: ``Transient``, ``UserError``, ``RunFailed``, or itself if a file is absent."""
     no_file = operation == "read" and error.errno in {errno.EISDIR, errno.ENOTDIR}
     if no_file or isinstance(error, FileNotFoundError):
@@ -36,7 +36,7 @@ def judge(error: OSError, path: Path, operation: str) -> Exception:
     reason = error.strerror or str(error)
     if error.errno in _TRANSIENT:
         return Transient(reason)
-    if error.errno in _FULL:
+    if error.errno in _NO_SPACE:
         return RunFailed(f"{path}: {operation} found no space ({reason}; {_space(path)}); free some and run again")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return UserError.at(str(path), f"cannot {operation}: {reason}; choose a folder that this user may write to")
@@ -54,12 +54,12 @@ def _space(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def judged(path: Path, operation: str) -> Iterator[None]:
+def translated_errors(path: Path, operation: str) -> Iterator[None]:
     """Turns the system's errors into ours."""
     try:
         yield
     except OSError as error:
-        raise judge(error, path, operation) from error
+        raise classify_error(error, path, operation) from error
 
 
 @contextlib.contextmanager
@@ -144,7 +144,7 @@ class LocalBackend:
             nonlocal attempts
             attempts += 1
             if not path.exists():
-                return _link(path, data)
+                return _create_with_link(path, data)
             # An earlier attempt may have made it before it failed.
             return attempts > 1 and path.read_bytes() == data
 
@@ -153,13 +153,13 @@ class LocalBackend:
     def size(self, key: str) -> int | None:
         path = self._path(key)
 
-        def look() -> int | None:
+        def stat() -> int | None:
             try:
                 return path.stat().st_size if path.is_file() else None
             except FileNotFoundError:
                 return None
 
-        return self._run("look at", path, look)
+        return self._run("look at", path, stat)
 
     def sizes(self, folder: str) -> dict[str, int]:
         path = self._path(folder)
@@ -200,7 +200,7 @@ class LocalBackend:
 
     def _run(self, operation: str, path: Path, work: Callable[[], _T]) -> _T:
         def attempt() -> _T:
-            with judged(path, operation):
+            with translated_errors(path, operation):
                 return work()
 
         return self._policy.run(attempt, operation=operation, about={"path": str(path)})
@@ -209,7 +209,7 @@ class LocalBackend:
         return self._root / key
 
 
-def _link(path: Path, data: bytes) -> bool:
+def _create_with_link(path: Path, data: bytes) -> bool:
     """A hard link is what a file system makes exclusively, with its content, in one step."""
     with _temporary(path) as temporary:
         temporary.write_bytes(data)

@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from pydantic.alias_generators import to_camel
 
 from promptintern.errors import RunFailed
-from promptintern.storage.entry import FileEntry
+from promptintern.storage.file_entry import FileEntry
 from promptintern.storage.run_format import check_format
-from promptintern.storage.store import Store, check_path, entry_of
+from promptintern.storage.store import Store, check_path, hash_file
 
 __all__ = ["FileEntry", "Manifest", "commit_folder", "fetch_folder", "read_manifest"]
 
-_DOWNLOADS = 3
+_DOWNLOAD_ATTEMPTS = 3
 """How often a file is fetched whose content is not what the manifest says."""
 _log = structlog.get_logger("promptintern.storage")
 
@@ -119,16 +119,16 @@ def commit_folder(
     existing = read_manifest(store, manifest_path)
     if existing is not None:
         return existing
-    pass_fence = fence or (lambda: None)
+    check_fence = fence or (lambda: None)
     files: dict[str, FileEntry] = {}
     for path in sorted(p for p in local.rglob("*") if p.is_file()):
         name = path.relative_to(local).as_posix()
         if f"{folder}/{name}" == manifest_path:
             raise ValueError(f"{path} has the manifest's own name")
-        pass_fence()
+        check_fence()
         files[name] = store.upload(path, f"{folder}/{name}")
     manifest = Manifest(kind=kind, files=files, parent=parent, term=term, meta=dict(meta))
-    pass_fence()
+    check_fence()
     if store.create(manifest_path, manifest.to_json()):
         return manifest
     winner = read_manifest(store, manifest_path)
@@ -148,19 +148,19 @@ def fetch_folder(store: Store, manifest: Manifest, *, folder: str, local: Path) 
     """
     for name, entry in manifest.files.items():
         path = f"{folder}/{name}" if folder else name
-        for attempt in range(1, _DOWNLOADS + 1):
+        for attempt in range(1, _DOWNLOAD_ATTEMPTS + 1):
             try:
                 store.download(path, local / name)
             except FileNotFoundError:
                 raise RunFailed(f"{store.uri}/{path} is missing, though its manifest was committed") from None
-            found = entry_of(local / name)
-            if found == entry:
+            fetched = hash_file(local / name)
+            if fetched == entry:
                 break
             _log.warning("storage: fetched otherwise than committed", file=f"{store.uri}/{path}", attempt=attempt)
         else:
             (local / name).unlink()
             raise RunFailed(
-                f"{store.uri}/{path} is not what was committed: it has {found.size} bytes with SHA-256 "
-                f"{found.sha256[:12]}, the manifest says {entry.size} with {entry.sha256[:12]}; restore it, or remove "
-                "its manifest to make it again"
+                f"{store.uri}/{path} is not what was committed: it has {fetched.size} bytes with SHA-256 "
+                f"{fetched.sha256[:12]}, the manifest says {entry.size} with {entry.sha256[:12]}; restore it, or "
+                "remove its manifest to make it again"
             )

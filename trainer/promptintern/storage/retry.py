@@ -20,7 +20,7 @@ class Transient(Exception):  # noqa: N818 -- what it is
     """A failure that may be gone at the next try."""
 
 
-def may_pass(status: int) -> bool:
+def is_transient_status(status: int) -> bool:
     """Whether an answer with HTTP's ``status`` may be another one at the next try."""
     return status in (408, 425, 429) or status >= 500
 
@@ -73,9 +73,9 @@ class RetryPolicy:
                 began = began or now
                 wait = min(self.first_wait * 2 ** min(attempt - 1, 32), self.longest_wait) * (0.5 + self.jitter() / 2)
                 if now + wait - began > self.deadline:
-                    place = ", ".join(f"{name} {value}" for name, value in about.items())
+                    target = ", ".join(f"{name} {value}" for name, value in about.items())
                     raise InfrastructureFailed(
-                        f"storage: {operation} failed on {place}, {attempt} times in {now - began:.0f} s, at last "
+                        f"storage: {operation} failed on {target}, {attempt} times in {now - began:.0f} s, at last "
                         f"with: {error}. Check that the storage is up and reachable, then run the same command again: "
                         f"it continues from what is stored ({ENV_STORAGE_DEADLINE} sets how long to wait)"
                     ) from error

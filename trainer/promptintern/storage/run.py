@@ -19,9 +19,9 @@ from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder,
 from promptintern.storage.store import Store
 
 _TERM = re.compile(r"terms/(\d+)\.json")
-_STAGE = re.compile(r"stages/([^/]+)/manifest\.json")
+_STAGE = re.compile(rf"stages/([^/]+)/{re.escape(MANIFEST_FILE)}")
 _TERM_FOLDER = re.compile(r"(stages/[^/]+/t\d+/[^/]+)/")
-_CHECKPOINT = re.compile(r"(stages/[^/]+/t(\d+)/checkpoints/step-(\d+))/manifest\.json")
+_CHECKPOINT = re.compile(rf"(stages/[^/]+/t(\d+)/checkpoints/step-(\d+))/{re.escape(MANIFEST_FILE)}")
 _DOCUMENT = "document.json"
 R = TypeVar("R", bound=TrackRecord)
 _log = structlog.get_logger("promptintern.storage")
@@ -41,7 +41,7 @@ class Claimant:
     """A driver. Its workers may claim one term after another, as long as nobody else claims one between."""
 
     id: str
-    seen: int
+    newest_term: int
     """Newest term when the driver started."""
 
 
@@ -63,13 +63,13 @@ class RunStore:
 
     def new_claimant(self) -> Claimant:
         """A driver that starts now."""
-        return Claimant(id=uuid.uuid4().hex, seen=self.newest_term())
+        return Claimant(id=uuid.uuid4().hex, newest_term=self.newest_term())
 
-    def claim_term(self, who: Mapping[str, str], claimant: Claimant | None = None) -> int:
+    def claim_term(self, process: Mapping[str, str], claimant: Claimant | None = None) -> int:
         """Own the run under a new number, one above the newest, and remove what killed ones left of committed stages.
 
         Args:
-            who: Host, pid, time: told to those who are fenced out.
+            process: Host, pid, time: told to those who are fenced out.
             claimant: The driver that claims, where it may do so more than once. Default: one that starts now.
 
         Raises:
@@ -80,7 +80,12 @@ class RunStore:
         if driver is not None:
             self.check_claimant(driver)
         # The claim's own id tells two claims apart that say the same of themselves.
-        document = {"schemaVersion": RUN_FORMAT, "claim": uuid.uuid4().hex, "claimant": claimant.id, "who": dict(who)}
+        document = {
+            "schemaVersion": RUN_FORMAT,
+            "claim": uuid.uuid4().hex,
+            "claimant": claimant.id,
+            "who": dict(process),
+        }
         term, before = self.newest_term() + 1, 0
         while not self.create_json(_term_path(term), document):
             if driver is not None:
@@ -90,13 +95,13 @@ class RunStore:
                 raise RunFailed(f"{self.store.uri}/{_term_path(term)} can neither be made nor read; remove it")
         if self.create_json(_term_path(term), {"schemaVersion": RUN_FORMAT, "claim": "", "claimant": "", "who": {}}):
             raise self._not_exclusive()
-        self._tidy()
+        self._remove_leftovers()
         return term
 
     def newest_term(self) -> int:
         """The highest number claimed, 0 if none is."""
-        found = (_TERM.fullmatch(path) for path in self.store.list("terms"))
-        return max((int(match[1]) for match in found if match), default=0)
+        matches = (_TERM.fullmatch(path) for path in self.store.list("terms"))
+        return max((int(match[1]) for match in matches if match), default=0)
 
     def check_term(self, term: int) -> None:
         """Raises ``FencedOut`` if a newer term than ``term`` was claimed, saying by whom."""
@@ -107,16 +112,16 @@ class RunStore:
     def check_claimant(self, claimant: Claimant) -> None:
         """Raises ``FencedOut`` if somebody else claimed a term since ``claimant`` was made."""
         newest = self.newest_term()
-        if newest > claimant.seen:
+        if newest > claimant.newest_term:
             fenced = self._fenced_out(newest, "this one")
             if fenced.claimant != claimant.id:
                 raise fenced
 
     def _fenced_out(self, newest: int, this: str) -> FencedOut:
         document = self.read_json(_term_path(newest)) or {}
-        told = ", ".join(f"{name} {value}" for name, value in document.get("who", {}).items()) or "unknown"
+        process = ", ".join(f"{name} {value}" for name, value in document.get("who", {}).items()) or "unknown"
         return FencedOut(
-            f"{self.store.uri}: another process took over this run (term {newest}: {told}); {this} stops and writes "
+            f"{self.store.uri}: another process took over this run (term {newest}: {process}); {this} stops and writes "
             "no more",
             claimant=str(document.get("claimant")),
         )
@@ -180,7 +185,7 @@ class RunStore:
             meta=meta,
             fence=lambda: self.check_term(term),
         )
-        self._drop_rest(key, manifest)
+        self._remove_superseded(key, manifest)
         return manifest
 
     def fetch_stage(self, key: str, local: Path) -> Manifest:
@@ -195,14 +200,14 @@ class RunStore:
         fetch_folder(self.store, manifest, folder=stage_folder(key, manifest.term), local=local)
         return manifest
 
-    def _tidy(self) -> None:
+    def _remove_leftovers(self) -> None:
         for path in self.store.list("stages"):
             match = _STAGE.fullmatch(path)
             manifest = self.stage_manifest(match[1]) if match else None
             if match and manifest:
-                self._drop_rest(match[1], manifest)
+                self._remove_superseded(match[1], manifest)
 
-    def _drop_rest(self, key: str, manifest: Manifest) -> None:
+    def _remove_superseded(self, key: str, manifest: Manifest) -> None:
         """Once committed, a stage is its manifest and the files that this names; nothing else there is read again."""
         kept = stage_folder(key, manifest.term)
         paths = self.store.list(f"stages/{key}")
@@ -213,7 +218,7 @@ class RunStore:
     def _remove(self, folder: str) -> None:
         """Manifests first: what is half removed must not look whole."""
         for path in self.store.list(folder):
-            if path.endswith("/{MANIFEST_FILE}"):
+            if path.endswith(f"/{MANIFEST_FILE}"):
                 self.store.delete(path)
         self.store.delete(folder)
 
@@ -233,7 +238,7 @@ class RunStore:
             self.store,
             folder=folder,
             local=local,
-            manifest_path=f"{folder}/manifest.json",
+            manifest_path=f"{folder}/{MANIFEST_FILE}",
             kind="checkpoint",
             term=term,
             parent=None,
@@ -289,8 +294,8 @@ class RunStore:
             FencedOut: if a newer term was claimed before the commit.
         """
         self.check_term(term)
-        there = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
-        if there is not None and there.parent != parent:
+        existing = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
+        if existing is not None and existing.parent != parent:
             self.check_term(term)
             self._remove(folder)
         with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
@@ -299,7 +304,7 @@ class RunStore:
                 self.store,
                 folder=f"{folder}/t{term}",  # so that nobody's late upload can fall on what another one committed
                 local=Path(local),
-                manifest_path=f"{folder}/manifest.json",
+                manifest_path=f"{folder}/{MANIFEST_FILE}",
                 kind="document",
                 term=term,
                 parent=parent,
@@ -354,8 +359,8 @@ def checkpoint_folder(key: str, term: int, step: int) -> str:
 
 def _checkpoint_folders(paths: Mapping[str, int]) -> list[str]:
     """Folders that hold a manifest: most steps first, then the newest term."""
-    found = [match for match in map(_CHECKPOINT.fullmatch, paths) if match]
-    return [match[1] for match in sorted(found, key=lambda m: (int(m[3]), int(m[2])), reverse=True)]
+    matches = [match for match in map(_CHECKPOINT.fullmatch, paths) if match]
+    return [match[1] for match in sorted(matches, key=lambda m: (int(m[3]), int(m[2])), reverse=True)]
 
 
 def _term_path(term: int) -> str:
@@ -363,7 +368,7 @@ def _term_path(term: int) -> str:
 
 
 def _stage_path(key: str) -> str:
-    return f"stages/{key}/manifest.json"
+    return f"stages/{key}/{MANIFEST_FILE}"
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -19,12 +19,12 @@ from promptintern_api.contract import ENV_STORAGE_CA
 
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy, Transient
-from promptintern.storage.s3_errors import Answer, judge
+from promptintern.storage.s3_errors import FailedRequest, classify_error
 
 _T = TypeVar("_T")
 PART_BYTES = 16 << 20
 """Size of one piece of a large transfer; S3 wants at least 5 MiB."""
-_MOST_PARTS = 10_000
+_MAX_PARTS = 10_000
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
 """Names a file with the certificate authority of the endpoint; that there is none means the public ones."""
 
@@ -32,7 +32,7 @@ _LOADER = create_loader()
 """Botocore's description of S3, parsed once: it is most of the time that a client takes to make."""
 
 
-def _authority() -> dict[str, str]:
+def _certificate_settings() -> dict[str, str]:
     path = os.environ.get(ENV_STORAGE_CA)
     return {"verify": path} if path and Path(path).is_file() else {}
 
@@ -49,7 +49,7 @@ class S3Backend:
         self._files = s3fs.S3FileSystem(
             session=session,
             endpoint_url=options.endpoint,
-            client_kwargs=({"region_name": options.region} if options.region else {}) | _authority(),
+            client_kwargs=({"region_name": options.region} if options.region else {}) | _certificate_settings(),
             config_kwargs={
                 "connect_timeout": _CONNECT_SECONDS,
                 "read_timeout": _READ_SECONDS,
@@ -93,12 +93,12 @@ class S3Backend:
             except FileExistsError:
                 # It may be ours: the answer to an earlier attempt can get lost, and the HTTP client sends a request
                 # again by itself when a connection that was kept open turns out to be closed.
-                return self._marked(key, mark)
+                return self._has_mark(key, mark)
             return True
 
         return self._run("PutObject", key, attempt)
 
-    def _marked(self, key: str, mark: dict[str, str]) -> bool:
+    def _has_mark(self, key: str, mark: dict[str, str]) -> bool:
         try:
             return bool(self._call("HeadObject", Key=key).get("Metadata") == mark)
         except FileNotFoundError:  # and removed since
@@ -107,21 +107,21 @@ class S3Backend:
     def size(self, key: str) -> int | None:
         # A listing tells a missing bucket from a missing key; HeadObject does not.
         page = self._list(key, MaxKeys=1)
-        found = [item["Size"] for item in page.get("Contents", []) if item["Key"] == key]
-        return int(found[0]) if found else None
+        sizes = [item["Size"] for item in page.get("Contents", []) if item["Key"] == key]
+        return int(sizes[0]) if sizes else None
 
     def sizes(self, folder: str) -> dict[str, int]:
         prefix = f"{folder}/" if folder else ""
-        found: dict[str, int] = {}
-        more: dict[str, str] = {}
+        sizes: dict[str, int] = {}
+        next_page: dict[str, str] = {}
         while True:
-            page = self._list(prefix, **more)
-            found |= {
+            page = self._list(prefix, **next_page)
+            sizes |= {
                 item["Key"]: int(item["Size"]) for item in page.get("Contents", []) if not item["Key"].endswith("/")
             }
             if not page.get("IsTruncated"):
-                return found
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+                return sizes
+            next_page = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, key: str) -> None:
         keys = [*([key] if key else []), *self.sizes(key)]
@@ -129,17 +129,17 @@ class S3Backend:
             self._run("DeleteObjects", key, partial(self._delete, keys[start : start + 1000]))
 
     def _delete(self, keys: list[str]) -> None:
-        objects = [{"Key": each} for each in keys]
+        objects = [{"Key": key} for key in keys]
         answer = self._call("DeleteObjects", Delete={"Objects": objects, "Quiet": True})
         for error in answer.get("Errors", []):
             # The request itself is answered with 200, whatever became of its keys.
             status = 403 if error.get("Code") == "AccessDenied" else 500
-            told: Any = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}
-            with self._judged("DeleteObjects", str(error.get("Key"))):
-                raise ClientError(told, "DeleteObjects")
+            response: Any = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}
+            with self._translated_errors("DeleteObjects", str(error.get("Key"))):
+                raise ClientError(response, "DeleteObjects")
 
     def _put_parts(self, local: Path, key: str, size: int) -> None:
-        part_bytes = max(PART_BYTES, -(-size // _MOST_PARTS))
+        part_bytes = max(PART_BYTES, -(-size // _MAX_PARTS))
         upload = self._request("CreateMultipartUpload", Key=key)["UploadId"]
         try:
             parts = []
@@ -160,7 +160,7 @@ class S3Backend:
         return self._request("ListObjectsV2", Prefix=prefix, **arguments)
 
     def _request(self, operation: str, **arguments: Any) -> Any:
-        return self._run(operation, _place(arguments), lambda: self._call(operation, **arguments))
+        return self._run(operation, _key_or_prefix(arguments), lambda: self._call(operation, **arguments))
 
     def _run(self, operation: str, key: str, work: Callable[[], _T]) -> _T:
         about = {"bucket": self._bucket, "key": key, "endpoint": self._endpoint}
@@ -175,7 +175,7 @@ class S3Backend:
             async with answer["Body"] as body:
                 return bytes(await body.read())
 
-        with self._judged("GetObject", key):
+        with self._translated_errors("GetObject", key):
             data: bytes = sync(self._files.loop, read)
         if start is not None and stop is not None and len(data) != stop - start:
             raise Transient(f"got {len(data)} bytes of {stop - start}")
@@ -183,19 +183,21 @@ class S3Backend:
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         """One request, one try."""
-        with self._judged(operation, _place(arguments)):
+        with self._translated_errors(operation, _key_or_prefix(arguments)):
             return self._files.call_s3(xform_name(operation), Bucket=self._bucket, **arguments)
 
     @contextlib.contextmanager
-    def _judged(self, operation: str, key: str) -> Iterator[None]:
+    def _translated_errors(self, operation: str, key: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            answer = Answer.of(error, operation=operation, bucket=self._bucket, key=key, endpoint=self._endpoint)
-            raise judge(answer) from error
+            request = FailedRequest.of(
+                error, operation=operation, bucket=self._bucket, key=key, endpoint=self._endpoint
+            )
+            raise classify_error(request) from error
 
 
-def _place(arguments: dict[str, Any]) -> str:
+def _key_or_prefix(arguments: dict[str, Any]) -> str:
     return str(arguments.get("Key") or arguments.get("Prefix") or "")
 
 

@@ -9,12 +9,12 @@ import structlog
 
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.backend import TEMPORARY, Backend
-from promptintern.storage.entry import FileEntry
-from promptintern.storage.local import LocalBackend, judged, replacing
+from promptintern.storage.file_entry import FileEntry
+from promptintern.storage.local import LocalBackend, replacing, translated_errors
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
 
-_WRITES = 3
+_WRITE_ATTEMPTS = 3
 """How often a file is written whose content reads back as another."""
 _CHUNK = 1 << 20
 _log = structlog.get_logger("promptintern.storage")
@@ -75,7 +75,7 @@ class Store:
     def write(self, path: str, data: bytes) -> None:
         """Create or replace the file, and see that it reads back."""
         key = self._key(path)
-        for _ in range(_WRITES):
+        for _ in range(_WRITE_ATTEMPTS):
             self._backend.put(key, data)
             if self._holds(key, data):
                 return
@@ -86,7 +86,7 @@ class Store:
         key = self._key(path)
         if not self._backend.create(key, data):
             return False
-        for _ in range(_WRITES):
+        for _ in range(_WRITE_ATTEMPTS):
             if self._holds(key, data):
                 return True
             # It is ours, so putting it right takes nothing from anybody.
@@ -100,8 +100,8 @@ class Store:
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Bytes of every file below the folder ``prefix``, by path, sorted."""
         start = len(self._prefix) + 1 if self._prefix else 0
-        found = self._backend.sizes(self._key(prefix) if prefix.strip("/") else self._prefix)
-        return {key[start:]: size for key, size in sorted(found.items())}
+        sizes = self._backend.sizes(self._key(prefix) if prefix.strip("/") else self._prefix)
+        return {key[start:]: size for key, size in sorted(sizes.items())}
 
     def list(self, prefix: str = "") -> list[str]:
         """Paths of all files below the folder ``prefix``, sorted."""
@@ -114,11 +114,11 @@ class Store:
     def upload(self, local: Path, path: str) -> FileEntry:
         """Copy a local file here in pieces, and see that it reads back."""
         key = self._key(path)
-        for attempt in range(1, _WRITES + 1):
-            entry = entry_of(local)
+        for attempt in range(1, _WRITE_ATTEMPTS + 1):
+            entry = hash_file(local)
             self._backend.put_file(local, key)
             try:
-                stored = _entry(self._backend.chunks(key))
+                stored = _hash_chunks(self._backend.chunks(key))
             except FileNotFoundError:
                 stored = None
             if stored == entry:
@@ -131,7 +131,7 @@ class Store:
         chunks = self._backend.chunks(self._key(path))
         # Before anything local is touched: it is here that an absent file is noticed.
         first = next(chunks, b"")
-        with judged(local, "write"), replacing(local) as temporary, temporary.open("wb") as file:
+        with translated_errors(local, "write"), replacing(local) as temporary, temporary.open("wb") as file:
             file.write(first)
             for chunk in chunks:
                 file.write(chunk)
@@ -147,8 +147,8 @@ class Store:
 
     def _not_as_written(self, path: str) -> RunFailed:
         return RunFailed(
-            f"{self._backend.uri(self._key(path))}: what was written reads back as something else, {_WRITES} times; "
-            "the storage, or a proxy before it, damages files"
+            f"{self._backend.uri(self._key(path))}: what was written reads back as something else, "
+            f"{_WRITE_ATTEMPTS} times; the storage, or a proxy before it, damages files"
         )
 
     def _key(self, path: str) -> str:
@@ -164,13 +164,13 @@ def check_path(path: str) -> str:
     return path
 
 
-def entry_of(local: Path) -> FileEntry:
+def hash_file(local: Path) -> FileEntry:
     """Size and SHA-256 of a local file."""
-    with judged(local, "read"), local.open("rb") as file:
-        return _entry(iter(lambda: file.read(_CHUNK), b""))
+    with translated_errors(local, "read"), local.open("rb") as file:
+        return _hash_chunks(iter(lambda: file.read(_CHUNK), b""))
 
 
-def _entry(chunks: Iterable[bytes]) -> FileEntry:
+def _hash_chunks(chunks: Iterable[bytes]) -> FileEntry:
     digest, size = hashlib.sha256(), 0
     for chunk in chunks:
         digest.update(chunk)

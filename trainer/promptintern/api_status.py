@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 
-def status_object(text: str | bytes | None) -> dict[str, Any]:
+def parse_status(text: str | bytes | None) -> dict[str, Any]:
     """The object in the body of an answer; empty if there was none, or something else."""
     try:
-        found = json.loads(text or "")
+        document = json.loads(text or "")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
