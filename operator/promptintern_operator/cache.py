@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
-from promptintern_operator.labels import JOB, JOB_UID
+from promptintern_api.contract import LABEL_JOB, LABEL_JOB_UID
+
 from promptintern_operator.plan import Denial, KubeRay, Observed
 from promptintern_operator.queue import Key
 from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView, controller_of
@@ -142,7 +143,7 @@ class Cache:
 
 def key_of(meta: Mapping[str, Any]) -> Key | None:
     """Return the key of the job to which a dependent belongs, from its labels."""
-    name = (meta.get("labels") or {}).get(JOB)
+    name = (meta.get("labels") or {}).get(LABEL_JOB)
     return Key(meta["namespace"], name) if name else None
 
 
@@ -153,7 +154,7 @@ def owner_of(meta: Mapping[str, Any], *, controlled: bool) -> Owner | None:
         meta: The metadata of the dependent.
         controlled: Whether the operator creates this kind itself, so that the job must be the controller of the object.
     """
-    uid = (meta.get("labels") or {}).get(JOB_UID)
+    uid = (meta.get("labels") or {}).get(LABEL_JOB_UID)
     if uid is None or (controlled and controller_of(meta).get("uid") != uid):
         return None
     return Owner(meta["namespace"], uid)

@@ -11,7 +11,7 @@ from promptintern_api.job import KIND
 
 from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.kube import Kube, RequestFailed
-from promptintern_operator.manifests.config import config_map
+from promptintern_operator.manifests.config import ResolvedJob, config_map
 from promptintern_operator.manifests.identity import role, role_binding, service_account
 from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.network import network_policy
@@ -33,7 +33,7 @@ class Dependents:
         self._cache = cache
         self._settings = settings
 
-    async def prepare(self, job: PromptInternJob, *, written: asyncio.Future[bool]) -> bool:
+    async def prepare(self, job: ResolvedJob, *, written: asyncio.Future[bool]) -> bool:
         """Bring the dependents of a check in line with the spec, and start to create those that only a head needs.
 
         Nothing waits for the Role and the RoleBinding here: before the API server grants rights, it waits a tenth of a
@@ -61,7 +61,7 @@ class Dependents:
         await gather_all(*(self._update(manifest, job) for manifest in existing))
         return True
 
-    async def ensure(self, job: PromptInternJob) -> None:
+    async def ensure(self, job: ResolvedJob) -> None:
         """Ensure that all dependents of an attempt exist; those just created for its check are assumed to exist.
 
         Existing objects stay as they are, because the job was accepted as the ConfigMap describes it.
@@ -77,8 +77,8 @@ class Dependents:
 
         await gather_all(ensure_rights(), *(self._ensure(manifest, job) for manifest in self._pod_manifests(job)))
 
-    def _pod_manifests(self, job: PromptInternJob) -> list[Manifest]:
-        return [service_account(job), config_map(job, self._settings), network_policy(job, self._settings)]
+    def _pod_manifests(self, job: ResolvedJob) -> list[Manifest]:
+        return [service_account(job), config_map(job), network_policy(job, self._settings)]
 
     async def _grant(self, job: PromptInternJob) -> bool:
         """Create Role and RoleBinding, which are the same for every spec; return whether that worked.

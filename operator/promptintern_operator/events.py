@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from promptintern_api.contract import OPERATOR
 from promptintern_api.job import GROUP, KIND, VERSION
 
-from promptintern_operator.labels import OPERATOR
 from promptintern_operator.plan import EventRecord
 from promptintern_operator.queue import Key
 

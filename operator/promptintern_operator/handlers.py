@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
+from promptintern_api.contract import LABEL_JOB, OPERATOR_SELECTOR
 
 from promptintern_operator.cache import Cache, CachedJob, ObjectCache, Owner, key_of, owner_of
-from promptintern_operator.labels import JOB, SELECTOR
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
 
-_OURS = {JOB: kopf.PRESENT}
+_OURS = {LABEL_JOB: kopf.PRESENT}
 
 
 def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
@@ -95,7 +95,7 @@ def kopf_settings(*, limited: bool) -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or start it again
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
-        settings.watching.label_selectors[resource] = SELECTOR
+        settings.watching.label_selectors[resource] = OPERATOR_SELECTOR
     return settings
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
+from promptintern_api.contract import OPERATOR
 
 from promptintern_operator.metrics import API_REQUESTS
 
-FIELD_MANAGER = "promptintern-operator"
 _APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
 _META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _SECONDS, _PAGE = 30.0, 500
@@ -232,7 +232,7 @@ def _path(manifest: Mapping[str, Any]) -> str:
 
 
 def _as_manager() -> list[tuple[str, str]]:
-    return [("fieldManager", FIELD_MANAGER), ("force", "true")]
+    return [("fieldManager", OPERATOR), ("force", "true")]
 
 
 def _parsed(content: bytes) -> dict[str, Any]:

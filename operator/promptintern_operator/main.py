@@ -10,6 +10,7 @@ import kopf
 import structlog
 from kubernetes.aio import config
 from prometheus_client import start_http_server
+from promptintern_api.contract import OPERATOR_ENV_PREFIX, ExitCode
 from pydantic import ValidationError
 
 from promptintern_operator.cache import Cache
@@ -216,9 +217,9 @@ def main() -> None:
         settings = Settings()
     except ValidationError as error:
         for problem in error.errors():
-            name = "PROMPTINTERN_" + "_".join(map(str, problem["loc"])).upper()
+            name = OPERATOR_ENV_PREFIX + "_".join(map(str, problem["loc"])).upper()
             print(f"error: {name}: {problem['msg']}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(ExitCode.USER_ERROR)
     asyncio.run(run(settings))
 
 

@@ -16,7 +16,7 @@ from promptintern_operator.dependents import Dependents, check_owner
 from promptintern_operator.events import event_manifest
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
 from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
-from promptintern_operator.manifests.config import refusals, resolve
+from promptintern_operator.manifests.config import ResolvedJob, refusals, resolve
 from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.preflight import preflight_job
 from promptintern_operator.manifests.rayjob import ray_job
@@ -72,7 +72,7 @@ class Reconciler:
         log = _log.bind(namespace=key.namespace, job=key.name)
         with RECONCILE_SECONDS.time():
             try:
-                job = parse_job(cached.body)
+                job = resolve(parse_job(cached.body), self._settings)
             except InvalidJob as error:
                 # The API server accepted it under the schema of another version; a user has to change it.
                 log.error("cannot parse the job", problems=str(error))
@@ -87,8 +87,8 @@ class Reconciler:
                 generation=cached.generation,
                 now=now,
                 limits=self._limits,
-                refusals=refusals(job, self._settings),
-                storage=resolve(job, self._settings).spec.storage,
+                refusals=refusals(job),
+                storage=job.spec.storage,
             )
             writing = asyncio.create_task(self._write_status(key, cached, result))
             try:
@@ -168,7 +168,7 @@ class Reconciler:
         except RequestFailed as error:
             log.warning("cannot record an event", error=str(error))
 
-    async def _try_action(self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any) -> bool:
+    async def _try_action(self, action: Action, job: ResolvedJob, written: asyncio.Future[bool], log: Any) -> bool:
         """Execute ``action``; return False if the API server denied it for a reason that the job must report."""
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
         previous = self._cache.denials.get(owner)
@@ -191,7 +191,7 @@ class Reconciler:
             await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
         return True
 
-    async def _execute(self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any) -> None:
+    async def _execute(self, action: Action, job: ResolvedJob, written: asyncio.Future[bool], log: Any) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
         owner = Owner(namespace, uid)
         match action:

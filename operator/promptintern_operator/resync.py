@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from promptintern_api.contract import OPERATOR_SELECTOR
+
 from promptintern_operator.cache import Cache, ObjectCache, Owner
 from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, WORKLOADS, Kube, RequestFailed, Resource
-from promptintern_operator.labels import SELECTOR
 from promptintern_operator.queue import Key
 
 
@@ -25,9 +26,9 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
             changed.add(key)
     kinds: list[tuple[Resource, ObjectCache[Any], str]] = [
         (WORKLOADS, cache.workloads, ""),  # Kueue creates them without our labels
-        (RAY_JOBS, cache.ray_jobs, SELECTOR),
-        (PODS, cache.pods, SELECTOR),
-        (PREFLIGHTS, cache.preflights, SELECTOR),
+        (RAY_JOBS, cache.ray_jobs, OPERATOR_SELECTOR),
+        (PODS, cache.pods, OPERATOR_SELECTOR),
+        (PREFLIGHTS, cache.preflights, OPERATOR_SELECTOR),
     ]
     keys = {job.uid: key for key, job in cache.jobs.items()}
     for resource, objects, selector in kinds:

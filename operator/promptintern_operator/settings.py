@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Self
 
+from promptintern_api.contract import OPERATOR, OPERATOR_ENV_PREFIX
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -58,13 +59,13 @@ def _split(value: object) -> object:
 class Settings(BaseSettings):
     """The settings of the process. Structured values are JSON."""
 
-    model_config = SettingsConfigDict(env_prefix="PROMPTINTERN_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=OPERATOR_ENV_PREFIX, frozen=True)
 
     namespaces: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     """Namespaces to serve, separated by commas; an empty value means all."""
     operator_namespace: str = "promptintern-system"
-    pod_name: str = "promptintern-operator"
-    lease_name: str = "promptintern-operator"
+    pod_name: str = OPERATOR
+    lease_name: str = OPERATOR
 
     trainer_image: str = DEFAULT_IMAGE
     image_pull_policy: str = "IfNotPresent"

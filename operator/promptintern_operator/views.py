@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from promptintern_operator.labels import GENERATION, QUEUE, ROLE, TRY
+from promptintern_api.contract import (
+    ANNOTATION_GENERATION,
+    ANNOTATION_RUN_FORMAT,
+    ANNOTATION_TRY,
+    LABEL_QUEUE,
+    LABEL_ROLE,
+)
 
 Body = Mapping[str, Any]
 
@@ -26,6 +32,8 @@ class RayJobView:
     """Ray's status of the job, or "" before there is one."""
     reason: str
     message: str
+    run_format: str | None
+    """``RUN_FORMAT`` of the operator that created it; None before there was one."""
     cluster: str | None
     ended: datetime | None
     """The time at which Ray's job ended."""
@@ -129,10 +137,11 @@ def ray_job_view(body: Body) -> RayJobView:
         job_status=status.get("jobStatus") or "",
         reason=status.get("reason") or "",
         message=status.get("message") or "",
+        run_format=(meta.get("annotations") or {}).get(ANNOTATION_RUN_FORMAT),
         cluster=status.get("rayClusterName") or None,
         ended=parse_time(status["endTime"]) if status.get("endTime") else None,
         worker_memory=_worker_memory(spec),
-        queue=_label(meta, QUEUE),
+        queue=_label(meta, LABEL_QUEUE),
         pod_refusal=refusal.get("message") if refusal.get("status") == "True" else None,
     )
 
@@ -150,7 +159,7 @@ def pod_view(body: Body) -> PodView:
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
-        role=_label(meta, ROLE) or "worker",
+        role=_label(meta, LABEL_ROLE) or "worker",
         cluster=_label(meta, "ray.io/cluster"),
         created=parse_time(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
@@ -174,8 +183,8 @@ def preflight_view(body: Body) -> PreflightView:
     return PreflightView(
         name=meta["name"],
         uid=meta["uid"],
-        generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
-        number=int((meta.get("annotations") or {}).get(TRY, 1)),
+        generation=int((meta.get("annotations") or {}).get(ANNOTATION_GENERATION, 0)),
+        number=int((meta.get("annotations") or {}).get(ANNOTATION_TRY, 1)),
         started=parse_time(status["startTime"]) if status.get("startTime") else None,
         deleting=_is_deleting(meta),
         queued=bool(spec.get("suspend")),

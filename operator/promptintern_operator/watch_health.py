@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import kopf
+from promptintern_api.contract import OPERATOR
 
 _LAST_ACTIVITY: dict[str, float] = {}
 _WATCHED: set[str] = set()
@@ -105,7 +106,7 @@ def tracked_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
     """Return a session for Kopf that records the activity of its watches."""
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
-        headers={"User-Agent": "promptintern-operator", **info.as_http_headers()},
+        headers={"User-Agent": OPERATOR, **info.as_http_headers()},
         response_class=TrackedResponse,
     )
     return kopf.AiohttpSession(

@@ -1,18 +1,26 @@
 """The metadata that all objects of a job share: names, labels, the owner."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import (
+    LABEL_JOB,
+    LABEL_JOB_UID,
+    LABEL_MANAGED_BY,
+    LABEL_PRIORITY,
+    LABEL_QUEUE,
+    OPERATOR,
+    dependent_name,
+)
 from promptintern_api.job import GROUP, KIND, VERSION
-
-from promptintern_operator import labels
 
 Manifest = dict[str, Any]
 
 
 def child_name(job: PromptInternJob) -> str:
     """Return the name of the job's ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy."""
-    return f"promptintern-{job.metadata.name}"
+    return dependent_name(job.metadata.name)
 
 
 def preflight_name(job: PromptInternJob, generation: int, number: int) -> str:
@@ -23,9 +31,9 @@ def preflight_name(job: PromptInternJob, generation: int, number: int) -> str:
 def job_labels(job: PromptInternJob) -> dict[str, str]:
     """Return the labels of all objects that belong to ``job``."""
     return {
-        labels.MANAGED_BY: labels.OPERATOR,
-        labels.JOB: job.metadata.name,
-        labels.JOB_UID: uid_of(job),
+        LABEL_MANAGED_BY: OPERATOR,
+        LABEL_JOB: job.metadata.name,
+        LABEL_JOB_UID: uid_of(job),
     }
 
 
@@ -52,3 +60,8 @@ def uid_of(job: PromptInternJob) -> str:
     """Return the uid of a job, which every job in a cluster has."""
     assert job.metadata.uid is not None
     return job.metadata.uid
+
+
+def kueue_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a job's ``labels`` that Kueue reads from the objects that run for the job."""
+    return {name: labels[name] for name in (LABEL_QUEUE, LABEL_PRIORITY) if name in labels}

@@ -1,8 +1,8 @@
 """The connections of a job's pods: among each other, with KubeRay, to DNS, and to the destinations of the chart."""
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import LABEL_JOB_UID
 
-from promptintern_operator import labels
 from promptintern_operator.manifests.meta import Manifest, child_name, metadata, uid_of
 from promptintern_operator.settings import EgressRule, Settings
 
@@ -17,7 +17,7 @@ _KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}
 
 def network_policy(job: PromptInternJob, settings: Settings) -> Manifest:
     """Return the policy for all pods of ``job``."""
-    own: Manifest = {"podSelector": {"matchLabels": {labels.JOB_UID: uid_of(job)}}}
+    own: Manifest = {"podSelector": {"matchLabels": {LABEL_JOB_UID: uid_of(job)}}}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

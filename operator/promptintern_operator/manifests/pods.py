@@ -4,11 +4,10 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from promptintern_api import PromptInternJob
 from promptintern_api.compute import Resources
+from promptintern_api.contract import ENV_STORAGE_CA, LABEL_ROLE
 
-from promptintern_operator import labels
-from promptintern_operator.manifests.config import CA_FOLDER, FOLDER, SCRATCH, TOKEN_FOLDER
+from promptintern_operator.manifests.config import CA_FOLDER, FOLDER, SCRATCH, TOKEN_FOLDER, ResolvedJob
 from promptintern_operator.manifests.meta import Manifest, child_name, job_labels
 from promptintern_operator.settings import PodSize, Settings
 
@@ -32,12 +31,12 @@ CONTAINER_SECURITY: Manifest = {
 }
 
 
-def pod_labels(job: PromptInternJob, role: str) -> dict[str, str]:
+def pod_labels(job: ResolvedJob, role: str) -> dict[str, str]:
     """Return the labels of a pod with ``role``."""
-    return job_labels(job) | {labels.ROLE: role}
+    return job_labels(job) | {LABEL_ROLE: role}
 
 
-def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = False, **more: Any) -> Manifest:
+def pod_spec(job: ResolvedJob, containers: list[Manifest], *, token: bool = False, **more: Any) -> Manifest:
     """Return the spec of a pod of the resolved ``job`` that meets Pod Security "restricted".
 
     Args:
@@ -72,7 +71,7 @@ def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = 
     return spec | more
 
 
-def worker_placement(job: PromptInternJob) -> Manifest:
+def worker_placement(job: ResolvedJob) -> Manifest:
     """Return the user's placement of workers, as fields of a pod's spec."""
     compute = job.spec.compute
     fields: Manifest = {}
@@ -83,14 +82,14 @@ def worker_placement(job: PromptInternJob) -> Manifest:
     return fields
 
 
-def cpu_placement(job: PromptInternJob) -> Manifest:
+def cpu_placement(job: ResolvedJob) -> Manifest:
     """Return the user's placement of the head and the check, which need no GPU."""
     selector = job.spec.compute.head_node_selector
     return {"nodeSelector": dict(selector)} if selector else {}
 
 
 def container(
-    job: PromptInternJob,
+    job: ResolvedJob,
     settings: Settings,
     *,
     name: str,
@@ -112,11 +111,11 @@ def container(
     } | more
 
 
-def environment(job: PromptInternJob, more: dict[str, str] | None = None) -> dict[str, str]:
+def environment(job: ResolvedJob, more: dict[str, str] | None = None) -> dict[str, str]:
     """Return the environment variables of every container."""
     cache = job.spec.compute.model_cache
     writable = cache is not None and not cache.read_only
-    authority = {"PROMPTINTERN_STORAGE_CA": f"{CA_FOLDER}/{_CA_KEY}"} if _storage_secret(job) else {}
+    authority = {ENV_STORAGE_CA: f"{CA_FOLDER}/{_CA_KEY}"} if _storage_secret(job) else {}
     return (
         {
             "HOME": f"{SCRATCH}/home",
@@ -129,12 +128,12 @@ def environment(job: PromptInternJob, more: dict[str, str] | None = None) -> dic
     )
 
 
-def _storage_secret(job: PromptInternJob) -> str | None:
+def _storage_secret(job: ResolvedJob) -> str | None:
     storage = job.spec.storage
     return storage.secret_ref.name if storage is not None and storage.secret_ref is not None else None
 
 
-def credentials(job: PromptInternJob) -> list[Manifest]:
+def credentials(job: ResolvedJob) -> list[Manifest]:
     """Return the variables from the Secrets that the job names; the operator never sees their values."""
     variables: list[Manifest] = []
     secret, model = _storage_secret(job), job.spec.model
@@ -155,7 +154,7 @@ def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False
     return {"name": variable, "valueFrom": {"secretKeyRef": source}}
 
 
-def volumes(job: PromptInternJob, *, token: bool) -> list[Manifest]:
+def volumes(job: ResolvedJob, *, token: bool) -> list[Manifest]:
     """Return the volumes: the job, scratch space, the storage's CA certificate, the model cache, the head's token."""
     specs: list[Manifest] = [
         {"name": _CONFIG, "configMap": {"name": child_name(job)}},
@@ -179,7 +178,7 @@ def volumes(job: PromptInternJob, *, token: bool) -> list[Manifest]:
     return specs
 
 
-def mounts(job: PromptInternJob, *, token: bool) -> list[Manifest]:
+def mounts(job: ResolvedJob, *, token: bool) -> list[Manifest]:
     """Return the mounts of the volumes in a container."""
     specs: list[Manifest] = [
         {"name": _CONFIG, "mountPath": FOLDER, "readOnly": True},

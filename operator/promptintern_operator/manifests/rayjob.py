@@ -1,10 +1,17 @@
 """The RayJob of one attempt: a head pod that runs only the driver, and one pod for each worker."""
 
-from promptintern_api import PromptInternJob
+from promptintern_api.contract import (
+    ANNOTATION_RUN_FORMAT,
+    ENV_POD_FOLDER,
+    ENV_RAY_JOB,
+    ENV_RAY_VERSION,
+    LABEL_ATTEMPT,
+    LABEL_QUEUE,
+    RUN_FORMAT,
+)
 
-from promptintern_operator import labels
-from promptintern_operator.manifests.config import JOB_PATH, resolve
-from promptintern_operator.manifests.meta import Manifest, metadata
+from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob
+from promptintern_operator.manifests.meta import Manifest, kueue_labels, metadata
 from promptintern_operator.manifests.pods import (
     container,
     container_size,
@@ -25,22 +32,22 @@ _POD_FOLDER = "/tmp/promptintern"
 """The folder in each pod through which its preStop hook and its trainer communicate."""
 
 
-def ray_job(job: PromptInternJob, settings: Settings, *, number: int) -> Manifest:
+def ray_job(job: ResolvedJob, settings: Settings, *, number: int) -> Manifest:
     """Return the RayJob of attempt ``number``. Its spec is never updated: after creation, Kueue owns ``suspend``."""
-    job = resolve(job, settings)
-    copied = labels.for_kueue(job.metadata.labels)
+    copied = kueue_labels(job.metadata.labels)
     name = ray_job_name(job.metadata.name, number)
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": metadata(job, name, more_labels=copied | {labels.ATTEMPT: str(number)}),
+        "metadata": metadata(job, name, more_labels=copied | {LABEL_ATTEMPT: str(number)})
+        | {"annotations": {ANNOTATION_RUN_FORMAT: RUN_FORMAT}},
         "spec": {
             "entrypoint": f"promptintern pod drive {JOB_PATH}",
             "submissionMode": "HTTPMode",
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 0,
             "backoffLimit": 0,
-            "suspend": labels.QUEUE in copied,
+            "suspend": LABEL_QUEUE in copied,
             "rayClusterSpec": {
                 "rayVersion": job.spec.compute.ray_version,
                 "enableInTreeAutoscaling": False,
@@ -52,7 +59,7 @@ def ray_job(job: PromptInternJob, settings: Settings, *, number: int) -> Manifes
     }
 
 
-def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
+def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
     compute = job.spec.compute
     grace = compute.termination_grace_period_seconds
     ray = container(
@@ -74,7 +81,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         settings,
         name="logs",
         size=_SHIPPER,
-        env={"PROMPTINTERN_RAY_JOB": name},
+        env={ENV_RAY_JOB: name},
         restartPolicy="Always",
         command=["promptintern", "pod", "ship-logs", JOB_PATH],
     )
@@ -102,7 +109,7 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
     }
 
 
-def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
+def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
     compute = job.spec.compute
     size = container_size(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
     grace = compute.termination_grace_period_seconds
@@ -128,11 +135,11 @@ def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
     }
 
 
-def _ray_environment(job: PromptInternJob, name: str) -> dict[str, str]:
+def _ray_environment(job: ResolvedJob, name: str) -> dict[str, str]:
     return {
-        "PROMPTINTERN_RAY_JOB": name,
-        "PROMPTINTERN_RAY_VERSION": job.spec.compute.ray_version or "",
-        "PROMPTINTERN_POD_FOLDER": _POD_FOLDER,
+        ENV_RAY_JOB: name,
+        ENV_RAY_VERSION: job.spec.compute.ray_version or "",
+        ENV_POD_FOLDER: _POD_FOLDER,
     }
 
 

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from promptintern_api.contract import ExitCode
 from promptintern_api.status import Failure, Outcome, PodStatus
 
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
-USER_EXIT, INFRASTRUCTURE_EXIT = 2, 75
-"""Exit codes: of a refusal; of a trainer that lost its storage or its workers."""
-_ENDED_BY_SIGNAL, _SAVED = (-2, -15), (130, 143)
+_ENDED_BY_SIGNAL, _SAVED = (-2, -15), (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 """Of a driver that got SIGINT or SIGTERM: it died of them, as Ray writes it; or it saved and ended by itself."""
 _STOPPED = (*_ENDED_BY_SIGNAL, *_SAVED)
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
@@ -113,8 +112,8 @@ def _failure(
     # A drain or a user removed the head pod; the trainer did not fail.
     leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_removed(pod, ray_job)]
     failure_class = trainer_failure.failure_class if trainer_failure is not None else None
-    is_refused = code == USER_EXIT or failure_class == "User"
-    is_infrastructure = code == INFRASTRUCTURE_EXIT or failure_class == "Infrastructure"
+    is_refused = code == ExitCode.USER_ERROR or failure_class == "User"
+    is_infrastructure = code == ExitCode.INFRASTRUCTURE or failure_class == "Infrastructure"
     certain: list[tuple[bool, Outcome, str, str]] = [
         (is_refused, Outcome.USER, "Refused", detail),
         (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),

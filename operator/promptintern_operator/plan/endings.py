@@ -9,6 +9,9 @@ from promptintern_operator.plan.classify import Ending, last_states
 from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.views import PodView
 
+UNSUPPORTED_RUN_FORMAT = "UnsupportedRunFormat"
+"""The reason of an attempt that another version of the operator started."""
+
 
 def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> None:
     """Record how the running attempt ended, with the last states of its pods; ``pods`` may be empty."""

@@ -8,7 +8,7 @@ from promptintern_api.status import AttemptStatus, Outcome
 from promptintern_operator.plan.attempts import active_seconds, is_spent, next_start, pause_fields, ray_job_name
 from promptintern_operator.plan.classify import Ending, ending_of, is_stranded
 from promptintern_operator.plan.draft import StatusDraft
-from promptintern_operator.plan.endings import end_attempt, finish
+from promptintern_operator.plan.endings import UNSUPPORTED_RUN_FORMAT, end_attempt, finish
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
 from promptintern_operator.views import RayJobView
 
@@ -92,6 +92,8 @@ def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft
         finish(draft, succeeded=True, reason="Succeeded", message=f"attempt {attempt.number}: {attempt.message}")
     elif is_spent(draft.attempts, job.spec.retries):
         reason = {Outcome.USER: "Refused"}.get(attempt.outcome, "RetriesExhausted")
+        if draft.reason("Training") == UNSUPPORTED_RUN_FORMAT:
+            reason = UNSUPPORTED_RUN_FORMAT
         finish(draft, succeeded=False, reason=reason, message=f"attempt {attempt.number}: {attempt.message}")
     else:
         due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)

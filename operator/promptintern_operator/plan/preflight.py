@@ -4,13 +4,12 @@ import json
 from datetime import datetime, timedelta
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import ExitCode
 
 from promptintern_operator.plan.attempts import backoff
 from promptintern_operator.plan.classify import (
-    INFRASTRUCTURE_EXIT,
     NODE_TROUBLE,
     STUCK_BY_USER,
-    USER_EXIT,
     stuck_pod,
 )
 from promptintern_operator.plan.denials import DENIALS, INVALID, denial_of, should_give_up
@@ -159,7 +158,7 @@ def _handle_failure(
             draft.set_condition("Accepted", None, "Checking", _CHECKING)
             return
     message = (container.exit_message if container else None) or preflight.failed or ""
-    if container is not None and container.exit_code == USER_EXIT:
+    if container is not None and container.exit_code == ExitCode.USER_ERROR:
         draft.set_condition("Accepted", False, "Refused", _findings(message))
         return
     lost = None if preflight.timed_out else _loss_reason(newest, container, message)
@@ -187,7 +186,7 @@ def _loss_reason(pod: PodView | None, container: ContainerView | None, message: 
     taken = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
     if taken is not None:
         return f"the cluster removed pod {pod.name} ({taken})"
-    if container.exit_code == INFRASTRUCTURE_EXIT:
+    if container.exit_code == ExitCode.INFRASTRUCTURE:
         return _findings(message)
     if container.exit_code in _KILLED and container.exit_reason != "OOMKilled":
         return f"pod {pod.name} was killed"

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import RUN_FORMAT
 from promptintern_api.status import AttemptStatus, Failure, Outcome
 
 from promptintern_operator.plan.attempts import pause_fields
@@ -10,7 +11,7 @@ from promptintern_operator.plan.classify import Ending, ending_of, is_running, i
 from promptintern_operator.plan.cluster import follow_cluster, is_queued, set_quota_reserved
 from promptintern_operator.plan.denials import DENIALS, INVALID, denial_of, should_give_up
 from promptintern_operator.plan.draft import StatusDraft
-from promptintern_operator.plan.endings import end_attempt
+from promptintern_operator.plan.endings import UNSUPPORTED_RUN_FORMAT, end_attempt
 from promptintern_operator.plan.lifecycle import creation_message
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
 from promptintern_operator.views import PodView, RayJobView
@@ -38,9 +39,9 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft,
             "Training", False, "Starting", "spec.suspend was set back to false before the RayJob was deleted"
         )
     _track_head(pods, draft)
-    lost = _end_if_head_lost(ray_job, pods, draft, limits)
-    if lost is not None:
-        end_attempt(draft, lost, pods)
+    cut_off = _unsupported_run_format(ray_job) or _end_if_head_lost(ray_job, pods, draft, limits)
+    if cut_off is not None:
+        end_attempt(draft, cut_off, pods)
         draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
         return False
     _track_active_time(draft, waiting=is_queued(ray_job))
@@ -52,6 +53,20 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft,
         end_attempt(draft, failure, pods)
         draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
     return failure is None
+
+
+def _unsupported_run_format(ray_job: RayJobView) -> Ending | None:
+    """Return how the attempt ends if another version of the operator created its RayJob, else None.
+
+    The two versions store a run in different files, so that no later attempt could continue this one.
+    """
+    if ray_job.run_format == RUN_FORMAT:
+        return None
+    message = (
+        f"RayJob {ray_job.name} was created by another version of PromptIntern, whose runs have format "
+        f"{ray_job.run_format or '1.0'} and not {RUN_FORMAT}; delete the PromptInternJob and create it again"
+    )
+    return Ending(outcome=Outcome.USER, reason=UNSUPPORTED_RUN_FORMAT, message=message)
 
 
 def _handle_ending(

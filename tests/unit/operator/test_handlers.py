@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from promptintern_api.contract import LABEL_JOB as JOB
+from promptintern_api.contract import LABEL_JOB_UID as JOB_UID
 from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.handlers import build_registry
-from promptintern_operator.labels import JOB, JOB_UID
 from promptintern_operator.queue import Key, Workqueue
 
 KEY = Key("team-a", "small")

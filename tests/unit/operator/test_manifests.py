@@ -34,12 +34,12 @@ GPU = "nvidia.com/gpu"
 
 def pod_templates(any_job: PromptInternJob) -> dict[str, Manifest]:
     """Templates of all pods, by role."""
-    cluster = ray_job(any_job, SETTINGS, number=1)["spec"]["rayClusterSpec"]
+    cluster = ray_job(resolve(any_job, SETTINGS), SETTINGS, number=1)["spec"]["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
     return {
         "head": cluster["headGroupSpec"]["template"],
         "worker": workers["template"],
-        "preflight": preflight_job(any_job, SETTINGS, generation=1)["spec"]["template"],
+        "preflight": preflight_job(resolve(any_job, SETTINGS), SETTINGS, generation=1)["spec"]["template"],
     }
 
 
@@ -48,10 +48,10 @@ def everything(any_job: PromptInternJob) -> list[Manifest]:
         service_account(any_job),
         role(any_job),
         role_binding(any_job),
-        config_map(any_job, SETTINGS),
+        config_map(resolve(any_job, SETTINGS)),
         network_policy(any_job, SETTINGS),
-        preflight_job(any_job, SETTINGS, generation=3),
-        ray_job(any_job, SETTINGS, number=2),
+        preflight_job(resolve(any_job, SETTINGS), SETTINGS, generation=3),
+        ray_job(resolve(any_job, SETTINGS), SETTINGS, number=2),
     ]
 
 
@@ -162,11 +162,11 @@ def test_all_that_is_created_belongs_to_its_job(any_job: PromptInternJob) -> Non
 @given(name=NAMES, number=st.integers(1, 9999), generation=st.integers(1, 99_999))
 def test_names_and_labels_fit_for_every_name_of_a_job(name: str, number: int, generation: int) -> None:
     named = job(name=name, labels=QUEUE_LABEL)
-    ray = ray_job(named, SETTINGS, number=number)
+    ray = ray_job(resolve(named, SETTINGS), SETTINGS, number=number)
     assert ray["metadata"]["name"] == ray_job_name(name, number)
     assert len(ray["metadata"]["name"]) <= 47
     assert DNS_1035.fullmatch(ray["metadata"]["name"])
-    for manifest in [*everything(named), ray, preflight_job(named, SETTINGS, generation=generation)]:
+    for manifest in [*everything(named), ray, preflight_job(resolve(named, SETTINGS), SETTINGS, generation=generation)]:
         assert len(manifest["metadata"]["name"]) <= 63
         assert DNS_1035.fullmatch(manifest["metadata"]["name"])
         for path, node in _walk(manifest):
@@ -177,7 +177,7 @@ def test_names_and_labels_fit_for_every_name_of_a_job(name: str, number: int, ge
 @FEW
 @given(jobs())
 def test_kueue_gets_its_labels_and_a_suspended_ray_job(any_job: PromptInternJob) -> None:
-    ray = ray_job(any_job, SETTINGS, number=1)
+    ray = ray_job(resolve(any_job, SETTINGS), SETTINGS, number=1)
     kueue = {k: v for k, v in any_job.metadata.labels.items() if k.startswith("kueue.x-k8s.io/")}
     assert {k: v for k, v in ray["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")} == kueue
     assert ray["spec"]["suspend"] == bool(kueue)
@@ -190,7 +190,7 @@ def test_the_check_is_in_the_jobs_queue_where_the_chart_says_so(any_job: PromptI
     """Kueue alone holds it back: where it manages no Jobs, one that is suspended would wait for ever."""
     kueue = {k: v for k, v in any_job.metadata.labels.items() if k.startswith("kueue.x-k8s.io/")}
     for chart, wanted in ((SETTINGS, {}), (SETTINGS.model_copy(update={"checks_in_queue": True}), kueue)):
-        check = preflight_job(any_job, chart, generation=1)
+        check = preflight_job(resolve(any_job, chart), chart, generation=1)
         found = {k: v for k, v in check["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")}
         assert found == wanted
         assert "suspend" not in check["spec"]
@@ -200,7 +200,7 @@ def test_the_check_is_in_the_jobs_queue_where_the_chart_says_so(any_job: PromptI
 @given(jobs())
 def test_the_ray_job_is_what_the_job_asks_for(any_job: PromptInternJob) -> None:
     compute = any_job.spec.compute
-    spec = ray_job(any_job, SETTINGS, number=1)["spec"]
+    spec = ray_job(resolve(any_job, SETTINGS), SETTINGS, number=1)["spec"]
     (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == compute.workers
     assert spec["backoffLimit"] == 0
@@ -249,14 +249,16 @@ def test_pods_mount_what_they_have_and_every_path_once(any_job: PromptInternJob)
 )
 def test_a_model_cache_at_a_path_that_is_taken_is_refused(path: str) -> None:
     taken = job(storage=STORAGE, compute__modelCache={"claimName": "models", "mountPath": path})
-    assert [each.partition(":")[0] for each in refusals(taken, SETTINGS)] == ["spec.compute.modelCache.mountPath"]
+    assert [each.partition(":")[0] for each in refusals(resolve(taken, SETTINGS))] == [
+        "spec.compute.modelCache.mountPath"
+    ]
 
 
 @FEW
 @given(jobs())
 def test_the_config_map_holds_the_resolved_job(any_job: PromptInternJob) -> None:
     resolved = resolve(any_job, SETTINGS)
-    (text,) = config_map(any_job, SETTINGS)["data"].values()
+    (text,) = config_map(resolve(any_job, SETTINGS))["data"].values()
     assert parse_job(json.loads(text)) == resolved
     assert resolved.spec.storage is not None
     assert resolved.spec.storage.uri == ("s3://team-a/runs" if any_job.spec.storage else "s3://all/runs")
@@ -266,7 +268,7 @@ def test_the_config_map_holds_the_resolved_job(any_job: PromptInternJob) -> None
 
 
 def test_the_preflight_is_tried_again_unless_the_job_is_refused() -> None:
-    spec = preflight_job(job(), SETTINGS, generation=3)
+    spec = preflight_job(resolve(job(), SETTINGS), SETTINGS, generation=3)
     assert spec["metadata"]["annotations"] == {"promptintern.dev/generation": "3", "promptintern.dev/try": "1"}
     assert spec["spec"]["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy needs it"
     rule, taken = spec["spec"]["podFailurePolicy"]["rules"]
@@ -390,7 +392,7 @@ def test_egress_is_what_the_chart_says() -> None:
     ],
 )
 def test_what_this_cluster_cannot_run_is_refused(spec: Manifest, chart: Settings, field: str | None) -> None:
-    assert [each.partition(":")[0] for each in refusals(job(**spec), chart)] == ([field] if field else [])
+    assert [each.partition(":")[0] for each in refusals(resolve(job(**spec), chart))] == ([field] if field else [])
 
 
 _UNITS = {"": 1, "m": Fraction(1, 1000), "k": 1000, "Ki": 1024, "M": 10**6, "Gi": 2**30}

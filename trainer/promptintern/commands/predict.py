@@ -139,7 +139,7 @@ def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
             break
     else:
         raise UserError.at(
-            uri, "holds no finished adapter (no adapter/manifest.json); give a run's folder or its adapter/"
+            uri, f"holds no finished adapter (no {ADAPTER_FOLDER}/{MANIFEST_FILE}); give a run's folder or its adapter/"
         )
     try:
         prompt = read_prompt(local)

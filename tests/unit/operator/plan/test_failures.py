@@ -435,3 +435,22 @@ def test_the_end_keeps_the_pods_that_were_seen_before() -> None:
     story: Story = running()
     story.reconcile(failed(message="the head is gone"))
     assert [p["name"] for p in story.attempt["pods"]] == ["head", "worker"]
+
+
+@pytest.mark.parametrize("run_format", [None, "1.0", "3.0"])
+def test_an_attempt_that_another_version_started_ends_for_that_reason(run_format: str | None) -> None:
+    story = running()
+    old = ray_job(deployment="Running", job_status="RUNNING", run_format=run_format)
+    result = story.reconcile(old, HEAD, WORKER)
+    assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.attempt["outcome"] == "User"
+    assert f"format {run_format or '1.0'} and not 2.0; delete the PromptInternJob" in story.attempt["message"]
+    reasons = {c["type"]: (c["status"], c["reason"]) for c in story.status["conditions"]}
+    assert reasons["Failed"] == ("True", "UnsupportedRunFormat")
+    assert "UnsupportedRunFormat" in {event.reason for event in result.events}
+
+
+def test_an_attempt_of_another_version_that_has_ended_keeps_its_own_end() -> None:
+    story = running()
+    story.reconcile(ray_job(deployment="Complete", job_status="SUCCEEDED", run_format=None), HEAD)
+    assert story.attempt["outcome"] == "Succeeded"
