@@ -54,7 +54,7 @@ def credentials_worked_before() -> Iterator[None]:
     try:
         yield
     except CredentialsRefused as refused:
-        raise InfrastructureFailed(f"{refused}; they were good when the run began here") from None
+        raise InfrastructureFailed(f"{refused}; the same credentials worked earlier in this run") from None
 
 
 def first_line(error: Exception) -> str:

@@ -37,7 +37,7 @@ class JobLoader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice in one mapping", key.start_mark
+                        None, None, f"the key {key.value!r} appears twice in one mapping", key.start_mark
                     )
                 seen.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -78,10 +78,10 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
         raise UserError.at(str(path), f"is not valid YAML: {_reason(error)}") from None
     if len(documents) != 1:
         problem = "is empty" if not documents else f"holds {len(documents)} YAML documents"
-        raise UserError.at(str(path), f"{problem}; exactly one job is wanted")
+        raise UserError.at(str(path), f"{problem}; it must hold exactly one job")
     document = documents[0]
     if not isinstance(document, dict):
-        raise UserError.at(str(path), "is no mapping; a job starts with apiVersion and kind")
+        raise UserError.at(str(path), "is not a mapping; a job starts with apiVersion and kind")
     document = with_overrides(_absolute(document, path.resolve().parent), overrides)
     try:
         return parse_job(document)
@@ -100,7 +100,7 @@ def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[s
         name, equals, value = override.partition("=")
         keys = name.strip().split(".")
         if not equals or not all(keys):
-            raise UserError.at(f"--set {override}", "is not of the form a.b=c")
+            raise UserError.at(f"--set {override}", "does not have the form a.b=c")
         if keys[0] not in ("spec", "metadata", "apiVersion", "kind"):
             keys = ["spec", *keys]
         node = result
@@ -109,8 +109,8 @@ def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[s
                 node[key] = {}
             node = node[key]
             if not isinstance(node, dict):
-                what = "a list, which is set as a whole (a.b=[...])" if isinstance(node, list) else "no mapping"
-                raise UserError.at(f"--set {override}", f"{key} is {what} in this job")
+                kind = "a list; set it as a whole (a.b=[...])" if isinstance(node, list) else "not a mapping"
+                raise UserError.at(f"--set {override}", f"in this job, {key} is {kind}")
         try:
             node[keys[-1]] = yaml.load(value, Loader=JobLoader)  # noqa: S506 -- it is a SafeLoader
         except (yaml.YAMLError, ValueError, RecursionError):

@@ -80,7 +80,7 @@ def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) ->
     }
     fetch = fetches.get(urlsplit(uri).scheme)
     if fetch is None:
-        raise UserError.at(field, f"{uri} is none of {', '.join(f'{scheme}://' for scheme in fetches)}")
+        raise UserError.at(field, f"{uri} starts with none of {', '.join(f'{scheme}://' for scheme in fetches)}")
     path = fetch(uri, s3, field)
     _check_folder(path, field)
     return ModelFolder(uri=uri, path=path)
@@ -89,7 +89,7 @@ def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) ->
 def _local_folder(uri: str, _s3: S3Options | None, field: str) -> Path:
     path = Path(display_uri(uri))
     if not path.is_dir():
-        raise UserError.at(field, f"{path} is no folder; give the folder that save_pretrained wrote")
+        raise UserError.at(field, f"{path} is not a folder; give the folder that save_pretrained wrote")
     return path
 
 
@@ -149,7 +149,7 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
         ) from None
     except RepositoryNotFoundError:
         raise UserError.at(
-            field, f"there is no model {name}@{revision or 'main'}, or the token may not see it"
+            field, f"the model {name}@{revision or 'main'} does not exist, or the token has no access to it"
         ) from None
     except (HubError, OSError) as error:
         message = f"{name} could not be fetched from its hub: {error}"
@@ -177,7 +177,7 @@ def _is_transient(error: Exception) -> bool:
 def _check_folder(path: Path, field: str) -> None:
     names = sorted(p.name for p in path.iterdir())
     if "config.json" not in names:
-        raise UserError.at(field, f"{path} holds no config.json")
+        raise UserError.at(field, f"{path} contains no config.json")
     try:
         json.loads((path / "config.json").read_text())
     except ValueError as error:
@@ -187,10 +187,10 @@ def _check_folder(path: Path, field: str) -> None:
         if pickled:
             raise UserError.at(
                 field,
-                f"{path} holds pickled weights ({pickled[0]}), which can run code and are not read; load and save them "
-                "again with save_pretrained, which writes safetensors",
+                f"{path} contains pickled weights ({pickled[0]}), which are not loaded because they can run code; "
+                "convert them to safetensors with save_pretrained",
             )
-        raise UserError.at(field, f"{path} holds no *.safetensors weights")
+        raise UserError.at(field, f"{path} contains no *.safetensors weights")
 
 
 def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
@@ -206,7 +206,7 @@ def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
         raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {first_line(error)}") from None
     if not tokenizer.is_fast:
-        raise UserError.at(field, f"the tokenizer in {folder.path} is no fast one (tokenizer.json is missing)")
+        raise UserError.at(field, f"the tokenizer in {folder.path} is not a fast tokenizer (tokenizer.json is missing)")
     if tokenizer.eos_token_id is None:
         raise UserError.at(field, f"the tokenizer in {folder.path} has no end-of-text token (eos_token)")
     if tokenizer.pad_token_id is None:
@@ -241,15 +241,15 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
     if missing:
         raise UserError.at(
             field,
-            f"the weights in {folder.path} lack {len(missing)} of the model's tensors, first {missing[0]}",
+            f"the weights in {folder.path} lack {len(missing)} of the model's tensors; the first is {missing[0]}",
         )
     model.requires_grad_(requires_grad=False)
     try:
         result: nn.Module = model.to(device)
     except torch.OutOfMemoryError:
         raise RunFailed(
-            f"{device} has too little memory for the model in {folder.path}; take a larger device, a smaller model, or "
-            "spec.model.dtype: bfloat16"
+            f"{device} has too little memory for the model in {folder.path}; use a larger device or a smaller model, "
+            "or set spec.model.dtype: bfloat16"
         ) from None
     return result
 
@@ -287,7 +287,7 @@ def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"is no causal language model: {first_line(error)[:200]}") from None
+        raise UserError.at(field, f"is not a causal language model: {first_line(error)[:200]}") from None
     return model
 
 

@@ -32,8 +32,8 @@ def load_classifier(path: Path) -> tuple[Any, Any]:
     if info["missing_keys"]:
         raise UserError.at(
             FIELD,
-            f"{path} holds no trained token classifier: its weights lack {sorted(info['missing_keys'])[0]}",
+            f"{path} contains no trained token classifier: its weights lack {sorted(info['missing_keys'])[0]}",
         )
     if not tokenizer.is_fast:
-        raise UserError.at(FIELD, f"the tokenizer in {path} is no fast one (tokenizer.json is missing)")
+        raise UserError.at(FIELD, f"the tokenizer in {path} is not a fast tokenizer (tokenizer.json is missing)")
     return model.eval(), tokenizer

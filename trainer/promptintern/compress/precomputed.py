@@ -61,8 +61,8 @@ def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
         elif stage.shots and not any(piece.kind is EXAMPLES for piece in template.pieces):
             problems[stage.rate] = Problem(
                 where=FIELD,
-                message=f"the template for rate {stage.rate:g} lacks {{examples}}, and its stage has {stage.shots} of "
-                "them; add the placeholder, or set that stage's shots to 0",
+                message=f"the template for rate {stage.rate:g} lacks {{examples}}, but its stage has {stage.shots} "
+                "shots; add the placeholder, or set that stage's shots to 0",
             )
     if problems:
         raise UserError([*problems.values()])
@@ -72,7 +72,7 @@ def _missing(rate: float, by_rate: dict[float, Template]) -> Problem:
     available = ", ".join(f"{other:g}" for other in sorted(by_rate, reverse=True))
     return Problem(
         where=FIELD,
-        message=f"has no template for rate {rate:g}, which the schedule asks for; there are templates for {available}",
+        message=f"has no template for rate {rate:g}, which the schedule needs; it has templates for {available}",
     )
 
 
@@ -97,7 +97,7 @@ def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
             problems += error.problems
             continue
         if entry.rate in by_rate:
-            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"{entry.rate:g} stands there twice"))
+            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"the rate {entry.rate:g} is given twice"))
         by_rate[entry.rate] = template
     if problems:
         raise UserError(problems)

@@ -58,7 +58,8 @@ def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[fl
     if model.config.num_labels != 2:
         raise UserError.at(
             FIELD,
-            f"the model has {model.config.num_labels} labels; a token classifier with two (1 means keep) is needed",
+            f"the model has {model.config.num_labels} labels, but a token classifier with two labels (1 means keep) "
+            "is needed",
         )
     ids, spans = _tokenize(template, tokenizer)
     opening, closing = tokenizer.cls_token_id, tokenizer.sep_token_id

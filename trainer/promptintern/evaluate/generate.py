@@ -153,7 +153,7 @@ def _generate_with_halving(
         if len(prompts) == 1:
             raise RunFailed(
                 f"{device} has too little memory to answer a prompt of {len(prompts[0])} tokens; lower "
-                "evaluation.maxNewTokens, use fewer shots, or take a larger device"
+                "spec.evaluation.maxNewTokens, use fewer shots, or use a larger device"
             ) from None
     # Outside the handler, so that the failed attempt's tensors are free.
     middle = len(prompts) // 2

@@ -73,7 +73,7 @@ class PromptEncoder:
                 [
                     Problem(
                         where=locations[i] if locations else f"training row {i + 1}",
-                        message=f"has an answer without tokens under this tokenizer: {answers[i]!r:.60}",
+                        message=f"its answer has no tokens under this tokenizer: {answers[i]!r:.60}",
                     )
                     for i in empty[:MAX_LISTED]
                 ]
@@ -129,20 +129,21 @@ class PromptEncoder:
             raise UserError.at(
                 CHAT_FIELD,
                 "the chat template writes a user turn differently once an answer follows, so prompt and answer cannot "
-                "be told apart; set it to false",
+                "be separated; set chat to false",
             )
         written = whole[len(opened) :]
         if answer.strip() not in written:
             raise UserError.at(
                 CHAT_FIELD,
-                "the chat template does not write the assistant's answer, so nothing could be learnt; set it to false",
+                "the chat template does not write the assistant's answer, so nothing could be learned; set chat to "
+                "false",
             )
         if not written.lstrip().startswith(answer.strip()):
             before = written[: written.index(answer.strip())].strip()
             raise UserError.at(
                 CHAT_FIELD,
-                f"the chat template writes {before!r:.60} before every answer, which would be taught as a part of it; "
-                "set it to false",
+                f"the chat template writes {before!r:.60} before every answer, which the model would learn as a part "
+                "of it; set chat to false",
             )
         return written
 
@@ -160,7 +161,7 @@ class PromptEncoder:
 
     def _check_chat(self) -> None:
         if not self._tokenizer.chat_template:
-            raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set it to false")
+            raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set chat to false")
         self._answer_turn("a question", "an answer")
 
 

@@ -32,7 +32,8 @@ def render_prompt(template: AnyTemplate, *, query: str, examples: Sequence[Row],
     if block and not any(piece.kind is EXAMPLES for piece in template.pieces):
         raise UserError.at(
             "spec.prompt",
-            "the stage has examples and its template no {examples}; add it, or set the stage's shots to 0",
+            "the stage has shots, but its template has no {examples}; add the placeholder, or set the stage's shots "
+            "to 0",
         )
     return "".join(piece.text if piece.is_text else values[piece.kind] for piece in template.pieces)
 

@@ -92,10 +92,10 @@ def _placeholder_problems(pieces: Sequence[Piece], field: str) -> list[Problem]:
     count = {kind: sum(piece.kind is kind for piece in pieces) for kind in (QUERY, EXAMPLES)}
     problems = []
     if count[QUERY] != 1:
-        problems.append(Problem(where=field, message=f"must hold {{query}} exactly once, not {count[QUERY]} times"))
+        problems.append(Problem(where=field, message=f"must contain {{query}} exactly once, not {count[QUERY]} times"))
     if count[EXAMPLES] > 1:
         problems.append(
-            Problem(where=field, message=f"may hold {{examples}} at most once, not {count[EXAMPLES]} times")
+            Problem(where=field, message=f"may contain {{examples}} at most once, not {count[EXAMPLES]} times")
         )
     return problems
 
@@ -104,7 +104,7 @@ def _protect_problems(protect: Sequence[str], protected_spans: set[str], field: 
     return [
         Problem(
             where=f"spec.prompt.protect[{index}]",
-            message=f"stands in no literal text of {field}; copy the piece exactly, spaces and line breaks included",
+            message=f"does not occur in the literal text of {field}; copy it exactly, including spaces and line breaks",
         )
         for index, span in enumerate(protect)
         if span not in protected_spans

@@ -69,6 +69,6 @@ class Retriever:
         if own_indices and k > available:
             raise UserError.at(
                 "spec.schedule.shots",
-                f"is {k}; the training rows have {size} distinct queries, so at most {available} examples can stand "
-                "beside a query that is one of them",
+                f"is {k}, but the training rows have {size} distinct queries, so a prompt can have at most {available} "
+                "examples (a query is never its own example); lower it, or add rows",
             )

@@ -51,7 +51,8 @@ class ChatReader:
             shown = ", ".join(map(str, roles[:8])) + (", ..." if len(roles) > 8 else "") or "none"
             self._add_problem(
                 where,
-                f"has messages of {shown}; wanted are user and assistant, once each, and at most a system before",
+                f"has messages with the roles {shown}; they must be user and assistant, with at most one system "
+                "before them",
             )
             return None
         return {role: _content(message) for role, message in zip(roles, messages, strict=True)}
@@ -65,8 +66,8 @@ class ChatReader:
         elif value != self.system:
             self._add_problem(
                 where,
-                f"has another system message than {self._system_where}; the prompt must be the same in all rows: put "
-                "what changes into the user's message",
+                f"has a different system message than {self._system_where}; the prompt must be the same in all rows, "
+                "so put what changes into the user message",
             )
 
     def _add_problem(self, where: str, message: str) -> None:

@@ -36,7 +36,7 @@ def read_lines(file: IO[bytes], problems: ProblemList, *, file_name: str) -> Ite
             line = line.removeprefix(_BOM)
         if len(line) > MAX_LINE_BYTES:
             problems.add(
-                f"{file_name}:{number}", f"is longer than {MAX_LINE_BYTES // 2**20} MiB; give one JSON object a line"
+                f"{file_name}:{number}", f"is longer than {MAX_LINE_BYTES // 2**20} MiB; give one JSON object per line"
             )
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
@@ -66,7 +66,7 @@ def parse_objects(
             if isinstance(value, dict):
                 yield number, value
             else:
-                problems.add(where, f"is {describe_type(value)}; give one JSON object a line")
+                problems.add(where, f"is {describe_type(value)}; give one JSON object per line")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,5 +80,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _hint(line: bytes) -> str:
     if line.strip() in (b"[", b"{"):
-        return "; the file looks like one JSON document, give one object a line"
+        return "; the file looks like one JSON document; give one object per line"
     return ""

@@ -57,7 +57,8 @@ def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) ->
         with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
             if source.uri.lower().endswith((".csv", ".tsv")):
                 raise UserError.at(
-                    f"{field}.uri", f"{display_uri(source.uri)} is a table of text; save it as JSONL or Parquet"
+                    f"{field}.uri",
+                    f"{display_uri(source.uri)} is CSV or TSV, which is not supported; save it as JSONL or Parquet",
                 )
             if _is_parquet(source):
                 return _load_parquet(source, field, file, problems)
@@ -122,7 +123,7 @@ def _loaded(
 ) -> LoadedRows:
     name, problems = display_uri(source.uri), reader.problems
     if not rows and not problems.count:
-        problems.add(f"{reader.field}.uri", f"{name} holds no rows")
+        problems.add(f"{reader.field}.uri", f"{name} contains no rows")
     return LoadedRows(
         rows=rows,
         sha256=digest,

@@ -30,7 +30,7 @@ def read_records(
         for batch in table.iter_batches(batch_size=_BATCH, columns=[name for name in columns_to_read if name in names]):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        problems.add(file_name, f"is no readable Parquet file: {first_line(error)}")
+        problems.add(file_name, f"is not a readable Parquet file: {first_line(error)}")
 
 
 def _missing_column(column: str, names: list[str], setting: str) -> str:

@@ -88,10 +88,10 @@ class RecordReader:
         elif not value.strip():
             self.problems.add(where, f"{description} is {'blank' if value else 'empty'}")
         elif "\0" in value:
-            self.problems.add(where, f"{description} holds a NUL character")
+            self.problems.add(where, f"{description} contains a NUL character")
         elif not _encodable(value):
             self.problems.add(
-                where, f"{description} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+                where, f"{description} contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character"
             )
         else:
             return value
@@ -127,7 +127,7 @@ class RecordReader:
 def describe_type(value: Any) -> str:
     """What a value is, in the words of JSON."""
     kinds = (
-        (bool, "true or false"),
+        (bool, "a boolean"),
         (str, "text"),
         (int | float, "a number"),
         (list, "a list"),

@@ -24,7 +24,7 @@ def sample_model_path(uri: str) -> Path:
         UserError: if there is no sample model of that name.
     """
     if uri != MODEL_URI:
-        raise UserError.at("spec.model.uri", f"{uri} is no sample model; there is {_AVAILABLE}")
+        raise UserError.at("spec.model.uri", f"{uri} is not a sample model; available are {_AVAILABLE}")
     return Path(__file__).parent / "formulas"
 
 
@@ -37,7 +37,7 @@ def sample_rows(uri: str) -> list[dict[str, str]]:
     parts = urlsplit(uri)
     splits = {f"/{split}": split for split in Split}
     if parts.scheme != "sample" or parts.netloc != "formulas" or parts.path not in splits:
-        raise UserError.at("spec.data", f"{uri} is no sample data; there is {_AVAILABLE}")
+        raise UserError.at("spec.data", f"{uri} is not sample data; available are {_AVAILABLE}")
     number, count = _parameters(uri, parts.query)
     world, split = sample_world(number), splits[parts.path]
     rows = [
@@ -49,7 +49,7 @@ def sample_rows(uri: str) -> list[dict[str, str]]:
         for index, question in enumerate(islice(iterate_questions(world, split), count))
     ]
     if len(rows) < count:
-        raise UserError.at("spec.data", f"{uri} asks for {count} rows; this world has {len(rows)} on that split")
+        raise UserError.at("spec.data", f"{uri} asks for {count} rows, but this world has {len(rows)} in that split")
     return rows
 
 
@@ -67,9 +67,11 @@ def _parameters(uri: str, query: str) -> tuple[int, int]:
     values = {"world": "0", "rows": "128"}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in values or not (value.isascii() and value.isdecimal() and len(value) < 10):
-            raise UserError.at("spec.data", f"{uri}: {name}={value} is not understood; there is {_AVAILABLE}")
+            raise UserError.at(
+                "spec.data", f"{uri} has an unknown or invalid parameter, {name}={value}; available are {_AVAILABLE}"
+            )
         values[name] = value
     number, count = int(values["world"]), int(values["rows"])
     if count < 1:
-        raise UserError.at("spec.data", f"{uri}: rows must be at least 1")
+        raise UserError.at("spec.data", f"{uri} asks for no rows; rows must be at least 1")
     return number, count

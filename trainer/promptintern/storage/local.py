@@ -37,7 +37,10 @@ def classify_error(error: OSError, path: Path, operation: str) -> Exception:
     if error.errno in _TRANSIENT:
         return Transient(reason)
     if error.errno in _NO_SPACE:
-        return RunFailed(f"{path}: {operation} found no space ({reason}; {_space(path)}); free some and run again")
+        return RunFailed(
+            f"{path}: {operation} failed because there is no space left ({reason}; {_space(path)}); free some space "
+            "and run again"
+        )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return UserError.at(str(path), f"cannot {operation}: {reason}; choose a folder that this user may write to")
     if error.errno in {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP}:
@@ -194,7 +197,7 @@ class LocalBackend:
             try:
                 return work()
             except FileNotFoundError as error:  # somebody removed the folder since it was made
-                raise Transient(f"{path.parent} went away") from error
+                raise Transient(f"{path.parent} was removed") from error
 
         return self._run("write", path, attempt)
 
@@ -223,7 +226,8 @@ def _create_with_link(path: Path, data: bytes) -> bool:
             if error.errno in _NO_LINKS:
                 raise UserError.at(
                     str(path),
-                    f"the file system makes no hard links ({error.strerror}), which commits need; use another",
+                    f"the file system does not support hard links ({error.strerror}), which commits need; use "
+                    "another one",
                 ) from error
             raise
         _sync(path.parent)

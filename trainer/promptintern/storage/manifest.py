@@ -86,8 +86,8 @@ def read_manifest(store: Store, path: str) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise RunFailed(
-            f"{store.uri}/{path} is no manifest ({'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}); "
-            "remove the file to have the run commit its folder again"
+            f"{store.uri}/{path} is not a valid manifest ({'.'.join(map(str, first['loc'])) or 'document'}: "
+            f"{first['msg']}); remove the file, and the run commits its folder again"
         ) from None
 
 
@@ -133,7 +133,9 @@ def commit_folder(
         return manifest
     winner = read_manifest(store, manifest_path)
     if winner is None:
-        raise RunFailed(f"{store.uri}/{manifest_path} was removed as soon as it was made; is the run being deleted?")
+        raise RunFailed(
+            f"{store.uri}/{manifest_path} was removed right after it was created; is the run being deleted?"
+        )
     return winner
 
 
@@ -156,11 +158,13 @@ def fetch_folder(store: Store, manifest: Manifest, *, folder: str, local: Path) 
             fetched = hash_file(local / name)
             if fetched == entry:
                 break
-            _log.warning("storage: fetched otherwise than committed", file=f"{store.uri}/{path}", attempt=attempt)
+            _log.warning(
+                "storage: the fetched file differs from the committed one", file=f"{store.uri}/{path}", attempt=attempt
+            )
         else:
             (local / name).unlink()
             raise RunFailed(
                 f"{store.uri}/{path} is not what was committed: it has {fetched.size} bytes with SHA-256 "
                 f"{fetched.sha256[:12]}, the manifest says {entry.size} with {entry.sha256[:12]}; restore it, or "
-                "remove its manifest to make it again"
+                "remove its manifest, and the run creates it again"
             )

@@ -49,7 +49,9 @@ class RetryPolicy:
         except ValueError:
             deadline = -1.0
         if not 0 <= deadline < float("inf"):
-            raise UserError.at(ENV_STORAGE_DEADLINE, f"must be a number of seconds from 0 on, got {text!r}")
+            raise UserError.at(
+                ENV_STORAGE_DEADLINE, f"must be a number of seconds that is not negative, but is {text!r}"
+            )
         return cls(deadline=deadline)
 
     def run(self, work: Callable[[], _T], *, operation: str, about: Mapping[str, str]) -> _T:
@@ -75,12 +77,13 @@ class RetryPolicy:
                 if now + wait - began > self.deadline:
                     target = ", ".join(f"{name} {value}" for name, value in about.items())
                     raise InfrastructureFailed(
-                        f"storage: {operation} failed on {target}, {attempt} times in {now - began:.0f} s, at last "
-                        f"with: {error}. Check that the storage is up and reachable, then run the same command again: "
-                        f"it continues from what is stored ({ENV_STORAGE_DEADLINE} sets how long to wait)"
+                        f"storage: {operation} failed on {target}, {attempt} times in {now - began:.0f} s; the "
+                        f"last error was: {error}. Check that the storage is up and reachable, then run the same "
+                        f"command again; it continues from what is stored ({ENV_STORAGE_DEADLINE} sets how long failed "
+                        "requests are retried)"
                     ) from error
                 _log.warning(
-                    "storage: trying again",
+                    "storage: retrying",
                     operation=operation,
                     **about,
                     attempt=attempt,

@@ -90,7 +90,7 @@ class RunStore:
                 self.check_claimant(driver)
             before, term = term, self.newest_term() + 1
             if term == before:
-                raise RunFailed(f"{self.store.uri}/{_term_path(term)} can neither be made nor read; remove it")
+                raise RunFailed(f"{self.store.uri}/{_term_path(term)} can neither be created nor read; remove it")
         if self.create_json(_term_path(term), {"schemaVersion": RUN_FORMAT, "claim": "", "claimant": "", "who": {}}):
             raise self._not_exclusive()
         self._remove_leftovers()
@@ -120,7 +120,7 @@ class RunStore:
         process = ", ".join(f"{name} {value}" for name, value in document.get("who", {}).items()) or "unknown"
         return FencedOut(
             f"{self.store.uri}: another process took over this run (term {newest}: {process}); {this} stops and writes "
-            "no more",
+            "nothing more",
             claimant=str(document.get("claimant")),
         )
 
@@ -137,7 +137,7 @@ class RunStore:
             if self.create_json(path, document):
                 raise self._not_exclusive()
             if path not in self.store.list("check"):
-                raise RunFailed(f"{self.store.uri}/{path} was written and is not listed")
+                raise RunFailed(f"{self.store.uri}/{path} was written but is not listed")
         finally:
             self.store.delete(path)
 
@@ -256,13 +256,13 @@ class RunStore:
             try:
                 manifest = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
             except RunFailed as error:
-                _log.warning("storage: checkpoint passed over", folder=folder, error=str(error))
+                _log.warning("storage: skipped an unusable checkpoint", folder=folder, error=str(error))
                 continue
             if manifest is None:
                 continue  # removed since the listing
             broken = [n for n, entry in manifest.files.items() if sizes.get(f"{folder}/{n}") != entry.size]
             if broken:
-                _log.warning("storage: checkpoint passed over", folder=folder, missing_or_short=broken)
+                _log.warning("storage: skipped an unusable checkpoint", folder=folder, missing_or_short=broken)
                 continue
             yield manifest, folder
 
@@ -303,7 +303,9 @@ class RunStore:
             )
         committed = self.committed_document(folder, parent=parent)
         if committed is None:
-            raise RunFailed(f"{self.store.uri}/{folder} was removed as soon as it was made; is the run being deleted?")
+            raise RunFailed(
+                f"{self.store.uri}/{folder} was removed right after it was created; is the run being deleted?"
+            )
         return committed
 
     def committed_document(self, folder: str, *, parent: str | None) -> dict[str, Any] | None:
@@ -327,9 +329,11 @@ class RunStore:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise RunFailed(f"{self.store.uri}/{path} is no JSON ({error}); remove it to make it again") from None
+            raise RunFailed(
+                f"{self.store.uri}/{path} is not valid JSON ({error}); remove it, and the run creates it again"
+            ) from None
         if not isinstance(value, dict):
-            raise RunFailed(f"{self.store.uri}/{path} is no JSON object; remove it to make it again")
+            raise RunFailed(f"{self.store.uri}/{path} is not a JSON object; remove it, and the run creates it again")
         return value
 
     def create_json(self, path: str, value: Mapping[str, Any]) -> bool:

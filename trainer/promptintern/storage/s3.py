@@ -150,7 +150,7 @@ class S3Backend:
                     parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             self._request("CompleteMultipartUpload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
         except FileNotFoundError as error:  # NoSuchUpload: the server lost it, or it was complete already
-            raise Transient(f"upload {upload} is not known any more") from error
+            raise Transient(f"the server no longer knows upload {upload}") from error
         except BaseException:
             with contextlib.suppress(Exception):
                 self._call("AbortMultipartUpload", Key=key, UploadId=upload)
@@ -178,7 +178,7 @@ class S3Backend:
         with self._translated_errors("GetObject", key):
             data: bytes = sync(self._files.loop, read)
         if start is not None and stop is not None and len(data) != stop - start:
-            raise Transient(f"got {len(data)} bytes of {stop - start}")
+            raise Transient(f"received {len(data)} bytes of {stop - start}")
         return data
 
     def _call(self, operation: str, **arguments: Any) -> Any:

@@ -119,14 +119,15 @@ def _wrong_credentials(r: FailedRequest) -> Exception:
     return CredentialsRefused.at(
         r.bucket_uri,
         f"{r.operation}: {r.endpoint} refused the credentials ({r.code}: {r.reason}); check AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY or the profile in use, and the clock",
+        "AWS_SECRET_ACCESS_KEY or the profile in use, and this machine's clock",
     )
 
 
 def _wrong_region(r: FailedRequest) -> Exception:
     return UserError.at(
         r.bucket_uri,
-        f"{r.operation}: the bucket is in another region ({r.reason}); set spec.storage.region or .endpoint",
+        f"{r.operation}: the bucket is in another region ({r.reason}); set spec.storage.region or "
+        "spec.storage.endpoint",
     )
 
 

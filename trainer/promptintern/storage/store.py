@@ -42,7 +42,7 @@ def open_store(uri: str, *, s3: S3Options | None = None, policy: RetryPolicy | N
 
         _, _, prefix = uri.removeprefix("s3://").partition("/")
         return Store(S3Backend(parts.netloc, s3 or S3Options(), policy), "/".join(filter(None, prefix.split("/"))))
-    raise UserError.at(uri, "is no storage; give file:///absolute/path or s3://bucket/prefix")
+    raise UserError.at(uri, "is not a storage URI; give file:///absolute/path or s3://bucket/prefix")
 
 
 class Store:
@@ -123,7 +123,9 @@ class Store:
                 stored = None
             if stored == entry:
                 return entry
-            _log.warning("storage: stored otherwise than sent", file=self._backend.uri(key), attempt=attempt)
+            _log.warning(
+                "storage: the stored file differs from the one sent", file=self._backend.uri(key), attempt=attempt
+            )
         raise self._not_as_written(path)
 
     def download(self, path: str, local: Path) -> None:
@@ -142,13 +144,13 @@ class Store:
         except FileNotFoundError:
             stored = None
         if stored != data:
-            _log.warning("storage: stored otherwise than sent", file=self._backend.uri(key))
+            _log.warning("storage: the stored file differs from the one sent", file=self._backend.uri(key))
         return stored == data
 
     def _not_as_written(self, path: str) -> RunFailed:
         return RunFailed(
-            f"{self._backend.uri(self._key(path))}: what was written reads back as something else, "
-            f"{_WRITE_ATTEMPTS} times; the storage, or a proxy before it, damages files"
+            f"{self._backend.uri(self._key(path))}: the file reads back different from what was written, "
+            f"{_WRITE_ATTEMPTS} times in a row; the storage, or a proxy in front of it, damages files"
         )
 
     def _key(self, path: str) -> str:
@@ -160,7 +162,7 @@ def check_path(path: str) -> str:
     """``path`` if it stays within its folder. ``ValueError`` otherwise."""
     parts = path.rstrip("/").split("/")
     if any(part in ("", ".", "..") or part.startswith(TEMPORARY) or "\0" in part or "\\" in part for part in parts):
-        raise ValueError(f"{path!r} is no relative path of a stored file")
+        raise ValueError(f"{path!r} is not a relative path of a stored file")
     return path
 
 
