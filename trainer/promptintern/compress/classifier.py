@@ -1,4 +1,4 @@
-"""Loading a token classification model, as LLMLingua-2 needs one."""
+"""Loading the token classification model that LLMLingua-2 needs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ FIELD = "spec.prompt.compressor.modelUri"
 
 
 def load_classifier(path: Path) -> tuple[Any, Any]:
-    """A token classification model in float32 on the CPU, and its fast tokenizer.
+    """Load a token classification model in float32 on the CPU, and its fast tokenizer.
 
     Raises:
-        UserError: if the folder holds none.
+        UserError: if the folder does not contain both.
     """
     import torch
     from transformers import AutoModelForTokenClassification, AutoTokenizer

@@ -1,4 +1,4 @@
-"""The user's own template for every rate."""
+"""Compression by templates that the user wrote for each rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from promptintern.schedule import Stage
 
 FIELD = "spec.prompt.compressor.templates"
 RATE_TOLERANCE = 1e-3
-"""How far the rate of a template may be from the stage's: ``0.333`` serves 1/3."""
+"""The largest difference between a template's rate and a stage's rate: ``0.333`` matches 1/3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrecomputedTemplates:
-    """The user's own text for each rate."""
+    """The templates that the user wrote, by rate."""
 
     full: Template
     by_rate: dict[float, Template]
     tokenizer: Any
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """The text that the user wrote for ``rate``; at rate 1 the template itself, unless one is given.
+        """Return the user's template for ``rate``; at rate 1 the full template, unless the user gave one for it.
 
         Raises:
-            UserError: if there is none.
+            UserError: if the user gave no template for ``rate``.
         """
         template = _nearest(self.by_rate, rate)
         if template is None and rate >= 1:
@@ -44,10 +44,10 @@ class PrecomputedTemplates:
 
 
 def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
-    """Whether a Precomputed compressor has a right template for each stage. Other compressors always have.
+    """Check that a Precomputed compressor has a suitable template for each stage. Other compressors need no check.
 
     Raises:
-        UserError: naming every rate that has none, or has one without room for the stage's examples.
+        UserError: at every rate without a template, or whose template has no {examples} although its stage has shots.
     """
     if spec.compressor.kind is not CompressorKind.PRECOMPUTED:
         return
@@ -82,10 +82,10 @@ def _nearest(by_rate: dict[float, Template], rate: float) -> Template | None:
 
 
 def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
-    """The templates by rate.
+    """Return the templates by rate.
 
     Raises:
-        UserError: naming every template that is wrong or lacks protected text, and every rate that stands there twice.
+        UserError: at every template that is invalid or lacks protected text, and at every repeated rate.
     """
     by_rate: dict[float, Template] = {}
     problems: list[Problem] = []

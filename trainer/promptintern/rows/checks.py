@@ -1,4 +1,4 @@
-"""Rows against one another: leaks between training and evaluation, and duplicates."""
+"""Comparison of rows: leaks between training and evaluation rows, and duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ _MAX_EXAMPLES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedRows:
-    """Rows that may be used together, unless there are problems."""
+    """Rows that can be used together, unless there are problems."""
 
     train: list[Row]
     problems: list[Problem]
     warnings: list[str]
     dropped_leaks: int
-    """Training rows left out because evaluation asks the same."""
+    """Number of training rows that were dropped because a held-out row has the same query."""
 
 
 def check_rows(train: Sequence[Row], eval_rows: Sequence[Row], *, on_leak: OnProblem) -> CheckedRows:
-    """Compare normalised queries. A leaked query is a problem, or its training rows are dropped and counted."""
+    """Compare normalised queries. A leaked query is a problem, or its training rows are dropped (``on_leak``)."""
     held_out: dict[str, Row] = {}
     for row in eval_rows:
         held_out.setdefault(normalise_query(row.query), row)

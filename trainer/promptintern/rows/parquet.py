@@ -1,4 +1,4 @@
-"""Parquet: records of the columns that a job names, batch by batch."""
+"""Parquet: the records of a file, with the columns that a job names, in batches."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ _BATCH = 8192
 def read_records(
     file: IO[bytes], columns: Columns, problems: ProblemList, *, file_name: str, field: str
 ) -> Iterator[dict[str, Any]]:
-    """Records in order; a file that is no Parquet, or lacks a column, is a problem of the whole file."""
+    """Yield the records in order. If the file is not Parquet or lacks a column, that is a problem of the whole file."""
     try:
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names

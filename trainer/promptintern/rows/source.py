@@ -1,4 +1,4 @@
-"""Opening a data file, local or in S3, with errors that name the field and the place."""
+"""Opening a local data file or one in S3, with errors that name the field of the job and the file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from promptintern.uris import display_uri
 
 @contextmanager
 def open_source(uri: str, *, field: str, s3: S3Options | None) -> Iterator[IO[bytes]]:
-    """The bytes at ``uri`` (file:// or s3://). A file in S3 is first copied to a temporary folder.
+    """Open the file at ``uri`` (file:// or s3://). A file in S3 is first downloaded to a temporary folder.
 
     Raises:
-        UserError: at ``field``, if there is no such file, or it may not be read.
+        UserError: at ``field``, if the file does not exist or cannot be read.
         RunFailed: if the S3 server cannot be reached or keeps failing.
     """
     if uri.startswith("file://"):

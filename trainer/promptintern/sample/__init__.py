@@ -18,10 +18,10 @@ _AVAILABLE = (
 
 
 def sample_model_path(uri: str) -> Path:
-    """The folder with the sample model's weights, configuration and tokenizer.
+    """Return the folder with the sample model's weights, configuration and tokenizer.
 
     Raises:
-        UserError: if there is no sample model of that name.
+        UserError: if ``uri`` does not name a sample model.
     """
     if uri != MODEL_URI:
         raise UserError.at("spec.model.uri", f"{uri} is not a sample model; available are {_AVAILABLE}")
@@ -29,10 +29,10 @@ def sample_model_path(uri: str) -> Path:
 
 
 def sample_rows(uri: str) -> list[dict[str, str]]:
-    """Rows of a world, each with ``id``, ``query`` and ``answer``; fewer rows are a prefix of more.
+    """Return rows of a world, each with ``id``, ``query`` and ``answer``. Fewer rows are a prefix of more rows.
 
     Raises:
-        UserError: if the URI is none of the sample's, or the world has fewer rows than asked for.
+        UserError: if ``uri`` does not name sample data, or the world has fewer rows than ``uri`` requests.
     """
     parts = urlsplit(uri)
     splits = {f"/{split}": split for split in Split}
@@ -54,12 +54,12 @@ def sample_rows(uri: str) -> list[dict[str, str]]:
 
 
 def sample_template(world: int) -> str:
-    """The prompt template of a world, with ``{examples}`` and ``{query}``."""
+    """Return the prompt template of a world, with ``{examples}`` and ``{query}``."""
     return world_template(sample_world(world))
 
 
 def sample_world(world: int) -> World:
-    """The world behind ``world=W``; pretraining never sees any of them."""
+    """Return the world of ``world=W``. Pretraining uses none of these worlds."""
     return make_world(f"formulas/{world}")
 
 
