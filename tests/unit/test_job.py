@@ -70,8 +70,8 @@ def test_bad_overrides_are_named(tmp_path: Path, overrides: list[str], where: st
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        (b"", "is empty; exactly one job"),
-        (b"- 1\n", "is no mapping"),
+        (b"", "is empty; it must hold exactly one job"),
+        (b"- 1\n", "is not a mapping"),
         (b"a: 1\n---\nb: 2\n", "holds 2 YAML documents"),
         (b"a: [1\n", "not valid YAML"),
         (b"\xff\xfe", "not UTF-8"),
@@ -109,7 +109,7 @@ def test_a_cluster_names_a_run_by_its_uid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
-        ("spec: {}\nkind: a\nspec: {}\n", r"job\.yaml:3: is not valid YAML: the key 'spec' stands twice"),
+        ("spec: {}\nkind: a\nspec: {}\n", r"job\.yaml:3: is not valid YAML: the key 'spec' appears twice"),
         ("[" * 3000, "nested too deeply"),
         ("a: 0b_\n", "not valid YAML"),
     ],

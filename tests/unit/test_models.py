@@ -32,7 +32,7 @@ def test_a_model_that_changed_in_s3_is_fetched_anew(tmp_path: Path, monkeypatch:
 def test_a_model_of_another_kind_is_refused_by_its_config() -> None:
     from transformers import T5Config
 
-    with pytest.raises(UserError, match=r"spec\.model\.uri: is no causal language model"):
+    with pytest.raises(UserError, match=r"spec\.model\.uri: is not a causal language model"):
         models.empty_model(T5Config())
 
 
@@ -103,7 +103,7 @@ def test_training_mode_drops_nothing_of_the_base(tmp_path: Path, name: str) -> N
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(UserError, match="http://a/b is none of sample://, file://, s3://, hf://"):
+    with pytest.raises(UserError, match="http://a/b starts with none of sample://, file://, s3://, hf://"):
         fetch_model("http://a/b")
 
 

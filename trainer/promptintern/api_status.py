@@ -1,11 +1,11 @@
-"""What the API server of a Kubernetes answers when it refuses: a Status object."""
+"""The Status object with which a Kubernetes API server refuses a request."""
 
 import json
 from typing import Any
 
 
 def parse_status(text: str | bytes | None) -> dict[str, Any]:
-    """The object in the body of an answer; empty if there was none, or something else."""
+    """Return the JSON object in the body of a response, or an empty dict if the body contains none."""
     try:
         document = json.loads(text or "")
     except ValueError:

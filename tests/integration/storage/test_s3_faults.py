@@ -144,7 +144,9 @@ def test_a_write_that_was_swallowed_is_noticed(
     with FaultProxy(s3_server.url, every(1, Swallow(), when=_of_optimizer)) as proxy:
         run = _run_through(proxy, s3_bucket, SHORT)
         term = run.claim_term(WHO)
-        with pytest.raises(RunFailed, match=r"optimizer\.safetensors: what was written reads back as something else"):
+        with pytest.raises(
+            RunFailed, match=r"optimizer\.safetensors: the file reads back different from what was written"
+        ):
             run.commit_stage("0", term=term, local=files, parent=None, meta={})
     assert RunStore(open_store(f"s3://{s3_bucket}/run", s3=s3_options)).stage_manifest("0") is None
 
@@ -169,7 +171,7 @@ def test_short_files_are_noticed_though_nothing_is_signed(
         run = _run_through(proxy, s3_bucket, SHORT)
         run.commit_stage("0", term=run.claim_term(WHO), local=files, parent=None, meta={})
         assert len(proxy.faults) == 2
-    assert [log["event"] for log in logs] == ["storage: stored otherwise than sent"] * 2
+    assert [log["event"] for log in logs] == ["storage: the stored file differs from the one sent"] * 2
     direct = open_store(f"s3://{s3_bucket}/run", s3=s3_options)
     assert _assert_what_is_visible_is_whole(direct, tmp_path / "copies") == 1
 
@@ -236,7 +238,7 @@ def test_the_server_is_killed_in_the_middle_of_an_upload_and_comes_back(own_s3: 
         with BackgroundWriter() as writer:
             writer.submit(lambda: run.commit_stage("0", term=term, local=files, parent=None, meta={}))
         server_dies.join()
-    assert any(log["event"] == "storage: trying again" and log["bucket"] == bucket for log in logs)
+    assert any(log["event"] == "storage: retrying" and log["bucket"] == bucket for log in logs)
     direct = open_store(f"s3://{bucket}/run", s3=S3Options(endpoint=own_s3.url))
     assert _assert_what_is_visible_is_whole(direct, tmp_path / "copies") == 1
 

@@ -129,12 +129,12 @@ def test_precomputed_templates_must_hold_protected_text() -> None:
 
 
 def test_a_rate_given_twice_is_refused() -> None:
-    with pytest.raises(UserError, match=r"templates\[1\]\.rate: 0 stands there twice"):
+    with pytest.raises(UserError, match=r"templates\[1\]\.rate: the rate 0 is given twice"):
         check_precomputed(precomputed((0, "{query}"), (0, "x{query}")), stages(0))
 
 
 def test_a_stage_with_examples_needs_a_template_with_room_for_them() -> None:
     spec = precomputed((0.5, "{query}"), (0, "{query}"))
-    with pytest.raises(UserError, match=r"template for rate 0\.5 lacks \{examples\}, and its stage has 2"):
+    with pytest.raises(UserError, match=r"template for rate 0\.5 lacks \{examples\}, but its stage has 2 shots"):
         check_precomputed(spec, stages(1, 0.5, 0, shots=(3, 2, 0)))
     check_precomputed(spec, stages(1, 0.5, 0, shots=(3, 0, 0)))

@@ -87,7 +87,7 @@ def test_arrays_hold_what_a_list_would(tokenizer: Any) -> None:
     [
         (None, "has no chat template"),
         (FORGETFUL, "does not write the assistant's answer"),
-        (REWRITING, "cannot be told apart"),
+        (REWRITING, "cannot be separated"),
         (FAILING, "only three turns"),
     ],
 )

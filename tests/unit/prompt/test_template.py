@@ -33,8 +33,8 @@ def test_every_occurrence_is_protected_and_overlaps_join() -> None:
         ("no query", [], "spec.prompt.template", "{query} exactly once, not 0"),
         ("{query} {query}", [], "spec.prompt.template", "not 2 times"),
         ("{examples}{examples}{query}", [], "spec.prompt.template", "at most once"),
-        ("a {query}", ["b"], "spec.prompt.protect[0]", "stands in no literal text"),
-        ("a {query}", ["a", "{que"], "spec.prompt.protect[1]", "stands in no literal text"),
+        ("a {query}", ["b"], "spec.prompt.protect[0]", "does not occur in the literal text"),
+        ("a {query}", ["a", "{que"], "spec.prompt.protect[1]", "does not occur in the literal text"),
     ],
 )
 def test_a_wrong_template_is_refused_at_its_field(text: str, protect: list[str], where: str, words: str) -> None:

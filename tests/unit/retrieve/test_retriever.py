@@ -77,7 +77,9 @@ def test_the_best_stands_last(kind: RetrieverKind) -> None:
 def test_a_pool_that_is_too_small_is_refused(kind: RetrieverKind) -> None:
     retriever = build(kind, ["a b", "A b.", "c d", "e f"])
     assert [sorted(rows) for rows in retriever.neighbours(["new"], 3)] == [[0, 2, 3]]
-    with pytest.raises(UserError, match=r"is 3; the training rows have 3 distinct queries, so at most 2") as caught:
+    with pytest.raises(
+        UserError, match=r"is 3, but the training rows have 3 distinct queries, so a prompt can have at most 2"
+    ) as caught:
         retriever.neighbours(["new", "a  B"], 3)
     assert caught.value.problems[0].where == "spec.schedule.shots"
 

@@ -55,7 +55,7 @@ def test_leaks_are_dropped_from_training_and_counted() -> None:
 def test_dropping_every_row_is_a_problem() -> None:
     checked = check_rows(rows("train", ("a", "1")), rows("dev", ("A", "1")), on_leak=OnProblem.DROP)
     assert [str(problem) for problem in checked.problems] == [
-        "spec.data.train: has no row left: every query also stands in spec.data.eval"
+        "spec.data.train: has no rows left, because every query is also in spec.data.eval"
     ]
 
 
@@ -67,7 +67,7 @@ def test_duplicates_are_counted_with_examples() -> None:
     assert repeated == (
         "3 training rows repeat an earlier row's query and answer: t:2 and t:1 ('Q'); t:3 and t:1 ('q.'); and 1 more"
     )
-    assert contradicting.startswith("1 training row repeats an earlier row's query and another answer")
+    assert contradicting.startswith("1 training row repeats an earlier row's query with a different answer")
     assert "t:6 and t:5 ('X')" in contradicting
 
 
@@ -82,4 +82,4 @@ def test_held_out_queries_that_repeat_are_told() -> None:
     train = rows("t", ("a", "1"))
     held_out = rows("e", ("b", "1"), ("B ", "1"), ("c", "1"))
     (warning,) = check_rows(train, held_out, on_leak=OnProblem.ERROR).warnings
-    assert "3 held-out rows ask 2 different queries" in warning
+    assert "3 held-out rows have only 2 distinct queries" in warning

@@ -154,7 +154,7 @@ def test_credentials_that_were_good_are_no_mistake_of_the_job(monkeypatch: pytes
     observer: Any = Listening()
     store = RunStore(open_store(tmp_path.as_uri()))
     task = WorkerTask(job=parsed_job(), store_uri=tmp_path.as_uri(), claimant=store.new_claimant(), observer=observer)
-    with pytest.raises(InfrastructureFailed, match=r"ExpiredToken.*good when the run began"):
+    with pytest.raises(InfrastructureFailed, match=r"ExpiredToken.*worked earlier in this run"):
         work_in_process_group(task)
     assert observer.ending[0] == "infrastructure"
 

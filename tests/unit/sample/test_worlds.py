@@ -113,6 +113,6 @@ def test_unknown_data_is_a_users_error(uri: str) -> None:
 
 
 def test_unknown_model_lists_what_there_is() -> None:
-    with pytest.raises(UserError, match="there is the model sample://formulas"):
+    with pytest.raises(UserError, match="available are the model sample://formulas"):
         sample_model_path("sample://poems")
     assert isinstance(sample_model_path("sample://formulas"), Path)

@@ -1,4 +1,4 @@
-"""Loading a token classification model, as LLMLingua-2 needs one."""
+"""Loading the token classification model that LLMLingua-2 needs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ FIELD = "spec.prompt.compressor.modelUri"
 
 
 def load_classifier(path: Path) -> tuple[Any, Any]:
-    """A token classification model in float32 on the CPU, and its fast tokenizer.
+    """Load a token classification model in float32 on the CPU, and its fast tokenizer.
 
     Raises:
-        UserError: if the folder holds none.
+        UserError: if the folder does not contain both.
     """
     import torch
     from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -32,8 +32,8 @@ def load_classifier(path: Path) -> tuple[Any, Any]:
     if info["missing_keys"]:
         raise UserError.at(
             FIELD,
-            f"{path} holds no trained token classifier: its weights lack {sorted(info['missing_keys'])[0]}",
+            f"{path} contains no trained token classifier: its weights lack {sorted(info['missing_keys'])[0]}",
         )
     if not tokenizer.is_fast:
-        raise UserError.at(FIELD, f"the tokenizer in {path} is no fast one (tokenizer.json is missing)")
+        raise UserError.at(FIELD, f"the tokenizer in {path} is not a fast tokenizer (tokenizer.json is missing)")
     return model.eval(), tokenizer

@@ -1,4 +1,4 @@
-"""The user's own template for every rate."""
+"""Compression by templates that the user wrote for each rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from promptintern.schedule import Stage
 
 FIELD = "spec.prompt.compressor.templates"
 RATE_TOLERANCE = 1e-3
-"""How far the rate of a template may be from the stage's: ``0.333`` serves 1/3."""
+"""The largest difference between a template's rate and a stage's rate: ``0.333`` matches 1/3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrecomputedTemplates:
-    """The user's own text for each rate."""
+    """The templates that the user wrote, by rate."""
 
     full: Template
     by_rate: dict[float, Template]
     tokenizer: Any
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """The text that the user wrote for ``rate``; at rate 1 the template itself, unless one is given.
+        """Return the user's template for ``rate``; at rate 1 the full template, unless the user gave one for it.
 
         Raises:
-            UserError: if there is none.
+            UserError: if the user gave no template for ``rate``.
         """
         template = _nearest(self.by_rate, rate)
         if template is None and rate >= 1:
@@ -44,10 +44,10 @@ class PrecomputedTemplates:
 
 
 def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
-    """Whether a Precomputed compressor has a right template for each stage. Other compressors always have.
+    """Check that a Precomputed compressor has a suitable template for each stage. Other compressors need no check.
 
     Raises:
-        UserError: naming every rate that has none, or has one without room for the stage's examples.
+        UserError: at every rate without a template, or whose template has no {examples} although its stage has shots.
     """
     if spec.compressor.kind is not CompressorKind.PRECOMPUTED:
         return
@@ -61,8 +61,8 @@ def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
         elif stage.shots and not any(piece.kind is EXAMPLES for piece in template.pieces):
             problems[stage.rate] = Problem(
                 where=FIELD,
-                message=f"the template for rate {stage.rate:g} lacks {{examples}}, and its stage has {stage.shots} of "
-                "them; add the placeholder, or set that stage's shots to 0",
+                message=f"the template for rate {stage.rate:g} lacks {{examples}}, but its stage has {stage.shots} "
+                "shots; add the placeholder, or set that stage's shots to 0",
             )
     if problems:
         raise UserError([*problems.values()])
@@ -72,7 +72,7 @@ def _missing(rate: float, by_rate: dict[float, Template]) -> Problem:
     available = ", ".join(f"{other:g}" for other in sorted(by_rate, reverse=True))
     return Problem(
         where=FIELD,
-        message=f"has no template for rate {rate:g}, which the schedule asks for; there are templates for {available}",
+        message=f"has no template for rate {rate:g}, which the schedule needs; it has templates for {available}",
     )
 
 
@@ -82,10 +82,10 @@ def _nearest(by_rate: dict[float, Template], rate: float) -> Template | None:
 
 
 def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
-    """The templates by rate.
+    """Return the templates by rate.
 
     Raises:
-        UserError: naming every template that is wrong or lacks protected text, and every rate that stands there twice.
+        UserError: at every template that is invalid or lacks protected text, and at every repeated rate.
     """
     by_rate: dict[float, Template] = {}
     problems: list[Problem] = []
@@ -97,7 +97,7 @@ def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
             problems += error.problems
             continue
         if entry.rate in by_rate:
-            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"{entry.rate:g} stands there twice"))
+            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"the rate {entry.rate:g} is given twice"))
         by_rate[entry.rate] = template
     if problems:
         raise UserError(problems)

@@ -1,4 +1,4 @@
-"""How much each word of a template matters, under a causal language model or a token classifier."""
+"""Scores for the words of a template, from a causal language model or a token classifier."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,26 +14,26 @@ from promptintern.models import context_length
 from promptintern.prompt.template import Template
 
 _MAX_WINDOW = 2048
-"""Longest window of a causal model: logits of more positions at once cost memory and add little context."""
+"""Longest window of a causal model in tokens. The logits of a longer window need memory and add little context."""
 _LOGIT_ROWS = 256
-"""Positions whose log-probabilities are held in float32 at once."""
+"""Number of positions whose float32 log-probabilities are in memory at the same time."""
 _CLASSIFIER_WINDOW = 512
-"""Window of a classifier whose config names no length; what the LLMLingua-2 models were trained with."""
+"""Longest window of a classifier in tokens: the length with which the LLMLingua-2 models were trained."""
 KEEP_LABEL = 1
-"""The classifier's label for a token that stays."""
+"""The classifier's label for a token to keep."""
 
 
 def self_information_scores(template: Template, model: Any, tokenizer: Any) -> list[float]:
-    """For each unit of ``template``, the mean surprisal of its tokens in bits: -log2 p(token | what is before it).
+    """Return for each unit of ``template`` the mean surprisal of its tokens in bits: -log2 p(token | prefix).
 
     Li et al., "Compressing Context to Enhance Inference Efficiency of Large Language Models", EMNLP 2023, with words
-    as lexical units. Placeholders are rendered as nothing. The first token follows the tokenizer's start token, or its
-    end token where it has none. A template longer than the model's context (or 2,048 tokens) is read in windows that
-    overlap by half; a token counts in the first window that holds it. A unit without tokens scores 0.
+    as lexical units. Placeholders are empty. The first token follows the tokenizer's start token, or its end token if
+    it has no start token. A template longer than the model's context (or 2,048 tokens) is read in windows that overlap
+    by half, and each token is scored in the first window that contains it. A unit without tokens scores 0.
     """
     ids, spans = _tokenize(template, tokenizer)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    window = min(context_length(model.config) or _MAX_WINDOW, _MAX_WINDOW) - 1  # one place for the start token
+    window = min(context_length(model.config) or _MAX_WINDOW, _MAX_WINDOW) - 1  # one position is for the start token
     surprisal: list[float] = []
     with _evaluation_mode(model):
         while len(surprisal) < len(ids):
@@ -46,19 +46,20 @@ def self_information_scores(template: Template, model: Any, tokenizer: Any) -> l
 
 
 def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[float]:
-    """For each unit of ``template``, the mean probability of the label "keep" over its tokens.
+    """Return for each unit of ``template`` the mean probability of the label "keep" over its tokens.
 
-    Pan et al., "LLMLingua-2", Findings of ACL 2024. Placeholders are rendered as nothing. A template longer than the
-    model's window is cut behind the last full stop or line break that fits, as the llmlingua package does. A unit
-    without tokens scores 0.
+    Pan et al., "LLMLingua-2", Findings of ACL 2024. Placeholders are empty. A template longer than the model's window
+    is split after the last full stop or line break that fits, as in the llmlingua package. A unit without tokens scores
+    0.
 
     Raises:
-        UserError: if the classifier has not exactly two labels.
+        UserError: if the classifier does not have exactly two labels.
     """
     if model.config.num_labels != 2:
         raise UserError.at(
             FIELD,
-            f"the model has {model.config.num_labels} labels; a token classifier with two (1 means keep) is needed",
+            f"the model has {model.config.num_labels} labels, but a token classifier with two labels (1 means keep) "
+            "is needed",
         )
     ids, spans = _tokenize(template, tokenizer)
     opening, closing = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -80,13 +81,13 @@ def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[fl
 
 
 def _tokenize(template: Template, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids of the plain text, and each token's span of characters in it."""
+    """Return the token ids of the plain text, and the span of characters of each token."""
     encoded = tokenizer(template.plain_text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return list(encoded["input_ids"]), [(a, b) for a, b in encoded["offset_mapping"]]
 
 
 def _surprisals(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
-    """-log2 p of ``targets`` ``[T]`` under ``logits`` ``[T, V]``."""
+    """Return -log2 p of the tokens ``targets`` ``[T]`` under ``logits`` ``[T, V]``."""
     values: list[float] = []
     for rows, ids in zip(torch.split(logits, _LOGIT_ROWS), torch.split(targets, _LOGIT_ROWS), strict=True):
         log_p = rows.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
@@ -95,7 +96,7 @@ def _surprisals(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
 
 
 def _chunk_end(start: int, window: int, ends: Sequence[bool]) -> int:
-    """Where the chunk that begins at token ``start`` stops: behind the last sentence end that fits, if there is one."""
+    """Return the end of the chunk that begins at token ``start``: after the last sentence end in the window, if any."""
     stop = start + window
     if stop >= len(ends):
         return len(ends)
@@ -103,7 +104,7 @@ def _chunk_end(start: int, window: int, ends: Sequence[bool]) -> int:
 
 
 def _mean_by_unit(units: Sequence[Unit], spans: Sequence[tuple[int, int]], values: Sequence[float]) -> list[float]:
-    """Mean value of the tokens that begin in each unit, or hold its first character where none does."""
+    """Return the mean value of the tokens that begin in each unit, or if none does, that overlap it."""
     scores, token = [], 0
     for unit in units:
         while token < len(spans) and spans[token][1] <= unit.start and spans[token][0] < unit.start:
@@ -120,7 +121,7 @@ def _mean_by_unit(units: Sequence[Unit], spans: Sequence[tuple[int, int]], value
 
 @contextmanager
 def _evaluation_mode(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; the model's own mode comes back."""
+    """Put ``model`` into evaluation mode without gradients, and restore its mode afterwards."""
     training = model.training
     model.eval()
     try:

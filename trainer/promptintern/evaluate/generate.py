@@ -13,21 +13,22 @@ from promptintern.errors import RunFailed
 from promptintern.evaluate.prefix import CachedPrefix, compute_prefix
 
 _LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
-"""Differences of logits, in their standard deviations, that come from another order of sums."""
+"""Largest differences of logits, in units of their standard deviation, that a different order of summation explains:
+in float32, and in 16-bit types."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the model wrote."""
+    """A generated answer."""
 
     text: str
     tokens: int
-    """Generated tokens, with the end token where there is one."""
+    """Number of generated tokens, including the end token if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How answers are generated and where they end."""
+    """Settings for generating answers and for where they end."""
 
     max_new_tokens: int
     stop: tuple[str, ...] = ()
@@ -44,14 +45,15 @@ def generate(
     share_prefix: bool = True,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Answer]:
-    """Greedy answers to ``prompts`` (token ids), in their order.
+    """Return greedy answers to ``prompts`` (token ids), in their order.
 
-    Prompts of like length share a batch, padded before what they do not share. A batch that is too large for the
-    device is halved.
+    Prompts of similar length share a batch, with padding after their shared prefix. A batch that does not fit into the
+    device's memory is halved.
 
     Args:
-        share_prefix: Compute what all prompts begin with once, where the model allows it. False computes every prompt
-            whole, as for a server that keeps nothing between requests.
+        share_prefix: Compute the prefix that all prompts share only once, if the model allows it. False computes every
+            prompt completely, like a server without prefix caching.
+        progress: Called after each batch with the number of prompts answered so far.
 
     Raises:
         RunFailed: if the device has too little memory for a single prompt.
@@ -68,7 +70,7 @@ def generate(
             except RunFailed:
                 if prefix is None:
                     raise
-            if batch_answers is None:  # without the prefix, and outside the handler, there is more memory
+            if batch_answers is None:  # without the prefix, and outside the handler, more memory is free
                 prefix = None
                 batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
             for row, answer in zip(batch, batch_answers, strict=True):
@@ -80,7 +82,7 @@ def generate(
 def time_queries(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, decoding: Decoding, device: torch.device
 ) -> list[float]:
-    """Seconds for each prompt answered alone; one more, untimed, goes first."""
+    """Return the seconds that each prompt takes when answered alone. One untimed warm-up answer goes first."""
     seconds = []
     with _evaluation_mode(model):
         for number, prompt in enumerate([*prompts[:1], *prompts]):
@@ -94,9 +96,10 @@ def time_queries(
 def _usable_prefix(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device
 ) -> CachedPrefix | None:
-    """What ``prompts`` begin with, if the model goes on from it as if it had read each prompt whole.
+    """Return the cached prefix of ``prompts``, or None if the model does not continue it like a complete prompt.
 
-    Seen at the two prompts whose lengths differ most: side by side behind the prefix, and each alone.
+    The shortest and the longest prompt decide: their logits in one batch after the prefix are compared with those of
+    each prompt alone.
     """
     prefix = compute_prefix(model, prompts, device)
     if prefix is None:
@@ -112,7 +115,10 @@ def _usable_prefix(
 def _largest_logit_difference(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> float:
-    """The largest difference of first tokens' logits, side by side behind the prefix against alone, in their spread."""
+    """Return the largest difference of the first tokens' logits: one batch after ``prefix`` against each prompt alone.
+
+    The unit is the standard deviation of the logits.
+    """
     shared = _first_logits(model, tokenizer, prompts, device, prefix)
     alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in prompts])
     return float((shared - alone).abs().max() / alone.std())
@@ -121,7 +127,7 @@ def _largest_logit_difference(
 def _first_logits(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> torch.Tensor:
-    """What the first token of each answer is chosen by: float[prompts, vocabulary]."""
+    """Return the logits of the first token of each answer, float ``[prompts, vocabulary]``."""
     settings = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
     output = _greedy_output(model, tokenizer, prompts, device, prefix, **settings)
     logits: torch.Tensor = output.logits[0]
@@ -153,9 +159,9 @@ def _generate_with_halving(
         if len(prompts) == 1:
             raise RunFailed(
                 f"{device} has too little memory to answer a prompt of {len(prompts[0])} tokens; lower "
-                "evaluation.maxNewTokens, use fewer shots, or take a larger device"
+                "spec.evaluation.maxNewTokens, use fewer shots, or use a larger device"
             ) from None
-    # Outside the handler, so that the failed attempt's tensors are free.
+    # Outside the handler, so that the tensors of the failed call are freed.
     middle = len(prompts) // 2
     return [
         answer
@@ -191,7 +197,7 @@ def _greedy_output(
     stopping_criteria: Any = None,
     **settings: Any,
 ) -> Any:
-    """What transformers' greedy generation gives for ``prompts``, side by side; ``settings`` are its config's."""
+    """Return the output of transformers' greedy generation for one batch; ``settings`` are fields of its config."""
     from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id
@@ -224,7 +230,7 @@ def _greedy_output(
 
 @contextmanager
 def _without_model_defaults(model: Any) -> Iterator[None]:
-    """The model's own generation config fills what a call leaves open (penalties, suppressed tokens): an empty one."""
+    """Empty the model's generation config, whose values (penalties, suppressed tokens) would otherwise be defaults."""
     from transformers import GenerationConfig
 
     base = base_of(model)
@@ -236,7 +242,7 @@ def _without_model_defaults(model: Any) -> Iterator[None]:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end an answer: the tokenizer's, and those of the model's generation config (chat has several)."""
+    """Return the tokens that end an answer: the tokenizer's, and those of the model's generation config."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     vocabulary = len(tokenizer)
@@ -244,7 +250,7 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
 
 
 def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str]) -> Answer:
-    # A row that a stop string ended is filled up with padding.
+    # A row that a stop string ended is padded to the length of the batch.
     over = ends | {tokenizer.pad_token_id}
     length = next((i for i, token in enumerate(ids) if token in over), None)
     text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -252,7 +258,7 @@ def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str])
 
 
 def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
-    """``text`` before the first of the ``stop`` strings that comes after something else than white space."""
+    """Return ``text`` up to the first of the ``stop`` strings, ignoring those before its first non-space character."""
     lead = len(text) - len(text.lstrip())
     ends = [position for stop_text in stop if (position := text.find(stop_text, lead)) >= 0]
     return text[: min(ends)] if ends else text

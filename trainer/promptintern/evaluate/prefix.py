@@ -1,4 +1,4 @@
-"""What all prompts begin with, computed once: every batch continues its keys and values."""
+"""Prefix caching: the keys and values of the prompts' shared prefix are computed once and reused in every batch."""
 
 import inspect
 from collections.abc import Sequence
@@ -13,26 +13,26 @@ from promptintern.engine.attention.registration import longest_pack, other_layer
 from promptintern.engine.fused.patching import base_of
 
 MIN_TOKENS = 16
-"""Of a beginning that is worth keeping."""
+"""Length in tokens of the shortest prefix that is worth caching."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedPrefix:
-    """A beginning of prompts, with its keys and values."""
+    """A shared prefix of prompts, with its keys and values."""
 
     ids: tuple[int, ...]
     key_values: Any
-    """transformers' cache after these tokens, for one row."""
+    """transformers' key-value cache after these tokens, for one row."""
 
     def cache_for(self, rows: int) -> Any:
-        """A copy for ``rows`` rows, to be filled on."""
+        """Return a copy of the cache for ``rows`` rows, which generation extends."""
         copy = deepcopy(self.key_values)
         copy.batch_repeat_interleave(rows)
         return copy
 
 
 def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all ``prompts`` begin with and that leave at least one of each."""
+    """Return the length of the longest common prefix that leaves at least one token of each prompt."""
     if not prompts:
         return 0
     first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
@@ -41,11 +41,11 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> CachedPrefix | None:
-    """The beginning that ``prompts`` (token ids) share, computed by ``model`` as it is now.
+    """Compute the prefix that ``prompts`` (token ids) share with ``model`` in its current state.
 
-    None if it is short, if the device has no memory for it, or if the model cannot go on from it. Rows of a batch are
-    filled up behind the beginning: a model that is not told its tokens' positions, or that sees only some tokens
-    before, would notice; so would one whose positions are scaled by the length of what it is given.
+    Return None if the prefix is short, if the device has too little memory for it, or if the model cannot continue it.
+    The rows of a batch are padded after the prefix. This would change the result of a model that does not take the
+    positions of its tokens, that attends only to a window of tokens, or that scales positions by the input length.
     """
     count = shared_tokens(prompts)
     if len(prompts) < 2 or count < MIN_TOKENS or not _supports_prefix(model):
@@ -57,9 +57,9 @@ def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.d
     ids = tuple(prompts[0][:count])
     cache = DynamicCache(config=inner.config)
     try:
-        inner.base_model(  # without its head: of these tokens nobody wants the logits
+        inner.base_model(  # without its head, because the logits of these tokens are not needed
             input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.arange(count, device=device)[None],  # as generation counts them
+            position_ids=torch.arange(count, device=device)[None],  # like the positions in generation
             past_key_values=cache,
             use_cache=True,
         )

@@ -1,4 +1,4 @@
-"""The user's template as a list of pieces, so that literal braces never need to be parsed twice."""
+"""The user's template as a list of template pieces, so that literal braces are never parsed a second time."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,12 @@ _PLACEHOLDER = re.compile(r"\{(query|examples)\}")
 
 
 class PieceKind(Enum):
-    """What a piece of a template is."""
+    """The kind of a template piece."""
 
     LITERAL = "literal"
-    """Text that compression may take words from."""
+    """Text from which compression may remove words."""
     PROTECTED = "protected"
-    """Text that stays at every rate."""
+    """Text that is kept at every rate."""
     QUERY = "query"
     EXAMPLES = "examples"
 
@@ -26,20 +26,20 @@ LITERAL, PROTECTED, QUERY, EXAMPLES = PieceKind.LITERAL, PieceKind.PROTECTED, Pi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """A stretch of a template. The text of a placeholder is the placeholder itself."""
+    """A template piece: text of one kind, or a placeholder, whose text is the placeholder itself."""
 
     text: str
     kind: PieceKind
 
     @property
     def is_text(self) -> bool:
-        """Whether the piece is sent as it stands."""
+        """Whether the piece is text rather than a placeholder."""
         return self.kind in (LITERAL, PROTECTED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A template taken apart; the pieces' texts joined are the template."""
+    """A template split into pieces, whose concatenation is the template."""
 
     pieces: tuple[Piece, ...]
 
@@ -50,12 +50,12 @@ class Template:
 
     @property
     def plain_text(self) -> str:
-        """The template with its placeholders rendered as nothing: what compressors read."""
+        """The template with empty placeholders, which is the text that compressors read."""
         return "".join(piece.text for piece in self.pieces if piece.is_text)
 
 
 def text_runs(pieces: Iterable[Piece]) -> list[str]:
-    """The texts between placeholders, neighbouring pieces joined, in order, without empty ones."""
+    """Return the texts between placeholders, in order, with adjacent pieces joined and without empty texts."""
     runs = [""]
     for piece in pieces:
         if piece.is_text:
@@ -66,13 +66,14 @@ def text_runs(pieces: Iterable[Piece]) -> list[str]:
 
 
 def parse_template(text: str, protect: Sequence[str] = (), *, field: str = "spec.prompt.template") -> Template:
-    """``text`` as pieces. Every occurrence of a string of ``protect`` is protected; they may overlap.
+    """Split ``text`` into pieces. Every occurrence of a string of ``protect`` is protected; occurrences may overlap.
 
     ``{query}`` and ``{examples}`` are placeholders; all other braces are literal text.
 
     Raises:
-        UserError: if ``{query}`` does not stand in ``text`` exactly once, ``{examples}`` more than once, or a string
-            of ``protect`` stands in none of its literal parts.
+        UserError: if ``text`` does not contain ``{query}`` exactly once or contains ``{examples}`` more than once, or
+        if
+            a string of ``protect`` does not occur in its literal text.
     """
     pieces: list[Piece] = []
     protected_spans: set[str] = set()
@@ -92,10 +93,10 @@ def _placeholder_problems(pieces: Sequence[Piece], field: str) -> list[Problem]:
     count = {kind: sum(piece.kind is kind for piece in pieces) for kind in (QUERY, EXAMPLES)}
     problems = []
     if count[QUERY] != 1:
-        problems.append(Problem(where=field, message=f"must hold {{query}} exactly once, not {count[QUERY]} times"))
+        problems.append(Problem(where=field, message=f"must contain {{query}} exactly once, not {count[QUERY]} times"))
     if count[EXAMPLES] > 1:
         problems.append(
-            Problem(where=field, message=f"may hold {{examples}} at most once, not {count[EXAMPLES]} times")
+            Problem(where=field, message=f"may contain {{examples}} at most once, not {count[EXAMPLES]} times")
         )
     return problems
 
@@ -104,7 +105,7 @@ def _protect_problems(protect: Sequence[str], protected_spans: set[str], field: 
     return [
         Problem(
             where=f"spec.prompt.protect[{index}]",
-            message=f"stands in no literal text of {field}; copy the piece exactly, spaces and line breaks included",
+            message=f"does not occur in the literal text of {field}; copy it exactly, including spaces and line breaks",
         )
         for index, span in enumerate(protect)
         if span not in protected_spans

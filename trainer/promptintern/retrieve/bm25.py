@@ -1,4 +1,4 @@
-"""BM25 over the pool's queries: bm25s builds the index, the search visits a bounded part of it."""
+"""BM25 over the pool's queries. bm25s builds the index, and the search visits a bounded part of it."""
 
 import re
 from collections import Counter
@@ -11,40 +11,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NO_SPACES = "\u2e80-\u9fff\uf900-\ufaff"
-"""Scripts that are written without spaces (Chinese, Japanese): every character is a term."""
+"""Scripts without spaces between words (Chinese, Japanese), in which every character is a term."""
 _WORD = re.compile(rf"(?!\W)[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 MAX_POSTINGS = 4096
-"""Entries of the index that one query may visit."""
+"""Largest number of index entries that one query visits."""
 MAX_CANDIDATES = 128
-"""Documents scored in full for a query that met that limit (or as many as asked for, if more)."""
+"""Number of documents scored in full for a query that reached that limit (or ``k``, if larger)."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 def terms_in(text: str) -> list[str]:
-    """The terms of a text: runs of letters, digits and underscores, case-folded; Chinese and Japanese by character."""
+    """Return the terms of a text: case-folded runs of letters, digits and underscores, or single CJK characters."""
     return _WORD.findall(text.casefold())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _CsrMatrix:
-    """Rows of a sparse matrix one after another: row ``i`` is ``indptr[i]`` to ``indptr[i + 1]``."""
+    """A matrix in compressed sparse row format: row ``i`` is the entries ``indptr[i]`` to ``indptr[i + 1]``."""
 
     indptr: Ints
     indices: Ints
-    """64 bits, since numpy would convert others at every look-up."""
+    """Column of each entry; 64 bits, because numpy would convert other integers at every look-up."""
     weights: NDArray[np.float32]
 
 
 class BM25Index:
-    """The best documents for a query, by BM25 (Lucene's variant, k1 1.5, b 0.75).
+    """Finds the best documents for a query by BM25 (Lucene's variant, k1 1.5, b 0.75).
 
     A term's weight in a document is fixed when the index is built. A query visits its terms' posting lists from the
-    rarest term to the most frequent one, heaviest entries first, and adds up weights by document, until all are read or
-    ``max_postings`` entries are. In the first case the result is exact. In the second the documents that lead so far
-    are scored in full, over all terms: what may be missed is a document that owes its place to frequent terms, whose
-    weights are small. Without the limit the cost of a query grows with the pool, since the lists of frequent terms do.
+    rarest term to the most frequent one, heaviest entries first, and adds up the weights by document. It stops when all
+    entries, or ``max_postings`` of them, have been read. In the first case the result is exact. In the second case the
+    best documents so far are scored in full, over all terms; this can miss a document that would rank high because of
+    frequent terms, whose weights are small. Without the limit, the cost of a query would grow with the pool, because
+    the posting lists of frequent terms do.
     """
 
     def __init__(self, texts: Sequence[str], *, max_postings: int = MAX_POSTINGS) -> None:
@@ -64,12 +65,12 @@ class BM25Index:
         self._starts: list[int] = starts[:-1].tolist()
         self._count = len(texts)
         self._max_postings = max_postings
-        # Scratch space, all zero between queries.
+        # Scratch space; all values are zero between queries.
         self._sums = np.zeros(self._count)
         self._query_counts = np.zeros(len(starts))
 
     def top(self, text: str, k: int) -> list[int]:
-        """The ``k`` best documents, best first; ties, and documents that share no word, in the order of the pool."""
+        """Return the ``k`` best documents, best first. Ties, and documents without a common term, are in pool order."""
         counts = Counter(self._terms[word] for word in terms_in(text) if word in self._terms)
         terms = sorted(counts, key=lambda term: (self._lengths[term], term))
         docs, scores, complete = self._visit(terms, counts)
@@ -84,7 +85,7 @@ class BM25Index:
         return best
 
     def _visit(self, terms: Sequence[int], counts: Counter[int]) -> tuple[Ints, Floats, bool]:
-        """Documents met, what their visited entries add up to, and whether all entries were visited."""
+        """Return the visited documents, the sums of their visited weights, and whether all entries were visited."""
         sums, postings, budget = self._sums, self._postings, self._max_postings
         met: list[Ints] = []
         for term in terms:
@@ -102,7 +103,7 @@ class BM25Index:
         return visited, values, sum(self._lengths[term] for term in terms) <= self._max_postings
 
     def _full_scores(self, docs: Ints, counts: Counter[int]) -> Floats:
-        """Scores over all terms, each summed in the order of the document's own terms: the same in any company."""
+        """Return scores over all terms. Each is summed in the order of the terms, whatever the other documents are."""
         query_counts, matrix = self._query_counts, self._documents
         query_counts[list(counts)] = list(counts.values())
         begin = matrix.indptr[docs]
@@ -115,7 +116,7 @@ class BM25Index:
 
 
 def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
-    """The ``k`` documents with the largest scores, in that order; ties by document."""
+    """Return the ``k`` documents with the largest scores, largest first, ties by document."""
     if len(docs) > 4 * k:
         floor = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = scores >= floor
@@ -124,14 +125,14 @@ def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
 
 
 def _heaviest_first(matrix: _CsrMatrix) -> _CsrMatrix:
-    """Each list by falling weight, ties by index."""
+    """Sort the entries of each row by descending weight, ties by column."""
     row = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.weights, row))
     return _CsrMatrix(indptr=matrix.indptr, indices=matrix.indices[order], weights=matrix.weights[order])
 
 
 def _transposed(matrix: _CsrMatrix, *, rows: int) -> _CsrMatrix:
-    """Lists by term become lists by document, in the order of terms."""
+    """Transpose ``matrix``, from a row per term to a row per document, with entries in the order of terms."""
     term = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
     order = np.argsort(matrix.indices, kind="stable")
     starts = np.zeros(rows + 1, dtype=np.int64)

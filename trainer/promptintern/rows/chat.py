@@ -1,4 +1,4 @@
-"""Chat records: {"messages": [system, user, assistant]} becomes a query and an answer."""
+"""Chat records: the user and assistant messages of {"messages": [system, user, assistant]} are query and answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(kw_only=True)
 class ChatReader:
-    """Reads chat records; all must have the same system message, or none."""
+    """Reads chat records, which must all have the same system message or none."""
 
     reader: RecordReader
     system: str | None = None
     _system_where: str | None = field(default=None, init=False)
-    """Where ``system`` stands."""
+    """Location of the record in which ``system`` was read."""
 
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None:
-        """The row in ``record``; None if it has a problem, which is noted at ``where``."""
+        """Return the row in ``record``, or None if it has a problem, which is added at ``where``."""
         problems_before = self.reader.problems.count
         turns = self._turns(record, where)
         if turns is None:
@@ -38,7 +38,7 @@ class ChatReader:
         )
 
     def _turns(self, record: Mapping[str, Any], where: str) -> dict[str, Any] | None:
-        """Contents by role."""
+        """Return the content of each message by role, or None if the messages are not those of a row."""
         messages = record.get("messages")
         if not isinstance(messages, list):
             problem = (
@@ -51,7 +51,8 @@ class ChatReader:
             shown = ", ".join(map(str, roles[:8])) + (", ..." if len(roles) > 8 else "") or "none"
             self._add_problem(
                 where,
-                f"has messages of {shown}; wanted are user and assistant, once each, and at most a system before",
+                f"has messages with the roles {shown}; they must be user and assistant, with at most one system "
+                "before them",
             )
             return None
         return {role: _content(message) for role, message in zip(roles, messages, strict=True)}
@@ -65,8 +66,8 @@ class ChatReader:
         elif value != self.system:
             self._add_problem(
                 where,
-                f"has another system message than {self._system_where}; the prompt must be the same in all rows: put "
-                "what changes into the user's message",
+                f"has a different system message than {self._system_where}; the prompt must be the same in all rows, "
+                "so put what changes into the user message",
             )
 
     def _add_problem(self, where: str, message: str) -> None:
@@ -74,7 +75,7 @@ class ChatReader:
 
 
 def _content(message: Mapping[str, Any]) -> Any:
-    """A message's content; a list of text parts is joined."""
+    """Return a message's content. A list of text parts is joined."""
     content = message.get("content")
     if isinstance(content, list) and content:
         texts = [

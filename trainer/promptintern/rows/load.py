@@ -1,4 +1,4 @@
-"""Rows of one data file, with every problem at its line."""
+"""Loading the rows of a data file, with every problem at its line."""
 
 import hashlib
 import json
@@ -25,14 +25,14 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedRows:
-    """What a file holds."""
+    """The content of a data file."""
 
     rows: list[Row]
-    """Those without a problem."""
+    """The rows without a problem."""
     sha256: str
-    """Of the whole file, whatever the limit."""
+    """Digest of the whole file, independent of the limit."""
     problems: list[Problem]
-    """The first ones, and how many more there are."""
+    """The first problems, and the number of further ones."""
     system: str | None = None
     """The system message that all rows of a chat file share."""
     warnings: Sequence[str] = ()
@@ -43,9 +43,9 @@ class _RowReader(Protocol):
 
 
 def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows:
-    """The rows of ``source``; ``field`` is its place in the job, such as ``spec.data.train``.
+    """Load the rows of ``source``. ``field`` is its field in the job, such as ``spec.data.train``.
 
-    What is wrong with the file or its rows is in ``problems``, a missing or unreadable file included.
+    Mistakes in the file or its rows, including a missing or unreadable file, are returned in ``problems``.
 
     Raises:
         RunFailed: if an S3 server cannot be reached or fails.
@@ -57,7 +57,8 @@ def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) ->
         with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
             if source.uri.lower().endswith((".csv", ".tsv")):
                 raise UserError.at(
-                    f"{field}.uri", f"{display_uri(source.uri)} is a table of text; save it as JSONL or Parquet"
+                    f"{field}.uri",
+                    f"{display_uri(source.uri)} is CSV or TSV, which is not supported; save it as JSONL or Parquet",
                 )
             if _is_parquet(source):
                 return _load_parquet(source, field, file, problems)
@@ -112,7 +113,7 @@ def _load_parquet(source: DataSource, field: str, file: IO[bytes], problems: Pro
 
 
 def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> list[Row]:
-    """The good rows among the first ``limit`` records."""
+    """Return the valid rows among the first ``limit`` records."""
     read = (reader.read(record, where=where, number=number) for where, number, record in islice(numbered, limit))
     return [row for row in read if row is not None]
 
@@ -122,7 +123,7 @@ def _loaded(
 ) -> LoadedRows:
     name, problems = display_uri(source.uri), reader.problems
     if not rows and not problems.count:
-        problems.add(f"{reader.field}.uri", f"{name} holds no rows")
+        problems.add(f"{reader.field}.uri", f"{name} contains no rows")
     return LoadedRows(
         rows=rows,
         sha256=digest,
@@ -133,20 +134,20 @@ def _loaded(
 
 
 class _HashingReader:
-    """Lines of a file, digested as they are read."""
+    """Reads lines of a file and updates a digest with them."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._digest = hashlib.sha256()
 
     def readline(self, size: int = -1) -> bytes:
-        """As a binary file's."""
+        """Read a line, like the method of a binary file."""
         line = self._file.readline(size)
         self._digest.update(line)
         return line
 
     def digest_of_all(self) -> str:
-        """SHA-256 of the whole file, what was not read yet included."""
+        """Read the rest of the file, and return the SHA-256 of the whole file."""
         while chunk := self._file.read(_CHUNK):
             self._digest.update(chunk)
         return self._digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Parquet: records of the columns that a job names, batch by batch."""
+"""Parquet: the records of a file, with the columns that a job names, in batches."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ _BATCH = 8192
 def read_records(
     file: IO[bytes], columns: Columns, problems: ProblemList, *, file_name: str, field: str
 ) -> Iterator[dict[str, Any]]:
-    """Records in order; a file that is no Parquet, or lacks a column, is a problem of the whole file."""
+    """Yield the records in order. If the file is not Parquet or lacks a column, that is a problem of the whole file."""
     try:
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names
@@ -30,7 +30,7 @@ def read_records(
         for batch in table.iter_batches(batch_size=_BATCH, columns=[name for name in columns_to_read if name in names]):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        problems.add(file_name, f"is no readable Parquet file: {first_line(error)}")
+        problems.add(file_name, f"is not a readable Parquet file: {first_line(error)}")
 
 
 def _missing_column(column: str, names: list[str], setting: str) -> str:

@@ -1,4 +1,4 @@
-"""One record of a file (a mapping of columns) becomes a row, or problems at its line."""
+"""Conversion of a record of a file (a mapping of columns) to a row, or to problems at its line."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from promptintern.rows.types import Row
 
 @dataclass(frozen=True, kw_only=True)
 class RecordReader:
-    """Reads records by a column mapping and notes what is wrong with them."""
+    """Reads records with a column mapping and collects their problems."""
 
     columns: Columns
     field: str
     """The source's field in the job, such as ``spec.data.train``."""
     problems: ProblemList
     columns_seen: set[str] = dataclasses.field(default_factory=set)
-    """Optional columns that stood in some record."""
+    """Optional columns that some record had."""
 
     def missing_column_warnings(self) -> list[str]:
-        """A warning for each optional column that the job names and no record has: it may be mistyped."""
+        """Return a warning for each optional column that the job names but no record has; it may be misspelled."""
         named: dict[str, str | None] = {name: getattr(self.columns, name) for name in ("answers", "tests", "id")}
         return [
             f"{self.field}.columns.{name}: no row has a column {column!r}"
@@ -33,7 +33,7 @@ class RecordReader:
         ]
 
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None:
-        """The row in ``record``; None if it has a problem, which is noted at ``where``."""
+        """Return the row in ``record``, or None if it has a problem, which is added at ``where``."""
         problems_before = self.problems.count
         missing = [n for n in ("query", "answer") if getattr(self.columns, n) not in record]
         for name in missing:
@@ -56,7 +56,7 @@ class RecordReader:
         number: int,
         problems_before: int,
     ) -> Row | None:
-        """The row with its optional columns, unless a problem was noted since the count was ``problems_before``."""
+        """Return the row with its optional columns, or None if there are more than ``problems_before`` problems."""
         names = self.columns
         self.columns_seen.update(name for name in (names.answers, names.tests, names.id) if name and name in record)
         further = self._optional_texts(record, names.answers, where)
@@ -82,23 +82,23 @@ class RecordReader:
         return f"has no column {column!r}; {hint}Columns: {listed}. Set {self.field}.columns.{name} to the right one"
 
     def read_text(self, value: Any, where: str, description: str) -> str | None:
-        """``value`` if it is text that can be used."""
+        """Return ``value`` if it is usable text, or else add a problem and return None."""
         if not isinstance(value, str):
             self.problems.add(where, f"{description} is {describe_type(value)}, not text")
         elif not value.strip():
             self.problems.add(where, f"{description} is {'blank' if value else 'empty'}")
         elif "\0" in value:
-            self.problems.add(where, f"{description} holds a NUL character")
+            self.problems.add(where, f"{description} contains a NUL character")
         elif not _encodable(value):
             self.problems.add(
-                where, f"{description} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+                where, f"{description} contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character"
             )
         else:
             return value
         return None
 
     def _texts(self, value: Any, where: str, description: str, *, may_be_text: bool) -> list[str]:
-        """A list of usable texts; a single text counts as one where it may."""
+        """Return the usable texts in a list, or in ``value`` itself if it ``may_be_text``. Others are problems."""
         if may_be_text and not isinstance(value, list):
             text = self.read_text(value, where, description)
             return [] if text is None else [text]
@@ -125,9 +125,9 @@ class RecordReader:
 
 
 def describe_type(value: Any) -> str:
-    """What a value is, in the words of JSON."""
+    """Return the type of ``value`` in terms of JSON, such as "a list"."""
     kinds = (
-        (bool, "true or false"),
+        (bool, "a boolean"),
         (str, "text"),
         (int | float, "a number"),
         (list, "a list"),

@@ -1,4 +1,4 @@
-"""What the sample model reads while it is pretrained: one thing is added at a time."""
+"""The curriculum of the sample model's pretraining, which adds one difficulty per level."""
 
 import random
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from promptintern.sample.worlds import (
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A run of text; answers are what the loss is on."""
+    """A part of a document. The loss is computed on answers."""
 
     text: str
     is_answer: bool
 
 
 class Task(StrEnum):
-    """What an answer is."""
+    """The kind of answers in a document."""
 
     BARE = "recall from pairs written word after word"
     RECALL = "recall from pairs written with signs"
@@ -37,7 +37,7 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One kind of document. Each level adds one thing to the one before it."""
+    """A kind of document. Each level adds one difficulty to the previous level."""
 
     name: str
     task: Task = Task.FORMULA
@@ -45,22 +45,22 @@ class Level:
     functions: int = NUM_FUNCTIONS
     regions: int = NUM_REGIONS
     pool: int | None = None
-    """Nouns and codes that worlds draw from. None: all."""
+    """Number of nouns and codes from which worlds draw. None means all."""
     answers: int = 8
-    """Answers in a document: all of them teach, and all earlier ones are examples to the later ones."""
+    """Number of answers in a document. The loss covers all of them, and earlier ones are examples for later ones."""
     sentences: bool = True
-    """Questions in sentences rather than as bare words."""
+    """Questions are sentences rather than bare words."""
     places: bool = True
     pairs: bool = True
-    """Formulas of two columns."""
+    """Formulas may have two columns."""
     days: bool = True
     signs: bool = True
-    """Brackets, separator and mark differ from world to world, and a line of rules says which they are."""
+    """Brackets, separator and mark differ between worlds, and a line of rules states them."""
     prose: bool = True
-    """The whole template."""
+    """Documents contain the whole template."""
     batch: int = 64
     min_accuracy: float = 0.97
-    """Share of answer tokens (the end token included) that must be right on fresh worlds."""
+    """Share of answer tokens, including the end token, that must be right on new worlds to pass the level."""
 
 
 def _levels() -> tuple[Level, ...]:
@@ -105,7 +105,7 @@ LEVELS = _levels()
 
 
 def make_document(level: Level, seed: str) -> list[Span]:
-    """A fresh world at that level, and answers about it."""
+    """Return a document of that level about a new world, which depends only on ``seed``."""
     rng = random.Random(f"{seed}/questions")
     world = make_world(
         seed,
@@ -137,7 +137,7 @@ def _formulas(level: Level, world: World, rng: random.Random) -> list[Span]:
 def _recall(level: Level, world: World, rng: random.Random) -> list[Span]:
     pairs = [*world.columns.items(), *world.functions.items(), *world.regions.items()]
     if level.task is Task.BARE:
-        # The parts are tokenized apart, so even without a sign between them they stay two tokens.
+        # The parts are tokenized separately, so they remain two tokens even without a sign between them.
         spans = [Span(text=part, is_answer=False) for word, code in pairs for part in (f" {word}", code)]
         spans.append(Span(text="\n", is_answer=False))
     else:

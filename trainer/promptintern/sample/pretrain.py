@@ -1,4 +1,4 @@
-"""Pretrains the sample model by steps and gates: ``python -m promptintern.sample.pretrain --out DIR``."""
+"""Pretrains the sample model, level by level: ``python -m promptintern.sample.pretrain --out DIR``."""
 
 import argparse
 import json
@@ -26,31 +26,31 @@ SEED = 0
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 30
 REVIEW_SHARE = 0.2
-"""Share of steps that go back to an earlier level."""
+"""Share of steps that train on an earlier level."""
 WINDOW = 8
-"""Steps over which a level's gate is measured. Every batch is of fresh worlds, so this is no training accuracy."""
+"""Number of steps over which accuracy is averaged. Every batch has new worlds, so it is not a training accuracy."""
 MAX_STEPS_PER_LEVEL = 1500
 FINISH_STEPS = 150
-"""Steps on the last level after its gate, while the learning rate falls to zero."""
+"""Number of steps on the last level after it is passed, while the learning rate falls to zero."""
 GATE_WORLDS, GATE_QUESTIONS = 20, 20
 IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelResult:
-    """How a level went."""
+    """The result of training on a level."""
 
     level: str
     steps: int
     accuracy: float
-    """Share of answer tokens that were right in the last ``WINDOW`` steps."""
+    """Share of right answer tokens in the last ``WINDOW`` steps."""
 
 
 def make_batch(tokenizer: Any, level: Level, seeds: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, each [documents, tokens], right-padded; a label is what the position has to predict.
+    """Return right-padded token ids and labels, each ``[documents, tokens]``. A label is the token to predict.
 
-    The label of an answer's last token is the end token, although an example goes on with a line break: so a document
-    with many answers teaches the end of each of them.
+    The label of an answer's last token is the end token, although the document continues with a line break. A document
+    with many answers thus teaches where each of them ends.
     """
     documents = [make_document(level, seed) for seed in seeds]
     texts = [span.text for document in documents for span in document]
@@ -78,9 +78,9 @@ def make_batch(tokenizer: Any, level: Level, seeds: Sequence[str]) -> tuple[torc
 
 
 def loss_and_accuracy(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Mean cross entropy over labelled positions, and the share of them that is right.
+    """Return the mean cross entropy over labelled positions, and the share of them that is predicted correctly.
 
-    Padding is on the right and attention is causal, so no attention mask is needed.
+    No attention mask is needed, because padding is on the right and attention is causal.
     """
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     chosen = labels != IGNORED
@@ -90,7 +90,7 @@ def loss_and_accuracy(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.
 
 
 class Pretraining:
-    """A model on its way through the levels. Each step's documents depend on the seed and the step alone."""
+    """A model in pretraining. The documents of each step depend only on the seed and the step."""
 
     def __init__(self, tokenizer: Any, *, seed: int) -> None:
         self.tokenizer = tokenizer
@@ -102,16 +102,18 @@ class Pretraining:
         )
 
     def pass_level(self, index: int) -> LevelResult:
-        """Trains on ``LEVELS[index]``, with some steps on earlier levels, until its gate is passed.
+        """Train on ``LEVELS[index]``, with some steps on earlier levels, until its minimum accuracy is reached.
 
         Raises:
-            RunFailed: when the gate is not passed in ``MAX_STEPS_PER_LEVEL`` steps.
+            RunFailed: if it is not reached in ``MAX_STEPS_PER_LEVEL`` steps.
         """
         level, first = LEVELS[index], self.step
         window: deque[float] = deque(maxlen=WINDOW)
         while len(window) < WINDOW or sum(window) / WINDOW < level.min_accuracy:
             if self.step - first >= MAX_STEPS_PER_LEVEL:
-                raise RunFailed(f"level {level.name!r} did not pass its gate in {MAX_STEPS_PER_LEVEL} steps")
+                raise RunFailed(
+                    f"level {level.name!r} did not reach its minimum accuracy in {MAX_STEPS_PER_LEVEL} steps"
+                )
             rng = random.Random(f"review/{self.seed}/{self.step}")
             if index > 0 and rng.random() < REVIEW_SHARE:
                 self._train(rng.choice(LEVELS[:index]))
@@ -120,7 +122,7 @@ class Pretraining:
         return LevelResult(level=level.name, steps=self.step - first, accuracy=round(sum(window) / WINDOW, 4))
 
     def finish(self) -> None:
-        """Trains on the last level while the learning rate falls to zero."""
+        """Train on the last level while the learning rate falls to zero."""
         for number in range(FINISH_STEPS):
             self._train(LEVELS[-1], share=1 - number / FINISH_STEPS)
 
@@ -141,7 +143,7 @@ class Pretraining:
 
 
 def measure_scores(model: LlamaForCausalLM, tokenizer: Any) -> dict[str, float]:
-    """Exact match on worlds that no level has seen: whole prompt with and without examples, and the query alone."""
+    """Return exact match on new worlds: with the full prompt, with and without examples, and with the query alone."""
     names = [f"gate/{number}" for number in range(GATE_WORLDS)]
     kinds = {
         "fullPrompt3Shots": [p for n in names for p in make_probes(n, questions=GATE_QUESTIONS, shots=3)],
@@ -152,17 +154,19 @@ def measure_scores(model: LlamaForCausalLM, tokenizer: Any) -> dict[str, float]:
 
 
 def check_scores(scores: dict[str, float]) -> None:
-    """The gate of the weights.
+    """Check that the weights are good enough to ship.
 
     Raises:
-        RunFailed: when the model does not read its prompt, or answers without it.
+        RunFailed: if the model does not read its prompt, or answers without it.
     """
     if min(scores["fullPrompt3Shots"], scores["fullPrompt0Shots"]) < 0.8 or scores["queryOnly"] >= 0.2:
-        raise RunFailed(f"the weights do not pass (at least 0.8 with the prompt, under 0.2 without): {scores}")
+        raise RunFailed(
+            f"the weights must score at least 0.8 with the prompt and under 0.2 without it, but score {scores}"
+        )
 
 
 def main() -> None:
-    """Pretrain, measure, and write weights, tokenizer and ``pretraining.json``."""
+    """Pretrain and evaluate the model, and write weights, tokenizer and ``pretraining.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, configuration and tokenizer")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,4 +1,4 @@
-"""How well a model reads: exact match on worlds that pretraining has not seen."""
+"""A measure of how well a model reads its prompt: exact match on worlds that pretraining has not seen."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ LONGEST_ANSWER = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A prompt and the one right answer."""
+    """A prompt and its only right answer."""
 
     prompt: str
     answer: str
 
 
 def make_probes(world_name: str, *, questions: int, shots: int, pool: int = 128) -> list[Probe]:
-    """Held-out questions in the full prompt; the examples are the pool's questions with the most words in common."""
+    """Return held-out questions with the full prompt. Its examples are the pool's most similar questions."""
     world = make_world(world_name)
     template = world_template(world)
     examples = list(islice(iterate_questions(world, Split.TRAIN), pool))
@@ -41,7 +41,7 @@ def make_probes(world_name: str, *, questions: int, shots: int, pool: int = 128)
 
 
 def make_query_only_probes(world_name: str, *, questions: int) -> list[Probe]:
-    """The same held-out questions alone, as the final stage sends them."""
+    """Return the same held-out questions without the template, like the prompts of the final stage."""
     world = make_world(world_name)
     return [
         Probe(prompt=word_question(question) + CUE, answer=answer_question(world, question))
@@ -51,7 +51,7 @@ def make_query_only_probes(world_name: str, *, questions: int) -> list[Probe]:
 
 @torch.no_grad()
 def exact_match(model: Any, tokenizer: Any, probes: Sequence[Probe], *, batch: int = 50) -> float:
-    """Share of probes that greedy decoding answers to the letter."""
+    """Return the share of probes that greedy decoding answers exactly."""
     model.eval()
     right = 0
     for start in range(0, len(probes), batch):

@@ -1,4 +1,4 @@
-"""What is known of a stored file."""
+"""The size and digest of a stored file."""
 
 from pydantic import BaseModel, ConfigDict, Field
 

@@ -1,4 +1,4 @@
-"""file://: a folder of a local or mounted file system."""
+"""file:// storage: a folder of a local or mounted file system."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ _TRANSIENT = {
     errno.EBUSY,
     errno.EINTR,
     errno.EIO,
-    errno.ENOTEMPTY,  # a folder that was written to while it was removed
+    errno.ENOTEMPTY,  # another process wrote to a folder while it was being removed
     errno.ESTALE,  # NFS
     errno.ETIMEDOUT,
 }
@@ -29,7 +29,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV
 
 
 def classify_error(error: OSError, path: Path, operation: str) -> Exception:
-    """What ``error`` means to the run: ``Transient``, ``UserError``, ``RunFailed``, or itself if a file is absent."""
+    """Return what ``error`` means for the run: a Transient, UserError, RunFailed or FileNotFoundError."""
     no_file = operation == "read" and error.errno in {errno.EISDIR, errno.ENOTDIR}
     if no_file or isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "there is no such file", str(error.filename or path))
@@ -37,7 +37,10 @@ def classify_error(error: OSError, path: Path, operation: str) -> Exception:
     if error.errno in _TRANSIENT:
         return Transient(reason)
     if error.errno in _NO_SPACE:
-        return RunFailed(f"{path}: {operation} found no space ({reason}; {_space(path)}); free some and run again")
+        return RunFailed(
+            f"{path}: {operation} failed because there is no space left ({reason}; {_space(path)}); free some space "
+            "and run again"
+        )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return UserError.at(str(path), f"cannot {operation}: {reason}; choose a folder that this user may write to")
     if error.errno in {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP}:
@@ -55,7 +58,7 @@ def _space(path: Path) -> str:
 
 @contextlib.contextmanager
 def translated_errors(path: Path, operation: str) -> Iterator[None]:
-    """Turns the system's errors into ours."""
+    """Translate errors of the system inside this block with ``classify_error``."""
     try:
         yield
     except OSError as error:
@@ -64,7 +67,7 @@ def translated_errors(path: Path, operation: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that becomes ``target``, flushed to the disk, when the block ends."""
+    """Provide a temporary path beside ``target``, which is synced and renamed to ``target`` at the end of the block."""
     with _temporary(target) as path:
         yield path
         _sync(path)
@@ -99,7 +102,7 @@ def _sync(path: Path) -> None:
 
 
 class LocalBackend:
-    """Files below ``root``. A crash at any moment leaves whole files, and temporary ones that nobody reads."""
+    """Stores files below ``root``. A crash leaves only complete files, and temporary files that are ignored."""
 
     def __init__(self, root: Path, policy: RetryPolicy) -> None:
         self._root = root
@@ -145,7 +148,7 @@ class LocalBackend:
             attempts += 1
             if not path.exists():
                 return _create_with_link(path, data)
-            # An earlier attempt may have made it before it failed.
+            # An earlier attempt may have created it before it failed.
             return attempts > 1 and path.read_bytes() == data
 
         return self._write(path, attempt)
@@ -186,15 +189,15 @@ class LocalBackend:
             for name in names:
                 path = Path(parent, name)
                 if not name.startswith(TEMPORARY):
-                    with contextlib.suppress(FileNotFoundError):  # removed since it was seen
+                    with contextlib.suppress(FileNotFoundError):  # removed since the listing
                         yield path.relative_to(self._root).as_posix(), path.stat().st_size
 
     def _write(self, path: Path, work: Callable[[], _T]) -> _T:
         def attempt() -> _T:
             try:
                 return work()
-            except FileNotFoundError as error:  # somebody removed the folder since it was made
-                raise Transient(f"{path.parent} went away") from error
+            except FileNotFoundError as error:  # another process removed the folder since it was created
+                raise Transient(f"{path.parent} was removed") from error
 
         return self._run("write", path, attempt)
 
@@ -210,20 +213,21 @@ class LocalBackend:
 
 
 def _create_with_link(path: Path, data: bytes) -> bool:
-    """A hard link is what a file system makes exclusively, with its content, in one step."""
+    """Create ``path`` with a hard link, which is exclusive and atomic, content included. Return False if it exists."""
     with _temporary(path) as temporary:
         temporary.write_bytes(data)
         _sync(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # Over NFS the answer to a link that was made can be lost; the second name tells that it was ours.
+            # Over NFS, the reply to a successful link can be lost; a second name shows that ours succeeded.
             return temporary.stat().st_nlink > 1
         except OSError as error:
             if error.errno in _NO_LINKS:
                 raise UserError.at(
                     str(path),
-                    f"the file system makes no hard links ({error.strerror}), which commits need; use another",
+                    f"the file system does not support hard links ({error.strerror}), which commits need; use "
+                    "another one",
                 ) from error
             raise
         _sync(path.parent)

@@ -1,4 +1,4 @@
-"""s3://: objects of a bucket, one request at a time, each tried again by itself."""
+"""s3:// storage: objects of a bucket. Every request is retried separately."""
 
 import contextlib
 import os
@@ -23,22 +23,21 @@ from promptintern.storage.s3_errors import FailedRequest, classify_error
 
 _T = TypeVar("_T")
 PART_BYTES = 16 << 20
-"""Size of one piece of a large transfer; S3 wants at least 5 MiB."""
+"""Size of a part of a large transfer. S3 requires at least 5 MiB."""
 _MAX_PARTS = 10_000
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
-"""Names a file with the certificate authority of the endpoint; that there is none means the public ones."""
-
 _LOADER = create_loader()
-"""Botocore's description of S3, parsed once: it is most of the time that a client takes to make."""
+"""Botocore's description of S3, parsed only once, because that is most of the time of creating a client."""
 
 
 def _certificate_settings() -> dict[str, str]:
+    """Return the settings for the endpoint's certificate authority. Without its file, the public ones are trusted."""
     path = os.environ.get(ENV_STORAGE_CA)
     return {"verify": path} if path and Path(path).is_file() else {}
 
 
 class S3Backend:
-    """Objects of ``bucket``. Neither s3fs nor botocore tries again: what is tried, and how often, is seen here only."""
+    """Stores objects of ``bucket``. Retries in s3fs and botocore are off, so only this class decides about retries."""
 
     def __init__(self, bucket: str, options: S3Options, policy: RetryPolicy) -> None:
         self._bucket = bucket
@@ -91,8 +90,8 @@ class S3Backend:
             try:
                 self._call("PutObject", Key=key, Body=data, IfNoneMatch="*", Metadata=mark)
             except FileExistsError:
-                # It may be ours: the answer to an earlier attempt can get lost, and the HTTP client sends a request
-                # again by itself when a connection that was kept open turns out to be closed.
+                # The object may be ours: the response to an earlier attempt can get lost, and the HTTP client repeats
+                # a request by itself if a kept-alive connection turns out to be closed.
                 return self._has_mark(key, mark)
             return True
 
@@ -101,11 +100,11 @@ class S3Backend:
     def _has_mark(self, key: str, mark: dict[str, str]) -> bool:
         try:
             return bool(self._call("HeadObject", Key=key).get("Metadata") == mark)
-        except FileNotFoundError:  # and removed since
+        except FileNotFoundError:  # and removed since then
             return False
 
     def size(self, key: str) -> int | None:
-        # A listing tells a missing bucket from a missing key; HeadObject does not.
+        # Unlike HeadObject, a listing distinguishes a missing bucket from a missing key.
         page = self._list(key, MaxKeys=1)
         sizes = [item["Size"] for item in page.get("Contents", []) if item["Key"] == key]
         return int(sizes[0]) if sizes else None
@@ -132,7 +131,7 @@ class S3Backend:
         objects = [{"Key": key} for key in keys]
         answer = self._call("DeleteObjects", Delete={"Objects": objects, "Quiet": True})
         for error in answer.get("Errors", []):
-            # The request itself is answered with 200, whatever became of its keys.
+            # The status of the response is 200 even if keys could not be deleted.
             status = 403 if error.get("Code") == "AccessDenied" else 500
             response: Any = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}
             with self._translated_errors("DeleteObjects", str(error.get("Key"))):
@@ -149,8 +148,8 @@ class S3Backend:
                     answer = self._request("UploadPart", Key=key, UploadId=upload, PartNumber=number, Body=body)
                     parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             self._request("CompleteMultipartUpload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
-        except FileNotFoundError as error:  # NoSuchUpload: the server lost it, or it was complete already
-            raise Transient(f"upload {upload} is not known any more") from error
+        except FileNotFoundError as error:  # NoSuchUpload: the server lost it, or it was already completed
+            raise Transient(f"the server no longer knows upload {upload}") from error
         except BaseException:
             with contextlib.suppress(Exception):
                 self._call("AbortMultipartUpload", Key=key, UploadId=upload)
@@ -167,7 +166,7 @@ class S3Backend:
         return self._policy.run(work, operation=operation, about=about)
 
     def _read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """Bytes ``start`` to before ``stop``, or all; one try."""
+        """Read the bytes from ``start`` up to ``stop``, or all bytes, in one attempt."""
         arguments = {} if start is None or stop is None else {"Range": f"bytes={start}-{stop - 1}"}
 
         async def read() -> bytes:
@@ -178,11 +177,11 @@ class S3Backend:
         with self._translated_errors("GetObject", key):
             data: bytes = sync(self._files.loop, read)
         if start is not None and stop is not None and len(data) != stop - start:
-            raise Transient(f"got {len(data)} bytes of {stop - start}")
+            raise Transient(f"received {len(data)} bytes of {stop - start}")
         return data
 
     def _call(self, operation: str, **arguments: Any) -> Any:
-        """One request, one try."""
+        """Send one request, without retries."""
         with self._translated_errors(operation, _key_or_prefix(arguments)):
             return self._files.call_s3(xform_name(operation), Bucket=self._bucket, **arguments)
 
@@ -202,7 +201,7 @@ def _key_or_prefix(arguments: dict[str, Any]) -> str:
 
 
 def _host(endpoint: str | None) -> str:
-    """Host and port only: a URL may carry a password."""
+    """Return only host and port, because a URL may contain a password."""
     if endpoint is None:
         return "AWS"
     parts = urlsplit(endpoint)

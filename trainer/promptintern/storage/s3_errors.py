@@ -1,4 +1,4 @@
-"""What an S3 server's refusal, or its silence, means to the run."""
+"""Classification of failed S3 requests: what an error of the server, or no response, means for the run."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,8 +25,8 @@ _CREDENTIALS = {
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _EXISTS = {"PreconditionFailed", "412"}
 _TRANSIENT = {
-    "BadDigest",  # the body was damaged on its way
-    "ConditionalRequestConflict",  # two conditional writes at once
+    "BadDigest",  # the body was damaged in transit
+    "ConditionalRequestConflict",  # two conditional writes at the same time
     "IncompleteBody",
     "InternalError",
     "OperationAborted",
@@ -60,13 +60,13 @@ _NETWORK = (
 
 @dataclass(frozen=True, kw_only=True)
 class FailedRequest:
-    """A failed request."""
+    """A failed request to an S3 server."""
 
     error: Exception
     code: str
-    """S3's error code; empty if no server answered."""
+    """S3's error code, or an empty string if no server responded."""
     status: int
-    """HTTP status; 0 if no server answered."""
+    """HTTP status, or 0 if no server responded."""
     operation: str
     bucket: str
     key: str
@@ -74,7 +74,7 @@ class FailedRequest:
 
     @classmethod
     def of(cls, error: Exception, *, operation: str, bucket: str, key: str, endpoint: str) -> Self:
-        """s3fs raises Python's own errors; botocore's, with code and status, is their cause."""
+        """Extract code and status from ``error``. s3fs raises Python's errors, whose cause is botocore's error."""
         code, status = "", 0
         for exception in (error, error.__cause__):
             if isinstance(exception, boto.ClientError):
@@ -91,12 +91,12 @@ class FailedRequest:
 
     @property
     def reason(self) -> str:
-        """The server's words without Python's error number."""
+        """The server's message, without Python's error number."""
         return getattr(self.error, "strerror", None) or str(self.error) or type(self.error).__name__
 
 
 def classify_error(request: FailedRequest) -> Exception:
-    """``Transient``, ``UserError``, ``RunFailed``, ``FileExistsError``, ``FileNotFoundError``, or a defect as it is."""
+    """Return a Transient, UserError, RunFailed, FileExistsError or FileNotFoundError, or any other error unchanged."""
     return next((becomes(request) for applies, becomes in _RULES if applies(request)), request.error)
 
 
@@ -119,14 +119,15 @@ def _wrong_credentials(r: FailedRequest) -> Exception:
     return CredentialsRefused.at(
         r.bucket_uri,
         f"{r.operation}: {r.endpoint} refused the credentials ({r.code}: {r.reason}); check AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY or the profile in use, and the clock",
+        "AWS_SECRET_ACCESS_KEY or the profile in use, and this machine's clock",
     )
 
 
 def _wrong_region(r: FailedRequest) -> Exception:
     return UserError.at(
         r.bucket_uri,
-        f"{r.operation}: the bucket is in another region ({r.reason}); set spec.storage.region or .endpoint",
+        f"{r.operation}: the bucket is in another region ({r.reason}); set spec.storage.region or "
+        "spec.storage.endpoint",
     )
 
 
@@ -150,7 +151,7 @@ def _bad_options(r: FailedRequest) -> Exception:
     return UserError.at(r.bucket_uri, f"{r.operation}: {r.reason}; check the URI, the endpoint and the region")
 
 
-# The first that applies counts.
+# The first rule that applies decides.
 _RULES: list[tuple[Callable[[FailedRequest], bool], Callable[[FailedRequest], Exception]]] = [
     (lambda r: r.code in _NO_BUCKET, _no_bucket),
     (lambda r: r.code in _EXISTS, lambda r: FileExistsError(f"{r.bucket_uri}/{r.key}")),
