@@ -12,6 +12,8 @@ export GOMP_SPINCOUNT ?= 20000
 unexport PYTHONDONTWRITEBYTECODE
 # Most of what tests start computes on one thread. The slow files come first, so that all workers end together.
 PARALLEL = --dist loadfile --no-loadscope-reorder --numprocesses
+# When make is ended, it ends the shells of its recipes, which would leave their children behind: a recipe that starts
+# servers is one command, ends with `exec`, or passes signals on.
 # These watch the operator by the second, and leave half the machine free. The others run beside them and stand back:
 # without that, these have failed.
 TIMED = tests/integration/operator
@@ -35,10 +37,11 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 
 test: prerequisites ## Unit and integration tests, then the whole product on a real Kubernetes
 	@$(BESIDE) timed untimed
-	@if $(RUN) python -m tests.cluster can; then $(MAKE) --no-print-directory e2e; else $(RUN) pytest $(E2E); fi
+	@if $(RUN) python -m tests.cluster can; then exec $(MAKE) --no-print-directory e2e; else exec $(RUN) pytest $(E2E); fi
 
 timed:
-	@log=$$(mktemp); $(RUN) pytest $(TIMED) $(PARALLEL) 2 >$$log 2>&1 && code=0 || code=$$?; cat $$log; rm $$log; exit $$code
+	@log=$$(mktemp); $(RUN) pytest $(TIMED) $(PARALLEL) 2 >$$log 2>&1 & \
+		trap "kill $$!" HUP INT TERM; wait $$! && code=0 || code=$$?; cat $$log; rm $$log; exit $$code
 
 untimed:
 	@nice -n 15 $(RUN) pytest $(or $(UNTIMED),tests/integration tests/unit) $(PARALLEL) 3 --ignore $(TIMED)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.cluster import guard
 from tests.cluster.client import Client, Manifest
 from tests.cluster.control_plane import ControlPlane, free_port
 
@@ -50,8 +51,13 @@ class ApiServer(Client):
         return self.processes.alive("etcd") and self.control_plane.healthy()
 
     def __enter__(self) -> Self:
-        """One of a test's own: ``with ApiServer(tmp_path / "api") as server``."""
-        self.up()
+        """Start a server for one test alone: ``with ApiServer(tmp_path / "api") as server``."""
+        guard.call_at_exit(remove_api_server, str(self.home))
+        try:
+            self.up()
+        except BaseException:
+            self.down()
+            raise
         return self
 
     def __exit__(
@@ -83,6 +89,12 @@ class ApiServer(Client):
     def server(self) -> Manifest:
         """The API server's URL and authority, as a kubeconfig names them."""
         return self.control_plane.entry()
+
+
+def remove_api_server(home: str) -> None:
+    """End the server below ``home`` and remove it; do nothing if there is none."""
+    if Path(home).exists():
+        ApiServer(Path(home)).down()
 
 
 def _port(home: Path) -> int:

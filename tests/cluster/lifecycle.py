@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.cluster import programs
+from tests.cluster import guard, programs
 from tests.cluster.api_server import ApiServer
 from tests.cluster.locks import locked
 from tests.cluster.places import Tier, home
@@ -15,10 +15,11 @@ from tests.cluster.programs import Say
 
 
 def up(tier: Tier, say: Say = programs.say) -> ApiServer:
-    """A running cluster that stays until ``down``."""
+    """Start a cluster, or find the running one; it stays until ``down``, also after this process has ended."""
+    guard.call_at_exit(end_if_unused, tier, str(home(tier)))
     with _lock(tier):
         cluster = _up(tier, say)
-        _kept(tier).touch()
+        _kept(home(tier)).touch()
         return cluster
 
 
@@ -26,7 +27,7 @@ def down(tier: Tier) -> None:
     """End the cluster, whoever uses it, and remove all of it. Nothing happens if there is none."""
     with _lock(tier):
         if home(tier).exists():
-            _at(tier, programs.say).down()
+            _at(tier, programs.say, home(tier)).down()
 
 
 def require(tier: Tier) -> None:
@@ -35,32 +36,43 @@ def require(tier: Tier) -> None:
     Raises:
         NoCluster: naming what is missing.
     """
-    _at(tier, programs.say).require()
+    _at(tier, programs.say, home(tier)).require()
 
 
 @contextlib.contextmanager
 def shared(tier: Tier, say: Say = programs.say) -> Iterator[ApiServer]:
-    """A running cluster, shared with other processes; the last one ends it, unless it was brought up by ``up``."""
+    """Share a running cluster with other processes. The last of them ends it, unless ``up`` started it."""
+    folder = home(tier)
+    guard.call_at_exit(end_if_unused, tier, str(folder))
     with _lock(tier):
         cluster = _up(tier, say)
-        # One for each use: a process may hold the cluster twice, through the fixtures of two folders.
-        mine = _holders(tier) / f"{os.getpid()}-{start_time(os.getpid())}-{uuid.uuid4().hex}"
-        mine.parent.mkdir(exist_ok=True)
-        mine.touch()
+        # One file for each use: a process may hold the cluster twice, through the fixtures of two folders.
+        holder = _holders(folder) / f"{os.getpid()}-{start_time(os.getpid())}-{uuid.uuid4().hex}"
+        holder.parent.mkdir(exist_ok=True)
+        holder.touch()
     try:
         yield cluster
     finally:
-        with _lock(tier):
-            mine.unlink(missing_ok=True)
-            if not _kept(tier).exists() and not any(_alive(holder) for holder in _holders(tier).glob("*")):
-                cluster.down()
+        holder.unlink(missing_ok=True)
+        end_if_unused(tier, str(folder))
+
+
+def end_if_unused(tier: Tier, folder: str) -> None:
+    """End the cluster in ``folder`` unless a running process uses it or ``up`` started it; do nothing if there is none.
+
+    This is also the end of a cluster whose processes were killed while they started or used it.
+    """
+    place = Path(folder)
+    with locked(place.parent / f"{tier}.lock"):
+        if place.exists() and not _kept(place).exists() and not any(map(_is_alive, _holders(place).glob("*"))):
+            _at(tier, programs.say, place).down()
 
 
 def find(tier: Tier) -> ApiServer | None:
     """The cluster, if it is up and well."""
     if not home(tier).exists():
         return None
-    cluster = _at(tier, programs.say)
+    cluster = _at(tier, programs.say, home(tier))
     return cluster if cluster.healthy() else None
 
 
@@ -70,8 +82,8 @@ def _up(tier: Tier, say: Say) -> ApiServer:
         return found
     if home(tier).exists():
         say(f"removing what is left of a cluster in {home(tier)}")
-        _at(tier, say).down()
-    cluster = _at(tier, say)
+        _at(tier, say, home(tier)).down()
+    cluster = _at(tier, say, home(tier))
     try:
         cluster.require()
         programs.build(programs.API_TIER if tier == "api" else programs.NODE_TIER, say)
@@ -82,26 +94,26 @@ def _up(tier: Tier, say: Say) -> ApiServer:
     return cluster
 
 
-def _at(tier: Tier, say: Say) -> ApiServer:
+def _at(tier: Tier, say: Say, folder: Path) -> ApiServer:
     if tier == "api":
-        return ApiServer(home(tier))
+        return ApiServer(folder)
     from tests.cluster.cluster import Cluster
 
-    return Cluster(home(tier), say)
+    return Cluster(folder, say)
 
 
 def _lock(tier: Tier) -> contextlib.AbstractContextManager[None]:
     return locked(home(tier).parent / f"{tier}.lock")
 
 
-def _kept(tier: Tier) -> Path:
-    return home(tier) / "kept"
+def _kept(folder: Path) -> Path:
+    return folder / "kept"
 
 
-def _holders(tier: Tier) -> Path:
-    return home(tier) / "holders"
+def _holders(folder: Path) -> Path:
+    return folder / "holders"
 
 
-def _alive(holder: Path) -> bool:
+def _is_alive(holder: Path) -> bool:
     pid, started, *_ = holder.name.split("-")
     return start_time(int(pid)) == started

@@ -44,23 +44,20 @@ class Processes:
         if self.alive(name):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        environment = dict(env or {})
+        record: dict[str, Any] = {"argv": list(argv), "env": dict(env or {}), "pid": None, "started": None}
+        self._write(name, record)
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(
                 argv,
                 cwd="/",
-                env={"PATH": search_path(), "HOME": os.environ.get("HOME", "/"), **environment},
+                env={"PATH": search_path(), "HOME": os.environ.get("HOME", "/"), **record["env"]},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         process.returncode = 0  # nobody waits for it, and that is meant
-        record = {"argv": list(argv), "env": environment, "pid": process.pid, "started": start_time(process.pid)}
-        unfinished = self.folder / f".{name}.json"
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(json.dumps(record))
-        unfinished.replace(self.folder / f"{name}.json")
+        self._write(name, record | {"pid": process.pid, "started": start_time(process.pid)})
 
     def start_again(self, name: str) -> None:
         """Start it as it was started before."""
@@ -103,6 +100,8 @@ class Processes:
         record = self._record(name)
         if record is None:
             return None
+        if record["pid"] is None:  # its starter was killed before it could write more
+            return _find(record["argv"])
         _reap(record["pid"])
         return int(record["pid"]) if start_time(record["pid"]) == record["started"] else None
 
@@ -126,6 +125,12 @@ class Processes:
             return None
         return record
 
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        unfinished = self.folder / f".{name}.json"
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(json.dumps(record))
+        unfinished.replace(self.folder / f"{name}.json")
+
     def _signal(self, name: str, what: signal.Signals) -> None:
         pid = self.pid(name)
         if pid is not None:
@@ -145,3 +150,13 @@ def _reap(pid: int) -> None:
     """Take in a child of this very process; another's is none of our business."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def _find(argv: Sequence[str]) -> int | None:
+    """The process with this command line, which names files of one cluster and so belongs to no other."""
+    wanted = "\0".join([*argv, ""]).encode()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended just now
+            if file.read_bytes() == wanted:
+                return int(file.parent.name)
+    return None

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import botocore.session
 
+from tests.cluster import guard
+
 MODULE = Path(__file__).with_name("versitygw")
 PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
 REGION = "us-east-1"
@@ -90,14 +92,13 @@ class S3Server:
     def start(self) -> None:
         """Start, and wait until it answers."""
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = guard.start(
                 [
                     str(self._program),
                     *("--port", f"127.0.0.1:{self.port}", "--region", REGION, "--quiet"),
                     *posix_backend(self._buckets, self.folder / "metadata"),
                 ],
                 env={**os.environ, "ROOT_ACCESS_KEY_ID": self.access_key, "ROOT_SECRET_ACCESS_KEY": self.secret_key},
-                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.cluster import guard
 from tests.e2e.tenant import Team
 
 _PROMPTINTERN = (sys.executable, "-m", "promptintern.cli.app")
@@ -64,7 +65,7 @@ class Following:
     def __init__(self, command: tuple[str, ...], environment: dict[str, str], file: Path) -> None:
         self._file = file
         with file.open("wb") as out:
-            self._process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+            self._process = guard.start(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
 
     def result(self, seconds: float) -> tuple[int, str]:
         """Exit status and output, once it has ended by itself."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.cluster import guard
 from tests.cluster.client import wait_for
 from tests.cluster.control_plane import free_port
 from tests.integration.operator.chart import Release
@@ -45,7 +46,7 @@ class Operator:
         """Start it; it need not lead yet."""
         assert not self.alive
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen([str(PROGRAM)], env=self._environment, stdout=log, stderr=log, cwd="/")
+            self._process = guard.start([str(PROGRAM)], env=self._environment, stdout=log, stderr=log, cwd="/")
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from tests.cluster import guard
+
 NAMES = ("chromium", "google-chrome", "chromium-browser", "google-chrome-stable")
 FLAGS = (
     "--headless",
@@ -126,7 +128,7 @@ def chromium(program: str, folder: Path) -> Iterator[Page]:
     profile = folder / "profile"
     command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     with (folder / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = guard.start(command, stdout=log, stderr=log)
         try:
             with connect(_address(process, profile), max_size=None) as connection:
                 yield Page(connection)

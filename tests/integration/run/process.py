@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from tests.cluster import guard
 from tests.integration.run.warm import WarmProcess
 from tests.tiny import tiny_job
 
@@ -59,7 +60,7 @@ def start(job: Path, workdir: Path | None, *arguments: str, **environment: str) 
 
 def start_command(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     """Start a run as a user does."""
-    return subprocess.Popen(
+    return guard.start(
         [sys.executable, "-m", "promptintern.cli.app", *_run(job, workdir, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

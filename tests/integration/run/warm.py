@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.cluster import guard
+
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -28,6 +30,7 @@ class WarmProcess:
         self._output = Path(name)
         self._process = _server().Process(target=_command, args=(list(arguments), dict(environment), name), daemon=True)
         self._process.start()
+        guard.kill_at_exit(self.pid)
 
     @property
     def pid(self) -> int:

@@ -8,6 +8,7 @@ import pytest
 from tests.cluster import cluster, lifecycle, programs
 from tests.cluster.errors import NoCluster
 from tests.cluster.foreign import VARIABLE, preferred
+from tests.cluster.processes import start_time
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +57,35 @@ def test_a_kubeconfig_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(VARIABLE, "/nowhere/kubeconfig")
     with pytest.raises(NoCluster, match="/nowhere/kubeconfig"):
         preferred()
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of the clusters that were ended."""
+    folders: list[Path] = []
+    monkeypatch.setattr(cluster.Cluster, "down", lambda self: folders.append(self.home))
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("kept", "holder", "ends"),
+    [
+        (False, None, True),
+        (False, "1-0-x", True),  # a process of that pid runs, but it started at another time
+        (False, f"{os.getpid()}-{start_time(os.getpid())}-x", False),
+        (True, None, False),
+    ],
+)
+def test_a_cluster_ends_when_nobody_uses_it(
+    kept: bool, holder: str | None, ends: bool, tmp_path: Path, ended: list[Path]
+) -> None:
+    folder = tmp_path / "node"
+    lifecycle.end_if_unused("node", str(folder))
+    assert ended == [], "there was no cluster yet"
+    (folder / "holders").mkdir(parents=True)
+    if kept:
+        (folder / "kept").touch()
+    if holder:
+        (folder / "holders" / holder).touch()
+    lifecycle.end_if_unused("node", str(folder))
+    assert ended == ([folder] if ends else [])

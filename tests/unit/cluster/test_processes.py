@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,18 @@ def test_another_process_under_the_same_pid_is_left_alone(tmp_path: Path) -> Non
     assert start_time(stranger.pid) is not None
     stranger.kill()
     stranger.wait()
+
+
+def test_a_process_whose_starter_was_killed_is_found_by_its_command_line(tmp_path: Path) -> None:
+    argv = [*SLEEP, str(tmp_path)]
+    orphan = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    (tmp_path / "orphan.json").write_text(json.dumps({"argv": argv, "env": {}, "pid": None, "started": None}))
+    (tmp_path / "never.json").write_text(json.dumps({"argv": [*argv, "x"], "env": {}, "pid": None, "started": None}))
+    processes = Processes(tmp_path)
+    assert processes.pid("never") is None
+    assert processes.pid("orphan") == orphan.pid
+    processes.kill("orphan")
+    assert orphan.wait() == -signal.SIGKILL
 
 
 def test_a_process_that_has_ended_has_no_start_time() -> None:
