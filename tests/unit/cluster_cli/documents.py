@@ -20,7 +20,9 @@ def stored(changes: dict[str, Any] | None = None, **status: Any) -> Job:
         "metadata.generation": 1,
         "metadata.creationTimestamp": EARLIER,
     }
-    return Job.of(with_changes(small_job(), meta | (changes or {})) | {"status": {"observedGeneration": 1} | status})
+    return Job.from_document(
+        with_changes(small_job(), meta | (changes or {})) | {"status": {"observedGeneration": 1} | status}
+    )
 
 
 def condition(kind: str, status: str, reason: str, message: str) -> dict[str, Any]:

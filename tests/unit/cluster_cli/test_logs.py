@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promptintern.cluster.answers import Forbidden, Unreachable
-from promptintern.cluster.logs import READ_SCRIPT, LogReader, beyond, parse_read
+from promptintern.cluster.api_errors import Forbidden, Unreachable
+from promptintern.cluster.logs import READ_SCRIPT, LogReader, bytes_after, parse_output
 from promptintern.cluster.objects import Job, Pod
-from promptintern.cluster.stored import Place
+from promptintern.cluster.run_location import RunLocation
 from promptintern.errors import Problem
 
 from tests.unit.cluster_cli.documents import EARLIER, condition, stored
@@ -17,7 +17,7 @@ from tests.unit.cluster_cli.documents import EARLIER, condition, stored
 
 def read(folder: Path, *known: str) -> list[tuple[str, bytes]]:
     done = subprocess.run(["sh", "-c", READ_SCRIPT, "sh", str(folder), *known], capture_output=True, check=True)
-    return list(parse_read(done.stdout))
+    return list(parse_output(done.stdout))
 
 
 def test_the_script_prints_what_is_new(tmp_path: Path) -> None:
@@ -35,8 +35,8 @@ def test_the_script_prints_what_is_new(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_breaks_off() -> None:
-    assert list(parse_read(b"a.log 10\nabc")) == [("a.log", b"abc")]
-    assert list(parse_read(b"a.l")) == []
+    assert list(parse_output(b"a.log 10\nabc")) == [("a.log", b"abc")]
+    assert list(parse_output(b"a.l")) == []
 
 
 LONG = b"".join(b"line %d\n" % i for i in range(2000))
@@ -54,7 +54,7 @@ LONG = b"".join(b"line %d\n" % i for i in range(2000))
     ],
 )
 def test_what_a_stored_tail_adds(content: bytes, printed: bytes, fresh: bytes | None) -> None:
-    assert beyond(content, printed) == fresh
+    assert bytes_after(content, printed) == fresh
 
 
 class FakeCluster:
@@ -90,7 +90,7 @@ class FakeCluster:
 
 
 def pod(name: str, ray_job: str) -> Pod:
-    return Pod.of(
+    return Pod.from_document(
         {
             "metadata": {"name": name, "uid": name, "creationTimestamp": EARLIER},
             "spec": {"containers": [{"name": "ray-head", "env": [{"name": "PROMPTINTERN_RAY_JOB", "value": ray_job}]}]},
@@ -122,16 +122,16 @@ def write(tmp_path: Path) -> Callable[..., Callable[[], None]]:
 def follow(folder: Path, scenes: list[Any]) -> tuple[bytes, list[str]]:
     out, notes = bytearray(), []  # type: ignore[var-annotated]
 
-    def stored_run(_: Job) -> Place:
+    def stored_run(_: Job) -> RunLocation:
         (folder / "stored").mkdir(exist_ok=True)
-        return Place(uri=(folder / "stored").as_uri(), endpoint=None, region=None)
+        return RunLocation(uri=(folder / "stored").as_uri(), endpoint=None, region=None)
 
     ticks = iter(range(0, 10_000_000, 100))
     reader = LogReader(
         FakeCluster(folder, scenes),
         out=out.extend,
         note=notes.append,
-        place_of=stored_run,
+        locate_run=stored_run,
         sleep=lambda _: None,
         clock=lambda: float(next(ticks)),
     )

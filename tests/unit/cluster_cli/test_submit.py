@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promptintern.cluster.answers import Changed, Exists
+from promptintern.cluster.api_errors import AlreadyExists, Conflict
 from promptintern.cluster.objects import Document, Job
-from promptintern.cluster.submit import Done, differences, local_paths, read_submission, submit
+from promptintern.cluster.submit import Action, find_differences, find_local_paths, read_submission, submit
 from promptintern.errors import Problem, UserError
 from promptintern_api import parse_job
 
@@ -50,20 +50,20 @@ def test_only_what_the_file_sets_is_sent(tmp_path: Path) -> None:
     ],
 )
 def test_paths_that_pods_do_not_have(changes: dict[str, Any], field: str, says: str) -> None:
-    problems = local_paths(parse_job(with_changes(small_job(), changes)))
+    problems = find_local_paths(parse_job(with_changes(small_job(), changes)))
     assert [each.where for each in problems] == [field]
     assert says in problems[0].message
 
 
 def test_paths_below_the_model_cache(tmp_path: Path) -> None:
     changes = {"spec.model.uri": "file:///models/llama", "spec.compute.modelCache": CACHE}
-    assert local_paths(parse_job(with_changes(small_job(), changes))) == []
+    assert find_local_paths(parse_job(with_changes(small_job(), changes))) == []
 
 
 def test_differences_know_the_defaults(tmp_path: Path) -> None:
     there = stored({"spec.training.seed": 0, "spec.suspend": True})  # as an API server fills them in, or a user did
-    assert differences(there, submission(tmp_path)) == []
-    found = differences(there, submission(tmp_path, {"spec.training.seed": 1, "spec.suspend": False}))
+    assert find_differences(there, submission(tmp_path)) == []
+    found = find_differences(there, submission(tmp_path, {"spec.training.seed": 1, "spec.suspend": False}))
     assert [str(each) for each in found] == [
         "spec.training.seed: 0 in the cluster, 1 in the file",
         "spec.suspend: true in the cluster, false in the file",
@@ -73,7 +73,7 @@ def test_differences_know_the_defaults(tmp_path: Path) -> None:
 def test_long_texts_are_shown_where_they_differ(tmp_path: Path) -> None:
     start = "{examples}{query}" + 200 * "x"
     there = stored({"spec.prompt.template": start + "old"})
-    (found,) = differences(there, submission(tmp_path, {"spec.prompt.template": start + "new"}))
+    (found,) = find_differences(there, submission(tmp_path, {"spec.prompt.template": start + "new"}))
     assert 'old" in the cluster' in str(found)
     assert 'new" in the file' in str(found)
     assert len(str(found)) < 200
@@ -93,12 +93,12 @@ class FakeCluster:
         return self.there
 
     def create(self, document: Document, *, dry_run: bool = False) -> Job:
-        raise Exists([Problem(where=document["metadata"]["name"], message="exists")])
+        raise AlreadyExists([Problem(where=document["metadata"]["name"], message="exists")])
 
     def replace(self, document: Document, *, dry_run: bool = False) -> Job:
         if self.changes:
             self.changes -= 1
-            raise Changed([Problem(where="small", message="changed")])
+            raise Conflict([Problem(where="small", message="changed")])
         return self.there
 
     def patch(self, name: str, change: Document, *, dry_run: bool = False) -> Job:
@@ -109,13 +109,13 @@ class FakeCluster:
 def test_a_patch_holds_what_changes_and_nothing_else(tmp_path: Path) -> None:
     cluster = FakeCluster(stored(startTime=EARLIER))
     wanted = submission(tmp_path, {"spec.retries.application": 4, "metadata.labels": {"a.b/c": "d"}})
-    assert submit(cluster, wanted).done is Done.UPDATED
+    assert submit(cluster, wanted).action is Action.UPDATED
     assert cluster.patched == [{"spec": {"retries": {"application": 4}}, "metadata": {"labels": {"a.b/c": "d"}}}]
 
 
 def test_it_is_tried_again_where_somebody_was_quicker(tmp_path: Path) -> None:
     wanted = submission(tmp_path, {"spec.training.seed": 1})
-    assert submit(FakeCluster(stored(phase="Refused"), changes=2), wanted).done is Done.REPLACED
+    assert submit(FakeCluster(stored(phase="Refused"), changes=2), wanted).action is Action.REPLACED
     with pytest.raises(UserError, match="changes all the time"):
         submit(FakeCluster(stored(phase="Refused"), changes=9), wanted)
 

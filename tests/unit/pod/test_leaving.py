@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from promptintern import leaving
 from promptintern.pod import save as hook
-from promptintern.pod.ship import ship_logs, tail
+from promptintern.pod.log_upload import tail, upload_logs
 from promptintern.storage.store import open_store
 
 
@@ -53,7 +53,7 @@ def test_nobody_there_is_no_wait(folder: Path) -> None:
 
 
 def test_the_driver_is_told_by_a_signal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hook, "_TOLD_SECONDS", 0.1)
+    monkeypatch.setattr(hook, "_EXIT_CODE_SECONDS", 0.1)
     # Short sleeps: a signal just before a sleep does not shorten it, Python's handler runs after it.
     script = """if True:
         import signal, sys, time
@@ -90,7 +90,7 @@ def test_logs_are_kept_to_the_last_word(tmp_path: Path) -> None:
     log.write_text("first\n")
     (logs / "other.log").write_text("not wanted\n")
     stop = threading.Event()
-    thread = threading.Thread(target=ship_logs, args=(store, stop), kwargs={"logs": logs, "seconds": 0.05})
+    thread = threading.Thread(target=upload_logs, args=(store, stop), kwargs={"logs": logs, "seconds": 0.05})
     thread.start()
     while store.list() != ["job-driver-x.log"]:
         time.sleep(0.02)

@@ -14,11 +14,11 @@ from promptintern_api.contract import ExitCode
 from rich.console import Console
 
 from promptintern.cli import cluster, pod
-from promptintern.cli.console import StopFlag, observing, quiet_libraries
+from promptintern.cli.console import StopFlag, quiet_libraries, terminal_observer
 from promptintern.errors import RunFailed, UserError
 from promptintern.uris import to_uri
 
-_SPINS = "20000"
+_SPIN_COUNT = "20000"
 """How long one of OpenMP's threads waits awake for another, as libgomp counts: some ten microseconds. By default it is
 milliseconds, and a model whose operations are short comes to a standstill (50 times slower) where another process has
 one of the cores; on a machine of its own it is up to a tenth slower so. The images set it too."""
@@ -50,8 +50,8 @@ Workdir = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         from importlib.metadata import version
 
         print(f"promptintern {version('promptintern')}")
@@ -88,7 +88,7 @@ def run(
         loaded = load_job(job, overrides or [])
         storage_uri = _storage_uri(workdir, loaded.spec.storage.uri if loaded.spec.storage else None)
         try:
-            with observing(stop) as observer:
+            with terminal_observer(stop) as observer:
                 report = run_job(loaded, storage_uri=storage_uri, workers=workers, observer=observer)
         except Stopped as stopped:
             _err(f"saved at {stopped.where}; run the same command again to continue")
@@ -107,20 +107,20 @@ def validate(
     ] = None,
 ) -> None:
     """Check all that can be known without training: every problem at once, each with its field or file:line."""
-    from promptintern.cli.findings import infrastructure_told, noting
+    from promptintern.cli.findings import exiting_on_infrastructure_failure, writing_findings
     from promptintern.commands.validate import check_job
     from promptintern.job import load_job
 
-    with infrastructure_told() if findings else contextlib.nullcontext(), noting(findings):
+    with exiting_on_infrastructure_failure() if findings else contextlib.nullcontext(), writing_findings(findings):
         # Who writes findings is a pod, whose job will store with the very credentials that it has.
-        found = check_job(load_job(job, overrides or []), storage=findings is not None)
-    for warning in found.warnings:
+        result = check_job(load_job(job, overrides or []), storage=findings is not None)
+    for warning in result.warnings:
         _err(f"warning: {warning}", style="yellow")
-    if found.problems:
-        with noting(findings):
-            raise UserError(found.problems)
+    if result.problems:
+        with writing_findings(findings):
+            raise UserError(result.problems)
     out = Console(highlight=False)
-    for line in found.summary:
+    for line in result.summary:
         out.print(line, markup=False, soft_wrap=True)
 
 
@@ -219,9 +219,9 @@ def export(
 cluster.register(app)
 
 
-def _storage_uri(workdir: Path | None, of_job: str | None) -> str:
-    if workdir is None and of_job is not None:
-        return of_job
+def _storage_uri(workdir: Path | None, job_uri: str | None) -> str:
+    if workdir is None and job_uri is not None:
+        return job_uri
     return to_uri(str(workdir or "promptintern-runs"))
 
 
@@ -232,7 +232,7 @@ def _err(text: str, style: str | None = None) -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends with exit 2, a failed run with 1, never with a traceback."""
     quiet_libraries()
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read when torch is imported
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for terminals without Unicode

@@ -16,7 +16,7 @@ from promptintern.errors import RunFailed, UserError
 if TYPE_CHECKING:
     from promptintern.cluster.client import Cluster
     from promptintern.cluster.objects import Job as ClusterJob
-    from promptintern.cluster.submit import Submitted
+    from promptintern.cluster.submit import SubmissionResult
 
 _PROGRESS_SECONDS = 30.0
 """Time between two lines of progress in a log."""
@@ -82,7 +82,7 @@ def submit(
     cluster = _connect(context, namespace or submission.namespace)
     submitted = send(cluster, submission, dry_run=dry_run)
     flags = _flags(namespace or submission.namespace, context)
-    _print_submitted(submitted, file=job, flags=flags, dry_run=dry_run, follows=wait)
+    _print_submitted(submitted, file=job, flags=flags, dry_run=dry_run, is_waiting=wait)
     if wait and not dry_run:
         _watch(cluster, submitted.job.name, flags)
 
@@ -94,19 +94,21 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Follow it until it ends; exit codes as of submit --wait.")
     ] = False,
-    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="List jobs of all namespaces.")] = False,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="List jobs of all namespaces.")
+    ] = False,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
     """Say where a job stands: its stages, its attempts, what holds it up, what to do next."""
     if name is None and watch:
         raise UserError.at("--watch", "needs the NAME of a job; for all of them: kubectl get pij --watch")
-    if name is not None and everywhere:
+    if name is not None and all_namespaces:
         raise UserError.at("--all-namespaces", "lists all jobs; leave out NAME, or give --namespace")
     cluster = _connect(context, namespace)
     flags = _flags(namespace, context)
     if name is None:
-        _print_jobs(cluster, everywhere=everywhere)
+        _print_jobs(cluster, all_namespaces=all_namespaces)
     elif watch:
         _watch(cluster, name, flags)
     else:
@@ -127,14 +129,14 @@ def logs(
     that right, the tail that the pod stored, with your own AWS credentials. Before the first attempt: the check's log.
     """
     from promptintern.cluster.logs import LogReader
-    from promptintern.cluster.stored import place_of
+    from promptintern.cluster.run_location import locate_run
 
     cluster = _connect(context, namespace)
     reader = LogReader(
         cluster,
         out=_write,
         note=lambda text: _err(text, style="yellow"),
-        place_of=lambda job: place_of(cluster, job, endpoint=endpoint),
+        locate_run=lambda job: locate_run(cluster, job, endpoint=endpoint),
     )
     if follow:
         reader.follow(name, attempt)
@@ -156,23 +158,25 @@ def fetch(
     """
     from promptintern.cluster.fetch import check_target
     from promptintern.cluster.fetch import fetch as download
-    from promptintern.cluster.stored import place_of
+    from promptintern.cluster.run_location import locate_run
 
     check_target(folder)
     cluster = _connect(context, namespace)
     job = cluster.job(name)
-    place = place_of(cluster, job, endpoint=endpoint)
-    fetched = download(place, job, folder)
+    location = locate_run(cluster, job, endpoint=endpoint)
+    fetched = download(location, job, folder)
     if fetched.report is not None:
         _print_report(fetched.report, folder)
     elif fetched.adapter is not None:
         _say(f"adapter: {fetched.adapter}")
     if fetched.adapter is None:
-        raise RunFailed(f"there is no adapter under {place.uri}, only a report; {name} is {job.status.phase or 'new'}")
+        raise RunFailed(
+            f"there is no adapter under {location.uri}, only a report; {name} is {job.status.phase or 'new'}"
+        )
     base = fetched.base_model or ""
-    elsewhere = " --base-model FOLDER" if base.startswith("file://") else ""
-    _say(f"next: promptintern predict {fetched.adapter}{elsewhere} 'YOUR QUERY'")
-    if elsewhere:
+    base_model_flag = " --base-model FOLDER" if base.startswith("file://") else ""
+    _say(f"next: promptintern predict {fetched.adapter}{base_model_flag} 'YOUR QUERY'")
+    if base_model_flag:
         _say(f"(its base model lies at {base} in the cluster; FOLDER is a copy of it here)")
 
 
@@ -187,23 +191,23 @@ def _flags(namespace: str | None, context: str | None) -> str:
     return (f" -n {namespace}" if namespace else "") + (f" --context {context}" if context else "")
 
 
-def _print_submitted(submitted: "Submitted", *, file: Path, flags: str, dry_run: bool, follows: bool) -> None:
-    from promptintern.cluster.submit import Done
+def _print_submitted(submitted: "SubmissionResult", *, file: Path, flags: str, dry_run: bool, is_waiting: bool) -> None:
+    from promptintern.cluster.submit import Action
 
     job = submitted.job
     where = f"{job.namespace}/{job.name}"
-    told = {
-        Done.CREATED: f"{where}: created",
-        Done.UNCHANGED: f"{where}: exists already and is the same ({job.status.phase or 'new'}); nothing to do",
-        Done.UPDATED: f"{where}: changed",
-        Done.REPLACED: f"{where}: had not been accepted yet; its spec is now that of {file}",
-    }[submitted.done]
-    _say(f"{told} (dry run: nothing was kept)" if dry_run else told)
+    message = {
+        Action.CREATED: f"{where}: created",
+        Action.UNCHANGED: f"{where}: exists already and is the same ({job.status.phase or 'new'}); nothing to do",
+        Action.UPDATED: f"{where}: changed",
+        Action.REPLACED: f"{where}: had not been accepted yet; its spec is now that of {file}",
+    }[submitted.action]
+    _say(f"{message} (dry run: nothing was kept)" if dry_run else message)
     for difference in submitted.differences:
         _say(f"  {difference}")
     if dry_run:
         _say(f"next: promptintern submit {file}{flags}")
-    elif not follows:
+    elif not is_waiting:
         for line in (
             f"promptintern status {job.name} --watch{flags}",
             f"promptintern logs {job.name} -f{flags}",
@@ -212,27 +216,27 @@ def _print_submitted(submitted: "Submitted", *, file: Path, flags: str, dry_run:
             _say(f"next: {line}")
 
 
-def _print_jobs(cluster: "Cluster", *, everywhere: bool) -> None:
+def _print_jobs(cluster: "Cluster", *, all_namespaces: bool) -> None:
     from promptintern.cluster.objects import now
-    from promptintern.cluster.tables import jobs_table
+    from promptintern.cluster.status_view import jobs_table
 
-    found = cluster.jobs(everywhere=everywhere)
-    if not found:
+    jobs = cluster.jobs(all_namespaces=all_namespaces)
+    if not jobs:
         _say(
             "no jobs in any namespace"
-            if everywhere
+            if all_namespaces
             else f"no jobs in namespace {cluster.namespace}; submit one: promptintern submit JOB"
         )
         return
     console = _console()
-    console.print(jobs_table(found, now=now(), console=console, everywhere=everywhere))
+    console.print(jobs_table(jobs, now=now(), console=console, all_namespaces=all_namespaces))
 
 
 def _print_job(console: Console, job: "ClusterJob", flags: str) -> None:
     from promptintern.cluster.objects import now
-    from promptintern.cluster.tables import blocks
+    from promptintern.cluster.status_view import job_blocks
 
-    for block in blocks(job, now=now(), console=console, flags=flags):
+    for block in job_blocks(job, now=now(), console=console, flags=flags):
         console.print(block, soft_wrap=isinstance(block, Text))
 
 
@@ -251,7 +255,7 @@ def _watch(cluster: "Cluster", name: str, flags: str) -> None:
     if last is None:
         raise RunFailed(f"{name} was deleted")
     _print_job(console, last, flags)
-    if last.refused:
+    if last.is_refused:
         raise typer.Exit(ExitCode.USER_ERROR)
     if last.status.phase != "Succeeded":
         raise typer.Exit(ExitCode.FAILED)
@@ -262,61 +266,61 @@ def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> 
     from rich.console import Group, RenderableType
     from rich.live import Live
 
-    from promptintern.cluster.follow import Deleted, Interrupted, Resumed, follow
     from promptintern.cluster.objects import Job, now
-    from promptintern.cluster.tables import blocks
+    from promptintern.cluster.status_view import job_blocks
+    from promptintern.cluster.watch import Deleted, Interrupted, Resumed, watch_job
 
     shown: Job | None = None
     note: str | None = None
 
-    def picture() -> RenderableType:
-        found = blocks(shown, now=now(), console=console, flags=flags) if shown else []
-        return Group(*found, *([Text(note, style="yellow")] if note else []))
+    def render() -> RenderableType:
+        blocks = job_blocks(shown, now=now(), console=console, flags=flags) if shown else []
+        return Group(*blocks, *([Text(note, style="yellow")] if note else []))
 
-    with Live(get_renderable=picture, console=console, refresh_per_second=1, transient=True) as live:
-        for sight in follow(cluster, name):
-            match sight:
+    with Live(get_renderable=render, console=console, refresh_per_second=1, transient=True) as live:
+        for update in watch_job(cluster, name):
+            match update:
                 case Interrupted():
-                    note = f"{sight.why}; trying again"
+                    note = f"{update.reason}; trying again"
                 case Resumed():
                     note = None
                 case Deleted():
                     return None
                 case _:
-                    shown, note = sight, None
-                    if sight.stands_still:
-                        return sight
+                    shown, note = update, None
+                    if update.is_settled:
+                        return update
             live.refresh()
     return shown
 
 
 def _watch_lines(cluster: "Cluster", name: str, *, clock: Callable[[], float] = time.monotonic) -> "ClusterJob | None":
     """As ``_watch_live``, for a log: a line a change."""
-    from promptintern.cluster.follow import Deleted, Interrupted, Resumed, follow
-    from promptintern.cluster.words import changes, progress
+    from promptintern.cluster.messages import changes, progress_line
+    from promptintern.cluster.watch import Deleted, Interrupted, Resumed, watch_job
 
     before: ClusterJob | None = None
-    told: float = float("-inf")
-    for sight in follow(cluster, name):
-        match sight:
+    last_progress: float = float("-inf")
+    for update in watch_job(cluster, name):
+        match update:
             case Interrupted():
-                _timed(f"{sight.why}; trying again")
+                _timed(f"{update.reason}; trying again")
             case Resumed():
                 _timed("the API server answers again")
             case Deleted():
                 return None
             case _:
-                new = changes(before, sight)
-                for line in new:
+                lines = changes(before, update)
+                for line in lines:
                     _timed(line)
-                steps = progress(sight)
-                due = bool(new) or clock() - told >= _PROGRESS_SECONDS
-                if steps and due and steps != (progress(before) if before else None):
+                steps = progress_line(update)
+                due = bool(lines) or clock() - last_progress >= _PROGRESS_SECONDS
+                if steps and due and steps != (progress_line(before) if before else None):
                     _timed(steps)
-                    told = clock()
-                before = sight
-                if sight.stands_still:
-                    return sight
+                    last_progress = clock()
+                before = update
+                if update.is_settled:
+                    return update
     return before
 
 

@@ -180,7 +180,7 @@ def _rates(speed: Speed) -> list[str]:
 
 
 @contextmanager
-def observing(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
+def terminal_observer(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
     """The observer that fits standard error: bars on a terminal, lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -18,20 +18,20 @@ Job = Annotated[Path, typer.Argument(metavar="JOB", help="The resolved job.")]
 @app.command()
 def drive(job: Job) -> None:
     """Run the job in this pod's Ray cluster, and say in its status how it goes."""
-    from promptintern.cli.console import StopFlag, observing
-    from promptintern.cli.findings import infrastructure_told
+    from promptintern.cli.console import StopFlag, terminal_observer
+    from promptintern.cli.findings import exiting_on_infrastructure_failure
     from promptintern.cli.verdict import print_verdict
 
     stop = StopFlag()
-    with stop.installed(), infrastructure_told():
+    with stop.installed(), exiting_on_infrastructure_failure():
         from promptintern.job import load_job
         from promptintern.pipeline.events import Stopped
-        from promptintern.pod.drive import drive as run
+        from promptintern.pod.drive import drive as run_driver
 
         loaded = load_job(job)
         try:
-            with observing(stop) as observer:
-                report, uri = run(loaded, observer)
+            with terminal_observer(stop) as observer:
+                report, uri = run_driver(loaded, observer)
         except Stopped as stopped:
             print(f"saved at {stopped.where}; the next attempt continues there", flush=True)
             raise typer.Exit(128 + (stop.signal or signal.SIGTERM)) from None
@@ -45,10 +45,10 @@ def save(
 ) -> None:
     """The preStop hook: have this pod's trainer save, and wait for it."""
     from promptintern.leaving import pod_folder
-    from promptintern.pod.save import save as ask
+    from promptintern.pod.save import save as save_and_wait
 
     folder = pod_folder()
-    if folder is not None and not ask(folder, role=role, seconds=seconds):
+    if folder is not None and not save_and_wait(folder, role=role, seconds=seconds):
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -59,7 +59,7 @@ def ship_logs(job: Job) -> None:
 
     # Nothing that loads torch: the sidecar has little memory.
     from promptintern.job import load_job, run_folder
-    from promptintern.pod.ship import ship_logs as ship
+    from promptintern.pod.log_upload import upload_logs
     from promptintern.storage.options import S3Options
     from promptintern.storage.store import open_store
 
@@ -71,4 +71,4 @@ def ship_logs(job: Job) -> None:
         signal.signal(number, lambda *_: stop.set())
     storage = loaded.spec.storage
     store = open_store(storage.uri, s3=S3Options.of(storage)).child(run_folder(loaded))
-    ship(store.child(LOGS_FOLDER, os.environ.get(ENV_RAY_JOB, "local")), stop)
+    upload_logs(store.child(LOGS_FOLDER, os.environ.get(ENV_RAY_JOB, "local")), stop)

@@ -38,12 +38,12 @@ def answer_queries(
         where = str(input_file) if input_file else "QUERY"
         raise UserError.at(where, "holds no query: give queries as arguments, on standard input, or with --input")
     _check_output(output_file)
-    asked = [record["query"] for record in records]
+    queries_to_answer = [record["query"] for record in records]
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
         model = load_internalized(to_uri(adapter), Path(local), base_model=base_model)
         if model.warning:
             print(f"warning: {model.warning}", file=sys.stderr)
-        answers = [answer.text for answer in model.answer(asked, batch_size=batch_size)]
+        answers = [answer.text for answer in model.answer(queries_to_answer, batch_size=batch_size)]
     if output_file is None:
         _write(sys.stdout, (answer.strip() for answer in answers))
         return
@@ -104,7 +104,7 @@ def _from_jsonl(path: Path) -> list[dict[str, Any]]:
                 records.append(record)
     except OSError as error:
         raise UserError.at(str(path), f"cannot be read: {error.strerror}") from None
-    found = problems.shown(where=shown)
-    if found:
-        raise UserError(found)
+    listed = problems.shown(where=shown)
+    if listed:
+        raise UserError(listed)
     return records

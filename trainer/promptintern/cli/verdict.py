@@ -13,7 +13,7 @@ from promptintern.uris import shown
 _COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized": "red", "StoppedByGate": "red"}
 
 
-_ANY_WIDTH = 10_000
+_UNLIMITED_WIDTH = 10_000
 
 
 def print_verdict(report: Report, run_uri: str) -> None:
@@ -24,7 +24,7 @@ def print_verdict(report: Report, run_uri: str) -> None:
     verdict = report.verdict
     out.print(Text(f"\n{verdict.outcome}", style=f"bold {_COLOURS[verdict.outcome]}"), Text(f" {verdict.headline}"))
     table = _table(report)
-    if Measurement.get(out, out.options.update(width=_ANY_WIDTH), table).maximum <= out.width:
+    if Measurement.get(out, out.options.update(width=_UNLIMITED_WIDTH), table).maximum <= out.width:
         out.print(table)
     else:
         _print_lines(out, table)
@@ -63,19 +63,19 @@ def _table(report: Report) -> Table:
 
 
 def _cells(arm: ArmReport, report: Report) -> list[str]:
-    cells = [arm.name, _shown(arm.exact_match, Metric.EXACT_MATCH)]
-    if any(other.bleu for other in report.arms):
-        cells.append(_shown(arm.bleu, Metric.BLEU) if arm.bleu else "")
+    cells = [arm.name, _with_interval(arm.exact_match, Metric.EXACT_MATCH)]
+    if any(other_arm.bleu for other_arm in report.arms):
+        cells.append(_with_interval(arm.bleu, Metric.BLEU) if arm.bleu else "")
     cells.append(f"{arm.prompt_tokens.mean:.1f}")
-    if any(other.latency for other in report.arms):
+    if any(other_arm.latency for other_arm in report.arms):
         cells.append(f"{1000 * arm.latency.median_seconds:.0f} ms" if arm.latency else "")
-    if any(other.cost_per_thousand is not None for other in report.arms):
+    if any(other_arm.cost_per_thousand is not None for other_arm in report.arms):
         currency = report.prices.currency if report.prices else ""
         cells.append(f"{arm.cost_per_thousand:.4g} {currency}" if arm.cost_per_thousand is not None else "")
     return cells
 
 
-def _shown(figure: Figure, metric: Metric) -> str:
+def _with_interval(figure: Figure, metric: Metric) -> str:
     """The value with its 95 % interval."""
     if metric is Metric.EXACT_MATCH:
         return f"{100 * figure.value:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"

@@ -8,7 +8,7 @@ from pathlib import Path
 from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE, REPORT_HTML
 
 from promptintern.cluster.objects import Job
-from promptintern.cluster.stored import Place
+from promptintern.cluster.run_location import RunLocation
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.manifest import fetch_folder, read_manifest
 from promptintern.storage.store import Store
@@ -36,7 +36,7 @@ def check_target(folder: Path) -> None:
         raise UserError.at(str(folder), f"cannot be used: {error.strerror}") from None
 
 
-def fetch(place: Place, job: Job, folder: Path) -> Fetched:
+def fetch(location: RunLocation, job: Job, folder: Path) -> Fetched:
     """Copy adapter and report of ``job`` into ``folder``, which is whole or untouched.
 
     Raises:
@@ -45,17 +45,17 @@ def fetch(place: Place, job: Job, folder: Path) -> Fetched:
     """
     check_target(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        parts = Path(temporary, "whole")
-        parts.mkdir()
-        with place.reading():
-            store = place.open()
-            adapter = _fetch_adapter(store.child(ADAPTER_FOLDER), parts / ADAPTER_FOLDER)
-            report = _fetch_report(store.child("report"), parts / "report")
+        partial = Path(temporary, "partial")
+        partial.mkdir()
+        with location.hinting():
+            store = location.open()
+            adapter = _fetch_adapter(store.child(ADAPTER_FOLDER), partial / ADAPTER_FOLDER)
+            report = _fetch_report(store.child("report"), partial / "report")
         if not adapter and not report:
-            raise RunFailed(_nothing(job, place))
+            raise RunFailed(_nothing_stored_message(job, location))
         if folder.is_dir():
             folder.rmdir()
-        parts.rename(folder)
+        partial.rename(folder)
     return Fetched(
         adapter=folder / ADAPTER_FOLDER if adapter else None,
         report=folder / "report" if report else None,
@@ -82,17 +82,17 @@ def _fetch_report(store: Store, local: Path) -> bool:
     return REPORT_HTML in names
 
 
-def _nothing(job: Job, place: Place) -> str:
+def _nothing_stored_message(job: Job, location: RunLocation) -> str:
     phase = job.status.phase
     stage = f", stage {job.status.stage}" if job.status.stage else ""
-    now = f"the job is {phase}{stage}" if phase else "the job has not begun"
-    then = "" if job.over else "; fetch it when it has succeeded"
-    return f"there is neither adapter nor report under {place.uri}: {now}{then}"
+    state = f"the job is {phase}{stage}" if phase else "the job has not begun"
+    advice = "" if job.is_over else "; fetch it when it has succeeded"
+    return f"there is neither adapter nor report under {location.uri}: {state}{advice}"
 
 
 def _base_model(adapter: Path) -> str | None:
     try:
-        found = json.loads((adapter / PROMPT_FILE).read_text(encoding="utf-8"))["base_model"]
+        base_model = json.loads((adapter / PROMPT_FILE).read_text(encoding="utf-8"))["base_model"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if isinstance(found, str) else None
+    return base_model if isinstance(base_model, str) else None

@@ -22,13 +22,13 @@ class Job:
     uid: str
     generation: int
     created: datetime
-    deleting: bool
+    is_deleting: bool
     spec: Document
     status: PromptInternJobStatus
     document: Document = field(repr=False)
 
     @classmethod
-    def of(cls, document: Document) -> "Job":
+    def from_document(cls, document: Document) -> "Job":
         """From the API server's answer. Of a status that another version wrote, what this one knows."""
         meta = document["metadata"]
         return cls(
@@ -37,19 +37,19 @@ class Job:
             uid=meta["uid"],
             generation=meta.get("generation", 1),
             created=datetime.fromisoformat(meta["creationTimestamp"]),
-            deleting="deletionTimestamp" in meta,
+            is_deleting="deletionTimestamp" in meta,
             spec=document.get("spec") or {},
-            status=_lenient(document.get("status") or {}),
+            status=_parse_readable(document.get("status") or {}),
             document=document,
         )
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether it has succeeded or failed."""
         return self.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
 
     @property
-    def refused(self) -> bool:
+    def is_refused(self) -> bool:
         """Whether its user has to change it."""
         failed = self.condition("Failed")
         return self.status.phase is Phase.REFUSED or (
@@ -57,40 +57,40 @@ class Job:
         )
 
     @property
-    def stands_still(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether nothing will change by itself: the job has ended, or the newest spec was refused."""
         accepted = self.condition("Accepted")
         newest = accepted is None or accepted.observed_generation in (None, self.generation)
-        return self.over or (self.status.phase is Phase.REFUSED and newest)
+        return self.is_over or (self.status.phase is Phase.REFUSED and newest)
 
     def condition(self, kind: str) -> Condition | None:
         """The condition of that type."""
-        return next((each for each in self.status.conditions if each.type == kind), None)
+        return next((condition for condition in self.status.conditions if condition.type == kind), None)
 
     def attempt(self, number: int | None = None) -> AttemptStatus | None:
         """Attempt ``number``, or the newest one."""
-        attempts = sorted(self.status.attempts, key=lambda each: each.number)
+        attempts = sorted(self.status.attempts, key=lambda attempt: attempt.number)
         if number is None:
             return attempts[-1] if attempts else None
-        return next((each for each in attempts if each.number == number), None)
+        return next((attempt for attempt in attempts if attempt.number == number), None)
 
     @property
-    def unseen(self) -> bool:
+    def has_unobserved_spec(self) -> bool:
         """Whether the operator has not looked at the newest spec yet."""
         return (self.status.observed_generation or 0) < self.generation
 
 
-def _lenient(document: Document) -> PromptInternJobStatus:
+def _parse_readable(document: Document) -> PromptInternJobStatus:
     """The status without what this version cannot read."""
-    rest = copy.deepcopy(dict(document))
+    readable = copy.deepcopy(dict(document))
     while True:
         try:
-            return PromptInternJobStatus.model_validate(rest)
+            return PromptInternJobStatus.model_validate(readable)
         except ValidationError as error:
-            first = error.errors()[0]
+            problem = error.errors()[0]
             # What lacks a field goes as a whole.
-            path = first["loc"][:-1] if first["type"] == "missing" else first["loc"]
-            if not _remove(rest, path):
+            path = problem["loc"][:-1] if problem["type"] == "missing" else problem["loc"]
+            if not _remove(readable, path):
                 return PromptInternJobStatus()
 
 
@@ -98,8 +98,8 @@ def _remove(node: Any, path: Sequence[int | str]) -> bool:
     """Take away what ``path`` leads to, or the last on its way that there is. Whether there was any."""
     steps: list[tuple[Any, int | str]] = []
     for part in path:
-        there = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
-        if not there:
+        exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
+        if not exists:
             break
         steps.append((node, part))
         node = node[part]
@@ -116,39 +116,39 @@ class Pod:
     name: str
     uid: str
     created: datetime
-    deleting: bool
+    is_deleting: bool
     phase: str
     ray_job: str | None
     """The attempt's RayJob; None for a preflight."""
-    running: frozenset[str]
+    running_containers: frozenset[str]
     """Containers that run."""
-    waits_for: str | None
+    waiting_reason: str | None
     """Why it does not run yet."""
 
     @classmethod
-    def of(cls, document: Document) -> "Pod":
+    def from_document(cls, document: Document) -> "Pod":
         """From the API server's answer."""
         meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
         containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
-        variables = [each for container in containers for each in container.get("env") or []]
+        variables = [variable for container in containers for variable in container.get("env") or []]
         states = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
         return cls(
             name=meta["name"],
             uid=meta["uid"],
             created=datetime.fromisoformat(meta["creationTimestamp"]),
-            deleting="deletionTimestamp" in meta,
+            is_deleting="deletionTimestamp" in meta,
             phase=status.get("phase") or "Pending",
-            ray_job=next((each.get("value") for each in variables if each["name"] == ENV_RAY_JOB), None),
-            running=frozenset(each["name"] for each in states if "running" in (each.get("state") or {})),
-            waits_for=_waits_for(status, states),
+            ray_job=next((variable.get("value") for variable in variables if variable["name"] == ENV_RAY_JOB), None),
+            running_containers=frozenset(state["name"] for state in states if "running" in (state.get("state") or {})),
+            waiting_reason=_waiting_reason(status, states),
         )
 
 
-def _waits_for(status: Document, states: Sequence[Document]) -> str | None:
+def _waiting_reason(status: Document, states: Sequence[Document]) -> str | None:
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
-    waiting = [each["state"]["waiting"] for each in states if "waiting" in (each.get("state") or {})]
+    waiting = [state["state"]["waiting"] for state in states if "waiting" in (state.get("state") or {})]
     return next(
         (": ".join(filter(None, (w.get("reason"), w.get("message")))) for w in waiting if w.get("reason")), None
     )
@@ -156,7 +156,7 @@ def _waits_for(status: Document, states: Sequence[Document]) -> str | None:
 
 def newest(pods: Sequence[Pod]) -> Pod | None:
     """The pod that was made last, one that is not being deleted before one that is."""
-    return max(pods, key=lambda pod: (not pod.deleting, pod.created, pod.uid), default=None)
+    return max(pods, key=lambda pod: (not pod.is_deleting, pod.created, pod.uid), default=None)
 
 
 def now() -> datetime:

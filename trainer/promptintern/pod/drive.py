@@ -33,7 +33,7 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
     uri = open_run(job, storage_uri).store.uri
     progress = TrainingProgress(run_uri=uri)
     writer = StatusWriter(progress, patch_of(job))
-    ending: Callable[[TrainingProgress], None] | None = None
+    last_update: Callable[[TrainingProgress], None] | None = None
     ray_job = os.environ.get(ENV_RAY_JOB)
     # To the last word on its status: the preStop hook waits for that, and then for KubeRay to hear of the exit code.
     with present("driver"):
@@ -45,18 +45,18 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
                 workers=job.spec.compute.workers,
                 observer=StatusObserver(observer, writer),
             )
-            ending = TrainingProgress.succeed
+            last_update = TrainingProgress.succeed
         except UserError as error:
-            ending = partial(TrainingProgress.fail, who="User", message=str(error), ray_job=ray_job)
+            last_update = partial(TrainingProgress.fail, who="User", message=str(error), ray_job=ray_job)
             raise
         except InfrastructureFailed as error:
-            ending = partial(TrainingProgress.fail, who="Infrastructure", message=str(error), ray_job=ray_job)
+            last_update = partial(TrainingProgress.fail, who="Infrastructure", message=str(error), ray_job=ray_job)
             raise
         except RunFailed as error:
-            ending = partial(TrainingProgress.fail, who="Application", message=str(error), ray_job=ray_job)
+            last_update = partial(TrainingProgress.fail, who="Application", message=str(error), ray_job=ray_job)
             raise
         finally:
-            writer.close(ending)
+            writer.close(last_update)
     return report, uri
 
 
@@ -69,10 +69,10 @@ def _check_ray() -> None:
     """
     import ray
 
-    wanted = os.environ.get(ENV_RAY_VERSION)
-    if wanted and wanted != ray.__version__:
+    version = os.environ.get(ENV_RAY_VERSION)
+    if version and version != ray.__version__:
         raise UserError.at(
-            "spec.compute.rayVersion", f"is {wanted}, but the image has Ray {ray.__version__}; make them the same"
+            "spec.compute.rayVersion", f"is {version}, but the image has Ray {ray.__version__}; make them the same"
         )
     if os.environ.get(ENV_RAY_JOB) and os.environ.get(RAY_AUTHENTICATION) != "token":
         raise InfrastructureFailed(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from promptintern.leaving import ask_to_leave, process_of, wait_until_gone
 
-_TOLD_SECONDS = 7.0
+_EXIT_CODE_SECONDS = 7.0
 
 
 def save(folder: Path, *, role: str, seconds: float) -> bool:
@@ -26,7 +26,7 @@ def save(folder: Path, *, role: str, seconds: float) -> bool:
         return True
     with contextlib.suppress(ProcessLookupError):
         os.kill(driver, signal.SIGTERM)
-    gone = wait_until_gone(folder, "driver", deadline - time.monotonic())
+    is_gone = wait_until_gone(folder, "driver", deadline - time.monotonic())
     # KubeRay asks every 3 s how the job stands, and never again once the head is gone.
-    time.sleep(max(0.0, min(_TOLD_SECONDS, deadline - time.monotonic())))
-    return gone
+    time.sleep(max(0.0, min(_EXIT_CODE_SECONDS, deadline - time.monotonic())))
+    return is_gone

@@ -12,7 +12,7 @@ from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern.pipeline.events import Ending, Event, Observer
 from promptintern.pod.progress import TrainingProgress
-from promptintern.pod.skew import Patch, leaving_out_unknown, said
+from promptintern.pod.unknown_fields import Patch, dropping_unknown_fields, error_message
 
 SECONDS_BETWEEN = 10.0
 PATIENCE = 60.0
@@ -67,17 +67,17 @@ class StatusWriter:
         self, progress: TrainingProgress, patch: Patch, *, seconds: float = SECONDS_BETWEEN, patience: float = PATIENCE
     ) -> None:
         self._progress = progress
-        self._patch = leaving_out_unknown(patch)
+        self._patch = dropping_unknown_fields(patch)
         self._seconds = seconds
         self._patience = patience
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._told: dict[str, Any] | None = None
-        self._refused = False
+        self._sent: dict[str, Any] | None = None
+        self._is_gone = False
         self._thread = threading.Thread(target=self._work, name="status-writer", daemon=True)
         self._thread.start()
 
-    def note(self, event: Event) -> None:
+    def record(self, event: Event) -> None:
         """Take ``event`` in; it is told within some seconds."""
         with self._lock:
             self._progress.note(event)
@@ -95,15 +95,15 @@ class StatusWriter:
         while True:
             closing = self._closing.is_set()
             began = time.monotonic()
-            asked = self._tell()
+            has_tried = self._send()
             if closing:
                 last = last or began + (self._patience if self._is_final() else 0)
-                if self._is_told() or self._refused or began >= last:
+                if self._is_sent() or self._is_gone or began >= last:
                     return
             # What was not told is told soon; what was told, or could not be, has its time.
             if not closing:
-                self._closing.wait(self._seconds if asked else 1.0)
-            if asked and self._closing.is_set():
+                self._closing.wait(self._seconds if has_tried else 1.0)
+            if has_tried and self._closing.is_set():
                 time.sleep(max(0.0, self._seconds - (time.monotonic() - began)))
 
     def _is_final(self) -> bool:
@@ -111,23 +111,23 @@ class StatusWriter:
         status = self._progress.status()
         return status.failure is not None or status.outputs is not None
 
-    def _is_told(self) -> bool:
+    def _is_sent(self) -> bool:
         with self._lock:
-            return self._progress.status().to_wire() == self._told
+            return self._progress.status().to_wire() == self._sent
 
-    def _tell(self) -> bool:
+    def _send(self) -> bool:
         with self._lock:
             status = self._progress.status().to_wire()
         # A new driver waits until it has something to say: its first word replaces all that an earlier one said.
-        if status == self._told or not (status.get("stages") or status.get("failure") or status.get("outputs")):
+        if status == self._sent or not (status.get("stages") or status.get("failure") or status.get("outputs")):
             return False
         try:
             self._patch(status)
         except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on
-            self._refused = getattr(error, "status", None) in _GONE
-            _log.warning("status not told", error=said(error)[:300])
+            self._is_gone = getattr(error, "status", None) in _GONE
+            _log.warning("status not told", error=error_message(error)[:300])
             return True
-        self._told = status
+        self._sent = status
         return True
 
 
@@ -140,7 +140,7 @@ class StatusObserver:
 
     def emit(self, event: Event) -> None:
         """Hand on ``event``."""
-        self._writer.note(event)
+        self._writer.record(event)
         self._observer.emit(event)
 
     def stop_requested(self) -> bool:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from promptintern.pod.skew import leaving_out_unknown, unknown_fields, without
+from promptintern.pod.unknown_fields import dropping_unknown_fields, parse_unknown_fields, remove_fields
 
 ONE = (
     "failed to create typed patch object (team/job; promptintern.dev/v1alpha1, Kind=PromptInternJob): "
@@ -24,19 +24,19 @@ class RefusedError(Exception):
 
 
 def test_unknown_fields() -> None:
-    assert unknown_fields(ONE) == {("progress", "timeShares")}
-    assert unknown_fields(TWO) == {("progress", "other"), ("stages", "foo")}
-    assert unknown_fields("Internal error occurred: failed calling webhook") == set()
+    assert parse_unknown_fields(ONE) == {("progress", "timeShares")}
+    assert parse_unknown_fields(TWO) == {("progress", "other"), ("stages", "foo")}
+    assert parse_unknown_fields("Internal error occurred: failed calling webhook") == set()
 
 
 def test_without() -> None:
     training = {"term": 1, "stages": [{"index": 0, "foo": 1}, {"index": 1}], "progress": {"step": 1, "foo": 2}}
-    assert without(training, {("stages", "foo"), ("progress", "nothing"), ("term", "foo")}) == {
+    assert remove_fields(training, {("stages", "foo"), ("progress", "nothing"), ("term", "foo")}) == {
         "term": 1,
         "stages": [{"index": 0}, {"index": 1}],
         "progress": {"step": 1, "foo": 2},
     }
-    assert without(training, {("progress",)}).keys() == {"term", "stages"}
+    assert remove_fields(training, {("progress",)}).keys() == {"term", "stages"}
 
 
 def test_the_server_names_one_after_another() -> None:
@@ -51,7 +51,7 @@ def test_the_server_names_one_after_another() -> None:
                 raise RefusedError(f".status.training.{name}: field not declared in schema")
         told.append(training)
 
-    tolerant = leaving_out_unknown(patch)
+    tolerant = dropping_unknown_fields(patch)
     tolerant({"a": 1, "b": 2, "c": 3})
     tolerant({"a": 4, "b": 5, "c": 6})
     assert told == [{"c": 3}, {"c": 6}]
@@ -63,7 +63,7 @@ def test_other_failures_are_raised() -> None:
         raise RefusedError("etcdserver: request timed out")
 
     with pytest.raises(RefusedError):
-        leaving_out_unknown(patch)({"a": 1})
+        dropping_unknown_fields(patch)({"a": 1})
 
 
 def test_a_field_that_stays_unknown_without_being_there_is_a_failure() -> None:
@@ -71,4 +71,4 @@ def test_a_field_that_stays_unknown_without_being_there_is_a_failure() -> None:
         raise RefusedError(".status.training.a: field not declared in schema")
 
     with pytest.raises(RefusedError):
-        leaving_out_unknown(patch)({"a": 1})
+        dropping_unknown_fields(patch)({"a": 1})

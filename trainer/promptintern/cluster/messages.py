@@ -18,8 +18,8 @@ _HEADINGS = {
     ("Succeeded", "True"): "succeeded",
     ("Failed", "True"): "failed",
 }
-_ENDS = ("Succeeded", "Failed")
-_QUIET = {
+_TERMINAL_TYPES = ("Succeeded", "Failed")
+_IMPLIED = {
     ("Accepted", "True"),
     ("QuotaReserved", "True"),
     ("ClusterReady", "True"),
@@ -31,45 +31,49 @@ _QUIET = {
 _ORDINALS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
-def that_matter(job: Job) -> list[Condition]:
+def relevant_conditions(job: Job) -> list[Condition]:
     """The conditions that tell where the job stands now, or what holds it up."""
     conditions = job.status.conditions
-    ends = [each for each in conditions if each.type in _ENDS and each.status == "True"]
+    ends = [condition for condition in conditions if condition.type in _TERMINAL_TYPES and condition.status == "True"]
     if ends:
         return ends
-    suspended = [each for each in conditions if each.type == "Suspended" and each.status == "True"]
+    suspended = [condition for condition in conditions if condition.type == "Suspended" and condition.status == "True"]
     if suspended:
         return suspended
-    refused = [each for each in conditions if each.type == "Accepted" and each.reason == "Refused"]
+    refused = [condition for condition in conditions if condition.type == "Accepted" and condition.reason == "Refused"]
     if refused:
         return refused
-    return [each for each in conditions if (each.type, each.status) not in _QUIET and not _is_resumed(each)]
+    return [
+        condition
+        for condition in conditions
+        if (condition.type, condition.status) not in _IMPLIED and not _is_resumed(condition)
+    ]
 
 
 def _is_resumed(condition: Condition) -> bool:
     return condition.type == "Suspended" and condition.status == "False" and condition.reason != "Saving"
 
 
-def sentence(condition: Condition) -> str:
+def condition_message(condition: Condition) -> str:
     """A condition as a person would say it; further lines of its message follow, indented."""
     heading = _HEADINGS.get((condition.type, condition.status)) or f"{condition.type} is {condition.status}"
     word = heading.split()[-1].lower()
-    known = {word, condition.type.lower(), heading.replace(" ", "")}
-    reason = "" if condition.reason.lower() in known else f" ({condition.reason})"
-    lines = safe(condition.message).splitlines()
+    implied = {word, condition.type.lower(), heading.replace(" ", "")}
+    reason = "" if condition.reason.lower() in implied else f" ({condition.reason})"
+    lines = printable(condition.message).splitlines()
     if len(lines) > 1:
         return "\n".join([f"{heading}{reason}:", *(f"  {line}" for line in lines)])
     return f"{heading}{reason}: {lines[0]}" if lines else f"{heading}{reason}"
 
 
-def safe(text: str) -> str:
+def printable(text: str) -> str:
     """Without characters that would move a terminal's cursor or change its colours."""
     return re.sub(r"[^\S\n]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text)
 
 
 def waiting_for_operator(job: Job, now: datetime) -> str | None:
     """What to say while the operator has not looked at the newest spec."""
-    if not job.unseen:
+    if not job.has_unobserved_spec:
         return None
     if job.status.phase is None and now - job.created > timedelta(seconds=30):
         return (
@@ -79,10 +83,10 @@ def waiting_for_operator(job: Job, now: datetime) -> str | None:
     return "the operator has not looked at the newest spec yet"
 
 
-def advice(job: Job, *, flags: str = "") -> str | None:
+def next_step(job: Job, *, flags: str = "") -> str | None:
     """What to do next, if anything is to be done."""
     status = job.status
-    if job.deleting:
+    if job.is_deleting:
         return None
     if status.phase is Phase.REFUSED:
         return f"next: change the job, then submit it again: promptintern submit JOB{flags}"
@@ -105,16 +109,18 @@ def changes(before: Job | None, after: Job) -> list[str]:
     if new.phase is not None and (old is None or old.phase is not new.phase):
         stage = f", stage {new.stage}" if new.stage and new.phase is Phase.TRAINING else ""
         lines.append(f"{new.phase}{stage}")
-    if after.deleting and not (before and before.deleting):
+    if after.is_deleting and not (before and before.is_deleting):
         lines.append("is being deleted")
-    told = {sentence(each) for each in that_matter(before)} if before else set()
-    lines += [text for each in that_matter(after) if (text := sentence(each)) not in told]
-    known = {each.number: each for each in old.attempts} if old else {}
+    old_messages = {condition_message(condition) for condition in relevant_conditions(before)} if before else set()
+    lines += [
+        text for condition in relevant_conditions(after) if (text := condition_message(condition)) not in old_messages
+    ]
+    old_attempts = {attempt.number: attempt for attempt in old.attempts} if old else {}
     for attempt in new.attempts:
-        lines += _attempt_changes(known.get(attempt.number), attempt)
-    before_stages = {each.index: each for each in (old.training.stages if old and old.training else [])}
+        lines += _attempt_changes(old_attempts.get(attempt.number), attempt)
+    old_stages = {stage.index: stage for stage in (old.training.stages if old and old.training else [])}
     for stage_status in new.training.stages if new.training else []:
-        lines += _stage_changes(before_stages.get(stage_status.index), stage_status)
+        lines += _stage_changes(old_stages.get(stage_status.index), stage_status)
     return lines
 
 
@@ -122,16 +128,16 @@ def _attempt_changes(old: AttemptStatus | None, new: AttemptStatus) -> list[str]
     if new.outcome is not None and (old is None or old.outcome is None):
         if new.outcome is Outcome.SUCCEEDED:
             return []
-        why = f": {safe(new.message)}" if new.message else ""
-        return [f"attempt {new.number} ended ({new.outcome}){why}"]
+        reason = f": {printable(new.message)}" if new.message else ""
+        return [f"attempt {new.number} ended ({new.outcome}){reason}"]
     if old is None:
         return [f"attempt {new.number} begins as RayJob {new.ray_job_name}"]
     if new.head_pods > max(old.head_pods, 1):
-        return [f"attempt {new.number} restarted with a new head pod ({_position(new.head_pods)} so far)"]
+        return [f"attempt {new.number} restarted with a new head pod ({_ordinal(new.head_pods)} so far)"]
     return []
 
 
-def _position(number: int) -> str:
+def _ordinal(number: int) -> str:
     """The position ``number`` in words, where there is a short one."""
     return f"the {_ORDINALS[number - 2]}" if 2 <= number < 2 + len(_ORDINALS) else f"{number}"
 
@@ -149,18 +155,18 @@ def _stage_changes(old: StageStatus | None, new: StageStatus) -> list[str]:
     return []
 
 
-def progress(job: Job) -> str | None:
+def progress_line(job: Job) -> str | None:
     """The running stage's steps, in a line."""
     training = job.status.training
-    if training is None or training.progress is None or job.over or not training.stages:
+    if training is None or training.progress is None or job.is_over or not training.stages:
         return None
-    running = training.progress
-    stage = max(training.stages, key=lambda each: each.index)
-    share = f" ({100 * running.step / running.total:.0f} %)" if running.total else ""
+    progress = training.progress
+    stage = max(training.stages, key=lambda stage: stage.index)
+    share = f" ({100 * progress.step / progress.total:.0f} %)" if progress.total else ""
     loss = f", loss {stage.loss:.4f}" if stage.loss is not None else ""
-    speed = f", {running.tokens_per_second:,.0f} tokens/s" if running.tokens_per_second else ""
-    left = f", {duration(running.eta_seconds)} left" if running.eta_seconds is not None else ""
-    return f"stage {stage.index + 1}: step {running.step}/{running.total}{share}{loss}{speed}{left}"
+    speed = f", {progress.tokens_per_second:,.0f} tokens/s" if progress.tokens_per_second else ""
+    left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
+    return f"stage {stage.index + 1}: step {progress.step}/{progress.total}{share}{loss}{speed}{left}"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from promptintern_api.contract import dependent_name
 
-from promptintern.cluster.answers import Forbidden
+from promptintern.cluster.api_errors import Forbidden
 from promptintern.cluster.objects import Document, Job
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.options import S3Options
@@ -23,21 +23,21 @@ _PATIENCE_SECONDS = 20.0
 """A person waits at a terminal; a run is given minutes."""
 
 
-class Resolving(Protocol):
+class ResolvedJobClient(Protocol):
     """What finding the storage needs of a cluster."""
 
-    def resolved(self, job: str) -> str | None: ...
+    def resolved_job(self, job: str) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RunLocation:
     """Where a job's run is stored."""
 
     uri: str
     """Of the run's folder."""
     endpoint: str | None
     region: str | None
-    guessed: bool = False
+    is_endpoint_unknown: bool = False
     """Whether the endpoint is not known, only the URI."""
 
     def open(self) -> Store:
@@ -58,7 +58,7 @@ class Place:
         return open_store(self.uri, s3=S3Options(endpoint=self.endpoint, region=self.region), policy=policy)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
+    def hinting(self) -> Iterator[None]:
         """Add to a storage's failure what this place makes likely."""
         try:
             yield
@@ -67,10 +67,10 @@ class Place:
             raise RunFailed(f"{error}{hint}") from None
 
     def _hint(self) -> str:
-        if self.guessed:
+        if self.is_endpoint_unknown:
             return ". The job does not tell its S3 server; if that is not AWS, give --endpoint URL"
         host = urlsplit(self.endpoint or "").hostname
-        if host and not _is_known_here(host):
+        if host and not _is_resolvable(host):
             return (
                 f". This machine does not know {host}; if only pods do, forward it (kubectl port-forward) and give "
                 "--endpoint http://127.0.0.1:PORT"
@@ -78,7 +78,7 @@ class Place:
         return ""
 
 
-def _is_known_here(host: str) -> bool:
+def _is_resolvable(host: str) -> bool:
     try:
         socket.getaddrinfo(host, None)
     except OSError:
@@ -86,7 +86,7 @@ def _is_known_here(host: str) -> bool:
     return True
 
 
-def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Place:
+def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = None) -> RunLocation:
     """Where ``job`` stores: as its pods were told, else as spec or status say, else as its trainer reported.
 
     Args:
@@ -97,7 +97,7 @@ def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Pl
     """
     missing = f"there is no ConfigMap {dependent_name(job.name)}"
     try:
-        storage = _storage_in(cluster.resolved(job.name), job)
+        storage = _storage_of(cluster.resolved_job(job.name), job)
     except Forbidden as error:
         storage, missing = None, str(error.problems[0].message)
     storage = storage or job.spec.get("storage")
@@ -105,15 +105,18 @@ def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Pl
         storage = job.status.storage.to_wire()
     folder = f"{job.namespace}/{job.name}-{job.uid[:8]}"
     if storage:
-        return Place(
+        return RunLocation(
             uri=f"{storage['uri'].rstrip('/')}/{folder}",
             endpoint=endpoint or storage.get("endpoint"),
             region=storage.get("region"),
         )
     outputs = job.status.training.outputs if job.status.training else None
     if outputs and outputs.adapter and outputs.adapter.endswith("/adapter"):
-        return Place(
-            uri=outputs.adapter.removesuffix("/adapter"), endpoint=endpoint, region=None, guessed=endpoint is None
+        return RunLocation(
+            uri=outputs.adapter.removesuffix("/adapter"),
+            endpoint=endpoint,
+            region=None,
+            is_endpoint_unknown=endpoint is None,
         )
     raise UserError.at(
         f"PromptInternJob {job.name}",
@@ -121,7 +124,7 @@ def place_of(cluster: Resolving, job: Job, *, endpoint: str | None = None) -> Pl
     )
 
 
-def _storage_in(text: str | None, job: Job) -> Document | None:
+def _storage_of(text: str | None, job: Job) -> Document | None:
     try:
         resolved: Any = json.loads(text or "null")
         if resolved and resolved["metadata"].get("uid") == job.uid:  # not of an earlier job of that name

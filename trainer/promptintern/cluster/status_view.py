@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from promptintern.cluster import words
+from promptintern.cluster import messages
 from promptintern.cluster.objects import Job
 
 _COLOURS = {
@@ -21,39 +21,39 @@ _COLOURS = {
     Phase.SUSPENDED: "yellow",
     Phase.QUEUED: "yellow",
 }
-_ANY_WIDTH = 10_000
-_BAR = 30
+_UNLIMITED_WIDTH = 10_000
+_BAR_WIDTH = 30
 
 
-def blocks(job: Job, *, now: datetime, console: Console, flags: str = "") -> list[RenderableType]:
+def job_blocks(job: Job, *, now: datetime, console: Console, flags: str = "") -> list[RenderableType]:
     """Everything that is to be said of ``job``, from above to below.
 
     Args:
         flags: What commands need to find the job again, such as `` -n team-a``.
     """
-    found: list[RenderableType] = [_head(job, now)]
-    waiting = words.waiting_for_operator(job, now)
+    blocks: list[RenderableType] = [_heading(job, now)]
+    waiting = messages.waiting_for_operator(job, now)
     if waiting:
-        found.append(Text(waiting, style="yellow"))
-    if job.deleting:
-        found.append(Text("is being deleted", style="yellow"))
-    found += [_condition(words.sentence(each)) for each in words.that_matter(job)]
-    found += _stages(job, now, console)
-    found += _attempts(job, now, console)
+        blocks.append(Text(waiting, style="yellow"))
+    if job.is_deleting:
+        blocks.append(Text("is being deleted", style="yellow"))
+    blocks += [_condition(messages.condition_message(condition)) for condition in messages.relevant_conditions(job)]
+    blocks += _stages(job, now, console)
+    blocks += _attempts(job, now, console)
     outputs = job.status.training.outputs if job.status.training else None
     if outputs and outputs.report:
-        found.append(Text(f"report:  {outputs.report}"))
+        blocks.append(Text(f"report:  {outputs.report}"))
     if outputs and outputs.adapter:
-        found.append(Text(f"adapter: {outputs.adapter}"))
-    advice = words.advice(job, flags=flags)
-    if advice:
-        found.append(Text(advice))
-    return found
+        blocks.append(Text(f"adapter: {outputs.adapter}"))
+    next_step = messages.next_step(job, flags=flags)
+    if next_step:
+        blocks.append(Text(next_step))
+    return blocks
 
 
-def jobs_table(jobs: Sequence[Job], *, now: datetime, console: Console, everywhere: bool = False) -> RenderableType:
+def jobs_table(jobs: Sequence[Job], *, now: datetime, console: Console, all_namespaces: bool = False) -> RenderableType:
     """A row a job, with the columns of `kubectl get pij`."""
-    table = _table("", "namespace", "name", "phase") if everywhere else _table("", "name", "phase")
+    table = _table("", "namespace", "name", "phase") if all_namespaces else _table("", "name", "phase")
     for name in ("stage", "tokens", "score", "age"):
         table.add_column(name, justify="right", no_wrap=True)
     for job in jobs:
@@ -64,27 +64,27 @@ def jobs_table(jobs: Sequence[Job], *, now: datetime, console: Console, everywhe
             Text(status.stage or ""),
             Text(f"{status.tokens:g}" if status.tokens is not None else ""),
             Text(status.score or ""),
-            Text(words.age(job.created, now)),
+            Text(messages.age(job.created, now)),
         ]
-        table.add_row(*([Text(job.namespace), *cells] if everywhere else cells))
+        table.add_row(*([Text(job.namespace), *cells] if all_namespaces else cells))
     return _fitted(table, console)
 
 
-def _head(job: Job, now: datetime) -> Text:
-    head = Text.assemble((f"{job.namespace}/{job.name}", "bold"), " ", _phase(job))
+def _heading(job: Job, now: datetime) -> Text:
+    heading = Text.assemble((f"{job.namespace}/{job.name}", "bold"), " ", _phase(job))
     status = job.status
     if status.stage:
-        head.append(f" · stage {status.stage}")
+        heading.append(f" · stage {status.stage}")
     if status.start_time is not None:
         took = (status.completion_time or now) - status.start_time
-        head.append(f" · {'took' if status.completion_time else 'for'} {words.duration(took.total_seconds())}")
+        heading.append(f" · {'took' if status.completion_time else 'for'} {messages.duration(took.total_seconds())}")
     else:
-        head.append(f" · {words.age(job.created, now)} old")
-    return head
+        heading.append(f" · {messages.age(job.created, now)} old")
+    return heading
 
 
 def _phase(job: Job) -> Text:
-    if job.deleting:
+    if job.is_deleting:
         return Text("Deleting", style="yellow")
     phase = job.status.phase
     return Text(str(phase or "New"), style=_COLOURS.get(phase, "") if phase else "")
@@ -103,7 +103,7 @@ def _stages(job: Job, now: datetime, console: Console) -> list[RenderableType]:
     table = _table("stages", "stage")
     for name in ("rate", "examples", "prompt tokens", "loss", "score", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    for stage in sorted(training.stages, key=lambda each: each.index):
+    for stage in sorted(training.stages, key=lambda stage: stage.index):
         table.add_row(
             f"{stage.index + 1}",
             f"{stage.rate:.2f}",
@@ -111,65 +111,69 @@ def _stages(job: Job, now: datetime, console: Console) -> list[RenderableType]:
             f"{stage.prompt_tokens:.1f}",
             f"{stage.loss:.4f}" if stage.loss is not None else "",
             f"{stage.score:.3f}" if stage.score is not None else "",
-            _took(stage, now, running=job.status.phase is Phase.TRAINING),
+            _stage_duration(stage, now, running=job.status.phase is Phase.TRAINING),
         )
-    found: list[RenderableType] = [_fitted(table, console)]
-    line = words.progress(job)
+    blocks: list[RenderableType] = [_fitted(table, console)]
+    line = messages.progress_line(job)
     if line and training.progress is not None:
-        if console.is_terminal and console.width > _BAR and training.progress.total:
-            found.append(ProgressBar(total=training.progress.total, completed=training.progress.step, width=_BAR))
-        found.append(Text(line))
-    return found
+        if console.is_terminal and console.width > _BAR_WIDTH and training.progress.total:
+            blocks.append(
+                ProgressBar(total=training.progress.total, completed=training.progress.step, width=_BAR_WIDTH)
+            )
+        blocks.append(Text(line))
+    return blocks
 
 
-def _took(stage: StageStatus, now: datetime, *, running: bool) -> str:
+def _stage_duration(stage: StageStatus, now: datetime, *, running: bool) -> str:
     if stage.started_at is None or (stage.finished_at is None and not running):
         return ""
-    return words.duration(((stage.finished_at or now) - stage.started_at).total_seconds())
+    return messages.duration(((stage.finished_at or now) - stage.started_at).total_seconds())
 
 
 def _attempts(job: Job, now: datetime, console: Console) -> list[RenderableType]:
     attempts = job.status.attempts
-    if not attempts or (len(attempts) == 1 and attempts[0].outcome in (None, Outcome.SUCCEEDED) and not _odd(attempts)):
+    if not attempts or (
+        len(attempts) == 1 and attempts[0].outcome in (None, Outcome.SUCCEEDED) and not _has_trouble(attempts)
+    ):
         return []
     table = _table("attempts", "attempt", "outcome")
     for name in ("took", "head pods"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("RayJob", no_wrap=True)
-    ordered = sorted(attempts, key=lambda each: each.number)
+    ordered = sorted(attempts, key=lambda attempt: attempt.number)
     for attempt in ordered:
         end = attempt.finished_at or now
         table.add_row(
             str(attempt.number),
             str(attempt.outcome or "running"),
-            words.duration((end - attempt.started_at).total_seconds()) if attempt.started_at else "",
+            messages.duration((end - attempt.started_at).total_seconds()) if attempt.started_at else "",
             str(attempt.head_pods),
             attempt.ray_job_name,
         )
-    found: list[RenderableType] = [_fitted(table, console)]
-    found += [
-        Text(f"attempt {each.number}: {words.safe(each.message)}")
-        for each in ordered
-        if each.message and each.outcome is not Outcome.SUCCEEDED
+    blocks: list[RenderableType] = [_fitted(table, console)]
+    blocks += [
+        Text(f"attempt {attempt.number}: {messages.printable(attempt.message)}")
+        for attempt in ordered
+        if attempt.message and attempt.outcome is not Outcome.SUCCEEDED
     ]
     last = ordered[-1]
     if last.outcome is not Outcome.SUCCEEDED:
-        found += [Text(line) for line in _bad_pods(last)]
-    return found
+        blocks += [Text(line) for line in _failed_pods(last)]
+    return blocks
 
 
-def _odd(attempts: Sequence[AttemptStatus]) -> bool:
-    return any(each.head_pods > 1 or _bad_pods(each) for each in attempts if each.outcome is None)
+def _has_trouble(attempts: Sequence[AttemptStatus]) -> bool:
+    return any(attempt.head_pods > 1 or _failed_pods(attempt) for attempt in attempts if attempt.outcome is None)
 
 
-def _bad_pods(attempt: AttemptStatus) -> list[str]:
+def _failed_pods(attempt: AttemptStatus) -> list[str]:
     lines = []
     for pod in attempt.pods:
         if pod.reason is None and not pod.exit_code:
             continue
         node = f" on {pod.node}" if pod.node else ""
         code = f", exit code {pod.exit_code}" if pod.exit_code is not None else ""
-        message = f": {words.safe(pod.message)}" if pod.message else ""
+        message = f": {messages.printable(pod.message)}" if pod.message else ""
         lines.append(f"  pod {pod.name}{node}: {pod.reason or pod.phase or 'ended'}{code}{message}")
     return lines
 
@@ -183,7 +187,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _fitted(table: Table, console: Console) -> RenderableType:
     """The table, or its cells under one another where the terminal is too narrow for it."""
-    if Measurement.get(console, console.options.update(width=_ANY_WIDTH), table).maximum <= console.width:
+    if Measurement.get(console, console.options.update(width=_UNLIMITED_WIDTH), table).maximum <= console.width:
         return table
     lines = []
     for row in zip(*(column.cells for column in table.columns), strict=True):

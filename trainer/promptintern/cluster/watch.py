@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from promptintern.cluster.answers import Expired, Forbidden, NotFound, Unreachable
+from promptintern.cluster.api_errors import Expired, Forbidden, NotFound, Unreachable
 from promptintern.cluster.objects import Job
 
 PATIENCE_SECONDS = 600.0
@@ -13,7 +13,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 10.0
 _POLL_SECONDS = 3.0
 
 
-class Watched(Protocol):
+class WatchClient(Protocol):
     """What following needs of a cluster."""
 
     def job(self, name: str) -> Job: ...
@@ -25,7 +25,7 @@ class Watched(Protocol):
 class Interrupted:
     """The API server does not answer; it is asked again."""
 
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +38,17 @@ class Deleted:
     """The job is gone, or another one has its name."""
 
 
-Sight = Job | Interrupted | Resumed | Deleted
+Update = Job | Interrupted | Resumed | Deleted
 
 
-def follow(
-    cluster: Watched,
+def watch_job(
+    cluster: WatchClient,
     name: str,
     *,
     patience: float = PATIENCE_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Sight]:
+) -> Iterator[Update]:
     """Every state of job ``name`` that is seen, the present one first. Ends after ``Deleted``; else the caller stops.
 
     Raises:
@@ -57,13 +57,13 @@ def follow(
     """
     job = cluster.job(name)
     yield job
-    uid, seen, wait, lost = job.uid, _version(job), _FIRST_WAIT, None
+    uid, version, wait, lost_since = job.uid, _resource_version(job), _FIRST_WAIT, None
     while True:
-        for gone, job in _watched(cluster, name, seen, sleep):
-            if gone or job.uid != uid:
+        for is_deleted, job in _watch_once(cluster, name, version, sleep):
+            if is_deleted or job.uid != uid:
                 yield Deleted()
                 return
-            seen = _version(job)
+            version = _resource_version(job)
             yield job
         try:
             job = cluster.job(name)
@@ -71,26 +71,28 @@ def follow(
             yield Deleted()
             return
         except Unreachable as error:
-            if lost is None:
-                lost = clock()
-                yield Interrupted(why=str(error))
-            elif clock() - lost > patience:
+            if lost_since is None:
+                lost_since = clock()
+                yield Interrupted(reason=str(error))
+            elif clock() - lost_since > patience:
                 raise
             sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
             continue
-        if lost is not None:
-            lost, wait = None, _FIRST_WAIT
+        if lost_since is not None:
+            lost_since, wait = None, _FIRST_WAIT
             yield Resumed()
         if job.uid != uid:
             yield Deleted()
             return
-        if _version(job) != seen:
-            seen = _version(job)
+        if _resource_version(job) != version:
+            version = _resource_version(job)
             yield job
 
 
-def _watched(cluster: Watched, name: str, version: str, sleep: Callable[[float], None]) -> Iterator[tuple[bool, Job]]:
+def _watch_once(
+    cluster: WatchClient, name: str, version: str, sleep: Callable[[float], None]
+) -> Iterator[tuple[bool, Job]]:
     """Changes since ``version`` until the watch ends. One that breaks, or may not be, says nothing: asking does."""
     try:
         yield from cluster.watch(name, version)
@@ -102,5 +104,5 @@ def _watched(cluster: Watched, name: str, version: str, sleep: Callable[[float],
         sleep(_POLL_SECONDS)
 
 
-def _version(job: Job) -> str:
+def _resource_version(job: Job) -> str:
     return str(job.document["metadata"].get("resourceVersion", ""))

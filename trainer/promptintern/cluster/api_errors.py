@@ -26,11 +26,11 @@ class NotFound(UserError):  # noqa: N818 -- what the server says
     """There is no such object."""
 
 
-class Exists(UserError):  # noqa: N818 -- what the server says
+class AlreadyExists(UserError):  # noqa: N818 -- what the server says
     """There is an object of that name."""
 
 
-class Changed(UserError):  # noqa: N818 -- what the server says
+class Conflict(UserError):  # noqa: N818 -- what the server says
     """Somebody else changed the object meanwhile."""
 
 
@@ -51,27 +51,27 @@ _HANDSHAKE = re.compile(r"Handshake status (?P<status>\d+)")
 _Body = dict[str, Any]
 
 
-def judged(error: Exception, *, server: str, where: str) -> UserError | RunFailed:
+def translate_error(error: Exception, *, server: str, where: str) -> UserError | RunFailed:
     """The failure as its reader understands it.
 
     Args:
         server: The API server, with the context that named it.
         where: What was asked of, as problems name it.
     """
-    status, body, message = _parts(error) if isinstance(error, ApiException) else (0, {}, "")
-    becomes = _BECOMES.get(status, _refused)
-    if becomes is not _silent:
-        return becomes(body, message, where, server)
-    return _silent(body, _why(error), where, server)
+    status, body, message = _response(error) if isinstance(error, ApiException) else (0, {}, "")
+    translate = _TRANSLATIONS.get(status, _invalid)
+    if translate is not _unreachable:
+        return translate(body, message, where, server)
+    return _unreachable(body, _connection_problem(error), where, server)
 
 
-def _parts(error: ApiException) -> tuple[int, dict[str, Any], str]:
+def _response(error: ApiException) -> tuple[int, dict[str, Any], str]:
     """Status, body and message, also of a refused WebSocket, which the client reports as text."""
     status, text = error.status or 0, error.body
     handshake = _HANDSHAKE.search(str(error.reason)) if status == 0 else None
     if handshake:
         status = int(handshake["status"])
-        text = _status_in(str(error.reason))
+        text = _embedded_status(str(error.reason))
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     body = status_object(text)
@@ -79,23 +79,23 @@ def _parts(error: ApiException) -> tuple[int, dict[str, Any], str]:
     return status, body, message
 
 
-def _status_in(text: str) -> str:
+def _embedded_status(text: str) -> str:
     """The Status object within what the WebSocket's client says of a refusal."""
     start = text.find('{"kind":"Status"')
     if start < 0:
         return ""
-    for each in (text[start:], text[start:].replace("\\\\", "\\")):  # as it is, or as Python shows bytes
+    for json_text in (text[start:], text[start:].replace("\\\\", "\\")):  # as it is, or as Python shows bytes
         try:
-            return json.dumps(json.JSONDecoder().raw_decode(each)[0])
+            return json.dumps(json.JSONDecoder().raw_decode(json_text)[0])
         except ValueError:
             continue
     return ""
 
 
-def _why(error: Exception) -> str:
+def _connection_problem(error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
-    late = isinstance(reason, urllib3.exceptions.TimeoutError)
-    if late and not isinstance(reason, urllib3.exceptions.NewConnectionError):
+    is_timeout = isinstance(reason, urllib3.exceptions.TimeoutError)
+    if is_timeout and not isinstance(reason, urllib3.exceptions.NewConnectionError):
         return "no answer in time"
     text = str(reason).strip() or type(reason).__name__
     errno = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", text)
@@ -105,20 +105,20 @@ def _why(error: Exception) -> str:
     return certificate[0].strip() if certificate else text.splitlines()[0][:200]
 
 
-def _forbidden(message: str) -> str:
-    found = _FORBIDDEN.search(message)
-    if not found:
+def _forbidden_message(message: str) -> str:
+    match = _FORBIDDEN.search(message)
+    if not match:
         policy = _POLICY.search(message)
         return policy["message"].strip() if policy else f"is forbidden: {message}"
-    group = f".{found['group']}" if found["group"] else ""
-    place = f"in namespace {found['namespace']}" if found["namespace"] else "in the whole cluster"
+    group = f".{match['group']}" if match["group"] else ""
+    scope = f"in namespace {match['namespace']}" if match["namespace"] else "in the whole cluster"
     return (
-        f"{found['user']} may not {found['verb']} {found['resource']}{group} {place}; ask an administrator for a Role "
-        f"that allows verb {found['verb']} on {found['resource']}{group}"
+        f"{match['user']} may not {match['verb']} {match['resource']}{group} {scope}; ask an administrator for a Role "
+        f"that allows verb {match['verb']} on {match['resource']}{group}"
     )
 
 
-def _silent(_body: _Body, message: str, _where: str, server: str) -> RunFailed:
+def _unreachable(_body: _Body, message: str, _where: str, server: str) -> RunFailed:
     return Unreachable(f"{server} cannot be reached ({message}); is the cluster up, and the network (VPN) too?")
 
 
@@ -126,16 +126,16 @@ def _busy(_body: _Body, message: str, _where: str, server: str) -> RunFailed:
     return Unreachable(f"{server} could not answer ({message.splitlines()[0]}); try again in a moment")
 
 
-def _unknown_user(_body: _Body, _message: str, _where: str, server: str) -> UserError:
+def _unauthorized(_body: _Body, _message: str, _where: str, server: str) -> UserError:
     return UserError.at(server, "does not accept your credentials; log in again, or choose another --context")
 
 
-def _no_right(_body: _Body, message: str, where: str, _server: str) -> UserError:
-    return Forbidden([Problem(where=where, message=_forbidden(message))])
+def _forbidden_error(_body: _Body, message: str, where: str, _server: str) -> UserError:
+    return Forbidden([Problem(where=where, message=_forbidden_message(message))])
 
 
 def _conflict(body: _Body, message: str, where: str, _server: str) -> UserError:
-    kind = Exists if body.get("reason") == "AlreadyExists" else Changed
+    kind = AlreadyExists if body.get("reason") == "AlreadyExists" else Conflict
     return kind([Problem(where=where, message=message)])
 
 
@@ -143,7 +143,7 @@ def _expired(_body: _Body, message: str, _where: str, _server: str) -> RunFailed
     return Expired(message)
 
 
-def _absent(body: _Body, _message: str, where: str, _server: str) -> UserError:
+def _not_found(body: _Body, _message: str, where: str, _server: str) -> UserError:
     details = body.get("details") or {}
     if details.get("kind") == "namespaces":
         return NotFound([Problem(where=f"namespace {details.get('name')}", message="does not exist")])
@@ -152,32 +152,34 @@ def _absent(body: _Body, _message: str, where: str, _server: str) -> UserError:
     return UserError.at(f"{PLURAL}.{GROUP}", INSTALL)
 
 
-def _refused(body: _Body, message: str, where: str, _server: str) -> UserError:
+def _invalid(body: _Body, message: str, where: str, _server: str) -> UserError:
     policy = _POLICY.search(message)
     if policy:
         return UserError.at(where, policy["message"].strip())
-    causes = [each for each in (body.get("details") or {}).get("causes") or [] if each.get("message")]
-    problems = [Problem(where=each.get("field") or where, message=_cause(each["message"])) for each in causes]
+    causes = [cause for cause in (body.get("details") or {}).get("causes") or [] if cause.get("message")]
+    problems = [
+        Problem(where=cause.get("field") or where, message=_without_object_value(cause["message"])) for cause in causes
+    ]
     if problems:
         return UserError(problems)
     unknown = re.findall(r'unknown field "([^"]+)"', message)
     if unknown:
-        told = "is not known to this cluster's version of PromptIntern"
-        return UserError([Problem(where=field, message=told) for field in unknown])
+        unknown_message = "is not known to this cluster's version of PromptIntern"
+        return UserError([Problem(where=field, message=unknown_message) for field in unknown])
     return UserError.at(where, message)
 
 
-_BECOMES: dict[int, Callable[[_Body, str, str, str], UserError | RunFailed]] = {
-    0: _silent,
-    401: _unknown_user,
-    403: _no_right,
-    404: _absent,
+_TRANSLATIONS: dict[int, Callable[[_Body, str, str, str], UserError | RunFailed]] = {
+    0: _unreachable,
+    401: _unauthorized,
+    403: _forbidden_error,
+    404: _not_found,
     409: _conflict,
     410: _expired,
     **dict.fromkeys((429, 500, 502, 503, 504), _busy),
 }
 
 
-def _cause(message: str) -> str:
+def _without_object_value(message: str) -> str:
     """Without the value of a whole object, which says nothing."""
     return re.sub(r'^Invalid value: (?:"object"|"string"|"array"|null|\{.*?\}): ', "", message)

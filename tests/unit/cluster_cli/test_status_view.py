@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from promptintern.cluster.tables import blocks, jobs_table
+from promptintern.cluster.status_view import job_blocks, jobs_table
 from rich.console import Console
 from rich.text import Text
 
@@ -12,7 +12,7 @@ from tests.unit.cluster_cli.documents import NOW, condition, stored, training
 
 def printed(columns: int, *, terminal: bool = True, job: object = None) -> str:
     console = Console(file=io.StringIO(), width=columns, force_terminal=terminal, color_system=None, highlight=False)
-    for block in blocks(job or training(), now=NOW, console=console, flags=" -n team-a"):  # type: ignore[arg-type]
+    for block in job_blocks(job or training(), now=NOW, console=console, flags=" -n team-a"):  # type: ignore[arg-type]
         console.print(block, soft_wrap=isinstance(block, Text))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -60,7 +60,7 @@ def test_a_job_that_has_ended() -> None:
 def test_the_list(columns: int) -> None:
     console = Console(file=io.StringIO(), width=columns, highlight=False)
     jobs = [stored(phase="Training", stage="2/4", tokens=42.5, score="0.910"), stored(phase=None)]
-    console.print(jobs_table(jobs, now=NOW, console=console, everywhere=True))
+    console.print(jobs_table(jobs, now=NOW, console=console, all_namespaces=True))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     for text in ("team-a", "small", "Training", "2/4", "42.5", "0.910", "1h"):

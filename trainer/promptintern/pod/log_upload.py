@@ -9,35 +9,37 @@ from promptintern.errors import RunFailed, UserError
 from promptintern.storage.store import Store
 
 RAY_LOGS = Path("/tmp/ray/session_latest/logs")
-_WANTED = ("job-driver-*.log", "gcs_server.*", "raylet.*", "python-core-driver-*.log")
+_PATTERNS = ("job-driver-*.log", "gcs_server.*", "raylet.*", "python-core-driver-*.log")
 TAIL_BYTES = 1 << 20
 SECONDS_BETWEEN = 15.0
 _log = structlog.get_logger("promptintern.pod")
 
 
-def ship_logs(store: Store, stop: threading.Event, *, logs: Path = RAY_LOGS, seconds: float = SECONDS_BETWEEN) -> None:
+def upload_logs(
+    store: Store, stop: threading.Event, *, logs: Path = RAY_LOGS, seconds: float = SECONDS_BETWEEN
+) -> None:
     """Upload what changed every ``seconds`` until ``stop``, and once more then. Never raises for storage's sake.
 
     Args:
         store: The attempt's folder of logs.
     """
-    shipped: dict[str, tuple[int, int]] = {}
+    uploaded: dict[str, tuple[int, int]] = {}
     while True:
-        last = stop.wait(seconds)
-        for path in sorted({path for pattern in _WANTED for path in logs.glob(pattern)}):
-            _ship(path, store, shipped)
-        if last:
+        is_last = stop.wait(seconds)
+        for path in sorted({path for pattern in _PATTERNS for path in logs.glob(pattern)}):
+            _upload(path, store, uploaded)
+        if is_last:
             return
 
 
-def _ship(path: Path, store: Store, shipped: dict[str, tuple[int, int]]) -> None:
+def _upload(path: Path, store: Store, uploaded: dict[str, tuple[int, int]]) -> None:
     try:
-        found = path.stat()
-        state = (found.st_size, found.st_mtime_ns)
-        if found.st_size == 0 or shipped.get(path.name) == state:
+        stat = path.stat()
+        state = (stat.st_size, stat.st_mtime_ns)
+        if stat.st_size == 0 or uploaded.get(path.name) == state:
             return
         store.write(path.name, tail(path))
-        shipped[path.name] = state
+        uploaded[path.name] = state
     except (OSError, UserError, RunFailed) as error:
         _log.warning("log not stored", file=path.name, error=str(error).splitlines()[0])
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from promptintern.cluster import words
+from promptintern.cluster import messages
 
 from tests.unit.cluster_cli.documents import NOW, condition, stored, training
 
@@ -13,7 +13,7 @@ STARTING = condition("Training", "False", "Starting", "attempt 1 starts")
 
 
 @pytest.mark.parametrize(
-    ("phase", "conditions", "told"),
+    ("phase", "conditions", "expected"),
     [
         ("Pending", [], []),
         ("Checking", [condition("Accepted", "Unknown", "Checking", "looking")], ["being checked (Checking): looking"]),
@@ -83,37 +83,37 @@ STARTING = condition("Training", "False", "Starting", "attempt 1 starts")
         ),
     ],
 )
-def test_the_conditions_that_matter(phase: str, conditions: list[dict[str, Any]], told: list[str]) -> None:
+def test_the_conditions_that_matter(phase: str, conditions: list[dict[str, Any]], expected: list[str]) -> None:
     job = stored(phase=phase, conditions=conditions)
-    assert [words.sentence(each) for each in words.that_matter(job)] == told
+    assert [messages.condition_message(each) for each in messages.relevant_conditions(job)] == expected
 
 
 def test_a_line_a_change() -> None:
     before, after = stored(phase="Checking"), training()
-    lines = words.changes(before, after)
+    lines = messages.changes(before, after)
     assert lines[0] == "Training, stage 2/4"
     assert "attempt 1 ended (Infrastructure): node worker-7 went away [31m" in lines
     assert "stage 1 done: 1234.5 prompt tokens a query, loss 0.5123, score 0.875" in lines
     assert "stage 2: template rate 0.67, 3 examples, 800.2 prompt tokens a query" in lines
-    assert words.changes(after, after) == []
-    assert words.changes(None, stored()) == []
+    assert messages.changes(after, after) == []
+    assert messages.changes(None, stored()) == []
 
 
 def test_progress_in_a_line() -> None:
-    assert words.progress(training()) == "stage 2: step 30/120 (25 %), 12,346 tokens/s, 1h 30m left"
-    assert words.progress(stored()) is None
+    assert messages.progress_line(training()) == "stage 2: step 30/120 (25 %), 12,346 tokens/s, 1h 30m left"
+    assert messages.progress_line(stored()) is None
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0, "0s"), (-5, "0s"), (59, "59s"), (60, "1m"), (3720, "1h 2m"), (90_000, "1d 1h")]
+    ("seconds", "expected"), [(0, "0s"), (-5, "0s"), (59, "59s"), (60, "1m"), (3720, "1h 2m"), (90_000, "1d 1h")]
 )
-def test_durations(seconds: float, told: str) -> None:
-    assert words.duration(seconds) == told
+def test_durations(seconds: float, expected: str) -> None:
+    assert messages.duration(seconds) == expected
 
 
 def test_an_operator_that_is_silent() -> None:
-    assert "no operator has looked" in str(words.waiting_for_operator(stored(observedGeneration=0), NOW))
-    assert words.waiting_for_operator(stored(phase="Training"), NOW) is None
+    assert "no operator has looked" in str(messages.waiting_for_operator(stored(observedGeneration=0), NOW))
+    assert messages.waiting_for_operator(stored(phase="Training"), NOW) is None
 
 
 def test_a_status_of_another_version() -> None:
