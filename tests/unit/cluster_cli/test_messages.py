@@ -1,5 +1,6 @@
 """Which conditions are told, and what a watch prints in a log."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -100,15 +101,25 @@ def test_a_line_a_change() -> None:
 
 
 def test_progress_in_a_line() -> None:
-    assert messages.progress_line(training()) == "stage 2: step 30/120 (25 %), 12,346 tokens/s, 1h 30m left"
+    assert messages.progress_line(training()) == "stage 2: step 30/120 (25 %), 12,346 tokens/s, 1 h 30 min left"
     assert messages.progress_line(stored()) is None
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [(0, "0s"), (-5, "0s"), (59, "59s"), (60, "1m"), (3720, "1h 2m"), (90_000, "1d 1h")]
+    ("seconds", "elapsed", "age"),
+    [
+        (0, "0.0 s", "0s"),
+        (-5, "0.0 s", "0s"),
+        (59, "59 s", "59s"),
+        (60, "1 min", "1m"),
+        (3720, "1 h 2 min", "1h"),
+        (90_000, "25 h", "1d"),
+    ],
 )
-def test_durations(seconds: float, expected: str) -> None:
-    assert messages.duration(seconds) == expected
+def test_times(seconds: float, elapsed: str, age: str) -> None:
+    start = NOW - timedelta(seconds=seconds)
+    assert messages.elapsed(start, NOW) == elapsed
+    assert messages.age(start, NOW) == age
 
 
 def test_an_operator_that_is_silent() -> None:

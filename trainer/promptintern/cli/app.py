@@ -11,11 +11,12 @@ from typing import Annotated
 
 import typer
 from promptintern_api.contract import ExitCode
-from rich.console import Console
 
 from promptintern.cli import cluster, pod
 from promptintern.cli.console import StopFlag, quiet_libraries, terminal_observer
+from promptintern.cli.options import BaseModel, JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
+from promptintern.terminal import print_error, print_line
 from promptintern.uris import to_uri
 
 _SPIN_COUNT = "20000"
@@ -34,11 +35,6 @@ app = typer.Typer(
 
 app.add_typer(pod.app, hidden=True)
 
-Job = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file with a PromptInternJob.", show_default=False)]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec (repeatable).", show_default=False),
-]
 Workdir = Annotated[
     Path | None,
     typer.Option(
@@ -69,13 +65,13 @@ def root(
 
 @app.command(epilog="Example: promptintern run examples/quickstart.yaml --set training.seed=1")
 def run(
-    job: Job,
+    job: JobFile,
     workdir: Workdir = None,
     workers: Annotated[
         int,
         typer.Option(min=0, max=1024, help="Training processes on this machine; 0 trains in this one."),
     ] = 0,
-    overrides: Set = None,
+    overrides: Overrides = None,
 ) -> None:
     """Run all stages and arms and write the report. Run it again after an interruption: it continues."""
     stop = StopFlag()
@@ -91,7 +87,7 @@ def run(
             with terminal_observer(stop) as observer:
                 report = run_job(loaded, storage_uri=storage_uri, workers=workers, observer=observer)
         except Stopped as stopped:
-            _err(f"saved at {stopped.where}; run the same command again to continue")
+            print_error(f"saved at {stopped.where}; run the same command again to continue")
             raise typer.Exit(128 + (stop.signal or 15)) from None
     print_verdict(report, open_run(loaded, storage_uri).store.uri)
     if report.verdict.outcome == "StoppedByGate":
@@ -100,8 +96,8 @@ def run(
 
 @app.command(epilog="Example: promptintern validate job.yaml")
 def validate(
-    job: Job,
-    overrides: Set = None,
+    job: JobFile,
+    overrides: Overrides = None,
     findings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the problems here, as JSON.", hidden=True)
     ] = None,
@@ -115,19 +111,18 @@ def validate(
         # Who writes findings is a pod, whose job will store with the very credentials that it has.
         result = check_job(load_job(job, overrides or []), storage=findings is not None)
     for warning in result.warnings:
-        _err(f"warning: {warning}", style="yellow")
+        print_error(f"warning: {warning}", style="yellow")
     if result.problems:
         with writing_findings(findings):
             raise UserError(result.problems)
-    out = Console(highlight=False)
     for line in result.summary:
-        out.print(line, markup=False, soft_wrap=True)
+        print_line(line)
 
 
 @app.command(epilog="Example: promptintern prepare examples/quickstart.yaml --row 3")
 def prepare(
-    job: Job,
-    overrides: Set = None,
+    job: JobFile,
+    overrides: Overrides = None,
     row: Annotated[int, typer.Option(min=0, help="Training row whose prompts are shown.")] = 0,
 ) -> None:
     """Show what would be trained: a table of the stages, and one row's prompt at every stage."""
@@ -158,9 +153,7 @@ def predict(
             help="Write one JSON object a query here (- for standard output): the input's fields with `answer`.",
         ),
     ] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="URI of the base model, if it lies elsewhere than when it was trained.")
-    ] = None,
+    base_model: BaseModel = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries answered at once.")] = 32,
 ) -> None:
     """Answer queries with the internalized model: the query alone is sent.
@@ -200,19 +193,16 @@ def export(
     merged: Annotated[
         Path, typer.Option("--merged", metavar="DIR", help="Write the merged model here (a new folder).")
     ],
-    base_model: Annotated[str | None, typer.Option(help="URI of the base model, if it lies elsewhere now.")] = None,
+    base_model: BaseModel = None,
 ) -> None:
     """Merge the adapter into the base weights, and print how far the merged model's logits drift."""
     from promptintern.commands.export import export_merged
 
     drift = export_merged(to_uri(run_folder), merged, base_model=to_uri(base_model) if base_model else None)
-    out = Console(highlight=False)
-    out.print(f"merged model: {merged}", markup=False, soft_wrap=True)
-    out.print(
+    print_line(f"merged model: {merged}")
+    print_line(
         f"drift over {drift.positions} positions: largest logit difference {drift.largest:.3g} (logits reach "
-        f"{drift.scale:.3g}), next token equal at {100 * drift.agreement:.1f} %",
-        markup=False,
-        soft_wrap=True,
+        f"{drift.scale:.3g}), next token equal at {100 * drift.agreement:.1f} %"
     )
 
 
@@ -223,10 +213,6 @@ def _storage_uri(workdir: Path | None, job_uri: str | None) -> str:
     if workdir is None and job_uri is not None:
         return job_uri
     return to_uri(str(workdir or "promptintern-runs"))
-
-
-def _err(text: str, style: str | None = None) -> None:
-    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -243,27 +229,29 @@ def main() -> None:
             sys.stdout.flush()
     except UserError as error:
         for problem in error.problems:
-            _err(f"error: {problem}", style="red")
+            print_error(f"error: {problem}", style="red")
         if len(error.problems) > 1:
-            _err(f"{len(error.problems)} problems")
+            print_error(f"{len(error.problems)} problems")
         sys.exit(ExitCode.USER_ERROR)
     except RunFailed as error:
-        _err(f"failed: {error}", style="red")
+        print_error(f"failed: {error}", style="red")
         sys.exit(ExitCode.FAILED)
     except KeyboardInterrupt:
-        _err("interrupted")
+        print_error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.FAILED)
     except OSError as error:
-        _err(f"failed: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), style="red")
+        print_error(
+            f"failed: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), style="red"
+        )
         sys.exit(ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 -- a defect of ours: short on the terminal, whole in a file
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
-        _err(f"failed: {type(error).__name__}: {error}", style="red")
-        _err(f"this is a defect of promptintern; details are in {file.name}")
+        print_error(f"failed: {type(error).__name__}: {error}", style="red")
+        print_error(f"this is a defect of promptintern; details are in {file.name}")
         sys.exit(ExitCode.FAILED)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from promptintern_api.contract import REPORT_HTML, REPORT_JSON, ExitCode
+from promptintern_api.contract import ADAPTER_FOLDER, REPORT_HTML, REPORT_JSON, ExitCode
 from rich.console import Console
 from rich.text import Text
 
+from promptintern.cli.options import JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
+from promptintern.terminal import output_console, print_error, print_line
 
 if TYPE_CHECKING:
     from promptintern.cluster.client import Cluster
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 
 _PROGRESS_SECONDS = 30.0
 """Time between two lines of progress in a log."""
-_LOG_COLUMNS = 120
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file with a PromptInternJob.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.", show_default=False)]
 Namespace = Annotated[
     str | None,
@@ -30,10 +30,6 @@ Namespace = Annotated[
 ]
 Context = Annotated[
     str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", show_default="current")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec (repeatable).", show_default=False),
 ]
 Endpoint = Annotated[
     str | None,
@@ -57,7 +53,7 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     job: JobFile,
-    overrides: Set = None,
+    overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the API server check it and keep nothing.")] = False,
     wait: Annotated[
         bool,
@@ -112,7 +108,7 @@ def status(
     elif watch:
         _watch(cluster, name, flags)
     else:
-        _print_job(_console(), cluster.job(name), flags)
+        _print_job(output_console(), cluster.job(name), flags)
 
 
 def logs(
@@ -134,8 +130,8 @@ def logs(
     cluster = _connect(context, namespace)
     reader = LogReader(
         cluster,
-        out=_write,
-        note=lambda text: _err(text, style="yellow"),
+        out=_write_log,
+        note=lambda text: print_error(text, style="yellow"),
         locate_run=lambda job: locate_run(cluster, job, endpoint=endpoint),
     )
     if follow:
@@ -168,16 +164,16 @@ def fetch(
     if fetched.report is not None:
         _print_report(fetched.report, folder)
     elif fetched.adapter is not None:
-        _say(f"adapter: {fetched.adapter}")
+        print_line(f"adapter: {fetched.adapter}")
     if fetched.adapter is None:
         raise RunFailed(
             f"there is no adapter under {location.uri}, only a report; {name} is {job.status.phase or 'new'}"
         )
     base = fetched.base_model or ""
     base_model_flag = " --base-model FOLDER" if base.startswith("file://") else ""
-    _say(f"next: promptintern predict {fetched.adapter}{base_model_flag} 'YOUR QUERY'")
+    print_line(f"next: promptintern predict {fetched.adapter}{base_model_flag} 'YOUR QUERY'")
     if base_model_flag:
-        _say(f"(its base model lies at {base} in the cluster; FOLDER is a copy of it here)")
+        print_line(f"(its base model lies at {base} in the cluster; FOLDER is a copy of it here)")
 
 
 def _connect(context: str | None, namespace: str | None) -> "Cluster":
@@ -202,18 +198,18 @@ def _print_submitted(submitted: "SubmissionResult", *, file: Path, flags: str, d
         Action.UPDATED: f"{where}: changed",
         Action.REPLACED: f"{where}: had not been accepted yet; its spec is now that of {file}",
     }[submitted.action]
-    _say(f"{message} (dry run: nothing was kept)" if dry_run else message)
+    print_line(f"{message} (dry run: nothing was kept)" if dry_run else message)
     for difference in submitted.differences:
-        _say(f"  {difference}")
+        print_line(f"  {difference}")
     if dry_run:
-        _say(f"next: promptintern submit {file}{flags}")
+        print_line(f"next: promptintern submit {file}{flags}")
     elif not is_waiting:
         for line in (
             f"promptintern status {job.name} --watch{flags}",
             f"promptintern logs {job.name} -f{flags}",
             f"promptintern fetch {job.name} ./{job.name}{flags}      (when it has succeeded)",
         ):
-            _say(f"next: {line}")
+            print_line(f"next: {line}")
 
 
 def _print_jobs(cluster: "Cluster", *, all_namespaces: bool) -> None:
@@ -222,13 +218,13 @@ def _print_jobs(cluster: "Cluster", *, all_namespaces: bool) -> None:
 
     jobs = cluster.jobs(all_namespaces=all_namespaces)
     if not jobs:
-        _say(
+        print_line(
             "no jobs in any namespace"
             if all_namespaces
             else f"no jobs in namespace {cluster.namespace}; submit one: promptintern submit JOB"
         )
         return
-    console = _console()
+    console = output_console()
     console.print(jobs_table(jobs, now=now(), console=console, all_namespaces=all_namespaces))
 
 
@@ -246,11 +242,11 @@ def _watch(cluster: "Cluster", name: str, flags: str) -> None:
     Raises:
         typer.Exit: with 1 if it failed or was deleted, with 2 if it was refused.
     """
-    console = _console()
+    console = output_console()
     try:
         last = _watch_live(console, cluster, name, flags) if console.is_terminal else _watch_lines(cluster, name)
     except KeyboardInterrupt:
-        _err(f"{name} goes on without you; look again with: promptintern status {name} --watch{flags}")
+        print_error(f"{name} goes on without you; look again with: promptintern status {name} --watch{flags}")
         raise
     if last is None:
         raise RunFailed(f"{name} was deleted")
@@ -304,19 +300,19 @@ def _watch_lines(cluster: "Cluster", name: str, *, clock: Callable[[], float] = 
     for update in watch_job(cluster, name):
         match update:
             case Interrupted():
-                _timed(f"{update.reason}; trying again")
+                _print_timed(f"{update.reason}; trying again")
             case Resumed():
-                _timed("the API server answers again")
+                _print_timed("the API server answers again")
             case Deleted():
                 return None
             case _:
                 lines = changes(before, update)
                 for line in lines:
-                    _timed(line)
+                    _print_timed(line)
                 steps = progress_line(update)
                 due = bool(lines) or clock() - last_progress >= _PROGRESS_SECONDS
                 if steps and due and steps != (progress_line(before) if before else None):
-                    _timed(steps)
+                    _print_timed(steps)
                     last_progress = clock()
                 before = update
                 if update.is_settled:
@@ -324,8 +320,8 @@ def _watch_lines(cluster: "Cluster", name: str, *, clock: Callable[[], float] = 
     return before
 
 
-def _timed(text: str) -> None:
-    _say(f"{time.strftime('%H:%M:%S')} {text}")
+def _print_timed(text: str) -> None:
+    print_line(f"{time.strftime('%H:%M:%S')} {text}")
 
 
 def _print_report(folder: Path, parent: Path) -> None:
@@ -337,29 +333,15 @@ def _print_report(folder: Path, parent: Path) -> None:
     try:
         report = Report.model_validate_json((folder / REPORT_JSON).read_bytes())
     except (OSError, ValidationError):  # of another version
-        _say(f"report:  {folder}/{REPORT_HTML}")
-        _say(f"adapter: {parent}/adapter")
+        print_line(f"report:  {folder}/{REPORT_HTML}")
+        print_line(f"adapter: {parent}/{ADAPTER_FOLDER}")
         return
     from promptintern.cli.verdict import print_verdict
 
     print_verdict(report, str(parent))
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_LOG_COLUMNS)
-
-
-def _say(text: str) -> None:
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)
-    sys.stdout.flush()
-
-
-def _err(text: str, style: str | None = None) -> None:
-    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
-
-
-def _write(content: bytes) -> None:
+def _write_log(content: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()

@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE, REPORT_HTML
+from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE, REPORT_FOLDER, REPORT_HTML
 
 from promptintern.cluster.objects import Job
 from promptintern.cluster.run_location import RunLocation
@@ -50,7 +50,7 @@ def fetch(location: RunLocation, job: Job, folder: Path) -> Fetched:
         with location.hinting():
             store = location.open()
             adapter = _fetch_adapter(store.child(ADAPTER_FOLDER), partial / ADAPTER_FOLDER)
-            report = _fetch_report(store.child("report"), partial / "report")
+            report = _fetch_report(store.child(REPORT_FOLDER), partial / REPORT_FOLDER)
         if not adapter and not report:
             raise RunFailed(_nothing_stored_message(job, location))
         if folder.is_dir():
@@ -58,7 +58,7 @@ def fetch(location: RunLocation, job: Job, folder: Path) -> Fetched:
         partial.rename(folder)
     return Fetched(
         adapter=folder / ADAPTER_FOLDER if adapter else None,
-        report=folder / "report" if report else None,
+        report=folder / REPORT_FOLDER if report else None,
         base_model=_base_model(folder / ADAPTER_FOLDER) if adapter else None,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from promptintern_api.contract import LOGS_FOLDER
 from promptintern_api.status import AttemptStatus
 
 from promptintern.cluster import messages
@@ -239,7 +240,7 @@ class LogReader:
     def _read_stored(self, job: Job, attempt: AttemptStatus) -> None:
         location = self._locate_run(job)
         with location.hinting():
-            store = location.open().child("logs", attempt.ray_job_name)
+            store = location.open().child(LOGS_FOLDER, attempt.ray_job_name)
             stored = {path: store.read(path) for path in store.list() if path.startswith(_DRIVER)}
         for path, content in stored.items():
             position = self._positions.get((attempt.ray_job_name, path))

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from promptintern_api.status import AttemptStatus, Condition, Outcome, Phase, StageStatus
 
 from promptintern.cluster.objects import Job
+from promptintern.report.words import duration
 
 _HEADINGS = {
     ("Accepted", "Unknown"): "being checked",
@@ -28,6 +29,7 @@ _IMPLIED = {
     ("Failed", "False"),
 }
 """What goes without saying: the phase, or another condition, tells it."""
+_AGE_UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
 _ORDINALS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
@@ -169,16 +171,12 @@ def progress_line(job: Job) -> str | None:
     return f"stage {stage.index + 1}: step {progress.step}/{progress.total}{share}{loss}{speed}{left}"
 
 
-def duration(seconds: float) -> str:
-    """Two units at the most, as in 3h 5m."""
-    whole = max(0, round(seconds))
-    for size, unit, small, small_unit in ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            rest = whole % size // small
-            return f"{whole // size}{unit} {rest}{small_unit}" if rest else f"{whole // size}{unit}"
-    return f"{whole}s"
+def elapsed(start: datetime, end: datetime) -> str:
+    """The time from ``start`` to ``end``, such as ``3 h 5 min``; none if the clocks of two machines disagree."""
+    return duration(max(0.0, (end - start).total_seconds()))
 
 
-def age(moment: datetime, now: datetime) -> str:
-    """Time since ``moment``, in its largest unit, as kubectl shows it."""
-    return duration((now - moment).total_seconds()).split()[0]
+def age(created: datetime, now: datetime) -> str:
+    """The time since ``created`` in its largest unit, such as ``3d``, as in kubectl's AGE column."""
+    seconds = max(0, round((now - created).total_seconds()))
+    return next((f"{seconds // size}{unit}" for size, unit in _AGE_UNITS if seconds >= size), f"{seconds}s")

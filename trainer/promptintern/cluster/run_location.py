@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from promptintern_api.contract import dependent_name
+from promptintern_api.contract import ADAPTER_FOLDER, dependent_name
 
 from promptintern.cluster.api_errors import Forbidden
 from promptintern.cluster.objects import Document, Job
@@ -111,9 +111,9 @@ def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = N
             region=storage.get("region"),
         )
     outputs = job.status.training.outputs if job.status.training else None
-    if outputs and outputs.adapter and outputs.adapter.endswith("/adapter"):
+    if outputs and outputs.adapter and outputs.adapter.endswith(f"/{ADAPTER_FOLDER}"):
         return RunLocation(
-            uri=outputs.adapter.removesuffix("/adapter"),
+            uri=outputs.adapter.removesuffix(f"/{ADAPTER_FOLDER}"),
             endpoint=endpoint,
             region=None,
             is_endpoint_unknown=endpoint is None,

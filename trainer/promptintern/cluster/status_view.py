@@ -5,13 +5,13 @@ from datetime import datetime
 
 from promptintern_api.status import AttemptStatus, Outcome, Phase, StageStatus
 from rich.console import Console, RenderableType
-from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from promptintern.cluster import messages
 from promptintern.cluster.objects import Job
+from promptintern.terminal import fitted_table
 
 _COLOURS = {
     Phase.SUCCEEDED: "green",
@@ -21,7 +21,6 @@ _COLOURS = {
     Phase.SUSPENDED: "yellow",
     Phase.QUEUED: "yellow",
 }
-_UNLIMITED_WIDTH = 10_000
 _BAR_WIDTH = 30
 
 
@@ -67,7 +66,7 @@ def jobs_table(jobs: Sequence[Job], *, now: datetime, console: Console, all_name
             Text(messages.age(job.created, now)),
         ]
         table.add_row(*([Text(job.namespace), *cells] if all_namespaces else cells))
-    return _fitted(table, console)
+    return fitted_table(table, console)
 
 
 def _heading(job: Job, now: datetime) -> Text:
@@ -76,8 +75,8 @@ def _heading(job: Job, now: datetime) -> Text:
     if status.stage:
         heading.append(f" · stage {status.stage}")
     if status.start_time is not None:
-        took = (status.completion_time or now) - status.start_time
-        heading.append(f" · {'took' if status.completion_time else 'for'} {messages.duration(took.total_seconds())}")
+        elapsed = messages.elapsed(status.start_time, status.completion_time or now)
+        heading.append(f" · {'took' if status.completion_time else 'for'} {elapsed}")
     else:
         heading.append(f" · {messages.age(job.created, now)} old")
     return heading
@@ -113,7 +112,7 @@ def _stages(job: Job, now: datetime, console: Console) -> list[RenderableType]:
             f"{stage.score:.3f}" if stage.score is not None else "",
             _stage_duration(stage, now, running=job.status.phase is Phase.TRAINING),
         )
-    blocks: list[RenderableType] = [_fitted(table, console)]
+    blocks: list[RenderableType] = [fitted_table(table, console)]
     line = messages.progress_line(job)
     if line and training.progress is not None:
         if console.is_terminal and console.width > _BAR_WIDTH and training.progress.total:
@@ -127,7 +126,7 @@ def _stages(job: Job, now: datetime, console: Console) -> list[RenderableType]:
 def _stage_duration(stage: StageStatus, now: datetime, *, running: bool) -> str:
     if stage.started_at is None or (stage.finished_at is None and not running):
         return ""
-    return messages.duration(((stage.finished_at or now) - stage.started_at).total_seconds())
+    return messages.elapsed(stage.started_at, stage.finished_at or now)
 
 
 def _attempts(job: Job, now: datetime, console: Console) -> list[RenderableType]:
@@ -142,15 +141,14 @@ def _attempts(job: Job, now: datetime, console: Console) -> list[RenderableType]
     table.add_column("RayJob", no_wrap=True)
     ordered = sorted(attempts, key=lambda attempt: attempt.number)
     for attempt in ordered:
-        end = attempt.finished_at or now
         table.add_row(
             str(attempt.number),
             str(attempt.outcome or "running"),
-            messages.duration((end - attempt.started_at).total_seconds()) if attempt.started_at else "",
+            messages.elapsed(attempt.started_at, attempt.finished_at or now) if attempt.started_at else "",
             str(attempt.head_pods),
             attempt.ray_job_name,
         )
-    blocks: list[RenderableType] = [_fitted(table, console)]
+    blocks: list[RenderableType] = [fitted_table(table, console)]
     blocks += [
         Text(f"attempt {attempt.number}: {messages.printable(attempt.message)}")
         for attempt in ordered
@@ -183,16 +181,3 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table
-
-
-def _fitted(table: Table, console: Console) -> RenderableType:
-    """The table, or its cells under one another where the terminal is too narrow for it."""
-    if Measurement.get(console, console.options.update(width=_UNLIMITED_WIDTH), table).maximum <= console.width:
-        return table
-    lines = []
-    for row in zip(*(column.cells for column in table.columns), strict=True):
-        name, *cells = map(str, row)
-        lines.append(f"{table.columns[0].header} {name}")
-        named = zip(table.columns[1:], cells, strict=True)
-        lines += [f"  {column.header}: {cell}" for column, cell in named if cell]
-    return Text("\n".join(lines))
