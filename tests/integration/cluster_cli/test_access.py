@@ -47,7 +47,7 @@ def test_a_kubeconfig_that_is_none(run: Run, tmp_path: Path, text: str) -> None:
 
 def test_a_context_that_is_not_there(run: Run, installed: ApiServer) -> None:
     said = one_sentence(run(installed.kubeconfig, "status", "--context", "tset"), 2)
-    assert "--context: there is no tset" in said
+    assert "--context: no context is named tset" in said
 
 
 def test_nobody_answers(run: Run, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_login_program_that_is_missing(run: Run, installed: ApiServer, tmp_pat
         }
     }
     said = one_sentence(run(write_kubeconfig(tmp_path / "config", {**installed.server(), "user": user}), "status"), 2)
-    assert "you could not be logged in" in said
+    assert "the login failed" in said
     assert "no-such-login" in said
 
 

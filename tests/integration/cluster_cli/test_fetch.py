@@ -154,7 +154,7 @@ def test_nothing_is_there_yet(command: Command, place: Place, installed: ApiServ
     set_status(installed, place.namespace, "small", phase="Training", stage="2/4")
     ran = command("fetch", "small", tmp_path / "got")
     assert ran.code == 1
-    assert "the job is Training, stage 2/4; fetch it when it has succeeded" in ran.err
+    assert "the job is Training, stage 2/4; fetch it after it has succeeded" in ran.err
     assert not (tmp_path / "got").exists()
 
 

@@ -71,7 +71,7 @@ def ended(server: ApiServer, place: Place, **more: object) -> None:
 def test_before_anything_has_run(command: Command, place: Place) -> None:
     ran = command("logs", "small")
     assert ran.code == 0, ran.err
-    assert "nothing of it has run" in ran.err
+    assert "none of its pods has run" in ran.err
 
 
 def test_a_refused_job_says_why(command: Command, place: Place, installed: ApiServer) -> None:
@@ -91,14 +91,14 @@ def test_after_the_end_the_stored_log(command: Command, place: Place, installed:
     ran = command("logs", "small", *flags)
     assert ran.code == 0, ran.err
     assert ran.out == "line 1\nline 2\n"
-    assert "attempt 1 ended: Application: it broke" in ran.err
+    assert "attempt 1 ended (Application): it broke" in ran.err
 
 
 def test_an_attempt_that_is_none(command: Command, place: Place, installed: ApiServer) -> None:
     ended(installed, place)
     ran = command("logs", "small", "--attempt", "3")
     assert ran.code == 2
-    assert "has no attempt 3; it has 1" in ran.err
+    assert "has no attempt 3; its attempts: 1" in ran.err
 
 
 def test_nothing_was_stored(command: Command, place: Place, installed: ApiServer) -> None:
@@ -113,7 +113,7 @@ def test_a_pod_that_does_not_run_yet(command: Command, place: Place, installed: 
     set_status(installed, place.namespace, "small", phase="Starting", attempts=[attempt(1, "small")])
     ran = command("logs", "small")
     assert ran.code == 0, ran.err
-    assert "pod small-a1-head does not run yet: ImagePullBackOff: no" in ran.err
+    assert "pod small-a1-head is not running yet: ImagePullBackOff: no" in ran.err
 
 
 READ = [rule("promptintern.dev", ["promptinternjobs"], "get")]

@@ -46,7 +46,7 @@ def test_the_same_job_again_is_nothing_new(command: Command, job_file: JobFile) 
     command("submit", job_file())
     ran = command("submit", job_file())
     assert ran.code == 0, ran.err
-    assert "exists already and is the same (new); nothing to do" in ran.out
+    assert "already exists and does not differ from the file (new); nothing was changed" in ran.out
 
 
 def test_what_may_change_changes_and_the_rest_says_how(
@@ -69,7 +69,7 @@ def test_what_may_change_changes_and_the_rest_says_how(
 
     ran = command("submit", job_file({"spec.training.seed": 1, "spec.suspend": False}))
     assert ran.code == 2
-    assert "exists already" in ran.err
+    assert "already exists" in ran.err
     assert "spec.training.seed: 0 in the cluster, 1 in the file" in ran.err
     assert "metadata.name=small-2" in ran.err
     there = installed.get("pij", "small", namespace)
@@ -85,7 +85,7 @@ def test_a_refused_job_is_mended_by_submitting_it_again(
     set_status(installed, namespace, "small", phase="Refused", conditions=[refused])
     ran = command("submit", job_file({"spec.training.seed": 2}))
     assert ran.code == 0, ran.err
-    assert "had not been accepted yet" in ran.out
+    assert "was not accepted yet" in ran.out
     assert "spec.training.learningRate: 0.5 in the cluster" in ran.out
     there = installed.get("pij", "small", namespace)
     assert there is not None
@@ -117,7 +117,7 @@ def test_an_older_crd_names_the_field(
     monkeypatch.setattr(submit, "read_submission", with_new_field)
     ran = command("submit", job_file())
     assert ran.code == 2
-    assert "spec.novelty: is not known to this cluster's version" in ran.err
+    assert "spec.novelty: is unknown to this cluster's version" in ran.err
 
 
 def test_two_namespaces_are_one_too_many(command: Command, job_file: JobFile) -> None:

@@ -359,7 +359,7 @@ def test_a_mistake_gives_a_clear_message(
     )
     assert ran.code == bad.code, ran.err
     assert "Traceback" not in ran.err + ran.out
-    assert "defect" not in ran.err
+    assert "bug in promptintern" not in ran.err
     for fragment in bad.says:
         assert fragment in ran.err
     assert sum(line.startswith(("error:", "failed:")) for line in ran.err.splitlines()) == 1

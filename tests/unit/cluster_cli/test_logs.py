@@ -165,7 +165,7 @@ def test_following_over_attempts_and_outages(tmp_path: Path, write: Callable[...
     )
     assert out == b"one\ntwo\nthree\nfour\nfive\n"
     assert "away; trying again" in notes
-    assert "attempt 1 ended: Infrastructure: end 1" in notes
+    assert "attempt 1 ended (Infrastructure): end 1" in notes
 
 
 def test_following_without_the_right_to_exec(tmp_path: Path, write: Callable[..., Callable[[], None]]) -> None:

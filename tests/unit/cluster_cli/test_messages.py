@@ -31,7 +31,7 @@ STARTING = condition("Training", "False", "Starting", "attempt 1 starts")
         (
             "Queued",
             [ACCEPTED, condition("QuotaReserved", "False", "Pending", "queue q: full"), STARTING],
-            ["waits for quota (Pending): queue q: full"],
+            ["waiting for quota (Pending): queue q: full"],
         ),
         (
             "Starting",
@@ -94,8 +94,8 @@ def test_a_line_a_change() -> None:
     lines = messages.changes(before, after)
     assert lines[0] == "Training, stage 2/4"
     assert "attempt 1 ended (Infrastructure): node worker-7 went away [31m" in lines
-    assert "stage 1 done: 1234.5 prompt tokens a query, loss 0.5123, score 0.875" in lines
-    assert "stage 2: template rate 0.67, 3 examples, 800.2 prompt tokens a query" in lines
+    assert "stage 1 done: 1234.5 prompt tokens per query, loss 0.5123, score 0.875" in lines
+    assert "stage 2: template rate 0.67, 3 examples, 800.2 prompt tokens per query" in lines
     assert messages.changes(after, after) == []
     assert messages.changes(None, stored()) == []
 
@@ -123,7 +123,7 @@ def test_times(seconds: float, elapsed: str, age: str) -> None:
 
 
 def test_an_operator_that_is_silent() -> None:
-    assert "no operator has looked" in str(messages.waiting_for_operator(stored(observedGeneration=0), NOW))
+    assert "no operator has observed" in str(messages.waiting_for_operator(stored(observedGeneration=0), NOW))
     assert messages.waiting_for_operator(stored(phase="Training"), NOW) is None
 
 

@@ -30,7 +30,7 @@ def test_only_what_the_file_sets_is_sent(tmp_path: Path) -> None:
     ("changes", "field", "says"),
     [
         ({"spec.data.train.uri": "file:///home/me/train.jsonl"}, "spec.data.train.uri", "upload it to S3"),
-        ({"spec.model.uri": "file:///models/llama"}, "spec.model.uri", "/models/llama is a path of this machine"),
+        ({"spec.model.uri": "file:///models/llama"}, "spec.model.uri", "/models/llama is a path on this machine"),
         ({"spec.storage": {"uri": "file:///runs"}}, "spec.storage.uri", "give an s3:// URI"),
         (
             {"spec.model.uri": "file:///models-old/a", "spec.compute.modelCache": CACHE},
@@ -40,12 +40,12 @@ def test_only_what_the_file_sets_is_sent(tmp_path: Path) -> None:
         (
             {"spec.model.uri": "file:///models/../etc", "spec.compute.modelCache": CACHE},
             "spec.model.uri",
-            "path of this machine",
+            "path on this machine",
         ),
         (
             {"spec.storage": {"uri": "file:///models/runs"}, "spec.compute.modelCache": CACHE | {"readOnly": True}},
             "spec.storage.uri",
-            "for reading only",
+            "read-only",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_patch_holds_what_changes_and_nothing_else(tmp_path: Path) -> None:
 def test_it_is_tried_again_where_somebody_was_quicker(tmp_path: Path) -> None:
     wanted = submission(tmp_path, {"spec.training.seed": 1})
     assert submit(FakeCluster(stored(phase="Refused"), changes=2), wanted).action is Action.REPLACED
-    with pytest.raises(UserError, match="changes all the time"):
+    with pytest.raises(UserError, match="keeps changing"):
         submit(FakeCluster(stored(phase="Refused"), changes=9), wanted)
 
 

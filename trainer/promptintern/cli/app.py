@@ -26,7 +26,7 @@ one of the cores; on a machine of its own it is up to a tenth slower so. The ima
 
 app = typer.Typer(
     name="promptintern",
-    help="Internalize a recurring prompt into LoRA weights, stage by stage, and say whether it worked.",
+    help="Internalize a recurring prompt into LoRA weights, stage by stage, and report whether it worked.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,8 +40,8 @@ Workdir = Annotated[
     typer.Option(
         "--workdir",
         metavar="DIR",
-        help="Folder for runs, instead of the job's storage.",
-        show_default="./promptintern-runs",
+        help="Folder to store runs in.",
+        show_default="spec.storage of the job, else ./promptintern-runs",
     ),
 ]
 
@@ -60,7 +60,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Internalize a recurring prompt into LoRA weights, stage by stage, and say whether it worked."""
+    """Internalize a recurring prompt into LoRA weights, stage by stage, and report whether it worked."""
 
 
 @app.command(epilog="Example: promptintern run examples/quickstart.yaml --set training.seed=1")
@@ -69,11 +69,13 @@ def run(
     workdir: Workdir = None,
     workers: Annotated[
         int,
-        typer.Option(min=0, max=1024, help="Training processes on this machine; 0 trains in this one."),
+        typer.Option(
+            min=0, max=1024, help="Number of training processes on this machine; with 0, the command itself trains."
+        ),
     ] = 0,
     overrides: Overrides = None,
 ) -> None:
-    """Run all stages and arms and write the report. Run it again after an interruption: it continues."""
+    """Run all stages and arms of a job and write the report. After an interruption, the same command continues."""
     stop = StopFlag()
     with stop.installed():
         from promptintern.cli.verdict import print_verdict
@@ -99,10 +101,10 @@ def validate(
     job: JobFile,
     overrides: Overrides = None,
     findings: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the problems here, as JSON.", hidden=True)
+        Path | None, typer.Option(metavar="FILE", help="Also write the problems to this file, as JSON.", hidden=True)
     ] = None,
 ) -> None:
-    """Check all that can be known without training: every problem at once, each with its field or file:line."""
+    """Check all that can be checked without training, and list every problem with its field or file:line."""
     from promptintern.cli.findings import exiting_on_infrastructure_failure, writing_findings
     from promptintern.commands.validate import check_job
     from promptintern.job import load_job
@@ -123,9 +125,9 @@ def validate(
 def prepare(
     job: JobFile,
     overrides: Overrides = None,
-    row: Annotated[int, typer.Option(min=0, help="Training row whose prompts are shown.")] = 0,
+    row: Annotated[int, typer.Option(min=0, help="Index of the training row to show, from 0.")] = 0,
 ) -> None:
-    """Show what would be trained: a table of the stages, and one row's prompt at every stage."""
+    """Show what would be trained: a table of the stages, and the prompt of one row at every stage."""
     from promptintern.cli.preview import print_preview
     from promptintern.commands.preview import preview
     from promptintern.job import load_job
@@ -137,29 +139,37 @@ def prepare(
     epilog="Example: promptintern predict promptintern-runs/default/quickstart-1a2b3c4d/adapter 'total of revenue'"
 )
 def predict(
-    adapter: Annotated[
-        str, typer.Argument(metavar="ADAPTER", help="Folder of the adapter (or of the run), or its URI.")
-    ],
-    query: Annotated[list[str] | None, typer.Argument(help="Queries; without any, one a line from stdin.")] = None,
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Folder or URI of the adapter, or of its run.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="QUERY", help="Queries to answer. Without any, standard input is read, one query per line."
+        ),
+    ] = None,
     input_file: Annotated[
         Path | None,
-        typer.Option("--input", metavar="JSONL", help="Queries from a JSONL file with a field `query`."),
+        typer.Option(
+            "--input",
+            metavar="JSONL",
+            help="Read the queries from this JSONL file, from the field `query` of each object.",
+        ),
     ] = None,
     output_file: Annotated[
         str | None,
         typer.Option(
             "--output",
             metavar="JSONL",
-            help="Write one JSON object a query here (- for standard output): the input's fields with `answer`.",
+            help="Write one JSON object per query to this file (- for standard output): the fields of the input, "
+            "and `answer`.",
         ),
     ] = None,
     base_model: BaseModel = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Queries answered at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of queries per batch.")] = 32,
 ) -> None:
-    """Answer queries with the internalized model: the query alone is sent.
+    """Answer queries with the internalized model, which receives the query without the prompt.
 
-    After a run that a gate stopped, the kept stage's prompt is sent with it. For an adapter on an S3 server other
-    than AWS, set AWS_ENDPOINT_URL.
+    If a gate stopped the run, the prompt of the stage that was kept is sent with each query. For an adapter on an S3
+    server other than AWS, set AWS_ENDPOINT_URL.
     """
     from promptintern.cli.predict import answer_queries
 
@@ -177,7 +187,7 @@ def predict(
 def report(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
 ) -> None:
-    """Build the report of a run again from its files."""
+    """Build the report of a run again from its stored files."""
     from promptintern.cli.verdict import print_verdict
     from promptintern.pipeline.facts import write_report
     from promptintern.storage.run import RunStore
@@ -191,18 +201,19 @@ def report(
 def export(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
     merged: Annotated[
-        Path, typer.Option("--merged", metavar="DIR", help="Write the merged model here (a new folder).")
+        Path,
+        typer.Option("--merged", metavar="DIR", help="Folder to write the merged model to; it must not exist yet."),
     ],
     base_model: BaseModel = None,
 ) -> None:
-    """Merge the adapter into the base weights, and print how far the merged model's logits drift."""
+    """Merge the adapter into the base weights, and print how much the merged model's logits drift."""
     from promptintern.commands.export import export_merged
 
     drift = export_merged(to_uri(run_folder), merged, base_model=to_uri(base_model) if base_model else None)
     print_line(f"merged model: {merged}")
     print_line(
-        f"drift over {drift.positions} positions: largest logit difference {drift.largest:.3g} (logits reach "
-        f"{drift.scale:.3g}), next token equal at {100 * drift.agreement:.1f} %"
+        f"drift over {drift.positions} positions: the largest logit difference is {drift.largest:.3g} (the largest "
+        f"logit is {drift.scale:.3g}), and the next token is the same at {100 * drift.agreement:.1f} %"
     )
 
 
@@ -251,7 +262,7 @@ def main() -> None:
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
         print_error(f"failed: {type(error).__name__}: {error}", style="red")
-        print_error(f"this is a defect of promptintern; details are in {file.name}")
+        print_error(f"this is a bug in promptintern; the traceback is in {file.name}")
         sys.exit(ExitCode.FAILED)
 
 

@@ -23,18 +23,21 @@ if TYPE_CHECKING:
 _PROGRESS_SECONDS = 30.0
 """Time between two lines of progress in a log."""
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.", show_default=False)]
 Namespace = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", metavar="NS", help="Namespace.", show_default="the context's"),
+    typer.Option("--namespace", "-n", metavar="NS", help="Namespace of the job.", show_default="that of the context"),
 ]
 Context = Annotated[
-    str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", show_default="current")
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", show_default="the current one"),
 ]
 Endpoint = Annotated[
     str | None,
     typer.Option(
-        metavar="URL", help="S3 server as this machine reaches it, if other than the job's.", show_default=False
+        metavar="URL",
+        help="URL of the S3 server as this machine reaches it, if it differs from the job's endpoint.",
+        show_default=False,
     ),
 ]
 
@@ -54,18 +57,23 @@ def register(app: typer.Typer) -> None:
 def submit(
     job: JobFile,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the API server check it and keep nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Let the API server check the job without storing it.")
+    ] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="Follow it until it ends: exit 0 if it succeeded, 1 if it failed, 2 if refused."),
+        typer.Option(
+            "--wait",
+            help="Watch the job until it ends; exit with 0 if it succeeded, 1 if it failed, 2 if it was refused.",
+        ),
     ] = False,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Create the job in a cluster. One that exists is changed where it may change.
+    """Create a job in a cluster, or change the existing job of that name.
 
-    At any time: suspend, retries, activeDeadlineSeconds, ttlSecondsAfterFinished and labels, as far as the file sets
-    them. Everything else: until the job was accepted.
+    The fields suspend, retries, activeDeadlineSeconds and ttlSecondsAfterFinished, labels and annotations can change at
+    any time; those that the file leaves out stay as they are. All other fields can change until the job is accepted.
     """
     from promptintern.cluster.submit import read_submission
     from promptintern.cluster.submit import submit as send
@@ -85,22 +93,24 @@ def submit(
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The job's name; all jobs without it.", show_default=False)
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the job. Without it, all jobs are listed.", show_default=False),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Follow it until it ends; exit codes as of submit --wait.")
+        bool,
+        typer.Option("--watch", "-w", help="Watch the job until it ends; the exit codes are those of submit --wait."),
     ] = False,
     all_namespaces: Annotated[
-        bool, typer.Option("--all-namespaces", "-A", help="List jobs of all namespaces.")
+        bool, typer.Option("--all-namespaces", "-A", help="List the jobs of all namespaces.")
     ] = False,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Say where a job stands: its stages, its attempts, what holds it up, what to do next."""
+    """Show the state of a job: its stages, its attempts, what it waits for, and what to do next."""
     if name is None and watch:
-        raise UserError.at("--watch", "needs the NAME of a job; for all of them: kubectl get pij --watch")
+        raise UserError.at("--watch", "needs the NAME of a job; to watch all jobs: kubectl get pij --watch")
     if name is not None and all_namespaces:
-        raise UserError.at("--all-namespaces", "lists all jobs; leave out NAME, or give --namespace")
+        raise UserError.at("--all-namespaces", "lists all jobs; leave out NAME, or give --namespace instead")
     cluster = _connect(context, namespace)
     flags = _flags(namespace, context)
     if name is None:
@@ -113,16 +123,21 @@ def status(
 
 def logs(
     name: Name,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Attempt.", show_default="the newest")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print the log as it grows, until the job ends.")
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Number of the attempt.", show_default="the newest one")
+    ] = None,
     endpoint: Endpoint = None,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Show what a job's trainer says, or said.
+    """Show the log of a job's trainer.
 
-    While its head pod runs, the log is read there (this needs the right to exec into pods); afterwards, and without
-    that right, the tail that the pod stored, with your own AWS credentials. Before the first attempt: the check's log.
+    While the head pod runs, the log is read in it, which needs the right to exec into pods. Without that right, and
+    after the pod is gone, the tail of the log is read from the job's storage with your own AWS credentials. Before the
+    first attempt, the log of the check is shown.
     """
     from promptintern.cluster.logs import LogReader
     from promptintern.cluster.run_location import locate_run
@@ -142,15 +157,18 @@ def logs(
 
 def fetch(
     name: Name,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder to download to; it must be new or empty.", show_default=False)
+    ],
     endpoint: Endpoint = None,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
     """Download a job's adapter and report from its storage, with your own AWS credentials.
 
-    They come to DIR/adapter, every file compared with its manifest, and DIR/report. Credentials are found as by every
-    AWS tool: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws; AWS_CA_BUNDLE names a CA of your own.
+    The adapter is written to DIR/adapter, and each of its files is compared with the manifest. The report is written to
+    DIR/report. Credentials are found as by every AWS tool: in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in
+    ~/.aws. AWS_CA_BUNDLE names the file of a certificate authority of your own.
     """
     from promptintern.cluster.fetch import check_target
     from promptintern.cluster.fetch import fetch as download
@@ -167,13 +185,13 @@ def fetch(
         print_line(f"adapter: {fetched.adapter}")
     if fetched.adapter is None:
         raise RunFailed(
-            f"there is no adapter under {location.uri}, only a report; {name} is {job.status.phase or 'new'}"
+            f"there is no adapter under {location.uri}, only a report; job {name} is {job.status.phase or 'new'}"
         )
     base = fetched.base_model or ""
     base_model_flag = " --base-model FOLDER" if base.startswith("file://") else ""
     print_line(f"next: promptintern predict {fetched.adapter}{base_model_flag} 'YOUR QUERY'")
     if base_model_flag:
-        print_line(f"(its base model lies at {base} in the cluster; FOLDER is a copy of it here)")
+        print_line(f"(the base model is at {base} in the cluster; FOLDER is your copy of it on this machine)")
 
 
 def _connect(context: str | None, namespace: str | None) -> "Cluster":
@@ -191,14 +209,14 @@ def _print_submitted(submitted: "SubmissionResult", *, file: Path, flags: str, d
     from promptintern.cluster.submit import Action
 
     job = submitted.job
-    where = f"{job.namespace}/{job.name}"
+    where, phase = f"{job.namespace}/{job.name}", job.status.phase or "new"
     message = {
         Action.CREATED: f"{where}: created",
-        Action.UNCHANGED: f"{where}: exists already and is the same ({job.status.phase or 'new'}); nothing to do",
+        Action.UNCHANGED: f"{where}: already exists and does not differ from the file ({phase}); nothing was changed",
         Action.UPDATED: f"{where}: changed",
-        Action.REPLACED: f"{where}: had not been accepted yet; its spec is now that of {file}",
+        Action.REPLACED: f"{where}: was not accepted yet; its spec was replaced by that of {file}",
     }[submitted.action]
-    print_line(f"{message} (dry run: nothing was kept)" if dry_run else message)
+    print_line(f"{message} (dry run: nothing was stored)" if dry_run else message)
     for difference in submitted.differences:
         print_line(f"  {difference}")
     if dry_run:
@@ -207,7 +225,7 @@ def _print_submitted(submitted: "SubmissionResult", *, file: Path, flags: str, d
         for line in (
             f"promptintern status {job.name} --watch{flags}",
             f"promptintern logs {job.name} -f{flags}",
-            f"promptintern fetch {job.name} ./{job.name}{flags}      (when it has succeeded)",
+            f"promptintern fetch {job.name} ./{job.name}{flags}      (after it has succeeded)",
         ):
             print_line(f"next: {line}")
 
@@ -219,9 +237,9 @@ def _print_jobs(cluster: "Cluster", *, all_namespaces: bool) -> None:
     jobs = cluster.jobs(all_namespaces=all_namespaces)
     if not jobs:
         print_line(
-            "no jobs in any namespace"
+            "there are no jobs in any namespace"
             if all_namespaces
-            else f"no jobs in namespace {cluster.namespace}; submit one: promptintern submit JOB"
+            else f"there are no jobs in namespace {cluster.namespace}; submit one with: promptintern submit JOB"
         )
         return
     console = output_console()
@@ -246,10 +264,10 @@ def _watch(cluster: "Cluster", name: str, flags: str) -> None:
     try:
         last = _watch_live(console, cluster, name, flags) if console.is_terminal else _watch_lines(cluster, name)
     except KeyboardInterrupt:
-        print_error(f"{name} goes on without you; look again with: promptintern status {name} --watch{flags}")
+        print_error(f"job {name} continues; watch it again with: promptintern status {name} --watch{flags}")
         raise
     if last is None:
-        raise RunFailed(f"{name} was deleted")
+        raise RunFailed(f"job {name} was deleted")
     _print_job(console, last, flags)
     if last.is_refused:
         raise typer.Exit(ExitCode.USER_ERROR)

@@ -153,7 +153,7 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
             at_a_time = f", {event.lanes} packs at a time" if event.lanes > 1 else ""
             return (
                 f"{event.name}: template rate {event.rate:.2f}, {event.shots} examples, "
-                f"{event.prompt_tokens:.1f} prompt tokens a query, {event.steps} steps of {event.tokens:,} tokens, "
+                f"{event.prompt_tokens:.1f} prompt tokens per query, {event.steps} steps of {event.tokens:,} tokens, "
                 f"of which {event.computed:,} are computed and {event.loss_tokens:,} have a loss{at_a_time}{start}"
             )
         case Stepped():

@@ -10,14 +10,14 @@ from promptintern_api.contract import ENV_RAY_JOB, LOGS_FOLDER, ExitCode
 
 from promptintern.errors import UserError
 
-app = typer.Typer(name="pod", help="What the operator's pods run.", no_args_is_help=True)
+app = typer.Typer(name="pod", help="Commands that the operator's pods run.", no_args_is_help=True)
 
-Job = Annotated[Path, typer.Argument(metavar="JOB", help="The resolved job.")]
+Job = Annotated[Path, typer.Argument(metavar="JOB", help="File with the resolved job.")]
 
 
 @app.command()
 def drive(job: Job) -> None:
-    """Run the job in this pod's Ray cluster, and say in its status how it goes."""
+    """Run the job in this pod's Ray cluster, and write its progress to the job's status."""
     from promptintern.cli.console import StopFlag, terminal_observer
     from promptintern.cli.findings import exiting_on_infrastructure_failure
     from promptintern.cli.verdict import print_verdict
@@ -40,10 +40,10 @@ def drive(job: Job) -> None:
 
 @app.command()
 def save(
-    role: Annotated[str, typer.Option(help="head or worker.")],
-    seconds: Annotated[float, typer.Option(min=0, help="How long to wait.")],
+    role: Annotated[str, typer.Option(help="Role of this pod: head or worker.")],
+    seconds: Annotated[float, typer.Option(min=0, help="Longest wait, in seconds.")],
 ) -> None:
-    """The preStop hook: have this pod's trainer save, and wait for it."""
+    """Ask this pod's trainer to save, and wait until it has ended. The pod's preStop hook runs this."""
     from promptintern.leaving import pod_folder
     from promptintern.pod.save import save as save_and_wait
 
@@ -54,7 +54,7 @@ def save(
 
 @app.command("ship-logs")
 def ship_logs(job: Job) -> None:
-    """The sidecar: keep the tails of this cluster's logs in the run's storage until the pod ends."""
+    """Upload the tails of this cluster's logs to the run's storage until the pod ends. The sidecar runs this."""
     import os
 
     # Nothing that loads torch: the sidecar has little memory.
@@ -65,7 +65,7 @@ def ship_logs(job: Job) -> None:
 
     loaded = load_job(job)
     if loaded.spec.storage is None:
-        raise UserError.at("spec.storage", "is missing")
+        raise UserError.at("spec.storage", "is required")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

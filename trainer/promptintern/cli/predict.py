@@ -35,8 +35,8 @@ def answer_queries(
     elif not records:
         records = [{"query": line} for line in _from_stdin()]
     if not records:
-        where = str(input_file) if input_file else "QUERY"
-        raise UserError.at(where, "holds no query: give queries as arguments, on standard input, or with --input")
+        where, message = (str(input_file), "contains no query") if input_file else ("QUERY", "is required")
+        raise UserError.at(where, f"{message}; give queries as arguments, on standard input, or with --input")
     _check_output(output_file)
     queries_to_answer = [record["query"] for record in records]
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:

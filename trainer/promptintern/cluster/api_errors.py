@@ -13,7 +13,7 @@ from promptintern.errors import Problem, RunFailed, UserError
 from promptintern.refusal import status_object
 
 INSTALL = (
-    "PromptIntern is not installed in this cluster; an administrator installs it with: helm install promptintern "
+    "PromptIntern is not installed in this cluster; an administrator can install it with: helm install promptintern "
     "charts/promptintern --namespace promptintern-system --create-namespace"
 )
 
@@ -114,12 +114,14 @@ def _forbidden_message(message: str) -> str:
     scope = f"in namespace {match['namespace']}" if match["namespace"] else "in the whole cluster"
     return (
         f"{match['user']} may not {match['verb']} {match['resource']}{group} {scope}; ask an administrator for a Role "
-        f"that allows verb {match['verb']} on {match['resource']}{group}"
+        f"that allows the verb {match['verb']} on {match['resource']}{group}"
     )
 
 
 def _unreachable(_body: _Body, message: str, _where: str, server: str) -> RunFailed:
-    return Unreachable(f"{server} cannot be reached ({message}); is the cluster up, and the network (VPN) too?")
+    return Unreachable(
+        f"{server} cannot be reached ({message}); check that the cluster is up and that your network (VPN) reaches it"
+    )
 
 
 def _busy(_body: _Body, message: str, _where: str, server: str) -> RunFailed:
@@ -164,7 +166,7 @@ def _invalid(body: _Body, message: str, where: str, _server: str) -> UserError:
         return UserError(problems)
     unknown = re.findall(r'unknown field "([^"]+)"', message)
     if unknown:
-        unknown_message = "is not known to this cluster's version of PromptIntern"
+        unknown_message = "is unknown to this cluster's version of PromptIntern"
         return UserError([Problem(where=field, message=unknown_message) for field in unknown])
     return UserError.at(where, message)
 

@@ -59,7 +59,7 @@ def connect(*, context: str | None = None, namespace: str | None = None) -> "Clu
         path = os.environ.get("KUBECONFIG")
         raise UserError.at(
             "kubeconfig",
-            f"there is none at {path or '~/.kube/config'}; set KUBECONFIG to the file that your cluster's "
+            f"does not exist at {path or '~/.kube/config'}; set KUBECONFIG to the file that your cluster's "
             "administrator gave you",
         )
     return Cluster(access, namespace=namespace or access.namespace)
@@ -84,7 +84,7 @@ def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
     except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError.at(where, f"cannot be used: {_first_line(error)}") from None
     if errors:  # a login program that failed; without it every request would be refused
-        raise UserError.at(where, f"context {active['name']}: you could not be logged in: {errors[0]}")
+        raise UserError.at(where, f"context {active['name']}: the login failed: {errors[0]}")
     return Access(
         api=api,
         namespace=(active.get("context") or {}).get("namespace") or "default",
@@ -101,10 +101,10 @@ def _select_context(paths: str, requested: str | None, where: str) -> Any:
     name = requested if requested is not None else merged.safe_get("current-context")
     names = [context["name"] for context in contexts]
     if not name:
-        raise UserError.at(where, f"has no current context; give --context NAME: {_suggest('', names)}")
+        raise UserError.at(where, f"has no current context; give --context NAME; {_suggest('', names)}")
     context = next((context for context in contexts if context["name"] == name), None)
     if context is None:
-        raise UserError.at("--context" if requested else where, f"there is no {name}; {_suggest(name, names)}")
+        raise UserError.at("--context" if requested else where, f"no context is named {name}; {_suggest(name, names)}")
     return context
 
 
@@ -150,7 +150,7 @@ def _suggest(name: str, names: Sequence[str]) -> str:
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"there are {', '.join(sorted(names)[:10])}" if names else "there is none at all"
+    return f"these exist: {', '.join(sorted(names)[:10])}" if names else "none exists"
 
 
 class Cluster:
@@ -341,7 +341,7 @@ def _read_output(socket: Any, pod: str) -> bytes:
     except Exception as error:  # noqa: BLE001 -- a connection breaks in many ways
         raise Unreachable(f"the connection to pod {pod} broke: {_first_line(error)}") from None
     if socket.is_open():
-        raise Unreachable(f"pod {pod} gave no answer in {_EXEC_SECONDS:.0f} s")
+        raise Unreachable(f"pod {pod} did not answer within {_EXEC_SECONDS:.0f} s")
     failure = _exec_failure(socket)
     if failure:
         message = stderr.decode("utf-8", "replace").strip()

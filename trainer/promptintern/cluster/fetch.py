@@ -28,7 +28,7 @@ def check_target(folder: Path) -> None:
     """Raises ``UserError`` if ``folder`` holds something, or cannot be made."""
     try:
         if folder.is_dir() and any(folder.iterdir()):
-            raise UserError.at(str(folder), "is not empty, and nothing is overwritten; give another folder")
+            raise UserError.at(str(folder), "is not empty, and fetch overwrites nothing; give another folder")
         if folder.exists() and not folder.is_dir():
             raise UserError.at(str(folder), "is a file; give a folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +85,9 @@ def _fetch_report(store: Store, local: Path) -> bool:
 def _nothing_stored_message(job: Job, location: RunLocation) -> str:
     phase = job.status.phase
     stage = f", stage {job.status.stage}" if job.status.stage else ""
-    state = f"the job is {phase}{stage}" if phase else "the job has not begun"
-    advice = "" if job.is_over else "; fetch it when it has succeeded"
-    return f"there is neither adapter nor report under {location.uri}: {state}{advice}"
+    state = f"the job is {phase}{stage}" if phase else "the job has not started"
+    advice = "" if job.is_over else "; fetch it after it has succeeded"
+    return f"neither an adapter nor a report is stored under {location.uri}: {state}{advice}"
 
 
 def _base_model(adapter: Path) -> str | None:

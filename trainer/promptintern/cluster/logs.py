@@ -157,14 +157,12 @@ class LogReader:
             self._wait_for_shutdown(job, attempt, head)
             self._finish(job, attempt)
             if number is None and not job.is_over:
-                self._note_once(
-                    f"attempt {attempt.number} waits for another one" if not job.spec.get("suspend") else ""
-                )
+                self._note_once("waiting for the next attempt" if not job.spec.get("suspend") else "")
             return job.is_over or number is not None
         if head is not None and HEAD_CONTAINER in head.running_containers:
             self._read_head(head, attempt)
         elif head is not None:
-            self._note_once(f"pod {head.name} does not run yet: {head.waiting_reason or head.phase}")
+            self._note_once(f"pod {head.name} is not running yet: {head.waiting_reason or head.phase}")
         elif not self._no_exec:
             self._note_once(f"attempt {attempt.number} has no head pod yet ({job.status.phase or 'new'})")
         if self._no_exec and self._clock() >= self._next_stored:
@@ -191,7 +189,7 @@ class LogReader:
         except (UserError, RunFailed) as error:
             if not self._has_printed(attempt):
                 raise
-            self._note(f"the log's end may be missing, since the stored one cannot be read: {error}")
+            self._note(f"the end of the log may be missing, because the stored log cannot be read: {error}")
         if attempt.outcome is not None:
             self._note_outcome(attempt)
 
@@ -257,17 +255,19 @@ class LogReader:
         if pod is not None and pod.phase != "Pending":
             self._print_pod_log(pod, follow=False)
         elif pod is not None:
-            self._note(f"pod {pod.name} does not run yet: {pod.waiting_reason or pod.phase}")
+            self._note(f"pod {pod.name} is not running yet: {pod.waiting_reason or pod.phase}")
         lines = [messages.condition_message(condition) for condition in messages.relevant_conditions(job)]
-        for line in lines or [f"job {job.name} has no log yet: nothing of it has run ({job.status.phase or 'new'})"]:
+        for line in lines or [
+            f"job {job.name} has no log yet, because none of its pods has run ({job.status.phase or 'new'})"
+        ]:
             self._note(line)
 
     def _follow_check(self, job: Job) -> None:
         pod = self._check_pod(job)
         if pod is None or pod.uid in self._noted:
-            self._note_once("no pod of this job has begun yet")
+            self._note_once("no pod of this job has started yet")
         elif pod.phase == "Pending":
-            self._note_once(f"pod {pod.name} does not run yet: {pod.waiting_reason or pod.phase}")
+            self._note_once(f"pod {pod.name} is not running yet: {pod.waiting_reason or pod.phase}")
         else:
             self._noted.add(pod.uid)
             self._print_pod_log(pod, follow=True)
@@ -312,8 +312,7 @@ class LogReader:
             self._note(text)
 
     def _note_outcome(self, attempt: AttemptStatus) -> None:
-        message = f": {messages.printable(attempt.message)}" if attempt.message else ""
-        self._note(f"attempt {attempt.number} ended: {attempt.outcome}{message}")
+        self._note(messages.attempt_end(attempt))
 
     def _note_why_empty(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
         if attempt.outcome is not None:
@@ -322,9 +321,9 @@ class LogReader:
         elif head is None:
             self._note(f"attempt {attempt.number} has no head pod yet ({job.status.phase or 'new'})")
         elif HEAD_CONTAINER not in head.running_containers:
-            self._note(f"pod {head.name} does not run yet: {head.waiting_reason or head.phase}")
+            self._note(f"pod {head.name} is not running yet: {head.waiting_reason or head.phase}")
         else:
-            self._note(f"pod {head.name} runs; its trainer has said nothing yet")
+            self._note(f"pod {head.name} is running, but its trainer has printed nothing yet")
         if attempt.outcome is None:
             for condition in messages.relevant_conditions(job):
                 self._note(messages.condition_message(condition))
@@ -334,7 +333,7 @@ def _select_attempt(job: Job, number: int | None) -> AttemptStatus | None:
     attempt = job.attempt(number)
     if attempt is None and number is not None:
         numbers = ", ".join(str(attempt.number) for attempt in job.status.attempts) or "none yet"
-        raise UserError.at("--attempt", f"{job.name} has no attempt {number}; it has {numbers}")
+        raise UserError.at("--attempt", f"job {job.name} has no attempt {number}; its attempts: {numbers}")
     return attempt
 
 

@@ -11,7 +11,7 @@ from promptintern.report.words import duration
 _HEADINGS = {
     ("Accepted", "Unknown"): "being checked",
     ("Accepted", "False"): "refused",
-    ("QuotaReserved", "False"): "waits for quota",
+    ("QuotaReserved", "False"): "waiting for quota",
     ("ClusterReady", "False"): "the Ray cluster is not ready",
     ("Training", "True"): "training",
     ("Suspended", "True"): "suspended",
@@ -79,10 +79,10 @@ def waiting_for_operator(job: Job, now: datetime) -> str | None:
         return None
     if job.status.phase is None and now - job.created > timedelta(seconds=30):
         return (
-            "no operator has looked at this job yet; is it running, and does it serve this namespace? "
+            "no operator has observed this job yet; check that it is running and serves this namespace: "
             "kubectl get pods --all-namespaces -l app.kubernetes.io/name=promptintern"
         )
-    return "the operator has not looked at the newest spec yet"
+    return "the operator has not observed the newest spec yet"
 
 
 def next_step(job: Job, *, flags: str = "") -> str | None:
@@ -91,13 +91,13 @@ def next_step(job: Job, *, flags: str = "") -> str | None:
     if job.is_deleting:
         return None
     if status.phase is Phase.REFUSED:
-        return f"next: change the job, then submit it again: promptintern submit JOB{flags}"
+        return f"next: correct the job, then submit it again with: promptintern submit JOB{flags}"
     if status.phase is Phase.FAILED:
         return f"next: promptintern logs {job.name}{flags}"
     if status.phase is Phase.SUSPENDED:
         return (
-            f'next: kubectl patch pij {job.name}{flags} --type merge -p \'{{"spec": {{"suspend": false}}}}\' '
-            "continues it"
+            f"next: continue it with: kubectl patch pij {job.name}{flags} --type merge "
+            '-p \'{"spec": {"suspend": false}}\''
         )
     if status.phase is Phase.SUCCEEDED:
         return f"next: promptintern fetch {job.name} ./{job.name}{flags}"
@@ -112,7 +112,7 @@ def changes(before: Job | None, after: Job) -> list[str]:
         stage = f", stage {new.stage}" if new.stage and new.phase is Phase.TRAINING else ""
         lines.append(f"{new.phase}{stage}")
     if after.is_deleting and not (before and before.is_deleting):
-        lines.append("is being deleted")
+        lines.append("the job is being deleted")
     old_messages = {condition_message(condition) for condition in relevant_conditions(before)} if before else set()
     lines += [
         text for condition in relevant_conditions(after) if (text := condition_message(condition)) not in old_messages
@@ -130,13 +130,18 @@ def _attempt_changes(old: AttemptStatus | None, new: AttemptStatus) -> list[str]
     if new.outcome is not None and (old is None or old.outcome is None):
         if new.outcome is Outcome.SUCCEEDED:
             return []
-        reason = f": {printable(new.message)}" if new.message else ""
-        return [f"attempt {new.number} ended ({new.outcome}){reason}"]
+        return [attempt_end(new)]
     if old is None:
-        return [f"attempt {new.number} begins as RayJob {new.ray_job_name}"]
+        return [f"attempt {new.number} started as RayJob {new.ray_job_name}"]
     if new.head_pods > max(old.head_pods, 1):
         return [f"attempt {new.number} restarted with a new head pod ({_ordinal(new.head_pods)} so far)"]
     return []
+
+
+def attempt_end(attempt: AttemptStatus) -> str:
+    """How an attempt ended, as a line."""
+    message = f": {printable(attempt.message)}" if attempt.message else ""
+    return f"attempt {attempt.number} ended ({attempt.outcome}){message}"
 
 
 def _ordinal(number: int) -> str:
@@ -148,11 +153,11 @@ def _stage_changes(old: StageStatus | None, new: StageStatus) -> list[str]:
     if new.finished_at is not None and (old is None or old.finished_at is None):
         loss = f", loss {new.loss:.4f}" if new.loss is not None else ""
         score = f", score {new.score:.3f}" if new.score is not None else ""
-        return [f"stage {new.index + 1} done: {new.prompt_tokens:.1f} prompt tokens a query{loss}{score}"]
+        return [f"stage {new.index + 1} done: {new.prompt_tokens:.1f} prompt tokens per query{loss}{score}"]
     if old is None:
         return [
             f"stage {new.index + 1}: template rate {new.rate:.2f}, {new.shots} examples, "
-            f"{new.prompt_tokens:.1f} prompt tokens a query"
+            f"{new.prompt_tokens:.1f} prompt tokens per query"
         ]
     return []
 

@@ -49,8 +49,8 @@ class RunLocation:
         if self.uri.startswith("file://") and not Path(shown(self.uri)).is_dir():
             raise UserError.at(
                 self.uri,
-                "lies on the volume of the job's pods (spec.compute.modelCache); mount that claim in a pod and copy it "
-                "from there, e.g. with kubectl cp",
+                "is on the volume of the job's pods (spec.compute.modelCache); mount that PersistentVolumeClaim in a "
+                "pod and copy the files from there, for example with kubectl cp",
             )
         policy = RetryPolicy.from_environment()
         if policy == RetryPolicy():
@@ -68,12 +68,12 @@ class RunLocation:
 
     def _hint(self) -> str:
         if self.is_endpoint_unknown:
-            return ". The job does not tell its S3 server; if that is not AWS, give --endpoint URL"
+            return ". The job does not say which S3 server it uses; if it is not AWS, give --endpoint URL"
         host = urlsplit(self.endpoint or "").hostname
         if host and not _is_resolvable(host):
             return (
-                f". This machine does not know {host}; if only pods do, forward it (kubectl port-forward) and give "
-                "--endpoint http://127.0.0.1:PORT"
+                f". This machine cannot resolve {host}; if only pods can, forward its port (kubectl port-forward) and "
+                "give --endpoint http://127.0.0.1:PORT"
             )
         return ""
 
@@ -120,7 +120,8 @@ def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = N
         )
     raise UserError.at(
         f"PromptInternJob {job.name}",
-        f"does not say where it stores: spec.storage is not set, and the cluster's default cannot be read ({missing})",
+        "does not say where its run is stored: spec.storage is not set, and the cluster's default cannot be read "
+        f"({missing})",
     )
 
 

@@ -35,7 +35,7 @@ def job_blocks(job: Job, *, now: datetime, console: Console, flags: str = "") ->
     if waiting:
         blocks.append(Text(waiting, style="yellow"))
     if job.is_deleting:
-        blocks.append(Text("is being deleted", style="yellow"))
+        blocks.append(Text("the job is being deleted", style="yellow"))
     blocks += [_condition(messages.condition_message(condition)) for condition in messages.relevant_conditions(job)]
     blocks += _stages(job, now, console)
     blocks += _attempts(job, now, console)

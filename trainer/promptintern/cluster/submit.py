@@ -118,11 +118,11 @@ def find_local_paths(job: PromptInternJob) -> list[Problem]:
         if mounted and not (field == "spec.storage.uri" and cache is not None and cache.read_only):
             continue
         if mounted:
-            message = "lies in the model cache, which is mounted for reading only; give an s3:// URI"
+            message = "is in the model cache, which is mounted read-only; give an s3:// URI"
         else:
             upload = "give an s3:// URI" if field == "spec.storage.uri" else "upload it to S3 and give its s3:// URI"
             folder = "below spec.compute.modelCache.mountPath"
-            message = f"{path} is a path of this machine, which pods do not see; {upload}, or a path {folder}"
+            message = f"{path} is a path on this machine, which pods cannot read; {upload}, or a path {folder}"
             message += f" ({cache.mount_path})" if cache is not None else ""
         problems.append(Problem(where=field, message=message))
     return problems
@@ -157,7 +157,7 @@ def submit(cluster: SubmitClient, submission: Submission, *, dry_run: bool = Fal
             return _update_existing(cluster, submission, document, dry_run=dry_run)
         except (NotFound, Conflict):
             continue  # deleted or changed between two requests
-    raise UserError.at(f"PromptInternJob {submission.job.metadata.name}", "changes all the time; try again in a moment")
+    raise UserError.at(f"PromptInternJob {submission.job.metadata.name}", "keeps changing; try again in a moment")
 
 
 def _in_namespace(document: Document, namespace: str) -> Document:
@@ -172,7 +172,7 @@ def _update_existing(
     existing = cluster.job(name)
     where = f"PromptInternJob {name}"
     if existing.is_deleting:
-        raise UserError.at(where, f"is being deleted; submit it again when it is gone: kubectl get pij {name}")
+        raise UserError.at(where, f"is being deleted; submit it again when it no longer exists: kubectl get pij {name}")
     differences = find_differences(existing, submission)
     if not differences:
         return SubmissionResult(action=Action.UNCHANGED, job=existing)
@@ -185,9 +185,10 @@ def _update_existing(
         lines = "".join(f"\n  {difference}" for difference in fixed)
         raise UserError.at(
             where,
-            f"exists already in namespace {existing.namespace} ({state}) and its spec is fixed. It differs:{lines}\n"
-            f"  Submit under another name (--set metadata.name={_next_name(name)}), or delete that job first "
-            f"(kubectl delete pij {name}); what it stored stays",
+            f"already exists in namespace {existing.namespace} ({state}), and its spec can no longer change. These "
+            f"fields differ:{lines}\n"
+            f"  Submit the job under another name (--set metadata.name={_next_name(name)}), or delete the existing one "
+            f"first (kubectl delete pij {name}); the files that it stored are kept",
         )
     replacement = {
         **document,

@@ -76,6 +76,6 @@ def _check_ray() -> None:
         )
     if os.environ.get(ENV_RAY_JOB) and os.environ.get(RAY_AUTHENTICATION) != "token":
         raise InfrastructureFailed(
-            "KubeRay gave this Ray cluster no token, so that it takes code from anybody; KubeRay 1.5 or newer is "
-            "needed, its operator as well as its CustomResourceDefinitions"
+            "KubeRay gave this Ray cluster no token, so anybody in its network could run code in it; upgrade to "
+            "KubeRay 1.5 or newer, both its operator and its CustomResourceDefinitions"
         )

@@ -125,7 +125,7 @@ class StatusWriter:
             self._patch(status)
         except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on
             self._is_gone = getattr(error, "status", None) in _GONE
-            _log.warning("status not told", error=error_message(error)[:300])
+            _log.warning("status not written", error=error_message(error)[:300])
             return True
         self._sent = status
         return True
