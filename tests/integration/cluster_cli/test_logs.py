@@ -1,4 +1,4 @@
-"""`logs` against a real API server and S3 server. Without a node no pod runs here, so nothing is read in one."""
+"""`logs` against a real API server and S3 server. There is no node, so no pod runs and no log is read in one."""
 
 import json
 import re
@@ -52,10 +52,10 @@ def head_pod(server: ApiServer, namespace: str, *, running: bool) -> None:
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_a_log_is_asked_for_as_the_client_library_takes_it(
+def test_the_client_library_accepts_the_request_for_a_log(
     installed: ApiServer, namespace: str, follow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pod is on no node, which the API server takes for a log without a word."""
+    """The pod is on no node; the API server then returns an empty log."""
     monkeypatch.setenv("KUBECONFIG", str(installed.kubeconfig))
     head_pod(installed, namespace, running=True)
     cluster = connect(namespace=namespace)
@@ -94,7 +94,7 @@ def test_after_the_end_the_stored_log(command: Command, place: Place, installed:
     assert "attempt 1 ended (Application): it broke" in ran.err
 
 
-def test_an_attempt_that_is_none(command: Command, place: Place, installed: ApiServer) -> None:
+def test_an_attempt_that_does_not_exist(command: Command, place: Place, installed: ApiServer) -> None:
     ended(installed, place)
     ran = command("logs", "small", "--attempt", "3")
     assert ran.code == 2

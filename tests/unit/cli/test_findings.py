@@ -1,4 +1,4 @@
-"""What the operator reads of its pods."""
+"""What the operator reads from its pods."""
 
 import json
 
@@ -8,7 +8,7 @@ from promptintern.cli.findings import exiting_on_infrastructure_failure, finding
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed
 
 
-def test_a_failure_of_the_infrastructure_has_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_of_the_infrastructure_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended, exiting_on_infrastructure_failure():
         raise InfrastructureFailed("the storage is away")
     assert ended.value.exit_code == 75
@@ -34,7 +34,7 @@ def test_a_long_finding_is_cut_and_not_dropped(letter: str, where: str, others: 
     assert not rest or rest[-1]["message"].startswith(("and ", "wrong: "))
 
 
-def test_findings_that_fit_are_told_as_they_are() -> None:
+def test_findings_that_fit_are_kept_as_they_are() -> None:
     problems = [Problem(where="spec.x", message="is wrong"), Problem(where="spec.y", message="is missing")]
     assert json.loads(findings_json(problems)) == [
         {"where": "spec.x", "message": "is wrong"},

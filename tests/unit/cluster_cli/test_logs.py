@@ -1,4 +1,4 @@
-"""Every byte of a log once, wherever it is read."""
+"""Every byte of a log is printed once, wherever it is read."""
 
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,8 @@ from promptintern.errors import Problem
 from tests.unit.cluster_cli.documents import EARLIER, condition, stored
 
 
-def read(folder: Path, *known: str) -> list[tuple[str, bytes]]:
-    done = subprocess.run(["sh", "-c", READ_SCRIPT, "sh", str(folder), *known], capture_output=True, check=True)
+def read(folder: Path, *offsets: str) -> list[tuple[str, bytes]]:
+    done = subprocess.run(["sh", "-c", READ_SCRIPT, "sh", str(folder), *offsets], capture_output=True, check=True)
     return list(parse_output(done.stdout))
 
 
@@ -34,7 +34,7 @@ def test_the_script_prints_what_is_new(tmp_path: Path) -> None:
     assert read(tmp_path, "job-driver-a.log:8", "job-driver-b.log:22") == []
 
 
-def test_an_answer_that_breaks_off() -> None:
+def test_output_that_is_cut_off() -> None:
     assert list(parse_output(b"a.log 10\nabc")) == [("a.log", b"abc")]
     assert list(parse_output(b"a.l")) == []
 
@@ -58,7 +58,7 @@ def test_what_a_stored_tail_adds(content: bytes, printed: bytes, fresh: bytes | 
 
 
 class FakeCluster:
-    """Plays scenes: in each a job, its head pod, and the driver's log in it."""
+    """A cluster that plays scenes: each has a job, its head pod, and a change to the driver's log."""
 
     def __init__(self, folder: Path, scenes: list[Any]) -> None:
         self.folder = folder

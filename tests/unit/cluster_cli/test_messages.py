@@ -1,4 +1,4 @@
-"""Which conditions are told, and what a watch prints in a log."""
+"""Which conditions are shown, and what a watch prints in a log."""
 
 from datetime import timedelta
 from typing import Any
@@ -84,12 +84,12 @@ STARTING = condition("Training", "False", "Starting", "attempt 1 starts")
         ),
     ],
 )
-def test_the_conditions_that_matter(phase: str, conditions: list[dict[str, Any]], expected: list[str]) -> None:
+def test_relevant_conditions(phase: str, conditions: list[dict[str, Any]], expected: list[str]) -> None:
     job = stored(phase=phase, conditions=conditions)
     assert [messages.condition_message(each) for each in messages.relevant_conditions(job)] == expected
 
 
-def test_a_line_a_change() -> None:
+def test_one_line_per_change() -> None:
     before, after = stored(phase="Checking"), training()
     lines = messages.changes(before, after)
     assert lines[0] == "Training, stage 2/4"
@@ -100,7 +100,7 @@ def test_a_line_a_change() -> None:
     assert messages.changes(None, stored()) == []
 
 
-def test_progress_in_a_line() -> None:
+def test_progress_line() -> None:
     assert messages.progress_line(training()) == "stage 2: step 30/120 (25 %), 12,346 tokens/s, 1 h 30 min left"
     assert messages.progress_line(stored()) is None
 
@@ -128,7 +128,7 @@ def test_an_operator_that_is_silent() -> None:
 
 
 def test_a_status_of_another_version() -> None:
-    """What cannot be read is left out; the rest stays."""
+    """Parts that cannot be read are left out; the rest stays."""
     job = stored(
         phase="Training",
         novelty={"a": 1},

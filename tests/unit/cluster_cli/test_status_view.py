@@ -63,7 +63,7 @@ def test_a_job_that_has_ended() -> None:
     assert "team-a/small Succeeded · took 1 h" in shown
     assert "adapter: s3://team-a/runs/adapter" in shown
     assert "promptintern fetch small ./small -n team-a" in shown
-    assert "attempts" not in shown  # one that went well is nothing to speak of
+    assert "attempts" not in shown  # a single successful attempt is not shown
 
 
 @pytest.mark.parametrize("columns", [20, 80])

@@ -1,4 +1,4 @@
-"""Following a job over broken watches and an API server that is away."""
+"""Watching a job over broken watches and an API server that does not answer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ GONE = NotFound([Problem(where="small", message="does not exist")])
 
 
 class Script:
-    """Answers in order; an exception is raised."""
+    """A cluster that gives these answers in order; exceptions are raised."""
 
     def __init__(self, jobs: list[Any], watches: list[list[Any]]) -> None:
         self.jobs, self.watches = jobs, watches
@@ -38,7 +38,7 @@ class Script:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "watches", "seen"),
+    ("jobs", "watches", "expected"),
     [
         ([ONE], [[(False, TWO), (True, TWO)]], [ONE, TWO, Deleted()]),
         ([ONE, GONE], [[]], [ONE, Deleted()]),
@@ -49,9 +49,9 @@ class Script:
         ([ONE, AWAY, AWAY, TWO, GONE], [[AWAY]], [ONE, Interrupted(reason="away"), Resumed(), TWO, Deleted()]),
     ],
 )
-def test_what_is_seen(jobs: list[Any], watches: list[list[Any]], seen: list[Any]) -> None:
+def test_updates(jobs: list[Any], watches: list[list[Any]], expected: list[Any]) -> None:
     updates = list(watch_job(Script([*jobs], [*watches]), "small", sleep=lambda _: None, clock=lambda: 0.0))
-    assert updates == seen
+    assert updates == expected
 
 
 def test_patience_ends() -> None:
@@ -62,6 +62,6 @@ def test_patience_ends() -> None:
 
 
 @pytest.mark.parametrize("error", [GONE, AWAY])
-def test_the_first_question_is_answered_or_the_end(error: Exception) -> None:
+def test_an_error_of_the_first_request_is_raised(error: Exception) -> None:
     with pytest.raises(type(error)):
         next(watch_job(Script([error], []), "small"))

@@ -1,4 +1,4 @@
-"""The picture that --watch draws on a terminal."""
+"""What --watch draws on a terminal."""
 
 import io
 from typing import Any
@@ -10,7 +10,7 @@ from tests.unit.cluster_cli.documents import condition, stored, training
 from tests.unit.cluster_cli.test_watch import AWAY, ONE, Script
 
 
-def test_it_is_drawn_anew_and_ends_with_the_job(monkeypatch: Any) -> None:
+def test_it_is_redrawn_and_ends_with_the_job(monkeypatch: Any) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     over = stored(
         {"metadata.resourceVersion": "3"},

@@ -1,4 +1,4 @@
-"""What the API server of an older CRD calls unknown is left out, and nothing else."""
+"""Fields that an older CRD does not declare are left out, and nothing else."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ TWO = """failed to create typed patch object (team/job; promptintern.dev/v1alpha
 
 
 class RefusedError(Exception):
-    """As the client raises it, without the client."""
+    """An exception with the fields of the Kubernetes client's."""
 
     def __init__(self, message: str) -> None:
         super().__init__("(500)\nReason: Internal Server Error")
@@ -39,23 +39,23 @@ def test_without() -> None:
     assert remove_fields(training, {("progress",)}).keys() == {"term", "stages"}
 
 
-def test_the_server_names_one_after_another() -> None:
-    told: list[dict[str, Any]] = []
-    asked = 0
+def test_fields_that_the_server_names_one_after_another() -> None:
+    patches: list[dict[str, Any]] = []
+    requests = 0
 
     def patch(training: dict[str, Any]) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal requests
+        requests += 1
         for name in ("b", "a"):
             if name in training:
                 raise RefusedError(f".status.training.{name}: field not declared in schema")
-        told.append(training)
+        patches.append(training)
 
     tolerant = dropping_unknown_fields(patch)
     tolerant({"a": 1, "b": 2, "c": 3})
     tolerant({"a": 4, "b": 5, "c": 6})
-    assert told == [{"c": 3}, {"c": 6}]
-    assert asked == 4, "what is unknown is known from then on"
+    assert patches == [{"c": 3}, {"c": 6}]
+    assert requests == 4, "fields stay dropped once the server has named them"
 
 
 def test_other_failures_are_raised() -> None:

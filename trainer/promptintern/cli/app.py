@@ -1,4 +1,4 @@
-"""The command line: ``promptintern COMMAND``. Commands import what they need when they run, so that help is quick."""
+"""The command line: ``promptintern COMMAND``. Commands import their modules when they run, so that help is quick."""
 
 import contextlib
 import io
@@ -20,9 +20,9 @@ from promptintern.terminal import print_error, print_line
 from promptintern.uris import to_uri
 
 _SPIN_COUNT = "20000"
-"""How long one of OpenMP's threads waits awake for another, as libgomp counts: some ten microseconds. By default it is
-milliseconds, and a model whose operations are short comes to a standstill (50 times slower) where another process has
-one of the cores; on a machine of its own it is up to a tenth slower so. The images set it too."""
+"""Spins of an OpenMP thread that waits for another, before it sleeps (GOMP_SPINCOUNT): about ten microseconds. With
+libgomp's default of milliseconds, a model with short operations runs 50 times slower while another process uses one of
+the cores. On an otherwise idle machine, this value costs up to a tenth of the speed. The images set it too."""
 
 app = typer.Typer(
     name="promptintern",
@@ -110,7 +110,7 @@ def validate(
     from promptintern.job import load_job
 
     with exiting_on_infrastructure_failure() if findings else contextlib.nullcontext(), writing_findings(findings):
-        # Who writes findings is a pod, whose job will store with the very credentials that it has.
+        # Only pods write findings. The check has the credentials of the job, so it can check the storage as well.
         result = check_job(load_job(job, overrides or []), storage=findings is not None)
     for warning in result.warnings:
         print_error(f"warning: {warning}", style="yellow")
@@ -227,7 +227,7 @@ def _storage_uri(workdir: Path | None, job_uri: str | None) -> str:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with exit 2, a failed run with 1, never with a traceback."""
+    """Run the command line. A user's mistake exits with 2 and a failed run with 1, never with a traceback."""
     quiet_libraries()
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
@@ -258,7 +258,7 @@ def main() -> None:
             f"failed: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), style="red"
         )
         sys.exit(ExitCode.FAILED)
-    except Exception as error:  # noqa: BLE001 -- a defect of ours: short on the terminal, whole in a file
+    except Exception as error:  # noqa: BLE001 -- a bug of ours: one line on the terminal, the traceback in a file
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
         print_error(f"failed: {type(error).__name__}: {error}", style="red")

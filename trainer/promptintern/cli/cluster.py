@@ -1,4 +1,4 @@
-"""`promptintern submit`, `status`, `logs`, `fetch`: jobs in a cluster, on the user's kubeconfig."""
+"""`promptintern submit`, `status`, `logs`, `fetch`: jobs in a cluster, with the user's kubeconfig."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from promptintern.cluster.submit import SubmissionResult
 
 _PROGRESS_SECONDS = 30.0
-"""Time between two lines of progress in a log."""
+"""Least time between two lines of progress in a log."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.", show_default=False)]
 Namespace = Annotated[
@@ -201,7 +201,7 @@ def _connect(context: str | None, namespace: str | None) -> "Cluster":
 
 
 def _flags(namespace: str | None, context: str | None) -> str:
-    """What further commands need to find the same job."""
+    """Return the options with which other commands find the same job."""
     return (f" -n {namespace}" if namespace else "") + (f" --context {context}" if context else "")
 
 
@@ -255,10 +255,11 @@ def _print_job(console: Console, job: "ClusterJob", flags: str) -> None:
 
 
 def _watch(cluster: "Cluster", name: str, flags: str) -> None:
-    """Show the job until it stands still, then exit as it ended.
+    """Show the job until it ends or is refused, then exit as ``submit --wait`` does.
 
     Raises:
-        typer.Exit: with 1 if it failed or was deleted, with 2 if it was refused.
+        RunFailed: if it was deleted.
+        typer.Exit: with 1 if it failed, with 2 if it was refused.
     """
     console = output_console()
     try:
@@ -276,7 +277,7 @@ def _watch(cluster: "Cluster", name: str, flags: str) -> None:
 
 
 def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> "ClusterJob | None":
-    """The last state; None if the job was deleted."""
+    """Return the last state, or None if the job was deleted."""
     from rich.console import Group, RenderableType
     from rich.live import Live
 
@@ -309,7 +310,7 @@ def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> 
 
 
 def _watch_lines(cluster: "Cluster", name: str, *, clock: Callable[[], float] = time.monotonic) -> "ClusterJob | None":
-    """As ``_watch_live``, for a log: a line a change."""
+    """Like ``_watch_live``, but print a line per change, for a log."""
     from promptintern.cluster.messages import changes, progress_line
     from promptintern.cluster.watch import Deleted, Interrupted, Resumed, watch_job
 
@@ -343,14 +344,14 @@ def _print_timed(text: str) -> None:
 
 
 def _print_report(folder: Path, parent: Path) -> None:
-    """The verdict, and where report and adapter are."""
+    """Print the verdict, and where the report and adapter are."""
     from pydantic import ValidationError
 
     from promptintern.report.schema import Report
 
     try:
         report = Report.model_validate_json((folder / REPORT_JSON).read_bytes())
-    except (OSError, ValidationError):  # of another version
+    except (OSError, ValidationError):  # another version wrote the report
         print_line(f"report:  {folder}/{REPORT_HTML}")
         print_line(f"adapter: {parent}/{ADAPTER_FOLDER}")
         return

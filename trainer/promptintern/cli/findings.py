@@ -1,4 +1,4 @@
-"""What the operator reads of its pods: the preflight's last words, and an exit code."""
+"""What the operator reads from its pods: the problems that the preflight found, and an exit code."""
 
 import contextlib
 import json
@@ -12,14 +12,14 @@ from promptintern_api.contract import ExitCode
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
 
 _MAX_BYTES = 4000
-"""A pod's termination message holds 4,096 bytes."""
+"""A container's termination message holds at most 4,096 bytes."""
 _MAX_WHERE, _MAX_MESSAGE = 200, 1000
-"""Most characters of each."""
+"""Most characters of a problem's two parts."""
 
 
 @contextlib.contextmanager
 def writing_findings(path: Path | None) -> Iterator[None]:
-    """Write what the block raises to ``path`` as a JSON list of ``{"where", "message"}``, and raise it all the same."""
+    """Write the problems that the block raises to ``path``, as JSON ``[{"where", "message"}, ...]``, and raise them."""
     try:
         yield
     except UserError as error:
@@ -34,7 +34,7 @@ def writing_findings(path: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exiting_on_infrastructure_failure() -> Iterator[None]:
-    """Have the process end with ``ExitCode.INFRASTRUCTURE`` if that is what the block fails for."""
+    """Exit with ``ExitCode.INFRASTRUCTURE`` if the block fails because of the infrastructure."""
     try:
         yield
     except InfrastructureFailed as error:
@@ -43,7 +43,7 @@ def exiting_on_infrastructure_failure() -> Iterator[None]:
 
 
 def findings_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _MAX_BYTES) -> str:
-    """As many ``problems`` as fit into ``limit`` bytes, and how many do not. Of the first, at least a part is told."""
+    """Return as many ``problems`` as fit into ``limit`` bytes, and how many do not; the first is cut, never dropped."""
     shown = [(_truncate(p.where, _MAX_WHERE), _truncate(p.message, _MAX_MESSAGE)) for p in problems]
     omitted = 0
     while True:

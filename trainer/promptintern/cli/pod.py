@@ -1,4 +1,4 @@
-"""`promptintern pod ...`: what the operator's pods run. Not for people, and so not in the help."""
+"""`promptintern pod ...`: commands of the operator's pods. They are not for people, so the help hides them."""
 
 import signal
 import threading
@@ -57,7 +57,7 @@ def ship_logs(job: Job) -> None:
     """Upload the tails of this cluster's logs to the run's storage until the pod ends. The sidecar runs this."""
     import os
 
-    # Nothing that loads torch: the sidecar has little memory.
+    # The sidecar has little memory, so nothing here may import torch.
     from promptintern.job import load_job, run_folder
     from promptintern.pod.log_upload import upload_logs
     from promptintern.storage.options import S3Options

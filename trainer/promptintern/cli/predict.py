@@ -22,10 +22,10 @@ def answer_queries(
     base_model: str | None,
     batch_size: int,
 ) -> None:
-    """Answer ``queries``, those of ``input_file``, or those on standard input, one a line.
+    """Answer ``queries`` and those of ``input_file``; without either, those on standard input, one per line.
 
     Raises:
-        UserError: if there is no query, one of them cannot be used, or a file cannot be read or written.
+        UserError: if no query is given, a query cannot be used, or a file cannot be read or written.
     """
     from promptintern.commands.predict import load_internalized
 
@@ -64,7 +64,7 @@ def _write(file: Any, lines: Iterable[str]) -> None:
 
 
 def _check_output(output_file: str | None) -> None:
-    """Whether answers can be written, before they are paid for."""
+    """Check that answers can be written before they are computed."""
     if output_file is None or output_file == STDOUT:
         return
     try:
@@ -84,7 +84,7 @@ def _from_stdin() -> list[str]:
 
 
 def _from_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of the file, each with a usable ``query``."""
+    """Return the objects of the file, each of which has a usable ``query``."""
     from promptintern_api.data import Columns
 
     from promptintern.rows.jsonl import parse_objects, read_lines

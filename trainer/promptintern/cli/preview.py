@@ -9,7 +9,7 @@ from promptintern.commands.preview import Preview
 
 
 def print_preview(shown: Preview) -> None:
-    """The table of stages, then one row's prompt at every stage."""
+    """Print the table of stages, then the prompt of one row at every stage."""
     out = Console(highlight=False)
     for warning in shown.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))

@@ -1,4 +1,4 @@
-"""The end of a run on the terminal: the verdict, the arms, where the report is."""
+"""The end of a run on the terminal: the verdict, the arms, and where the report is."""
 
 from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
 from promptintern_api.evaluation import Metric
@@ -13,7 +13,7 @@ _COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized"
 
 
 def print_verdict(report: Report, run_uri: str) -> None:
-    """Verdict first, then a row an arm, then the paths."""
+    """Print the verdict, then a table with one row per arm, then the paths of the report and adapter."""
     out = output_console()
     verdict = report.verdict
     out.print(Text(f"\n{verdict.outcome}", style=f"bold {_COLOURS[verdict.outcome]}"), Text(f" {verdict.headline}"))
@@ -57,7 +57,7 @@ def _cells(arm: ArmReport, report: Report) -> list[str]:
 
 
 def _with_interval(figure: Figure, metric: Metric) -> str:
-    """The value with its 95 % interval."""
+    """Return the value with its 95 % interval."""
     if metric is Metric.EXACT_MATCH:
         return f"{100 * figure.value:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
     return f"{figure.value:.1f} [{figure.low:.1f}, {figure.high:.1f}]"

@@ -1,4 +1,4 @@
-"""What the API server's refusals, or its silence, mean to the person who asked."""
+"""Translation of the API server's errors, or of its silence, into messages for the user."""
 
 import json
 import re
@@ -18,28 +18,28 @@ INSTALL = (
 )
 
 
-class Forbidden(UserError):  # noqa: N818 -- what the server says
+class Forbidden(UserError):  # noqa: N818 -- the server's own word
     """The user lacks a right."""
 
 
-class NotFound(UserError):  # noqa: N818 -- what the server says
-    """There is no such object."""
+class NotFound(UserError):  # noqa: N818 -- the server's own word
+    """The object does not exist."""
 
 
-class AlreadyExists(UserError):  # noqa: N818 -- what the server says
-    """There is an object of that name."""
+class AlreadyExists(UserError):  # noqa: N818 -- the server's own word
+    """An object of that name exists."""
 
 
-class Conflict(UserError):  # noqa: N818 -- what the server says
-    """Somebody else changed the object meanwhile."""
+class Conflict(UserError):  # noqa: N818 -- the server's own word
+    """The object was changed after it was read."""
 
 
 class Expired(RunFailed):
-    """What was asked of is too old; ask anew."""
+    """The resourceVersion is too old for a watch; list again."""
 
 
 class Unreachable(RunFailed):
-    """No answer, or one that may be another at the next try."""
+    """The API server did not answer, or its answer may differ at the next try."""
 
 
 _FORBIDDEN = re.compile(
@@ -52,11 +52,12 @@ _Body = dict[str, Any]
 
 
 def translate_error(error: Exception, *, server: str, where: str) -> UserError | RunFailed:
-    """The failure as its reader understands it.
+    """Return the exception to raise in place of ``error``, with a message for the user.
 
     Args:
-        server: The API server, with the context that named it.
-        where: What was asked of, as problems name it.
+        error: The exception of the Kubernetes client, or of a connection.
+        server: The API server and the context that named it.
+        where: The object of the request, as the ``where`` of a problem.
     """
     status, body, message = _response(error) if isinstance(error, ApiException) else (0, {}, "")
     translate = _TRANSLATIONS.get(status, _invalid)
@@ -66,7 +67,7 @@ def translate_error(error: Exception, *, server: str, where: str) -> UserError |
 
 
 def _response(error: ApiException) -> tuple[int, dict[str, Any], str]:
-    """Status, body and message, also of a refused WebSocket, which the client reports as text."""
+    """Return the status code, body and message; a refused WebSocket has them too, but the client reports it as text."""
     status, text = error.status or 0, error.body
     handshake = _HANDSHAKE.search(str(error.reason)) if status == 0 else None
     if handshake:
@@ -80,11 +81,11 @@ def _response(error: ApiException) -> tuple[int, dict[str, Any], str]:
 
 
 def _embedded_status(text: str) -> str:
-    """The Status object within what the WebSocket's client says of a refusal."""
+    """Return the Status object in the text with which the WebSocket client reports a refusal; empty if it has none."""
     start = text.find('{"kind":"Status"')
     if start < 0:
         return ""
-    for json_text in (text[start:], text[start:].replace("\\\\", "\\")):  # as it is, or as Python shows bytes
+    for json_text in (text[start:], text[start:].replace("\\\\", "\\")):  # as it is, or as the repr of bytes
         try:
             return json.dumps(json.JSONDecoder().raw_decode(json_text)[0])
         except ValueError:
@@ -183,5 +184,5 @@ _TRANSLATIONS: dict[int, Callable[[_Body, str, str, str], UserError | RunFailed]
 
 
 def _without_object_value(message: str) -> str:
-    """Without the value of a whole object, which says nothing."""
+    """Return ``message`` without the value of a whole object, which tells the user nothing."""
     return re.sub(r'^Invalid value: (?:"object"|"string"|"array"|null|\{.*?\}): ', "", message)

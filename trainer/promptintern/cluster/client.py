@@ -1,4 +1,4 @@
-"""The few requests that the commands make, with the kubeconfig that kubectl would use."""
+"""The requests that the commands make to a cluster, with the kubeconfig that kubectl would use."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ FIELD_MANAGER = "promptintern-cli"
 _TIMEOUT = (5, 30)
 _WATCH_SECONDS = 20
 _SILENT_SECONDS = 3600
-"""After which a log that says nothing is no longer followed: the client knows no waiting without an end."""
+"""Seconds without a line after which a log is no longer followed, because the client needs a read timeout."""
 _EXEC_SECONDS = 60.0
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _T = TypeVar("_T")
@@ -35,20 +35,24 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Where the API server is, and who asks."""
+    """The API server, and the user's credentials for it."""
 
     api: Any
-    """kubernetes.client.ApiClient."""
+    """A ``kubernetes.client.ApiClient``."""
     namespace: str
     server: str
-    """As messages name it."""
+    """The API server's name in messages."""
 
 
 def connect(*, context: str | None = None, namespace: str | None = None) -> "Cluster":
-    """The cluster of $KUBECONFIG or ~/.kube/config; in a pod without either, the pod's own.
+    """Return the cluster of $KUBECONFIG or ~/.kube/config, or a pod's own cluster if the pod has neither.
+
+    Args:
+        context: Name of the context; the current one by default.
+        namespace: The namespace; that of the context by default.
 
     Raises:
-        UserError: if there is no kubeconfig, or none that can be used.
+        UserError: if no kubeconfig exists, or it cannot be used.
     """
     files = _kubeconfig_files()
     if files:
@@ -83,7 +87,7 @@ def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
             )
     except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError.at(where, f"cannot be used: {_first_line(error)}") from None
-    if errors:  # a login program that failed; without it every request would be refused
+    if errors:  # A login program failed: without its token, every request would be refused.
         raise UserError.at(where, f"context {active['name']}: the login failed: {errors[0]}")
     return Access(
         api=api,
@@ -93,7 +97,11 @@ def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
 
 
 def _select_context(paths: str, requested: str | None, where: str) -> Any:
-    """The context of that name, else the current one, which need not be set."""
+    """Return the context named ``requested``, else the current one.
+
+    Raises:
+        UserError: if the context does not exist, or no current context is set.
+    """
     merged = KubeConfigMerger(paths).config
     if merged is None:
         raise config.ConfigException("No configuration found.")
@@ -130,7 +138,7 @@ def _from_service_account() -> Access:
 
 @contextlib.contextmanager
 def _captured_errors() -> Iterator[list[str]]:
-    """Errors that the library only logs."""
+    """Collect the errors that the library only logs."""
     errors: list[str] = []
 
     class Listener(logging.Handler):
@@ -154,7 +162,7 @@ def _suggest(name: str, names: Sequence[str]) -> str:
 
 
 class Cluster:
-    """One namespace. Every method may raise ``UserError`` or ``RunFailed``; see ``answers``."""
+    """One namespace of a cluster. Every method may raise the exceptions of ``api_errors``."""
 
     def __init__(self, access: Access, *, namespace: str) -> None:
         self.namespace = namespace
@@ -166,7 +174,7 @@ class Cluster:
     # Jobs
 
     def job(self, name: str) -> Job:
-        """The job; if there is none of that name, the error names close ones."""
+        """Return the job; if it does not exist, the error suggests similar names."""
         try:
             with self._translating_errors(f"PromptInternJob {name}"):
                 return Job.from_document(
@@ -185,7 +193,7 @@ class Cluster:
         return f"does not exist in namespace {self.namespace}; {_suggest(name, names)}"
 
     def jobs(self, *, all_namespaces: bool = False) -> list[Job]:
-        """All jobs of the namespace, or of all namespaces, by namespace and name."""
+        """Return the jobs of the namespace, or of all namespaces, sorted by namespace and name."""
         with self._translating_errors("PromptInternJobs"):
             if all_namespaces:
                 answer = self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, _request_timeout=_TIMEOUT)
@@ -196,7 +204,7 @@ class Cluster:
         )
 
     def create(self, document: Document, *, dry_run: bool = False) -> Job:
-        """Create a job; unknown fields are refused."""
+        """Create a job; the API server refuses unknown fields."""
         with self._translating_errors(f"PromptInternJob {document['metadata']['name']}"):
             return Job.from_document(
                 self._custom.create_namespaced_custom_object(
@@ -205,7 +213,7 @@ class Cluster:
             )
 
     def replace(self, document: Document, *, dry_run: bool = False) -> Job:
-        """Put ``document`` in the place of the job of that name and resourceVersion."""
+        """Replace the job that has the name and resourceVersion of ``document``."""
         name = document["metadata"]["name"]
         with self._translating_errors(f"PromptInternJob {name}"):
             return Job.from_document(
@@ -215,7 +223,7 @@ class Cluster:
             )
 
     def patch(self, name: str, change: Document, *, dry_run: bool = False) -> Job:
-        """Change some fields by a JSON merge patch."""
+        """Change fields of a job by a JSON merge patch."""
         with self._translating_errors(f"PromptInternJob {name}"):
             return Job.from_document(
                 self._custom.patch_namespaced_custom_object(
@@ -228,7 +236,7 @@ class Cluster:
             )
 
     def watch(self, name: str, version: str) -> Iterator[tuple[bool, Job]]:
-        """Whether it was deleted, and the job, at each change since ``version``; ends after some seconds."""
+        """Yield whether the job was deleted, and the job, at each change since ``version``; end after some seconds."""
         events = watch.Watch().stream(
             self._custom.list_namespaced_custom_object,
             *self._jobs,
@@ -246,10 +254,10 @@ class Cluster:
     def _jobs(self) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, PLURAL
 
-    # What belongs to a job
+    # The dependents of a job
 
     def resolved_job(self, job: str) -> str | None:
-        """The job as its pods read it, as JSON; None if it has none (yet, or any more)."""
+        """Return the resolved job that its pods read, as JSON, or None if its ConfigMap does not exist."""
         name = dependent_name(job)
         try:
             with self._translating_errors(f"ConfigMap {name}"):
@@ -260,7 +268,7 @@ class Cluster:
         return data.get(JOB_FILE)
 
     def pods(self, job: str, role: str) -> list[Pod]:
-        """The job's pods with ``role``: head, worker or preflight."""
+        """Return the job's pods with ``role``: head, worker or preflight."""
         with self._translating_errors(f"pods of {job}"):
             pods = self._core.list_namespaced_pod(
                 self.namespace,
@@ -270,7 +278,7 @@ class Cluster:
         return [Pod.from_document(document) for document in self._api.sanitize_for_serialization(pods)["items"]]
 
     def pod_log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
-        """What the container printed; with ``follow`` until it ends."""
+        """Yield the log of a container; with ``follow``, until the container ends."""
         with self._translating_errors(f"log of pod {pod}"):
             answer = self._core.read_namespaced_pod_log(
                 pod,
@@ -288,11 +296,11 @@ class Cluster:
                 answer.release_conn()
 
     def execute(self, pod: str, container: str, command: Sequence[str]) -> bytes:
-        """Standard output of ``command`` in a container.
+        """Run ``command`` in a container and return its standard output.
 
         Raises:
-            Forbidden: without the right to exec.
-            RunFailed: if the command failed, or did not end in time.
+            Forbidden: if the user lacks the right to exec.
+            RunFailed: if the command fails, or does not end in time.
         """
         with self._translating_errors(f"exec in pod {pod}"):
             socket = stream(
@@ -350,7 +358,7 @@ def _read_output(socket: Any, pod: str) -> bytes:
 
 
 def _exec_failure(socket: Any) -> str | None:
-    """Why the command failed; None if it did not, or if the connection ended without a word."""
+    """Return why the command failed, or None if it succeeded or the connection ended without a status."""
     text = socket.read_channel(3)
     try:
         status = yaml.safe_load(text or b"")

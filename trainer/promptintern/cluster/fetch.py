@@ -1,4 +1,4 @@
-"""A job's adapter and report, from its storage to this machine."""
+"""Download of a job's adapter and report from its storage."""
 
 import json
 import tempfile
@@ -16,16 +16,20 @@ from promptintern.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What was fetched."""
+    """The local folders of what was downloaded; None if it was not stored."""
 
     adapter: Path | None
     report: Path | None
     base_model: str | None
-    """URI that the adapter gives for its base model."""
+    """URI of the base model, as the adapter names it."""
 
 
 def check_target(folder: Path) -> None:
-    """Raises ``UserError`` if ``folder`` holds something, or cannot be made."""
+    """Check that ``folder`` is new or empty, and create its parents.
+
+    Raises:
+        UserError: if the folder is not empty, is a file, or cannot be created.
+    """
     try:
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError.at(str(folder), "is not empty, and fetch overwrites nothing; give another folder")
@@ -37,11 +41,11 @@ def check_target(folder: Path) -> None:
 
 
 def fetch(location: RunLocation, job: Job, folder: Path) -> Fetched:
-    """Copy adapter and report of ``job`` into ``folder``, which is whole or untouched.
+    """Download the adapter and report of ``job`` into ``folder``; a failure leaves the folder as it was.
 
     Raises:
         UserError: if ``folder`` is in use, or the storage cannot be read with these credentials.
-        RunFailed: if there is neither, the storage does not answer, or a file is not what was committed.
+        RunFailed: if neither is stored, the storage does not answer, or a file is not what was committed.
     """
     check_target(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -69,7 +73,7 @@ def _fetch_adapter(store: Store, local: Path) -> bool:
         return False
     local.mkdir()
     fetch_folder(store, manifest, folder="", local=local)
-    # So that the folder is an adapter to `predict` too.
+    # `predict` takes the folder for an adapter only if it has a manifest.
     (local / MANIFEST_FILE).write_bytes(manifest.to_json())
     return True
 

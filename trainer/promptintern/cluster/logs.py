@@ -1,4 +1,4 @@
-"""What a job's trainer said: from its head pod while that exists, from the run's storage afterwards."""
+"""The log of a job's trainer: from the head pod while it exists, from the run's storage afterwards."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ _POLL_SECONDS, _STORED_SECONDS = 2.0, 15.0
 _PATIENCE_SECONDS = 600.0
 _SHUTDOWN_SECONDS = 30.0
 _ANCHOR_BYTES = 4096
-"""Bytes of what was printed by which its place in a stored tail is found again."""
+"""Most bytes, from the end of what was printed, with which its position in a stored tail is found again."""
 _MIN_ANCHOR_BYTES = 128
-"""Bytes that do not stand at two places of a log."""
+"""Bytes that are enough to occur only once in a log."""
 _MAX_READ_BYTES = 4 << 20
 READ_SCRIPT = rf"""cd "$1" 2>/dev/null || exit 0
 shift
@@ -36,12 +36,13 @@ for f in $(ls -tr {_DRIVER}*.log 2>/dev/null); do
   printf '%s %d\n' "$f" "$bytes"
   tail -c +$(( from + 1 )) "$f" | head -c "$bytes"
 done"""
-"""Prints of every driver's log what follows the bytes that are known (``NAME:BYTES``): its name, how many bytes, and
-these. A process that followed the files would stay in the pod when the connection to it breaks."""
+"""Shell script that prints, for every driver's log, its name, the number of new bytes, and those bytes. Its arguments
+are the folder, and ``NAME:OFFSET`` of each log that was read before. It ends at once: a process that followed the files
+would stay in the pod after the connection broke."""
 
 
 class LogClient(Protocol):
-    """What reading logs needs of a cluster."""
+    """The requests that reading logs makes to a cluster."""
 
     def job(self, name: str) -> Job: ...
 
@@ -54,7 +55,7 @@ class LogClient(Protocol):
 
 @dataclass(kw_only=True)
 class _Position:
-    """How much of a file was printed."""
+    """How much of a log file was printed."""
 
     offset: int = 0
     tail: bytes = b""
@@ -64,9 +65,12 @@ class LogReader:
     """Prints a job's logs, every byte once.
 
     Args:
-        out: Takes the log.
-        note: Takes what is to be said about it.
-        locate_run: Where the run is stored.
+        cluster: The job's cluster.
+        out: Called with the bytes of the log.
+        note: Called with remarks about the log.
+        locate_run: Returns where the job's run is stored.
+        sleep: Waits for a number of seconds.
+        clock: Returns a monotonic time in seconds.
     """
 
     def __init__(
@@ -94,11 +98,11 @@ class LogReader:
     # Once
 
     def show(self, name: str, number: int | None = None) -> None:
-        """The log of attempt ``number``, or of the newest; before the first attempt, of the check.
+        """Print the log of attempt ``number``, or of the newest one; before the first attempt, that of the check.
 
         Raises:
-            UserError: if there is no such job or attempt, or its stored log cannot be read.
-            RunFailed: if storage or API server do not answer.
+            UserError: if the job or attempt does not exist, or its stored log cannot be read.
+            RunFailed: if the storage or the API server does not answer.
         """
         job = self._cluster.job(name)
         attempt = _select_attempt(job, number)
@@ -141,7 +145,7 @@ class LogReader:
             self._sleep(_POLL_SECONDS)
 
     def _follow_once(self, job: Job, number: int | None) -> bool:
-        """Print what is new. Whether that was all."""
+        """Print what is new. Return whether the log is complete."""
         attempt = _select_attempt(job, number)
         if attempt is None:
             if job.is_settled:
@@ -171,7 +175,7 @@ class LogReader:
         return False
 
     def _wait_for_shutdown(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
-        """Read on while the cluster goes down; its last words are stored when its head pod is gone."""
+        """Keep reading while the Ray cluster shuts down; the end of the log is stored once the head pod is gone."""
         deadline = self._clock() + _SHUTDOWN_SECONDS
         while head is not None and self._has_printed(attempt) and self._clock() < deadline:
             self._read_head(head, attempt)
@@ -179,7 +183,7 @@ class LogReader:
             head = self._head(job, attempt)
 
     def _finish(self, job: Job, attempt: AttemptStatus) -> None:
-        """Print what storage has beyond what was printed, and how the attempt ended; once."""
+        """Print the rest of the log from storage, and how the attempt ended. Repeated calls do nothing."""
         key = f"finished {attempt.number}"
         if key in self._noted:
             return
@@ -205,7 +209,7 @@ class LogReader:
         return newest([pod for pod in pods if pod.ray_job == attempt.ray_job_name])
 
     def _read_head(self, head: Pod, attempt: AttemptStatus) -> bool:
-        """Print what is new in the pod. False if it cannot be read."""
+        """Print what is new in the pod. Return False if it cannot be read."""
         if self._no_exec or HEAD_CONTAINER not in head.running_containers:
             return False
         while True:
@@ -338,7 +342,7 @@ def _select_attempt(job: Job, number: int | None) -> AttemptStatus | None:
 
 
 def parse_output(output: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and new bytes in what ``READ_SCRIPT`` printed; a broken end counts as far as it goes."""
+    """Yield the file names and new bytes in the output of ``READ_SCRIPT``, which may be cut off at its end."""
     while output:
         head, newline, rest = output.partition(b"\n")
         name, _, size = head.rpartition(b" ")
@@ -350,15 +354,18 @@ def parse_output(output: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def bytes_after(content: bytes, tail: bytes) -> bytes | None:
-    """What of a file's tail ``content`` comes after ``last``, the end of what is known; None if that is not in it."""
-    if content.startswith(tail):  # no more than that was known
+    """Return the part of ``content``, the stored tail of a file, that follows ``tail``, the end of what was printed.
+
+    The result is None if lines are missing between the two.
+    """
+    if content.startswith(tail):  # what was printed is the beginning of the file
         return content[len(tail) :]
     start = content.rfind(tail)
     if start >= 0:
         return content[start + len(tail) :]
-    if content[-_MIN_ANCHOR_BYTES:] in tail:  # older than what is known
+    if content[-_MIN_ANCHOR_BYTES:] in tail:  # the stored tail ends before what was printed
         return b""
     for size in range(min(len(tail), len(content)), _MIN_ANCHOR_BYTES - 1, -1):
-        if content.startswith(tail[-size:]):  # the tail begins within what is known
+        if content.startswith(tail[-size:]):  # the stored tail begins within what was printed
             return content[size:]
     return None

@@ -1,4 +1,4 @@
-"""A job's state in words: which conditions matter now, what changed, how long things took."""
+"""A job's state as messages: the conditions that matter now, what changed, how long it took, and what to do next."""
 
 import re
 from datetime import datetime, timedelta
@@ -28,13 +28,13 @@ _IMPLIED = {
     ("Succeeded", "False"),
     ("Failed", "False"),
 }
-"""What goes without saying: the phase, or another condition, tells it."""
+"""Conditions that are not shown, because the phase or another condition implies them."""
 _AGE_UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
 _ORDINALS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
 def relevant_conditions(job: Job) -> list[Condition]:
-    """The conditions that tell where the job stands now, or what holds it up."""
+    """Return the conditions that say what the job does now, what it waits for, or how it ended."""
     conditions = job.status.conditions
     ends = [condition for condition in conditions if condition.type in _TERMINAL_TYPES and condition.status == "True"]
     if ends:
@@ -57,7 +57,7 @@ def _is_resumed(condition: Condition) -> bool:
 
 
 def condition_message(condition: Condition) -> str:
-    """A condition as a person would say it; further lines of its message follow, indented."""
+    """Return a condition as a sentence; a message of several lines follows it, indented."""
     heading = _HEADINGS.get((condition.type, condition.status)) or f"{condition.type} is {condition.status}"
     word = heading.split()[-1].lower()
     implied = {word, condition.type.lower(), heading.replace(" ", "")}
@@ -69,12 +69,12 @@ def condition_message(condition: Condition) -> str:
 
 
 def printable(text: str) -> str:
-    """Without characters that would move a terminal's cursor or change its colours."""
+    """Return ``text`` without characters that would move a terminal's cursor or change its colours."""
     return re.sub(r"[^\S\n]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text)
 
 
 def waiting_for_operator(job: Job, now: datetime) -> str | None:
-    """What to say while the operator has not looked at the newest spec."""
+    """Return a message if the operator has not observed the newest spec, else None."""
     if not job.has_unobserved_spec:
         return None
     if job.status.phase is None and now - job.created > timedelta(seconds=30):
@@ -86,7 +86,11 @@ def waiting_for_operator(job: Job, now: datetime) -> str | None:
 
 
 def next_step(job: Job, *, flags: str = "") -> str | None:
-    """What to do next, if anything is to be done."""
+    """Return the next command for the user, or None if there is nothing to do.
+
+    Args:
+        flags: Options with which commands find the job again, such as `` -n team-a``.
+    """
     status = job.status
     if job.is_deleting:
         return None
@@ -105,7 +109,7 @@ def next_step(job: Job, *, flags: str = "") -> str | None:
 
 
 def changes(before: Job | None, after: Job) -> list[str]:
-    """What is new in ``after``, a line each; all that matters if there is no ``before``. Progress is left out."""
+    """Return a line for each change from ``before`` to ``after``, except progress; without ``before``, all is new."""
     lines = []
     old, new = (before.status if before else None), after.status
     if new.phase is not None and (old is None or old.phase is not new.phase):
@@ -139,13 +143,13 @@ def _attempt_changes(old: AttemptStatus | None, new: AttemptStatus) -> list[str]
 
 
 def attempt_end(attempt: AttemptStatus) -> str:
-    """How an attempt ended, as a line."""
+    """Return a line that says how ``attempt`` ended."""
     message = f": {printable(attempt.message)}" if attempt.message else ""
     return f"attempt {attempt.number} ended ({attempt.outcome}){message}"
 
 
 def _ordinal(number: int) -> str:
-    """The position ``number`` in words, where there is a short one."""
+    """Return "the second" for 2, and so on; the number itself where the word is long."""
     return f"the {_ORDINALS[number - 2]}" if 2 <= number < 2 + len(_ORDINALS) else f"{number}"
 
 
@@ -163,7 +167,7 @@ def _stage_changes(old: StageStatus | None, new: StageStatus) -> list[str]:
 
 
 def progress_line(job: Job) -> str | None:
-    """The running stage's steps, in a line."""
+    """Return a line with the steps, loss and speed of the running stage, or None if no stage runs."""
     training = job.status.training
     if training is None or training.progress is None or job.is_over or not training.stages:
         return None
@@ -177,11 +181,11 @@ def progress_line(job: Job) -> str | None:
 
 
 def elapsed(start: datetime, end: datetime) -> str:
-    """The time from ``start`` to ``end``, such as ``3 h 5 min``; none if the clocks of two machines disagree."""
+    """Return the time from ``start`` to ``end``, such as ``3 h 5 min``; 0 if clocks that differ put the end first."""
     return duration(max(0.0, (end - start).total_seconds()))
 
 
 def age(created: datetime, now: datetime) -> str:
-    """The time since ``created`` in its largest unit, such as ``3d``, as in kubectl's AGE column."""
+    """Return the time since ``created`` in its largest unit, such as ``3d``, as in kubectl's AGE column."""
     seconds = max(0, round((now - created).total_seconds()))
     return next((f"{seconds // size}{unit}" for size, unit in _AGE_UNITS if seconds >= size), f"{seconds}s")

@@ -1,4 +1,4 @@
-"""What the API server stores, as far as a person asks for it."""
+"""The objects that the API server stores, reduced to what the commands need."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Job:
 
     @classmethod
     def from_document(cls, document: Document) -> "Job":
-        """From the API server's answer. Of a status that another version wrote, what this one knows."""
+        """Parse the API server's document. Parts of the status that this version cannot read are left out."""
         meta = document["metadata"]
         return cls(
             name=meta["name"],
@@ -45,12 +45,12 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has succeeded or failed."""
+        """Whether the job has succeeded or failed."""
         return self.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
 
     @property
     def is_refused(self) -> bool:
-        """Whether its user has to change it."""
+        """Whether the job was refused, so that its user has to change it."""
         failed = self.condition("Failed")
         return self.status.phase is Phase.REFUSED or (
             failed is not None and failed.status == "True" and failed.reason == "Refused"
@@ -58,17 +58,17 @@ class Job:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing will change by itself: the job has ended, or the newest spec was refused."""
+        """Whether nothing changes until the user acts: the job has ended, or its newest spec was refused."""
         accepted = self.condition("Accepted")
         newest = accepted is None or accepted.observed_generation in (None, self.generation)
         return self.is_over or (self.status.phase is Phase.REFUSED and newest)
 
     def condition(self, kind: str) -> Condition | None:
-        """The condition of that type."""
+        """Return the condition of type ``kind``, or None."""
         return next((condition for condition in self.status.conditions if condition.type == kind), None)
 
     def attempt(self, number: int | None = None) -> AttemptStatus | None:
-        """Attempt ``number``, or the newest one."""
+        """Return attempt ``number``, or the newest one; None if it does not exist."""
         attempts = sorted(self.status.attempts, key=lambda attempt: attempt.number)
         if number is None:
             return attempts[-1] if attempts else None
@@ -76,26 +76,26 @@ class Job:
 
     @property
     def has_unobserved_spec(self) -> bool:
-        """Whether the operator has not looked at the newest spec yet."""
+        """Whether the operator has not observed the newest spec yet."""
         return (self.status.observed_generation or 0) < self.generation
 
 
 def _parse_readable(document: Document) -> PromptInternJobStatus:
-    """The status without what this version cannot read."""
+    """Parse a status without the parts that this version cannot read."""
     readable = copy.deepcopy(dict(document))
     while True:
         try:
             return PromptInternJobStatus.model_validate(readable)
         except ValidationError as error:
             problem = error.errors()[0]
-            # What lacks a field goes as a whole.
+            # An object that lacks a field is removed as a whole.
             path = problem["loc"][:-1] if problem["type"] == "missing" else problem["loc"]
             if not _remove(readable, path):
                 return PromptInternJobStatus()
 
 
 def _remove(node: Any, path: Sequence[int | str]) -> bool:
-    """Take away what ``path`` leads to, or the last on its way that there is. Whether there was any."""
+    """Remove the value at ``path``, or its last parent that exists. Return whether anything was removed."""
     steps: list[tuple[Any, int | str]] = []
     for part in path:
         exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
@@ -119,15 +119,15 @@ class Pod:
     is_deleting: bool
     phase: str
     ray_job: str | None
-    """The attempt's RayJob; None for a preflight."""
+    """Name of the attempt's RayJob; None for a preflight."""
     running_containers: frozenset[str]
-    """Containers that run."""
+    """Names of the containers that run."""
     waiting_reason: str | None
-    """Why it does not run yet."""
+    """Why the pod is not running yet, if it says so."""
 
     @classmethod
     def from_document(cls, document: Document) -> "Pod":
-        """From the API server's answer."""
+        """Parse the API server's document."""
         meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
         containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
         variables = [variable for container in containers for variable in container.get("env") or []]
@@ -155,10 +155,10 @@ def _waiting_reason(status: Document, states: Sequence[Document]) -> str | None:
 
 
 def newest(pods: Sequence[Pod]) -> Pod | None:
-    """The pod that was made last, one that is not being deleted before one that is."""
+    """Return the pod that was created last, preferring those that are not being deleted; None if ``pods`` is empty."""
     return max(pods, key=lambda pod: (not pod.is_deleting, pod.created, pod.uid), default=None)
 
 
 def now() -> datetime:
-    """The time, with a zone."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""A job's folder in its storage, read with the user's own AWS credentials."""
+"""Where a job's run is stored, and access to it with the user's own AWS credentials."""
 
 import contextlib
 import json
@@ -20,31 +20,31 @@ from promptintern.storage.store import Store, open_store
 from promptintern.uris import shown
 
 _PATIENCE_SECONDS = 20.0
-"""A person waits at a terminal; a run is given minutes."""
+"""Seconds for which a request is repeated: a person waits for it at a terminal, while a run is given minutes."""
 
 
 class ResolvedJobClient(Protocol):
-    """What finding the storage needs of a cluster."""
+    """The request that locating a run makes to a cluster."""
 
     def resolved_job(self, job: str) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunLocation:
-    """Where a job's run is stored."""
+    """The folder of a job's run in its storage."""
 
     uri: str
-    """Of the run's folder."""
+    """URI of the run's folder."""
     endpoint: str | None
     region: str | None
     is_endpoint_unknown: bool = False
-    """Whether the endpoint is not known, only the URI."""
+    """Whether only the URI is known, and the endpoint may be another than AWS."""
 
     def open(self) -> Store:
-        """The run's folder.
+        """Open the run's folder.
 
         Raises:
-            UserError: if it is a folder of the job's pods.
+            UserError: if the folder is on a volume of the job's pods.
         """
         if self.uri.startswith("file://") and not Path(shown(self.uri)).is_dir():
             raise UserError.at(
@@ -59,7 +59,7 @@ class RunLocation:
 
     @contextlib.contextmanager
     def hinting(self) -> Iterator[None]:
-        """Add to a storage's failure what this place makes likely."""
+        """Add the likely cause of a storage's failure to its message."""
         try:
             yield
         except RunFailed as error:
@@ -87,13 +87,17 @@ def _is_resolvable(host: str) -> bool:
 
 
 def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = None) -> RunLocation:
-    """Where ``job`` stores: as its pods were told, else as spec or status say, else as its trainer reported.
+    """Find where the run of ``job`` is stored.
+
+    The resolved job names the storage, else the spec, else the status, else the outputs that the trainer reported.
 
     Args:
-        endpoint: Of the S3 server as this machine reaches it, instead of the job's.
+        cluster: The job's cluster.
+        job: The job.
+        endpoint: URL of the S3 server as this machine reaches it, in place of the job's endpoint.
 
     Raises:
-        UserError: if nothing tells, with what is missing.
+        UserError: if none of them names the storage; the message says what is missing.
     """
     missing = f"there is no ConfigMap {dependent_name(job.name)}"
     try:
@@ -128,7 +132,7 @@ def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = N
 def _storage_of(text: str | None, job: Job) -> Document | None:
     try:
         resolved: Any = json.loads(text or "null")
-        if resolved and resolved["metadata"].get("uid") == job.uid:  # not of an earlier job of that name
+        if resolved and resolved["metadata"].get("uid") == job.uid:  # else it belongs to an earlier job of that name
             storage: Document | None = resolved["spec"].get("storage")
             return storage
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -25,10 +25,13 @@ _BAR_WIDTH = 30
 
 
 def job_blocks(job: Job, *, now: datetime, console: Console, flags: str = "") -> list[RenderableType]:
-    """Everything that is to be said of ``job``, from above to below.
+    """Return all that `status` shows of ``job``, from top to bottom.
 
     Args:
-        flags: What commands need to find the job again, such as `` -n team-a``.
+        job: The job.
+        now: The current time.
+        console: The console that the blocks are made to fit.
+        flags: Options with which commands find the job again, such as `` -n team-a``.
     """
     blocks: list[RenderableType] = [_heading(job, now)]
     waiting = messages.waiting_for_operator(job, now)
@@ -51,7 +54,7 @@ def job_blocks(job: Job, *, now: datetime, console: Console, flags: str = "") ->
 
 
 def jobs_table(jobs: Sequence[Job], *, now: datetime, console: Console, all_namespaces: bool = False) -> RenderableType:
-    """A row a job, with the columns of `kubectl get pij`."""
+    """Return a table with one row per job, and the columns of `kubectl get pij`."""
     table = _table("", "namespace", "name", "phase") if all_namespaces else _table("", "name", "phase")
     for name in ("stage", "tokens", "score", "age"):
         table.add_column(name, justify="right", no_wrap=True)

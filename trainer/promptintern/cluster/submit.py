@@ -1,4 +1,4 @@
-"""From a job in a file to a job in a cluster: what is sent, and what to do where there is one already."""
+"""From a job in a file to a job in a cluster: what is sent, and what happens if the job already exists."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _MISSING = object()
 
 
 class SubmitClient(Protocol):
-    """What submitting needs of a cluster."""
+    """The requests that submitting makes to a cluster."""
 
     namespace: str
 
@@ -39,7 +39,7 @@ class SubmitClient(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A field that is one thing in the cluster and another in the file."""
+    """A field whose value in the cluster differs from that in the file."""
 
     field: str
     in_cluster: Any
@@ -52,19 +52,19 @@ class Difference:
 
 
 class Action(Enum):
-    """What submitting did."""
+    """What `submit` did with the job in the cluster."""
 
     CREATED = "created"
     UNCHANGED = "unchanged"
     UPDATED = "updated"
-    """Fields that may change at any time."""
+    """Only fields that may change at any time were changed."""
     REPLACED = "replaced"
-    """The spec of a job that was not accepted yet."""
+    """The spec of a job that was not accepted yet was replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionResult:
-    """What submitting came to."""
+    """The outcome of `submit`."""
 
     action: Action
     job: Job
@@ -73,26 +73,26 @@ class SubmissionResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job as its file says it."""
+    """A job as its file describes it."""
 
     job: PromptInternJob
     document: Document
-    """What is sent: the fields that the file sets and no others."""
+    """The document to send: the fields that the file sets, and no others."""
     namespace: str | None
-    """As the file says."""
+    """The namespace in the file."""
 
 
 def read_submission(path: Path, overrides: Sequence[str]) -> Submission:
-    """The job in ``path``, checked as ``run`` does.
+    """Read the job in ``path`` and check it as `run` does.
 
     Raises:
-        UserError: if it is no valid job, or names files of this machine.
+        UserError: if the job is not valid, or names files of this machine.
     """
     job = load_job(path, overrides)
     problems = find_local_paths(job)
     if problems:
         raise UserError(problems)
-    # The model keeps of the metadata what the trainer needs; the rest is the user's own and goes along.
+    # PromptInternJob keeps only the metadata that the trainer needs; labels and annotations come from the file itself.
     document = yaml.load(path.read_text(encoding="utf-8"), Loader=JobLoader)  # noqa: S506 -- it is a SafeLoader
     metadata = with_overrides(document, overrides).get("metadata") or {}
     sent_metadata = {name: metadata[name] for name in _SENT_METADATA if metadata.get(name)}
@@ -109,7 +109,7 @@ def read_submission(path: Path, overrides: Sequence[str]) -> Submission:
 
 
 def find_local_paths(job: PromptInternJob) -> list[Problem]:
-    """URIs of files that the job's pods do not have."""
+    """Return a problem for each URI of a file that the job's pods cannot read or write."""
     cache = job.spec.compute.model_cache
     problems = []
     for field, uri in _file_uris(job.spec.to_wire(), "spec"):
@@ -142,10 +142,10 @@ def _file_uris(node: Any, where: str) -> list[tuple[str, str]]:
 
 
 def submit(cluster: SubmitClient, submission: Submission, *, dry_run: bool = False) -> SubmissionResult:
-    """Create the job. One that exists is changed where it may change.
+    """Create the job, or change the existing job of that name where its fields may change.
 
     Raises:
-        UserError: if the API server refuses it, or a job of that name exists whose spec is fixed and differs.
+        UserError: if the API server refuses it, or the spec of the existing job differs and can no longer change.
     """
     document = _in_namespace(submission.document, cluster.namespace)
     for _ in range(_TRIES):
@@ -167,7 +167,7 @@ def _in_namespace(document: Document, namespace: str) -> Document:
 def _update_existing(
     cluster: SubmitClient, submission: Submission, document: Document, *, dry_run: bool
 ) -> SubmissionResult:
-    """There is a job of that name already."""
+    """Bring the existing job of that name to what the file says."""
     name = submission.job.metadata.name
     existing = cluster.job(name)
     where = f"PromptInternJob {name}"
@@ -217,7 +217,7 @@ def _may_change(field: str) -> bool:
 
 
 def find_differences(existing: Job, submission: Submission) -> list[Difference]:
-    """Fields that differ, as people write them; of the ones that may change, those that the file sets."""
+    """Return the fields that differ; those that may change at any time count only if the file sets them."""
     spec = submission.document["spec"]
     left_out = [name for name in MUTABLE_SPEC_FIELDS if name not in spec]
     in_file = _without(submission.job.spec.to_wire(), left_out)
@@ -239,7 +239,7 @@ def _without(document: Document, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _with_defaults(spec: Document) -> dict[str, Any]:
-    """As this version reads it; as it is, if this version cannot."""
+    """Return the spec with its defaults, or unchanged if this version cannot read it."""
     try:
         return PromptInternJobSpec.model_validate_json(json.dumps(spec), by_alias=True).to_wire()
     except ValidationError:
@@ -258,7 +258,7 @@ def _compare(in_cluster: Any, in_file: Any, where: str) -> list[Difference]:
 
 
 def _patch(differences: Sequence[Difference]) -> dict[str, Any]:
-    """A merge patch that makes ``differences`` as the file says. A label's name may hold dots, a field's does not."""
+    """Return a merge patch to the file's values. The name of a label may contain dots; that of a field does not."""
     patch: dict[str, Any] = {}
     for difference in differences:
         keys = (
@@ -276,7 +276,7 @@ def _to_json(value: Any) -> str:
 
 
 def _excerpt(text: str, position: int, limit: int = 60) -> str:
-    """Of a long text the part where ``position`` is."""
+    """Return at most ``limit`` characters of ``text`` around ``position``."""
     if len(text) <= limit:
         return text
     start = max(0, min(position - limit // 3, len(text) - limit))

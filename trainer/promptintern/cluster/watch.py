@@ -1,4 +1,4 @@
-"""A job as it changes, over broken connections and restarts of the API server."""
+"""Watching a job over broken connections and restarts of the API server."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ _POLL_SECONDS = 3.0
 
 
 class WatchClient(Protocol):
-    """What following needs of a cluster."""
+    """The requests that watching makes to a cluster."""
 
     def job(self, name: str) -> Job: ...
 
@@ -23,19 +23,19 @@ class WatchClient(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted:
-    """The API server does not answer; it is asked again."""
+    """The API server does not answer; requests are repeated."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """It answers again."""
+    """The API server answers again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deleted:
-    """The job is gone, or another one has its name."""
+    """The job was deleted, even if another job has its name now."""
 
 
 Update = Job | Interrupted | Resumed | Deleted
@@ -49,10 +49,13 @@ def watch_job(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Update]:
-    """Every state of job ``name`` that is seen, the present one first. Ends after ``Deleted``; else the caller stops.
+    """Yield every observed state of job ``name``, the current one first, until it is deleted or the caller stops.
+
+    Args:
+        patience: Longest time in seconds without an answer of the API server.
 
     Raises:
-        NotFound: if there is no such job at the beginning.
+        NotFound: if the job does not exist at the beginning.
         Unreachable: if the API server does not answer for ``patience`` seconds.
     """
     job = cluster.job(name)
@@ -93,7 +96,10 @@ def watch_job(
 def _watch_once(
     cluster: WatchClient, name: str, version: str, sleep: Callable[[float], None]
 ) -> Iterator[tuple[bool, Job]]:
-    """Changes since ``version`` until the watch ends. One that breaks, or may not be, says nothing: asking does."""
+    """Yield the changes since ``version`` until the watch ends.
+
+    A watch that breaks, or that the user may not open, ends too; the caller's next request shows what is wrong.
+    """
     try:
         yield from cluster.watch(name, version)
     except Expired:

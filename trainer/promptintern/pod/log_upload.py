@@ -1,4 +1,4 @@
-"""The log sidecar of the head pod: tails of the driver's log, and so of the workers', go to the run's storage."""
+"""The log sidecar of the head pod: it uploads tails of the driver's log, which has the workers' output, to storage."""
 
 import threading
 from pathlib import Path
@@ -18,10 +18,13 @@ _log = structlog.get_logger("promptintern.pod")
 def upload_logs(
     store: Store, stop: threading.Event, *, logs: Path = RAY_LOGS, seconds: float = SECONDS_BETWEEN
 ) -> None:
-    """Upload what changed every ``seconds`` until ``stop``, and once more then. Never raises for storage's sake.
+    """Upload changed logs every ``seconds`` until ``stop`` is set, and once more then. Storage errors are only logged.
 
     Args:
-        store: The attempt's folder of logs.
+        store: The folder for the attempt's logs.
+        stop: Ends the uploads.
+        logs: Ray's folder of logs.
+        seconds: Time between two uploads.
     """
     uploaded: dict[str, tuple[int, int]] = {}
     while True:
@@ -41,11 +44,11 @@ def _upload(path: Path, store: Store, uploaded: dict[str, tuple[int, int]]) -> N
         store.write(path.name, tail(path))
         uploaded[path.name] = state
     except (OSError, UserError, RunFailed) as error:
-        _log.warning("log not stored", file=path.name, error=str(error).splitlines()[0])
+        _log.warning("log not uploaded", file=path.name, error=str(error).splitlines()[0])
 
 
 def tail(path: Path, size: int = TAIL_BYTES) -> bytes:
-    """The file's last ``size`` bytes, from the beginning of a line."""
+    """Return the last ``size`` bytes of the file, from the beginning of a line."""
     with path.open("rb") as file:
         length = file.seek(0, 2)
         file.seek(max(0, length - size))

@@ -1,6 +1,6 @@
-"""A trainer that is newer than the cluster's PromptInternJob: what the API server does not know is left out.
+"""Version skew: status fields that the cluster's CRD does not declare are left out by a trainer that is newer.
 
-Server-side apply refuses an object with a field that its CRD does not declare, the whole of it, with status 500.
+Server-side apply refuses a whole object, with status 500, if the CRD does not declare one of its fields.
 """
 
 import re
@@ -12,7 +12,7 @@ import structlog
 from promptintern.refusal import status_object
 
 FieldPath = tuple[str, ...]
-"""Names of fields below ``status.training``; an entry's place in a list does not count."""
+"""Names of nested fields below ``status.training``, without the indices of lists."""
 Patch = Callable[[dict[str, Any]], None]
 
 _UNKNOWN = re.compile(r"\.status\.training\.(\S+): field not declared in schema")
@@ -21,7 +21,7 @@ _log = structlog.get_logger("promptintern.pod")
 
 
 def dropping_unknown_fields(patch: Patch) -> Patch:
-    """``patch``, again without the fields that the API server calls unknown, now and from then on."""
+    """Wrap ``patch``: fields that the API server calls unknown are dropped, and the patch is repeated without them."""
     unknown: set[FieldPath] = set()
 
     def patch_known_fields(training: dict[str, Any]) -> None:
@@ -40,12 +40,12 @@ def dropping_unknown_fields(patch: Patch) -> Patch:
 
 
 def parse_unknown_fields(message: str) -> set[FieldPath]:
-    """The fields of ``status.training`` that an answer of the API server calls unknown."""
+    """Return the fields of ``status.training`` that an error message of the API server calls unknown."""
     return {tuple(_INDEX.sub("", path).split(".")) for path in _UNKNOWN.findall(message)}
 
 
 def remove_fields(training: dict[str, Any], fields: set[FieldPath]) -> dict[str, Any]:
-    """``training`` without ``fields``, in every entry of the lists on their way."""
+    """Return ``training`` without ``fields``; those below a list are removed from every entry."""
     remaining: dict[str, Any] = {}
     for name, value in training.items():
         if (name,) in fields:
@@ -61,6 +61,6 @@ def remove_fields(training: dict[str, Any], fields: set[FieldPath]) -> dict[str,
 
 
 def error_message(error: BaseException) -> str:
-    """What the API server answered, or the error's first lines if it did not."""
+    """Return the API server's message, or the first lines of the error if it has none."""
     message = status_object(getattr(error, "body", None)).get("message")
     return message or " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
