@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import config
-from promptintern.pod.skew import leaving_out_unknown
 from promptintern.pod.status import patch_of
+from promptintern.pod.unknown_fields import dropping_unknown_fields
 from promptintern_api import PromptInternJob
 from structlog.testing import capture_logs
 
@@ -41,7 +41,7 @@ def test_unknown_fields_are_left_out(api_server: ApiServer, tmp_path: Path, monk
         made = server.get("promptinternjob", "small", "default")
         assert made is not None
         monkeypatch.setattr(config, "load_incluster_config", lambda: config.load_kube_config(str(server.kubeconfig)))
-        patch = leaving_out_unknown(patch_of(PromptInternJob.model_validate(made)))
+        patch = dropping_unknown_fields(patch_of(PromptInternJob.model_validate(made)))
         with capture_logs() as said:
             patch(TRAINING)
             patch(TRAINING | {"term": 2})

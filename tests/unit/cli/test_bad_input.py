@@ -16,7 +16,7 @@ Job = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Bad:
-    """One mistake, and what a user must read about it."""
+    """One mistake, and what its message must say."""
 
     name: str
     change: Callable[[Job, Path], None]
@@ -25,7 +25,7 @@ class Bad:
 
 
 def at(path: str, value: Any) -> Callable[[Job, Path], None]:
-    """Set a field of the document."""
+    """Return a change that sets a field of the document."""
 
     def change(job: Job, _folder: Path) -> None:
         *parents, leaf = path.split(".")
@@ -38,7 +38,7 @@ def at(path: str, value: Any) -> Callable[[Job, Path], None]:
 
 
 def without(path: str) -> Callable[[Job, Path], None]:
-    """Remove a field of the document."""
+    """Return a change that removes a field of the document."""
 
     def change(job: Job, _folder: Path) -> None:
         *parents, leaf = path.split(".")
@@ -51,7 +51,7 @@ def without(path: str) -> Callable[[Job, Path], None]:
 
 
 def train(content: bytes) -> Callable[[Job, Path], None]:
-    """Replace the training file."""
+    """Return a change that replaces the training file."""
     return lambda _job, folder: (folder / "train.jsonl").write_bytes(content) and None
 
 
@@ -63,7 +63,7 @@ GOOD = {"query": "a question", "answer": "an answer"}
 
 
 def _model(edit: Callable[[Path], object]) -> Callable[[Job, Path], None]:
-    """A model folder of its own, edited."""
+    """Return a change that gives the job its own, edited model folder."""
 
     def change(job: Job, folder: Path) -> None:
         model = write_tiny_model(folder / "broken-model")
@@ -80,7 +80,7 @@ def _pickled(model: Path) -> None:
 
 def _too_long(job: Job, folder: Path) -> None:
     (folder / "train.jsonl").write_bytes(lines(GOOD, {"query": "x " * 600, "answer": "y"}, GOOD | {"query": "b"}))
-    job["spec"]["schedule"] = {"stages": 2, "shots": 0}  # as an example, the row would make others too long as well
+    job["spec"]["schedule"] = {"stages": 2, "shots": 0}  # as an example, the row would make other rows too long as well
 
 
 def _parquet(job: Job, folder: Path) -> None:
@@ -359,13 +359,13 @@ def test_a_mistake_gives_a_clear_message(
     )
     assert ran.code == bad.code, ran.err
     assert "Traceback" not in ran.err + ran.out
-    assert "defect" not in ran.err
+    assert "bug in promptintern" not in ran.err
     for fragment in bad.says:
         assert fragment in ran.err
     assert sum(line.startswith(("error:", "failed:")) for line in ran.err.splitlines()) == 1
 
 
-def test_all_problems_are_told_at_once(
+def test_all_problems_are_listed_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = tiny_job(tmp_path)

@@ -83,7 +83,7 @@ class Server:
 def test_nothing_is_told_before_there_is_something_to_tell() -> None:
     server = Server()
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=0.2)
-    writer.note(Claimed(term=3))
+    writer.record(Claimed(term=3))
     time.sleep(0.2)
     assert server.told == []
     writer.close()
@@ -93,7 +93,7 @@ def test_it_is_told_at_most_once_in_a_while_and_the_last_word_counts() -> None:
     server = Server()
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.2)
     for event in (Claimed(term=1), BEGAN, STEPPED, DONE):
-        writer.note(event)
+        writer.record(event)
     writer.close(TrainingProgress.succeed)
     assert server.told[-1]["outputs"]["adapter"] == "s3://b/run/adapter"
     assert server.told[-1]["stages"][0]["score"] == 0.9
@@ -103,8 +103,8 @@ def test_it_is_told_at_most_once_in_a_while_and_the_last_word_counts() -> None:
 def test_the_last_word_is_said_again_until_it_is_heard() -> None:
     server = Server(refuses=3)
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=5)
-    writer.note(Claimed(term=1))
-    writer.note(BEGAN)
+    writer.record(Claimed(term=1))
+    writer.record(BEGAN)
     writer.close(lambda progress: progress.fail(who="User", message="spec.x: is wrong", ray_job="small-a1"))
     assert server.told[-1]["failure"] == {"class": "User", "message": "spec.x: is wrong", "rayJob": "small-a1"}
 
@@ -123,8 +123,8 @@ def test_a_head_that_the_operator_has_not_seen_yet_says_its_last_word_again() ->
         server.patch(status)
 
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), patch, seconds=0.05, patience=5)
-    writer.note(Claimed(term=1))
-    writer.note(BEGAN)
+    writer.record(Claimed(term=1))
+    writer.record(BEGAN)
     writer.close(TrainingProgress.succeed)
     assert server.told[-1]["outputs"]["report"].startswith("s3://b/run")
 
@@ -148,8 +148,8 @@ def test_a_stop_or_a_job_that_is_gone_is_not_waited_for() -> None:
 
     for patch, change in ((refuse, TrainingProgress.succeed), (away, None)):
         writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), patch, seconds=0.05, patience=60)
-        writer.note(Claimed(term=1))
-        writer.note(BEGAN)
+        writer.record(Claimed(term=1))
+        writer.record(BEGAN)
         began = time.monotonic()
         writer.close(change)
         assert time.monotonic() - began < 5

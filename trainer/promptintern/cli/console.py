@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars on a terminal, plain lines in a log."""
+"""The output of a run while it trains: bars on a terminal, plain lines in a log."""
 
 import signal
 import sys
@@ -37,23 +37,23 @@ from promptintern.report import words
 from promptintern.stage_record import Throughput
 
 _LINE_SECONDS = 5.0
-"""Time between two lines of progress in a log."""
+"""Least time between two lines of progress in a log."""
 
 
 class StopFlag:
-    """Set by SIGTERM or SIGINT: the run saves and stops. A second SIGINT ends it at once."""
+    """A flag that SIGTERM or SIGINT sets, so that the run saves and stops. A second SIGINT ends the run at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._event = threading.Event()
 
     def is_set(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal has arrived."""
         return self._event.is_set()
 
     @contextmanager
     def installed(self) -> Iterator["StopFlag"]:
-        """Handle signals inside the block; the former handlers come back after it."""
+        """Handle signals inside the block, and restore the former handlers after it."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self.is_set() and number == signal.SIGINT:
@@ -77,7 +77,7 @@ class _Base:
         return self._stop.is_set()
 
     def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """In the driver's own process an ending is an exception; nothing to tell."""
+        """Do nothing: in the driver's own process, an ending is an exception."""
 
     def ended(self) -> bool:
         return False
@@ -87,7 +87,7 @@ class _Base:
 
 
 class LogObserver(_Base):
-    """One line an event; progress at most every few seconds."""
+    """Prints one line per event, and progress at most every few seconds."""
 
     def __init__(self, console: Console, stop: StopFlag) -> None:
         super().__init__(stop)
@@ -111,7 +111,7 @@ class LogObserver(_Base):
 
 
 class BarObserver(_Base):
-    """Progress bars; notes and scores above them."""
+    """Shows progress bars, with notes and scores above them."""
 
     def __init__(self, progress: Progress, stop: StopFlag) -> None:
         super().__init__(stop)
@@ -153,7 +153,7 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
             at_a_time = f", {event.lanes} packs at a time" if event.lanes > 1 else ""
             return (
                 f"{event.name}: template rate {plan.achieved_rate:.2f}, {plan.shots} examples, "
-                f"{plan.prompt_tokens_mean:.1f} prompt tokens a query, {event.steps} steps of "
+                f"{plan.prompt_tokens_mean:.1f} prompt tokens per query, {event.steps} steps of "
                 f"{plan.training_tokens:,} tokens, of which {event.computed_tokens:,} are computed and "
                 f"{event.loss_tokens:,} have a loss{at_a_time}{start}"
             )
@@ -183,8 +183,8 @@ def _rates(speed: Throughput) -> list[str]:
 
 
 @contextmanager
-def observing(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
-    """The observer that fits standard error: bars on a terminal, lines elsewhere."""
+def terminal_observer(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
+    """Yield an observer that prints to standard error: bars on a terminal, lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield LogObserver(Console(file=sys.stderr, width=200), stop)
@@ -202,7 +202,7 @@ def observing(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
 
 
 def quiet_libraries() -> None:
-    """Our own words only: libraries' warnings and bars stay out of the terminal, storage's retries go to stderr."""
+    """Keep libraries' warnings and progress bars off the terminal, and send the log of storage retries to stderr."""
     import logging
     import os
     import warnings

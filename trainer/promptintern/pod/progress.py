@@ -1,4 +1,4 @@
-"""From events to ``status.training``."""
+"""Computes ``status.training`` from a run's events."""
 
 import time
 from collections import deque
@@ -12,17 +12,17 @@ from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageD
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 _RECENT_STEPS = 20
-"""The steps by whose time the time that is left is told. The first ones of a stage are slower."""
+"""Newest steps from which the remaining time is estimated; the first steps of a stage are slower."""
 
 
 class TrainingProgress:
-    """The trainer's part of a job's status, as the events so far tell it."""
+    """The trainer's part of a job's status, after the events so far."""
 
     def __init__(self, *, run_uri: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._run_uri = run_uri
         self._clock = clock
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_STEPS + 1)
-        """When how many steps were done."""
+        """Pairs of a time and the number of steps done by then."""
         self._term = 0
         self._stages: dict[int, StageStatus] = {}
         self._progress: Progress | None = None
@@ -30,7 +30,7 @@ class TrainingProgress:
         self._outputs: Outputs | None = None
 
     def note(self, event: Event) -> None:
-        """Take ``event`` in."""
+        """Apply ``event`` to the status."""
         match event:
             case Claimed(term=term):
                 self._term = term
@@ -55,11 +55,11 @@ class TrainingProgress:
                 self._progress = None
 
     def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
-        """Say why the trainer ends, and who has to act."""
+        """Record why the trainer fails, and who has to act."""
         self._failure = Failure(failure_class=who, message=message[:32_768], ray_job=ray_job)
 
     def succeed(self) -> None:
-        """Say what the run leaves."""
+        """Record the run's outputs."""
         self._outputs = Outputs(
             adapter=f"{self._run_uri}/{ADAPTER_FOLDER}",
             report=f"{self._run_uri}/{REPORT_FOLDER}/{REPORT_HTML}",
@@ -67,7 +67,7 @@ class TrainingProgress:
         self._progress = None
 
     def status(self) -> TrainingStatus:
-        """What is to be said now."""
+        """Return the status after the events so far."""
         return TrainingStatus(
             term=self._term,
             stages=[self._stages[index] for index in sorted(self._stages)],

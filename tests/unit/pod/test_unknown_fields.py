@@ -1,10 +1,10 @@
-"""What the API server of an older CRD calls unknown is left out, and nothing else."""
+"""Fields that an older CRD does not declare are left out, and nothing else."""
 
 import json
 from typing import Any
 
 import pytest
-from promptintern.pod.skew import leaving_out_unknown, unknown_fields, without
+from promptintern.pod.unknown_fields import dropping_unknown_fields, parse_unknown_fields, remove_fields
 
 ONE = (
     "failed to create typed patch object (team/job; promptintern.dev/v1alpha1, Kind=PromptInternJob): "
@@ -16,7 +16,7 @@ TWO = """failed to create typed patch object (team/job; promptintern.dev/v1alpha
 
 
 class RefusedError(Exception):
-    """As the client raises it, without the client."""
+    """An exception with the fields of the Kubernetes client's."""
 
     def __init__(self, message: str) -> None:
         super().__init__("(500)\nReason: Internal Server Error")
@@ -24,38 +24,38 @@ class RefusedError(Exception):
 
 
 def test_unknown_fields() -> None:
-    assert unknown_fields(ONE) == {("progress", "timeShares")}
-    assert unknown_fields(TWO) == {("progress", "other"), ("stages", "foo")}
-    assert unknown_fields("Internal error occurred: failed calling webhook") == set()
+    assert parse_unknown_fields(ONE) == {("progress", "timeShares")}
+    assert parse_unknown_fields(TWO) == {("progress", "other"), ("stages", "foo")}
+    assert parse_unknown_fields("Internal error occurred: failed calling webhook") == set()
 
 
 def test_without() -> None:
     training = {"term": 1, "stages": [{"index": 0, "foo": 1}, {"index": 1}], "progress": {"step": 1, "foo": 2}}
-    assert without(training, {("stages", "foo"), ("progress", "nothing"), ("term", "foo")}) == {
+    assert remove_fields(training, {("stages", "foo"), ("progress", "nothing"), ("term", "foo")}) == {
         "term": 1,
         "stages": [{"index": 0}, {"index": 1}],
         "progress": {"step": 1, "foo": 2},
     }
-    assert without(training, {("progress",)}).keys() == {"term", "stages"}
+    assert remove_fields(training, {("progress",)}).keys() == {"term", "stages"}
 
 
-def test_the_server_names_one_after_another() -> None:
-    told: list[dict[str, Any]] = []
-    asked = 0
+def test_fields_that_the_server_names_one_after_another() -> None:
+    patches: list[dict[str, Any]] = []
+    requests = 0
 
     def patch(training: dict[str, Any]) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal requests
+        requests += 1
         for name in ("b", "a"):
             if name in training:
                 raise RefusedError(f".status.training.{name}: field not declared in schema")
-        told.append(training)
+        patches.append(training)
 
-    tolerant = leaving_out_unknown(patch)
+    tolerant = dropping_unknown_fields(patch)
     tolerant({"a": 1, "b": 2, "c": 3})
     tolerant({"a": 4, "b": 5, "c": 6})
-    assert told == [{"c": 3}, {"c": 6}]
-    assert asked == 4, "what is unknown is known from then on"
+    assert patches == [{"c": 3}, {"c": 6}]
+    assert requests == 4, "fields stay dropped once the server has named them"
 
 
 def test_other_failures_are_raised() -> None:
@@ -63,7 +63,7 @@ def test_other_failures_are_raised() -> None:
         raise RefusedError("etcdserver: request timed out")
 
     with pytest.raises(RefusedError):
-        leaving_out_unknown(patch)({"a": 1})
+        dropping_unknown_fields(patch)({"a": 1})
 
 
 def test_a_field_that_stays_unknown_without_being_there_is_a_failure() -> None:
@@ -71,4 +71,4 @@ def test_a_field_that_stays_unknown_without_being_there_is_a_failure() -> None:
         raise RefusedError(".status.training.a: field not declared in schema")
 
     with pytest.raises(RefusedError):
-        leaving_out_unknown(patch)({"a": 1})
+        dropping_unknown_fields(patch)({"a": 1})

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from promptintern.cluster.tables import blocks, jobs_table
+from promptintern.cluster.status_view import job_blocks, jobs_table
 from rich.console import Console
 from rich.text import Text
 
@@ -12,7 +12,7 @@ from tests.unit.cluster_cli.documents import NOW, condition, stored, training
 
 def printed(columns: int, *, terminal: bool = True, job: object = None) -> str:
     console = Console(file=io.StringIO(), width=columns, force_terminal=terminal, color_system=None, highlight=False)
-    for block in blocks(job or training(), now=NOW, console=console, flags=" -n team-a"):  # type: ignore[arg-type]
+    for block in job_blocks(job or training(), now=NOW, console=console, flags=" -n team-a"):  # type: ignore[arg-type]
         console.print(block, soft_wrap=isinstance(block, Text))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -23,7 +23,17 @@ def printed(columns: int, *, terminal: bool = True, job: object = None) -> str:
 def test_no_figure_is_cut(columns: int, terminal: bool) -> None:
     shown = printed(columns, terminal=terminal)
     assert "…" not in shown
-    for figure in ("1234.5", "0.5123", "0.875", "800.2", "0.67", "33m", "30/120 (25 %)", "small-a2", "Infrastructure"):
+    for figure in (
+        "1234.5",
+        "0.5123",
+        "0.875",
+        "800.2",
+        "0.67",
+        "33 min",
+        "30/120 (25 %)",
+        "small-a2",
+        "Infrastructure",
+    ):
         assert figure in shown
     assert "pod small-a2-w on n1: OOMKilled, exit code 137" in shown
     assert "node worker-7 went away" in shown
@@ -35,7 +45,7 @@ def test_tables_where_they_fit(columns: int) -> None:
     lines = printed(columns).splitlines()
     assert max(map(len, lines)) <= columns
     row = next(line for line in lines if line.split()[:2] == ["1", "1.00"])
-    assert row.split() == ["1", "1.00", "5", "1234.5", "0.5123", "0.875", "33m"]
+    assert row.split() == ["1", "1.00", "5", "1234.5", "0.5123", "0.875", "33", "min"]
     assert any("━" in line for line in lines)  # the bar
 
 
@@ -50,17 +60,17 @@ def test_a_job_that_has_ended() -> None:
         completionTime="2026-01-02T11:00:00Z",
     )
     shown = printed(80, job=job)
-    assert "team-a/small Succeeded · took 1h" in shown
+    assert "team-a/small Succeeded · took 1 h" in shown
     assert "adapter: s3://team-a/runs/adapter" in shown
     assert "promptintern fetch small ./small -n team-a" in shown
-    assert "attempts" not in shown  # one that went well is nothing to speak of
+    assert "attempts" not in shown  # a single successful attempt is not shown
 
 
 @pytest.mark.parametrize("columns", [20, 80])
 def test_the_list(columns: int) -> None:
     console = Console(file=io.StringIO(), width=columns, highlight=False)
     jobs = [stored(phase="Training", stage="2/4", tokens=42.5, score="0.910"), stored(phase=None)]
-    console.print(jobs_table(jobs, now=NOW, console=console, everywhere=True))
+    console.print(jobs_table(jobs, now=NOW, console=console, all_namespaces=True))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     for text in ("team-a", "small", "Training", "2/4", "42.5", "0.910", "1h"):

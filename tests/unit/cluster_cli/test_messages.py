@@ -1,9 +1,10 @@
-"""Which conditions are told, and what a watch prints in a log."""
+"""Which conditions are shown, and what a watch prints in a log."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from promptintern.cluster import words
+from promptintern.cluster import messages
 
 from tests.unit.cluster_cli.documents import NOW, condition, stored, training
 
@@ -13,7 +14,7 @@ STARTING = condition("Training", "False", "Starting", "attempt 1 starts")
 
 
 @pytest.mark.parametrize(
-    ("phase", "conditions", "told"),
+    ("phase", "conditions", "expected"),
     [
         ("Pending", [], []),
         ("Checking", [condition("Accepted", "Unknown", "Checking", "looking")], ["being checked (Checking): looking"]),
@@ -30,7 +31,7 @@ STARTING = condition("Training", "False", "Starting", "attempt 1 starts")
         (
             "Queued",
             [ACCEPTED, condition("QuotaReserved", "False", "Pending", "queue q: full"), STARTING],
-            ["waits for quota (Pending): queue q: full"],
+            ["waiting for quota (Pending): queue q: full"],
         ),
         (
             "Starting",
@@ -83,41 +84,51 @@ STARTING = condition("Training", "False", "Starting", "attempt 1 starts")
         ),
     ],
 )
-def test_the_conditions_that_matter(phase: str, conditions: list[dict[str, Any]], told: list[str]) -> None:
+def test_relevant_conditions(phase: str, conditions: list[dict[str, Any]], expected: list[str]) -> None:
     job = stored(phase=phase, conditions=conditions)
-    assert [words.sentence(each) for each in words.that_matter(job)] == told
+    assert [messages.condition_message(each) for each in messages.relevant_conditions(job)] == expected
 
 
-def test_a_line_a_change() -> None:
+def test_one_line_per_change() -> None:
     before, after = stored(phase="Checking"), training()
-    lines = words.changes(before, after)
+    lines = messages.changes(before, after)
     assert lines[0] == "Training, stage 2/4"
     assert "attempt 1 ended (Infrastructure): node worker-7 went away [31m" in lines
-    assert "stage 1 done: 1234.5 prompt tokens a query, loss 0.5123, score 0.875" in lines
-    assert "stage 2: template rate 0.67, 3 examples, 800.2 prompt tokens a query" in lines
-    assert words.changes(after, after) == []
-    assert words.changes(None, stored()) == []
+    assert "stage 1 done: 1234.5 prompt tokens per query, loss 0.5123, score 0.875" in lines
+    assert "stage 2: template rate 0.67, 3 examples, 800.2 prompt tokens per query" in lines
+    assert messages.changes(after, after) == []
+    assert messages.changes(None, stored()) == []
 
 
-def test_progress_in_a_line() -> None:
-    assert words.progress(training()) == "stage 2: step 30/120 (25 %), 12,346 tokens/s, 1h 30m left"
-    assert words.progress(stored()) is None
+def test_progress_line() -> None:
+    assert messages.progress_line(training()) == "stage 2: step 30/120 (25 %), 12,346 tokens/s, 1 h 30 min left"
+    assert messages.progress_line(stored()) is None
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0, "0s"), (-5, "0s"), (59, "59s"), (60, "1m"), (3720, "1h 2m"), (90_000, "1d 1h")]
+    ("seconds", "elapsed", "age"),
+    [
+        (0, "0.0 s", "0s"),
+        (-5, "0.0 s", "0s"),
+        (59, "59 s", "59s"),
+        (60, "1 min", "1m"),
+        (3720, "1 h 2 min", "1h"),
+        (90_000, "25 h", "1d"),
+    ],
 )
-def test_durations(seconds: float, told: str) -> None:
-    assert words.duration(seconds) == told
+def test_times(seconds: float, elapsed: str, age: str) -> None:
+    start = NOW - timedelta(seconds=seconds)
+    assert messages.elapsed(start, NOW) == elapsed
+    assert messages.age(start, NOW) == age
 
 
 def test_an_operator_that_is_silent() -> None:
-    assert "no operator has looked" in str(words.waiting_for_operator(stored(observedGeneration=0), NOW))
-    assert words.waiting_for_operator(stored(phase="Training"), NOW) is None
+    assert "no operator has observed" in str(messages.waiting_for_operator(stored(observedGeneration=0), NOW))
+    assert messages.waiting_for_operator(stored(phase="Training"), NOW) is None
 
 
 def test_a_status_of_another_version() -> None:
-    """What cannot be read is left out; the rest stays."""
+    """Parts that cannot be read are left out; the rest stays."""
     job = stored(
         phase="Training",
         novelty={"a": 1},
