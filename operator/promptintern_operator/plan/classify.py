@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from promptintern_api.status import Failure, Outcome, PodStatus
+from promptintern_api.status import Outcome, PodStatus
+from promptintern_api.training_status import Failure
 
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 

@@ -192,7 +192,7 @@ def test_an_accepted_job_keeps_what_it_computes(
     server: ApiServer, namespace: str, jobs: dict[str, dict[str, Any]], field: str
 ) -> None:
     said = apply(server, namespace, with_changes(jobs["accepted"], FIXED[field]), "--dry-run=server")
-    assert f"spec.{field}: Invalid value" in said and "cannot change once the job was accepted" in said
+    assert f"spec.{field}: Invalid value" in said and "cannot change once the job has been accepted" in said
     assert said.count("cannot change once") == 1, said
     said = apply(server, namespace, with_changes(jobs["open"], FIXED[field]), "--dry-run=server")
     assert "configured" in said, said

@@ -55,12 +55,12 @@ def test_explain_lists_every_field_of_the_spec(server: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("field", "words"),
     [
-        ("pij", ["One prompt to internalize.", "spec\t<Object> -required-"]),
-        ("pij.spec.training.lora.r", ["FIELD: r <integer>", "Rank."]),
+        ("pij", ["A PromptInternJob fine-tunes a base model", "spec\t<Object> -required-"]),
+        ("pij.spec.training.lora.r", ["FIELD: r <integer>", "Rank of the adapter's matrices."]),
         ("pij.spec.schedule.curve", ["InverseExponential", "Linear falls evenly"]),
         ("pij.spec.storage.secretRef", ["AWS_ACCESS_KEY_ID", "name\t<string> -required-"]),
         ("pij.spec.prompt.template", ["{query}", "exactly once"]),
-        ("pij.status.conditions", ["Conditions, one a type.", "lastTransitionTime"]),
+        ("pij.status.conditions", ["Conditions of the job, one for each type.", "lastTransitionTime"]),
     ],
 )
 def test_explaining_a_field(server: ApiServer, field: str, words: list[str]) -> None:

@@ -79,13 +79,17 @@ BAD_JOBS = (
     # unknown fields
     _bad({"spec.shedule": None}, "spec.shedule", "did you mean schedule?"),
     _bad({"spec.shedule": {}}, "spec.shedule", "did you mean schedule?"),
-    _bad({"spec.training.lora.rank": 4}, "spec.training.lora.rank", "known are alpha, dropout, r, targetModules"),
+    _bad(
+        {"spec.training.lora.rank": 4},
+        "spec.training.lora.rank",
+        "the known fields are alpha, dropout, r, targetModules",
+    ),
     _bad({"spec.training.learning_rate": 1}, "spec.training.learning_rate", "did you mean learningRate?"),
     _bad({"spec.data.train.columns": {"querry": "q"}}, "spec.data.train.columns.querry", "did you mean query?"),
     _bad(
         {"spec.compute.affinity": {"podAfinity": {}}}, "spec.compute.affinity.podAfinity", "did you mean podAffinity?"
     ),
-    _bad({"spec.compute.podTemplate": {}}, "spec.compute.podTemplate", "is no known field"),
+    _bad({"spec.compute.podTemplate": {}}, "spec.compute.podTemplate", "is not a known field"),
     # types
     _bad({"spec.model": "sample://formulas"}, "spec.model", "should be an object"),
     _bad({"spec.schedule.stages": "4"}, "spec.schedule.stages", "should be a valid integer, got '4'"),
@@ -130,16 +134,18 @@ BAD_JOBS = (
     _bad(
         {"spec.model.uri": "http://models/x"},
         "spec.model.uri",
-        "'http://models/x' starts with none of hf://, s3://, file://, sample://",
+        "'http://models/x' must start with one of hf://, s3://, file://, sample://",
     ),
-    _bad({"spec.data.train.uri": "s3://"}, "spec.data.train.uri", "'s3://' names nothing behind the scheme"),
+    _bad({"spec.data.train.uri": "s3://"}, "spec.data.train.uri", "'s3://' names nothing after the scheme"),
     _bad(
         {"spec.data.train.uri": "hf://rows"},
         "spec.data.train.uri",
-        "'hf://rows' starts with none of s3://, file://, sample://",
+        "'hf://rows' must start with one of s3://, file://, sample://",
     ),
     _bad(
-        {"spec.storage": {"uri": "gs://bucket"}}, "spec.storage.uri", "'gs://bucket' starts with none of s3://, file://"
+        {"spec.storage": {"uri": "gs://bucket"}},
+        "spec.storage.uri",
+        "'gs://bucket' must start with one of s3://, file://",
     ),
     _bad({"spec.compute.resources": {"memory": "32 GB"}}, "spec.compute.resources.memory", "'32 GB' does not match"),
     _bad({"spec.model.secretRef": {"name": "My Secret"}}, "spec.model.secretRef.name", "does not match"),
@@ -151,11 +157,15 @@ BAD_JOBS = (
     _bad({"spec.compute.device": "GPU"}, "spec.compute.device", "'Auto', 'CPU' or 'CUDA', got 'GPU'"),
     _bad({"spec.compute.rayVersion": "2.x"}, "spec.compute.rayVersion", "'2.x' does not match"),
     _bad({"spec.compute.tolerations": [{"operator": "In"}]}, "spec.compute.tolerations[0].operator", "does not match"),
-    _bad({"spec.compute.tolerations": [{"effect": "NoSchedule"}]}, "spec.compute.tolerations[0].operator", "no key"),
+    _bad(
+        {"spec.compute.tolerations": [{"effect": "NoSchedule"}]},
+        "spec.compute.tolerations[0].operator",
+        "must be Exists if key is left out",
+    ),
     _bad(
         {"spec.compute.tolerations": [{"key": "gpu", "operator": "Exists", "value": "yes"}]},
         "spec.compute.tolerations[0].value",
-        "left out with operator Exists",
+        "left out if operator is Exists",
     ),
     _bad(
         {"spec.compute.tolerations": [{"key": "gpu", "effect": "NoSchedule", "tolerationSeconds": 60}]},
@@ -179,29 +189,41 @@ BAD_JOBS = (
     _bad({"spec.prompt.template": "{examples}{query}{answer}"}, "spec.prompt.template", "must not hold {answer}"),
     _bad({"spec.prompt.template": "{query}"}, "spec.prompt.template", "must hold {examples}"),
     _bad({"spec.prompt.exampleTemplate": "{query}"}, "spec.prompt.exampleTemplate", "{query} and {answer}"),
-    _bad({"spec.prompt.protect": ["SQL"]}, "spec.prompt.protect", "must stand in the template literally"),
+    _bad({"spec.prompt.protect": ["SQL"]}, "spec.prompt.protect", "occur literally in the template"),
     _bad({"spec.prompt.protect": ["{query}"]}, "spec.prompt.protect", "hold no placeholder"),
-    _bad({"spec.prompt.compressor": {"kind": "LLMLingua2"}}, "spec.prompt.compressor.modelUri", "is needed by kind"),
-    _bad({"spec.prompt.compressor": {"modelUri": _MODEL}}, "spec.prompt.compressor.modelUri", "refused by the others"),
-    _bad({"spec.prompt.compressor": {"kind": "Precomputed"}}, "spec.prompt.compressor.templates", "is needed by kind"),
+    _bad(
+        {"spec.prompt.compressor": {"kind": "LLMLingua2"}}, "spec.prompt.compressor.modelUri", "is required if kind is"
+    ),
+    _bad(
+        {"spec.prompt.compressor": {"modelUri": _MODEL}},
+        "spec.prompt.compressor.modelUri",
+        "must be left out otherwise",
+    ),
+    _bad(
+        {"spec.prompt.compressor": {"kind": "Precomputed"}},
+        "spec.prompt.compressor.templates",
+        "is required if kind is",
+    ),
     _bad(
         {"spec.prompt.compressor": {"kind": "Precomputed", "templates": [{"rate": 0.5, "template": "none"}]}},
         "spec.prompt.compressor.templates[0].template",
         "{query} exactly once",
     ),
-    _bad({"spec.prompt.retriever": {"kind": "Embedding"}}, "spec.prompt.retriever.modelUri", "is needed by kind"),
-    _bad({"spec.schedule": {"explicit": [_LAST], "shots": 1}}, "spec.schedule.explicit", "cannot stand beside"),
+    _bad({"spec.prompt.retriever": {"kind": "Embedding"}}, "spec.prompt.retriever.modelUri", "is required if kind is"),
+    _bad({"spec.schedule": {"explicit": [_LAST], "shots": 1}}, "spec.schedule.explicit", "cannot be combined with"),
     _bad(
         {"spec.schedule": {"explicit": [_STAGE, {"templateRate": 1, "shots": 3}, _LAST]}},
         "spec.schedule.explicit",
-        "may only fall",
+        "must not raise templateRate or shots",
     ),
     _bad(
         {"spec.schedule": {"explicit": [{"templateRate": 0.5, "shots": 2}, {"templateRate": 0.75, "shots": 0}]}},
         "spec.schedule.explicit",
-        "may only fall",
+        "must not raise templateRate or shots",
     ),
-    _bad({"spec.schedule": {"explicit": [_STAGE]}}, "spec.schedule.explicit", "the last stage must have shots: 0"),
+    _bad(
+        {"spec.schedule": {"explicit": [_STAGE]}}, "spec.schedule.explicit", "must end with a stage that has shots: 0"
+    ),
     _bad({"spec.training.tokensPerPack": 65536}, "spec.training.tokensPerPack", "not be larger than tokensPerBatch"),
     _bad({"spec.evaluation.metrics": ["BLEU", "BLEU"]}, "spec.evaluation.metrics", "must not repeat a metric"),
     _bad(

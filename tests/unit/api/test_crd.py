@@ -37,7 +37,7 @@ NODES = dict(nodes())
 
 
 def test_generated_files_are_fresh() -> None:
-    assert crd.stale(ROOT) == [], "run: promptintern-crd --write"
+    assert crd.stale_files(ROOT) == [], "run: promptintern-crd --write"
 
 
 def test_check_names_what_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ def test_what_kubernetes_adds_to_metadata_passes() -> None:
 
 @pytest.mark.parametrize("document", [None, [], "job", 3])
 def test_what_is_no_mapping_is_refused(document: object) -> None:
-    with pytest.raises(InvalidJob, match="is no mapping"):
+    with pytest.raises(InvalidJob, match="is not a mapping"):
         parse_job(document)
 
 
@@ -68,7 +68,7 @@ def test_aliases_that_unfold_without_end_are_refused_by_size() -> None:
 def test_a_document_that_holds_itself_is_refused() -> None:
     document = small_job()
     document["metadata"]["self"] = document
-    with pytest.raises(InvalidJob, match="holds itself"):
+    with pytest.raises(InvalidJob, match="contains itself"):
         parse_job(document)
 
 
