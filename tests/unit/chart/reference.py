@@ -29,7 +29,7 @@ def comments() -> dict[tuple[str, ...], str]:
 def table() -> str:
     """One row a value; the two numbers of a pod's size are told together."""
     said = comments()
-    rows = ["| value | default | what it is |", "|---|---|---|"]
+    rows = ["| Value | Default | Description |", "|---|---|---|"]
     for path, default in leaves(SCHEMA, DEFAULTS).items():
         text = said.get(path) or said.get(path[:-1]) or ""
         rows.append(f"| `{'.'.join(path)}` | {_default(default)} | {text.replace('|', chr(92) + '|')} |")
