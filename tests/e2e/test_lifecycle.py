@@ -164,7 +164,7 @@ def test_pods_that_a_limit_range_refuses_are_told_and_made_once_they_may_be(team
 def test_while_kuberay_is_stopped_a_condition_says_what_waits_for_it(team: Team) -> None:
     name = team.submit(name="held", **SHORT)
     until_training(team, name, stage=0, step=1)
-    with pytest.raises(CommandFailed, match="cannot change once the job was accepted"):
+    with pytest.raises(CommandFailed, match="cannot change once the job has been accepted"):
         team.patch(name, {"training": {"seed": 7}})
     ray_job = team.status(name)["attempts"][0]["rayJobName"]
     team.cluster.stop_kuberay()

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from promptintern_api.evaluation import Metric
-from promptintern_api.status import TimeShares
+from promptintern_api.training_status import TimeShares
 from pydantic import Field, ValidationError
 
 from promptintern.document import Document

@@ -7,7 +7,7 @@ from typing import NewType
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import StorageSpec
 from promptintern_api.contract import JOB_FILE
-from promptintern_api.references import SecretRef
+from promptintern_api.secret_ref import SecretRef
 
 from promptintern_operator.manifests.meta import Manifest, child_name, metadata
 from promptintern_operator.settings import Settings

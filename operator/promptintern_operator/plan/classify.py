@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from promptintern_api.contract import ExitCode
-from promptintern_api.status import Failure, Outcome, PodStatus
+from promptintern_api.status import Outcome, PodStatus
+from promptintern_api.training_status import Failure
 
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 

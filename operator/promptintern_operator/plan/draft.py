@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from promptintern_api.compute import StorageSpec
-from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus, TrainingStatus
+from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus
+from promptintern_api.training_status import TrainingStatus
 
 from promptintern_operator.plan.attempts import fold
 from promptintern_operator.plan.types import Action, EventRecord, Plan, StartAttempt

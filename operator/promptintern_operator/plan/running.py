@@ -4,7 +4,8 @@ from datetime import timedelta
 
 from promptintern_api import PromptInternJob
 from promptintern_api.contract import RUN_FORMAT
-from promptintern_api.status import AttemptStatus, Failure, Outcome
+from promptintern_api.status import AttemptStatus, Outcome
+from promptintern_api.training_status import Failure
 
 from promptintern_operator.plan.attempts import pause_fields
 from promptintern_operator.plan.classify import Ending, ending_of, is_running, is_stranded, last_states

@@ -67,7 +67,7 @@ def test_creating(world: World, author: str, image: str | None, allowed: bool) -
         assert answer.status == 201, answer
     else:
         assert answer.status == 403, answer
-        assert f"spec.compute.image: {image} is none of the images that this cluster allows" in answer.message, answer
+        assert f"spec.compute.image: {image} is not allowed in this cluster; allowed are" in answer.message, answer
 
 
 def test_an_image_cannot_be_changed_to_another(world: World, author: str) -> None:

@@ -98,10 +98,10 @@ def test_the_operator_and_the_trainer_write_side_by_side(status_world: World) ->
     assert answer.body["status"]["training"]["progress"] == {"step": 3, "total": 9}
 
 
-NOBODY = "is written by the operator and by the head pod of this job only"
-NO_MORE = "the head pod may write status.training and nothing else"
-NOT_THE_HEAD = "the token is not one of the head pod that status.currentHeadPodUID names"
-NOT_THE_OPERATOR = "status.training: is written by the head pod of this job only, not by the operator"
+NOBODY = "may be written only by the operator and by the head pod of this job"
+NO_MORE = "may not be written by the head pod, except for status.training"
+NOT_THE_HEAD = "may be written only with a token of the head pod that status.currentHeadPodUID names"
+NOT_THE_OPERATOR = "status.training: may be written only by the head pod of this job, not by the operator"
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ NOT_THE_OPERATOR = "status.training: is written by the head pod of this job only
         ("one, no pod", "one", {"training": {"term": 2}}, NOT_THE_HEAD),
         (OTHER, "one", {"training": {"term": 2}}, NOBODY),
         (OTHER, "one", {"phase": "Failed"}, NOBODY),
-        (OTHER, "two", {"training": {"term": 2}}, "names (none so far)"),
-        ("two, no pod", "two", {"training": {"term": 2}}, "names (none so far)"),
+        (OTHER, "two", {"training": {"term": 2}}, "names (none yet)"),
+        ("two, no pod", "two", {"training": {"term": 2}}, "names (none yet)"),
         ("operator", "one", {"phase": "Succeeded"}, None),
         ("operator", "two", {"phase": "Queued"}, None),
         ("operator", "one", {"training": {"term": 2}}, NOT_THE_OPERATOR),

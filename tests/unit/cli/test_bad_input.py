@@ -119,7 +119,7 @@ CASES = [
     Bad(
         name="unknown scheme",
         change=at("spec.data.train.uri", "http://host/rows.jsonl"),
-        says=("spec.data.train.uri", "starts with none of s3://, file://, sample://"),
+        says=("spec.data.train.uri", "must start with one of s3://, file://, sample://"),
     ),
     Bad(
         name="unknown sample",
@@ -141,7 +141,7 @@ CASES = [
     Bad(
         name="unknown nested field",
         change=at("spec.training.lora.rank", 4),
-        says=("spec.training.lora.rank", "no known"),
+        says=("spec.training.lora.rank", "not a known field"),
     ),
     Bad(name="wrong type", change=at("spec.schedule.stages", "four"), says=("spec.schedule.stages", "'four'")),
     Bad(name="no data", change=without("spec.data"), says=("spec.data", "is required")),
@@ -186,12 +186,12 @@ CASES = [
         change=at(
             "spec.schedule", {"explicit": [{"templateRate": 0.2, "shots": 0}, {"templateRate": 0.5, "shots": 0}]}
         ),
-        says=("spec.schedule.explicit", "may only fall"),
+        says=("spec.schedule.explicit", "must not raise"),
     ),
     Bad(
         name="explicit beside curve",
         change=at("spec.schedule", {"stages": 2, "explicit": [{"templateRate": 0, "shots": 0}]}),
-        says=("spec.schedule.explicit", "cannot stand beside"),
+        says=("spec.schedule.explicit", "cannot be combined with"),
     ),
     Bad(
         name="explicit ends with examples",

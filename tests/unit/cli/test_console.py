@@ -7,7 +7,7 @@ import pytest
 from promptintern.cli.console import BarObserver, LogObserver, StopFlag
 from promptintern.pipeline.events import Event, Stepped, Trained
 from promptintern.stage_record import Throughput
-from promptintern_api.status import TimeShares
+from promptintern_api.training_status import TimeShares
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 

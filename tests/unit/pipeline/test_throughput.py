@@ -9,7 +9,7 @@ from promptintern.engine import throughput as engine
 from promptintern.engine.checkpoint import Trajectory
 from promptintern.engine.throughput import Weights
 from promptintern.pipeline.throughput import throughput_of
-from promptintern_api.status import TimeShares
+from promptintern_api.training_status import TimeShares
 
 WEIGHTS = Weights(base=1000, head=100, lora=10)
 STEPS = {"loss": [2.0, 1.0], "tokens": [100, 60], "loss_tokens": [10, 6], "rows": [5, 3]}

@@ -10,7 +10,7 @@ from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.status import StatusWriter
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 from promptintern_api.evaluation import Metric
-from promptintern_api.status import TimeShares
+from promptintern_api.training_status import TimeShares
 
 STARTED, FINISHED = "2026-01-02T03:04:05+00:00", "2026-01-02T04:04:05+00:00"
 PLAN = TrackPlan(

@@ -3,7 +3,8 @@
 import re
 from datetime import datetime, timedelta
 
-from promptintern_api.status import AttemptStatus, Condition, Outcome, Phase, StageStatus
+from promptintern_api.status import AttemptStatus, Condition, Outcome, Phase
+from promptintern_api.training_status import StageStatus
 
 from promptintern.cluster.objects import Job
 from promptintern.report.words import duration

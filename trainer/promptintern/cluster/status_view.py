@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from promptintern_api.status import AttemptStatus, Outcome, Phase, StageStatus
+from promptintern_api.status import AttemptStatus, Outcome, Phase
+from promptintern_api.training_status import StageStatus
 from rich.console import Console, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table

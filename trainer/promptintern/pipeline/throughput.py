@@ -1,6 +1,6 @@
 """The throughput of a training, from its trajectory."""
 
-from promptintern_api.status import TimeShares
+from promptintern_api.training_status import TimeShares
 
 from promptintern.engine.checkpoint import Trajectory
 from promptintern.engine.throughput import Weights, training_flops

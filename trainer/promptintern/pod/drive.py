@@ -35,8 +35,8 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
     writer = StatusWriter(progress, patch_of(job))
     last_update: Callable[[TrainingProgress], None] | None = None
     ray_job = os.environ.get(ENV_RAY_JOB)
-    # The driver is registered until the last status is written: the preStop hook waits for that, and then for KubeRay to
-    # read the exit code.
+    # The driver is registered until the last status is written: the preStop hook waits for that, and then for KubeRay
+    # to read the exit code.
     with register_process("driver"):
         try:
             _check_ray()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
-from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
+from promptintern_api.training_status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
 
 from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan

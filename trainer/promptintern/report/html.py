@@ -6,7 +6,7 @@ from functools import cache, partial
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from promptintern_api.evaluation import Metric
-from promptintern_api.status import TimeShares
+from promptintern_api.training_status import TimeShares
 
 from promptintern.report import plots, words
 from promptintern.report.facts import FULL_PROMPT

@@ -1,4 +1,4 @@
-"""The table of values in docs/chart.md, made from the comments of values.yaml."""
+"""The table of values in docs/chart.md, generated from the comments of values.yaml."""
 
 import json
 import re
@@ -10,8 +10,8 @@ _KEY = re.compile(r"^( *)(\w+):")
 
 
 def comments() -> dict[tuple[str, ...], str]:
-    """The comment above each name of values.yaml, by the name's path."""
-    found: dict[tuple[str, ...], str] = {}
+    """Return the comment above each name of values.yaml, by the path of the name."""
+    result: dict[tuple[str, ...], str] = {}
     path: list[str] = []
     pending: list[str] = []
     for line in (CHART / "values.yaml").read_text().splitlines():
@@ -21,17 +21,17 @@ def comments() -> dict[tuple[str, ...], str]:
             pending.append(line.strip().lstrip("# "))
         elif key := _KEY.match(line):
             path = [*path[: len(key[1]) // 2], key[2]]
-            found[tuple(path)] = " ".join(pending)
+            result[tuple(path)] = " ".join(pending)
             pending = []
-    return found
+    return result
 
 
 def table() -> str:
-    """One row a value; the two numbers of a pod's size are told together."""
-    said = comments()
-    rows = ["| value | default | what it is |", "|---|---|---|"]
+    """Return the table, with one row for each value. CPU and memory of a pod share one comment."""
+    texts = comments()
+    rows = ["| Value | Default | Description |", "|---|---|---|"]
     for path, default in leaves(SCHEMA, DEFAULTS).items():
-        text = said.get(path) or said.get(path[:-1]) or ""
+        text = texts.get(path) or texts.get(path[:-1]) or ""
         rows.append(f"| `{'.'.join(path)}` | {_default(default)} | {text.replace('|', chr(92) + '|')} |")
     return "\n".join(rows)
 
