@@ -5,16 +5,16 @@ from dataclasses import asdict, replace
 
 import pytest
 from promptintern.engine.checkpoint import Trajectory
-from promptintern.engine.throughput import Weights
+from promptintern.engine.throughput import ParameterCounts
 from promptintern.pipeline.throughput import speed_facts, speed_of
 
-WEIGHTS = Weights(base=1000, head=100, lora=10)
+WEIGHTS = ParameterCounts(base=1000, head=100, lora=10)
 STEPS = {"loss": [2.0, 1.0], "tokens": [100, 60], "loss_tokens": [10, 6], "rows": [5, 3]}
 
 
 def trained(**changes: object) -> Trajectory:
     trajectory = Trajectory(**deepcopy(STEPS), **changes)  # type: ignore[arg-type]
-    trajectory.spend({"forward": 1.0, "backward": 3.0})
+    trajectory.add_seconds({"forward": 1.0, "backward": 3.0})
     return trajectory
 
 

@@ -119,7 +119,7 @@ class _Run:
             by: Digest of the manifest whose adapter is loaded; None answers with the base weights.
         """
         folder = evaluation_folder(arm)
-        document = distributed.from_first(lambda: self.store.committed_document(folder, parent=by))
+        document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=by))
         if document is None:
             answers = answer_all(
                 self.session, prompts, adapter=by is not None, name=f"arm {arm}", observer=self.observer
@@ -131,7 +131,9 @@ class _Run:
                 "promptTokens": [len(prompt) for prompt in prompts],
             }
             fresh, epoch = document, self.trainer.epoch
-            document = distributed.from_first(lambda: self.store.commit_document(folder, fresh, epoch=epoch, parent=by))
+            document = distributed.from_rank_zero(
+                lambda: self.store.commit_document(folder, fresh, epoch=epoch, parent=by)
+            )
         predictions: list[str] = document["predictions"]
         metric, score = self._score(predictions)
         if distributed.rank() == 0:
@@ -191,7 +193,7 @@ class _Run:
         return manifest.digest()
 
     def _committed(self, key: str) -> Manifest | None:
-        return distributed.from_first(lambda: self.store.stage_manifest(key))
+        return distributed.from_rank_zero(lambda: self.store.stage_manifest(key))
 
     def _prepare(self, track: Track) -> Prepared:
         rows = self.session.encode_training(self.session.templates[track.template], track.shots)

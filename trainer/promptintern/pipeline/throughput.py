@@ -1,12 +1,12 @@
 """From a trajectory to its rates."""
 
 from promptintern.engine.checkpoint import Trajectory
-from promptintern.engine.throughput import Weights, training_flops
+from promptintern.engine.throughput import ParameterCounts, training_flops
 from promptintern.pipeline.events import Speed
 from promptintern.report.facts import SpeedFacts, TimeShares
 
 
-def speed_of(trajectory: Trajectory, weights: Weights, *, peak: float | None) -> Speed:
+def speed_of(trajectory: Trajectory, weights: ParameterCounts, *, peak: float | None) -> Speed:
     """The speed of a training of at least one step. What an older version did not note counts for no rate of it.
 
     Args:

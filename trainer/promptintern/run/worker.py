@@ -50,7 +50,7 @@ def work(task: WorkerTask) -> None:
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
     who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
     with good_before():  # the driver has registered the run
-        epoch = distributed.from_first(lambda: store.claim_epoch(who, task.claimant))
+        epoch = distributed.from_rank_zero(lambda: store.claim_epoch(who, task.claimant))
     if distributed.rank() == 0:
         task.observer.emit(Claimed(epoch=epoch))
     session = open_session(job, local_rank=_local_rank())
@@ -122,7 +122,7 @@ def _check_model(store: RunStore, folder: ModelFolder) -> None:
             raise RunFailed(f"{shown(store.store.uri)}/{MODEL_FILE} does not say what the run began with; remove it")
         return known
 
-    if distributed.from_first(noted) != digest:
+    if distributed.from_rank_zero(noted) != digest:
         raise UserError.at(
             "spec.model.uri",
             "the base model has changed since this run began; name a revision or folder that stays as it is, give the "
