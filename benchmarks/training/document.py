@@ -238,8 +238,8 @@ def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     pack = PACK[found["shape"]["device"]]
     yield (
         f"A step of the first stage with {pack:,} tokens at a time under PyTorch's profiler. "
-        "It slows down what is small. Where threads have packs of their own, it is the time of all of them; the trunk, "
-        "which they compute together, is counted as one's."
+        "It slows down what is small. Where threads have packs of their own, it is the time of all of them; the shared "
+        "prefix, which they compute together, is counted as one's."
     )
     yield ""
     spent = found["profile"]

@@ -48,7 +48,7 @@ def write_job(
 
 
 def with_rule(prompt: Mapping[str, Any], times: int) -> dict[str, Any]:
-    """A tiny job's ``prompt`` with so long a template that a trunk pays."""
+    """Return a tiny job's ``prompt`` with a template long enough for a shared prefix to pay."""
     rule = "Write the sum as code, with both numbers in the order in which they are asked for. "
     return {**prompt, "template": times * rule + prompt["template"]}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from promptintern.engine.packing.layout import Layout, Layouts
+from promptintern.engine.packing.layout import PackLayout, SupportedLayouts
 from promptintern.errors import UserError
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.internalize import _Run
@@ -42,17 +42,31 @@ def opened(whole: PromptInternJob) -> Session:
 def test_a_pack_is_as_large_as_fits_unless_the_job_says(
     training: dict[str, Any], fits: int | None, size: int, tmp_path: Path
 ) -> None:
-    layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=None, reason="", fits=fits)
+    layouts = SupportedLayouts(
+        best=PackLayout.PREFIX_TREE,
+        for_long_rows=PackLayout.MASKED,
+        attention_window=100,
+        rope_scaling_limit=None,
+        reason="",
+        tokens_that_fit=fits,
+    )
     device = torch.device("cpu")
     settings = {"tokensPerBatch": 32768, **training}
-    assert tokens_per_pack(job(tmp_path, **settings), layouts, Layout.SHARED, device) == size
+    assert tokens_per_pack(job(tmp_path, **settings), layouts, PackLayout.PREFIX_TREE, device) == size
 
 
 def test_with_a_mask_it_is_smaller(tmp_path: Path) -> None:
-    layouts = Layouts(best=Layout.SHARED, long=Layout.MASKED, sight=100, apart=None, reason="", fits=16384)
+    layouts = SupportedLayouts(
+        best=PackLayout.PREFIX_TREE,
+        for_long_rows=PackLayout.MASKED,
+        attention_window=100,
+        rope_scaling_limit=None,
+        reason="",
+        tokens_that_fit=16384,
+    )
     whole = job(tmp_path, tokensPerBatch=32768)
-    assert tokens_per_pack(whole, layouts, Layout.MASKED, torch.device("cpu")) == 1024
-    assert tokens_per_pack(whole, layouts, Layout.MASKED, torch.device("cuda")) == 8192
+    assert tokens_per_pack(whole, layouts, PackLayout.MASKED, torch.device("cpu")) == 1024
+    assert tokens_per_pack(whole, layouts, PackLayout.MASKED, torch.device("cuda")) == 8192
 
 
 @pytest.mark.parametrize(("training", "measured"), [({}, 1), ({"tokensPerPack": 512}, 0), ({"packing": "Never"}, 0)])
@@ -69,7 +83,7 @@ def test_the_worker_with_the_least_memory_decides(
     monkeypatch.setattr("promptintern.engine.distributed.gather_objects", lambda here: [32768, here])
     session = opened(job(tmp_path, **training))
     assert len(asked) == measured
-    assert session.layouts.fits == (16384 if measured else None)
+    assert session.layouts.tokens_that_fit == (16384 if measured else None)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +100,10 @@ def test_the_worker_with_the_least_memory_decides(
         ({"packing": "Never"}, 2, 1, 1024),
     ],
 )
-def test_threads_have_packs_of_their_own_where_a_trunk_is_all_that_packs_share(
+def test_there_are_lanes_where_packs_have_a_shared_prefix(
     training: dict[str, Any], threads: int, lanes: int, capacity: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptintern.pipeline.session.threads_for", lambda *_: threads)
+    monkeypatch.setattr("promptintern.pipeline.session.lane_threads", lambda *_: threads)
     monkeypatch.setattr("promptintern.engine.distributed.gather_objects", lambda here: [here and 12, here])
     session = opened(job(tmp_path, tokensPerBatch=32768, **training))
     track = tracks_of(session)[0]
@@ -99,21 +113,21 @@ def test_threads_have_packs_of_their_own_where_a_trunk_is_all_that_packs_share(
 
 
 @pytest.mark.parametrize(
-    ("again", "longest_pack", "trunks"),
+    ("again", "max_pack_tokens", "has_prefix"),
     [(False, None, True), (True, None, False), (False, 1000, True), (False, 50, False)],
 )
-def test_a_trunk_is_there_unless_layers_are_computed_again_or_places_in_packs_count(
-    again: bool, longest_pack: int | None, trunks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_shared_prefix_needs_no_recomputation_and_positions_within_the_limit(
+    again: bool, max_pack_tokens: int | None, has_prefix: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("promptintern.engine.attention.cpu.Pieces.trunk_saves", 8)
+    monkeypatch.setattr("promptintern.engine.attention.cpu.CpuBackend.min_prefix_savings", 8)
     session = opened(job(tmp_path, gradientCheckpointing=again, tokensPerPack=200))
     assert session.adapter.model.get_base_model().is_gradient_checkpointing == again
-    assert session.layouts.best is Layout.SHARED
-    session = replace(session, layouts=replace(session.layouts, longest_pack=longest_pack))
+    assert session.layouts.best is PackLayout.PREFIX_TREE
+    session = replace(session, layouts=replace(session.layouts, max_pack_tokens=max_pack_tokens))
     track = tracks_of(session)[0]
     rows = session.encode_training(session.templates[0], track.shots)
     steps = plan_track(session, track, rows, world_size=1)
-    assert [step.trunk > 8 for step in steps] == [trunks] * len(steps)
+    assert [step.prefix_tokens > 8 for step in steps] == [has_prefix] * len(steps)
 
 
 def test_a_model_that_cannot_compute_layers_again_is_told_by_its_field(
@@ -132,7 +146,7 @@ def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
     longer = sum(length > limit for length in lengths)
     assert 0 < longer < len(rows)
     for sight, expected in ((limit, longer), (lengths[-1], 0)):
-        limited = replace(session, layouts=replace(session.layouts, sight=sight))
+        limited = replace(session, layouts=replace(session.layouts, attention_window=sight))
         assert slow_rows(limited, rows) == expected
         assert (f"longer than {sight} tokens" in why_slower(limited, rows)) == bool(expected)
 

@@ -7,17 +7,17 @@ from typing import get_args
 import pytest
 from promptintern.engine import throughput as engine
 from promptintern.engine.checkpoint import Trajectory
-from promptintern.engine.throughput import Weights
+from promptintern.engine.throughput import ParameterCounts
 from promptintern.pipeline.throughput import throughput_of
 from promptintern_api.training_status import TimeShares
 
-WEIGHTS = Weights(base=1000, head=100, lora=10)
+WEIGHTS = ParameterCounts(base=1000, head=100, lora=10)
 STEPS = {"loss": [2.0, 1.0], "tokens": [100, 60], "loss_tokens": [10, 6], "rows": [5, 3]}
 
 
 def trained(**changes: object) -> Trajectory:
     trajectory = Trajectory(**deepcopy(STEPS), **changes)  # type: ignore[arg-type]
-    trajectory.spend({"forward": 1.0, "backward": 3.0})
+    trajectory.add_seconds({"forward": 1.0, "backward": 3.0})
     return trajectory
 
 
@@ -47,4 +47,4 @@ def test_a_device_that_has_reported_no_time_yet() -> None:
 
 
 def test_the_status_has_a_share_for_each_phase_of_a_step() -> None:
-    assert tuple(TimeShares.model_fields) == get_args(engine.Part)
+    assert tuple(TimeShares.model_fields) == get_args(engine.Phase)

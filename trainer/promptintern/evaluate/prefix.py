@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 
-from promptintern.engine.attention.registration import longest_pack, other_layers, rows_apart, sight_of
+from promptintern.engine.attention.registration import (
+    attention_window,
+    max_pack_tokens,
+    rope_scaling_limit,
+    unsupported_layer_types,
+)
 from promptintern.engine.fused.patching import base_of
 
 MIN_TOKENS = 16
@@ -71,7 +76,7 @@ def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.d
 
 
 def _supports_prefix(model: Any) -> bool:
-    limits = (sight_of(model), rows_apart(model), longest_pack(model))
+    limits = (attention_window(model), rope_scaling_limit(model), max_pack_tokens(model))
     taken = inspect.signature(base_of(model).forward).parameters.keys()
     told = {"position_ids", "past_key_values"} <= taken
-    return told and not other_layers(model) and all(limit is None for limit in limits)
+    return told and not unsupported_layer_types(model) and all(limit is None for limit in limits)

@@ -21,8 +21,8 @@ from promptintern.pipeline.tracks import (
     DIRECT,
     PreparedTrack,
     Track,
-    course_of,
     direct_track,
+    lr_span_of,
     prepare_track,
     tracks_of,
     why_slower,
@@ -115,7 +115,7 @@ class _Run:
             parent: Digest of the manifest whose adapter is loaded; None answers with the base weights.
         """
         folder = evaluation_folder(arm)
-        document = distributed.from_first(lambda: self.store.committed_document(folder, parent=parent))
+        document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=parent))
         if document is None:
             answers = answer_all(
                 self.session, prompts, adapter=parent is not None, name=f"arm {arm}", observer=self.observer
@@ -126,7 +126,7 @@ class _Run:
                 "answerTokens": [answer.tokens for answer in answers],
                 "promptTokens": [len(prompt) for prompt in prompts],
             }
-            document = distributed.from_first(
+            document = distributed.from_rank_zero(
                 lambda: self.store.commit_document(folder, new, term=self.trainer.term, parent=parent)
             )
         predictions: list[str] = document["predictions"]
@@ -181,8 +181,8 @@ class _Run:
                 ],
             )
             prepared = prepare_track(self.session, track, rows)
-            course = course_of(self.session, track, len(prepared.steps), before=0, after=0)
-            trajectory = self.trainer.train(prepared, course)
+            lr_span = lr_span_of(self.session, track, len(prepared.steps), before=0, after=0)
+            trajectory = self.trainer.train(prepared, lr_span)
             manifest = self.trainer.commit(track, trajectory, self._track_record(prepared, trajectory))
         else:
             self.trainer.load(DIRECT)
@@ -194,7 +194,7 @@ class _Run:
             self.observer.emit(event)
 
     def _committed(self, key: str) -> Manifest | None:
-        return distributed.from_first(lambda: self.store.stage_manifest(key))
+        return distributed.from_rank_zero(lambda: self.store.stage_manifest(key))
 
     def _stage_record(self, key: str, manifest: Manifest) -> StageRecord:
         return self.store.record(key, manifest, StageRecord)
@@ -214,10 +214,10 @@ class _Run:
     def _train_stage(self, prepared: PreparedTrack, steps: Sequence[int], full_answers: Sequence[str]) -> Manifest:
         track = prepared.track
         number = track.template
-        course = course_of(
+        lr_span = lr_span_of(
             self.session, track, len(prepared.steps), before=sum(steps[:number]), after=sum(steps[number + 1 :])
         )
-        trajectory = self.trainer.train(prepared, course)
+        trajectory = self.trainer.train(prepared, lr_span)
         trained = self._track_record(prepared, trajectory)
         try:
             record = self._judge(track, trained, full_answers)

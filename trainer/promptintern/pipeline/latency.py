@@ -46,7 +46,7 @@ def measure_latency(
     """
     count = min(session.job.spec.evaluation.latency_queries, len(full))
     parent = result.digest if result is not None else None
-    done = distributed.from_first(lambda: store.committed_document(FOLDER, parent=parent))
+    done = distributed.from_rank_zero(lambda: store.committed_document(FOLDER, parent=parent))
     if count == 0 or done is not None:
         return
     if result is not None:

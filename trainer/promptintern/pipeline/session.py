@@ -15,8 +15,8 @@ from promptintern_api.training import Packing
 from promptintern.compress import CompressedTemplate, build_compressor, check_precomputed
 from promptintern.engine import distributed
 from promptintern.engine.adapter import Adapter, attach_lora
-from promptintern.engine.lanes import settle_threads, threads_for
-from promptintern.engine.packing.layout import Layout, Layouts, choose_layouts
+from promptintern.engine.lanes import lane_threads, pin_thread_settings
+from promptintern.engine.packing.layout import PackLayout, SupportedLayouts, probe_layouts
 from promptintern.engine.packing.memory import tokens_that_fit
 from promptintern.errors import RunFailed, UserError
 from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
@@ -54,7 +54,7 @@ class Session:
     full_template: CompressedTemplate
     """At rate 1."""
     max_tokens: int
-    layouts: Layouts
+    layouts: SupportedLayouts
     """Of packs."""
     threads: int
     """That may have packs of their own: of the worker that has the fewest, so that all plan alike."""
@@ -111,12 +111,12 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Se
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     device = pick_device(job, local_rank=local_rank)
-    settle_threads(device)
+    pin_thread_settings(device)
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
     tokenizer = load_tokenizer(folder)
     base = load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
     stages = stages_of(job)
-    templates = distributed.from_first(
+    templates = distributed.from_rank_zero(
         lambda: compress_all(job, stages, tokenizer=tokenizer, model=base, folder=folder)
     )
     full_template, *by_stage = templates
@@ -134,7 +134,7 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Se
     layouts, notes = _layouts(job, adapter, tokenizer, device)
     if job.spec.training.gradient_checkpointing:
         _checkpoint_gradients(adapter)
-    layouts = replace(layouts, fits=_tokens_that_fit(job, adapter, layouts, tokenizer, device))
+    layouts = replace(layouts, tokens_that_fit=_tokens_that_fit(job, adapter, layouts, tokenizer, device))
     return Session(
         job=job,
         folder=folder,
@@ -155,9 +155,9 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Se
     )
 
 
-def _threads(job: PromptInternJob, adapter: Adapter, layouts: Layouts, device: torch.device) -> int:
-    shares = layouts.best is Layout.SHARED and not job.spec.training.gradient_checkpointing
-    return threads_for(adapter.model, device) if shares else 1
+def _threads(job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, device: torch.device) -> int:
+    shares = layouts.best is PackLayout.PREFIX_TREE and not job.spec.training.gradient_checkpointing
+    return lane_threads(adapter.model, device) if shares else 1
 
 
 def _checkpoint_gradients(adapter: Adapter) -> None:
@@ -198,20 +198,28 @@ def embedder(job: PromptInternJob, device: torch.device) -> Any:
     return load_encoder(fetch_model(retriever.model_uri, s3=s3_options(job), field=field).path, device=device)
 
 
-def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: torch.device) -> tuple[Layouts, list[str]]:
+def _layouts(
+    job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: torch.device
+) -> tuple[SupportedLayouts, list[str]]:
     if job.spec.training.packing is Packing.NEVER:
-        alone = Layouts(best=Layout.ALONE, long=Layout.ALONE, sight=None, apart=None, reason="")
+        alone = SupportedLayouts(
+            best=PackLayout.UNPACKED,
+            for_long_rows=PackLayout.UNPACKED,
+            attention_window=None,
+            rope_scaling_limit=None,
+            reason="",
+        )
         return alone, ["Packing is off, as the job says: one prompt a row."]
     # One choice for all workers: their packs are planned alike.
-    layouts = distributed.from_first(
-        lambda: choose_layouts(
+    layouts = distributed.from_rank_zero(
+        lambda: probe_layouts(
             adapter,
             vocab_size=_vocabulary(adapter, tokenizer),
             dropout=job.spec.training.lora.dropout,
             device=device,
         )
     )
-    if layouts.best is Layout.ALONE:
+    if layouts.best is PackLayout.UNPACKED:
         return layouts, [f"Packing is off: {layouts.reason}, so every row is computed alone."]
     if layouts.reason:
         return layouts, [f"What prompts have in common is computed for every row: {layouts.reason}."]
@@ -219,10 +227,10 @@ def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: tor
 
 
 def _tokens_that_fit(
-    job: PromptInternJob, adapter: Adapter, layouts: Layouts, tokenizer: Any, device: torch.device
+    job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, tokenizer: Any, device: torch.device
 ) -> int | None:
     """On the worker with the least memory."""
-    if job.spec.training.tokens_per_pack or not layouts.best.cascades:
+    if job.spec.training.tokens_per_pack or not layouts.best.uses_tree_attention:
         return None
     vocabulary = _vocabulary(adapter, tokenizer)
     here = tokens_that_fit(adapter, layouts.best, vocab_size=vocabulary, device=device)
@@ -235,10 +243,10 @@ def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
     return min(len(tokenizer), embedded)
 
 
-def tokens_per_pack(job: PromptInternJob, layouts: Layouts, layout: Layout, device: torch.device) -> int:
+def tokens_per_pack(job: PromptInternJob, layouts: SupportedLayouts, layout: PackLayout, device: torch.device) -> int:
     """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
     with_mask = 8192 if device.type == "cuda" else 1024
-    default = (layouts.fits or PACK_ON_CPU) if layout.cascades else with_mask
+    default = (layouts.tokens_that_fit or PACK_ON_CPU) if layout.uses_tree_attention else with_mask
     training = job.spec.training
     tokens = training.tokens_per_pack or min(default, training.tokens_per_batch)
-    return min(tokens, layouts.longest_pack or tokens)
+    return min(tokens, layouts.max_pack_tokens or tokens)

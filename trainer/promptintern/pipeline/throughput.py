@@ -3,11 +3,11 @@
 from promptintern_api.training_status import TimeShares
 
 from promptintern.engine.checkpoint import Trajectory
-from promptintern.engine.throughput import Weights, training_flops
+from promptintern.engine.throughput import ParameterCounts, training_flops
 from promptintern.stage_record import Throughput
 
 
-def throughput_of(trajectory: Trajectory, weights: Weights, *, peak: float | None) -> Throughput:
+def throughput_of(trajectory: Trajectory, weights: ParameterCounts, *, peak: float | None) -> Throughput:
     """Return the throughput of a training of at least one step.
 
     Args:

@@ -9,12 +9,12 @@ from promptintern_api.training import LearningRatePolicy
 
 from promptintern.compress import CompressedTemplate
 from promptintern.engine import distributed
-from promptintern.engine.attention.backends import least_saved_on, trunk_saves_on
+from promptintern.engine.attention.backends import min_node_savings_on, min_prefix_savings_on
 from promptintern.engine.attention.prefix_tree import Prefixes
-from promptintern.engine.lanes import lanes_of
-from promptintern.engine.packing.layout import Layout
+from promptintern.engine.lanes import lane_count
+from promptintern.engine.packing.layout import PackLayout
 from promptintern.engine.packing.planning import StepPlan, check_lengths, plan_steps
-from promptintern.engine.train import Course
+from promptintern.engine.train import LrSpan
 from promptintern.pipeline.inputs import length_of
 from promptintern.pipeline.session import Session, tokens_per_pack
 from promptintern.prompt.encode import Encoded
@@ -134,7 +134,7 @@ def describe_track(template: CompressedTemplate, *, shots: int, epochs: int, row
     )
 
 
-def layout_of(session: Session, rows: Sequence[Encoded]) -> Layout:
+def layout_of(session: Session, rows: Sequence[Encoded]) -> PackLayout:
     """How ``rows`` lie in their packs."""
     return session.layouts.for_rows(_longest(rows))
 
@@ -159,7 +159,7 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
     training = session.job.spec.training
     layout = layout_of(session, rows)
     tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
-    trunks = layout is Layout.SHARED and _may_have_trunks(session, rows)
+    may_share = layout is PackLayout.PREFIX_TREE and _may_have_shared_prefix(session, rows)
     return plan_steps(
         [length_of(row) for row in rows],
         seed=track.seed,
@@ -167,24 +167,27 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
         tokens_per_batch=training.tokens_per_batch,
         rows_per_batch=training.rows_per_batch,
         tokens_per_pack=tokens,
-        pack=layout.packs,
+        pack=layout.is_packed,
         world_size=world_size,
-        # Where there can be no trunk, small packs would compute anew what all rows begin with.
-        lanes=lanes_of(session.threads, tokens_per_pack=tokens) if trunks else 1,
-        prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
-        least_saved=least_saved_on(session.device),
-        trunk_saves=trunk_saves_on(session.device) if trunks else None,
+        # Without a shared prefix, every one of the small packs would compute what all rows begin with.
+        lanes=lane_count(session.threads, tokens_per_pack=tokens) if may_share else 1,
+        prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is PackLayout.PREFIX_TREE else None,
+        min_node_savings=min_node_savings_on(session.device),
+        min_prefix_savings=min_prefix_savings_on(session.device) if may_share else None,
     )
 
 
-def _may_have_trunks(session: Session, rows: Sequence[Encoded]) -> bool:
-    """Below a trunk a token's place in its pack is not that in a row, which some models go by beyond a length."""
-    limit = session.layouts.longest_pack
+def _may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
+    """Whether the rows' common beginning may be a shared prefix.
+
+    It may not if the model goes by a token's index in its pack, which a shared prefix changes, for rows of this length.
+    """
+    limit = session.layouts.max_pack_tokens
     return not session.job.spec.training.gradient_checkpointing and (limit is None or _longest(rows) <= limit)
 
 
-def course_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> Course:
-    """Where the track's steps lie in the learning rate's course.
+def lr_span_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> LrSpan:
+    """Where the track's steps lie in the learning rate's lr_span.
 
     Args:
         steps: Of this track.
@@ -193,5 +196,5 @@ def course_of(session: Session, track: Track, steps: int, *, before: int, after:
     """
     policy = session.job.spec.training.between_stages.learning_rate
     if track.key == DIRECT or policy is LearningRatePolicy.RESTART:
-        return Course(first=0, total=steps)
-    return Course(first=before, total=before + steps + after)
+        return LrSpan(first=0, total=steps)
+    return LrSpan(first=before, total=before + steps + after)

@@ -20,8 +20,8 @@ from promptintern.engine.checkpoint import (
     snapshot,
     write_state,
 )
-from promptintern.engine.throughput import device_peak, weights_of
-from promptintern.engine.train import Course, StageTask, train_stage
+from promptintern.engine.throughput import device_peak, parameter_counts
+from promptintern.engine.train import LrSpan, TrackTask, train_track
 from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.pipeline.session import DTYPES, Session
 from promptintern.pipeline.throughput import throughput_of
@@ -52,10 +52,10 @@ class TrackTrainer:
         self.started_at = _now()
         """Time at which the track that is trained now, or was trained last, began. Its checkpoints carry it."""
         self._told: set[str] = set()
-        self._weights = weights_of(session.adapter)
+        self._weights = parameter_counts(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
 
-    def train(self, prepared: PreparedTrack, course: Course) -> Trajectory:
+    def train(self, prepared: PreparedTrack, lr_span: LrSpan) -> Trajectory:
         """Train a track from its newest checkpoint, or from its parent's adapter if it has none.
 
         Raises:
@@ -76,13 +76,13 @@ class TrackTrainer:
                     done=trajectory.steps,
                     computed_tokens=sum(step.computed for step in steps),
                     loss_tokens=sum(step.loss_tokens for step in steps),
-                    lanes=max((step.at_a_time(0) for step in steps), default=1),
+                    lanes=max((step.concurrent_packs(0) for step in steps), default=1),
                     started_at=self.started_at,
                 )
             )
         layout = layout_of(session, rows)
-        task = StageTask(name=track.name, seed=track.seed, rows=rows, steps=steps, layout=layout, course=course)
-        complete = train_stage(
+        task = TrackTask(name=track.name, seed=track.seed, rows=rows, steps=steps, layout=layout, lr_span=lr_span)
+        complete = train_track(
             session.adapter,
             optimizer,
             task,
@@ -136,7 +136,7 @@ class TrackTrainer:
                     write_state(
                         folder / _OPTIMIZER,
                         {n: t.cpu() for n, t in optimizer_tensors(self._optimizer, session.adapter).items()},
-                        layout=session.adapter.layout_digest(),
+                        buffer_digest=session.adapter.buffer_digest(),
                     )
                 parent = self.store.stage_manifest(track.parent) if track.parent is not None else None
                 manifest = self.store.commit_stage(
@@ -177,7 +177,7 @@ class TrackTrainer:
                 with TemporaryDirectory(prefix="promptintern-") as directory:
                     local = Path(directory)
                     self.store.fetch_checkpoint(manifest, folder, local)
-                    state = read_state(local, layout=self.session.adapter.layout_digest())
+                    state = read_state(local, buffer_digest=self.session.adapter.buffer_digest())
                     trajectory = Trajectory.read(local)
                 self.started_at = datetime.fromisoformat(str(manifest.meta["startedAt"]))
                 self.observer.emit(Note(text=f"{track.name} continues after step {trajectory.steps}"))
@@ -197,7 +197,7 @@ class TrackTrainer:
             adapter.load(folder)
             state = {"parameters": adapter.flat.detach().cpu().clone()}
             if self._keeps_optimizer:
-                kept = read_state(folder / _OPTIMIZER, layout=adapter.layout_digest())
+                kept = read_state(folder / _OPTIMIZER, buffer_digest=adapter.buffer_digest())
                 state |= {f"optimizer.{name}": tensor for name, tensor in kept.items()}
         return state
 
@@ -237,7 +237,7 @@ class TrackTrainer:
             return
         tensors = snapshot(self.session.adapter, optimizer)
         frozen = copy.deepcopy(trajectory)
-        layout = self.session.adapter.layout_digest()
+        buffer_digest = self.session.adapter.buffer_digest()
         keep = self.session.job.spec.checkpoint.keep
         meta = {"track": track.name, "startedAt": self.started_at.isoformat()}
 
@@ -245,7 +245,7 @@ class TrackTrainer:
             self.store.check_term(self.term)
             with TemporaryDirectory(prefix="promptintern-") as directory:
                 folder = Path(directory)
-                write_state(folder, tensors, layout=layout)
+                write_state(folder, tensors, buffer_digest=buffer_digest)
                 frozen.write(folder)
                 self.store.save_checkpoint(
                     track.key,

@@ -50,7 +50,7 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
     who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
     with credentials_worked_before():  # the driver has registered the run
-        term = distributed.from_first(lambda: store.claim_term(who, task.claimant))
+        term = distributed.from_rank_zero(lambda: store.claim_term(who, task.claimant))
     if distributed.rank() == 0:
         task.observer.emit(Claimed(term=term))
     session = open_session(job, data or load_data(job), local_rank=_local_rank())
@@ -124,7 +124,7 @@ def _check_model(store: RunStore, folder: ModelFolder) -> None:
             )
         return known
 
-    if distributed.from_first(noted) != digest:
+    if distributed.from_rank_zero(noted) != digest:
         raise UserError.at(
             "spec.model.uri",
             "the base model has changed since this run began; name a revision or folder that stays as it is, give the "

@@ -1,4 +1,4 @@
-"""What all rows begin with, computed once a step: the trajectory is that of rows computed whole, on all workers."""
+"""The shared prefix, computed once per step: the trajectory is that of unpacked rows, with one worker and with two."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from tests.integration.run.reference import check_same
 from tests.tiny import tiny_job
 
 FOUR_ROWS_A_STEP = ["--set", "training.tokensPerBatch=4096"]
-APART = ["--set", "training.tokensPerPack=16"]
-"""Every row in a pack of its own, so that nothing is shared but by a trunk."""
+SMALL_PACKS = ["--set", "training.tokensPerPack=16"]
+"""Every row in a pack of its own, so that rows share nothing but the shared prefix."""
 
 
 @pytest.fixture(scope="module")
@@ -20,21 +20,21 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of rows that were computed whole."""
-    workdir = tmp_path_factory.mktemp("whole")
+def unpacked(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of a run without packing."""
+    workdir = tmp_path_factory.mktemp("unpacked")
     ended = run_to_end(job, workdir, *FOUR_ROWS_A_STEP, "--set", "training.packing=Never")
     assert ended.code == 0, ended.text
     return workdir
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_trajectory_is_the_same(workers: int, job: Path, whole: Path, tmp_path: Path) -> None:
+def test_the_trajectory_is_the_same(workers: int, job: Path, unpacked: Path, tmp_path: Path) -> None:
     run, more = (run_to_end, []) if workers == 1 else (run_command, ["--workers", str(workers)])
-    ended = run(job, tmp_path, *FOUR_ROWS_A_STEP, *APART, *more)
+    ended = run(job, tmp_path, *FOUR_ROWS_A_STEP, *SMALL_PACKS, *more)
     assert ended.code == 0, ended.text
-    check_same(trajectories(tmp_path), trajectories(whole))
-    assert computed(tmp_path) < 0.8 * computed(whole)
+    check_same(trajectories(tmp_path), trajectories(unpacked))
+    assert computed(tmp_path) < 0.8 * computed(unpacked)
 
 
 def computed(workdir: Path) -> float:
