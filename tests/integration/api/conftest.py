@@ -1,4 +1,4 @@
-"""The CRD on a real API server, namespaces of its own, and one connection for what kubectl would be too slow for."""
+"""The CRD on a real API server, separate namespaces, and one connection for requests for which kubectl is too slow."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ api_server = fixtures.api_server
 CRD = Path(__file__).parents[3] / "crds" / "promptinternjobs.promptintern.dev.yaml"
 
 Judge = Callable[[dict[str, Any]], tuple[int, str, dict[str, Any]]]
-"""From a job to the server's status code, its message, and the object that it would store."""
+"""A function from a job to the server's status code, its message, and the object that it would store."""
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def server(api_server: ApiServer) -> ApiServer:
 
 @pytest.fixture(scope="module")
 def namespace(server: ApiServer) -> str:
-    """A namespace of this file's own."""
+    """A separate namespace for this file."""
     name = f"api-{uuid.uuid4().hex[:8]}"
     server.kubectl("create", "namespace", name)
     return name
@@ -39,18 +39,18 @@ def namespace(server: ApiServer) -> str:
 
 @pytest.fixture(scope="module")
 def judge(server: ApiServer, namespace: str) -> Iterator[Judge]:
-    """Creates a job."""
+    """A judge that creates the job."""
     yield from _judge(server, namespace, "POST", "application/json")
 
 
 @pytest.fixture(scope="module")
 def apply_judge(server: ApiServer, namespace: str) -> Iterator[Judge]:
-    """Applies a job on the server's side."""
+    """A judge that applies the job with server-side apply."""
     yield from _judge(server, namespace, "PATCH", "application/apply-patch+yaml")
 
 
 def _judge(server: ApiServer, namespace: str, method: str, content_type: str) -> Iterator[Judge]:
-    """Asks as a dry run, unknown fields refused as kubectl asks for, over one connection."""
+    """Yield a judge that sends dry runs over one connection, with unknown fields refused, as kubectl does."""
     authority = server.control_plane.authority
     pair = authority.issue("client-judge", user="judge", groups=["system:masters"])
     context = ssl.create_default_context(cafile=str(authority.own.certificate))

@@ -1,4 +1,4 @@
-"""The pieces of YAML that docs show are what the API server takes."""
+"""The API server accepts the YAML snippets of the docs."""
 
 import re
 from pathlib import Path
@@ -17,11 +17,11 @@ PIECES = [
     for text in [page.read_text(encoding="utf-8")]
     for block in re.finditer(r"^```yaml\n(spec:\n.*?)^```", text, re.DOTALL | re.MULTILINE)
 ]
-"""Every block that begins with `spec:`, which is a part of a job."""
+"""Every block that begins with `spec:` and so is a part of a job."""
 
 
 def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """``one`` with what ``other`` says."""
+    """Return ``one`` with the fields of ``other`` merged in."""
     both = {
         key: merged(one[key], value) if isinstance(value, dict) and key in one else value
         for key, value in other.items()

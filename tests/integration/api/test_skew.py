@@ -1,4 +1,4 @@
-"""A trainer that is newer than the CRD of the cluster: what it knows of a job's status is told, the rest left out."""
+"""A trainer that is newer than the CRD of the cluster writes only the status fields that the CRD has."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ TRAINING: dict[str, Any] = {
 
 
 def older_crd(folder: Path) -> Path:
-    """The CRD as it might have been before it knew losses and shares of time."""
+    """Write the CRD as it might have been before it had losses and time shares."""
     crd = yaml.safe_load(CRD.read_text())
     (version,) = crd["spec"]["versions"]
     training = version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["training"]["properties"]
@@ -35,18 +35,22 @@ def older_crd(folder: Path) -> Path:
 
 
 def test_unknown_fields_are_left_out(api_server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ApiServer(tmp_path / "api") as server:  # the shared one has the CRD of today, and says if there is none
+    with ApiServer(
+        tmp_path / "api"
+    ) as server:  # the shared one has the current CRD; it is requested only to skip if there is none
         server.install_crds(older_crd(tmp_path))
         server.apply(small_job(), namespace="default")
-        made = server.get("promptinternjob", "small", "default")
-        assert made is not None
+        job = server.get("promptinternjob", "small", "default")
+        assert job is not None
         monkeypatch.setattr(config, "load_incluster_config", lambda: config.load_kube_config(str(server.kubeconfig)))
-        patch = leaving_out_unknown(patch_of(PromptInternJob.model_validate(made)))
-        with capture_logs() as said:
+        patch = leaving_out_unknown(patch_of(PromptInternJob.model_validate(job)))
+        with capture_logs() as logs:
             patch(TRAINING)
             patch(TRAINING | {"attempt": 2})
-        told = server.get("promptinternjob", "small", "default")
-    assert [entry["unknown"] for entry in said] == ["progress.timeShares, stages.loss"], "what is unknown is said once"
-    assert told is not None
+        updated = server.get("promptinternjob", "small", "default")
+    assert [entry["unknown"] for entry in logs] == ["progress.timeShares, stages.loss"], (
+        "unknown fields are logged once"
+    )
+    assert updated is not None
     known = [{name: value for name, value in stage.items() if name != "loss"} for stage in TRAINING["stages"]]
-    assert told["status"]["training"] == {"attempt": 2, "stages": known, "progress": {"step": 3, "total": 10}}
+    assert updated["status"]["training"] == {"attempt": 2, "stages": known, "progress": {"step": 3, "total": 10}}

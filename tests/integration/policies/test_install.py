@@ -1,4 +1,4 @@
-"""Helm itself on a real API server: install, upgrade, `helm test`'s program, uninstall."""
+"""Helm on a real API server: install, upgrade, the program of `helm test`, uninstall."""
 
 import http.server
 import importlib.util
@@ -17,25 +17,25 @@ SYSTEM = "promptintern-system"
 
 @pytest.fixture(scope="module")
 def server(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """An API server of this file's own, since the CRD belongs to one release; the shared one says if there is any."""
-    with ApiServer(tmp_path_factory.mktemp("api")) as found:
-        yield found
+    """A separate API server, since the CRD belongs to one release; without binaries, the shared one skips."""
+    with ApiServer(tmp_path_factory.mktemp("api")) as server:
+        yield server
 
 
 def test_install_upgrade_uninstall(server: ApiServer) -> None:
-    said = server.helm("install", RELEASE, str(CHART), "--namespace", SYSTEM, "--create-namespace")
-    assert "deployment/promptintern" in said and "this release has no default storage" in said
+    output = server.helm("install", RELEASE, str(CHART), "--namespace", SYSTEM, "--create-namespace")
+    assert "deployment/promptintern" in output and "this release has no default storage" in output
     server.wait_for(lambda: "PromptInternJob" in server.kubectl("explain", "pij"))
     server.apply(job("stays"), namespace="default")
 
     more = ("--reuse-values", "--set", "defaultStorage.uri=s3://b,defaultStorage.secretName=s3", "--set", "replicas=3")
-    said = server.helm("upgrade", RELEASE, str(CHART), "--namespace", SYSTEM, *more)
-    assert "s3://b unless a job says otherwise" in said and "create secret generic s3" in said
+    output = server.helm("upgrade", RELEASE, str(CHART), "--namespace", SYSTEM, *more)
+    assert "s3://b unless a job says otherwise" in output and "create secret generic s3" in output
     deployment = server.get("deployment", RELEASE, SYSTEM)
     assert deployment is not None and deployment["spec"]["replicas"] == 3
 
-    said = server.helm("uninstall", RELEASE, "--namespace", SYSTEM)
-    assert "promptinternjobs.promptintern.dev" in said  # kept, as Helm says
+    output = server.helm("uninstall", RELEASE, "--namespace", SYSTEM)
+    assert "promptinternjobs.promptintern.dev" in output  # kept, as Helm says
     assert server.get("promptinternjob", "stays", "default") is not None
     for kind in ("validatingadmissionpolicies", "validatingadmissionpolicybindings", "clusterrolebindings"):
         left = server.kubectl("get", kind, "-o", "name", "-l", f"app.kubernetes.io/instance={RELEASE}")
@@ -56,7 +56,7 @@ class _Ready(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def ready() -> Iterator[str]:
-    """An operator that is ready."""
+    """Serve an operator that is ready."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Ready) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{listening.server_port}/readyz"
@@ -66,7 +66,7 @@ def ready() -> Iterator[str]:
 def test_the_program_of_helm_test(
     server: ApiServer, ready: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Against the real API server: with the policy, and without."""
+    """It runs against the real API server, with and without the policy."""
     server.helm("upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM, "--reset-values")
     namespaced = ("--namespace", SYSTEM)
     server.kubectl("create", "serviceaccount", "check", *namespaced)
