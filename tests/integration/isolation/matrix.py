@@ -7,7 +7,7 @@ from tests.integration.isolation.conftest import SECRET, Answer, Manifest, World
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 Cells = Mapping[tuple[str, str], str]
-"""From resource and verb to `denied` or `allowed`."""
+"""`denied` or `allowed`, by resource and verb."""
 
 _MERGE = "application/merge-patch+json"
 

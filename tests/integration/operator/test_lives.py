@@ -49,8 +49,8 @@ def test_to_success(place: Place, team: Tenant) -> None:
 
 
 def test_each_transition_is_one_event(team: Tenant) -> None:
-    team.submit("told", Life(starting=0.6, running=2))
-    team.wait("told", "Succeeded")
+    team.submit("recorded", Life(starting=0.6, running=2))
+    team.wait("recorded", "Succeeded")
     expected = {
         "Checking": 1,
         "Valid": 1,
@@ -60,8 +60,8 @@ def test_each_transition_is_one_event(team: Tenant) -> None:
         "Succeeded": 1,
         "Ended": 1,
     }
-    wait_for(lambda: Counter(reason for reason, _ in team.events("told")) == expected, 10, "all Events")
-    order = [reason for reason, _ in team.events("told")]
+    wait_for(lambda: Counter(reason for reason, _ in team.events("recorded")) == expected, 10, "all Events")
+    order = [reason for reason, _ in team.events("recorded")]
     assert order[:2] == ["Checking", "Valid"]
     assert order.index("Running") < order.index("Succeeded")
 

@@ -51,7 +51,7 @@ class FakeKube:
         return self.objects.get((_KINDS[resource.plural], name))
 
     async def read(self, manifest: Mapping[str, Any]) -> Body:
-        self.requests.append(f"look at {manifest['kind']}")
+        self.requests.append(f"read {manifest['kind']}")
         body = self.objects.get((manifest["kind"], manifest["metadata"]["name"]))
         if body is None:
             raise RequestFailed("not found", status=404, reason="NotFound")

@@ -182,8 +182,8 @@ def test_a_slow_job_does_not_hold_up_the_others() -> None:
     assert reconcile.calls == [(A, 0), (B, 1), (A, 10)]
 
 
-@pytest.mark.parametrize(("first", "second", "looks"), [(50, 10, [10]), (10, 50, [10]), (-5, 10, [0]), (7, 7, [7])])
-def test_the_earliest_requeue_time_counts(first: float, second: float, looks: list[float]) -> None:
+@pytest.mark.parametrize(("first", "second", "times"), [(50, 10, [10]), (10, 50, [10]), (-5, 10, [0]), (7, 7, [7])])
+def test_the_earliest_requeue_time_counts(first: float, second: float, times: list[float]) -> None:
     reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
@@ -192,7 +192,7 @@ def test_the_earliest_requeue_time_counts(first: float, second: float, looks: li
         await asyncio.sleep(100)
 
     run(story, reconcile)
-    assert reconcile.times == looks
+    assert reconcile.times == times
 
 
 def test_a_requeue_time_can_be_set_again_afterwards() -> None:

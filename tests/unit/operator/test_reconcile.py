@@ -186,11 +186,11 @@ def test_events_are_recorded_after_the_actions() -> None:
     created_before: list[bool] = []
     record: Callable[..., Any] = world.kube.record_event
 
-    async def told(event: Any) -> None:
+    async def recorded(event: Any) -> None:
         created_before.append(("RayJob", "small-a1") in world.kube.objects)
         await record(event)
 
-    world.kube.record_event = told  # type: ignore[method-assign]
+    world.kube.record_event = recorded  # type: ignore[method-assign]
     world.reconcile()
     assert created_before == [True, True]
 

@@ -90,10 +90,10 @@ def test_a_head_pod_that_runs() -> None:
 
 
 def test_an_unschedulable_pod() -> None:
-    told = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
-    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": told}
+    message = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     view = pod_view({**HEAD, "spec": {"containers": []}, "status": {"phase": "Pending", "conditions": [condition]}})
-    assert view.unschedulable == told
+    assert view.unschedulable == message
     assert view.node is None
     assert not view.ready
     assert view.containers == ()

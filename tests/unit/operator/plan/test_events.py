@@ -37,14 +37,14 @@ def test_a_reason_shared_by_two_conditions_is_one_event() -> None:
 
 def test_a_normal_run_has_no_warning() -> None:
     story = Story()
-    looks: list[tuple[object, ...]] = [
+    observations: list[tuple[object, ...]] = [
         (),
         (preflight(succeeded=True),),
         (ray_job(deployment="Initializing"), HEAD),
         CLUSTER,
         (ray_job(deployment="Complete", job_status="SUCCEEDED"),),
     ]
-    warnings = [h for objects in looks for h in story.reconcile(*objects).events if h.warning]
+    warnings = [h for objects in observations for h in story.reconcile(*objects).events if h.warning]
     assert warnings == []
 
 

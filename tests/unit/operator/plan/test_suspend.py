@@ -46,8 +46,8 @@ def test_suspending_deletes_the_ray_job_and_waits_for_its_end() -> None:
 
 def test_resuming_is_a_new_attempt_that_is_free() -> None:
     story = _suspending()
-    for look in (CLUSTER, (DELETING,), ()):
-        story.reconcile(*look)
+    for objects in (CLUSTER, (DELETING,), ()):
+        story.reconcile(*objects)
     story.change(suspend=False)
     result = story.reconcile(after=3600)
     assert result.actions == (StartAttempt(2),)
