@@ -25,7 +25,7 @@ from promptintern_operator.plan.attempts import ray_job_name
 from promptintern_operator.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 * 2**20
-"""Size of Ray's object store. The trainer passes no data through it, so the default of 30 % would be wasted."""
+"""The size of Ray's object store. The trainer passes no data through it, so the default of 30 % would be wasted."""
 _SHIPPER: Manifest = {"cpu": "100m", "memory": "384Mi"}
 _GROUP = "workers"
 _POD_FOLDER = "/tmp/promptintern"

@@ -25,7 +25,7 @@ def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits
         of_attempts = [pod for pod in observed.pods if pod.role != "preflight"]
         pods = [pod for pod in of_attempts if not is_stranded(pod, draft.now, limits.silent)]
         if ray_job is not None and not ray_job.deleting and ending_of(ray_job, (), None) is not None:
-            return False  # it ended before it could be told to save
+            return False  # it ended before it could save
         if ray_job is not None or (pods and attempt.ray_job_uid is not None):
             draft.update_attempt(**pause_fields(attempt, draft.now))
             draft.set_condition("Suspended", False, "Saving", _stopping_message(ray_job))

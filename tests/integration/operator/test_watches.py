@@ -1,4 +1,4 @@
-"""What the operator hears: CRDs that come and go, watches that fall silent, and what it forgets."""
+"""Watches: CRDs that are added and removed, watches that fall silent, and objects that are deleted."""
 
 import asyncio
 import contextlib
@@ -28,23 +28,23 @@ SILENCE = 5
 
 @pytest.fixture(scope="module")
 def operator(place: Place) -> Iterator[Operator]:
-    """It lives through all of this file's tests, which are one story."""
+    """One operator for all tests of this file, which build on each other."""
     remove_kuberay(place)
-    found = place.operator("operator-watching", silence_seconds=SILENCE)  # with a log of its own
-    found.start()
-    found.wait_until_leading(40)
-    yield found
-    assert len(found.log_lines("leading")) == 1, "it was never started again"
-    found.stop()
+    process = place.operator("operator-watching", silence_seconds=SILENCE)  # with a separate log
+    process.start()
+    process.wait_until_leading(40)
+    yield process
+    assert len(process.log_lines("leading")) == 1, "it was never restarted"
+    process.stop()
 
 
 @contextmanager
 def heartbeat(requests: Requests, namespace: str) -> Iterator[None]:
-    """Something happens in every watch twice a second, as in a busy cluster, for as long as it is served."""
+    """Cause a change in every watch twice a second, as in a busy cluster."""
     ours = {"app.kubernetes.io/managed-by": "promptintern-operator"}
     meta: dict[str, Any] = {"name": "beat", "namespace": namespace, "labels": ours}
     pod = {"containers": [{"name": "a", "image": "b"}], "restartPolicy": "Never"}
-    made = {
+    bodies = {
         PODS: {"spec": pod},
         PREFLIGHTS: {"spec": {"suspend": True, "template": {"spec": pod}}},
         RAY_JOBS: {
@@ -60,11 +60,11 @@ def heartbeat(requests: Requests, namespace: str) -> Iterator[None]:
         count = 0
         while not over.wait(0.5):
             count += 1
-            for kind, body in made.items():
+            for kind, body in bodies.items():
                 with_meta = body | {"metadata": meta}
                 attempt(lambda k=kind, b=with_meta: requests.ask("POST", k.format(namespace), b))
             annotated = {"metadata": {"annotations": {"beat": str(count)}}}
-            for kind in (*made, JOBS):
+            for kind in (*bodies, JOBS):
                 attempt(lambda k=kind, a=annotated: requests.merge(f"{k.format(namespace)}/beat", a))
             for path, name in paths.items():
                 attempt(lambda p=path, n=name, a=annotated: requests.merge(f"{p}/{n}", a))
@@ -72,7 +72,7 @@ def heartbeat(requests: Requests, namespace: str) -> Iterator[None]:
     def attempt(what: Any) -> None:
         with contextlib.suppress(
             Refused, OSError
-        ):  # not served, there already, pause_fields: the next beat may go better
+        ):  # not served, existing already, or paused: the next beat may succeed
             what()
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -85,21 +85,21 @@ def heartbeat(requests: Requests, namespace: str) -> Iterator[None]:
 
 
 def remove_kuberay(place: Place) -> None:
-    """Remove its CRD, and with it all RayJobs."""
+    """Remove KubeRay's CRD, and with it all RayJobs."""
     place.requests.ask("DELETE", f"{CRDS}/rayjobs.ray.io")
     wait_for(lambda: place.requests.find(f"{CRDS}/rayjobs.ray.io") is None, 30, "the CRD to go")
 
 
 def test_kuberay_comes_later(place: Place, operator: Operator, team: Tenant) -> None:
     team.submit("early", Life())
-    said = team.wait_for_condition("early", "ClusterReady", "KubeRayMissing")
-    assert "KubeRay is not installed" in said
+    message = team.wait_for_condition("early", "ClusterReady", "KubeRayMissing")
+    assert "KubeRay is not installed" in message
     install_crd(place.requests, programs.ray_jobs_crd())
     team.wait("early", "Succeeded", 60)
-    assert team.made("early") == {"early-a1": 1}
+    assert team.created_ray_jobs("early") == {"early-a1": 1}
 
 
-def test_the_crd_goes_while_it_is_watched_and_comes_back(place: Place, operator: Operator, team: Tenant) -> None:
+def test_the_crd_is_removed_while_watched_and_restored(place: Place, operator: Operator, team: Tenant) -> None:
     team.submit("cut", Life(ends="never"), Life())
     team.wait("cut", "Training")
     remove_kuberay(place)
@@ -128,8 +128,10 @@ def test_a_silent_watch_fails_the_probe(place: Place, operator: Operator, team: 
     assert operator.alive
 
 
-def test_what_is_gone_is_forgotten(place: Place, operator: Operator, team: Tenant, monkeypatch: Any) -> None:
-    """The cache beside the operator's own: its object_caches are empty when the jobs are gone."""
+def test_deleted_jobs_leave_nothing_in_the_cache(
+    place: Place, operator: Operator, team: Tenant, monkeypatch: Any
+) -> None:
+    """A second cache next to the operator's own is empty when the jobs are gone."""
     monkeypatch.setenv("KUBECONFIG", str(place.release.kubeconfig))
     cache = Cache()
     with watching(cache):
@@ -138,21 +140,21 @@ def test_what_is_gone_is_forgotten(place: Place, operator: Operator, team: Tenan
         wait_for(lambda: sum(key.namespace == team.name for key in cache.jobs) == 5, 20, "the jobs to be seen")
         for n in range(5):
             team.wait(f"short-{n}", "Succeeded")
-        assert len(shelved(cache)) > 0
+        assert len(cached(cache)) > 0
         for job in place.requests.items(JOBS.replace("/namespaces/{}", "")):
             place.requests.ask("DELETE", f"{JOBS.format(job['metadata']['namespace'])}/{job['metadata']['name']}")
-        wait_for(lambda: not cache.jobs and not shelved(cache) and not cache.ray_job_owners, 20, "all to be forgotten")
+        wait_for(lambda: not cache.jobs and not cached(cache) and not cache.ray_job_owners, 20, "all to be forgotten")
 
 
-def shelved(cache: Cache) -> list[object]:
-    """Owners of whatever is kept."""
+def cached(cache: Cache) -> list[object]:
+    """Return the owners of all cached objects."""
     object_caches = (cache.ray_jobs, cache.pods, cache.preflights, cache.workloads)
     return [owner for objects in object_caches for owner in objects._views]
 
 
 @contextmanager
 def watching(cache: Cache) -> Iterator[None]:
-    """The operator's handlers with ``cache``, in a thread of their own. Nothing is reconciled."""
+    """Run the operator's handlers with ``cache`` in a separate thread. Nothing is reconciled."""
     stop, ended = threading.Event(), threading.Event()
 
     async def watch() -> None:

@@ -1,4 +1,4 @@
-"""Looking at a job, against an API server that is a dict: what is done, and what the job says if it cannot be done."""
+"""Reconciliations against an API server that is a dict: the actions, and the conditions if an action is denied."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,26 +30,26 @@ class Place:
         self.generation = 1
 
     async def reconcile(self) -> None:
-        """One look, after the watch showed what the last one wrote."""
+        """Reconcile once, after the watch delivered the last status."""
         self.cache.jobs[KEY] = CachedJob.from_body(job_body(self.kube.status, generation=self.generation))
         await self.reconciler.reconcile(KEY)
         self.queue.forget(KEY)
 
     def pass_time(self) -> None:
-        """So much that what was denied is tried again."""
-        known = self.cache.denials[OWNER]
-        self.cache.denials[OWNER] = replace(known, at=known.at - timedelta(seconds=60))
+        """Let the backoff of the denied action pass."""
+        denial = self.cache.denials[OWNER]
+        self.cache.denials[OWNER] = replace(denial, at=denial.at - timedelta(seconds=60))
 
     def check_takes_long(self) -> None:
-        """So long that what was made for it may be gone."""
+        """Let the check take so long that its dependents may be gone."""
         for condition in self.kube.status["conditions"]:
             began = datetime.fromisoformat(condition["lastTransitionTime"])
             condition["lastTransitionTime"] = (began - timedelta(hours=1)).isoformat()
 
     def check_succeeds(self) -> None:
-        made = self.kube.objects["Job", "small-check-1"]
-        made["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
-        self.cache.preflights.put(OWNER, made["metadata"]["uid"], preflight_view(made))
+        check = self.kube.objects["Job", "small-check-1"]
+        check["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+        self.cache.preflights.put(OWNER, check["metadata"]["uid"], preflight_view(check))
 
 
 def refusing(kind: str, status: int, message: str) -> Callable[[str], None]:
@@ -84,7 +84,7 @@ def test_a_job_is_checked_and_then_run() -> None:
     run(story)
 
 
-def test_a_quota_that_refuses_the_check_is_told_at_once_and_heals() -> None:
+def test_a_quota_that_denies_the_check_is_reported_at_once_until_it_is_raised() -> None:
     async def story(place: Place) -> None:
         place.kube.refuse = refusing("Job", 403, 'jobs.batch "small-check-1" is forbidden: exceeded quota: few')
         await place.reconcile()
@@ -92,7 +92,7 @@ def test_a_quota_that_refuses_the_check_is_told_at_once_and_heals() -> None:
         status, reason, message = place.kube.condition("Accepted")
         assert (status, reason) == ("Unknown", "QuotaExceeded")
         assert "exceeded quota: few" in message
-        assert "/apis/" not in message, "people do not know our requests"
+        assert "/apis/" not in message, "users do not know our requests"
         assert [(e["type"], e["reason"]) for e in place.kube.events] == [
             ("Normal", "Checking"),
             ("Warning", "QuotaExceeded"),
@@ -108,7 +108,7 @@ def test_a_quota_that_refuses_the_check_is_told_at_once_and_heals() -> None:
 
 
 @pytest.mark.parametrize("kind", ["RayJob", "NetworkPolicy"])
-def test_a_policy_that_refuses_the_attempt_is_told_at_once(kind: str) -> None:
+def test_a_policy_that_denies_the_attempt_is_reported_at_once(kind: str) -> None:
     async def story(place: Place) -> None:
         await place.reconcile()
         place.check_takes_long()
@@ -123,7 +123,7 @@ def test_a_policy_that_refuses_the_attempt_is_told_at_once(kind: str) -> None:
     run(story)
 
 
-def test_an_answer_that_passes_is_left_to_the_queue() -> None:
+def test_a_transient_error_is_left_to_the_workqueue() -> None:
     async def story(place: Place) -> None:
         place.kube.refuse = refusing("Job", 503, "not now")
         with pytest.raises(RequestFailed):
@@ -133,7 +133,7 @@ def test_an_answer_that_passes_is_left_to_the_queue() -> None:
     run(story)
 
 
-def test_an_answer_that_passes_between_denials_starts_no_new_count() -> None:
+def test_a_transient_error_between_denials_does_not_reset_their_count() -> None:
     async def story(place: Place) -> None:
         place.kube.refuse = refusing("Job", 403, "exceeded quota")
         await place.reconcile()
@@ -149,7 +149,7 @@ def test_an_answer_that_passes_between_denials_starts_no_new_count() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ServiceAccount", "ConfigMap", "NetworkPolicy"])
-def test_what_somebody_else_made_is_neither_changed_nor_trusted(kind: str) -> None:
+def test_a_foreign_object_is_neither_changed_nor_trusted(kind: str) -> None:
     async def story(place: Place) -> None:
         theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
         before = str(theirs)
@@ -168,8 +168,8 @@ def test_what_somebody_else_made_is_neither_changed_nor_trusted(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["Role", "RoleBinding"])
-def test_rights_that_somebody_else_granted_are_neither_changed_nor_used(kind: str) -> None:
-    """No check needs rights, so that it is made; the attempt waits."""
+def test_foreign_rights_are_neither_changed_nor_used(kind: str) -> None:
+    """A check needs no rights, so it is created; the attempt waits."""
 
     async def story(place: Place) -> None:
         theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
@@ -215,7 +215,7 @@ def test_an_attempt_waits_until_its_names_are_free(kind: str, owner: Body | None
     run(story)
 
 
-def test_another_spec_changes_what_the_job_owns() -> None:
+def test_a_changed_spec_updates_the_dependents() -> None:
     async def story(place: Place) -> None:
         await place.reconcile()
         place.kube.objects["ConfigMap", "promptintern-small"]["data"] = {"job.json": "old"}
@@ -238,12 +238,12 @@ def test_annotations_that_the_spec_no_longer_has_are_removed() -> None:
     run(story)
 
 
-def test_whose_a_new_ray_job_is_is_known_before_its_watch_tells() -> None:
+def test_the_owner_of_a_new_ray_job_is_cached_before_its_watch_delivers_it() -> None:
     async def story(place: Place) -> None:
         await place.reconcile()
         place.check_succeeds()
         await place.reconcile()
-        made = place.kube.objects["RayJob", "small-a1"]["metadata"]["uid"]
-        assert place.cache.ray_job_owners == {Owner("team-a", made): KEY}
+        uid = place.kube.objects["RayJob", "small-a1"]["metadata"]["uid"]
+        assert place.cache.ray_job_owners == {Owner("team-a", uid): KEY}
 
     run(story)

@@ -1,4 +1,4 @@
-"""What is kept of what the watches show."""
+"""The cache of observed objects."""
 
 from promptintern_operator.cache import Cache, CachedJob, ObjectCache, Owner, owner_of
 from promptintern_operator.queue import Key
@@ -9,15 +9,15 @@ from tests.unit.operator.builders import ray_job
 OWNER = Owner("team-a", "job-1")
 
 
-def test_a_watch_that_was_quicker_than_the_answer_counts() -> None:
+def test_a_view_from_the_watch_wins_over_the_response() -> None:
     objects: ObjectCache[RayJobView] = ObjectCache()
-    newer, made = ray_job(deployment="ValidationFailed"), ray_job(deployment="")
+    newer, created = ray_job(deployment="ValidationFailed"), ray_job(deployment="")
     objects.put(OWNER, "ray-job-1", newer)
-    objects.put_if_absent(OWNER, "ray-job-1", made)
+    objects.put_if_absent(OWNER, "ray-job-1", created)
     assert objects.by_owner(OWNER) == (newer,)
 
 
-def test_an_object_that_was_made_is_there_before_its_watch_tells() -> None:
+def test_a_created_object_is_cached_before_its_watch_delivers_it() -> None:
     objects: ObjectCache[RayJobView] = ObjectCache()
     objects.put_if_absent(OWNER, "ray-job-1", ray_job(deployment=""))
     assert objects.by_owner(OWNER) == (ray_job(deployment=""),)
@@ -29,7 +29,7 @@ def test_the_same_label_in_another_namespace_is_another_owner() -> None:
     assert objects.by_owner(OWNER) == ()
 
 
-def test_nothing_is_left_of_what_went() -> None:
+def test_a_removed_object_leaves_nothing() -> None:
     objects: ObjectCache[RayJobView] = ObjectCache()
     objects.put(OWNER, "ray-job-1", ray_job())
     objects.remove(OWNER, "ray-job-1")
@@ -37,14 +37,14 @@ def test_nothing_is_left_of_what_went() -> None:
     assert objects.entries() == []
 
 
-def test_only_what_differs_is_news() -> None:
+def test_only_a_different_view_is_a_change() -> None:
     objects: ObjectCache[RayJobView] = ObjectCache()
     assert objects.put(OWNER, "ray-job-1", ray_job())
     assert not objects.put(OWNER, "ray-job-1", ray_job())
     assert objects.put(OWNER, "ray-job-1", ray_job(deployment="Complete"))
 
 
-def test_what_becomes_of_an_object_is_kept_while_it_is_there() -> None:
+def test_an_update_changes_only_a_cached_object() -> None:
     objects: ObjectCache[RayJobView] = ObjectCache()
     objects.update(OWNER, "ray-job-1", deleting=True)
     assert objects.entries() == []
@@ -53,7 +53,7 @@ def test_what_becomes_of_an_object_is_kept_while_it_is_there() -> None:
     assert objects.by_owner(OWNER) == (ray_job(deleting=True),)
 
 
-def test_who_waits_for_a_first_attempt() -> None:
+def test_awaiting_the_first_attempt() -> None:
     cache = Cache()
     statuses = {"new": {}, "checked": {"phase": "Checking"}, "running": {"attempts": [{"number": 1}]}}
     for name, status in statuses.items():
@@ -62,12 +62,12 @@ def test_who_waits_for_a_first_attempt() -> None:
     assert [name for name in names if cache.awaits_first_attempt(Key("team-a", name))] == ["new", "checked"]
 
 
-def test_a_label_makes_no_object_a_jobs_own() -> None:
+def test_a_label_alone_makes_no_dependent() -> None:
     labels = {"promptintern.dev/job": "small", "promptintern.dev/job-uid": "job-1"}
-    made = [{"kind": "PromptInternJob", "name": "small", "uid": "job-1", "controller": True}]
+    owners = [{"kind": "PromptInternJob", "name": "small", "uid": "job-1", "controller": True}]
     labelled = {"namespace": "team-a", "labels": labels}
-    assert owner_of(labelled | {"ownerReferences": made}, controlled=True) == OWNER
-    assert owner_of(labelled | {"ownerReferences": [made[0] | {"uid": "job-0"}]}, controlled=True) is None
+    assert owner_of(labelled | {"ownerReferences": owners}, controlled=True) == OWNER
+    assert owner_of(labelled | {"ownerReferences": [owners[0] | {"uid": "job-0"}]}, controlled=True) is None
     assert owner_of(labelled, controlled=True) is None
-    assert owner_of(labelled, controlled=False) == OWNER, "pods are KubeRay's"
+    assert owner_of(labelled, controlled=False) == OWNER, "KubeRay controls the pods"
     assert owner_of({"namespace": "team-a"}, controlled=False) is None

@@ -1,4 +1,4 @@
-"""What the watches do to the cache and the queue."""
+"""The effect of watch events on the cache and the workqueue."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ KEY = Key("team-a", "small")
 
 
 class Watches:
-    """What Kopf would do with the handlers: no API server, and a queue that only notes what it is asked for."""
+    """Calls the handlers as Kopf would, without an API server, with a queue that only records its keys."""
 
     def __init__(self) -> None:
         self.cache, self.added = Cache(), list[tuple[str, Key]]()
@@ -31,7 +31,7 @@ class Watches:
         self.added.append(("soon", key))
 
     def show(self, handler: str, body: Mapping[str, Any], what: str = "MODIFIED") -> list[tuple[str, Key]]:
-        """One change; what the queue was asked for."""
+        """Deliver one change and return the keys that were queued."""
         self.added = []
         asyncio.run(self._handlers[handler](event={"type": what, "object": body}, body=body))
         return self.added
@@ -55,7 +55,7 @@ def a_workload(uid: str, ray_job: str) -> dict[str, Any]:
     return {"metadata": {"name": uid, "namespace": "team-a", "uid": uid, "ownerReferences": [owner]}}
 
 
-def test_a_job_is_looked_at_at_once_and_what_it_wrote_itself_is_no_news() -> None:
+def test_a_changed_job_is_queued_at_once_and_our_own_write_is_not() -> None:
     watches = Watches()
     assert watches.show("job_changed", a_job()) == [("at once", KEY)]
     assert "managedFields" not in watches.cache.jobs[KEY].body["metadata"]
@@ -67,7 +67,7 @@ def test_a_job_is_looked_at_at_once_and_what_it_wrote_itself_is_no_news() -> Non
 @pytest.mark.parametrize(
     ("handler", "when"), [("jobs-changed", "at once"), ("rayjobs-changed", "soon"), ("pods-changed", "soon")]
 )
-def test_a_child_is_news_if_a_plan_would_see_it(handler: str, when: str) -> None:
+def test_a_dependent_queues_its_job_if_its_view_changed(handler: str, when: str) -> None:
     watches = Watches()
     assert watches.show(handler, a_child("x")) == [(when, KEY)]
     assert watches.show(handler, a_child("x", spec={"nobody": "looks"})) == []
@@ -78,7 +78,7 @@ def test_a_child_is_news_if_a_plan_would_see_it(handler: str, when: str) -> None
 
 
 @pytest.mark.parametrize("job_first", [True, False])
-def test_nothing_is_kept_of_what_is_gone(job_first: bool) -> None:
+def test_the_cache_is_empty_when_all_objects_are_gone(job_first: bool) -> None:
     watches, names = Watches(), [f"job-{n}" for n in range(5)]
     children = ("rayjobs-changed", "pods-changed", "jobs-changed")
     seen = [("job_changed", a_job(name)) for name in names]

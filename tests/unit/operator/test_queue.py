@@ -1,4 +1,4 @@
-"""The queue of jobs to reconcile, on a clock that is turned by hand: no test waits for real."""
+"""The workqueue, on a simulated clock, so that no test really waits."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ Reconcile = Callable[[Key], Awaitable[None]]
 
 
 class TurnedClock(asyncio.SelectorEventLoop):
-    """A loop on which every sleep is over as soon as there is nothing else to do."""
+    """An event loop on which every sleep is over as soon as nothing else is ready."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def run(
     workers: int = 1,
     urgent: Callable[[Key], bool] = lambda _: False,
 ) -> None:
-    """``story`` beside so many workers."""
+    """Run ``story`` next to ``workers`` workers."""
 
     async def main() -> None:
         queue = Workqueue(urgent)
@@ -61,7 +61,7 @@ def now() -> float:
 
 
 class RecordingReconcile:
-    """Notes when it looked at what; each reconcile takes ``seconds``, the first ``failing`` fail."""
+    """Records each call; each one takes ``seconds``, and the first ``failing`` calls fail."""
 
     def __init__(self, *, seconds: float = 0.0, failing: int = 0) -> None:
         self.calls: list[tuple[Key, float]] = []
@@ -86,7 +86,7 @@ class RecordingReconcile:
         return [when for _, when in self.calls]
 
 
-def test_many_changes_are_one_look() -> None:
+def test_many_changes_are_one_reconciliation() -> None:
     reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
@@ -126,7 +126,7 @@ def test_urgent_keys_go_first() -> None:
     assert reconcile.calls == [(A, 0), (C, 4), (B, 8), (A, 12), (C, 16)]
 
 
-def test_who_waits_ten_seconds_longer_goes_before_urgent_keys() -> None:
+def test_a_key_that_waits_ten_seconds_longer_goes_before_urgent_keys() -> None:
     reconcile = RecordingReconcile(seconds=4)
 
     async def story(queue: Workqueue) -> None:
@@ -141,7 +141,7 @@ def test_who_waits_ten_seconds_longer_goes_before_urgent_keys() -> None:
     assert reconcile.calls[:6] == [(C, 0), (C, 4), (C, 8), (C, 12), (A, 16), (C, 20)]
 
 
-def test_what_seldom_happens_alone_is_looked_at_once() -> None:
+def test_a_burst_of_changes_is_one_reconciliation() -> None:
     reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
@@ -154,7 +154,7 @@ def test_what_seldom_happens_alone_is_looked_at_once() -> None:
     assert reconcile.times == [1]
 
 
-def test_a_change_during_a_look_is_looked_at_afterwards_and_by_nobody_else() -> None:
+def test_a_change_during_a_reconciliation_is_reconciled_afterwards() -> None:
     reconcile = RecordingReconcile(seconds=10)
 
     async def story(queue: Workqueue) -> None:
@@ -182,8 +182,8 @@ def test_a_slow_job_does_not_hold_up_the_others() -> None:
     assert reconcile.calls == [(A, 0), (B, 1), (A, 10)]
 
 
-@pytest.mark.parametrize(("first", "second", "looks"), [(50, 10, [10]), (10, 50, [10]), (-5, 10, [0]), (7, 7, [7])])
-def test_the_earliest_time_to_look_again_counts(first: float, second: float, looks: list[float]) -> None:
+@pytest.mark.parametrize(("first", "second", "times"), [(50, 10, [10]), (10, 50, [10]), (-5, 10, [0]), (7, 7, [7])])
+def test_the_earliest_requeue_time_counts(first: float, second: float, times: list[float]) -> None:
     reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
@@ -192,10 +192,10 @@ def test_the_earliest_time_to_look_again_counts(first: float, second: float, loo
         await asyncio.sleep(100)
 
     run(story, reconcile)
-    assert reconcile.times == looks
+    assert reconcile.times == times
 
 
-def test_a_time_to_look_again_can_be_set_again_afterwards() -> None:
+def test_a_requeue_time_can_be_set_again_afterwards() -> None:
     reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
@@ -221,7 +221,7 @@ def test_a_job_that_is_gone_is_forgotten() -> None:
     assert reconcile.calls == [(B, 10)]
 
 
-def test_failures_are_tried_again_after_delays_that_double_up_to_a_minute() -> None:
+def test_failures_are_retried_after_delays_that_double_up_to_a_minute() -> None:
     reconcile = RecordingReconcile(failing=10)
 
     async def story(queue: Workqueue) -> None:
@@ -275,7 +275,7 @@ _STEP = st.tuples(
 def test_no_change_is_ever_lost(
     steps: list[tuple[str, Key, float]], workers: int, seconds: float, failing: int
 ) -> None:
-    """After every change there is a reconcile that begins no earlier, whatever else goes on."""
+    """Every change is followed by a reconciliation that begins no earlier, whatever else goes on."""
     reconcile = RecordingReconcile(seconds=seconds, failing=failing)
     wanted: list[tuple[Key, float]] = []
 
@@ -295,5 +295,5 @@ def test_no_change_is_ever_lost(
     for key, since in wanted:
         assert any(seen == key and when >= since for seen, when in reconcile.calls)
     assert {key for key, _ in reconcile.calls} == {key for key, _ in wanted}
-    asked = Counter(key for key, _ in wanted)
-    assert all(count <= asked[key] + 5 for key, count in Counter(key for key, _ in reconcile.calls).items())
+    requested = Counter(key for key, _ in wanted)
+    assert all(count <= requested[key] + 5 for key, count in Counter(key for key, _ in reconcile.calls).items())

@@ -1,4 +1,4 @@
-"""What a look asks the API server for."""
+"""The requests that a reconciliation sends to the API server."""
 
 import asyncio
 import json
@@ -22,14 +22,14 @@ SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://platform/runs"))
 
 
 class World:
-    """A cache in which a test puts what there is, and one look at it."""
+    """A cache that a test fills, and one reconciliation."""
 
     def __init__(self, status: dict[str, Any]) -> None:
         self.kube, self.cache = FakeKube(), Cache()
         self.cache.jobs[KEY] = CachedJob.from_body(job_body(status))
 
     def reconcile(self) -> list[str]:
-        """What the look asked for."""
+        """Reconcile once and return the requests."""
 
         async def main() -> None:
             await Reconciler(self.kube, self.cache, Workqueue(), SETTINGS).reconcile(KEY)  # type: ignore[arg-type]
@@ -39,24 +39,24 @@ class World:
         return self.kube.requests
 
     def check_succeeds(self) -> None:
-        """The check that was made, or any."""
+        """Let the check succeed that was created, or any."""
         uid = self.kube.objects.get(("Job", "small-check-1"), {"metadata": {"uid": "check-1"}})["metadata"]["uid"]
         self.cache.preflights.put(OWNER, uid, preflight(succeeded=True, uid=uid))
 
     def event_reasons(self) -> list[str]:
-        """The Events of the last look."""
+        """Return the reasons of the Events of the last reconciliation."""
         return [event["reason"] for event in self.kube.events]
 
 
 def checking(ago: float = 30) -> dict[str, Any]:
-    """The status of a job that is being checked, since so many seconds."""
+    """Return the status of a job whose check began ``ago`` seconds ago."""
     since = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat()
     condition = {"type": "Accepted", "status": "Unknown", "reason": "Checking", "message": "it is being checked"}
     return {"phase": "Checking", "conditions": [condition | {"lastTransitionTime": since, "observedGeneration": 1}]}
 
 
 def running(outcome: str | None = None) -> dict[str, Any]:
-    """The status of a job whose first attempt runs, or ended."""
+    """Return the status of a job whose first attempt runs, or has ended."""
     now = datetime.now(UTC).isoformat()
     accepted = {"type": "Accepted", "status": "True", "reason": "Valid", "message": "well", "observedGeneration": 1}
     attempt = {"number": 1, "rayJobName": "small-a1", "startedAt": now}
@@ -64,14 +64,14 @@ def running(outcome: str | None = None) -> dict[str, Any]:
     return {"startTime": now, "conditions": [accepted | {"lastTransitionTime": now}], "attempts": [attempt | ended]}
 
 
-def test_a_check_is_prepared_by_what_the_job_needs() -> None:
+def test_a_check_is_preceded_by_its_dependents() -> None:
     world = World({})
     assert sorted(world.reconcile()[1:-1]) == sorted(f"create {kind}" for kind in DEPENDENTS)
     assert (world.kube.requests[0], world.kube.requests[-1]) == ("status", "create Job")
-    assert world.reconcile() == [], "what was written and made is known before the watches tell"
+    assert world.reconcile() == [], "written and created objects are cached before the watches deliver them"
 
 
-def test_the_first_attempt_finds_what_was_made_for_the_check() -> None:
+def test_the_first_attempt_reuses_the_dependents_of_the_check() -> None:
     world = World({})
     world.reconcile()
     world.check_succeeds()
@@ -88,7 +88,7 @@ def test_the_first_attempt_finds_what_was_made_for_the_check() -> None:
         (running(outcome="Suspended"), "it is another attempt"),
     ],
 )
-def test_otherwise_what_is_missing_is_made_again(status: dict[str, Any], why: str) -> None:
+def test_otherwise_missing_dependents_are_created_again(status: dict[str, Any], why: str) -> None:
     world = World(status)
     world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
     created = [what for what in world.reconcile() if what.startswith("create")]
@@ -132,7 +132,7 @@ def test_rights_that_could_not_be_granted_are_granted_for_the_attempt() -> None:
     assert world.kube.requests[-1] == "create RayJob"
 
 
-def test_rights_of_a_job_that_is_gone_are_forgotten() -> None:
+def test_the_grant_of_a_job_that_is_gone_is_forgotten() -> None:
     world = World({})
     world.reconcile()
     assert list(world.cache.grants) == [OWNER]
@@ -140,7 +140,7 @@ def test_rights_of_a_job_that_is_gone_are_forgotten() -> None:
     assert world.cache.grants == {}
 
 
-def test_an_outdated_look_changes_nothing_that_is_there_and_checks_nothing() -> None:
+def test_an_outdated_plan_changes_no_object_and_starts_no_check() -> None:
     world = World({})
     config = world.kube.put(
         {
@@ -178,21 +178,21 @@ def test_a_status_that_is_refused_is_no_denial_of_the_check() -> None:
     assert ("Job", "small-check-1") not in world.kube.objects
 
 
-def test_what_was_done_is_told_afterwards() -> None:
-    """Others wait for what is done: the Events are no part of the time until there is a RayJob."""
+def test_events_are_recorded_after_the_actions() -> None:
+    """Other jobs wait for the actions, so the Events must not delay the creation of the RayJob."""
     world = World({})
     world.reconcile()
     world.check_succeeds()
-    there: list[bool] = []
+    created_before: list[bool] = []
     record: Callable[..., Any] = world.kube.record_event
 
-    async def told(event: Any) -> None:
-        there.append(("RayJob", "small-a1") in world.kube.objects)
+    async def recorded(event: Any) -> None:
+        created_before.append(("RayJob", "small-a1") in world.kube.objects)
         await record(event)
 
-    world.kube.record_event = told  # type: ignore[method-assign]
+    world.kube.record_event = recorded  # type: ignore[method-assign]
     world.reconcile()
-    assert there == [True, True]
+    assert created_before == [True, True]
 
 
 def _no(kind: str) -> Callable[[str], None]:
@@ -203,7 +203,7 @@ def _no(kind: str) -> Callable[[str], None]:
     return refuse
 
 
-def test_what_happened_is_told_even_if_what_follows_fails() -> None:
+def test_events_are_recorded_even_if_an_action_fails() -> None:
     world = World(checking())
     world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
     world.kube.refuse = _no("RayJob")
@@ -215,7 +215,7 @@ def test_what_happened_is_told_even_if_what_follows_fails() -> None:
     assert world.event_reasons() == [], "once"
 
 
-def test_what_is_deleted_is_deleted_once() -> None:
+def test_an_object_is_deleted_once() -> None:
     world = World(running())
     world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
     world.cache.ray_jobs.put(OWNER, "ray-job-1", ray_job(deployment="Complete", job_status="SUCCEEDED"))
@@ -224,7 +224,7 @@ def test_what_is_deleted_is_deleted_once() -> None:
     assert world.reconcile() == []
 
 
-def test_a_newer_job_that_the_watch_showed_meanwhile_is_kept() -> None:
+def test_a_newer_job_that_the_watch_delivered_meanwhile_is_kept() -> None:
     world = World({})
     newer = CachedJob.from_body(job_body({}, version=7))
     write: Callable[..., Any] = world.kube.apply_job_status
@@ -238,8 +238,8 @@ def test_a_newer_job_that_the_watch_showed_meanwhile_is_kept() -> None:
     assert world.cache.jobs[KEY] is newer
 
 
-def test_a_job_that_this_operator_cannot_read_says_so() -> None:
-    """One of a newer CRD, whose fields this version does not know."""
+def test_a_job_that_this_operator_cannot_parse_reports_it() -> None:
+    """The job has fields of a newer CRD, which this version does not know."""
     world = World({})
     body = world.cache.jobs[KEY].body
     newer = {**body, "spec": {**body["spec"], "quantum": {"bits": 5}}}
@@ -249,11 +249,11 @@ def test_a_job_that_this_operator_cannot_read_says_so() -> None:
     assert "spec.quantum" in world.kube.condition("Accepted")[2]
     assert world.event_reasons() == ["Unsupported"]
     world.cache.jobs[KEY] = CachedJob.from_body({**newer, "status": world.kube.status})
-    assert world.reconcile() == [], "it is said once"
+    assert world.reconcile() == [], "it is reported once"
 
 
 def test_a_job_keeps_the_storage_that_it_was_accepted_with() -> None:
-    """Whatever a later version of the chart has: its checkpoints are there."""
+    """Its checkpoints are there, even if the chart's default changes."""
     world = World({})
     world.reconcile()
     world.check_succeeds()

@@ -1,4 +1,4 @@
-"""Jobs wait until all that belongs to them was listed, and for nothing in other namespaces."""
+"""Jobs wait until the caches of their own namespace have synced."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def path(plural: str, namespace: str | None) -> str:
 
 
 def hear(*plurals: str, namespace: str | None = None) -> None:
-    """The watches of these kinds begin."""
+    """Begin the watches of these kinds."""
     watch_health._LAST_ACTIVITY.update({path(plural, namespace): 0.0 for plural in plurals})
 
 
@@ -45,7 +45,7 @@ def cache(*, kuberay: bool = True) -> Cache:
 
 
 @pytest.mark.parametrize("missing", KINDS)
-def test_no_kind_may_be_missing(missing: str) -> None:
+def test_every_kind_must_be_listed(missing: str) -> None:
     has_synced = HasSynced(cache(), namespaces=(), kueue=True)
     hear(*(kind for kind in KINDS if kind != missing))
     assert not has_synced("team-a")
@@ -65,7 +65,7 @@ def test_a_namespace_that_may_not_be_watched_holds_up_its_own_jobs_only() -> Non
     has_synced = HasSynced(cache(), namespaces=("team-a", "team-b"), kueue=False)
     mine = ("promptinternjobs", "pods", "jobs", "rayjobs")
     hear(*mine, namespace="team-a")
-    assert not has_synced.where_allowed(), "team-b is on its way"
+    assert not has_synced.where_allowed(), "team-b may still sync"
     refuse("pods", namespace="team-b")
     assert has_synced.where_allowed()
     assert has_synced("team-a")
@@ -75,7 +75,7 @@ def test_a_namespace_that_may_not_be_watched_holds_up_its_own_jobs_only() -> Non
     assert has_synced("team-b")
 
 
-def test_what_was_known_once_is_kept_by_watches() -> None:
+def test_a_synced_namespace_stays_synced() -> None:
     has_synced = HasSynced(cache(), namespaces=(), kueue=True)
     hear(*KINDS)
     assert has_synced("team-a")

@@ -1,4 +1,4 @@
-"""A job that ended: nothing starts any more; what is left over goes, and after its TTL the job itself."""
+"""A job that has ended: nothing starts any more, leftovers are deleted, and after its TTL the job itself."""
 
 import pytest
 from promptintern_operator.plan import DeleteJob, DeletePreflight, DeleteRayJob
@@ -16,7 +16,7 @@ def _succeeded(**spec: int) -> Story:
 
 
 @pytest.mark.parametrize("late", [(), CLUSTER, (DONE,), (crashed(),), (ray_job(deployment="Suspended"),)])
-def test_an_end_is_an_end(late: tuple[object, ...]) -> None:
+def test_a_job_that_ended_never_changes(late: tuple[object, ...]) -> None:
     story = _succeeded()
     before = story.status
     actions = story.reconcile(*late, after=1000).actions
@@ -24,7 +24,7 @@ def test_an_end_is_an_end(late: tuple[object, ...]) -> None:
     assert all(isinstance(action, DeleteRayJob) for action in actions)
 
 
-def test_the_ray_job_that_ended_by_itself_stays_and_the_check_goes() -> None:
+def test_the_ray_job_that_ended_stays_and_the_check_is_deleted() -> None:
     story = _succeeded()
     assert story.reconcile(DONE, preflight(succeeded=True)).actions == (DeletePreflight("small-check-1", "check-1"),)
     assert story.reconcile(DONE, preflight(succeeded=True, deleting=True)).actions == ()
@@ -42,12 +42,12 @@ def test_the_ray_job_that_ended_by_itself_stays_and_the_check_goes() -> None:
         (ray_job(7, "ValidationFailed"), True),
     ],
 )
-def test_ray_jobs_that_are_left_over_go(seen: RayJobView, goes: bool) -> None:
+def test_leftover_ray_jobs_are_deleted(seen: RayJobView, goes: bool) -> None:
     story = _succeeded()
     assert story.reconcile(seen).actions == ((DeleteRayJob(seen.name, seen.uid),) if goes else ())
 
 
-def test_a_ray_job_that_waits_for_kuberay_is_told_until_it_is_gone() -> None:
+def test_a_ray_job_that_waits_for_kuberay_is_reported_until_it_is_gone() -> None:
     story = running(activeDeadlineSeconds=10)
     assert story.reconcile(*CLUSTER, after=20).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.condition("ClusterReady") == ("False", "Ended")
@@ -56,13 +56,13 @@ def test_a_ray_job_that_waits_for_kuberay_is_told_until_it_is_gone() -> None:
     assert story.condition("ClusterReady") == ("False", "Removing")
     assert "small-a1" in story.message("ClusterReady")
     assert "KubeRay must be running" in story.message("ClusterReady")
-    assert [each.warning for each in result.events] == [False], "as a rule it is over in a moment"
+    assert [each.warning for each in result.events] == [False], "it is usually over within seconds"
     assert story.reconcile(leaving, after=1000).events == ()
     story.reconcile(after=1)
     assert story.condition("ClusterReady") == ("False", "Ended")
 
 
-def test_a_suspended_job_tells_of_an_older_ray_job_that_waits_for_kuberay() -> None:
+def test_a_suspended_job_reports_an_older_ray_job_that_waits_for_kuberay() -> None:
     story = running()
     stuck = (ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"))
     story.reconcile(*stuck)
@@ -76,7 +76,7 @@ def test_a_suspended_job_tells_of_an_older_ray_job_that_waits_for_kuberay() -> N
     assert story.condition("ClusterReady") == ("False", "Suspended")
 
 
-def test_a_job_is_deleted_after_its_time() -> None:
+def test_a_job_is_deleted_after_its_ttl() -> None:
     story = _succeeded(ttlSecondsAfterFinished=60)
     result = story.reconcile(DONE, after=59)
     assert result.actions == ()
@@ -89,7 +89,7 @@ def test_a_job_with_a_ttl_of_zero_goes_at_once() -> None:
     assert _succeeded(ttlSecondsAfterFinished=0).reconcile(DONE).actions == (DeleteJob(),)
 
 
-def test_the_plan_that_ends_a_job_wakes_up_for_its_ttl() -> None:
+def test_the_plan_that_ends_a_job_requeues_it_for_its_ttl() -> None:
     story = running(ttlSecondsAfterFinished=60)
     result = story.reconcile(DONE)
     assert result.actions == ()

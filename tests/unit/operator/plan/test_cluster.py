@@ -1,4 +1,4 @@
-"""A Ray cluster that does not come up: the job says why at once, and its attempt does not wait for ever."""
+"""A Ray cluster that does not come up: the job reports why at once, and its attempt does not wait for ever."""
 
 import pytest
 from promptintern_operator.plan import DeleteRayJob
@@ -11,12 +11,12 @@ POLICY = 'pods "small-head" is forbidden: violates PodSecurity "restricted:lates
 
 
 def coming_up(**more: object) -> RayJobView:
-    """The first attempt's RayJob, whose cluster KubeRay waits for."""
+    """Return the RayJob of the first attempt while its cluster comes up."""
     return ray_job(deployment="Initializing", **more)
 
 
 def starting(**about: object) -> Story:
-    """A job whose first Ray cluster has just been asked for."""
+    """Return a job whose first Ray cluster is just starting."""
     story = accepted(**about)
     story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"))
     return story
@@ -34,7 +34,7 @@ def test_a_container_that_passes_its_limit_before_the_cluster_is_up_ends_the_att
     assert "spec.compute.headResources.memory" in story.message("Failed")
 
 
-def test_pods_that_end_again_and_again_are_told_and_not_waited_for_without_end() -> None:
+def test_pods_that_keep_failing_are_reported_and_given_up() -> None:
     story = starting()
     ended = container(exit_code=127, exit_reason="Error", exit_message="ray: command not found")
     for number in range(1, 90):
@@ -44,7 +44,7 @@ def test_pods_that_end_again_and_again_are_told_and_not_waited_for_without_end()
         assert "0 of 1 pods" in story.message("ClusterReady")
         assert "exit code 127, ray: command not found" in story.message("ClusterReady")
         story.reconcile(coming_up(), waiting_pod(f"head-{number + 1}", reason="ContainerCreating"), after=5)
-        assert "exit code 127" in story.message("ClusterReady"), "the pod before says why"
+        assert "exit code 127" in story.message("ClusterReady"), "the previous pod explains it"
     assert len(story.attempts) == 1
     result = story.reconcile(coming_up(), pod("head-91", phase="Failed", ready=False, containers=(ended,)), after=15)
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
@@ -53,22 +53,22 @@ def test_pods_that_end_again_and_again_are_told_and_not_waited_for_without_end()
     assert "within 900 s: pod head-91: Error, exit code 127" in story.attempt["message"]
 
 
-@pytest.mark.parametrize(("said", "reason"), [(QUOTA, "QuotaExceeded"), (POLICY, "PodsRefused")])
-def test_pods_that_the_api_server_refuses_are_told_at_once_and_given_up_in_the_end(said: str, reason: str) -> None:
+@pytest.mark.parametrize(("message", "reason"), [(QUOTA, "QuotaExceeded"), (POLICY, "PodsRefused")])
+def test_pods_that_the_api_server_rejects_are_reported_at_once_and_given_up(message: str, reason: str) -> None:
     story = starting()
-    result = story.reconcile(coming_up(pod_refusal=said))
+    result = story.reconcile(coming_up(pod_refusal=message))
     assert story.condition("ClusterReady") == ("False", reason)
-    assert said in story.message("ClusterReady")
+    assert message in story.message("ClusterReady")
     assert [(each.reason, each.warning) for each in result.events] == [(reason, True)]
     assert result.requeue_at is not None
     assert (result.requeue_at - story.now).total_seconds() == 900
-    assert story.reconcile(coming_up(pod_refusal=said), after=899).actions == ()
-    assert story.reconcile(coming_up(pod_refusal=said), after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert story.reconcile(coming_up(pod_refusal=message), after=899).actions == ()
+    assert story.reconcile(coming_up(pod_refusal=message), after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "Infrastructure"
-    assert said in story.attempt["message"]
+    assert message in story.attempt["message"]
 
 
-def test_a_cluster_whose_pods_are_made_in_the_end_is_up() -> None:
+def test_a_cluster_whose_pods_are_created_late_comes_up() -> None:
     story = starting()
     story.reconcile(coming_up(pod_refusal=QUOTA), after=600)
     story.reconcile(ray_job(deployment="Running", job_status="RUNNING"), HEAD, after=600)
@@ -76,7 +76,7 @@ def test_a_cluster_whose_pods_are_made_in_the_end_is_up() -> None:
     assert story.phase == "Training"
 
 
-def test_an_image_may_take_its_time() -> None:
+def test_an_image_pull_may_take_long() -> None:
     story = starting()
     assert story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"), after=3600).actions == ()
     assert len(story.attempts) == 1
@@ -100,8 +100,8 @@ def test_time_in_a_queue_does_not_count() -> None:
     assert story.reconcile(coming_up(queue="team-a"), after=1).actions != ()
 
 
-def test_a_start_that_was_slow_has_its_time_from_when_its_pods_run() -> None:
-    """Ten minutes for a node, six for the image: Ray itself has not had a second yet."""
+def test_the_timeout_of_a_slow_start_counts_from_running_pods() -> None:
+    """After ten minutes for a node and six for the image, Ray itself has not had a second yet."""
     story = starting()
     unready = pod(ready=False)
     assert story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"), after=960).actions == ()
@@ -110,19 +110,19 @@ def test_a_start_that_was_slow_has_its_time_from_when_its_pods_run() -> None:
     assert story.reconcile(coming_up(), unready, after=1).actions != ()
 
 
-def test_a_pod_that_is_held_up_after_a_long_pull_has_its_time() -> None:
+def test_a_pod_that_is_held_up_after_a_long_pull_gets_the_full_timeout() -> None:
     story = starting()
     held_up = waiting_pod(reason="CreateContainerConfigError", message="failed to sync secret cache")
     story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"), after=1200)
     assert story.reconcile(coming_up(), held_up, after=1).actions == ()
     assert story.condition("ClusterReady") == ("False", "CreateContainerConfigError")
     story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"), after=10)
-    assert story.reconcile(coming_up(), held_up, after=895).actions == (), "it had gone on"
+    assert story.reconcile(coming_up(), held_up, after=895).actions == (), "it made progress in between"
     assert story.reconcile(coming_up(), held_up, after=900).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "User"
 
 
-def test_a_cluster_that_kuberay_does_not_reach_is_told_and_not_waited_for_without_end() -> None:
+def test_a_cluster_that_kuberay_cannot_reach_is_reported_and_given_up() -> None:
     story = starting()
     silent = ray_job(deployment="Running", job_status="")
     result = story.reconcile(silent, HEAD)
@@ -138,7 +138,7 @@ def test_a_cluster_that_kuberay_does_not_reach_is_told_and_not_waited_for_withou
     assert story.attempt["outcome"] == "Infrastructure"
 
 
-def test_a_job_that_is_submitted_after_all_goes_on() -> None:
+def test_a_job_that_is_submitted_late_goes_on() -> None:
     story = starting()
     story.reconcile(ray_job(deployment="Running", job_status=""), HEAD)
     story.reconcile(ray_job(deployment="Running", job_status=""), HEAD, after=600)
@@ -147,8 +147,8 @@ def test_a_job_that_is_submitted_after_all_goes_on() -> None:
     assert "outcome" not in story.attempt
 
 
-def test_what_failed_before_a_preemption_holds_up_no_later_start() -> None:
-    """Again ten minutes for a node and six for the image, in the attempt's second life."""
+def test_a_failure_before_a_preemption_does_not_hold_up_a_later_start() -> None:
+    """The attempt again takes ten minutes for a node and six for the image after it was requeued."""
     story = accepted()
     crashed = container("ray-worker", exit_code=1, exit_reason="Error", ended_at=story.now)
     lost = pod("worker", role="worker", phase="Failed", ready=False, containers=(crashed,))
@@ -168,8 +168,8 @@ def test_what_failed_before_a_preemption_holds_up_no_later_start() -> None:
     assert story.reconcile(again, unready, after=1).actions != ()
 
 
-def test_pods_that_the_kubelet_rejects_are_not_waited_for_without_end() -> None:
-    """They fail without an exit code, and the next one is bound to its node before it has any container."""
+def test_pods_that_the_kubelet_rejects_are_given_up() -> None:
+    """They fail without an exit code, and the next pod is bound to its node before it has a container."""
     story = starting()
     for number in range(90):
         rejected = pod(f"head-{number}", phase="Failed", ready=False, reason="OutOfcpu", containers=())

@@ -1,4 +1,4 @@
-"""What the API server does not let the operator do: the job says so, it is tried again, and given up in the end."""
+"""Actions that the API server denies: the job reports them, and they are retried and finally given up."""
 
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ QUOTA = 'rayjobs.ray.io "small-a1" is forbidden: exceeded quota: few, requested:
 def _denial(
     action: Action, *, reason: str = "QuotaExceeded", since: float = 0, at: float = 0, times: int = 1
 ) -> Denial:
-    """A denial, in seconds from ``NOW``."""
+    """Return a denial whose times are seconds after ``NOW``."""
     first, last = NOW + timedelta(seconds=since), NOW + timedelta(seconds=at)
     return Denial(action=action, reason=reason, message="exceeded quota: few", since=first, at=last, times=times)
 
@@ -34,17 +34,17 @@ def _denial(
         *((passing, "not now", None) for passing in (0, 401, 409, 429, 503, 504)),
     ],
 )
-def test_an_answer_that_stays_is_told_and_one_that_passes_is_not(status: int, message: str, reason: str | None) -> None:
-    found = denial_for(StartAttempt(1), None, status=status, reason="Forbidden", message=message, now=NOW)
-    assert (found and found.reason) == reason
-    assert found is None or message in found.message
+def test_a_lasting_error_is_a_denial_and_a_transient_one_is_not(status: int, message: str, reason: str | None) -> None:
+    denial = denial_for(StartAttempt(1), None, status=status, reason="Forbidden", message=message, now=NOW)
+    assert (denial and denial.reason) == reason
+    assert denial is None or message in denial.message
 
 
-def test_a_kind_that_is_not_there_is_named() -> None:
-    """An operator that is limited to namespaces cannot look for KubeRay, and finds out so."""
-    found = denial_for(StartAttempt(1), None, status=404, reason="None", message="Not Found", now=NOW)
-    assert found is not None
-    assert "check that KubeRay is installed" in found.message
+def test_a_missing_kind_is_named() -> None:
+    """An operator that is limited to namespaces cannot detect KubeRay, and notices only here."""
+    denial = denial_for(StartAttempt(1), None, status=404, reason="None", message="Not Found", now=NOW)
+    assert denial is not None
+    assert "check that KubeRay is installed" in denial.message
 
 
 def test_denials_in_a_row_are_counted() -> None:
@@ -56,13 +56,13 @@ def test_denials_in_a_row_are_counted() -> None:
     much_later = NOW + timedelta(hours=1)
     third = denial_for(StartAttempt(1), second, status=403, reason="", message=QUOTA, now=much_later)
     assert third is not None
-    assert (third.since, third.times) == (much_later, 1), "it was not tried in between"
+    assert (third.since, third.times) == (much_later, 1), "it was not retried in between"
     other = denial_for(StartAttempt(2), second, status=403, reason="", message=QUOTA, now=later)
     assert other is not None
     assert (other.since, other.times) == (later, 1)
 
 
-def test_a_check_that_may_not_be_made_is_told_and_tried_again() -> None:
+def test_a_denied_check_is_reported_and_retried() -> None:
     story = Story()
     story.reconcile()
     result = story.reconcile(_denial(StartPreflight(1)))
@@ -76,21 +76,21 @@ def test_a_check_that_may_not_be_made_is_told_and_tried_again() -> None:
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_an_attempt_that_may_not_be_made_is_told_and_tried_again() -> None:
+def test_a_denied_attempt_is_reported_and_retried() -> None:
     story = accepted()
     result = story.reconcile(_denial(StartAttempt(1)))
     assert story.condition("ClusterReady") == ("False", "QuotaExceeded")
     assert [(each.reason, each.warning) for each in result.events] == [("QuotaExceeded", True)]
     assert result.actions == ()
     assert story.reconcile(_denial(StartAttempt(1)), after=1).actions == (StartAttempt(1),)
-    assert story.reconcile(after=1).actions == (StartAttempt(1),), "another operator was not told yet"
-    assert story.condition("ClusterReady") == ("False", "QuotaExceeded"), "and does not say that all is well"
+    assert story.reconcile(after=1).actions == (StartAttempt(1),), "a new operator was not denied yet"
+    assert story.condition("ClusterReady") == ("False", "QuotaExceeded"), "and does not report that all is well"
     story.reconcile(ray_job(deployment=""), after=1)
     assert story.condition("ClusterReady") == ("False", "Starting")
     assert len(story.attempts) == 1
 
 
-def test_another_spec_is_tried_at_once() -> None:
+def test_a_changed_spec_is_tried_at_once() -> None:
     story = Story()
     story.reconcile(_denial(StartPreflight(1)))
     story.change(data__train__uri="s3://rows/right.jsonl")
@@ -98,7 +98,7 @@ def test_another_spec_is_tried_at_once() -> None:
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_the_pauses_between_the_tries_double_up_to_a_minute() -> None:
+def test_the_delays_between_retries_double_up_to_a_minute() -> None:
     story = accepted()
     waits = []
     for times in range(1, 10):
@@ -127,7 +127,7 @@ def test_an_attempt_that_is_denied_for_long_is_followed_by_another() -> None:
     assert story.condition("ClusterReady") == ("False", "Starting")
 
 
-def test_an_attempt_that_was_not_tried_for_long_is_tried_before_it_is_given_up() -> None:
+def test_an_attempt_that_was_not_tried_for_long_is_retried_before_it_is_given_up() -> None:
     story = accepted()
     assert story.reconcile(_denial(StartAttempt(1), at=5), after=3600).actions == (StartAttempt(1),)
     assert "outcome" not in story.attempt
@@ -136,9 +136,9 @@ def test_an_attempt_that_was_not_tried_for_long_is_tried_before_it_is_given_up()
 @pytest.mark.parametrize("reason", [NAME_TAKEN, EARLIER_JOB])
 def test_a_name_that_is_taken_is_waited_for(reason: str) -> None:
     message = "ConfigMap promptintern-small already exists"
-    found = denial_for(StartAttempt(1), None, status=409, reason=reason, message=message, now=NOW)
-    assert found is not None
-    assert (found.reason, found.message) == (reason, message)
+    denial = denial_for(StartAttempt(1), None, status=409, reason=reason, message=message, now=NOW)
+    assert denial is not None
+    assert (denial.reason, denial.message) == (reason, message)
     for story, action, kind in (
         (Story(), StartPreflight(1), "Accepted"),
         (accepted(), StartAttempt(1), "ClusterReady"),
@@ -152,34 +152,34 @@ def test_a_name_that_is_taken_is_waited_for(reason: str) -> None:
 
 
 def _stuck(story: Story) -> Plan:
-    """A look that ends the first attempt."""
+    """End the first attempt and return that plan."""
     stuck = (ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"))
     story.reconcile(*stuck)
     return story.reconcile(*stuck, after=900)
 
 
-def test_a_ray_job_that_may_not_be_deleted_is_told_and_nothing_starts_beside_it() -> None:
+def test_a_denied_deletion_is_reported_and_nothing_starts_beside_it() -> None:
     story = running()
     delete = DeleteRayJob("small-a1", "ray-job-1")
     assert _stuck(story).actions == (delete,)
-    told = denial_for(delete, None, status=403, reason="Forbidden", message="a policy denied it", now=story.now)
-    assert told is not None
-    assert told.reason == "DeleteFailed"
-    again = Denial(**(vars(told) | {"at": story.now + timedelta(seconds=99)}))
+    denial = denial_for(delete, None, status=403, reason="Forbidden", message="a policy denied it", now=story.now)
+    assert denial is not None
+    assert denial.reason == "DeleteFailed"
+    again = Denial(**(vars(denial) | {"at": story.now + timedelta(seconds=99)}))
     result = story.reconcile(ray_job(deployment="Initializing"), again, after=99)
     assert story.condition("ClusterReady") == ("False", "DeleteFailed")
     assert result.actions == ()
     assert story.reconcile(ray_job(deployment="Initializing"), again, after=1).actions == (delete, StartAttempt(2))
 
 
-def test_what_was_denied_once_does_not_hold_up_other_actions() -> None:
+def test_an_earlier_denial_does_not_hold_up_other_actions() -> None:
     story = running()
     assert story.reconcile(*CLUSTER, _denial(StartAttempt(1))).actions == ()
     assert story.condition("ClusterReady") == ("True", "Ready")
 
 
-def test_an_object_that_breaks_rules_is_not_asked_for_again() -> None:
-    """It is made of the spec alone, which is fixed by now."""
+def test_an_invalid_object_is_not_created_again() -> None:
+    """It depends on the spec alone, which is fixed by now."""
     story = accepted()
     story.reconcile(_denial(StartAttempt(1), reason="Invalid"))
     assert story.attempt["outcome"] == "User"
@@ -187,7 +187,7 @@ def test_an_object_that_breaks_rules_is_not_asked_for_again() -> None:
     assert story.reconcile(after=60).actions == ()
 
 
-def test_a_check_that_breaks_rules_waits_for_another_spec() -> None:
+def test_an_invalid_check_waits_for_another_spec() -> None:
     story = Story()
     story.reconcile()
     assert story.reconcile(_denial(StartPreflight(1), reason="Invalid")).actions == ()

@@ -1,15 +1,15 @@
-"""Events: each transition is told once, and what nobody has to act on is no warning."""
+"""Events: each transition is recorded once, and is a warning only if somebody has to act."""
 
 from promptintern_operator.plan import EventRecord, Plan
 
 from tests.unit.operator.builders import CLUSTER, HEAD, Story, crashed, job, preflight, ray_job, waiting_pod
 
 
-def _told(result: Plan) -> set[str]:
+def _reasons(result: Plan) -> set[str]:
     return {event.reason for event in result.events}
 
 
-def test_a_jobs_life_is_told_once() -> None:
+def test_each_transition_of_a_job_is_one_event() -> None:
     story = Story()
     life: list[tuple[tuple[object, ...], set[str]]] = [
         ((), {"Checking"}),
@@ -23,11 +23,11 @@ def test_a_jobs_life_is_told_once() -> None:
         ((ray_job(deployment="Complete", job_status="SUCCEEDED"),), set()),
     ]
     for objects, reasons in life:
-        assert _told(story.reconcile(*objects, after=1)) == reasons
-        assert _told(story.reconcile(*objects)) == set(), "and not again"
+        assert _reasons(story.reconcile(*objects, after=1)) == reasons
+        assert _reasons(story.reconcile(*objects)) == set(), "and not again"
 
 
-def test_one_reason_is_told_once_even_if_two_conditions_have_it() -> None:
+def test_a_reason_shared_by_two_conditions_is_one_event() -> None:
     story = Story()
     assert [h.reason for h in story.reconcile(preflight(succeeded=True)).events] == ["Valid", "Starting"]
     story.reconcile(*CLUSTER)
@@ -35,16 +35,16 @@ def test_one_reason_is_told_once_even_if_two_conditions_have_it() -> None:
     assert sorted(h.reason for h in ended) == ["Ended", "Succeeded"]
 
 
-def test_a_normal_life_holds_no_warning() -> None:
+def test_a_normal_run_has_no_warning() -> None:
     story = Story()
-    looks: list[tuple[object, ...]] = [
+    observations: list[tuple[object, ...]] = [
         (),
         (preflight(succeeded=True),),
         (ray_job(deployment="Initializing"), HEAD),
         CLUSTER,
         (ray_job(deployment="Complete", job_status="SUCCEEDED"),),
     ]
-    warnings = [h for objects in looks for h in story.reconcile(*objects).events if h.warning]
+    warnings = [h for objects in observations for h in story.reconcile(*objects).events if h.warning]
     assert warnings == []
 
 
@@ -98,8 +98,8 @@ def test_the_time_of_a_transition_stays_while_the_status_does() -> None:
     assert since() != first
 
 
-def test_a_status_that_is_back_by_the_end_of_a_look_has_not_changed() -> None:
-    """The cluster gets ready in the very look that ends the job."""
+def test_a_status_that_is_restored_within_a_plan_has_not_changed() -> None:
+    """The cluster becomes ready in the same plan that ends the job."""
     story = Story(job=job(activeDeadlineSeconds=10))
     story.reconcile(preflight(succeeded=True))
     story.reconcile(ray_job(deployment="Initializing"), HEAD)

@@ -1,4 +1,4 @@
-"""What each way to fail is called, who has to act, and whether another attempt follows."""
+"""The class of each failure, who has to act, and whether another attempt follows."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -75,17 +75,17 @@ def _worker(**changes: Any) -> PodView:
         ("", WORKER, "Infrastructure", "KubeRay gave no reason"),
     ],
 )
-def test_a_failure_is_classed_by_its_cause(message: str, worker: PodView, outcome: str, says: str) -> None:
+def test_a_failure_is_classified_by_its_cause(message: str, worker: PodView, outcome: str, says: str) -> None:
     story = running()
     story.reconcile(failed(message=message), HEAD, worker)
     assert story.attempt["outcome"] == outcome
     assert says in story.attempt["message"]
 
 
-def test_memory_that_the_trainer_speaks_of_is_named_with_its_limit() -> None:
+def test_a_memory_error_of_the_trainer_is_reported_with_the_limit() -> None:
     story = running()
-    said = "the workers failed with: OutOfMemoryError: Ray killed a worker that used 7.7GB"
-    story.training = {"term": 1, "failure": {"class": "Application", "message": said, "rayJob": "small-a1"}}
+    message = "the workers failed with: OutOfMemoryError: Ray killed a worker that used 7.7GB"
+    story.training = {"term": 1, "failure": {"class": "Application", "message": message, "rayJob": "small-a1"}}
     story.reconcile(failed(message=EXIT.format(1)), HEAD)
     assert story.attempt["outcome"] == "Application"
     assert "container ray-worker" in story.attempt["message"]
@@ -120,7 +120,7 @@ def test_a_sidecar_that_was_killed_for_memory_is_not_remembered_for_the_head() -
 
 @pytest.mark.parametrize(("hours", "outcome"), [(4, "Preemption"), (0, "Application")])
 def test_a_worker_that_ran_out_of_memory_long_ago_did_not_end_the_attempt(hours: float, outcome: str) -> None:
-    """Ray puts another in its place."""
+    """Ray replaces the worker."""
     story = running()
     dead = _worker(phase="Failed", containers=(replace(OOM, ended_at=story.now),))
     story.reconcile(CLUSTER[0], HEAD, dead)
@@ -142,7 +142,7 @@ def test_a_worker_that_ran_out_of_memory_long_ago_did_not_end_the_attempt(hours:
         ("Preemption", "small-a1", "Application"),
     ],
 )
-def test_the_trainers_word_chooses_a_budget_and_never_says_that_a_failure_is_free(
+def test_the_trainers_failure_class_chooses_a_budget_but_never_makes_a_failure_free(
     failure_class: str, about: str | None, outcome: str
 ) -> None:
     story = running()
@@ -174,14 +174,14 @@ def test_a_job_stopped_in_ray_did_not_succeed() -> None:
     assert "stopped from outside" in story.attempt["message"]
 
 
-def test_a_complete_ray_job_that_did_not_succeed_is_a_failure_and_no_endless_wait() -> None:
+def test_a_complete_ray_job_that_did_not_succeed_has_failed() -> None:
     story = running()
     story.reconcile(ray_job(deployment="Complete", job_status="FAILED", message=EXIT.format(1)), HEAD)
     assert story.attempt["outcome"] == "Application"
 
 
 def test_the_success_of_a_ray_job_that_is_being_deleted_counts() -> None:
-    """KubeRay can be told to delete RayJobs that finished."""
+    """KubeRay can be configured to delete finished RayJobs."""
     story = running()
     story.reconcile(ray_job(deployment="Complete", job_status="SUCCEEDED", deleting=True))
     assert story.phase == "Succeeded"
@@ -236,7 +236,7 @@ def test_each_class_has_its_own_budget() -> None:
     assert story.condition("Failed") == ("True", "RetriesExhausted")
 
 
-def test_a_preemption_costs_nothing_and_is_followed_soon() -> None:
+def test_a_preemption_is_free_and_retried_soon() -> None:
     story = running(retries={"application": 0, "infrastructure": 0})
     pauses = []
     for number in range(1, 10):
@@ -253,7 +253,7 @@ def test_a_preemption_costs_nothing_and_is_followed_soon() -> None:
         assert plain <= pause <= plain * 1.25
 
 
-def test_a_suspended_job_goes_on_at_once() -> None:
+def test_a_resumed_job_starts_at_once() -> None:
     story = running()
     story.change(suspend=True)
     story.reconcile(*CLUSTER)
@@ -275,14 +275,14 @@ def test_a_budget_is_not_forgotten_after_many_preemptions() -> None:
     assert story.condition("Failed") == ("True", "RetriesExhausted")
 
 
-def test_a_driver_that_saved_because_its_pod_was_deleted_costs_nothing() -> None:
+def test_a_driver_that_saved_because_its_pod_was_deleted_is_free() -> None:
     story = running(retries={"application": 0, "infrastructure": 0})
     story.reconcile(failed(1, EXIT.format(143)), renamed(HEAD, deleting=True))
     assert story.attempt["outcome"] == "Preemption"
     assert "saved first" in story.attempt["message"]
 
 
-def test_a_driver_that_died_of_the_signal_saved_nothing() -> None:
+def test_a_driver_that_was_killed_by_the_signal_did_not_save() -> None:
     story = running(retries={"application": 0, "infrastructure": 0})
     story.reconcile(failed(1, EXIT.format(-15)), renamed(HEAD, deleting=True))
     assert story.attempt["outcome"] == "Preemption"
@@ -294,34 +294,34 @@ def test_a_driver_that_was_stopped_before_its_pods_were_deleted_is_counted() -> 
     story = running(retries={"application": 0, "infrastructure": 0})
     stopped = failed(1, EXIT.format(143), ended=story.now)
     story.reconcile(stopped, HEAD)
-    asked = story.now + timedelta(seconds=2)
-    story.reconcile(stopped, renamed(HEAD, deleting=True, deletion_requested=asked), after=2)
+    requested = story.now + timedelta(seconds=2)
+    story.reconcile(stopped, renamed(HEAD, deleting=True, deletion_requested=requested), after=2)
     story.reconcile(stopped, after=10)
     assert story.attempt["outcome"] == "Infrastructure"
 
 
-def test_a_pull_that_fails_and_one_that_waits_are_one_trouble() -> None:
+def test_a_failed_and_a_backed_off_image_pull_are_one_reason() -> None:
     story = running()
     for reason in ("ErrImagePull", "ImagePullBackOff", "ErrImagePull"):
-        stuck = waiting_pod("worker-2", role="worker", reason=reason, message="not found", created=story.now)
+        stuck = waiting_pod("worker-2", role="worker", reason=reason, message="not delays", created=story.now)
         story.reconcile(ray_job(deployment="Initializing"), HEAD, stuck)
         assert story.condition("ClusterReady") == ("False", "ImagePullBackOff")
 
 
 def _delays(uid: str, failures: int) -> list[float]:
-    """Seconds between the end of each attempt and the start of the next."""
+    """Return the seconds between the end of each attempt and the start of the next."""
     story = running(retries__infrastructure=failures)
     story.job = story.job.model_copy(update={"metadata": story.job.metadata.model_copy(update={"uid": uid})})
-    found = []
+    delays = []
     for number in range(1, failures + 1):
         result = story.reconcile(failed(number, "the actor died"))
         due = result.requeue_at
         assert isinstance(due, datetime)
-        found.append((due - story.now).total_seconds())
-        assert story.reconcile(after=found[-1] - 0.001).actions == ()
+        delays.append((due - story.now).total_seconds())
+        assert story.reconcile(after=delays[-1] - 0.001).actions == ()
         assert StartAttempt(number + 1) in story.reconcile(after=0.002).actions
         story.reconcile(ray_job(number + 1))
-    return found
+    return delays
 
 
 def test_delays_double_up_to_a_limit_with_a_little_jitter() -> None:
@@ -329,11 +329,11 @@ def test_delays_double_up_to_a_limit_with_a_little_jitter() -> None:
     for number, delay in enumerate(delays):
         plain = min(10 * 2**number, 600)
         assert plain <= delay <= plain * 1.25
-    assert _delays("job-uid-1", 10) == delays, "the same job waits the same"
-    assert _delays("job-uid-2", 10) != delays, "jobs that failed together do not come back together"
+    assert _delays("job-uid-1", 10) == delays, "the delays of a job are deterministic"
+    assert _delays("job-uid-2", 10) != delays, "jobs that failed together do not restart together"
 
 
-def test_a_preemption_between_two_failures_starts_the_delays_anew() -> None:
+def test_a_preemption_between_two_failures_resets_the_delays() -> None:
     story = running()
     story.reconcile(failed(1, "the actor died"))
     story.reconcile(after=13)
@@ -352,7 +352,7 @@ def test_between_two_attempts_nothing_trains() -> None:
     result = story.reconcile(crashed(1), HEAD)
     assert story.condition("Training") != ("True", "Running")
     assert story.phase != "Training"
-    assert any("boom" in event.message for event in result.events), "an Event tells of the failure"
+    assert any("boom" in event.message for event in result.events), "an Event reports the failure"
 
 
 STUCK = [
@@ -368,12 +368,12 @@ STUCK = [
 @pytest.mark.parametrize(("reason", "outcome"), STUCK)
 def test_a_stuck_pod_is_named_at_once_and_ends_the_attempt_after_the_limit(reason: str, outcome: str) -> None:
     story = running(retries__infrastructure=1)
-    stuck = waiting_pod("worker-2", role="worker", reason=reason, message='secret "s3" not found', created=story.now)
+    stuck = waiting_pod("worker-2", role="worker", reason=reason, message='secret "s3" not delays', created=story.now)
     seen = (ray_job(deployment="Initializing"), HEAD, stuck)
     result = story.reconcile(*seen)
     assert story.condition("ClusterReady") == ("False", reason)
     assert "worker-2 cannot start" in story.message("ClusterReady")
-    assert 'secret "s3" not found' in story.message("ClusterReady")
+    assert 'secret "s3" not delays' in story.message("ClusterReady")
     assert result.requeue_at is not None
     assert story.reconcile(*seen, after=899).actions == ()
     result = story.reconcile(*seen, after=1)
@@ -383,16 +383,16 @@ def test_a_stuck_pod_is_named_at_once_and_ends_the_attempt_after_the_limit(reaso
     assert (story.phase == "Failed") == (outcome == "User")
 
 
-def test_a_pod_that_no_node_takes_says_what_is_missing() -> None:
+def test_an_unschedulable_pod_reports_what_is_missing() -> None:
     story = running()
-    told = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
-    pending = renamed(WORKER, phase="Pending", ready=False, unschedulable=told)
+    message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    pending = renamed(WORKER, phase="Pending", ready=False, unschedulable=message)
     story.reconcile(ray_job(deployment="Initializing"), HEAD, pending)
     assert story.condition("ClusterReady") == ("False", "Unschedulable")
     assert "Insufficient nvidia.com/gpu" in story.message("ClusterReady")
 
 
-def test_a_pod_that_gets_going_after_all_is_forgiven() -> None:
+def test_a_stuck_pod_that_starts_after_all_is_no_failure() -> None:
     story = running()
     seen = (ray_job(deployment="Initializing"), HEAD)
     story.reconcile(*seen, waiting_pod("w", role="worker", reason="ImagePullBackOff"))
@@ -403,7 +403,7 @@ def test_a_pod_that_gets_going_after_all_is_forgiven() -> None:
 
 
 def test_a_retried_attempt_leaves_no_older_ray_job_beside_it() -> None:
-    """Even if the operator stopped before it deleted the RayJob that was stuck: deleting comes first."""
+    """The deletion comes first, even if the operator stopped before it deleted the stuck RayJob."""
     story = running()
     seen = (ray_job(deployment="Initializing"), waiting_pod(reason="ImagePullBackOff"))
     story.reconcile(*seen)

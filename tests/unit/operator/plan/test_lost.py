@@ -1,4 +1,4 @@
-"""What is lost, and what is remembered of it."""
+"""Lost heads and pods, and what the status remembers of them."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -48,7 +48,7 @@ def test_a_new_head_in_time_is_counted() -> None:
 
 
 def _waiting() -> Story:
-    """A job whose trainer crashed just now, and whose pods still seem to run."""
+    """Return a job whose trainer has just crashed, and whose pods still seem to run."""
     story = running()
     story.limits = replace(LIMITS, settle=5)
     result = story.reconcile(crashed(), HEAD, WORKER)
@@ -65,15 +65,15 @@ def _waiting() -> Story:
         ({"reason": "NodeLost"}, "Infrastructure"),
     ],
 )
-def test_pods_may_say_a_moment_later_why_an_attempt_failed(worker: dict[str, Any], outcome: str) -> None:
+def test_pods_may_report_a_moment_later_why_an_attempt_failed(worker: dict[str, Any], outcome: str) -> None:
     story = _waiting()
     story.reconcile(crashed(), HEAD, renamed(WORKER, **worker), after=2)
     assert story.attempt["outcome"] == outcome
     assert story.attempt["finishedAt"] == "2026-01-02T03:04:07Z"
 
 
-def test_a_driver_that_was_stopped_for_its_pods_sake_costs_nothing_even_if_the_pod_is_seen_later() -> None:
-    """Exit code 143 comes by the RayJob's watch, the pod's deletion by another."""
+def test_a_driver_stopped_by_the_deletion_of_its_pod_is_free_even_if_the_pod_is_seen_later() -> None:
+    """The watch of RayJobs delivers exit code 143, and the watch of pods the deletion."""
     story = running(retries={"application": 0, "infrastructure": 0})
     story.limits = replace(LIMITS, settle=5)
     story.reconcile(crashed(code=143), HEAD, WORKER)
@@ -82,7 +82,7 @@ def test_a_driver_that_was_stopped_for_its_pods_sake_costs_nothing_even_if_the_p
     assert story.attempt["outcome"] == "Preemption"
 
 
-def test_pods_that_say_nothing_are_not_waited_for_long() -> None:
+def test_silent_pods_are_not_waited_for_long() -> None:
     story = _waiting()
     story.reconcile(crashed(), HEAD, WORKER, after=4)
     assert "outcome" not in story.attempt
@@ -100,7 +100,7 @@ def test_pods_that_say_nothing_are_not_waited_for_long() -> None:
         (failed(message="the head died", deleting=True), HEAD),
     ],
 )
-def test_where_the_pods_can_change_nothing_they_are_not_waited_for(seen: tuple[object, ...]) -> None:
+def test_pods_that_cannot_change_the_outcome_are_not_waited_for(seen: tuple[object, ...]) -> None:
     story = running()
     story.limits = replace(LIMITS, settle=5)
     story.reconcile(*seen)
@@ -118,8 +118,8 @@ def test_a_worker_that_ran_out_of_memory_is_named_after_its_pod_is_gone() -> Non
     )
 
 
-def test_a_head_whose_node_went_silent_is_lost_though_its_pod_seems_to_run() -> None:
-    """The node loses its power: the pod is to be deleted, and there is no kubelet to do it."""
+def test_a_head_on_a_silent_node_is_lost_although_its_pod_seems_to_run() -> None:
+    """The node lost its power: the pod is being deleted, and no kubelet finishes that."""
     story = running()
     story.reconcile(RUNNING, HEAD, WORKER)
     stranded = renamed(

@@ -1,4 +1,4 @@
-"""The check before the first attempt: what a first look starts, and what its result means."""
+"""The check before the first attempt: when it starts, and what its result means."""
 
 import json
 from datetime import timedelta
@@ -12,7 +12,7 @@ from tests.unit.operator.builders import NOW, Story, accepted, job, preflight, p
 BACKOFF_LIMIT = "Job has reached the specified backoff limit"
 
 
-def test_the_first_look_starts_the_check_and_no_attempt() -> None:
+def test_the_first_plan_starts_the_check_and_no_attempt() -> None:
     story = Story()
     assert story.reconcile().actions == (StartPreflight(1),)
     assert story.condition("Accepted") == ("Unknown", "Checking")
@@ -27,7 +27,7 @@ def test_a_check_that_runs_is_not_started_again() -> None:
     assert story.phase == "Checking"
 
 
-def test_a_check_that_never_came_to_be_is_started_again() -> None:
+def test_a_check_that_was_never_created_is_started_again() -> None:
     story = Story()
     story.reconcile()
     assert story.reconcile(after=5).actions == (StartPreflight(1),)
@@ -44,7 +44,7 @@ def test_a_check_that_succeeds_starts_the_first_attempt() -> None:
     assert story.status["rayJobName"] == "small-a1"
 
 
-def test_the_check_of_another_generation_says_nothing() -> None:
+def test_the_check_of_another_generation_is_ignored() -> None:
     story = Story(generation=2)
     result = story.reconcile(preflight(1, succeeded=True))
     assert StartPreflight(2) in result.actions
@@ -65,7 +65,7 @@ FINDINGS = json.dumps(
 )
 
 
-def test_what_the_check_finds_is_said_field_by_field() -> None:
+def test_the_findings_of_the_check_are_reported_field_by_field() -> None:
     story = Story()
     result = story.reconcile(
         preflight(failed="Container check failed with exit code 2"),
@@ -79,17 +79,17 @@ def test_what_the_check_finds_is_said_field_by_field() -> None:
     assert [event.warning for event in result.events] == [True]
 
 
-@pytest.mark.parametrize("told", ["not JSON", "[1]", "{}", '[{"where": "x"}]', "null", '"text"'])
-def test_findings_that_are_no_list_of_problems_are_told_as_they_are(told: str) -> None:
+@pytest.mark.parametrize("message", ["not JSON", "[1]", "{}", '[{"where": "x"}]', "null", '"text"'])
+def test_malformed_findings_are_reported_verbatim(message: str) -> None:
     story = Story()
-    story.reconcile(preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=told))
+    story.reconcile(preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=message))
     assert story.condition("Accepted") == ("False", "Refused")
-    assert story.message("Accepted") == told
+    assert story.message("Accepted") == message
 
 
 @pytest.mark.parametrize("retries", [0, 10])
 @pytest.mark.parametrize("after", [5, 3600])
-def test_a_refused_job_stays_refused_when_its_checks_pod_is_gone(retries: int, after: float) -> None:
+def test_a_refused_job_stays_refused_when_the_pod_of_its_check_is_gone(retries: int, after: float) -> None:
     story = Story(job=job(retries={"infrastructure": retries}))
     check = preflight(failed="failed")
     story.reconcile(check, preflight_pod(exit_code=2, exit_message=FINDINGS))
@@ -102,7 +102,7 @@ def test_a_refused_job_is_not_checked_again_until_its_spec_changes() -> None:
     refused = (preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=FINDINGS))
     story.reconcile(*refused)
     assert story.reconcile(*refused, after=3600).actions == ()
-    assert story.reconcile(after=3600).actions == (), "even if the check's Job is gone"
+    assert story.reconcile(after=3600).actions == (), "even if the Job of the check is gone"
     story.change(data__train__uri="s3://rows/right.jsonl")
     result = story.reconcile(*refused)
     assert set(result.actions) == {StartPreflight(2), DeletePreflight("small-check-1", "check-1")}
@@ -111,7 +111,7 @@ def test_a_refused_job_is_not_checked_again_until_its_spec_changes() -> None:
     assert story.phase == "Starting"
 
 
-def test_a_check_that_could_not_be_made_ends_the_job() -> None:
+def test_a_check_that_fails_by_its_own_error_ends_the_job() -> None:
     story = Story()
     result = story.reconcile(
         preflight(failed=BACKOFF_LIMIT),
@@ -133,8 +133,8 @@ def test_a_check_killed_for_memory_says_so() -> None:
     assert "memory limit of 4Gi" in story.message("Failed")
 
 
-def test_a_failed_check_waits_for_the_word_of_its_pod() -> None:
-    """The Job and its pods come by different watches; what was found must not be lost to that."""
+def test_a_failed_check_waits_for_its_pod_to_report() -> None:
+    """The Job and its pods are delivered by different watches; the findings must not be lost through that."""
     story = Story()
     result = story.reconcile(preflight(failed="failed"), preflight_pod(phase="Running"))
     assert story.condition("Failed") is None
@@ -162,7 +162,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("how", LOST)
-def test_a_check_that_was_lost_is_made_again(how: dict[str, Any]) -> None:
+def test_a_lost_check_is_repeated(how: dict[str, Any]) -> None:
     story = Story()
     lost = (preflight(failed=BACKOFF_LIMIT), preflight_pod(**how))
     result = story.reconcile(*lost)
@@ -177,14 +177,14 @@ def test_a_check_that_was_lost_is_made_again(how: dict[str, Any]) -> None:
     assert story.reconcile(preflight(number=2, succeeded=True)).actions == (StartAttempt(1),)
 
 
-def test_a_check_whose_pod_is_gone_is_made_again_after_a_while() -> None:
+def test_a_check_whose_pod_is_gone_is_repeated_after_a_while() -> None:
     story = Story()
     assert story.reconcile(preflight(failed=BACKOFF_LIMIT)).actions == ()
-    assert story.condition("Accepted") == ("Unknown", "Checking"), "the pod may only be unseen"
+    assert story.condition("Accepted") == ("Unknown", "Checking"), "the watch may not have delivered the pod yet"
     assert story.reconcile(preflight(failed=BACKOFF_LIMIT), after=60).actions == (StartPreflight(1, 2),)
 
 
-def test_a_check_is_not_made_again_for_ever() -> None:
+def test_a_check_is_not_repeated_for_ever() -> None:
     story = Story(job=job(retries__infrastructure=1))
     lost = preflight_pod(reason="Evicted", exit_code=137)
     assert story.reconcile(preflight(failed=BACKOFF_LIMIT), lost, after=20).actions == (StartPreflight(1, 2),)
@@ -194,14 +194,14 @@ def test_a_check_is_not_made_again_for_ever() -> None:
     assert "Evicted" in story.message("Failed")
 
 
-def test_what_a_check_found_counts_even_if_its_pod_was_taken() -> None:
+def test_findings_count_even_if_the_pod_was_evicted() -> None:
     story = Story()
     taken = preflight_pod(exit_code=2, exit_message=FINDINGS, disrupted="EvictionByEvictionAPI")
     story.reconcile(preflight(failed=BACKOFF_LIMIT), taken)
     assert story.condition("Accepted") == ("False", "Refused")
 
 
-def test_the_pods_of_a_check_made_again_are_its_own() -> None:
+def test_the_pods_of_a_repeated_check_do_not_count_for_the_first() -> None:
     story = Story()
     stuck = renamed(preflight_pod(waiting_reason="ImagePullBackOff"), name="small-check-1-2-x1")
     story.reconcile(preflight(), stuck)
@@ -222,12 +222,12 @@ def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit
     assert result.actions == (DeletePreflight("small-check-1", "check-1"),)
 
 
-def test_a_check_that_could_not_start_is_made_again_where_another_attempt_would_be() -> None:
+def test_a_check_that_could_not_start_is_repeated_if_an_attempt_would_be() -> None:
     story = Story(job=job(retries__infrastructure=1))
     full = preflight_pod(unschedulable="0/3 nodes are available: 3 Insufficient cpu")
     story.reconcile(preflight(), full)
     result = story.reconcile(preflight(), full, after=900)
-    assert story.reconcile(preflight(), full).actions == result.actions, "whoever was cut off does it again"
+    assert story.reconcile(preflight(), full).actions == result.actions, "an interrupted operator repeats it"
     assert set(result.actions) == {StartPreflight(1, 2), DeletePreflight("small-check-1", "check-1")}
     assert story.condition("Failed") is None
     again = (preflight(number=2, started=story.now), renamed(full, name="small-check-1-2-x1"))
@@ -239,7 +239,7 @@ def test_a_check_that_could_not_start_is_made_again_where_another_attempt_would_
     assert story.condition("Failed") == ("True", "Unschedulable")
 
 
-def test_a_check_that_no_other_would_mend_is_not_made_again() -> None:
+def test_a_check_that_the_user_must_fix_is_not_repeated() -> None:
     story = Story()
     story.reconcile(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"))
     story.reconcile(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"), after=900)
@@ -247,7 +247,7 @@ def test_a_check_that_no_other_would_mend_is_not_made_again() -> None:
 
 
 def test_a_check_without_a_pod_is_named() -> None:
-    """A quota refuses it, which the Job's events tell alone."""
+    """A quota rejects it, which only the events of the Job report."""
     story = Story(job=job(retries__infrastructure=0))
     result = story.reconcile(preflight())
     assert story.condition("Accepted") == ("Unknown", "Checking")
@@ -262,7 +262,7 @@ def test_a_check_without_a_pod_is_named() -> None:
     assert story.condition("Failed") == ("True", "CheckHasNoPod")
 
 
-def test_each_check_without_a_pod_has_its_own_time() -> None:
+def test_each_check_without_a_pod_has_its_own_timeout() -> None:
     story = Story(job=job(retries__infrastructure=2))
     for number in (1, 2):
         check = preflight(number=number, started=story.now)
@@ -283,7 +283,7 @@ def test_a_check_whose_pod_is_replaced_has_none_for_a_moment() -> None:
 
 
 @pytest.mark.parametrize("started", [None, 5000])
-def test_time_in_a_queue_holds_no_check_up(started: int | None) -> None:
+def test_queued_time_does_not_hold_up_a_check(started: int | None) -> None:
     story = Story()
     story.reconcile(preflight(queued=True, started=None), after=5000)
     let_in = preflight(started=None if started is None else NOW + timedelta(seconds=started))
@@ -291,8 +291,8 @@ def test_time_in_a_queue_holds_no_check_up(started: int | None) -> None:
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_a_check_that_is_held_up_after_a_long_pull_has_its_time() -> None:
-    """On a new node the kubelet may not know the Secret yet, which it says as if there was none."""
+def test_a_check_that_is_held_up_after_a_long_pull_gets_the_full_timeout() -> None:
+    """The kubelet of a new node may not know the Secret yet, and reports it as missing."""
     story = Story()
     story.reconcile(preflight(), preflight_pod(waiting_reason="ContainerCreating"), after=1200)
     held_up = preflight_pod(waiting_reason="CreateContainerConfigError", waiting_message="failed to sync secret cache")
@@ -303,7 +303,7 @@ def test_a_check_that_is_held_up_after_a_long_pull_has_its_time() -> None:
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_a_check_that_kueue_holds_back_says_so_for_as_long_as_it_takes() -> None:
+def test_a_check_that_waits_for_kueue_is_reported_as_queued() -> None:
     story = Story()
     story.reconcile()
     held = preflight(queued=True)
@@ -315,7 +315,7 @@ def test_a_check_that_kueue_holds_back_says_so_for_as_long_as_it_takes() -> None
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_a_check_that_gets_going_after_all_is_followed() -> None:
+def test_a_stuck_check_that_starts_after_all_is_followed() -> None:
     story = Story()
     story.reconcile(preflight(), preflight_pod(unschedulable="0/3 nodes are available"))
     assert story.condition("Accepted") == ("Unknown", "Unschedulable")
@@ -324,7 +324,7 @@ def test_a_check_that_gets_going_after_all_is_followed() -> None:
     assert story.reconcile(preflight(succeeded=True), after=100).actions == (StartAttempt(1),)
 
 
-def test_the_pods_of_another_check_are_not_looked_at() -> None:
+def test_the_pods_of_another_check_are_ignored() -> None:
     story = Story()
     story.reconcile(preflight(1), preflight_pod(12, waiting_reason="ImagePullBackOff"))
     assert story.condition("Accepted") == ("Unknown", "Checking")
@@ -365,7 +365,7 @@ def test_a_job_created_suspended_is_not_checked_until_it_is_resumed() -> None:
     assert story.phase == "Checking"
 
 
-def test_suspending_during_the_check_gives_it_up_and_resuming_checks_anew() -> None:
+def test_suspending_during_the_check_deletes_it_and_resuming_starts_another() -> None:
     story = Story()
     story.reconcile()
     story.change(suspend=True)

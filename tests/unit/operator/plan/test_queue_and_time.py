@@ -1,4 +1,4 @@
-"""Kueue's quota, and the time that counts towards the deadline: not what a job spends queued or suspended."""
+"""Kueue's quota, and the deadline, which does not count the time that a job is queued or suspended."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ from tests.unit.operator.builders import (
 QUEUE = "team-a"
 SUSPENDED = ray_job(deployment="Suspended", suspended=True, cluster=None, queue=QUEUE)
 ADMITTED = (ray_job(deployment="Running", job_status="RUNNING", queue=QUEUE), HEAD, WORKER)
-"""All of the first attempt while it trains, begun in a queue."""
+"""The objects of a first attempt that began in a queue, while it trains."""
 
 
 def _queued() -> Story:
@@ -41,7 +41,7 @@ def test_a_job_in_a_queue_waits_for_quota() -> None:
     assert story.phase == "Queued"
 
 
-def test_a_queue_that_makes_no_workload_is_named_after_a_while() -> None:
+def test_a_queue_without_a_workload_is_reported_after_a_while() -> None:
     story = _queued()
     result = story.reconcile(SUSPENDED, after=29)
     assert story.condition("QuotaReserved") == ("False", "Pending")
@@ -55,7 +55,7 @@ def test_a_queue_that_makes_no_workload_is_named_after_a_while() -> None:
     assert story.condition("QuotaReserved") == ("False", "Pending")
 
 
-def test_the_workload_of_another_ray_job_says_nothing() -> None:
+def test_the_workload_of_another_ray_job_is_ignored() -> None:
     story = _queued()
     story.reconcile(SUSPENDED, workload(7, quota_reserved=True))
     assert story.condition("QuotaReserved") == ("False", "Pending")
@@ -87,12 +87,12 @@ def test_an_evicted_job_waits_again_and_goes_on_in_the_same_attempt() -> None:
     assert story.attempt["number"] == 1
 
 
-def test_a_job_without_a_queue_says_nothing_of_quota() -> None:
+def test_a_job_without_a_queue_has_no_quota_condition() -> None:
     assert running().condition("QuotaReserved") is None
 
 
-def test_a_label_that_a_running_job_gets_or_loses_says_nothing_of_its_attempt() -> None:
-    """An attempt keeps the labels it began with."""
+def test_a_changed_queue_label_does_not_affect_a_running_attempt() -> None:
+    """An attempt keeps the labels that it began with."""
     story = running()
     story.job = story.job.model_copy(update={"metadata": job(labels=QUEUE_LABEL).metadata})
     story.reconcile(*CLUSTER, after=100)
@@ -104,7 +104,7 @@ def test_a_label_that_a_running_job_gets_or_loses_says_nothing_of_its_attempt() 
     assert queued.condition("QuotaReserved") == ("False", "Preempted")
 
 
-def test_quota_of_the_attempt_before_is_not_claimed_for_the_next() -> None:
+def test_the_quota_of_an_attempt_is_not_claimed_for_the_next() -> None:
     story = _queued()
     story.reconcile(*ADMITTED, workload(quota_reserved=True))
     story.reconcile(failed(1, "the actor died"))
@@ -182,10 +182,10 @@ def test_no_deadline_before_the_start() -> None:
 
 
 def test_the_clocks_of_kuberay_and_kueue_run_from_the_ray_jobs_own_creation() -> None:
-    """It may have been denied for long before it was made."""
+    """It may have been denied for long before it was created."""
     story = _queued()
-    made = ray_job(deployment="", suspended=True, cluster=None, queue=QUEUE, created=story.now + timedelta(seconds=400))
-    story.reconcile(made, after=401)
+    late = ray_job(deployment="", suspended=True, cluster=None, queue=QUEUE, created=story.now + timedelta(seconds=400))
+    story.reconcile(late, after=401)
     assert story.condition("QuotaReserved") == ("False", "Pending")
     story = running()
     story.reconcile(ray_job(deployment="", created=story.now + timedelta(seconds=400)), after=401)

@@ -1,4 +1,4 @@
-"""Random lives of a job. Whatever happens, and wherever the operator is cut off, the promises hold."""
+"""Random lives of a job: the invariants hold whatever happens, and wherever the operator is interrupted."""
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings

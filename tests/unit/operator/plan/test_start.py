@@ -1,4 +1,4 @@
-"""Starting an attempt exactly once, with or without KubeRay, and following its RayJob to a running cluster."""
+"""An attempt is started exactly once, with or without KubeRay, and its RayJob is followed to a running cluster."""
 
 import pytest
 from promptintern_api import parse_job
@@ -21,16 +21,16 @@ from tests.unit.operator.builders import (
 )
 
 
-def test_the_same_look_twice_gives_the_same_status_and_no_second_attempt() -> None:
+def test_planning_twice_gives_the_same_status_and_no_second_attempt() -> None:
     story = accepted()
     before = story.status
     result = story.reconcile(preflight(succeeded=True))
     assert story.status == before
     assert result.events == ()
-    assert result.actions == (StartAttempt(1),), "the RayJob is not there: it is asked for again, under the same name"
+    assert result.actions == (StartAttempt(1),), "the missing RayJob is created again under the same name"
 
 
-def test_a_ray_job_that_is_seen_is_not_asked_for_again() -> None:
+def test_an_existing_ray_job_is_not_created_again() -> None:
     story = accepted()
     assert story.reconcile(ray_job(deployment="")).actions == ()
     assert story.attempt["rayJobUID"] == "ray-job-1"
@@ -38,7 +38,7 @@ def test_a_ray_job_that_is_seen_is_not_asked_for_again() -> None:
     assert len(story.attempts) == 1
 
 
-def test_a_ray_job_that_was_seen_and_is_gone_is_not_made_again_under_its_name() -> None:
+def test_a_ray_job_that_is_gone_is_not_recreated_under_its_name() -> None:
     story = running()
     result = story.reconcile(after=1)
     assert result.actions == ()
@@ -51,7 +51,7 @@ def test_a_ray_job_that_was_seen_and_is_gone_is_not_made_again_under_its_name() 
 
 
 @pytest.mark.parametrize("reason", ["KubeRayMissing", "KubeRayTooOld"])
-def test_without_kuberay_a_condition_says_so_and_heals(reason: str) -> None:
+def test_missing_kuberay_is_reported_until_it_is_installed(reason: str) -> None:
     story = Story()
     kuberay = KubeRay(usable=False, reason=reason, message="install KubeRay")
     assert story.reconcile(preflight(succeeded=True), kuberay=kuberay).actions == ()
@@ -62,7 +62,7 @@ def test_without_kuberay_a_condition_says_so_and_heals(reason: str) -> None:
     assert story.condition("ClusterReady") == ("False", "Starting")
 
 
-def test_kuberay_that_vanishes_before_the_ray_job_exists_is_waited_for() -> None:
+def test_kuberay_that_is_removed_before_the_ray_job_exists_is_waited_for() -> None:
     story = accepted()
     assert story.reconcile(kuberay=NO_KUBERAY).actions == ()
     assert story.condition("ClusterReady") == ("False", "KubeRayMissing")
@@ -73,7 +73,7 @@ def test_kuberay_that_vanishes_before_the_ray_job_exists_is_waited_for() -> None
     assert len(story.attempts) == 1
 
 
-def test_a_ray_job_that_was_being_deleted_is_so_no_more_once_it_is_gone() -> None:
+def test_deletion_of_a_ray_job_is_reported_until_it_is_gone() -> None:
     story = running()
     story.reconcile(ray_job(deleting=True), HEAD)
     assert story.condition("ClusterReady") == ("False", "Deleting")
@@ -81,7 +81,7 @@ def test_a_ray_job_that_was_being_deleted_is_so_no_more_once_it_is_gone() -> Non
     assert story.condition("ClusterReady") == ("False", "Ended")
 
 
-def test_a_cluster_that_starts_says_how_far_it_is() -> None:
+def test_a_starting_cluster_reports_its_ready_pods() -> None:
     story = accepted()
     story.reconcile(ray_job(deployment="Initializing"), HEAD, renamed(WORKER, ready=False))
     assert story.condition("ClusterReady") == ("False", "Starting")
@@ -127,8 +127,8 @@ def test_a_new_head_pod_is_counted() -> None:
     assert len(story.attempts) == 1
 
 
-def test_the_pods_of_the_attempt_before_are_not_the_new_ones() -> None:
-    """They may still be there while the new RayJob has no cluster yet: the old head must not speak for it."""
+def test_the_pods_of_the_previous_attempt_are_ignored() -> None:
+    """They may still exist while the new RayJob has no cluster yet; the old head must not report for it."""
     story = running()
     story.reconcile()
     story.reconcile(after=20)
@@ -157,7 +157,7 @@ def test_the_pods_of_the_check_do_not_explain_how_an_attempt_ended() -> None:
     assert story.attempt["outcome"] == "Infrastructure"
 
 
-def test_kuberay_that_never_looks_is_named() -> None:
+def test_silent_kuberay_is_reported() -> None:
     story = accepted()
     result = story.reconcile(ray_job(deployment=""), after=59)
     assert story.condition("ClusterReady") == ("False", "Starting")
@@ -190,13 +190,13 @@ def test_condition_training_follows_the_ray_job(deployment: str, job_status: str
     assert "outcome" not in story.attempt
 
 
-def test_what_is_written_can_be_read_back() -> None:
+def test_a_written_status_can_be_parsed() -> None:
     story = running()
     document = {**story.job.to_wire(), "status": story.status}
     assert parse_job(document).to_wire()["status"] == story.status
 
 
-def test_what_the_trainer_says_fills_the_columns() -> None:
+def test_the_trainers_status_fills_the_columns() -> None:
     story = running()
     stage = {"index": 0, "rate": 1.0, "shots": 3, "promptTokens": 400.04, "score": 0.5}
     story.training = {"term": 1, "stages": [stage, stage | {"index": 1, "promptTokens": 120.0, "score": None}]}

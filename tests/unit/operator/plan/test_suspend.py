@@ -1,4 +1,4 @@
-"""spec.suspend: the trainer saves, the RayJob goes, the rest stays; resuming is a new attempt."""
+"""spec.suspend: the trainer saves, and the RayJob is deleted; resuming is a new attempt."""
 
 from promptintern_operator.plan import DeleteRayJob, StartAttempt
 
@@ -36,7 +36,7 @@ def test_suspending_deletes_the_ray_job_and_waits_for_its_end() -> None:
     assert "RayJob small-a1" in story.message("Suspended")
     assert "KubeRay must be running" in story.message("Suspended")
     assert story.reconcile(renamed(HEAD, deleting=True)).actions == ()
-    assert story.condition("Suspended") == ("False", "Saving"), "the pods still save"
+    assert story.condition("Suspended") == ("False", "Saving"), "the pods are still saving"
     story.reconcile()
     assert story.condition("Suspended") == ("True", "Suspended")
     assert story.attempt["outcome"] == "Suspended"
@@ -44,10 +44,10 @@ def test_suspending_deletes_the_ray_job_and_waits_for_its_end() -> None:
     assert story.phase == "Suspended"
 
 
-def test_resuming_is_a_new_attempt_that_costs_nothing() -> None:
+def test_resuming_is_a_new_attempt_that_is_free() -> None:
     story = _suspending()
-    for look in (CLUSTER, (DELETING,), ()):
-        story.reconcile(*look)
+    for objects in (CLUSTER, (DELETING,), ()):
+        story.reconcile(*objects)
     story.change(suspend=False)
     result = story.reconcile(after=3600)
     assert result.actions == (StartAttempt(2),)
@@ -55,7 +55,7 @@ def test_resuming_is_a_new_attempt_that_costs_nothing() -> None:
     assert story.condition("Suspended") == ("False", "Resumed")
     story.reconcile(ray_job(2))
     story.reconcile(crashed(2))
-    assert story.condition("Failed") is None, "the suspended attempt took nothing of the budget"
+    assert story.condition("Failed") is None, "the suspended attempt does not count against the budget"
 
 
 def test_resuming_while_the_ray_job_is_deleted_is_no_failure() -> None:
@@ -80,7 +80,7 @@ def test_resuming_before_the_ray_job_was_deleted_goes_on_with_it() -> None:
     assert story.attempt["number"] == 1
     assert "activeSince" in story.attempt
     story.reconcile(after=10)
-    assert story.attempt["outcome"] == "Infrastructure", "this time nobody asked for it"
+    assert story.attempt["outcome"] == "Infrastructure", "this time it was not suspended"
 
 
 def test_suspended_time_is_not_active() -> None:
@@ -99,7 +99,7 @@ def test_suspending_before_the_ray_job_was_seen() -> None:
     assert story.reconcile().actions == ()
     assert story.phase == "Suspended"
     late = story.reconcile(ray_job(deployment=""))
-    assert late.actions == (DeleteRayJob("small-a1", "ray-job-1"),), "it came to be after all"
+    assert late.actions == (DeleteRayJob("small-a1", "ray-job-1"),), "it was created after all"
     assert story.reconcile(ray_job(deployment="", deleting=True)).actions == ()
 
 
@@ -146,7 +146,7 @@ def test_suspending_a_job_that_ended_changes_nothing() -> None:
     assert story.status | {"observedGeneration": 1} == before
 
 
-def test_accepted_while_suspended_keeps_its_word() -> None:
+def test_a_job_accepted_before_it_was_suspended_stays_accepted() -> None:
     story = accepted()
     story.change(suspend=True)
     story.reconcile(preflight(1, succeeded=True))
