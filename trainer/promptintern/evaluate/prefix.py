@@ -72,6 +72,6 @@ def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.d
 
 def _supports_prefix(model: Any) -> bool:
     limits = (sight_of(model), rows_apart(model), longest_pack(model))
-    taken = inspect.signature(base_of(model).forward).parameters.keys()
-    told = {"position_ids", "past_key_values"} <= taken
-    return told and not other_layers(model) and all(limit is None for limit in limits)
+    parameters = inspect.signature(base_of(model).forward).parameters.keys()
+    takes_cache = {"position_ids", "past_key_values"} <= parameters
+    return takes_cache and not other_layers(model) and all(limit is None for limit in limits)
