@@ -1,4 +1,4 @@
-"""Stages: the ends are exact, what lies between only falls."""
+"""Stages: first and last are exact, and values only fall in between."""
 
 from itertools import pairwise
 

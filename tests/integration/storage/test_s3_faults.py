@@ -1,4 +1,4 @@
-"""An S3 server that is away, fails, or is fed by a network that cuts: commits are whole or do not exist."""
+"""With an S3 server that is down or fails, or a network that fails, commits are complete or do not exist."""
 
 import itertools
 import json
@@ -55,7 +55,7 @@ def _run_through(proxy: FaultProxy, bucket: str, policy: RetryPolicy = QUICK) ->
 
 
 def _work(run: RunStore, files: Path) -> None:
-    """What a small run writes."""
+    """Write what a small run writes."""
     term = run.claim_term(WHO)
     for stage in "01":
         for step in (1, 2):
@@ -65,7 +65,7 @@ def _work(run: RunStore, files: Path) -> None:
 
 
 def _assert_what_is_visible_is_whole(direct: Store, local: Path) -> int:
-    """Every manifest's files are there and are what it says. Returns the number of manifests."""
+    """Check the files of every manifest, and return the number of manifests."""
     run = RunStore(direct)
     manifests = [path for path in direct.list("stages") if path.endswith("manifest.json")]
     for number, path in enumerate(manifests):
@@ -159,7 +159,7 @@ def test_short_files_are_noticed_though_nothing_is_signed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where neither signature nor checksum covers the body, as through a gateway, only reading back tells."""
+    """If neither signature nor checksum covers the body, as with some gateways, only reading back detects damage."""
     uploads = itertools.count()
     config = tmp_path / "config"
     config.write_text(

@@ -1,4 +1,4 @@
-"""Compressors as a job asks for them, and their cache."""
+"""Compressors that a job configures, and their cache."""
 
 import json
 from collections.abc import Sequence

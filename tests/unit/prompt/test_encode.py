@@ -1,4 +1,4 @@
-"""Prompt and answer in tokens, plain and through a chat template."""
+"""Encoding of prompts and answers, in plain format and with a chat template."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def text_of(tokenizer: Any, ids: Any) -> str:
 
 
 def with_start_token(tokenizer: Any, *, end: str = "") -> Any:
-    """A copy that puts <s> before a text, and ``end`` behind."""
+    """Return a copy that puts <s> before a text and ``end`` after it."""
     import copy
 
     from tokenizers.processors import TemplateProcessing

@@ -1,4 +1,4 @@
-"""Templates taken apart: nothing is lost, braces stay, protected spans are found."""
+"""Parsing templates: no text is lost, braces are kept, and protected spans are found."""
 
 from itertools import pairwise
 

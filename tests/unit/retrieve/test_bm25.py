@@ -14,7 +14,7 @@ TEXTS = st.lists(st.lists(WORD, max_size=9).map(" ".join), min_size=1, max_size=
 
 
 def reference(texts: list[str], query: str, k: int) -> tuple[list[int], list[float]]:
-    """Every document scored by bm25s, ties by index."""
+    """Score every document with bm25s; ties are by index."""
     model = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
     model.index([terms_in(text) or [""] for text in texts], show_progress=False)
     terms = [word for word in terms_in(query) if word in model.vocab_dict]
@@ -27,12 +27,12 @@ def reference(texts: list[str], query: str, k: int) -> tuple[list[int], list[flo
 @given(texts=TEXTS, query=st.lists(WORD | st.just("unknown"), max_size=7).map(" ".join), k=st.integers(1, 8))
 def test_within_the_limit_the_best_are_bm25s_best(texts: list[str], query: str, k: int) -> None:
     k = min(k, len(texts))
-    found = BM25Index(texts).top(query, k)
+    result = BM25Index(texts).top(query, k)
     best, scores = reference(texts, query, len(texts))
     by_document = dict(zip(best, scores, strict=True))
-    assert len(set(found)) == k
+    assert len(set(result)) == k
     # Equal up to rounding: two orders of the same sum may differ in the last digit.
-    assert [by_document[i] for i in found] == pytest.approx(scores[:k], abs=2e-3)
+    assert [by_document[i] for i in result] == pytest.approx(scores[:k], abs=2e-3)
 
 
 @given(texts=TEXTS, query=st.lists(WORD, max_size=7).map(" ".join), limit=st.integers(1, 40))

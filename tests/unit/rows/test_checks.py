@@ -29,7 +29,7 @@ def test_queries_that_count_as_the_same(text: str, same: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "other"), [("a b", "ab"), ("?", "!"), (".x", "x"), ("x²", "x2"), ("ls *", "ls")])
-def test_queries_that_are_told_apart(text: str, other: str) -> None:
+def test_queries_that_are_different(text: str, other: str) -> None:
     assert normalise_query(text) != normalise_query(other)
 
 
@@ -49,7 +49,7 @@ def test_leaks_are_dropped_from_training_and_counted() -> None:
     train = rows("train", ("a", "1"), ("same one.", "2"), ("Same one", "3"))
     checked = check_rows(train, rows("dev", ("same one", "9")), on_leak=OnProblem.DROP)
     assert (checked.train, checked.dropped_leaks, checked.problems) == (train[:1], 2, [])
-    assert checked.warnings == []  # the duplicates went with the leak
+    assert checked.warnings == []  # the duplicates were dropped as leaks
 
 
 def test_dropping_every_row_is_a_problem() -> None:
@@ -78,7 +78,7 @@ def test_a_thousand_leaks_are_not_all_shown() -> None:
     assert checked.problems[-1].message == "and 980 more such problems after this one"
 
 
-def test_held_out_queries_that_repeat_are_told() -> None:
+def test_repeated_held_out_queries_give_a_warning() -> None:
     train = rows("t", ("a", "1"))
     held_out = rows("e", ("b", "1"), ("B ", "1"), ("c", "1"))
     (warning,) = check_rows(train, held_out, on_leak=OnProblem.ERROR).warnings

@@ -1,4 +1,4 @@
-"""Data files, good and bad: every problem at its line."""
+"""Loading valid and invalid data files, with every problem at its line."""
 
 import hashlib
 import json
@@ -242,7 +242,7 @@ def test_sample_rows() -> None:
     assert "sample://nowhere" in problem.message
 
 
-def test_an_optional_column_that_no_row_has_is_told(file: Path) -> None:
+def test_an_optional_column_that_no_row_has_gives_a_warning(file: Path) -> None:
     write(file, [{"query": "a", "answer": "b", "name": 1}])
     loaded = load(file, columns={"id": "name", "answers": "more"})
     assert loaded.problems == []

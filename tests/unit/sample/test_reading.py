@@ -1,4 +1,4 @@
-"""The shipped model reads its prompt: it answers on worlds it has never seen, and not without the template."""
+"""The shipped model reads its prompt: it answers questions about new worlds, but not without the template."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def test_any_text_survives_the_tokenizer(tokenizer: Any, text: str) -> None:
 
 
 def test_prompt_and_answer_tokenized_apart_are_as_together(tokenizer: Any) -> None:
-    """So an answer looks the same to the model in an example and as its own output."""
+    """An answer therefore has the same tokens in an example and as the model's output."""
     for probe in probes(3):
-        apart = tokenizer(probe.prompt)["input_ids"] + tokenizer(probe.answer)["input_ids"]
-        assert apart == tokenizer(probe.prompt + probe.answer)["input_ids"]
+        separate = tokenizer(probe.prompt)["input_ids"] + tokenizer(probe.answer)["input_ids"]
+        assert separate == tokenizer(probe.prompt + probe.answer)["input_ids"]

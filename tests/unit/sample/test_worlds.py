@@ -1,4 +1,4 @@
-"""The sample's worlds: deterministic, split cleanly, and answerable from the template's text alone."""
+"""The sample worlds are deterministic, split cleanly, and answerable from the template's text alone."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ WORLDS = st.integers(min_value=0, max_value=10_000)
 
 
 def answer_by_reading(template: str, query: str) -> str:
-    """A second way to the answer, which knows nothing but the texts: look each word up where the template lists it."""
+    """Answer by an independent method that uses only the texts: look up each word in the lists of the template."""
     listed = {
         title: dict(re.findall(r"(\w+)=(\w+)", re.search(rf"^{title}: (.*)\.$", template, re.MULTILINE)[1]))
         for title in ("Columns", "Functions", "Places")
@@ -63,7 +63,7 @@ def test_template_holds_each_placeholder_once_and_ends_with_the_cue(world: int) 
 
 
 def test_same_world_every_time() -> None:
-    """Fixed text: a change here changes every published figure and needs new weights."""
+    """The text is fixed, because a change would change all published figures and require new weights."""
     rows = sample_rows("sample://formulas/train?world=1&rows=3")
     assert rows[0] == {
         "id": "w1-train-0",
@@ -87,7 +87,7 @@ def test_word_lists_do_not_overlap() -> None:
     assert len(everything) == len(set(everything))
 
 
-def test_sides_are_about_three_to_one() -> None:
+def test_splits_are_about_three_to_one() -> None:
     made = sample_world(3)
     train = sum(1 for q in iterate_questions(made, Split.TRAIN) if split_of(made, q) is Split.TRAIN)
     held_out = sum(1 for _ in iterate_questions(made, Split.EVAL))
@@ -112,7 +112,7 @@ def test_unknown_data_is_a_users_error(uri: str) -> None:
         sample_rows(uri)
 
 
-def test_unknown_model_lists_what_there_is() -> None:
+def test_an_unknown_model_lists_the_available_ones() -> None:
     with pytest.raises(UserError, match="available are the model sample://formulas"):
         sample_model_path("sample://poems")
     assert isinstance(sample_model_path("sample://formulas"), Path)

@@ -1,4 +1,4 @@
-"""Writing beside training."""
+"""Writing in the background, while training continues."""
 
 import threading
 import weakref
@@ -12,7 +12,7 @@ WAIT = 10
 
 
 class Gate:
-    """Work that runs until it is let go."""
+    """A task that runs until it is released."""
 
     def __init__(self) -> None:
         self.started = threading.Event()

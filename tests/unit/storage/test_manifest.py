@@ -1,4 +1,4 @@
-"""Manifests and the folders that they make exist."""
+"""Manifests and the folders that they commit."""
 
 import json
 from pathlib import Path

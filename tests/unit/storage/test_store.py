@@ -133,7 +133,7 @@ def test_other_uris_are_refused(uri: str) -> None:
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, name: str, *codes: int) -> list[int]:
-    """``os.<name>`` as storage sees it fails with each of ``codes``, after it did its work."""
+    """Make the storage's ``os.<name>`` fail with each of ``codes`` after it has done its work."""
     left = list(codes)
     real = getattr(os, name)
 

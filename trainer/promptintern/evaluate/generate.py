@@ -265,7 +265,7 @@ def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
 
 
 class _StopTexts:
-    """Ends a row once its text holds a stop string."""
+    """Ends a row once its text contains a stop string."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], width: int) -> None:
         self.tokenizer, self.stop, self.width = tokenizer, stop, width

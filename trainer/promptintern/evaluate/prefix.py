@@ -77,6 +77,6 @@ def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.d
 
 def _supports_prefix(model: Any) -> bool:
     limits = (attention_window(model), rope_scaling_limit(model), max_pack_tokens(model))
-    taken = inspect.signature(base_of(model).forward).parameters.keys()
-    told = {"position_ids", "past_key_values"} <= taken
-    return told and not unsupported_layer_types(model) and all(limit is None for limit in limits)
+    parameters = inspect.signature(base_of(model).forward).parameters.keys()
+    takes_cache = {"position_ids", "past_key_values"} <= parameters
+    return takes_cache and not unsupported_layer_types(model) and all(limit is None for limit in limits)

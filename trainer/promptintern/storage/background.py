@@ -65,7 +65,7 @@ class BackgroundWriter:
         """End the thread after all tasks, or with ``wait=False`` after the running one, within a few seconds.
 
         A thread that finishes a task while the interpreter shuts down ends the process with SIGABRT, because it frees
-        tensors in C++. The thread is therefore joined in either case, and left running only if it hangs.
+        tensors in C++. The thread is therefore joined with ``wait=False`` too, and left running only if it hangs.
         """
         with self._changed:
             self._closed = True

@@ -1,4 +1,4 @@
-"""Whatever incarnations do, in whatever order, and wherever they die: what is visible is whole."""
+"""Whatever processes do, in any order, and wherever they die, everything visible in a run's folder is complete."""
 
 import os
 import shutil
@@ -17,16 +17,16 @@ from promptintern.storage.store import Store
 KEEP = 2
 KEYS = ("0", "1")
 NEVER = 1_000_000
-# Flushing to a disk is most of the time, and nothing here is about disks.
+# In memory, because flushing to disk would take most of the time and is not tested here.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class Died(BaseException):
-    """The process is gone."""
+    """The process died."""
 
 
 class Mortal(LocalBackend):
-    """A backend whose process dies before a given number of further changes."""
+    """A backend whose process dies after a given number of further changes."""
 
     left = NEVER
 
@@ -48,7 +48,7 @@ class Mortal(LocalBackend):
         return super().create(key, data)
 
     def delete(self, key: str) -> None:
-        # A deletion dies half way: one file is gone, the others are not.
+        # The process dies during a deletion: one file is removed, the others are not.
         if self.left == 0:
             for path in list(self.sizes(key))[:1]:
                 super().delete(path)
@@ -56,10 +56,10 @@ class Mortal(LocalBackend):
         super().delete(key)
 
 
-class Layout(RuleBasedStateMachine):
+class RunFolder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="layout-", dir=MEMORY))
+        self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=MEMORY))
         self.files = self.folder / "files"
         self.files.mkdir()
         self.backend = Mortal(self.folder / "run", RetryPolicy(deadline=0))
@@ -130,10 +130,10 @@ class Layout(RuleBasedStateMachine):
     @invariant()
     def the_latest_checkpoint_has_the_most_steps(self) -> None:
         for key in KEYS:
-            found, whole = self.run.latest_checkpoint(key), self._checkpoints(key)
-            assert (found is None) == (not whole)
-            if found:
-                assert found[0].meta["step"] == max(whole)
+            latest, steps = self.run.latest_checkpoint(key), self._checkpoints(key)
+            assert (latest is None) == (not steps)
+            if latest:
+                assert latest[0].meta["step"] == max(steps)
 
     def _checkpoints(self, key: str) -> list[int]:
         paths = self.run.store.list(f"stages/{key}")
@@ -150,7 +150,7 @@ class Layout(RuleBasedStateMachine):
 
 
 class Lifetime:
-    """A block that may end in death or by the fence."""
+    """A block that may end because the process dies or is fenced out."""
 
     def __init__(self, backend: Mortal, life: int) -> None:
         self._backend, self._life = backend, life
@@ -164,5 +164,5 @@ class Lifetime:
         return kind is not None and issubclass(kind, Died | FencedOut)
 
 
-TestLayout = Layout.TestCase
-TestLayout.settings = settings(max_examples=10, stateful_step_count=15)
+TestRunFolder = RunFolder.TestCase
+TestRunFolder.settings = settings(max_examples=10, stateful_step_count=15)
