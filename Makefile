@@ -37,7 +37,7 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 
 test: prerequisites ## Unit and integration tests, then the whole product on a real Kubernetes
 	@$(BESIDE) timed untimed
-	@if $(RUN) python -m tests.cluster can; then exec $(MAKE) --no-print-directory e2e; else exec $(RUN) pytest $(E2E); fi
+	@if $(RUN) python -m tests.cluster check; then exec $(MAKE) --no-print-directory e2e; else exec $(RUN) pytest $(E2E); fi
 
 timed:
 	@log=$$(mktemp); $(RUN) pytest $(TIMED) $(PARALLEL) 2 >$$log 2>&1 & \

@@ -1,4 +1,4 @@
-"""How Hypothesis works in all tests: without a clock, since machines are shared; the same examples every time in CI."""
+"""Settings of Hypothesis for all tests: no deadlines, because machines are shared, and fixed examples in CI."""
 
 import os
 

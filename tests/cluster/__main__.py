@@ -1,35 +1,37 @@
-"""The cluster from the command line: ``python -m tests.cluster up | down | status | build | can``."""
+"""The test cluster from the command line: ``python -m tests.cluster up | down | status | build | check``."""
 
 import argparse
 import sys
 from typing import get_args
 
-from tests.cluster import foreign, images, kuberay, kueue, lifecycle, packages, programs, s3
+from tests.cluster import external, images, kuberay, kueue, lifecycle, packages, programs, s3
 from tests.cluster.client import Client
 from tests.cluster.errors import CommandFailed, NoCluster
-from tests.cluster.places import Tier, home
+from tests.cluster.paths import Tier, home
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code. Only what a shell may evaluate goes to the standard output of ``up``."""
+    """Run the command and return its exit code. ``up`` prints to standard output only what a shell may evaluate."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
-    parser.add_argument("command", choices=("up", "down", "status", "build", "can"))
-    parser.add_argument("--tier", choices=get_args(Tier), help="up: the best there is; build: node; down, status: both")
-    given = parser.parse_args(arguments)
-    tiers: list[Tier] = [given.tier] if given.tier else ["node", "api"]
+    parser.add_argument("command", choices=("up", "down", "status", "build", "check"))
+    parser.add_argument(
+        "--tier", choices=get_args(Tier), help="default: the best tier for up, node for build, both for down and status"
+    )
+    options = parser.parse_args(arguments)
+    tiers: list[Tier] = [options.tier] if options.tier else ["node", "api"]
     try:
-        match given.command:
+        match options.command:
             case "up":
-                print(f"export KUBECONFIG={_up(given.tier).kubeconfig}")
+                print(f"export KUBECONFIG={_up(options.tier).kubeconfig}")
             case "down":
                 for tier in tiers:
                     lifecycle.down(tier)
                 if "node" in tiers:
-                    foreign.delete_kind()
+                    external.delete_kind()
             case "status":
-                found = [_status(tier) for tier in tiers]
-                return 0 if any(found) else 1
-            case "can":
+                running = [_print_status(tier) for tier in tiers]
+                return 0 if any(running) else 1
+            case "check":
                 lifecycle.require("node")
             case "build":
                 _build(tiers[0])
@@ -40,21 +42,23 @@ def main(arguments: list[str]) -> int:
 
 
 def _up(tier: Tier | None) -> Client:
-    """The tier that was asked for; without one, the best there is."""
+    """Start the given tier, or else the best one that this machine can run."""
     if tier is not None:
         return lifecycle.up(tier)
-    found = foreign.preferred()
+    cluster = external.preferred()
     try:
-        return found or lifecycle.up("node")
+        return cluster or lifecycle.up("node")
     except NoCluster as missing:
-        programs.say(f"{missing}\nOnly an API server is up: what needs a node does not run here.")
+        programs.echo(f"{missing}\nStarting only an API server: tests that need a node cannot run here.")
         return lifecycle.up("api")
 
 
-def _status(tier: Tier) -> bool:
+def _print_status(tier: Tier) -> bool:
     cluster = lifecycle.find(tier)
     if cluster is None:
-        print(f"{tier}: not running{f', but {home(tier)} has remains' if home(tier).exists() else ''}")
+        print(
+            f"{tier}: not running{f', but files of a cluster are left in {home(tier)}' if home(tier).exists() else ''}"
+        )
         return False
     print(f"{tier}: running at {cluster.control_plane.url}, KUBECONFIG={cluster.kubeconfig}")
     for name in cluster.processes.names():
@@ -63,7 +67,7 @@ def _status(tier: Tier) -> bool:
 
 
 def _build(tier: Tier) -> None:
-    """All that takes long, before the tests, so that it does not count against one test's time."""
+    """Build everything that takes long before the tests begin, so that it does not count against one test's timeout."""
     s3.build()
     if tier == "api":
         programs.build(programs.API_TIER)

@@ -1,7 +1,7 @@
-"""Tier ``api``: a real kube-apiserver over a real etcd on loopback, without root, in seconds.
+"""Tier ``api``: a real kube-apiserver with a real etcd on loopback, which starts in seconds and needs no root.
 
-Nothing acts on what is written: no controller, no scheduler, no node. A namespace that is deleted stays, owner
-references are not followed, and a pod stays Pending.
+There is no controller, scheduler or node: a deleted namespace stays, owner references have no effect, and pods stay
+Pending.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from tests.cluster.control_plane import ControlPlane, free_port
 
 
 class ApiServer(Client):
-    """The API server below ``home``, whether this process started it or another."""
+    """The API server with its files in ``home``, started by this process or by another."""
 
     def __init__(self, home: Path, control_plane: ControlPlane | None = None) -> None:
         self.home = home
@@ -31,23 +31,23 @@ class ApiServer(Client):
         return self.control_plane.url
 
     def require(self) -> None:
-        """Raise ``NoCluster`` where it cannot run; this tier runs everywhere."""
+        """Raise ``NoCluster`` if this machine cannot run the cluster; this tier runs everywhere."""
 
     def up(self) -> None:
-        """Start it, and wait until it is ready."""
+        """Start etcd and the API server, and wait until they are ready."""
         self.control_plane.start(
-            "--endpoint-reconciler-type=none",  # it would refuse to announce a loopback address
-            "--disable-admission-plugins=ServiceAccount",  # it waits for a controller that makes ServiceAccounts
+            "--endpoint-reconciler-type=none",  # the reconciler refuses to announce a loopback address
+            "--disable-admission-plugins=ServiceAccount",  # it waits for a controller that is not here
         )
 
     def down(self) -> None:
-        """End it and remove all of it."""
+        """End all processes and remove ``home``."""
         for name in ("kube-apiserver", "etcd"):
             self.processes.kill(name)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def healthy(self) -> bool:
-        """Whether all of it runs and answers."""
+        """Whether etcd runs and the API server is ready."""
         return self.processes.alive("etcd") and self.control_plane.healthy()
 
     def __enter__(self) -> Self:
@@ -66,28 +66,28 @@ class ApiServer(Client):
         self.down()
 
     def stop_api_server(self) -> None:
-        """Connections break and nobody listens on its port until ``start_api_server``."""
+        """Stop the API server: connections break, and its port is closed until ``start_api_server``."""
         self.processes.stop("kube-apiserver", seconds=5)
 
     def start_api_server(self) -> None:
-        """After ``stop_api_server``; returns when it is ready."""
+        """Start the API server again after ``stop_api_server``, and wait until it is ready."""
         self.control_plane.start_api_server()
 
     def pause_api_server(self) -> None:
-        """It keeps its connections and answers nothing."""
+        """Pause the API server: it keeps its connections and answers nothing."""
         self.processes.pause("kube-apiserver")
 
     def resume_api_server(self) -> None:
-        """After ``pause_api_server``."""
+        """Resume the API server after ``pause_api_server``."""
         self.processes.resume("kube-apiserver")
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = (), *, file: Path | None = None) -> Path:
-        """A kubeconfig of another user, with a certificate signed for it. Without RBAC for it, it may do nothing."""
+        """Write a kubeconfig for another user with a certificate of its own. RBAC decides what that user may do."""
         file = file or self.home / "users" / user.replace("/", "_").replace(":", "_")
         return self.control_plane.write_kubeconfig(file, user=user, groups=groups)
 
     def server(self) -> Manifest:
-        """The API server's URL and authority, as a kubeconfig names them."""
+        """The cluster's entry of a kubeconfig: the API server's URL and authority."""
         return self.control_plane.entry()
 
 
@@ -98,7 +98,7 @@ def remove_api_server(home: str) -> None:
 
 
 def _port(home: Path) -> int:
-    """The port chosen when this home was made, so that every process finds the same server."""
+    """The server's port, kept in a file so that every process finds the same server."""
     file = home / "port"
     if not file.exists():
         home.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a build inside a container needs of this machine's settings, mounted for the build and left out of the image."""
+"""Settings of this machine that an image build needs. They are mounted for the build and are not part of the image."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _UV_INDEX = ("UV_DEFAULT_INDEX", "UV_INDEX_URL")
 
 @contextlib.contextmanager
 def volumes() -> Iterator[list[str]]:
-    """For ``buildah bud --volume``: trusted authorities, package indexes, and uv's downloads so far."""
+    """Arguments for ``buildah bud --volume``: trusted authorities, package indexes and uv's cache."""
     with tempfile.TemporaryDirectory(prefix="build-settings-") as name:
         folder = Path(name)
         (folder / "pip.conf").write_text(pip_settings(os.environ))
@@ -30,21 +30,21 @@ def volumes() -> Iterator[list[str]]:
 
 
 def pip_settings(environment: Mapping[str, str]) -> str:
-    """pip's configuration file, from pip's environment variables."""
+    """The text of a pip configuration file with the settings of pip's environment variables."""
     lines = ["[global]", f"cert = {_BUNDLE}", "disable-pip-version-check = true", "root-user-action = ignore"]
-    given = {
+    settings = {
         name.removeprefix("PIP_").lower().replace("_", "-"): environment[name] for name in _PIP if name in environment
     }
-    lines += [f"{name} = {value}" for name, value in given.items()]
+    lines += [f"{name} = {value}" for name, value in settings.items()]
     return "\n".join(lines) + "\n"
 
 
 def uv_settings(environment: Mapping[str, str]) -> str:
-    """uv's configuration file: the system's authorities, and the index that uv's environment variables name."""
+    """The text of a uv configuration file: the system's authorities, and the index of uv's environment variables."""
     lines = ["native-tls = true"]
-    given = [environment[name] for name in _UV_INDEX if name in environment]
-    if given:
-        lines += ["[[index]]", f'url = "{given[0]}"', "default = true"]
+    indexes = [environment[name] for name in _UV_INDEX if name in environment]
+    if indexes:
+        lines += ["[[index]]", f'url = "{indexes[0]}"', "default = true"]
     return "\n".join(lines) + "\n"
 
 

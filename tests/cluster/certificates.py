@@ -1,4 +1,4 @@
-"""A certificate authority of the cluster's own: who holds a certificate of it is the user that it names."""
+"""The cluster's certificate authority: the API server takes the subject of its certificates as user and groups."""
 
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Pair:
 
 
 class Authority:
-    """Makes what it is asked for below ``folder``, or takes what is there."""
+    """A certificate authority in ``folder``, whose keys and certificates are created when they are first needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,12 +27,12 @@ class Authority:
         self.own = Pair(folder / "ca.crt", folder / "ca.key")
         if not self.own.certificate.exists():
             _new_key(self.own.key)
-            # The default extensions of a self-signed request make it an authority.
+            # openssl's default extensions for a self-signed request make the certificate an authority.
             subject = ["-subj", "/CN=promptintern-test-cluster", "-days", _DAYS]
             _openssl("req", "-x509", "-new", "-key", self.own.key, *subject, "-out", self.own.certificate)
 
     def issue(self, name: str, *, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Pair:
-        """A certificate for ``user`` in ``groups`` that also serves under ``hosts``, such as ``IP:10.0.0.1``."""
+        """A certificate for ``user`` in ``groups``, valid also for a server at ``hosts``, such as ``IP:10.0.0.1``."""
         pair = Pair(self.folder / f"{name}.crt", self.folder / f"{name}.key")
         if pair.certificate.exists():
             return pair
@@ -42,14 +42,14 @@ class Authority:
         _openssl("req", "-new", "-key", pair.key, "-subj", subject, "-out", request)
         lines = ["keyUsage=digitalSignature", "extendedKeyUsage=clientAuth,serverAuth"]
         extensions.write_text("\n".join([*lines, *([f"subjectAltName={','.join(hosts)}"] if hosts else [])]))
-        by = ["-CA", str(self.own.certificate), "-CAkey", str(self.own.key), "-CAcreateserial", "-days", _DAYS]
-        _openssl("x509", "-req", "-in", request, *by, "-extfile", extensions, "-out", pair.certificate)
+        issuer = ["-CA", str(self.own.certificate), "-CAkey", str(self.own.key), "-CAcreateserial", "-days", _DAYS]
+        _openssl("x509", "-req", "-in", request, *issuer, "-extfile", extensions, "-out", pair.certificate)
         request.unlink()
         extensions.unlink()
         return pair
 
     def signing_key(self, name: str) -> Path:
-        """A key alone, such as the one that signs ServiceAccounts' tokens."""
+        """A private key without a certificate, such as the one that signs the tokens of ServiceAccounts."""
         path = self.folder / f"{name}.key"
         if not path.exists():
             _new_key(path)
@@ -68,8 +68,8 @@ def _escaped(name: str) -> str:
 def _openssl(*arguments: str | Path) -> None:
     argv = ["openssl", *map(str, arguments)]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        completed = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise NoCluster("no Kubernetes: its certificates are made with openssl, which is not installed") from None
-    if done.returncode != 0:
-        raise CommandFailed(argv, done.returncode, done.stderr)
+        raise NoCluster("no Kubernetes: its certificates need openssl, which is not installed") from None
+    if completed.returncode != 0:
+        raise CommandFailed(argv, completed.returncode, completed.stderr)

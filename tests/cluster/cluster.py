@@ -1,4 +1,4 @@
-"""Tier ``node``: a whole Kubernetes on this machine, with KubeRay, an S3 server and, when asked for, Kueue."""
+"""Tier ``node``: a whole Kubernetes on this machine, with KubeRay, an S3 server and, on request, Kueue."""
 
 import os
 import shutil
@@ -15,13 +15,13 @@ from tests.cluster.images import build_static_image
 from tests.cluster.node import NAME, Node
 from tests.cluster.nodes import Nodes
 from tests.cluster.object_store import ObjectStore
-from tests.cluster.places import search_path
-from tests.cluster.programs import Say, program
+from tests.cluster.paths import search_path
+from tests.cluster.programs import Echo, program
 
 _API_PORT = 6443
 _S3_PORT = 7070
 _SOCKET_LIMIT = 100
-"""Letters in a socket's path; Linux takes 107, and some programs add to it."""
+"""Maximum length of a socket's path. Linux takes 107 bytes, and some programs append to the path."""
 _RUNNING = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet")
 
 
@@ -29,38 +29,38 @@ _CAPABILITIES = {"CAP_NET_ADMIN (networks)": 12, "CAP_SYS_ADMIN (mounts)": 21}
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def missing_powers() -> list[str]:
-    """What this process lacks to run a kubelet and its containers; root in a container of a CI may lack some."""
+def missing_capabilities() -> list[str]:
+    """What this process lacks to run a kubelet and its containers. Root in a CI container may lack capabilities."""
     if sys.platform != "linux":
         return ["Linux"]
     if os.geteuid() != 0:
         return ["root"]
     effective = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
-    lacks = lacking_capabilities(effective)
+    missing = lacking_capabilities(effective)
     if not os.access(_CGROUPS, os.W_OK):
-        lacks.append(f"write access to {_CGROUPS} (limits)")
-    return lacks
+        missing.append(f"write access to {_CGROUPS} (limits)")
+    return missing
 
 
 def lacking_capabilities(effective: int) -> list[str]:
-    """Of those that a node takes; ``effective`` is the kernel's bit set."""
+    """The capabilities that a node needs and the kernel's bit set ``effective`` does not contain."""
     return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
 
 
 class Cluster(Nodes, ApiServer):
-    """The cluster below ``home``, whether this process started it or another."""
+    """The cluster with its files in ``home``, started by this process or by another."""
 
-    def __init__(self, home: Path, say: Say = programs.say) -> None:
+    def __init__(self, home: Path, echo: Echo = programs.echo) -> None:
         control_plane = ControlPlane(home, address=network.ADDRESS, port=_API_PORT, service_range=network.SERVICES)
         super().__init__(home, control_plane)
-        self.say = say
+        self.echo = echo
         self.containers = Containers(home, self.processes)
         self.node = Node(control_plane, self.containers)
         self.s3 = ObjectStore(home / "s3", self.processes, address=network.ADDRESS, port=_S3_PORT)
 
     def require(self) -> None:
-        """Fail before anything is built where it cannot run."""
-        missing = missing_powers()
+        """Raise ``NoCluster`` if this machine cannot run a node, before anything is built."""
+        missing = missing_capabilities()
         if missing:
             raise NoCluster(
                 f"no Kubernetes node: this process has no {', no '.join(missing)}; run as root on a Linux machine that "
@@ -70,8 +70,8 @@ class Cluster(Nodes, ApiServer):
             raise NoCluster(f"no Kubernetes node: {self.home} is too long for a socket; set PROMPTINTERN_CLUSTER_HOME")
 
     def up(self) -> None:
-        """Start all of it, and wait until pods run and KubeRay watches."""
-        packages.install(packages.NODE, self.say)
+        """Start the whole cluster, and wait until the node and KubeRay are ready."""
+        packages.install(packages.NODE, self.echo)
         self.home.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         network.up(self.home)
@@ -83,13 +83,13 @@ class Cluster(Nodes, ApiServer):
         self.s3.start()
         self.wait_for(self.node_ready, 180, f"node {NAME}; its kubelet's log: {self.processes.log('kubelet')}")
         self.wait_for(lambda: self.get("serviceaccount", "default", "default"), 120, "the default ServiceAccount")
-        self.say(f"the node was ready after {time.monotonic() - began:.0f} s")
+        self.echo(f"the node was ready after {time.monotonic() - began:.0f} s")
         self.load_image(build_static_image(kuberay.IMAGE, "kuberay-operator", kuberay.ENTRYPOINT), kuberay.IMAGE)
         kuberay.install(self)
-        self.say(f"KubeRay was ready after {time.monotonic() - began:.0f} s")
+        self.echo(f"KubeRay was ready after {time.monotonic() - began:.0f} s")
 
     def down(self) -> None:
-        """End all of it, and leave the machine as it was; images stay in the cache."""
+        """End the whole cluster and restore the machine's settings; images stay in the cache."""
         self.s3.kill()
         self.node.stop()
         for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
@@ -103,7 +103,7 @@ class Cluster(Nodes, ApiServer):
         shutil.rmtree(self.home, ignore_errors=True)
 
     def healthy(self) -> bool:
-        """Whether all of it runs, the API server answers and the node is ready."""
+        """Whether all processes run, the API server answers and the node is ready."""
         running = all(self.processes.alive(name) for name in _RUNNING)
         try:
             return running and self.control_plane.healthy() and self.node_ready()
@@ -111,18 +111,18 @@ class Cluster(Nodes, ApiServer):
             return False
 
     def load_image(self, layout: Path, tag: str) -> None:
-        """Make an image that was built here known to the node under ``tag``; nothing happens if it is."""
+        """Load an image that was built here into the node under ``tag``; do nothing if it is loaded already."""
         began = time.monotonic()
         if self.containers.load(layout, tag):
-            self.say(f"loaded the image {tag} in {time.monotonic() - began:.0f} s")
+            self.echo(f"loaded the image {tag} in {time.monotonic() - began:.0f} s")
 
     def start_kueue(self) -> None:
-        """Install Kueue, which manages RayJobs with a queue's label; most tests do without."""
+        """Install Kueue, which manages RayJobs with a queue's label; most tests need none."""
         self.load_image(build_static_image(kueue.IMAGE, "kueue", kueue.ENTRYPOINT), kueue.IMAGE)
         kueue.install(self)
 
     def stop_kueue(self) -> None:
-        """Remove Kueue with all its queues and Workloads, which no test should leave in use."""
+        """Remove Kueue with all its queues and Workloads; no test may still use them."""
         kueue.remove(self)
 
     def _start_controllers(self) -> None:

@@ -1,4 +1,4 @@
-"""containerd, with folders and a socket of its own: no other container engine of the machine is touched."""
+"""containerd with separate folders and a separate socket, so that the machine's own container engine is not touched."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.cluster import network, oci
 from tests.cluster.client import wait_for
 from tests.cluster.errors import CommandFailed
-from tests.cluster.places import cache
+from tests.cluster.paths import cache
 from tests.cluster.processes import Processes
 
 PAUSE_IMAGE = "localhost/pause:1"
@@ -19,7 +19,7 @@ _IMPORTS = 3
 
 
 class Containers:
-    """The container engine of one cluster. Images stay in the cache when the cluster goes, since loading is slow."""
+    """The container engine of one cluster. Images stay in the cache when the cluster ends, because loading is slow."""
 
     def __init__(self, home: Path, processes: Processes) -> None:
         self.home = home
@@ -28,7 +28,7 @@ class Containers:
         self.images = cache() / "containerd"
 
     def start(self) -> None:
-        """Start it, without a container of an earlier run."""
+        """Start the engine, and remove the containers of earlier runs."""
         (self.home / "cni").mkdir(parents=True, exist_ok=True)
         (self.home / "cni" / "10-bridge.conflist").write_text(json.dumps(self._cni()))
         config = self.home / "containerd.toml"
@@ -47,7 +47,7 @@ class Containers:
             network.run("kill", "-KILL", str(pid), check=False)
 
     def remove_containers(self) -> None:
-        """End and remove every container, whatever state it is in."""
+        """End and remove every container, in whatever state it is."""
         for task in self.ctr("tasks", "ls", "-q").split():
             self.ctr("tasks", "kill", "--all", "--signal", "SIGKILL", task, check=False)
         for task in self.ctr("tasks", "ls", "-q").split():
@@ -57,25 +57,25 @@ class Containers:
             self.ctr("containers", "rm", *containers, check=False)
 
     def ctr(self, *arguments: str, check: bool = True) -> str:
-        """containerd's own command-line program, in Kubernetes' namespace."""
+        """Run containerd's command-line program in Kubernetes' namespace, and return its standard output."""
         argv = ["ctr", "--address", str(self.socket), "--namespace", _NAMESPACE, *arguments]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if check and done.returncode != 0:
-            raise CommandFailed(argv, done.returncode, done.stderr)
-        return done.stdout
+        completed = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if check and completed.returncode != 0:
+            raise CommandFailed(argv, completed.returncode, completed.stderr)
+        return completed.stdout
 
     def load(self, layout: Path, tag: str) -> bool:
-        """Make an image known under ``tag``; False if it was."""
+        """Load an image under ``tag``; return False if it was loaded already."""
         if oci.manifest_entry(layout)["digest"] in self.ctr("images", "ls", f"name=={tag}"):
             return False
-        # containerd may collect a layer of the tag's former image just when the new one is to be put upon it.
-        for tries in range(1, _IMPORTS + 1):
+        # containerd may delete a layer of the tag's previous image while the new one is being built on it.
+        for attempt in range(1, _IMPORTS + 1):
             try:
                 self._import(layout, tag)
                 break
             except CommandFailed:
-                self.ctr("images", "rm", tag, check=False)  # or it would count as loaded
-                if tries == _IMPORTS:
+                self.ctr("images", "rm", tag, check=False)  # otherwise the image would count as loaded
+                if attempt == _IMPORTS:
                     raise
         return True
 
@@ -84,17 +84,17 @@ class Containers:
         argv = ["ctr", "--address", str(self.socket), "--namespace", _NAMESPACE, "images", "import", "-"]
         importing = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert importing.stdin is not None and importing.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # what it printed says why
+        with contextlib.suppress(BrokenPipeError):  # the output of ctr explains the failure
             oci.write_archive(layout, tag, present, importing.stdin)
             importing.stdin.close()
-        said = importing.stdout.read().decode()
+        output = importing.stdout.read().decode()
         if importing.wait() != 0:
-            raise CommandFailed(argv, importing.returncode, said)
+            raise CommandFailed(argv, importing.returncode, output)
         self._forget_replaced_images()
         oci.share_blobs(layout, self.images / "io.containerd.content.v1.content")
 
     def _forget_replaced_images(self) -> None:
-        """The engine also names each image by its digest, and keeps that name, and gigabytes, when the tag moves on."""
+        """Remove images without a tag: the engine also names images by digest, and so keeps replaced ones."""
         rows = [line.split() for line in self.ctr("images", "ls").splitlines()[1:]]
         tagged = {row[2] for row in rows if not row[0].startswith("sha256:")}
         replaced = [row[0] for row in rows if row[2] not in tagged]
@@ -107,19 +107,19 @@ class Containers:
             self.ctr("tasks", "rm", "--force", task, check=False)
 
     def _shims(self) -> list[int]:
-        """The processes that hold a container each; their command line names our socket."""
-        found = []
+        """Pids of the containers' shims, found by our socket in their command lines."""
+        pids = []
         for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = cmdline.read_bytes().decode(errors="replace").split("\0")
             except OSError:
-                continue  # it ended just now
+                continue  # the process has just ended
             if words[0].rpartition("/")[2].startswith("containerd-shim") and str(self.socket) in words:
-                found.append(int(cmdline.parent.name))
-        return found
+                pids.append(int(cmdline.parent.name))
+        return pids
 
     def _config(self) -> str:
-        # Without CAP_SYS_RESOURCE no process may lower its OOM score: restrict_oom_score_adj keeps runc from trying.
+        # Without CAP_SYS_RESOURCE no process may lower its OOM score; restrict_oom_score_adj keeps runc from trying.
         unused = [f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")]
         return f"""version = 2
 root = "{self.images}"

@@ -1,4 +1,4 @@
-"""etcd and kube-apiserver as processes of this machine, the same in both tiers."""
+"""etcd and kube-apiserver as processes of this machine, in both tiers."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ _START_SECONDS = 180
 
 
 class ControlPlane:
-    """One API server over one etcd; both keep their ports over stop and start."""
+    """One API server with one etcd; both keep their ports when they are stopped and started again."""
 
     def __init__(self, home: Path, *, address: str, port: int, service_range: str) -> None:
         self.home = home
@@ -31,7 +31,7 @@ class ControlPlane:
 
     @functools.cached_property
     def authority(self) -> Authority:
-        """Who signs the certificates of this cluster."""
+        """The authority that signs the certificates of this cluster."""
         return Authority(self.home / "keys")
 
     @property
@@ -40,11 +40,11 @@ class ControlPlane:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
+        """The administrator's kubeconfig."""
         return self.home / "kubeconfig"
 
     def start(self, *flags: str) -> None:
-        """Start both, and wait until the API server says that it is ready. ``flags`` are the API server's, by tier."""
+        """Start both, and wait until the API server is ready. ``flags`` are additional flags of the API server."""
         clients, peers = free_port(), free_port()
         etcd, peer = f"http://127.0.0.1:{clients}", f"http://127.0.0.1:{peers}"
         self.processes.start(
@@ -54,7 +54,7 @@ class ControlPlane:
                 *(f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}"),
                 *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),
                 f"--initial-cluster=test={peer}",
-                "--unsafe-no-fsync",  # a test's cluster need not survive a power cut
+                "--unsafe-no-fsync",  # a test cluster need not survive a power failure
             ],
         )
         self.processes.start("kube-apiserver", [str(program("kube-apiserver")), *self._flags(etcd), *flags])
@@ -62,24 +62,24 @@ class ControlPlane:
         self.wait_until_ready()
 
     def start_api_server(self) -> None:
-        """Start it again, after ``stop`` of the process, on the same port."""
-        self.processes.start_again("kube-apiserver")
+        """Start the API server again on the same port after its process was stopped."""
+        self.processes.restart("kube-apiserver")
         self.wait_until_ready()
 
     def write_kubeconfig(self, file: Path, *, user: str, groups: Sequence[str] = ()) -> Path:
-        """A kubeconfig for ``user`` in ``groups``, with a certificate that says so."""
+        """Write a kubeconfig with a certificate for ``user`` in ``groups``."""
         name = hashlib.sha256("\n".join([user, *groups]).encode()).hexdigest()[:16]
         pair = self.authority.issue(f"client-{name}", user=user, groups=groups)
         identity = {"client-certificate-data": encoded(pair.certificate), "client-key-data": encoded(pair.key)}
         return write_kubeconfig(file, {**self.entry(), "user": identity})
 
     def entry(self) -> Manifest:
-        """The URL and authority, as a kubeconfig names them."""
+        """The cluster's entry of a kubeconfig: the API server's URL and authority."""
         authority = encoded(self.authority.own.certificate)
         return {"cluster": {"server": self.url, "certificate-authority-data": authority}}
 
     def healthy(self) -> bool:
-        """Whether the API server answers that it is ready."""
+        """Whether the API server reports that it is ready."""
         try:
             context = ssl.create_default_context(cafile=str(self.authority.own.certificate))
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=2, context=context) as answer:
@@ -88,10 +88,12 @@ class ControlPlane:
             return False
 
     def wait_until_ready(self) -> None:
+        """Wait until the API server is ready; raise RuntimeError if a process ends before."""
+
         def ready() -> bool:
             for name in ("etcd", "kube-apiserver"):
                 if not self.processes.alive(name):
-                    raise RuntimeError(f"{name} ended while it started:\n{self.processes.tail(name)}")
+                    raise RuntimeError(f"{name} ended during its start:\n{self.processes.tail(name)}")
             return self.healthy()
 
         log = self.processes.log("kube-apiserver")
@@ -117,19 +119,19 @@ class ControlPlane:
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
-            # Extension API servers, such as Kueue's, trust what comes with this certificate.
+            # Extension API servers, such as Kueue's, trust requests that present this certificate.
             *(f"--requestheader-client-ca-file={keys.own.certificate}", "--requestheader-allowed-names=front-proxy"),
             *("--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group"),
             "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             *(f"--proxy-client-cert-file={front.certificate}", f"--proxy-client-key-file={front.key}"),
             *(f"--kubelet-client-certificate={kubelet.certificate}", f"--kubelet-client-key={kubelet.key}"),
-            "--kubelet-preferred-address-types=InternalIP",  # nothing here resolves the node's name
+            "--kubelet-preferred-address-types=InternalIP",  # no DNS server resolves the node's name
             *("--profiling=false", "--shutdown-delay-duration=0s"),
         ]
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on."""
+    """A port on which no process listens."""
     with contextlib.closing(socket.socket()) as listener:
         listener.bind((address, 0))
         return int(listener.getsockname()[1])

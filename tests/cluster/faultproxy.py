@@ -1,4 +1,4 @@
-"""An HTTP proxy that fails on purpose, between a client and a real server."""
+"""An HTTP proxy between a client and a real server that injects faults."""
 
 import hashlib
 import http.client
@@ -27,22 +27,22 @@ _HOP_BY_HOP = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a fault is decided by."""
+    """The properties of a request on which a plan of faults decides."""
 
     number: int
-    """1, 2, 3, ... over all connections."""
+    """The request's number over all connections, from 1."""
     method: str
     target: str
-    """Path and query."""
+    """Path and query string."""
     size: int
-    """Bytes of the body."""
+    """Size of the body in bytes."""
     exclusive: bool
-    """Whether it says If-None-Match."""
+    """Whether the request has an If-None-Match header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fail:
-    """Answer with an error instead of asking the server."""
+    """Respond with an error without asking the server."""
 
     status: int = 503
 
@@ -54,27 +54,27 @@ class CutUpload:
 
 @dataclass(frozen=True)
 class ShortenUpload:
-    """Send the server half of the body as if that were all, and hand back its answer."""
+    """Send the server half of the body as if it were complete, and return its response."""
 
 
 @dataclass(frozen=True)
 class Swallow:
-    """Tell the client that all is well, and the server nothing."""
+    """Report success to the client without asking the server."""
 
 
 @dataclass(frozen=True)
 class LoseAnswer:
-    """Let the server do it, and break the connection instead of answering."""
+    """Let the server process the request, and break the connection instead of responding."""
 
 
 @dataclass(frozen=True)
 class CutDownload:
-    """Hand back half of the answer's body, then break the connection."""
+    """Return half of the response's body, then break the connection."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delay:
-    """Wait, then pass on."""
+    """Wait, then forward the request."""
 
     seconds: float
 
@@ -84,25 +84,25 @@ Plan = Callable[[Request], Fault | None]
 
 
 def every_third(request: Request) -> Fault | None:
-    """500 and 503 in turn, for every third request."""
+    """Fail every third request, with status 500 and 503 in turn."""
     return Fail(status=500 if request.number % 2 else 503) if request.number % 3 == 0 else None
 
 
 def every(period: int, fault: Fault, *, when: Callable[[Request], bool] = lambda _request: True) -> Plan:
-    """``fault`` for one in ``period`` of the requests that ``when`` picks, beginning with the first."""
+    """Inject ``fault`` into one in ``period`` of the requests for which ``when`` is true, beginning with the first."""
     picked = itertools.count()
     return lambda request: fault if when(request) and next(picked) % period == 0 else None
 
 
 class FaultProxy:
-    """Listens on a port of ``host`` and passes requests to ``upstream``, with the faults of ``plan``."""
+    """A server on a port of ``host`` that forwards requests to ``upstream`` with the faults of ``plan``."""
 
     def __init__(self, upstream: str, plan: Plan | None = None, *, host: str = "127.0.0.1") -> None:
         parts = urlsplit(upstream)
         assert parts.hostname is not None
         self.plan: Plan = plan or (lambda _request: None)
         self.faults: list[tuple[Request, Fault]] = []
-        """What was done so far."""
+        """The faults that were injected so far."""
         self._numbers = itertools.count(1)
         self._server = ThreadingHTTPServer((host, 0), _handler(self, parts.hostname, parts.port or 80))
         self._server.daemon_threads = True
@@ -125,7 +125,7 @@ class FaultProxy:
         self._thread.join()
 
     def decide(self, method: str, target: str, size: int, *, exclusive: bool) -> Fault | None:
-        """The fault for the next request, noted down."""
+        """Choose the fault for the next request, and record it."""
         request = Request(number=next(self._numbers), method=method, target=target, size=size, exclusive=exclusive)
         fault = self.plan(request)
         if fault is not None:
@@ -156,11 +156,11 @@ def _handler(proxy: FaultProxy, host: str, port: int) -> type[BaseHTTPRequestHan
                     if isinstance(fault, Delay):
                         time.sleep(fault.seconds)
                     sent = body[: len(body) // 2] if isinstance(fault, ShortenUpload) else body
-                    self._pass_on(sent, fault)
+                    self._forward(sent, fault)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815 -- http.server's names
 
-        def _pass_on(self, body: bytes, fault: Fault | None) -> None:
+        def _forward(self, body: bytes, fault: Fault | None) -> None:
             connection = http.client.HTTPConnection(host, port, timeout=60)
             try:
                 self._put_request(connection, len(body))
@@ -188,7 +188,7 @@ def _handler(proxy: FaultProxy, host: str, port: int) -> type[BaseHTTPRequestHan
                 self._put_request(connection, len(body))
                 connection.send(body[: len(body) // 2])
             except OSError:
-                pass  # the server is gone, which breaks the upload as well
+                pass  # a server that is down breaks the upload as well
             finally:
                 connection.close()
 
@@ -209,7 +209,7 @@ def _handler(proxy: FaultProxy, host: str, port: int) -> type[BaseHTTPRequestHan
             for name, value in headers:
                 if name.lower() != "content-length":
                     self.send_header(name, value)
-            # The answer to HEAD announces the object's size and has no body.
+            # The response to HEAD announces the object's size and has no body.
             length = lengths[0] if self.command == "HEAD" and lengths else str(announced or len(content))
             self.send_header("Content-Length", length)
             self.end_headers()
@@ -222,7 +222,7 @@ def _handler(proxy: FaultProxy, host: str, port: int) -> type[BaseHTTPRequestHan
                 self.wfile.flush()
                 self.connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # the client was quicker
+                pass  # the client has already closed the connection
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- http.server's name
             pass

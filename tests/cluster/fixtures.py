@@ -1,4 +1,4 @@
-"""Pytest fixtures: name this module in ``pytest_plugins``, or import what you use."""
+"""Pytest fixtures: name this module in ``pytest_plugins``, or import the fixtures that you use."""
 
 import os
 from collections.abc import Iterator
@@ -10,43 +10,43 @@ from tests.cluster import lifecycle
 from tests.cluster.api_server import ApiServer
 from tests.cluster.cluster import Cluster
 from tests.cluster.errors import NoCluster
-from tests.cluster.foreign import ForeignCluster, preferred
-from tests.cluster.places import Tier
+from tests.cluster.external import ExternalCluster, preferred
+from tests.cluster.paths import Tier
 
 
 @pytest.fixture(scope="session")
 def api_server() -> Iterator[ApiServer]:
-    """A real kube-apiserver, shared by the workers of a run. Tests keep apart by namespace."""
+    """A real kube-apiserver, shared by all pytest-xdist workers. Each test uses namespaces of its own."""
     yield from _shared("api")
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster | ForeignCluster]:
-    """A Kubernetes with nodes, KubeRay and an S3 server: the user's own, kind's, or this machine's, whichever is there.
+def cluster() -> Iterator[Cluster | ExternalCluster]:
+    """A Kubernetes with nodes, KubeRay and an S3 server: the user's cluster, a kind cluster, or one on this machine.
 
-    Faults of the machine's own processes are for this machine's alone; see ``own_cluster``.
+    Only the cluster on this machine has processes that tests may stop; see ``own_cluster``.
     """
     try:
-        foreign = preferred()
+        external = preferred()
     except NoCluster as missing:
-        _not_here(missing)
-    if foreign is not None:
-        yield foreign
+        _skip_or_fail(missing)
+    if external is not None:
+        yield external
     else:
         yield from own_cluster_of_this_machine()
 
 
 @pytest.fixture(scope="session")
 def own_cluster() -> Iterator[Cluster]:
-    """This machine's own, whose processes may be stopped."""
+    """The cluster on this machine, whose processes tests may stop."""
     yield from own_cluster_of_this_machine()
 
 
 def own_cluster_of_this_machine() -> Iterator[Cluster]:
-    """The node tier, shared by the workers of a run."""
-    for found in _shared("node"):
-        assert isinstance(found, Cluster)
-        yield found
+    """The node tier, shared by all pytest-xdist workers."""
+    for cluster in _shared("node"):
+        assert isinstance(cluster, Cluster)
+        yield cluster
 
 
 def _shared(tier: Tier) -> Iterator[ApiServer]:
@@ -54,10 +54,10 @@ def _shared(tier: Tier) -> Iterator[ApiServer]:
         with lifecycle.shared(tier) as cluster:
             yield cluster
     except NoCluster as missing:
-        _not_here(missing)
+        _skip_or_fail(missing)
 
 
-def _not_here(missing: NoCluster) -> NoReturn:
+def _skip_or_fail(missing: NoCluster) -> NoReturn:
     if os.environ.get("PROMPTINTERN_REQUIRE_CLUSTER"):
         raise missing
     pytest.skip(str(missing))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.cluster.places import cache
+from tests.cluster.paths import cache
 from tests.cluster.processes import start_time
 
 _ROOT = Path(__file__).parents[2]

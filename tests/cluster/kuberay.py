@@ -1,4 +1,4 @@
-"""KubeRay's operator as users run it: its own manifests, in all namespaces, its image made of its program alone."""
+"""KubeRay's operator as users run it: its own manifests, for all namespaces, with an image of only its program."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ ENTRYPOINT = "/manager"
 
 
 def manifests(kustomized: str) -> list[dict[str, Any]]:
-    """What KubeRay ships, in a namespace of its own and with the image that is here.
+    """KubeRay's own manifests, changed to use a separate namespace and the image that was built here.
 
-    It gets more processor than it ships with (a tenth of a core starts it in half a minute), and stays on a node that
-    is being drained, as there may be no other.
+    The operator gets more CPU than by default, where a tenth of a core takes half a minute to start it. It tolerates a
+    node that is being drained, because there may be no other node.
     """
     items = [item for item in yaml.safe_load_all(kustomized) if item]
     for item in items:
@@ -37,28 +37,27 @@ def manifests(kustomized: str) -> list[dict[str, Any]]:
 
 
 def install(client: Client) -> None:
-    """Install or repair it, and wait until it is ready."""
+    """Install or repair KubeRay, and wait until it is ready."""
     folder = programs.module_folder(MODULE) / "config" / "default"
     client.install_crds(*programs.kuberay_crds())
-    found = manifests(client.kubectl("kustomize", str(folder)))
-    client.apply([item for item in found if item["kind"] != "CustomResourceDefinition"])
+    items = manifests(client.kubectl("kustomize", str(folder)))
+    client.apply([item for item in items if item["kind"] != "CustomResourceDefinition"])
     wait_until_ready(client)
 
 
 def wait_until_ready(client: Client) -> None:
-    """Until it watches."""
+    """Wait until KubeRay's operator is ready."""
     client.kubectl("rollout", "status", f"deployment/{NAME}", "--namespace", NAMESPACE, "--timeout=300s")
 
 
 def stop(client: Client) -> None:
-    """No KubeRay until ``start``; what it made runs on."""
+    """Stop KubeRay's operator until ``start``; Ray clusters continue to run."""
     client.kubectl("scale", f"deployment/{NAME}", "--namespace", NAMESPACE, "--replicas=0")
     selector = "app.kubernetes.io/component=kuberay-operator"
-    gone = ("wait", "--for=delete", "pod", "--selector", selector, "--namespace", NAMESPACE, "--timeout=60s")
-    client.kubectl(*gone)
+    client.kubectl("wait", "--for=delete", "pod", "--selector", selector, "--namespace", NAMESPACE, "--timeout=60s")
 
 
 def start(client: Client) -> None:
-    """After ``stop``."""
+    """Start KubeRay's operator after ``stop``."""
     client.kubectl("scale", f"deployment/{NAME}", "--namespace", NAMESPACE, "--replicas=1")
     wait_until_ready(client)

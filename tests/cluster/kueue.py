@@ -1,4 +1,4 @@
-"""Kueue from the chart in its own module, managing RayJobs only, with its webhooks."""
+"""Kueue from its own chart, with its webhooks; it manages only RayJobs."""
 
 import json
 
@@ -24,7 +24,7 @@ _CONFIG = {
 
 
 def install(client: Client) -> None:
-    """Install it, and wait until it admits."""
+    """Install Kueue, and wait until its webhooks answer."""
     repository, _, tag = IMAGE.rpartition(":")
     manager = {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
@@ -36,15 +36,15 @@ def install(client: Client) -> None:
         "managerConfig": {"controllerManagerConfigYaml": json.dumps(_CONFIG)},
     }
     chart = programs.module_folder(MODULE) / "charts" / "kueue"
-    where = ("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s")
+    options = ("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s")
     file = client.kubeconfig.with_name("kueue-values.json")
     file.write_text(json.dumps(values))
-    client.helm("upgrade", "--install", "kueue", str(chart), *where, "--values", str(file))
+    client.helm("upgrade", "--install", "kueue", str(chart), *options, "--values", str(file))
     client.wait_for(lambda: _webhooks_answer(client), 60, "Kueue's webhooks")
 
 
 def remove(client: Client) -> None:
-    """Uninstall it; its webhooks, which would refuse RayJobs without it, go first."""
+    """Uninstall Kueue, beginning with its webhooks, which would refuse RayJobs once Kueue is gone."""
     client.kubectl("delete", "validatingwebhookconfigurations,mutatingwebhookconfigurations", "--selector", _SELECTOR)
     client.helm("uninstall", "kueue", "--namespace", NAMESPACE, "--ignore-not-found", "--wait", "--timeout", "120s")
 

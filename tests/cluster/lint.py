@@ -1,4 +1,4 @@
-"""`helm lint` of the chart; says so where Helm cannot be had."""
+"""Run `helm lint` on the chart, or report that Helm is not available."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ CHART = Path(__file__).parents[2] / "charts" / "promptintern"
 
 
 def main() -> int:
-    """Helm's own exit status."""
+    """Return Helm's exit status, or 0 if Helm cannot be built here."""
     try:
         helm = program("helm")
     except NoCluster as missing:

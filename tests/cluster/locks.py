@@ -1,4 +1,4 @@
-"""One at a time, over all processes of the machine."""
+"""A lock between all processes of the machine."""
 
 import contextlib
 import fcntl
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock; it ends with the process, however that ends."""
+    """Hold the lock of a file. The kernel releases it when the process ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,8 +1,7 @@
-"""The machine's side of the pods' network: a bridge, a route for Services, and a wall around both.
+"""The machine's side of the pods' network: a bridge, a route for Services, and firewall rules that isolate both.
 
-No packet of the cluster leaves the machine: pods have addresses that nothing outside knows, their traffic is never
-masqueraded to another interface, and what they send elsewhere is rejected at once, so that a test that tries fails
-fast.
+No packet of the cluster leaves the machine: pod addresses are not routed outside, traffic is never masqueraded to
+another interface, and packets to other destinations are rejected at once, so that a test that sends them fails fast.
 """
 
 import contextlib
@@ -13,11 +12,11 @@ import subprocess
 from pathlib import Path
 
 from tests.cluster.errors import CommandFailed, NoCluster
-from tests.cluster.places import search_path
+from tests.cluster.paths import search_path
 
 BRIDGE = "promptintern0"
 ADDRESS = "10.213.0.1"
-"""The node's, the API server's, the DNS server's and the S3 server's: the same from the machine and from every pod."""
+"""The address of the node, API server, DNS server and S3 server, for the machine and for every pod."""
 PODS = "10.213.0.0/16"
 SERVICES = "10.214.0.0/16"
 CNI_NETWORK = "promptintern"
@@ -34,28 +33,28 @@ _CHANGED_BY_KUBERNETES = (
 
 
 def up(home: Path) -> None:
-    """Make the bridge, the routes and the wall.
+    """Create the bridge, the routes and the firewall rules.
 
     Raises:
-        NoCluster: if another Kubernetes or another network is in the way.
+        NoCluster: if another Kubernetes runs here, or another network uses the addresses.
     """
-    _refuse_neighbours()
-    _remember_sysctls(home)
+    _refuse_conflicts()
+    _save_sysctls(home)
     for name, value in _SET.items():
         _sysctl(name).write_text(value)
-    # A fixed hardware address: the bridge would otherwise change it with every pod, and neighbours would miss it.
+    # Without a fixed hardware address the bridge would change it with every pod, and its neighbours would lose it.
     run("ip", "link", "add", "name", BRIDGE, "address", "02:d5:00:00:00:01", "type", "bridge")
     run("ip", "address", "add", f"{ADDRESS}/16", "dev", BRIDGE)
     run("ip", "link", "set", BRIDGE, "up")
-    # Before kube-proxy has rules for a Service, its packets must not take the default route.
+    # Until kube-proxy has rules for a Service, packets to it must not take the default route.
     run("ip", "route", "add", SERVICES, "dev", BRIDGE)
     for rule in _REJECTED:
         run("iptables", "-w", "-I", "FORWARD", *rule, "-j", "REJECT")
 
 
 def down(home: Path) -> None:
-    """Remove what ``up`` and the cluster's programs made; nothing, if ``up`` refused."""
-    if not _remembered(home).exists():
+    """Remove what ``up`` and the cluster's programs created; do nothing if ``up`` did not get so far."""
+    if not _saved_sysctls(home).exists():
         return
     for rule in _REJECTED:
         while run("iptables", "-w", "-D", "FORWARD", *rule, "-j", "REJECT", check=False):
@@ -63,18 +62,18 @@ def down(home: Path) -> None:
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         for port in Path(f"/sys/class/net/{BRIDGE}/brif").glob("*"):
             run("ip", "link", "delete", port.name, check=False)
-        run("ip", "link", "delete", BRIDGE)  # its addresses and routes go with it
+        run("ip", "link", "delete", BRIDGE)  # this removes its addresses and routes as well
     for iptables in ("iptables", "ip6tables"):
-        for command in rules_to_remove(_saved(iptables)):
+        for command in rules_to_remove(_saved_rules(iptables)):
             run(iptables, "-w", *command, check=False)
-    _forget_containers()
+    _remove_cached_results()
     _restore_sysctls(home)
 
 
 def rules_to_remove(saved: str) -> list[list[str]]:
-    """The commands that undo kube-proxy's and the kubelet's rules, from what ``iptables-save`` printed.
+    """The iptables commands that remove the rules of kube-proxy and the kubelet from the output of ``iptables-save``.
 
-    First the jumps into their chains, then the chains' rules, then the chains.
+    They remove the jumps into their chains first, then the chains' rules, then the chains.
     """
     jumps, flushes, chains, table = [], [], [], ""
     for line in saved.splitlines():
@@ -90,11 +89,11 @@ def rules_to_remove(saved: str) -> list[list[str]]:
 
 
 def run(*argv: str, check: bool = True) -> bool:
-    """Run one of the machine's own tools; whether it succeeded."""
-    done = _run(*argv)
-    if check and done.returncode != 0:
-        raise CommandFailed(list(argv), done.returncode, done.stderr)
-    return done.returncode == 0
+    """Run one of the machine's own tools, and return whether it succeeded."""
+    completed = _run(*argv)
+    if check and completed.returncode != 0:
+        raise CommandFailed(list(argv), completed.returncode, completed.stderr)
+    return completed.returncode == 0
 
 
 def _run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -102,14 +101,14 @@ def _run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
 
-def _forget_containers() -> None:
-    """The plugins' notes on our containers, kept at one place for all networks of the machine."""
+def _remove_cached_results() -> None:
+    """Remove the CNI plugins' cached results for our containers from the folder that all networks share."""
     results = Path("/var/lib/cni/results")
-    for note in list(results.glob(f"{CNI_NETWORK}-*-eth0")):
-        container = note.name.removeprefix(f"{CNI_NETWORK}-").removesuffix("-eth0")
-        note.unlink()
+    for result in list(results.glob(f"{CNI_NETWORK}-*-eth0")):
+        container = result.name.removeprefix(f"{CNI_NETWORK}-").removesuffix("-eth0")
+        result.unlink()
         (results / f"cni-loopback-{container}-lo").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # somebody else's are there too
+    with contextlib.suppress(OSError):  # results of other networks are left in it
         results.rmdir()
         results.parent.rmdir()
 
@@ -118,32 +117,36 @@ def _words(rule: str) -> list[str]:
     return shlex.split(rule)
 
 
-def _saved(iptables: str) -> str:
+def _saved_rules(iptables: str) -> str:
     return _run(f"{iptables}-save").stdout
 
 
-def _refuse_neighbours() -> None:
+def _refuse_conflicts() -> None:
     for route in json.loads(_run("ip", "-json", "route").stdout or "[]"):
         if str(route.get("dst", "")).startswith(("10.213.", "10.214.")):
-            raise NoCluster(f"no Kubernetes: {PODS} or {SERVICES} is in use on {route.get('dev')}; give it up first")
-    if ":KUBE-" in _saved("iptables"):
-        raise NoCluster("no Kubernetes: there are kube-proxy's rules here already; is another Kubernetes running?")
+            raise NoCluster(
+                f"no Kubernetes: {PODS} or {SERVICES} is in use on {route.get('dev')}; remove that network first"
+            )
+    if ":KUBE-" in _saved_rules("iptables"):
+        raise NoCluster(
+            "no Kubernetes: rules of a kube-proxy exist already; is another Kubernetes running on this machine?"
+        )
 
 
 def _sysctl(name: str) -> Path:
     return Path("/proc/sys") / name
 
 
-def _remembered(home: Path) -> Path:
+def _saved_sysctls(home: Path) -> Path:
     return home / "sysctls.json"
 
 
-def _remember_sysctls(home: Path) -> None:
+def _save_sysctls(home: Path) -> None:
     names = [name for name in (*_SET, *_CHANGED_BY_KUBERNETES) if _sysctl(name).exists()]
-    _remembered(home).write_text(json.dumps({name: _sysctl(name).read_text().strip() for name in names}))
+    _saved_sysctls(home).write_text(json.dumps({name: _sysctl(name).read_text().strip() for name in names}))
 
 
 def _restore_sysctls(home: Path) -> None:
-    for name, value in json.loads(_remembered(home).read_text()).items():
+    for name, value in json.loads(_saved_sysctls(home).read_text()).items():
         if _sysctl(name).read_text().strip() != value:
             _sysctl(name).write_text(value)

@@ -1,4 +1,4 @@
-"""One node on this machine: kubelet and kube-proxy over containerd, and CoreDNS beside them as a process."""
+"""One node on this machine: kubelet, kube-proxy and CoreDNS as processes, and containerd for the containers."""
 
 import contextlib
 import json
@@ -17,12 +17,18 @@ from tests.cluster.programs import program
 NAME = "promptintern-node"
 _CGROUP = "promptintern"
 _CGROUPS = Path("/sys/fs/cgroup")
-_MADE_ANYWAY = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/usr/libexec/kubernetes", "/run/containerd")
-"""Folders that programs make at fixed places, whatever they are told. Those that were not there before are removed."""
+_FIXED_FOLDERS = (
+    "/var/lib/kubelet",
+    "/var/lib/cni",
+    "/var/log/containers",
+    "/usr/libexec/kubernetes",
+    "/run/containerd",
+)
+"""Folders that the programs create at fixed paths. Those that did not exist before are removed."""
 
 
 class Node:
-    """The node's programs, below the cluster's ``home``."""
+    """The node's programs, with their files in the cluster's ``home``."""
 
     def __init__(self, control_plane: ControlPlane, containers: Containers) -> None:
         self.control_plane = control_plane
@@ -31,16 +37,16 @@ class Node:
         self.processes = control_plane.processes
 
     def start(self) -> None:
-        """Start all; the node is ready some seconds later."""
-        there = [path for path in _MADE_ANYWAY if Path(path).exists()]
-        (self.home / "folders.json").write_text(json.dumps(there))
+        """Start all programs; the node is ready some seconds later."""
+        existing = [path for path in _FIXED_FOLDERS if Path(path).exists()]
+        (self.home / "folders.json").write_text(json.dumps(existing))
         _make_cgroups()
         self.start_kubelet()
         self._start_proxy()
         self._start_dns()
 
     def start_kubelet(self) -> None:
-        """Start the kubelet, also after a stop: its pods went on without it."""
+        """Start the kubelet, at first or after a stop, during which its pods continue to run."""
         user, groups = f"system:node:{NAME}", ["system:nodes"]
         kubeconfig = self.control_plane.write_kubeconfig(self.home / "kubelet.kubeconfig", user=user, groups=groups)
         config = self._write("kubelet.json", self._kubelet())
@@ -50,22 +56,22 @@ class Node:
         self.processes.start("kubelet", [str(program("kubelet")), *flags])
 
     def stop(self) -> None:
-        """End the node's own programs; the containers are their engine's."""
+        """End the node's programs; ``Containers`` ends the containers."""
         for name in ("kube-proxy", "coredns", "kubelet"):
             self.processes.stop(name, seconds=5)
 
     def remove(self) -> None:
-        """Remove what they left, once the containers are gone; nothing, if this node never started."""
+        """Remove what the programs left, after the containers have ended; do nothing if the node never started."""
         _unmount_below(self.home)
-        there = self.home / "folders.json"
-        if not there.exists():
+        existing = self.home / "folders.json"
+        if not existing.exists():
             return
         _remove_cgroups()
         logs = Path("/var/log/containers")
         for link in logs.glob("*") if logs.exists() else ():
             if link.is_symlink() and str(self.home) in str(link.readlink()):
                 link.unlink()
-        for folder in set(_MADE_ANYWAY) - set(json.loads(there.read_text())):
+        for folder in set(_FIXED_FOLDERS) - set(json.loads(existing.read_text())):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _kubelet(self) -> dict[str, Any]:
@@ -82,7 +88,7 @@ class Node:
             **{"cgroupDriver": "cgroupfs", "cgroupRoot": f"/{_CGROUP}", "enforceNodeAllocatable": []},
             **{"failSwapOn": False, "oomScoreAdj": 0, "maxPods": 200},
             **{"clusterDNS": [network.ADDRESS], "clusterDomain": "cluster.local", "resolvConf": ""},
-            # The disk and its images belong to the machine's user, so they are no reason to evict or delete.
+            # The disk and its images belong to the machine's user, so the kubelet must neither evict nor delete.
             "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             **{"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99},
             "podLogsDir": str(self.home / "logs"),
@@ -98,9 +104,9 @@ class Node:
             **{"mode": "iptables", "clusterCIDR": network.PODS, "hostnameOverride": NAME},
             **{"bindAddress": network.ADDRESS, "healthzBindAddress": "", "nodePortAddresses": ["primary"]},
             "metricsBindAddress": f"127.0.0.1:{free_port()}",
-            # The machine's connection table stays as it is.
+            # kube-proxy must not change the machine's connection tracking.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
-            # Pods share a bridge: without this an answer would take the short way back and miss its translation.
+            # Pods share a bridge: without this, responses would go straight to the pod and skip address translation.
             "iptables": {"masqueradeAll": True, "localhostNodePorts": False},
         }
         argv = [str(program("kube-proxy")), f"--config={self._write('kube-proxy.json', config)}"]
@@ -128,7 +134,7 @@ class Node:
 
 
 def _hierarchies() -> list[Path]:
-    """A folder for each controller (v1), or one for all (v2)."""
+    """The cgroup hierarchies: one for each controller (v1), or one for all (v2)."""
     if (_CGROUPS / "cgroup.controllers").exists():
         return [_CGROUPS]
     return [folder for folder in sorted(_CGROUPS.glob("*")) if (folder / "cgroup.procs").exists()]
@@ -138,13 +144,13 @@ def _make_cgroups() -> None:
     for hierarchy in _hierarchies():
         group = hierarchy / _CGROUP
         group.mkdir(exist_ok=True)
-        for name in ("cpuset.cpus", "cpuset.mems"):  # v1 makes them empty, and then lets no process in
+        for name in ("cpuset.cpus", "cpuset.mems"):  # v1 creates them empty, and then accepts no process
             if (group / name).exists() and (hierarchy / name).exists():
                 (group / name).write_text((hierarchy / name).read_text())
 
 
 def _remove_cgroups() -> None:
-    """With what still runs in them: only this cluster's containers do."""
+    """Remove the cgroups, and kill the processes in them, which all belong to this cluster's containers."""
     for hierarchy in _hierarchies():
         group = hierarchy / _CGROUP
         deadline = time.monotonic() + 5

@@ -1,4 +1,4 @@
-"""The cluster's S3 server: for many tenants, and on the bridge: one endpoint for the machine and for every pod."""
+"""The cluster's S3 server for many tenants, with one endpoint for the machine and for every pod."""
 
 import json
 import secrets
@@ -17,7 +17,7 @@ _START_SECONDS = 90
 
 @dataclass(frozen=True, kw_only=True)
 class Tenant:
-    """An account that owns one bucket and may reach no other."""
+    """An account that owns one bucket and has no access to others."""
 
     bucket: str
     access_key: str
@@ -25,7 +25,7 @@ class Tenant:
 
 
 class ObjectStore:
-    """One versitygw below ``folder``, with accounts."""
+    """One versitygw server with accounts, and its files in ``folder``."""
 
     def __init__(self, folder: Path, processes: Processes, *, address: str, port: int) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class ObjectStore:
 
     @property
     def root(self) -> Tenant:
-        """The account that may do all, over all buckets (its ``bucket`` is empty)."""
+        """The account with all rights on all buckets (its ``bucket`` is empty)."""
         file = self.folder / "root.json"
         if not file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class ObjectStore:
         return Tenant(bucket="", **json.loads(file.read_text()))
 
     def start(self) -> None:
-        """Start it, also after ``stop``, and wait until it answers."""
+        """Start the server, at first or after ``stop``, and wait until it answers."""
         root, accounts, buckets = self.root, self.folder / "accounts", self.folder / "buckets"
         accounts.mkdir(exist_ok=True)
         buckets.mkdir(exist_ok=True)
@@ -59,23 +59,23 @@ class ObjectStore:
         wait_for(lambda: s3.answers(self.endpoint), _START_SECONDS, what)
 
     def stop(self) -> None:
-        """End it; objects stay."""
+        """End the server; objects stay."""
         self.processes.stop(_PROCESS, seconds=5)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End the server at once, as a power failure would."""
         self.processes.kill(_PROCESS)
 
     def pause(self) -> None:
-        """It keeps its connections and answers nothing."""
+        """Pause the server: it keeps its connections and answers nothing."""
         self.processes.pause(_PROCESS)
 
     def resume(self) -> None:
-        """After ``pause``."""
+        """Resume the server after ``pause``."""
         self.processes.resume(_PROCESS)
 
     def create_tenant(self, name: str) -> Tenant:
-        """An account and its bucket, named after ``name`` (at least 3 letters, as S3 wants it)."""
+        """Create an account and its bucket ``name``, which S3 requires to have at least 3 characters."""
         tenant = Tenant(bucket=name, access_key=f"{name}-{secrets.token_hex(4)}", secret_key=secrets.token_hex(20))
         account = ["--access", tenant.access_key, "--secret", tenant.secret_key, "--role", "user"]
         self._admin("create-user", *account)
@@ -83,13 +83,14 @@ class ObjectStore:
         return tenant
 
     def object_path(self, bucket: str, key: str) -> Path:
-        """Where the server keeps an object's bytes."""
+        """The file in which the server keeps an object."""
         return self.folder / "buckets" / bucket / key
 
     def _admin(self, *arguments: str) -> None:
         root = self.root
         identity = ["--access", root.access_key, "--secret", root.secret_key]
         argv = [str(s3.build()), "admin", *identity, "--endpoint-url", self.endpoint, *arguments]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise CommandFailed(["versitygw", "admin", *arguments[:1]], done.returncode, done.stderr + done.stdout)
+        completed = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if completed.returncode != 0:
+            command = ["versitygw", "admin", *arguments[:1]]
+            raise CommandFailed(command, completed.returncode, completed.stderr + completed.stdout)

@@ -1,6 +1,6 @@
-"""Image layouts as the OCI describes them: a folder of blobs named by digest, and an index that says where to begin.
+"""Image layouts as the OCI specifies them: a folder of blobs named by digest, and an index of manifests.
 
-A layout is what buildah writes and containerd reads, so that a layer both know already is neither written nor read.
+The image tools write layouts and containerd reads them, so a layer that both have is neither written nor read again.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MARK = '{"imageLayoutVersion": "1.0.0"}'
 _USER = 65532
-"""Not root, since the manifests of others ask for that."""
+"""A user other than root, which the manifests of KubeRay and Kueue require."""
 
 
 def write_static_image(layout: Path, programs: Mapping[str, Path], entrypoint: Sequence[str]) -> None:
-    """An image of nothing but programs that need no file beside them, by their path in the image."""
+    """Write an image that contains only statically linked programs, given by their path in the image."""
     (layout / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
@@ -54,32 +54,32 @@ def write_static_image(layout: Path, programs: Mapping[str, Path], entrypoint: S
 def manifest_entry(layout: Path) -> dict[str, Any]:
     """The index's entry for the layout's one image."""
     (entry,) = json.loads((layout / "index.json").read_text())["manifests"]
-    found: dict[str, Any] = entry
-    return found
+    manifest: dict[str, Any] = entry
+    return manifest
 
 
 def digests(layout: Path) -> list[str]:
-    """Every blob of the image: its manifest, its configuration, its layers."""
+    """The digests of the image's blobs: its manifest, its configuration and its layers."""
     entry = manifest_entry(layout)
     manifest = json.loads(_blob(layout, entry["digest"]).read_text())
     return [entry["digest"], manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
 
 
 def size(layout: Path) -> int:
-    """Bytes of the image's blobs."""
+    """The size of the image's blobs in bytes."""
     return sum(_blob(layout, digest).stat().st_size for digest in set(digests(layout)))
 
 
 def prune(layout: Path) -> None:
-    """Delete the blobs of images that were here before."""
-    wanted = set(digests(layout))
+    """Delete the blobs of previous images."""
+    current = set(digests(layout))
     for blob in (layout / "blobs" / "sha256").iterdir():
-        if f"sha256:{blob.name}" not in wanted:
+        if f"sha256:{blob.name}" not in current:
             blob.unlink()
 
 
 def write_archive(layout: Path, tag: str, present: set[str], out: IO[bytes]) -> None:
-    """The image as a tar for ``ctr images import``, without the blobs that it has already."""
+    """Write the image as a tar for ``ctr images import``, without the blobs in ``present``."""
     entry = manifest_entry(layout)
     entry["annotations"] = {"io.containerd.image.name": tag}
     index = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
@@ -94,7 +94,7 @@ def write_archive(layout: Path, tag: str, present: set[str], out: IO[bytes]) -> 
 
 
 def share_blobs(layout: Path, other: Path) -> None:
-    """Keep each blob once on the disk, where the same one lies below ``other``: one image has gigabytes."""
+    """Replace each blob that is also in ``other`` by a hard link, because one image has gigabytes."""
     for digest in digests(layout):
         mine, theirs = _blob(layout, digest), _blob(other, digest)
         if theirs.exists() and not mine.samefile(theirs) and mine.stat().st_dev == theirs.stat().st_dev:

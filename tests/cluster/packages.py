@@ -1,4 +1,4 @@
-"""Debian's packages that the node is made of, installed when they are missing."""
+"""The Debian packages that a node needs, installed if they are missing."""
 
 import os
 import shutil
@@ -6,26 +6,28 @@ import subprocess
 
 from tests.cluster import programs
 from tests.cluster.errors import NoCluster
-from tests.cluster.programs import Say
+from tests.cluster.programs import Echo
 
 NODE = ("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "iproute2", "openssl")
 IMAGES = ("buildah", "debootstrap", "skopeo")
 
 
-def install(names: tuple[str, ...], say: Say = programs.say) -> None:
-    """Install what is missing.
+def install(names: tuple[str, ...], echo: Echo = programs.echo) -> None:
+    """Install the packages that are missing.
 
     Raises:
-        NoCluster: if it is missing and this is not a Debian with root.
+        NoCluster: if packages are missing and this is not a Debian system with root.
     """
     missing = [name for name in names if not _installed(name)]
     if not missing:
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise NoCluster(f"no Kubernetes: {', '.join(missing)} is missing, and installing it takes apt-get and root")
-    say(f"installing {' '.join(missing)} ...")
+        raise NoCluster(
+            f"no Kubernetes: {', '.join(missing)}: not installed; installing packages needs apt-get and root"
+        )
+    echo(f"installing {' '.join(missing)} ...")
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing]):
-        done = subprocess.run(
+        completed = subprocess.run(
             ["apt-get", *command],
             env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             stdin=subprocess.DEVNULL,
@@ -33,9 +35,9 @@ def install(names: tuple[str, ...], say: Say = programs.say) -> None:
             text=True,
             check=False,
         )
-        if done.returncode != 0:
+        if completed.returncode != 0:
             raise NoCluster(
-                f"no Kubernetes: apt-get {' '.join(command)} failed:\n{(done.stderr or done.stdout)[-2000:]}"
+                f"no Kubernetes: apt-get {' '.join(command)} failed:\n{(completed.stderr or completed.stdout)[-2000:]}"
             )
 
 

@@ -1,4 +1,4 @@
-"""The programs of the cluster, built from their Go modules; ``kubernetes/go.sum`` pins every line of their source."""
+"""The cluster's programs, built from Go modules whose sources ``kubernetes/go.sum`` pins."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.cluster.errors import CommandFailed, NoCluster
 from tests.cluster.locks import locked
-from tests.cluster.places import cache
+from tests.cluster.paths import cache
 
 MODULE = Path(__file__).with_name("kubernetes")
 _COMPONENT = "k8s.io/kubernetes/cmd"
@@ -33,24 +33,24 @@ PACKAGES = {
     "kuberay-operator": "github.com/ray-project/kuberay/ray-operator",
     "kueue": "sigs.k8s.io/kueue/cmd/kueue",
 }
-"""In the order in which they are wanted first."""
+"""Go packages of the programs, in the order in which a cluster needs them."""
 
 API_TIER = ("etcd", "kube-apiserver", "kubectl", "helm")
 NODE_TIER = tuple(PACKAGES)
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
-def say(line: str) -> None:
-    """Print at once, since a cold build takes long, and not where a shell reads what to evaluate."""
+def echo(line: str) -> None:
+    """Print a line of progress to standard error: a shell may evaluate standard output."""
     print(line, file=sys.stderr, flush=True)
 
 
-def build(names: Iterable[str], say: Say = say) -> None:
-    """Build what is missing of ``names``.
+def build(names: Iterable[str], echo: Echo = echo) -> None:
+    """Build the programs of ``names`` that are missing.
 
     Raises:
-        NoCluster: if Go is missing, or a module cannot be had or compiled.
+        NoCluster: if Go is missing, or a module cannot be downloaded or compiled.
     """
     folder = _folder()
     if all((folder / name).exists() for name in names):
@@ -59,13 +59,13 @@ def build(names: Iterable[str], say: Say = say) -> None:
         for name in names:
             if not (folder / name).exists():
                 began = time.monotonic()
-                say(f"building {name} ...")
+                echo(f"building {name} ...")
                 _build(name, folder)
-                say(f"built {name} in {time.monotonic() - began:.0f} s")
+                echo(f"built {name} in {time.monotonic() - began:.0f} s")
 
 
 def program(name: str) -> Path:
-    """Where the program is; it is built when it is missing."""
+    """The path of a program, which is built if it is missing."""
     build([name])
     return _folder() / name
 
@@ -73,16 +73,16 @@ def program(name: str) -> Path:
 @functools.cache
 def version(module: str) -> str:
     """The version that ``go.mod`` pins, such as ``v1.34.2``."""
-    found = re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
-    assert found, f"{module} is not in {MODULE / 'go.mod'}"
-    return found[1]
+    match = re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
+    assert match, f"{module} is not in {MODULE / 'go.mod'}"
+    return match[1]
 
 
 @functools.cache
 def module_folder(module: str) -> Path:
-    """The module's source, for the CRDs and manifests that it ships beside its code."""
-    answer = json.loads(_go("mod", "download", "-json", f"{module}@{version(module)}"))
-    return Path(answer["Dir"])
+    """The folder of a module's source, which also contains its CRDs and manifests."""
+    module_info = json.loads(_go("mod", "download", "-json", f"{module}@{version(module)}"))
+    return Path(module_info["Dir"])
 
 
 def kuberay_crds() -> list[Path]:
@@ -91,7 +91,7 @@ def kuberay_crds() -> list[Path]:
 
 
 def ray_jobs_crd() -> Path:
-    """The one of RayJobs."""
+    """The file of the RayJob CRD."""
     return next(path for path in kuberay_crds() if path.name == "ray.io_rayjobs.yaml")
 
 
@@ -110,7 +110,7 @@ def _build(name: str, folder: Path) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """What a release sets at link time, and the programs check against each other."""
+    """The variables that a release sets at link time; the programs compare their versions."""
     kubernetes = version("k8s.io/kubernetes")
     major, minor, _ = kubernetes.removeprefix("v").split(".")
     variables = {"k8s.io/component-base/version.gitVersion": kubernetes, "helm.sh/helm/v3/internal/version.version": ""}
@@ -129,9 +129,9 @@ def _go(*arguments: str) -> str:
     if go is None:
         raise NoCluster("no Kubernetes: Go is not installed, so its programs cannot be built; install Go 1.25 or newer")
     argv = [go, *arguments]
-    done = subprocess.run(
+    completed = subprocess.run(
         argv, cwd=MODULE, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True, check=False
     )
-    if done.returncode != 0:
-        raise NoCluster(f"no Kubernetes: {CommandFailed(argv, done.returncode, done.stderr)}")
-    return done.stdout
+    if completed.returncode != 0:
+        raise NoCluster(f"no Kubernetes: {CommandFailed(argv, completed.returncode, completed.stderr)}")
+    return completed.stdout

@@ -25,15 +25,15 @@ REGION = "us-east-1"
 _START_SECONDS = 30
 
 
-class NoServer(Exception):  # noqa: N818 -- what it is
-    """There is no way to build the server here. The message names what is missing."""
+class NoServer(Exception):  # noqa: N818 -- a state of the machine
+    """This machine cannot build the server. The message names what is missing."""
 
 
 def build() -> Path:
-    """The server's program, built once for every ``go.sum``; a first build takes a minute or more.
+    """Build the server's program once for each ``go.sum``, and return its path. A first build takes a minute or more.
 
     Raises:
-        NoServer: if Go is missing, or the module cannot be had.
+        NoServer: if Go is missing, or the module cannot be downloaded or compiled.
     """
     pinned = hashlib.sha256((MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptintern" / "bin"
@@ -61,11 +61,11 @@ def build() -> Path:
 
 
 class S3Server:
-    """One server with its own folder, credentials and port; the port stays the same over ``kill`` and ``start``."""
+    """A server with its own folder, credentials and port. It keeps the port when it is killed and started again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        """Below it: a folder per bucket, in it a file per object."""
+        """The server's folder, with a folder for each bucket and a file for each object."""
         self.access_key = "test" + secrets.token_hex(8)
         self.secret_key = secrets.token_hex(20)
         self.port = free_port()
@@ -80,7 +80,7 @@ class S3Server:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a client's process needs in its environment, and nothing of the user's own."""
+        """Environment variables with which a client process uses this server and none of the user's AWS settings."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -90,7 +90,7 @@ class S3Server:
         }
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = guard.start(
                 [
@@ -110,30 +110,30 @@ class S3Server:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it in order."""
+        """End the server by SIGTERM."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End the server at once, as a power failure would."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """It keeps its connections and answers nothing."""
+        """Pause the server: it keeps its connections and answers nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """After ``pause``."""
+        """Resume the server after ``pause``."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
-        """``kill`` and ``start``."""
+        """Kill the server and start it again."""
         self.kill()
         self.start()
 
     def create_bucket(self, name: str | None = None) -> str:
-        """A new bucket's name."""
+        """Create a bucket and return its name."""
         name = name or f"bucket-{secrets.token_hex(6)}"
         client = botocore.session.get_session().create_client(
             "s3",
@@ -146,12 +146,12 @@ class S3Server:
         return name
 
     def object_path(self, bucket: str, key: str) -> Path:
-        """Where the server keeps an object's bytes."""
+        """The file in which the server keeps an object."""
         return self._buckets / bucket / key
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
-            self._process.send_signal(how)
+            self._process.send_signal(number)
             try:
                 self._process.wait(timeout=10)
             except subprocess.TimeoutExpired:
@@ -161,14 +161,14 @@ class S3Server:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
+    """A loopback port on which no process listens."""
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def posix_backend(buckets: Path, metadata: Path) -> list[str]:
-    """The server's words for "keep objects as files"; ``metadata`` is for file systems without attributes."""
+    """Server arguments to keep objects as files; ``metadata`` is used on file systems without extended attributes."""
     if _has_attributes(buckets):
         return ["posix", str(buckets)]
     metadata.mkdir(exist_ok=True)
@@ -176,11 +176,11 @@ def posix_backend(buckets: Path, metadata: Path) -> list[str]:
 
 
 def answers(url: str) -> bool:
-    """Whether an S3 server is up there."""
+    """Whether an S3 server answers at ``url``."""
     try:
         urllib.request.urlopen(url, timeout=1)
     except urllib.error.HTTPError:
-        return True  # it refuses those who do not sign, so it is up
+        return True  # the server refuses unsigned requests, so it is up
     except OSError:
         return False
     return True
@@ -196,8 +196,8 @@ def _has_attributes(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    # Before the tests, so that a first build does not count against one test's time.
+    # `make prerequisites` runs this, so that a first build does not count against one test's timeout.
     try:
         print(build())
     except NoServer as missing:
-        print(f"{missing}; tests that need it say that they did not run")
+        print(f"{missing}; tests that need it will be skipped")

@@ -1,4 +1,4 @@
-"""Real servers for the integration tests."""
+"""Real S3 servers for the integration tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.cluster.s3 import NoServer, S3Server
 
 @pytest.fixture(scope="session")
 def running_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One S3 server for all tests."""
+    """One S3 server for all tests of a pytest process."""
     try:
         server = S3Server(tmp_path_factory.mktemp("s3"))
     except NoServer as missing:
@@ -33,19 +33,19 @@ def s3_server(running_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server
 
 @pytest.fixture
 def s3_bucket(s3_server: S3Server) -> str:
-    """An empty bucket's name."""
+    """The name of a new, empty bucket."""
     return s3_server.create_bucket()
 
 
 @pytest.fixture
 def s3_options(s3_server: S3Server) -> S3Options:
-    """How to reach the S3 server."""
+    """Options with which the product reaches the S3 server."""
     return S3Options(endpoint=s3_server.url)
 
 
 @pytest.fixture
 def own_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """An S3 server of this test's own, to be killed at will; its credentials are in the environment."""
+    """An S3 server for one test, which may kill it; its credentials are in the environment."""
     try:
         server = S3Server(tmp_path / "s3")
     except NoServer as missing:

@@ -1,4 +1,4 @@
-"""How this machine's settings for packages reach a build."""
+"""An image build gets this machine's settings of pip and uv."""
 
 import tomllib
 
@@ -13,6 +13,6 @@ def test_indexes_are_passed_on() -> None:
     }
 
 
-def test_without_any_the_defaults_stay() -> None:
+def test_defaults_stay_where_nothing_is_set() -> None:
     assert "index" not in pip_settings({"PIP_FIND_LINKS": "/somewhere"})
     assert tomllib.loads(uv_settings({})) == {"native-tls": True}

@@ -1,4 +1,4 @@
-"""What a process started ends with it, also where it is killed, and nothing else does."""
+"""Processes and requests that a guard has to end or carry out when its starter ends, even if that is killed."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ STARTER = """
 import os, subprocess, sys, time
 from tests.cluster import guard
 started = guard.start([sys.executable, "-c", "import sys, time; assert not sys.stdin.read(); time.sleep(60)"])
-forked = os.fork()  # it holds none of its parent's files for longer than its parent lives
+forked = os.fork()  # it must not keep the pipe to the guard open
 if not forked:
     time.sleep(60)
 guard.kill_at_exit(forked)
@@ -44,7 +44,7 @@ def wait_until_ended(pids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGKILL])
-def test_all_that_a_process_started_ends_with_it(number: signal.Signals | None, tmp_path: Path) -> None:
+def test_everything_that_a_process_started_ends_with_it(number: signal.Signals | None, tmp_path: Path) -> None:
     called = tmp_path / "called"
     process, pids = starter(called)
     assert all(start_time(pid) for pid in pids)

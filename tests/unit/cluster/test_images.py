@@ -1,4 +1,4 @@
-"""By what a build is known again."""
+"""The digest that identifies a build."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is changed in the manifests that KubeRay ships."""
+"""The changes to KubeRay's own manifests."""
 
 from tests.cluster.kuberay import IMAGE, NAMESPACE, manifests
 
@@ -25,7 +25,7 @@ spec:
 """
 
 
-def test_everything_is_in_one_namespace_that_is_made_first() -> None:
+def test_everything_is_in_one_namespace_that_is_created_first() -> None:
     namespace, account, binding, deployment = manifests(SHIPPED)
     assert namespace["kind"] == "Namespace"
     assert {account["metadata"]["namespace"], deployment["metadata"]["namespace"]} == {NAMESPACE}

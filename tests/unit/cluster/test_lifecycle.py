@@ -1,4 +1,4 @@
-"""Where a node cannot run, that is said before anything is built."""
+"""A machine that cannot run a node is refused before anything is built, and unused clusters are ended."""
 
 import os
 from pathlib import Path
@@ -7,21 +7,21 @@ import pytest
 
 from tests.cluster import cluster, lifecycle, programs
 from tests.cluster.errors import NoCluster
-from tests.cluster.foreign import VARIABLE, preferred
+from tests.cluster.external import VARIABLE, preferred
 from tests.cluster.processes import start_time
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never the machine's own cluster."""
+def separate_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep these tests away from the machine's real cluster."""
     monkeypatch.setenv("PROMPTINTERN_CLUSTER_HOME", str(tmp_path))
 
 
 def fail(*_: object) -> None:
-    raise AssertionError("nothing is built here")
+    raise AssertionError("nothing may be built here")
 
 
-def test_a_node_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "build", fail)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(NoCluster, match="no root; run as root on a Linux machine"):
@@ -29,31 +29,31 @@ def test_a_node_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("effective", "lacks"),
+    ("effective", "missing"),
     [
         (0x1FFFFFFFFFF, []),
-        (0xA80425FB, ["CAP_NET_ADMIN (networks)", "CAP_SYS_ADMIN (mounts)"]),  # root in a container, as a rule
+        (0xA80425FB, ["CAP_NET_ADMIN (networks)", "CAP_SYS_ADMIN (mounts)"]),  # root in a container by default
     ],
 )
-def test_root_in_a_container_may_lack_powers(effective: int, lacks: list[str]) -> None:
-    assert cluster.lacking_capabilities(effective) == lacks
+def test_root_in_a_container_may_lack_capabilities(effective: int, missing: list[str]) -> None:
+    assert cluster.lacking_capabilities(effective) == missing
 
 
-def test_a_home_too_long_for_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_is_too_long_for_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "build", fail)
-    monkeypatch.setattr(cluster, "missing_powers", list)
+    monkeypatch.setattr(cluster, "missing_capabilities", list)
     monkeypatch.setenv("PROMPTINTERN_CLUSTER_HOME", str(tmp_path / ("x" * 100)))
     with pytest.raises(NoCluster, match="PROMPTINTERN_CLUSTER_HOME"):
         lifecycle.up("node")
 
 
-def test_nothing_is_found_and_nothing_ended_where_nothing_runs() -> None:
+def test_without_a_cluster_find_and_down_do_nothing() -> None:
     assert lifecycle.find("api") is None
     lifecycle.down("api")
     lifecycle.down("node")
 
 
-def test_a_kubeconfig_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_kubeconfig_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "/nowhere/kubeconfig")
     with pytest.raises(NoCluster, match="/nowhere/kubeconfig"):
         preferred()

@@ -1,4 +1,4 @@
-"""Which rules are removed when a cluster goes."""
+"""The iptables rules that are removed with a cluster."""
 
 from tests.cluster.network import rules_to_remove
 
@@ -20,7 +20,7 @@ COMMIT
 """
 
 
-def test_jumps_go_before_rules_and_rules_before_chains() -> None:
+def test_jumps_are_removed_before_rules_and_rules_before_chains() -> None:
     assert rules_to_remove(SAVED) == [
         [
             "-t",
@@ -44,6 +44,6 @@ def test_jumps_go_before_rules_and_rules_before_chains() -> None:
     ]
 
 
-def test_nothing_of_others_is_touched() -> None:
+def test_other_rules_are_not_touched() -> None:
     assert not any("MINE" in command for command in rules_to_remove(SAVED))
     assert rules_to_remove("") == []

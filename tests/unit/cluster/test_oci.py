@@ -1,4 +1,4 @@
-"""Layouts that we write, and archives that leave out what the reader has."""
+"""Image layouts, and archives without the blobs that the reader has."""
 
 import io
 import json
@@ -31,18 +31,18 @@ def names(layout: Path, present: set[str]) -> list[str]:
         return [member.name for member in tar]
 
 
-def test_the_image_holds_the_program_and_says_how_to_start_it(layout: Path) -> None:
+def test_the_image_contains_the_program_and_its_entrypoint(layout: Path) -> None:
     manifest, config, layer = oci.digests(layout)
     assert manifest == oci.manifest_entry(layout)["digest"]
     blobs = layout / "blobs" / "sha256"
-    said = json.loads((blobs / config.removeprefix("sha256:")).read_text())
-    assert said["config"]["Entrypoint"] == ["/bin/program"]
-    assert said["rootfs"]["diff_ids"] == [layer]
+    image = json.loads((blobs / config.removeprefix("sha256:")).read_text())
+    assert image["config"]["Entrypoint"] == ["/bin/program"]
+    assert image["rootfs"]["diff_ids"] == [layer]
     with tarfile.open(blobs / layer.removeprefix("sha256:")) as tar:
         assert tar.getmember("bin/program").mode == 0o755
 
 
-def test_an_archive_holds_each_blob_once(layout: Path) -> None:
+def test_an_archive_contains_each_blob_once(layout: Path) -> None:
     assert sorted(names(layout, set())) == sorted(
         [
             "oci-layout",
@@ -52,12 +52,12 @@ def test_an_archive_holds_each_blob_once(layout: Path) -> None:
     )
 
 
-def test_blobs_that_are_there_are_left_out_but_for_the_manifest(layout: Path) -> None:
+def test_present_blobs_are_left_out_except_for_the_manifest(layout: Path) -> None:
     manifest = oci.digests(layout)[0].removeprefix("sha256:")
     assert names(layout, set(oci.digests(layout))) == ["oci-layout", "index.json", f"blobs/sha256/{manifest}"]
 
 
-def test_blobs_that_another_folder_holds_are_kept_once(layout: Path, tmp_path: Path) -> None:
+def test_blobs_that_another_folder_has_are_stored_once(layout: Path, tmp_path: Path) -> None:
     shutil.copytree(layout, tmp_path / "other")
     before = oci.size(layout)
     oci.share_blobs(layout, tmp_path / "other")
@@ -68,7 +68,7 @@ def test_blobs_that_another_folder_holds_are_kept_once(layout: Path, tmp_path: P
     assert oci.size(layout) == before
 
 
-def test_blobs_of_images_before_are_pruned(layout: Path) -> None:
+def test_blobs_of_previous_images_are_pruned(layout: Path) -> None:
     (layout / "blobs" / "sha256" / "0000").write_text("old")
     oci.prune(layout)
     assert len(list((layout / "blobs" / "sha256").iterdir())) == 3

@@ -1,4 +1,4 @@
-"""Processes are found again by pid and start time, and no other is ever signalled."""
+"""Processes are identified by pid and start time, and no other process is ever signalled."""
 
 import json
 import os
@@ -18,14 +18,14 @@ def test_a_process_is_found_by_a_later_command_and_ended(tmp_path: Path) -> None
     assert later.alive("sleep")
     later.stop("sleep")
     assert not later.alive("sleep")
-    later.start_again("sleep")
+    later.restart("sleep")
     assert later.alive("sleep")
     later.kill("sleep")
     assert later.names() == ["sleep"]
     assert not later.alive("sleep")
 
 
-def test_starting_what_runs_does_nothing(tmp_path: Path) -> None:
+def test_starting_a_running_process_does_nothing(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("sleep", SLEEP)
     pid = processes.pid("sleep")
@@ -34,7 +34,7 @@ def test_starting_what_runs_does_nothing(tmp_path: Path) -> None:
     processes.kill("sleep")
 
 
-def test_a_paused_process_is_ended_in_order(tmp_path: Path) -> None:
+def test_a_paused_process_can_be_stopped(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("sleep", SLEEP)
     processes.pause("sleep")
@@ -42,7 +42,7 @@ def test_a_paused_process_is_ended_in_order(tmp_path: Path) -> None:
     assert not processes.alive("sleep")
 
 
-def test_another_process_under_the_same_pid_is_left_alone(tmp_path: Path) -> None:
+def test_another_process_with_the_same_pid_is_not_signalled(tmp_path: Path) -> None:
     stranger = subprocess.Popen(SLEEP, stdout=subprocess.DEVNULL)
     record = {"argv": [], "env": {}, "pid": stranger.pid, "started": "0"}
     (tmp_path / "theirs.json").write_text(json.dumps(record))
