@@ -13,8 +13,8 @@ from promptintern_operator.views import ContainerView, PodView, RayJobView
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
 _ENDED_BY_SIGNAL, _SAVED = (-2, -15), (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
-"""Exit codes of a driver that received SIGINT or SIGTERM: the signal killed it (Ray negates the number), or it saved and
-exited."""
+"""Exit codes of a driver that received SIGINT or SIGTERM: the signal killed it (Ray negates the signal's number), or it
+saved and exited."""
 _STOPPED = (*_ENDED_BY_SIGNAL, *_SAVED)
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
 NODE_TROUBLE = (
