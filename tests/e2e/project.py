@@ -1,4 +1,4 @@
-"""The project itself, as a platform engineer installs it: both images from their Dockerfiles, and the chart."""
+"""The product as a platform engineer installs it: both images from their Dockerfiles, and the chart."""
 
 import io
 import subprocess
@@ -29,19 +29,19 @@ _SMALL = {
     "podSizes.preflight.cpu": "200m",
     "podSizes.preflight.memory": "2Gi",
 }
-"""Sizes for two jobs at a time on a machine of two cores; the chart's own are for GPU nodes."""
+"""Pod sizes for two jobs at once on a machine with two cores; the chart's defaults are for GPU nodes."""
 
 
 def load_images(cluster: Cluster) -> None:
-    """Build what changed since the last time, and give it to the node."""
+    """Build the images whose sources changed, and load them into the node."""
     for tag, (folder, packages) in _PACKAGES.items():
         sources = [ROOT / path for path in (*_SHARED, *packages)]
-        flags = {"UV_FLAGS": "--quiet"}  # uv's cache of this machine is mounted
+        flags = {"UV_FLAGS": "--quiet"}  # this machine's uv cache is mounted
         cluster.load_image(images.build_image(ROOT / folder / "Dockerfile", ROOT, tag, flags, sources=sources), tag)
 
 
 def install(cluster: Cluster, *, secret: str, bucket: str, chart: Path = CHART, **values: str) -> None:
-    """Install or upgrade the release, with every job's results in ``bucket`` unless it says otherwise."""
+    """Install or upgrade the release, with ``bucket`` as the default storage of all jobs."""
     settings = {
         "image.repository": OPERATOR_IMAGE.rpartition(":")[0],
         "image.tag": OPERATOR_IMAGE.rpartition(":")[2],
@@ -64,17 +64,17 @@ def install(cluster: Cluster, *, secret: str, bucket: str, chart: Path = CHART, 
 
 
 def helm_test(cluster: Cluster) -> str:
-    """Whether the release works, as `helm test` tells."""
+    """Run `helm test` on the release, and return its output."""
     return cluster.helm("test", RELEASE, "--namespace", SYSTEM, "--timeout", "3m")
 
 
 def uninstall(cluster: Cluster) -> None:
-    """Remove the release; its CRD and the tenants' jobs stay."""
+    """Uninstall the release; its CRD and the tenants' jobs stay."""
     cluster.helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "3m")
 
 
 def chart_before(folder: Path) -> Path:
-    """The chart as it was before its last change, below ``folder``."""
+    """Write the chart as it was before its last change into ``folder``, and return its path."""
     chart = CHART.relative_to(ROOT)
 
     def git(*arguments: str) -> bytes:
@@ -87,11 +87,11 @@ def chart_before(folder: Path) -> Path:
 
 
 def operators(cluster: Cluster) -> set[str]:
-    """The uids of the operator's pods, without those that are about to go."""
+    """The UIDs of the operator's pods, without those that are being deleted."""
     pods = [pod["metadata"] for pod in cluster.list("pods", SYSTEM, _OPERATORS)]
     return {pod["uid"] for pod in pods if not pod.get("deletionTimestamp")}
 
 
 def delete_operators(cluster: Cluster) -> None:
-    """Delete them; others take their place."""
+    """Delete the operator's pods; its Deployment replaces them."""
     cluster.kubectl("delete", "pod", "--namespace", SYSTEM, "-l", _OPERATORS, "--wait=false")

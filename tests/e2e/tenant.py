@@ -1,4 +1,4 @@
-"""A team with a namespace, a Secret and a bucket, and what it sees of its jobs."""
+"""A team with a namespace, a Secret and a bucket, and its view of its jobs."""
 
 import json
 import time
@@ -18,13 +18,13 @@ from tests.e2e.project import ROOT
 
 SECRET = "s3"
 _ENDED = ("Succeeded", "Failed", "Refused")
-_SECONDS_BETWEEN = 1.5
-"""Of two looks at a job: each is a process, on the cores that train."""
+_POLL_SECONDS = 1.5
+"""Seconds between two polls of a job: each is a process on the cores that train."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What `kubectl get pij` showed."""
+    """One row of `kubectl get pij`."""
 
     phase: str
     stage: str
@@ -32,14 +32,14 @@ class Row:
     score: str
 
 
-def job_like(
+def job_from_example(
     example: str = "quickstart",
     *,
     name: str | None = None,
     labels: Mapping[str, str] = MappingProxyType({}),
     **spec: Any,
 ) -> dict[str, Any]:
-    """An example's job, with fields of its spec replaced: ``compute__workers`` is that of ``compute``."""
+    """An example's job with fields of its spec replaced: ``compute__workers`` is the field ``compute.workers``."""
     job: dict[str, Any] = yaml.safe_load((ROOT / "examples" / f"{example}.yaml").read_text())
     job["metadata"]["name"] = name or job["metadata"]["name"]
     job["metadata"]["labels"] = dict(labels)
@@ -61,8 +61,8 @@ class Team:
     account: Account
 
     @classmethod
-    def found(cls, cluster: Cluster, name: str) -> "Team":
-        """A new tenant whose namespace enforces Pod Security "restricted"."""
+    def create(cls, cluster: Cluster, name: str) -> "Team":
+        """Create a tenant whose namespace enforces the Pod Security Standard "restricted"."""
         account = cluster.s3.create_tenant(name)
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         keys = {"AWS_ACCESS_KEY_ID": account.access_key, "AWS_SECRET_ACCESS_KEY": account.secret_key}
@@ -80,7 +80,7 @@ class Team:
         return cls(cluster=cluster, namespace=name, account=account)
 
     def storage(self, secret: str = SECRET) -> dict[str, Any]:
-        """spec.storage for the team's own bucket, with the keys of a Secret."""
+        """The field spec.storage for the team's own bucket, with the keys of a Secret."""
         s3 = self.cluster.s3
         uri = f"s3://{self.account.bucket}/runs"
         return {"uri": uri, "endpoint": s3.endpoint, "region": s3.region, "secretRef": {"name": secret}}
@@ -93,53 +93,56 @@ class Team:
         labels: Mapping[str, str] = MappingProxyType({}),
         **spec: Any,
     ) -> str:
-        """`kubectl apply` of ``job_like``; returns the job's name."""
-        job = job_like(example, name=name, labels=labels, **spec)
+        """Apply a job of ``job_from_example`` with kubectl, and return its name."""
+        job = job_from_example(example, name=name, labels=labels, **spec)
         self.cluster.kubectl("apply", "--namespace", self.namespace, "-f", "-", input=json.dumps(job))
         return str(job["metadata"]["name"])
 
     def patch(self, name: str, spec: Mapping[str, Any]) -> None:
-        """`kubectl patch` of a job's spec."""
+        """Patch a job's spec with kubectl."""
         patch = json.dumps({"spec": spec})
         self.cluster.kubectl("patch", "pij", name, "--namespace", self.namespace, "--type=merge", "-p", patch)
 
     def exec(self, pod: str, container: str, command: str) -> str:
-        """What a shell command says in a container, empty if there is none any more."""
-        where = ("exec", "--namespace", self.namespace, pod, "-c", container, "--")
-        return self.cluster.kubectl(*where, "bash", "-c", command, check=False)
+        """Run a shell command in a container and return its output; a missing container is no error."""
+        target = ("exec", "--namespace", self.namespace, pod, "-c", container, "--")
+        return self.cluster.kubectl(*target, "bash", "-c", command, check=False)
 
     def job(self, name: str) -> dict[str, Any]:
-        """The object; an assertion if there is none."""
-        found = self.cluster.get("pij", name, self.namespace)
-        assert found is not None, f"job {self.namespace}/{name} is gone"
-        return found
+        """The job's object, which must exist."""
+        job = self.cluster.get("pij", name, self.namespace)
+        assert job is not None, f"job {self.namespace}/{name} does not exist"
+        return job
 
     def status(self, name: str) -> dict[str, Any]:
-        """The job's status, empty before there is one."""
+        """The job's status, or an empty dict if it has none yet."""
         return dict(self.job(name).get("status") or {})
 
     def condition(self, name: str, kind: str) -> dict[str, Any]:
-        """A condition of the job, empty if it is not said."""
+        """A condition of the job, or an empty dict if the job does not have it."""
         conditions = self.status(name).get("conditions", [])
-        return next((dict(each) for each in conditions if each["type"] == kind), {})
+        return next((dict(condition) for condition in conditions if condition["type"] == kind), {})
 
     def pods(self, name: str, role: str) -> list[dict[str, Any]]:
-        """The job's pods of a role, those first that live longest."""
+        """The job's pods of a role, the oldest first."""
         selector = f"promptintern.dev/job={name},promptintern.dev/role={role}"
-        found = self.cluster.list("pods", self.namespace, selector)
-        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        pods = self.cluster.list("pods", self.namespace, selector)
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def watch(self, name: str, *, seconds: float, until: tuple[str, ...] = _ENDED) -> Iterator[Row]:
-        """Rows of `kubectl get pij` as they change, until the phase is one of ``until``; an assertion if that takes
-        longer than ``seconds``."""
+        """Yield the rows of `kubectl get pij` as they change, until the phase is one of ``until``.
+
+        Raises:
+            AssertionError: if that takes longer than ``seconds``.
+        """
         deadline, last = time.monotonic() + seconds, None
         columns = "PHASE:.status.phase,STAGE:.status.stage,TOKENS:.status.tokens,SCORE:.status.score"
         while True:
-            answer = self.cluster.kubectl(
+            output = self.cluster.kubectl(
                 *("get", "pij", name, "--namespace", self.namespace, "--no-headers", "-o", f"custom-columns={columns}"),
                 check=False,
             )
-            fields = answer.split()
+            fields = output.split()
             if len(fields) == 4:
                 row = Row(phase=fields[0], stage=fields[1], tokens=fields[2], score=fields[3])
                 if row != last:
@@ -147,26 +150,26 @@ class Team:
                     yield row
                 if row.phase in until:
                     return
-            assert time.monotonic() < deadline, f"{name} is {last} after {seconds} s: {self.told(name)}"
-            time.sleep(_SECONDS_BETWEEN)
+            assert time.monotonic() < deadline, f"{name} is {last} after {seconds} s: {self.describe(name)}"
+            time.sleep(_POLL_SECONDS)
 
     def wait(self, name: str, *, seconds: float, until: tuple[str, ...] = _ENDED) -> list[Row]:
-        """All rows until the job's phase is one of ``until``."""
+        """Wait until the job's phase is one of ``until``, and return all rows of ``watch``."""
         return list(self.watch(name, seconds=seconds, until=until))
 
-    def told(self, name: str) -> str:
-        """All that explains where a job stands."""
+    def describe(self, name: str) -> str:
+        """The job's status and the team's pods, for messages of failed assertions."""
         pods = self.cluster.kubectl("get", "pods", "--namespace", self.namespace, "-o", "wide", check=False)
         return f"{json.dumps(self.status(name), indent=1)}\n{pods}"
 
     def run_folder(self, name: str) -> str:
-        """Bucket and prefix of the job's files."""
+        """The bucket and prefix of the job's files."""
         job = self.job(name)
         return f"{self.account.bucket}/runs/{self.namespace}/{name}-{job['metadata']['uid'][:8]}"
 
     @cached_property
     def files(self) -> s3fs.S3FileSystem:
-        """The S3 server as this tenant sees it, without a cache of what is there."""
+        """The S3 server with this tenant's keys, without cached listings."""
         return s3fs.S3FileSystem(
             key=self.account.access_key,
             secret=self.account.secret_key,
@@ -177,7 +180,7 @@ class Team:
         )
 
     def environment(self) -> dict[str, str]:
-        """What a member of the team has in the shell."""
+        """Environment variables of a team member's shell."""
         return {
             "KUBECONFIG": str(self.cluster.kubeconfig),
             "AWS_ACCESS_KEY_ID": self.account.access_key,
@@ -186,7 +189,7 @@ class Team:
         }
 
     def adapter(self, name: str, folder: Path) -> bytes:
-        """The bytes of the job's adapter."""
+        """Download the job's adapter into ``folder``, and return its bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "adapter_model.safetensors"
         self.files.get_file(f"{self.run_folder(name)}/adapter/adapter_model.safetensors", str(file))

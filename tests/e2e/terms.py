@@ -1,4 +1,4 @@
-"""Who owns a run, who commits to it, and what is done twice: looked at every second, in the storage itself."""
+"""Watches the storage of a run: which driver owns it, which terms write manifests, and which steps ran twice."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.e2e.tenant import Team
 
 _TERM = re.compile(r"/terms/(\d+)\.json$")
-_STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
-"""As Ray begins its lines, when a driver connects to it."""
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
+"""The time at the beginning of Ray's log lines; a driver's first one is written when it connects to Ray."""
 _CHECKPOINT = re.compile(r"/stages/([^/]+)/t\d+/checkpoints/step-(\d+)/manifest\.json$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint of the run, and when it was first seen."""
+    """A checkpoint of the run; ``seen`` is the monotonic time in seconds of the first poll that saw it."""
 
     stage: str
     step: int
@@ -27,112 +27,121 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Commit:
-    """A manifest, the term that made it, and the newest term that was known before it was looked for."""
+class ObservedManifest:
+    """A manifest, the term that wrote it, and the newest term at the poll before the one that saw it."""
 
     path: str
     term: int
-    newest: int
+    newest_term: int
 
 
 class TermWatch:
-    """Looks at a run's folder every second while the context is open."""
+    """Polls a run's folder every second while the context is open."""
 
     def __init__(self, team: Team, name: str) -> None:
         self._team = team
         self._folder = team.run_folder(name)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._watched_to_the_end = False
-        self._known: set[str] = set()
-        self.owners: dict[int, set[bytes]] = {}
-        """What each term's claim said, at any look."""
-        self.commits: list[Commit] = []
+        self._watched_until_exit = False
+        self._seen_paths: set[str] = set()
+        self.term_files: dict[int, set[bytes]] = {}
+        """The contents of each term's file, over all polls."""
+        self.manifests: list[ObservedManifest] = []
         self.checkpoints: list[Checkpoint] = []
 
     def __enter__(self) -> "TermWatch":
-        self._look()
+        self._poll()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watched_to_the_end = self._thread.is_alive()
+        self._watched_until_exit = self._thread.is_alive()
         self._stop.set()
         self._thread.join()
-        self._look()
+        self._poll()
 
     @property
-    def newest(self) -> int:
-        """The term that owns the run."""
-        return max(self.owners, default=0)
+    def newest_term(self) -> int:
+        """The newest term, which owns the run."""
+        return max(self.term_files, default=0)
 
     def check(self) -> None:
-        """At every look one driver owned the run, and no manifest came from one that did not."""
-        assert self._watched_to_the_end
-        assert sorted(self.owners) == list(range(1, self.newest + 1)), "every claim follows the one before"
-        assert all(len(said) == 1 for said in self.owners.values()), f"two drivers had one term: {self.owners}"
-        assert self.commits
-        late = [commit for commit in self.commits if commit.term < commit.newest]
-        assert not late, "committed by a term that was fenced already"
+        """Check that one driver owned the run at each poll, and that no other driver wrote manifests."""
+        assert self._watched_until_exit
+        assert sorted(self.term_files) == list(range(1, self.newest_term + 1)), "terms are not consecutive"
+        assert all(len(contents) == 1 for contents in self.term_files.values()), (
+            f"two drivers claimed the same term: {self.term_files}"
+        )
+        assert self.manifests
+        late = [manifest for manifest in self.manifests if manifest.term < manifest.newest_term]
+        assert not late, "a term wrote manifests after a newer one had fenced it"
 
     def has_checkpoint_of(self, stage: str) -> bool:
         """Whether a checkpoint of the stage was seen."""
-        return any(each.stage == stage for each in self.checkpoints)
+        return any(checkpoint.stage == stage for checkpoint in self.checkpoints)
 
     def newest_checkpoint(self, *, before: float) -> Checkpoint:
-        """The last checkpoint that was seen before a moment of ``time.monotonic``."""
-        return max((each for each in self.checkpoints if each.seen <= before), key=lambda each: each.seen)
+        """The last checkpoint that was seen before ``before``, in seconds of ``time.monotonic``."""
+        return max(
+            (checkpoint for checkpoint in self.checkpoints if checkpoint.seen <= before),
+            key=lambda checkpoint: checkpoint.seen,
+        )
 
     def log(self) -> str:
-        """What all drivers of the run said, in the order in which they began."""
+        """The logs of all drivers of the run, in the order in which the drivers started."""
         files = self._team.files
         logs = [files.cat(path) for path in files.find(f"{self._folder}/logs") if "job-driver-" in path]
-        return in_order([log.decode() for log in logs])
+        return join_in_order([log.decode() for log in logs])
 
     def _watch(self) -> None:
         while not self._stop.wait(1):
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
-        newest = self.newest
+    def _poll(self) -> None:
+        newest_term = self.newest_term
         try:
             files = self._team.files
             for path in files.find(self._folder):
-                if claim := _TERM.search(path):
-                    self.owners.setdefault(int(claim[1]), set()).add(files.cat(path))
-                elif path.endswith("/manifest.json") and path not in self._known:
-                    self._note(path, int(json.loads(files.cat(path))["term"]), newest)
+                if match := _TERM.search(path):
+                    self.term_files.setdefault(int(match[1]), set()).add(files.cat(path))
+                elif path.endswith("/manifest.json") and path not in self._seen_paths:
+                    self._record(path, int(json.loads(files.cat(path))["term"]), newest_term)
         except (OSError, ValueError, BotoCoreError, ClientError):
-            pass  # the storage is stopped, or a checkpoint was removed meanwhile
+            pass  # the storage is stopped, or a checkpoint was removed during the poll
 
-    def _note(self, path: str, term: int, newest: int) -> None:
-        self._known.add(path)
-        # One that was committed before this look may be older than a term that was claimed since.
-        self.commits.append(Commit(path=path, term=term, newest=newest))
-        if found := _CHECKPOINT.search(path):
-            self.checkpoints.append(Checkpoint(stage=found[1], step=int(found[2]), seen=time.monotonic()))
+    def _record(self, path: str, term: int, newest_term: int) -> None:
+        self._seen_paths.add(path)
+        # The newest term is from the poll before: a manifest may be older than a term that was claimed since then.
+        self.manifests.append(ObservedManifest(path=path, term=term, newest_term=newest_term))
+        if match := _CHECKPOINT.search(path):
+            self.checkpoints.append(Checkpoint(stage=match[1], step=int(match[2]), seen=time.monotonic()))
 
 
-def in_order(logs: Iterable[str]) -> str:
-    """Logs of drivers one after another; those of one RayJob have random names. Without a stamp, nothing ran."""
-    began = [(stamp[0], log) for log in logs if (stamp := _STAMP.search(log))]
-    return "".join(log for _, log in sorted(began))
+def join_in_order(logs: Iterable[str]) -> str:
+    """Join drivers' logs in the order of their first timestamps, because their file names are random.
+
+    Logs without a timestamp are left out: their drivers did not reach Ray.
+    """
+    started = [(stamp[0], log) for log in logs if (stamp := _TIMESTAMP.search(log))]
+    return "".join(log for _, log in sorted(started))
 
 
 def resumed_after(log: str) -> list[int]:
-    """The steps after which drivers continued in the middle of a stage, in order."""
+    """The steps after which drivers resumed in the middle of a stage, in order."""
     return [resumed for _, resumed in planned_stops(log)]
 
 
 def planned_stops(log: str) -> list[tuple[int | None, int]]:
-    """After which step a run that was asked to stop said that it saved, and after which one it continued, for every
-    time that it continued in the middle of a stage; None if nobody said so since the last time.
+    """The step at which a run was saved before it stopped, and the step after which it resumed, for each resumption.
+
+    Only resumptions in the middle of a stage count. The first step is None if the run stopped without saving.
     """
     stops: list[tuple[int | None, int]] = []
     saved: int | None = None
     for line in log.splitlines():
-        if said := re.search(r"saved at .*, step (\d+) of", line):
-            saved = int(said[1])
+        if match := re.search(r"saved at .*, step (\d+) of", line):
+            saved = int(match[1])
         elif "continues after step " in line:
             stops.append((saved, int(line.rsplit(" ", 1)[1])))
             saved = None
@@ -140,13 +149,13 @@ def planned_stops(log: str) -> list[tuple[int | None, int]]:
 
 
 def steps_lost(log: str) -> int:
-    """Steps that were done twice: where drivers continued, against what they said they had done, now and then."""
+    """The number of steps that ran twice: the steps logged before each stop, minus the step after which it resumed."""
     done = lost = 0
     for line in log.splitlines():
         if "continues after step " in line:
             resumed = int(line.rsplit(" ", 1)[1])
             lost += max(0, done - resumed)
             done = resumed
-        elif said := re.search(r": step (\d+)/|saved at .*, step (\d+) of", line):
-            done = int(said[1] or said[2])
+        elif match := re.search(r": step (\d+)/|saved at .*, step (\d+) of", line):
+            done = int(match[1] or match[2])
     return lost

@@ -1,6 +1,6 @@
-"""What may go wrong while a job runs: it ends with the adapter of an undisturbed run, and nobody writes who was fenced.
+"""Faults while a job runs: it ends with the adapter of an undisturbed run, and no fenced driver writes anything.
 
-Run by `make e2e-faults`; the head's deletion is in `make e2e` too.
+`make e2e-faults` runs all of them, and `make e2e` the deletion of the head pod.
 """
 
 import json
@@ -12,93 +12,93 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.begun import Seen
 from tests.e2e.project import delete_operators, operators
-from tests.e2e.short import EVERY, SECONDS, SHORT, short
+from tests.e2e.short_job import CHECKPOINT_SECONDS, SHORT, TIMEOUT_SECONDS, short
 from tests.e2e.tenant import Team
 from tests.e2e.terms import TermWatch, planned_stops, resumed_after, steps_lost
+from tests.e2e.watching import JobHistory
 
 ALL = os.environ.get("PROMPTINTERN_FAULTS") == "all"
 JOB = SHORT if ALL else {**short(32), "checkpoint__everySeconds": 2}
-"""Without the other faults, the job that nobody disturbs is the quickstart, which trains as long."""
+"""Without `make e2e-faults`, the quickstart is the undisturbed job, so this one trains as long as it does."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(team: Team, request: pytest.FixtureRequest) -> str:
-    """A job that nobody disturbs, at its end."""
+    """The name of an undisturbed job that has ended."""
     if not ALL:
-        quickstart: Seen = request.getfixturevalue("quickstart")
+        quickstart: JobHistory = request.getfixturevalue("quickstart")
         return quickstart.name
     name = team.submit(name="undisturbed", **JOB)
-    team.wait(name, seconds=SECONDS)
+    team.wait(name, seconds=TIMEOUT_SECONDS)
     return name
 
 
 def kill_trainer(team: Team, name: str) -> None:
-    """kill -9 of the process that trains."""
+    """Send SIGKILL to the process that trains."""
     pod = team.pods(name, "worker")[0]["metadata"]["name"]
     assert "killed" in team.exec(pod, "ray-worker", 'kill -9 "$(cat /tmp/promptintern/worker.pid)" && echo killed')
 
 
 def delete_worker(team: Team, name: str) -> None:
-    """A planned stop of one worker pod."""
+    """Delete one worker pod, which gets its grace period."""
     pod = team.pods(name, "worker")[0]["metadata"]["name"]
     team.cluster.delete("pod", pod, team.namespace, wait=False)
 
 
 def delete_head(team: Team, name: str) -> None:
-    """A planned stop of the head pod."""
+    """Delete the head pod, which gets its grace period."""
     pod = team.pods(name, "head")[-1]["metadata"]["name"]
     team.cluster.delete("pod", pod, team.namespace, wait=False)
 
 
 def kill_head(team: Team, name: str) -> None:
-    """The head pod is gone at once, as with its node."""
+    """Delete the head pod without a grace period, as if its node had failed."""
     pod = team.pods(name, "head")[-1]["metadata"]["name"]
     team.cluster.kubectl("delete", "pod", pod, "--namespace", team.namespace, "--grace-period=0", "--force")
 
 
 def delete_operator(team: Team, name: str) -> None:
-    """The leading operator's pod."""
+    """Delete the operator's pods."""
     delete_operators(team.cluster)
 
 
 def stop_api_server(team: Team, name: str) -> None:
-    """No API server for 30 s."""
+    """Stop the API server for 30 s."""
     team.cluster.stop_api_server()
     time.sleep(30)
     team.cluster.start_api_server()
 
 
 def stop_storage(team: Team, name: str) -> None:
-    """No S3 server for 30 s."""
+    """Stop the S3 server for 30 s."""
     team.cluster.s3.stop()
     time.sleep(30)
     team.cluster.s3.start()
 
 
 def stop_kuberay(team: Team, name: str) -> None:
-    """No KubeRay for 60 s."""
+    """Stop KubeRay for 60 s."""
     team.cluster.stop_kuberay()
     time.sleep(60)
     team.cluster.start_kuberay()
 
 
 def drain_node(team: Team, name: str) -> None:
-    """The job's pods are evicted, and may come back."""
+    """Evict the job's pods, then allow new ones on the node."""
     team.cluster.drain(f"promptintern.dev/job={name}")
     team.cluster.uncordon()
 
 
 def suspend_and_resume(team: Team, name: str) -> None:
-    """By the user, one right after the other."""
+    """Suspend the job, and resume it at once."""
     for suspend, until in ((True, ("Suspended",)), (False, ("Starting", "Training"))):
         team.patch(name, {"suspend": suspend})
         team.wait(name, seconds=180, until=until)
 
 
 def resubmit(team: Team, name: str) -> None:
-    """KubeRay gives the cluster back and submits the same RayJob anew, as it does when Kueue takes its quota back."""
+    """Suspend and resume the RayJob: KubeRay deletes its cluster and submits it again, as Kueue makes it do."""
     ray_job = team.status(name)["attempts"][-1]["rayJobName"]
 
     def suspend(value: bool) -> None:
@@ -106,8 +106,8 @@ def resubmit(team: Team, name: str) -> None:
         team.cluster.kubectl("patch", "rayjob", ray_job, "-n", team.namespace, "--type=merge", "-p", patch)
 
     def is_suspended() -> bool:
-        found = team.cluster.get("rayjob", ray_job, team.namespace)
-        return found is not None and found["status"].get("jobDeploymentStatus") == "Suspended"
+        manifest = team.cluster.get("rayjob", ray_job, team.namespace)
+        return manifest is not None and manifest["status"].get("jobDeploymentStatus") == "Suspended"
 
     suspend(True)
     team.cluster.wait_for(is_suspended, timeout=180, what=f"RayJob {ray_job} to be suspended")
@@ -115,21 +115,21 @@ def resubmit(team: Team, name: str) -> None:
 
 
 def wake_the_old_driver_in_a_new_attempt(team: Team, name: str) -> None:
-    """The old pods hang while they end, and train on when a new attempt has long begun."""
+    """Pause the old pods while they terminate, and let them continue after a new attempt has claimed the run."""
     old = [(pod["metadata"]["name"], f"ray-{role}") for role in ("head", "worker") for pod in team.pods(name, role)]
-    both = "$(cat /tmp/promptintern/*.pid)"
+    pids = "$(cat /tmp/promptintern/*.pid)"
     for pod, container in old:
-        assert "done" in team.exec(pod, container, f"kill -STOP {both} && echo done")
+        assert "done" in team.exec(pod, container, f"kill -STOP {pids} && echo done")
     team.cluster.delete("rayjob", team.status(name)["attempts"][-1]["rayJobName"], team.namespace, wait=False)
     folder = team.run_folder(name)
-    claims = len(team.files.ls(f"{folder}/terms"))
+    terms = len(team.files.ls(f"{folder}/terms"))
 
-    def claimed() -> bool:
-        return len(team.files.ls(f"{folder}/terms")) > claims
+    def is_claimed() -> bool:
+        return len(team.files.ls(f"{folder}/terms")) > terms
 
-    team.cluster.wait_for(claimed, timeout=240, what="the claim of a new attempt")
-    woken = [team.exec(pod, container, f"kill -CONT {both} && echo done") for pod, container in old]
-    assert all("done" in said for said in woken), f"the old pods were there no more: {woken}"
+    team.cluster.wait_for(is_claimed, timeout=240, what="the claim of a new attempt")
+    outputs = [team.exec(pod, container, f"kill -CONT {pids} && echo done") for pod, container in old]
+    assert all("done" in output for output in outputs), f"the old pods do not exist any more: {outputs}"
 
 
 Disturbance = Callable[[Team, str], None]
@@ -147,33 +147,33 @@ def test_the_adapter_is_the_same(team: Team, undisturbed: str, disturb: Disturba
     )
     with TermWatch(team, name) as watch:
         team.cluster.wait_for(
-            lambda: watch.has_checkpoint_of("3"), timeout=SECONDS, what="a checkpoint in the last stage"
+            lambda: watch.has_checkpoint_of("3"), timeout=TIMEOUT_SECONDS, what="a checkpoint in the last stage"
         )
         began = time.monotonic()
         disturb(team, name)
-        team.wait(name, seconds=SECONDS)
-    for each in (undisturbed, name):
-        assert team.condition(each, "Succeeded").get("status") == "True", team.told(each)
-    assert [each["outcome"] for each in team.status(undisturbed)["attempts"]] == ["Succeeded"]
+        team.wait(name, seconds=TIMEOUT_SECONDS)
+    for job in (undisturbed, name):
+        assert team.condition(job, "Succeeded").get("status") == "True", team.describe(job)
+    assert [attempt["outcome"] for attempt in team.status(undisturbed)["attempts"]] == ["Succeeded"]
     assert team.adapter(name, tmp_path / "disturbed") == team.adapter(undisturbed, tmp_path / "undisturbed")
     watch.check()
     log = watch.log()
     if disturb in HARD:
-        kept = watch.newest_checkpoint(before=began)
-        # The copy is taken every interval, written beside training, and seen by a look a second.
-        assert began - kept.seen <= EVERY + 2, "the last checkpoint before the kill was too old"
-        assert resumed_after(log)[0] >= kept.step, "it continued before its last checkpoint"
+        checkpoint = watch.newest_checkpoint(before=began)
+        # A checkpoint starts every interval, is written beside training, and is seen by a poll within a second.
+        assert began - checkpoint.seen <= CHECKPOINT_SECONDS + 2, "the last checkpoint before the kill was too old"
+        assert resumed_after(log)[0] >= checkpoint.step, "it resumed before its last checkpoint"
     else:
         stops = planned_stops(log)
         assert bool(stops) == (disturb in PLANNED)
-        assert all(saved == resumed for saved, resumed in stops), f"it did not save when it was asked to: {stops}"
-        assert steps_lost(log) == 0, "what was disturbed was planned, or harmless"
-        outcomes = {each["outcome"] for each in team.status(name)["attempts"]}
-        assert outcomes <= {"Succeeded", "Preemption", "Suspended"}, f"it cost a retry: {team.told(name)}"
+        assert all(saved == resumed for saved, resumed in stops), f"it did not save before a planned stop: {stops}"
+        assert steps_lost(log) == 0, "a planned or harmless disturbance must lose no step"
+        outcomes = {attempt["outcome"] for attempt in team.status(name)["attempts"]}
+        assert outcomes <= {"Succeeded", "Preemption", "Suspended"}, f"it cost a retry: {team.describe(name)}"
 
 
 class Deletions:
-    """The operator's pods are deleted every 20 s while the context is open."""
+    """Deletes the operator's pods every 20 s while the context is open."""
 
     def __init__(self, team: Team) -> None:
         self._team = team
@@ -181,7 +181,7 @@ class Deletions:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._error: Exception | None = None
         self.uids: set[str] = set()
-        """Of pods that were there to be deleted."""
+        """UIDs of the pods that were deleted."""
 
     def __enter__(self) -> "Deletions":
         self._thread.start()
@@ -199,7 +199,7 @@ class Deletions:
                 self.uids |= operators(self._team.cluster)
                 delete_operators(self._team.cluster)
                 self._stop.wait(20)
-        except Exception as error:  # noqa: BLE001 -- raised again where the test waits
+        except Exception as error:  # noqa: BLE001 -- `__exit__` raises it
             self._error = error
 
 
@@ -210,13 +210,13 @@ if ALL:
     ) -> None:
         with Deletions(team) as deletions:
             name = team.submit(name="operator-comes-and-goes", **JOB)
-            began = time.monotonic()
+            start = time.monotonic()
             with TermWatch(team, name) as watch:
-                team.wait(name, seconds=SECONDS)
-            took = time.monotonic() - began
-        assert len(deletions.uids) >= took / 30, "it was there to be deleted, each time anew"
-        assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
-        assert [each["outcome"] for each in team.status(name)["attempts"]] == ["Succeeded"]
+                team.wait(name, seconds=TIMEOUT_SECONDS)
+            duration = time.monotonic() - start
+        assert len(deletions.uids) >= duration / 30, "new operator pods did not appear between deletions"
+        assert team.condition(name, "Succeeded").get("status") == "True", team.describe(name)
+        assert [attempt["outcome"] for attempt in team.status(name)["attempts"]] == ["Succeeded"]
         assert team.adapter(name, tmp_path / "disturbed") == team.adapter(undisturbed, tmp_path / "undisturbed")
         watch.check()
         assert not resumed_after(watch.log())

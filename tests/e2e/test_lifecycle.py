@@ -1,14 +1,14 @@
-"""What a user does to a job: suspend, resume, delete, mend a refused one."""
+"""What users do to a job: suspend, resume and delete it, and correct one that was refused."""
 
 import json
 
 import pytest
 
 from tests.cluster.errors import CommandFailed
-from tests.e2e.short import SHORT, until_training
+from tests.e2e.short_job import SHORT, wait_until_training
 from tests.e2e.tenant import Team
 
-_LEFT = (
+_KINDS = (
     "rayjobs",
     "rayclusters",
     "pods",
@@ -21,28 +21,30 @@ _LEFT = (
 )
 
 
-def left_of(team: Team, name: str) -> list[str]:
+def remaining_objects(team: Team, name: str) -> list[str]:
     """All objects that still belong to a job."""
-    found = []
-    for kind in _LEFT:
-        found += [
+    objects = []
+    for kind in _KINDS:
+        objects += [
             f"{kind}/{o['metadata']['name']}"
             for o in team.cluster.list(kind, team.namespace, f"promptintern.dev/job={name}")
         ]
-    return found
+    return objects
 
 
-def test_a_suspended_job_gives_its_cluster_back_and_continues_where_it_was(team: Team) -> None:
+def test_a_suspended_job_releases_its_cluster_and_resumes_where_it_was(team: Team) -> None:
     name = team.submit(name="paused", **SHORT)
-    until_training(team, name)
+    wait_until_training(team, name)
     team.patch(name, {"suspend": True})
     team.wait(name, seconds=60, until=("Suspended",))
-    assert not [left for left in left_of(team, name) if left.startswith(("rayjobs", "rayclusters", "pods/paused-a"))]
+    assert not [
+        left for left in remaining_objects(team, name) if left.startswith(("rayjobs", "rayclusters", "pods/paused-a"))
+    ]
     logs = team.files.glob(f"{team.run_folder(name)}/logs/{name}-a1/job-driver-*.log")
-    assert logs, "the first attempt's log outlived its cluster"
+    assert logs, "the first attempt's log was lost with its cluster"
     team.patch(name, {"suspend": False})
     team.wait(name, seconds=600)
-    assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
+    assert team.condition(name, "Succeeded").get("status") == "True", team.describe(name)
     first, second = team.status(name)["attempts"]
     assert (first["outcome"], second["outcome"]) == ("Suspended", "Succeeded")
     log = b"".join(
@@ -53,14 +55,16 @@ def test_a_suspended_job_gives_its_cluster_back_and_continues_where_it_was(team:
 
 def test_a_deleted_job_leaves_nothing_but_its_files(team: Team) -> None:
     name = team.submit(name="deleted", **SHORT)
-    until_training(team, name, stage=0, step=1)
+    wait_until_training(team, name, stage=0, step=1)
     folder = team.run_folder(name)
     team.cluster.delete("pij", name, team.namespace)
-    team.cluster.wait_for(lambda: not left_of(team, name), timeout=60, what=f"the end of {left_of(team, name)}")
+    team.cluster.wait_for(
+        lambda: not remaining_objects(team, name), timeout=60, what=f"the end of {remaining_objects(team, name)}"
+    )
     assert team.files.find(folder)
 
 
-def test_a_refused_job_can_be_mended(team: Team) -> None:
+def test_a_refused_job_can_be_corrected(team: Team) -> None:
     name = team.submit(name="mended", **{**SHORT, "data__eval__uri": "sample://formulas/eval?world=1&rows=99999999"})
     team.wait(name, seconds=240, until=("Refused",))
     accepted = team.condition(name, "Accepted")
@@ -74,15 +78,15 @@ def test_a_refused_job_can_be_mended(team: Team) -> None:
 def test_a_missing_secret_is_named_at_once(team: Team) -> None:
     name = team.submit(name="keyless", storage=team.storage("forgotten"))
 
-    def told() -> bool:
+    def is_reported() -> bool:
         condition = team.condition(name, "Accepted")
         return condition.get("reason") == "CreateContainerConfigError" and "forgotten" in condition["message"]
 
-    team.cluster.wait_for(told, timeout=120, what=f"the missing Secret: {team.told(name)}")
+    team.cluster.wait_for(is_reported, timeout=120, what=f"the missing Secret: {team.describe(name)}")
     team.cluster.delete("pij", name, team.namespace)
 
 
-def test_wrong_keys_are_refused_before_a_cluster_is_made(team: Team) -> None:
+def test_wrong_keys_are_refused_before_a_cluster_is_created(team: Team) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "not-for-anybody"}
     team.cluster.apply(
         {
@@ -95,50 +99,53 @@ def test_wrong_keys_are_refused_before_a_cluster_is_made(team: Team) -> None:
     data = {"uri": f"s3://{team.account.bucket}/train.jsonl"}
     name = team.submit(name="locked-out", storage=team.storage("wrong"), data__train=data)
     team.wait(name, seconds=240, until=("Refused", "Failed"))
-    assert team.status(name)["phase"] == "Refused", team.told(name)
+    assert team.status(name)["phase"] == "Refused", team.describe(name)
     assert f"s3://{team.account.bucket}" in team.condition(name, "Accepted")["message"]
     assert not team.status(name).get("attempts")
     assert keys["AWS_SECRET_ACCESS_KEY"] not in json.dumps(team.job(name))
 
 
-def test_a_job_past_its_deadline_ends_and_is_gone_after_its_time(team: Team) -> None:
+def test_a_job_past_its_deadline_ends_and_is_deleted_after_its_ttl(team: Team) -> None:
     name = team.submit(name="late", activeDeadlineSeconds=45, ttlSecondsAfterFinished=30, **SHORT)
     team.wait(name, seconds=400)
     failed = team.condition(name, "Failed")
-    assert (failed["status"], failed["reason"]) == ("True", "DeadlineExceeded"), team.told(name)
+    assert (failed["status"], failed["reason"]) == ("True", "DeadlineExceeded"), team.describe(name)
     assert "45 s" in failed["message"]
     folder = team.run_folder(name)
-    gone = lambda: team.cluster.get("pij", name, team.namespace) is None and not left_of(team, name)  # noqa: E731
-    team.cluster.wait_for(gone, timeout=30 + 60, what=f"the end of {name} and of {left_of(team, name)}")
-    assert team.files.find(folder), "its files stay"
+    gone = lambda: team.cluster.get("pij", name, team.namespace) is None and not remaining_objects(team, name)  # noqa: E731
+    team.cluster.wait_for(gone, timeout=30 + 60, what=f"the end of {name} and of {remaining_objects(team, name)}")
+    assert team.files.find(folder), "its files were deleted"
 
 
 def test_a_rayjob_that_kuberay_refuses_fails_the_job_at_once(team: Team) -> None:
     name = team.submit(name="refused", **{**SHORT, "compute__rayVersion": "2.9.0"})
     team.wait(name, seconds=300)
     failed = team.condition(name, "Failed")
-    assert (failed["status"], failed["reason"]) == ("True", "Refused"), team.told(name)
+    assert (failed["status"], failed["reason"]) == ("True", "Refused"), team.describe(name)
     assert "KubeRay refuses the RayJob" in failed["message"]
     assert "2.9.0" in failed["message"]
-    assert len(team.status(name)["attempts"]) == 1, "KubeRay would refuse another one too"
-    clusters = lambda: [each for each in left_of(team, name) if each.startswith(("rayjobs", "rayclusters"))]  # noqa: E731
+    assert len(team.status(name)["attempts"]) == 1, "KubeRay would refuse another attempt as well"
+
+    def clusters() -> list[str]:
+        return [entry for entry in remaining_objects(team, name) if entry.startswith(("rayjobs", "rayclusters"))]
+
     team.cluster.wait_for(lambda: not clusters(), timeout=60, what=f"the end of {clusters()}")
 
 
-def test_a_head_that_cannot_start_is_told_with_its_limit(team: Team) -> None:
+def test_a_head_that_cannot_start_is_reported_with_its_limit(team: Team) -> None:
     resources = {"cpu": "200m", "memory": "120Mi"}
     name = team.submit(
         name="tiny-head", **{**SHORT, "compute__headResources": resources, "retries": {"application": 0}}
     )
     team.wait(name, seconds=300)
     failed = team.condition(name, "Failed")
-    assert failed.get("status") == "True", team.told(name)
+    assert failed.get("status") == "True", team.describe(name)
     assert "container ray-head" in failed["message"], failed
     assert "its memory limit of 120Mi" in failed["message"], failed
     assert "spec.compute.headResources.memory" in failed["message"]
 
 
-def test_pods_that_a_limit_range_refuses_are_told_and_made_once_they_may_be(team: Team) -> None:
+def test_pods_that_a_limit_range_refuses_are_reported_and_created_once_allowed(team: Team) -> None:
     limit = {"type": "Container", "max": {"memory": "2500Mi"}}
     limits = {
         "apiVersion": "v1",
@@ -148,22 +155,22 @@ def test_pods_that_a_limit_range_refuses_are_told_and_made_once_they_may_be(team
     }
     team.cluster.apply([limits])
 
-    def told() -> bool:
+    def is_reported() -> bool:
         condition = team.condition(name, "ClusterReady")
         return condition.get("reason") == "PodsRefused" and "maximum memory usage" in condition["message"]
 
     try:
         name = team.submit(name="too-large", **SHORT)
-        team.cluster.wait_for(told, timeout=240, what="a condition that names the LimitRange")
+        team.cluster.wait_for(is_reported, timeout=240, what="a condition that names the LimitRange")
     finally:
         team.cluster.delete("limitrange", "small-pods", team.namespace)
     team.wait(name, seconds=300, until=("Training",))
     team.cluster.delete("pij", name, team.namespace)
 
 
-def test_while_kuberay_is_stopped_a_condition_says_what_waits_for_it(team: Team) -> None:
+def test_while_kuberay_is_stopped_a_condition_names_what_waits_for_it(team: Team) -> None:
     name = team.submit(name="held", **SHORT)
-    until_training(team, name, stage=0, step=1)
+    wait_until_training(team, name, stage=0, step=1)
     with pytest.raises(CommandFailed, match="cannot change once the job has been accepted"):
         team.patch(name, {"training": {"seed": 7}})
     ray_job = team.status(name)["attempts"][0]["rayJobName"]
@@ -171,32 +178,34 @@ def test_while_kuberay_is_stopped_a_condition_says_what_waits_for_it(team: Team)
     try:
         team.patch(name, {"suspend": True})
 
-        def told() -> bool:
-            said = [each.get("message", "") for each in team.status(name).get("conditions", [])]
-            return any(ray_job in message and "KubeRay" in message for message in said)
+        def is_reported() -> bool:
+            messages = [condition.get("message", "") for condition in team.status(name).get("conditions", [])]
+            return any(ray_job in message and "KubeRay" in message for message in messages)
 
-        team.cluster.wait_for(told, timeout=60, what=f"a condition on what waits: {team.told(name)}")
+        team.cluster.wait_for(is_reported, timeout=60, what=f"a condition that names the RayJob: {team.describe(name)}")
     finally:
         team.cluster.start_kuberay()
-    # A KubeRay that was started again first waits for its predecessor's lease to run out.
+    # A restarted KubeRay first waits until its predecessor's lease expires.
     team.wait(name, seconds=120, until=("Suspended",))
     team.cluster.delete("pij", name, team.namespace)
-    team.cluster.wait_for(lambda: not left_of(team, name), timeout=60, what=f"the end of {left_of(team, name)}")
+    team.cluster.wait_for(
+        lambda: not remaining_objects(team, name), timeout=60, what=f"the end of {remaining_objects(team, name)}"
+    )
 
 
-def test_a_check_whose_pod_a_quota_refuses_is_told_and_goes_on_without_it(team: Team) -> None:
+def test_a_check_whose_pod_a_quota_refuses_is_reported_and_continues_without_the_quota(team: Team) -> None:
     meta = {"name": "nothing", "namespace": team.namespace}
     team.cluster.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": "0"}}})
     try:
         name = team.submit(name="crowded-out", **SHORT)
 
-        def told() -> bool:
+        def is_reported() -> bool:
             return team.condition(name, "Accepted").get("reason") == "CheckHasNoPod"
 
-        team.cluster.wait_for(told, timeout=300, what=f"Accepted, CheckHasNoPod: {team.told(name)}")
+        team.cluster.wait_for(is_reported, timeout=300, what=f"Accepted, CheckHasNoPod: {team.describe(name)}")
         assert f"kubectl describe job {name}-check-1" in team.condition(name, "Accepted")["message"]
     finally:
         team.cluster.delete("resourcequota", "nothing", team.namespace)
     team.wait(name, seconds=900, until=("Starting", "Training", "Failed"))
-    assert team.condition(name, "Accepted").get("status") == "True", team.told(name)
+    assert team.condition(name, "Accepted").get("status") == "True", team.describe(name)
     team.cluster.delete("pij", name, team.namespace)

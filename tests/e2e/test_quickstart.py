@@ -1,19 +1,19 @@
-"""`kubectl apply -f examples/quickstart.yaml` in a tenant's namespace, to an adapter that answers."""
+"""`kubectl apply -f examples/quickstart.yaml` in a tenant's namespace leads to an adapter that answers."""
 
 from pathlib import Path
 
 from tests.e2e import project
-from tests.e2e.begun import Seen
-from tests.e2e.finished import check_answers, check_bucket, check_seen
+from tests.e2e.outcome import check_answers, check_bucket, check_rows
 from tests.e2e.tenant import Team
+from tests.e2e.watching import JobHistory
 
 
-def test_it_succeeds_and_the_stages_were_seen_moving(team: Team, quickstart: Seen) -> None:
-    assert team.condition(quickstart.name, "Succeeded").get("status") == "True", team.told(quickstart.name)
-    check_seen(quickstart.rows)
+def test_it_succeeds_and_kubectl_showed_its_stages(team: Team, quickstart: JobHistory) -> None:
+    assert team.condition(quickstart.name, "Succeeded").get("status") == "True", team.describe(quickstart.name)
+    check_rows(quickstart.rows)
 
 
-def test_all_stages_ran_in_worker_pods(team: Team, quickstart: Seen) -> None:
+def test_all_stages_ran_in_worker_pods(team: Team, quickstart: JobHistory) -> None:
     (attempt,) = team.status(quickstart.name)["attempts"]
     assert attempt["outcome"] == "Succeeded"
     assert attempt["headPods"] == 1
@@ -22,23 +22,23 @@ def test_all_stages_ran_in_worker_pods(team: Team, quickstart: Seen) -> None:
     assert b"workers-worker" in hosts[0], "the term was claimed in a worker pod"
 
 
-def test_everything_is_in_the_bucket(team: Team, quickstart: Seen) -> None:
+def test_everything_is_in_the_bucket(team: Team, quickstart: JobHistory) -> None:
     check_bucket(team, quickstart.name)
 
 
-def test_the_fetched_adapter_answers(team: Team, quickstart: Seen, tmp_path: Path) -> None:
+def test_the_fetched_adapter_answers(team: Team, quickstart: JobHistory, tmp_path: Path) -> None:
     check_answers(team, quickstart.name, tmp_path / "fetched")
 
 
-def test_helm_test_passes(team: Team, quickstart: Seen) -> None:
-    said = project.helm_test(team.cluster)
-    assert "Phase:          Succeeded" in said, said
+def test_helm_test_passes(team: Team, quickstart: JobHistory) -> None:
+    output = project.helm_test(team.cluster)
+    assert "Phase:          Succeeded" in output, output
 
 
-def test_the_cluster_is_given_back(team: Team, quickstart: Seen) -> None:
-    def gone() -> bool:
-        clusters = [each["metadata"]["name"] for each in team.cluster.list("rayclusters", team.namespace)]
+def test_the_ray_cluster_is_deleted(team: Team, quickstart: JobHistory) -> None:
+    def is_deleted() -> bool:
+        clusters = [cluster["metadata"]["name"] for cluster in team.cluster.list("rayclusters", team.namespace)]
         pods = [*team.pods(quickstart.name, "head"), *team.pods(quickstart.name, "worker")]
         return not pods and not any(cluster.startswith(f"{quickstart.name}-a1-") for cluster in clusters)
 
-    team.cluster.wait_for(gone, timeout=180, what="the Ray cluster's end")
+    team.cluster.wait_for(is_deleted, timeout=180, what="the deletion of the Ray cluster")

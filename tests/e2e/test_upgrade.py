@@ -1,31 +1,31 @@
-"""What a platform engineer does to the release while a job runs."""
+"""What platform engineers do to the release while a job runs."""
 
 from pathlib import Path
 
 from tests.e2e import project
-from tests.e2e.short import SHORT, until_training
+from tests.e2e.short_job import SHORT, wait_until_training
 from tests.e2e.tenant import SECRET, Team
 from tests.e2e.terms import TermWatch, steps_lost
 
 
-def test_a_running_job_outlives_upgrade_uninstall_and_installation(team: Team, tmp_path: Path) -> None:
+def test_a_running_job_survives_upgrade_uninstall_and_installation(team: Team, tmp_path: Path) -> None:
     cluster, bucket = team.cluster, team.account.bucket
     project.install(cluster, secret=SECRET, bucket=bucket, chart=project.chart_before(tmp_path))
     before = project.operators(cluster)
     name = team.submit(name="outlives", **SHORT)
     with TermWatch(team, name) as watch:
-        until_training(team, name, stage=0, step=1)
+        wait_until_training(team, name, stage=0, step=1)
         project.install(cluster, secret=SECRET, bucket=bucket, **{"podAnnotations.upgraded": "yes"})
-        assert before and not before & project.operators(cluster), "the upgrade left the operator's pods as they were"
-        until_training(team, name, stage=2, step=1)
+        assert before and not before & project.operators(cluster), "the upgrade did not replace the operator's pods"
+        wait_until_training(team, name, stage=2, step=1)
         project.uninstall(cluster)
         assert cluster.get("crd", "promptinternjobs.promptintern.dev"), "helm uninstall removed the CRD"
         (attempt,) = team.status(name)["attempts"]
         assert cluster.get("rayjob", attempt["rayJobName"], team.namespace)
         project.install(cluster, secret=SECRET, bucket=bucket)
         team.wait(name, seconds=900)
-    assert team.condition(name, "Succeeded").get("status") == "True", team.told(name)
-    assert [each["outcome"] for each in team.status(name)["attempts"]] == ["Succeeded"]
+    assert team.condition(name, "Succeeded").get("status") == "True", team.describe(name)
+    assert [attempt["outcome"] for attempt in team.status(name)["attempts"]] == ["Succeeded"]
     watch.check()
     assert steps_lost(watch.log()) == 0
 
@@ -35,7 +35,7 @@ def test_an_attempt_of_an_older_version_ends_for_a_reason_of_its_own(team: Team)
     cluster, bucket = team.cluster, team.account.bucket
     project.install(cluster, secret=SECRET, bucket=bucket)
     name = team.submit(name="older", **SHORT)
-    until_training(team, name, stage=0, step=1)
+    wait_until_training(team, name, stage=0, step=1)
     project.uninstall(cluster)
     (attempt,) = team.status(name)["attempts"]
     ray_job = attempt["rayJobName"]

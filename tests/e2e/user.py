@@ -1,4 +1,4 @@
-"""What a member of a team does with `promptintern` in a shell."""
+"""A team member who uses `promptintern` in a shell."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ _PROMPTINTERN = (sys.executable, "-m", "promptintern.cli.app")
 
 
 class Shell:
-    """A shell of ``team``, at home in ``home``."""
+    """A shell of a member of ``team`` with the home folder ``home``."""
 
     def __init__(self, team: Team, home: Path) -> None:
         self._team = team
@@ -21,46 +21,51 @@ class Shell:
         self._environment = {"PATH": "/usr/bin:/bin", "HOME": str(home)}
 
     def predict(self, adapter: Path, queries: list[str]) -> list[str]:
-        """`promptintern predict`, which needs no cluster."""
+        """Run `promptintern predict`, which needs no cluster, and return the answers."""
         text = "".join(f"{query}\n" for query in queries)
         return self._run("predict", str(adapter), input=text, env=self._environment).splitlines()
 
     def fetch(self, name: str, folder: Path) -> None:
-        """`promptintern fetch`."""
-        self._run("fetch", name, str(folder), *self._where)
+        """Run `promptintern fetch`."""
+        self._run("fetch", name, str(folder), *self._namespace_option)
 
     def submit(self, document: dict[str, Any]) -> str:
-        """`promptintern submit`; the job's name."""
+        """Run `promptintern submit`, and return the job's name."""
         name = str(document["metadata"]["name"])
         file = self._home / f"{name}.yaml"
-        file.write_text(json.dumps(document))  # which is YAML, too
-        self._run("submit", str(file), *self._where)
+        file.write_text(json.dumps(document))  # JSON is YAML, too
+        self._run("submit", str(file), *self._namespace_option)
         return name
 
     def status(self, name: str) -> str:
-        """`promptintern status`."""
-        return self._run("status", name, *self._where)
+        """Run `promptintern status`, and return its output."""
+        return self._run("status", name, *self._namespace_option)
 
-    def follow_logs(self, name: str) -> "Following":
-        """`promptintern logs -f`, which goes on while others work."""
-        return Following((*_PROMPTINTERN, "logs", name, "-f", *self._where), self._all, self._home / f"{name}.log")
+    def follow_logs(self, name: str) -> "BackgroundCommand":
+        """Run `promptintern logs -f` in the background."""
+        return BackgroundCommand(
+            (*_PROMPTINTERN, "logs", name, "-f", *self._namespace_option),
+            self._cluster_environment,
+            self._home / f"{name}.log",
+        )
 
     @property
-    def _where(self) -> tuple[str, ...]:
+    def _namespace_option(self) -> tuple[str, ...]:
         return ("--namespace", self._team.namespace)
 
     @property
-    def _all(self) -> dict[str, str]:
+    def _cluster_environment(self) -> dict[str, str]:
         return self._environment | self._team.environment()
 
-    def _run(self, *arguments: str, **more: Any) -> str:
-        more = {"env": self._all} | more
-        done = subprocess.run([*_PROMPTINTERN, *arguments], check=True, stdout=subprocess.PIPE, text=True, **more)
-        return str(done.stdout)
+    def _run(self, *arguments: str, **options: Any) -> str:
+        options = {"env": self._cluster_environment} | options
+        command = [*_PROMPTINTERN, *arguments]
+        completed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options)
+        return str(completed.stdout)
 
 
-class Following:
-    """A program that runs, and whose output goes into a file."""
+class BackgroundCommand:
+    """A program that runs in the background with its output in a file."""
 
     def __init__(self, command: tuple[str, ...], environment: dict[str, str], file: Path) -> None:
         self._file = file
@@ -68,13 +73,13 @@ class Following:
             self._process = guard.start(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
 
     def result(self, seconds: float) -> tuple[int, str]:
-        """Exit status and output, once it has ended by itself."""
+        """Wait for the end of the program, and return its exit code and output."""
         try:
             return self._process.wait(seconds), self._file.read_text()
         finally:
             self.kill()
 
     def kill(self) -> None:
-        """End it, if it has not ended."""
+        """End the program if it still runs."""
         self._process.kill()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""Processes and requests that a guard has to end or carry out when its starter ends, even if that is killed."""
+"""A guard ends processes and carries out requests when its starter ends, even if the starter is killed."""
 
 import os
 import signal

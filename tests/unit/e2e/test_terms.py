@@ -1,6 +1,6 @@
-"""What the e2e tests read out of drivers' logs."""
+"""What the e2e tests derive from drivers' logs."""
 
-from tests.e2e.terms import in_order, planned_stops, resumed_after, steps_lost
+from tests.e2e.terms import join_in_order, planned_stops, resumed_after, steps_lost
 
 FIRST = """\
 2026-01-02 03:04:05,678\tINFO worker.py:1692 -- Connecting to existing Ray cluster
@@ -14,18 +14,18 @@ stage 4/4: step 60/100, loss 0.3
 """
 
 
-def test_steps_that_were_done_twice_are_seen_whatever_the_logs_are_called() -> None:
+def test_steps_that_ran_twice_are_counted_whatever_the_logs_are_called() -> None:
     for logs in ([FIRST, SECOND], [SECOND, FIRST]):
-        text = in_order(logs)
+        text = join_in_order(logs)
         assert resumed_after(text) == [40]
         assert steps_lost(text) == 10
 
 
-def test_a_driver_that_came_to_nothing_says_nothing() -> None:
-    assert in_order(["", FIRST]) == FIRST
+def test_the_log_of_a_driver_that_did_not_reach_ray_is_left_out() -> None:
+    assert join_in_order(["", FIRST]) == FIRST
 
 
-def test_a_stop_that_nobody_saved_at_is_told() -> None:
+def test_a_stop_without_saving_has_no_saved_step() -> None:
     saved = "saved at stage 3/3, step 12 of 40; the next attempt continues there"
     worker = "the pod of a worker leaves; saved at stage 3/3, step 20 of 40; the workers begin again"
     log = "\n".join(

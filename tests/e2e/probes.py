@@ -1,4 +1,4 @@
-"""What a job's pods find when they look around."""
+"""Commands that run in a job's pods while it trains."""
 
 from tests.e2e.tenant import Team
 
@@ -12,15 +12,15 @@ print(len(files) > 1000, [name for name in files if not Path(cache_from_source(n
 """
 
 
-def asked_without_token(team: Team, name: str) -> str:
-    """What the head says to a pod that wants to know its jobs, and has no token. Ray runs what it is given."""
+def request_jobs_without_token(team: Team, name: str) -> str:
+    """Request the head's list of jobs without a token. Access to that API would allow a pod to run any code in Ray."""
     (head,) = team.pods(name, "head")
     url = f"http://{head['status']['podIP']}:8265/api/jobs/"
     return _in_worker(team, name, f"wget -S -T 20 -t 1 -O /dev/null {url} 2>&1")
 
 
-def imported_without_bytecode(team: Team, name: str) -> str:
-    """Whether a worker's imports are more than a thousand files, and which of them each process compiles anew."""
+def list_imports_without_bytecode(team: Team, name: str) -> str:
+    """Print whether a worker imports more than a thousand files, and which of them have no compiled bytecode."""
     return _in_worker(team, name, f"python -c '{_UNCOMPILED}'").strip()
 
 
