@@ -43,7 +43,7 @@ def test_an_attempt_of_an_older_version_ends_for_a_reason_of_its_own(team: Team)
     project.install(cluster, secret=SECRET, bucket=bucket)
     team.wait(name, seconds=300)
     failed = team.condition(name, "Failed")
-    assert (failed["status"], failed["reason"]) == ("True", "UnsupportedRunFormat"), team.told(name)
+    assert (failed["status"], failed["reason"]) == ("True", "UnsupportedRunFormat"), team.describe(name)
     assert "delete the PromptInternJob and create it again" in failed["message"]
     assert [each["outcome"] for each in team.status(name)["attempts"]] == ["User"]
     cluster.wait_for(
