@@ -120,17 +120,17 @@ def test_curves_come_in_the_order_of_training() -> None:
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        (facts(direct=0.97, rows=50), "Plain fine-tuning would do as well here"),
+        (facts(direct=0.97, rows=50), "Plain fine-tuning does as well here"),
         (facts(direct=0.97, result=0.7), "Plain fine-tuning does better here"),
         (facts(base=0.97), "the prompt adds nothing that could be internalized"),
         (
             facts(stages=[stage(0), stage(1, score=0.7, gate="failed"), stage(2), stage(3)]),
-            "Stage 2 fell below the gate (70.0 % exact match against 96.5 % with the full prompt); training went on",
+            "Stage 2 fell below the gate (70.0 % exact match against 96.5 % with the full prompt). Training went on",
         ),
         (facts(warnings=["3 training rows also stand in eval"]), "3 training rows also stand in eval"),
         (
             facts().model_copy(update={"max_new_tokens": 10}),
-            "50 % of FullPrompt's, 50 % of QueryOnly's, 50 % of Direct's, 50 % of Base's answers ended at "
+            "50 % of FullPrompt's, 50 % of QueryOnly's, 50 % of Direct's, 50 % of Base's answers reached the limit "
             "evaluation.maxNewTokens (10)",
         ),
     ],
@@ -142,7 +142,7 @@ def test_warnings(run: RunFacts, said: str) -> None:
 def test_nothing_is_said_of_plain_fine_tuning_where_nothing_was_learned() -> None:
     run = facts(full=0, result=0, direct=0, base=0)
     warnings = build_report(run).warnings
-    assert any("hardly answers even with the full prompt" in warning for warning in warnings)
+    assert any("hardly ever answers correctly, even with the full prompt" in warning for warning in warnings)
     assert not any("Plain fine-tuning" in warning for warning in warnings)
 
 
@@ -155,7 +155,9 @@ def test_bleu_of_short_answers_is_explained() -> None:
     rows = [row.model_copy(update={"accepted": ["yes"]}) for row in run.rows]
     arms = [arm.model_copy(update={"predictions": ["yes"] * 120}) for arm in run.arms]
     warnings = build_report(run.model_copy(update={"rows": rows, "arms": arms})).warnings
-    assert any("BLEU is 0 for FullPrompt, QueryOnly, Direct, Base though some answers are right" in w for w in warnings)
+    assert any(
+        "BLEU is 0 for FullPrompt, QueryOnly, Direct, Base, although some answers are right" in w for w in warnings
+    )
 
 
 def test_the_same_facts_give_the_same_report(run: RunFacts, report: Report) -> None:

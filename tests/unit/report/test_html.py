@@ -170,7 +170,7 @@ def test_a_run_that_kept_nothing_shows_no_result() -> None:
 
 def test_the_throughput_of_every_training_that_was_timed() -> None:
     run = facts(stages=[UNTIMED, *(stage(i) for i in range(1, 4))])
-    (table,) = [text for _, text in page_of(run).all("table") if "Training speed" in text]
+    (table,) = [text for _, text in page_of(run).all("table") if "Training throughput" in text]
     stages, direct = table.split("Stage 2")[1], table.split("Direct")[1]
     assert "Stage 1" not in table
     assert "data · forward · backward · optimizer · save" in table
@@ -179,7 +179,7 @@ def test_the_throughput_of_every_training_that_was_timed() -> None:
     assert "MFU" in table
     assert "31 %" in direct
     assert "MFU" not in "".join(text for _, text in page_of(STOPPED.model_copy(update={"direct": None})).all("table"))
-    assert not [text for _, text in page_of(BARE).all("caption") if "speed" in text]
+    assert not [text for _, text in page_of(BARE).all("caption") if "throughput" in text]
 
 
 def test_the_same_report_gives_the_same_bytes() -> None:

@@ -64,30 +64,34 @@ def test_internalized() -> None:
     verdict = report(facts(rows=400)).verdict
     assert verdict.outcome == "Internalized"
     assert verdict.headline == (
-        "The query alone now does: 97.0 % exact match against 96.5 % with the full prompt, "
+        "The query alone is now enough: it reaches 97.0 % exact match, against 96.5 % with the full prompt, "
         "with 93 % fewer prompt tokens."
     )
-    assert verdict.reasons[0].startswith("QueryOnly minus FullPrompt on the same 400 held-out rows: +0.5 points (95 % ")
+    assert verdict.reasons[0].startswith(
+        "On the same 400 held-out rows, QueryOnly minus FullPrompt is +0.5 points (95 % "
+    )
 
 
 def test_better_than_the_full_prompt() -> None:
     verdict = report(facts(full=0.8, result=0.99)).verdict
     assert verdict.outcome == "Internalized"
-    assert verdict.headline.startswith("The query alone now does better than the full prompt: 99.0 % exact match")
+    assert verdict.headline.startswith(
+        "The query alone now does better than the full prompt: it reaches 99.0 % exact match"
+    )
 
 
 def test_not_internalized() -> None:
     verdict = report(facts(result=0.4)).verdict
     assert verdict.outcome == "NotInternalized"
-    assert "a loss of 56.5 points where 5 points would be allowed" in verdict.headline
+    assert "The loss is 56.5 points, and the job allows 5 points" in verdict.headline
 
 
 def test_too_few_rows_to_tell() -> None:
     found = report(facts(rows=60, result=0.94))
     assert found.verdict.outcome == "Inconclusive"
-    assert "60 held-out rows cannot tell whether the loss stays within 5 points" in found.verdict.headline
+    assert "60 held-out rows are too few to show whether the loss stays within 5 points" in found.verdict.headline
     assert "held-out rows would settle it" in found.verdict.reasons[-1]
-    assert any("Only 60 held-out rows" in warning for warning in found.warnings)
+    assert any("only 60 held-out rows" in warning for warning in found.warnings)
 
 
 def test_the_advised_number_of_rows_settles_it() -> None:
@@ -101,8 +105,10 @@ def test_the_advised_number_of_rows_settles_it() -> None:
 def test_a_full_prompt_that_fails_is_nothing_to_judge_by() -> None:
     found = report(facts(full=0.0, result=0.0, direct=0.0))
     assert found.verdict.outcome == "Inconclusive"
-    assert found.verdict.headline.startswith("Nothing to judge by: the full prompt itself reaches 0.0 % exact match")
-    assert any("hardly answers even with the full prompt" in warning for warning in found.warnings)
+    assert found.verdict.headline.startswith(
+        "The comparison shows nothing: the full prompt itself reaches 0.0 % exact match"
+    )
+    assert any("hardly ever answers correctly, even with the full prompt" in warning for warning in found.warnings)
 
 
 def test_stopped_by_the_gate_keeps_a_stage() -> None:
@@ -111,10 +117,10 @@ def test_stopped_by_the_gate_keeps_a_stage() -> None:
     assert found.verdict.outcome == "StoppedByGate"
     assert found.verdict.arm == "KeptStage"
     assert found.verdict.headline == (
-        "Stopped by the gate at stage 3 of 4: the adapter of stage 2 is kept. It still needs 65 % of the template and "
-        "2 examples, and reaches 95.5 % exact match, with 48 % fewer prompt tokens."
+        "The gate stopped training at stage 3 of 4, and the adapter of stage 2 is kept. This adapter still needs 65 % "
+        "of the template and 2 examples, and reaches 95.5 % exact match, with 48 % fewer prompt tokens."
     )
-    assert found.verdict.reasons[0].startswith("Stage 3 reached 61.0 % exact match with its own prompt against 96.5 %")
+    assert found.verdict.reasons[0].startswith("Stage 3 reached 61.0 % exact match with its own prompt, against 96.5 %")
 
 
 def test_stopped_by_the_gate_at_once_leaves_nothing() -> None:
@@ -129,7 +135,7 @@ def test_stopped_by_the_gate_at_once_leaves_nothing() -> None:
 def test_a_schedule_that_keeps_some_template_does_not_claim_the_query_alone() -> None:
     last = stage(3).model_copy(update={"requested_rate": 0.1, "achieved_rate": 0.12})
     headline = report(facts(rows=400, stages=[stage(0), stage(1), stage(2), last])).verdict.headline
-    assert headline.startswith("The query with 12 % of the template now does: ")
+    assert headline.startswith("The query with 12 % of the template is now enough: ")
 
 
 def test_bleu_as_the_first_metric_is_the_score() -> None:

@@ -25,7 +25,7 @@ _OUTCOMES = {
     "NotInternalized": ("✕", "bad", "Not internalized"),
     "StoppedByGate": ("■", "open", "Stopped by the gate"),
 }
-_READINGS = {"better": "better", "worse": "worse", "undecided": "not told apart"}
+_READINGS = {"better": "better", "worse": "worse", "undecided": "undecided"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,10 @@ def key_figures(report: Report) -> list[KeyFigure]:
         KeyFigure(
             name=words.capital(words.METRIC_NAMES[metric]),
             value=words.score(metric, result.figure(metric).value),
-            beside=f"full prompt {words.score(metric, full.figure(metric).value)}",
+            beside=f"full prompt: {words.score(metric, full.figure(metric).value)}",
         ),
         KeyFigure(
-            name="Prompt tokens a query",
+            name="Prompt tokens per query",
             value=words.tokens(result.prompt_tokens.mean),
             beside=f"instead of {words.tokens(full.prompt_tokens.mean)}{_fewer(savings.prompt_tokens)}",
         ),
@@ -85,7 +85,7 @@ def key_figures(report: Report) -> list[KeyFigure]:
     if full.latency and result.latency:
         found.append(
             KeyFigure(
-                name="Time of one query",
+                name="Latency of one query",
                 value=words.seconds(result.latency.median_seconds),
                 beside=f"instead of {words.seconds(full.latency.median_seconds)}",
             )

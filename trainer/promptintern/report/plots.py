@@ -84,7 +84,7 @@ def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Mark
         height=height,
         key=key,
         title=f"{words.capital(words.METRIC_NAMES[metric])} of every arm with 95 % intervals",
-        description=f"{spoken}. The dashed line stands at {FULL_PROMPT}.",
+        description=f"{spoken}. The dashed line marks {FULL_PROMPT}'s score.",
     )
 
 
@@ -195,7 +195,7 @@ def stages_plot(stages: Sequence[StageRecord], metric: Metric, *, width: float, 
         height=base + 20 + LINE + 8,
         key=key,
         title="Prompt tokens and score over the stages",
-        description=f"{spoken}. Below each stage stand its template rate and its number of examples.",
+        description=f"{spoken}. The figures below each stage are its template rate and its number of examples.",
     )
 
 

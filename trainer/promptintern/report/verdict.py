@@ -76,36 +76,37 @@ def verdict(
     subject = _subject(stages)
     own = words.score_sentence(metric, result.figure(metric).value)
     theirs = words.score_sentence(metric, full.figure(metric).value)
-    against = f"{own} against {words.score(metric, full.figure(metric).value)} with the full prompt"
+    against = f"{own}, against {words.score(metric, full.figure(metric).value)} with the full prompt"
     allowed = words.points(metric, gate.max_drop * words.scale(metric))
     if outcome == "Internalized":
-        does = "does better than the full prompt" if difference.low > 0 else "does"
+        claim = "now does better than the full prompt" if difference.low > 0 else "is now enough"
         return made(
             outcome,
-            f"{subject} now {does}: {against}{_fewer(savings)}.",
-            [*compared, f"The interval as a whole stays within the allowed loss of {allowed}."],
+            f"{subject} {claim}: it reaches {against}{_fewer(savings)}.",
+            [*compared, f"The whole interval lies within the allowed loss of {allowed}."],
         )
     if outcome == "NotInternalized":
         loss = words.points(metric, -difference.value)
         return made(
             outcome,
-            f"{subject} does not do yet: {against}, a loss of {loss} where {allowed} would be allowed.",
-            [*compared, "The interval as a whole lies beyond the allowed loss."],
+            f"{subject} is not enough yet: it reaches {against}. The loss is {loss}, and the job allows {allowed}.",
+            [*compared, "The whole interval lies beyond the allowed loss."],
         )
     if vacuous(metric=metric, full=full.figure(metric), max_drop=gate.max_drop):
         return made(
             outcome,
-            f"Nothing to judge by: the full prompt itself reaches {theirs}; {_lower_first(subject)} reaches {own}.",
+            f"The comparison shows nothing: the full prompt itself reaches {theirs}, and {_lower_first(subject)} "
+            f"reaches {own}.",
             [
                 *compared,
-                f"With an allowed loss of {allowed} a model that gets every row wrong would pass, so the comparison "
-                "says nothing. A larger base model, a better prompt or clearer accepted answers would change that.",
+                f"With an allowed loss of {allowed}, even a model that gets every row wrong would pass. A larger base "
+                "model, a better prompt or clearer accepted answers would make the comparison meaningful.",
             ],
         )
     return made(
         outcome,
-        f"Not settled: {_lower_first(subject)} reaches {against}, but {words.count(full.rows)} held-out rows "
-        f"cannot tell whether the loss stays within {allowed}.",
+        f"The result is not settled: {_lower_first(subject)} reaches {against}, but {words.count(full.rows)} held-out "
+        f"rows are too few to show whether the loss stays within {allowed}.",
         [*compared, *_rows_advice(metric, difference, gate.max_drop, full.rows)],
     )
 
@@ -113,7 +114,7 @@ def verdict(
 def _compared(metric: Metric, full: ArmReport, result: ArmReport, difference: Figure, gate: GateFacts) -> list[str]:
     low, high = (words.difference(metric, bound, unit=False) for bound in (difference.low, difference.high))
     return [
-        f"{result.name} minus {FULL_PROMPT} on the same {words.count(full.rows)} held-out rows: "
+        f"On the same {words.count(full.rows)} held-out rows, {result.name} minus {FULL_PROMPT} is "
         f"{words.difference(metric, difference.value)} (95 % interval {low} to {high}); the job allows a loss of "
         f"{words.points(metric, gate.max_drop * words.scale(metric))}."
     ]
@@ -129,21 +130,22 @@ def _stopped(
 ) -> tuple[str, list[str]]:
     assert gate.stopped_at is not None
     failed = next(stage for stage in stages if stage.index == gate.stopped_at)
-    headline = f"Stopped by the gate at stage {gate.stopped_at + 1} of {planned_stages}: "
+    headline = f"The gate stopped training at stage {gate.stopped_at + 1} of {planned_stages}"
     if result is None:
-        headline += "no stage came close enough to the full prompt, so there is no adapter."
+        headline += ": no stage came close enough to the full prompt, so there is no adapter."
     else:
         kept = next(stage for stage in stages if stage.index == gate.kept)
         headline += (
-            f"the adapter of stage {kept.index + 1} is kept. It still needs {words.percent(kept.achieved_rate)} of "
-            f"the template and {_examples(kept.shots)}, and reaches "
+            f", and the adapter of stage {kept.index + 1} is kept. This adapter still needs "
+            f"{words.percent(kept.achieved_rate)} of the template and {_examples(kept.shots)}, and reaches "
             f"{words.score_sentence(metric, result.figure(metric).value)}{_fewer(savings)}."
         )
     return headline, [
-        f"Stage {failed.index + 1} reached {words.score_sentence(metric, failed.score)} with its own prompt against "
+        f"Stage {failed.index + 1} reached {words.score_sentence(metric, failed.score)} with its own prompt, against "
         f"{words.score(metric, failed.full_prompt_score)} with the full prompt on {words.count(failed.scored_rows)} "
         f"held-out rows; the gate allows a loss of {words.points(metric, gate.max_drop * words.scale(metric))}.",
-        "More rows, more epochs a stage or more stages may carry it further; onFail: Continue trains on regardless.",
+        "More rows, more epochs per stage or more stages may help. With onFail: Continue, training goes on after a "
+        "stage that fails the gate.",
     ]
 
 
@@ -152,9 +154,9 @@ def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int)
     margin = abs(difference.value + max_drop * words.scale(metric))
     reach = difference.value - difference.low
     if margin <= 0 or reach <= margin or rows * (reach / margin) ** 2 > _MOST_ROWS_ADVISED:
-        return ["The interval reaches from within the allowed loss to beyond it."]
+        return ["The interval contains the allowed loss."]
     return [
-        "The interval reaches from within the allowed loss to beyond it. If the difference stays as it is, about "
+        "The interval contains the allowed loss. If the difference stays as it is, about "
         f"{words.rounded_up(rows * (reach / margin) ** 2):,} held-out rows would settle it."
     ]
 

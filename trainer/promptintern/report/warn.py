@@ -40,11 +40,11 @@ def _direct_would_do(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Se
         return []
     low, high = (words.difference(metric, bound, unit=False) for bound in (found.difference.low, found.difference.high))
     if found.reading == "worse":
-        reading = "does better here: Direct, trained on the query alone from the start, beats the stages"
+        reading = f"does better here: Direct, which trained on the query alone from the start, beats {QUERY_ONLY}"
     else:
         reading = (
-            "would do as well here: Direct, trained on the query alone from the start, is as good, as far as "
-            f"{words.count(len(facts.rows))} rows can tell"
+            f"does as well here: Direct, which trained on the query alone from the start, is as good as {QUERY_ONLY}, "
+            f"as far as {words.count(len(facts.rows))} rows can show"
         )
     return [
         f"Plain fine-tuning {reading} ({QUERY_ONLY} minus {DIRECT}: "
@@ -57,22 +57,23 @@ def _nothing_to_internalize(facts: RunFacts, arms: Sequence[ArmReport], comparis
     full = next(arm for arm in arms if arm.name == FULL_PROMPT).figure(metric)
     if vacuous(metric=metric, full=full, max_drop=facts.gate.max_drop):
         return [
-            f"The base model hardly answers even with the full prompt ({words.score_sentence(metric, full.value)}): "
-            "what the result can do, it learned from the training answers, not from the prompt."
+            "The base model hardly ever answers correctly, even with the full prompt "
+            f"({words.score_sentence(metric, full.value)}). What the result can do, it learned from the training "
+            "answers and not from the prompt."
         ]
     found = _find(comparisons, metric, FULL_PROMPT, BASE)
     if found is None or found.reading == "better":
         return []
     return [
-        "The base model answers the query alone as well as the full prompt (FullPrompt minus Base: "
-        f"{words.difference(metric, found.difference.value)}): the prompt adds nothing that could be internalized."
+        "The base model answers as well with the query alone as with the full prompt (FullPrompt minus Base: "
+        f"{words.difference(metric, found.difference.value)}), so the prompt adds nothing that could be internalized."
     ]
 
 
 def _gates(facts: RunFacts) -> list[str]:
     return [
-        f"Stage {stage.index + 1} fell below the gate{_scores(facts.metrics[0], stage)}; training went on, as the job "
-        "says."
+        f"Stage {stage.index + 1} fell below the gate{_scores(facts.metrics[0], stage)}. Training went on, because the "
+        "job sets onFail: Continue."
         for stage in facts.stages
         if stage.gate == "failed" and stage.index != facts.gate.stopped_at
     ]
@@ -87,8 +88,8 @@ def _few_rows(facts: RunFacts) -> list[str]:
     if len(facts.rows) >= FEW_ROWS:
         return []
     return [
-        f"Only {words.count(len(facts.rows))} held-out rows: the intervals are wide. A few hundred tell a loss of some "
-        "points from chance."
+        f"There are only {words.count(len(facts.rows))} held-out rows, so the intervals are wide. It takes a few "
+        "hundred rows to tell a loss of a few points from chance."
     ]
 
 
@@ -103,8 +104,8 @@ def _cut_answers(facts: RunFacts) -> list[str]:
     if not listed:
         return []
     return [
-        f"{listed} answers ended at evaluation.maxNewTokens ({facts.max_new_tokens}). Such an answer is rarely an "
-        "exact match: raise the limit, or give evaluation.stop a text that ends an answer."
+        f"{listed} answers reached the limit evaluation.maxNewTokens ({facts.max_new_tokens}). Such an answer is "
+        "rarely an exact match. Raise the limit, or set evaluation.stop to a text that ends an answer."
     ]
 
 
@@ -115,6 +116,6 @@ def _no_four_grams(facts: RunFacts, arms: Sequence[ArmReport]) -> list[str]:
     if not zero:
         return []
     return [
-        f"BLEU is 0 for {', '.join(zero)} though some answers are right: it counts runs of four tokens, and these "
-        "answers are shorter. Go by exact match."
+        f"BLEU is 0 for {', '.join(zero)}, although some answers are right: BLEU counts runs of four tokens, and these "
+        "answers are shorter. Rely on exact match instead."
     ]
