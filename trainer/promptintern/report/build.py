@@ -33,7 +33,7 @@ from promptintern.report.schema import (
     Savings,
     Spread,
 )
-from promptintern.report.verdict import verdict
+from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import warnings_of
 
 MAX_EXAMPLES = 20
@@ -55,7 +55,7 @@ _PAIRS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scored:
+class _ScoredArm:
     """An arm with every row's figures."""
 
     facts: ArmFacts
@@ -75,7 +75,7 @@ def build_report(facts: RunFacts) -> Report:
     full, result = by_name[FULL_PROMPT], by_name[facts.result.name] if facts.result else None
     savings = _savings(full, result) if result else None
     return Report(
-        verdict=verdict(
+        verdict=build_verdict(
             metric=facts.metrics[0],
             full=full,
             result=result,
@@ -111,15 +111,15 @@ def build_report(facts: RunFacts) -> Report:
     )
 
 
-def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _Scored:
-    return _Scored(
+def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _ScoredArm:
+    return _ScoredArm(
         facts=arm,
         matches=exact_match(arm.predictions, accepted),
         bleu=bleu_per_row_statistics(arm.predictions, accepted) if Metric.BLEU in metrics else None,
     )
 
 
-def _arm_report(arm: _Scored, facts: RunFacts) -> ArmReport:
+def _arm_report(arm: _ScoredArm, facts: RunFacts) -> ArmReport:
     prompt, answer = _spread(arm.facts.prompt_tokens), _spread(arm.facts.answer_tokens)
     return ArmReport(
         name=arm.facts.name,
@@ -156,7 +156,7 @@ def _cost_per_thousand(prompt: Spread, answer: Spread, prices: PriceFacts) -> fl
     return 1000 * (prompt.mean * prices.input_per_million + answer.mean * prices.output_per_million) / 1_000_000
 
 
-def _comparisons(scored: Sequence[_Scored], metrics: Sequence[Metric]) -> list[Comparison]:
+def _comparisons(scored: Sequence[_ScoredArm], metrics: Sequence[Metric]) -> list[Comparison]:
     by_name = {arm.facts.name: arm for arm in scored}
     return [
         Comparison(metric=metric, arm=arm, against=against, difference=_figure(interval), reading=_reading(interval))
@@ -167,7 +167,7 @@ def _comparisons(scored: Sequence[_Scored], metrics: Sequence[Metric]) -> list[C
     ]
 
 
-def _paired(metric: Metric, arm: _Scored, against: _Scored) -> Interval:
+def _paired(metric: Metric, arm: _ScoredArm, against: _ScoredArm) -> Interval:
     if metric is Metric.EXACT_MATCH:
         return newcombe_paired(arm.matches, against.matches)
     assert arm.bleu is not None and against.bleu is not None
@@ -210,12 +210,12 @@ def _savings(full: ArmReport, result: ArmReport) -> Savings:
     )
 
 
-def _examples(facts: RunFacts, scored: Sequence[_Scored]) -> Examples:
+def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:
     by_name = {arm.facts.name: arm for arm in scored}
     if facts.result is None:
         return Examples(gained_total=0, lost_total=0, gained=[], lost=[])
     full, result = by_name[FULL_PROMPT], by_name[facts.result.name]
-    changes = [mine - theirs for mine, theirs in zip(result.matches, full.matches, strict=True)]
+    changes = [result_match - full_match for result_match, full_match in zip(result.matches, full.matches, strict=True)]
     gained = [row for row, change in enumerate(changes) if change > 0]
     lost = [row for row, change in enumerate(changes) if change < 0]
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 from markupsafe import Markup, escape
 
-LINE = 18.0
+LINE_HEIGHT = 18.0
 """Height of a line of text, in pixels."""
-CHARACTER = 7.2
+CHARACTER_WIDTH = 7.2
 """Width of a character at most, in pixels, by which room for labels is planned."""
 
 Marker = Literal["circle", "square", "diamond", "triangle", "cross"]
@@ -18,10 +18,10 @@ Anchor = Literal["start", "middle", "end"]
 
 def element(name: str, *children: str, **attributes: str | float) -> Markup:
     """An SVG element. Text and attribute values are escaped; ``class_`` and ``stroke_width`` lose their underscores."""
-    written = Markup("").join(
+    attribute_text = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value)) for key, value in attributes.items()
     )
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, Markup("").join(children))
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), attribute_text, Markup("").join(children))
 
 
 def picture(*children: str, width: float, height: float, key: str, title: str, description: str) -> Markup:
@@ -63,8 +63,8 @@ def marker(shape: Marker, x: float, y: float, class_: str, *, size: float = 6) -
         case "square":
             return element("rect", x=x - size, y=y - size, width=2 * size, height=2 * size, class_=class_)
         case "diamond":
-            reach = size * 1.3
-            return _polygon([(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)], class_)
+            radius = size * 1.3
+            return _polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], class_)
         case "triangle":
             return _polygon([(x, y - size * 1.2), (x + size * 1.2, y + size), (x - size * 1.2, y + size)], class_)
         case "cross":
@@ -93,7 +93,7 @@ class Scale:
         return self.start + (self.end - self.start) * value / self.top
 
 
-_TOPS = {1.0: 5, 1.5: 3, 2.0: 4, 2.5: 5, 3.0: 3, 4.0: 4, 5.0: 5, 6.0: 3, 8.0: 4, 10.0: 5}
+_NICE_TOPS = {1.0: 5, 1.5: 3, 2.0: 4, 2.5: 5, 3.0: 3, 4.0: 4, 5.0: 5, 6.0: 3, 8.0: 4, 10.0: 5}
 """Ends of an axis, as multiples of a power of ten, and into how many round steps each parts."""
 
 
@@ -102,14 +102,14 @@ def nice_top(largest: float, *, limit: float = math.inf) -> float:
     if largest <= 0:
         return min(1.0, limit)
     power: float = 10.0 ** math.floor(math.log10(largest))
-    return min(limit, next(step * power for step in _TOPS if largest <= step * power * (1 + 1e-9)))
+    return min(limit, next(step * power for step in _NICE_TOPS if largest <= step * power * (1 + 1e-9)))
 
 
 def ticks(top: float) -> list[float]:
     """Round values from 0 to ``top``, which `nice_top` chose."""
     mantissa = top / 10.0 ** math.floor(math.log10(top) + 1e-9)
-    steps = next((count for end, count in _TOPS.items() if abs(mantissa - end) < 1e-6), 4)
-    return [top * i / steps for i in range(steps + 1)]
+    num_steps = next((count for end, count in _NICE_TOPS.items() if abs(mantissa - end) < 1e-6), 4)
+    return [top * i / num_steps for i in range(num_steps + 1)]
 
 
 def _value(value: str | float) -> str:

@@ -15,25 +15,24 @@ def score(metric: Metric, value: float) -> str:
     return f"{_fixed(value, 1)}" if metric is Metric.BLEU else percent(value, digits=1)
 
 
-def score_sentence(metric: Metric, value: float) -> str:
+def named_score(metric: Metric, value: float) -> str:
     """``97.0 % exact match`` or ``BLEU 45.2``."""
     return f"BLEU {score(metric, value)}" if metric is Metric.BLEU else f"{score(metric, value)} exact match"
 
 
 def difference(metric: Metric, value: float, *, unit: bool = True) -> str:
     """A signed difference in points, which are percentage points for exact match."""
-    points = value if metric is Metric.BLEU else 100 * value
-    text = signed(points)
+    text = signed(value if metric is Metric.BLEU else 100 * value)
     return f"{text} points" if unit else text
 
 
 def points(metric: Metric, value: float) -> str:
     """A size in points: ``2 points``."""
-    number = value if metric is Metric.BLEU else 100 * value
-    return f"{plain(number)} {'point' if plain(number) == '1' else 'points'}"
+    text = number(value if metric is Metric.BLEU else 100 * value)
+    return f"{text} {'point' if text == '1' else 'points'}"
 
 
-def scale(metric: Metric) -> float:
+def metric_range(metric: Metric) -> float:
     """The metric's range, in which a share of it is stated."""
     return 100.0 if metric is Metric.BLEU else 1.0
 
@@ -53,7 +52,7 @@ def signed(value: float, *, digits: int = 1) -> str:
     return text if text.startswith(MINUS) or not text.strip("0.") else f"+{text}"
 
 
-def plain(value: float) -> str:
+def number(value: float) -> str:
     """Up to two decimals, without idle zeros."""
     text = _fixed(value, 2)
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -64,7 +63,7 @@ def count(value: float) -> str:
     return f"{round(value):,}"
 
 
-def tokens(value: float) -> str:
+def mean(value: float) -> str:
     """A mean of tokens: one decimal below a hundred."""
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
@@ -103,17 +102,17 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
 
 
-def capital(text: str) -> str:
+def capitalized(text: str) -> str:
     """``text`` with its first letter large."""
     return text[:1].upper() + text[1:]
 
 
-def unbroken(text: str) -> str:
+def keep_together(text: str) -> str:
     """``text`` with no line break between a figure and what it counts."""
     return re.sub(r"(?<=\d) (?=[%\w])", "\u00a0", text)
 
 
-def rounded_up(value: float) -> int:
+def round_up(value: float) -> int:
     """The next number with two figures, such as 340 for 331."""
     step = 10 ** max(0, math.floor(math.log10(value)) - 1)
     return int(math.ceil(value / step) * step)
