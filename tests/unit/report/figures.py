@@ -1,4 +1,4 @@
-"""Facts of made-up runs, for the report's tests."""
+"""Facts of invented runs, for the report's tests."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ def held_out(count: int) -> list[HeldOutRow]:
 
 
 def arm(name: str, rows: Sequence[HeldOutRow], *, right: float, seed: int = 0, timed: bool = False) -> ArmFacts:
-    """An arm that answers a share ``right`` of the rows right; which ones, ``seed`` draws."""
+    """An arm that answers a share ``right`` of the rows right, in rows that are drawn with ``seed``."""
     rng = np.random.default_rng(seed)
     right_rows = set(rng.permutation(len(rows))[: round(right * len(rows))].tolist())
     tokens = PROMPT_TOKENS[name]
@@ -64,7 +64,7 @@ def arm(name: str, rows: Sequence[HeldOutRow], *, right: float, seed: int = 0, t
 
 
 def throughput(*, mfu: float | None = None) -> Throughput:
-    """Of a training on one worker."""
+    """The throughput of a training on one worker."""
     return Throughput(
         examples_per_second=19.5,
         tokens_per_second=11_200,
@@ -135,7 +135,7 @@ def facts(
 ) -> RunFacts:
     """A whole run. ``result`` is the share that QueryOnly (or the kept stage) answers right.
 
-    BLEU is left out unless held_out_rows for, since its intervals take most of a test's time.
+    BLEU is left out by default, because its intervals take most of a test's time.
     """
     held_out_rows = held_out(rows)
     trained = (

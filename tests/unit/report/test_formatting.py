@@ -1,4 +1,4 @@
-"""Figures as text."""
+"""Numbers as text."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""report.html: structure, safety, and what a reader finds in it."""
+"""report.html: its structure, its safety and its content."""
 
 import re
 from html.parser import HTMLParser

@@ -1,4 +1,4 @@
-"""Plots: scales, ticks, and marks that lie where the figures say and inside the picture."""
+"""Plots: scales, ticks, and the positions of marks, which match the figures and lie inside the picture."""
 
 from collections.abc import Callable
 from xml.etree import ElementTree
@@ -77,7 +77,7 @@ def test_everything_lies_inside_the_picture(name: str, width: int) -> None:
         if element.tag == "rect":
             assert float(element.attrib["y"]) + float(element.attrib["height"]) <= bottom + 0.01
         if element.tag == "text":
-            # A letter takes at most so much, so this bounds where the text ends.
+            # CHARACTER_WIDTH bounds the width of a character, and so the end of the text.
             reach = (
                 len(element.text or "")
                 * svg.CHARACTER_WIDTH

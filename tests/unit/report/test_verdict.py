@@ -1,4 +1,4 @@
-"""The verdict by tables and by what must always hold."""
+"""The verdict, by tables and by properties that always hold."""
 
 import pytest
 from hypothesis import given, settings
@@ -27,11 +27,11 @@ def figure(value: float, low: float | None = None, high: float | None = None) ->
         (EM, 0.9, (0.00, -0.02, 0.02), "Internalized"),  # the bound itself is allowed
         (EM, 0.9, (0.30, 0.20, 0.40), "Internalized"),
         (EM, 0.9, (-0.01, -0.03, 0.01), "Inconclusive"),
-        (EM, 0.9, (-0.03, -0.05, -0.02), "Inconclusive"),  # the upper bound touches what is allowed
+        (EM, 0.9, (-0.03, -0.05, -0.02), "Inconclusive"),  # the upper bound equals the allowed loss
         (EM, 0.9, (-0.03, -0.05, -0.021), "NotInternalized"),
         (EM, 0.0, (0.00, 0.00, 0.02), "Inconclusive"),  # nothing to lose
         (EM, 0.02, (-0.01, -0.02, 0.01), "Inconclusive"),
-        (EM, 0.01, (0.20, 0.15, 0.25), "Internalized"),  # nothing to lose, yet surely better
+        (EM, 0.01, (0.20, 0.15, 0.25), "Internalized"),  # nothing to lose, but the result is better
         (BLEU, 60.0, (-1.0, -1.9, 0.5), "Internalized"),  # 2 of 100 points are allowed
         (BLEU, 60.0, (-1.0, -2.5, 0.5), "Inconclusive"),
         (BLEU, 60.0, (-5.0, -7.0, -3.0), "NotInternalized"),
@@ -86,7 +86,7 @@ def test_not_internalized() -> None:
     assert "The loss is 56.5 points, and the job allows 5 points" in verdict.headline
 
 
-def test_too_few_rows_to_tell() -> None:
+def test_too_few_rows() -> None:
     run_report = report(facts(rows=60, result=0.94))
     assert run_report.verdict.outcome == "Inconclusive"
     assert "60 held-out rows are too few to show whether the loss stays within 5 points" in run_report.verdict.headline
@@ -102,7 +102,7 @@ def test_the_advised_number_of_rows_settles_it() -> None:
     assert settled == "Internalized"
 
 
-def test_a_full_prompt_that_fails_is_nothing_to_judge_by() -> None:
+def test_a_full_prompt_that_always_fails_is_inconclusive() -> None:
     run_report = report(facts(full=0.0, result=0.0, direct=0.0))
     assert run_report.verdict.outcome == "Inconclusive"
     assert run_report.verdict.headline.startswith(
@@ -125,7 +125,7 @@ def test_stopped_by_the_gate_keeps_a_stage() -> None:
     )
 
 
-def test_stopped_by_the_gate_at_once_leaves_nothing() -> None:
+def test_stopped_by_the_gate_at_the_first_stage_leaves_no_adapter() -> None:
     run_report = report(facts(stopped_at=0, kept=None, result=None, stages=[stage(0, score=0.5, gate="failed")]))
     assert run_report.verdict.outcome == "StoppedByGate"
     assert run_report.verdict.arm is None

@@ -1,4 +1,7 @@
-"""From a run's facts to its report: pure, so that the same facts always give the same report."""
+"""Computes the report of a run (`schema.Report`) from its facts (`facts.RunFacts`).
+
+All functions are pure, so the same facts always give the same report.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,15 +40,16 @@ from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import warnings_of
 
 MAX_EXAMPLES = 20
+"""Largest number of gained rows, and of lost rows, in the report."""
 
-DESCRIPTIONS = {
+ARM_DESCRIPTIONS = {
     FULL_PROMPT: "base weights, the whole template, all examples",
     QUERY_ONLY: "internalized model, the query alone",
     KEPT_STAGE: "adapter of the last stage that passed the gate, with that stage's prompt",
     DIRECT: "plain fine-tune on the query alone, same budget",
     BASE: "base weights, the query alone",
 }
-_PAIRS = (
+_COMPARED_ARMS = (
     (QUERY_ONLY, FULL_PROMPT),
     (KEPT_STAGE, FULL_PROMPT),
     (QUERY_ONLY, DIRECT),
@@ -56,17 +60,17 @@ _PAIRS = (
 
 @dataclass(frozen=True, kw_only=True)
 class _ScoredArm:
-    """An arm with every row's figures."""
+    """An arm with the figures of each row."""
 
     facts: ArmFacts
     matches: list[float]
-    """1.0 or 0.0 by row."""
+    """1.0 (right) or 0.0 (wrong) for each row."""
     bleu: NDArray[np.int64] | None
-    """Statistics by row, shape [rows, 10]."""
+    """BLEU statistics of each row, shape [rows, 10]; None if the job did not ask for BLEU."""
 
 
 def build_report(facts: RunFacts) -> Report:
-    """The report of a run."""
+    """Return the report of a run."""
     accepted = [row.accepted for row in facts.rows]
     scored = [_score(arm, accepted, facts.metrics) for arm in facts.arms]
     arms = [_arm_report(arm, facts) for arm in scored]
@@ -123,7 +127,7 @@ def _arm_report(arm: _ScoredArm, facts: RunFacts) -> ArmReport:
     prompt, answer = _spread(arm.facts.prompt_tokens), _spread(arm.facts.answer_tokens)
     return ArmReport(
         name=arm.facts.name,
-        description=DESCRIPTIONS.get(arm.facts.name, ""),
+        description=ARM_DESCRIPTIONS.get(arm.facts.name, ""),
         rows=len(arm.matches),
         exact_match=_figure(wilson(int(sum(arm.matches)), len(arm.matches))),
         bleu=None if arm.bleu is None else _figure(bootstrap(arm.bleu, score=bleu_of_statistics)),
@@ -161,7 +165,7 @@ def _comparisons(scored: Sequence[_ScoredArm], metrics: Sequence[Metric]) -> lis
     return [
         Comparison(metric=metric, arm=arm, against=against, difference=_figure(interval), reading=_reading(interval))
         for metric in metrics
-        for arm, against in _PAIRS
+        for arm, against in _COMPARED_ARMS
         if arm in by_name and against in by_name
         for interval in [_paired(metric, by_name[arm], by_name[against])]
     ]

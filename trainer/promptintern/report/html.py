@@ -1,4 +1,4 @@
-"""report.html: one file that a manager can open anywhere, without network or scripts."""
+"""Renders report.html, a single file that anyone can open anywhere, without a network or scripts."""
 
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,11 +14,11 @@ from promptintern.report.schema import Report
 from promptintern.stage_record import Throughput
 
 WIDE, NARROW = 760, 342
-"""Widths in pixels of each plot's two drawings; the style sheet shows the one that fits."""
+"""Widths, in pixels, of the two drawings of each plot; the style sheet shows the one that fits."""
 NUM_OPEN_EXAMPLES = 3
-"""Examples that stand open; the rest unfold."""
+"""Number of gained rows, and of lost rows, that are shown at once; the others are folded."""
 MAX_TEXT_LENGTH = 1200
-"""Characters of a query or an answer that are shown."""
+"""Largest number of characters of a query, an answer or a warning that are shown."""
 _OUTCOMES = {
     "Internalized": ("✓", "good", "Internalized"),
     "Inconclusive": ("~", "open", "Inconclusive"),
@@ -30,7 +30,7 @@ _READINGS = {"better": "better", "worse": "worse", "undecided": "undecided"}
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot in both widths."""
+    """A plot, drawn in both widths."""
 
     wide: Markup
     narrow: Markup
@@ -38,7 +38,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyFigure:
-    """One of the figures under the headline."""
+    """A figure below the headline, with the full prompt's figure for comparison."""
 
     name: str
     value: str
@@ -46,7 +46,7 @@ class KeyFigure:
 
 
 def render_html(report: Report) -> str:
-    """The page, as text to be stored in UTF-8. The same report gives the same bytes."""
+    """Return the page, as text to be stored in UTF-8. The same report gives the same bytes."""
     symbol, tone, name = _OUTCOMES[report.verdict.outcome]
     return _template().render(
         report=report,
@@ -63,7 +63,7 @@ def render_html(report: Report) -> str:
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
-    """What a manager wants to read: score, tokens, latency and cost of the result beside the full prompt."""
+    """Return score, prompt tokens, latency and cost of the result, compared with the full prompt."""
     full = report.arm(FULL_PROMPT)
     result = report.arm(report.verdict.arm) if report.verdict.arm else None
     savings = report.savings
@@ -106,14 +106,14 @@ def _fewer_tokens(saved: float) -> str:
 
 
 def _throughputs(report: Report) -> dict[str, Throughput]:
-    """The throughput of every training that was timed, by the training's name."""
+    """Return the throughput of every training that was timed, by the training's name."""
     trainings = {f"Stage {stage.index + 1}": stage.throughput for stage in report.stages}
     trainings |= {"Direct": report.direct.throughput} if report.direct else {}
     return {name: throughput for name, throughput in trainings.items() if throughput.time_shares}
 
 
 def _phases(report: Report) -> list[str]:
-    """The phases of a step that some training spent time on, in their order within a step."""
+    """Return the phases of a step on which any training spent time, in their order within a step."""
     shares = [throughput.time_shares for throughput in _throughputs(report).values()]
     return [phase for phase in TimeShares.model_fields if any(getattr(share, phase) for share in shares)]
 

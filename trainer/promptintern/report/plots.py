@@ -1,4 +1,4 @@
-"""The report's plots, each for a given width in pixels: arms, tokens, stages, loss."""
+"""Draws the report's plots (arms, tokens, stages, loss), each in a given width in pixels."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -36,14 +36,15 @@ MARKERS: dict[str, Marker] = {
 STAGE_PANEL_HEIGHT = 120.0
 LOSS_PANEL_HEIGHT = 220.0
 AXIS_HEIGHT = 26.0
+"""Height, in pixels, of the numbers of a horizontal axis."""
 AXIS_WIDTH = 52.0
-"""Room for the numbers of a vertical axis."""
+"""Width, in pixels, of the numbers of a vertical axis."""
 MIN_LABELLED_COLUMN = 66
-"""Narrower columns leave out the labels of some stages."""
+"""Width, in pixels, that a stage's labels need. If columns are narrower, some stages have no labels."""
 
 
 def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Markup:
-    """Every arm's score with its interval; a dashed line at FullPrompt's."""
+    """Draw the score of every arm with its interval, and a dashed line at FullPrompt's score."""
     arms = report.arms
     figures = {arm.name: arm.figure(metric) for arm in arms}
     top = nice_top(max(figure.high for figure in figures.values()), limit=formatting.metric_range(metric))
@@ -96,7 +97,7 @@ def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Mark
 
 
 def tokens_plot(arms: Sequence[ArmReport], *, width: float, key: str) -> Markup:
-    """Prompt tokens per query of some arms, as bars."""
+    """Draw the prompt tokens per query of ``arms`` as bars."""
     top = max(1.0, *(arm.prompt_tokens.mean for arm in arms))
     row, bar = 46.0, 18.0
     scale = Scale(top=top, start=0, end=width)
@@ -130,7 +131,7 @@ def tokens_plot(arms: Sequence[ArmReport], *, width: float, key: str) -> Markup:
 
 
 def stages_plot(stages: Sequence[StageRecord], metric: Metric, *, width: float, key: str) -> Markup:
-    """Prompt tokens (bars) above the score (line) of every stage, one column a stage."""
+    """Draw the prompt tokens (bars) above the score (line) of every stage, with one column per stage."""
     left, column = AXIS_WIDTH, (width - AXIS_WIDTH) / max(1, len(stages))
     label_every = max(1, -(-len(stages) * MIN_LABELLED_COLUMN // int(width - left)))
     centres = [left + column * (i + 0.5) for i in range(len(stages))]
@@ -231,7 +232,7 @@ def _score_panel(
 
 
 def loss_plot(curves: Sequence[LossCurve], *, width: float, key: str) -> Markup:
-    """Mean loss per answer token over the steps: the stages one after another, Direct dashed from step 0."""
+    """Draw the mean loss per answer token: the stages one after another, and Direct dashed from step 0."""
     stages = [curve for curve in curves if curve.track != "direct"]
     direct = next((curve for curve in curves if curve.track == "direct"), None)
     ends = list(accumulate(curve.points[-1].step for curve in stages))
@@ -277,18 +278,18 @@ def loss_plot(curves: Sequence[LossCurve], *, width: float, key: str) -> Markup:
 
 
 def glyph(arm: str) -> Markup:
-    """The arm's mark, small, to stand before its name in a table."""
+    """Draw the arm's mark in a small size, for the place before its name in a table."""
     mark = marker(MARKERS.get(arm, "circle"), 8, 8, f"mark {series_of(arm)}", size=5)
     return element("svg", mark, viewBox="0 0 16 16", width=16, height=16, class_="glyph", aria_hidden="true")
 
 
 def track_name(track: str) -> str:
-    """``Stage 2`` or ``Direct``."""
+    """Return the name of a track, such as ``Stage 2`` or ``Direct``."""
     return DIRECT if track == "direct" else f"Stage {int(track) + 1}"
 
 
 def series_of(arm: str) -> str:
-    """The style of an arm's marks."""
+    """Return the style-sheet class of an arm's marks."""
     return {FULL_PROMPT: "full", DIRECT: "direct", BASE: "base"}.get(arm, "result")
 
 

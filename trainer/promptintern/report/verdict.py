@@ -1,4 +1,4 @@
-"""The verdict: whether the query alone is enough, in words that need no statistics."""
+"""The verdict: whether the query alone is enough, in sentences that need no knowledge of statistics."""
 
 from promptintern_api.evaluation import Metric
 
@@ -8,20 +8,20 @@ from promptintern.report.schema import ArmReport, Figure, Outcome, Savings, Verd
 from promptintern.stage_record import StageRecord
 
 TOLERANCE = 1e-9
-"""For sums of floats; far below one row's worth."""
+"""Tolerance for rounding errors of floats; far below the share of a single row."""
 _MAX_ADVISED_ROWS = 1_000_000
 
 
 def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop: float) -> Outcome:
-    """Internalized if the whole interval of ``difference`` lies above the allowed loss, NotInternalized if all of it
-    lies below, else Inconclusive.
+    """Return Internalized if the whole interval of ``difference`` lies above the allowed loss, NotInternalized if the
+    whole interval lies below it, and Inconclusive otherwise.
 
-    It is Inconclusive too where FullPrompt's own score is within the allowed loss of 0: then a model that gets
-    everything wrong would do. Only a result that is surely better than FullPrompt counts there.
+    If FullPrompt's own score is no more than the allowed loss, a model that gets every row wrong would pass. In this
+    case, the outcome is Inconclusive unless the whole interval shows a result better than FullPrompt.
 
     Args:
         full: FullPrompt's score.
-        difference: Score of the result minus FullPrompt's, on the same rows.
+        difference: The result's score minus FullPrompt's, on the same rows.
         max_drop: The allowed loss, as a share of the metric's range.
     """
     allowed = -max_drop * formatting.metric_range(metric)
@@ -33,7 +33,7 @@ def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop
 
 
 def is_full_prompt_too_weak(*, metric: Metric, full: Figure, max_drop: float) -> bool:
-    """Whether FullPrompt scores so little that losing all of it would be allowed."""
+    """Return whether FullPrompt's whole score is no more than the allowed loss."""
     return full.value <= max_drop * formatting.metric_range(metric) + TOLERANCE
 
 
@@ -48,13 +48,17 @@ def build_verdict(
     stages: list[StageRecord],
     planned_stages: int,
 ) -> Verdict:
-    """The verdict from the figures.
+    """Return the verdict.
 
     Args:
         metric: The job's first metric.
-        full: The arm FullPrompt.
-        result: The arm QueryOnly, or KeptStage if a gate stopped the run; None if no stage passed.
-        difference: Score of ``result`` minus FullPrompt's; None without a result.
+        full: The FullPrompt arm.
+        result: The QueryOnly arm, or KeptStage if a gate stopped the run; None if no stage passed.
+        difference: The score of ``result`` minus FullPrompt's; None if there is no result.
+        savings: What ``result`` saves compared with FullPrompt; None if there is no result.
+        gate: The gate's settings, and the stage at which it stopped the run.
+        stages: The stages that were trained.
+        planned_stages: Number of stages in the schedule.
     """
 
     def with_outcome(outcome: Outcome, headline: str, reasons: list[str]) -> Verdict:
@@ -154,7 +158,10 @@ def _stopped_by_gate(
 
 
 def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int) -> list[str]:
-    """How many rows would do, since an interval's width falls with the square root of their number."""
+    """Estimate how many rows would settle the verdict.
+
+    An interval's width falls with the square root of the number of rows.
+    """
     margin = abs(difference.value + max_drop * formatting.metric_range(metric))
     reach = difference.value - difference.low
     if margin <= 0 or reach <= margin or rows * (reach / margin) ** 2 > _MAX_ADVISED_ROWS:
@@ -166,7 +173,7 @@ def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int)
 
 
 def _subject(stages: list[StageRecord]) -> str:
-    """Who answers: the query alone, unless the schedule ends at a rate above 0."""
+    """Name the prompt that was judged: the query alone, unless the schedule ends at a rate above 0."""
     last = stages[-1] if stages else None
     if last is None or last.requested_rate <= 0:
         return "The query alone"

@@ -1,4 +1,4 @@
-"""What a reader should know before trusting the figures."""
+"""Warnings of the report: what a reader should know before relying on its figures."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,13 @@ from promptintern.report.verdict import is_full_prompt_too_weak
 from promptintern.stage_record import StageRecord
 
 MIN_ROWS = 100
+"""With fewer held-out rows, the report warns of wide intervals."""
 MIN_CUT_SHARE = 0.05
-"""Share of an arm's answers at the length limit from which it is worth a word."""
+"""If more than this share of an arm's answers reached the length limit, the report warns."""
 
 
 def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
-    """The run's own warnings, then what the figures themselves call for."""
+    """Return the warnings of the run, followed by those that its figures give rise to."""
     return [
         *facts.warnings,
         *_nothing_to_internalize(facts, arms, comparisons),
