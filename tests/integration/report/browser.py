@@ -1,4 +1,4 @@
-"""Headless Chromium through the DevTools protocol: a page, what it shows, what it asked the network for."""
+"""Headless Chromium through the DevTools protocol: a page, its content, and the URLs that it requested."""
 
 import base64
 import json
@@ -35,12 +35,12 @@ ANSWER_SECONDS = 60.0
 
 
 def find_chromium() -> str | None:
-    """The browser's path, if there is one."""
+    """Return the path of the browser, or None if none is installed."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Page:
-    """A tab. Events that the browser sends meanwhile are kept in ``events``."""
+    """A browser tab. ``events`` holds the events that the browser has sent since the page was opened."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -79,41 +79,41 @@ class Page:
         self.call("Page.navigate", url=path.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
-        # Two frames later styles, fonts and layout are settled; errors on the way have been told by then.
+        # After two frames, styles, fonts and layout are settled, and errors have been reported.
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression (or of its promise) in the page."""
+        """Return the value of a JavaScript expression (or of its promise) in the page."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
     def screenshot(self) -> bytes:
-        """The whole page as PNG."""
+        """Return the whole page as a PNG image."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
         return base64.b64decode(data)
 
     def requests(self) -> list[str]:
-        """URLs that the page asked for."""
+        """Return the URLs that the page requested, other than ``data:`` URLs."""
         sent = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in sent if not url.startswith("data:")]
 
-    def complaints(self) -> list[str]:
-        """Errors and warnings in the console, uncaught exceptions, and violations of the page's policy."""
-        found = []
+    def console_messages(self) -> list[str]:
+        """Return console messages, uncaught exceptions, and violations of the page's content security policy."""
+        messages = []
         for event in self.events:
             params = event["params"]
             match event["method"]:
                 case "Runtime.consoleAPICalled":
-                    found.append(json.dumps(params["args"]))
+                    messages.append(json.dumps(params["args"]))
                 case "Runtime.exceptionThrown":
-                    found.append(json.dumps(params["exceptionDetails"]))
+                    messages.append(json.dumps(params["exceptionDetails"]))
                 case "Log.entryAdded":
-                    found.append(params["entry"]["text"])
-        return found
+                    messages.append(params["entry"]["text"])
+        return messages
 
     def _receive(self) -> dict[str, Any]:
         message: dict[str, Any] = json.loads(self._connection.recv(timeout=ANSWER_SECONDS))
@@ -124,7 +124,7 @@ class Page:
 
 @contextmanager
 def chromium(program: str, folder: Path) -> Iterator[Page]:
-    """A page in a browser of its own, whose profile lies in ``folder``."""
+    """Start a browser with its profile in ``folder``, yield a page in it, and stop the browser."""
     profile = folder / "profile"
     command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     with (folder / "chromium.log").open("wb") as log:

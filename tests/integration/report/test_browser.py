@@ -1,4 +1,4 @@
-"""report.html in headless Chromium: nothing fails or is fetched, all is seen at 390 and 1280 px, light and dark."""
+"""report.html in headless Chromium, at 390 and 1280 px, light and dark: no errors, no requests, all content visible."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,12 +44,12 @@ TEXT_SIZES = """
 [...document.querySelectorAll('svg[role=img] text')].filter(t => t.getBoundingClientRect().width > 0)
   .map(t => parseFloat(getComputedStyle(t).fontSize) * t.getCTM().a)
 """
-# What sticks out of the page without a container of its own to scroll in.
-ESCAPEES = """
+# Elements that extend beyond the page and are not in a scrolling container.
+OVERFLOWING_ELEMENTS = """
 [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg')
   && e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5).map(e => e.outerHTML.slice(0, 120))
 """
-OUTLIERS = """
+CLIPPED_TEXTS = """
 [...document.querySelectorAll('svg[role=img]')].filter(s => s.getBoundingClientRect().width > 0).flatMap(svg => {
   const frame = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].filter(t => {
@@ -87,12 +87,12 @@ def test_report_in_a_browser(page: Page, pages: dict[str, Path], name: str, widt
     page.open(pages[name], width=width, scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
 
-    assert page.complaints() == []
+    assert page.console_messages() == []
     assert page.requests() == [pages[name].as_uri()]
 
     heading = page.evaluate("JSON.parse(JSON.stringify(document.querySelector('h1').getBoundingClientRect()))")
     assert page.evaluate("document.querySelector('h1').innerText").strip()
-    assert heading["top"] < 900, "the verdict is seen without scrolling"
+    assert heading["top"] < 900, "the verdict is visible without scrolling"
     assert 0 <= heading["left"] < heading["right"] <= width
     assert heading["height"] > 20
 
@@ -104,10 +104,10 @@ def test_report_in_a_browser(page: Page, pages: dict[str, Path], name: str, widt
         assert box["width"] > 0.75 * min(width, 848) - 40
         assert box["height"] > 40
     assert min(page.evaluate(TEXT_SIZES)) >= 10, "text in plots stays readable"
-    assert page.evaluate(OUTLIERS) == []
+    assert page.evaluate(CLIPPED_TEXTS) == []
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate(ESCAPEES) == []
+    assert page.evaluate(OVERFLOWING_ELEMENTS) == []
 
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     lightness = sum(int(part) for part in background.removeprefix("rgb(").removesuffix(")").split(",")) / 3
@@ -139,10 +139,10 @@ def test_the_page_prints_in_the_wide_drawings(page: Page, pages: dict[str, Path]
     assert page.call("Page.printToPDF", printBackground=True)["data"]
 
 
-def test_the_browser_would_tell_of_errors_and_requests(page: Page, tmp_path: Path) -> None:
+def test_the_browser_reports_errors_and_requests(page: Page, tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('no'); throw Error('worse')</script>")
     page.open(bad, width=390, scheme="light")
     assert "http://127.0.0.1:9/x.png" in page.requests()
-    assert any("no" in complaint for complaint in page.complaints())
-    assert any("worse" in complaint for complaint in page.complaints())
+    assert any("no" in message for message in page.console_messages())
+    assert any("worse" in message for message in page.console_messages())

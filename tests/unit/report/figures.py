@@ -1,4 +1,4 @@
-"""Facts of made-up runs, for the report's tests."""
+"""Facts of invented runs, for the report's tests."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -41,14 +41,14 @@ def held_out(count: int) -> list[HeldOutRow]:
 
 
 def arm(name: str, rows: Sequence[HeldOutRow], *, right: float, seed: int = 0, timed: bool = False) -> ArmFacts:
-    """An arm that answers a share ``right`` of the rows right; which ones, ``seed`` draws."""
+    """An arm that answers a share ``right`` of the rows right, in rows that are drawn with ``seed``."""
     rng = np.random.default_rng(seed)
-    good = set(rng.permutation(len(rows))[: round(right * len(rows))].tolist())
+    right_rows = set(rng.permutation(len(rows))[: round(right * len(rows))].tolist())
     tokens = PROMPT_TOKENS[name]
     return ArmFacts(
         name=name,
         predictions=[
-            row.accepted[0] if i in good else f"AVG ( col{i} ) BY month ( {i % 5} )" for i, row in enumerate(rows)
+            row.accepted[0] if i in right_rows else f"AVG ( col{i} ) BY month ( {i % 5} )" for i, row in enumerate(rows)
         ],
         prompt_tokens=[tokens + i % 3 for i in range(len(rows))],
         answer_tokens=[9 + i % 2 for i in range(len(rows))],
@@ -63,8 +63,8 @@ def arm(name: str, rows: Sequence[HeldOutRow], *, right: float, seed: int = 0, t
     )
 
 
-def speed(*, mfu: float | None = None) -> Throughput:
-    """Of a training on one worker."""
+def throughput(*, mfu: float | None = None) -> Throughput:
+    """The throughput of a training on one worker."""
     return Throughput(
         examples_per_second=19.5,
         tokens_per_second=11_200,
@@ -94,7 +94,7 @@ def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965
         loss_first=2.1 / (index + 1),
         loss_last=0.08,
         seconds=12.5,
-        throughput=speed(),
+        throughput=throughput(),
         name=f"stage {index + 1}/{count}",
         started_at=STARTED,
         finished_at=STARTED,
@@ -135,17 +135,17 @@ def facts(
 ) -> RunFacts:
     """A whole run. ``result`` is the share that QueryOnly (or the kept stage) answers right.
 
-    BLEU is left out unless asked for, since its intervals take most of a test's time.
+    BLEU is left out by default, because its intervals take most of a test's time.
     """
-    asked = held_out(rows)
+    held_out_rows = held_out(rows)
     trained = (
         list(stages) if stages is not None else [stage(i, score=s) for i, s in enumerate((0.95, 0.96, 0.93, 0.97))]
     )
     name = "QueryOnly" if stopped_at is None else "KeptStage"
-    arms = [arm("FullPrompt", asked, right=full, timed=True)]
-    arms += [arm(name, asked, right=result, seed=1, timed=True)] if result is not None else []
-    arms += [arm("Direct", asked, right=direct, seed=2)] if direct is not None else []
-    arms += [arm("Base", asked, right=base, seed=3)] if base is not None else []
+    arms = [arm("FullPrompt", held_out_rows, right=full, timed=True)]
+    arms += [arm(name, held_out_rows, right=result, seed=1, timed=True)] if result is not None else []
+    arms += [arm("Direct", held_out_rows, right=direct, seed=2)] if direct is not None else []
+    arms += [arm("Base", held_out_rows, right=base, seed=3)] if base is not None else []
     return RunFacts(
         job=JobFacts(
             name="quickstart",
@@ -166,7 +166,7 @@ def facts(
         ),
         metrics=list(metrics),
         max_new_tokens=64,
-        rows=asked,
+        rows=held_out_rows,
         arms=arms,
         stages=trained,
         planned_stages=4,
@@ -180,7 +180,7 @@ def facts(
             loss_first=3.2,
             loss_last=0.07,
             seconds=21.0,
-            throughput=speed(mfu=0.314),
+            throughput=throughput(mfu=0.314),
             name="arm Direct",
             term=1,
             requested_rate=0,

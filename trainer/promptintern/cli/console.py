@@ -33,7 +33,7 @@ from promptintern.pipeline.events import (
     Trained,
     TrainingBegan,
 )
-from promptintern.report import words
+from promptintern.report import formatting
 from promptintern.stage_record import Throughput
 
 _LINE_SECONDS = 5.0
@@ -164,10 +164,10 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
         case Trained():
             rates = [*_rates(event.throughput), f"{event.throughput.loss_tokens_per_second:,.0f} loss tokens/s"]
             if event.throughput.mfu is not None:
-                rates.append(f"MFU {words.percent(event.throughput.mfu)}")
+                rates.append(f"MFU {formatting.percent(event.throughput.mfu)}")
             spent = event.throughput.time_shares or ()
-            shares = ", ".join(f"{phase} {words.percent(share)}" for phase, share in spent if share)
-            line = ", ".join([f"{event.name}: trained in {words.duration(event.seconds)}", *rates])
+            shares = ", ".join(f"{phase} {formatting.percent(share)}" for phase, share in spent if share)
+            line = ", ".join([f"{event.name}: trained in {formatting.duration(event.seconds)}", *rates])
             return f"{line}; {shares}" if shares else line
         case Answered():
             return f"{event.name}: answered {event.done}/{event.rows}"
@@ -179,7 +179,10 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
 def _rates(speed: Throughput) -> list[str]:
     computed = speed.computed_tokens_per_second
     more = "" if computed is None else f" ({computed:,.0f} computed)"
-    return [f"{words.tokens(speed.examples_per_second)} examples/s", f"{speed.tokens_per_second:,.0f} tokens/s{more}"]
+    return [
+        f"{formatting.mean(speed.examples_per_second)} examples/s",
+        f"{speed.tokens_per_second:,.0f} tokens/s{more}",
+    ]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from promptintern_api.status import AttemptStatus, Condition, Outcome, Phase
 from promptintern_api.training_status import StageStatus
 
 from promptintern.cluster.objects import Job
-from promptintern.report.words import duration
+from promptintern.report.formatting import duration
 
 _HEADINGS = {
     ("Accepted", "Unknown"): "being checked",

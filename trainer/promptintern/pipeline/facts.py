@@ -1,4 +1,7 @@
-"""From a run's files to its report."""
+"""Collects the facts of a run from its files, and writes the report that is computed from them.
+
+`promptintern.report.facts` holds the models of these facts.
+"""
 
 import json
 import platform

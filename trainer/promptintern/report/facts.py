@@ -1,4 +1,8 @@
-"""What a run leaves behind, as plain figures: all that a report is built from."""
+"""Models of facts.json, the input of the report: everything that a report is computed from.
+
+`promptintern.pipeline.facts` collects the facts from a run's files, `build.py` computes the report from them, and
+`schema.py` holds the models of the report itself.
+"""
 
 from typing import Literal, Self
 
@@ -14,45 +18,46 @@ QUERY_ONLY = "QueryOnly"
 DIRECT = "Direct"
 BASE = "Base"
 KEPT_STAGE = "KeptStage"
-"""The arm of a run that a gate stopped: the last good stage's adapter, asked with that stage's own prompt."""
+"""The arm that replaces QueryOnly if a gate stopped the run: the adapter of the last stage that passed, with that
+stage's own prompt."""
 
 
 class HeldOutRow(Document):
-    """A row that every arm answered."""
+    """A held-out row, which every arm answered."""
 
     id: str
     query: str
     accepted: list[str] = Field(min_length=1)
-    """Every accepted answer, the taught one first."""
+    """All accepted answers; the first one is the answer that training teaches."""
 
 
 class LatencyFacts(Document):
-    """How long an arm's answers took on the run's device."""
+    """Time that an arm's answers took on the run's device."""
 
     seconds_alone: list[Seconds] = Field(min_length=1)
-    """Of every timed query, answered one by one."""
+    """Time of each timed query, answered one by one."""
     batched_seconds: Seconds
-    """Of ``batched_queries`` queries together."""
+    """Total time of ``batched_queries`` queries, answered in batches."""
     batched_queries: Count
     batch_size: Count
 
 
 class ArmFacts(Document):
-    """One way to answer the held-out rows. Lists go by row."""
+    """One way to answer the held-out rows. Each list has one item per row."""
 
     name: str
     predictions: list[str]
     prompt_tokens: list[Count]
     answer_tokens: list[Count]
-    """Generated tokens, with the end token where there is one."""
+    """Number of generated tokens, including the end token if the answer has one."""
     latency: LatencyFacts | None = None
 
 
 class GateFacts(Document):
-    """The check after every stage, and what came of it."""
+    """The check after every stage, and its result."""
 
     max_drop: float = Field(ge=0)
-    """As a share of the metric's range."""
+    """Allowed loss of score, as a share of the metric's range."""
     on_fail: OnGateFail
     stopped_at: Count | None = None
     """Index of the stage that failed the gate and ended training."""
@@ -61,7 +66,7 @@ class GateFacts(Document):
 
 
 class DroppedRows(Document):
-    """Rows that were left out, and why."""
+    """Number of rows that were left out for one reason."""
 
     reason: str
     rows: Count
@@ -72,21 +77,21 @@ class SourceFacts(Document):
 
     uri: str
     digest: str
-    """SHA-256 of its bytes."""
+    """SHA-256 of the file."""
     rows: Count
-    """That were used."""
+    """Number of rows that were used."""
     dropped: list[DroppedRows] = Field(default_factory=list)
 
 
 class DataFacts(Document):
-    """Training and held-out rows."""
+    """The files of the training rows and of the held-out rows."""
 
     train: SourceFacts
     eval: SourceFacts
 
 
 class LoraFacts(Document):
-    """The adapter."""
+    """Settings of the LoRA adapter."""
 
     r: int
     alpha: float
@@ -95,7 +100,7 @@ class LoraFacts(Document):
 
 
 class JobFacts(Document):
-    """Which job it was and how it was run."""
+    """The job, and how it was run."""
 
     name: str
     namespace: str
@@ -109,16 +114,16 @@ class JobFacts(Document):
     learning_rate: float
     seeds: dict[str, int]
     settings: dict[str, str] = Field(default_factory=dict)
-    """Whatever else a reader may want of the spec, by name: compressor, retriever, curve, batch size."""
+    """Other settings of the spec that a reader may want to see, by name, such as the compressor and the retriever."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Of the trainer, of Python and of the libraries."""
+    """Versions of the trainer, of Python and of the libraries."""
     started_at: str | None = None
     finished_at: str | None = None
-    """RFC 3339."""
+    """Time in the format of RFC 3339, like ``started_at``."""
 
 
 class PriceFacts(Document):
-    """What the served model costs."""
+    """Price of the served model, per million prompt (input) and answer (output) tokens."""
 
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
@@ -126,7 +131,7 @@ class PriceFacts(Document):
 
 
 class CurvePoint(Document):
-    """Mean loss of the steps up to ``step`` since the point before."""
+    """Mean loss of the steps after the previous point, up to and including ``step``."""
 
     step: Count
     loss: float
@@ -142,18 +147,18 @@ class LossCurve(Document):
 
 
 class RunFacts(Document):
-    """Everything that the report says is computed from this."""
+    """All facts of a run, from which the report is computed."""
 
     schema_version: Literal["2.0"] = RUN_FORMAT
     job: JobFacts
     metrics: list[Metric] = Field(min_length=1)
-    """The first one is the score of the gate and of the verdict."""
+    """The job's metrics; the gate and the verdict use the first one."""
     max_new_tokens: Count | None = None
-    """Longest generated answer."""
+    """Largest number of tokens that an answer may have."""
     rows: list[HeldOutRow] = Field(min_length=1)
     arms: list[ArmFacts]
     stages: list[StageRecord]
-    """That were trained."""
+    """Records of the stages that were trained."""
     planned_stages: Count
     direct: TrackRecord | None = None
     loss: list[LossCurve] = Field(default_factory=list)
@@ -162,10 +167,10 @@ class RunFacts(Document):
     prices: PriceFacts | None = None
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
-    """How it was computed: that packing was off, and why."""
+    """Sentences on how the run was computed, such as why packing was off."""
 
     @model_validator(mode="after")
-    def _one_figure_a_row(self) -> Self:
+    def _check_arms(self) -> Self:
         for arm in self.arms:
             for field in ("predictions", "prompt_tokens", "answer_tokens"):
                 if len(getattr(arm, field)) != len(self.rows):
@@ -181,22 +186,22 @@ class RunFacts(Document):
         return self
 
     def arm(self, name: str) -> ArmFacts | None:
-        """The arm of that name, if it was run."""
+        """The arm with this name, or None if it was not run."""
         return next((arm for arm in self.arms if arm.name == name), None)
 
     @property
     def result(self) -> ArmFacts | None:
-        """What the run brought forth: QueryOnly, or the kept stage; None if no stage passed the gate."""
+        """The arm of the run's result: QueryOnly or KeptStage; None if no stage passed the gate."""
         return self.arm(QUERY_ONLY) or self.arm(KEPT_STAGE)
 
 
 def facts_to_json(facts: RunFacts) -> str:
-    """One JSON document, camelCase."""
+    """Return the facts as a JSON document with names in camelCase."""
     return facts.model_dump_json(by_alias=True, exclude_none=True, indent=1)
 
 
 def facts_from_json(text: str | bytes) -> RunFacts:
-    """The facts that ``facts_to_json`` wrote.
+    """Return the facts that ``facts_to_json`` wrote.
 
     Raises:
         pydantic.ValidationError: if a field is missing, unknown or out of range.

@@ -1,4 +1,4 @@
-"""The loss of a training in few points, so that a long training stays readable and small."""
+"""Reduces the losses of a training to at most 100 points, so that the curve of a long training stays small."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ MAX_POINTS = 100
 
 
 def loss_curve(track: str, losses: Sequence[float]) -> LossCurve:
-    """Return the curve of ``losses``, one per optimizer step; each point is the mean over a run of steps.
+    """Return the curve of ``losses``, one per optimizer step; each point is the mean over consecutive steps.
 
     Args:
         track: The stage's index, or ``direct``.
