@@ -118,8 +118,8 @@ def test_predict_and_export(runner: Runner) -> None:
 
     exported = runner("export", runner.output, "--merged", runner.folder / "merged")
     assert exported.code == 0, exported.err
-    assert "largest logit difference" in exported.out
-    drift = float(exported.out.split("largest logit difference ")[1].split()[0])
+    assert "the largest logit difference is" in exported.out
+    drift = float(exported.out.split("largest logit difference is ")[1].split()[0])
     assert 0 <= drift < 1e-4
     assert (runner.folder / "merged/model.safetensors").exists()
 
@@ -139,7 +139,7 @@ def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch
     from promptintern.pipeline import internalize
 
     scores = iter([1.0, 0.0, 0.99, 1.0, 0.5, 1.0, 0.3, 0.3])
-    monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: ("ExactMatch", next(scores)))
+    monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: next(scores))
     evaluation = {"maxNewTokens": 4, "latencyQueries": 0, "gate": {"onFail": "Stop", "maxDrop": 0.02}}
     ran = runner.run(tiny_job(runner.folder, evaluation=evaluation))
     assert ran.code == 1, ran.err
