@@ -79,7 +79,7 @@ class TrackRecord(TrackPlan):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @classmethod
-    def of_meta(cls, meta: Mapping[str, Any], where: str) -> Self:
+    def from_meta(cls, meta: Mapping[str, Any], where: str) -> Self:
         """The record in the ``meta`` of the manifest at ``where``.
 
         Raises:

@@ -85,11 +85,11 @@ def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
 
 
 def _gpu_warnings(job: PromptInternJob) -> list[str]:
-    asked = job.spec.compute.gpus_per_worker
-    if asked <= 1:
+    gpus = job.spec.compute.gpus_per_worker
+    if gpus <= 1:
         return []
     return [
-        f"spec.compute.gpusPerWorker is {asked}, and a worker trains on one GPU: the others stay idle; for more GPUs "
+        f"spec.compute.gpusPerWorker is {gpus}, and a worker trains on one GPU: the others stay idle; for more GPUs "
         "give more spec.compute.workers"
     ]
 
@@ -128,7 +128,7 @@ def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: 
     )
 
 
-def render(
+def render_prompts(
     job: PromptInternJob,
     template: CompressedTemplate,
     *,
@@ -142,10 +142,10 @@ def render(
         render_prompt(
             template,
             query=row.query,
-            examples=[pool[i] for i in near[len(near) - shots :]],
+            examples=[pool[i] for i in neighbour_indices[len(neighbour_indices) - shots :]],
             example_template=job.spec.prompt.example_template,
         )
-        for row, near in zip(rows, neighbours, strict=True)
+        for row, neighbour_indices in zip(rows, neighbours, strict=True)
     )
 
 
