@@ -90,8 +90,8 @@ class TrackRecord(TrackPlan):
         except ValidationError as error:
             first = error.errors()[0]
             raise RunFailed(
-                f"{where} holds no record of a training ({'.'.join(map(str, first['loc']))}: {first['msg']}); remove "
-                "the file to train again"
+                f"{where} contains no valid record of a training ({'.'.join(map(str, first['loc']))}: {first['msg']}); "
+                "remove the file to train again"
             ) from None
 
 

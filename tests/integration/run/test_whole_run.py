@@ -295,7 +295,7 @@ def test_one_huge_row_takes_no_other_along(runner: Runner) -> None:
     job["spec"]["data"]["onTooLong"] = "Drop"
     ran = runner("validate", write_job(runner.folder, job))
     assert ran.code == 0, ran.err
-    assert "12 to train, 4 held out, 1 too long to train on" in ran.out
+    assert "12 training rows, 4 held-out rows, 1 dropped (too long to train on)" in ran.out
 
 
 def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner) -> None:
@@ -311,7 +311,7 @@ def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner)
             command, write_job(runner.folder, job), *(["--workdir", runner.folder] if command == "run" else [])
         )
         assert ran.code == 2, ran.err
-        assert "has a prompt of more than 1024 tokens with its answer" in ran.err
+        assert "has more than 1024 tokens of prompt and answer" in ran.err
 
 
 def test_what_validate_knows_without_weights(runner: Runner) -> None:
@@ -321,7 +321,7 @@ def test_what_validate_knows_without_weights(runner: Runner) -> None:
     job["spec"]["prompt"]["template"] += " {schema}"
     ran = runner("validate", write_job(runner.folder, job))
     assert ran.code == 2
-    for said in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template holds {schema}"):
+    for said in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template contains {schema}"):
         assert said in ran.err
 
 

@@ -39,13 +39,13 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
         UserError: if ``target`` exists and is not empty, or there is no adapter.
     """
     if "://" in str(target) or ":/" in str(target):
-        raise UserError.at("--merged", f"{target} is no local folder; export there and copy the files")
+        raise UserError.at("--merged", f"{target} is not a local folder; export to a local folder and copy the files")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError.at("--merged", f"{target} exists already; name a new folder")
+        raise UserError.at("--merged", f"{target} already exists; name a new folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError.at("--merged", f"{target} cannot be made: {error.strerror}") from None
+        raise UserError.at("--merged", f"{target} cannot be created: {error.strerror}") from None
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
         internalized = load_internalized_model(run_uri, Path(local), base_model=base_model)
         probes = internalized.render_prompts(_PROBES)

@@ -88,7 +88,7 @@ def _query_problem(query: str, tokens: int, max_prompt_tokens: int | None) -> st
     if not query.strip():
         return "is empty"
     if max_prompt_tokens is not None and tokens > max_prompt_tokens:
-        return f"has {tokens} prompt tokens; the model has room for {max_prompt_tokens} and the answer"
+        return f"has {tokens} prompt tokens, but the model has room for {max_prompt_tokens} before the answer"
     return None
 
 
@@ -139,12 +139,14 @@ def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
             break
     else:
         raise UserError.at(
-            uri, f"holds no finished adapter (no {ADAPTER_FOLDER}/{MANIFEST_FILE}); give a run's folder or its adapter/"
+            uri,
+            f"contains no finished adapter, because {ADAPTER_FOLDER}/{MANIFEST_FILE} is missing; give the folder of a "
+            "run or of its adapter",
         )
     try:
         prompt = read_prompt(local)
     except (OSError, ValueError, ValidationError) as error:
         raise UserError.at(f"{uri}/{PROMPT_FILE}", f"cannot be read: {str(error).splitlines()[0]}") from None
     if not (local / WEIGHTS).exists():
-        raise UserError.at(uri, f"holds no {WEIGHTS}")
+        raise UserError.at(uri, f"contains no {WEIGHTS}")
     return prompt

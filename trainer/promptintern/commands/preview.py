@@ -70,7 +70,7 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
     )
     train, neighbours = fitting_rows.data.train, fitting_rows.examples.train
     if row >= len(train):
-        raise UserError.at("--row", f"is {row}; the training rows are 0 to {len(train) - 1}")
+        raise UserError.at("--row", f"is {row}, but the training rows are numbered from 0 to {len(train) - 1}")
     previews = []
     for stage, template in zip(stages, templates, strict=True):
         prompts = list(render_prompts(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))

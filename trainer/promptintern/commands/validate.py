@@ -80,7 +80,7 @@ def _placeholder_warnings(job: PromptInternJob) -> list[str]:
     prompt = job.spec.prompt
     texts = {"template": prompt.template, "exampleTemplate": prompt.example_template}
     return [
-        f"spec.prompt.{name} holds {word}, which is no placeholder and is sent as it stands"
+        f"spec.prompt.{name} contains {word}, which is not a placeholder and is sent literally"
         for name, text in texts.items()
         for word in dict.fromkeys(_BRACED.findall(text))
         if word not in ("{query}", "{examples}", "{answer}")
@@ -128,10 +128,10 @@ def _check_prompts(
     )
     findings.warnings += fitting_rows.warnings
     findings.summary += [
-        f"{job.metadata.name}: valid",
-        f"rows: {len(fitting_rows.data.train)} to train, {len(fitting_rows.data.eval)} held out"
-        + "".join(f", {count} {reason}" for reason, count in fitting_rows.data.dropped.items()),
-        f"stages: {len(stages)}, template rate {stages[0].rate:g} to {stages[-1].rate:g}, "
-        f"examples {fitting_rows.examples.shots} to 0",
-        f"template: {template.full_tokens} tokens; longest sequence allowed: {fitting_rows.max_tokens} tokens",
+        f"the job {job.metadata.name} is valid",
+        f"data: {len(fitting_rows.data.train)} training rows, {len(fitting_rows.data.eval)} held-out rows"
+        + "".join(f", {count} dropped ({reason})" for reason, count in fitting_rows.data.dropped.items()),
+        f"schedule: {len(stages)} stage{'s' if len(stages) > 1 else ''}; the template rate goes from "
+        f"{stages[0].rate:g} to {stages[-1].rate:g}, the number of examples from {fitting_rows.examples.shots} to 0",
+        f"length: the template has {template.full_tokens} tokens; a sequence may have {fitting_rows.max_tokens} tokens",
     ]

@@ -31,7 +31,9 @@ def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
     context = context_length(model_config)
     requested = job.spec.training.max_tokens
     if requested and context and requested > context:
-        raise UserError.at("spec.training.maxTokens", f"is {requested}; the base model holds {context} tokens")
+        raise UserError.at(
+            "spec.training.maxTokens", f"is {requested}, but the context of the base model has {context} tokens"
+        )
     return requested or context or DEFAULT_MAX_TOKENS
 
 
@@ -94,7 +96,8 @@ def fit_rows(
     if max_prompt_tokens < 1:
         raise UserError.at(
             "spec.evaluation.maxNewTokens",
-            f"is {job.spec.evaluation.max_new_tokens}; with at most {max_tokens} tokens a sequence no prompt fits",
+            f"is {job.spec.evaluation.max_new_tokens}, which leaves no room for a prompt: a sequence has at most "
+            f"{max_tokens} tokens",
         )
     should_drop = job.spec.data.on_too_long is OnProblem.DROP
     if should_drop and examples.shots:
@@ -123,9 +126,11 @@ def fit_rows(
             return FittingRows(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
         if not should_drop:
             raise UserError(
-                _too_long_problems(data.train, long_train, f"{max_tokens} tokens with its answer")
+                _too_long_problems(data.train, long_train, f"{max_tokens} tokens of prompt and answer")
                 + _too_long_problems(
-                    data.eval, long_eval, f"{max_prompt_tokens} tokens, which leaves room for maxNewTokens"
+                    data.eval,
+                    long_eval,
+                    f"{max_prompt_tokens} tokens of prompt, the most that leaves room for maxNewTokens",
                 )
             )
         data = _drop_rows(data, long_train, long_eval)
@@ -170,7 +175,7 @@ def _too_long_problems(rows: Sequence[Row], flags: Sequence[bool], limit: str) -
     return [
         Problem(
             where=row.where,
-            message=f"has a prompt of more than {limit}; raise spec.training.maxTokens, use fewer shots, or set "
+            message=f"has more than {limit}; raise spec.training.maxTokens, use fewer shots, or set "
             "spec.data.onTooLong: Drop",
         )
         for row, flag in zip(rows, flags, strict=True)
@@ -208,7 +213,7 @@ def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -
     warnings = []
     for field, possible, predicate in (
         ("maxNewTokens", fits, f"have only answers longer than the {evaluation.max_new_tokens} tokens of"),
-        ("stop", survives_stop, "have only answers that hold a text of"),
+        ("stop", survives_stop, "have only answers that contain a text of"),
     ):
         count = sum(not any(row) for row in possible)
         if count:

@@ -99,12 +99,13 @@ def write_report(store: RunStore) -> Report:
     except FileNotFoundError:
         raise UserError.at(
             display_uri(store.store.uri),
-            f"holds no finished run ({FACTS} is missing); is it the run's folder? `promptintern run` finishes a run",
+            f"contains no finished run, because {FACTS} is missing; give the folder of a run that `promptintern run` "
+            "has finished",
         ) from None
     except ValueError as error:
         raise UserError.at(
             f"{display_uri(store.store.uri)}/{FACTS}",
-            f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job makes it again",
+            f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job writes it again",
         ) from None
     report = build_report(facts)
     store.store.write(f"{REPORT_FOLDER}/{REPORT_JSON}", report_to_json(report).encode())

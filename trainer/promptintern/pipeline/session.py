@@ -94,7 +94,7 @@ def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
     gpu = torch.cuda.is_available()
     if not gpu and (requested is Device.CUDA or job.spec.compute.gpus_per_worker > 0):
         raise RunFailed(
-            "the job asks for a GPU (compute.device, compute.gpusPerWorker) and this worker sees none; "
+            "the job asks for a GPU (compute.device, compute.gpusPerWorker), but this worker sees none; "
             "set compute.device: CPU and gpusPerWorker: 0 to train on the CPU"
         )
     if requested is Device.CPU or not gpu:
@@ -167,7 +167,9 @@ def _checkpoint_gradients(adapter: Adapter) -> None:
     except ValueError:
         name = type(adapter.model.get_base_model()).__name__
         raise UserError.at(
-            "spec.training.gradientCheckpointing", f"{name} does not support it; leave it out, or lower tokensPerPack"
+            "spec.training.gradientCheckpointing",
+            f"{name} does not support gradient checkpointing; leave the field out, and lower tokensPerPack to save "
+            "memory",
         ) from None
 
 
@@ -209,7 +211,7 @@ def _layouts(
             rope_scaling_limit=None,
             reason="",
         )
-        return alone, ["Packing is off, as the job says: one prompt a row."]
+        return alone, ["Packing is off, because spec.training.packing is Never, so every row is computed alone."]
     # One choice for all workers: their packs are planned alike.
     layouts = distributed.from_rank_zero(
         lambda: probe_layouts(
@@ -222,7 +224,7 @@ def _layouts(
     if layouts.best is PackLayout.UNPACKED:
         return layouts, [f"Packing is off: {layouts.reason}, so every row is computed alone."]
     if layouts.reason:
-        return layouts, [f"What prompts have in common is computed for every row: {layouts.reason}."]
+        return layouts, [f"Tokens that prompts have in common are computed again for every row: {layouts.reason}."]
     return layouts, []
 
 

@@ -109,7 +109,7 @@ class TrackTrainer:
             self._noted_reasons.add(reason)
             count = slow_rows(self.session, rows)
             self.observer.emit(
-                Note(text=f"{reason} One is enough; {track.name} has {count:,} among {len(rows):,} rows.")
+                Note(text=f"{reason} One such row is enough; {track.name} has {count:,} among its {len(rows):,} rows.")
             )
 
     def throughput(self, trajectory: Trajectory) -> Throughput:

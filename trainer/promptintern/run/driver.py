@@ -86,7 +86,8 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
     check_format(registered or {}, f"{display_uri(store.store.uri)}/{JOB_FILE}")
     if registered is None or not isinstance(registered.get("data"), dict):
         raise RunFailed(
-            f"{display_uri(store.store.uri)}/{JOB_FILE} does not say what the run began with; remove the folder"
+            f"{display_uri(store.store.uri)}/{JOB_FILE} does not record the data that the run began with; "
+            "remove the folder of the run"
         )
     changed = [role for role, digest in digests.items() if registered["data"].get(role) != digest]
     if changed:
@@ -152,7 +153,9 @@ def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer
             has_progressed = ray.get(mailbox.progress_count.remote()) != count_before
             if error is None or ending is not None or not _can_restart(error, has_progressed=has_progressed):
                 break
-            observer.emit(Note(text="workers were lost, but the run gets on: starting them again", warning=True))
+            observer.emit(
+                Note(text="workers were lost, but the run had made progress; starting workers again", warning=True)
+            )
         _raise_ending(ending, error)
 
 
@@ -189,8 +192,8 @@ def _check_gpus(job: PromptInternJob, observer: Observer) -> None:
     if visible < requested:
         raise UserError.at(
             "spec.compute.gpusPerWorker",
-            f"asks for {requested}, and torch sees {visible} in a worker's pod; check the node's driver and the "
-            "image's CUDA, or set compute.device: CPU and gpusPerWorker: 0",
+            f"is {requested}, but the number of GPUs that PyTorch sees in a worker's pod is {visible}; check the "
+            "driver of the node and the CUDA version of the image, or set compute.device: CPU and gpusPerWorker: 0",
         )
 
 

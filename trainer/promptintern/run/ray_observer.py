@@ -60,7 +60,9 @@ class Mailbox:
         """From a worker: everything up to ``where`` is stored, and the workers end to begin elsewhere."""
         self._saved_at = where
         self._progress_count += 1
-        self._events.append(Note(text=f"the pod of a worker leaves; saved at {where}; the workers begin again"))
+        self._events.append(
+            Note(text=f"the pod of a worker is about to be deleted; saved at {where}; the workers restart there")
+        )
 
     def saved_at(self) -> str | None:
         """Where the run stands while no workers are at it."""

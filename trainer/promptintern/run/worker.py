@@ -120,15 +120,16 @@ def _check_model(store: RunStore, folder: ModelFolder) -> None:
         recorded = (store.read_json(MODEL_FILE) or {}).get("digest")
         if not isinstance(recorded, str):
             raise RunFailed(
-                f"{display_uri(store.store.uri)}/{MODEL_FILE} does not say what the run began with; remove it"
+                f"{display_uri(store.store.uri)}/{MODEL_FILE} does not record the base model that the run began "
+                "with; remove the file"
             )
         return recorded
 
     if distributed.from_rank_zero(recorded_digest) != digest:
         raise UserError.at(
             "spec.model.uri",
-            "the base model has changed since this run began; name a revision or folder that stays as it is, give the "
-            f"job another name, or remove {display_uri(store.store.uri)}",
+            "the base model has changed since this run began; use a revision or a folder that does not change, give "
+            f"the job another name, or remove {display_uri(store.store.uri)}",
         )
 
 
