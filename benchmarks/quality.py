@@ -43,10 +43,10 @@ class Quiet:
         """Never."""
         return False
 
-    def end(self, how: str, problems: Any) -> None:
+    def record_ending(self, kind: str, problems: Any) -> None:
         """Nothing."""
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         """Never."""
         return False
 

@@ -47,14 +47,14 @@ class Printer:
         """Whether the run came so far."""
         return self._stop
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """Nothing more to print."""
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         """Never."""
         return False
 
-    def move_on(self, where: str) -> bool:
+    def record_saved(self, where: str) -> bool:
         """Never."""
         return False
 

@@ -79,7 +79,7 @@ class TrackRecord(TrackPlan):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @classmethod
-    def of_meta(cls, meta: Mapping[str, Any], where: str) -> Self:
+    def from_meta(cls, meta: Mapping[str, Any], where: str) -> Self:
         """The record in the ``meta`` of the manifest at ``where``.
 
         Raises:
@@ -90,8 +90,8 @@ class TrackRecord(TrackPlan):
         except ValidationError as error:
             first = error.errors()[0]
             raise RunFailed(
-                f"{where} holds no record of a training ({'.'.join(map(str, first['loc']))}: {first['msg']}); remove "
-                "the file to train again"
+                f"{where} contains no valid record of a training ({'.'.join(map(str, first['loc']))}: {first['msg']}); "
+                "remove the file to train again"
             ) from None
 
 

@@ -118,8 +118,8 @@ def test_predict_and_export(runner: Runner) -> None:
 
     exported = runner("export", runner.output, "--merged", runner.folder / "merged")
     assert exported.code == 0, exported.err
-    assert "largest logit difference" in exported.out
-    drift = float(exported.out.split("largest logit difference ")[1].split()[0])
+    assert "the largest logit difference is" in exported.out
+    drift = float(exported.out.split("largest logit difference is ")[1].split()[0])
     assert 0 <= drift < 1e-4
     assert (runner.folder / "merged/model.safetensors").exists()
 
@@ -139,7 +139,7 @@ def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch
     from promptintern.pipeline import internalize
 
     scores = iter([1.0, 0.0, 0.99, 1.0, 0.5, 1.0, 0.3, 0.3])
-    monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: ("ExactMatch", next(scores)))
+    monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: next(scores))
     evaluation = {"maxNewTokens": 4, "latencyQueries": 0, "gate": {"onFail": "Stop", "maxDrop": 0.02}}
     ran = runner.run(tiny_job(runner.folder, evaluation=evaluation))
     assert ran.code == 1, ran.err
@@ -295,7 +295,7 @@ def test_one_huge_row_takes_no_other_along(runner: Runner) -> None:
     job["spec"]["data"]["onTooLong"] = "Drop"
     ran = runner("validate", write_job(runner.folder, job))
     assert ran.code == 0, ran.err
-    assert "12 to train, 4 held out, 1 too long to train on" in ran.out
+    assert "12 training rows, 4 held-out rows, 1 dropped (too long to train on)" in ran.out
 
 
 def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner) -> None:
@@ -311,7 +311,7 @@ def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner)
             command, write_job(runner.folder, job), *(["--workdir", runner.folder] if command == "run" else [])
         )
         assert ran.code == 2, ran.err
-        assert "has a prompt of more than 1024 tokens with its answer" in ran.err
+        assert "has more than 1024 tokens of prompt and answer" in ran.err
 
 
 def test_what_validate_knows_without_weights(runner: Runner) -> None:
@@ -321,7 +321,7 @@ def test_what_validate_knows_without_weights(runner: Runner) -> None:
     job["spec"]["prompt"]["template"] += " {schema}"
     ran = runner("validate", write_job(runner.folder, job))
     assert ran.code == 2
-    for said in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template holds {schema}"):
+    for said in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template contains {schema}"):
         assert said in ran.err
 
 

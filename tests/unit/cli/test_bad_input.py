@@ -383,8 +383,8 @@ def test_a_good_job_is_valid(
     write_rows(tmp_path / "train.jsonl", 12)
     ran = promptintern("validate", write_job(tmp_path, tiny_job(tmp_path)), capsys=capsys, monkeypatch=monkeypatch)
     assert ran.code == 0, ran.err
-    assert "tiny: valid" in ran.out
-    assert "12 to train, 4 held out" in ran.out
+    assert "the job tiny is valid" in ran.out
+    assert "12 training rows, 4 held-out rows" in ran.out
 
 
 @pytest.mark.parametrize("command", ["run", "validate", "prepare", "predict", "report", "export"])
@@ -410,4 +410,4 @@ def test_export_into_a_full_folder_is_refused(
     (tmp_path / "something").write_text("x")
     ran = promptintern("export", tmp_path, "--merged", tmp_path, capsys=capsys, monkeypatch=monkeypatch)
     assert ran.code == 2
-    assert "exists already" in ran.err
+    assert "already exists" in ran.err

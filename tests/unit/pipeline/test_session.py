@@ -12,7 +12,7 @@ from promptintern.errors import UserError
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.internalize import _Run
 from promptintern.pipeline.session import Session, open_session, tokens_per_pack
-from promptintern.pipeline.tracks import PreparedTrack, plan_track, prepare_track, slow_rows, tracks_of, why_slower
+from promptintern.pipeline.tracks import PreparedTrack, plan_track, prepare_track, slow_reason, slow_rows, stage_tracks
 from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
 from promptintern_api import PromptInternJob, parse_job
@@ -106,7 +106,7 @@ def test_there_are_lanes_where_packs_have_a_shared_prefix(
     monkeypatch.setattr("promptintern.pipeline.session.lane_threads", lambda *_: threads)
     monkeypatch.setattr("promptintern.engine.distributed.gather_objects", lambda here: [here and 12, here])
     session = opened(job(tmp_path, tokensPerBatch=32768, **training))
-    track = tracks_of(session)[0]
+    track = stage_tracks(session)[0]
     rows = session.encode_training(session.templates[0], track.shots)
     steps = plan_track(session, track, rows, world_size=1)
     assert {(step.lanes, step.capacity) for step in steps} == {(lanes, capacity)}
@@ -124,7 +124,7 @@ def test_a_shared_prefix_needs_no_recomputation_and_positions_within_the_limit(
     assert session.adapter.model.get_base_model().is_gradient_checkpointing == again
     assert session.layouts.best is PackLayout.PREFIX_TREE
     session = replace(session, layouts=replace(session.layouts, max_pack_tokens=max_pack_tokens))
-    track = tracks_of(session)[0]
+    track = stage_tracks(session)[0]
     rows = session.encode_training(session.templates[0], track.shots)
     steps = plan_track(session, track, rows, world_size=1)
     assert [step.prefix_tokens > 8 for step in steps] == [has_prefix] * len(steps)
@@ -140,7 +140,7 @@ def test_a_model_that_cannot_compute_layers_again_is_told_by_its_field(
 
 def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
     session = opened(job(tmp_path))
-    rows = session.encode_training(session.templates[0], tracks_of(session)[0].shots)
+    rows = session.encode_training(session.templates[0], stage_tracks(session)[0].shots)
     lengths = sorted(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
     limit = lengths[len(rows) // 2]
     longer = sum(length > limit for length in lengths)
@@ -148,7 +148,7 @@ def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
     for sight, expected in ((limit, longer), (lengths[-1], 0)):
         limited = replace(session, layouts=replace(session.layouts, attention_window=sight))
         assert slow_rows(limited, rows) == expected
-        assert (f"longer than {sight} tokens" in why_slower(limited, rows)) == bool(expected)
+        assert (f"longer than {sight} tokens" in slow_reason(limited, rows)) == bool(expected)
 
 
 def test_no_stage_is_encoded_twice_under_one_learning_rate_schedule(
@@ -164,7 +164,7 @@ def test_no_stage_is_encoded_twice_under_one_learning_rate_schedule(
         ready.set_result(prepare_track(session, tracks[number]))
         return ready
 
-    tracks = tracks_of(session)
+    tracks = stage_tracks(session)
     store = RunStore(open_store(tmp_path.as_uri()))
     run: Any = _Run(session=session, store=store, trainer=None, observer=None)  # type: ignore[arg-type]
     steps = run._steps_by_stage(tracks, encode)

@@ -204,5 +204,5 @@ def facts(
         ),
         prices=PriceFacts(input_per_million=3.0, output_per_million=15.0, currency="USD") if prices else None,
         warnings=list(warnings),
-        notes=["Packing is off, as the job says: one prompt a row."],
+        notes=["Packing is off, because spec.training.packing is Never, so every row is computed alone."],
     )

@@ -10,7 +10,7 @@ import pytest
 from promptintern.errors import UserError
 from promptintern.pipeline.events import Stopped
 from promptintern.run import driver
-from promptintern.run.driver import cause_of
+from promptintern.run.driver import failure_cause
 from promptintern.run.worker import WorkerTask
 from promptintern.storage.run import FencedOut, RunStore
 from promptintern.storage.store import open_store
@@ -36,7 +36,7 @@ Refer to the documentation on how to address the out of memory issue. Set max_re
     ],
 )
 def test_the_cause_is_one_line(said: str, cause: str) -> None:
-    assert cause_of(RuntimeError(said)) == cause
+    assert failure_cause(RuntimeError(said)) == cause
 
 
 class Remote:
@@ -49,11 +49,11 @@ class Remote:
 class Box:
     """The mailbox of workers that are gone: they had begun, and were heard ``silent`` seconds ago."""
 
-    def __init__(self, silent: float) -> None:
+    def __init__(self, silence: float) -> None:
         self.take = Remote(list)
         self.request_stop = Remote(lambda: None)
-        self.saved = Remote(lambda: None)
-        self.silent = Remote(lambda: silent)
+        self.saved_at = Remote(lambda: None)
+        self.seconds_since_contact = Remote(lambda: silence)
 
 
 class Asked:
@@ -69,16 +69,16 @@ def test_a_stop_does_not_wait_for_workers_that_are_gone(monkeypatch: pytest.Monk
     monkeypatch.setattr("ray.get", lambda answer: answer)
     observer: Any = Asked()
     with pytest.raises(Stopped, match="the newest checkpoint"):
-        driver._hand_on(Box(silent=61), observer, until=Future())
+        driver._forward_events(Box(silence=61), observer, until=Future())
 
 
 def test_a_stop_waits_for_workers_that_save(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda answer: answer)
     observer: Any = Asked()
     fit: Future[None] = Future()
-    box = Box(silent=0)
-    box.saved = Remote(lambda: fit.done() or fit.set_result(None))  # they are done at the second look
-    driver._hand_on(box, observer, until=fit)
+    box = Box(silence=0)
+    box.saved_at = Remote(lambda: fit.done() or fit.set_result(None))  # they are done at the second look
+    driver._forward_events(box, observer, until=fit)
 
 
 def test_a_stop_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,11 @@ def test_stages_that_were_committed_before_are_no_way_on() -> None:
     """Workers that begin again tell all of them."""
     mailbox = Mailbox()
     mailbox.put(done(0))
-    before = mailbox.steps_on()
+    before = mailbox.progress_count()
     mailbox.put(done(0))
-    assert mailbox.steps_on() == before
+    assert mailbox.progress_count() == before
     mailbox.put(done(1))
-    assert mailbox.steps_on() == before + 1
+    assert mailbox.progress_count() == before + 1
 
 
 @pytest.mark.parametrize("stage", [1, None])
@@ -33,7 +33,7 @@ def test_a_checkpoint_counts_if_it_is_further_than_any_before(stage: int | None)
     counts = []
     for event in (saved(stage, 5), saved(stage, 5, term=2), saved(stage, 3, term=3), saved(stage, 6, term=3)):
         mailbox.put(event)
-        counts.append(mailbox.steps_on())
+        counts.append(mailbox.progress_count())
     assert counts == [1, 1, 1, 2]
 
 
@@ -41,7 +41,7 @@ def test_a_move_to_another_pod_counts() -> None:
     mailbox = Mailbox()
     mailbox.set_saved("stage 1/3, step 5 of 9")
     mailbox.set_saved("stage 1/3, step 5 of 9")
-    assert mailbox.steps_on() == 2
+    assert mailbox.progress_count() == 2
 
 
 def test_a_move_to_another_pod_is_told_to_the_driver() -> None:
@@ -57,7 +57,7 @@ def test_workers_that_ask_are_not_silent(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ray_observer.time, "monotonic", lambda: now[0])
     mailbox = Mailbox()
     now[0] = 50.0
-    assert mailbox.silent() == 50
-    mailbox.stopping()
+    assert mailbox.seconds_since_contact() == 50
+    mailbox.stop_requested()
     now[0] = 70.0
-    assert mailbox.silent() == 20
+    assert mailbox.seconds_since_contact() == 20

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from promptintern.errors import CredentialsRefused, InfrastructureFailed, RunFailed, UserError
 from promptintern.run import worker
-from promptintern.run.driver import _may_start_again, _raise_ending
-from promptintern.run.worker import PodLeaves, WorkerTask, work_in_process_group
+from promptintern.run.driver import _can_restart, _raise_ending
+from promptintern.run.worker import PodLeaving, WorkerTask, work_in_process_group
 from promptintern.storage.retry import RetryPolicy, Transient
 from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
@@ -31,10 +31,10 @@ class Told:
     def __init__(self) -> None:
         self.ending: tuple[str, list[tuple[str, str]]] | None = None
 
-    def end(self, how: str, problems: list[tuple[str, str]]) -> None:
-        self.ending = (how, problems)
+    def record_ending(self, kind: str, problems: list[tuple[str, str]]) -> None:
+        self.ending = (kind, problems)
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         return False
 
 
@@ -94,7 +94,7 @@ def _ours(text: str, kind: type[Exception] = RuntimeError) -> Exception:
         (ValueError("bad options for Ray"), False),
         (_of_workers(WorkerHealthCheckFailedError("rank 1", ActorDiedError()), _ours("waited in vain")), True),
         (_of_workers(_ours("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:1234")), True),
-        (_of_workers(_ours("stage 4/4, step 7 of 9", PodLeaves)), True),
+        (_of_workers(_ours("stage 4/4, step 7 of 9", PodLeaving)), True),
         (_of_workers(_ours("Connection reset by peer"), _ours("a defect")), False),
         (ControllerError(WorkerGroupStartupTimeoutError(2)), True),
         (
@@ -113,15 +113,17 @@ FULL = "Memory on the node (IP: 10.0.0.7) was 7.7GB used / 8.0GB limit"
 
 
 @pytest.mark.parametrize(
-    ("error", "gets_on", "again"),
+    ("error", "has_progressed", "again"),
     [
         (_of_workers(WorkerHealthCheckFailedError("rank 1", ActorDiedError())), True, True),
         (_of_workers(WorkerHealthCheckFailedError("rank 1", ActorDiedError())), False, False),
         (ControllerError(OutOfMemoryError(FULL)), True, False),
     ],
 )
-def test_lost_workers_are_started_again_while_the_run_gets_on(error: Exception, gets_on: bool, again: bool) -> None:
-    assert _may_start_again(error, gets_on=gets_on) is again
+def test_lost_workers_are_started_again_while_the_run_gets_on(
+    error: Exception, has_progressed: bool, again: bool
+) -> None:
+    assert _can_restart(error, has_progressed=has_progressed) is again
 
 
 def test_a_worker_that_was_killed_for_memory_failed_once() -> None:

@@ -212,8 +212,9 @@ def export(
     drift = export_merged(to_uri(run_folder), merged, base_model=to_uri(base_model) if base_model else None)
     print_line(f"merged model: {merged}")
     print_line(
-        f"drift over {drift.positions} positions: the largest logit difference is {drift.largest:.3g} (the largest "
-        f"logit is {drift.scale:.3g}), and the next token is the same at {100 * drift.agreement:.1f} %"
+        f"drift over {drift.positions} positions: the largest logit difference is {drift.largest_difference:.3g} "
+        f"(the largest logit is {drift.largest_logit:.3g}), and the next token is the same at "
+        f"{100 * drift.agreement:.1f} %"
     )
 
 

@@ -76,13 +76,13 @@ class _Base:
     def stop_requested(self) -> bool:
         return self._stop.is_set()
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """Do nothing: in the driver's own process, an ending is an exception."""
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         return False
 
-    def move_on(self, where: str) -> bool:
+    def record_saved(self, where: str) -> bool:
         return False
 
 

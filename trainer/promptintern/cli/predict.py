@@ -27,7 +27,7 @@ def answer_queries(
     Raises:
         UserError: if no query is given, a query cannot be used, or a file cannot be read or written.
     """
-    from promptintern.commands.predict import load_internalized
+    from promptintern.commands.predict import load_internalized_model
 
     records = [{"query": query} for query in queries]
     if input_file is not None:
@@ -40,7 +40,7 @@ def answer_queries(
     _check_output(output_file)
     queries_to_answer = [record["query"] for record in records]
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
-        model = load_internalized(to_uri(adapter), Path(local), base_model=base_model)
+        model = load_internalized_model(to_uri(adapter), Path(local), base_model=base_model)
         if model.warning:
             print(f"warning: {model.warning}", file=sys.stderr)
         answers = [answer.text for answer in model.answer(queries_to_answer, batch_size=batch_size)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from promptintern.commands.predict import load_internalized
+from promptintern.commands.predict import load_internalized_model
 from promptintern.errors import UserError
 from promptintern.models import fetch_model, load_base_model
 
@@ -23,9 +23,9 @@ _PROBES = (
 class Drift:
     """Merged model against base model plus adapter, on the same probe prompts."""
 
-    largest: float
+    largest_difference: float
     """Largest absolute difference of a logit."""
-    scale: float
+    largest_logit: float
     """Largest absolute logit, to compare with."""
     agreement: float
     """Share of positions whose most likely next token is the same."""
@@ -39,21 +39,21 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
         UserError: if ``target`` exists and is not empty, or there is no adapter.
     """
     if "://" in str(target) or ":/" in str(target):
-        raise UserError.at("--merged", f"{target} is no local folder; export there and copy the files")
+        raise UserError.at("--merged", f"{target} is not a local folder; export to a local folder and copy the files")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError.at("--merged", f"{target} exists already; name a new folder")
+        raise UserError.at("--merged", f"{target} already exists; name a new folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError.at("--merged", f"{target} cannot be made: {error.strerror}") from None
+        raise UserError.at("--merged", f"{target} cannot be created: {error.strerror}") from None
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
-        loaded = load_internalized(run_uri, Path(local), base_model=base_model)
-        probes = loaded.render(_PROBES)
-        apart = _logits(loaded.model, loaded.tokenizer, probes)
-        tokenizer, device = loaded.tokenizer, loaded.device
-        merged = loaded.model.merge_and_unload(safe_merge=True)
-        del loaded  # one copy of the weights at a time
-        _greedy(merged.generation_config)
+        internalized = load_internalized_model(run_uri, Path(local), base_model=base_model)
+        probes = internalized.render_prompts(_PROBES)
+        adapter_logits = _probe_logits(internalized.model, internalized.tokenizer, probes)
+        tokenizer, device = internalized.tokenizer, internalized.device
+        merged = internalized.model.merge_and_unload(safe_merge=True)
+        del internalized  # one copy of the weights at a time
+        _clear_sampling_settings(merged.generation_config)
         merged.save_pretrained(target)
         tokenizer.save_pretrained(target)
         dtype = next(merged.parameters()).dtype
@@ -61,23 +61,23 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
     written = load_base_model(
         fetch_model(target.resolve().as_uri(), field="--merged"), dtype=dtype, device=device, field="--merged"
     )
-    together = _logits(written.eval(), tokenizer, probes)
+    merged_logits = _probe_logits(written.eval(), tokenizer, probes)
     return Drift(
-        largest=(apart - together).abs().max().item(),
-        scale=apart.abs().max().item(),
-        agreement=(apart.argmax(-1) == together.argmax(-1)).float().mean().item(),
-        positions=len(apart),
+        largest_difference=(adapter_logits - merged_logits).abs().max().item(),
+        largest_logit=adapter_logits.abs().max().item(),
+        agreement=(adapter_logits.argmax(-1) == merged_logits.argmax(-1)).float().mean().item(),
+        positions=len(adapter_logits),
     )
 
 
-def _greedy(config: Any) -> None:
+def _clear_sampling_settings(config: Any) -> None:
     """Some published models hold sampling settings that contradict their own ``do_sample``, and cannot be saved."""
     if not config.do_sample:
         config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
 
 
 @torch.inference_mode()
-def _logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+def _probe_logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
     """``[positions, vocabulary]`` float32 over all ``texts``."""
     device = next(model.parameters()).device
     rows = [tokenizer(text, return_tensors="pt").input_ids.to(device) for text in texts]

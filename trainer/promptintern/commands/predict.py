@@ -27,7 +27,7 @@ from promptintern.storage.store import open_store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Internalized:
+class InternalizedModel:
     """A base model with its adapter, and the prompt it expects."""
 
     model: Any
@@ -47,52 +47,52 @@ class Internalized:
         decoding = Decoding(
             max_new_tokens=self.prompt.max_new_tokens, stop=tuple(self.prompt.stop), batch_size=batch_size
         )
-        ids = encoder.encode_prompts(self.render(queries))
+        ids = encoder.encode_prompts(self.render_prompts(queries))
         context = context_length(self.model.config)
-        room = context - self.prompt.max_new_tokens if context else None
+        max_prompt_tokens = context - self.prompt.max_new_tokens if context else None
         problems = [
             Problem(where=f"query {number}", message=message)
             for number, (query, tokens) in enumerate(zip(queries, ids, strict=True), start=1)
-            if (message := _refusal(query, len(tokens), room))
+            if (message := _query_problem(query, len(tokens), max_prompt_tokens))
         ]
         if problems:
             raise UserError(problems)
         return generate(self.model, self.tokenizer, ids, decoding=decoding, device=self.device)
 
-    def render(self, queries: Sequence[str]) -> list[str]:
+    def render_prompts(self, queries: Sequence[str]) -> list[str]:
         """The prompts that are sent: the query, what the job protects, and examples if a gate stopped the run."""
         pool = [
             Row(query=e.query, answer=e.answer, answers=(e.answer,), id=str(i), where=f"examples:{i}")
             for i, e in enumerate(self.prompt.examples)
         ]
         shots = self.prompt.shots
-        near: list[list[int]] = [[] for _ in queries]
+        neighbours: list[list[int]] = [[] for _ in queries]
         if shots:
             from promptintern_api.prompt import Retriever
 
-            near = build_retriever(Retriever(), pool, seed=0).neighbours(list(queries), shots)
+            neighbours = build_retriever(Retriever(), pool, seed=0).neighbours(list(queries), shots)
         pieces = tuple(Piece(text=p.text, kind=PieceKind(p.kind)) for p in self.prompt.pieces)
         template = CompressedTemplate(pieces=pieces, requested_rate=0, achieved_rate=0, tokens=0, full_tokens=0)
         return [
             render_prompt(
                 template,
                 query=query,
-                examples=[pool[i] for i in best],
+                examples=[pool[i] for i in indices],
                 example_template=self.prompt.example_template,
             )
-            for query, best in zip(queries, near, strict=True)
+            for query, indices in zip(queries, neighbours, strict=True)
         ]
 
 
-def _refusal(query: str, tokens: int, room: int | None) -> str | None:
+def _query_problem(query: str, tokens: int, max_prompt_tokens: int | None) -> str | None:
     if not query.strip():
         return "is empty"
-    if room is not None and tokens > room:
-        return f"has {tokens} prompt tokens; the model has room for {room} and the answer"
+    if max_prompt_tokens is not None and tokens > max_prompt_tokens:
+        return f"has {tokens} prompt tokens, but the model has room for {max_prompt_tokens} before the answer"
     return None
 
 
-def load_internalized(adapter_uri: str, local: Path, *, base_model: str | None = None) -> Internalized:
+def load_internalized_model(adapter_uri: str, local: Path, *, base_model: str | None = None) -> InternalizedModel:
     """The model of an adapter folder or of a run; its files are verified against the manifest and put into ``local``.
 
     Raises:
@@ -116,16 +116,16 @@ def load_internalized(adapter_uri: str, local: Path, *, base_model: str | None =
             f"the adapter does not fit this base model ({' '.join(lines[:2])[:200]}); it was trained on "
             f"{prompt.base_model}",
         ) from None
-    return Internalized(
+    return InternalizedModel(
         model=model.eval(),
         tokenizer=tokenizer,
         prompt=prompt,
         device=device,
-        warning=None if prompt.base_digest in (None, folder.digest()) else _other_base(folder, prompt),
+        warning=None if prompt.base_digest in (None, folder.digest()) else _base_model_warning(folder, prompt),
     )
 
 
-def _other_base(folder: ModelFolder, prompt: InferencePrompt) -> str:
+def _base_model_warning(folder: ModelFolder, prompt: InferencePrompt) -> str:
     return f"{folder.uri} is not the base model that the adapter was trained on ({prompt.base_model}): its files differ"
 
 
@@ -139,12 +139,14 @@ def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
             break
     else:
         raise UserError.at(
-            uri, f"holds no finished adapter (no {ADAPTER_FOLDER}/{MANIFEST_FILE}); give a run's folder or its adapter/"
+            uri,
+            f"contains no finished adapter, because {ADAPTER_FOLDER}/{MANIFEST_FILE} is missing; give the folder of a "
+            "run or of its adapter",
         )
     try:
         prompt = read_prompt(local)
     except (OSError, ValueError, ValidationError) as error:
         raise UserError.at(f"{uri}/{PROMPT_FILE}", f"cannot be read: {str(error).splitlines()[0]}") from None
     if not (local / WEIGHTS).exists():
-        raise UserError.at(uri, f"holds no {WEIGHTS}")
+        raise UserError.at(uri, f"contains no {WEIGHTS}")
     return prompt

@@ -8,9 +8,9 @@ from promptintern_api.prompt import CompressorKind
 
 from promptintern.errors import UserError
 from promptintern.models import fetch_model, load_base_model, load_config, load_tokenizer
-from promptintern.pipeline.fit import fit_rows
-from promptintern.pipeline.inputs import load_data, render, s3_options, stages_of
-from promptintern.pipeline.session import DTYPES, compress_all, embedder
+from promptintern.pipeline.context_fit import fit_rows
+from promptintern.pipeline.inputs import load_data, render_prompts, s3_options, stages_of
+from promptintern.pipeline.session import DTYPES, compress_all, load_embedder
 from promptintern.pipeline.tracks import describe_track
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.stage_record import TrackPlan
@@ -59,21 +59,21 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
     stages = stages_of(job)
     full, *templates = compress_all(job, stages, tokenizer=tokenizer, model=model, folder=folder)
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
-    fitting = fit_rows(
+    fitting_rows = fit_rows(
         job,
         data,
         full=full,
         by_stage=templates,
         encoder=encoder,
-        embedder=embedder(job, device),
+        embedder=load_embedder(job, device),
         model_config=config,
     )
-    train, neighbours = fitting.data.train, fitting.examples.train
+    train, neighbours = fitting_rows.data.train, fitting_rows.examples.train
     if row >= len(train):
-        raise UserError.at("--row", f"is {row}; the training rows are 0 to {len(train) - 1}")
+        raise UserError.at("--row", f"is {row}, but the training rows are numbered from 0 to {len(train) - 1}")
     previews = []
     for stage, template in zip(stages, templates, strict=True):
-        prompts = list(render(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))
+        prompts = list(render_prompts(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))
         encoded = encoder.encode(prompts, [r.answer for r in train])
         plan = describe_track(template, shots=stage.shots, epochs=stage.epochs, rows=encoded)
         previews.append(StagePreview(index=stage.index, plan=plan, prompt=prompts[row]))
@@ -83,6 +83,6 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
         where=train[row].where,
         answer=train[row].answer,
         stages=previews,
-        warnings=[*data.warnings, *fitting.warnings],
-        dropped=fitting.data.dropped,
+        warnings=[*data.warnings, *fitting_rows.warnings],
+        dropped=fitting_rows.data.dropped,
     )

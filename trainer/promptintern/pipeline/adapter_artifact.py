@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from promptintern.engine.adapter import CONFIG, WEIGHTS
 from promptintern.pipeline.session import Session
-from promptintern.pipeline.training import base_name
+from promptintern.pipeline.training import base_model_name
 from promptintern.stage_record import StageRecord
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder
 from promptintern.storage.run import RunStore
@@ -87,7 +87,7 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) 
         for name in (WEIGHTS, CONFIG):
             (folder / name).write_bytes((fetched / name).read_bytes())
         (folder / PROMPT_FILE).write_text(inference_prompt(session, stage).model_dump_json(indent=2))
-        (folder / "README.md").write_text(_card(session, record, lineage.digest()), encoding="utf-8")
+        (folder / "README.md").write_text(_model_card(session, record, lineage.digest()), encoding="utf-8")
         manifest = commit_folder(
             store.store,
             folder=ADAPTER_FOLDER,
@@ -109,7 +109,7 @@ def read_prompt(folder: Path) -> InferencePrompt:
     return InferencePrompt.model_validate(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
 
 
-def _card(session: Session, record: StageRecord, digest: str) -> str:
+def _model_card(session: Session, record: StageRecord, digest: str) -> str:
     environment = Environment(
         loader=PackageLoader("promptintern.pipeline"),
         undefined=StrictUndefined,
@@ -119,7 +119,7 @@ def _card(session: Session, record: StageRecord, digest: str) -> str:
     job = session.job
     return environment.get_template("model_card.md.j2").render(
         job=job,
-        base=base_name(job.spec.model.uri)[0],
+        base=base_model_name(job.spec.model.uri)[0],
         record=record,
         stages=len(session.stages),
         digest=digest,

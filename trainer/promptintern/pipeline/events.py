@@ -127,12 +127,12 @@ class Observer(Protocol):
     def stop_requested(self) -> bool:
         """Whether somebody asked the run to save and stop."""
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """Tell how the run ended, if not well: pairs of place and message. The first call counts."""
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         """Whether an ending was told already."""
 
-    def move_on(self, where: str) -> bool:
+    def record_saved(self, where: str) -> bool:
         """After a save at ``where``: True if only a worker's pod has to go, so that the workers start again elsewhere;
         False if the run stops."""

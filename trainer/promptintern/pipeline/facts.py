@@ -15,7 +15,7 @@ from promptintern_api.evaluation import Arm
 from promptintern.engine import distributed
 from promptintern.errors import UserError
 from promptintern.pipeline.internalize import Outcome, evaluation_folder
-from promptintern.pipeline.latency import FOLDER as LATENCY
+from promptintern.pipeline.latency import LATENCY_FOLDER
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.tracks import DIRECT
 from promptintern.report.build import build_report
@@ -74,15 +74,17 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         warnings=[*session.data.warnings, *session.warnings],
         notes=[*session.notes, *dict.fromkeys(track.slow_reason for track in tracks.values() if track.slow_reason)],
     )
-    known = _known(store)
-    if known is not None:
-        same = facts.model_copy(update={"job": facts.job.model_copy(update={"finished_at": known.job.finished_at})})
-        if same == known:
+    stored = _stored_facts(store)
+    if stored is not None:
+        with_stored_end = facts.model_copy(
+            update={"job": facts.job.model_copy(update={"finished_at": stored.job.finished_at})}
+        )
+        if with_stored_end == stored:
             return  # a finished run, started once more: nothing was done, and it ended when it ended
     store.store.write(FACTS, facts_to_json(facts).encode())
 
 
-def _known(store: RunStore) -> RunFacts | None:
+def _stored_facts(store: RunStore) -> RunFacts | None:
     try:
         return facts_from_json(store.store.read(FACTS))
     except (FileNotFoundError, ValueError):
@@ -100,12 +102,13 @@ def write_report(store: RunStore) -> Report:
     except FileNotFoundError:
         raise UserError.at(
             display_uri(store.store.uri),
-            f"holds no finished run ({FACTS} is missing); is it the run's folder? `promptintern run` finishes a run",
+            f"contains no finished run, because {FACTS} is missing; give the folder of a run that `promptintern run` "
+            "has finished",
         ) from None
     except ValueError as error:
         raise UserError.at(
             f"{display_uri(store.store.uri)}/{FACTS}",
-            f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job makes it again",
+            f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job writes it again",
         ) from None
     report = build_report(facts)
     store.store.write(f"{REPORT_FOLDER}/{REPORT_JSON}", report_to_json(report).encode())
@@ -151,10 +154,10 @@ def _device(device: torch.device) -> str:
 
 
 def _arms(store: RunStore, outcome: Outcome) -> list[ArmFacts]:
-    latency = store.committed_document(LATENCY, parent=outcome.result) or {}
+    latency = store.committed_document(LATENCY_FOLDER, parent=outcome.kept_digest) or {}
     arms = []
     for name in (*map(str, Arm), KEPT_STAGE):
-        document = store.committed_document(evaluation_folder(name), parent=outcome.arms.get(name))
+        document = store.committed_document(evaluation_folder(name), parent=outcome.arm_parents.get(name))
         if document is not None:
             arms.append(
                 ArmFacts(

@@ -47,7 +47,9 @@ def load_data(job: PromptInternJob) -> Data:
     spec = job.spec.data
     s3 = s3_options(job)
     if spec.train.uri == spec.eval.uri:
-        raise UserError.at("spec.data.eval.uri", "is the training file; hold rows out that are not trained on")
+        raise UserError.at(
+            "spec.data.eval.uri", "is the training file; name a file of rows that are held out from training"
+        )
     train = load_rows(spec.train, field="spec.data.train", s3=s3)
     held_out = load_rows(spec.eval, field="spec.data.eval", s3=s3)
     problems = [*train.problems, *held_out.problems]
@@ -79,18 +81,18 @@ def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
     return [
         Problem(
             where="spec.data.eval.uri",
-            message="has another system message than spec.data.train.uri; the prompt must be the same in all rows",
+            message="has another system message than spec.data.train.uri; the prompt must be the same for all rows",
         )
     ]
 
 
 def _gpu_warnings(job: PromptInternJob) -> list[str]:
-    asked = job.spec.compute.gpus_per_worker
-    if asked <= 1:
+    gpus = job.spec.compute.gpus_per_worker
+    if gpus <= 1:
         return []
     return [
-        f"spec.compute.gpusPerWorker is {asked}, and a worker trains on one GPU: the others stay idle; for more GPUs "
-        "give more spec.compute.workers"
+        f"spec.compute.gpusPerWorker is {gpus}, but a worker trains on one GPU and leaves the others idle; to use "
+        "more GPUs, raise spec.compute.workers"
     ]
 
 
@@ -98,8 +100,8 @@ def _system_warnings(job: PromptInternJob, system: str | None) -> list[str]:
     if not system or not system.strip() or system.strip() in job.spec.prompt.template:
         return []
     return [
-        "the system message of the chat data is not sent: only what stands in spec.prompt.template is; copy it there "
-        f"if it belongs to the prompt that you pay for today ({system.strip()!r:.60})"
+        "the system message of the chat data is not sent, because only spec.prompt.template is; copy it into the "
+        f"template if it is part of the prompt that you send today ({system.strip()!r:.60})"
     ]
 
 
@@ -128,7 +130,7 @@ def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: 
     )
 
 
-def render(
+def render_prompts(
     job: PromptInternJob,
     template: CompressedTemplate,
     *,
@@ -142,10 +144,10 @@ def render(
         render_prompt(
             template,
             query=row.query,
-            examples=[pool[i] for i in near[len(near) - shots :]],
+            examples=[pool[i] for i in neighbour_indices[len(neighbour_indices) - shots :]],
             example_template=job.spec.prompt.example_template,
         )
-        for row, near in zip(rows, neighbours, strict=True)
+        for row, neighbour_indices in zip(rows, neighbours, strict=True)
     )
 
 

@@ -14,7 +14,7 @@ from promptintern.engine.checkpoint import Trajectory
 from promptintern.evaluate.metrics import bleu, exact_match
 from promptintern.pipeline.adapter_artifact import commit_adapter
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
-from promptintern.pipeline.held_out import answer_all
+from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.latency import Result, measure_latency
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.tracks import (
@@ -24,8 +24,8 @@ from promptintern.pipeline.tracks import (
     direct_track,
     lr_span_of,
     prepare_track,
-    tracks_of,
-    why_slower,
+    slow_reason,
+    stage_tracks,
 )
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.report.facts import KEPT_STAGE
@@ -42,9 +42,9 @@ class Outcome:
     """The stage whose adapter is the result; None if no stage passed the gate."""
     stopped_at: int | None
     """The stage that failed a gate with ``onFail: Stop``; None if no gate stopped the run."""
-    result: str | None = None
+    kept_digest: str | None = None
     """Digest of the kept stage's manifest."""
-    arms: dict[str, str | None] = field(default_factory=dict)
+    arm_parents: dict[str, str | None] = field(default_factory=dict)
     """For every arm that answered: the digest of the manifest whose adapter it used, or None for the base weights."""
 
 
@@ -70,31 +70,31 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     full = session.encode_held_out(session.full_template, session.examples.shots)
     run = _Run(session=session, store=store, trainer=trainer, observer=observer)
 
-    arms: dict[str, str | None] = {Arm.FULL_PROMPT: None}
-    full_answers = run.evaluate(Arm.FULL_PROMPT, full, parent=None)
+    arm_parents: dict[str, str | None] = {Arm.FULL_PROMPT: None}
+    full_answers = run.evaluate_arm(Arm.FULL_PROMPT, full, parent=None)
     if Arm.BASE in requested:
-        arms[Arm.BASE] = None
-        run.evaluate(Arm.BASE, query_only, parent=None)
+        arm_parents[Arm.BASE] = None
+        run.evaluate_arm(Arm.BASE, query_only, parent=None)
     outcome = run.train_stages(full_answers)
     result = _result(session, outcome, query_only)
     if result is not None:
-        arms[result.arm] = result.digest
+        arm_parents[result.arm] = result.digest
         trainer.load(str(result.stage))
-        run.evaluate(result.arm, result.prompts, parent=result.digest)
+        run.evaluate_arm(result.arm, result.prompts, parent=result.digest)
         if distributed.rank() == 0:
             commit_adapter(session, store, stage=result.stage, term=trainer.term)
         distributed.barrier()
     if Arm.DIRECT in requested:
-        arms[Arm.DIRECT] = run.train_direct(query_only)
+        arm_parents[Arm.DIRECT] = run.train_direct(query_only)
     measure_latency(session, store, trainer, result, full=full, observer=observer)
-    return replace(outcome, arms=arms)
+    return replace(outcome, arm_parents=arm_parents)
 
 
 def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> Result | None:
     """The run's result: the last stage, or the last one that passed the gate; None if no stage passed."""
-    if outcome.kept is None or outcome.result is None:
+    if outcome.kept is None or outcome.kept_digest is None:
         return None
-    stage, digest = session.stages[outcome.kept], outcome.result
+    stage, digest = session.stages[outcome.kept], outcome.kept_digest
     if stage is session.stages[-1]:
         return Result(stage=stage.index, digest=digest, arm=Arm.QUERY_ONLY, prompts=query_only)
     prompts = session.encode_held_out(session.templates[stage.index], stage.shots)
@@ -108,7 +108,7 @@ class _Run:
     trainer: TrackTrainer
     observer: Observer
 
-    def evaluate(self, arm: str, prompts: Sequence[Sequence[int]], *, parent: str | None) -> list[str]:
+    def evaluate_arm(self, arm: str, prompts: Sequence[Sequence[int]], *, parent: str | None) -> list[str]:
         """Answer all held-out queries as ``arm``, commit the answers, and return them.
 
         Args:
@@ -117,8 +117,8 @@ class _Run:
         folder = evaluation_folder(arm)
         document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=parent))
         if document is None:
-            answers = answer_all(
-                self.session, prompts, adapter=parent is not None, name=f"arm {arm}", observer=self.observer
+            answers = answer_prompts(
+                self.session, prompts, use_adapter=parent is not None, name=f"arm {arm}", observer=self.observer
             )
             new = {
                 "arm": arm,
@@ -139,9 +139,9 @@ class _Run:
         Args:
             full_answers: The answers of the arm FullPrompt, with which the gate compares.
         """
-        tracks = tracks_of(self.session)
+        tracks = stage_tracks(self.session)
         kept: int | None = None
-        result: str | None = None
+        kept_digest: str | None = None
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as executor:
             pending: dict[int, Future[PreparedTrack]] = {}
 
@@ -162,10 +162,10 @@ class _Run:
                 record = self._stage_record(track.key, manifest)
                 self._emit(StageDone(record=record))
                 if record.gate == "failed" and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
-                    self._emit(Note(text=_gate_text(record, kept), warning=True))
-                    return Outcome(kept=kept, stopped_at=number, result=result)
-                kept, result = number, manifest.digest()
-        return Outcome(kept=kept, stopped_at=None, result=result)
+                    self._emit(Note(text=_gate_message(record, kept), warning=True))
+                    return Outcome(kept=kept, stopped_at=number, kept_digest=kept_digest)
+                kept, kept_digest = number, manifest.digest()
+        return Outcome(kept=kept, stopped_at=None, kept_digest=kept_digest)
 
     def train_direct(self, prompts: Sequence[Sequence[int]]) -> str:
         """Train the Direct arm with the stages' budget and answer ``prompts``; returns its manifest's digest."""
@@ -186,7 +186,7 @@ class _Run:
             manifest = self.trainer.commit(track, trajectory, self._track_record(prepared, trajectory))
         else:
             self.trainer.load(DIRECT)
-        self.evaluate(Arm.DIRECT, prompts, parent=manifest.digest())
+        self.evaluate_arm(Arm.DIRECT, prompts, parent=manifest.digest())
         return manifest.digest()
 
     def _emit(self, event: Note | Scored | StageDone) -> None:
@@ -220,7 +220,7 @@ class _Run:
         trajectory = self.trainer.train(prepared, lr_span)
         trained = self._track_record(prepared, trajectory)
         try:
-            record = self._judge(track, trained, full_answers)
+            record = self._evaluate_stage(track, trained, full_answers)
         except Stopped:
             self.trainer.save(track, trajectory)
             raise
@@ -228,12 +228,12 @@ class _Run:
         self._emit(Scored(name=track.name, metric=record.metric, score=record.score))
         return manifest
 
-    def _judge(self, track: Track, trained: TrackRecord, full_answers: Sequence[str]) -> StageRecord:
+    def _evaluate_stage(self, track: Track, trained: TrackRecord, full_answers: Sequence[str]) -> StageRecord:
         """Score the stage with its own prompt on the first held-out rows, against FullPrompt on the same rows."""
         evaluation = self.session.job.spec.evaluation
         count = min(evaluation.stage_rows, len(self.session.data.eval))
         prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots)[:count]
-        answers = answer_all(self.session, prompts, adapter=True, name=track.name, observer=self.observer)
+        answers = answer_prompts(self.session, prompts, use_adapter=True, name=track.name, observer=self.observer)
         score = self._score([answer.text for answer in answers])
         full_score = self._score(full_answers[:count])
         scale = 100 if self._metric is Metric.BLEU else 1
@@ -259,7 +259,7 @@ class _Run:
             loss_last=trajectory.loss[-1],
             seconds=round(trajectory.seconds, 3),
             throughput=self.trainer.throughput(trajectory),
-            slow_reason=why_slower(self.session, prepared.rows) or None,
+            slow_reason=slow_reason(self.session, prepared.rows) or None,
             started_at=self.trainer.started_at,
             finished_at=datetime.now(UTC).replace(microsecond=0),
         )
@@ -277,7 +277,7 @@ class _Run:
         return math.fsum(exact_match(predictions, accepted)) / len(predictions)
 
 
-def _gate_text(record: StageRecord, kept: int | None) -> str:
+def _gate_message(record: StageRecord, kept: int | None) -> str:
     result = (
         f"the adapter of stage {kept + 1} is kept" if kept is not None else "no stage passed, so there is no adapter"
     )

@@ -10,12 +10,12 @@ from promptintern_api.evaluation import Arm
 from promptintern.engine import distributed
 from promptintern.evaluate.generate import generate, time_queries
 from promptintern.pipeline.events import Note, Observer
-from promptintern.pipeline.held_out import decoding_of, weights
+from promptintern.pipeline.held_out import adapter_context, decoding_of
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.run import RunStore
 
-FOLDER = "evaluation/latency"
+LATENCY_FOLDER = "evaluation/latency"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,32 +46,34 @@ def measure_latency(
     """
     count = min(session.job.spec.evaluation.latency_queries, len(full))
     parent = result.digest if result is not None else None
-    done = distributed.from_rank_zero(lambda: store.committed_document(FOLDER, parent=parent))
-    if count == 0 or done is not None:
+    stored = distributed.from_rank_zero(lambda: store.committed_document(LATENCY_FOLDER, parent=parent))
+    if count == 0 or stored is not None:
         return
     if result is not None:
         trainer.load(str(result.stage))
     if distributed.rank() == 0:
         observer.emit(Note(text=f"timing {count} queries one by one and in batches"))
-        figures = {str(Arm.FULL_PROMPT): _time(session, full, count, adapter=False)}
+        figures = {str(Arm.FULL_PROMPT): _measure_answers(session, full, count, use_adapter=False)}
         if result is not None:
             session.adapter.model.merge_adapter()
-            figures[str(result.arm)] = _time(session, result.prompts, count, adapter=True)
+            figures[str(result.arm)] = _measure_answers(session, result.prompts, count, use_adapter=True)
             session.adapter.model.unmerge_adapter()
-        store.commit_document(FOLDER, figures, term=trainer.term, parent=parent)
+        store.commit_document(LATENCY_FOLDER, figures, term=trainer.term, parent=parent)
     distributed.barrier()
 
 
-def _time(session: Session, prompts: Sequence[Sequence[int]], count: int, *, adapter: bool) -> dict[str, Any]:
+def _measure_answers(
+    session: Session, prompts: Sequence[Sequence[int]], count: int, *, use_adapter: bool
+) -> dict[str, Any]:
     decoding = decoding_of(session)
     model, tokenizer, device = session.adapter.model, session.tokenizer, session.device
     batched = prompts[: max(count, decoding.batch_size)]
-    with weights(session, adapter=adapter):
-        alone = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device)
+    with adapter_context(session, use_adapter=use_adapter):
+        single_seconds = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device)
         began = time.perf_counter()
         generate(model, tokenizer, batched, decoding=decoding, device=device, share_prefix=False)
         return {
-            "secondsAlone": alone,
+            "secondsAlone": single_seconds,
             "batchedSeconds": time.perf_counter() - began,
             "batchedQueries": len(batched),
             "batchSize": min(decoding.batch_size, len(batched)),

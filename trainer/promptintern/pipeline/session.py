@@ -20,18 +20,18 @@ from promptintern.engine.packing.layout import PackLayout, SupportedLayouts, pro
 from promptintern.engine.packing.memory import tokens_that_fit
 from promptintern.errors import RunFailed, UserError
 from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
-from promptintern.pipeline.fit import fit_rows
+from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.inputs import (
     Data,
     Examples,
-    render,
+    render_prompts,
     s3_options,
     stages_of,
 )
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.schedule import Stage
 
-PACK_ON_CPU = 2048
+CPU_PACK_TOKENS = 2048
 """Tokens at a time: with twice as many a step is some 10 % quicker, and takes 120 MiB more with four layers of 256."""
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
@@ -65,7 +65,7 @@ class Session:
 
     def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> Iterator[str]:
         """The prompts of all training or held-out rows."""
-        return render(
+        return render_prompts(
             self.job,
             template,
             rows=self.data.eval if held_out else self.data.train,
@@ -90,14 +90,14 @@ def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
     Raises:
         RunFailed: if the job wants a GPU and this process sees none.
     """
-    wanted = job.spec.compute.device
+    requested = job.spec.compute.device
     gpu = torch.cuda.is_available()
-    if not gpu and (wanted is Device.CUDA or job.spec.compute.gpus_per_worker > 0):
+    if not gpu and (requested is Device.CUDA or job.spec.compute.gpus_per_worker > 0):
         raise RunFailed(
-            "the job asks for a GPU (compute.device, compute.gpusPerWorker) and this worker sees none; "
+            "the job asks for a GPU (compute.device, compute.gpusPerWorker), but this worker sees none; "
             "set compute.device: CPU and gpusPerWorker: 0 to train on the CPU"
         )
-    if wanted is Device.CPU or not gpu:
+    if requested is Device.CPU or not gpu:
         return torch.device("cpu")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
@@ -121,13 +121,13 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Se
     )
     full_template, *by_stage = templates
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
-    fitting = fit_rows(
+    fitting_rows = fit_rows(
         job,
         data,
         full=full_template,
         by_stage=by_stage,
         encoder=encoder,
-        embedder=embedder(job, device),
+        embedder=load_embedder(job, device),
         model_config=base.config,
     )
     adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
@@ -142,22 +142,22 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Se
         encoder=encoder,
         adapter=adapter,
         device=device,
-        data=fitting.data,
-        examples=fitting.examples,
+        data=fitting_rows.data,
+        examples=fitting_rows.examples,
         stages=stages,
         templates=by_stage,
         full_template=full_template,
-        max_tokens=fitting.max_tokens,
+        max_tokens=fitting_rows.max_tokens,
         layouts=layouts,
-        threads=min(distributed.gather_objects(_threads(job, adapter, layouts, device))),
+        threads=min(distributed.gather_objects(_pack_threads(job, adapter, layouts, device))),
         notes=notes,
-        warnings=fitting.warnings,
+        warnings=fitting_rows.warnings,
     )
 
 
-def _threads(job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, device: torch.device) -> int:
-    shares = layouts.best is PackLayout.PREFIX_TREE and not job.spec.training.gradient_checkpointing
-    return lane_threads(adapter.model, device) if shares else 1
+def _pack_threads(job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, device: torch.device) -> int:
+    shares_prefixes = layouts.best is PackLayout.PREFIX_TREE and not job.spec.training.gradient_checkpointing
+    return lane_threads(adapter.model, device) if shares_prefixes else 1
 
 
 def _checkpoint_gradients(adapter: Adapter) -> None:
@@ -167,7 +167,9 @@ def _checkpoint_gradients(adapter: Adapter) -> None:
     except ValueError:
         name = type(adapter.model.get_base_model()).__name__
         raise UserError.at(
-            "spec.training.gradientCheckpointing", f"{name} does not support it; leave it out, or lower tokensPerPack"
+            "spec.training.gradientCheckpointing",
+            f"{name} does not support gradient checkpointing; leave the field out, and lower tokensPerPack to save "
+            "memory",
         ) from None
 
 
@@ -186,7 +188,7 @@ def compress_all(
     return [compressor.compress(rate) for rate in (1.0, *(stage.rate for stage in stages))]
 
 
-def embedder(job: PromptInternJob, device: torch.device) -> Any:
+def load_embedder(job: PromptInternJob, device: torch.device) -> Any:
     """The encoder of an Embedding retriever, or None."""
     retriever = job.spec.prompt.retriever
     if retriever.kind is not RetrieverKind.EMBEDDING:
@@ -209,7 +211,7 @@ def _layouts(
             rope_scaling_limit=None,
             reason="",
         )
-        return alone, ["Packing is off, as the job says: one prompt a row."]
+        return alone, ["Packing is off, because spec.training.packing is Never, so every row is computed alone."]
     # One choice for all workers: their packs are planned alike.
     layouts = distributed.from_rank_zero(
         lambda: probe_layouts(
@@ -222,7 +224,7 @@ def _layouts(
     if layouts.best is PackLayout.UNPACKED:
         return layouts, [f"Packing is off: {layouts.reason}, so every row is computed alone."]
     if layouts.reason:
-        return layouts, [f"What prompts have in common is computed for every row: {layouts.reason}."]
+        return layouts, [f"Tokens that prompts have in common are computed again for every row: {layouts.reason}."]
     return layouts, []
 
 
@@ -233,8 +235,8 @@ def _tokens_that_fit(
     if job.spec.training.tokens_per_pack or not layouts.best.uses_tree_attention:
         return None
     vocabulary = _vocabulary(adapter, tokenizer)
-    here = tokens_that_fit(adapter, layouts.best, vocab_size=vocabulary, device=device)
-    return min((fits for fits in distributed.gather_objects(here) if fits), default=None)
+    own_tokens = tokens_that_fit(adapter, layouts.best, vocab_size=vocabulary, device=device)
+    return min((tokens for tokens in distributed.gather_objects(own_tokens) if tokens), default=None)
 
 
 def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
@@ -246,7 +248,7 @@ def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
 def tokens_per_pack(job: PromptInternJob, layouts: SupportedLayouts, layout: PackLayout, device: torch.device) -> int:
     """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
     with_mask = 8192 if device.type == "cuda" else 1024
-    default = (layouts.tokens_that_fit or PACK_ON_CPU) if layout.uses_tree_attention else with_mask
+    default = (layouts.tokens_that_fit or CPU_PACK_TOKENS) if layout.uses_tree_attention else with_mask
     training = job.spec.training
     tokens = training.tokens_per_pack or min(default, training.tokens_per_batch)
     return min(tokens, layouts.max_pack_tokens or tokens)

@@ -7,7 +7,7 @@ from promptintern.engine.throughput import ParameterCounts, training_flops
 from promptintern.stage_record import Throughput
 
 
-def throughput_of(trajectory: Trajectory, weights: ParameterCounts, *, peak: float | None) -> Throughput:
+def throughput_of(trajectory: Trajectory, parameters: ParameterCounts, *, peak: float | None) -> Throughput:
     """Return the throughput of a training of at least one step.
 
     Args:
@@ -15,7 +15,7 @@ def throughput_of(trajectory: Trajectory, weights: ParameterCounts, *, peak: flo
     """
     seconds, timed = max(trajectory.seconds, 1e-9), sum(trajectory.spent.values())
     totals = trajectory.totals
-    flops = training_flops(weights, computed=totals.computed, loss_tokens=totals.computed_loss_tokens)
+    flops = training_flops(parameters, computed=totals.computed, loss_tokens=totals.computed_loss_tokens)
     return Throughput(
         examples_per_second=totals.rows / seconds,
         tokens_per_second=totals.tokens / seconds,

@@ -54,7 +54,7 @@ class PreparedTrack:
     steps: Sequence[StepPlan]
 
 
-def tracks_of(session: Session) -> list[Track]:
+def stage_tracks(session: Session) -> list[Track]:
     """All stages in order."""
     count = len(session.stages)
     return [
@@ -139,9 +139,9 @@ def layout_of(session: Session, rows: Sequence[Encoded]) -> PackLayout:
     return session.layouts.for_rows(_longest(rows))
 
 
-def why_slower(session: Session, rows: Sequence[Encoded]) -> str:
+def slow_reason(session: Session, rows: Sequence[Encoded]) -> str:
     """Why ``rows`` do not lie in their packs as the model's other rows do; nothing if they do."""
-    return session.layouts.why_slower(_longest(rows))
+    return session.layouts.slow_reason(_longest(rows))
 
 
 def slow_rows(session: Session, rows: Sequence[Encoded]) -> int:

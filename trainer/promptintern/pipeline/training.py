@@ -25,7 +25,7 @@ from promptintern.engine.train import LrSpan, TrackTask, train_track
 from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.pipeline.session import DTYPES, Session
 from promptintern.pipeline.throughput import throughput_of
-from promptintern.pipeline.tracks import PreparedTrack, Track, layout_of, slow_rows, why_slower
+from promptintern.pipeline.tracks import PreparedTrack, Track, layout_of, slow_reason, slow_rows
 from promptintern.prompt.encode import Encoded
 from promptintern.stage_record import Throughput, TrackRecord
 from promptintern.storage.background import BackgroundWriter
@@ -51,8 +51,8 @@ class TrackTrainer:
         self.writer = writer
         self.started_at = _now()
         """Time at which the track that is trained now, or was trained last, began. Its checkpoints carry it."""
-        self._told: set[str] = set()
-        self._weights = parameter_counts(session.adapter)
+        self._noted_reasons: set[str] = set()
+        self._parameters = parameter_counts(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
 
     def train(self, prepared: PreparedTrack, lr_span: LrSpan) -> Trajectory:
@@ -66,7 +66,7 @@ class TrackTrainer:
         optimizer = new_optimizer(session.adapter, weight_decay=spec.training.weight_decay)
         trajectory = self._restore(track, optimizer)
         if distributed.rank() == 0:
-            self._tell_slower(track, rows)
+            self._note_slow_rows(track, rows)
             self.observer.emit(
                 TrainingBegan(
                     name=track.name,
@@ -102,18 +102,20 @@ class TrackTrainer:
             )
         return trajectory
 
-    def _tell_slower(self, track: Track, rows: Sequence[Encoded]) -> None:
+    def _note_slow_rows(self, track: Track, rows: Sequence[Encoded]) -> None:
         """Once for all stages that it holds for."""
-        why = why_slower(self.session, rows)
-        if why and why not in self._told:
-            self._told.add(why)
+        reason = slow_reason(self.session, rows)
+        if reason and reason not in self._noted_reasons:
+            self._noted_reasons.add(reason)
             count = slow_rows(self.session, rows)
-            self.observer.emit(Note(text=f"{why} One is enough; {track.name} has {count:,} among {len(rows):,} rows."))
+            self.observer.emit(
+                Note(text=f"{reason} One such row is enough; {track.name} has {count:,} among its {len(rows):,} rows.")
+            )
 
     def throughput(self, trajectory: Trajectory) -> Throughput:
         """Return the throughput of all workers together, assuming that they have the same device."""
         peak = self._peak * distributed.world_size() if self._peak else None
-        return throughput_of(trajectory, self._weights, peak=peak)
+        return throughput_of(trajectory, self._parameters, peak=peak)
 
     def save(self, track: Track, trajectory: Trajectory) -> None:
         """Write a checkpoint of ``track``, the one trained last, and wait until it is stored."""
@@ -129,7 +131,7 @@ class TrackTrainer:
             with TemporaryDirectory(prefix="promptintern-") as directory:
                 folder = Path(directory)
                 session = self.session
-                name, revision = base_name(session.job.spec.model.uri)
+                name, revision = base_model_name(session.job.spec.model.uri)
                 session.adapter.save(folder, base_name=name, revision=revision)
                 trajectory.write(folder)
                 if self._keeps_optimizer:
@@ -171,9 +173,9 @@ class TrackTrainer:
         trajectory = Trajectory()
         self.started_at = _now()
         if distributed.rank() == 0:
-            found = self.store.latest_checkpoint(track.key)
-            if found is not None:
-                manifest, folder = found
+            checkpoint = self.store.latest_checkpoint(track.key)
+            if checkpoint is not None:
+                manifest, folder = checkpoint
                 with TemporaryDirectory(prefix="promptintern-") as directory:
                     local = Path(directory)
                     self.store.fetch_checkpoint(manifest, folder, local)
@@ -182,12 +184,12 @@ class TrackTrainer:
                 self.started_at = datetime.fromisoformat(str(manifest.meta["startedAt"]))
                 self.observer.emit(Note(text=f"{track.name} continues after step {trajectory.steps}"))
             else:
-                state = self._parents_state(track)
+                state = self._parent_state(track)
         shared: tuple[dict[str, torch.Tensor], Trajectory] = distributed.broadcast_object((state, trajectory))
         apply_state(shared[0], self.session.adapter, optimizer)
         return shared[1]
 
-    def _parents_state(self, track: Track) -> dict[str, torch.Tensor]:
+    def _parent_state(self, track: Track) -> dict[str, torch.Tensor]:
         adapter = self.session.adapter
         if track.parent is None:
             return {"parameters": adapter.initial.cpu()}
@@ -206,10 +208,10 @@ class TrackTrainer:
         if distributed.rank() != 0:
             return lambda _trajectory: None
         every = self.session.job.spec.checkpoint.every_seconds
-        saved = fenced = time.monotonic()
+        last_save = last_check = time.monotonic()
 
         def after_step(trajectory: Trajectory) -> None:
-            nonlocal saved, fenced
+            nonlocal last_save, last_check
             now = time.monotonic()
             self.observer.emit(
                 Stepped(
@@ -222,11 +224,11 @@ class TrackTrainer:
                 )
             )
             self.writer.poll()
-            if now - saved >= every and trajectory.steps < steps:
-                saved = fenced = now
+            if now - last_save >= every and trajectory.steps < steps:
+                last_save = last_check = now
                 self._save(track, optimizer, trajectory)
-            elif now - fenced >= _FENCE_SECONDS and self.writer.idle:
-                fenced = now
+            elif now - last_check >= _FENCE_SECONDS and self.writer.idle:
+                last_check = now
                 self.writer.submit(lambda: self.store.check_term(self.term))
 
         return after_step
@@ -266,7 +268,7 @@ class TrackTrainer:
         self.writer.submit(write, replaceable=True)
 
 
-def base_name(uri: str) -> tuple[str, str | None]:
+def base_model_name(uri: str) -> tuple[str, str | None]:
     """The base model as an adapter's config holds it: a hub's name and revision, a folder's path, else the URI."""
     if uri.startswith("hf://"):
         name, _, revision = uri.removeprefix("hf://").partition("@")

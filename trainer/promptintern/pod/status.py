@@ -154,14 +154,14 @@ class StatusObserver:
         """Return what the wrapped observer returns."""
         return self._observer.stop_requested()
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """Pass the ending on."""
-        self._observer.end(how, problems)
+        self._observer.record_ending(kind, problems)
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         """Return what the wrapped observer returns."""
-        return self._observer.ended()
+        return self._observer.has_ending()
 
-    def move_on(self, where: str) -> bool:
+    def record_saved(self, where: str) -> bool:
         """Return what the wrapped observer returns."""
-        return self._observer.move_on(where)
+        return self._observer.record_saved(where)

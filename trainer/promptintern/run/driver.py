@@ -32,11 +32,11 @@ from promptintern.uris import display_uri
 MAX_WORKER_FAILURES = 3
 """How often Ray Train starts the workers again after one was lost."""
 _POLL_SECONDS = 0.2
-_SILENT_SECONDS = 60.0
+_CONTACT_TIMEOUT_SECONDS = 60.0
 """Without a word of any worker, who ask twice a second: then they are gone, and nobody saves."""
-_FULL_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
+_OUT_OF_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
 """Of Ray's OutOfMemoryError."""
-_LOST_PEER = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaves")
+_CONNECTION_LOST = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaving")
 """What a worker ends with if another one, or its own pod, goes away. Ray may see the other one's end later."""
 
 
@@ -66,7 +66,7 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
     if workers == 0:
         work(task, data)
     else:
-        _fit_on_ray(job, task, workers, observer)
+        _train_on_ray(job, task, workers, observer)
     with credentials_worked_before():
         store.check_claimant(task.claimant)
         return write_report(store)
@@ -82,19 +82,20 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
     document = {"schemaVersion": RUN_FORMAT, "job": job.to_wire(), "data": digests, "created": created}
     if store.create_json(JOB_FILE, document):
         return
-    known = store.read_json(JOB_FILE)
-    check_format(known or {}, f"{display_uri(store.store.uri)}/{JOB_FILE}")
-    if known is None or not isinstance(known.get("data"), dict):
+    registered = store.read_json(JOB_FILE)
+    check_format(registered or {}, f"{display_uri(store.store.uri)}/{JOB_FILE}")
+    if registered is None or not isinstance(registered.get("data"), dict):
         raise RunFailed(
-            f"{display_uri(store.store.uri)}/{JOB_FILE} does not say what the run began with; remove the folder"
+            f"{display_uri(store.store.uri)}/{JOB_FILE} does not record the data that the run began with; "
+            "remove the folder of the run"
         )
-    changed = [role for role, digest in digests.items() if known["data"].get(role) != digest]
+    changed = [role for role, digest in digests.items() if registered["data"].get(role) != digest]
     if changed:
         raise UserError(
             [
                 Problem(
                     where=f"spec.data.{role}.uri",
-                    message=f"the file has changed since this run began on {known.get('created')}; give the job "
+                    message=f"the file has changed since this run began on {registered.get('created')}; give the job "
                     f"another name, or remove {display_uri(store.store.uri)}",
                 )
                 for role in changed
@@ -102,7 +103,7 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
         )
 
 
-def _before_ray() -> None:
+def _set_ray_environment() -> None:
     """Settings that Ray reads when it is imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -115,8 +116,8 @@ def _before_ray() -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
-def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: Observer) -> None:
-    _before_ray()
+def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: Observer) -> None:
+    _set_ray_environment()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -128,12 +129,12 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
     gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
     with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
         # On the driver's own node: a mailbox in a worker's pod would be lost with it, and the run too.
-        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        on_driver_node = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=on_driver_node).remote()
         remote_task = replace(task, observer=RayObserver(mailbox))
         trainer = partial(
             TorchTrainer,
-            _loop,
+            _train_loop,
             train_loop_config={"task": remote_task},
             scaling_config=ScalingConfig(
                 num_workers=workers,
@@ -146,17 +147,19 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
         if gpu:
             _check_gpus(job, observer)
         while True:
-            before = ray.get(mailbox.steps_on.remote())
-            error = _fit_once(trainer(), mailbox, observer)
+            count_before = ray.get(mailbox.progress_count.remote())
+            error = _run_trainer(trainer(), mailbox, observer)
             ending = ray.get(mailbox.ending.remote())
-            gets_on = ray.get(mailbox.steps_on.remote()) != before
-            if error is None or ending is not None or not _may_start_again(error, gets_on=gets_on):
+            has_progressed = ray.get(mailbox.progress_count.remote()) != count_before
+            if error is None or ending is not None or not _can_restart(error, has_progressed=has_progressed):
                 break
-            observer.emit(Note(text="workers were lost, but the run gets on: starting them again", warning=True))
+            observer.emit(
+                Note(text="workers were lost, but the run had made progress; starting workers again", warning=True)
+            )
         _raise_ending(ending, error)
 
 
-def _fit_once(trainer: Any, mailbox: Any, observer: Observer) -> BaseException | None:
+def _run_trainer(trainer: Any, mailbox: Any, observer: Observer) -> BaseException | None:
     """Train until the workers are done, or were lost too often; returns what they ended with, if not well."""
     import ray
 
@@ -164,7 +167,7 @@ def _fit_once(trainer: Any, mailbox: Any, observer: Observer) -> BaseException |
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:
         fit = thread.submit(trainer.fit)
         try:
-            _hand_on(mailbox, observer, until=fit)
+            _forward_events(mailbox, observer, until=fit)
         except BaseException:
             ray.shutdown()  # ends the workers, and so the thread, at once
             raise
@@ -180,85 +183,87 @@ def _check_gpus(job: PromptInternJob, observer: Observer) -> None:
     """
     import ray
 
-    wanted = job.spec.compute.gpus_per_worker
-    answer = ray.remote(_gpus_seen).options(num_gpus=wanted, num_cpus=0).remote()
-    while not ray.wait([answer], timeout=_POLL_SECONDS)[0]:
+    requested = job.spec.compute.gpus_per_worker
+    visible_ref = ray.remote(_visible_gpus).options(num_gpus=requested, num_cpus=0).remote()
+    while not ray.wait([visible_ref], timeout=_POLL_SECONDS)[0]:
         if observer.stop_requested():
             raise Stopped("the start")
-    seen = ray.get(answer)
-    if seen < wanted:
+    visible = ray.get(visible_ref)
+    if visible < requested:
         raise UserError.at(
             "spec.compute.gpusPerWorker",
-            f"asks for {wanted}, and torch sees {seen} in a worker's pod; check the node's driver and the image's "
-            "CUDA, or set compute.device: CPU and gpusPerWorker: 0",
+            f"is {requested}, but the number of GPUs that PyTorch sees in a worker's pod is {visible}; check the "
+            "driver of the node and the CUDA version of the image, or set compute.device: CPU and gpusPerWorker: 0",
         )
 
 
-def _gpus_seen() -> int:
+def _visible_gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _loop(config: dict[str, Any]) -> None:
+def _train_loop(config: dict[str, Any]) -> None:
     work_in_process_group(config["task"])
 
 
 def _raise_ending(ending: Any, error: BaseException | None) -> None:
     if ending is not None:
-        how, problems = ending
-        if how == "user":
+        kind, problems = ending
+        if kind == "user":
             raise UserError([Problem(where=where, message=message) for where, message in problems])
-        if how == "stopped":
+        if kind == "stopped":
             raise Stopped(problems[0][1])
-        if how == "infrastructure":
+        if kind == "infrastructure":
             raise InfrastructureFailed(problems[0][1])
         raise RunFailed(problems[0][1])
     if error is not None:
-        times = "" if _out_of_memory(error) else f" {MAX_WORKER_FAILURES + 1} times, the last time"
-        raise (InfrastructureFailed if _lost_workers(error) else RunFailed)(
-            f"the workers failed{times} with: {cause_of(error)}; run the same command again to continue from the "
+        times = "" if _is_out_of_memory(error) else f" {MAX_WORKER_FAILURES + 1} times, the last time"
+        raise (InfrastructureFailed if _is_worker_loss(error) else RunFailed)(
+            f"the workers failed{times} with: {failure_cause(error)}; run the same command again to continue from the "
             "newest checkpoint"
         ) from error
 
 
-def _may_start_again(error: BaseException, *, gets_on: bool) -> bool:
+def _can_restart(error: BaseException, *, has_progressed: bool) -> bool:
     """Whether the same driver starts workers anew after Ray Train gave up on them.
 
     Not after one was killed for memory: Ray Train fails over that itself and keeps the dead workers' place reserved,
     so that new ones would wait for it for ever. The next ones would need as much, too.
     """
-    return gets_on and not _out_of_memory(error)
+    return has_progressed and not _is_out_of_memory(error)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return _FULL_MEMORY.search(str(error)) is not None
+def _is_out_of_memory(error: BaseException) -> bool:
+    return _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def cause_of(error: BaseException) -> str:
+def failure_cause(error: BaseException) -> str:
     """What ended the workers, in one line.
 
     Ray ends what it killed for memory with a page of advice on its own settings; what counts is said in the middle.
     """
-    said = str(error).strip()
-    if memory := _FULL_MEMORY.search(said):
+    message = str(error).strip()
+    if memory := _OUT_OF_MEMORY.search(message):
         used, limit = memory.groups()
         return f"OutOfMemoryError: Ray killed a worker that used {used} of its pod's or machine's {limit} of memory"
-    return said.splitlines()[-1] if said else type(error).__name__
+    return message.splitlines()[-1] if message else type(error).__name__
 
 
-def _lost_workers(error: BaseException) -> bool:
+def _is_worker_loss(error: BaseException) -> bool:
     """Whether Ray lost workers, or never got them; not if our code in them failed, or took too much memory."""
     from ray.train import TrainingFailedError, WorkerGroupError
 
-    if _out_of_memory(error):
+    if _is_out_of_memory(error):
         return False
     if not isinstance(error, WorkerGroupError):
         return isinstance(error, TrainingFailedError)
     failures = error.worker_failures.values()
     # What our code raised comes as it is; what became of a worker is told by exceptions of Ray's own.
-    gone = any(type(failure).__module__.partition(".")[0] == "ray" for failure in failures)
-    return gone or all(_LOST_PEER.search(f"{type(failure).__name__}: {failure}") for failure in failures)
+    was_lost_by_ray = any(type(failure).__module__.partition(".")[0] == "ray" for failure in failures)
+    return was_lost_by_ray or all(
+        _CONNECTION_LOST.search(f"{type(failure).__name__}: {failure}") for failure in failures
+    )
 
 
 @contextlib.contextmanager
@@ -286,22 +291,22 @@ def _ray(workers: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def _hand_on(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
+def _forward_events(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
     """Events from the workers' mailbox to ``observer``, its wish to stop the other way."""
     import ray
 
-    asked = False
+    is_stop_sent = False
     while True:
-        over = until.done()
+        is_done = until.done()
         for event in ray.get(mailbox.take.remote()):
             observer.emit(event)
-        if over:
+        if is_done:
             return
-        if observer.stop_requested() and not asked:
-            asked = True
+        if observer.stop_requested() and not is_stop_sent:
+            is_stop_sent = True
             ray.get(mailbox.request_stop.remote())
-        if asked and (where := ray.get(mailbox.saved.remote())) is not None:
+        if is_stop_sent and (where := ray.get(mailbox.saved_at.remote())) is not None:
             raise Stopped(where)  # no worker is at it: none has begun, or all had saved because a pod of theirs leaves
-        if asked and ray.get(mailbox.silent.remote()) > _SILENT_SECONDS:
+        if is_stop_sent and ray.get(mailbox.seconds_since_contact.remote()) > _CONTACT_TIMEOUT_SECONDS:
             raise Stopped("the newest checkpoint")  # they were lost, and Ray Train waits for others
         time.sleep(_POLL_SECONDS)

@@ -21,22 +21,22 @@ class Mailbox:
         self._events: list[Event] = []
         self._stop = False
         self._ending: tuple[Ending, list[tuple[str, str]]] | None = None
-        self._saved: str | None = "the start"
+        self._saved_at: str | None = "the start"
         self._furthest: dict[int | None, float] = {}
-        self._steps_on = 0
-        self._heard = time.monotonic()
+        self._progress_count = 0
+        self._last_contact = time.monotonic()
 
     def put(self, event: Event) -> None:
         """From a worker."""
         self._events.append(event)
-        self._heard = time.monotonic()
+        self._last_contact = time.monotonic()
         match event:
             case Claimed():
-                self._saved = None
+                self._saved_at = None
             case StageDone(record=record):
-                self._reach(record.index, math.inf)
+                self._count_progress(record.index, math.inf)
             case CheckpointSaved(stage=track, step=step):
-                self._reach(track, step)
+                self._count_progress(track, step)
 
     def take(self) -> list[Event]:
         """All events since the last call, for the driver."""
@@ -47,42 +47,44 @@ class Mailbox:
         """From the driver."""
         self._stop = True
 
-    def stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         """For the workers, who ask again and again."""
-        self._heard = time.monotonic()
+        self._last_contact = time.monotonic()
         return self._stop
 
-    def silent(self) -> float:
+    def seconds_since_contact(self) -> float:
         """Seconds since a worker was last heard of."""
-        return time.monotonic() - self._heard
+        return time.monotonic() - self._last_contact
 
     def set_saved(self, where: str) -> None:
         """From a worker: everything up to ``where`` is stored, and the workers end to begin elsewhere."""
-        self._saved = where
-        self._steps_on += 1
-        self._events.append(Note(text=f"the pod of a worker leaves; saved at {where}; the workers begin again"))
+        self._saved_at = where
+        self._progress_count += 1
+        self._events.append(
+            Note(text=f"the pod of a worker is about to be deleted; saved at {where}; the workers restart there")
+        )
 
-    def saved(self) -> str | None:
+    def saved_at(self) -> str | None:
         """Where the run stands while no workers are at it."""
-        return self._saved
+        return self._saved_at
 
-    def steps_on(self) -> int:
+    def progress_count(self) -> int:
         """How often something was stored that no workers had reached before, or workers saved to begin elsewhere.
 
         Workers that begin again tell all stages that are committed, and may save again what was saved before: a run
         that ends there each time does not get on.
         """
-        return self._steps_on
+        return self._progress_count
 
-    def _reach(self, track: int | None, step: float) -> None:
+    def _count_progress(self, track: int | None, step: float) -> None:
         if step > self._furthest.get(track, -1):
             self._furthest[track] = step
-            self._steps_on += 1
+            self._progress_count += 1
 
-    def set_ending(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+    def set_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """From a worker; the first one counts."""
         if self._ending is None:
-            self._ending = (how, list(problems))
+            self._ending = (kind, list(problems))
 
     def ending(self) -> tuple[Ending, list[tuple[str, str]]] | None:
         """How the run ended, if a worker told."""
@@ -114,17 +116,17 @@ class RayObserver:
             self._poller.start()
         return self._stop.is_set()
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """Tell the driver, and wait until it is told."""
-        ray.get(self._mailbox.set_ending.remote(how, list(problems)))
+        ray.get(self._mailbox.set_ending.remote(kind, list(problems)))
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         """Whether a worker told an ending."""
         return ray.get(self._mailbox.ending.remote()) is not None
 
-    def move_on(self, where: str) -> bool:
+    def record_saved(self, where: str) -> bool:
         """False if the driver wanted the stop; else it was this worker's pod, or another's."""
-        if ray.get(self._mailbox.stopping.remote()):
+        if ray.get(self._mailbox.stop_requested.remote()):
             return False
         ray.get(self._mailbox.set_saved.remote(where))
         return True
@@ -132,6 +134,6 @@ class RayObserver:
     def _poll(self) -> None:
         # To the end, also when the stop is known: by this the driver hears that somebody is there who saves.
         while True:
-            if ray.get(self._mailbox.stopping.remote()) or is_leaving():
+            if ray.get(self._mailbox.stop_requested.remote()) or is_leaving():
                 self._stop.set()
             time.sleep(_POLL_SECONDS)

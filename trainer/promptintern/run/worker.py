@@ -48,9 +48,9 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
     job = task.job
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
     # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
-    who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
+    process = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
     with credentials_worked_before():  # the driver has registered the run
-        term = distributed.from_rank_zero(lambda: store.claim_term(who, task.claimant))
+        term = distributed.from_rank_zero(lambda: store.claim_term(process, task.claimant))
     if distributed.rank() == 0:
         task.observer.emit(Claimed(term=term))
     session = open_session(job, data or load_data(job), local_rank=_local_rank())
@@ -69,7 +69,7 @@ def _train(session: Session, store: RunStore, term: int, observer: Observer) -> 
             store_facts(session, store, outcome)
 
 
-class PodLeaves(Exception):  # noqa: N818 -- what happens
+class PodLeaving(Exception):  # noqa: N818 -- what happens
     """A worker's pod is about to go; everything is saved, and Ray Train has to start the workers elsewhere."""
 
 
@@ -79,7 +79,7 @@ def work_in_process_group(task: WorkerTask) -> None:
     Every error is raised as well, since other workers may wait for this one, and Ray Train starts all of them again:
     after a lost node or a broken connection they continue from the newest checkpoint; after a told ending they return.
     """
-    if task.observer.ended():
+    if task.observer.has_ending():
         return
     wait_while_leaving()
     try:
@@ -87,22 +87,22 @@ def work_in_process_group(task: WorkerTask) -> None:
             work(task)
     except Stopped as stopped:
         if distributed.rank() == 0:
-            if task.observer.move_on(stopped.where):
-                raise PodLeaves(stopped.where) from None
-            task.observer.end("stopped", [("", stopped.where)])
+            if task.observer.record_saved(stopped.where):
+                raise PodLeaving(stopped.where) from None
+            task.observer.record_ending("stopped", [("", stopped.where)])
     except UserError as error:
-        task.observer.end("user", [(p.where, p.message) for p in error.problems])
+        task.observer.record_ending("user", [(p.where, p.message) for p in error.problems])
         raise
     except FencedOut as fenced:
         # By this driver's own newer workers: their ending counts, not this one's.
         if fenced.claimant != task.claimant.id:
-            task.observer.end("infrastructure", [("", str(fenced))])
+            task.observer.record_ending("infrastructure", [("", str(fenced))])
         raise
     except InfrastructureFailed as error:
-        task.observer.end("infrastructure", [("", str(error))])
+        task.observer.record_ending("infrastructure", [("", str(error))])
         raise
     except RunFailed as error:
-        task.observer.end("failed", [("", str(error))])
+        task.observer.record_ending("failed", [("", str(error))])
         raise
 
 
@@ -114,21 +114,22 @@ def _check_model(store: RunStore, folder: ModelFolder) -> None:
     """
     digest = folder.digest()
 
-    def noted() -> str:
+    def recorded_digest() -> str:
         if store.create_json(MODEL_FILE, {"schemaVersion": RUN_FORMAT, "uri": folder.uri, "digest": digest}):
             return digest
-        known = (store.read_json(MODEL_FILE) or {}).get("digest")
-        if not isinstance(known, str):
+        recorded = (store.read_json(MODEL_FILE) or {}).get("digest")
+        if not isinstance(recorded, str):
             raise RunFailed(
-                f"{display_uri(store.store.uri)}/{MODEL_FILE} does not say what the run began with; remove it"
+                f"{display_uri(store.store.uri)}/{MODEL_FILE} does not record the base model that the run began "
+                "with; remove the file"
             )
-        return known
+        return recorded
 
-    if distributed.from_rank_zero(noted) != digest:
+    if distributed.from_rank_zero(recorded_digest) != digest:
         raise UserError.at(
             "spec.model.uri",
-            "the base model has changed since this run began; name a revision or folder that stays as it is, give the "
-            f"job another name, or remove {display_uri(store.store.uri)}",
+            "the base model has changed since this run began; use a revision or a folder that does not change, give "
+            f"the job another name, or remove {display_uri(store.store.uri)}",
         )
 
 

@@ -164,7 +164,7 @@ class RunStore:
         Raises:
             RunFailed: if the manifest holds something else.
         """
-        return kind.of_meta(manifest.meta, f"{self.store.uri}/{_stage_path(key)}")
+        return kind.from_meta(manifest.meta, f"{self.store.uri}/{_stage_path(key)}")
 
     def commit_stage(
         self, key: str, *, term: int, local: Path, parent: str | None, meta: Mapping[str, JsonValue]

@@ -269,10 +269,10 @@ def test_the_reason_for_a_slower_layout_names_the_limit() -> None:
         rope_scaling_limit=200,
         reason="",
     )
-    assert layouts.why_slower(100) == ""
-    assert "longer than 100 tokens are computed with a mask" in layouts.why_slower(101)
-    assert layouts.why_slower(102) == layouts.why_slower(101), "one message for all stages"
-    assert "longer than 200 tokens are computed row by row" in layouts.why_slower(201)
+    assert layouts.slow_reason(100) == ""
+    assert "longer than 100 tokens are computed with a mask" in layouts.slow_reason(101)
+    assert layouts.slow_reason(102) == layouts.slow_reason(101), "one message for all stages"
+    assert "longer than 200 tokens are computed row by row" in layouts.slow_reason(201)
     alone = SupportedLayouts(
         best=PackLayout.UNPACKED,
         for_long_rows=PackLayout.UNPACKED,
@@ -280,7 +280,7 @@ def test_the_reason_for_a_slower_layout_names_the_limit() -> None:
         rope_scaling_limit=200,
         reason="it is recurrent",
     )
-    assert alone.why_slower(999) == "", "all rows are, for another reason"
+    assert alone.slow_reason(999) == "", "all rows are, for another reason"
 
 
 def test_limits_decide_by_the_longest_row() -> None:

@@ -87,7 +87,7 @@ class SupportedLayouts:
             return self.for_long_rows
         return self.best
 
-    def why_slower(self, longest: int) -> str:
+    def slow_reason(self, longest: int) -> str:
         """Return a sentence that says why rows of up to ``longest`` tokens have another layout than ``best``.
 
         The sentence is empty if they have the layout ``best``.

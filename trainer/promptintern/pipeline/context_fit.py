@@ -13,7 +13,7 @@ from promptintern.errors import Problem, UserError
 from promptintern.evaluate.generate import truncate_at_stop
 from promptintern.evaluate.metrics import normalise_answer
 from promptintern.models import context_length
-from promptintern.pipeline.inputs import Data, Examples, length_of, render, retrieve_examples, stages_of
+from promptintern.pipeline.inputs import Data, Examples, length_of, render_prompts, retrieve_examples, stages_of
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.rows.types import Row
 from promptintern.schedule import full_prompt_shots
@@ -29,30 +29,34 @@ def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
         UserError: if the job asks for more than the model can hold.
     """
     context = context_length(model_config)
-    wanted = job.spec.training.max_tokens
-    if wanted and context and wanted > context:
-        raise UserError.at("spec.training.maxTokens", f"is {wanted}; the base model holds {context} tokens")
-    return wanted or context or DEFAULT_MAX_TOKENS
+    requested = job.spec.training.max_tokens
+    if requested and context and requested > context:
+        raise UserError.at(
+            "spec.training.maxTokens", f"is {requested}, but the context of the base model has {context} tokens"
+        )
+    return requested or context or DEFAULT_MAX_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class PromptShape:
     """Prompts of one template and so many examples."""
 
     template: CompressedTemplate
     shots: int
 
 
-def _shapes(job: PromptInternJob, full: CompressedTemplate, by_stage: Sequence[CompressedTemplate]) -> list[Shape]:
+def _longest_shapes(
+    job: PromptInternJob, full: CompressedTemplate, by_stage: Sequence[CompressedTemplate]
+) -> list[PromptShape]:
     """The shapes whose prompts may be the longest: the full prompt, and whatever the user wrote for the stages."""
-    shapes = [Shape(template=full, shots=full_prompt_shots(job.spec.schedule))]
+    shapes = [PromptShape(template=full, shots=full_prompt_shots(job.spec.schedule))]
     if job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED:
-        shapes += [Shape(template=t, shots=s.shots) for t, s in zip(by_stage, stages_of(job), strict=True)]
+        shapes += [PromptShape(template=t, shots=s.shots) for t, s in zip(by_stage, stages_of(job), strict=True)]
     return shapes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitting:
+class FittingRows:
     """The rows that fit."""
 
     data: Data
@@ -72,7 +76,7 @@ def fit_rows(
     encoder: PromptEncoder,
     embedder: Any,
     model_config: Any,
-) -> Fitting:
+) -> FittingRows:
     """Find every row's examples, check that its prompts fit the model, and drop rows where the job says so.
 
     Nothing is ever truncated: a prompt whose end is missing teaches something else.
@@ -86,72 +90,92 @@ def fit_rows(
         UserError: naming every row that does not fit, or has no answer token.
     """
     max_tokens = max_tokens_of(job, model_config)
-    shapes = _shapes(job, full, by_stage)
+    shapes = _longest_shapes(job, full, by_stage)
     examples = retrieve_examples(job, data, shots=full_prompt_shots(job.spec.schedule), encoder=embedder)
-    room = max_tokens - job.spec.evaluation.max_new_tokens
-    if room < 1:
+    max_prompt_tokens = max_tokens - job.spec.evaluation.max_new_tokens
+    if max_prompt_tokens < 1:
         raise UserError.at(
             "spec.evaluation.maxNewTokens",
-            f"is {job.spec.evaluation.max_new_tokens}; with at most {max_tokens} tokens a sequence no prompt fits",
+            f"is {job.spec.evaluation.max_new_tokens}, which leaves no room for a prompt: a sequence has at most "
+            f"{max_tokens} tokens",
         )
-    drops = job.spec.data.on_too_long is OnProblem.DROP
-    if drops and examples.shots:
+    should_drop = job.spec.data.on_too_long is OnProblem.DROP
+    if should_drop and examples.shots:
         # Rows that are too long by themselves go first, lest they take along those that they are examples of.
-        alone = [Shape(template=shape.template, shots=0) for shape in shapes]
-        data = _without(data, *_beyond(job, data, examples, alone, encoder=encoder, max_tokens=max_tokens, room=room))
-        _check_left(data, max_tokens)
+        without_examples = [PromptShape(template=shape.template, shots=0) for shape in shapes]
+        data = _drop_rows(
+            data,
+            *_flag_long_rows(
+                job,
+                data,
+                examples,
+                without_examples,
+                encoder=encoder,
+                max_tokens=max_tokens,
+                max_prompt_tokens=max_prompt_tokens,
+            ),
+        )
+        _check_rows_left(data, max_tokens)
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
     while True:
-        long_train, long_eval = _beyond(job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, room=room)
+        long_train, long_eval = _flag_long_rows(
+            job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens
+        )
         if not any(long_train) and not any(long_eval):
             warnings = _answer_warnings(job, data, encoder)
-            return Fitting(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
-        if not drops:
+            return FittingRows(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
+        if not should_drop:
             raise UserError(
-                _too_long(data.train, long_train, f"{max_tokens} tokens with its answer")
-                + _too_long(data.eval, long_eval, f"{room} tokens, which leaves room for maxNewTokens")
+                _too_long_problems(data.train, long_train, f"{max_tokens} tokens of prompt and answer")
+                + _too_long_problems(
+                    data.eval,
+                    long_eval,
+                    f"{max_prompt_tokens} tokens of prompt, the most that leaves room for maxNewTokens",
+                )
             )
-        data = _without(data, long_train, long_eval)
-        _check_left(data, max_tokens)
+        data = _drop_rows(data, long_train, long_eval)
+        _check_rows_left(data, max_tokens)
         # A dropped row is no longer an example either, so examples are found again, and may be longer than before.
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
 
 
-def _check_left(data: Data, max_tokens: int) -> None:
+def _check_rows_left(data: Data, max_tokens: int) -> None:
     for kind, rows in (("training", data.train), ("held-out", data.eval)):
         if not rows:
             raise UserError.at("spec.training.maxTokens", f"no {kind} row fits in {max_tokens} tokens")
 
 
-def _beyond(
+def _flag_long_rows(
     job: PromptInternJob,
     data: Data,
     examples: Examples,
-    shapes: Sequence[Shape],
+    shapes: Sequence[PromptShape],
     *,
     encoder: PromptEncoder,
     max_tokens: int,
-    room: int,
+    max_prompt_tokens: int,
 ) -> tuple[list[bool], list[bool]]:
-    """Which training rows are longer than ``max_tokens``, and which held-out rows longer than ``room``."""
+    """Which training rows are longer than ``max_tokens``, and which held-out rows longer than ``max_prompt_tokens``."""
     answers, locations = [row.answer for row in data.train], [row.where for row in data.train]
     long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
     for shape in shapes:
         template, shots = shape.template, shape.shots
-        prompts = render(job, template, rows=data.train, neighbours=examples.train, shots=shots, pool=data.train)
+        prompts = render_prompts(
+            job, template, rows=data.train, neighbours=examples.train, shots=shots, pool=data.train
+        )
         for i, encoded in enumerate(encoder.encode(prompts, answers, locations=locations)):
             long_train[i] |= length_of(encoded).total > max_tokens
-        prompts = render(job, template, rows=data.eval, neighbours=examples.eval, shots=shots, pool=data.train)
+        prompts = render_prompts(job, template, rows=data.eval, neighbours=examples.eval, shots=shots, pool=data.train)
         for i, ids in enumerate(encoder.encode_prompts(prompts)):
-            long_eval[i] |= len(ids) > room
+            long_eval[i] |= len(ids) > max_prompt_tokens
     return long_train, long_eval
 
 
-def _too_long(rows: Sequence[Row], flags: Sequence[bool], limit: str) -> list[Problem]:
+def _too_long_problems(rows: Sequence[Row], flags: Sequence[bool], limit: str) -> list[Problem]:
     return [
         Problem(
             where=row.where,
-            message=f"has a prompt of more than {limit}; raise spec.training.maxTokens, use fewer shots, or set "
+            message=f"has more than {limit}; raise spec.training.maxTokens, use fewer shots, or set "
             "spec.data.onTooLong: Drop",
         )
         for row, flag in zip(rows, flags, strict=True)
@@ -159,7 +183,7 @@ def _too_long(rows: Sequence[Row], flags: Sequence[bool], limit: str) -> list[Pr
     ]
 
 
-def _without(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
+def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
     """The fitting rows only, the others counted."""
     dropped = dict(data.dropped)
     for reason, flags in (("too long to train on", long_train), ("too long to evaluate", long_eval)):
@@ -179,21 +203,22 @@ def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -
     evaluation, rows = job.spec.evaluation, data.eval
     lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
     fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]
-    survives = [
+    survives_stop = [
         [
             normalise_answer(truncate_at_stop(answer, evaluation.stop)) == normalise_answer(answer)
             for answer in row.answers
         ]
         for row in rows
     ]
-    found = []
-    for field, possible, why in (
+    warnings = []
+    for field, possible, predicate in (
         ("maxNewTokens", fits, f"have only answers longer than the {evaluation.max_new_tokens} tokens of"),
-        ("stop", survives, "have only answers that hold a text of"),
+        ("stop", survives_stop, "have only answers that contain a text of"),
     ):
         count = sum(not any(row) for row in possible)
         if count:
-            found.append(
-                f"{count} of {len(rows)} held-out rows {why} spec.evaluation.{field}, so no arm can get them right"
+            warnings.append(
+                f"{count} of {len(rows)} held-out rows {predicate} spec.evaluation.{field}, so no arm can get them "
+                "right"
             )
-    return found
+    return warnings
