@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
+from promptintern_api.contract import LABEL_PRIORITY, LABEL_QUEUE
 from promptintern_api.data import DataSpec
 from promptintern_api.evaluation import EvaluationSpec
 from promptintern_api.model import ModelSpec
@@ -59,8 +60,8 @@ class Metadata(ApiModel):
         dict[str, str],
         Field(
             description=(
-                "Labels of the job. With kueue.x-k8s.io/queue-name, every attempt waits in this queue until Kueue "
-                "admits it; kueue.x-k8s.io/priority-class sets its priority there."
+                f"Labels of the job. With {LABEL_QUEUE}, every attempt waits in this queue until Kueue admits it; "
+                f"{LABEL_PRIORITY} sets its priority there."
             )
         ),
     ] = {}

@@ -95,6 +95,8 @@ def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft
         if draft.reason("Training") == UNSUPPORTED_RUN_FORMAT:
             reason = UNSUPPORTED_RUN_FORMAT
         finish(draft, succeeded=False, reason=reason, message=f"attempt {attempt.number}: {attempt.message}")
+    elif job.spec.suspend:  # the attempt ended before it could save, so that ``suspend`` passed it on
+        return suspend(job, observed, draft, limits)
     else:
         due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
         draft.requeue_by(due or draft.now)

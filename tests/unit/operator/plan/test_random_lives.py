@@ -30,7 +30,7 @@ GETS_ON = (
 
 
 class Life(RuleBasedStateMachine):
-    """One job among everything that can happen to it."""
+    """A job, and everything that can happen to it."""
 
     world: World
 
@@ -62,7 +62,7 @@ class Life(RuleBasedStateMachine):
         look=st.sampled_from(["fresh", "fresh", "twice", "old", "cut off", "cut short", "none"]),
     )
     def something_happens(self, names: list[str], seconds: int, look: str) -> None:
-        """The world moves, and the operator looks, or not; or is cut off after it wrote the status."""
+        """The world changes, and the operator reconciles, or not, or is interrupted after it wrote the status."""
         for name in names:
             INCIDENTS[name](self.world)
         self.world.pass_time(seconds)
@@ -112,7 +112,7 @@ class Life(RuleBasedStateMachine):
         self.world.status = result.status
         if result.requeue_at is None or result.requeue_at > self.world.now:
             again = self.world.decide(seen)
-            assert again.status == result.status, "a plan that was written changes nothing any more"
+            assert again.status == result.status, "a plan that was written changes nothing more"
             assert set(again.actions) <= set(result.actions)
             assert again.events == ()
         invariants.check_budgets(self.world)
@@ -123,7 +123,7 @@ class Life(RuleBasedStateMachine):
         invariants.check_world(self.world)
 
     def teardown(self) -> None:
-        """From now on the world is fair: the job must come to an end, woken by changes and by its own clock alone."""
+        """From now on nothing fails, and the job must end, reconciled only on changes and at its requeue times."""
         if not hasattr(self, "world"):
             return
         life = self.world
@@ -137,7 +137,7 @@ class Life(RuleBasedStateMachine):
             if life.is_refused:
                 life.change()
             self._one_fair_step()
-        assert life.is_over or life.deleted, "it never ends"
+        assert life.is_over or life.deleted, "the job never ends"
         for _ in range(4):
             self._one_fair_step()
         assert [each for each in life.cluster.ray_jobs.values() if each.deployment not in ENDED] == []
@@ -160,7 +160,7 @@ class Life(RuleBasedStateMachine):
             if due is not None:
                 life.now = max(life.now, due)
             else:
-                assert life.is_over, "it waits for nothing"
+                assert life.is_over, "the job waits without a requeue time"
 
 
 Life.TestCase.settings = settings(

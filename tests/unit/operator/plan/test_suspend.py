@@ -136,6 +136,17 @@ def test_suspending_does_not_hide_a_failure_from_its_budget() -> None:
     assert story.phase == "Suspended"
 
 
+def test_a_job_whose_attempt_failed_as_it_was_suspended_is_suspended_at_once() -> None:
+    story = running()
+    story.change(suspend=True)
+    story.reconcile(ray_job(deployment="Complete", job_status="STOPPED"))
+    assert story.attempt["outcome"] == "Application"
+    assert story.phase == "Suspended"
+    before = story.status
+    assert story.reconcile(ray_job(deployment="Complete", job_status="STOPPED")).events == ()
+    assert story.status == before
+
+
 def test_suspending_a_job_that_ended_changes_nothing() -> None:
     story = running()
     ended = ray_job(deployment="Complete", job_status="SUCCEEDED")
