@@ -27,7 +27,9 @@ def test_a_driver_that_came_to_nothing_says_nothing() -> None:
 
 def test_a_stop_that_nobody_saved_at_is_told() -> None:
     saved = "saved at stage 3/3, step 12 of 40; the next attempt continues there"
-    worker = "the pod of a worker is about to be deleted; saved at stage 3/3, step 20 of 40; the workers restart there"
+    worker = (
+        "the pod of a worker is about to be deleted; saved at stage 3/3, step 20 of 40; the workers restart from there"
+    )
     log = "\n".join(
         [
             "stage 3/3: step 10/40, loss 1",
