@@ -63,7 +63,7 @@ class Figures:
     queue_ms: float = 0.0
     requests_per_job: dict[str, float] = field(default_factory=dict)
     fakes_requests_per_job: float = 0.0
-    """Of KubeRay, kubelets and Job controller; creating the job is one more."""
+    """Writes by KubeRay, the kubelets and the Job controller; creating the job is one more."""
     cpu_ms_per_job: dict[str, float] = field(default_factory=dict)
     """By process; the fakes are part of this one."""
     memory: dict[str, float] = field(default_factory=dict)

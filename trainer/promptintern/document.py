@@ -1,4 +1,4 @@
-"""The base of the JSON documents that a run stores: camelCase, frozen, without unknown fields."""
+"""The base of the JSON documents that a run stores: camelCase names, immutable, no unknown fields."""
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel

@@ -1,4 +1,4 @@
-"""What is recorded of a training, in one typed model.
+"""The record of a training, as one typed model.
 
 A stage's manifest holds a ``StageRecord``, and the Direct arm's a ``TrackRecord``. The job's status, the report and
 ``promptintern prepare`` are derived from these records.
@@ -23,23 +23,23 @@ Share = Annotated[float, Field(ge=0)]
 
 
 class Throughput(Document):
-    """Speed of a training so far, over all workers. Rates are per second of training time in all terms of the run."""
+    """The throughput of a training so far, over all workers. Rates are per second of training time in all terms."""
 
     examples_per_second: Rate
     tokens_per_second: Rate
     """Prompt and answer tokens, as if every row were computed alone."""
     computed_tokens_per_second: Rate | None = None
-    """Tokens that went through the model, shared ones once; None until the device has reported the time of a step."""
+    """Tokens that went through the model, where shared tokens count once; None until the device has timed a step."""
     loss_tokens_per_second: Rate
-    """Tokens with a loss."""
+    """Tokens that have a loss."""
     mfu: Share | None = None
     """Model FLOPs utilization; None on a CPU, or on a GPU whose peak is not known."""
     time_shares: TimeShares | None = None
-    """What the training time was spent on; None until the device has reported the time of a step."""
+    """Shares of the training time by phase; None until the device has timed a step."""
 
 
 class TrackPlan(Document):
-    """What a training is going to see. It is known before the first step."""
+    """The data of a training, which is known before the first step."""
 
     requested_rate: float
     """Share of the template's tokens that the schedule asks for."""
@@ -49,25 +49,25 @@ class TrackPlan(Document):
     epochs: Count
     rows: Count
     prompt_tokens_mean: float
-    """Over the training rows."""
+    """Mean over the training rows, as is the percentile below."""
     prompt_tokens_p95: float
     training_tokens: Count
     """Prompt and answer tokens over all epochs."""
 
 
 class TrackRecord(TrackPlan):
-    """A training that was committed: a stage, or the Direct arm."""
+    """A committed training: a stage, or the Direct arm."""
 
     name: str
     """Name in messages, such as ``stage 2/4``."""
     term: Count
-    """The term in which a driver committed it."""
+    """The term under which it was committed."""
     steps: Count
     loss_first: float
     loss_last: float
     """Mean loss per answer token of the first and the last optimizer step, in nats."""
     seconds: Seconds
-    """Training time without evaluation."""
+    """Training time in seconds, without evaluation."""
     throughput: Throughput
     slow_reason: str | None = None
     """Why its rows were not computed in the model's fastest pack layout; None if they were."""
@@ -75,15 +75,15 @@ class TrackRecord(TrackPlan):
     finished_at: datetime
 
     def to_meta(self) -> dict[str, Any]:
-        """The record as the ``meta`` of its manifest."""
+        """Return the record as the ``meta`` of its manifest."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any], where: str) -> Self:
-        """The record in the ``meta`` of the manifest at ``where``.
+        """Return the record in the ``meta`` of the manifest at ``where``.
 
         Raises:
-            RunFailed: if ``meta`` is something else.
+            RunFailed: if ``meta`` is not a record of this kind.
         """
         try:
             return cls.model_validate_json(json.dumps(meta))
@@ -96,15 +96,15 @@ class TrackRecord(TrackPlan):
 
 
 class StageRecord(TrackRecord):
-    """A stage that was committed, and how its adapter answered held-out rows with the stage's own prompt."""
+    """A committed stage, and how well its adapter answered held-out rows with the stage's own prompt."""
 
     index: Count
-    """Number of the stage, from 0."""
+    """Index of the stage, from 0."""
     metric: Metric
-    """The job's first metric, in which both scores are."""
+    """The job's first metric, which both scores are measured in."""
     score: float
-    """On the first ``scored_rows`` held-out rows."""
+    """Score on the first ``scored_rows`` held-out rows."""
     full_prompt_score: float
-    """FullPrompt's score on the same rows."""
+    """Score of FullPrompt on the same rows."""
     scored_rows: Count
     gate: Literal["passed", "failed"]

@@ -1,4 +1,4 @@
-"""How every command prints: whole lines that are never cut, and tables that fit the terminal's width."""
+"""Output of all commands: whole lines that are never cut, and tables that fit the terminal's width."""
 
 import sys
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 _LOG_COLUMNS = 120
-"""Width of tables where standard output is not a terminal."""
+"""Width of tables if standard output is not a terminal."""
 _UNLIMITED_WIDTH = 10_000
 
 
 def output_console() -> Console:
-    """The console of standard output, at least ``_LOG_COLUMNS`` wide where that is not a terminal."""
+    """Return the console of standard output, which is ``_LOG_COLUMNS`` wide if that is not a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_LOG_COLUMNS)
 

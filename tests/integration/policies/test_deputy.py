@@ -7,7 +7,7 @@ import pytest
 from tests.integration.policies.conftest import DEFAULT_SECRET, RBAC, World, binding, job, may, person
 
 PULL_SECRETS = [f"pull-{number}" for number in range(16)]
-"""As many Secrets as the API allows."""
+"""The largest number of Secrets that the API allows."""
 
 
 @pytest.fixture(scope="module")

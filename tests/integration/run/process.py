@@ -18,11 +18,11 @@ from tests.integration.run.warm import WarmProcess
 from tests.tiny import tiny_job
 
 Moment = Callable[[Path, float], bool]
-"""From the run's folder and the seconds since its first checkpoint or commit: now?"""
+"""Returns whether to act now, given the run's folder and the seconds since its first checkpoint or commit."""
 
 
 def stage_boundary(folder: Path, _seconds: float) -> bool:
-    """The first stage has just been committed."""
+    """Return whether the first stage is committed."""
     return (folder / "stages/0/manifest.json").exists()
 
 
@@ -38,7 +38,7 @@ class Ended:
 def write_job(
     folder: Path, *, epochs: int = 40, arms: Sequence[str] = ("FullPrompt", "QueryOnly"), **spec: Any
 ) -> Path:
-    """A job whose stages take a few seconds on a tiny model, with a checkpoint every second."""
+    """Write a job whose stages take a few seconds on a tiny model, with a checkpoint every second."""
     job = tiny_job(folder, **spec)
     job["spec"]["training"] |= {"epochsPerStage": epochs}
     job["spec"]["evaluation"] |= {"maxNewTokens": 4, "stageRows": 2, "latencyQueries": 0, "arms": list(arms)}
@@ -54,7 +54,7 @@ def with_rule(prompt: Mapping[str, Any], times: int) -> dict[str, Any]:
 
 
 def start(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> WarmProcess:
-    """Start a run that is ready at once. One thread a process, whatever ``environment`` says of that."""
+    """Start a run in a warm process, which always has one thread, whatever ``environment`` says."""
     return WarmProcess(_run(job, workdir, arguments), _environment(environment))
 
 
@@ -70,19 +70,19 @@ def start_command(job: Path, workdir: Path | None, *arguments: str, **environmen
 
 
 def finish(process: "WarmProcess | subprocess.Popen[str]", seconds: float = 300) -> Ended:
-    """Wait for the end."""
+    """Wait until the process has ended."""
     text, _ = process.communicate(timeout=seconds)
     assert process.returncode is not None
     return Ended(code=process.returncode, text=text)
 
 
 def run_to_end(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> Ended:
-    """A whole run that is ready at once."""
+    """Complete a run in a warm process."""
     return finish(start(job, workdir, *arguments, **environment))
 
 
 def run_command(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> Ended:
-    """A whole run as a user starts it."""
+    """Complete a run as a user starts it."""
     return finish(start_command(job, workdir, *arguments, **environment))
 
 
@@ -97,7 +97,7 @@ def _environment(changes: Mapping[str, str]) -> dict[str, str]:
 def stop_at(
     process: "WarmProcess | subprocess.Popen[str]", workdir: Path, moment: Moment, number: signal.Signals
 ) -> bool:
-    """Send ``number`` as soon as ``moment`` says so; False if the process ended before."""
+    """Send ``number`` as soon as ``moment`` is true. Return False if the process ended before."""
     began: float | None = None
     while process.poll() is None:
         folder = run_folder(workdir)
@@ -111,29 +111,29 @@ def stop_at(
 
 
 def run_folder(workdir: Path) -> Path | None:
-    """The only run under ``workdir``, once it exists."""
+    """Return the only run under ``workdir``, or None if it does not exist yet."""
     return next(iter(workdir.glob("*/*")), None)
 
 
 def adapters(workdir: Path) -> dict[str, bytes]:
-    """The committed adapters' tensors, by stage, and the final one."""
+    """Return the files of the committed adapters by stage, and of the final one."""
     folder = run_folder(workdir)
     assert folder is not None
-    found = {"final": (folder / "adapter/adapter_model.safetensors").read_bytes()}
+    files = {"final": (folder / "adapter/adapter_model.safetensors").read_bytes()}
     for manifest in folder.glob("stages/*/manifest.json"):
         term = json.loads(manifest.read_text())["term"]
         weights = manifest.parent / f"t{term}/adapter/adapter_model.safetensors"
-        found[manifest.parent.name] = weights.read_bytes()
-    return found
+        files[manifest.parent.name] = weights.read_bytes()
+    return files
 
 
 def trajectories(workdir: Path, *names: str) -> dict[str, dict[str, list[float]]]:
-    """What is asked for of every step, or else loss and gradient norm, by stage."""
+    """Return the named series of each stage, with a value per step; loss and gradient norm by default."""
     folder = run_folder(workdir)
     assert folder is not None
-    found = {}
+    series_by_stage = {}
     for manifest in sorted(folder.glob("stages/*/manifest.json")):
         term = json.loads(manifest.read_text())["term"]
         whole = json.loads((manifest.parent / f"t{term}/adapter/trajectory.json").read_text())
-        found[manifest.parent.name] = {name: whole[name] for name in names or ("loss", "grad_norm")}
-    return found
+        series_by_stage[manifest.parent.name] = {name: whole[name] for name in names or ("loss", "grad_norm")}
+    return series_by_stage

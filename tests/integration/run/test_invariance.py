@@ -1,8 +1,8 @@
-"""Workers, packs and packing are settings of speed: the trajectory is the same, by the command that a user types.
+"""Workers, packs and packing change the speed of a run, not its trajectory. Each run is a command that a user types.
 
-Two Ray workers are in test_workers, whose undisturbed run they are.
+The case of two Ray workers is in test_workers, which needs that run anyway.
 
-The reference is committed. `PROMPTINTERN_WRITE_REFERENCE=1` writes it again, from one process without packing.
+The reference is committed. With `PROMPTINTERN_WRITE_REFERENCE=1`, the run without packing writes it again.
 """
 
 import json

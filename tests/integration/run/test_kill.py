@@ -1,4 +1,4 @@
-"""A run that was killed anywhere and continued ends with the same adapter, bit for bit."""
+"""A run that was killed at any moment and continued ends with the same adapter, bit for bit."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.integration.run.process import (
 )
 
 RANDOM_POINTS = int(os.environ.get("PROMPTINTERN_KILL_POINTS", "1"))
-"""Random moments besides the chosen ones; `make kill` asks for 20."""
+"""Number of random moments besides the chosen ones; `make kill` sets 20."""
 THOROUGH = RANDOM_POINTS > 1
 
 
@@ -94,7 +94,7 @@ def test_killed_at_a_random_moment(
         finish(process)
         if killed:
             break
-        seconds /= 2  # the machine was quicker than that
+        seconds /= 2  # the run ended before that moment
     ended = run_to_end(job, workdir)
     assert ended.code == 0, ended.text
     assert adapters(workdir) == undisturbed

@@ -1,5 +1,4 @@
-"""Two lanes: the trajectory is that of unpacked rows, and a resumed run ends in the same adapter as an undisturbed one,
-bit for bit."""
+"""With two lanes the trajectory is that of unpacked rows, and a resumed run ends with the same adapter, bit for bit."""
 
 import signal
 from pathlib import Path
@@ -39,7 +38,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of a run with two threads."""
+    """Return the runs folder of a run with two threads."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     ended = run_command(job, workdir, **TWO_THREADS)
     assert ended.code == 0, ended.text

@@ -10,7 +10,7 @@ from tests.tiny import tiny_job
 
 FOUR_ROWS_A_STEP = ["--set", "training.tokensPerBatch=4096"]
 SMALL_PACKS = ["--set", "training.tokensPerPack=16"]
-"""Every row in a pack of its own, so that rows share nothing but the shared prefix."""
+"""Each row is a pack, so that rows share nothing but the shared prefix."""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unpacked(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of a run without packing."""
+    """Return the runs folder of a run without packing."""
     workdir = tmp_path_factory.mktemp("unpacked")
     ended = run_to_end(job, workdir, *FOUR_ROWS_A_STEP, "--set", "training.packing=Never")
     assert ended.code == 0, ended.text
@@ -38,5 +38,5 @@ def test_the_trajectory_is_the_same(workers: int, job: Path, unpacked: Path, tmp
 
 
 def computed(workdir: Path) -> float:
-    """Tokens that went through the model in the first stage."""
+    """Return the number of tokens that went through the model in the first stage."""
     return sum(trajectories(workdir, "computed")["0"]["computed"])

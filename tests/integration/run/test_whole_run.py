@@ -1,4 +1,4 @@
-"""Whole runs on a tiny model, in this process: what a user gets, under the settings that change the path."""
+"""Whole runs on a tiny model, in this process: what a user gets, under the settings that change the course of a run."""
 
 import json
 from pathlib import Path
@@ -30,8 +30,8 @@ class Runner:
 
     @property
     def output(self) -> Path:
-        (found,) = (self.folder / "runs").glob("*/*")
-        return found
+        (run_folder,) = (self.folder / "runs").glob("*/*")
+        return run_folder
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((self.output / "report/report.json").read_text())
@@ -73,7 +73,7 @@ def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
     assert stages["1"]["parent"] and stages["2"]["parent"] and stages["1"]["parent"] != stages["2"]["parent"]
     assert not list(runner.output.glob("stages/*/t*/checkpoints/*"))
 
-    # Again: nothing is trained again, and the report is built anew, to the same bytes.
+    # The second time, nothing is trained, and the report is built again, to the same bytes.
     before = (runner.output / "adapter/adapter_model.safetensors").read_bytes()
     reported = (runner.output / "report/report.html").read_bytes()
     again = runner.run(job)
@@ -135,7 +135,7 @@ def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:
 
 
 def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A tiny random model answers nothing right, so scores are replaced: the stages' fall, the full prompt's does not.
+    # A tiny random model answers nothing right, so the scores are replaced: those of stages fall, FullPrompt's do not.
     from promptintern.pipeline import internalize
 
     scores = iter([1.0, 0.0, 0.99, 1.0, 0.5, 1.0, 0.3, 0.3])
@@ -154,12 +154,12 @@ def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch
     kept = runner.output / f"stages/0/t{stages['0']['term']}/adapter/adapter_model.safetensors"
     assert (runner.output / "adapter/adapter_model.safetensors").read_bytes() == kept.read_bytes()
     assert "it still needs that stage's prompt" in (runner.output / "adapter/README.md").read_text()
-    # The kept stage shows examples, so the adapter brings its pool along, and predict uses it.
+    # The kept stage shows examples, so the adapter's folder contains their pool, and predict uses it.
     asked = runner("predict", runner.output, "add 3 to 3")
     assert asked.code == 0, asked.err
 
 
-def test_optimizer_and_learning_rate_that_go_on_between_stages(runner: Runner) -> None:
+def test_optimizer_and_learning_rate_continue_between_stages(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     job["spec"]["training"] |= {"betweenStages": {"optimizer": "Keep", "learningRate": "Continue"}, "warmupRatio": 0}
     assert runner.run(job).code == 0
@@ -239,8 +239,8 @@ def test_a_changed_base_model_is_not_mixed_into_a_run(runner: Runner) -> None:
     assert "is not the base model that the adapter was trained on" in asked.err
 
 
-def test_answers_of_another_adapter_are_not_taken_over(runner: Runner) -> None:
-    """A stage that is made again makes what was measured on it stale."""
+def test_answers_of_another_adapter_are_not_reused(runner: Runner) -> None:
+    """When a stage is trained again, what was measured with its former adapter is stale."""
     job = tiny_job(runner.folder)
     assert runner.run(job).code == 0
     manifest = runner.output / "evaluation/QueryOnly/manifest.json"
@@ -272,7 +272,7 @@ def test_predict_reads_and_writes_rows(runner: Runner) -> None:
     answers = [json.loads(line) for line in asked.out.split("\n") if line]
     assert [(a["id"], set(a)) for a in answers] == [(7, {"id", "query", "answer"}), (8, {"id", "query", "answer"})]
 
-    for arguments, said in (
+    for arguments, message in (
         (["--input", rows, "--output", runner.folder], "--output"),
         (["--input", runner.folder / "train.jsonl", "--base-model", runner.folder / "nope"], "--base-model"),
         (["x" * 2000], "query 1: has "),
@@ -280,7 +280,7 @@ def test_predict_reads_and_writes_rows(runner: Runner) -> None:
     ):
         refused = runner("predict", runner.output, *arguments)
         assert refused.code == 2, refused.err
-        assert said in refused.err
+        assert message in refused.err
     other = write_tiny_model(runner.folder / "other", "gpt_neox")
     refused = runner("predict", runner.output, "add 1 to 2", "--base-model", other)
     assert refused.code == 2
@@ -288,7 +288,7 @@ def test_predict_reads_and_writes_rows(runner: Runner) -> None:
     assert f"trained on file://{runner.folder}/model" in refused.err
 
 
-def test_one_huge_row_takes_no_other_along(runner: Runner) -> None:
+def test_one_huge_row_drops_no_other_row(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     with (runner.folder / "train.jsonl").open("a") as file:
         file.write(json.dumps({"query": "add " * 2000, "answer": "(1)"}) + "\n")
@@ -314,15 +314,19 @@ def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner)
         assert "has more than 1024 tokens of prompt and answer" in ran.err
 
 
-def test_what_validate_knows_without_weights(runner: Runner) -> None:
+def test_validate_checks_what_needs_no_weights(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     job["spec"]["training"]["lora"]["targetModules"] = "nope"
     job["spec"]["prompt"]["compressor"] = {"kind": "LLMLingua2", "modelUri": "file:///nonexistent"}
     job["spec"]["prompt"]["template"] += " {schema}"
     ran = runner("validate", write_job(runner.folder, job))
     assert ran.code == 2
-    for said in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template contains {schema}"):
-        assert said in ran.err
+    for message in (
+        "spec.training.lora.targetModules",
+        "spec.prompt.compressor.modelUri",
+        "template contains {schema}",
+    ):
+        assert message in ran.err
 
 
 def test_chat_files_with_other_system_messages_are_refused(runner: Runner) -> None:
@@ -358,7 +362,7 @@ def test_direct_with_the_stages_tokens_trains_longer(runner: Runner) -> None:
 
 
 def test_a_full_disk_is_named(runner: Runner) -> None:
-    """A file system of one megabyte, where root may mount one; else the test says that it did not run."""
+    """The file system has 64 KiB. The test is skipped if this process may not mount one."""
     import subprocess
 
     small = runner.folder / "small"

@@ -1,8 +1,8 @@
-"""Processes that have imported what a run imports before they begin: most of a tiny run's time is imports.
+"""Warm processes, which have imported a run's modules before they start, since imports take most of a tiny run's time.
 
-They are forked from a server that imported everything and did nothing yet. A process has the part of Popen's interface
-that tests of killed runs use. Its interpreter is not shut down at the end (multiprocessing's children never are), so
-runs that the tests start as users do (test_workers, those of test_invariance on Ray) stay real commands.
+They are forked from a server that has imported everything and done nothing else. A process has the part of Popen's
+interface that tests of killed runs use. Its interpreter is not shut down at the end, as is usual for children of
+multiprocessing, so the tests on Ray (test_workers, some of test_invariance) start real commands instead.
 """
 
 import multiprocessing
@@ -40,24 +40,24 @@ class WarmProcess:
 
     @property
     def returncode(self) -> int | None:
-        """As Popen's: minus the signal's number if one ended it, None if it runs."""
+        """The return code as Popen has it: minus the number of the signal that ended it, or None if it still runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The return code, None if it runs."""
+        """Return the return code, or None if it still runs."""
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send it, unless the process ended."""
+        """Send the signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """Wait for the end; standard output and error in one."""
+        """Wait for the end, and return standard output and error in one text."""
         self._process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired("promptintern", timeout, self._output.read_text())

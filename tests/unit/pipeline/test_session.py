@@ -1,4 +1,4 @@
-"""The size of packs: the job's, or what the worker with the least memory has room for."""
+"""Packs and tracks of a session: the size of packs, lanes, shared prefixes, and slow rows."""
 
 from concurrent.futures import Future
 from dataclasses import replace
@@ -26,8 +26,8 @@ def job(folder: Path, **training: Any) -> Any:
     return parse_job(document)
 
 
-def opened(whole: PromptInternJob) -> Session:
-    return open_session(whole, load_data(whole))
+def opened(parsed_job: PromptInternJob) -> Session:
+    return open_session(parsed_job, load_data(parsed_job))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_pack_is_as_large_as_fits_unless_the_job_says(
     assert tokens_per_pack(job(tmp_path, **settings), layouts, PackLayout.PREFIX_TREE, device) == size
 
 
-def test_with_a_mask_it_is_smaller(tmp_path: Path) -> None:
+def test_a_pack_with_a_mask_is_smaller(tmp_path: Path) -> None:
     layouts = SupportedLayouts(
         best=PackLayout.PREFIX_TREE,
         for_long_rows=PackLayout.MASKED,
@@ -64,25 +64,25 @@ def test_with_a_mask_it_is_smaller(tmp_path: Path) -> None:
         reason="",
         tokens_that_fit=16384,
     )
-    whole = job(tmp_path, tokensPerBatch=32768)
-    assert tokens_per_pack(whole, layouts, PackLayout.MASKED, torch.device("cpu")) == 1024
-    assert tokens_per_pack(whole, layouts, PackLayout.MASKED, torch.device("cuda")) == 8192
+    masked_job = job(tmp_path, tokensPerBatch=32768)
+    assert tokens_per_pack(masked_job, layouts, PackLayout.MASKED, torch.device("cpu")) == 1024
+    assert tokens_per_pack(masked_job, layouts, PackLayout.MASKED, torch.device("cuda")) == 8192
 
 
 @pytest.mark.parametrize(("training", "measured"), [({}, 1), ({"tokensPerPack": 512}, 0), ({"packing": "Never"}, 0)])
 def test_the_worker_with_the_least_memory_decides(
     training: dict[str, Any], measured: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    calls = []
 
     def fits(*_: Any, **__: Any) -> int:
-        asked.append(1)
+        calls.append(1)
         return 16384
 
     monkeypatch.setattr("promptintern.pipeline.session.tokens_that_fit", fits)
     monkeypatch.setattr("promptintern.engine.distributed.gather_objects", lambda here: [32768, here])
     session = opened(job(tmp_path, **training))
-    assert len(asked) == measured
+    assert len(calls) == measured
     assert session.layouts.tokens_that_fit == (16384 if measured else None)
 
 
@@ -113,15 +113,19 @@ def test_there_are_lanes_where_packs_have_a_shared_prefix(
 
 
 @pytest.mark.parametrize(
-    ("again", "max_pack_tokens", "has_prefix"),
+    ("has_checkpointing", "max_pack_tokens", "has_prefix"),
     [(False, None, True), (True, None, False), (False, 1000, True), (False, 50, False)],
 )
 def test_a_shared_prefix_needs_no_recomputation_and_positions_within_the_limit(
-    again: bool, max_pack_tokens: int | None, has_prefix: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    has_checkpointing: bool,
+    max_pack_tokens: int | None,
+    has_prefix: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("promptintern.engine.attention.cpu.CpuBackend.min_prefix_savings", 8)
-    session = opened(job(tmp_path, gradientCheckpointing=again, tokensPerPack=200))
-    assert session.adapter.model.get_base_model().is_gradient_checkpointing == again
+    session = opened(job(tmp_path, gradientCheckpointing=has_checkpointing, tokensPerPack=200))
+    assert session.adapter.model.get_base_model().is_gradient_checkpointing == has_checkpointing
     assert session.layouts.best is PackLayout.PREFIX_TREE
     session = replace(session, layouts=replace(session.layouts, max_pack_tokens=max_pack_tokens))
     track = stage_tracks(session)[0]
@@ -130,7 +134,7 @@ def test_a_shared_prefix_needs_no_recomputation_and_positions_within_the_limit(
     assert [step.prefix_tokens > 8 for step in steps] == [has_prefix] * len(steps)
 
 
-def test_a_model_that_cannot_compute_layers_again_is_told_by_its_field(
+def test_a_model_without_gradient_checkpointing_is_refused_at_the_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
@@ -145,10 +149,10 @@ def test_the_rows_that_slow_a_stage_down_are_counted(tmp_path: Path) -> None:
     limit = lengths[len(rows) // 2]
     longer = sum(length > limit for length in lengths)
     assert 0 < longer < len(rows)
-    for sight, expected in ((limit, longer), (lengths[-1], 0)):
-        limited = replace(session, layouts=replace(session.layouts, attention_window=sight))
+    for window, expected in ((limit, longer), (lengths[-1], 0)):
+        limited = replace(session, layouts=replace(session.layouts, attention_window=window))
         assert slow_rows(limited, rows) == expected
-        assert (f"longer than {sight} tokens" in slow_reason(limited, rows)) == bool(expected)
+        assert (f"longer than {window} tokens" in slow_reason(limited, rows)) == bool(expected)
 
 
 def test_no_stage_is_encoded_twice_under_one_learning_rate_schedule(

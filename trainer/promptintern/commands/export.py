@@ -1,4 +1,4 @@
-"""Merged weights, and how far they are from base model plus adapter."""
+"""Exports merged weights, and measures how far they drift from the base model with its adapter."""
 
 import tempfile
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ _PROBES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Merged model against base model plus adapter, on the same probe prompts."""
+    """The difference between the merged model and the base model with its adapter, on the same probe prompts."""
 
     largest_difference: float
-    """Largest absolute difference of a logit."""
+    """Largest absolute difference between two logits."""
     largest_logit: float
-    """Largest absolute logit, to compare with."""
+    """Largest absolute logit, for comparison."""
     agreement: float
-    """Share of positions whose most likely next token is the same."""
+    """Share of positions with the same most likely next token."""
     positions: int
 
 
 def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) -> Drift:
-    """Merge the run's adapter into its base model, write it to ``target`` and measure the drift on what was written.
+    """Merge the run's adapter into its base model, write it to ``target``, and measure the drift of the written model.
 
     Raises:
-        UserError: if ``target`` exists and is not empty, or there is no adapter.
+        UserError: if ``target`` is not a new or empty local folder, or the run has no adapter.
     """
     if "://" in str(target) or ":/" in str(target):
         raise UserError.at("--merged", f"{target} is not a local folder; export to a local folder and copy the files")
@@ -71,14 +71,17 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
 
 
 def _clear_sampling_settings(config: Any) -> None:
-    """Some published models hold sampling settings that contradict their own ``do_sample``, and cannot be saved."""
+    """Remove sampling settings that contradict the model's own ``do_sample``.
+
+    Some published models have such settings and cannot be saved with them.
+    """
     if not config.do_sample:
         config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
 
 
 @torch.inference_mode()
 def _probe_logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """``[positions, vocabulary]`` float32 over all ``texts``."""
+    """Return the logits at all positions of ``texts``, ``[positions, vocabulary]`` in float32."""
     device = next(model.parameters()).device
     rows = [tokenizer(text, return_tensors="pt").input_ids.to(device) for text in texts]
     return torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in rows]).cpu()

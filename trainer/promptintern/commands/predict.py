@@ -1,4 +1,4 @@
-"""Answering queries with a stored adapter."""
+"""Answers queries with a stored adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,20 +28,20 @@ from promptintern.storage.store import open_store
 
 @dataclass(frozen=True, kw_only=True)
 class InternalizedModel:
-    """A base model with its adapter, and the prompt it expects."""
+    """A base model with its adapter, and the prompt that it expects."""
 
     model: Any
     tokenizer: Any
     prompt: InferencePrompt
     device: torch.device
     warning: str | None = None
-    """What speaks against trusting the answers."""
+    """Reason not to trust the answers, or None."""
 
     def answer(self, queries: Sequence[str], *, batch_size: int) -> list[Answer]:
-        """Greedy answers to ``queries``.
+        """Return greedy answers to ``queries``.
 
         Raises:
-            UserError: naming every query that is empty, or too long for the model.
+            UserError: if queries are empty or too long for the model; it lists all of them.
         """
         encoder = PromptEncoder(self.tokenizer, chat=self.prompt.chat)
         decoding = Decoding(
@@ -60,7 +60,7 @@ class InternalizedModel:
         return generate(self.model, self.tokenizer, ids, decoding=decoding, device=self.device)
 
     def render_prompts(self, queries: Sequence[str]) -> list[str]:
-        """The prompts that are sent: the query, what the job protects, and examples if a gate stopped the run."""
+        """Return the prompts to send: the query, the protected pieces, and examples if a gate stopped the run."""
         pool = [
             Row(query=e.query, answer=e.answer, answers=(e.answer,), id=str(i), where=f"examples:{i}")
             for i, e in enumerate(self.prompt.examples)
@@ -93,11 +93,11 @@ def _query_problem(query: str, tokens: int, max_prompt_tokens: int | None) -> st
 
 
 def load_internalized_model(adapter_uri: str, local: Path, *, base_model: str | None = None) -> InternalizedModel:
-    """The model of an adapter folder or of a run; its files are verified against the manifest and put into ``local``.
+    """Load the model of an adapter folder or of a run. Its files are verified and copied into ``local``.
 
     Raises:
-        UserError: if there is no adapter, its base model cannot be loaded, or the two do not belong together.
-        RunFailed: if a file is not what the manifest says.
+        UserError: if there is no adapter, its base model cannot be loaded, or the two do not fit together.
+        RunFailed: if a file is not what the manifest lists.
     """
     from peft import PeftModel
 
@@ -109,7 +109,7 @@ def load_internalized_model(adapter_uri: str, local: Path, *, base_model: str | 
     base = load_base_model(folder, dtype=DTYPES[Dtype(prompt.dtype)], device=device, field=field)
     try:
         model = PeftModel.from_pretrained(base, str(local), torch_device=str(device))
-    except Exception as error:  # noqa: BLE001 -- every mismatch fails in its own way
+    except Exception as error:  # noqa: BLE001 -- every mismatch raises another error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError.at(
             field,
@@ -130,7 +130,12 @@ def _base_model_warning(folder: ModelFolder, prompt: InferencePrompt) -> str:
 
 
 def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
-    """Verified copy of the adapter at ``uri`` (its folder, or its run's) in ``local``."""
+    """Copy the adapter at ``uri``, which is its folder or its run's, into ``local``, verify it, and return its prompt.
+
+    Raises:
+        UserError: if there is no finished adapter.
+        RunFailed: if a file is not what the manifest lists.
+    """
     store = open_store(uri)
     for folder in (store, store.child(ADAPTER_FOLDER)):
         manifest = read_manifest(folder, MANIFEST_FILE)

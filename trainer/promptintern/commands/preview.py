@@ -1,4 +1,4 @@
-"""What would be trained: the stages in numbers, and one row's prompt at every stage."""
+"""Previews a job: the figures of its stages, and the prompt of one row at every stage."""
 
 from dataclasses import dataclass
 
@@ -18,30 +18,32 @@ from promptintern.stage_record import TrackPlan
 
 @dataclass(frozen=True, kw_only=True)
 class StagePreview:
-    """One stage."""
+    """The preview of a stage."""
 
     index: int
     plan: TrackPlan
     prompt: str
-    """Of the shown row."""
+    """Prompt of the shown row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A job before it is paid for."""
+    """What a job would train."""
 
     name: str
     rows: int
+    """Number of training rows."""
     where: str
-    """The shown row."""
+    """Place of the shown row, such as ``train.jsonl:3``."""
     answer: str
     stages: list[StagePreview]
     warnings: list[str]
     dropped: dict[str, int]
+    """Number of rows that are left out, by reason."""
 
 
 def preview(job: PromptInternJob, *, row: int) -> Preview:
-    """Render and count every stage, with the compression that training would use.
+    """Render every stage and count its tokens, with the compression that training would use.
 
     Raises:
         UserError: for anything wrong with the job or its data, or if there is no training row ``row``.

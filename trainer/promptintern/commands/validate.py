@@ -1,4 +1,4 @@
-"""Everything that can be known of a job without training it, all problems at once."""
+"""Checks everything about a job that can be checked without training, and lists all problems at once."""
 
 import re
 from collections.abc import Callable
@@ -33,14 +33,14 @@ _BRACED = re.compile(r"\{[a-z][a-z_]*\}")
 
 @dataclass(kw_only=True)
 class Findings:
-    """What a check of a job found."""
+    """The results of the check of a job."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
 
     def collect(self, check: Callable[[], T]) -> T | None:
-        """The result of ``check``; None if it found problems, which are kept."""
+        """Return the result of ``check``, or None if it raises problems, which are added to ``problems``."""
         try:
             return check()
         except UserError as error:
@@ -49,10 +49,10 @@ class Findings:
 
 
 def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
-    """Check data, model, prompts and schedule. The base model's weights are not loaded, and nothing is trained.
+    """Check data, model, prompts and schedule, without loading the base model's weights or training anything.
 
     Args:
-        storage: Also write, read and remove a file where the run will be stored.
+        storage: Whether to write, read and remove a file where the run will be stored.
     """
     findings = Findings()
     if storage and (storage_spec := job.spec.storage) is not None:
@@ -76,7 +76,7 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
 
 
 def _placeholder_warnings(job: PromptInternJob) -> list[str]:
-    """Words in braces that look like placeholders and are none."""
+    """Warn of words in braces that look like placeholders but are not."""
     prompt = job.spec.prompt
     texts = {"template": prompt.template, "exampleTemplate": prompt.example_template}
     return [
@@ -114,7 +114,7 @@ def _check_prompts(
 ) -> None:
     stages = stages_of(job)
     template = full_template(job, model.tokenizer)
-    # Rates between 0 and 1 need the base model's weights, unless the user wrote their templates.
+    # Templates at rates between 0 and 1 need the base model's weights, unless the user wrote these templates.
     precomputed = job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED
     by_stage = compress_all(job, stages, tokenizer=model.tokenizer, model=None)[1:] if precomputed else []
     fitting_rows = fit_rows(

@@ -1,4 +1,4 @@
-"""The run's result: an adapter that stock PEFT and vLLM load, with the prompt it expects and its lineage."""
+"""The result of a run: an adapter that stock PEFT and vLLM load, with the prompt that it expects and its lineage."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ class PromptPiece(BaseModel):
 
 
 class ExamplePair(BaseModel):
-    """A row that a stage with examples may show."""
+    """A training row that may be shown as an example."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,13 +35,15 @@ class ExamplePair(BaseModel):
 
 
 class InferencePrompt(BaseModel):
-    """``promptintern.json``: how to ask the adapter. After a full run the pieces are little more than the query."""
+    """The content of ``promptintern.json``: how to prompt the adapter.
+
+    After a complete run the pieces are little more than the query."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: str = "1.0"
     base_model: str
-    """URI of the base model, as in the job."""
+    """URI of the base model, as the job gives it."""
     base_digest: str | None = None
     """``ModelFolder.digest`` of the base model that the adapter was trained on."""
     dtype: str
@@ -52,11 +54,11 @@ class InferencePrompt(BaseModel):
     stop: list[str]
     max_new_tokens: int
     examples: list[ExamplePair]
-    """The pool for ``shots`` > 0 (a run that a gate stopped); else empty."""
+    """The pool of examples if ``shots`` > 0, which means that a gate stopped the run; otherwise empty."""
 
 
 def inference_prompt(session: Session, stage: int) -> InferencePrompt:
-    """What ``predict`` needs to ask the adapter of ``stage``."""
+    """Return what ``predict`` needs to prompt the adapter of ``stage``."""
     spec = session.job.spec
     template, shots = session.templates[stage], session.stages[stage].shots
     return InferencePrompt(
@@ -74,10 +76,10 @@ def inference_prompt(session: Session, stage: int) -> InferencePrompt:
 
 
 def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) -> Manifest:
-    """Put the adapter of ``stage`` under ``adapter/`` with its prompt and its card; the first valid commit wins.
+    """Commit the adapter of ``stage`` to ``adapter/`` with its prompt and its model card. The first valid commit wins.
 
     Raises:
-        RunFailed: if what was committed is damaged.
+        RunFailed: if the committed adapter is damaged.
     """
     with TemporaryDirectory(prefix="promptintern-") as directory:
         fetched, folder = Path(directory, "stage"), Path(directory, "adapter")
@@ -99,13 +101,18 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) 
             meta={"stage": stage},
             fence=lambda: store.check_term(term),
         )
-    with TemporaryDirectory(prefix="promptintern-") as copy:  # an adapter committed earlier may have been damaged since
+    with TemporaryDirectory(prefix="promptintern-") as copy:  # an earlier commit may be damaged by now
         fetch_folder(store.store, manifest, folder=ADAPTER_FOLDER, local=Path(copy))
     return manifest
 
 
 def read_prompt(folder: Path) -> InferencePrompt:
-    """``promptintern.json`` of an adapter folder. Raises ``FileNotFoundError`` or pydantic's ``ValidationError``."""
+    """Return the content of ``promptintern.json`` in an adapter folder.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is not JSON, or not such a document.
+    """
     return InferencePrompt.model_validate(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
 
 

@@ -1,4 +1,4 @@
-"""Which rows fit the model, at the longest prompts that any stage will make of them."""
+"""Finds the rows that fit the model's context length with the longest prompts of any stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from promptintern.rows.types import Row
 from promptintern.schedule import full_prompt_shots
 
 DEFAULT_MAX_TOKENS = 4096
-"""Where neither the job nor the model's config names a longest sequence."""
+"""Longest sequence if neither the job nor the model's config limits it."""
 
 
 def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
-    """Longest sequence in tokens: the job's, or else the model's.
+    """Return the longest sequence in tokens: the job's limit, or else the model's context length.
 
     Raises:
-        UserError: if the job asks for more than the model can hold.
+        UserError: if the job's limit exceeds the model's context length.
     """
     context = context_length(model_config)
     requested = job.spec.training.max_tokens
@@ -39,7 +39,7 @@ def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptShape:
-    """Prompts of one template and so many examples."""
+    """The shape of a prompt: its template and its number of examples."""
 
     template: CompressedTemplate
     shots: int
@@ -48,7 +48,7 @@ class PromptShape:
 def _longest_shapes(
     job: PromptInternJob, full: CompressedTemplate, by_stage: Sequence[CompressedTemplate]
 ) -> list[PromptShape]:
-    """The shapes whose prompts may be the longest: the full prompt, and whatever the user wrote for the stages."""
+    """Return the shapes whose prompts may be the longest: the full prompt, and the templates that the user wrote."""
     shapes = [PromptShape(template=full, shots=full_prompt_shots(job.spec.schedule))]
     if job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED:
         shapes += [PromptShape(template=t, shots=s.shots) for t, s in zip(by_stage, stages_of(job), strict=True)]
@@ -57,14 +57,15 @@ def _longest_shapes(
 
 @dataclass(frozen=True, kw_only=True)
 class FittingRows:
-    """The rows that fit."""
+    """The rows whose prompts fit the context length."""
 
     data: Data
-    """With the number of rows that were dropped."""
+    """The rows that fit, and the number of rows that were dropped."""
     examples: Examples
     max_tokens: int
+    """Longest sequence in tokens."""
     warnings: list[str]
-    """What speaks against trusting scores on these rows."""
+    """Reasons not to trust the scores on these rows."""
 
 
 def fit_rows(
@@ -77,17 +78,19 @@ def fit_rows(
     embedder: Any,
     model_config: Any,
 ) -> FittingRows:
-    """Find every row's examples, check that its prompts fit the model, and drop rows where the job says so.
+    """Retrieve the examples of each row, check that its prompts fit the model, and drop long rows if the job says so.
 
-    Nothing is ever truncated: a prompt whose end is missing teaches something else.
+    No prompt is ever truncated, because a prompt without its end would teach something else.
 
     Args:
         full: The template at rate 1.
-        by_stage: The stages' templates. May be empty unless the user wrote them: others are shorter than ``full``.
-        embedder: Of an Embedding retriever, or None.
+        by_stage: The template of each stage. It may be empty unless the user wrote the templates, because all other
+            templates are shorter than ``full``.
+        embedder: The encoder of an Embedding retriever, or None.
+        model_config: The transformers config of the base model.
 
     Raises:
-        UserError: naming every row that does not fit, or has no answer token.
+        UserError: if a row does not fit or has no answer token; it lists all such rows.
     """
     max_tokens = max_tokens_of(job, model_config)
     shapes = _longest_shapes(job, full, by_stage)
@@ -101,7 +104,7 @@ def fit_rows(
         )
     should_drop = job.spec.data.on_too_long is OnProblem.DROP
     if should_drop and examples.shots:
-        # Rows that are too long by themselves go first, lest they take along those that they are examples of.
+        # Rows that are too long without examples are dropped first. As examples, they would make other rows too long.
         without_examples = [PromptShape(template=shape.template, shots=0) for shape in shapes]
         data = _drop_rows(
             data,
@@ -135,7 +138,7 @@ def fit_rows(
             )
         data = _drop_rows(data, long_train, long_eval)
         _check_rows_left(data, max_tokens)
-        # A dropped row is no longer an example either, so examples are found again, and may be longer than before.
+        # A dropped row is no longer an example, so examples are retrieved again, and may be longer than before.
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
 
 
@@ -155,7 +158,7 @@ def _flag_long_rows(
     max_tokens: int,
     max_prompt_tokens: int,
 ) -> tuple[list[bool], list[bool]]:
-    """Which training rows are longer than ``max_tokens``, and which held-out rows longer than ``max_prompt_tokens``."""
+    """Flag training rows longer than ``max_tokens``, and held-out rows with prompts over ``max_prompt_tokens``."""
     answers, locations = [row.answer for row in data.train], [row.where for row in data.train]
     long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
     for shape in shapes:
@@ -184,7 +187,7 @@ def _too_long_problems(rows: Sequence[Row], flags: Sequence[bool], limit: str) -
 
 
 def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
-    """The fitting rows only, the others counted."""
+    """Return ``data`` without the flagged rows, which are counted as dropped."""
     dropped = dict(data.dropped)
     for reason, flags in (("too long to train on", long_train), ("too long to evaluate", long_eval)):
         if any(flags):
@@ -199,7 +202,7 @@ def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]
 
 
 def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:
-    """Held-out rows whose answers no arm can give, because generation ends before."""
+    """Warn of held-out rows whose answers no arm can give, because generation ends before their end."""
     evaluation, rows = job.spec.evaluation, data.eval
     lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
     fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and how it is asked to stop."""
+"""The events of a running job, and the observer that receives them and may ask the run to stop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,40 +18,40 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """The workers own the run from now on, as ``term``."""
+    """The workers have claimed the run under ``term``."""
 
     term: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBegan:
-    """A stage (or the Direct arm) starts or continues."""
+    """The training of a stage or of the Direct arm starts or continues."""
 
     name: str
     stage: int | None
-    """The stage's number, from 0; None for Direct."""
+    """Index of the stage, from 0; None for Direct."""
     plan: TrackPlan
     steps: int
-    """Optimizer steps of the whole training."""
+    """Number of optimizer steps of the whole training."""
     done: int
-    """Steps that were done before."""
+    """Number of steps that were done before."""
     computed_tokens: int
-    """Tokens of all steps that go through the model, shared ones once."""
+    """Number of tokens that go through the model in all steps; shared tokens count once."""
     loss_tokens: int
-    """Tokens of all steps with a loss."""
+    """Number of tokens that have a loss, in all steps."""
     lanes: int
-    """The largest number of packs that a worker computes side by side."""
+    """Largest number of packs that a worker computes concurrently."""
     started_at: datetime
-    """Time of the first step, whichever driver took it."""
+    """Time at which the training first started, possibly under an earlier driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """Optimizer steps were done."""
+    """The training has taken another optimizer step."""
 
     name: str
     stage: int | None
-    """The stage's number, from 0; None for Direct."""
+    """Index of the stage, from 0; None for Direct."""
     done: int
     steps: int
     loss: float
@@ -60,17 +60,17 @@ class Stepped:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A stage (or the Direct arm) has taken all its steps."""
+    """The training of a stage or of the Direct arm has taken all its steps."""
 
     name: str
     seconds: float
-    """Training time without evaluation."""
+    """Training time in seconds, without evaluation."""
     throughput: Throughput
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """Held-out queries were answered."""
+    """Another batch of held-out queries was answered."""
 
     name: str
     done: int
@@ -79,7 +79,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A stage or an arm has its score."""
+    """A stage or an arm was scored."""
 
     name: str
     metric: str
@@ -88,27 +88,27 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class StageDone:
-    """A stage is committed, by these workers or by earlier ones."""
+    """A stage is committed; these workers or earlier ones have done it."""
 
     record: StageRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved:
-    """A checkpoint of a stage is stored."""
+    """A checkpoint of a training is stored."""
 
     stage: int | None
-    """None for Direct."""
+    """Index of the stage, from 0; None for Direct."""
     step: int
     folder: str
-    """Below the run's folder."""
+    """Folder of the checkpoint, relative to the run's folder."""
 
 
 Event = Note | Claimed | TrainingBegan | Stepped | Trained | Answered | Scored | StageDone | CheckpointSaved
 
 
-class Stopped(Exception):  # noqa: N818 -- an outcome
-    """The run saved its state and stopped because somebody asked for it."""
+class Stopped(Exception):  # noqa: N818 -- an outcome, not an error
+    """The run saved its state at ``where`` and stopped, because its observer requested that."""
 
     def __init__(self, where: str) -> None:
         super().__init__(where)
@@ -116,23 +116,32 @@ class Stopped(Exception):  # noqa: N818 -- an outcome
 
 
 Ending = Literal["stopped", "user", "failed", "infrastructure"]
+"""How a run ended early: it was stopped, the user made a mistake, the run failed, or the infrastructure did."""
 
 
 class Observer(Protocol):
-    """The other end of a running worker."""
+    """Receives the events of a worker and tells it when to stop."""
 
     def emit(self, event: Event) -> None:
-        """Tell ``event``; never blocks for long, never raises."""
+        """Record ``event``. Never blocks for long and never raises."""
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked the run to save and stop."""
+        """Return whether the run should save and stop."""
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Tell how the run ended, if not well: pairs of place and message. The first call counts."""
+        """Record how the run ended early. Only the first call counts.
+
+        Args:
+            kind: The kind of ending.
+            problems: Pairs of the place of a problem and its message.
+        """
 
     def has_ending(self) -> bool:
-        """Whether an ending was told already."""
+        """Return whether an ending was recorded."""
 
     def record_saved(self, where: str) -> bool:
-        """After a save at ``where``: True if only a worker's pod has to go, so that the workers start again elsewhere;
-        False if the run stops."""
+        """Record that everything up to ``where`` is stored.
+
+        Return True if only the pod of a worker is about to be deleted, so that the workers restart elsewhere, or False
+        if the run stops.
+        """

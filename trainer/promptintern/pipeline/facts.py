@@ -80,7 +80,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
             update={"job": facts.job.model_copy(update={"finished_at": stored.job.finished_at})}
         )
         if with_stored_end == stored:
-            return  # a finished run, started once more: nothing was done, and it ended when it ended
+            return  # a finished run was started again and did nothing, so its end time stays
     store.store.write(FACTS, facts_to_json(facts).encode())
 
 
@@ -95,7 +95,7 @@ def write_report(store: RunStore) -> Report:
     """Build ``report/report.json`` and ``report/report.html`` from ``report/facts.json``.
 
     Raises:
-        UserError: if the run has no facts yet.
+        UserError: if the run has no facts, or they are damaged.
     """
     try:
         facts = facts_from_json(store.store.read(FACTS))

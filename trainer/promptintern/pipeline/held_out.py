@@ -1,4 +1,4 @@
-"""Answering held-out queries, on all workers, each its share."""
+"""Answers held-out queries on all workers, each of which takes its share."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from promptintern.pipeline.session import Session
 
 
 def decoding_of(session: Session) -> Decoding:
-    """How the job generates answers."""
+    """Return how the job generates answers."""
     evaluation = session.job.spec.evaluation
     return Decoding(
         max_new_tokens=evaluation.max_new_tokens,
@@ -24,14 +24,15 @@ def decoding_of(session: Session) -> Decoding:
 def answer_prompts(
     session: Session, prompts: Sequence[Sequence[int]], *, use_adapter: bool, name: str, observer: Observer
 ) -> list[Answer]:
-    """Answers to all ``prompts``, on every worker.
+    """Generate an answer to each prompt. All workers return all answers.
 
     Args:
-        use_adapter: False answers with the base weights.
-        name: For progress.
+        prompts: The prompts in tokens.
+        use_adapter: Whether the model answers with its adapter, rather than with the base weights.
+        name: Name of the stage or arm in progress events.
 
     Raises:
-        Stopped: if a stop was asked for, on all workers after the same batch.
+        Stopped: if a stop was requested. All workers raise it after the same batch.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     own_indices = range(rank, len(prompts), world_size)
@@ -56,7 +57,7 @@ def answer_prompts(
             device=session.device,
             progress=progress,
         )
-    # The first worker has the most batches; all take part in as many decisions.
+    # Each check is a collective operation, so workers with fewer batches than the first one catch up here.
     for _ in range(_batches(len(range(0, len(prompts), world_size)), decoding) - _batches(len(own_indices), decoding)):
         check_stop()
     answers_by_index: dict[int, Answer] = {}
@@ -70,5 +71,5 @@ def _batches(rows: int, decoding: Decoding) -> int:
 
 
 def adapter_context(session: Session, *, use_adapter: bool) -> Any:
-    """A context in which the model answers with its adapter, or without."""
+    """Return a context in which the model answers with its adapter, or with the base weights."""
     return nullcontext() if use_adapter else session.adapter.model.disable_adapter()

@@ -1,4 +1,4 @@
-"""From a job to rows, examples and templates: everything that training and evaluation start from."""
+"""The inputs of training and evaluation that follow from a job: rows, examples, templates, prompts and stages."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,28 +21,28 @@ from promptintern.storage.options import S3Options
 
 
 def s3_options(job: PromptInternJob) -> S3Options:
-    """How the job's S3 server is reached."""
+    """Return how to reach the job's S3 server."""
     return S3Options.of(job.spec.storage)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Checked rows."""
+    """The checked rows of a job."""
 
     train: list[Row]
     eval: list[Row]
     digests: dict[str, str]
-    """SHA-256 of the files, by role."""
+    """SHA-256 digests of the files, by role: ``train`` and ``eval``."""
     dropped: dict[str, int]
-    """Rows left out because the job says so, by reason."""
+    """Number of rows that were left out because the job says so, by reason."""
     warnings: list[str]
 
 
 def load_data(job: PromptInternJob) -> Data:
-    """The rows of both files, checked against each other.
+    """Load the rows of both files and check them against each other.
 
     Raises:
-        UserError: with every problem of both files.
+        UserError: if there are problems; it lists those of both files.
     """
     spec = job.spec.data
     s3 = s3_options(job)
@@ -75,7 +75,7 @@ def load_data(job: PromptInternJob) -> Data:
 
 
 def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
-    """A chat file's system message is a part of the prompt, so it cannot differ between the files."""
+    """Refuse two system messages: in chat data they are part of the prompt, which must be the same everywhere."""
     if train is None or held_out is None or train == held_out:
         return []
     return [
@@ -107,7 +107,7 @@ def _system_warnings(job: PromptInternJob, system: str | None) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """For every row, the training rows shown with it, the best one last."""
+    """For each row, the indices of the training rows that are shown with it, the best one last."""
 
     train: list[list[int]]
     eval: list[list[int]]
@@ -115,7 +115,10 @@ class Examples:
 
 
 def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: Any = None) -> Examples:
-    """The ``shots`` best examples of every row; fewer shots are the tail of these lists.
+    """Return the ``shots`` best examples of each row; the best examples for fewer shots are the tail of its list.
+
+    Args:
+        encoder: The encoder of an Embedding retriever.
 
     Raises:
         UserError: if the pool is too small for ``shots``.
@@ -139,7 +142,11 @@ def render_prompts(
     shots: int,
     pool: Sequence[Row],
 ) -> Iterator[str]:
-    """The prompts of ``rows`` under ``template`` with ``shots`` examples each, made as they are asked for."""
+    """Return an iterator that renders the prompt of each row with ``template`` and ``shots`` examples.
+
+    Args:
+        neighbours: For each row, the indices into ``pool`` of its best examples, the best one last.
+    """
     return (
         render_prompt(
             template,
@@ -152,15 +159,15 @@ def render_prompts(
 
 
 def stages_of(job: PromptInternJob) -> list[Stage]:
-    """The job's stages."""
+    """Return the job's stages."""
     return build_stages(job.spec.schedule, job.spec.training)
 
 
 def length_of(encoded: Encoded) -> Length:
-    """Token counts of one encoded row."""
+    """Return the token counts of an encoded row."""
     return Length(prompt=len(encoded.prompt_ids), answer=len(encoded.answer_ids))
 
 
 def full_template(job: PromptInternJob, tokenizer: Any) -> CompressedTemplate:
-    """The job's template at rate 1, which needs no model."""
+    """Return the job's template at rate 1, which needs no model to compress it."""
     return uncompressed(parse_template(job.spec.prompt.template, job.spec.prompt.protect), tokenizer)

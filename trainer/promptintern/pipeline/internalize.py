@@ -1,4 +1,4 @@
-"""A whole run on one worker: reference arms, stages with their gate, the adapter, the Direct arm, latencies."""
+"""A worker's part in a run: reference arms, stages with their gate, the adapter, the Direct arm, latency."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -39,26 +39,26 @@ class Outcome:
     """How the stages ended."""
 
     kept: int | None
-    """The stage whose adapter is the result; None if no stage passed the gate."""
+    """Index of the stage whose adapter is the result; None if no stage passed the gate."""
     stopped_at: int | None
-    """The stage that failed a gate with ``onFail: Stop``; None if no gate stopped the run."""
+    """Index of the stage that failed a gate with ``onFail: Stop``; None if no gate stopped the run."""
     kept_digest: str | None = None
     """Digest of the kept stage's manifest."""
     arm_parents: dict[str, str | None] = field(default_factory=dict)
-    """For every arm that answered: the digest of the manifest whose adapter it used, or None for the base weights."""
+    """For each arm that answered: the digest of the manifest whose adapter it used, or None for the base weights."""
 
 
 def evaluation_folder(arm: str) -> str:
-    """Folder of an arm's answers, below the run's folder."""
+    """Return the folder of an arm's answers, relative to the run's folder."""
     return f"evaluation/{arm}"
 
 
 def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observer: Observer) -> Outcome:
-    """Do everything between loading and the report. Whatever the storage holds already is not done again.
+    """Do everything between loading and the report, except for what the storage already holds.
 
     Raises:
-        Stopped: after saving, if a stop was requested.
-        RunFailed: if the device or the storage fails, or a newer term ends this one.
+        Stopped: if a stop was requested; everything is saved before.
+        RunFailed: if the device or the storage fails, or a driver with a newer term has taken over.
     """
     if distributed.rank() == 0:
         for note in session.notes:
@@ -91,7 +91,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
 
 
 def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> Result | None:
-    """The run's result: the last stage, or the last one that passed the gate; None if no stage passed."""
+    """Return the run's result: the last stage, or the last one that passed the gate; None if no stage passed."""
     if outcome.kept is None or outcome.kept_digest is None:
         return None
     stage, digest = session.stages[outcome.kept], outcome.kept_digest
@@ -103,16 +103,19 @@ def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
+    """The parts of a run, with all that they share."""
+
     session: Session
     store: RunStore
     trainer: TrackTrainer
     observer: Observer
 
     def evaluate_arm(self, arm: str, prompts: Sequence[Sequence[int]], *, parent: str | None) -> list[str]:
-        """Answer all held-out queries as ``arm``, commit the answers, and return them.
+        """Answer all held-out queries as ``arm``, commit the answers, and return their texts.
 
         Args:
-            parent: Digest of the manifest whose adapter is loaded; None answers with the base weights.
+            prompts: Prompts of all held-out rows, in tokens.
+            parent: Digest of the manifest whose adapter is loaded, or None to answer with the base weights.
         """
         folder = evaluation_folder(arm)
         document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=parent))
@@ -137,7 +140,7 @@ class _Run:
         """Train, evaluate and commit every stage in order, until one fails a gate with ``onFail: Stop``.
 
         Args:
-            full_answers: The answers of the arm FullPrompt, with which the gate compares.
+            full_answers: The answers of the arm FullPrompt, to which the gate compares those of each stage.
         """
         tracks = stage_tracks(self.session)
         kept: int | None = None
@@ -168,7 +171,7 @@ class _Run:
         return Outcome(kept=kept, stopped_at=None, kept_digest=kept_digest)
 
     def train_direct(self, prompts: Sequence[Sequence[int]]) -> str:
-        """Train the Direct arm with the stages' budget and answer ``prompts``; returns its manifest's digest."""
+        """Train the Direct arm with the budget of the stages, answer ``prompts``, and return its manifest's digest."""
         manifest = self._committed(DIRECT)
         if manifest is None:
             rows = self.session.encode_training(self.session.templates[-1], 0)
@@ -200,7 +203,7 @@ class _Run:
         return self.store.record(key, manifest, StageRecord)
 
     def _steps_by_stage(self, tracks: Sequence[Track], prepare: Callable[[int], Future[PreparedTrack]]) -> list[int]:
-        """The number of steps of every stage, if one learning-rate schedule runs over all of them; else zeros."""
+        """Return the number of steps of each stage if one learning-rate schedule spans all stages, or else zeros."""
         if self.session.job.spec.training.between_stages.learning_rate is LearningRatePolicy.RESTART:
             return [0] * len(tracks)
         manifests = [self._committed(track.key) for track in tracks]
@@ -229,7 +232,7 @@ class _Run:
         return manifest
 
     def _evaluate_stage(self, track: Track, trained: TrackRecord, full_answers: Sequence[str]) -> StageRecord:
-        """Score the stage with its own prompt on the first held-out rows, against FullPrompt on the same rows."""
+        """Score the stage with its own prompt on the first held-out rows, and FullPrompt on the same rows."""
         evaluation = self.session.job.spec.evaluation
         count = min(evaluation.stage_rows, len(self.session.data.eval))
         prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots)[:count]
@@ -245,7 +248,7 @@ class _Run:
             score=score,
             full_prompt_score=full_score,
             scored_rows=count,
-            # The tolerance covers the rounding of sums of floats and is far below the weight of one row.
+            # The tolerance covers the rounding of float sums, and is far below the weight of one row.
             gate="failed" if drop > evaluation.gate.max_drop + 1e-9 else "passed",
         )
 
@@ -266,11 +269,11 @@ class _Run:
 
     @property
     def _metric(self) -> Metric:
-        """The job's first metric, in which stages and the gate are judged."""
+        """The job's first metric, which decides the gate."""
         return self.session.job.spec.evaluation.metrics[0]
 
     def _score(self, predictions: Sequence[str]) -> float:
-        """The score of ``predictions``, the answers to the first held-out rows."""
+        """Return the score of ``predictions``, which answer the first held-out rows."""
         accepted = [row.answers for row in self.session.data.eval[: len(predictions)]]
         if self._metric is Metric.BLEU:
             return bleu(predictions, accepted).score

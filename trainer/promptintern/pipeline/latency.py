@@ -1,4 +1,4 @@
-"""How long answers take: full prompt against the run's result, one by one and in batches."""
+"""Measures how long answers take, one by one and in batches, with the full prompt and with the run's adapter."""
 
 import time
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ LATENCY_FOLDER = "evaluation/latency"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The adapter that a run brought forth, and how it is asked."""
+    """The adapter that results from a run, and the prompts that it expects."""
 
     stage: int
     digest: str
-    """Of the stage's manifest."""
+    """Digest of the stage's manifest."""
     arm: str
     prompts: Sequence[Sequence[int]]
-    """Of all held-out rows, in tokens."""
+    """Prompts of all held-out rows, in tokens."""
 
 
 def measure_latency(
@@ -39,10 +39,14 @@ def measure_latency(
     full: Sequence[Sequence[int]],
     observer: Observer,
 ) -> None:
-    """Time the first held-out queries on rank 0 and store the figures.
+    """Time the answers to the first held-out queries on rank 0 and store the figures.
 
-    The adapter is merged into the weights meanwhile, as one would serve it. This is the run's last use of the model,
-    since merging and unmerging rounds the base weights.
+    The adapter is merged into the base weights meanwhile, as in serving. This must be the run's last use of the model,
+    because merging and unmerging rounds the base weights.
+
+    Args:
+        result: The run's adapter, or None if no stage passed the gate.
+        full: Full prompts of all held-out rows, in tokens.
     """
     count = min(session.job.spec.evaluation.latency_queries, len(full))
     parent = result.digest if result is not None else None

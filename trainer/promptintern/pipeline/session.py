@@ -1,4 +1,4 @@
-"""What one worker holds for a whole run: the loaded model, the rows, the templates of all stages."""
+"""The session of a worker: the loaded model, the rows and the templates of all stages, for a whole run."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,8 @@ from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.schedule import Stage
 
 CPU_PACK_TOKENS = 2048
-"""Tokens at a time: with twice as many a step is some 10 % quicker, and takes 120 MiB more with four layers of 256."""
+"""Tokens of a pack on a CPU. With twice as many, a step is about 10 % faster, but takes 120 MiB more in a model of
+4 layers with hidden size 256."""
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
 
@@ -50,21 +51,21 @@ class Session:
     examples: Examples
     stages: list[Stage]
     templates: list[CompressedTemplate]
-    """By stage."""
+    """The template of each stage."""
     full_template: CompressedTemplate
-    """At rate 1."""
+    """The template at rate 1."""
     max_tokens: int
+    """Longest sequence in tokens."""
     layouts: SupportedLayouts
-    """Of packs."""
     threads: int
-    """That may have packs of their own: of the worker that has the fewest, so that all plan alike."""
+    """Number of threads that may compute packs of their own. All workers take the smallest number, to plan alike."""
     notes: list[str]
-    """What a reader of the report should know about how it was computed."""
+    """What a reader of the report should know about how the run was computed."""
     warnings: list[str]
-    """What speaks against trusting the scores, besides what ``data`` says."""
+    """Reasons not to trust the scores, in addition to the warnings of ``data``."""
 
     def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> Iterator[str]:
-        """The prompts of all training or held-out rows."""
+        """Return an iterator over the prompts of all training or held-out rows."""
         return render_prompts(
             self.job,
             template,
@@ -75,7 +76,7 @@ class Session:
         )
 
     def encode_training(self, template: CompressedTemplate, shots: int) -> list[Encoded]:
-        """Prompts and answers of all training rows in tokens."""
+        """Return the prompts and answers of all training rows in tokens."""
         prompts = self.prompts(template, shots, held_out=False)
         return self.encoder.encode(prompts, [row.answer for row in self.data.train])
 
@@ -85,10 +86,10 @@ class Session:
 
 
 def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
-    """Where this worker computes.
+    """Return the device on which this worker computes.
 
     Raises:
-        RunFailed: if the job wants a GPU and this process sees none.
+        RunFailed: if the job asks for a GPU and this process sees none.
     """
     requested = job.spec.compute.device
     gpu = torch.cuda.is_available()
@@ -103,11 +104,13 @@ def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
 
 
 def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Session:
-    """Load, check, retrieve and compress. Rank 0 compresses; all workers then hold the same templates.
+    """Load the model, retrieve examples, compress the template, check the rows, and attach the adapter.
+
+    Rank 0 compresses, and all workers get its templates.
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
-        RunFailed: if a GPU is wanted and there is none.
+        RunFailed: if the job asks for a GPU and this process sees none.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     device = pick_device(job, local_rank=local_rank)
@@ -176,7 +179,7 @@ def _checkpoint_gradients(adapter: Adapter) -> None:
 def compress_all(
     job: PromptInternJob, stages: Sequence[Stage], *, tokenizer: Any, model: Any, folder: ModelFolder | None = None
 ) -> list[CompressedTemplate]:
-    """The template at rate 1, then at every stage's rate."""
+    """Return the template at rate 1, then at the rate of each stage."""
     check_precomputed(job.spec.prompt, stages)
     compressor = build_compressor(
         job.spec.prompt,
@@ -189,7 +192,7 @@ def compress_all(
 
 
 def load_embedder(job: PromptInternJob, device: torch.device) -> Any:
-    """The encoder of an Embedding retriever, or None."""
+    """Return the encoder of an Embedding retriever, or None if the job has another retriever."""
     retriever = job.spec.prompt.retriever
     if retriever.kind is not RetrieverKind.EMBEDDING:
         return None
@@ -212,7 +215,7 @@ def _layouts(
             reason="",
         )
         return alone, ["Packing is off, because spec.training.packing is Never, so every row is computed alone."]
-    # One choice for all workers: their packs are planned alike.
+    # Rank 0 chooses for all workers, because all of them must plan the same packs.
     layouts = distributed.from_rank_zero(
         lambda: probe_layouts(
             adapter,
@@ -231,7 +234,7 @@ def _layouts(
 def _tokens_that_fit(
     job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, tokenizer: Any, device: torch.device
 ) -> int | None:
-    """On the worker with the least memory."""
+    """Return the tokens of a pack that fit the memory of every worker, or None if they are not measured."""
     if job.spec.training.tokens_per_pack or not layouts.best.uses_tree_attention:
         return None
     vocabulary = _vocabulary(adapter, tokenizer)
@@ -240,13 +243,15 @@ def _tokens_that_fit(
 
 
 def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
-    """Ids that the model has an embedding for and the tokenizer a token."""
+    """Return the number of ids for which the model has an embedding and the tokenizer a token."""
     embedded: int = adapter.model.get_base_model().config.get_text_config().vocab_size
     return min(len(tokenizer), embedded)
 
 
 def tokens_per_pack(job: PromptInternJob, layouts: SupportedLayouts, layout: PackLayout, device: torch.device) -> int:
-    """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
+    """Return the tokens of a pack: the job's number, or a default for the device.
+
+    The default is small for packs with a mask, because a mask grows with the square of the pack."""
     with_mask = 8192 if device.type == "cuda" else 1024
     default = (layouts.tokens_that_fit or CPU_PACK_TOKENS) if layout.uses_tree_attention else with_mask
     training = job.spec.training

@@ -1,4 +1,4 @@
-"""The throughput of a training, from its trajectory."""
+"""Computes the throughput of a training from its trajectory."""
 
 from promptintern_api.training_status import TimeShares
 

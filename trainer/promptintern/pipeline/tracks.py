@@ -1,4 +1,4 @@
-"""The trainings of a run in their order: one for every stage, and one for the Direct arm."""
+"""The tracks of a run: one training for each stage, and one for the Direct arm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,23 +22,23 @@ from promptintern.stage_record import TrackPlan
 
 DIRECT = "direct"
 _DIRECT_SEED = 1_000_003
-"""Beside the stage numbers 0, 1, ... as a part of seeds."""
+"""Takes the place of the stage's index 0, 1, ... in the seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """One training: a stage, or Direct."""
+    """One training: a stage, or the Direct arm."""
 
     key: str
-    """Name in storage: the stage's number, or ``direct``."""
+    """Name in storage: the stage's index, or ``direct``."""
     name: str
-    """Name for people."""
+    """Name in messages, such as ``stage 2/4``."""
     parent: str | None
-    """The track whose adapter this one starts from."""
+    """Key of the track whose adapter this one starts from; None for a new adapter."""
     template: int
-    """Index into the session's templates."""
+    """Index of its template in the session's templates."""
     stage: int | None
-    """The stage's number; None for Direct."""
+    """Index of the stage; None for Direct."""
     shots: int
     epochs: int
     seed: tuple[int, ...]
@@ -46,7 +46,7 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTrack:
-    """A training whose rows are encoded and whose steps are planned."""
+    """A track whose rows are encoded and whose steps are planned."""
 
     track: Track
     plan: TrackPlan
@@ -55,7 +55,7 @@ class PreparedTrack:
 
 
 def stage_tracks(session: Session) -> list[Track]:
-    """All stages in order."""
+    """Return the tracks of all stages in order."""
     count = len(session.stages)
     return [
         Track(
@@ -73,11 +73,11 @@ def stage_tracks(session: Session) -> list[Track]:
 
 
 def direct_track(session: Session, rows: Sequence[Encoded], *, stage_tokens: Sequence[int]) -> Track:
-    """Return a plain fine-tune on the last stage's prompts, from the base model, with the stages' budget.
+    """Return the track of a plain fine-tune on the last stage's prompts, with the budget of the stages.
 
     Args:
-        rows: The last stage's prompts and answers.
-        stage_tokens: Training tokens (all epochs) of every stage that was trained; a gate may have stopped the others.
+        rows: The encoded prompts and answers of the last stage.
+        stage_tokens: Training tokens, over all epochs, of each stage that was trained. A gate may have stopped others.
     """
     epochs = sum(stage.epochs for stage in session.stages[: len(stage_tokens)])
     if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
@@ -98,10 +98,10 @@ def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None
     """Encode the rows of ``track`` and plan its steps.
 
     Args:
-        rows: The encoded rows, if there are any yet.
+        rows: The encoded rows, if they exist already.
 
     Raises:
-        UserError: if a row is longer than the model takes, or has no tokens with a loss.
+        UserError: if a row is longer than the session's ``max_tokens``, or has no tokens with a loss.
     """
     template = session.templates[track.template]
     if rows is None:
@@ -120,7 +120,7 @@ def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None
 
 
 def describe_track(template: CompressedTemplate, *, shots: int, epochs: int, rows: Sequence[Encoded]) -> TrackPlan:
-    """Return what a training on the encoded ``rows`` is going to see."""
+    """Return the plan of a training on the encoded ``rows``."""
     prompts = np.array([len(row.prompt_ids) for row in rows])
     return TrackPlan(
         requested_rate=template.requested_rate,
@@ -135,17 +135,17 @@ def describe_track(template: CompressedTemplate, *, shots: int, epochs: int, row
 
 
 def layout_of(session: Session, rows: Sequence[Encoded]) -> PackLayout:
-    """How ``rows`` lie in their packs."""
+    """Return the pack layout of ``rows``."""
     return session.layouts.for_rows(_longest(rows))
 
 
 def slow_reason(session: Session, rows: Sequence[Encoded]) -> str:
-    """Why ``rows`` do not lie in their packs as the model's other rows do; nothing if they do."""
+    """Return a sentence that says why ``rows`` are not in the model's fastest pack layout; empty if they are."""
     return session.layouts.slow_reason(_longest(rows))
 
 
 def slow_rows(session: Session, rows: Sequence[Encoded]) -> int:
-    """How many of ``rows`` are the cause of that."""
+    """Return how many of ``rows`` are too long for the model's fastest pack layout."""
     layouts = session.layouts
     return sum(layouts.for_rows(length_of(row).total) is not layouts.best for row in rows)
 
@@ -155,7 +155,7 @@ def _longest(rows: Sequence[Encoded]) -> int:
 
 
 def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:
-    """The steps of ``track`` over its encoded rows."""
+    """Plan the steps of ``track`` over its encoded rows."""
     training = session.job.spec.training
     layout = layout_of(session, rows)
     tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
@@ -169,7 +169,7 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
         tokens_per_pack=tokens,
         pack=layout.is_packed,
         world_size=world_size,
-        # Without a shared prefix, every one of the small packs would compute what all rows begin with.
+        # Lanes make packs smaller. Without a shared prefix, each pack would compute again what all rows begin with.
         lanes=lane_count(session.threads, tokens_per_pack=tokens) if may_share else 1,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is PackLayout.PREFIX_TREE else None,
         min_node_savings=min_node_savings_on(session.device),
@@ -178,21 +178,22 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
 
 
 def _may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
-    """Whether the rows' common beginning may be a shared prefix.
+    """Return whether the beginning that the rows have in common may be a shared prefix.
 
-    It may not if the model goes by a token's index in its pack, which a shared prefix changes, for rows of this length.
+    Not with gradient checkpointing, and not if rows are longer than ``max_pack_tokens``: the model then depends on a
+    token's index in its pack, which a shared prefix changes.
     """
     limit = session.layouts.max_pack_tokens
     return not session.job.spec.training.gradient_checkpointing and (limit is None or _longest(rows) <= limit)
 
 
 def lr_span_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> LrSpan:
-    """Where the track's steps lie in the learning rate's lr_span.
+    """Return the place of the track's steps in the learning-rate schedule.
 
     Args:
-        steps: Of this track.
-        before: Steps of the stages before it.
-        after: Steps of the stages after it.
+        steps: Number of steps of this track.
+        before: Number of steps of the stages before it.
+        after: Number of steps of the stages after it.
     """
     policy = session.job.spec.training.between_stages.learning_rate
     if track.key == DIRECT or policy is LearningRatePolicy.RESTART:

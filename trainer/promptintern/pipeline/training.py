@@ -1,4 +1,4 @@
-"""Training one track from where storage says it stands, to its commit."""
+"""Trains a track, from its newest checkpoint in storage to its commit."""
 
 import copy
 import time
@@ -35,11 +35,11 @@ from promptintern.uris import display_uri
 
 _OPTIMIZER = "optimizer"
 _FENCE_SECONDS = 10
-"""How often a running driver looks whether a newer one has taken over."""
+"""Seconds between two checks whether a driver with a newer term has taken over."""
 
 
 class TrackTrainer:
-    """Trains tracks one after another in one process group and one loaded model."""
+    """Trains one track after another in the same process group, with the same loaded model."""
 
     def __init__(
         self, session: Session, store: RunStore, *, term: int, observer: Observer, writer: BackgroundWriter
@@ -50,16 +50,16 @@ class TrackTrainer:
         self.observer = observer
         self.writer = writer
         self.started_at = _now()
-        """Time at which the track that is trained now, or was trained last, began. Its checkpoints carry it."""
+        """Time at which the current or last track began; it is stored in the track's checkpoints."""
         self._noted_reasons: set[str] = set()
         self._parameters = parameter_counts(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
 
     def train(self, prepared: PreparedTrack, lr_span: LrSpan) -> Trajectory:
-        """Train a track from its newest checkpoint, or from its parent's adapter if it has none.
+        """Train a track from its newest checkpoint, or else from its parent's adapter, and return its trajectory.
 
         Raises:
-            Stopped: after saving, if a stop was requested before the last step.
+            Stopped: if a stop was requested before the last step; a checkpoint is saved before.
         """
         session, spec = self.session, self.session.job.spec
         track, rows, steps = prepared.track, prepared.rows, prepared.steps
@@ -103,7 +103,7 @@ class TrackTrainer:
         return trajectory
 
     def _note_slow_rows(self, track: Track, rows: Sequence[Encoded]) -> None:
-        """Once for all stages that it holds for."""
+        """Note why a track is slow, once for all tracks with the same reason."""
         reason = slow_reason(self.session, rows)
         if reason and reason not in self._noted_reasons:
             self._noted_reasons.add(reason)
@@ -118,7 +118,7 @@ class TrackTrainer:
         return throughput_of(trajectory, self._parameters, peak=peak)
 
     def save(self, track: Track, trajectory: Trajectory) -> None:
-        """Write a checkpoint of ``track``, the one trained last, and wait until it is stored."""
+        """Write a checkpoint of ``track``, which was trained last, and wait until it is stored."""
         self._save(track, self._optimizer, trajectory)
         self.writer.drain()
         distributed.barrier()
@@ -150,12 +150,12 @@ class TrackTrainer:
                 )
         committed: Manifest = distributed.broadcast_object(manifest)
         if committed.term != self.term:
-            # Another incarnation was first; what it committed is the stage now.
+            # Workers of another term have committed first, so their adapter is the stage's.
             self.load(track.key)
         return committed
 
     def load(self, key: str) -> None:
-        """Make the adapter what track ``key`` committed, on all workers."""
+        """Load the committed adapter of track ``key`` on all workers."""
         if distributed.rank() == 0:
             with TemporaryDirectory(prefix="promptintern-") as directory:
                 folder = Path(directory)
@@ -168,7 +168,7 @@ class TrackTrainer:
         return self.session.job.spec.training.between_stages.optimizer is OptimizerPolicy.KEEP
 
     def _restore(self, track: Track, optimizer: torch.optim.AdamW) -> Trajectory:
-        """Rank 0 reads, everybody gets the same."""
+        """Restore the newest checkpoint, or the parent's state. Rank 0 reads it and all workers get it."""
         state: dict[str, torch.Tensor] | None = None
         trajectory = Trajectory()
         self.started_at = _now()
@@ -204,7 +204,7 @@ class TrackTrainer:
         return state
 
     def _after_step(self, track: Track, optimizer: torch.optim.AdamW, steps: int) -> Callable[[Trajectory], None]:
-        """Progress, fencing and checkpoints, by rank 0."""
+        """Return what rank 0 does after each step: report progress, check its term, and write due checkpoints."""
         if distributed.rank() != 0:
             return lambda _trajectory: None
         every = self.session.job.spec.checkpoint.every_seconds
@@ -234,7 +234,7 @@ class TrackTrainer:
         return after_step
 
     def _save(self, track: Track, optimizer: torch.optim.AdamW, trajectory: Trajectory) -> None:
-        """A checkpoint; copied now, written beside training."""
+        """Copy the state now, and write the checkpoint in the background while training goes on."""
         if distributed.rank() != 0:
             return
         tensors = snapshot(self.session.adapter, optimizer)
@@ -269,7 +269,7 @@ class TrackTrainer:
 
 
 def base_model_name(uri: str) -> tuple[str, str | None]:
-    """The base model as an adapter's config holds it: a hub's name and revision, a folder's path, else the URI."""
+    """Return the base model as an adapter's config names it: a hub's name and revision, a folder's path, or the URI."""
     if uri.startswith("hf://"):
         name, _, revision = uri.removeprefix("hf://").partition("@")
         return name, revision or None

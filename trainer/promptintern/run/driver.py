@@ -1,4 +1,4 @@
-"""The driver: registers the run, starts the workers, and ends with the report."""
+"""The driver: it registers the run, starts the workers, and writes the report at the end."""
 
 import contextlib
 import os
@@ -30,32 +30,32 @@ from promptintern.storage.store import open_store
 from promptintern.uris import display_uri
 
 MAX_WORKER_FAILURES = 3
-"""How often Ray Train starts the workers again after one was lost."""
+"""How often Ray Train restarts the workers after one was lost."""
 _POLL_SECONDS = 0.2
 _CONTACT_TIMEOUT_SECONDS = 60.0
-"""Without a word of any worker, who ask twice a second: then they are gone, and nobody saves."""
+"""Seconds without contact after which workers, which poll twice a second, count as lost and unable to save."""
 _OUT_OF_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
-"""Of Ray's OutOfMemoryError."""
+"""Part of the message of Ray's OutOfMemoryError."""
 _CONNECTION_LOST = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaving")
-"""What a worker ends with if another one, or its own pod, goes away. Ray may see the other one's end later."""
+"""Errors with which a worker ends if another worker or its own pod is lost. Ray may notice that loss only later."""
 
 
 def open_run(job: PromptInternJob, storage_uri: str) -> RunStore:
-    """The run's folder under ``storage_uri``."""
+    """Return the store of the run under ``storage_uri``."""
     return RunStore(open_store(storage_uri, s3=s3_options(job)).child(run_folder(job)))
 
 
 def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: Observer) -> Report:
-    """Run ``job``, or continue it where storage says it stands.
+    """Run ``job``, or continue it from what storage holds, and return its report.
 
     Args:
         storage_uri: ``file://`` or ``s3://`` folder of runs.
-        workers: Training processes; 0 trains in this one.
+        workers: Number of training processes; with 0, this process trains.
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
         RunFailed: if the run ended badly.
-        Stopped: if it saved and stopped because it was asked to.
+        Stopped: if it saved and stopped on request.
     """
     data = load_data(job)
     for warning in data.warnings:
@@ -73,10 +73,11 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
 
 
 def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) -> None:
-    """Write ``job.json``, or see that the one there tells of the same data.
+    """Write ``job.json``, or check that the existing one records the same data.
 
     Raises:
-        UserError: if the data files changed since the run began.
+        UserError: if the data files have changed since the run began, or another version of promptintern began it.
+        RunFailed: if ``job.json`` is not what a run writes.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"schemaVersion": RUN_FORMAT, "job": job.to_wire(), "data": digests, "created": created}
@@ -104,15 +105,15 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
 
 
 def _set_ray_environment() -> None:
-    """Settings that Ray reads when it is imported."""
+    """Set the variables that Ray reads when it is imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # A worker imports torch before it answers, which takes its time on a small or busy machine.
+    # A worker imports torch before it answers, which takes long on a small or busy machine.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
-    # It asks whether Ray's own autoscaler gives a node back, which it never does here, and takes seconds to start.
+    # The watcher takes seconds to start, and waits for Ray's own autoscaler to remove nodes, which never happens here.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Workers run in this very environment, not in one that uv makes anew.
+    # Workers run in this environment, not in a new one that uv creates.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
@@ -128,7 +129,7 @@ def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer
     observer.emit(Note(text=f"starting Ray with {workers} worker{'s' if workers > 1 else ''}"))
     gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
     with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
-        # On the driver's own node: a mailbox in a worker's pod would be lost with it, and the run too.
+        # The mailbox runs on the driver's node. In a worker's pod it would be lost with that pod, and the run with it.
         on_driver_node = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
         mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=on_driver_node).remote()
         remote_task = replace(task, observer=RayObserver(mailbox))
@@ -160,26 +161,26 @@ def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer
 
 
 def _run_trainer(trainer: Any, mailbox: Any, observer: Observer) -> BaseException | None:
-    """Train until the workers are done, or were lost too often; returns what they ended with, if not well."""
+    """Train until the workers are done or were lost too often. Return their error, or None."""
     import ray
 
-    # On a thread of its own: there Ray leaves Ctrl-C to us, and this one hands on what the workers tell.
+    # On another thread, Ray leaves Ctrl-C to us, and this thread can forward the workers' events meanwhile.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:
         fit = thread.submit(trainer.fit)
         try:
             _forward_events(mailbox, observer, until=fit)
         except BaseException:
-            ray.shutdown()  # ends the workers, and so the thread, at once
+            ray.shutdown()  # ends the workers at once, and with them the thread
             raise
     return fit.exception()
 
 
 def _check_gpus(job: PromptInternJob, observer: Observer) -> None:
-    """See that a worker finds the GPUs it was given, before anything is loaded.
+    """Check that a worker sees the GPUs that it was given, before anything is loaded.
 
     Raises:
-        UserError: if torch sees fewer.
-        Stopped: if a stop was asked for while there was no worker yet.
+        UserError: if PyTorch sees fewer.
+        Stopped: if a stop was requested before the first worker started.
     """
     import ray
 
@@ -226,10 +227,10 @@ def _raise_ending(ending: Any, error: BaseException | None) -> None:
 
 
 def _can_restart(error: BaseException, *, has_progressed: bool) -> bool:
-    """Whether the same driver starts workers anew after Ray Train gave up on them.
+    """Return whether this driver starts the workers again after Ray Train has given up on them.
 
-    Not after one was killed for memory: Ray Train fails over that itself and keeps the dead workers' place reserved,
-    so that new ones would wait for it for ever. The next ones would need as much, too.
+    It does not if a worker was killed for memory. Ray Train then fails itself and keeps the resources of the dead
+    workers reserved, so new ones would wait for them forever; and they would need as much memory again.
     """
     return has_progressed and not _is_out_of_memory(error)
 
@@ -239,9 +240,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def failure_cause(error: BaseException) -> str:
-    """What ended the workers, in one line.
+    """Return in one line what ended the workers.
 
-    Ray ends what it killed for memory with a page of advice on its own settings; what counts is said in the middle.
+    The message of a worker that Ray killed for memory ends with a page of advice on Ray's own settings; what counts is
+    in the middle.
     """
     message = str(error).strip()
     if memory := _OUT_OF_MEMORY.search(message):
@@ -251,7 +253,7 @@ def failure_cause(error: BaseException) -> str:
 
 
 def _is_worker_loss(error: BaseException) -> bool:
-    """Whether Ray lost workers, or never got them; not if our code in them failed, or took too much memory."""
+    """Return whether Ray lost workers or never got any, rather than that our code failed or took too much memory."""
     from ray.train import TrainingFailedError, WorkerGroupError
 
     if _is_out_of_memory(error):
@@ -259,7 +261,7 @@ def _is_worker_loss(error: BaseException) -> bool:
     if not isinstance(error, WorkerGroupError):
         return isinstance(error, TrainingFailedError)
     failures = error.worker_failures.values()
-    # What our code raised comes as it is; what became of a worker is told by exceptions of Ray's own.
+    # Errors of our code arrive as they were raised; the loss of a worker arrives as an exception of Ray's own.
     was_lost_by_ray = any(type(failure).__module__.partition(".")[0] == "ray" for failure in failures)
     return was_lost_by_ray or all(
         _CONNECTION_LOST.search(f"{type(failure).__name__}: {failure}") for failure in failures
@@ -268,12 +270,12 @@ def _is_worker_loss(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _ray(workers: int) -> Iterator[None]:
-    """A Ray cluster: the one of ``RAY_ADDRESS``, or a small one on this machine."""
+    """Inside this block, use the Ray cluster of ``RAY_ADDRESS``, or a small one that is started on this machine."""
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)  # the driver's log is the one that is kept
+        ray.init(log_to_driver=True)  # only the driver's log is kept
     else:
         ray.init(
             num_cpus=max(workers, os.cpu_count() or 1),
@@ -292,7 +294,11 @@ def _ray(workers: int) -> Iterator[None]:
 
 
 def _forward_events(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
-    """Events from the workers' mailbox to ``observer``, its wish to stop the other way."""
+    """Forward events from the workers' mailbox to ``observer``, and its request to stop to the mailbox, until the end.
+
+    Raises:
+        Stopped: if a stop was requested and no worker is left to save.
+    """
     import ray
 
     is_stop_sent = False
@@ -306,7 +312,7 @@ def _forward_events(mailbox: Any, observer: Observer, *, until: "Future[Any]") -
             is_stop_sent = True
             ray.get(mailbox.request_stop.remote())
         if is_stop_sent and (where := ray.get(mailbox.saved_at.remote())) is not None:
-            raise Stopped(where)  # no worker is at it: none has begun, or all had saved because a pod of theirs leaves
+            raise Stopped(where)  # no worker runs: none has started yet, or all have saved for a pod that leaves
         if is_stop_sent and ray.get(mailbox.seconds_since_contact.remote()) > _CONTACT_TIMEOUT_SECONDS:
-            raise Stopped("the newest checkpoint")  # they were lost, and Ray Train waits for others
+            raise Stopped("the newest checkpoint")  # the workers were lost, and Ray Train waits for new ones
         time.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What Ray Train runs in every worker, and the driver itself when there are none."""
+"""The work of a training process: a Ray worker, or the driver itself if there are no workers."""
 
 import os
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from promptintern.uris import display_uri
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """What a worker needs to know. Ray pickles it on its way to other processes."""
+    """The input of a worker. Ray pickles it to send it to other processes."""
 
     job: PromptInternJob
     store_uri: str
-    """The run's folder."""
+    """URI of the run's folder."""
     claimant: Claimant
     observer: Observer
 
 
 def work(task: WorkerTask, data: Data | None = None) -> None:
-    """Do one worker's share of the whole run.
+    """Do the share of one worker in the whole run.
 
     Args:
         data: The job's rows, if this process has loaded them already.
@@ -43,13 +43,13 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
     Raises:
         UserError: for anything wrong with the job, its data or its model.
         RunFailed: if the run ended badly.
-        Stopped: if it saved and stopped because it was asked to.
+        Stopped: if it saved and stopped on request.
     """
     job = task.job
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
-    # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
+    # Workers claim the run, not the driver, because Ray Train may restart workers before all old ones have ended.
     process = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
-    with credentials_worked_before():  # the driver has registered the run
+    with credentials_worked_before():  # the driver has registered the run with them
         term = distributed.from_rank_zero(lambda: store.claim_term(process, task.claimant))
     if distributed.rank() == 0:
         task.observer.emit(Claimed(term=term))
@@ -69,15 +69,16 @@ def _train(session: Session, store: RunStore, term: int, observer: Observer) -> 
             store_facts(session, store, outcome)
 
 
-class PodLeaving(Exception):  # noqa: N818 -- what happens
-    """A worker's pod is about to go; everything is saved, and Ray Train has to start the workers elsewhere."""
+class PodLeaving(Exception):  # noqa: N818 -- an event, not an error
+    """A worker's pod is about to be deleted. Everything is saved, and Ray Train must restart the workers elsewhere."""
 
 
 def work_in_process_group(task: WorkerTask) -> None:
-    """``work`` in a Ray worker: how it ended is told to the observer, because Ray would only retry an exception.
+    """Call ``work`` in a Ray worker and record how it ended, because Ray would only retry after an exception.
 
-    Every error is raised as well, since other workers may wait for this one, and Ray Train starts all of them again:
-    after a lost node or a broken connection they continue from the newest checkpoint; after a told ending they return.
+    Every error is raised as well, because other workers may be waiting for this one. Ray Train then restarts all of
+    them: after a lost node or a broken connection they continue from the newest checkpoint, and after a recorded ending
+    they return at once.
     """
     if task.observer.has_ending():
         return
@@ -94,7 +95,7 @@ def work_in_process_group(task: WorkerTask) -> None:
         task.observer.record_ending("user", [(p.where, p.message) for p in error.problems])
         raise
     except FencedOut as fenced:
-        # By this driver's own newer workers: their ending counts, not this one's.
+        # If this driver's own newer workers have taken over, their ending counts, not this one.
         if fenced.claimant != task.claimant.id:
             task.observer.record_ending("infrastructure", [("", str(fenced))])
         raise
@@ -107,10 +108,11 @@ def work_in_process_group(task: WorkerTask) -> None:
 
 
 def _check_model(store: RunStore, folder: ModelFolder) -> None:
-    """Note which weights the run began with, or see that these are the same.
+    """Record which weights the run began with, or check that these are the same.
 
     Raises:
-        UserError: if the base model changed since the run began.
+        UserError: if the base model has changed since the run began.
+        RunFailed: if the stored record is not what a run writes.
     """
     digest = folder.digest()
 
@@ -138,7 +140,7 @@ def _now() -> str:
 
 
 def _local_rank() -> int:
-    """This worker's number on its node; Ray is there only where workers are processes of their own."""
+    """Return the rank of this worker on its node. Ray knows it only if there are several workers."""
     if distributed.world_size() == 1:
         return 0
     from ray import train
