@@ -28,31 +28,31 @@ from promptintern.sample.job import build_job
 from promptintern_api import parse_job
 
 FIRST_WORLD = 2_000
-"""Worlds from here on; the examples use others."""
+"""Number of the first world; the examples use other worlds."""
 _T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's t, 0.975 quantile, by number of values."""
 
 
 class Quiet:
-    """An observer that neither tells nor stops."""
+    """An observer that records nothing and never stops."""
 
     def emit(self, event: Event) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stop_requested(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def record_ending(self, kind: str, problems: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def has_ending(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
 
 def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, float]:
-    """Exact match in percent of every arm."""
+    """Return the exact match of each arm in percent."""
     storage = folder.as_uri()
     figures = {}
     first: Path | None = None
@@ -77,7 +77,7 @@ def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, flo
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % t-interval."""
+    """Return the mean, and the half-width of its 95 % t-interval."""
     if len(values) < 2:
         return values[0], float("nan")
     return statistics.mean(values), _T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5

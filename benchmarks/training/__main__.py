@@ -1,17 +1,17 @@
-"""Training speed against what a user would pick instead, in one run on one machine; writes docs/performance.md.
+"""Measures training speed beside the trainers that one would use instead, and writes docs/performance.md.
 
     make bench
     python -m benchmarks.training [--data rows.jsonl] [--only compare alike lengths packs profile workers costs answers]
 
-On a GPU, whose measurements become a document wherever they are brought to:
+Measure on a GPU, and write the page from these measurements on any machine:
 
-    python -m benchmarks.training --shape '{"device": "cuda", "dtype": "bfloat16", ...}' --only ... --json found.json
-    python -m benchmarks.training --render found.json --name performance-gpu
+    python -m benchmarks.training --shape '{"device": "cuda", "dtype": "bfloat16", ...}' --only ... --json measured.json
+    python -m benchmarks.training --render measured.json --name performance-gpu
 
-The same random Llama, rows, LoRA and steps go through HF Trainer with PEFT, TRL's SFTTrainer (padded, and packed by
-bfd), and this project's engine. Every measurement is a process of its own and methods take turns. Steps are over the
-same rows in the same order, and the losses of padded methods are compared step by step; a packed TRL step holds other
-rows, so its time is scaled to as many tokens.
+HF Trainer with PEFT, TRL's SFTTrainer (padded, and packed by bfd) and this project's engine train the same random Llama
+with the same LoRA, rows and steps. Each measurement runs in a separate process, and the methods take turns. All steps
+have the same rows in the same order, and the losses of padded methods are compared step by step. A packed TRL step has
+other rows, so its time is scaled to the same number of tokens.
 """
 
 import argparse
@@ -42,20 +42,24 @@ DOCS = Path("docs")
 
 
 def main() -> None:
-    """Measure, and write the document, its plot and the measurements."""
+    """Measure, and write the page, its plot and the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="JSONL of query and answer; made-up rows without it")
+    parser.add_argument("--data", type=Path, help="JSONL file of queries and answers (default: made-up rows)")
     parser.add_argument("--template-tokens", type=int, default=380)
-    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3], help="of a schedule of four")
-    parser.add_argument("--rows", type=int, default=64, help="of an optimizer step")
+    parser.add_argument(
+        "--stages", type=int, nargs="+", default=[0, 1, 2, 3], help="stages to measure, of a schedule of four"
+    )
+    parser.add_argument("--rows", type=int, default=64, help="rows in an optimizer step")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--templates", type=int, nargs="+", default=[256, 1024, 2048, 8192])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--shape", default="{}", help="JSON of the model's shape, where it is not the default")
-    parser.add_argument("--json", type=Path, help="write the measurements here, and no document")
-    parser.add_argument("--render", type=Path, nargs="+", help="write the document of these measurements")
-    parser.add_argument("--name", default="performance", help="of the document")
+    parser.add_argument(
+        "--shape", default="{}", help="JSON of the fields of the model's shape that are not the default"
+    )
+    parser.add_argument("--json", type=Path, help="write the measurements to this file, and no page")
+    parser.add_argument("--render", type=Path, nargs="+", help="write the page of these measurements")
+    parser.add_argument("--name", default="performance", help="name of the page, its plot and its measurements")
     arguments = parser.parse_args()
     if arguments.render:
         measured = merge_parts([json.loads(path.read_text()) for path in arguments.render])
@@ -79,13 +83,15 @@ def main() -> None:
         )
     for method, each in measured.get("alike", {}).items():
         if not is_same_training((each["losses"], each["norms"]), dtype):
-            sys.exit(f"ours did not go on training as {NAMES[method]} did")
+            sys.exit(f"ours did not train as {NAMES[method]} did over several steps")
 
 
 def merge_parts(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of measurements of one setting, part by part."""
+    """Merge the measurements of several runs with the same settings."""
     shared_keys = ("machine", "data", "shape", "rows", "template")
-    assert all(part[key] == parts[0][key] for part in parts for key in shared_keys), "these are of different settings"
+    assert all(part[key] == parts[0][key] for part in parts for key in shared_keys), (
+        "the measurements have different settings"
+    )
     return {key: value for part in parts for key, value in part.items()} | {
         "minutes": round(sum(part["minutes"] for part in parts), 1),
         "rounds": {
@@ -97,7 +103,7 @@ def merge_parts(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The parts that were asked for."""
+    """Measure the requested parts."""
     shape = shape_of(arguments.shape)
     measured: dict[str, Any] = {
         "machine": machine() | {name: version(name) for name in ("peft", "trl", "accelerate")},

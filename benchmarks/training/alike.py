@@ -1,6 +1,6 @@
-"""Whether the methods go on training alike: more and smaller steps than are timed.
+"""Checks that the methods train alike over more and smaller steps than are timed.
 
-A fresh adapter's first steps say little, since its B is zero.
+The first steps of a new adapter show little, because its matrix B is zero.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from benchmarks.training.profile import PACK
 
 STEPS, ROWS = 12, 8
 _BATCH = 2
-"""Rows of the padded methods' batches."""
+"""Rows in a batch of the padded methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alike:
-    """Our training of the first stage beside a padded method's.
+    """Our training of the first stage, compared with that of a padded method.
 
     Attributes:
-        first: Its loss in the first step.
-        last: In the last one.
+        first: The method's loss in the first step.
+        last: The method's loss in the last step.
         ours: Our loss in the last step.
-        losses: The largest difference of a step's loss, relative.
-        norms: Of a step's gradient's norm.
+        losses: Largest relative difference of the loss of a step.
+        norms: Largest relative difference of the gradient norm of a step.
     """
 
     first: float
@@ -37,16 +37,16 @@ class Alike:
 
 
 def alike(material: Path, shape: Shape) -> dict[str, Alike]:
-    """By padded method."""
+    """Return the comparison with each padded method."""
     ours = _train("ours", PACK[shape.device], material, shape)
-    found = {}
+    comparisons = {}
     for method in ("hf", "trl"):
         theirs = _train(method, _BATCH, material, shape)
         losses, norms = relative_differences(ours, theirs)
-        found[method] = Alike(
+        comparisons[method] = Alike(
             first=theirs.losses[0], last=theirs.losses[-1], ours=ours.losses[-1], losses=losses, norms=norms
         )
-    return found
+    return comparisons
 
 
 def _train(method: str, size: int, material: Path, shape: Shape) -> Measured:

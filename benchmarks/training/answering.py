@@ -1,4 +1,4 @@
-"""What an answer costs: with the full prompt, and with the query alone."""
+"""Measures what an answer costs with the full prompt, and with the query alone."""
 
 import statistics
 import time
@@ -14,13 +14,13 @@ _ALONE, _BATCH = 12, 32
 
 @dataclass(frozen=True, kw_only=True)
 class Answering:
-    """One kind of prompt.
+    """The cost of an answer to one kind of prompt.
 
     Attributes:
-        prompt: Mean tokens.
+        prompt: Mean number of prompt tokens.
         alone: Median seconds of an answer, one by one.
         batched: Seconds per answer in batches of 32.
-        evaluated: The same as a run evaluates: what all prompts begin with is computed once.
+        evaluated: Seconds per answer in a run's evaluation, which computes once what all prompts begin with.
     """
 
     prompt: float
@@ -30,7 +30,11 @@ class Answering:
 
 
 def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[str, Answering]:
-    """The medians over ``repeats`` processes, the two kinds taking turns. ``last`` is the stage of the query alone."""
+    """Return medians over ``repeats`` rounds.
+
+    Args:
+        last: Index of the stage whose prompts are the query alone.
+    """
     found: dict[str, list[Answering]] = {"full prompt": [], "query only": []}
     for repeat in range(repeats):
         for (name, measured), stage in zip(found.items(), (0, last), strict=True):
@@ -49,13 +53,15 @@ def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[
 
 
 def answer(rows: list[Row], shape: Shape, tokenizer: Path) -> Answering:
-    """Greedy answers of a fixed number of tokens by the merged model, as a run's latency is measured."""
+    """Time greedy answers of a fixed number of tokens, as a run measures its latency."""
     import torch
     from promptintern.evaluate.generate import Decoding, generate, time_queries
     from transformers import AutoTokenizer
 
     model, loaded, device = build_model(shape), AutoTokenizer.from_pretrained(tokenizer), torch.device(shape.device)
-    model.config.eos_token_id = model.generation_config.eos_token_id = None  # a random model would end at random
+    model.config.eos_token_id = model.generation_config.eos_token_id = (
+        None  # a random model would end its answers at random
+    )
     prompts = [prompt for prompt, _ in rows]
     decoding = Decoding(max_new_tokens=_NEW_TOKENS, batch_size=_BATCH)
     alone = time_queries(model, loaded, prompts[:_ALONE], decoding=decoding, device=device)

@@ -1,4 +1,4 @@
-"""The methods side by side, stage by stage: all batch sizes in a first round, then those that may be the best."""
+"""Compares the methods stage by stage: all batch sizes in a first round, then those that may be the fastest."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from benchmarks.training.profile import PACK
 
 NAMES = {"hf": "HF Trainer + PEFT", "trl": "TRL, padded", "trl-packed": "TRL, packed (bfd)", "ours": "PromptIntern"}
 TOLERANCES = {"float32": (1e-5, 1e-5), "bfloat16": (5e-3, 5e-2)}
-"""Relative, of a step's loss and of its gradient's norm. Updates differ by rounding, which later steps carry on.
-Other rows, or another scale of the gradient, would differ by more."""
+"""Relative tolerances for the loss and the gradient norm of a step. Updates differ by rounding, which later steps carry
+on. Other rows or another scale of the gradient would make a larger difference."""
 _LONG_ROWS = 300
-"""Tokens from which smaller batches are tried: long rows fill a machine."""
+"""Mean tokens of a row above which smaller batches are tried, because few long rows fill a machine."""
 
 
 FAR_BEHIND, CLOSE = 1.2, 1.25
-"""In the first round: a method whose best is so many times slower than another's, and a batch size than the method's
-best that may yet be faster. One measurement on a shared machine may be off by a quarter, so what goes no further could
-hardly have been the best."""
+"""Factors by which a method may be slower than the fastest other one, and a batch size slower than its method's best,
+in order to stay after the first round. One measurement on a shared machine may be off by a quarter, so what is
+excluded could hardly have been the fastest."""
 
 
 SHORT, OF_SHORT = 3.0, 2
-"""Seconds of a step, and processes in a round if on a CPU it takes less: a moment in which something else has the
-machine weighs more on a short step."""
+"""A step on a CPU of less than ``SHORT`` seconds is measured in ``OF_SHORT`` processes in each round, because other
+load on the machine distorts short steps more."""
 
 
 @dataclass(kw_only=True)
@@ -37,10 +37,10 @@ class Setting:
 
     Attributes:
         size: Rows of a padded batch, or tokens of a pack.
-        rounds: It was measured in.
-        seconds: Of every measured step, over all processes.
-        losses: Of a process's steps.
-        norms: Of their gradients.
+        rounds: Number of rounds in which it was measured.
+        seconds: Time of each measured step, over all processes.
+        losses: Losses of the steps of the last process.
+        norms: Gradient norms of these steps.
     """
 
     method: str
@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def median(self) -> float:
-        """Seconds of a step."""
+        """Median seconds of a step."""
         return statistics.median(self.seconds)
 
 
@@ -68,19 +68,19 @@ def compare(
     repeats: int,
     methods: Sequence[str],
 ) -> list[Setting]:
-    """Some steps of ``rows`` rows by every method, of which the first does not count; methods take turns."""
+    """Measure steps of ``rows`` rows by each method. The first step of a process does not count; methods take turns."""
     settings: list[Setting] = []
     for stage in stages:
         for method in methods:
             here = [s for s in settings if s.stage == stage and s.method == "hf"]
-            # Both pad and compute the same, so the best of one is taken for the other.
-            known = [best_of(here)[0].size] if method == "trl" and here else sizes_of(method, material, shape, stage)
-            for size in known:
+            # Both pad and compute in the same way, so the best size of one is taken for the other.
+            sizes = [best_of(here)[0].size] if method == "trl" and here else sizes_of(method, material, shape, stage)
+            for size in sizes:
                 setting = Setting(method=method, size=size, stage=stage)
                 try:
                     _measure(setting, material, shape, rows=rows, about=f"round 1 of {repeats}")
                 except torch.OutOfMemoryError:
-                    say(f"it takes more memory than there is, and is left out: {setting}")
+                    say(f"out of memory, so it is left out: {setting}")
                 else:
                     settings.append(setting)
     running = in_the_running(settings)
@@ -105,9 +105,12 @@ def _measure(setting: Setting, material: Path, shape: Shape, *, rows: int, about
 def measure(
     method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int, steps: int | None = None
 ) -> Measured:
-    """One process: a step of ``rows`` rows that does not count, and one that does, or three on a GPU, if not so many
-    ``steps``."""
-    assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches have to fill a step"
+    """Measure steps of ``rows`` rows in one process. The first does not count.
+
+    Args:
+        steps: Number of steps. By default, one counts on a CPU and three on a GPU.
+    """
+    assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches must fill a step"
     if steps is None:
         steps = steps_per_process(shape.device) + (method == "trl-packed")
     work = Work.of_stage(material, stage, method=method, rows=rows, size=size, shape=shape, steps=steps)
@@ -115,12 +118,12 @@ def measure(
 
 
 def steps_per_process(device: str) -> int:
-    """Of a process. The first does not count."""
+    """Return the number of steps of a process, of which the first does not count."""
     return 2 if device == "cpu" else 4
 
 
 def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int, ...]:
-    """The batch sizes or packs to try."""
+    """Return the batch sizes or pack sizes to try."""
     gpu, long = shape.device != "cpu", mean_row(material, stage) > _LONG_ROWS
     if method == "ours":
         return (8192, 32768) if gpu else (PACK["cpu"],)
@@ -135,7 +138,7 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:
-    """The fastest batch size of every method in every stage, of those that were in the running to the end."""
+    """Return the fastest batch size of each method in each stage, of those that were measured in all rounds."""
     best: dict[tuple[int, str], Setting] = {}
     for setting in settings:
         key = setting.stage, setting.method
@@ -149,7 +152,7 @@ def _rank(setting: Setting) -> tuple[int, float]:
 
 
 def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
-    """What the first round had close to the best of its method, if that is not far behind another of the others."""
+    """Return the settings close to their method's best, of the methods that are not far behind the others."""
     best = {(s.stage, s.method): s.median for s in best_of(settings)}
 
     def may_win(setting: Setting) -> bool:
@@ -162,9 +165,9 @@ def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float] | None:
-    """The largest of any step's loss, and of its gradient's norm, from those of a padded method, relative.
+    """Return the largest relative differences in loss and gradient norm from the padded methods, over all steps.
 
-    None if there is no padded method: a packed TRL step holds other rows.
+    Return None if there is no padded method, because a step of packed TRL has other rows.
     """
     padded = [s for s in theirs if s.method != "trl-packed"]
     if not padded:
@@ -174,17 +177,17 @@ def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float]
 
 
 def relative_differences(ours: Setting | Measured, theirs: Setting | Measured) -> tuple[float, float]:
-    """The largest of any step's loss, and of its gradient's norm, relative to ``theirs``."""
+    """Return the largest differences of loss and gradient norm over all steps, relative to ``theirs``."""
     return _furthest(ours.losses, theirs.losses), _furthest(ours.norms, theirs.norms)
 
 
 def is_same_training(off: tuple[float, float], dtype: str) -> bool:
-    """Whether ``differences`` are rounding."""
+    """Return whether such differences are no more than rounding."""
     return all(found <= most for found, most in zip(off, TOLERANCES[dtype], strict=True))
 
 
 def other_trainings(settings: Sequence[Setting], dtype: str) -> list[int]:
-    """Stages in which ours did not train as the padded methods did."""
+    """Return the stages in which ours did not train as the padded methods did."""
     wrong = []
     for stage in sorted({s.stage for s in settings}):
         here = [s for s in settings if s.stage == stage]

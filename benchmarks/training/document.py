@@ -1,4 +1,4 @@
-"""From the measurements to docs/performance.md and its plot."""
+"""Writes docs/performance.md and its plot from the measurements."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,22 +24,27 @@ _COLOURS = {"hf": "#8a8f98", "trl": "#b08d57", "trl-packed": "#6f8fa8", "ours": 
 
 
 def document(measured: Mapping[str, Any], *, name: str) -> str:
-    """The Markdown of whatever was measured; ``name`` is the plot's, too."""
+    """Return the page in Markdown, with a section for each part that was measured.
+
+    Args:
+        name: Name of the page and its plot, without a suffix.
+    """
     machine, shape = measured["machine"], measured["shape"]
     on_gpu = shape["device"] != "cpu"
     lines = [
         "# Training speed" + (" on a GPU" if on_gpu else ""),
         "",
-        f"Written by `{_command(measured)}`, which took {measured['minutes']} minutes. {machine_text(machine)}",
+        f"`{_command(measured)}` wrote this page and took {measured['minutes']} minutes. The machine and the versions: "
+        f"{machine_text(machine)}",
         "",
-        f"Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} heads "
-        f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
-        f"layers. Data: {measured['data']}; a template of {measured['template']} tokens, 5 retrieved examples, "
-        f"{measured['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns. "
-        f"After the first round go on all sizes within {CLOSE} times their method's best, unless that was {FAR_BEHIND} "
-        "times slower than the best of the others; "
-        f"figures are medians over {rounds(measured, 'compare')}, of packs, workers and answers over "
-        f"{rounds(measured, 'packs')}" + (_ON_GPU if on_gpu else _on_cpu(measured)),
+        f"The model is a Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} "
+        f"heads ({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all "
+        f"linear layers. Data: {measured['data']}; a template of {measured['template']} tokens, 5 retrieved examples, "
+        f"{measured['rows']} rows in each optimizer step. Each measurement runs in a separate process, and the methods "
+        f"take turns. After the first round, a batch size is measured again if its step took at most {CLOSE} times as "
+        f"long as that of its method's best size, and that size at most {FAR_BEHIND} times as long as the fastest "
+        f"other trainer. The figures are medians over {rounds(measured, 'compare')}; those of packs, workers and "
+        f"answers are medians over {rounds(measured, 'packs')}" + (_ON_GPU if on_gpu else _on_cpu(measured)),
     ]
     if "note" in measured:
         lines += ["", measured["note"]]
@@ -50,19 +55,21 @@ def document(measured: Mapping[str, Any], *, name: str) -> str:
 
 
 _ON_GPU = (
-    ". Of four steps the last three count; ours hold the planning of their packs. The others compute LoRA under "
-    "bfloat16 autocast, TRL's default, and attention by PyTorch's own kernels with a mask: the flash-attn package was "
-    "not there. Peaks are what PyTorch allocated on the GPU."
+    ". Each process runs four steps, of which the last three count. PromptIntern's times include the planning of "
+    "packs. The other trainers compute LoRA under bfloat16 autocast, which is TRL's default, and attention by "
+    "PyTorch's own kernels with a mask, because the flash-attn package was not installed. Peaks are what PyTorch "
+    "allocated on the GPU."
 )
 
 
 def _on_cpu(measured: Mapping[str, Any]) -> str:
     return (
-        f", and {rounds(measured, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds "
-        f"the planning of its packs. A step of less than {SHORT:.0f} s is measured {OF_SHORT} times a round. "
-        f"{measured['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
-        "sets it, in the others libgomp's default. Ours may compute several packs at a time, each on threads of its "
-        "own; its size is the tokens of all of them. Peaks of memory include the libraries a method imports."
+        f', and those below "Beside the steps" over {rounds(measured, "costs")}. Each process runs two steps, of which '
+        "the second counts. PromptIntern's times include the planning of packs. A step of less than "
+        f"{SHORT:.0f} s is measured {OF_SHORT} times in each round. Every process has {measured['threads']} threads. "
+        f"PromptIntern's processes have {SPINS}={OUR_SPINS}, which its command line sets; the others have the default "
+        "of libgomp. PromptIntern may compute several packs at a time, each on threads of its own; the size given is "
+        "the number of tokens in all of them. Peaks of memory include the libraries that a method imports."
     )
 
 
@@ -73,13 +80,13 @@ def _command(measured: Mapping[str, Any]) -> str:
 
 
 def rounds(measured: Mapping[str, Any], part: str) -> str:
-    """How often a part was measured."""
+    """Return the number of rounds in which ``part`` was measured, such as ``2 rounds``."""
     count = measured["rounds"][part]
     return f"{count} round{'s' if count > 1 else ''}"
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
-    """In a sentence."""
+    """Return the machine and the versions as the end of a sentence."""
     return "; ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
@@ -114,14 +121,15 @@ def _compare(measured: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     others = [s for s in settings if s not in best]
     yield (
-        "TRL pads as HF Trainer does, and was given the batch that was best there in the first round. Slower: "
+        "Padded TRL was given the batch that was best with HF Trainer in the first round, because both pad in the same "
+        "way. Slower settings, in examples/s: "
         + "; ".join(f"stage {s.stage + 1} {NAMES[s.method]} {s.size}: {rows / s.median:.1f}" for s in others)
         + "."
     )
 
 
 def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
-    """Ours against the faster of the others."""
+    """Yield a table of ours against the fastest other method in each stage."""
     totals: dict[str, float] = {}
     lines = []
     for stage in sorted({s.stage for s in best}):
@@ -152,7 +160,8 @@ def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
     nearest_method = min(totals, key=lambda method: totals[method])
     lines.append(["all", f"**{totals[nearest_method] / ours_total:.2f}x** {NAMES[nearest_method]}", "", ""])
     yield from table(
-        ["stage", "ours, of the best other", "peak MiB of the others", "losses and gradient norms differ by"], lines
+        ["stage", "speed against the fastest other", "peak MiB of the others", "losses and gradient norms differ by"],
+        lines,
     )
 
 
@@ -160,12 +169,18 @@ def _alike(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## The same training"
     yield ""
     yield (
-        f"{STEPS} steps of {ROWS} rows of the first stage, not timed. A packed TRL step holds other rows, and is not "
-        "compared."
+        f"Each method trains {STEPS} steps of {ROWS} rows of the first stage, which are not timed. Packed TRL is left "
+        "out, because its steps contain other rows."
     )
     yield ""
     yield from table(
-        ["against", "its loss, first and last step", "ours, last step", "losses differ by", "gradient norms"],
+        [
+            "method",
+            "its loss, first and last step",
+            "our loss, last step",
+            "losses differ by",
+            "gradient norms differ by",
+        ],
         [
             [
                 NAMES[method],
@@ -184,10 +199,14 @@ def _lengths(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## The longer the template, the larger the gain"
     yield ""
     yield (
-        f"The first stage, {measured['rows']} rows below one template, {_together(measured)}, against HF Trainer with "
-        "padded rows, in steps of 16,384 tokens or of 2 rows, in batches of up to "
-        f"{16 if on_gpu else 4} rows, whichever was faster"
-        + ("; its time is scaled to as many tokens a row as ours had." if "gains" in measured["lengths"][0] else ".")
+        f"The first stage with {measured['rows']} rows {_arrangement(measured)} is compared with HF Trainer with "
+        "padded rows, which took steps of 16,384 tokens or of 2 rows, in batches of up to "
+        f"{16 if on_gpu else 4} rows, whichever was fastest."
+        + (
+            " Its time is scaled to the same number of tokens per row as ours."
+            if "gains" in measured["lengths"][0]
+            else ""
+        )
     )
     yield ""
     yield from table(
@@ -206,17 +225,17 @@ def _lengths(measured: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _together(measured: Mapping[str, Any]) -> str:
+def _arrangement(measured: Mapping[str, Any]) -> str:
     packs = max(each.get("packs", 1) for each in measured["lengths"])
     if packs == 1:
         return "in one pack"
     return (
-        f"which is computed once for all of them, in {packs:.0f} packs of {measured['rows'] / packs:.0f} side by side"
+        f"in {packs:.0f} concurrent packs of {measured['rows'] / packs:.0f}, for which the template is computed once,"
     )
 
 
 def _from_to(gains: Sequence[float] | None) -> str:
-    """The smallest and the largest of several."""
+    """Return the smallest and the largest of several gains, in parentheses."""
     return f" ({min(gains):.1f} to {max(gains):.1f})" if gains and len(gains) > 1 else ""
 
 
@@ -243,15 +262,15 @@ def _profile(measured: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     pack = PACK[measured["shape"]["device"]]
     yield (
-        f"A step of the first stage with {pack:,} tokens at a time under PyTorch's profiler. "
-        "It slows down what is small. Where threads have packs of their own, it is the time of all of them; the shared "
-        "prefix, which they compute together, is counted as one's."
+        f"The table shows a step of the first stage with {pack:,} tokens at a time, under PyTorch's profiler, which "
+        "slows down short operations. If threads have packs of their own, the times of all of them are added up; the "
+        "shared prefix, which they compute together, counts once."
     )
     yield ""
     spent = measured["profile"]
     counted = any(each["gflops"] for each in spent.values())
     yield from table(
-        ["", "share", *(["GFLOP/s"] if counted else [])],
+        ["operation", "share", *(["GFLOP/s"] if counted else [])],
         [
             [kind, f"{each['share']:.0%}", *([f"{each['gflops']:.0f}" if each["gflops"] else ""] if counted else [])]
             for kind, each in spent.items()
@@ -264,7 +283,8 @@ def _workers(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## From one worker to two"
     yield ""
     yield (
-        f"One thread each, gradients by gloo: {rates[1]:.1f} and {rates[2]:.1f} examples/s, {rates[2] / rates[1]:.2f}x."
+        f"With one thread per worker and gradients exchanged by gloo, one worker trains {rates[1]:.1f} examples/s and "
+        f"two train {rates[2]:.1f} examples/s, which is {rates[2] / rates[1]:.2f}x."
     )
 
 
@@ -273,38 +293,38 @@ def _costs(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## Beside the steps"
     yield ""
     yield from table(
-        ["", "seconds", ""],
+        ["what", "seconds", "compared"],
         [
             ["training of a stage", f"{costs['stage']:.1f}", ""],
             [
-                "from one stage to the next",
+                "change from one stage to the next",
                 f"{costs['change']:.2f}",
-                f"{costs['share']:.1%} of the next stage's time at most",
+                f"at most {costs['share']:.1%} of the next stage's time",
             ],
             [
-                "the same, with storage on an S3 server on this machine",
+                "the same with storage on an S3 server on this machine",
                 f"{costs['s3_change']:.2f}",
-                f"{costs['s3_share']:.1%} of the next stage's time at most",
+                f"at most {costs['s3_share']:.1%} of the next stage's time",
             ],
             [
-                "a new process per stage instead, or to resume",
+                "start of a new process, to resume or to train the next stage",
                 f"{costs['start']:.1f}",
                 f"{costs['start'] / costs['stage']:.0%} of the stage's time",
             ],
             [
-                "a checkpoint holds training up",
+                "pause of training for a checkpoint",
                 f"{costs['save']:.3f}",
                 f"{costs['save'] / costs['step']:.2%} of a step of {costs['step']:.2f} s",
             ],
-            ["until it is stored, while training goes on", f"{costs['stored']:.2f}", ""],
-            ["the same, on an S3 server on this machine", f"{costs['s3_stored']:.2f}", ""],
+            ["until the checkpoint is stored, while training goes on", f"{costs['stored']:.2f}", ""],
+            ["the same on an S3 server on this machine", f"{costs['s3_stored']:.2f}", ""],
         ],
     )
     yield ""
     yield (
-        "Checkpoints are written, or uploaded, while training goes on. With one every second, the first stage had "
-        f"{costs['local']:.1f} examples/s with storage on this machine's disk and {costs['s3']:.1f} with storage on an "
-        f"S3 server on this machine ({costs['s3'] / costs['local']:.2f}x)."
+        "Checkpoints are written or uploaded while training goes on. With a checkpoint every second, the first stage "
+        f"trained {costs['local']:.1f} examples/s with storage on this machine's disk, and {costs['s3']:.1f} with "
+        f"storage on an S3 server on this machine ({costs['s3'] / costs['local']:.2f}x)."
     )
 
 
@@ -313,11 +333,18 @@ def _answers(measured: Mapping[str, Any]) -> Iterator[str]:
     full, alone = answers["full prompt"], answers["query only"]
     yield "## Answers: the full prompt against the query alone"
     yield ""
-    yield "24 tokens each, by the same model without an adapter; a merged one costs nothing. A run's own evaluation"
-    yield "computes once what all prompts begin with; a server that keeps nothing between requests computes them whole."
+    yield "Each answer has 24 tokens. The model has no adapter, since a merged adapter costs nothing. The evaluation"
+    yield "of a run computes the tokens that all prompts begin with once; a server without a prefix cache computes them"
+    yield "for each request."
     yield ""
     yield from table(
-        ["", "prompt tokens", "seconds, one by one", "seconds each, in a batch of 32", "as a run evaluates"],
+        [
+            "prompt",
+            "prompt tokens",
+            "seconds, one by one",
+            "seconds per answer in batches of 32",
+            "seconds per answer in a run's evaluation",
+        ],
         [
             *(
                 [
@@ -353,13 +380,13 @@ _PARTS = {
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """In Markdown."""
+    """Yield the lines of a Markdown table."""
     for cells in (head, ["---"] * len(head), *rows):
         yield f"| {' | '.join(cells)} |"
 
 
 def plot(measured: Mapping[str, Any], path: Path) -> None:
-    """Examples per second by stage and method, and the gain by the template's length."""
+    """Plot examples per second by stage and method, and the gain by the length of the template."""
     import matplotlib as mpl
 
     mpl.use("svg")

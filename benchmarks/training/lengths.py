@@ -1,4 +1,4 @@
-"""What the first stage costs against the template's length, and against the rows that share a pack."""
+"""Measures the first stage at several lengths of the template, and at several sizes of packs."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ from benchmarks.training.material import Shape, row_lengths, write_material
 from benchmarks.training.processes import say
 
 _PADDED_TOKENS = 16384
-"""Of a padded method's step, whose speed does not depend on its rows; 64 long ones would take minutes."""
+"""Tokens in a step of a padded method. Its speed does not depend on them, and 64 long rows would take minutes."""
 _ALL_ROWS = 2**20
-"""Tokens at a time that hold them: in one pack, or in one for each lane."""
+"""Pack size that holds all rows of a step in one pack, or in one for each lane."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """One template.
+    """The measurement of one template.
 
     Attributes:
-        template: Tokens.
-        row: Mean tokens of a row.
-        ours: Examples per second.
-        hf: Of HF Trainer with PEFT, padded; of rows as long as ours.
-        batch: Its batch size, the faster one.
-        packs: Of ours, that the rows are in, all at a time.
-        gains: Ours by HF's, round by round.
+        template: Number of tokens in the template.
+        row: Mean number of tokens in a row.
+        ours: Our examples per second.
+        hf: Examples per second of HF Trainer with PEFT, padded, scaled to rows as long as ours.
+        batch: Its fastest batch size.
+        packs: Number of our packs, which are all computed concurrently.
+        gains: Our speed divided by HF's, in each round.
     """
 
     template: int
@@ -40,14 +40,14 @@ class Length:
 
 @dataclass(frozen=True, kw_only=True)
 class PackSize:
-    """One size of our packs.
+    """The measurement of one size of our packs.
 
     Attributes:
-        pack: Tokens of the packs at a time.
-        lanes: How many are at a time.
-        rows_per_pack: Mean.
+        pack: Number of tokens in all concurrent packs.
+        lanes: Number of concurrent packs.
+        rows_per_pack: Mean number of rows in a pack.
         ours: Examples per second.
-        peak_mib: As of ``Measured``.
+        peak_mib: Peak memory, as in ``Measured``.
     """
 
     pack: int
@@ -66,8 +66,10 @@ def by_template(
     rows: int,
     repeats: int,
 ) -> list[Length]:
-    """All ``rows`` rows of a step below one template, in one pack or in one for each lane, against padded rows; the
-    median of ``repeats``."""
+    """Compare our packs of all ``rows`` rows of a step with padded rows, for each length of the template.
+
+    The figures are medians over ``repeats`` rounds.
+    """
     found = []
     for template in templates:
         material = folder / f"template-{template}"
@@ -78,7 +80,7 @@ def by_template(
         most = 4 if shape.device == "cpu" else 16
         batches = [batch for batch in (1, 2, 4, 16) if batch == 1 or batch <= min(most, _PADDED_TOKENS / row)]
         padded = max(2, int(_PADDED_TOKENS / row) // batches[-1] * batches[-1])
-        # The steps that count may hold longer or shorter rows than ours do, if they hold few.
+        # With few rows, the steps that count may have longer or shorter rows than ours do.
         theirs, own = (statistics.mean(lengths[n : n * steps_per_process(shape.device)]) for n in (padded, rows))
         seconds: dict[int, list[float]] = {batch: [] for batch in batches[-3:]}
         ours: list[float] = []
@@ -114,7 +116,7 @@ def by_pack(
     rows: int,
     repeats: int,
 ) -> list[PackSize]:
-    """Packs of different sizes over the same rows."""
+    """Measure packs of different sizes over the same rows."""
     seconds: dict[int, list[float]] = {pack: [] for pack in packs}
     count: dict[int, float] = {}
     lanes: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""What all methods train on: rows of every stage in tokens, and a random model. The same files for every process."""
+"""Writes what all methods and processes train on: the rows of each stage in tokens, and a random model."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from benchmarks.preprocess import EXAMPLE, INSTRUCTIONS, byte_pairs, rows_of
 VOCABULARY = 4096
 SHOTS = 5
 MADE_UP = "made-up rows"
-"""What data is called that is no file's."""
+"""Name of the data if it comes from no file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
     from promptintern_api.training import TrainingSpec
 
     found = rows_of(data, rows)
-    random.Random(0).shuffle(found)  # neighbours in a file are alike, and no run takes them together
+    random.Random(0).shuffle(found)  # neighbours in a file are alike, and no run trains on them together
     queries, answers = [row.query for row in found], [row.answer for row in found]
     # Common words of the prompts are single tokens, as they are for a real model.
     examples = [EXAMPLE.format(query=query, answer=answer) for query, answer in zip(queries, answers, strict=True)]
@@ -82,22 +82,22 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
 
 
 def read_stage(folder: Path, stage: int) -> list[Row]:
-    """The rows of a stage."""
+    """Return the rows of a stage."""
     return [(prompt, answer) for prompt, answer in json.loads((folder / f"stage-{stage}.json").read_text())]
 
 
 def row_lengths(folder: Path, stage: int) -> list[int]:
-    """Tokens of the stage's rows."""
+    """Return the number of tokens in each row of a stage."""
     return [len(prompt) + len(answer) for prompt, answer in read_stage(folder, stage)]
 
 
 def mean_row(folder: Path, stage: int) -> float:
-    """Their mean."""
+    """Return the mean number of tokens in a row of a stage."""
     return statistics.mean(row_lengths(folder, stage))
 
 
 def build_model(shape: Shape) -> Any:
-    """The model on its device: the same weights in every process."""
+    """Return the model on its device, with the same weights in every process."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -119,17 +119,17 @@ def build_model(shape: Shape) -> Any:
 
 
 def shape_of(text: str) -> Shape:
-    """From ``json.dumps(asdict(shape))``."""
+    """Return the shape with the fields in ``text``, a JSON object."""
     return Shape(**json.loads(text))
 
 
 def text_of(shape: Shape) -> str:
-    """For ``shape_of``."""
+    """Return the fields of the shape as JSON, for ``shape_of``."""
     return json.dumps(asdict(shape))
 
 
 def _template(tokenizer: Any, tokens: int) -> str:
-    """Rules of about so many tokens."""
+    """Return instructions with enough rules to have ``tokens`` tokens."""
     text, number = INSTRUCTIONS, 0
     while len(tokenizer(text)["input_ids"]) < tokens:
         number += 1

@@ -1,6 +1,6 @@
-"""Training some optimizer steps by each method: seconds and loss of every step, and the process's peak memory.
+"""Trains some optimizer steps by each method, and measures time, loss and gradient norm of each step, and peak memory.
 
-Every step is over the same rows for all methods, and its loss the mean over its answer tokens.
+A step has the same rows with all methods, and its loss is the mean over its answer tokens.
 """
 
 import resource
@@ -22,16 +22,16 @@ LEARNING_RATE = 2e-4
 
 @dataclass(kw_only=True)
 class Measured:
-    """One process.
+    """The measurements of a process.
 
     Attributes:
-        seconds: Of every step after the first, which is where libraries warm up.
-        losses: Of every step.
-        norms: Of every step's gradient, before clipping.
-        packs: Of a step, by our engine; 0 for others.
-        lanes: Packs that it computes at a time, at most.
-        mfu: Model FLOPs utilization of our steps that count; None where the device's peak is not known.
-        peak_mib: Resident memory, or the GPU's.
+        seconds: Time of each step after the first, in which libraries warm up.
+        losses: Loss of each step.
+        norms: Gradient norm of each step, before clipping.
+        packs: Mean number of packs in a step of our engine; 0 for other methods.
+        lanes: Largest number of concurrent packs.
+        mfu: Model FLOPs utilization of our steps that count; None if the device's peak is not known.
+        peak_mib: Peak of resident memory, or of the memory that PyTorch allocated on the GPU.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -49,10 +49,10 @@ class Work:
 
     Attributes:
         method: ``ours``, ``hf`` (Trainer and PEFT, padded), ``trl`` (SFTTrainer, padded) or ``trl-packed`` (bfd).
-        rows: As many steps as they hold, and for ``trl-packed`` one more, since its last is not whole.
-        rows_per_step: Of an optimizer step.
+        rows: Rows of all steps. For ``trl-packed`` they include another step, because its last step is incomplete.
+        rows_per_step: Number of rows in an optimizer step.
         size: Rows of a padded batch, or tokens of a pack.
-        tokenizer: Its folder.
+        tokenizer: Folder of the tokenizer.
     """
 
     method: str
@@ -66,7 +66,7 @@ class Work:
     def of_stage(
         cls, material: Path, stage: int, *, method: str, rows: int, size: int, shape: Shape, steps: int = 2
     ) -> "Work":
-        """The first ``steps`` steps of ``rows`` rows of a stage."""
+        """Return the first ``steps`` steps of ``rows`` rows of a stage."""
         return cls(
             method=method,
             rows=read_stage(material, stage)[: rows * steps],
@@ -78,7 +78,7 @@ class Work:
 
 
 def run(work: Work) -> Measured:
-    """Train."""
+    """Train, and return the measurements of the steps that count."""
     methods = {"ours": _ours, "hf": _hf, "trl": _trl, "trl-packed": _trl}
     if work.shape.device != "cpu":
         _wait_for_memory()
@@ -95,7 +95,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
     """Train by our engine, as a run trains a stage.
 
     Args:
-        after_step: Told how many steps are done.
+        after_step: Called after each step with the number of steps done.
     """
     rows, shape = work.rows, work.shape
     from promptintern.engine.adapter import attach_lora
@@ -152,7 +152,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
 
 
 def _plan(work: Work, lanes: int, *, pack: bool) -> list[Any]:
-    """Steps of the rows as the other methods take them, so that losses can be compared."""
+    """Plan the same steps as the other methods take, so that losses can be compared."""
     from promptintern.engine import distributed
     from promptintern.engine.attention.backends import min_node_savings_on, min_prefix_savings_on
     from promptintern.engine.attention.prefix_tree import Prefixes
@@ -323,7 +323,7 @@ def _watch(shape: Shape) -> Any:
             if logs and "loss" in logs:
                 self.losses.append(float(logs["loss"]))
                 self.norms.append(float(logs["grad_norm"]))
-                self.tokens.append(float(logs.get("num_tokens", 0)) - sum(self.tokens))  # TRL tells the sum
+                self.tokens.append(float(logs.get("num_tokens", 0)) - sum(self.tokens))  # TRL logs the sum
 
     return Watch()
 
@@ -334,7 +334,7 @@ def _synchronize(shape: Shape) -> None:
 
 
 def _wait_for_memory() -> None:
-    """The driver frees a process's memory after it has ended, which takes seconds."""
+    """Wait until the GPU's driver has freed the memory of the last process, which takes seconds."""
     for _ in range(60):
         free, total = torch.cuda.mem_get_info()
         if total - free < 2 * 2**30:  # contexts

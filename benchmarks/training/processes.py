@@ -1,4 +1,4 @@
-"""A process of its own for every measurement, forked from one that has imported the libraries and done nothing else."""
+"""Runs each measurement in a new process, forked from one that has imported the libraries and done nothing else."""
 
 import contextlib
 import multiprocessing
@@ -20,18 +20,19 @@ _LIBRARIES = {
     "trl": _TRL,
     "trl-packed": _TRL,
 }
-"""By method: importing TRL takes some 150 MiB, which only its own peaks should hold."""
+"""Libraries by method. Importing TRL takes about 150 MiB, which only its own peaks should include."""
 SPINS = "GOMP_SPINCOUNT"
-"""How long a thread waits awake for others. Our command line sets it; other libraries leave libgomp's default."""
+"""Spins of a thread that waits for others before it sleeps. Our command line sets it; other libraries leave libgomp's
+default."""
 OUR_SPINS = "20000"
 
 
 def in_new_process(measure: Callable[..., T], *arguments: Any, method: str = "hf") -> T:
-    """What ``measure`` returns there. What libraries print goes to stderr.
+    """Call ``measure`` in a new process and return its result. What libraries print goes to stderr.
 
     Args:
-        method: Whose libraries are imported. In our processes threads wait as our command line lets them; libgomp
-            reads that once, when it is loaded.
+        method: The method whose libraries are imported. Our processes have the spin count of our command line, which
+            libgomp reads once, when it is loaded.
     """
     return _host(method).submit(_forked, _LIBRARIES[method], measure, *arguments).result()
 
@@ -49,7 +50,7 @@ def _host(method: str) -> ProcessPoolExecutor:
 def _prepare(spins: str | None) -> None:
     os.environ.pop(SPINS, None)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | ({SPINS: spins} if spins else {})
-    # Where JAX is installed, libraries import it, and it takes most of a GPU's memory.
+    # If JAX is installed, libraries import it, and it takes most of a GPU's memory.
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
@@ -66,5 +67,5 @@ def _quietly(measure: Callable[..., T], *arguments: Any) -> T:
 
 
 def say(text: str) -> None:
-    """Progress."""
+    """Print progress to standard error."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

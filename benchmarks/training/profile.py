@@ -1,4 +1,4 @@
-"""What our step's time goes to: a step of the first stage, by kind of operation."""
+"""Profiles one of our steps of the first stage by kind of operation."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from benchmarks.training.methods import Work, train_ours
 from benchmarks.training.processes import OURS, in_new_process, say
 
 _PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::addmm_": 1, "aten::baddbmm": 1}
-"""Where among its arguments the two factors are."""
+"""Position of the first factor among the arguments of each matrix product."""
 _ATTENTION = "_attention_for_cpu"
 PRODUCTS, SHARED, OWN, REST = (
     "matrix products",
@@ -32,17 +32,17 @@ ATTENTION, OTHERS, WAITING = (
 
 
 PACK = {"cpu": 2048, "cuda": 32768}
-"""Tokens of the packs, by device: on a CPU a run's own default."""
+"""Pack size in tokens by device; on a CPU it is the default of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """By one kind of operation.
+    """The time spent on one kind of operation.
 
     Attributes:
-        share: Of the step's time.
-        gflops: Its operations, in 10^9 a second of its own time, by all lanes together (the shared prefix is taken for
-            one lane's); None if they were not counted.
+        share: Share of the step's time.
+        gflops: Operations in 10^9 per second of that time, by all lanes together, where the shared prefix counts as one
+            lane; None if they were not counted.
     """
 
     share: float
@@ -50,7 +50,7 @@ class Spent:
 
 
 def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, Spent]:
-    """What the second step's time goes to, by kind of operation."""
+    """Return what the second step's time is spent on, by kind of operation."""
     say("profile of the first stage")
     work = Work.of_stage(material, 0, method="ours", rows=rows, size=PACK[shape.device], shape=shape)
     return in_new_process(_profile, work, method=OURS)
@@ -73,7 +73,7 @@ def _profile(work: Work) -> dict[str, Spent]:
 
 
 def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
-    """On a GPU, where attention is not told apart by what it attends to."""
+    """Return the times of a step on a GPU, where one kind stands for all attention."""
     spent = dict.fromkeys((PRODUCTS, ATTENTION, OTHERS), 0.0)
     for event in profiler.key_averages():
         kinds = [
@@ -89,7 +89,7 @@ def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
 
 
 def _by_operation(profiler: Any, step: float, lanes: int) -> dict[str, Spent]:
-    """On a CPU, of the time of all threads that compute packs of their own."""
+    """Return the times of a step on a CPU, over all threads that compute packs of their own."""
     seconds = dict.fromkeys((PRODUCTS, SHARED, OWN), 0.0)
     operations = dict.fromkeys(seconds, 0.0)
     for event in profiler.key_averages(group_by_input_shape=True):
@@ -106,7 +106,7 @@ def _by_operation(profiler: Any, step: float, lanes: int) -> dict[str, Spent]:
 
 
 def _kind(key: str, shapes: Sequence[Sequence[int]]) -> tuple[str, float] | None:
-    """What an operation is, and its additions and multiplications; None for all others.
+    """Return the kind of an operation and its number of additions and multiplications, or None for other operations.
 
     ``[..., M, K]`` times ``[..., K, N]`` takes ``2 M K N``. Attention takes two such products of queries, keys and
     head width, and backwards five; causal attention half of them.
@@ -116,17 +116,17 @@ def _kind(key: str, shapes: Sequence[Sequence[int]]) -> tuple[str, float] | None
         return PRODUCTS, 2.0 * math.prod(one) * other[-1]
     if _ATTENTION in key:
         backward = "backward" in key
-        q, k = shapes[1:3] if backward else shapes[:2]  # backwards the output's gradient comes first
+        q, k = shapes[1:3] if backward else shapes[:2]  # the backward pass takes the output's gradient first
         whole = (10.0 if backward else 4.0) * math.prod(q) * k[-2]
         return (OWN, whole / 2) if q[-2] == k[-2] else (SHARED, whole)
     return None
 
 
 def threads() -> int:
-    """That PyTorch takes here."""
+    """Return the number of threads that PyTorch uses here."""
     return torch.get_num_threads()
 
 
 def gpu_name() -> str:
-    """As CUDA calls it."""
+    """Return CUDA's name of the GPU."""
     return torch.cuda.get_device_name()

@@ -1,8 +1,9 @@
-"""What a whole run spends beside its steps: changing stages, saving, and starting again as a new process.
+"""Measures what a run spends beside its steps: changes of stages, checkpoints, and starts of new processes.
 
-The usual way to train in stages is a script that is started once per stage. Ours goes on in the process, and its next
-stage's prompts are ready by then. A run on this machine's disk and one on a real S3 server take turns; both save every
-second. The one on S3 is stopped in its last stage but one and continued by a new process.
+The usual way to train in stages is a script that is started once per stage. Our run continues in the same process, and
+has prepared the prompts of the next stage by then. A run with storage on this machine's disk and one with a real S3
+server take turns; both save every second. The run on S3 is stopped in its last stage but one, and a new process
+continues it.
 """
 
 import json
@@ -26,7 +27,7 @@ from benchmarks.training.processes import OUR_SPINS, SPINS, say
 
 _ROWS, _STAGES = 640, 4
 _STOP_AFTER = 2
-"""Steps of the last stage but one after which the run is stopped, to be continued by a new process."""
+"""Steps of the last stage but one after which the run is stopped, so that a new process continues it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +35,18 @@ class RunCosts:
     """Medians, in seconds.
 
     Attributes:
-        stage: Training of a stage.
+        stage: Training time of a stage.
         change: From the end of a stage's evaluation until the next stage's first step begins.
-        share: The largest such change of the time that the stage after it trains.
+        share: The largest such change, as a share of the training time of the stage after it.
         s3_change: As ``change``, with storage on the S3 server.
-        s3_share: As ``share``.
-        start: From a new process until its first step begins, in the midst of a run.
-        save: What a checkpoint holds training up.
+        s3_share: As ``share``, with storage on the S3 server.
+        start: From a new process until its first step begins, in the middle of a run.
+        save: Pause of training for a checkpoint.
         stored: From the end of a step until its checkpoint is stored, while training goes on.
         s3_stored: As ``stored``, on the S3 server.
-        step: Of training.
-        every: Between checkpoints by default.
-        local: First stage's examples per second with storage on this machine.
+        step: A training step.
+        every: Default time between checkpoints.
+        local: Examples per second of the first stage with storage on this machine.
         s3: The same with storage on the S3 server.
     """
 
@@ -65,7 +66,7 @@ class RunCosts:
 
 
 def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int) -> RunCosts:
-    """Run the jobs, each process as a user starts one."""
+    """Run the jobs in processes that start as a user starts them."""
     from promptintern_api.compute import CheckpointSpec
 
     runs: list[list[Event]] = []
@@ -87,7 +88,7 @@ def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int)
             first["s3"].append(_first(on_s3[-1], "Trained")["examples"])
     trained = [event for run in runs for event in run if event["event"] == "Trained"]
     changes, s3_changes = ([change for run in each for change in _changes(run)] for each in (runs, on_s3))
-    assert len(changes) > len(s3_changes) > 0, "a change takes a stage that was trained to its end"
+    assert len(changes) > len(s3_changes) > 0, "no change follows a stage that was trained to its end"
     steps = sum(1 for run in runs for event in run if event["event"] == "Stepped")
     saved = sum(1 for run in runs for event in run if event["event"] == "CheckpointSaved")
     return RunCosts(
@@ -115,9 +116,9 @@ def _first(run: Sequence[Event], kind: str) -> Event:
 
 
 def _changes(run: Sequence[Event]) -> Iterator[tuple[float, float]]:
-    """From the last answer of a stage's evaluation to the next stage's first step, and how long that stage trains.
+    """Yield the seconds from a stage's last answer to the next stage's first step, and the training time of that stage.
 
-    A stage is told when it has been trained, with its time from the first step on.
+    The event of a trained stage carries its time from the first step on.
     """
     answered = ended = None
     for event in run:
@@ -131,7 +132,7 @@ def _changes(run: Sequence[Event]) -> Iterator[tuple[float, float]]:
 
 
 def _stored(run: Sequence[Event]) -> Iterator[float]:
-    """From a step to its checkpoint."""
+    """Yield the seconds from a step until its checkpoint is stored."""
     stepped: dict[tuple[int, int], float] = {}
     for event in run:
         if event["event"] == "Stepped":
@@ -165,7 +166,7 @@ def _process(
             "prompt": {"template": TEMPLATE, "exampleTemplate": EXAMPLE, "protect": ["\nCommand:"]},
             "schedule": {"stages": _STAGES, "shots": 5, "finalRate": 0},
             "training": {"lora": {"r": 32, "alpha": 64}, "epochsPerStage": 1, "tokensPerBatch": 16384},
-            # Without Direct, which is no stage.
+            # Direct is left out, because it is not a stage.
             "evaluation": {
                 "arms": ["FullPrompt", "QueryOnly"],
                 "stageRows": 4,
@@ -191,7 +192,7 @@ def _process(
 
 @contextmanager
 def _s3() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """A storage on a server of our own, and its credentials."""
+    """Yield the storage spec of a new S3 server, and its credentials as environment variables."""
     from tests.cluster.s3 import REGION, S3Server
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""``JOB STOP_AFTER``: runs a job, or continues it, and prints its events as JSON lines with their time.
+"""Runs or continues a job and prints its events as JSON lines with their time. Arguments: ``JOB STOP_AFTER``.
 
-It asks the run to stop after so many steps of the last stage but one, or never if that is 0.
+It stops the run after STOP_AFTER steps of the last stage but one, or never if that is 0.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from promptintern.run.driver import run_job
 
 
 class Printer:
-    """An observer."""
+    """An observer that prints events."""
 
     def __init__(self, stage: int, stop_after: int) -> None:
         self._stage = stage
@@ -44,18 +44,18 @@ class Printer:
         print(json.dumps(line), flush=True)
 
     def stop_requested(self) -> bool:
-        """Whether the run came so far."""
+        """Return whether the run has come to the step at which to stop."""
         return self._stop
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Nothing more to print."""
+        """Do nothing: the ending is an exception."""
 
     def has_ending(self) -> bool:
-        """Never."""
+        """Return False: no worker runs in another process."""
         return False
 
     def record_saved(self, where: str) -> bool:
-        """Never."""
+        """Return False: no worker runs in another process."""
         return False
 
 

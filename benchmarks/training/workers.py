@@ -1,4 +1,4 @@
-"""From one worker to two, each on one thread."""
+"""Compares one worker with two, each on one thread."""
 
 import multiprocessing
 import statistics
@@ -12,7 +12,7 @@ from benchmarks.training.processes import OURS, in_new_process, say
 
 
 def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int) -> dict[int, float]:
-    """Examples per second of the first stage by the number of workers; the median of ``repeats``."""
+    """Return the median examples per second of the first stage, by the number of workers."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
     work = Work.of_stage(material, 0, method="ours", rows=rows, size=pack, shape=shape)
     for repeat in range(repeats):
@@ -23,7 +23,10 @@ def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int)
 
 
 def group(work: Work, count: int) -> list[float]:
-    """Train by ``count`` workers that exchange gradients by gloo; the first one's seconds of the steps that count."""
+    """Train with ``count`` workers that exchange gradients by gloo.
+
+    Return the first worker's seconds of each step that counts.
+    """
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     with tempfile.TemporaryDirectory() as folder:

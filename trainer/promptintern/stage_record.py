@@ -4,7 +4,6 @@ A stage's manifest holds a ``StageRecord``, and the Direct arm's a ``TrackRecord
 ``promptintern prepare`` are derived from these records.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -86,7 +85,7 @@ class TrackRecord(TrackPlan):
             RunFailed: if ``meta`` is not a record of this kind.
         """
         try:
-            return cls.model_validate_json(json.dumps(meta))
+            return cls.model_validate(meta)
         except ValidationError as error:
             first = error.errors()[0]
             raise RunFailed(

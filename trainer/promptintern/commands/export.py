@@ -38,7 +38,7 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
     Raises:
         UserError: if ``target`` is not a new or empty local folder, or the run has no adapter.
     """
-    if "://" in str(target) or ":/" in str(target):
+    if ":/" in str(target):  # pathlib makes one slash of two
         raise UserError.at("--merged", f"{target} is not a local folder; export to a local folder and copy the files")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError.at("--merged", f"{target} already exists; name a new folder")

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE
 from promptintern_api.model import Dtype
-from pydantic import ValidationError
 
 from promptintern.compress import CompressedTemplate
 from promptintern.engine.adapter import WEIGHTS
@@ -150,7 +149,7 @@ def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
         )
     try:
         prompt = read_prompt(local)
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise UserError.at(f"{uri}/{PROMPT_FILE}", f"cannot be read: {str(error).splitlines()[0]}") from None
     if not (local / WEIGHTS).exists():
         raise UserError.at(uri, f"contains no {WEIGHTS}")

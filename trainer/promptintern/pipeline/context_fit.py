@@ -18,6 +18,9 @@ from promptintern.prompt.encode import PromptEncoder
 from promptintern.rows.types import Row
 from promptintern.schedule import full_prompt_shots
 
+TOO_LONG_TO_EVALUATE = "too long to evaluate"
+"""Reason for which held-out rows are dropped; all other reasons are those of training rows."""
+_TOO_LONG_TO_TRAIN = "too long to train on"
 DEFAULT_MAX_TOKENS = 4096
 """Longest sequence if neither the job nor the model's config limits it."""
 
@@ -189,7 +192,7 @@ def _too_long_problems(rows: Sequence[Row], flags: Sequence[bool], limit: str) -
 def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
     """Return ``data`` without the flagged rows, which are counted as dropped."""
     dropped = dict(data.dropped)
-    for reason, flags in (("too long to train on", long_train), ("too long to evaluate", long_eval)):
+    for reason, flags in ((_TOO_LONG_TO_TRAIN, long_train), (TOO_LONG_TO_EVALUATE, long_eval)):
         if any(flags):
             dropped[reason] = dropped.get(reason, 0) + sum(flags)
     return Data(

@@ -14,6 +14,7 @@ from promptintern_api.evaluation import Arm
 
 from promptintern.engine import distributed
 from promptintern.errors import UserError
+from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
 from promptintern.pipeline.internalize import Outcome, evaluation_folder
 from promptintern.pipeline.latency import LATENCY_FOLDER
 from promptintern.pipeline.session import Session
@@ -179,19 +180,18 @@ def _losses(store: RunStore, key: str, term: int) -> list[float]:
 
 def _data(session: Session) -> DataFacts:
     spec, data = session.job.spec.data, session.data
-    held_out = "too long to evaluate"
     dropped = [DroppedRows(reason=reason, rows=rows) for reason, rows in data.dropped.items()]
     return DataFacts(
         train=SourceFacts(
             uri=spec.train.uri,
             digest=data.digests["train"],
             rows=len(data.train),
-            dropped=[d for d in dropped if d.reason != held_out],
+            dropped=[d for d in dropped if d.reason != TOO_LONG_TO_EVALUATE],
         ),
         eval=SourceFacts(
             uri=spec.eval.uri,
             digest=data.digests["eval"],
             rows=len(data.eval),
-            dropped=[d for d in dropped if d.reason == held_out],
+            dropped=[d for d in dropped if d.reason == TOO_LONG_TO_EVALUATE],
         ),
     )

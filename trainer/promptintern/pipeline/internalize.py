@@ -24,7 +24,6 @@ from promptintern.pipeline.tracks import (
     direct_track,
     lr_span_of,
     prepare_track,
-    slow_reason,
     stage_tracks,
 )
 from promptintern.pipeline.training import TrackTrainer
@@ -60,15 +59,14 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         Stopped: if a stop was requested; everything is saved before.
         RunFailed: if the device or the storage fails, or a driver with a newer term has taken over.
     """
-    if distributed.rank() == 0:
-        for note in session.notes:
-            observer.emit(Note(text=note))
-        for warning in session.warnings:
-            observer.emit(Note(text=warning, warning=True))
+    run = _Run(session=session, store=store, trainer=trainer, observer=observer)
+    for note in session.notes:
+        run.emit(Note(text=note))
+    for warning in session.warnings:
+        run.emit(Note(text=warning, warning=True))
     requested = set(session.job.spec.evaluation.arms)
     query_only = session.encode_held_out(session.templates[-1], 0)
     full = session.encode_held_out(session.full_template, session.examples.shots)
-    run = _Run(session=session, store=store, trainer=trainer, observer=observer)
 
     arm_parents: dict[str, str | None] = {Arm.FULL_PROMPT: None}
     full_answers = run.evaluate_arm(Arm.FULL_PROMPT, full, parent=None)
@@ -133,7 +131,7 @@ class _Run:
                 lambda: self.store.commit_document(folder, new, term=self.trainer.term, parent=parent)
             )
         predictions: list[str] = document["predictions"]
-        self._emit(Scored(name=f"arm {arm}", metric=self._metric, score=self._score(predictions)))
+        self.emit(Scored(name=f"arm {arm}", metric=self._metric, score=self._score(predictions)))
         return predictions
 
     def train_stages(self, full_answers: Sequence[str]) -> Outcome:
@@ -163,9 +161,9 @@ class _Run:
                         prepare(number + 1)  # renders and tokenizes the next stage's prompts while this one trains
                     manifest = self._train_stage(prepared, steps, full_answers)
                 record = self._stage_record(track.key, manifest)
-                self._emit(StageDone(record=record))
+                self.emit(StageDone(record=record))
                 if record.gate == "failed" and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
-                    self._emit(Note(text=_gate_message(record, kept), warning=True))
+                    self.emit(Note(text=_gate_message(record, kept), warning=True))
                     return Outcome(kept=kept, stopped_at=number, kept_digest=kept_digest)
                 kept, kept_digest = number, manifest.digest()
         return Outcome(kept=kept, stopped_at=None, kept_digest=kept_digest)
@@ -192,7 +190,8 @@ class _Run:
         self.evaluate_arm(Arm.DIRECT, prompts, parent=manifest.digest())
         return manifest.digest()
 
-    def _emit(self, event: Note | Scored | StageDone) -> None:
+    def emit(self, event: Note | Scored | StageDone) -> None:
+        """Emit ``event`` on rank 0."""
         if distributed.rank() == 0:
             self.observer.emit(event)
 
@@ -228,14 +227,14 @@ class _Run:
             self.trainer.save(track, trajectory)
             raise
         manifest = self.trainer.commit(track, trajectory, record)
-        self._emit(Scored(name=track.name, metric=record.metric, score=record.score))
+        self.emit(Scored(name=track.name, metric=record.metric, score=record.score))
         return manifest
 
     def _evaluate_stage(self, track: Track, trained: TrackRecord, full_answers: Sequence[str]) -> StageRecord:
         """Score the stage with its own prompt on the first held-out rows, and FullPrompt on the same rows."""
         evaluation = self.session.job.spec.evaluation
         count = min(evaluation.stage_rows, len(self.session.data.eval))
-        prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots)[:count]
+        prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots, limit=count)
         answers = answer_prompts(self.session, prompts, use_adapter=True, name=track.name, observer=self.observer)
         score = self._score([answer.text for answer in answers])
         full_score = self._score(full_answers[:count])
@@ -262,7 +261,7 @@ class _Run:
             loss_last=trajectory.loss[-1],
             seconds=round(trajectory.seconds, 3),
             throughput=self.trainer.throughput(trajectory),
-            slow_reason=slow_reason(self.session, prepared.rows) or None,
+            slow_reason=prepared.slow_reason,
             started_at=self.trainer.started_at,
             finished_at=datetime.now(UTC).replace(microsecond=0),
         )

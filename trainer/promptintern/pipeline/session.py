@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -80,9 +81,10 @@ class Session:
         prompts = self.prompts(template, shots, held_out=False)
         return self.encoder.encode(prompts, [row.answer for row in self.data.train])
 
-    def encode_held_out(self, template: CompressedTemplate, shots: int) -> list[list[int]]:
-        """Prompts of all held-out rows in tokens."""
-        return [list(ids) for ids in self.encoder.encode_prompts(self.prompts(template, shots, held_out=True))]
+    def encode_held_out(self, template: CompressedTemplate, shots: int, *, limit: int | None = None) -> list[list[int]]:
+        """Return the prompts of the first ``limit`` held-out rows in tokens, or those of all by default."""
+        prompts = islice(self.prompts(template, shots, held_out=True), limit)
+        return [list(ids) for ids in self.encoder.encode_prompts(prompts)]
 
 
 def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:

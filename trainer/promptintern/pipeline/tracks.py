@@ -52,6 +52,9 @@ class PreparedTrack:
     plan: TrackPlan
     rows: Sequence[Encoded]
     steps: Sequence[StepPlan]
+    layout: PackLayout
+    slow_reason: str | None
+    """Why ``layout`` is not the model's fastest pack layout; None if it is."""
 
 
 def stage_tracks(session: Session) -> list[Track]:
@@ -111,11 +114,14 @@ def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None
         max_tokens=session.max_tokens,
         wheres=[row.where for row in session.data.train],
     )
+    layout = layout_of(session, rows)
     return PreparedTrack(
         track=track,
         plan=describe_track(template, shots=track.shots, epochs=track.epochs, rows=rows),
         rows=rows,
-        steps=plan_track(session, track, rows, world_size=distributed.world_size()),
+        steps=plan_track(session, track, rows, layout=layout, world_size=distributed.world_size()),
+        layout=layout,
+        slow_reason=slow_reason(session, rows),
     )
 
 
@@ -139,9 +145,9 @@ def layout_of(session: Session, rows: Sequence[Encoded]) -> PackLayout:
     return session.layouts.for_rows(_longest(rows))
 
 
-def slow_reason(session: Session, rows: Sequence[Encoded]) -> str:
-    """Return a sentence that says why ``rows`` are not in the model's fastest pack layout; empty if they are."""
-    return session.layouts.slow_reason(_longest(rows))
+def slow_reason(session: Session, rows: Sequence[Encoded]) -> str | None:
+    """Return a sentence that says why ``rows`` are not in the model's fastest pack layout; None if they are."""
+    return session.layouts.slow_reason(_longest(rows)) or None
 
 
 def slow_rows(session: Session, rows: Sequence[Encoded]) -> int:
@@ -154,10 +160,11 @@ def _longest(rows: Sequence[Encoded]) -> int:
     return max(length_of(row).total for row in rows)
 
 
-def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:
+def plan_track(
+    session: Session, track: Track, rows: Sequence[Encoded], *, layout: PackLayout, world_size: int
+) -> list[StepPlan]:
     """Plan the steps of ``track`` over its encoded rows."""
     training = session.job.spec.training
-    layout = layout_of(session, rows)
     tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
     may_share = layout is PackLayout.PREFIX_TREE and _may_have_shared_prefix(session, rows)
     return plan_steps(

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +25,7 @@ from promptintern.engine.train import LrSpan, TrackTask, train_track
 from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.pipeline.session import DTYPES, Session
 from promptintern.pipeline.throughput import throughput_of
-from promptintern.pipeline.tracks import PreparedTrack, Track, layout_of, slow_reason, slow_rows
-from promptintern.prompt.encode import Encoded
+from promptintern.pipeline.tracks import PreparedTrack, Track, slow_rows
 from promptintern.stage_record import Throughput, TrackRecord
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
@@ -66,7 +65,7 @@ class TrackTrainer:
         optimizer = new_optimizer(session.adapter, weight_decay=spec.training.weight_decay)
         trajectory = self._restore(track, optimizer)
         if distributed.rank() == 0:
-            self._note_slow_rows(track, rows)
+            self._note_slow_rows(prepared)
             self.observer.emit(
                 TrainingBegan(
                     name=track.name,
@@ -80,8 +79,9 @@ class TrackTrainer:
                     started_at=self.started_at,
                 )
             )
-        layout = layout_of(session, rows)
-        task = TrackTask(name=track.name, seed=track.seed, rows=rows, steps=steps, layout=layout, lr_span=lr_span)
+        task = TrackTask(
+            name=track.name, seed=track.seed, rows=rows, steps=steps, layout=prepared.layout, lr_span=lr_span
+        )
         complete = train_track(
             session.adapter,
             optimizer,
@@ -102,15 +102,13 @@ class TrackTrainer:
             )
         return trajectory
 
-    def _note_slow_rows(self, track: Track, rows: Sequence[Encoded]) -> None:
+    def _note_slow_rows(self, prepared: PreparedTrack) -> None:
         """Note why a track is slow, once for all tracks with the same reason."""
-        reason = slow_reason(self.session, rows)
+        reason, rows = prepared.slow_reason, prepared.rows
         if reason and reason not in self._noted_reasons:
             self._noted_reasons.add(reason)
-            count = slow_rows(self.session, rows)
-            self.observer.emit(
-                Note(text=f"{reason} One such row is enough; {track.name} has {count:,} among its {len(rows):,} rows.")
-            )
+            share = f"{prepared.track.name} has {slow_rows(self.session, rows):,} among its {len(rows):,} rows"
+            self.observer.emit(Note(text=f"{reason} One such row is enough; {share}."))
 
     def throughput(self, trajectory: Trajectory) -> Throughput:
         """Return the throughput of all workers together, assuming that they have the same device."""
