@@ -1,4 +1,7 @@
-"""report.html in headless Chromium: nothing fails or is fetched, all is seen at 390 and 1280 px, light and dark."""
+"""report.html in headless Chromium at 390 and 1280 px, light and dark: everything is visible, nothing fails.
+
+The page requests nothing from the network.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from tests.unit.report.figures import BOTH, facts, stage
 
 PROGRAM = find_chromium()
 pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="no chromium or google-chrome on PATH, so report.html is not opened in a browser"
+    PROGRAM is None, reason="opening report.html in a browser needs chromium or google-chrome on PATH"
 )
 
 LONG = "x" * 3000
@@ -44,7 +47,7 @@ TEXT_SIZES = """
 [...document.querySelectorAll('svg[role=img] text')].filter(t => t.getBoundingClientRect().width > 0)
   .map(t => parseFloat(getComputedStyle(t).fontSize) * t.getCTM().a)
 """
-# What sticks out of the page without a container of its own to scroll in.
+# Elements that are wider than the page and not inside a container that scrolls.
 ESCAPEES = """
 [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg')
   && e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5).map(e => e.outerHTML.slice(0, 120))
@@ -87,23 +90,23 @@ def test_report_in_a_browser(page: Page, pages: dict[str, Path], name: str, widt
     page.open(pages[name], width=width, scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
 
-    assert page.complaints() == []
+    assert page.problems() == []
     assert page.requests() == [pages[name].as_uri()]
 
     heading = page.evaluate("JSON.parse(JSON.stringify(document.querySelector('h1').getBoundingClientRect()))")
     assert page.evaluate("document.querySelector('h1').innerText").strip()
-    assert heading["top"] < 900, "the verdict is seen without scrolling"
+    assert heading["top"] < 900, "the verdict is not visible without scrolling"
     assert 0 <= heading["left"] < heading["right"] <= width
     assert heading["height"] > 20
 
     boxes: list[dict[str, Any]] = page.evaluate(BOXES)
     assert {box["key"] for box in boxes} == PLOTS[name]
-    assert len(boxes) == len(PLOTS[name]), "each plot is shown once, in one of its widths"
+    assert len(boxes) == len(PLOTS[name]), "each plot must be shown once, in one of its widths"
     for box in boxes:
         assert 0 <= box["left"] < box["right"] <= width
         assert box["width"] > 0.75 * min(width, 848) - 40
         assert box["height"] > 40
-    assert min(page.evaluate(TEXT_SIZES)) >= 10, "text in plots stays readable"
+    assert min(page.evaluate(TEXT_SIZES)) >= 10, "text in plots is too small to read"
     assert page.evaluate(OUTLIERS) == []
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -114,7 +117,7 @@ def test_report_in_a_browser(page: Page, pages: dict[str, Path], name: str, widt
     assert lightness > 200 if scheme == "light" else lightness < 60
 
 
-def test_hostile_text_does_nothing(page: Page, pages: dict[str, Path]) -> None:
+def test_hostile_text_has_no_effect(page: Page, pages: dict[str, Path]) -> None:
     page.open(pages["hostile"], width=1280, scheme="light")
     assert page.evaluate("document.scripts.length") == 0
     assert page.evaluate("document.title").startswith("Not internalized: team-a/quickstart")
@@ -131,18 +134,18 @@ def test_plots_have_names_for_assistive_technology(page: Page, pages: dict[str, 
     assert any(name.startswith("Exact match of every arm with 95 % intervals FullPrompt 96.5 %") for name in names)
 
 
-def test_the_page_prints_in_the_wide_drawings(page: Page, pages: dict[str, Path]) -> None:
+def test_the_page_is_printed_with_the_wide_plots(page: Page, pages: dict[str, Path]) -> None:
     page.open(pages["internalized"], width=794, scheme="light", media="print")  # A4 at 96 pixels an inch
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert page.evaluate("document.documentElement.scrollWidth") <= 794
-    assert {round(box["width"]) for box in page.evaluate(BOXES)} == {704}, "the wide drawings fill the sheet"
+    assert {round(box["width"]) for box in page.evaluate(BOXES)} == {704}, "the wide plots do not fill the sheet"
     assert page.call("Page.printToPDF", printBackground=True)["data"]
 
 
-def test_the_browser_would_tell_of_errors_and_requests(page: Page, tmp_path: Path) -> None:
+def test_the_browser_reports_errors_and_requests(page: Page, tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('no'); throw Error('worse')</script>")
     page.open(bad, width=390, scheme="light")
     assert "http://127.0.0.1:9/x.png" in page.requests()
-    assert any("no" in complaint for complaint in page.complaints())
-    assert any("worse" in complaint for complaint in page.complaints())
+    assert any("no" in problem for problem in page.problems())
+    assert any("worse" in problem for problem in page.problems())

@@ -1,4 +1,4 @@
-"""What a run imports, for `warm`. Importing is all it may do: threads and event loops do not survive a fork."""
+"""The imports of a run, for `warm`. This module may only import: threads and event loops do not survive a fork."""
 
 import peft  # noqa: F401
 import promptintern.cli.app

@@ -1,4 +1,4 @@
-"""Loss and gradient norm of every step of a job, as one process without packing had them."""
+"""The reference trajectory: loss and gradient norm of every step of a job in one process without packing."""
 
 import json
 from pathlib import Path
@@ -11,26 +11,26 @@ Trajectories = dict[str, dict[str, list[float]]]
 
 REFERENCE = Path(__file__).parent / "references/trajectory.json"
 EPOCHS = 6
-"""Of the job's stages."""
+"""Epochs of each stage of the job."""
 _STEPS = 3 * EPOCHS
 _LOSS_TOLERANCE = 2e-5
-"""Relative. Sums in another order differ by float32 rounding, and AdamW carries that on."""
+"""Relative tolerance. Sums in another order differ by float32 rounding, and AdamW accumulates the difference."""
 _NORM_TOLERANCE = 2e-3
-"""Relative. The gradient's norm falls toward zero while the loss does, so its rounding weighs more."""
+"""Relative tolerance. The gradient's norm falls toward zero with the loss, so that rounding weighs more."""
 
 
 def check_trajectory(workdir: Path) -> None:
-    """The only run under ``workdir`` went as the reference did."""
-    found = trajectories(workdir)
+    """Check that the only run in ``workdir`` has the reference trajectory."""
+    actual = trajectories(workdir)
     reference = json.loads(REFERENCE.read_text())
     for stage, expected in reference.items():
         assert len(expected["loss"]) == _STEPS, stage
-    check_same(found, reference)
+    check_same(actual, reference)
 
 
-def check_same(found: Trajectories, expected: Trajectories) -> None:
-    """Both have the same steps, but for rounding."""
-    assert found.keys() == expected.keys()
+def check_same(actual: Trajectories, expected: Trajectories) -> None:
+    """Check that both have the same steps within the tolerances."""
+    assert actual.keys() == expected.keys()
     for stage, steps in expected.items():
-        assert found[stage]["loss"] == pytest.approx(steps["loss"], rel=_LOSS_TOLERANCE), stage
-        assert found[stage]["grad_norm"] == pytest.approx(steps["grad_norm"], rel=_NORM_TOLERANCE), stage
+        assert actual[stage]["loss"] == pytest.approx(steps["loss"], rel=_LOSS_TOLERANCE), stage
+        assert actual[stage]["grad_norm"] == pytest.approx(steps["grad_norm"], rel=_NORM_TOLERANCE), stage

@@ -1,8 +1,9 @@
-"""Workers, packs and packing are settings of speed: the trajectory is the same, by the command that a user types.
+"""Numbers of workers, sizes of packs and packing itself only change the speed: the trajectory stays the same.
 
-Two Ray workers are in test_workers, whose undisturbed run they are.
+test_workers compares the trajectory of two Ray workers.
 
-The reference is committed. `PROMPTINTERN_WRITE_REFERENCE=1` writes it again, from one process without packing.
+The reference is a file of this repository. `PROMPTINTERN_WRITE_REFERENCE=1` writes it again, from one process without
+packing.
 """
 
 import json
@@ -25,7 +26,7 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_trajectory(setting: str, tmp_path: Path) -> None:
     job = write_job(tmp_path, epochs=EPOCHS)
-    # Ray ends with its driver's interpreter, and a warm process does not shut its own down.
+    # Ray ends when its driver's interpreter shuts down, which a warm process never does.
     run = run_command if "Ray" in setting else run_to_end
     ended = run(job, tmp_path / "runs", *SETTINGS[setting])
     assert ended.code == 0, ended.text

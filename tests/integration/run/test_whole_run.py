@@ -1,4 +1,4 @@
-"""Whole runs on a tiny model, in this process: what a user gets, under the settings that change the path."""
+"""Whole runs on a tiny model in this process: what users get with each setting that changes the pipeline."""
 
 import json
 from pathlib import Path
@@ -30,8 +30,8 @@ class Runner:
 
     @property
     def output(self) -> Path:
-        (found,) = (self.folder / "runs").glob("*/*")
-        return found
+        (folder,) = (self.folder / "runs").glob("*/*")
+        return folder
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((self.output / "report/report.json").read_text())
@@ -39,8 +39,8 @@ class Runner:
 
     def predictions(self, arm: str) -> list[str]:
         (document,) = self.output.glob(f"evaluation/{arm}/t*/document.json")
-        answers: dict[str, Any] = json.loads(document.read_text())
-        predictions: list[str] = answers["predictions"]
+        evaluation: dict[str, Any] = json.loads(document.read_text())
+        predictions: list[str] = evaluation["predictions"]
         return predictions
 
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -52,7 +52,7 @@ def runner(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     return Runner(tmp_path, capsys, monkeypatch)
 
 
-def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
+def test_a_run_leaves_everything_that_users_need(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     ran = runner.run(job)
     assert ran.code == 0, ran.err
@@ -67,13 +67,13 @@ def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
     tokens = {arm["name"]: arm["promptTokens"]["mean"] for arm in report["arms"]}
     assert tokens["QueryOnly"] == tokens["Base"] == tokens["Direct"] < tokens["FullPrompt"]
 
-    # Each stage names what it was built on.
+    # Each stage names its parent.
     stages = runner.stages()
     assert stages["0"]["parent"] is None
     assert stages["1"]["parent"] and stages["2"]["parent"] and stages["1"]["parent"] != stages["2"]["parent"]
     assert not list(runner.output.glob("stages/*/t*/checkpoints/*"))
 
-    # Again: nothing is trained again, and the report is built anew, to the same bytes.
+    # A second run trains nothing, and writes the report again with the same bytes.
     before = (runner.output / "adapter/adapter_model.safetensors").read_bytes()
     reported = (runner.output / "report/report.html").read_bytes()
     again = runner.run(job)
@@ -88,7 +88,7 @@ def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
     assert (runner.output / "report/report.html").exists()
 
 
-def test_the_adapter_gives_stock_peft_the_trainers_answers(runner: Runner) -> None:
+def test_stock_peft_gives_the_trainers_answers_with_the_adapter(runner: Runner) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -135,7 +135,7 @@ def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:
 
 
 def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A tiny random model answers nothing right, so scores are replaced: the stages' fall, the full prompt's does not.
+    # A tiny random model answers nothing correctly, so scores that fall below the full prompt's replace its own.
     from promptintern.pipeline import internalize
 
     scores = iter([1.0, 0.0, 0.99, 1.0, 0.5, 1.0, 0.3, 0.3])
@@ -147,19 +147,19 @@ def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch
     stages = runner.stages()
     assert (stages["0"]["meta"]["gate"], stages["1"]["meta"]["gate"]) == ("passed", "failed")
     assert "2" not in stages
-    assert stages["direct"]["meta"]["epochs"] == 2, "Direct has the budget of the stages that were trained"
+    assert stages["direct"]["meta"]["epochs"] == 2, "Direct must have the budget of the stages that were trained"
     report = runner.report()
     assert report["verdict"]["outcome"] == "StoppedByGate"
     assert report["gate"]["kept"] == 0
     kept = runner.output / f"stages/0/t{stages['0']['term']}/adapter/adapter_model.safetensors"
     assert (runner.output / "adapter/adapter_model.safetensors").read_bytes() == kept.read_bytes()
     assert "it still needs that stage's prompt" in (runner.output / "adapter/README.md").read_text()
-    # The kept stage shows examples, so the adapter brings its pool along, and predict uses it.
+    # The prompts of the kept stage have examples, so the adapter contains the pool from which predict takes them.
     asked = runner("predict", runner.output, "add 3 to 3")
     assert asked.code == 0, asked.err
 
 
-def test_optimizer_and_learning_rate_that_go_on_between_stages(runner: Runner) -> None:
+def test_optimizer_and_learning_rate_continue_between_stages(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     job["spec"]["training"] |= {"betweenStages": {"optimizer": "Keep", "learningRate": "Continue"}, "warmupRatio": 0}
     assert runner.run(job).code == 0
@@ -239,8 +239,8 @@ def test_a_changed_base_model_is_not_mixed_into_a_run(runner: Runner) -> None:
     assert "is not the base model that the adapter was trained on" in asked.err
 
 
-def test_answers_of_another_adapter_are_not_taken_over(runner: Runner) -> None:
-    """A stage that is made again makes what was measured on it stale."""
+def test_answers_of_another_adapter_are_not_reused(runner: Runner) -> None:
+    """Answers that were measured on an earlier adapter of a stage are stale."""
     job = tiny_job(runner.folder)
     assert runner.run(job).code == 0
     manifest = runner.output / "evaluation/QueryOnly/manifest.json"
@@ -252,7 +252,7 @@ def test_answers_of_another_adapter_are_not_taken_over(runner: Runner) -> None:
     assert runner.predictions("QueryOnly") == before
 
 
-def test_a_finished_run_with_a_damaged_adapter_says_so(runner: Runner) -> None:
+def test_a_damaged_adapter_of_a_finished_run_is_reported(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     assert runner.run(job).code == 0
     weights = runner.output / "adapter/adapter_model.safetensors"
@@ -272,7 +272,7 @@ def test_predict_reads_and_writes_rows(runner: Runner) -> None:
     answers = [json.loads(line) for line in asked.out.split("\n") if line]
     assert [(a["id"], set(a)) for a in answers] == [(7, {"id", "query", "answer"}), (8, {"id", "query", "answer"})]
 
-    for arguments, said in (
+    for arguments, message in (
         (["--input", rows, "--output", runner.folder], "--output"),
         (["--input", runner.folder / "train.jsonl", "--base-model", runner.folder / "nope"], "--base-model"),
         (["x" * 2000], "query 1: has "),
@@ -280,7 +280,7 @@ def test_predict_reads_and_writes_rows(runner: Runner) -> None:
     ):
         refused = runner("predict", runner.output, *arguments)
         assert refused.code == 2, refused.err
-        assert said in refused.err
+        assert message in refused.err
     other = write_tiny_model(runner.folder / "other", "gpt_neox")
     refused = runner("predict", runner.output, "add 1 to 2", "--base-model", other)
     assert refused.code == 2
@@ -288,7 +288,7 @@ def test_predict_reads_and_writes_rows(runner: Runner) -> None:
     assert f"trained on file://{runner.folder}/model" in refused.err
 
 
-def test_one_huge_row_takes_no_other_along(runner: Runner) -> None:
+def test_one_huge_row_does_not_drop_other_rows(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     with (runner.folder / "train.jsonl").open("a") as file:
         file.write(json.dumps({"query": "add " * 2000, "answer": "(1)"}) + "\n")
@@ -314,15 +314,15 @@ def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner)
         assert "has a prompt of more than 1024 tokens with its answer" in ran.err
 
 
-def test_what_validate_knows_without_weights(runner: Runner) -> None:
+def test_what_validate_finds_without_weights(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     job["spec"]["training"]["lora"]["targetModules"] = "nope"
     job["spec"]["prompt"]["compressor"] = {"kind": "LLMLingua2", "modelUri": "file:///nonexistent"}
     job["spec"]["prompt"]["template"] += " {schema}"
     ran = runner("validate", write_job(runner.folder, job))
     assert ran.code == 2
-    for said in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template holds {schema}"):
-        assert said in ran.err
+    for message in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template holds {schema}"):
+        assert message in ran.err
 
 
 def test_chat_files_with_other_system_messages_are_refused(runner: Runner) -> None:
@@ -358,14 +358,14 @@ def test_direct_with_the_stages_tokens_trains_longer(runner: Runner) -> None:
 
 
 def test_a_full_disk_is_named(runner: Runner) -> None:
-    """A file system of one megabyte, where root may mount one; else the test says that it did not run."""
+    """The run's folder is a file system of 64 kB; skipped without the right to mount one."""
     import subprocess
 
     small = runner.folder / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=False)
     if mounted.returncode:
-        pytest.skip("no right to mount a small file system")
+        pytest.skip("mounting a small file system needs root")
     try:
         ran = runner("run", write_job(runner.folder, tiny_job(runner.folder)), "--workdir", small)
     finally:
@@ -376,7 +376,7 @@ def test_a_full_disk_is_named(runner: Runner) -> None:
     assert "Traceback" not in ran.err
 
 
-def test_a_file_in_the_place_of_the_workdir_is_named(runner: Runner) -> None:
+def test_a_workdir_that_is_a_file_is_named(runner: Runner) -> None:
     (runner.folder / "file").write_text("")
     ran = runner("run", write_job(runner.folder, tiny_job(runner.folder)), "--workdir", runner.folder / "file")
     assert ran.code == 2, ran.err

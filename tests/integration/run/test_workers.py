@@ -1,4 +1,4 @@
-"""Two workers on a local Ray: they train as one process does, one dies, and a stop comes while they answer."""
+"""Two workers on a local Ray: they train as one process does, one is killed, and they are stopped while they answer."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of a run that nobody disturbed."""
+    """The folder with an undisturbed run."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     ended = run_command(job, workdir, "--workers", "2")
     assert ended.code == 0, ended.text
@@ -29,25 +29,25 @@ def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def training_workers(driver: int) -> list[int]:
-    """Process ids of the Ray workers below ``driver`` that run the training loop."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    """Process ids of the Ray workers among the descendants of ``driver`` that run the training loop."""
+    processes = subprocess.run(["ps", "-eo", "pid,ppid,args"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in processes.splitlines()[1:]]
     parents = {int(pid): int(parent) for pid, parent, *_ in rows}
 
-    def below(pid: int) -> bool:
+    def is_descendant(pid: int) -> bool:
         while pid in parents:
             if pid == driver:
                 return True
             pid = parents[pid]
         return False
 
-    return [int(row[0]) for row in rows if len(row) == 3 and "RayTrainWorker" in row[2] and below(int(row[0]))]
+    return [int(row[0]) for row in rows if len(row) == 3 and "RayTrainWorker" in row[2] and is_descendant(int(row[0]))]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < deadline, f"the condition was not true within {seconds:.0f} s"
         time.sleep(0.01)
 
 
@@ -56,7 +56,7 @@ def test_they_train_as_one_process_does(undisturbed: Path) -> None:
 
 
 def test_a_killed_worker_is_replaced_under_a_new_term(job: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """In a stage whose first checkpoint is not due yet: it begins again. Between two, see the tests on a cluster."""
+    """The stage has no checkpoint yet, so it starts again. Tests on a cluster kill workers between two checkpoints."""
     process = start_command(job, tmp_path, "--workers", "2")
     wait_for(lambda: (f := run_folder(tmp_path)) and (f / "stages/0/manifest.json").exists())
     os.kill(training_workers(process.pid)[0], signal.SIGKILL)
@@ -69,7 +69,7 @@ def test_a_killed_worker_is_replaced_under_a_new_term(job: Path, undisturbed: Pa
     assert json.loads((folder / "stages/2/manifest.json").read_text())["term"] == 2
 
 
-def test_a_stop_while_two_workers_answer_is_heeded(job: Path, tmp_path: Path) -> None:
+def test_a_stop_while_two_workers_answer_takes_effect(job: Path, tmp_path: Path) -> None:
     """Many answers in small batches: the stop must not wait for all of them."""
     slow = tmp_path / "job.yaml"
     text = job.read_text().replace("maxNewTokens: 4", "maxNewTokens: 200\n    batchSize: 1")
@@ -78,14 +78,14 @@ def test_a_stop_while_two_workers_answer_is_heeded(job: Path, tmp_path: Path) ->
     held_out = tmp_path / "eval.jsonl"
     held_out.write_text("".join(f"{row}\n" for row in rows))
     process = start_command(slow, tmp_path / "runs", "--workers", "2", "--set", f"data.eval.uri={held_out}")
-    said = ""
+    output = ""
     assert process.stdout is not None
-    while "answered" not in said:
+    while "answered" not in output:
         line = process.stdout.readline()
-        assert line, said
-        said += line
+        assert line, output
+        output += line
     process.send_signal(signal.SIGTERM)
     ended = finish(process)
-    assert ended.code == 143, said + ended.text
+    assert ended.code == 143, output + ended.text
     assert "saved at arm FullPrompt" in ended.text
     assert "answered 400/400" not in ended.text

@@ -1,8 +1,8 @@
-"""Processes that have imported what a run imports before they begin: most of a tiny run's time is imports.
+"""Warm processes, which start with the imports of a run: imports take most of the time of a tiny run.
 
-They are forked from a server that imported everything and did nothing yet. A process has the part of Popen's interface
-that tests of killed runs use. Its interpreter is not shut down at the end (multiprocessing's children never are), so
-runs that the tests start as users do (test_workers, those of test_invariance on Ray) stay real commands.
+They are forked from a server that has done nothing but import. A process has the part of Popen's interface that tests
+of killed runs use. Its interpreter does not shut down at the end (multiprocessing never does that in children), so
+tests that need a shutdown (test_workers, and test_invariance on Ray) start real commands.
 """
 
 import multiprocessing
@@ -34,30 +34,30 @@ class WarmProcess:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """The process id."""
         assert self._process.pid is not None
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """As Popen's: minus the signal's number if one ended it, None if it runs."""
+        """The return code as in Popen: minus the signal's number if a signal ended the process, None while it runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The return code, None if it runs."""
+        """The return code, or None while the process runs."""
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send it, unless the process ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the process at once."""
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """Wait for the end; standard output and error in one."""
+        """Wait for the end, and return standard output and standard error in one text."""
         self._process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired("promptintern", timeout, self._output.read_text())
@@ -71,7 +71,7 @@ def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.imports"])
     before = dict(os.environ)
-    os.environ.update(_ONE_THREAD)  # libraries read these when they are loaded
+    os.environ.update(_ONE_THREAD)  # libraries read these variables when they are imported
     try:
         context.Process(target=int).start()
     finally:
