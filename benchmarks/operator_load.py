@@ -63,7 +63,7 @@ class Figures:
     queue_ms: float = 0.0
     requests_per_job: dict[str, float] = field(default_factory=dict)
     fakes_requests_per_job: float = 0.0
-    """Requests of the fake KubeRay, kubelets and Job controller; creating the job is one more."""
+    """Writes by KubeRay, the kubelets and the Job controller; creating the job is one more."""
     cpu_ms_per_job: dict[str, float] = field(default_factory=dict)
     """CPU time by process; the fakes run in the process of the benchmark."""
     memory: dict[str, float] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures
             by_verb[" ".join(key[1:])] += increase(*key)  # type: ignore[assignment]
     figures.requests_per_job = {verb: count / jobs for verb, count in by_verb.most_common()}
     figures.requests_per_job["all"] = (operator.total("promptintern_api_requests_total") - requests) / jobs
-    figures.failures = len(operator.said("reconcile failed"))
+    figures.failures = len(operator.log_lines("reconcile failed"))
 
     restart_and_delete(figures, place, operator, tenants)
     return figures

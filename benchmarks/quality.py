@@ -43,14 +43,14 @@ class Quiet:
         """Return False."""
         return False
 
-    def end(self, how: str, problems: Any) -> None:
+    def record_ending(self, kind: str, problems: Any) -> None:
         """Do nothing."""
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         """Return False."""
         return False
 
-    def move_on(self, where: str) -> bool:
+    def record_saved(self, where: str) -> bool:
         """Return False."""
         return False
 

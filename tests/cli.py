@@ -1,4 +1,4 @@
-"""The command line in this process: what a user types, what it prints, how it exits."""
+"""Runs the command line in this process and captures its output and exit code."""
 
 import sys
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import yaml
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """A finished command."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -35,7 +35,7 @@ def promptintern(*arguments: str | Path, capsys: pytest.CaptureFixture[str], mon
 
 
 def write_job(folder: Path, job: dict[str, Any]) -> Path:
-    """``job`` as YAML in ``folder``."""
+    """Write ``job`` as YAML in ``folder``, and return its path."""
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job, allow_unicode=True))
     return path

@@ -24,7 +24,7 @@ ARCHITECTURES = ("llama", "mistral", "qwen2", "gpt_neox", "mixtral")
 
 
 def tiny_config(architecture: str) -> Any:
-    """A configuration with grouped heads where the architecture has them, and a sliding window for Mistral."""
+    """Return a configuration, with grouped heads if the architecture has them, and a sliding window for Mistral."""
     from transformers import (
         GPTNeoXConfig,
         LlamaConfig,
@@ -59,17 +59,17 @@ def tiny_config(architecture: str) -> Any:
 
 
 def tiny_model(architecture: str, *, seed: int = 0) -> Any:
-    """A frozen random causal language model."""
+    """Return a frozen random causal language model."""
     return random_model(tiny_config(architecture), seed=seed)
 
 
 def random_model(config: Any, *, seed: int = 0) -> Any:
-    """The same of any configuration."""
+    """Return a frozen random causal language model of ``config``."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
-    # Random initialisation is so small that all logits are nearly equal; larger weights make mistakes visible.
+    # With the usual initial weights, all logits are nearly equal; larger weights make mistakes visible.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -78,7 +78,7 @@ def random_model(config: Any, *, seed: int = 0) -> Any:
 
 
 def write_tiny_model(folder: Path, architecture: str = "llama", *, chat_template: str | None = None) -> Path:
-    """A random model with a byte-level tokenizer, as ``save_pretrained`` writes it."""
+    """Save a random model with a byte-level tokenizer in ``folder``, and return the folder."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -99,7 +99,7 @@ def write_tiny_model(folder: Path, architecture: str = "llama", *, chat_template
 
 
 def write_rows(path: Path, count: int, *, start: int = 0) -> Path:
-    """JSONL rows of a task that has little to learn."""
+    """Write JSONL rows of an easy task, and return their path."""
     lines = [
         json.dumps({"query": f"add {n} to {n % 7}", "answer": f"({n} + {n % 7})"}) for n in range(start, start + count)
     ]
@@ -108,7 +108,7 @@ def write_rows(path: Path, count: int, *, start: int = 0) -> Path:
 
 
 def tiny_job(folder: Path, *, rows: int = 12, **spec: Any) -> dict[str, Any]:
-    """A whole job over a tiny model and few rows in ``folder``; ``spec`` replaces parts of its spec."""
+    """Return a job with a tiny model and few rows in ``folder``. ``spec`` replaces parts of its spec."""
     model = folder / "model"
     if not model.exists():
         write_tiny_model(model)

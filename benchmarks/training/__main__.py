@@ -58,40 +58,40 @@ def main() -> None:
     parser.add_argument("--name", default="performance", help="of the document")
     arguments = parser.parse_args()
     if arguments.render:
-        found = together([json.loads(path.read_text()) for path in arguments.render])
+        measured = merge_parts([json.loads(path.read_text()) for path in arguments.render])
     else:
         began = time.monotonic()
-        found = measure(arguments)
-        found["minutes"] = round((time.monotonic() - began) / 60, 1)
-    text = json.dumps(found, indent=1)
+        measured = measure(arguments)
+        measured["minutes"] = round((time.monotonic() - began) / 60, 1)
+    text = json.dumps(measured, indent=1)
     if arguments.json:
         arguments.json.write_text(text + "\n")
     elif arguments.render or set(arguments.only) == set(PARTS):
         (DOCS / f"{arguments.name}.json").write_text(text + "\n")
-        (DOCS / f"{arguments.name}.md").write_text(document(found, name=arguments.name))
-        plot(found, DOCS / f"{arguments.name}.svg")
-    print(document(found, name=arguments.name))
-    dtype = found["shape"]["dtype"]
-    wrong = other_trainings([Setting(**each) for each in found.get("compare", [])], dtype)
+        (DOCS / f"{arguments.name}.md").write_text(document(measured, name=arguments.name))
+        plot(measured, DOCS / f"{arguments.name}.svg")
+    print(document(measured, name=arguments.name))
+    dtype = measured["shape"]["dtype"]
+    wrong = other_trainings([Setting(**each) for each in measured.get("compare", [])], dtype)
     if wrong:
         sys.exit(
             f"in stages {', '.join(str(stage + 1) for stage in wrong)} ours did not train as the padded methods did"
         )
-    for method, each in found.get("alike", {}).items():
+    for method, each in measured.get("alike", {}).items():
         if not is_same_training((each["losses"], each["norms"]), dtype):
             sys.exit(f"ours did not go on training as {NAMES[method]} did")
 
 
-def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def merge_parts(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Of measurements of one setting, part by part."""
-    same = ("machine", "data", "shape", "rows", "template")
-    assert all(part[key] == parts[0][key] for part in parts for key in same), "these are of different settings"
+    shared_keys = ("machine", "data", "shape", "rows", "template")
+    assert all(part[key] == parts[0][key] for part in parts for key in shared_keys), "these are of different settings"
     return {key: value for part in parts for key, value in part.items()} | {
         "minutes": round(sum(part["minutes"] for part in parts), 1),
         "rounds": {
             key: max(part["rounds"][key] for part in parts if key in part)
             for key in PARTS
-            if any(key in p for p in parts)
+            if any(key in part for part in parts)
         },
     }
 
@@ -99,7 +99,7 @@ def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The parts that were asked for."""
     shape = shape_of(arguments.shape)
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "machine": machine() | {name: version(name) for name in ("peft", "trl", "accelerate")},
         "data": MADE_UP if arguments.data is None else f"{arguments.data.parent.name}/{arguments.data.name}",
         "shape": json.loads(text_of(shape)),
@@ -108,9 +108,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": in_new_process(threads),
     }
     if shape.device != "cpu":
-        found["machine"]["gpu"] = in_new_process(gpu_name)
+        measured["machine"]["gpu"] = in_new_process(gpu_name)
     few = max(1, arguments.repeats - 1)
-    found["rounds"] = dict.fromkeys(PARTS, few) | {
+    measured["rounds"] = dict.fromkeys(PARTS, few) | {
         "compare": arguments.repeats,
         "lengths": arguments.repeats,
         "costs": max(1, few - 1),
@@ -129,9 +129,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 repeats=arguments.repeats,
                 methods=arguments.methods,
             )
-            found["compare"] = [setting.__dict__ for setting in settings]
+            measured["compare"] = [setting.__dict__ for setting in settings]
         if "alike" in arguments.only:
-            found["alike"] = {method: asdict(each) for method, each in alike(material, shape).items()}
+            measured["alike"] = {method: asdict(each) for method, each in alike(material, shape).items()}
         if "lengths" in arguments.only:
             lengths = by_template(
                 folder,
@@ -141,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 rows=arguments.rows,
                 repeats=arguments.repeats,
             )
-            found["lengths"] = [asdict(length) for length in lengths]
+            measured["lengths"] = [asdict(length) for length in lengths]
         if "packs" in arguments.only:
             packs = by_pack(
                 material,
@@ -150,21 +150,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 rows=arguments.rows,
                 repeats=few,
             )
-            found["packs"] = [asdict(length) for length in packs]
+            measured["packs"] = [asdict(length) for length in packs]
         if "profile" in arguments.only:
-            found["profile"] = {
+            measured["profile"] = {
                 kind: asdict(spent) for kind, spent in shares(material, shape, rows=arguments.rows).items()
             }
         if "workers" in arguments.only:
-            found["workers"] = scaling(material, shape, rows=arguments.rows, pack=PACK["cpu"], repeats=few)
+            measured["workers"] = scaling(material, shape, rows=arguments.rows, pack=PACK["cpu"], repeats=few)
         if "costs" in arguments.only:
-            found["costs"] = asdict(
-                run_costs(material / "tokenizer", shape, data=arguments.data, repeats=found["rounds"]["costs"])
+            measured["costs"] = asdict(
+                run_costs(material / "tokenizer", shape, data=arguments.data, repeats=measured["rounds"]["costs"])
             )
         if "answers" in arguments.only:
             answers = answering(material, shape, repeats=few, last=3)
-            found["answers"] = {kind: asdict(each) for kind, each in answers.items()}
-    return found
+            measured["answers"] = {kind: asdict(each) for kind, each in answers.items()}
+    return measured
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ A fresh adapter's first steps say little, since its B is zero.
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.training.compare import apart, measure
+from benchmarks.training.compare import measure, relative_differences
 from benchmarks.training.material import Shape
 from benchmarks.training.methods import Measured
 from benchmarks.training.processes import say
@@ -42,7 +42,7 @@ def alike(material: Path, shape: Shape) -> dict[str, Alike]:
     found = {}
     for method in ("hf", "trl"):
         theirs = _train(method, _BATCH, material, shape)
-        losses, norms = apart(ours, theirs)
+        losses, norms = relative_differences(ours, theirs)
         found[method] = Alike(
             first=theirs.losses[0], last=theirs.losses[-1], ours=ours.losses[-1], losses=losses, norms=norms
         )

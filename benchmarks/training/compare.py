@@ -109,12 +109,12 @@ def measure(
     ``steps``."""
     assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches have to fill a step"
     if steps is None:
-        steps = steps_on(shape.device) + (method == "trl-packed")
+        steps = steps_per_process(shape.device) + (method == "trl-packed")
     work = Work.of_stage(material, stage, method=method, rows=rows, size=size, shape=shape, steps=steps)
     return in_new_process(run, work, method=method)
 
 
-def steps_on(device: str) -> int:
+def steps_per_process(device: str) -> int:
     """Of a process. The first does not count."""
     return 2 if device == "cpu" else 4
 
@@ -169,11 +169,11 @@ def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float]
     padded = [s for s in theirs if s.method != "trl-packed"]
     if not padded:
         return None
-    losses, norms = zip(*(apart(ours, s) for s in padded), strict=True)
+    losses, norms = zip(*(relative_differences(ours, s) for s in padded), strict=True)
     return max(losses), max(norms)
 
 
-def apart(ours: Setting | Measured, theirs: Setting | Measured) -> tuple[float, float]:
+def relative_differences(ours: Setting | Measured, theirs: Setting | Measured) -> tuple[float, float]:
     """The largest of any step's loss, and of its gradient's norm, relative to ``theirs``."""
     return _furthest(ours.losses, theirs.losses), _furthest(ours.norms, theirs.norms)
 

@@ -23,29 +23,29 @@ from benchmarks.training.profile import PACK
 _COLOURS = {"hf": "#8a8f98", "trl": "#b08d57", "trl-packed": "#6f8fa8", "ours": "#0b7a5b"}
 
 
-def document(found: Mapping[str, Any], *, name: str) -> str:
+def document(measured: Mapping[str, Any], *, name: str) -> str:
     """The Markdown of whatever was measured; ``name`` is the plot's, too."""
-    machine, shape = found["machine"], found["shape"]
+    machine, shape = measured["machine"], measured["shape"]
     on_gpu = shape["device"] != "cpu"
     lines = [
         "# Training speed" + (" on a GPU" if on_gpu else ""),
         "",
-        f"Written by `{_command(found)}`, which took {found['minutes']} minutes. {machine_text(machine)}",
+        f"Written by `{_command(measured)}`, which took {measured['minutes']} minutes. {machine_text(machine)}",
         "",
         f"Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} heads "
         f"({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all linear "
-        f"layers. Data: {found['data']}; a template of {found['template']} tokens, 5 retrieved examples, "
-        f"{found['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns. "
+        f"layers. Data: {measured['data']}; a template of {measured['template']} tokens, 5 retrieved examples, "
+        f"{measured['rows']} rows an optimizer step. Every measurement is a process of its own; methods take turns. "
         f"After the first round go on all sizes within {CLOSE} times their method's best, unless that was {FAR_BEHIND} "
         "times slower than the best of the others; "
-        f"figures are medians over {rounds(found, 'compare')}, of packs, workers and answers over "
-        f"{rounds(found, 'packs')}" + (_ON_GPU if on_gpu else _on_cpu(found)),
+        f"figures are medians over {rounds(measured, 'compare')}, of packs, workers and answers over "
+        f"{rounds(measured, 'packs')}" + (_ON_GPU if on_gpu else _on_cpu(measured)),
     ]
-    if "note" in found:
-        lines += ["", found["note"]]
+    if "note" in measured:
+        lines += ["", measured["note"]]
     for key, part in _PARTS.items():
-        if key in found:
-            lines += ["", *(line.replace("performance.svg", f"{name}.svg") for line in part(found))]
+        if key in measured:
+            lines += ["", *(line.replace("performance.svg", f"{name}.svg") for line in part(measured))]
     return "\n".join(lines) + "\n"
 
 
@@ -56,25 +56,25 @@ _ON_GPU = (
 )
 
 
-def _on_cpu(found: Mapping[str, Any]) -> str:
+def _on_cpu(measured: Mapping[str, Any]) -> str:
     return (
-        f", and {rounds(found, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds the "
-        f"planning of its packs. A step of less than {SHORT:.0f} s is measured {OF_SHORT} times a round. "
-        f"{found['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
+        f", and {rounds(measured, 'costs')} for what is beside the steps. Of two steps the second counts; ours holds "
+        f"the planning of its packs. A step of less than {SHORT:.0f} s is measured {OF_SHORT} times a round. "
+        f"{measured['threads']} threads; in our processes {SPINS}={OUR_SPINS}, as our command line "
         "sets it, in the others libgomp's default. Ours may compute several packs at a time, each on threads of its "
         "own; its size is the tokens of all of them. Peaks of memory include the libraries a method imports."
     )
 
 
-def _command(found: Mapping[str, Any]) -> str:
-    if found["shape"]["device"] != "cpu":
+def _command(measured: Mapping[str, Any]) -> str:
+    if measured["shape"]["device"] != "cpu":
         return "python -m benchmarks.training"
-    return "make bench" + ("" if found["data"] == MADE_UP else f" DATA={found['data']}")
+    return "make bench" + ("" if measured["data"] == MADE_UP else f" DATA={measured['data']}")
 
 
-def rounds(found: Mapping[str, Any], part: str) -> str:
+def rounds(measured: Mapping[str, Any], part: str) -> str:
     """How often a part was measured."""
-    count = found["rounds"][part]
+    count = measured["rounds"][part]
     return f"{count} round{'s' if count > 1 else ''}"
 
 
@@ -83,9 +83,9 @@ def machine_text(machine: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
-def _compare(found: Mapping[str, Any]) -> Iterator[str]:
-    rows = found["rows"]
-    settings = [Setting(**setting) for setting in found["compare"]]
+def _compare(measured: Mapping[str, Any]) -> Iterator[str]:
+    rows = measured["rows"]
+    settings = [Setting(**setting) for setting in measured["compare"]]
     best = best_of(settings)
     yield "## Against HF Trainer and TRL, stage by stage"
     yield ""
@@ -106,7 +106,7 @@ def _compare(found: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield ""
-    yield from _ratios(best, found["shape"]["dtype"])
+    yield from _ratios(best, measured["shape"]["dtype"])
     yield ""
     rates = [f"stage {s.stage + 1}: {s.mfu:.1%}" for s in best if s.mfu is not None]
     if rates:
@@ -132,16 +132,20 @@ def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
         if ours is None or not here:
             return
         nearest = min(here.values(), key=lambda s: s.median)
-        off = differences(ours, list(here.values()))
-        same = off is None or is_same_training(off, dtype)
-        told = "" if off is None else f"{off[0]:.0e}, {off[1]:.0e}" + ("" if same else ": NOT THE SAME TRAINING")
+        difference = differences(ours, list(here.values()))
+        is_same = difference is None or is_same_training(difference, dtype)
+        difference_text = (
+            ""
+            if difference is None
+            else f"{difference[0]:.0e}, {difference[1]:.0e}" + ("" if is_same else ": NOT THE SAME TRAINING")
+        )
         lines.append(
             [
                 str(stage + 1),
                 f"{nearest.median / ours.median:.2f}x {NAMES[nearest.method]}",
                 f"{min(s.peak_mib for s in here.values()):.0f} to {max(s.peak_mib for s in here.values()):.0f}, "
                 f"ours {ours.peak_mib:.0f}",
-                told,
+                difference_text,
             ]
         )
     ours_total = totals.pop("ours")
@@ -152,7 +156,7 @@ def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
     )
 
 
-def _alike(found: Mapping[str, Any]) -> Iterator[str]:
+def _alike(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## The same training"
     yield ""
     yield (
@@ -170,20 +174,20 @@ def _alike(found: Mapping[str, Any]) -> Iterator[str]:
                 f"{each['losses']:.0e}",
                 f"{each['norms']:.0e}",
             ]
-            for method, each in found["alike"].items()
+            for method, each in measured["alike"].items()
         ],
     )
 
 
-def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
-    on_gpu = found["shape"]["device"] != "cpu"
+def _lengths(measured: Mapping[str, Any]) -> Iterator[str]:
+    on_gpu = measured["shape"]["device"] != "cpu"
     yield "## The longer the template, the larger the gain"
     yield ""
     yield (
-        f"The first stage, {found['rows']} rows below one template, {_together(found)}, against HF Trainer with "
+        f"The first stage, {measured['rows']} rows below one template, {_together(measured)}, against HF Trainer with "
         "padded rows, in steps of 16,384 tokens or of 2 rows, in batches of up to "
         f"{16 if on_gpu else 4} rows, whichever was faster"
-        + ("; its time is scaled to as many tokens a row as ours had." if "gains" in found["lengths"][0] else ".")
+        + ("; its time is scaled to as many tokens a row as ours had." if "gains" in measured["lengths"][0] else ".")
     )
     yield ""
     yield from table(
@@ -197,16 +201,18 @@ def _lengths(found: Mapping[str, Any]) -> Iterator[str]:
                 str(each["batch"]),
                 f"**{each['ours'] / each['hf']:.1f}x**{_from_to(each.get('gains'))}",
             ]
-            for each in found["lengths"]
+            for each in measured["lengths"]
         ],
     )
 
 
-def _together(found: Mapping[str, Any]) -> str:
-    packs = max(each.get("packs", 1) for each in found["lengths"])
+def _together(measured: Mapping[str, Any]) -> str:
+    packs = max(each.get("packs", 1) for each in measured["lengths"])
     if packs == 1:
         return "in one pack"
-    return f"which is computed once for all of them, in {packs:.0f} packs of {found['rows'] / packs:.0f} side by side"
+    return (
+        f"which is computed once for all of them, in {packs:.0f} packs of {measured['rows'] / packs:.0f} side by side"
+    )
 
 
 def _from_to(gains: Sequence[float] | None) -> str:
@@ -214,7 +220,7 @@ def _from_to(gains: Sequence[float] | None) -> str:
     return f" ({min(gains):.1f} to {max(gains):.1f})" if gains and len(gains) > 1 else ""
 
 
-def _packs(found: Mapping[str, Any]) -> Iterator[str]:
+def _packs(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## Rows in a pack"
     yield ""
     yield from table(
@@ -227,22 +233,22 @@ def _packs(found: Mapping[str, Any]) -> Iterator[str]:
                 f"{each['ours']:.1f}",
                 f"{each['peak_mib']:.0f}" if "peak_mib" in each else "",
             ]
-            for each in found["packs"]
+            for each in measured["packs"]
         ],
     )
 
 
-def _profile(found: Mapping[str, Any]) -> Iterator[str]:
+def _profile(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## Where the time goes"
     yield ""
-    pack = PACK[found["shape"]["device"]]
+    pack = PACK[measured["shape"]["device"]]
     yield (
         f"A step of the first stage with {pack:,} tokens at a time under PyTorch's profiler. "
-        "It slows down what is small. Where threads have packs of their own, it is the time of all of them; the trunk, "
-        "which they compute together, is counted as one's."
+        "It slows down what is small. Where threads have packs of their own, it is the time of all of them; the shared "
+        "prefix, which they compute together, is counted as one's."
     )
     yield ""
-    spent = found["profile"]
+    spent = measured["profile"]
     counted = any(each["gflops"] for each in spent.values())
     yield from table(
         ["", "share", *(["GFLOP/s"] if counted else [])],
@@ -253,8 +259,8 @@ def _profile(found: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _workers(found: Mapping[str, Any]) -> Iterator[str]:
-    rates = {int(count): rate for count, rate in found["workers"].items()}
+def _workers(measured: Mapping[str, Any]) -> Iterator[str]:
+    rates = {int(count): rate for count, rate in measured["workers"].items()}
     yield "## From one worker to two"
     yield ""
     yield (
@@ -262,8 +268,8 @@ def _workers(found: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _costs(found: Mapping[str, Any]) -> Iterator[str]:
-    costs = found["costs"]
+def _costs(measured: Mapping[str, Any]) -> Iterator[str]:
+    costs = measured["costs"]
     yield "## Beside the steps"
     yield ""
     yield from table(
@@ -302,8 +308,8 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _answers(found: Mapping[str, Any]) -> Iterator[str]:
-    answers = found["answers"]
+def _answers(measured: Mapping[str, Any]) -> Iterator[str]:
+    answers = measured["answers"]
     full, alone = answers["full prompt"], answers["query only"]
     yield "## Answers: the full prompt against the query alone"
     yield ""
@@ -352,7 +358,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def plot(found: Mapping[str, Any], path: Path) -> None:
+def plot(measured: Mapping[str, Any], path: Path) -> None:
     """Examples per second by stage and method, and the gain by the template's length."""
     import matplotlib as mpl
 
@@ -360,19 +366,19 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     mpl.rcParams["svg.hashsalt"] = "promptintern"
-    best = best_of([Setting(**setting) for setting in found["compare"]])
+    best = best_of([Setting(**setting) for setting in measured["compare"]])
     methods = [method for method in NAMES if any(s.method == method for s in best)]
     stages = sorted({s.stage for s in best})
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), width_ratios=(2, 1), layout="constrained")
     width = 0.8 / len(methods)
     for number, method in enumerate(methods):
-        rates = [next(found["rows"] / s.median for s in best if (s.stage, s.method) == (t, method)) for t in stages]
+        rates = [next(measured["rows"] / s.median for s in best if (s.stage, s.method) == (t, method)) for t in stages]
         places = [i + (number - (len(methods) - 1) / 2) * width for i in range(len(stages))]
         left.bar(places, rates, width, label=NAMES[method], color=_COLOURS[method])
     left.set_xticks(range(len(stages)), [f"stage {stage + 1}" for stage in stages])
     left.set_ylabel("examples/s")
     left.legend(frameon=False)
-    lengths = found["lengths"]
+    lengths = measured["lengths"]
     right.plot(
         [each["template"] for each in lengths],
         [each["ours"] / each["hf"] for each in lengths],

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.training.compare import measure, steps_on
+from benchmarks.training.compare import measure, steps_per_process
 from benchmarks.training.material import Shape, row_lengths, write_material
 from benchmarks.training.processes import say
 
@@ -79,7 +79,7 @@ def by_template(
         batches = [batch for batch in (1, 2, 4, 16) if batch == 1 or batch <= min(most, _PADDED_TOKENS / row)]
         padded = max(2, int(_PADDED_TOKENS / row) // batches[-1] * batches[-1])
         # The steps that count may hold longer or shorter rows than ours do, if they hold few.
-        theirs, own = (statistics.mean(lengths[n : n * steps_on(shape.device)]) for n in (padded, rows))
+        theirs, own = (statistics.mean(lengths[n : n * steps_per_process(shape.device)]) for n in (padded, rows))
         seconds: dict[int, list[float]] = {batch: [] for batch in batches[-3:]}
         ours: list[float] = []
         packs = 0.0

@@ -100,23 +100,23 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
     rows, shape = work.rows, work.shape
     from promptintern.engine.adapter import attach_lora
     from promptintern.engine.checkpoint import Trajectory, new_optimizer
-    from promptintern.engine.lanes import lanes_of, settle_threads, threads_for
-    from promptintern.engine.packing.layout import Layout, choose_layouts
-    from promptintern.engine.train import Course, StageTask, train_stage
+    from promptintern.engine.lanes import lane_count, lane_threads, pin_thread_settings
+    from promptintern.engine.packing.layout import PackLayout, probe_layouts
+    from promptintern.engine.train import LrSpan, TrackTask, train_track
     from promptintern.prompt.encode import Encoded
     from promptintern_api.training import Lora, LrSchedule, TrainingSpec
 
     device = torch.device(shape.device)
-    settle_threads(device)
+    pin_thread_settings(device)
     adapter = attach_lora(build_model(shape), Lora(r=shape.lora_r, alpha=2 * shape.lora_r), seed=0)
-    layouts = choose_layouts(adapter, vocab_size=1000, dropout=0.0, device=device)
+    layouts = probe_layouts(adapter, vocab_size=1000, dropout=0.0, device=device)
     layout = layouts.for_rows(max(len(p) + len(a) for p, a in rows))
     if layouts.reason:
         print(f"layout: {layout.value}, since {layouts.reason}", file=sys.stderr)
     encoded = [Encoded(prompt_ids=memoryview(array("i", p)), answer_ids=memoryview(array("i", a))) for p, a in rows]
     began = time.perf_counter()
-    threads = threads_for(adapter.model, device) if layout is Layout.SHARED else 1
-    steps = _plan(work, lanes_of(threads, tokens_per_pack=work.size), pack=layout.packs)
+    threads = lane_threads(adapter.model, device) if layout is PackLayout.PREFIX_TREE else 1
+    steps = _plan(work, lane_count(threads, tokens_per_pack=work.size), pack=layout.is_packed)
     planning = (time.perf_counter() - began) / len(steps)
     optimizer = new_optimizer(adapter, weight_decay=0.0)
     training = TrainingSpec(learning_rate=LEARNING_RATE, warmup_ratio=0.0, lr_schedule=LrSchedule.CONSTANT)
@@ -129,11 +129,11 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         after_step(trajectory.steps)
         last = time.perf_counter()
 
-    train_stage(
+    train_track(
         adapter,
         optimizer,
-        StageTask(
-            name="bench", seed=(0,), rows=encoded, steps=steps, layout=layout, course=Course(first=0, total=len(steps))
+        TrackTask(
+            name="bench", seed=(0,), rows=encoded, steps=steps, layout=layout, lr_span=LrSpan(first=0, total=len(steps))
         ),
         training=training,
         trajectory=trajectory,
@@ -146,7 +146,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
         losses=trajectory.loss,
         norms=trajectory.grad_norm,
         packs=sum(len(packs) for step in steps for packs in step.workers) / len(steps),
-        lanes=max(step.at_a_time(0) for step in steps),
+        lanes=max(step.concurrent_packs(0) for step in steps),
         mfu=_mfu(adapter, trajectory, sum(seconds[1:]), shape),
     )
 
@@ -154,7 +154,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
 def _plan(work: Work, lanes: int, *, pack: bool) -> list[Any]:
     """Steps of the rows as the other methods take them, so that losses can be compared."""
     from promptintern.engine import distributed
-    from promptintern.engine.attention.backends import least_saved_on, trunk_saves_on
+    from promptintern.engine.attention.backends import min_node_savings_on, min_prefix_savings_on
     from promptintern.engine.attention.prefix_tree import Prefixes
     from promptintern.engine.packing.planning import Length, plan_steps
 
@@ -172,8 +172,8 @@ def _plan(work: Work, lanes: int, *, pack: bool) -> list[Any]:
             world_size=distributed.world_size(),
             lanes=lanes,
             prefixes=Prefixes([prompt for prompt, _ in part]),
-            least_saved=least_saved_on(device),
-            trunk_saves=trunk_saves_on(device),
+            min_node_savings=min_node_savings_on(device),
+            min_prefix_savings=min_prefix_savings_on(device),
         )
         steps.append(replace(step, workers=tuple(tuple(_moved(one, start) for one in packs) for packs in step.workers)))
     return steps
@@ -184,11 +184,11 @@ def _moved(pack: Any, start: int) -> Any:
 
 
 def _mfu(adapter: Any, trajectory: Any, seconds: float, shape: Shape) -> float | None:
-    from promptintern.engine.throughput import device_peak, training_flops, weights_of
+    from promptintern.engine.throughput import device_peak, parameter_counts, training_flops
 
     peak = device_peak(torch.device(shape.device), getattr(torch, shape.dtype))
     computed, loss_tokens = sum(trajectory.computed[1:]), sum(trajectory.loss_tokens[1:])
-    flops = training_flops(weights_of(adapter), computed=computed, loss_tokens=loss_tokens)
+    flops = training_flops(parameter_counts(adapter), computed=computed, loss_tokens=loss_tokens)
     return flops / seconds / peak if peak and seconds else None
 
 

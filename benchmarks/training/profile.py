@@ -41,8 +41,8 @@ class Spent:
 
     Attributes:
         share: Of the step's time.
-        gflops: Its operations, in 10^9 a second of its own time, by all threads that have packs of their own together
-            (what they share, the trunk, is taken for one's); None if they were not counted.
+        gflops: Its operations, in 10^9 a second of its own time, by all lanes together (the shared prefix is taken for
+            one lane's); None if they were not counted.
     """
 
     share: float

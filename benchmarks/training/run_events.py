@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from promptintern.job import load_job
-from promptintern.pipeline.events import CheckpointSaved, Ending, Event, Stepped, Stopped, Trained
+from promptintern.pipeline.events import CheckpointSaved, Ending, Event, StageDone, Stepped, Stopped, Trained
 from promptintern.run.driver import run_job
 
 
@@ -26,6 +26,8 @@ class Printer:
     def emit(self, event: Event) -> None:
         """Print ``event``."""
         line = {"event": type(event).__name__, "at": time.time(), "stage": getattr(event, "stage", None)}
+        if isinstance(event, StageDone):
+            line["stage"] = event.record.index
         if isinstance(event, Stepped):
             line["step"] = event.done
         if isinstance(event, CheckpointSaved):
@@ -34,8 +36,8 @@ class Printer:
             line |= {
                 "name": event.name,
                 "seconds": event.seconds,
-                "examples": event.speed.examples,
-                "save": event.speed.shares.get("save", 0.0) * event.seconds,
+                "examples": event.throughput.examples_per_second,
+                "save": (event.throughput.time_shares.save if event.throughput.time_shares else 0.0) * event.seconds,
             }
         if isinstance(event, Stepped) and event.stage == self._stage and event.done == self._stop_after:
             self._stop = True
@@ -45,14 +47,14 @@ class Printer:
         """Whether the run came so far."""
         return self._stop
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
         """Nothing more to print."""
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         """Never."""
         return False
 
-    def move_on(self, where: str) -> bool:
+    def record_saved(self, where: str) -> bool:
         """Never."""
         return False
 

@@ -1,4 +1,4 @@
-"""The API of PromptIntern on Kubernetes: what a job says. How to run it is the others' matter."""
+"""The API of PromptIntern on Kubernetes: what a job is. The trainer and the operator say how it runs."""
 
 from promptintern_api.errors import InvalidJob, Problem, parse_job
 from promptintern_api.job import PromptInternJob, PromptInternJobSpec

@@ -1,7 +1,8 @@
-"""What every API model shares: camelCase on the wire, no unknown fields, rules that the CRD carries too."""
+"""The base of all API models: camelCase on the wire, no unknown fields, and rules that the CRD carries as well."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
@@ -11,34 +12,46 @@ from pydantic_core import PydanticCustomError
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One check across fields, written twice: for the API server and for Python.
+    """A check across fields, written twice: for the API server and for Python.
 
-    ``cel`` becomes an entry of ``x-kubernetes-validations`` on the object that holds the rule, ``holds`` is
-    the same check on the model. A test runs both on the same documents.
+    ``cel`` becomes an entry of ``x-kubernetes-validations`` on the object that has the rule; ``holds`` is the same
+    check on the model. A test runs both on the same documents.
     """
 
     field: str
-    """The field, relative to the model, that the user has to change (camelCase)."""
+    """The field that the user has to change, in camelCase and relative to the model."""
     message: str
+    """A predicate about ``field``, such as "must not repeat a metric"."""
     cel: str
     holds: Callable[[Any], bool]
     transition: bool = False
-    """True if the rule compares with ``oldSelf``. Such a rule has no Python half: ``holds`` is not called."""
+    """Whether the rule compares with ``oldSelf``. Such a rule exists in CEL only, and ``holds`` is never called."""
 
 
-def _numeral(value: Any) -> Any:
+def _parse_numeral(value: Any) -> Any:
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
 
 
-Number = Annotated[float, BeforeValidator(_numeral)]
-"""A float. Text that is a numeral will do, since PyYAML reads ``2e-4`` as text; kubectl does not."""
+Number = Annotated[float, BeforeValidator(_parse_numeral)]
+"""A float. Text that is a numeral is accepted too, because PyYAML reads ``2e-4`` as text (kubectl reads a number)."""
+
+
+Time = Annotated[
+    datetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
+]
+"""A time. It is text on the wire, which strict validation would refuse for a time."""
+
+
+def map_by(key: str) -> dict[str, Any]:
+    """Return the schema keys of a list whose items server-side apply merges by ``key``."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 class ApiModel(BaseModel):
-    """A frozen object of the API. Subclasses list what crosses their fields in ``rules``."""
+    """A frozen object of the API. Subclasses list the checks across their fields in ``rules``."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -53,18 +66,18 @@ class ApiModel(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _left_out_if_null(cls, data: Any) -> Any:
-        """A key without a value (``training:``) is a key left out, as for the API server."""
+    def _drop_nulls(cls, data: Any) -> Any:
+        """Treat a key without a value (``training:``) as a key that is left out, as the API server does."""
         if not isinstance(data, dict):
             return data
-        known = {field.alias for field in cls.model_fields.values()}
-        return {key: value for key, value in data.items() if value is not None or key not in known}
+        aliases = {field.alias for field in cls.model_fields.values()}
+        return {key: value for key, value in data.items() if value is not None or key not in aliases}
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
         broken = [rule for rule in self.rules if not rule.transition and not rule.holds(self)]
         if broken:
-            # One error carries all broken rules of this object: pydantic allows a validator a single error.
+            # A validator can raise only one error in pydantic, so this error carries all broken rules of the object.
             raise PydanticCustomError(
                 "rules",
                 "{text}",
@@ -76,5 +89,5 @@ class ApiModel(BaseModel):
         return self
 
     def to_wire(self) -> dict[str, Any]:
-        """The object as it stands in YAML: camelCase, without unset optional fields."""
+        """Return the object as it appears in YAML: in camelCase, without optional fields that are None."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)

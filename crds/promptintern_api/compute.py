@@ -1,4 +1,4 @@
-"""spec.compute, spec.checkpoint, spec.storage, spec.retries: where the job runs and what survives it."""
+"""spec.compute, spec.checkpoint, spec.storage and spec.retries: where a job runs and what survives a failure."""
 
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -6,13 +6,14 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Rule
-from promptintern_api.references import ObjectName, SecretRef, StorageUri
+from promptintern_api.secret_ref import ObjectName, SecretRef
+from promptintern_api.uris import StorageUri
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
 
 
 class Device(StrEnum):
-    """What computes."""
+    """The device that a worker computes on."""
 
     AUTO = "Auto"
     CPU = "CPU"
@@ -20,171 +21,374 @@ class Device(StrEnum):
 
 
 class Resources(ApiModel):
-    """What one worker pod asks for and may not pass."""
+    """CPU and memory of one pod."""
 
-    cpu: Annotated[Quantity | None, Field(description="CPU cores, such as `4` or `500m`.")] = None
-    memory: Annotated[Quantity | None, Field(description="Memory, such as `32Gi`.")] = None
+    cpu: Annotated[
+        Quantity | None,
+        Field(
+            description=(
+                "CPU cores that the container requests, such as `4` or `500m`. The container may use more when the "
+                "node has cores to spare. If it is left out, the chart's `podSizes` sets it."
+            )
+        ),
+    ] = None
+    memory: Annotated[
+        Quantity | None,
+        Field(
+            description=(
+                "Memory that the container requests and is limited to, such as `32Gi`. If it is left out, the chart's "
+                "`podSizes` sets it."
+            )
+        ),
+    ] = None
 
 
 class Toleration(ApiModel):
-    """A toleration as in a pod's spec."""
+    """A toleration of a taint, as in a pod's spec."""
 
     key: Annotated[
-        str | None, Field(max_length=317, description="Taint key; left out with operator Exists it matches all.")
+        str | None,
+        Field(
+            max_length=317,
+            description=(
+                "Key of the taint. If it is left out, `operator` must be Exists, and the toleration matches every key."
+            ),
+        ),
     ] = None
     operator: Annotated[
-        str | None, StringConstraints(pattern=r"^(Exists|Equal)$", max_length=6), Field(description="Exists or Equal.")
+        str | None,
+        StringConstraints(pattern=r"^(Exists|Equal)$", max_length=6),
+        Field(
+            description=(
+                "Relation of the key to the value: Exists matches every value, Equal matches `value` only. If it is "
+                "left out, Kubernetes assumes Equal."
+            )
+        ),
     ] = None
-    value: Annotated[str | None, Field(max_length=63, description="Taint value, with operator Equal.")] = None
+    value: Annotated[
+        str | None,
+        Field(
+            max_length=63,
+            description="Value of the taint, for operator Equal. It must be left out if `operator` is Exists.",
+        ),
+    ] = None
     effect: Annotated[
         str | None,
         StringConstraints(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16),
-        Field(description="Taint effect; empty matches all."),
+        Field(
+            description=(
+                "Effect of the taint: NoSchedule, PreferNoSchedule or NoExecute. If it is left out, the toleration "
+                "matches every effect."
+            )
+        ),
     ] = None
-    toleration_seconds: Annotated[int | None, Field(ge=0, description="How long a NoExecute taint is borne.")] = None
+    toleration_seconds: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description=(
+                "Seconds for which a taint with effect NoExecute is tolerated. If it is left out, the taint is "
+                "tolerated without a limit."
+            ),
+        ),
+    ] = None
 
-    # The API server asks this of pods only, and RayJobs are no pods.
+    # The API server checks these rules for pods, but not for the pod templates of a RayJob.
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="operator",
-            message="must be Exists if there is no key",
+            message="must be Exists if key is left out",
             cel="(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
-            holds=lambda one: bool(one.key) or one.operator == "Exists",
+            holds=lambda self: bool(self.key) or self.operator == "Exists",
         ),
         Rule(
             field="value",
-            message="must be left out with operator Exists",
+            message="must be left out if operator is Exists",
             cel="!has(self.value) || self.value == '' || !has(self.operator) || self.operator != 'Exists'",
-            holds=lambda one: not one.value or one.operator != "Exists",
+            holds=lambda self: not self.value or self.operator != "Exists",
         ),
         Rule(
             field="effect",
-            message="must be NoExecute with tolerationSeconds",
+            message="must be NoExecute if tolerationSeconds is set",
             cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-            holds=lambda one: one.toleration_seconds is None or one.effect == "NoExecute",
+            holds=lambda self: self.toleration_seconds is None or self.effect == "NoExecute",
         ),
     )
 
 
 class ModelCache(ApiModel):
-    """A volume that holds base models, so that no pod downloads them again."""
+    """A volume with base models, which saves each pod from downloading its model again."""
 
-    claim_name: Annotated[ObjectName, Field(description="PersistentVolumeClaim in the job's namespace.")]
+    claim_name: Annotated[
+        ObjectName,
+        Field(
+            description=(
+                "Name of a PersistentVolumeClaim in the job's namespace. It must be ReadWriteMany if the pods run on "
+                "several nodes."
+            )
+        ),
+    ]
     mount_path: Annotated[
         str,
         StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=256),
-        Field(description="Where head and workers see it. Models of a hub are cached in its folder `hub`."),
+        Field(
+            description=(
+                "Path at which all pods of the job mount the volume. Models of a hub are cached in its folder `hub`."
+            )
+        ),
     ] = "/models"
-    read_only: Annotated[bool, Field(description="Mount it for reading only, as file:///MOUNT/... needs.")] = False
+    read_only: Annotated[
+        bool,
+        Field(
+            description=(
+                "Whether the volume is mounted for reading only. A read-only volume provides models at file:// URIs "
+                "below `mountPath`, but does not cache models of a hub."
+            )
+        ),
+    ] = False
 
 
 class Affinity(ApiModel):
-    """Where pods may and may not run, as in a pod's spec."""
+    """Scheduling constraints, as in a pod's spec."""
 
-    node_affinity: Annotated[dict[str, Any] | None, Field(description="As in a pod's spec.")] = None
-    pod_affinity: Annotated[dict[str, Any] | None, Field(description="As in a pod's spec.")] = None
-    pod_anti_affinity: Annotated[dict[str, Any] | None, Field(description="As in a pod's spec.")] = None
+    node_affinity: Annotated[
+        dict[str, Any] | None,
+        Field(description="Rules about the nodes that the pods may run on, as in a pod's `spec.affinity`."),
+    ] = None
+    pod_affinity: Annotated[
+        dict[str, Any] | None,
+        Field(description="Rules that place the pods near other pods, as in a pod's `spec.affinity`."),
+    ] = None
+    pod_anti_affinity: Annotated[
+        dict[str, Any] | None,
+        Field(description="Rules that keep the pods away from other pods, as in a pod's `spec.affinity`."),
+    ] = None
 
 
 class ComputeSpec(ApiModel):
-    """The cluster of one job. `promptintern run` uses `device` and `gpusPerWorker` only; it has --workers."""
+    """The Ray cluster of a job. `promptintern run` uses only `device` and `gpusPerWorker`; it has a flag --workers."""
 
-    workers: Annotated[int, Field(ge=1, le=1024, description="Training workers, one a pod.")] = 1
+    workers: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1024,
+            description="Number of training workers (the world size). Each worker runs in a pod of its own.",
+        ),
+    ] = 1
     gpus_per_worker: Annotated[
-        int, Field(ge=0, le=16, description="GPUs of one worker, which trains on one of them: for more, add workers.")
+        int,
+        Field(
+            ge=0,
+            le=16,
+            description=(
+                "GPUs that each worker pod requests (nvidia.com/gpu). A worker trains on one GPU, so add workers to "
+                "use more. If it is above 0, a worker that finds no GPU fails. It must be 0 if `device` is CPU."
+            ),
+        ),
     ] = 0
     device: Annotated[
         Device,
-        Field(description="Auto takes a GPU where there is one; CUDA fails at once where there is none."),
+        Field(
+            description=(
+                "Device that workers compute on. Auto uses a GPU if the worker has one, and the CPU otherwise. CPU "
+                "never uses a GPU. CUDA fails at once if the worker has no GPU."
+            )
+        ),
     ] = Device.AUTO
     image: Annotated[
         str | None,
         StringConstraints(min_length=1, max_length=512),
-        Field(description="Trainer image. Default: the chart's."),
+        Field(
+            description=(
+                "Image of all pods of the job. If it is left out, the chart's `trainer.image` at the start of each "
+                "attempt is used. The chart's `trainer.allowedImages` may limit the choice."
+            )
+        ),
     ] = None
     ray_version: Annotated[
         str | None,
         StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"),
-        Field(description="Ray version in the image. Default: the chart's."),
+        Field(
+            description="Version of Ray in the image. If it is left out, the chart's `trainer.rayVersion` is assumed."
+        ),
     ] = None
-    resources: Annotated[Resources, Field(description="CPU and memory of one worker pod. Default: the chart's.")] = (
-        Resources()
-    )
+    resources: Annotated[
+        Resources,
+        Field(
+            description="CPU and memory of each worker pod. What is left out is set by the chart's `podSizes.worker`."
+        ),
+    ] = Resources()
     head_resources: Annotated[
         Resources,
-        Field(description="CPU and memory of the head pod, which trains nothing. Default: the chart's."),
+        Field(
+            description=(
+                "CPU and memory of the head pod, which does not train. What is left out is set by the chart's "
+                "`podSizes.head`."
+            )
+        ),
     ] = Resources()
     node_selector: Annotated[
-        dict[str, str] | None, Field(max_length=64, description="Labels that a worker's node must have.")
+        dict[str, str] | None,
+        Field(
+            max_length=64,
+            description="Labels that a node must have to run worker pods. If it is left out, any node will do.",
+        ),
     ] = None
     head_node_selector: Annotated[
         dict[str, str] | None,
-        Field(max_length=64, description="Labels that the node of the head, and of the check before it, must have."),
+        Field(
+            max_length=64,
+            description=(
+                "Labels that a node must have to run the head pod and the check that precedes the first attempt. If it "
+                "is left out, any node will do."
+            ),
+        ),
     ] = None
     tolerations: Annotated[
-        list[Toleration] | None, Field(max_length=64, description="Taints that all pods of the job bear.")
+        list[Toleration] | None,
+        Field(max_length=64, description="Tolerations of all pods of the job. If it is left out, they have none."),
     ] = None
-    affinity: Annotated[Affinity | None, Field(description="Where workers may and may not run.")] = None
-    priority_class_name: Annotated[ObjectName | None, Field(description="PriorityClass of the pods.")] = None
+    affinity: Annotated[
+        Affinity | None,
+        Field(description="Scheduling constraints of the worker pods. If it is left out, they have none."),
+    ] = None
+    priority_class_name: Annotated[
+        ObjectName | None,
+        Field(
+            description=(
+                "Name of the PriorityClass of all pods of the job. If it is left out, the cluster's default applies."
+            )
+        ),
+    ] = None
     image_pull_secrets: Annotated[
         list[SecretRef] | None,
-        Field(max_length=16, description="Secrets in the job's namespace that open the image's registry."),
+        Field(
+            max_length=16,
+            description=(
+                "Secrets in the job's namespace with credentials for the registry of `image`. If it is left out, the "
+                "image is pulled without credentials."
+            ),
+        ),
     ] = None
     service_account_annotations: Annotated[
         dict[str, str] | None,
         Field(
             max_length=16,
             description=(
-                "Annotations of the job's ServiceAccount, promptintern-NAME, by which a cloud gives its pods an "
-                "identity. The author must be allowed to create ServiceAccounts."
+                "Annotations of the job's ServiceAccount, promptintern-NAME, through which a cloud assigns an identity "
+                "to the pods. The author of the job must be allowed to create ServiceAccounts. If it is left out, the "
+                "ServiceAccount has no such annotations."
             ),
         ),
     ] = None
-    model_cache: Annotated[ModelCache | None, Field(description="A volume that holds base models.")] = None
+    model_cache: Annotated[
+        ModelCache | None,
+        Field(
+            description=(
+                "A volume with base models that the pods share. If it is left out, each pod downloads the base model "
+                "to its scratch space."
+            )
+        ),
+    ] = None
     termination_grace_period_seconds: Annotated[
-        int, Field(ge=0, le=86_400, description="Time that a planned stop leaves for saving.")
+        int,
+        Field(
+            ge=0,
+            le=86_400,
+            description=(
+                "Seconds that a pod has to save its work before it is killed in a planned stop, such as a suspension, "
+                "a preemption or a node drain."
+            ),
+        ),
     ] = 120
 
 
 class CheckpointSpec(ApiModel):
-    """How much work a hard kill may cost."""
+    """Checkpoints within a stage, which bound the work that a hard kill can cost."""
 
-    every_seconds: Annotated[int, Field(ge=1, le=86_400, description="Time between checkpoints within a stage.")] = 300
+    every_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=86_400,
+            description=(
+                "Seconds between two checkpoints within a stage. A hard kill costs at most this much work. A planned "
+                "stop saves first and costs no step."
+            ),
+        ),
+    ] = 300
     keep: Annotated[
         int,
-        Field(ge=1, le=100, description="Checkpoints kept in a running stage; none stay after its commit."),
+        Field(
+            ge=1,
+            le=100,
+            description=(
+                "Number of checkpoints that are kept of the running stage. All are deleted once the stage is committed."
+            ),
+        ),
     ] = 2
 
 
 class StorageSpec(ApiModel):
-    """Where adapters, reports and checkpoints go."""
+    """The storage for adapters, reports, logs and checkpoints."""
 
     uri: Annotated[
         StorageUri,
-        Field(description="s3://BUCKET/PREFIX or file:///PATH. The run's folder is NAMESPACE/NAME-ID under it."),
+        Field(
+            description=(
+                "URI of the storage: s3://BUCKET/PREFIX or file:///PATH. The run writes to its folder "
+                "NAMESPACE/NAME-ID below it. In a cluster, a file:// URI must point below "
+                "`compute.modelCache.mountPath`."
+            )
+        ),
     ]
     endpoint: Annotated[
         str | None,
         StringConstraints(pattern=r"^https?://.+$", max_length=1024),
-        Field(description="S3 endpoint, for servers other than AWS."),
+        Field(description="URL of the S3 server, with http:// or https://. If it is left out, AWS is used."),
     ] = None
-    region: Annotated[str | None, StringConstraints(max_length=64), Field(description="S3 region.")] = None
+    region: Annotated[
+        str | None,
+        StringConstraints(max_length=64),
+        Field(description="Region of the S3 bucket. If it is left out, the AWS configuration of the pod decides."),
+    ] = None
     secret_ref: Annotated[
         SecretRef | None,
         Field(
             description=(
-                "Secret with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and ca.crt where the endpoint has a "
-                "certificate authority of its own. Without it: the pod's own identity. Locally: the environment and "
-                "~/.aws, as for every AWS tool."
+                "Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Two more keys are optional: "
+                "AWS_SESSION_TOKEN, and ca.crt with the endpoint's own certificate authority. If it is left out, the "
+                "pod's own identity is used. `promptintern run` does not read the Secret; it uses the environment and "
+                "~/.aws, as every AWS tool does."
             )
         ),
     ] = None
 
 
 class Retries(ApiModel):
-    """How often a failed attempt is followed by another. Preemptions are not counted."""
+    """The numbers of attempts that may fail before the job fails. Preemptions and suspensions are not counted."""
 
-    application: Annotated[int, Field(ge=0, le=100, description="After a failure of the trainer itself.")] = 1
+    application: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description=(
+                "How many attempts that fail by an error of the trainer, such as too little memory, are followed by "
+                "another attempt. 0 means that the first such failure ends the job."
+            ),
+        ),
+    ] = 1
     infrastructure: Annotated[
-        int, Field(ge=0, le=100, description="After a lost node or pod, a storage or an image that is away.")
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description=(
+                "How many attempts that fail because a node, a pod, the storage or an image is lost or unavailable are "
+                "followed by another attempt. It also limits how often a lost check is repeated. 0 means that the "
+                "first such failure ends the job."
+            ),
+        ),
     ] = 10

@@ -1,4 +1,4 @@
-"""`promptintern-crd`: writes the CustomResourceDefinition and docs/api.md, or says that they are stale."""
+"""`promptintern-crd`: write the CustomResourceDefinition and docs/api.md, or check that they are up to date."""
 
 import argparse
 import sys
@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from promptintern_api.api_reference import api_reference
 from promptintern_api.job import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
-from promptintern_api.reference import reference
 from promptintern_api.schema import open_api_schema
 
 CRD_FILE = f"crds/{PLURAL}.{GROUP}.yaml"
@@ -17,16 +17,16 @@ CHART_FILE = "charts/promptintern/files/crd.yaml"
 
 _HEADER = "# Generated from crds/promptintern_api by `promptintern-crd --write`. Change the models.\n"
 _COLUMNS = (
-    ("Phase", "string", ".status.phase", "The job in one word."),
-    ("Stage", "string", ".status.stage", "Current stage of all."),
-    ("Tokens", "number", ".status.tokens", "Prompt tokens per query now."),
-    ("Score", "string", ".status.score", "Newest score."),
-    ("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+    ("Phase", "string", ".status.phase", "The state of the job in one word."),
+    ("Stage", "string", ".status.stage", "The newest stage and the number of stages."),
+    ("Tokens", "number", ".status.tokens", "Mean number of prompt tokens per query in the newest stage."),
+    ("Score", "string", ".status.score", "The newest score on held-out rows."),
+    ("Age", "date", ".metadata.creationTimestamp", "The time since the job was created."),
 )
 
 
 def custom_resource_definition() -> dict[str, Any]:
-    """The manifest, apiextensions.k8s.io/v1. Needs Kubernetes 1.30 or newer."""
+    """Return the manifest (apiextensions.k8s.io/v1), which needs Kubernetes 1.30 or newer."""
     columns = [
         {"name": name, "type": kind, "jsonPath": path, "description": text} for name, kind, path, text in _COLUMNS
     ]
@@ -60,26 +60,26 @@ def custom_resource_definition() -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every value out: what is shared in memory is no anchor in the file."""
+    """A dumper that writes every value in full, without anchors for objects that are shared in memory."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def crd_yaml() -> str:
-    """The file's text."""
+    """Return the text of the CRD's file."""
     text: str = yaml.dump(custom_resource_definition(), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
     return _HEADER + text
 
 
-def generated() -> dict[str, str]:
-    """Every generated file's text, by its path in the repository."""
-    return {CRD_FILE: crd_yaml(), CHART_FILE: crd_yaml(), REFERENCE_FILE: reference()}
+def generated_files() -> dict[str, str]:
+    """Return the text of every generated file, by its path in the repository."""
+    return {CRD_FILE: crd_yaml(), CHART_FILE: crd_yaml(), REFERENCE_FILE: api_reference()}
 
 
-def stale(root: Path) -> list[str]:
-    """Paths under ``root`` whose text is missing or is not what the models say."""
-    return [name for name, text in generated().items() if _read(root / name) != text]
+def stale_files(root: Path) -> list[str]:
+    """Return the generated files that are missing under ``root`` or differ from the models."""
+    return [name for name, text in generated_files().items() if _read(root / name) != text]
 
 
 def _read(path: Path) -> str | None:
@@ -87,30 +87,30 @@ def _read(path: Path) -> str | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command. Exit status 1 if ``--check`` finds a stale file."""
+    """Run the command. The exit status is 1 if ``--check`` finds a stale file."""
     parser = argparse.ArgumentParser(
         prog="promptintern-crd",
-        description=(
-            "The CustomResourceDefinition of PromptInternJob, made from its models. Prints it without an option."
-        ),
+        description=("Print the CustomResourceDefinition of PromptInternJob, which is generated from its models."),
         epilog="Example: promptintern-crd | kubectl apply --server-side -f -",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--write", action="store_true", help=f"write {CRD_FILE}, the chart's copy and {REFERENCE_FILE}")
-    mode.add_argument("--check", action="store_true", help="exit with 1 if one of these files is stale")
+    mode.add_argument(
+        "--check", action="store_true", help="write nothing; exit with status 1 if one of these files is stale"
+    )
     parser.add_argument(
         "--root",
         type=Path,
         default=Path(__file__).resolve().parents[2],
-        help="the repository (default: this one)",
+        help="root folder of the repository (default: the one of this package)",
     )
     options = parser.parse_args(arguments)
     if options.write:
-        for name, text in generated().items():
+        for name, text in generated_files().items():
             (options.root / name).parent.mkdir(parents=True, exist_ok=True)
             (options.root / name).write_text(text, encoding="utf-8")
     elif options.check:
-        for name in (names := stale(options.root)):
+        for name in (names := stale_files(options.root)):
             print(f"{options.root / name}: is stale; run promptintern-crd --write", file=sys.stderr)
         return 1 if names else 0
     else:

@@ -1,4 +1,4 @@
-"""spec.data: the rows that teach and the rows that judge."""
+"""spec.data: training rows and held-out rows."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -6,13 +6,13 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel
-from promptintern_api.references import DataUri
+from promptintern_api.uris import DataUri
 
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class DataFormat(StrEnum):
-    """How a data file is read."""
+    """The format of a data file."""
 
     AUTO = "Auto"
     JSONL = "JSONL"
@@ -21,73 +21,96 @@ class DataFormat(StrEnum):
 
 
 class OnProblem(StrEnum):
-    """What happens to a row that cannot be used as it is."""
+    """The action on a row that cannot be used as it is."""
 
     ERROR = "Error"
     DROP = "Drop"
 
 
 class Columns(ApiModel):
-    """The names that the file gives its fields."""
+    """The names of the columns (keys of a JSON object) that hold the parts of a row."""
 
-    query: Annotated[ColumnName, Field(description="Column with the query.")] = "query"
+    query: Annotated[ColumnName, Field(description="Column with the query, which is text.")] = "query"
     answer: Annotated[
         ColumnName,
         Field(
-            description=(
-                "Column with the answer. A list of strings is read as several accepted answers, the first one taught."
-            )
+            description="Column with the answer: text, or a list of accepted answers of which the first is trained on."
         ),
     ] = "answer"
     answers: Annotated[
         ColumnName | None,
-        Field(description=("Column with further accepted answers (a list of strings). They count in evaluation only.")),
+        Field(
+            description=(
+                "Column with a list of further accepted answers, which count only in the evaluation. If it is left "
+                "out, a row has no further answers."
+            )
+        ),
     ] = None
     tests: Annotated[
         ColumnName | None,
-        Field(description="Column with tests of a program (a list of strings), kept for pass@1."),
+        Field(
+            description=(
+                "Column with a list of tests for the program in the answer. The tests are reserved for the metric "
+                "pass@1. If it is left out, a row has no tests."
+            )
+        ),
     ] = None
     id: Annotated[
         ColumnName | None,
-        Field(description="Column with the row's own name, shown in messages. Without it: the line number."),
+        Field(description="Column with the name of the row. If it is left out, the line number is the name."),
     ] = None
 
 
 class DataSource(ApiModel):
-    """One file of rows."""
+    """A file of rows."""
 
     uri: Annotated[
         DataUri,
         Field(
             description=(
-                "s3://BUCKET/KEY, file:///PATH or sample://formulas/... A JSONL file (one JSON object a "
-                'line, UTF-8), a Parquet file, or chat JSONL ({"messages": [{"role": '
-                '"system"|"user"|"assistant", "content": ...}]}).'
+                "URI of the file: s3://BUCKET/KEY, file:///PATH or sample://formulas/... The file is JSONL (one JSON "
+                "object per line, in UTF-8), Parquet, or chat JSONL "
+                '({"messages": [{"role": "system"|"user"|"assistant", "content": ...}]}).'
             )
         ),
     ]
     format: Annotated[
         DataFormat,
-        Field(description=("Auto takes Parquet for .parquet, Chat where the first line has `messages`, else JSONL.")),
+        Field(
+            description=(
+                "Format of the file: JSONL, Parquet or Chat. Auto reads a file named .parquet as Parquet, a file whose "
+                "first line has the key `messages` as Chat, and every other file as JSONL."
+            )
+        ),
     ] = DataFormat.AUTO
-    columns: Annotated[Columns, Field(description="Names of the file's columns.")] = Columns()
+    columns: Annotated[
+        Columns, Field(description="Names of the file's columns. A chat file does not use `query` and `answer`.")
+    ] = Columns()
     limit: Annotated[
-        int | None, Field(ge=1, le=100_000_000, description="Use the first so many rows only. Default: all.")
+        int | None,
+        Field(
+            ge=1,
+            le=100_000_000,
+            description="Number of rows to read from the start of the file. If it is left out, all rows are read.",
+        ),
     ] = None
 
 
 class DataSpec(ApiModel):
-    """Training and held-out rows."""
+    """The training rows and the held-out rows."""
 
-    train: Annotated[DataSource, Field(description="Rows to learn from; examples are retrieved from them as well.")]
-    eval: Annotated[DataSource, Field(description="Held-out rows that every arm answers.")]
+    train: Annotated[
+        DataSource,
+        Field(description="File with the training rows. The few-shot examples are retrieved from them as well."),
+    ]
+    eval: Annotated[DataSource, Field(description="File with the held-out rows, which every arm answers.")]
     on_leak: Annotated[
         OnProblem,
         Field(
             description=(
-                "What to do when a query of `eval` also stands in `train` (compared without case, spaces "
-                "and end punctuation): Error refuses the job and names the rows, Drop leaves the row out of "
-                "`train` and counts it."
+                "Action on a training row whose query also occurs in `eval`. Queries are compared without regard to "
+                "case, white space and punctuation at the end. Error refuses the job and names the rows. Drop leaves "
+                "the row out of `train` and counts it."
             )
         ),
     ] = OnProblem.ERROR
@@ -95,9 +118,10 @@ class DataSpec(ApiModel):
         OnProblem,
         Field(
             description=(
-                "What to do with a training row whose longest prompt and answer pass training.maxTokens: "
-                "Error refuses the job and names the row, Drop leaves it out of every stage and counts it. "
-                "Nothing is ever truncated."
+                "Action on a row that does not fit: a training row whose longest prompt plus answer exceeds "
+                "training.maxTokens, or a held-out row whose prompt leaves no room for evaluation.maxNewTokens. Error "
+                "refuses the job and names the row. Drop leaves the row out of the run and counts it. Nothing is ever "
+                "truncated."
             )
         ),
     ] = OnProblem.ERROR

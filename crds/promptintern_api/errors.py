@@ -1,4 +1,4 @@
-"""Turning pydantic's errors into what a user reads: a field, and what is wrong with it."""
+"""Parsing a job, with errors that name the field and say what is wrong with it."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from pydantic.alias_generators import to_snake
 from promptintern_api.job import PromptInternJob
 
 MAX_BYTES = 3 * 1024 * 1024
-"""What a Kubernetes API server takes in one request."""
+"""The largest request that a Kubernetes API server accepts, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong, at one place."""
+    """A mistake and its place."""
 
     where: str
     """A field such as ``spec.prompt.template``, or ``file:line``."""
@@ -29,8 +29,8 @@ class Problem:
         return f"{self.where}: {self.message}"
 
 
-class InvalidJob(ValueError):  # noqa: N818 -- what it is, not that it is an error
-    """A document that is no PromptInternJob. ``problems`` has every reason."""
+class InvalidJob(ValueError):  # noqa: N818 -- the name says what the document is
+    """Raised for a document that is not a valid PromptInternJob; ``problems`` lists all its mistakes."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -38,45 +38,47 @@ class InvalidJob(ValueError):  # noqa: N818 -- what it is, not that it is an err
 
 
 def parse_job(document: Any) -> PromptInternJob:
-    """The job in ``document`` (plain data, as ``yaml.safe_load`` returns it).
+    """Parse ``document``, which is plain data as ``yaml.safe_load`` returns it, into a job.
 
     Raises:
-        InvalidJob: with all that is wrong, each at its field.
+        InvalidJob: The document is not a valid job. The error lists every mistake with its field.
     """
     if not isinstance(document, Mapping):
-        raise InvalidJob([Problem(where="document", message="is no mapping; a job starts with apiVersion and kind")])
+        raise InvalidJob([Problem(where="document", message="is not a mapping; a job begins with apiVersion and kind")])
     try:
-        # as JSON, where strict (no number in quotes, no 1 for true) still takes an enum's value
-        return PromptInternJob.model_validate_json(_as_json(document), strict=True, by_alias=True, by_name=False)
+        # Strict validation (no number in quotes, no 1 for true) accepts the value of an enum only in JSON.
+        return PromptInternJob.model_validate_json(_to_json(document), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidJob([p for item in error.errors() for p in _problems(item)]) from None
+        raise InvalidJob([problem for item in error.errors() for problem in _problems(item)]) from None
 
 
-def _as_json(document: Mapping[str, Any]) -> str:
-    """``document`` as text. It is measured while it is written, since a few YAML aliases can stand for gigabytes.
+def _to_json(document: Mapping[str, Any]) -> str:
+    """Serialize ``document``, measuring its size on the way, because a few YAML aliases can expand to gigabytes.
 
     Raises:
-        InvalidJob: if it is too large for an API server, holds itself, or holds what JSON has no word for.
+        InvalidJob: The document is too large for an API server, contains itself, or has a value that JSON lacks.
     """
-    parts, room = [], MAX_BYTES
+    parts, bytes_left = [], MAX_BYTES
     try:
-        for part in json.JSONEncoder(default=_time).iterencode(document):
+        for part in json.JSONEncoder(default=_encode_date).iterencode(document):
             parts.append(part)
-            room -= len(part)
-            if room < 0:
+            bytes_left -= len(part)
+            if bytes_left < 0:
                 break
     except (ValueError, RecursionError):
-        raise InvalidJob([Problem(where="document", message="holds itself, or is nested too deeply")]) from None
+        raise InvalidJob([Problem(where="document", message="contains itself or is nested too deeply")]) from None
     except TypeError as error:
-        raise InvalidJob([Problem(where="document", message=f"holds what JSON cannot say: {error}")]) from None
-    if room < 0:
-        message = f"is larger than {MAX_BYTES:,} bytes, more than an API server takes"
+        raise InvalidJob(
+            [Problem(where="document", message=f"contains {error}, which JSON cannot represent")]
+        ) from None
+    if bytes_left < 0:
+        message = f"is larger than {MAX_BYTES:,} bytes, the most that an API server accepts"
         raise InvalidJob([Problem(where="document", message=message)])
     return "".join(parts)
 
 
-def _time(value: object) -> str:
-    """A date that YAML saw in plain text, as text again."""
+def _encode_date(value: object) -> str:
+    """Turn a date, which YAML made of plain text, back into text."""
     if isinstance(value, date):
         return value.isoformat()
     raise TypeError(f"a value of type {type(value).__name__}")
@@ -86,30 +88,29 @@ def _problems(error: Any) -> list[Problem]:
     where = _path(error["loc"])
     kind, context = error["type"], error.get("ctx", {})
     if kind == "rules":
-        above = f"{where}." if error["loc"] else ""
-        return [Problem(where=f"{above}{field}", message=message) for field, message in context["broken"]]
+        prefix = f"{where}." if error["loc"] else ""
+        return [Problem(where=f"{prefix}{field}", message=message) for field, message in context["broken"]]
     if kind == "extra_forbidden":
-        return [Problem(where=where, message="is no known field" + _suggestion(error["loc"]))]
+        return [Problem(where=where, message="is not a known field" + _suggestion(error["loc"]))]
     if kind == "missing":
         return [Problem(where=where, message="is required")]
     if kind == "string_pattern_mismatch":
-        return [
-            Problem(where=where, message=f"{_shown(error['input'])} {_mismatch(error['input'], context['pattern'])}")
-        ]
+        value = error["input"]
+        return [Problem(where=where, message=f"{_abbreviated(value)} {_mismatch(value, context['pattern'])}")]
     message = re.sub(r"^(Input|String|List|Value) ", "", error["msg"])
-    return [Problem(where=where, message=f"{message[0].lower()}{message[1:]}, got {_shown(error['input'])}")]
+    return [Problem(where=where, message=f"{message[0].lower()}{message[1:]}, got {_abbreviated(error['input'])}")]
 
 
 def _mismatch(value: str, pattern: str) -> str:
-    """In words, where the pattern only asks for one of some schemes."""
-    found = re.fullmatch(r"\^\(([a-z0-9|]+)\)://\.\+\$", pattern)
-    if found is None:
+    """Say why ``value`` does not match; a pattern of URI schemes is put into words."""
+    schemes_only = re.fullmatch(r"\^\(([a-z0-9|]+)\)://\.\+\$", pattern)
+    if schemes_only is None:
         return f"does not match {pattern}"
-    schemes = [f"{scheme}://" for scheme in found[1].split("|")]
-    return "names nothing behind the scheme" if value in schemes else f"starts with none of {', '.join(schemes)}"
+    schemes = [f"{scheme}://" for scheme in schemes_only[1].split("|")]
+    return "names nothing after the scheme" if value in schemes else f"must start with one of {', '.join(schemes)}"
 
 
-def _shown(value: Any, limit: int = 60) -> str:
+def _abbreviated(value: Any, limit: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
@@ -122,11 +123,11 @@ def _path(location: Sequence[str | int]) -> str:
 
 
 def _suggestion(location: Sequence[str | int]) -> str:
-    known = _fields_at(location[:-1])
-    close = get_close_matches(str(location[-1]), known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known are {', '.join(sorted(known))}" if known else ""
+    names = _fields_at(location[:-1])
+    similar = get_close_matches(str(location[-1]), names, n=1)
+    if similar:
+        return f"; did you mean {similar[0]}?"
+    return f"; the known fields are {', '.join(sorted(names))}" if names else ""
 
 
 def _fields_at(location: Sequence[str | int]) -> list[str]:
@@ -135,14 +136,14 @@ def _fields_at(location: Sequence[str | int]) -> list[str]:
         if isinstance(part, int):
             continue
         field = model.model_fields.get(to_snake(part))
-        nested = _model_in(field.annotation) if field else None
+        nested = _nested_model(field.annotation) if field else None
         if nested is None:
             return []
         model = nested
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
+    return next((model for arg in get_args(annotation) if (model := _nested_model(arg))), None)

@@ -1,4 +1,4 @@
-"""spec.evaluation: what is measured, on what, and when to stop."""
+"""spec.evaluation: what is measured, on which rows, and when training stops."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
 from enum import StrEnum
@@ -10,14 +10,14 @@ from promptintern_api.base import ApiModel, Number, Rule
 
 
 class Metric(StrEnum):
-    """A number between 0 and 1 for one answer (ExactMatch) or 0 and 100 for a set of them (BLEU)."""
+    """A score: from 0 to 1 for each answer (ExactMatch), or from 0 to 100 for a set of answers (BLEU)."""
 
     EXACT_MATCH = "ExactMatch"
     BLEU = "BLEU"
 
 
 class Arm(StrEnum):
-    """One way to answer the held-out queries."""
+    """A way to answer the held-out queries."""
 
     FULL_PROMPT = "FullPrompt"
     QUERY_ONLY = "QueryOnly"
@@ -26,21 +26,21 @@ class Arm(StrEnum):
 
 
 class OnGateFail(StrEnum):
-    """What a failed gate does."""
+    """The action of a gate that fails."""
 
     STOP = "Stop"
     CONTINUE = "Continue"
 
 
 class DirectBudget(StrEnum):
-    """What the Direct arm's training has in common with the stages together."""
+    """The amount that the training of the Direct arm has in common with all stages together."""
 
     ROWS = "Rows"
     TOKENS = "Tokens"
 
 
 class Gate(ApiModel):
-    """A check after every stage."""
+    """A check of the score after every stage."""
 
     max_drop: Annotated[
         Number,
@@ -48,38 +48,52 @@ class Gate(ApiModel):
             ge=0,
             le=1,
             description=(
-                "How far a stage's score on its own prompt may fall below FullPrompt's on the same rows, as "
-                "a share of the metric's range."
+                "Largest drop that passes the gate: how far the score of a stage on its own prompt may fall below the "
+                "score of FullPrompt on the same rows, as a share of the metric's range (1 for ExactMatch, 100 for "
+                "BLEU)."
             ),
         ),
     ] = 0.02
     on_fail: Annotated[
         OnGateFail,
         Field(
-            description=("Stop ends training and keeps the last stage that passed; Continue records it and goes on.")
+            description=(
+                "Action if the drop is larger. Stop ends the training and keeps the last stage that passed. Continue "
+                "records the failure and goes on to the next stage."
+            )
         ),
     ] = OnGateFail.CONTINUE
 
 
 class Prices(ApiModel):
-    """What the served model costs."""
+    """The prices of the served model."""
 
-    input_per_million: Annotated[Number, Field(ge=0, le=1e6, description="Price of 1,000,000 prompt tokens.")]
-    output_per_million: Annotated[Number, Field(ge=0, le=1e6, description="Price of 1,000,000 answer tokens.")]
+    input_per_million: Annotated[
+        Number, Field(ge=0, le=1e6, description="Price of 1,000,000 prompt tokens, in `currency`.")
+    ]
+    output_per_million: Annotated[
+        Number, Field(ge=0, le=1e6, description="Price of 1,000,000 answer tokens, in `currency`.")
+    ]
     currency: Annotated[
-        str, StringConstraints(min_length=1, max_length=8), Field(description="Shown beside costs.")
+        str,
+        StringConstraints(min_length=1, max_length=8),
+        Field(description="Currency that the report shows beside costs."),
     ] = "USD"
 
 
 class EvaluationSpec(ApiModel):
-    """How the result is judged."""
+    """The evaluation of the result."""
 
     metrics: Annotated[
         list[Metric],
         Field(
             min_length=1,
             max_length=2,
-            description="The first one is the score of the gate and of the verdict.",
+            description=(
+                "Metrics of the report. ExactMatch is the share of answers that equal an accepted answer (0 to 1). "
+                "BLEU is the corpus score of sacrebleu (0 to 100). The first metric is the score of the stages, the "
+                "gate and the verdict. A metric may be listed once."
+            ),
             json_schema_extra={"x-kubernetes-list-type": "atomic"},  # the order counts
         ),
     ] = [Metric.EXACT_MATCH, Metric.BLEU]
@@ -89,50 +103,78 @@ class EvaluationSpec(ApiModel):
             min_length=1,
             max_length=4,
             description=(
-                "FullPrompt: base weights, the whole template, K examples. QueryOnly: the internalized "
-                "model. Direct: a plain fine-tune on the query alone with the same budget. Base: base "
-                "weights, the query alone."
+                "Ways to answer the held-out rows, which the report compares. FullPrompt is the base model with the "
+                "whole template and K examples. QueryOnly is the internalized model with the prompt of the last stage. "
+                "Direct is a plain fine-tune on the query alone with the same budget. Base is the base model with the "
+                "query alone. FullPrompt and QueryOnly are required."
             ),
             json_schema_extra={"x-kubernetes-list-type": "set"},
         ),
     ] = [Arm.FULL_PROMPT, Arm.QUERY_ONLY, Arm.DIRECT, Arm.BASE]
-    gate: Annotated[Gate, Field(description="The check after every stage.")] = Gate()
+    gate: Annotated[Gate, Field(description="Check of the score after every stage.")] = Gate()
     stage_rows: Annotated[
         int,
         Field(
             ge=1,
             le=1_000_000,
-            description="Held-out rows, the first so many, that are answered after every stage.",
+            description=(
+                "Number of held-out rows, taken from the start of the file, that are answered after every stage for "
+                "its score and the gate."
+            ),
         ),
     ] = 100
-    max_new_tokens: Annotated[int, Field(ge=1, le=65_536, description="Longest generated answer.")] = 256
+    max_new_tokens: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65_536,
+            description=(
+                "Longest generated answer, in tokens. A prompt and this many tokens together may not exceed "
+                "training.maxTokens."
+            ),
+        ),
+    ] = 256
     stop: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
         Field(
             max_length=16,
-            description="An answer ends before the first of these strings, besides the end token.",
+            description=(
+                "Strings at which an answer ends, once it holds more than white space. The string itself is not a part "
+                "of the answer. An answer also ends at the end token of the model and after `maxNewTokens`."
+            ),
         ),
     ] = []
-    batch_size: Annotated[int, Field(ge=1, le=65_536, description="Queries generated at once.")] = 32
+    batch_size: Annotated[
+        int, Field(ge=1, le=65_536, description="Number of queries that each worker answers in one batch.")
+    ] = 32
     latency_queries: Annotated[
         int,
         Field(
             ge=0,
             le=10_000,
-            description="Queries timed one by one for the latency at batch 1. 0 leaves it out.",
+            description=(
+                "Number of held-out queries that are answered one by one to measure the latency at batch size 1. 0 "
+                "skips the measurement."
+            ),
         ),
     ] = 20
     direct_budget: Annotated[
         DirectBudget,
         Field(
             description=(
-                "Rows: Direct sees every row as often as all stages together. Tokens: Direct trains on as "
-                "many tokens as all stages together, which is many more passes over the short prompts."
+                "Training budget of the Direct arm. Rows trains on every row as often as all stages together. Tokens "
+                "trains on as many tokens as all stages together, which takes many more passes over the short prompts."
             )
         ),
     ] = DirectBudget.ROWS
     prices: Annotated[
-        Prices | None, Field(description="Prices of the served model, for the cost per 1,000 queries.")
+        Prices | None,
+        Field(
+            description=(
+                "Prices of the served model, from which the report computes the cost of 1,000 queries. If it is left "
+                "out, the report shows no costs."
+            )
+        ),
     ] = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -150,7 +192,7 @@ class EvaluationSpec(ApiModel):
         ),
         Rule(
             field="arms",
-            message="must hold QueryOnly and FullPrompt, which the verdict compares",
+            message="must hold QueryOnly and FullPrompt, because the verdict compares them",
             cel="!has(self.arms) || ('QueryOnly' in self.arms && 'FullPrompt' in self.arms)",
             holds=lambda self: Arm.QUERY_ONLY in self.arms and Arm.FULL_PROMPT in self.arms,
         ),

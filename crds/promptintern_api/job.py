@@ -1,4 +1,4 @@
-"""PromptInternJob, v1alpha1: the whole object."""
+"""PromptInternJob, v1alpha1: the object as a whole."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
 from typing import Annotated, ClassVar, Literal
@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
+from promptintern_api.contract import LABEL_PRIORITY, LABEL_QUEUE
 from promptintern_api.data import DataSpec
 from promptintern_api.evaluation import EvaluationSpec
 from promptintern_api.model import ModelSpec
@@ -22,35 +23,51 @@ PLURAL = "promptinternjobs"
 SHORT_NAME = "pij"
 
 MUTABLE_SPEC_FIELDS = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
-"""What may change after the job was accepted; the rest of the spec is fixed from then on."""
+"""The fields that may change after the job was accepted. The rest of the spec is fixed from then on."""
 
 
 class Metadata(ApiModel):
-    """The part of an object's metadata that the trainer reads. Other keys belong to Kubernetes and pass."""
+    """The part of the metadata that PromptIntern reads. All other keys of Kubernetes' metadata are accepted."""
 
     model_config = ConfigDict(extra="ignore")
 
     name: Annotated[
         str,
         StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40),
-        Field(description="DNS-1035 label of at most 40 characters."),
+        Field(
+            description=(
+                "Name of the job, a DNS-1035 label of at most 40 characters. The names of its pods, Services and other "
+                "objects are derived from it."
+            )
+        ),
     ]
     namespace: Annotated[
         str,
         StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63),
-        Field(description="Namespace, and a folder in the storage."),
+        Field(description="Namespace of the job. It is also a part of the run's folder in the storage."),
     ] = "default"
     uid: Annotated[
         str | None,
         StringConstraints(pattern=r"^[0-9A-Za-z-]{8,64}$"),
-        Field(description="Given by the API server; part of the run's folder."),
+        Field(
+            description=(
+                "Unique ID of the job, which the API server sets. It is a part of the run's folder in the storage. For "
+                "`promptintern run`, a digest of what the job computes takes its place."
+            )
+        ),
     ] = None
     labels: Annotated[
-        dict[str, str], Field(description="Labels; kueue.x-k8s.io/queue-name has Kueue admit the job.")
+        dict[str, str],
+        Field(
+            description=(
+                f"Labels of the job. With {LABEL_QUEUE}, every attempt waits in this queue until Kueue admits it; "
+                f"{LABEL_PRIORITY} sets its priority there."
+            )
+        ),
     ] = {}
 
 
-def _asks_for_examples(spec: "PromptInternJobSpec") -> bool:
+def _shows_examples(spec: "PromptInternJobSpec") -> bool:
     schedule = spec.schedule
     if schedule.explicit is not None:
         return any(stage.shots > 0 for stage in schedule.explicit)
@@ -58,50 +75,91 @@ def _asks_for_examples(spec: "PromptInternJobSpec") -> bool:
 
 
 class PromptInternJobSpec(ApiModel):
-    """What to internalize, into what, and how to judge it."""
+    """The desired run: the prompt, the base model that internalizes it, and the evaluation of the result."""
 
-    model: Annotated[ModelSpec, Field(description="The base model.")]
-    data: Annotated[DataSpec, Field(description="Training and held-out rows.")]
-    prompt: Annotated[PromptSpec, Field(description="The prompt that is to become unnecessary.")]
-    schedule: Annotated[ScheduleSpec, Field(description="How template and examples go away.")] = ScheduleSpec()
-    training: Annotated[TrainingSpec, Field(description="How every stage is trained.")] = TrainingSpec()
-    evaluation: Annotated[EvaluationSpec, Field(description="How the result is judged.")] = EvaluationSpec()
-    compute: Annotated[ComputeSpec, Field(description="Where it runs.")] = ComputeSpec()
-    checkpoint: Annotated[CheckpointSpec, Field(description="How much work a hard kill may cost.")] = CheckpointSpec()
+    model: Annotated[ModelSpec, Field(description="Base model whose weights learn the prompt.")]
+    data: Annotated[DataSpec, Field(description="Training rows and held-out rows.")]
+    prompt: Annotated[PromptSpec, Field(description="Prompt that the model is to internalize.")]
+    schedule: Annotated[
+        ScheduleSpec,
+        Field(description="Stages in which the template and the examples are removed from the prompt."),
+    ] = ScheduleSpec()
+    training: Annotated[TrainingSpec, Field(description="Training of every stage.")] = TrainingSpec()
+    evaluation: Annotated[EvaluationSpec, Field(description="Evaluation of the result.")] = EvaluationSpec()
+    compute: Annotated[
+        ComputeSpec, Field(description="Workers, images, resources and placement of the job's pods.")
+    ] = ComputeSpec()
+    checkpoint: Annotated[
+        CheckpointSpec,
+        Field(description="Checkpoints within a stage, which bound the work that a hard kill can cost."),
+    ] = CheckpointSpec()
     storage: Annotated[
         StorageSpec | None,
         Field(
             description=(
-                "Where results go. Without it: the chart's default storage, or ./promptintern-runs for "
-                "`promptintern run`."
+                "Storage for adapters, reports, logs and checkpoints. If it is left out, the chart's `defaultStorage` "
+                "is used, and the job is refused if there is none. `promptintern run` then uses ./promptintern-runs."
             )
         ),
     ] = None
-    suspend: Annotated[bool, Field(description="Save, give the cluster back, and wait until this is false.")] = False
-    retries: Annotated[Retries, Field(description="How often a failed attempt is followed by another.")] = Retries()
+    suspend: Annotated[
+        bool,
+        Field(
+            description=(
+                "Whether the job is suspended. When it becomes true, the trainer saves and the Ray cluster is deleted. "
+                "When it becomes false again, the job continues where it stopped. It may change at any time."
+            )
+        ),
+    ] = False
+    retries: Annotated[
+        Retries,
+        Field(
+            description=(
+                "Numbers of failed attempts that are followed by another attempt. They may change while the job runs."
+            )
+        ),
+    ] = Retries()
     active_deadline_seconds: Annotated[
         int | None,
-        Field(ge=1, le=31_536_000, description="Longest running time, without queued and suspended time."),
+        Field(
+            ge=1,
+            le=31_536_000,
+            description=(
+                "Seconds that the job may run, summed over its attempts without the time in a queue or in suspension. "
+                "After that the job fails with reason DeadlineExceeded. It may change while the job runs. If it is "
+                "left out, there is no limit."
+            ),
+        ),
     ] = None
     ttl_seconds_after_finished: Annotated[
         int | None,
-        Field(ge=0, le=31_536_000, description="Delete the job so long after its end. Stored output stays."),
+        Field(
+            ge=0,
+            le=31_536_000,
+            description=(
+                "Seconds after the end of the job at which it is deleted. What it stored is kept. If it is left out, "
+                "the job is never deleted."
+            ),
+        ),
     ] = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="prompt.template",
-            message="must hold {examples}, since the schedule asks for examples; or set schedule.shots to 0",
+            message=(
+                "must hold {examples}, because the schedule has examples; to train without examples, set "
+                "schedule.shots to 0"
+            ),
             cel=(
                 "self.prompt.template.contains('{examples}') || (has(self.schedule) && "
                 "(has(self.schedule.explicit) ? self.schedule.explicit.all(s, s.shots == 0) : "
                 "(has(self.schedule.shots) && self.schedule.shots == 0)))"
             ),
-            holds=lambda self: count_placeholder(self.prompt.template, "examples") > 0 or not _asks_for_examples(self),
+            holds=lambda self: count_placeholder(self.prompt.template, "examples") > 0 or not _shows_examples(self),
         ),
         Rule(
             field="compute.gpusPerWorker",
-            message="must be 0 with device CPU",
+            message="must be 0 if compute.device is CPU; set compute.device to Auto or CUDA to train on GPUs",
             cel=(
                 "!has(self.compute) || !has(self.compute.device) || self.compute.device != 'CPU' || "
                 "!has(self.compute.gpusPerWorker) || self.compute.gpusPerWorker == 0"
@@ -115,8 +173,8 @@ def _fixed_once_accepted(name: str) -> Rule:
     return Rule(
         field=f"spec.{name}",
         message=(
-            f"cannot change once the job was accepted; only {', '.join(MUTABLE_SPEC_FIELDS)} can. Delete the job, or "
-            "create another one under a new name"
+            f"cannot change once the job has been accepted; only {', '.join(MUTABLE_SPEC_FIELDS)} can. Delete the job "
+            "and create it again, or create a job with another name"
         ),
         cel=(
             "!has(oldSelf.status) || !has(oldSelf.status.startTime) || "
@@ -129,14 +187,23 @@ def _fixed_once_accepted(name: str) -> Rule:
 
 
 class PromptInternJob(ApiModel):
-    """One prompt to internalize."""
+    """A PromptInternJob fine-tunes a base model until the model no longer needs a given prompt."""
 
-    api_version: Annotated[Literal["promptintern.dev/v1alpha1"], Field(description="The version of this API.")]
-    kind: Annotated[Literal["PromptInternJob"], Field(description="The kind of this object.")]
-    metadata: Annotated[Metadata, Field(description="Name, namespace and labels.")]
-    spec: Annotated[PromptInternJobSpec, Field(description="What is asked for.")]
+    api_version: Annotated[Literal["promptintern.dev/v1alpha1"], Field(description="Version of this API.")]
+    kind: Annotated[Literal["PromptInternJob"], Field(description="Kind of this object.")]
+    metadata: Annotated[Metadata, Field(description="Name, namespace and labels of the job.")]
+    spec: Annotated[
+        PromptInternJobSpec,
+        Field(description="Desired run: the prompt, the base model, and the evaluation of the result."),
+    ]
     status: Annotated[
-        PromptInternJobStatus | None, Field(description="What is known. Written by the operator, never by a user.")
+        PromptInternJobStatus | None,
+        Field(
+            description=(
+                "Observed state of the job. The head pod of the job writes `training` and the operator writes all "
+                "other fields; users only read it."
+            )
+        ),
     ] = None
 
     rules: ClassVar[tuple[Rule, ...]] = tuple(

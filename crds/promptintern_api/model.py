@@ -6,36 +6,45 @@ from typing import Annotated
 from pydantic import Field
 
 from promptintern_api.base import ApiModel
-from promptintern_api.references import ModelUri, SecretRef
+from promptintern_api.secret_ref import SecretRef
+from promptintern_api.uris import ModelUri
 
 
 class Dtype(StrEnum):
-    """The type that base weights and activations have while training. LoRA parameters are always float32."""
+    """The type of base weights and activations during training. LoRA parameters are always float32."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
 
 class ModelSpec(ApiModel):
-    """The base model."""
+    """The base model of a job."""
 
     uri: Annotated[
         ModelUri,
         Field(
             description=(
-                "Where the base model is: hf://ORG/NAME@REVISION (a model hub), s3://BUCKET/PREFIX, "
-                "file:///PATH (a mounted folder as save_pretrained writes it), or sample://formulas "
-                "(shipped with the trainer). Weights must be safetensors; code from the model's repository "
-                "is never run."
+                "URI of the base model: hf://ORG/NAME@REVISION (on a model hub), s3://BUCKET/PREFIX, file:///PATH (a "
+                "mounted folder as save_pretrained writes it), or sample://formulas (shipped with the trainer). The "
+                "weights must be safetensors. Code from the model's repository is never run."
             )
         ),
     ]
     dtype: Annotated[
-        Dtype, Field(description="Type of base weights and activations. LoRA parameters stay in float32.")
+        Dtype,
+        Field(
+            description=(
+                "Type of the base weights and activations: float32 or bfloat16. LoRA parameters are float32 either way."
+            )
+        ),
     ] = Dtype.BFLOAT16
     secret_ref: Annotated[
         SecretRef | None,
         Field(
-            description=("Secret with key `token`, for a gated model of a hub. Locally: environment variable HF_TOKEN.")
+            description=(
+                "Secret whose key `token` holds an access token for a gated model of a hub. If it is left out, the "
+                "model is downloaded without a token. `promptintern run` does not read the Secret; it uses the "
+                "environment variable HF_TOKEN."
+            )
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""spec.prompt: what is sent today, and how it is taken apart."""
+"""spec.prompt: the prompt that is sent today, and how its template is shortened."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
 import re
@@ -8,19 +8,19 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Number, Rule
-from promptintern_api.references import ModelUri
+from promptintern_api.uris import ModelUri
 
 PLACEHOLDER = re.compile(r"\{(query|examples|answer)\}")
-"""The only words in braces that mean something; any other brace is literal text."""
+"""The placeholders. Every other brace is literal text."""
 
 
 def count_placeholder(text: str, name: str) -> int:
-    """How often ``{name}`` stands in ``text``."""
+    """Count the occurrences of ``{name}`` in ``text``."""
     return sum(1 for match in PLACEHOLDER.finditer(text) if match[1] == name)
 
 
 class CompressorKind(StrEnum):
-    """How template tokens are ranked for removal."""
+    """The way in which the words of a template are ranked for removal."""
 
     SELF_INFORMATION = "SelfInformation"
     LLMLINGUA2 = "LLMLingua2"
@@ -28,7 +28,7 @@ class CompressorKind(StrEnum):
 
 
 class RetrieverKind(StrEnum):
-    """How the examples of a query are chosen."""
+    """The way in which the examples of a query are chosen."""
 
     BM25 = "BM25"
     EMBEDDING = "Embedding"
@@ -38,11 +38,11 @@ class RetrieverKind(StrEnum):
 class PrecomputedTemplate(ApiModel):
     """A template that the user wrote for one rate."""
 
-    rate: Annotated[Number, Field(ge=0, le=1, description="The stage's template rate that this text serves.")]
+    rate: Annotated[Number, Field(ge=0, le=1, description="Template rate of the stage that uses this text.")]
     template: Annotated[
         str,
         StringConstraints(max_length=262_144),
-        Field(description="The text; must hold {query} exactly once."),
+        Field(description="Text of the template at this rate. It must hold {query} exactly once."),
     ]
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -56,37 +56,48 @@ class PrecomputedTemplate(ApiModel):
 
 
 class Compressor(ApiModel):
-    """How the template gets shorter from stage to stage."""
+    """The method that shortens the template from stage to stage."""
 
     kind: Annotated[
         CompressorKind,
         Field(
             description=(
-                "SelfInformation keeps the words that surprise the job's base model most. LLMLingua2 keeps "
-                "the words that a token classification model votes for. Precomputed takes the user's own "
-                "text for each rate."
+                "Method that shortens the template. SelfInformation keeps the words that are least predictable for the "
+                "base model of the job. LLMLingua2 keeps the words that a token classification model selects. "
+                "Precomputed uses the user's own text for each rate."
             )
         ),
     ] = CompressorKind.SELF_INFORMATION
     model_uri: Annotated[
         ModelUri | None,
-        Field(description="LLMLingua2 only: the token classification model (two labels; label 1 means keep)."),
+        Field(
+            description=(
+                "URI of the token classification model of LLMLingua2, which has two labels; label 1 means keep. It is "
+                "required for kind LLMLingua2, and must be left out for every other kind."
+            )
+        ),
     ] = None
     templates: Annotated[
         list[PrecomputedTemplate] | None,
-        Field(max_length=32, description="Precomputed only: a template for every rate below 1 of the schedule."),
+        Field(
+            max_length=32,
+            description=(
+                "Templates of kind Precomputed, one for every rate below 1 in the schedule. The list is required for "
+                "kind Precomputed, and must be left out for every other kind."
+            ),
+        ),
     ] = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="modelUri",
-            message="is needed by kind LLMLingua2 and refused by the others",
+            message="is required if kind is LLMLingua2, and must be left out otherwise",
             cel="has(self.modelUri) == (has(self.kind) && self.kind == 'LLMLingua2')",
             holds=lambda self: (self.model_uri is not None) == (self.kind is CompressorKind.LLMLINGUA2),
         ),
         Rule(
             field="templates",
-            message="is needed by kind Precomputed and refused by the others",
+            message="is required if kind is Precomputed, and must be left out otherwise",
             cel="has(self.templates) == (has(self.kind) && self.kind == 'Precomputed')",
             holds=lambda self: (self.templates is not None) == (self.kind is CompressorKind.PRECOMPUTED),
         ),
@@ -94,23 +105,32 @@ class Compressor(ApiModel):
 
 
 class Retriever(ApiModel):
-    """How the few-shot examples of a query are found among the training rows."""
+    """The method that finds the few-shot examples of a query among the training rows."""
 
     kind: Annotated[
         RetrieverKind,
         Field(
             description=(
-                "BM25 ranks by shared words, Embedding by the cosine of mean-pooled vectors of a model, "
-                "Random draws by training.seed. Never the query itself nor a duplicate of it."
+                "Method that chooses examples. BM25 ranks training rows by shared words. Embedding ranks them by the "
+                "cosine similarity of mean-pooled vectors. Random draws them by training.seed. A query never gets "
+                "itself or a duplicate of itself as an example."
             )
         ),
     ] = RetrieverKind.BM25
-    model_uri: Annotated[ModelUri | None, Field(description="Embedding only: the encoder model.")] = None
+    model_uri: Annotated[
+        ModelUri | None,
+        Field(
+            description=(
+                "URI of the encoder model of kind Embedding. It is required for kind Embedding, and must be left out "
+                "for every other kind."
+            )
+        ),
+    ] = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="modelUri",
-            message="is needed by kind Embedding and refused by the others",
+            message="is required if kind is Embedding, and must be left out otherwise",
             cel="has(self.modelUri) == (has(self.kind) && self.kind == 'Embedding')",
             holds=lambda self: (self.model_uri is not None) == (self.kind is RetrieverKind.EMBEDDING),
         ),
@@ -118,30 +138,35 @@ class Retriever(ApiModel):
 
 
 class PromptSpec(ApiModel):
-    """The prompt that is paid for today."""
+    """The prompt that is sent, and paid for, with every query today."""
 
     template: Annotated[
         str,
         StringConstraints(min_length=1, max_length=262_144),
         Field(
             description=(
-                "The full prompt. {query} stands where the query goes (exactly once), {examples} where the "
-                "few-shot block goes (at most once). Other braces are literal."
+                "The full prompt. {query}, which must occur exactly once, is replaced by the query. {examples}, which "
+                "may occur at most once, is replaced by the few-shot examples. Every other brace is literal text."
             )
         ),
     ]
     example_template: Annotated[
         str,
         StringConstraints(min_length=1, max_length=65_536),
-        Field(description=("One few-shot example; must hold {query} and {answer}. Examples are joined as they are.")),
+        Field(
+            description=(
+                "Text of one few-shot example. It must hold {query} and {answer}. Examples are joined without anything "
+                "between them."
+            )
+        ),
     ] = "{query}\n{answer}\n\n"
     protect: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]],
         Field(
             max_length=16,
             description=(
-                "Literal pieces of the template that no rate removes, such as the cue before the answer. "
-                "They are part of every prompt, also of the final query-only one, so keep them short."
+                "Literal pieces of the template that are kept at every rate, such as the cue before the answer. They "
+                "are a part of every prompt, even of the last one, so keep them short."
             ),
         ),
     ] = []
@@ -149,14 +174,14 @@ class PromptSpec(ApiModel):
         bool,
         Field(
             description=(
-                "Wrap the prompt as the user turn and the answer as the assistant turn of the base model's "
-                "own chat template. Refused where the model has none, or where the turns cannot be told "
-                "apart in tokens."
+                "Whether the prompt becomes the user turn, and the answer the assistant turn, of the base model's chat "
+                "template. The job is refused if the model has no chat template, or if the tokens of the two turns "
+                "cannot be separated."
             )
         ),
     ] = False
-    compressor: Annotated[Compressor, Field(description="How the template gets shorter.")] = Compressor()
-    retriever: Annotated[Retriever, Field(description="How examples are found.")] = Retriever()
+    compressor: Annotated[Compressor, Field(description="Method that shortens the template.")] = Compressor()
+    retriever: Annotated[Retriever, Field(description="Method that finds the examples of a query.")] = Retriever()
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -173,7 +198,7 @@ class PromptSpec(ApiModel):
         ),
         Rule(
             field="template",
-            message="must not hold {answer}: the answer is what the model writes",
+            message="must not hold {answer}, because the model writes the answer",
             cel="!self.template.contains('{answer}')",
             holds=lambda self: count_placeholder(self.template, "answer") == 0,
         ),
@@ -191,8 +216,8 @@ class PromptSpec(ApiModel):
         ),
         Rule(
             field="protect",
-            message="every piece must stand in the template literally and hold no placeholder",
-            # indexOf, since the API server reckons contains at length times length and refuses such a rule
+            message="must list pieces that occur literally in the template and hold no placeholder",
+            # The API server estimates the cost of contains as length times length, and so refuses it here.
             cel=(
                 "!has(self.protect) || self.protect.all(p, self.template.indexOf(p) >= 0 && "
                 "!p.contains('{query}') && !p.contains('{examples}') && !p.contains('{answer}'))"

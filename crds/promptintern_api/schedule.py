@@ -1,4 +1,4 @@
-"""spec.schedule: how fast the template and the examples go away."""
+"""spec.schedule: the stages in which the template and the examples are removed."""
 
 from enum import StrEnum
 from typing import Annotated, ClassVar
@@ -9,7 +9,7 @@ from promptintern_api.base import ApiModel, Number, Rule
 
 
 class Curve(StrEnum):
-    """The shape of the way from rate 1 to the final rate. The trainer's ``schedule`` has the formulas."""
+    """The shape of the descent from rate 1 to the final rate. The trainer's ``schedule`` has the formulas."""
 
     LINEAR = "Linear"
     EXPONENTIAL = "Exponential"
@@ -17,13 +17,19 @@ class Curve(StrEnum):
 
 
 class ExplicitStage(ApiModel):
-    """One stage that the user spelled out."""
+    """A stage that the user describes explicitly."""
 
-    template_rate: Annotated[Number, Field(ge=0, le=1, description="Share of the template's tokens to keep.")]
-    shots: Annotated[int, Field(ge=0, le=256, description="Examples in the prompt.")]
+    template_rate: Annotated[
+        Number, Field(ge=0, le=1, description="Share of the template's tokens that the stage keeps.")
+    ]
+    shots: Annotated[int, Field(ge=0, le=256, description="Number of examples in the prompt.")]
     epochs: Annotated[
         int | None,
-        Field(ge=1, le=10_000, description="Passes over the rows. Default: training.epochsPerStage."),
+        Field(
+            ge=1,
+            le=10_000,
+            description="Passes over the training rows. If it is left out, training.epochsPerStage applies.",
+        ),
     ] = None
 
 
@@ -31,39 +37,57 @@ DEFAULT_STAGES = 4
 
 
 class ScheduleSpec(ApiModel):
-    """A curve, or an explicit list of stages."""
+    """The stages, given by a curve or by an explicit list."""
 
-    stages: Annotated[int | None, Field(ge=1, le=64, description="Number of stages. Default 4.")] = None
+    stages: Annotated[
+        int | None,
+        Field(ge=1, le=64, description="Number of stages. If it is left out, there are 4, or those of `explicit`."),
+    ] = None
     curve: Annotated[
         Curve | None,
         Field(
             description=(
-                "Linear falls evenly, Exponential fast first, InverseExponential slowly first. Default "
-                "Linear. These are this project's reading of the paper's names; docs/schedules.md has the "
-                "formulas."
+                "Shape of the descent of the rate and the shots. Linear falls evenly, Exponential falls fast at first, "
+                "and InverseExponential falls slowly at first. If it is left out, the curve is Linear. The names are "
+                "those of the paper, the formulas are this project's reading of them; see docs/schedules.md."
             )
         ),
     ] = None
     shots: Annotated[
-        int | None, Field(ge=0, le=256, description="Examples in the first stage's prompt (K). Default 5.")
+        int | None,
+        Field(
+            ge=0,
+            le=256,
+            description="Number of examples in the prompt of the first stage (K). If it is left out, K is 5.",
+        ),
     ] = None
     final_rate: Annotated[
         Number | None,
-        Field(ge=0, lt=1, description="Template rate of the last stage: 0 leaves the query alone. Default 0."),
+        Field(
+            ge=0,
+            lt=1,
+            description=(
+                "Template rate of the last stage. At 0, the prompt is the query and the protected pieces. If it is "
+                "left out, it is 0."
+            ),
+        ),
     ] = None
     explicit: Annotated[
         list[ExplicitStage] | None,
         Field(
             min_length=1,
             max_length=64,
-            description="The stages one by one, instead of the four fields above.",
+            description=(
+                "List of all stages. It cannot be combined with `stages`, `curve`, `shots` and `finalRate`. If it is "
+                "left out, these four fields give the stages."
+            ),
         ),
     ] = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="explicit",
-            message="cannot stand beside stages, curve, shots or finalRate",
+            message="cannot be combined with stages, curve, shots or finalRate; leave out either it or all of these",
             cel=(
                 "!has(self.explicit) || !(has(self.stages) || has(self.curve) || has(self.shots) || "
                 "has(self.finalRate))"
@@ -74,7 +98,7 @@ class ScheduleSpec(ApiModel):
         ),
         Rule(
             field="explicit",
-            message="templateRate and shots may only fall from stage to stage",
+            message="must not raise templateRate or shots from one stage to the next",
             cel=(
                 "!has(self.explicit) || (self.explicit.map(s, -s.templateRate).isSorted() && "
                 "self.explicit.map(s, -s.shots).isSorted())"
@@ -89,7 +113,7 @@ class ScheduleSpec(ApiModel):
         ),
         Rule(
             field="explicit",
-            message="the last stage must have shots: 0, since inference sends no examples",
+            message="must end with a stage that has shots: 0, because inference sends no examples",
             cel="!has(self.explicit) || self.explicit[self.explicit.size() - 1].shots == 0",
             holds=lambda self: self.explicit is None or self.explicit[-1].shots == 0,
         ),
@@ -97,7 +121,7 @@ class ScheduleSpec(ApiModel):
 
     @property
     def num_stages(self) -> int:
-        """How many stages the job has."""
+        """The number of stages of the job."""
         if self.explicit is not None:
             return len(self.explicit)
         return DEFAULT_STAGES if self.stages is None else self.stages

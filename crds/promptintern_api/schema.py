@@ -1,4 +1,4 @@
-"""The models as OpenAPI v3 structural schemas, which is the part of JSON Schema that Kubernetes takes."""
+"""The models as OpenAPI v3 structural schemas, the part of JSON Schema that Kubernetes accepts."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from pydantic_core import core_schema
 from promptintern_api.base import ApiModel, Rule
 from promptintern_api.job import GROUP, KIND, VERSION, PromptInternJob, PromptInternJobSpec
 from promptintern_api.status import PromptInternJobStatus
+from promptintern_api.training_status import TrainingStatus
 
 Schema = dict[str, Any]
 
@@ -17,61 +18,63 @@ _REF = "#/$defs/"
 _BOUNDS = {
     "exclusiveMinimum": ("minimum", "exclusiveMinimum"),
     "exclusiveMaximum": ("maximum", "exclusiveMaximum"),
-    # pydantic's words for a bound behind a BeforeValidator
+    # pydantic's keywords for a bound behind a BeforeValidator
     "ge": ("minimum", None),
     "le": ("maximum", None),
     "gt": ("minimum", "exclusiveMinimum"),
     "lt": ("maximum", "exclusiveMaximum"),
 }
 _ORDER = ("description", "type", "format", "enum", "default")
-"""What comes first in a node; the bounds follow, then what lies below, then the rules."""
+"""The keys that come first in a node. The bounds follow, then the keys of ``_LAST``."""
 _LAST = ("required", "properties", "items", "additionalProperties", RULES)
 
+_STATUS_MODULES = (PromptInternJobStatus.__module__, TrainingStatus.__module__)
+
 _NAME_MESSAGE = (
-    "must be a DNS-1035 label of at most 40 characters (a-z, 0-9, dashes; a letter first), since names of pods "
-    "and services are made from it"
+    "must be a DNS-1035 label of at most 40 characters (a-z, 0-9 and dashes, a letter first), because the names of "
+    "pods and Services are derived from it"
 )
 
 
 def definitions() -> dict[str, Schema]:
-    """A schema per model and enum, by name. Where one holds another it says ``{"$ref": NAME, ...}``."""
+    """Return a schema for each model and enum, by name. One refers to another by ``{"$ref": NAME, ...}``."""
     document = PromptInternJob.model_json_schema(schema_generator=_WithRules)
     nodes = {name: _structural(node) for name, node in document.pop("$defs").items()}
     return {PromptInternJob.__name__: _structural(document)} | nodes
 
 
 def open_api_schema() -> Schema:
-    """The schema of the whole object, as a CustomResourceDefinition holds it: without any ``$ref``."""
-    known = definitions()
+    """Return the schema of the whole object for a CustomResourceDefinition, without any ``$ref``."""
+    schemas = definitions()
     properties = {
         "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
         "kind": {"type": "string", "description": f"{KIND}."},
-        "metadata": {"type": "object"},  # Kubernetes' own; a schema for it may not say more
-        "spec": _inlined(known[PromptInternJobSpec.__name__], known),
-        "status": _inlined(known[PromptInternJobStatus.__name__], known),
+        "metadata": {"type": "object"},  # A CRD may not describe the metadata further; the API server knows it.
+        "spec": _inlined(schemas[PromptInternJobSpec.__name__], schemas),
+        "status": _inlined(schemas[PromptInternJobStatus.__name__], schemas),
     }
     return {
         "type": "object",
-        "description": known[PromptInternJob.__name__]["description"],
+        "description": schemas[PromptInternJob.__name__]["description"],
         "required": ["spec"],
         "properties": properties,
         RULES: [
-            _name_rule(known["Metadata"]["properties"]["name"]),
-            *known[PromptInternJob.__name__][RULES],
+            _name_rule(schemas["Metadata"]["properties"]["name"]),
+            *schemas[PromptInternJob.__name__][RULES],
         ],
     }
 
 
 class _WithRules(GenerateJsonSchema):
-    """pydantic's own generator, with the CEL half of each model's rules, and without defaults in the status."""
+    """pydantic's generator, extended by the CEL rules of each model and without defaults in the status."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         node = super().model_schema(schema)
         model = schema["cls"]
         if issubclass(model, ApiModel) and model.rules:
             node[RULES] = [_validation(rule) for rule in model.rules]
-        if model.__module__ == PromptInternJobStatus.__module__:
-            # an empty list that the API server adds would belong to neither of the status's two writers
+        if model.__module__ in _STATUS_MODULES:
+            # An empty list that the API server adds would belong to neither of the two writers of the status.
             for field in node["properties"].values():
                 field.pop("default", None)
         return node
@@ -82,7 +85,7 @@ def _validation(rule: Rule) -> Schema:
 
 
 def _name_rule(name: Schema) -> Schema:
-    """What Metadata asks of ``metadata.name``; a schema of our own for metadata could not say it in words."""
+    """Return the rule for ``metadata.name``, whose message is clearer than a pattern in the schema would be."""
     return {
         "rule": (
             f"self.metadata.name.size() <= {name['maxLength']} && self.metadata.name.matches('{name['pattern']}')"
@@ -92,19 +95,19 @@ def _name_rule(name: Schema) -> Schema:
 
 
 def _structural(node: Schema) -> Schema:
-    """``node`` of JSON Schema 2020-12 in the words of OpenAPI 3.0."""
+    """Convert ``node`` from JSON Schema 2020-12 to OpenAPI 3.0."""
     node = _without_null(node)
     node.pop("title", None)
     if node.get("additionalProperties") is False:
-        del node["additionalProperties"]  # forbidden in a structural schema, where unknown fields are refused anyway
+        del node["additionalProperties"]  # forbidden in a structural schema, which refuses unknown fields anyway
     elif node.get("additionalProperties") is True:
         del node["additionalProperties"]
         node["x-kubernetes-preserve-unknown-fields"] = True
     if "const" in node:
         node["enum"] = [node.pop("const")]
-    for word, (bound, exclusive) in _BOUNDS.items():
-        if word in node:
-            node[bound] = node.pop(word)
+    for keyword, (bound, exclusive) in _BOUNDS.items():
+        if keyword in node:
+            node[bound] = node.pop(keyword)
             if exclusive:
                 node[exclusive] = True
     if node.get("type") == "integer":
@@ -117,34 +120,34 @@ def _structural(node: Schema) -> Schema:
     if "properties" in node:
         node["properties"] = {name: _structural(value) for name, value in node["properties"].items()}
     if isinstance(node.get("default"), dict):
-        node["default"] = {}  # the fields' own defaults fill it
+        node["default"] = {}  # filled by the defaults of its fields
     return node
 
 
 def _ordered(node: Schema) -> Schema:
-    """``node`` with its keys in one order, so that the file reads alike everywhere."""
+    """Return ``node`` with its keys in a fixed order, so that all parts of the file read alike."""
     middle = [key for key in sorted(node) if key not in _ORDER + _LAST]
     return {key: node[key] for key in (*_ORDER, *middle, *_LAST) if key in node}
 
 
 def _without_null(node: Schema) -> Schema:
-    """Optional fields are fields that may be left out: no union with null, no default of null."""
+    """Make an optional field one that may be left out: no union with null, and no default of null."""
     node = dict(node)
     if "anyOf" in node:
-        (kept,) = [option for option in node.pop("anyOf") if option != {"type": "null"}]
-        node = kept | node
+        (variant,) = [option for option in node.pop("anyOf") if option != {"type": "null"}]
+        node = variant | node
     if node.get("default", ...) is None:
         del node["default"]
     return node
 
 
-def _inlined(node: Schema, known: dict[str, Schema]) -> Schema:
+def _inlined(node: Schema, schemas: dict[str, Schema]) -> Schema:
     node = dict(node)
     if "$ref" in node:
-        node = _inlined(known[node.pop("$ref")], known) | node
+        node = _inlined(schemas[node.pop("$ref")], schemas) | node
     for key in ("items", "additionalProperties"):
         if key in node:
-            node[key] = _inlined(node[key], known)
+            node[key] = _inlined(node[key], schemas)
     if "properties" in node:
-        node["properties"] = {name: _inlined(value, known) for name, value in node["properties"].items()}
+        node["properties"] = {name: _inlined(value, schemas) for name, value in node["properties"].items()}
     return _ordered(node)

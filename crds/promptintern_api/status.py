@@ -1,28 +1,18 @@
-"""status: written by the trainer's head pod (``training``) and the operator (the rest), never by a user."""
+"""status: the operator writes it except for ``training``, which the head pod writes. Users only read it."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
-from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from promptintern_api.base import ApiModel
+from promptintern_api.base import ApiModel, Time, map_by
 from promptintern_api.compute import StorageSpec
-
-Time = Annotated[
-    datetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
-]
-"""A time, which is text on the wire; strict validation takes no text for a time."""
-
-
-def _map_by(key: str) -> dict[str, Any]:
-    """Of a list: server-side apply merges its items by ``key``."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+from promptintern_api.training_status import TrainingStatus
 
 
 class Phase(StrEnum):
-    """The job in one word, derived from the conditions."""
+    """The state of a job in one word, derived from its conditions."""
 
     PENDING = "Pending"
     CHECKING = "Checking"
@@ -36,99 +26,42 @@ class Phase(StrEnum):
 
 
 class Condition(ApiModel):
-    """A condition as in every Kubernetes object."""
+    """A condition of the job, with the fields that every condition in Kubernetes has. The operator writes it."""
 
-    type: Annotated[str, Field(max_length=316, description="What the condition is about.")]
-    status: Annotated[str, Field(pattern=r"^(True|False|Unknown)$", description="True, False or Unknown.")]
-    reason: Annotated[str, Field(max_length=1024, description="A word for programs.")]
-    message: Annotated[str, Field(max_length=32_768, description="A sentence for people.")]
-    last_transition_time: Annotated[Time, Field(description="When `status` last changed.")]
-    observed_generation: Annotated[int | None, Field(ge=0, description="The spec's generation that was judged.")] = None
-
-
-class StageStatus(ApiModel):
-    """One stage as the trainer reports it."""
-
-    index: Annotated[int, Field(ge=0, description="Stage number, from 0.")]
-    rate: Annotated[float, Field(description="Template rate achieved.")]
-    shots: Annotated[int, Field(description="Examples in the prompt.")]
-    prompt_tokens: Annotated[float, Field(description="Mean prompt tokens per query.")]
-    loss: Annotated[float | None, Field(description="Mean loss per answer token at the stage's end.")] = None
-    score: Annotated[float | None, Field(description="Score on the held-out sample.")] = None
-    started_at: Annotated[Time | None, Field(description="First step.")] = None
-    finished_at: Annotated[Time | None, Field(description="Commit.")] = None
-    checkpoint: Annotated[str | None, Field(description="Folder of the newest checkpoint.")] = None
-
-
-class TimeShares(ApiModel):
-    """What a training's time went to; the shares sum to 1."""
-
-    data: Annotated[float, Field(description="Putting packs together and on the device.")] = 0.0
-    forward: Annotated[float, Field(description="Forward passes.")] = 0.0
-    backward: Annotated[float, Field(description="Backward passes.")] = 0.0
-    exchange: Annotated[float, Field(description="Summing gradients over workers, and waiting for them.")] = 0.0
-    optimizer: Annotated[float, Field(description="Clipping and the optimizer.")] = 0.0
-    save: Annotated[float, Field(description="Held up by reports and checkpoints.")] = 0.0
-
-
-class Progress(ApiModel):
-    """Where the running stage stands."""
-
-    step: Annotated[int, Field(ge=0, description="Optimizer steps done in this stage.")]
-    total: Annotated[int, Field(ge=0, description="Optimizer steps of this stage.")]
-    examples_per_second: Annotated[float | None, Field(description="Training rows per second.")] = None
-    tokens_per_second: Annotated[float | None, Field(description="Prompt and answer tokens per second.")] = None
-    computed_tokens_per_second: Annotated[
-        float | None, Field(description="Tokens through the model per second; shared ones count once.")
-    ] = None
-    loss_tokens_per_second: Annotated[float | None, Field(description="Answer tokens per second.")] = None
-    mfu: Annotated[
-        float | None, Field(description="Model FLOPs utilization, a share; only where the GPU's peak is known.")
-    ] = None
-    time_shares: Annotated[TimeShares | None, Field(description="What the time of this stage went to.")] = None
-    eta_seconds: Annotated[float | None, Field(description="Seconds left in this stage.")] = None
-
-
-class Failure(ApiModel):
-    """Why the trainer ended."""
-
-    failure_class: Annotated[
+    type: Annotated[
         str,
         Field(
-            alias="class",
-            pattern=r"^(User|Application|Infrastructure|Preemption)$",
-            description="Who has to act.",
+            max_length=316,
+            description=(
+                "Type of the condition. Accepted: the check of the spec passed, and the job may start. QuotaReserved: "
+                "Kueue admitted the attempt. ClusterReady: all pods of the Ray cluster are ready. Training: the "
+                "trainer runs. Suspended: spec.suspend is true and the cluster is gone. Succeeded and Failed: the job "
+                "is over."
+            ),
         ),
     ]
-    message: Annotated[str, Field(max_length=32_768, description="What, where, and what to do.")]
-    ray_job: Annotated[str | None, Field(description="The RayJob whose trainer ended.")] = None
-
-
-class Outputs(ApiModel):
-    """What the run leaves."""
-
-    adapter: Annotated[str | None, Field(description="URI of the adapter.")] = None
-    report: Annotated[str | None, Field(description="URI of the report.")] = None
-
-
-class TrainingStatus(ApiModel):
-    """The trainer's part of the status."""
-
-    term: Annotated[
-        int,
-        Field(ge=0, description="Term in which the driver that wrote this owns the run; 0 until it claims one."),
-    ] = 0
-    stages: Annotated[
-        list[StageStatus],
-        Field(max_length=64, description="Stages begun so far.", json_schema_extra=_map_by("index")),
-    ] = []
-    progress: Annotated[Progress | None, Field(description="The running stage.")] = None
-    failure: Annotated[Failure | None, Field(description="Why the trainer ended, if it failed.")] = None
-    outputs: Annotated[Outputs | None, Field(description="What the run leaves.")] = None
+    status: Annotated[
+        str,
+        Field(pattern=r"^(True|False|Unknown)$", description="Whether the condition holds: True, False or Unknown."),
+    ]
+    reason: Annotated[
+        str,
+        Field(
+            max_length=1024,
+            description="Cause of the status in one word, for programs. docs/conditions.md lists all reasons.",
+        ),
+    ]
+    message: Annotated[
+        str, Field(max_length=32_768, description="Explanation for people: what happened, where, and what to do.")
+    ]
+    last_transition_time: Annotated[Time, Field(description="Time at which `status` last changed.")]
+    observed_generation: Annotated[
+        int | None, Field(ge=0, description="Generation of the spec that the condition describes.")
+    ] = None
 
 
 class Outcome(StrEnum):
-    """How an attempt ended: well, because the user wanted it, or by one of the classes of failures."""
+    """The way in which an attempt ended: with success, by suspension, or by a class of failure."""
 
     SUCCEEDED = "Succeeded"
     SUSPENDED = "Suspended"
@@ -139,82 +72,221 @@ class Outcome(StrEnum):
 
 
 class PodStatus(ApiModel):
-    """The last that was seen of a pod."""
+    """The last state of a pod that the operator observed."""
 
-    name: Annotated[str, Field(description="The pod.")]
-    node: Annotated[str | None, Field(description="Its node.")] = None
-    phase: Annotated[str | None, Field(description="Its phase.")] = None
-    reason: Annotated[str | None, Field(max_length=1024, description="Why it waits or ended, in a word.")] = None
-    message: Annotated[str | None, Field(max_length=4096, description="Why it waits or ended.")] = None
-    exit_code: Annotated[int | None, Field(description="Exit code of its first container.")] = None
-    finished_at: Annotated[Time | None, Field(description="When that container ended.")] = None
+    name: Annotated[str, Field(description="Name of the pod.")]
+    node: Annotated[
+        str | None, Field(description="Name of the pod's node. It is left out until the pod is scheduled.")
+    ] = None
+    phase: Annotated[
+        str | None, Field(description="Phase of the pod: Pending, Running, Succeeded, Failed or Unknown.")
+    ] = None
+    reason: Annotated[
+        str | None,
+        Field(max_length=1024, description="Cause for which the pod waits or ended, in one word, such as OOMKilled."),
+    ] = None
+    message: Annotated[
+        str | None, Field(max_length=4096, description="Explanation of why the pod waits or ended, for people.")
+    ] = None
+    exit_code: Annotated[
+        int | None,
+        Field(
+            description=(
+                "Exit code of the first container that failed, or else of the first container. It is left out while "
+                "the container runs."
+            )
+        ),
+    ] = None
+    finished_at: Annotated[Time | None, Field(description="Time at which that container ended.")] = None
 
 
 class AttemptStatus(ApiModel):
-    """One RayJob."""
+    """An attempt at the job, which is one RayJob."""
 
-    number: Annotated[int, Field(ge=1, description="Attempt, from 1.")]
-    ray_job_name: Annotated[str, Field(description="The RayJob.")]
+    number: Annotated[int, Field(ge=1, description="Number of the attempt, counted from 1.")]
+    ray_job_name: Annotated[str, Field(description="Name of the attempt's RayJob.")]
     ray_job_uid: Annotated[
-        str | None, Field(alias="rayJobUID", description="Its identity, once the RayJob was seen.")
+        str | None,
+        Field(
+            alias="rayJobUID", description="UID of the RayJob. It is left out until the operator has seen the RayJob."
+        ),
     ] = None
-    started_at: Annotated[Time | None, Field(description="When the operator decided on it.")] = None
+    started_at: Annotated[
+        Time | None, Field(description="Time at which the operator decided to start the attempt.")
+    ] = None
     active_since: Annotated[
-        Time | None, Field(description="Since when it may run; none while it is queued or has ended.")
+        Time | None,
+        Field(
+            description=(
+                "Time since which the attempt has been active, which means that it does not wait in a queue. It is "
+                "left out while the attempt waits, and once the attempt has ended."
+            ),
+        ),
     ] = None
-    active_seconds: Annotated[float | None, Field(ge=0, description="How long it was active before `activeSince`.")] = (
-        None
-    )
+    active_seconds: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description=(
+                "Seconds that the attempt was active before `activeSince`. spec.activeDeadlineSeconds limits the sum "
+                "over all attempts."
+            ),
+        ),
+    ] = None
     head_pods: Annotated[
         int,
-        Field(ge=0, description="Number of head pods so far. KubeRay and Kueue may restart an attempt with a new one."),
+        Field(
+            ge=0,
+            description=(
+                "Number of head pods that the attempt has had so far. It is above 1 if KubeRay or Kueue restarted the "
+                "attempt with a new head pod."
+            ),
+        ),
     ] = 0
     head_lost_at: Annotated[
-        Time | None, Field(description="Since when its head pod is gone; none while there is one.")
+        Time | None,
+        Field(
+            description="Time since which the head pod has been lost. It is left out while the attempt has a head pod.",
+        ),
     ] = None
     held_up_since: Annotated[
-        Time | None, Field(description="Since when its cluster does not come up, for one and the same reason.")
+        Time | None,
+        Field(
+            description="Time since which one cause has kept the Ray cluster from coming up. It is left out otherwise.",
+        ),
     ] = None
     failure_seen_at: Annotated[
         Time | None,
-        Field(description="When it was first seen to have failed; its pods may say why a moment later."),
+        Field(
+            description=(
+                "Time at which the operator first saw that the attempt failed. The operator then waits a few seconds "
+                "for its pods to tell the cause."
+            ),
+        ),
     ] = None
-    finished_at: Annotated[Time | None, Field(description="End.")] = None
-    outcome: Annotated[Outcome | None, Field(description="How it ended.")] = None
-    message: Annotated[str | None, Field(max_length=32_768, description="Why it ended so.")] = None
+    finished_at: Annotated[
+        Time | None, Field(description="Time at which the attempt ended. It is left out while the attempt goes on.")
+    ] = None
+    outcome: Annotated[
+        Outcome | None,
+        Field(
+            description=(
+                "Way in which the attempt ended. Succeeded: all stages are done. Suspended: spec.suspend became true. "
+                "User: the job or its data is wrong, or spec.activeDeadlineSeconds is over; the job then fails. "
+                "Application: the trainer failed. Infrastructure: a node, a pod, the storage or a model hub failed. "
+                "Preemption: the cluster took a pod away. spec.retries limits Application and Infrastructure; another "
+                "attempt follows Suspended and Preemption without a limit. It is left out while the attempt goes on."
+            )
+        ),
+    ] = None
+    message: Annotated[str | None, Field(max_length=32_768, description="Explanation of the outcome, for people.")] = (
+        None
+    )
     pods: Annotated[
         list[PodStatus],
-        Field(max_length=64, description="The pods' last states.", json_schema_extra=_map_by("name")),
+        Field(
+            max_length=64,
+            description=(
+                "Last states of the attempt's pods, the head first, including pods that failed and were replaced. Only "
+                "the newest attempts keep them."
+            ),
+            json_schema_extra=map_by("name"),
+        ),
     ] = []
 
 
 class PromptInternJobStatus(ApiModel):
-    """What is known of the job."""
+    """The observed state of a job. The operator writes all fields but `training`."""
 
-    phase: Annotated[Phase | None, Field(description="The job in one word.")] = None
+    phase: Annotated[
+        Phase | None,
+        Field(
+            description=(
+                "State of the job in one word, derived from the conditions. Pending: the job waits for the operator, "
+                "for KubeRay or for its next attempt. Checking: the job and its data are being checked. Refused: the "
+                "job or the cluster has to be changed; see condition Accepted. Queued: Kueue has not admitted the job. "
+                "Starting: the Ray cluster is coming up. Training: the trainer runs. Suspended: spec.suspend is true "
+                "and the cluster is gone. Succeeded and Failed: the job is over."
+            )
+        ),
+    ] = None
     conditions: Annotated[
         list[Condition],
-        Field(max_length=32, description="Conditions, one a type.", json_schema_extra=_map_by("type")),
+        Field(
+            max_length=32,
+            description="Conditions of the job, one for each type. docs/conditions.md explains their reasons.",
+            json_schema_extra=map_by("type"),
+        ),
     ] = []
-    observed_generation: Annotated[int | None, Field(ge=0, description="The spec's generation that was seen.")] = None
+    observed_generation: Annotated[
+        int | None, Field(ge=0, description="Generation of the spec that the operator last processed.")
+    ] = None
     attempts: Annotated[
         list[AttemptStatus],
-        Field(max_length=1024, description="Attempts, one a RayJob.", json_schema_extra=_map_by("number")),
+        Field(
+            max_length=1024,
+            description=(
+                "Attempts at the job, one for each RayJob, the oldest first. Of very many attempts, the oldest "
+                "preempted and suspended ones are dropped."
+            ),
+            json_schema_extra=map_by("number"),
+        ),
     ] = []
-    ray_job_name: Annotated[str | None, Field(description="The current RayJob.")] = None
+    ray_job_name: Annotated[
+        str | None, Field(description="Name of the newest RayJob. It is left out before the first attempt.")
+    ] = None
     current_head_pod_uid: Annotated[
-        str | None, Field(alias="currentHeadPodUID", description="The pod that may write `training`.")
+        str | None,
+        Field(
+            alias="currentHeadPodUID",
+            description=(
+                "UID of the head pod that may write `training`; an admission policy of the chart enforces it. It is "
+                "left out while there is none."
+            ),
+        ),
     ] = None
     check_held_up_since: Annotated[
-        Time | None, Field(description="Since when the check does not get on, for one and the same reason.")
+        Time | None,
+        Field(
+            description=(
+                "Time since which one cause has kept the check before the first attempt from starting. It is left out "
+                "otherwise."
+            )
+        ),
     ] = None
-    start_time: Annotated[Time | None, Field(description="When the job was first accepted.")] = None
+    start_time: Annotated[
+        Time | None,
+        Field(description="Time at which the job was accepted. From then on, most of the spec cannot change."),
+    ] = None
     storage: Annotated[
         StorageSpec | None,
-        Field(description="Where the results of the accepted job go: `spec.storage`, else the chart's default then."),
+        Field(
+            description=(
+                "Storage of the accepted job: `spec.storage`, or the chart's `defaultStorage` at the time of "
+                "acceptance. A later change of the chart does not move the job."
+            )
+        ),
     ] = None
-    completion_time: Annotated[Time | None, Field(description="When the job ended.")] = None
-    stage: Annotated[str | None, Field(description="For `kubectl get`: current stage of all, such as 2/4.")] = None
-    tokens: Annotated[float | None, Field(description="For `kubectl get`: prompt tokens per query now.")] = None
-    score: Annotated[str | None, Field(description="For `kubectl get`: newest score.")] = None
-    training: Annotated[TrainingStatus | None, Field(description="Written by the trainer.")] = None
+    completion_time: Annotated[
+        Time | None, Field(description="Time at which the job succeeded or failed. It is left out before.")
+    ] = None
+    stage: Annotated[
+        str | None,
+        Field(description="Newest stage, counted from 1, and the number of stages, such as 2/4, for `kubectl get`."),
+    ] = None
+    tokens: Annotated[
+        float | None,
+        Field(description="Mean number of prompt tokens per query in the newest stage, for `kubectl get`."),
+    ] = None
+    score: Annotated[
+        str | None, Field(description="Score of the newest stage that has been evaluated, for `kubectl get`.")
+    ] = None
+    training: Annotated[
+        TrainingStatus | None,
+        Field(
+            description=(
+                "Progress and results of the training, written by the head pod of the job. It is left out until the "
+                "first stage begins."
+            )
+        ),
+    ] = None

@@ -1,4 +1,4 @@
-"""spec.training: LoRA, the optimizer, and what one step holds."""
+"""spec.training: LoRA, the optimizer, and the size of a step."""
 
 from enum import StrEnum
 from typing import Annotated, ClassVar
@@ -9,7 +9,7 @@ from promptintern_api.base import ApiModel, Number, Rule
 
 
 class LrSchedule(StrEnum):
-    """The learning rate's course after warm-up."""
+    """The course of the learning rate after the warm-up."""
 
     CONSTANT = "Constant"
     LINEAR = "Linear"
@@ -17,89 +17,121 @@ class LrSchedule(StrEnum):
 
 
 class OptimizerPolicy(StrEnum):
-    """What happens to AdamW's moments at a stage boundary."""
+    """The treatment of AdamW's moments at a stage boundary."""
 
     RESET = "Reset"
     KEEP = "Keep"
 
 
 class LearningRatePolicy(StrEnum):
-    """Whether each stage has a learning rate course of its own."""
+    """Whether each stage has its own learning-rate schedule."""
 
     RESTART = "Restart"
     CONTINUE = "Continue"
 
 
 class Packing(StrEnum):
-    """Whether several prompts share one row."""
+    """Whether several prompts share one pack."""
 
     AUTO = "Auto"
     NEVER = "Never"
 
 
 class Lora(ApiModel):
-    """The adapter that learns the prompt."""
+    """The LoRA adapter that learns the prompt."""
 
-    r: Annotated[int, Field(ge=1, le=1024, description="Rank.")] = 32
-    alpha: Annotated[Number, Field(gt=0, le=4096, description="Scale: updates are multiplied by alpha / r.")] = 64
+    r: Annotated[int, Field(ge=1, le=1024, description="Rank of the adapter's matrices.")] = 32
+    alpha: Annotated[
+        Number, Field(gt=0, le=4096, description="Scale of the adapter: its output is multiplied by alpha / r.")
+    ] = 64
     dropout: Annotated[
         Number,
         Field(
             ge=0,
             lt=1,
-            description="Dropout on the adapter's input. At 0 a pack computes what its prompts have in common once.",
+            description=(
+                "Dropout probability on the input of the adapter. Only at 0 does a pack compute the shared prefixes of "
+                "its prompts once."
+            ),
         ),
     ] = 0.0
     target_modules: Annotated[
         str,
         StringConstraints(min_length=1, max_length=4096),
-        Field(description="`all-linear`, or module names separated by commas, such as `q_proj,v_proj`."),
+        Field(
+            description=(
+                "Modules of the base model that get an adapter: `all-linear` for all linear layers but the output "
+                "head, or module names separated by commas, such as `q_proj,v_proj`."
+            ),
+        ),
     ] = "all-linear"
 
 
 class BetweenStages(ApiModel):
-    """What a stage inherits besides the adapter's parameters, which it always does."""
+    """What a stage inherits from the stage before, besides the parameters of the adapter."""
 
     optimizer: Annotated[
         OptimizerPolicy,
-        Field(description="Reset starts AdamW's moments at zero in every stage; Keep carries them over."),
+        Field(
+            description=(
+                "Treatment of AdamW's moments at the start of a stage. Reset sets them to zero. Keep carries them over."
+            ),
+        ),
     ] = OptimizerPolicy.RESET
     learning_rate: Annotated[
         LearningRatePolicy,
         Field(
             description=(
-                "Restart gives every stage its own warm-up and decay; Continue runs one warm-up and decay "
-                "over the steps of all stages."
+                "Course of the learning rate over the stages. Restart gives every stage its own warm-up and decay. "
+                "Continue runs one warm-up and decay over the steps of all stages."
             )
         ),
     ] = LearningRatePolicy.RESTART
 
 
 class TrainingSpec(ApiModel):
-    """How every stage is trained."""
+    """The training of every stage."""
 
-    lora: Annotated[Lora, Field(description="The adapter.")] = Lora()
-    learning_rate: Annotated[Number, Field(gt=0, le=1, description="Peak learning rate of AdamW.")] = 2e-4
-    weight_decay: Annotated[Number, Field(ge=0, le=1, description="AdamW's decoupled weight decay.")] = 0.0
-    lr_schedule: Annotated[LrSchedule, Field(description="Course of the learning rate after warm-up.")] = (
-        LrSchedule.COSINE
-    )
+    lora: Annotated[Lora, Field(description="Adapter that learns the prompt.")] = Lora()
+    learning_rate: Annotated[
+        Number, Field(gt=0, le=1, description="Peak learning rate of AdamW, which is reached after the warm-up.")
+    ] = 2e-4
+    weight_decay: Annotated[Number, Field(ge=0, le=1, description="Decoupled weight decay of AdamW.")] = 0.0
+    lr_schedule: Annotated[
+        LrSchedule,
+        Field(
+            description=(
+                "Course of the learning rate after the warm-up. Constant stays at the peak. Linear and Cosine fall to "
+                "0 at the last step."
+            ),
+        ),
+    ] = LrSchedule.COSINE
     warmup_ratio: Annotated[
-        Number, Field(ge=0, lt=1, description="Share of the steps over which the learning rate rises from 0.")
+        Number,
+        Field(
+            ge=0, lt=1, description="Share of the steps in which the learning rate rises linearly from 0 to its peak."
+        ),
     ] = 0.03
-    max_grad_norm: Annotated[Number, Field(gt=0, le=1e6, description="Gradients are scaled down to this norm.")] = 1.0
+    max_grad_norm: Annotated[
+        Number,
+        Field(
+            gt=0, le=1e6, description="Largest norm of the gradient of a step. A longer gradient is scaled down to it."
+        ),
+    ] = 1.0
     between_stages: Annotated[
-        BetweenStages, Field(description="What the optimizer and the learning rate do at a stage boundary.")
+        BetweenStages, Field(description="State of the optimizer and of the learning rate that a stage inherits.")
     ] = BetweenStages()
-    epochs_per_stage: Annotated[int, Field(ge=1, le=10_000, description="Passes over the rows in each stage.")] = 1
+    epochs_per_stage: Annotated[
+        int, Field(ge=1, le=10_000, description="Passes over the training rows in each stage.")
+    ] = 1
     tokens_per_batch: Annotated[
         int,
         Field(
             ge=16,
             le=67_108_864,
             description=(
-                "Tokens of one optimizer step over all workers, prompts and answers. A step takes rows in "
-                "order until the next would pass this number."
+                "Tokens of prompts and answers in one optimizer step, over all workers. A step takes rows in shuffled "
+                "order until the next row would exceed this number. A longer row makes a step of its own."
             ),
         ),
     ] = 32_768
@@ -109,7 +141,9 @@ class TrainingSpec(ApiModel):
             ge=1,
             le=1_048_576,
             description=(
-                "Also end a step's batch at so many rows, which keeps it as large in late stages as in early ones."
+                "Rows in one optimizer step, over all workers, at which the step ends even if `tokensPerBatch` is not "
+                "reached. It keeps a step as large in late stages, whose prompts are short, as in early ones. If it is "
+                "left out, only `tokensPerBatch` limits a step."
             ),
         ),
     ] = None
@@ -119,9 +153,9 @@ class TrainingSpec(ApiModel):
             ge=16,
             le=4_194_304,
             description=(
-                "Tokens that go through a worker's model at a time, in one pack or in several side by side, what "
-                "prompts have in common counted once. Fewer need less memory and give the same step. "
-                "Default: chosen by the trainer."
+                "Tokens that a worker computes at once, in one pack or in several packs side by side. Tokens that "
+                "prompts share count once. Fewer tokens need less memory and give the same step. It may not exceed "
+                "`tokensPerBatch`. If it is left out, the trainer chooses it."
             ),
         ),
     ] = None
@@ -129,8 +163,8 @@ class TrainingSpec(ApiModel):
         Packing,
         Field(
             description=(
-                "Auto packs several prompts into a row and computes what they have in common once, where the model "
-                "allows it exactly; Never does not."
+                "Packing of rows. Auto puts several rows into a pack and computes what their prompts have in common "
+                "once, if the model allows that exactly. Never puts every row into a pack of its own."
             )
         ),
     ] = Packing.AUTO
@@ -139,19 +173,37 @@ class TrainingSpec(ApiModel):
         Field(
             ge=16,
             le=4_194_304,
-            description="Longest prompt and answer. Default: what the base model can hold.",
+            description=(
+                "Longest sequence of prompt and answer, in tokens. If it is left out, the context length of the base "
+                "model applies, or 4096 if its configuration names none. data.onTooLong says what happens to longer "
+                "rows."
+            ),
         ),
     ] = None
     gradient_checkpointing: Annotated[
         bool,
-        Field(description="Recompute activations in the backward pass: less memory, about a third more time."),
+        Field(
+            description=(
+                "Whether activations are recomputed in the backward pass, which needs less memory and about a third "
+                "more time."
+            ),
+        ),
     ] = False
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of the adapter, the row order and Random.")] = 0
+    seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=2**31 - 1,
+            description=(
+                "Seed of the adapter's initial weights, the order of the rows, dropout, and the retriever Random."
+            ),
+        ),
+    ] = 0
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="tokensPerPack",
-            message="must not be larger than tokensPerBatch",
+            message="must not be larger than tokensPerBatch; lower it or raise tokensPerBatch",
             cel=(
                 "!has(self.tokensPerPack) || self.tokensPerPack <= (has(self.tokensPerBatch) ? "
                 "self.tokensPerBatch : 32768)"

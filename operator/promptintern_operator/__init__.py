@@ -1,1 +1,1 @@
-"""The operator: watches PromptInternJobs and runs each through KubeRay."""
+"""The operator: it watches PromptInternJobs and runs each of them through KubeRay."""

@@ -1,18 +1,18 @@
-"""Kubernetes Events about jobs."""
+"""The manifest of a Kubernetes Event about a job."""
 
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from promptintern_api.contract import OPERATOR
 from promptintern_api.job import GROUP, KIND, VERSION
 
-from promptintern_operator.labels import OPERATOR
-from promptintern_operator.plan import Happening
+from promptintern_operator.plan import EventRecord
 from promptintern_operator.queue import Key
 
 
-def event_of(key: Key, *, uid: str, happening: Happening, reporter: str) -> dict[str, Any]:
-    """The Event that tells ``happening`` of the job at ``key``."""
+def event_manifest(key: Key, *, uid: str, record: EventRecord, reporter: str) -> dict[str, Any]:
+    """Return the Event for ``record`` about the job at ``key``."""
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -25,10 +25,10 @@ def event_of(key: Key, *, uid: str, happening: Happening, reporter: str) -> dict
             "uid": uid,
         },
         "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "type": "Warning" if happening.warning else "Normal",
-        "reason": happening.reason,
+        "type": "Warning" if record.warning else "Normal",
+        "reason": record.reason,
         "action": "Reconcile",
-        "note": happening.message[:1024],
+        "note": record.message[:1024],
         "reportingController": f"{GROUP}/{OPERATOR}",
         "reportingInstance": reporter[:128],
     }

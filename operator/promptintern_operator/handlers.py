@@ -1,103 +1,106 @@
-"""Wiring: what Kopf sees goes into the store, and the job it belongs to into the queue. Kopf writes nothing."""
+"""Kopf's handlers: each change goes into the cache, and its job into the workqueue. Kopf writes nothing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
+from promptintern_api.contract import LABEL_JOB, OPERATOR_SELECTOR
 
-from promptintern_operator.labels import JOB, SELECTOR
+from promptintern_operator.cache import Cache, CachedJob, ObjectCache, Owner, key_of, owner_of
 from promptintern_operator.queue import Key, Workqueue
-from promptintern_operator.store import JobBody, Owner, Shelf, Store, key_of, owner_of
 from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
 
-_OURS = {JOB: kopf.PRESENT}
+_OURS = {LABEL_JOB: kopf.PRESENT}
 
 
-def registry_of(store: Store, queue: Workqueue) -> kopf.OperatorRegistry:
-    """Handlers that keep ``store`` and feed ``queue``."""
+def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
+    """Return the handlers that update ``cache`` and add jobs to ``queue``."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.event("promptintern.dev", "v1alpha1", "promptinternjobs", registry=registry)
-    async def job_seen(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
+    async def job_changed(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
         meta = body["metadata"]
         key = Key(meta["namespace"], meta["name"])
         if event["type"] == "DELETED":
-            if (known := store.jobs.get(key)) is not None and known.uid == meta["uid"]:
-                store.drop_job(key)
-        elif (known := store.jobs.get(key)) is not None and known.version == meta["resourceVersion"]:
-            return  # our own write, whose answer was quicker
+            if (cached := cache.jobs.get(key)) is not None and cached.uid == meta["uid"]:
+                cache.remove_job(key)
+        elif (cached := cache.jobs.get(key)) is not None and cached.version == meta["resourceVersion"]:
+            return  # our own write, whose response came first
         else:
-            store.jobs[key] = JobBody.of(event["object"])
+            cache.jobs[key] = CachedJob.from_body(event["object"])
         await queue.add(key)
 
     def watch_children(
-        resource: tuple[str, ...], shelf: Shelf[Any], view: Callable[[Any], Any], *, in_bursts: bool
+        resource: tuple[str, ...], objects: ObjectCache[Any], view: Callable[[Any], Any], *, in_bursts: bool
     ) -> None:
-        @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-seen")
-        async def child_seen(event: Mapping[str, Any], **_: Any) -> None:
+        @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-changed")
+        async def child_changed(event: Mapping[str, Any], **_: Any) -> None:
             body = event["object"]
             meta = body["metadata"]
             owner, key = owner_of(meta, controlled=resource[-1] != "pods"), key_of(meta)
             if owner is None or key is None:
                 return
             if event["type"] == "DELETED":
-                shelf.drop(owner, meta["uid"])
-                store.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
+                objects.remove(owner, meta["uid"])
+                cache.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
             else:
                 if resource[-1] == "rayjobs":
-                    store.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
-                if not shelf.put(owner, meta["uid"], view(body)):
-                    return  # nothing that a plan would look at
+                    cache.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
+                if not objects.put(owner, meta["uid"], view(body)):
+                    return  # no field that a plan reads has changed
             if in_bursts:
-                queue.add_soon(key)
+                queue.add_batched(key)
             else:
                 await queue.add(key)
 
-    # A cluster comes and goes as a burst of changes to its RayJob and its pods; a job waits for the end of its check.
-    watch_children(("ray.io", "v1", "rayjobs"), store.ray_jobs, ray_job_view, in_bursts=True)
-    watch_children(("v1", "pods"), store.pods, pod_view, in_bursts=True)
-    watch_children(("batch", "v1", "jobs"), store.preflights, preflight_view, in_bursts=False)
+    # The start and the end of a cluster are bursts of changes to its RayJob and pods, so they are batched. The end of a
+    # check is not: the job waits for it.
+    watch_children(("ray.io", "v1", "rayjobs"), cache.ray_jobs, ray_job_view, in_bursts=True)
+    watch_children(("v1", "pods"), cache.pods, pod_view, in_bursts=True)
+    watch_children(("batch", "v1", "jobs"), cache.preflights, preflight_view, in_bursts=False)
 
     @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
-    async def workload_seen(event: Mapping[str, Any], **_: Any) -> None:
+    async def workload_changed(event: Mapping[str, Any], **_: Any) -> None:
         view, meta = workload_view(event["object"]), event["object"]["metadata"]
         if view.ray_job_uid is None:
             return
         owner = Owner(meta["namespace"], view.ray_job_uid)
         if event["type"] == "DELETED":
-            store.workloads.drop(owner, meta["uid"])
+            cache.workloads.remove(owner, meta["uid"])
         else:
-            store.workloads.put(owner, meta["uid"], view)
-        if (key := store.ray_job_owners.get(owner)) is not None:
+            cache.workloads.put(owner, meta["uid"], view)
+        if (key := cache.ray_job_owners.get(owner)) is not None:
             await queue.add(key)
 
     return registry
 
 
 def kopf_settings(*, limited: bool) -> kopf.OperatorSettings:
-    """Watches of what is ours only; no Events, no annotations, no finalizers by Kopf.
+    """Return settings with which Kopf watches only our objects, and writes no Events, annotations or finalizers.
 
     Args:
-        limited: Whether to watch some namespaces only, and to list none.
+        limited: Whether the operator watches only some namespaces and may not list namespaces.
     """
     settings = kopf.OperatorSettings()
-    settings.scanning.disabled = limited  # before it works, Kopf would try for a minute to list namespaces
+    settings.scanning.disabled = limited  # else Kopf would first try for a minute to list namespaces
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.watching.chunk_size = 500
     settings.queueing.worker_limit = 64
-    settings.queueing.idle_timeout = 0.1  # a worker is bound to an object until then: 64 in 5 s would be 13 a second
+    settings.queueing.idle_timeout = (
+        0.1  # until then a worker stays bound to its object; at 5 s, 64 workers handle only 13 a second
+    )
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.persistence.progress_storage = _NoProgress()
     settings.networking.request_timeout = 30
-    settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or with another
+    settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or start it again
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
-        settings.watching.label_selectors[resource] = SELECTOR
+        settings.watching.label_selectors[resource] = OPERATOR_SELECTOR
     return settings
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """Kopf copies every object three times to tell what changed in it, for handlers that are not used here."""
+    """Storage of no diffs: Kopf would copy every object three times for handlers that are not used here."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -110,7 +113,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Nor is there progress of such handlers."""
+    """Storage of no progress, since handlers that have progress are not used here."""
 
     def fetch(self, **_: Any) -> None:
         return None

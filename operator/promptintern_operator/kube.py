@@ -1,4 +1,4 @@
-"""The few requests that the operator makes, over the async client of the kubernetes package."""
+"""The requests that the operator sends to the API server, through the async client of the kubernetes package."""
 
 import json
 from collections.abc import Callable, Container, Mapping
@@ -8,35 +8,35 @@ from typing import Any
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
+from promptintern_api.contract import OPERATOR
 
 from promptintern_operator.metrics import API_REQUESTS
 
-FIELD_MANAGER = "promptintern-operator"
 _APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
 _META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _SECONDS, _PAGE = 30.0, 500
 
 
 class RequestFailed(Exception):  # noqa: N818 -- reads as what happened
-    """The API server refused, or could not be asked. ``status`` is HTTP's, 0 if nobody answered."""
+    """The API server refused a request or did not answer. ``status`` is the HTTP status, or 0 without an answer."""
 
-    def __init__(self, message: str, *, status: int, reason: str = "", said: str = "") -> None:
+    def __init__(self, message: str, *, status: int, reason: str = "", server_message: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
-        self.said = said
-        """The server's own sentence, for people who do not know which request was made."""
+        self.server_message = server_message
+        """The message of the API server alone, for users, who do not know the request."""
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of object."""
+    """A kind of API objects."""
 
     api_version: str
     plural: str
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """Its path on the API server."""
+        """Return the path of the kind, or of one of its objects, on the API server."""
         root = "/api" if "/" not in self.api_version else "/apis"
         parts = [root, self.api_version]
         if namespace is not None:
@@ -65,10 +65,11 @@ _BY_KIND = {
 
 
 def api_client() -> ApiClient:
-    """A client of the API server that was configured last.
+    """Return a client of the API server in the default configuration.
 
-    Unlike the library's own it looks for no proxy and no password in the environment: aiohttp does that twice for each
-    request, in a thread, which takes longer than the rest of the request. Kopf's watches do not either.
+    Unlike the library's own client, it does not read proxies and passwords from the environment: aiohttp would do that
+    twice per request, in a thread, which takes longer than the rest of the request. Kopf's watches do not read them
+    either.
     """
     configuration = Configuration.get_default_copy()
     configuration.client_session_kwargs = {"trust_env": False}
@@ -76,10 +77,11 @@ def api_client() -> ApiClient:
 
 
 class Kube:
-    """One API server. Every method raises ``RequestFailed``.
+    """A client of one API server. Every method raises ``RequestFailed`` if its request fails.
 
     Args:
-        may_write: Asked before every request that may change something.
+        api: The underlying client.
+        may_write: Called before every request that may change something; the request is not sent if it returns False.
     """
 
     def __init__(self, api: ApiClient, *, may_write: Callable[[], bool] = lambda: True) -> None:
@@ -87,7 +89,7 @@ class Kube:
         self._may_write = may_write
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
-        """The object, None if there is none."""
+        """Return the object, or None if it does not exist."""
         try:
             return await self._request("GET", resource.path(namespace, name))
         except RequestFailed as error:
@@ -95,34 +97,35 @@ class Kube:
                 return None
             raise
 
-    async def uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
-        """Of all objects of a kind, in one namespace or in all, a page at a time."""
-        found: set[str] = set()
+    async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
+        """Return the uids of all objects of a kind, in one namespace or in all of them. The listing is paged."""
+        uids: set[str] = set()
         token = ""
         while True:
             query = [("limit", str(_PAGE)), ("labelSelector", selector), ("continue", token)]
             answer = await self._request(
                 "GET", resource.path(namespace), query=[(name, value) for name, value in query if value], only_meta=True
             )
-            found |= {item["metadata"]["uid"] for item in answer.get("items") or []}
+            uids |= {item["metadata"]["uid"] for item in answer.get("items") or []}
             token = answer.get("metadata", {}).get("continue") or ""
             if not token:
-                return found
+                return uids
 
     async def serves(self, resource: Resource) -> bool:
-        """Whether there is this kind of objects."""
+        """Return whether the API server serves ``resource``."""
         try:
-            found = await self._request("GET", f"/apis/{resource.api_version}")
+            group = await self._request("GET", f"/apis/{resource.api_version}")
         except RequestFailed as error:
             if error.status == 404:
                 return False
             raise
-        return any(each.get("name") == resource.plural for each in found.get("resources", []))
+        return any(kind.get("name") == resource.plural for kind in group.get("resources", []))
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Create the object and return it; None if its name is taken, and refused if it has fields that are not known.
+        """Create the object and return it, or return None if its name is taken.
 
-        An older KubeRay's definition would drop the one by which its cluster is guarded.
+        The API server rejects unknown fields instead of dropping them, because the definition of an older KubeRay would
+        drop the field that protects the Ray cluster with a token.
         """
         path = _BY_KIND[manifest["kind"]].path(manifest["metadata"]["namespace"])
         try:
@@ -132,31 +135,32 @@ class Kube:
                 return None
             raise
 
-    async def look_at(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """The object of that kind and name as it is there. An empty patch changes nothing, and needs no right to read
-        every object of the kind.
+    async def read(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the existing object with the kind and the name of ``manifest``.
+
+        It sends an empty patch, which changes nothing and needs no right to read every object of the kind.
         """
         return await self._request("PATCH", _path(manifest), {}, content_type=_MERGE)
 
     async def apply(self, manifest: Mapping[str, Any], *, uid: str) -> None:
-        """Make the object with this uid what ``manifest`` says (server-side apply); 409 if it is another one now."""
-        wanted = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
-        await self._request("PATCH", _path(manifest), wanted, query=_as_manager(), content_type=_APPLY)
+        """Apply ``manifest`` to the object with this uid (server-side apply); fails with 409 if the uid differs."""
+        manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+        await self._request("PATCH", _path(manifest), manifest, query=_as_manager(), content_type=_APPLY)
 
-    async def drop_annotations(self, there: Mapping[str, Any], *, keep: Container[str]) -> None:
-        """Remove from an object, as it was seen, all annotations but those to ``keep``."""
-        meta = there["metadata"]
-        gone = {name: None for name in meta.get("annotations") or {} if name not in keep}
-        if gone:
-            change = {"metadata": {"uid": meta["uid"], "annotations": gone}}
-            await self._request("PATCH", _path(there), change, content_type=_MERGE)
+    async def remove_annotations(self, body: Mapping[str, Any], *, keep: Container[str]) -> None:
+        """Remove all annotations of ``body`` from the object, except those named in ``keep``."""
+        meta = body["metadata"]
+        removed = {name: None for name in meta.get("annotations") or {} if name not in keep}
+        if removed:
+            change = {"metadata": {"uid": meta["uid"], "annotations": removed}}
+            await self._request("PATCH", _path(body), change, content_type=_MERGE)
 
     async def apply_job_status(
         self, namespace: str, name: str, *, uid: str, version: str, status: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Replace the operator's part of a job's status, if the job is still at ``version``; 409 otherwise.
+        """Replace the operator's part of a job's status and return the updated job.
 
-        Returns the job as it is then.
+        It fails with 409 if the job is no longer at resource version ``version``.
         """
         manifest = {
             "apiVersion": JOBS.api_version,
@@ -168,15 +172,15 @@ class Kube:
         return await self._request("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
-        """Delete the object with this uid, and in the background what it owns; absent is fine."""
+        """Delete the object with this uid, and its dependents in the background. A missing object is no error."""
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", resource.path(namespace, name), options)
         except RequestFailed as error:
-            if error.status not in (404, 409):  # 409: another object has the name now
+            if error.status not in (404, 409):  # 409: the name belongs to another object by now
                 raise
 
-    async def tell(self, event: Mapping[str, Any]) -> None:
+    async def record_event(self, event: Mapping[str, Any]) -> None:
         """Create an Event."""
         await self._request("POST", EVENTS.path(event["metadata"]["namespace"]), event)
 
@@ -192,7 +196,9 @@ class Kube:
     ) -> dict[str, Any]:
         verb = "APPLY" if content_type == _APPLY else method
         if method != "GET" and not self._may_write():
-            raise RequestFailed(f"{method} {path}: not asked for, since another operator may lead by now", status=0)
+            raise RequestFailed(
+                f"{method} {path}: not sent, because another operator may be the leader by now", status=0
+            )
         try:
             prepared = await self._api.param_serialize(
                 method,
@@ -208,16 +214,16 @@ class Kube:
             API_REQUESTS.labels(verb=verb, code="0").inc()
             raise RequestFailed(f"{method} {path}: {error or type(error).__name__}", status=0) from error
         API_REQUESTS.labels(verb=verb, code=str(answer.status)).inc()
-        found = _parsed(content)
+        content = _parsed(content)
         if not 200 <= answer.status <= 299:
-            message = found.get("message") or answer.reason or ""
+            message = content.get("message") or answer.reason or ""
             raise RequestFailed(
                 f"{method} {path}: {answer.status} {message}",
                 status=answer.status,
-                reason=str(found.get("reason")),
-                said=message,
+                reason=str(content.get("reason")),
+                server_message=message,
             )
-        return found
+        return content
 
 
 def _path(manifest: Mapping[str, Any]) -> str:
@@ -226,7 +232,7 @@ def _path(manifest: Mapping[str, Any]) -> str:
 
 
 def _as_manager() -> list[tuple[str, str]]:
-    return [("fieldManager", FIELD_MANAGER), ("force", "true")]
+    return [("fieldManager", OPERATOR), ("force", "true")]
 
 
 def _parsed(content: bytes) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""Whether KubeRay is there, and new enough."""
+"""Detect whether KubeRay is installed and new enough."""
 
 import asyncio
 
 import structlog
 
+from promptintern_operator.cache import Cache
 from promptintern_operator.kube import CRDS, RAY_JOBS, WORKLOADS, Kube, RequestFailed
 from promptintern_operator.plan import KubeRay
 from promptintern_operator.queue import Workqueue
-from promptintern_operator.store import Store
-from promptintern_operator.watching import forget, is_served
+from promptintern_operator.watch_health import forget, is_watched
 
 _SECONDS = 15.0
 _log = structlog.get_logger("promptintern.operator")
@@ -16,26 +16,26 @@ _log = structlog.get_logger("promptintern.operator")
 MISSING = KubeRay(
     usable=False,
     reason="KubeRayMissing",
-    message="the cluster has no RayJobs: KubeRay is not installed; the job starts once it is (version 1.5 or newer)",
+    message="KubeRay is not installed in this cluster; the job starts as soon as KubeRay 1.5 or newer is installed",
 )
 TOO_OLD = KubeRay(
     usable=False,
     reason="KubeRayTooOld",
-    message="this KubeRay cannot guard a Ray cluster with a token; the job starts once KubeRay is 1.5 or newer, its "
-    "CustomResourceDefinitions too, which helm upgrade leaves as they are",
+    message="the installed KubeRay cannot protect a Ray cluster with a token; the job starts as soon as KubeRay is 1.5 "
+    "or newer, including its CustomResourceDefinitions, which helm upgrade leaves as they are",
 )
 
 
 async def find_kuberay(kube: Kube) -> KubeRay:
-    """What the RayJob CustomResourceDefinition says.
+    """Detect KubeRay from the CustomResourceDefinition of RayJobs.
 
     Raises:
-        RequestFailed: if the API server cannot be asked.
+        RequestFailed: if the API server does not answer.
     """
     try:
         definition = await kube.get(CRDS, None, "rayjobs.ray.io")
     except RequestFailed as error:
-        if error.status == 403:  # limited to namespaces: it may not look, and finds out more when it creates a RayJob
+        if error.status == 403:  # limited to namespaces, so it cannot read CRDs; creating a RayJob will show the rest
             return KubeRay(usable=True) if await kube.serves(RAY_JOBS) else MISSING
         raise
     if definition is None:
@@ -47,31 +47,34 @@ async def find_kuberay(kube: Kube) -> KubeRay:
     return KubeRay(usable=True) if "authOptions" in spec["rayClusterSpec"]["properties"] else TOO_OLD
 
 
-async def watch_kuberay(kube: Kube, store: Store, queue: Workqueue, *, unwatched: asyncio.Event) -> None:
-    """Keep ``store.kuberay`` up to date, for ever; a change has every job looked at.
+async def watch_kuberay(kube: Kube, cache: Cache, queue: Workqueue, *, unwatched: asyncio.Event) -> None:
+    """Keep ``cache.kuberay`` up to date for ever, and requeue every job when it changes.
 
     Args:
-        unwatched: Set when there are RayJobs or Kueue's Workloads that Kopf does not watch. It looks for kinds once for
-            each change of a CRD, which may be before the API server announces the new kind, and not at all if it is
-            limited to namespaces.
+        kube: The API server.
+        cache: The cache to update.
+        queue: The workqueue of jobs.
+        unwatched: Set when the API server serves RayJobs or Kueue's Workloads and Kopf does not watch them. Kopf looks
+            for new kinds once per change of a CRD, possibly before the API server announces the kind, and not at all
+            if it is limited to namespaces.
     """
     while True:
         try:
-            found = await find_kuberay(kube)
+            kuberay = await find_kuberay(kube)
         except RequestFailed as error:
-            _log.warning("KubeRay cannot be looked for", error=str(error))
+            _log.warning("cannot detect KubeRay", error=str(error))
         else:
-            if found != store.kuberay:
-                _log.info("KubeRay", usable=found.usable, reason=found.reason)
-                store.kuberay = found
-                for key in list(store.jobs):
+            if kuberay != cache.kuberay:
+                _log.info("KubeRay changed", usable=kuberay.usable, reason=kuberay.reason)
+                cache.kuberay = kuberay
+                for key in list(cache.jobs):
                     await queue.add(key)
         await asyncio.sleep(_SECONDS)
         try:
             for resource in (RAY_JOBS, WORKLOADS):
                 if not await kube.serves(resource):
                     forget(resource.plural)
-                elif not is_served(resource.plural):
+                elif not is_watched(resource.plural):
                     unwatched.set()
         except RequestFailed as error:
-            _log.warning("KubeRay and Kueue cannot be looked for", error=str(error))
+            _log.warning("cannot detect KubeRay and Kueue", error=str(error))

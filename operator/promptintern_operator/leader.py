@@ -1,4 +1,4 @@
-"""Leader election by a Lease: of several replicas one works, and the others wait."""
+"""Leader election with a Lease: one of several replicas works, and the others wait."""
 
 import asyncio
 import time
@@ -19,11 +19,11 @@ from promptintern_operator.settings import Settings
 _log = structlog.get_logger("promptintern.operator")
 
 
-class Tenure:
-    """How long this process may act as the leader: until others may follow who have not heard of it since.
+class Leadership:
+    """The period in which this process may act as the leader, because no other replica can hold the lease yet.
 
-    A process that stood still, or a machine that slept, wakes in the middle of its work, long before it finds that its
-    lease is gone.
+    A process that was stopped, or whose machine slept, resumes in the middle of its work, long before it notices that
+    it has lost the lease.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -31,39 +31,39 @@ class Tenure:
         self._until = float("-inf")
 
     def renew(self, since: float) -> None:
-        """The lease was taken or renewed by a request that began at ``since``, by ``Tenure.now``."""
+        """Extend the period after a request that began at ``since`` (``Leadership.now``) took or renewed the lease."""
         self._until = since + self._seconds
 
-    def holds(self) -> bool:
-        """Whether nobody else may be the leader now."""
+    def is_held(self) -> bool:
+        """Return whether no other replica can be the leader now."""
         return self.now() < self._until
 
     @staticmethod
     def now() -> float:
-        """Seconds, those in which the machine slept too."""
+        """Return the current time in seconds, on a clock that also counts the time in which the machine sleeps."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class _PatientLock(LeaseLock):  # type: ignore[misc]
-    """A lease whose requests end in time: an API server that hangs must not keep a leader that others replaced."""
+class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
+    """A lease lock whose requests time out, so that a hanging API server cannot keep up a leader that was replaced."""
 
     def __init__(
-        self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float, tenure: Tenure
+        self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float, leadership: Leadership
     ) -> None:
         super().__init__(name, namespace, identity, api)
         self._seconds = seconds
-        self._tenure = tenure
+        self._tenure = leadership
 
     async def get(self, name: str, namespace: str) -> tuple[bool, LeaderElectionRecord | Exception | None]:
         try:
             async with asyncio.timeout(self._seconds):
-                found: tuple[bool, LeaderElectionRecord | Exception | None] = await super().get(name, namespace)
-                return found
+                record: tuple[bool, LeaderElectionRecord | Exception | None] = await super().get(name, namespace)
+                return record
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return False, ApiException(status=0, reason=str(error) or type(error).__name__)
 
     async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
-        # Not the library's own method, whose request fails its own checks (kubernetes 37).
+        # The library's own method sends a request that fails its own validation (kubernetes 37).
         lease = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
         return await self._take(self.api_instance.create_namespaced_lease(namespace, lease))
 
@@ -71,17 +71,17 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
         return await self._take(super().update(name, namespace, updated_record))
 
     async def release(self) -> None:
-        """Let another replica follow at once."""
+        """Release the lease, so that another replica can take over at once."""
         found, _ = await self.get(self.name, self.namespace)
         if found and self.lease_reference is not None and self.lease_reference.spec.holder_identity == self.identity:
             spec: V1LeaseSpec = self.lease_reference.spec
-            spec.holder_identity = None  # others wait for as long as they are told themselves, whatever the lease says
+            spec.holder_identity = None  # others wait for their own lease duration, whatever the lease says
             await self._in_time(
                 self.api_instance.replace_namespaced_lease(self.name, self.namespace, self.lease_reference)
             )
 
     async def _take(self, request: Awaitable[object]) -> bool:
-        began = Tenure.now()
+        began = Leadership.now()
         taken = await self._in_time(request)
         if taken:
             self._tenure.renew(began)
@@ -95,21 +95,24 @@ class _PatientLock(LeaseLock):  # type: ignore[misc]
             return False
 
 
-async def lead(api: ApiClient, settings: Settings, tenure: Tenure, work: Callable[[], Awaitable[None]]) -> None:
-    """Wait to become the leader, then work; returns once ``work`` does, or once the lease is lost.
+async def lead(api: ApiClient, settings: Settings, leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
+    """Wait to become the leader, then run ``work``; return once ``work`` returns, or once the lease is lost.
 
-    A process that returns from here must end: what it started may still be under way.
+    The process must exit after this returns, because requests that it started may still be in flight.
 
     Args:
-        tenure: Is renewed with the lease.
+        api: The client for the lease.
+        settings: The name, namespace and duration of the lease.
+        leadership: The period that is extended whenever the lease is renewed.
+        work: The coroutine function to run while leading.
     """
-    lock = _PatientLock(
+    lock = _TimedLeaseLock(
         settings.lease_name,
         settings.operator_namespace,
         settings.pod_name,
         api,
         seconds=settings.lease_seconds / 10,
-        tenure=tenure,
+        leadership=leadership,
     )
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -118,7 +121,7 @@ async def lead(api: ApiClient, settings: Settings, tenure: Tenure, work: Callabl
         LEADING.set(1)
         try:
             await work()
-        except Exception as error:  # noqa: BLE001 -- raised below, where somebody waits for it
+        except Exception as error:  # noqa: BLE001 -- raised below, by the future
             ended.set_exception(error)
         else:
             ended.set_result(None)
@@ -141,4 +144,4 @@ async def lead(api: ApiClient, settings: Settings, tenure: Tenure, work: Callabl
         ended.result()
     else:
         _log.error("the lease was lost; this process ends", lease=settings.lease_name)
-        election.result()  # raises what the election failed with, if it did
+        election.result()  # raises the error of the election, if there was one

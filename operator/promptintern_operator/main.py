@@ -1,4 +1,4 @@
-"""`promptintern-operator`: one process, which leads or waits to."""
+"""The `promptintern-operator` process, which leads or waits to become the leader."""
 
 import asyncio
 import logging
@@ -10,33 +10,36 @@ import kopf
 import structlog
 from kubernetes.aio import config
 from prometheus_client import start_http_server
+from promptintern_api.contract import OPERATOR_ENV_PREFIX, ExitCode
 from pydantic import ValidationError
 
-from promptintern_operator.handlers import kopf_settings, registry_of
+from promptintern_operator.cache import Cache
+from promptintern_operator.handlers import build_registry, kopf_settings
 from promptintern_operator.kube import WORKLOADS, Kube, RequestFailed, api_client
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
-from promptintern_operator.leader import Tenure, lead
-from promptintern_operator.listed import Listed
-from promptintern_operator.memory import give_back
+from promptintern_operator.leader import Leadership, lead
+from promptintern_operator.memory import trim
 from promptintern_operator.metrics import JOBS_BY_PHASE
 from promptintern_operator.probes import serve_probes
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.resync import resync
 from promptintern_operator.settings import Settings
-from promptintern_operator.store import Store
-from promptintern_operator.watching import listening_session, silence
+from promptintern_operator.sync import HasSynced
+from promptintern_operator.watch_health import silence, tracked_session
 
-_PHASES_SECONDS = 10.0
-_LIST_TRIES, _LIST_SECONDS = 480, 0.25
-_UNLISTED_SECONDS = 5.0
-"""After two minutes, only jobs of a namespace in which something could not be listed wait on."""
+_PHASE_GAUGE_SECONDS = 10.0
+_SYNC_TRIES, _SYNC_SECONDS = 480, 0.25
+_UNSYNCED_RETRY_SECONDS = 5.0
+"""Delay before a job is requeued whose namespace has not synced. The operator waits two minutes for all namespaces;
+after that, only the jobs of namespaces that it cannot list wait.
+"""
 _RESYNC_SECONDS = 120.0
 _log = structlog.get_logger("promptintern.operator")
 
 
 async def run(settings: Settings) -> None:
-    """Serve probes and metrics, and work while leading. Returns when told to stop, or when the lease is lost."""
+    """Serve probes and metrics, and work while leading. Return on a signal to stop, or when the lease is lost."""
     try:
         config.load_incluster_config()
     except config.ConfigException:
@@ -48,16 +51,16 @@ async def run(settings: Settings) -> None:
         settings.probe_port, silence=silence, limit=settings.silence_seconds, ready=lambda: not stop.is_set()
     )
     async with api_client() as api:
-        tenure = Tenure(settings.lease_seconds)
+        leadership = Leadership(settings.lease_seconds)
         work = asyncio.create_task(
-            lead(api, settings, tenure, lambda: work_until(stop, Kube(api, may_write=tenure.holds), settings))
+            lead(api, settings, leadership, lambda: work_until(stop, Kube(api, may_write=leadership.is_held), settings))
             if settings.leader_election
             else work_until(stop, Kube(api), settings)
         )
         waiting = asyncio.create_task(stop.wait())
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            # A leader stops by itself; one that only waits for the lease is ended here.
+            # A leader stops on its own; a replica that only waits for the lease is cancelled here.
             await asyncio.wait({work}, timeout=5)
             work.cancel()
         await probes.cleanup()
@@ -66,34 +69,34 @@ async def run(settings: Settings) -> None:
 
 
 def stop_at_signals(stop: asyncio.Event) -> None:
-    """Have the signals that end a process set ``stop``."""
+    """Set ``stop`` on SIGTERM and SIGINT."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> None:
-    """Watch and reconcile until ``stop``."""
-    store, unwatched = Store(), asyncio.Event()
-    queue = Workqueue(urgent=store.waits_for_first_attempt)
+    """Watch and reconcile until ``stop`` is set."""
+    cache, unwatched = Cache(), asyncio.Event()
+    queue = Workqueue(urgent=cache.awaits_first_attempt)
     try:
-        store.kuberay = await find_kuberay(kube)
+        cache.kuberay = await find_kuberay(kube)
     except RequestFailed as error:
-        _log.warning("KubeRay cannot be looked for", error=str(error))
-    registry = registry_of(store, queue)
+        _log.warning("cannot detect KubeRay", error=str(error))
+    registry = build_registry(cache, queue)
 
     @kopf.on.login(registry=registry)
     async def login(**kwargs: Any) -> kopf.AiohttpSession:
         info = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
         if info is None:
-            raise kopf.LoginError("there is neither a service account nor a kubeconfig")
-        return listening_session(info)
+            raise kopf.LoginError("found neither a service account nor a kubeconfig to log in with")
+        return tracked_session(info)
 
-    reconciler = Reconciler(kube, store, queue, settings)
+    reconciler = Reconciler(kube, cache, queue, settings)
     helpers = [
-        asyncio.create_task(watch_kuberay(kube, store, queue, unwatched=unwatched)),
-        asyncio.create_task(_count_phases(store)),
-        asyncio.create_task(_resync(kube, store, queue, settings)),
-        asyncio.create_task(_work(kube, queue, reconciler, store, settings)),
+        asyncio.create_task(watch_kuberay(kube, cache, queue, unwatched=unwatched)),
+        asyncio.create_task(_update_phase_gauge(cache)),
+        asyncio.create_task(_resync(kube, cache, queue, settings)),
+        asyncio.create_task(_reconcile_jobs(kube, queue, reconciler, cache, settings)),
     ]
     try:
         await _watch(registry, settings, stop, unwatched)
@@ -101,17 +104,17 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
             unwatched.clear()
             await _watch(registry, settings, stop, unwatched)
     finally:
-        for helper in (*helpers, *store.granting.values()):
+        for helper in (*helpers, *cache.grants.values()):
             helper.cancel()
 
 
 async def _watch(
     registry: kopf.OperatorRegistry, settings: Settings, stop: asyncio.Event, pause: asyncio.Event
 ) -> None:
-    """Run Kopf until either event.
+    """Run Kopf until ``stop`` or ``pause`` is set.
 
-    Not by ``kopf.operator``: when that ends, it takes every younger task of the process for its own, waits 5 s for
-    them and cancels them, the renewal of the lease too.
+    It does not use ``kopf.operator``: when that ends, it treats every younger task of the process as its own, waits 5 s
+    for them and cancels them, including the renewal of the lease.
     """
     tasks = await kopf.spawn_tasks(
         registry=registry,
@@ -119,10 +122,10 @@ async def _watch(
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         standalone=True,
-        # Not made from the user's name, which a pod need not have.
+        # Kopf would derive it from the name of the user, which a pod may lack.
         identity=settings.pod_name,  # type: ignore[arg-type]
     )
-    stop_at_signals(stop)  # Kopf has put its own handlers in their place
+    stop_at_signals(stop)  # Kopf has replaced our handlers with its own
     events = [asyncio.create_task(event.wait()) for event in (stop, pause)]
     try:
         done, _ = await asyncio.wait([*tasks, *events], return_when=asyncio.FIRST_COMPLETED)
@@ -134,56 +137,58 @@ async def _watch(
         task.result()
 
 
-async def _work(kube: Kube, queue: Workqueue, reconciler: Reconciler, store: Store, settings: Settings) -> None:
-    """Look at jobs, once all that belongs to them was listed: what is not known yet must not count as gone."""
+async def _reconcile_jobs(
+    kube: Kube, queue: Workqueue, reconciler: Reconciler, cache: Cache, settings: Settings
+) -> None:
+    """Reconcile jobs once their caches have synced; an object that is not listed yet must not count as gone."""
     kueue = False
     try:
         kueue = await kube.serves(WORKLOADS)
     except RequestFailed as error:
-        _log.warning("Kueue cannot be looked for", error=str(error))
-    listed = Listed(store, namespaces=settings.namespaces, kueue=kueue)
-    for _ in range(_LIST_TRIES):
-        if listed.as_far_as_allowed():
+        _log.warning("cannot detect Kueue", error=str(error))
+    has_synced = HasSynced(cache, namespaces=settings.namespaces, kueue=kueue)
+    for _ in range(_SYNC_TRIES):
+        if has_synced.where_allowed():
             break
-        await asyncio.sleep(_LIST_SECONDS)
+        await asyncio.sleep(_SYNC_SECONDS)
     else:
-        _log.warning("not everything could be listed; jobs there wait")
-    await asyncio.sleep(_LIST_SECONDS)
+        _log.warning("some namespaces cannot be listed; their jobs wait")
+    await asyncio.sleep(_SYNC_SECONDS)
 
-    async def look(key: Key) -> None:
-        if listed(key.namespace):
-            await reconciler.look(key)
+    async def reconcile(key: Key) -> None:
+        if has_synced(key.namespace):
+            await reconciler.reconcile(key)
         else:
-            queue.add_after(key, _UNLISTED_SECONDS)
+            queue.add_after(key, _UNSYNCED_RETRY_SECONDS)
 
-    await asyncio.gather(*(queue.work(look) for _ in range(settings.concurrency)))
+    await asyncio.gather(*(queue.work(reconcile) for _ in range(settings.concurrency)))
 
 
-async def _resync(kube: Kube, store: Store, queue: Workqueue, settings: Settings) -> None:
-    """Now and then, forget what is not there any more: a watch that begins anew does not tell what went meanwhile.
+async def _resync(kube: Kube, cache: Cache, queue: Workqueue, settings: Settings) -> None:
+    """Periodically remove objects from the cache that no longer exist, and return free memory to the system.
 
-    And give its memory back, with that of all that went since.
+    A watch that was interrupted does not report the objects that were deleted in between.
     """
     while True:
         await asyncio.sleep(_RESYNC_SECONDS)
         try:
-            for key in await resync(kube, store, settings.namespaces):
+            for key in await resync(kube, cache, settings.namespaces):
                 await queue.add(key)
         except RequestFailed as error:
             _log.warning("resync failed", error=str(error))
-        give_back()
+        trim()
 
 
-async def _count_phases(store: Store) -> None:
+async def _update_phase_gauge(cache: Cache) -> None:
     while True:
         JOBS_BY_PHASE.clear()
-        for phase, count in store.phases().items():
+        for phase, count in cache.phases().items():
             JOBS_BY_PHASE.labels(phase=phase).set(count)
-        await asyncio.sleep(_PHASES_SECONDS)
+        await asyncio.sleep(_PHASE_GAUGE_SECONDS)
 
 
 def log_as_json() -> None:
-    """One JSON object a line, from us and, if they warn, from libraries."""
+    """Log one JSON object per line: our own events, and the warnings of libraries."""
     common: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -206,15 +211,15 @@ def log_as_json() -> None:
 
 
 def main() -> None:
-    """Run the operator. Exit status 2 for settings that are wrong."""
+    """Run the operator. Exit with status 2 if a setting is invalid."""
     log_as_json()
     try:
         settings = Settings()
     except ValidationError as error:
         for problem in error.errors():
-            name = "PROMPTINTERN_" + "_".join(map(str, problem["loc"])).upper()
+            name = OPERATOR_ENV_PREFIX + "_".join(map(str, problem["loc"])).upper()
             print(f"error: {name}: {problem['msg']}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(ExitCode.USER_ERROR)
     asyncio.run(run(settings))
 
 

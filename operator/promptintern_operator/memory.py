@@ -1,12 +1,12 @@
-"""Memory that goes back to the system."""
+"""Return free memory to the operating system."""
 
 import ctypes
 
 
-def give_back() -> None:
-    """Have C's allocator return what was freed: glibc keeps it until it is asked.
+def trim() -> None:
+    """Make the C allocator return freed memory; glibc keeps it until it is asked to.
 
-    Python's own allocator keeps it in any case; the image sets ``PYTHONMALLOC=malloc``, so that it is not used.
+    Python's own allocator never returns it, so the image sets ``PYTHONMALLOC=malloc`` to bypass that.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,4 +1,4 @@
-"""What the kubelet asks: is the operator alive, and is it ready."""
+"""The liveness and readiness probes of the operator."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,10 @@ async def serve_probes(
     """Serve ``/healthz`` and ``/readyz``.
 
     Args:
-        silence: Seconds since the quietest watch was last heard.
-        limit: How long a watch may be silent before the operator counts as dead, and is started anew.
-        ready: Whether it leads, or could.
+        port: The port to listen on.
+        silence: Returns the seconds since the last activity of the watch that has been silent longest.
+        limit: The silence in seconds after which the liveness probe fails, so that the kubelet restarts the operator.
+        ready: Returns whether the operator leads or is able to.
     """
 
     async def healthz(_: web.Request) -> web.Response:

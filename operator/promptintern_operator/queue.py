@@ -1,4 +1,4 @@
-"""Which jobs wait to be looked at. Each is looked at by one worker at a time, however many changes it has."""
+"""The workqueue of jobs. Only one worker reconciles a job at a time, and changes that arrive together count once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,67 +16,67 @@ _log = structlog.get_logger("promptintern.operator")
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """A job's place."""
+    """The namespace and the name of a job."""
 
     namespace: str
     name: str
 
 
 class Workqueue:
-    """Keys in the order they came, those that failed again after a delay that doubles.
+    """A first-in, first-out queue of keys with exponential backoff for keys whose reconciliation failed.
 
-    A key for which ``urgent`` holds goes before others, unless they wait for ``_PATIENCE_SECONDS`` longer.
+    A key for which ``urgent`` returns True goes before others, unless they have waited ``_PATIENCE_SECONDS`` longer.
     """
 
     def __init__(self, urgent: Callable[[Key], bool] = lambda _: False) -> None:
         self._is_urgent = urgent
         self._urgent: dict[Key, float] = {}
-        self._others: dict[Key, float] = {}
-        """Waiting keys, with the time since when."""
+        self._normal: dict[Key, float] = {}
+        """Waiting keys, each with the time at which it was added."""
         self._busy: set[Key] = set()
-        self._later: dict[Key, asyncio.TimerHandle] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Future[None]] = set()
 
     async def add(self, key: Key) -> None:
-        """Look at ``key`` soon; if it is being looked at, once more afterwards."""
+        """Queue ``key``; if it is being reconciled now, it is reconciled once more afterwards."""
         async with self._changed:
-            if key not in self._urgent and key not in self._others:
-                waiting = self._urgent if self._is_urgent(key) else self._others
+            if key not in self._urgent and key not in self._normal:
+                waiting = self._urgent if self._is_urgent(key) else self._normal
                 waiting[key] = _now()
-            self._count()
+            self._record_depth()
             self._changed.notify()
 
-    def add_soon(self, key: Key) -> None:
-        """Look at ``key`` once more has changed: what happens now seldom happens alone."""
+    def add_batched(self, key: Key) -> None:
+        """Queue ``key`` after a short delay, so that a burst of changes is reconciled once."""
         self.add_after(key, _BURST_SECONDS)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Look at ``key`` after ``seconds``, or earlier if asked for earlier."""
+        """Queue ``key`` after ``seconds``, or earlier if an earlier time is already set."""
         loop = asyncio.get_running_loop()
-        known = self._later.get(key)
+        timer = self._timers.get(key)
         when = loop.time() + max(seconds, 0.0)
-        if known is not None:
-            if known.when() <= when:
+        if timer is not None:
+            if timer.when() <= when:
                 return
-            known.cancel()
-        self._later[key] = loop.call_at(when, self._due, key)
+            timer.cancel()
+        self._timers[key] = loop.call_at(when, self._due, key)
 
     def forget(self, key: Key) -> None:
-        """The job is gone."""
-        handle = self._later.pop(key, None)
+        """Forget the timer and the failures of a job that is gone."""
+        handle = self._timers.pop(key, None)
         if handle is not None:
             handle.cancel()
         self._failures.pop(key, None)
 
-    async def work(self, look: Callable[[Key], Awaitable[None]]) -> None:
-        """Look at one key after another, for ever."""
+    async def work(self, reconcile: Callable[[Key], Awaitable[None]]) -> None:
+        """Reconcile one key after another, for ever."""
         while True:
             key = await self._take()
             try:
-                await look(key)
-            except Exception as error:  # noqa: BLE001 -- whatever it was, the next look may go better
+                await reconcile(key)
+            except Exception as error:  # noqa: BLE001 -- whatever it was, a retry may succeed
                 failures = self._failures.get(key, 0)
                 self._failures[key] = failures + 1
                 delay = min(_FIRST_BACKOFF * 2 ** min(failures, 10), _LAST_BACKOFF)
@@ -85,7 +85,7 @@ class Workqueue:
                     namespace=key.namespace,
                     job=key.name,
                     error=str(error),
-                    again_in=delay,
+                    retry_in=delay,
                     exc_info=failures == 5,
                 )
                 self.add_after(key, delay)
@@ -101,25 +101,25 @@ class Workqueue:
             while True:
                 free = self._next()
                 if free is not None:
-                    waiting = self._urgent if free in self._urgent else self._others
+                    waiting = self._urgent if free in self._urgent else self._normal
                     QUEUE_SECONDS.observe(_now() - waiting.pop(free))
-                    self._count()
+                    self._record_depth()
                     self._busy.add(free)
                     return free
                 await self._changed.wait()
 
     def _next(self) -> Key | None:
         urgent = next((key for key in self._urgent if key not in self._busy), None)
-        other = next((key for key in self._others if key not in self._busy), None)
+        other = next((key for key in self._normal if key not in self._busy), None)
         if urgent is None or other is None:
             return urgent or other
-        return other if self._others[other] + _PATIENCE_SECONDS < self._urgent[urgent] else urgent
+        return other if self._normal[other] + _PATIENCE_SECONDS < self._urgent[urgent] else urgent
 
-    def _count(self) -> None:
-        QUEUE_DEPTH.set(len(self._urgent) + len(self._others))
+    def _record_depth(self) -> None:
+        QUEUE_DEPTH.set(len(self._urgent) + len(self._normal))
 
     def _due(self, key: Key) -> None:
-        self._later.pop(key, None)
+        self._timers.pop(key, None)
         task = asyncio.ensure_future(self.add(key))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""One look at a job: what is observed, what is planned, and carrying it out."""
+"""Reconcile a job: observe its objects, plan, write the status and execute the actions."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,10 +11,12 @@ from promptintern_api import InvalidJob, PromptInternJob, parse_job
 from promptintern_api.status import PromptInternJobStatus
 from pydantic import ValidationError
 
-from promptintern_operator.events import event_of
+from promptintern_operator.cache import Cache, CachedJob, Owner
+from promptintern_operator.dependents import Dependents, check_owner
+from promptintern_operator.events import event_manifest
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
 from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
-from promptintern_operator.manifests.config import refusals, resolve
+from promptintern_operator.manifests.config import ResolvedJob, refusals, resolve
 from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.preflight import preflight_job
 from promptintern_operator.manifests.rayjob import ray_job
@@ -24,7 +26,7 @@ from promptintern_operator.plan import (
     DeleteJob,
     DeletePreflight,
     DeleteRayJob,
-    Happening,
+    EventRecord,
     Limits,
     Observed,
     Plan,
@@ -33,25 +35,23 @@ from promptintern_operator.plan import (
     plan,
     unreadable,
 )
-from promptintern_operator.plan.denied import denied
+from promptintern_operator.plan.denials import denial_for
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
-from promptintern_operator.store import JobBody, Owner, Store
-from promptintern_operator.surroundings import Surroundings, check_owner
 from promptintern_operator.views import controller_of, preflight_view, ray_job_view
 
 _log = structlog.get_logger("promptintern.operator")
 
 
 class Reconciler:
-    """Looks at jobs. Holds no state of its own: a new one takes over where another stopped."""
+    """Reconciles jobs. It holds no state, so a new reconciler continues where another one stopped."""
 
-    def __init__(self, kube: Kube, store: Store, queue: Workqueue, settings: Settings) -> None:
+    def __init__(self, kube: Kube, cache: Cache, queue: Workqueue, settings: Settings) -> None:
         self._kube = kube
-        self._store = store
+        self._cache = cache
         self._queue = queue
         self._settings = settings
-        self._surroundings = Surroundings(kube, store, settings)
+        self._dependents = Dependents(kube, cache, settings)
         self._limits = Limits(
             stuck=settings.stuck_seconds,
             queue=settings.queue_seconds,
@@ -59,174 +59,185 @@ class Reconciler:
             retry_max=settings.retry_seconds_max,
         )
 
-    async def look(self, key: Key) -> None:
-        """Bring the job at ``key`` one step further. Raises ``RequestFailed`` to be called again."""
-        known = self._store.jobs.get(key)
-        if known is None or "deletionTimestamp" in known.body["metadata"]:
+    async def reconcile(self, key: Key) -> None:
+        """Advance the job at ``key`` by one step.
+
+        Raises:
+            RequestFailed: if a request failed; the job must be requeued.
+        """
+        cached = self._cache.jobs.get(key)
+        if cached is None or "deletionTimestamp" in cached.body["metadata"]:
             self._queue.forget(key)
             return
         log = _log.bind(namespace=key.namespace, job=key.name)
         with RECONCILE_SECONDS.time():
             try:
-                job = parse_job(known.body)
+                job = resolve(parse_job(cached.body), self._settings)
             except InvalidJob as error:
-                # The API server took it under another version's rules; a user has to change it.
-                log.error("job cannot be read", problems=str(error))
+                # The API server accepted it under the schema of another version; a user has to change it.
+                log.error("cannot parse the job", problems=str(error))
                 RECONCILES.labels(result="unreadable").inc()
-                await self._say_unreadable(key, known, str(error), log)
+                await self._report_unreadable(key, cached, str(error), log)
                 return
             now = datetime.now(UTC).replace(microsecond=0)
-            observed = await self._observed(key, known, job)
+            observed = await self._observe(key, cached, job)
             result = plan(
                 job,
                 observed,
-                generation=known.generation,
+                generation=cached.generation,
                 now=now,
                 limits=self._limits,
-                refusals=refusals(job, self._settings),
-                storage=resolve(job, self._settings).spec.storage,
+                refusals=refusals(job),
+                storage=job.spec.storage,
             )
-            writing = asyncio.create_task(self._write_status(key, known, result))
+            writing = asyncio.create_task(self._write_status(key, cached, result))
             try:
                 for action in result.actions:
                     if not isinstance(action, StartPreflight) and not await writing:
                         break
-                    if not await self._may_carry_out(action, job, writing, log):
+                    if not await self._try_action(action, job, writing, log):
                         break
                     if action == StartAttempt(1):
                         accepted = datetime.fromisoformat(result.status["startTime"])
                         START_SECONDS.observe((datetime.now(UTC) - accepted).total_seconds())
             finally:
-                # Whatever became of them. Others wait for what was done, and nobody for its being told.
+                # Events are recorded even if an action failed, and last, because no other job waits for them.
                 written = await writing
                 if written:
-                    await asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
+                    await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
             if not written:
                 return
             if result.actions:
-                # The store knows what they did, so that the watches tell nothing new; and a denial has to be told.
-                self._queue.add_soon(key)
-            if result.look_again is not None:
-                self._queue.add_after(key, (result.look_again - now).total_seconds())
+                # The cache holds the effect of the actions already, so no watch will requeue the job; and the job must
+                # report a denial.
+                self._queue.add_batched(key)
+            if result.requeue_at is not None:
+                self._queue.add_after(key, (result.requeue_at - now).total_seconds())
             RECONCILES.labels(result="done").inc()
 
-    async def _say_unreadable(self, key: Key, known: JobBody, problems: str, log: Any) -> None:
+    async def _report_unreadable(self, key: Key, cached: CachedJob, problems: str, log: Any) -> None:
         try:
-            status = PromptInternJobStatus.model_validate(known.body.get("status") or {})
+            status = PromptInternJobStatus.model_validate(cached.body.get("status") or {})
         except ValidationError:
-            return  # nor can its status be
+            return  # its status cannot be parsed either
         now = datetime.now(UTC).replace(microsecond=0)
-        result = unreadable(status, problems, generation=known.generation, now=now)
-        if result is not None and await self._write_status(key, known, result):
-            await asyncio.gather(*(self._tell(key, known, happening, log) for happening in result.happenings))
+        result = unreadable(status, problems, generation=cached.generation, now=now)
+        if result is not None and await self._write_status(key, cached, result):
+            await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
 
-    async def _observed(self, key: Key, known: JobBody, job: PromptInternJob) -> Observed:
-        """What the watches showed. That a RayJob is gone is asked for, since a watch may lag behind."""
-        observed = self._store.observed(Owner(key.namespace, known.uid))
+    async def _observe(self, key: Key, cached: CachedJob, job: PromptInternJob) -> Observed:
+        """Return the observed objects. A missing RayJob is verified with a request, since its watch may lag behind."""
+        observed = self._cache.observed(Owner(key.namespace, cached.uid))
         attempts = job.status.attempts if job.status else []
         if attempts and attempts[-1].outcome is None:
             name = attempts[-1].ray_job_name
-            if all(each.name != name for each in observed.ray_jobs):
+            if all(ray_job.name != name for ray_job in observed.ray_jobs):
                 body = await self._kube.get(RAY_JOBS, key.namespace, name)
-                if body is not None and controller_of(body["metadata"]).get("uid") == known.uid:
+                if body is not None and controller_of(body["metadata"]).get("uid") == cached.uid:
                     return replace(observed, ray_jobs=(*observed.ray_jobs, ray_job_view(body)))
         return observed
 
-    async def _write_status(self, key: Key, known: JobBody, result: Plan) -> bool:
-        """Write what changed; False if the job changed meanwhile, so that the plan is out of date."""
-        before = known.body.get("status") or {}
+    async def _write_status(self, key: Key, cached: CachedJob, result: Plan) -> bool:
+        """Write the status if it changed; return False if the job has changed, so that the plan is outdated."""
+        before = cached.body.get("status") or {}
         mine = {name: value for name, value in before.items() if name != "training"}
-        if same(mine, result.status):
+        if is_same_status(mine, result.status):
             return True
         try:
             written = await self._kube.apply_job_status(
-                key.namespace, key.name, uid=known.uid, version=known.version, status=result.status
+                key.namespace, key.name, uid=cached.uid, version=cached.version, status=result.status
             )
         except RequestFailed as error:
             if error.status not in (404, 409):
                 raise
-            # A newer version is on its way through the watch. Should it be lost, look again all the same.
+            # The watch will deliver a newer version. Requeue the job all the same, in case that is lost.
             RECONCILES.labels(result="outdated").inc()
             self._queue.add_after(key, 2.0)
             return False
-        if self._store.jobs.get(key) is known:  # a watch that was quicker may have shown a newer one
-            self._store.jobs[key] = JobBody.of(written)
-        _measure(before, result.status)
+        if self._cache.jobs.get(key) is cached:  # else the watch was quicker and delivered a newer version
+            self._cache.jobs[key] = CachedJob.from_body(written)
+        _count_changes(before, result.status)
         return True
 
-    async def _tell(self, key: Key, known: JobBody, happening: Happening, log: Any) -> None:
-        log.info("told", reason=happening.reason, message=happening.message)
+    async def _record(self, key: Key, cached: CachedJob, event: EventRecord, log: Any) -> None:
+        log.info("event", reason=event.reason, message=event.message)
         try:
-            await self._kube.tell(event_of(key, uid=known.uid, happening=happening, reporter=self._settings.pod_name))
+            await self._kube.record_event(
+                event_manifest(key, uid=cached.uid, record=event, reporter=self._settings.pod_name)
+            )
         except RequestFailed as error:
-            log.warning("event lost", error=str(error))
+            log.warning("cannot record an event", error=str(error))
 
-    async def _may_carry_out(
-        self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any
-    ) -> bool:
-        """Carry ``action`` out; False if the API server does not let it, for a reason that the job has to tell."""
+    async def _try_action(self, action: Action, job: ResolvedJob, written: asyncio.Future[bool], log: Any) -> bool:
+        """Execute ``action``; return False if the API server denied it for a reason that the job must report."""
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
-        before = self._store.denied.get(owner)
+        previous = self._cache.denials.get(owner)
         try:
-            await self._carry_out(action, job, written, log)
+            await self._execute(action, job, written, log)
         except RequestFailed as error:
-            moment = datetime.now(UTC).replace(microsecond=0)
-            found = denied(action, before, status=error.status, reason=error.reason, said=error.said, now=moment)
-            if found is None:
+            now = datetime.now(UTC).replace(microsecond=0)
+            denial = denial_for(
+                action, previous, status=error.status, reason=error.reason, message=error.server_message, now=now
+            )
+            if denial is None:
                 raise
-            log.warning("denied", reason=found.reason, error=str(error))
+            log.warning("action denied", reason=denial.reason, error=str(error))
             RECONCILES.labels(result="denied").inc()
-            self._store.denied[owner] = found
+            self._cache.denials[owner] = denial
             return False
-        if before is not None and before.action == action and await written:  # what the job said of it holds no more
-            self._store.denied.pop(owner, None)
+        if previous is not None and previous.action == action and await written:
+            # The job must no longer report the denial.
+            self._cache.denials.pop(owner, None)
             await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
         return True
 
-    async def _carry_out(self, action: Action, job: PromptInternJob, written: asyncio.Future[bool], log: Any) -> None:
+    async def _execute(self, action: Action, job: ResolvedJob, written: asyncio.Future[bool], log: Any) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
         owner = Owner(namespace, uid)
         match action:
             case StartPreflight(generation=generation, number=number):
-                # What does nothing by itself is made while the status is written; the check runs, and is not.
-                if not await self._surroundings.make(job, written=written):
+                # Dependents do nothing on their own, so they may be created while the status is being written. The
+                # check runs, so it may not.
+                if not await self._dependents.prepare(job, written=written):
                     return
                 check = preflight_job(job, self._settings, generation=generation, number=number)
-                made = await self._create(check, job, PREFLIGHTS)
-                # Seen at once: what the watch has not shown yet need not be made again.
-                self._store.preflights.add(owner, made["metadata"]["uid"], preflight_view(made))
+                created = await self._create(check, job, PREFLIGHTS)
+                # The cache holds it at once, so that it is not created again before the watch delivers it.
+                self._cache.preflights.put_if_absent(owner, created["metadata"]["uid"], preflight_view(created))
             case StartAttempt(number=number):
-                await self._surroundings.ensure(job)
-                made = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
-                self._store.ray_job_owners[Owner(namespace, made["metadata"]["uid"])] = Key(
+                await self._dependents.ensure(job)
+                created = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
+                self._cache.ray_job_owners[Owner(namespace, created["metadata"]["uid"])] = Key(
                     namespace, job.metadata.name
                 )
-                self._store.ray_jobs.add(owner, made["metadata"]["uid"], ray_job_view(made))
-            case DeleteRayJob(name=name, uid=child):
-                await self._kube.delete(RAY_JOBS, namespace, name, uid=child)
-                self._store.ray_jobs.change(owner, child, deleting=True)
-            case DeletePreflight(name=name, uid=child):
-                await self._kube.delete(PREFLIGHTS, namespace, name, uid=child)
-                self._store.preflights.change(owner, child, deleting=True)
+                self._cache.ray_jobs.put_if_absent(owner, created["metadata"]["uid"], ray_job_view(created))
+            case DeleteRayJob(name=name, uid=child_uid):
+                await self._kube.delete(RAY_JOBS, namespace, name, uid=child_uid)
+                self._cache.ray_jobs.update(owner, child_uid, deleting=True)
+            case DeletePreflight(name=name, uid=child_uid):
+                await self._kube.delete(PREFLIGHTS, namespace, name, uid=child_uid)
+                self._cache.preflights.update(owner, child_uid, deleting=True)
             case DeleteJob():
                 await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid)
         log.info("action", action=type(action).__name__, **vars(action))
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
-        """Create an object, unless this very job has it already; returns it."""
-        made = await self._kube.create(manifest)
-        if made is None:
+        """Create an object and return it; if the job already has it, return the existing one."""
+        body = await self._kube.create(manifest)
+        if body is None:
             name = manifest["metadata"]["name"]
-            made = await self._kube.get(resource, job.metadata.namespace, name)
-            if made is None:
-                raise RequestFailed(f"{manifest['kind']} {name} was there a moment ago", status=409)
-            check_owner(made, job)
-        return made
+            body = await self._kube.get(resource, job.metadata.namespace, name)
+            if body is None:
+                raise RequestFailed(
+                    f"{manifest['kind']} {name} existed when it was to be created, but is gone now", status=409
+                )
+            check_owner(body, job)
+        return body
 
 
-def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two statuses say the same; times may be written differently."""
-    return bool(_plain(one) == _plain(other))
+def is_same_status(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Return whether two statuses are equal, even if they spell times or empty values differently."""
+    return bool(_plain(a) == _plain(b))
 
 
 def _plain(value: Any) -> Any:
@@ -242,7 +253,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _measure(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     ended = {a["number"] for a in before.get("attempts", []) if a.get("outcome")}
     for attempt in after.get("attempts", []):
         if attempt.get("outcome") and attempt["number"] not in ended:

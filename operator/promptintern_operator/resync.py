@@ -1,50 +1,51 @@
-"""What a watch did not tell: after an interruption Kopf lists what is there, and says nothing of what is gone."""
+"""Remove objects from the cache whose deletion no watch reported; after an interruption Kopf lists only what exists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from promptintern_api.contract import OPERATOR_SELECTOR
+
+from promptintern_operator.cache import Cache, ObjectCache, Owner
 from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, WORKLOADS, Kube, RequestFailed, Resource
-from promptintern_operator.labels import SELECTOR
 from promptintern_operator.queue import Key
-from promptintern_operator.store import Owner, Shelf, Store
 
 
-async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key]:
-    """Drop from ``store`` what the API server does not list; returns the jobs that lost something.
+async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key]:
+    """Remove from ``cache`` the objects that the API server does not list; return the jobs that they belonged to.
 
     Raises:
-        RequestFailed: if a kind cannot be listed; what was dropped until then stays dropped.
+        RequestFailed: if a kind cannot be listed; objects that were removed before stay removed.
     """
     changed: set[Key] = set()
-    known_jobs = {job.uid: key for key, job in store.jobs.items()}
-    there = await _list(kube, JOBS, namespaces, selector="")
+    known_jobs = {job.uid: key for key, job in cache.jobs.items()}
+    listing = await _list(kube, JOBS, namespaces, selector="")
     for uid, key in known_jobs.items():
-        if there.lacks(key.namespace, uid) and store.jobs.get(key) is not None and store.jobs[key].uid == uid:
-            store.drop_job(key)
+        if listing.lacks(key.namespace, uid) and cache.jobs.get(key) is not None and cache.jobs[key].uid == uid:
+            cache.remove_job(key)
             changed.add(key)
-    kinds: list[tuple[Resource, Shelf[Any], str]] = [
-        (WORKLOADS, store.workloads, ""),  # Kueue makes them, and puts none of our labels on them
-        (RAY_JOBS, store.ray_jobs, SELECTOR),
-        (PODS, store.pods, SELECTOR),
-        (PREFLIGHTS, store.preflights, SELECTOR),
+    kinds: list[tuple[Resource, ObjectCache[Any], str]] = [
+        (WORKLOADS, cache.workloads, ""),  # Kueue creates them without our labels
+        (RAY_JOBS, cache.ray_jobs, OPERATOR_SELECTOR),
+        (PODS, cache.pods, OPERATOR_SELECTOR),
+        (PREFLIGHTS, cache.preflights, OPERATOR_SELECTOR),
     ]
-    keys = {job.uid: key for key, job in store.jobs.items()}
-    for resource, shelf, selector in kinds:
-        before = shelf.contents()  # what is added while the list is made stays
+    keys = {job.uid: key for key, job in cache.jobs.items()}
+    for resource, objects, selector in kinds:
+        before = objects.entries()  # objects that are added during the listing stay
         if not before:
             continue
         try:
-            there = await _list(kube, resource, namespaces, selector=selector)
+            listing = await _list(kube, resource, namespaces, selector=selector)
         except RequestFailed as error:
             if error.status != 404:
                 raise
-            there = _Listing()
+            listing = _Listing()
         for owner, uid in before:
-            if there.lacks(owner.namespace, uid):
-                shelf.drop(owner, uid)
-                job = keys.get(owner.uid) or store.ray_job_owners.get(owner)
-                store.ray_job_owners.pop(Owner(owner.namespace, uid), None)
+            if listing.lacks(owner.namespace, uid):
+                objects.remove(owner, uid)
+                job = keys.get(owner.uid) or cache.ray_job_owners.get(owner)
+                cache.ray_job_owners.pop(Owner(owner.namespace, uid), None)
                 if job is not None:
                     changed.add(job)
     return changed
@@ -52,25 +53,25 @@ async def resync(kube: Kube, store: Store, namespaces: Sequence[str]) -> set[Key
 
 @dataclass
 class _Listing:
-    """What there is: the uids of all objects, and the namespaces where it is not known."""
+    """The uids of all objects of a kind, and the namespaces that could not be listed."""
 
     uids: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)
+    forbidden: set[str] = field(default_factory=set)
 
     def lacks(self, namespace: str, uid: str) -> bool:
-        """Whether an object is gone."""
-        return uid not in self.uids and namespace not in self.refused
+        """Return whether the object no longer exists."""
+        return uid not in self.uids and namespace not in self.forbidden
 
 
 async def _list(kube: Kube, resource: Resource, namespaces: Sequence[str], *, selector: str) -> _Listing:
     if not namespaces:
-        return _Listing(await kube.uids(resource, None, selector=selector))
-    found = _Listing()
+        return _Listing(await kube.list_uids(resource, None, selector=selector))
+    listing = _Listing()
     for namespace in namespaces:
         try:
-            found.uids |= await kube.uids(resource, namespace, selector=selector)
+            listing.uids |= await kube.list_uids(resource, namespace, selector=selector)
         except RequestFailed as error:
-            if error.status != 403:  # it is gone, and our rights with it; the others are not
+            if error.status != 403:  # the namespace is gone, and our rights with it; the others still count
                 raise
-            found.refused.add(namespace)
-    return found
+            listing.forbidden.add(namespace)
+    return listing

@@ -1,7 +1,8 @@
-"""What the chart tells the operator, through environment variables ``PROMPTINTERN_...``."""
+"""The operator's settings, which the chart passes as environment variables ``PROMPTINTERN_...``."""
 
 from typing import Annotated, Any, Self
 
+from promptintern_api.contract import OPERATOR, OPERATOR_ENV_PREFIX
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,40 +16,40 @@ class _Value(BaseModel):
 
 
 class EgressRule(_Value):
-    """Where the pods of jobs may go: to addresses, to pods by their labels, or everywhere on some ports."""
+    """Destinations of the pods of jobs: addresses, pods by their labels, or certain ports everywhere."""
 
     cidr: str | None = None
     except_: Annotated[list[str], Field(alias="except")] = []
     namespace_selector: dict[str, Any] | None = None
     pod_selector: dict[str, Any] | None = None
     ports: list[int] = []
-    """TCP ports; none means all."""
+    """TCP ports; an empty list means all ports."""
 
     @model_validator(mode="after")
     def _says_where(self) -> Self:
         selectors = self.namespace_selector is not None or self.pod_selector is not None
         if (self.cidr is not None and selectors) or (self.except_ and self.cidr is None):
-            raise ValueError("a cidr goes with except and ports, selectors with ports")
+            raise ValueError("except is allowed only with a cidr, and a cidr excludes selectors")
         if self.cidr is None and not selectors and not self.ports:
-            raise ValueError("needs a cidr, a selector or ports: nothing would mean everywhere")
+            raise ValueError("needs a cidr, a selector or ports, because an empty rule would allow everything")
         return self
 
 
 class PodSize(_Value):
-    """CPU and memory of a pod that asks for none."""
+    """CPU and memory of a container whose job does not set them."""
 
     cpu: str
     memory: str
 
 
 class DefaultStorage(_Value):
-    """Where jobs without ``spec.storage`` put their results; the same fields as there."""
+    """The storage of jobs without ``spec.storage``; the fields are the same."""
 
     uri: str
     endpoint: str | None = None
     region: str | None = None
     secret_name: str | None = None
-    """A Secret in the job's namespace, as ``spec.storage.secretRef``."""
+    """Name of a Secret in the job's namespace, as in ``spec.storage.secretRef``."""
 
 
 def _split(value: object) -> object:
@@ -56,15 +57,15 @@ def _split(value: object) -> object:
 
 
 class Settings(BaseSettings):
-    """One per process. Values with structure are JSON."""
+    """The settings of the process. Structured values are JSON."""
 
-    model_config = SettingsConfigDict(env_prefix="PROMPTINTERN_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=OPERATOR_ENV_PREFIX, frozen=True)
 
     namespaces: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
-    """Namespaces to serve, separated by commas; none means all."""
+    """Namespaces to serve, separated by commas; an empty value means all."""
     operator_namespace: str = "promptintern-system"
-    pod_name: str = "promptintern-operator"
-    lease_name: str = "promptintern-operator"
+    pod_name: str = OPERATOR
+    lease_name: str = OPERATOR
 
     trainer_image: str = DEFAULT_IMAGE
     image_pull_policy: str = "IfNotPresent"
@@ -78,25 +79,25 @@ class Settings(BaseSettings):
         EgressRule(cidr="::/0", except_=["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128"]),
     )
     kuberay_namespace: str | None = None
-    """Namespace of the KubeRay operator, which alone may ask the head from outside; None allows every namespace."""
+    """Namespace of the KubeRay operator, the only outsider that may connect to the head; None allows all namespaces."""
 
     checks_in_queue: bool = False
-    """Whether a check carries its job's labels for Kueue."""
+    """Whether a check gets its job's labels for Kueue, so that it waits for quota too."""
 
     stuck_seconds: float = 900
-    """How long a pod may wait for an image, a Secret or a node before its attempt is given up."""
+    """How long a pod may wait for an image, a Secret or a node before the operator gives up its attempt."""
     queue_seconds: float = 30
-    """How long Kueue may take to make a Workload before the queue counts as unavailable."""
+    """How long Kueue may take to create a Workload before the queue counts as unavailable."""
     retry_seconds: float = 10
-    """First delay before another attempt; it doubles with each failure."""
+    """First delay before another attempt; it doubles with each failure, up to ``retry_seconds_max``."""
     retry_seconds_max: float = 600
 
     concurrency: int = 16
-    """Jobs that are reconciled at once."""
+    """Number of jobs that are reconciled concurrently."""
     leader_election: bool = True
     lease_seconds: float = 15
-    """How long the lease of a leader that is not heard of stays valid."""
+    """How long the lease stays valid after its last renewal."""
     probe_port: int = 8081
     metrics_port: int = 9090
     silence_seconds: float = 210
-    """How long a watch may say nothing, bookmarks included, before the liveness probe fails."""
+    """How long a watch may be silent, without even a bookmark, before the liveness probe fails."""

@@ -1,45 +1,53 @@
-"""What the operator keeps of the objects it watches: a few words of each, since there may be thousands."""
+"""Views: the few fields that the operator keeps of each watched object, since there may be thousands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from promptintern_operator.labels import GENERATION, QUEUE, ROLE, TRY
+from promptintern_api.contract import (
+    ANNOTATION_GENERATION,
+    ANNOTATION_RUN_FORMAT,
+    ANNOTATION_TRY,
+    LABEL_QUEUE,
+    LABEL_ROLE,
+)
 
 Body = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayJobView:
-    """A RayJob."""
+    """The view of a RayJob."""
 
     name: str
     uid: str
     created: datetime
     deleting: bool
     suspended: bool
-    """Whether ``spec.suspend`` is set, by us at creation or by Kueue later."""
+    """Whether ``spec.suspend`` is set, by the operator at creation or by Kueue later."""
     deployment: str
-    """KubeRay's jobDeploymentStatus, "" while it is new."""
+    """KubeRay's jobDeploymentStatus, or "" while the RayJob is new."""
     job_status: str
-    """Ray's own word for the job, "" before there is one."""
+    """Ray's status of the job, or "" before there is one."""
     reason: str
     message: str
+    run_format: str | None
+    """``RUN_FORMAT`` of the operator that created it; None before there was one."""
     cluster: str | None
     ended: datetime | None
-    """When Ray's job ended."""
+    """The time at which Ray's job ended."""
     worker_memory: str | None
-    """The limit of each worker's container."""
+    """The memory limit of each worker's container."""
     queue: str | None
-    """Kueue's, from a label that it has from its creation or not at all."""
-    refused: str | None
-    """Why pods of its cluster cannot be made or deleted, in KubeRay's words."""
+    """The name of the Kueue queue, from a label that is set at creation or never."""
+    pod_refusal: str | None
+    """KubeRay's message if it cannot create or delete pods of the cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerView:
-    """A container's state, and the end of its life before that, if it had one."""
+    """The state of a container, and how it last ended, if it ever did."""
 
     name: str
     waiting_reason: str | None
@@ -54,7 +62,7 @@ class ContainerView:
 
 @dataclass(frozen=True, kw_only=True)
 class PodView:
-    """A pod of a job: its head, a worker, or the preflight."""
+    """The view of a pod of a job: its head, a worker, or the preflight."""
 
     name: str
     uid: str
@@ -63,10 +71,10 @@ class PodView:
     cluster: str | None
     created: datetime
     deleting: bool
-    deletion_asked: datetime | None
-    """When its deletion was asked for."""
+    deletion_requested: datetime | None
+    """The time at which deletion was requested."""
     deletion_due: datetime | None
-    """When it must be gone; only where its kubelet does not answer, it is there for longer."""
+    """The time by which the pod must be gone; it stays longer only if its kubelet does not respond."""
     phase: str
     reason: str | None
     """Evicted, NodeLost, ..."""
@@ -74,71 +82,72 @@ class PodView:
     node: str | None
     ready: bool
     unschedulable: str | None
-    """The scheduler's message, if it found no node."""
+    """The scheduler's message if it found no node for the pod."""
     disrupted: str | None
-    """Why the cluster took the pod away: DisruptionTarget's reason (preemption, eviction, node shutdown)."""
+    """The reason of condition DisruptionTarget: why the cluster removed the pod (preemption, eviction, ...)."""
     containers: tuple[ContainerView, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreflightView:
-    """The Job that checks a PromptInternJob before anything is paid for."""
+    """The view of the Job that checks a PromptInternJob before any GPU is paid for."""
 
     name: str
     uid: str
     generation: int
     number: int
-    """From 1: the check of a generation is made again if it was lost."""
+    """Number of the check, from 1; the check of a generation is repeated if it was lost."""
     started: datetime | None
-    """Since when it may run; Kueue lets it in some time after its creation."""
+    """The time since which it may run; Kueue may admit it some time after its creation."""
     deleting: bool
     queued: bool
-    """Whether Kueue holds it back."""
+    """Whether it waits for Kueue to admit it."""
     succeeded: bool
     failed: str | None
-    """Message of the Job's Failed condition."""
+    """The message of the Job's Failed condition."""
     timed_out: bool
-    """Whether it failed for its time limit."""
+    """Whether it failed because it exceeded its time limit."""
     failed_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadView:
-    """Kueue's view of a RayJob."""
+    """The view of the Kueue Workload of a RayJob."""
 
     name: str
     ray_job_uid: str | None
     quota_reserved: bool
     evicted: str | None
-    """Reason of the last eviction, if it is evicted now."""
+    """The reason of the eviction, if the workload is evicted now."""
     message: str
-    """Why it waits."""
+    """Kueue's message about the quota."""
 
 
 def ray_job_view(body: Body) -> RayJobView:
-    """Of a ray.io/v1 RayJob."""
+    """Return the view of a ray.io/v1 RayJob."""
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
-    refused = _condition(status.get("rayClusterStatus") or {}, "ReplicaFailure")
+    refusal = _condition(status.get("rayClusterStatus") or {}, "ReplicaFailure")
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
-        created=moment(meta["creationTimestamp"]),
+        created=parse_time(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
         suspended=bool(spec.get("suspend")),
         deployment=status.get("jobDeploymentStatus") or "",
         job_status=status.get("jobStatus") or "",
         reason=status.get("reason") or "",
         message=status.get("message") or "",
+        run_format=(meta.get("annotations") or {}).get(ANNOTATION_RUN_FORMAT),
         cluster=status.get("rayClusterName") or None,
-        ended=moment(status["endTime"]) if status.get("endTime") else None,
+        ended=parse_time(status["endTime"]) if status.get("endTime") else None,
         worker_memory=_worker_memory(spec),
-        queue=_label(meta, QUEUE),
-        refused=refused.get("message") if refused.get("status") == "True" else None,
+        queue=_label(meta, LABEL_QUEUE),
+        pod_refusal=refusal.get("message") if refusal.get("status") == "True" else None,
     )
 
 
 def pod_view(body: Body) -> PodView:
-    """Of a v1 Pod."""
+    """Return the view of a v1 Pod."""
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
     scheduled = _condition(status, "PodScheduled")
     disrupted = _condition(status, "DisruptionTarget")
@@ -150,12 +159,12 @@ def pod_view(body: Body) -> PodView:
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
-        role=_label(meta, ROLE) or "worker",
+        role=_label(meta, LABEL_ROLE) or "worker",
         cluster=_label(meta, "ray.io/cluster"),
-        created=moment(meta["creationTimestamp"]),
+        created=parse_time(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),
-        deletion_asked=_deletion_asked(meta),
-        deletion_due=moment(meta["deletionTimestamp"]) if _is_deleting(meta) else None,
+        deletion_requested=_deletion_requested(meta),
+        deletion_due=parse_time(meta["deletionTimestamp"]) if _is_deleting(meta) else None,
         phase=status.get("phase") or "Pending",
         reason=status.get("reason"),
         message=status.get("message"),
@@ -168,26 +177,26 @@ def pod_view(body: Body) -> PodView:
 
 
 def preflight_view(body: Body) -> PreflightView:
-    """Of a batch/v1 Job."""
+    """Return the view of a batch/v1 Job."""
     meta, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     failed = _condition(status, "Failed")
     return PreflightView(
         name=meta["name"],
         uid=meta["uid"],
-        generation=int((meta.get("annotations") or {}).get(GENERATION, 0)),
-        number=int((meta.get("annotations") or {}).get(TRY, 1)),
-        started=moment(status["startTime"]) if status.get("startTime") else None,
+        generation=int((meta.get("annotations") or {}).get(ANNOTATION_GENERATION, 0)),
+        number=int((meta.get("annotations") or {}).get(ANNOTATION_TRY, 1)),
+        started=parse_time(status["startTime"]) if status.get("startTime") else None,
         deleting=_is_deleting(meta),
         queued=bool(spec.get("suspend")),
         succeeded=_condition(status, "Complete").get("status") == "True",
-        failed=failed.get("message", "it failed") if failed.get("status") == "True" else None,
+        failed=failed.get("message", "the Job failed") if failed.get("status") == "True" else None,
         timed_out=failed.get("status") == "True" and failed.get("reason") == "DeadlineExceeded",
-        failed_at=moment(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
+        failed_at=parse_time(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
     )
 
 
 def workload_view(body: Body) -> WorkloadView:
-    """Of a kueue.x-k8s.io Workload."""
+    """Return the view of a kueue.x-k8s.io Workload."""
     meta, status = body["metadata"], body.get("status") or {}
     reserved = _condition(status, "QuotaReserved")
     evicted = _condition(status, "Evicted")
@@ -201,13 +210,13 @@ def workload_view(body: Body) -> WorkloadView:
     )
 
 
-def moment(text: str) -> datetime:
-    """A time as the API server writes it."""
+def parse_time(text: str) -> datetime:
+    """Parse a time as the API server writes it."""
     return datetime.fromisoformat(text)
 
 
 def controller_of(meta: Body) -> Body:
-    """The owner that made the object, {} if it has none. A label of ours may be anybody's."""
+    """Return the controlling owner reference, or {} if there is none. A label is no proof, since anybody can set it."""
     return next((owner for owner in meta.get("ownerReferences") or [] if owner.get("controller")), {})
 
 
@@ -222,7 +231,7 @@ def _container(item: Body, memory: str | None) -> ContainerView:
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason"),
         exit_message=ended.get("message"),
-        ended_at=moment(ended["finishedAt"]) if ended.get("finishedAt") else None,
+        ended_at=parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
         memory_limit=memory,
     )
 
@@ -234,11 +243,11 @@ def _worker_memory(spec: Body) -> str | None:
     return str(limit) if limit is not None else None
 
 
-def _deletion_asked(meta: Body) -> datetime | None:
-    """A pod's deletionTimestamp is when its grace period ends."""
+def _deletion_requested(meta: Body) -> datetime | None:
+    """Return when deletion was requested; the deletionTimestamp of a pod is the end of its grace period."""
     if not _is_deleting(meta):
         return None
-    return moment(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    return parse_time(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
 
 
 def _is_deleting(meta: Body) -> bool:
@@ -250,5 +259,5 @@ def _label(meta: Body, name: str) -> str | None:
 
 
 def _condition(status: Body, kind: str) -> Body:
-    found: Sequence[Body] = status.get("conditions") or []
-    return next((condition for condition in found if condition["type"] == kind), {})
+    conditions: Sequence[Body] = status.get("conditions") or []
+    return next((condition for condition in conditions if condition["type"] == kind), {})

@@ -141,7 +141,7 @@ def test_a_head_that_cannot_start_is_reported_with_its_limit(team: Team) -> None
     failed = team.condition(name, "Failed")
     assert failed.get("status") == "True", team.describe(name)
     assert "container ray-head" in failed["message"], failed
-    assert "its limit of 120Mi" in failed["message"], failed
+    assert "its memory limit of 120Mi" in failed["message"], failed
     assert "spec.compute.headResources.memory" in failed["message"]
 
 
@@ -171,7 +171,7 @@ def test_pods_that_a_limit_range_refuses_are_reported_and_created_once_allowed(t
 def test_while_kuberay_is_stopped_a_condition_names_what_waits_for_it(team: Team) -> None:
     name = team.submit(name="held", **SHORT)
     wait_until_training(team, name, stage=0, step=1)
-    with pytest.raises(CommandFailed, match="cannot change once the job was accepted"):
+    with pytest.raises(CommandFailed, match="cannot change once the job has been accepted"):
         team.patch(name, {"training": {"seed": 7}})
     ray_job = team.status(name)["attempts"][0]["rayJobName"]
     team.cluster.stop_kuberay()

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from promptintern.errors import UserError
 from promptintern.job import load_job, run_folder, run_id
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 JOB = {
     "apiVersion": "promptintern.dev/v1alpha1",
@@ -70,8 +70,8 @@ def test_bad_overrides_are_named(tmp_path: Path, overrides: list[str], where: st
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        (b"", "is empty; exactly one job"),
-        (b"- 1\n", "is no mapping"),
+        (b"", "is empty; it must hold exactly one job"),
+        (b"- 1\n", "is not a mapping"),
         (b"a: 1\n---\nb: 2\n", "holds 2 YAML documents"),
         (b"a: [1\n", "not valid YAML"),
         (b"\xff\xfe", "not UTF-8"),
@@ -109,7 +109,7 @@ def test_a_cluster_names_a_run_by_its_uid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
-        ("spec: {}\nkind: a\nspec: {}\n", r"job\.yaml:3: is not valid YAML: the key 'spec' stands twice"),
+        ("spec: {}\nkind: a\nspec: {}\n", r"job\.yaml:3: is not valid YAML: the key 'spec' appears twice"),
         ("[" * 3000, "nested too deeply"),
         ("a: 0b_\n", "not valid YAML"),
     ],
@@ -128,7 +128,7 @@ def test_a_date_is_text_as_for_kubectl(tmp_path: Path) -> None:
 
 def test_a_path_with_signs_that_mean_something_in_uris(tmp_path: Path) -> None:
     job = load_job(write(tmp_path), [f"data.train.uri={tmp_path}/100%41 b#c.jsonl"])
-    assert shown(job.spec.data.train.uri) == f"{tmp_path}/100%41 b#c.jsonl"
+    assert display_uri(job.spec.data.train.uri) == f"{tmp_path}/100%41 b#c.jsonl"
 
 
 def test_what_only_the_report_shows_continues_the_same_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Base models: fetched whole, told apart, and without dropout."""
+"""Base models are fetched completely, identified by digest, and loaded without dropout."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from promptintern.storage.store import open_store
 from tests.tiny import write_tiny_model
 
 
-def test_a_model_that_changed_in_s3_is_fetched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_changed_in_s3_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_tiny_model(tmp_path / "source")
     store = open_store(source.as_uri())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -32,7 +32,7 @@ def test_a_model_that_changed_in_s3_is_fetched_anew(tmp_path: Path, monkeypatch:
 def test_a_model_of_another_kind_is_refused_by_its_config() -> None:
     from transformers import T5Config
 
-    with pytest.raises(UserError, match=r"spec\.model\.uri: is no causal language model"):
+    with pytest.raises(UserError, match=r"spec\.model\.uri: is not a causal language model"):
         models.empty_model(T5Config())
 
 
@@ -103,7 +103,7 @@ def test_training_mode_drops_nothing_of_the_base(tmp_path: Path, name: str) -> N
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(UserError, match="http://a/b is none of sample://, file://, s3://, hf://"):
+    with pytest.raises(UserError, match="http://a/b starts with none of sample://, file://, s3://, hf://"):
         fetch_model("http://a/b")
 
 
@@ -113,7 +113,7 @@ def test_weights_have_shapes_only_in_an_empty_model(tmp_path: Path) -> None:
 
 
 class _Answer:
-    """What a hub's error holds of the answer."""
+    """The response in a hub's error."""
 
     def __init__(self, status: int) -> None:
         self.status_code = status
@@ -169,6 +169,6 @@ def test_a_hub_that_is_away_is_not_the_jobs_mistake(
         raise raised
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(kind, match=r"spec\.model\.uri: team/model could not be fetched") as told:
+    with pytest.raises(kind, match=r"spec\.model\.uri: team/model could not be fetched") as caught:
         fetch_model("hf://team/model")
-    assert type(told.value) is kind
+    assert type(caught.value) is kind

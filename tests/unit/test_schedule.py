@@ -1,11 +1,11 @@
-"""Stages: the ends are exact, what lies between only falls."""
+"""Stages: first and last are exact, and values only fall in between."""
 
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from promptintern.schedule import Stage, build_stages, full_prompt_shots, remaining
+from promptintern.schedule import Stage, build_stages, full_prompt_shots, remaining_share
 from promptintern_api.schedule import Curve, ScheduleSpec
 from promptintern_api.training import TrainingSpec
 
@@ -74,10 +74,14 @@ def test_every_curve_falls_from_everything_to_nothing(stages: int, curve: Curve,
 @given(stages=st.integers(3, 64), data=st.data())
 def test_exponential_falls_before_linear_and_inverse_exponential_after(stages: int, data: st.DataObject) -> None:
     stage = data.draw(st.integers(1, stages - 2))
-    linear = remaining(Curve.LINEAR, stage, stages)
-    assert remaining(Curve.EXPONENTIAL, stage, stages) < linear < remaining(Curve.INVERSE_EXPONENTIAL, stage, stages)
-    mirrored = remaining(Curve.EXPONENTIAL, stages - 1 - stage, stages)
-    assert remaining(Curve.INVERSE_EXPONENTIAL, stage, stages) == pytest.approx(1 - mirrored)
+    linear = remaining_share(Curve.LINEAR, stage, stages)
+    assert (
+        remaining_share(Curve.EXPONENTIAL, stage, stages)
+        < linear
+        < remaining_share(Curve.INVERSE_EXPONENTIAL, stage, stages)
+    )
+    mirrored = remaining_share(Curve.EXPONENTIAL, stages - 1 - stage, stages)
+    assert remaining_share(Curve.INVERSE_EXPONENTIAL, stage, stages) == pytest.approx(1 - mirrored)
 
 
 def test_the_full_prompt_has_all_examples_also_where_no_stage_has() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from promptintern.uris import shown, to_uri
+from promptintern.uris import display_uri, to_uri
 
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1).filter(
     lambda name: name not in (".", "..") and "://" not in name and not name.startswith("~")
@@ -14,7 +14,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 
 @given(NAMES)
 def test_a_path_comes_back_from_its_uri(name: str) -> None:
-    assert shown(to_uri(name, Path("/data"))) == f"/data/{name}"
+    assert display_uri(to_uri(name, Path("/data"))) == f"/data/{name}"
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a b", "file:///data/a%20b", "sample://formulas", "hf://a/b@main"])
@@ -28,5 +28,5 @@ def test_a_home_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_host_that_is_this_one_is_no_part_of_the_path() -> None:
-    assert shown("file://localhost/data/a%20b") == "/data/a b"
-    assert shown("file:///localhost/x") == "/localhost/x"
+    assert display_uri("file://localhost/data/a%20b") == "/data/a b"
+    assert display_uri("file:///localhost/x") == "/localhost/x"

@@ -1,4 +1,4 @@
-"""The two ways to end badly: the user's input is wrong (exit 2), or the run failed (exit 1)."""
+"""The ways in which a command fails: the user's input is wrong, or the run failed; and how to describe an error."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -6,11 +6,19 @@ from typing import Self
 
 from promptintern_api import Problem
 
-__all__ = ["CredentialsRefused", "InfrastructureFailed", "Problem", "RunFailed", "UserError", "good_before"]
+__all__ = [
+    "CredentialsRefused",
+    "InfrastructureFailed",
+    "Problem",
+    "RunFailed",
+    "UserError",
+    "credentials_worked_before",
+    "first_line",
+]
 
 
 class UserError(Exception):
-    """The job or its data is wrong. ``problems`` holds everything that was found, each at its field or line."""
+    """The job or its data is wrong. ``problems`` lists every problem that was found, each at its field or line."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -18,27 +26,33 @@ class UserError(Exception):
 
     @classmethod
     def at(cls, where: str, message: str) -> Self:
-        """A single problem at ``where``."""
+        """Return an error with a single problem at ``where``."""
         return cls([Problem(where=where, message=message)])
 
 
 class CredentialsRefused(UserError):  # noqa: N818 -- reads as what happened
-    """Of credentials. Ones that were good before may have been replaced since, and a new pod is given the new ones."""
+    """The credentials are missing or refused.
+
+    Credentials that worked before may have been replaced since then, and a new pod gets the new ones.
+    """
 
 
 class RunFailed(Exception):  # noqa: N818 -- reads as what happened
-    """The job was right and the run did not end well: storage, memory, a lost worker. The message says what to do."""
+    """The job is right, but the run failed: storage, memory, a lost worker. The message says what to do."""
 
 
 class InfrastructureFailed(RunFailed):
-    """What the run needs was away for too long, or taken from it: storage, workers, the run itself. The same again may
-    go well.
+    """Something that the run needs was unavailable for too long or was taken away: storage, workers, the run itself.
+
+    The same command may succeed the next time.
     """
 
 
 @contextlib.contextmanager
-def good_before() -> Iterator[None]:
-    """In the block, a storage may refuse credentials only that it took before: who begins anew may have others.
+def credentials_worked_before() -> Iterator[None]:
+    """Inside this block, treat refused credentials as an infrastructure failure.
+
+    The same credentials worked earlier in this run, and the next attempt may get new ones.
 
     Raises:
         InfrastructureFailed: in place of ``CredentialsRefused``.
@@ -46,4 +60,10 @@ def good_before() -> Iterator[None]:
     try:
         yield
     except CredentialsRefused as refused:
-        raise InfrastructureFailed(f"{refused}; they were good when the run began here") from None
+        raise InfrastructureFailed(f"{refused}; the same credentials worked earlier in this run") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of ``error``, or the name of its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

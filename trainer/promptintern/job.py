@@ -21,23 +21,23 @@ _URI_FIELDS = (
     ("prompt", "compressor", "modelUri"),
     ("prompt", "retriever", "modelUri"),
 )
-_IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
-"""The parts of a spec that decide what a run computes. A job that differs elsewhere only continues the same run."""
+_RUN_IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
+"""The parts of a spec that decide what a run computes. If only other parts differ, a job continues the run."""
 _REPORT_ONLY = ("prices",)
-"""Fields of spec.evaluation that change the report and nothing that is measured."""
+"""Fields of spec.evaluation that change only the report, not what is measured."""
 
 
 class JobLoader(yaml.SafeLoader):
-    """Reads YAML as kubectl does: dates are text, and a key that stands twice is a mistake."""
+    """A YAML loader that reads like kubectl: dates are text, and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A dict; raises at a key that stands twice."""
+        """Return a dict. Raise ConstructorError if a key is repeated."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice in one mapping", key.start_mark
+                        None, None, f"the key {key.value!r} appears twice in one mapping", key.start_mark
                     )
                 seen.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -55,12 +55,13 @@ def _reason(error: Exception) -> str:
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
-    """The job in the YAML file ``path`` with ``a.b=c`` overrides applied.
+    """Return the job in the YAML file ``path`` with ``a.b=c`` overrides applied.
 
-    A URI field may also hold a plain path: relative to the file, or to the working directory in an override.
+    A URI field may also contain a plain path, which is relative to the file or, in an
+    override, to the working directory.
 
     Raises:
-        UserError: if the file cannot be read, holds no YAML mapping or several documents, or is no valid job.
+        UserError: if the file cannot be read, does not contain exactly one YAML mapping, or is not a valid job.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -77,11 +78,11 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
     except (ValueError, RecursionError) as error:
         raise UserError.at(str(path), f"is not valid YAML: {_reason(error)}") from None
     if len(documents) != 1:
-        found = "is empty" if not documents else f"holds {len(documents)} YAML documents"
-        raise UserError.at(str(path), f"{found}; exactly one job is wanted")
+        problem = "is empty" if not documents else f"holds {len(documents)} YAML documents"
+        raise UserError.at(str(path), f"{problem}; it must hold exactly one job")
     document = documents[0]
     if not isinstance(document, dict):
-        raise UserError.at(str(path), "is no mapping; a job starts with apiVersion and kind")
+        raise UserError.at(str(path), "is not a mapping; a job starts with apiVersion and kind")
     document = with_overrides(_absolute(document, path.resolve().parent), overrides)
     try:
         return parse_job(document)
@@ -90,17 +91,17 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
 
 
 def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """``document`` with every ``a.b=c`` set; names start at the spec, or at ``metadata``. Values are YAML.
+    """Return ``document`` with every ``a.b=c`` set. Names start at the spec, or with ``metadata``; values are YAML.
 
     Raises:
-        UserError: at an override that has no ``=``, or whose path leads through something that is no mapping.
+        UserError: at an override that has no ``=``, or whose path leads through something that is not a mapping.
     """
     result = copy.deepcopy(document)
     for override in overrides:
         name, equals, value = override.partition("=")
         keys = name.strip().split(".")
         if not equals or not all(keys):
-            raise UserError.at(f"--set {override}", "is not of the form a.b=c")
+            raise UserError.at(f"--set {override}", "does not have the form a.b=c")
         if keys[0] not in ("spec", "metadata", "apiVersion", "kind"):
             keys = ["spec", *keys]
         node = result
@@ -109,8 +110,8 @@ def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[s
                 node[key] = {}
             node = node[key]
             if not isinstance(node, dict):
-                what = "a list, which is set as a whole (a.b=[...])" if isinstance(node, list) else "no mapping"
-                raise UserError.at(f"--set {override}", f"{key} is {what} in this job")
+                kind = "a list; set it as a whole (a.b=[...])" if isinstance(node, list) else "not a mapping"
+                raise UserError.at(f"--set {override}", f"in this job, {key} is {kind}")
         try:
             node[keys[-1]] = yaml.load(value, Loader=JobLoader)  # noqa: S506 -- it is a SafeLoader
         except (yaml.YAMLError, ValueError, RecursionError):
@@ -119,7 +120,7 @@ def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Plain paths in URI fields become ``file://`` URIs relative to ``base``."""
+    """Return ``document`` with plain paths in URI fields as ``file://`` URIs; they are relative to ``base``."""
     result = copy.deepcopy(document)
     for *parents, leaf in _URI_FIELDS:
         node = result.get("spec")
@@ -134,15 +135,15 @@ def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def run_id(job: PromptInternJob) -> str:
-    """Eight characters that name this run: the cluster's uid, or a digest of what the job computes."""
+    """Return eight characters that identify this run, from the job's uid or else from a digest of what it computes."""
     if job.metadata.uid:
         return job.metadata.uid[:8]
     spec = job.spec.to_wire()
     spec["evaluation"] = {name: value for name, value in spec["evaluation"].items() if name not in _REPORT_ONLY}
-    identity = json.dumps({key: spec.get(key) for key in _IDENTITY}, sort_keys=True)
+    identity = json.dumps({key: spec.get(key) for key in _RUN_IDENTITY}, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
 def run_folder(job: PromptInternJob) -> str:
-    """The run's folder under the storage URI: ``namespace/name-id``."""
+    """Return the run's folder under the storage URI: ``namespace/name-id``."""
     return f"{job.metadata.namespace}/{job.metadata.name}-{run_id(job)}"

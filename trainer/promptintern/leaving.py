@@ -1,7 +1,7 @@
-"""A pod that is about to go: its preStop hook asks for a save through files, and waits until what trains here is done.
+"""A pod that is about to be deleted: its preStop hook asks the training process to save, and waits until it has exited.
 
-Ray tells a worker nothing before its pod ends, and KubeRay nothing to the driver, so pod and processes talk through a
-folder that all containers' processes of a pod see. Outside pods, nobody ever leaves.
+Neither Ray nor KubeRay warns workers or the driver before their pod is deleted. The hook and the processes therefore
+communicate through files in a folder that all containers of the pod share. Outside pods, no process ever leaves.
 """
 
 import contextlib
@@ -9,46 +9,50 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from promptintern_api.contract import ENV_POD_FOLDER
 
-_LEAVE, _DRIVER, _WORKER = "leave", "driver.pid", "worker.pid"
+Role = Literal["driver", "worker"]
+"""What a process of a run does: it starts the workers, or it trains."""
+
+_LEAVE = "leave"
 _POLL_SECONDS = 0.2
 
 
 def pod_folder() -> Path | None:
-    """The folder, None outside pods."""
+    """Return the folder that the pod's containers share, or None outside pods."""
     name = os.environ.get(ENV_POD_FOLDER)
     return Path(name) if name else None
 
 
 def is_leaving() -> bool:
-    """Whether this pod is about to go."""
+    """Return whether this pod is about to be deleted."""
     folder = pod_folder()
     return folder is not None and (folder / _LEAVE).exists()
 
 
-def ask_to_leave(folder: Path) -> None:
-    """Have what trains in this pod save, and nothing new begin."""
+def announce_leaving(folder: Path) -> None:
+    """Ask the processes of this pod to save, and keep new ones from starting."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _LEAVE).touch()
 
 
 def wait_while_leaving() -> None:
-    """In a pod that is about to go nothing begins any more: come back only if it does not go after all."""
+    """Block while this pod is about to be deleted, so that no new work starts in it."""
     while is_leaving():
         time.sleep(_POLL_SECONDS)
 
 
 @contextlib.contextmanager
-def present(role: str) -> Iterator[None]:
-    """Note that this process is the ``driver``, or a ``worker``, of this pod."""
+def register_process(role: Role) -> Iterator[None]:
+    """Register this process as the pod's driver or worker for the duration of the block."""
     folder = pod_folder()
     if folder is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / (_DRIVER if role == "driver" else _WORKER)
+    file = _pid_file(folder, role)
     unfinished = file.with_suffix(f".{os.getpid()}")
     unfinished.write_text(str(os.getpid()))
     unfinished.replace(file)
@@ -60,21 +64,25 @@ def present(role: str) -> Iterator[None]:
                 file.unlink()
 
 
-def process_of(folder: Path, role: str) -> int | None:
-    """The process id of the pod's driver or worker, None if there is none now."""
+def process_id(folder: Path, role: Role) -> int | None:
+    """Return the process id of the pod's driver or worker, or None if no such process is running."""
     try:
-        process = int((folder / (_DRIVER if role == "driver" else _WORKER)).read_text())
+        process = int(_pid_file(folder, role).read_text())
         os.kill(process, 0)
     except (OSError, ValueError):
         return None
     return process
 
 
-def wait_until_gone(folder: Path, role: str, seconds: float) -> bool:
-    """Wait until the pod has no such process; False after ``seconds``."""
+def wait_for_exit(folder: Path, role: Role, seconds: float) -> bool:
+    """Wait until the pod's driver or worker has exited. Return False if it is still running after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while process_of(folder, role) is not None:
+    while process_id(folder, role) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
     return True
+
+
+def _pid_file(folder: Path, role: Role) -> Path:
+    return folder / f"{role}.pid"

@@ -1,4 +1,4 @@
-"""Finding and loading the base model: from a hub, an S3 prefix, a folder or the shipped sample."""
+"""Fetching and loading a base model from a hub, an S3 prefix, a folder or the shipped sample."""
 
 import hashlib
 import json
@@ -14,24 +14,25 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError, first_line
 from promptintern.sample import sample_model_path
 from promptintern.storage.options import S3Options
-from promptintern.storage.retry import may_pass
-from promptintern.uris import shown
+from promptintern.storage.retry import is_transient_status
+from promptintern.uris import display_uri
 
 if TYPE_CHECKING:
     from promptintern.storage.store import Store
 
 FIELD = "spec.model.uri"
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""Files of a model folder that are data: configuration, weights as safetensors, tokenizer, chat template."""
-_UNWANTED = ("*/*", "consolidated*.safetensors")
-"""Copies of the weights in other formats that some hubs' models carry."""
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SMALL = 4 * 2**20
-"""Files up to this size count whole in a model's digest, of larger ones so many blocks of that size."""
-_NUM_BLOCKS, _BLOCK = 256, 64 * 2**10
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""Patterns of a model's data files: configuration, safetensors weights, tokenizer, chat template."""
+_DUPLICATE_WEIGHTS = ("*/*", "consolidated*.safetensors")
+"""Patterns of second copies of the weights in other formats, which some models on hubs contain."""
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SMALL_FILE_BYTES = 4 * 2**20
+"""A model's digest covers files up to this size completely."""
+_NUM_BLOCKS, _BLOCK_BYTES = 256, 64 * 2**10
+"""Number and size of the blocks that a model's digest covers of each larger file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,54 +43,54 @@ class ModelFolder:
     path: Path
 
     def digest(self) -> str:
-        """SHA-256 over names, sizes, small files, and blocks spread evenly over large ones.
+        """Return a SHA-256 over names, sizes, small files, and blocks spread evenly over large files.
 
-        It changes when the model is trained further, which changes nearly every weight, without reading all of them.
+        Further training changes nearly every weight, so it changes this digest, although not all weights are read.
         """
         total = hashlib.sha256()
-        for path in sorted(p for p in self.path.iterdir() if p.is_file() and _wanted(p.name)):
+        for path in sorted(p for p in self.path.iterdir() if p.is_file() and _is_model_file(p.name)):
             size = path.stat().st_size
             total.update(f"{path.name}:{size};".encode())
-            if size <= _SMALL:
+            if size <= _SMALL_FILE_BYTES:
                 total.update(path.read_bytes())
                 continue
             with path.open("rb") as file:
                 for number in range(_NUM_BLOCKS):
-                    file.seek(number * (size - _BLOCK) // (_NUM_BLOCKS - 1))
-                    total.update(file.read(_BLOCK))
+                    file.seek(number * (size - _BLOCK_BYTES) // (_NUM_BLOCKS - 1))
+                    total.update(file.read(_BLOCK_BYTES))
         return total.hexdigest()
 
 
 def cache_root() -> Path:
-    """Where downloads and caches of this program live."""
+    """Return the folder for downloads and caches of this program."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptintern"
 
 
 def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) -> ModelFolder:
-    """The folder of the model at ``uri``, downloaded if need be.
+    """Return the folder of the model at ``uri``, after downloading it if necessary.
 
     Raises:
-        UserError: at ``field``, if there is no such model, or its weights are not safetensors.
-        InfrastructureFailed: if its storage or its hub has no answer.
+        UserError: at ``field``, if the model does not exist, or its weights are not safetensors.
+        InfrastructureFailed: if its storage or its hub does not respond.
     """
     fetches: dict[str, Callable[[str, S3Options | None, str], Path]] = {
         "sample": lambda u, _s, _f: sample_model_path(u),
-        "file": _local,
+        "file": _local_folder,
         "s3": _from_s3,
         "hf": _from_hub,
     }
     fetch = fetches.get(urlsplit(uri).scheme)
     if fetch is None:
-        raise UserError.at(field, f"{uri} is none of {', '.join(f'{scheme}://' for scheme in fetches)}")
+        raise UserError.at(field, f"{uri} starts with none of {', '.join(f'{scheme}://' for scheme in fetches)}")
     path = fetch(uri, s3, field)
-    _check(path, field)
+    _check_folder(path, field)
     return ModelFolder(uri=uri, path=path)
 
 
-def _local(uri: str, _s3: S3Options | None, field: str) -> Path:
-    path = Path(shown(uri))
+def _local_folder(uri: str, _s3: S3Options | None, field: str) -> Path:
+    path = Path(display_uri(uri))
     if not path.is_dir():
-        raise UserError.at(field, f"{path} is no folder; give the folder that save_pretrained wrote")
+        raise UserError.at(field, f"{path} is not a folder; give the folder that save_pretrained wrote")
     return path
 
 
@@ -100,18 +101,18 @@ def _from_s3(uri: str, s3: S3Options | None, field: str) -> Path:
     sizes = {name: size for name, size in store.sizes().items() if "/" not in name}
     if not sizes:
         raise UserError.at(field, f"nothing is stored under {uri}")
-    return _download(store, [name for name in sizes if _wanted(name)] or [*sizes], cache_root() / "models")
+    return _download(store, [name for name in sizes if _is_model_file(name)] or [*sizes], cache_root() / "models")
 
 
-def _wanted(name: str) -> bool:
+def _is_model_file(name: str) -> bool:
     path = Path(name)
-    return any(map(path.match, _WANTED)) and not any(map(path.match, _UNWANTED))
+    return any(map(path.match, _MODEL_FILES)) and not any(map(path.match, _DUPLICATE_WEIGHTS))
 
 
 def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
-    """The files in a folder that is named by their digest, all or none.
+    """Download the files, all or none, into a folder that is named by their digest, and return that folder.
 
-    Workers of one machine may fetch the same model at once, and a model may have changed since it was last fetched.
+    Workers on one machine may fetch the same model at the same time, and a model may have changed since the last fetch.
     """
     partial = root / f"partial-{uuid.uuid4().hex}"
     try:
@@ -121,7 +122,7 @@ def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
         try:
             partial.rename(target)
         except OSError:
-            if not target.is_dir():  # else another process was first
+            if not target.is_dir():  # if it exists, another process was faster
                 raise
         return target
     finally:
@@ -131,13 +132,16 @@ def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
 def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-    from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]  # of its HTTP client
+    from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]  # its HTTP client's error
 
     name, _, revision = uri.removeprefix("hf://").partition("@")
     try:
         return Path(
             snapshot_download(
-                name, revision=revision or None, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)
+                name,
+                revision=revision or None,
+                allow_patterns=list(_MODEL_FILES),
+                ignore_patterns=list(_DUPLICATE_WEIGHTS),
             )
         )
     except GatedRepoError:
@@ -146,62 +150,64 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
         ) from None
     except RepositoryNotFoundError:
         raise UserError.at(
-            field, f"there is no model {name}@{revision or 'main'}, or the token may not see it"
+            field, f"the model {name}@{revision or 'main'} does not exist, or the token has no access to it"
         ) from None
     except (HubError, OSError) as error:
-        told = f"{name} could not be fetched from its hub: {error}"
-        raise (InfrastructureFailed(f"{field}: {told}") if _may_pass(error) else UserError.at(field, told)) from None
-    except ValueError as error:  # the hub's own check of a repository's name
+        message = f"{name} could not be fetched from its hub: {error}"
+        raise (
+            InfrastructureFailed(f"{field}: {message}") if _is_transient(error) else UserError.at(field, message)
+        ) from None
+    except ValueError as error:  # the hub's client found the repository's name invalid
         raise UserError.at(field, str(error)) from None
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether the hub only had no answer for now. It wraps what kept it from answering."""
+def _is_transient(error: Exception) -> bool:
+    """Return whether the hub is only temporarily unavailable. The hub's client wraps the cause in its own error."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, LocalEntryNotFoundError):
-        return isinstance(error.__cause__, Exception) and _may_pass(error.__cause__)
+        return isinstance(error.__cause__, Exception) and _is_transient(error.__cause__)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
-        return may_pass(status)
+        return is_transient_status(status)
     if isinstance(error, OfflineModeIsEnabled):
         return False
     return not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError)
 
 
-def _check(path: Path, field: str) -> None:
+def _check_folder(path: Path, field: str) -> None:
     names = sorted(p.name for p in path.iterdir())
     if "config.json" not in names:
-        raise UserError.at(field, f"{path} holds no config.json")
+        raise UserError.at(field, f"{path} contains no config.json")
     try:
         json.loads((path / "config.json").read_text())
     except ValueError as error:
         raise UserError.at(field, f"{path / 'config.json'} cannot be read: {error}") from None
     if not any(name.endswith(".safetensors") for name in names):
-        pickled = [name for name in names if name.endswith(_PICKLES)]
+        pickled = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
         if pickled:
             raise UserError.at(
                 field,
-                f"{path} holds pickled weights ({pickled[0]}), which can run code and are not read; load and save them "
-                "again with save_pretrained, which writes safetensors",
+                f"{path} contains pickled weights ({pickled[0]}), which are not loaded because they can run code; "
+                "convert them to safetensors with save_pretrained",
             )
-        raise UserError.at(field, f"{path} holds no *.safetensors weights")
+        raise UserError.at(field, f"{path} contains no *.safetensors weights")
 
 
 def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
-    """The model's fast tokenizer, set up for left padding.
+    """Load the model's fast tokenizer and set it up for left padding.
 
     Raises:
-        UserError: if it cannot be loaded, is no fast one, or has no end token.
+        UserError: if it cannot be loaded, is not a fast tokenizer, or has no end token.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {_first_line(error)}") from None
+        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {first_line(error)}") from None
     if not tokenizer.is_fast:
-        raise UserError.at(field, f"the tokenizer in {folder.path} is no fast one (tokenizer.json is missing)")
+        raise UserError.at(field, f"the tokenizer in {folder.path} is not a fast tokenizer (tokenizer.json is missing)")
     if tokenizer.eos_token_id is None:
         raise UserError.at(field, f"the tokenizer in {folder.path} has no end-of-text token (eos_token)")
     if tokenizer.pad_token_id is None:
@@ -211,15 +217,17 @@ def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
 
 
 def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device, field: str = FIELD) -> nn.Module:
-    """The causal language model in ``folder``, frozen and without dropout.
+    """Load the causal language model in ``folder``, frozen and without dropout.
 
     Raises:
-        UserError: if the folder holds no causal language model of transformers, or its weights do not fit its config.
+        UserError: if the folder contains no causal language model of transformers, or its weights do not fit
+            its config.
+        RunFailed: if ``device`` has too little memory for it.
     """
     from transformers import AutoModelForCausalLM
 
     config = load_config(folder, field=field)
-    _without_dropout(config)
+    _disable_dropout(config)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder.path,
@@ -231,38 +239,38 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
             output_loading_info=True,
         )
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {_first_line(error)}") from None
+        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {first_line(error)}") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError.at(
             field,
-            f"the weights in {folder.path} lack {len(missing)} of the model's tensors, first {missing[0]}",
+            f"the weights in {folder.path} lack {len(missing)} of the model's tensors; the first is {missing[0]}",
         )
     model.requires_grad_(requires_grad=False)
     try:
         result: nn.Module = model.to(device)
     except torch.OutOfMemoryError:
         raise RunFailed(
-            f"{device} has too little memory for the model in {folder.path}; take a larger device, a smaller model, or "
-            "spec.model.dtype: bfloat16"
+            f"{device} has too little memory for the model in {folder.path}; use a larger device or a smaller model, "
+            "or set spec.model.dtype: bfloat16"
         ) from None
     return result
 
 
-def _without_dropout(config: Any) -> None:
-    """Base dropout off, also in training mode: packed rows must not depend on what stands beside them.
+def _disable_dropout(config: Any) -> None:
+    """Set every dropout rate to 0, because packed rows must not depend on the other rows of their pack.
 
-    In the configuration, since models keep the number under names of their own once they are built.
+    This changes the configuration, because a built model stores the rates under names that differ between models.
     """
     for name, value in vars(config).items():
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
-        elif hasattr(value, "to_dict"):  # a part's own configuration
-            _without_dropout(value)
+        elif hasattr(value, "to_dict"):  # the configuration of a submodel
+            _disable_dropout(value)
 
 
 def context_length(model_config: Any) -> int | None:
-    """Longest sequence in tokens that the model was built for, or None where its config does not say."""
+    """Return the longest sequence in tokens that the model was built for, or None if its config does not say."""
     for name in ("max_position_embeddings", "n_positions", "max_sequence_length"):
         value = getattr(model_config, name, None)
         if isinstance(value, int) and value > 0:
@@ -271,10 +279,10 @@ def context_length(model_config: Any) -> int | None:
 
 
 def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
-    """A causal language model of that configuration whose weights have shapes only.
+    """Build a causal language model from ``config`` on the meta device: its weights have shapes but no values.
 
     Raises:
-        UserError: if the configuration is of no causal language model.
+        UserError: if the configuration does not describe a causal language model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -282,20 +290,19 @@ def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"is no causal language model: {_first_line(error)[:200]}") from None
+        raise UserError.at(field, f"is not a causal language model: {first_line(error)[:200]}") from None
     return model
 
 
 def load_config(folder: ModelFolder, *, field: str = FIELD) -> Any:
-    """The model's configuration, without its weights."""
+    """Load the model's configuration, without its weights.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 -- as above
-        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {first_line(error)}") from None

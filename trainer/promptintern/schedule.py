@@ -1,4 +1,4 @@
-"""From spec.schedule to stages: what share of the template and how many examples each stage's prompts carry."""
+"""The stages of spec.schedule: which share of the template and how many shots the prompts of each stage contain."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from promptintern_api.training import TrainingSpec
 DEFAULT_SHOTS = 5
 DEFAULT_FINAL_RATE = 0.0
 STEEPNESS = 3.0
-"""How bent the exponential curves are: after half of the way 82 % of the fall is done (or still to come)."""
+"""Steepness of the exponential curves: half-way through, 82 % of the fall is done (or, inverted, still to come)."""
 RATE_DIGITS = 4
-"""Rates are rounded to so many digits, so that what a table shows is what a Precomputed template names."""
+"""Number of digits to which rates are rounded, so that a table shows the rate that a Precomputed template must name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,26 +20,27 @@ class Stage:
 
     index: int
     rate: float
-    """Share of the template's tokens to keep, 1 to 0."""
+    """Share of the template's tokens to keep, from 1 down to 0."""
     shots: int
-    """Examples in every prompt."""
+    """Number of examples in every prompt."""
     epochs: int
-    """Passes over the rows."""
+    """Number of passes over the training rows."""
 
 
 def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
-    """The stages that ``schedule`` asks for.
+    """Return the stages that ``schedule`` describes.
 
-    With S stages, final rate f, K shots and t = s / (S - 1) for stage s, the share u(t) of the prompt that is still to
-    go falls from 1 to 0:
+    With S stages, final rate f, K shots and t = s / (S - 1) for stage s, the share u(t) of the prompt that has not yet
+    been removed falls from 1 to 0:
 
     - Linear: ``u = 1 - t``
-    - Exponential, fast first: ``u = (exp(-3 t) - exp(-3)) / (1 - exp(-3))``
-    - InverseExponential, slowly first: ``u = 1 - (exp(-3 (1 - t)) - exp(-3)) / (1 - exp(-3))``
+    - Exponential, which falls fast at first: ``u = (exp(-3 t) - exp(-3)) / (1 - exp(-3))``
+    - InverseExponential, which falls slowly at first: ``u = 1 - (exp(-3 (1 - t)) - exp(-3)) / (1 - exp(-3))``
 
     and ``rate = f + (1 - f) u``, rounded to four digits; ``shots = K u``, rounded half up, which is
-    ``K (rate - f) / (1 - f)``. The first stage has rate 1 and K shots, the last one f and none; a single stage is the
-    last one. The names are the paper's (Zou et al., Findings of EMNLP 2024), the formulas this project's reading.
+    ``K (rate - f) / (1 - f)``. The first stage has rate 1 and K shots, the last one rate f and no shots; a
+    single stage is the last one. The names come from the paper (Zou et al., Findings of EMNLP 2024); the formulas are
+    this project's interpretation of it.
     """
     if schedule.explicit is not None:
         return [
@@ -52,41 +53,41 @@ def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
             for index, stage in enumerate(schedule.explicit)
         ]
     count = schedule.num_stages
-    most_shots = full_prompt_shots(schedule)
+    full_shots = full_prompt_shots(schedule)
     final = DEFAULT_FINAL_RATE if schedule.final_rate is None else schedule.final_rate
-    left = [remaining(schedule.curve or Curve.LINEAR, s, count) for s in range(count)]
+    shares = [remaining_share(schedule.curve or Curve.LINEAR, s, count) for s in range(count)]
     return [
         Stage(
             index=s,
             rate=round(final + (1 - final) * u, RATE_DIGITS) if u else final,
-            shots=_round_half_up(most_shots * u),
+            shots=_round_half_up(full_shots * u),
             epochs=training.epochs_per_stage,
         )
-        for s, u in enumerate(left)
+        for s, u in enumerate(shares)
     ]
 
 
 def full_prompt_shots(schedule: ScheduleSpec) -> int:
-    """K: the examples of the prompt that is paid for today, also where no stage has as many (``stages: 1``)."""
+    """Return K, the number of shots of the full prompt in use today, even if no stage has as many (``stages: 1``)."""
     if schedule.explicit is not None:
         return max(stage.shots for stage in schedule.explicit)
     return DEFAULT_SHOTS if schedule.shots is None else schedule.shots
 
 
-def remaining(curve: Curve, stage: int, stages: int) -> float:
-    """u: the share of the way that is still to go in ``stage`` of ``stages``; exactly 1 in the first, 0 in the last."""
+def remaining_share(curve: Curve, stage: int, stages: int) -> float:
+    """Return u, the share of the prompt not yet removed in ``stage``: exactly 1 in the first stage, 0 in the last."""
     if stage == stages - 1:
         return 0.0
     if stage == 0:
         return 1.0
-    to_go = (stages - 1 - stage) / (stages - 1)
+    share = (stages - 1 - stage) / (stages - 1)
     match curve:
         case Curve.LINEAR:
-            return to_go
+            return share
         case Curve.EXPONENTIAL:
-            return _bend(1 - to_go)
+            return _bend(1 - share)
         case Curve.INVERSE_EXPONENTIAL:
-            return 1 - _bend(to_go)
+            return 1 - _bend(share)
 
 
 def _bend(t: float) -> float:
@@ -95,5 +96,5 @@ def _bend(t: float) -> float:
 
 
 def _round_half_up(value: float) -> int:
-    # The small term undoes rounding errors such as 2.4999999999999996 for five halves.
+    # The small term compensates for rounding errors such as 2.4999999999999996 for five halves.
     return math.floor(value + 0.5 + 1e-9)

@@ -1,4 +1,4 @@
-"""`helm test`: is a replica ready, does the API server take a job, and does the deputy policy hold?"""
+"""`helm test`: check that a replica is ready, that the API server accepts jobs, and that the deputy policy holds."""
 
 import json
 import os
@@ -10,25 +10,25 @@ import urllib.request
 from pathlib import Path
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
-def ready(url: str) -> None:
-    """Wait until a replica says that it is ready."""
-    deadline = time.monotonic() + SECONDS
+def wait_until_ready(url: str) -> None:
+    """Wait until a replica reports that it is ready."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         try:
             with urllib.request.urlopen(url, timeout=5):
-                print(f"{url}: ready")
+                print(f"{url}: is ready")
                 return
         except OSError as error:
             if time.monotonic() > deadline:
-                sys.exit(f"{url}: {error}; look at the logs of the operator")
+                sys.exit(f"{url}: no replica is ready after {TIMEOUT_SECONDS} s ({error}); see the operator's logs")
         time.sleep(1)
 
 
 def create(job: dict[str, object], namespace: str) -> tuple[int, str]:
-    """Ask the API server to create ``job`` without keeping it: the answer's status and message."""
+    """Create ``job`` as a dry run, and return the status and the message of the API server's response."""
     server = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}"
     request = urllib.request.Request(
         f"{server}/apis/promptintern.dev/v1alpha1/namespaces/{namespace}/promptinternjobs?dryRun=All",
@@ -37,15 +37,15 @@ def create(job: dict[str, object], namespace: str) -> tuple[int, str]:
     )
     try:
         context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-        with urllib.request.urlopen(request, context=context, timeout=10) as answer:
-            return answer.status, ""
+        with urllib.request.urlopen(request, context=context, timeout=10) as response:
+            return response.status, ""
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())["message"]
 
 
 def main() -> None:
-    """Check one after the other. This pod may not create pods, so that the policy has to refuse its job."""
-    ready(os.environ["READY_URL"])
+    """Run the checks. This pod may not create pods, so the deputy policy has to refuse its job."""
+    wait_until_ready(os.environ["READY_URL"])
     job = {
         "apiVersion": "promptintern.dev/v1alpha1",
         "kind": "PromptInternJob",
@@ -60,14 +60,14 @@ def main() -> None:
         },
     }
     status, message = create(job, os.environ["NAMESPACE"])
-    guarded = os.environ["DEPUTY"] == "true"
-    if status == 201 and not guarded:
-        print("the API server takes a job")
-    elif status == 403 and guarded and os.environ["POLICY"] in message:
-        print(f"the API server knows the job, and its policy holds: {message}")
+    is_guarded = os.environ["DEPUTY"] == "true"
+    if status == 201 and not is_guarded:
+        print("the API server accepts a job")
+    elif status == 403 and is_guarded and os.environ["POLICY"] in message:
+        print(f"the deputy policy refuses the job as it should: {message}")
     else:
-        expected = f"a refusal by the policy {os.environ['POLICY']}" if guarded else "that it takes the job"
-        sys.exit(f"the API server answered {status} {message}; expected: {expected}")
+        expected = f"a refusal by the policy {os.environ['POLICY']}" if is_guarded else "status 201"
+        sys.exit(f"the API server returned {status} {message}; expected {expected}")
 
 
 if __name__ == "__main__":

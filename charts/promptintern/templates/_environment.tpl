@@ -1,4 +1,4 @@
-{{/* The operator's settings, as promptintern_operator/settings.py reads them. What has structure is JSON. */}}
+{{/* The operator's settings as promptintern_operator/settings.py reads them. Structured values are JSON. */}}
 {{- define "promptintern.environment" -}}
 - name: PROMPTINTERN_POD_NAME
   valueFrom:
@@ -41,7 +41,7 @@
 - name: PROMPTINTERN_DEFAULT_STORAGE
   value: {{ toJson $storage | quote }}
 {{- else if or .endpoint .region .secretName }}
-{{- fail "defaultStorage.uri: is required with any other field of defaultStorage" }}
+{{- fail "defaultStorage.uri: is required if any other field of defaultStorage is set" }}
 {{- end }}
 {{- end }}
 - name: PROMPTINTERN_EGRESS

@@ -1,4 +1,4 @@
-{{/* Name of everything in the release's namespace. */}}
+{{/* The name of all objects in the release's namespace. */}}
 {{- define "promptintern.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -9,7 +9,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Name of what belongs to the cluster. Several releases that are limited to namespaces may have one name. */}}
+{{/* The name of cluster-scoped objects. Releases that are limited to namespaces may share a release name. */}}
 {{- define "promptintern.clusterName" -}}
 {{- include "promptintern.fullname" . }}{{ if .Values.namespaces }}-{{ .Release.Namespace }}{{ end -}}
 {{- end -}}
@@ -18,7 +18,7 @@
 {{- .Values.serviceAccount.name | default (include "promptintern.fullname" .) -}}
 {{- end -}}
 
-{{/* The operator as the API server knows it. */}}
+{{/* The operator's user name at the API server. */}}
 {{- define "promptintern.user" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "promptintern.serviceAccount" . }}
 {{- end -}}
@@ -32,7 +32,7 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* The operator's pods; the test's pod has another component. */}}
+{{/* The labels that select the operator's pods. The pod of `helm test` has another component. */}}
 {{- define "promptintern.podSelector" -}}
 {{ include "promptintern.selector" . }}
 app.kubernetes.io/component: operator
@@ -45,7 +45,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* Of a pod and of its container: Pod Security "restricted". */}}
+{{/* Security contexts of a pod and of its container, for Pod Security "restricted". */}}
 {{- define "promptintern.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -64,17 +64,17 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* A pod's size as JSON. Numbers given by --set become text, which is what the operator reads. */}}
+{{/* CPU and memory of a pod as JSON. Numbers, which --set may produce, become text, which the operator reads. */}}
 {{- define "promptintern.podSize" -}}
 {{- dict "cpu" (toString .cpu) "memory" (toString .memory) | toJson -}}
 {{- end -}}
 
-{{/* What the operator may do to jobs and to what belongs to them. Nothing here reads a Secret. */}}
+{{/* The operator's rights on jobs and their dependents. None of them reads a Secret. */}}
 {{- define "promptintern.rules" -}}
 - apiGroups: [promptintern.dev]
   resources: [promptinternjobs]
   verbs: [get, list, watch, delete]  # delete: ttlSecondsAfterFinished
-# Also what the Role of each head pod grants: RBAC lets nobody grant what it has not.
+# The Role of each head pod grants this, too, and RBAC lets nobody grant a right that it does not have.
 - apiGroups: [promptintern.dev]
   resources: [promptinternjobs/status]
   verbs: [patch]
@@ -90,7 +90,7 @@ seccompProfile:
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
   verbs: [list, watch]
-# Server-side apply asks for patch, and for create where there is nothing yet.
+# Server-side apply needs patch, and create if the object does not exist yet.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts]
   verbs: [create, patch]
@@ -105,14 +105,14 @@ seccompProfile:
   verbs: [create]
 {{- end -}}
 
-{{/* Whether KubeRay is there and new enough, and when that changes. */}}
+{{/* The right to see whether KubeRay is installed and new enough, and when that changes. */}}
 {{- define "promptintern.definitionRules" -}}
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   verbs: [get, list, watch]
 {{- end -}}
 
-{{/* Of a policy's binding: where it holds, if not everywhere. */}}
+{{/* The part of a policy's binding that limits the policy to the served namespaces. */}}
 {{- define "promptintern.policyNamespaces" -}}
 {{- with .Values.namespaces -}}
 matchResources:

@@ -1,1 +1,1 @@
-"""Builders of everything the operator creates: pure functions from a job and the settings to plain dicts."""
+"""Builders of all objects that the operator creates: pure functions from a job and the settings to plain dicts."""

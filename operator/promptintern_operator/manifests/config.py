@@ -1,28 +1,33 @@
-"""The job as its pods read it: with the chart's defaults filled in, in a ConfigMap. It holds no secrets."""
+"""The job as its pods read it from a ConfigMap, with the chart's defaults filled in and without secrets."""
 
 import json
 import posixpath
+from typing import NewType
 
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import StorageSpec
-from promptintern_api.references import SecretRef
+from promptintern_api.contract import JOB_FILE
+from promptintern_api.secret_ref import SecretRef
 
 from promptintern_operator.manifests.meta import Manifest, child_name, metadata
 from promptintern_operator.settings import Settings
 
 FOLDER = "/etc/promptintern"
-FILE = "job.json"
-JOB_PATH = f"{FOLDER}/{FILE}"
+JOB_PATH = f"{FOLDER}/{JOB_FILE}"
 SCRATCH = "/tmp"
 CA_FOLDER = "/etc/promptintern-storage"
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
-def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
-    """``job`` with what it leaves to the chart, and without its status.
+ResolvedJob = NewType("ResolvedJob", PromptInternJob)
+"""A job with the chart's defaults filled in. Everything that runs for a job is made from it."""
 
-    An accepted job keeps the storage that it was accepted with, whatever the chart says by now: its checkpoints are
-    there, and its author's right to that Secret was checked.
+
+def resolve(job: PromptInternJob, settings: Settings) -> ResolvedJob:
+    """Return ``job`` with the chart's defaults filled in.
+
+    An accepted job keeps the storage that it was accepted with, even if the chart's default has changed: its
+    checkpoints are there, and its author's right to use that Secret was checked.
     """
     spec = job.spec
     storage = spec.storage or (job.status.storage if job.status else None)
@@ -39,31 +44,32 @@ def resolve(job: PromptInternJob, settings: Settings) -> PromptInternJob:
             "ray_version": spec.compute.ray_version or settings.ray_version,
         }
     )
-    return job.model_copy(
-        update={"spec": spec.model_copy(update={"storage": storage, "compute": compute}), "status": None}
+    return ResolvedJob(
+        job.model_copy(update={"spec": spec.model_copy(update={"storage": storage, "compute": compute})})
     )
 
 
-def refusals(job: PromptInternJob, settings: Settings) -> list[str]:
-    """Why ``job`` cannot run in this cluster, each with its field; more is for the preflight to find."""
-    storage, cache = resolve(job, settings).spec.storage, job.spec.compute.model_cache
+def refusals(job: ResolvedJob) -> list[str]:
+    """Return the reasons why ``job`` cannot run in this cluster, each with its field. The preflight finds the rest."""
+    storage, cache = job.spec.storage, job.spec.compute.model_cache
     if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, CA_FOLDER, TOKEN_FOLDER):
-        return ["spec.compute.modelCache.mountPath: is where the pods have something else; give another path"]
+        return ["spec.compute.modelCache.mountPath: is a path that the pods use for something else; choose another one"]
     if storage is None:
-        return ["spec.storage: is required, since this cluster has no default storage"]
+        return ["spec.storage: is required, because this cluster has no default storage"]
     if storage.uri.startswith("file://") and cache is None:
         return [
-            "spec.storage.uri: names a folder of a pod, which is gone with the pod; give an s3:// URI, or a folder "
+            "spec.storage.uri: names a folder inside a pod, which is lost with the pod; give an s3:// URI, or a folder "
             "below spec.compute.modelCache.mountPath"
         ]
     return []
 
 
-def config_map(job: PromptInternJob, settings: Settings) -> Manifest:
-    """The resolved job."""
+def config_map(job: ResolvedJob) -> Manifest:
+    """Return the ConfigMap that holds the resolved job without its status."""
+    document = job.model_copy(update={"status": None}).to_wire()
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(job, child_name(job)),
-        "data": {FILE: json.dumps(resolve(job, settings).to_wire(), indent=1, ensure_ascii=False)},
+        "data": {JOB_FILE: json.dumps(document, indent=1, ensure_ascii=False)},
     }

@@ -1,4 +1,4 @@
-"""Who the job's pods are, and the one thing they may do: say how training goes."""
+"""The identity of a job's pods, and their only right: to report the progress of training."""
 
 from promptintern_api import PromptInternJob
 from promptintern_api.job import GROUP, PLURAL
@@ -9,7 +9,9 @@ _RBAC = "rbac.authorization.k8s.io"
 
 
 def service_account(job: PromptInternJob) -> Manifest:
-    """No token is mounted by itself; the head's is projected, and those of a cloud's identity are its webhook's."""
+    """Return the ServiceAccount. No token is mounted automatically: the head gets a projected token, and a cloud's
+    identity webhook mounts its own.
+    """
     annotations = job.spec.compute.service_account_annotations
     return {
         "apiVersion": "v1",
@@ -20,7 +22,7 @@ def service_account(job: PromptInternJob) -> Manifest:
 
 
 def role(job: PromptInternJob) -> Manifest:
-    """Patching the status of this one job. A ValidatingAdmissionPolicy narrows it to ``status.training``."""
+    """Return the Role, which allows patching the status of this job; an admission policy limits it to ``training``."""
     return {
         "apiVersion": f"{_RBAC}/v1",
         "kind": "Role",
@@ -37,7 +39,7 @@ def role(job: PromptInternJob) -> Manifest:
 
 
 def role_binding(job: PromptInternJob) -> Manifest:
-    """The role for the ServiceAccount."""
+    """Return the RoleBinding that grants the Role to the ServiceAccount."""
     name = child_name(job)
     return {
         "apiVersion": f"{_RBAC}/v1",

@@ -1,36 +1,44 @@
-"""What all objects of a job have in common: names, labels, the owner."""
+"""The metadata that all objects of a job share: names, labels, the owner."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import (
+    LABEL_JOB,
+    LABEL_JOB_UID,
+    LABEL_MANAGED_BY,
+    LABEL_PRIORITY,
+    LABEL_QUEUE,
+    OPERATOR,
+    dependent_name,
+)
 from promptintern_api.job import GROUP, KIND, VERSION
-
-from promptintern_operator import labels
 
 Manifest = dict[str, Any]
 
 
 def child_name(job: PromptInternJob) -> str:
-    """Name of the job's ServiceAccount, Role, ConfigMap and NetworkPolicy."""
-    return f"promptintern-{job.metadata.name}"
+    """Return the name of the job's ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy."""
+    return dependent_name(job.metadata.name)
 
 
 def preflight_name(job: PromptInternJob, generation: int, number: int) -> str:
-    """Name of the Job that checks one generation of the spec, for the ``number``-th time."""
+    """Return the name of the ``number``-th Job that checks one generation of the spec."""
     return f"{job.metadata.name}-check-{generation}" + (f"-{number}" if number > 1 else "")
 
 
 def job_labels(job: PromptInternJob) -> dict[str, str]:
-    """Labels of all that belongs to ``job``."""
+    """Return the labels of all objects that belong to ``job``."""
     return {
-        labels.MANAGED_BY: labels.OPERATOR,
-        labels.JOB: job.metadata.name,
-        labels.JOB_UID: uid_of(job),
+        LABEL_MANAGED_BY: OPERATOR,
+        LABEL_JOB: job.metadata.name,
+        LABEL_JOB_UID: uid_of(job),
     }
 
 
 def metadata(job: PromptInternJob, name: str, *, more_labels: dict[str, str] | None = None) -> Manifest:
-    """Metadata of an object that goes away with ``job``."""
+    """Return the metadata of an object that is deleted together with ``job``."""
     return {
         "name": name,
         "namespace": job.metadata.namespace,
@@ -49,6 +57,11 @@ def metadata(job: PromptInternJob, name: str, *, more_labels: dict[str, str] | N
 
 
 def uid_of(job: PromptInternJob) -> str:
-    """The API server's name for the job. A job without one was never in a cluster."""
+    """Return the uid of a job, which every job in a cluster has."""
     assert job.metadata.uid is not None
     return job.metadata.uid
+
+
+def kueue_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a job's ``labels`` that Kueue reads from the objects that run for the job."""
+    return {name: labels[name] for name in (LABEL_QUEUE, LABEL_PRIORITY) if name in labels}

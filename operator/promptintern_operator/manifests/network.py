@@ -1,23 +1,23 @@
-"""Whom the job's pods may talk to: each other, KubeRay, DNS, and where the chart lets them."""
+"""The connections of a job's pods: among each other, with KubeRay, to DNS, and to the destinations of the chart."""
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import LABEL_JOB_UID
 
-from promptintern_operator import labels
 from promptintern_operator.manifests.meta import Manifest, child_name, metadata, uid_of
 from promptintern_operator.settings import EgressRule, Settings
 
 _DASHBOARD = 8265
 _NODE_LOCAL_DNS = ("169.254.0.0/16", "fd00::/8")
-"""Where NodeLocal DNSCache listens, which is no pod with an address of its own. A cloud's credentials, which are there
-too, are not on the port of DNS.
+"""The addresses on which NodeLocal DNSCache listens, since it has no pod IP. A cloud's credentials are served from
+there too, but not on the DNS port.
 """
 _KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}
-"""What both KubeRay's chart and its manifests put on its operator's pods."""
+"""The label that both KubeRay's chart and its manifests set on the pods of its operator."""
 
 
 def network_policy(job: PromptInternJob, settings: Settings) -> Manifest:
-    """One policy for all pods of ``job``."""
-    own: Manifest = {"podSelector": {"matchLabels": {labels.JOB_UID: uid_of(job)}}}
+    """Return the policy for all pods of ``job``."""
+    own: Manifest = {"podSelector": {"matchLabels": {LABEL_JOB_UID: uid_of(job)}}}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -1,14 +1,13 @@
-"""What head, workers and preflight have in common: security, credentials, volumes."""
+"""The parts that head, worker and preflight pods share: security, credentials, volumes."""
 
 import math
 from fractions import Fraction
 from typing import Any
 
-from promptintern_api import PromptInternJob
 from promptintern_api.compute import Resources
+from promptintern_api.contract import ENV_STORAGE_CA, LABEL_ROLE
 
-from promptintern_operator import labels
-from promptintern_operator.manifests.config import CA_FOLDER, FOLDER, SCRATCH, TOKEN_FOLDER
+from promptintern_operator.manifests.config import CA_FOLDER, FOLDER, SCRATCH, TOKEN_FOLDER, ResolvedJob
 from promptintern_operator.manifests.meta import Manifest, child_name, job_labels
 from promptintern_operator.settings import PodSize, Settings
 
@@ -21,7 +20,7 @@ _UNITS = {"": Fraction(1), "m": Fraction(1, 1000)} | {
 }
 _CACHE, _CONFIG, _TEMPORARY, _TOKEN, _CA = "model-cache", "job", "scratch", "api-token", "storage-ca"
 _CA_KEY = "ca.crt"
-"""Key of the storage's Secret, as in Secrets of type kubernetes.io/tls."""
+"""The key of the certificate authority in the storage's Secret, as in Secrets of type kubernetes.io/tls."""
 
 CONTAINER_SECURITY: Manifest = {
     "allowPrivilegeEscalation": False,
@@ -32,17 +31,19 @@ CONTAINER_SECURITY: Manifest = {
 }
 
 
-def pod_labels(job: PromptInternJob, role: str) -> dict[str, str]:
-    """Labels of a pod with ``role``."""
-    return job_labels(job) | {labels.ROLE: role}
+def pod_labels(job: ResolvedJob, role: str) -> dict[str, str]:
+    """Return the labels of a pod with ``role``."""
+    return job_labels(job) | {LABEL_ROLE: role}
 
 
-def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = False, **more: Any) -> Manifest:
-    """A pod of the resolved ``job`` that meets Pod Security "restricted".
+def pod_spec(job: ResolvedJob, containers: list[Manifest], *, token: bool = False, **more: Any) -> Manifest:
+    """Return the spec of a pod of the resolved ``job`` that meets Pod Security "restricted".
 
     Args:
+        job: The resolved job.
+        containers: The containers of the pod.
         token: Whether to project a short-lived token for the API server into a volume.
-        more: Further fields.
+        more: Further fields of the spec.
     """
     compute = job.spec.compute
     spec: Manifest = {
@@ -70,8 +71,8 @@ def pod_spec(job: PromptInternJob, containers: list[Manifest], *, token: bool = 
     return spec | more
 
 
-def placement_of_workers(job: PromptInternJob) -> Manifest:
-    """Where the user wants them, as fields of a pod's spec."""
+def worker_placement(job: ResolvedJob) -> Manifest:
+    """Return the user's placement of workers, as fields of a pod's spec."""
     compute = job.spec.compute
     fields: Manifest = {}
     if compute.node_selector:
@@ -81,14 +82,14 @@ def placement_of_workers(job: PromptInternJob) -> Manifest:
     return fields
 
 
-def placement_of_others(job: PromptInternJob) -> Manifest:
-    """Where the user wants the head and the check, which need no GPU."""
+def cpu_placement(job: ResolvedJob) -> Manifest:
+    """Return the user's placement of the head and the check, which need no GPU."""
     selector = job.spec.compute.head_node_selector
     return {"nodeSelector": dict(selector)} if selector else {}
 
 
 def container(
-    job: PromptInternJob,
+    job: ResolvedJob,
     settings: Settings,
     *,
     name: str,
@@ -97,24 +98,24 @@ def container(
     env: dict[str, str] | None = None,
     **more: Any,
 ) -> Manifest:
-    """A container of the trainer's image with the job, scratch space and the job's credentials."""
+    """Return a container of the trainer's image with the job, scratch space and the job's credentials."""
     return {
         "name": name,
         "image": job.spec.compute.image,
         "imagePullPolicy": settings.image_pull_policy,
         "securityContext": dict(CONTAINER_SECURITY),
-        # Memory that is borrowed is taken back by killing; CPU that is borrowed is only given back.
+        # Memory beyond the request is reclaimed by killing the container; CPU beyond it is only throttled.
         "resources": {"requests": dict(size), "limits": {k: v for k, v in size.items() if k != "cpu"}},
         "env": [*({"name": key, "value": value} for key, value in environment(job, env).items()), *credentials(job)],
         "volumeMounts": mounts(job, token=token),
     } | more
 
 
-def environment(job: PromptInternJob, more: dict[str, str] | None = None) -> dict[str, str]:
-    """Variables of every container."""
+def environment(job: ResolvedJob, more: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment variables of every container."""
     cache = job.spec.compute.model_cache
     writable = cache is not None and not cache.read_only
-    authority = {"PROMPTINTERN_STORAGE_CA": f"{CA_FOLDER}/{_CA_KEY}"} if _storage_secret(job) else {}
+    authority = {ENV_STORAGE_CA: f"{CA_FOLDER}/{_CA_KEY}"} if _storage_secret(job) else {}
     return (
         {
             "HOME": f"{SCRATCH}/home",
@@ -127,13 +128,13 @@ def environment(job: PromptInternJob, more: dict[str, str] | None = None) -> dic
     )
 
 
-def _storage_secret(job: PromptInternJob) -> str | None:
+def _storage_secret(job: ResolvedJob) -> str | None:
     storage = job.spec.storage
     return storage.secret_ref.name if storage is not None and storage.secret_ref is not None else None
 
 
-def credentials(job: PromptInternJob) -> list[Manifest]:
-    """Variables from the Secrets that the job names; the operator never sees their values."""
+def credentials(job: ResolvedJob) -> list[Manifest]:
+    """Return the variables from the Secrets that the job names; the operator never sees their values."""
     variables: list[Manifest] = []
     secret, model = _storage_secret(job), job.spec.model
     if secret is not None:
@@ -153,53 +154,53 @@ def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False
     return {"name": variable, "valueFrom": {"secretKeyRef": source}}
 
 
-def volumes(job: PromptInternJob, *, token: bool) -> list[Manifest]:
-    """The job, scratch space, the storage's certificate authority, the model cache, the head's token."""
-    found: list[Manifest] = [
+def volumes(job: ResolvedJob, *, token: bool) -> list[Manifest]:
+    """Return the volumes: the job, scratch space, the storage's CA certificate, the model cache, the head's token."""
+    specs: list[Manifest] = [
         {"name": _CONFIG, "configMap": {"name": child_name(job)}},
         {"name": _TEMPORARY, "emptyDir": {}},
     ]
     secret = _storage_secret(job)
-    if secret is not None:  # of its keys this one only, and none if it has none
+    if secret is not None:  # this key alone, and an empty volume if the Secret lacks it
         items = [{"key": _CA_KEY, "path": _CA_KEY}]
-        found.append({"name": _CA, "secret": {"secretName": secret, "items": items, "optional": True}})
+        specs.append({"name": _CA, "secret": {"secretName": secret, "items": items, "optional": True}})
     cache = job.spec.compute.model_cache
     if cache is not None:
         claim = {"claimName": cache.claim_name, "readOnly": cache.read_only}
-        found.append({"name": _CACHE, "persistentVolumeClaim": claim})
+        specs.append({"name": _CACHE, "persistentVolumeClaim": claim})
     if token:
         sources: list[Manifest] = [
             {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_SECONDS}},
             {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
             {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
         ]
-        found.append({"name": _TOKEN, "projected": {"sources": sources}})
-    return found
+        specs.append({"name": _TOKEN, "projected": {"sources": sources}})
+    return specs
 
 
-def mounts(job: PromptInternJob, *, token: bool) -> list[Manifest]:
-    """Where a container sees the volumes."""
-    found: list[Manifest] = [
+def mounts(job: ResolvedJob, *, token: bool) -> list[Manifest]:
+    """Return the mounts of the volumes in a container."""
+    specs: list[Manifest] = [
         {"name": _CONFIG, "mountPath": FOLDER, "readOnly": True},
         {"name": _TEMPORARY, "mountPath": SCRATCH},
     ]
     if _storage_secret(job):
-        found.append({"name": _CA, "mountPath": CA_FOLDER, "readOnly": True})
+        specs.append({"name": _CA, "mountPath": CA_FOLDER, "readOnly": True})
     cache = job.spec.compute.model_cache
     if cache is not None:
-        found.append({"name": _CACHE, "mountPath": cache.mount_path, "readOnly": cache.read_only})
+        specs.append({"name": _CACHE, "mountPath": cache.mount_path, "readOnly": cache.read_only})
     if token:
-        found.append({"name": _TOKEN, "mountPath": TOKEN_FOLDER, "readOnly": True})
-    return found
+        specs.append({"name": _TOKEN, "mountPath": TOKEN_FOLDER, "readOnly": True})
+    return specs
 
 
-def size_of(asked: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
-    """What a container asks for."""
-    size: Manifest = {"cpu": asked.cpu or default.cpu, "memory": asked.memory or default.memory}
+def container_size(resources: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
+    """Return the resources of a container: those of the job, else the defaults."""
+    size: Manifest = {"cpu": resources.cpu or default.cpu, "memory": resources.memory or default.memory}
     return size | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
 
 
 def cores(cpu: str) -> int:
-    """Whole cores in a quantity of CPU, at least one."""
+    """Return the number of cores in a CPU quantity, rounded up, at least one."""
     number = cpu.rstrip("mkKMGTi")
     return max(1, math.ceil(Fraction(number) * _UNITS[cpu.removeprefix(number)]))

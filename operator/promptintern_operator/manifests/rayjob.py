@@ -1,46 +1,53 @@
-"""The RayJob of one attempt: a head that drives and trains nothing, and one pod for each worker."""
+"""The RayJob of one attempt: a head pod that runs only the driver, and one pod for each worker."""
 
-from promptintern_api import PromptInternJob
+from promptintern_api.contract import (
+    ANNOTATION_RUN_FORMAT,
+    ENV_POD_FOLDER,
+    ENV_RAY_JOB,
+    ENV_RAY_VERSION,
+    LABEL_ATTEMPT,
+    LABEL_QUEUE,
+    RUN_FORMAT,
+)
 
-from promptintern_operator import labels
-from promptintern_operator.manifests.config import JOB_PATH, resolve
-from promptintern_operator.manifests.meta import Manifest, metadata
+from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob
+from promptintern_operator.manifests.meta import Manifest, kueue_labels, metadata
 from promptintern_operator.manifests.pods import (
     container,
+    container_size,
     cores,
-    placement_of_others,
-    placement_of_workers,
+    cpu_placement,
     pod_labels,
     pod_spec,
-    size_of,
+    worker_placement,
 )
 from promptintern_operator.plan.attempts import ray_job_name
 from promptintern_operator.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 * 2**20
-"""Ray's shared memory. The trainer passes no data through it, so the default of 30 % would be wasted."""
+"""The size of Ray's object store. The trainer passes no data through it, so the default of 30 % would be wasted."""
 _SHIPPER: Manifest = {"cpu": "100m", "memory": "384Mi"}
 _GROUP = "workers"
 _POD_FOLDER = "/tmp/promptintern"
-"""Of each pod, where its preStop hook and its trainer talk."""
+"""The folder in each pod through which its preStop hook and its trainer communicate."""
 
 
-def ray_job(job: PromptInternJob, settings: Settings, *, number: int) -> Manifest:
-    """The RayJob of attempt ``number``. Its spec is never written again: Kueue owns ``suspend`` from then on."""
-    job = resolve(job, settings)
-    copied = labels.for_kueue(job.metadata.labels)
+def ray_job(job: ResolvedJob, settings: Settings, *, number: int) -> Manifest:
+    """Return the RayJob of attempt ``number``. Its spec is never updated: after creation, Kueue owns ``suspend``."""
+    copied = kueue_labels(job.metadata.labels)
     name = ray_job_name(job.metadata.name, number)
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": metadata(job, name, more_labels=copied | {labels.ATTEMPT: str(number)}),
+        "metadata": metadata(job, name, more_labels=copied | {LABEL_ATTEMPT: str(number)})
+        | {"annotations": {ANNOTATION_RUN_FORMAT: RUN_FORMAT}},
         "spec": {
             "entrypoint": f"promptintern pod drive {JOB_PATH}",
             "submissionMode": "HTTPMode",
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 0,
             "backoffLimit": 0,
-            "suspend": labels.QUEUE in copied,
+            "suspend": LABEL_QUEUE in copied,
             "rayClusterSpec": {
                 "rayVersion": job.spec.compute.ray_version,
                 "enableInTreeAutoscaling": False,
@@ -52,14 +59,14 @@ def ray_job(job: PromptInternJob, settings: Settings, *, number: int) -> Manifes
     }
 
 
-def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
+def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
     compute = job.spec.compute
     grace = compute.termination_grace_period_seconds
     ray = container(
         job,
         settings,
         name="ray-head",
-        size=size_of(compute.head_resources, settings.head_size),
+        size=container_size(compute.head_resources, settings.head_size),
         token=True,
         env=_ray_environment(job, name) | {"RAY_JOB_STOP_WAIT_TIME_S": str(grace)},
         ports=[
@@ -67,14 +74,14 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
             {"name": "dashboard", "containerPort": 8265},
             {"name": "client", "containerPort": 10001},
         ],
-        lifecycle=_save_first("head", grace),
+        lifecycle=_save_hook("head", grace),
     )
     logs = container(
         job,
         settings,
         name="logs",
         size=_SHIPPER,
-        env={"PROMPTINTERN_RAY_JOB": name},
+        env={ENV_RAY_JOB: name},
         restartPolicy="Always",
         command=["promptintern", "pod", "ship-logs", JOB_PATH],
     )
@@ -82,10 +89,10 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         "rayStartParams": {
             "num-cpus": "0",
             "num-gpus": "0",
-            # It watches for Ray's own autoscaler, which is off.
+            # The monitor serves Ray's own autoscaler, which is off.
             "no-monitor": "true",
             "dashboard-host": "0.0.0.0",
-            "object-store-memory": str(_OBJECT_STORE_BYTES),
+            "object-cache-memory": str(_OBJECT_STORE_BYTES),
         },
         "template": {
             "metadata": {"labels": pod_labels(job, "head")},
@@ -93,18 +100,18 @@ def _head(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
                 job,
                 [ray],
                 token=True,
-                # A sidecar in the sense of Kubernetes: it ends after the trainer, and so sees all that it says.
+                # A native sidecar ends after the trainer, so it sees the whole log.
                 initContainers=[logs],
                 terminationGracePeriodSeconds=grace,
-                **placement_of_others(job),
+                **cpu_placement(job),
             ),
         },
     }
 
 
-def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
+def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
     compute = job.spec.compute
-    size = size_of(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
+    size = container_size(compute.resources, settings.worker_size, gpus=compute.gpus_per_worker)
     grace = compute.termination_grace_period_seconds
     ray = container(
         job,
@@ -112,30 +119,30 @@ def _workers(job: PromptInternJob, settings: Settings, name: str) -> Manifest:
         name="ray-worker",
         size=size,
         env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(cores(size["cpu"]))},
-        lifecycle=_save_first("worker", grace),
+        lifecycle=_save_hook("worker", grace),
     )
     return {
         "groupName": _GROUP,
         "replicas": compute.workers,
         "minReplicas": compute.workers,
         "maxReplicas": compute.workers,
-        # One slot a pod, so that no pod gets two workers.
-        "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
+        # One slot per pod, so that no pod gets two workers.
+        "rayStartParams": {"num-cpus": "1", "object-cache-memory": str(_OBJECT_STORE_BYTES)},
         "template": {
             "metadata": {"labels": pod_labels(job, "worker")},
-            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **placement_of_workers(job)),
+            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **worker_placement(job)),
         },
     }
 
 
-def _ray_environment(job: PromptInternJob, name: str) -> dict[str, str]:
+def _ray_environment(job: ResolvedJob, name: str) -> dict[str, str]:
     return {
-        "PROMPTINTERN_RAY_JOB": name,
-        "PROMPTINTERN_RAY_VERSION": job.spec.compute.ray_version or "",
-        "PROMPTINTERN_POD_FOLDER": _POD_FOLDER,
+        ENV_RAY_JOB: name,
+        ENV_RAY_VERSION: job.spec.compute.ray_version or "",
+        ENV_POD_FOLDER: _POD_FOLDER,
     }
 
 
-def _save_first(role: str, grace: int) -> Manifest:
+def _save_hook(role: str, grace: int) -> Manifest:
     command = ["promptintern", "pod", "save", "--role", role, "--seconds", str(max(grace - 5, 0))]
     return {"preStop": {"exec": {"command": command}}}

@@ -1,4 +1,4 @@
-"""The heart of the operator: what is true of a job, and what to do about it. No I/O, and no clock but the one given."""
+"""The pure core of the operator: it derives the status of a job and the next actions, without I/O or a clock."""
 
 from promptintern_operator.plan.core import plan, unreadable
 from promptintern_operator.plan.types import (
@@ -6,8 +6,8 @@ from promptintern_operator.plan.types import (
     DeleteJob,
     DeletePreflight,
     DeleteRayJob,
-    Denied,
-    Happening,
+    Denial,
+    EventRecord,
     KubeRay,
     Limits,
     Observed,
@@ -21,8 +21,8 @@ __all__ = [
     "DeleteJob",
     "DeletePreflight",
     "DeleteRayJob",
-    "Denied",
-    "Happening",
+    "Denial",
+    "EventRecord",
     "KubeRay",
     "Limits",
     "Observed",

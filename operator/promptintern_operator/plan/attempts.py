@@ -1,4 +1,4 @@
-"""Attempts: when the next one starts, how long they ran, and what budget is left."""
+"""Attempts: when the next one starts, how long they ran, and which retry budget is left."""
 
 import hashlib
 import itertools
@@ -12,12 +12,12 @@ from promptintern_operator.plan.types import Limits
 
 
 def ray_job_name(job: str, number: int) -> str:
-    """The RayJob of an attempt. KubeRay allows 47 characters, a job's name has at most 40."""
+    """Return the name of an attempt's RayJob. KubeRay allows 47 characters; a job's name has at most 40."""
     return f"{job}-a{number}"
 
 
 def budget_of(outcome: Outcome, retries: Retries) -> int | None:
-    """How many attempts may end with ``outcome``, each followed by another; None means any number."""
+    """Return how many attempts may end with ``outcome`` and still be followed by another; None means any number."""
     match outcome:
         case Outcome.APPLICATION:
             return retries.application
@@ -30,48 +30,49 @@ def budget_of(outcome: Outcome, retries: Retries) -> int | None:
 
 
 def is_spent(attempts: Sequence[AttemptStatus], retries: Retries) -> bool:
-    """Whether the newest attempt's end leaves no other attempt."""
+    """Return whether the end of the newest attempt uses up the budget, so that no other attempt may follow."""
     outcome = attempts[-1].outcome
     assert outcome is not None
     allowed = budget_of(outcome, retries)
     return allowed is not None and sum(attempt.outcome is outcome for attempt in attempts) > allowed
 
 
-def doubling(first: float, times: int, most: float) -> float:
-    """Seconds to wait after the ``times``-th time."""
-    return min(first * float(2 ** min(times - 1, 30)), most)
+def backoff(first: float, failures: int, maximum: float) -> float:
+    """Return the exponential backoff in seconds after ``failures`` failures, at most ``maximum``."""
+    return min(first * float(2 ** min(failures - 1, 30)), maximum)
 
 
 def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) -> datetime | None:
-    """When the attempt after the newest may start; None means at once.
+    """Return when the attempt after the newest one may start; None means at once.
 
-    Exponential in the number of failures in a row, with up to 25 % of jitter that depends on ``seed`` and the attempt
-    alone, so that jobs that failed together do not come back together. Preemptions are free, so that only their short
-    pauses keep a job from being taken again and again as fast as it can start.
+    The delay grows exponentially with the number of consecutive failures, plus up to 25 % of jitter. The jitter depends
+    only on ``seed`` and the attempt, so that jobs that failed together do not restart together. No budget limits
+    preemptions, so their short delays alone keep a job from being preempted as fast as it can start.
     """
     newest = attempts[-1]
-    failures = _in_a_row(attempts, Outcome.APPLICATION, Outcome.INFRASTRUCTURE)
-    preemptions = _in_a_row(attempts, Outcome.PREEMPTION)
+    failures = _streak(attempts, Outcome.APPLICATION, Outcome.INFRASTRUCTURE)
+    preemptions = _streak(attempts, Outcome.PREEMPTION)
     if failures + preemptions == 0 or newest.finished_at is None:
         return None
     delay = (
-        doubling(limits.retry, failures, limits.retry_max)
+        backoff(limits.retry, failures, limits.retry_max)
         if failures
-        else doubling(limits.again, preemptions, limits.again_max)
+        else backoff(limits.free_retry, preemptions, limits.free_retry_max)
     )
     digest = hashlib.sha256(f"{seed}/{newest.number}".encode()).digest()
     return newest.finished_at + timedelta(seconds=delay * (1 + digest[0] / 1020))
 
 
-def _in_a_row(attempts: Sequence[AttemptStatus], *outcomes: Outcome) -> int:
-    """How many of the newest attempts ended so."""
+def _streak(attempts: Sequence[AttemptStatus], *outcomes: Outcome) -> int:
+    """Count the newest attempts that ended with one of ``outcomes``, without a gap."""
     return sum(1 for _ in itertools.takewhile(lambda attempt: attempt.outcome in outcomes, reversed(attempts)))
 
 
 def fold(attempts: Sequence[AttemptStatus], limit: int) -> list[AttemptStatus]:
-    """At most ``limit`` of ``attempts``, if so many are free: the oldest that no budget counts go first.
+    """Shorten ``attempts`` to ``limit`` entries by dropping the oldest ones that no budget counts.
 
-    The time that they ran is added to their successor's, since deadlines count it.
+    The result is longer than ``limit`` if too few attempts are free of charge. The run time of a dropped attempt is
+    added to its successor's, because deadlines count it.
     """
     kept = list(attempts)
     while len(kept) > limit:
@@ -85,7 +86,7 @@ def fold(attempts: Sequence[AttemptStatus], limit: int) -> list[AttemptStatus]:
 
 
 def active_seconds(attempts: Sequence[AttemptStatus], now: datetime) -> float:
-    """How long the job ran, without queued and suspended time."""
+    """Return how many seconds the job ran, without the time in which it was queued or suspended."""
     return sum(_active(attempt, now) for attempt in attempts)
 
 
@@ -94,6 +95,6 @@ def _active(attempt: AttemptStatus, now: datetime) -> float:
     return (attempt.active_seconds or 0.0) + max(running, 0.0)
 
 
-def paused(attempt: AttemptStatus, now: datetime) -> dict[str, object]:
-    """Changes for an attempt that does not run any more, or not for now."""
+def pause_fields(attempt: AttemptStatus, now: datetime) -> dict[str, object]:
+    """Return the field values of an attempt that has stopped running, for now or for good."""
     return {"active_seconds": round(_active(attempt, now), 3), "active_since": None}

@@ -1,19 +1,20 @@
-"""Why an attempt ended, and who has to act."""
+"""Classify why an attempt ended, and who has to act."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from promptintern_api.status import Failure, Outcome, PodStatus
+from promptintern_api.contract import ExitCode
+from promptintern_api.status import Outcome, PodStatus
+from promptintern_api.training_status import Failure
 
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
-USER_EXIT, INFRASTRUCTURE_EXIT = 2, 75
-"""Exit codes: of a refusal; of a trainer that lost its storage or its workers."""
-_ENDED_BY_SIGNAL, _SAVED = (-2, -15), (130, 143)
-"""Of a driver that got SIGINT or SIGTERM: it died of them, as Ray writes it; or it saved and ended by itself."""
+_ENDED_BY_SIGNAL, _SAVED = (-2, -15), (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+"""Exit codes of a driver that received SIGINT or SIGTERM: the signal killed it (Ray negates the signal's number), or it
+saved and exited."""
 _STOPPED = (*_ENDED_BY_SIGNAL, *_SAVED)
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
 NODE_TROUBLE = (
@@ -28,15 +29,17 @@ NODE_TROUBLE = (
 )
 _PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet")
 _SIDECAR = "logs"
-"""It is started again; its end explains nothing."""
+"""The log shipper's container; it is restarted, so its end explains nothing."""
 _OOM = "OOMKilled"
 _SHORTLY_BEFORE = timedelta(minutes=10)
-"""Before the end of an attempt: what its workers are given to come back from such a death."""
+"""A container that was killed for memory longer than this before the attempt ended did not end the attempt, because its
+worker had time to recover.
+"""
 _TAIL_LINES, _MESSAGE_CHARACTERS = 12, 2000
 _MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 512
 
 STUCK_BY_USER = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
-"""Reasons to wait that no other attempt would mend."""
+"""Reasons of waiting containers that another attempt would not fix."""
 _WAITS = (*STUCK_BY_USER, "ImagePullBackOff", "ErrImagePull", "CreateContainerError", "RunContainerError")
 STUCK = ("Unschedulable", *_WAITS)
 """Reasons why a pod cannot start."""
@@ -50,7 +53,7 @@ class Ending:
     reason: str
     message: str
     certain: bool = True
-    """Whether what the pods have yet to say can change nothing."""
+    """Whether later news of the pods cannot change the outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +66,20 @@ class Stuck:
 
 
 def ending_of(
-    ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None, *, seen: Sequence[PodStatus] = ()
+    ray_job: RayJobView,
+    pods: Sequence[PodView],
+    trainer_failure: Failure | None,
+    *,
+    earlier_states: Sequence[PodStatus] = (),
 ) -> Ending | None:
-    """How the attempt of ``ray_job`` ended; None while it goes on.
+    """Return how the attempt of ``ray_job`` ended, or None while it goes on.
 
     Args:
-        pods: Its pods, as last seen.
-        advice: What the trainer says of its own failure. It may choose between the budgets that its author gave it,
-            and never say that a failure is free.
-        seen: What the status keeps of pods that may be gone.
+        ray_job: The attempt's RayJob.
+        pods: The pods of its Ray cluster, as last observed.
+        trainer_failure: The trainer's report of its own failure. It may choose between the retry budgets of the job,
+            but it cannot make a failure free of charge.
+        earlier_states: The last states that the status keeps of pods, some of which may be gone.
     """
     if ray_job.deployment == "ValidationFailed":
         return Ending(
@@ -81,31 +89,37 @@ def ending_of(
         return Ending(outcome=Outcome.SUCCEEDED, reason="Succeeded", message="all stages are done")
     if ray_job.job_status == "STOPPED" and ray_job.deployment == "Complete":
         return Ending(
-            outcome=Outcome.APPLICATION, reason="Stopped", message="the Ray job was stopped from outside (ray job stop)"
+            outcome=Outcome.APPLICATION,
+            reason="Stopped",
+            message="the Ray job was stopped from outside, as by ray job stop",
         )
     if ray_job.deployment not in ("Complete", "Failed"):
         return None
-    return _failure(ray_job, pods, advice, seen)
+    return _failure(ray_job, pods, trainer_failure, earlier_states)
 
 
-def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | None, seen: Sequence[PodStatus]) -> Ending:
-    """The first explanation that fits counts: what is certain comes before what is likely."""
-    found = _EXIT_CODE.search(ray_job.message)
-    code = int(found[1]) if found else None
-    told = advice.message if advice is not None else _tail(ray_job.message)
-    out_of_memory = killed_for_memory(pods, seen, ended=ray_job.ended)
-    # A pod that the kubelet evicts may have used too much itself: that must not be free.
-    taken = [f"{pod.name}: {pod.disrupted}" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
-    lost = [f"{pod.name}: {why}" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
-    # Somebody takes the head's pod (a drain, a user): nothing went wrong.
-    leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_taken(pod, ray_job)]
-    said = advice.failure_class if advice is not None else None
-    refused = code == USER_EXIT or said == "User"
-    lost_all = code == INFRASTRUCTURE_EXIT or said == "Infrastructure"
+def _failure(
+    ray_job: RayJobView, pods: Sequence[PodView], trainer_failure: Failure | None, earlier_states: Sequence[PodStatus]
+) -> Ending:
+    """Return the first explanation that applies; the certain ones come before the likely ones."""
+    match = _EXIT_CODE.search(ray_job.message)
+    code = int(match[1]) if match else None
+    detail = trainer_failure.message if trainer_failure is not None else _tail(ray_job.message)
+    out_of_memory = killed_for_memory(pods, earlier_states, ended=ray_job.ended)
+    # An eviction by the kubelet may be the fault of the pod itself, so it must not be free of charge.
+    preempted = [
+        f"pod {pod.name} ({pod.disrupted})" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"
+    ]
+    lost = [f"pod {pod.name} ({why})" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
+    # A drain or a user removed the head pod; the trainer did not fail.
+    leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_removed(pod, ray_job)]
+    failure_class = trainer_failure.failure_class if trainer_failure is not None else None
+    is_refused = code == ExitCode.USER_ERROR or failure_class == "User"
+    is_infrastructure = code == ExitCode.INFRASTRUCTURE or failure_class == "Infrastructure"
     certain: list[tuple[bool, Outcome, str, str]] = [
-        (refused, Outcome.USER, "Refused", told),
+        (is_refused, Outcome.USER, "Refused", detail),
         (bool(out_of_memory), Outcome.APPLICATION, "OutOfMemory", out_of_memory or ""),
-        (bool(taken), Outcome.PREEMPTION, "Preempted", "the cluster took " + ", ".join(taken)),
+        (bool(preempted), Outcome.PREEMPTION, "Preempted", "the cluster removed " + ", ".join(preempted)),
         (
             bool(leaving),
             Outcome.PREEMPTION,
@@ -116,80 +130,90 @@ def _failure(ray_job: RayJobView, pods: Sequence[PodView], advice: Failure | Non
         (bool(lost), Outcome.INFRASTRUCTURE, "PodLost", "the cluster lost " + ", ".join(lost)),
     ]
     likely: list[tuple[bool, Outcome, str, str]] = [
-        (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {told}"),
+        (code in _STOPPED, Outcome.INFRASTRUCTURE, "Stopped", f"the driver was stopped: {detail}"),
         (
-            _ray_ran_out_of_memory(ray_job, told),
+            _ray_ran_out_of_memory(ray_job, detail),
             Outcome.APPLICATION,
             "OutOfMemory",
-            f"{_worker_memory(ray_job)}: {told}",
+            f"{_worker_memory(ray_job)}: {detail}",
         ),
-        (lost_all, Outcome.INFRASTRUCTURE, "InfrastructureFailed", told),
-        (code is not None, Outcome.APPLICATION, "TrainerFailed", told or f"the trainer exited with {code}"),
-        (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", told or "KubeRay gives no reason"),
+        (is_infrastructure, Outcome.INFRASTRUCTURE, "InfrastructureFailed", detail),
+        (code is not None, Outcome.APPLICATION, "TrainerFailed", detail or f"the trainer exited with code {code}"),
+        (True, Outcome.INFRASTRUCTURE, ray_job.reason or "ClusterFailed", detail or "KubeRay gave no reason"),
     ]
     outcome, reason, message = next(ending for holds, *ending in (*certain, *likely) if holds)
-    sure = any(holds for holds, *_ in certain)
-    return Ending(outcome=Outcome(outcome), reason=reason, message=message, certain=sure)
+    is_certain = any(holds for holds, *_ in certain)
+    return Ending(outcome=Outcome(outcome), reason=reason, message=message, certain=is_certain)
 
 
-def _was_taken(pod: PodView, ray_job: RayJobView) -> bool:
-    """Whether ``pod`` was to go before the job ended. Afterwards KubeRay deletes all pods, whatever the reason."""
-    if ray_job.ended is None or pod.deletion_asked is None:
+def _was_removed(pod: PodView, ray_job: RayJobView) -> bool:
+    """Return whether deletion of ``pod`` was requested before the job ended; KubeRay deletes all pods after that."""
+    if ray_job.ended is None or pod.deletion_requested is None:
         return pod.deleting
-    return pod.deletion_asked <= ray_job.ended
+    return pod.deletion_requested <= ray_job.ended
 
 
 def killed_for_memory(
-    pods: Sequence[PodView], seen: Sequence[PodStatus] = (), *, ended: datetime | None = None
+    pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = (), *, ended: datetime | None = None
 ) -> str | None:
-    """Which container passed its memory limit, in words; None if none did.
+    """Return a message about the container that exceeded its memory limit, or None if no container did.
 
     Args:
-        seen: Last states of pods that may be gone.
-        ended: When the attempt ended. What happened long before did not end it: Ray puts another worker in its place.
+        pods: The pods of the attempt, as last observed.
+        earlier_states: The last states of pods that may be gone.
+        ended: The time at which the attempt ended. A container that was killed long before did not end the attempt,
+            because Ray replaced its worker.
     """
-    found = [
+    memory_deaths = [
         (container.ended_at, _passed_limit(pod, container))
         for pod in pods
         for container in pod.containers
         if container.exit_reason == _OOM and container.name != _SIDECAR
     ]
-    found += [(state.finished_at, state.message) for state in seen if state.reason == _OOM and state.message]
-    return next((told for at, told in found if at is None or ended is None or ended - at <= _SHORTLY_BEFORE), None)
+    memory_deaths += [
+        (state.finished_at, state.message) for state in earlier_states if state.reason == _OOM and state.message
+    ]
+    return next(
+        (message for at, message in memory_deaths if at is None or ended is None or ended - at <= _SHORTLY_BEFORE), None
+    )
 
 
-def _ray_ran_out_of_memory(ray_job: RayJobView, told: str) -> bool:
-    return _RAY_MEMORY.search(ray_job.message) is not None or _RAY_MEMORY.search(told) is not None
+def _ray_ran_out_of_memory(ray_job: RayJobView, detail: str) -> bool:
+    return _RAY_MEMORY.search(ray_job.message) is not None or _RAY_MEMORY.search(detail) is not None
 
 
 def _worker_memory(ray_job: RayJobView) -> str:
-    """Ray kills a worker's process shortly before the kernel would kill its container, and the pod shows nothing."""
+    """Describe a worker process that Ray killed just before the kernel would; the pod shows no trace of it."""
     limit = f" of {ray_job.worker_memory}" if ray_job.worker_memory else ""
     return (
-        f"container ray-worker came close to its memory limit{limit}, so Ray killed the training in it; raise "
+        f"container ray-worker came close to its memory limit{limit}, so Ray killed the training process; raise "
         "spec.compute.resources.memory, or lower spec.training.tokensPerPack"
     )
 
 
 def _passed_limit(pod: PodView, container: ContainerView) -> str:
-    limit = f"its limit of {container.memory_limit}" if container.memory_limit else "the node's memory"
+    cause = "because its node ran out of memory"
+    if container.memory_limit:
+        cause = f"for exceeding its memory limit of {container.memory_limit}"
     field = "headResources" if pod.role == "head" else "resources"
     return (
-        f"container {container.name} of pod {pod.name} was killed for passing {limit}; raise "
+        f"container {container.name} of pod {pod.name} was killed {cause}; raise "
         f"spec.compute.{field}.memory, or lower spec.training.tokensPerPack"
     )
 
 
 def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
-    """A pod that waits for what may never come, the oldest first; None if all get on."""
-    for pod in sorted(pods, key=lambda each: (each.created, each.name)):
+    """Return the oldest pod that cannot start, or None if all pods make progress."""
+    for pod in sorted(pods, key=lambda pod: (pod.created, pod.name)):
         if pod.deleting or pod.phase != "Pending":
             continue
         if pod.unschedulable:
-            return Stuck(pod=pod, reason="Unschedulable", message=f"no node takes pod {pod.name}: {pod.unschedulable}")
+            return Stuck(
+                pod=pod, reason="Unschedulable", message=f"no node can run pod {pod.name}: {pod.unschedulable}"
+            )
         for container in pod.containers:
             if container.waiting_reason in _WAITS:
-                # The kubelet says the two in turn, as it tries again and again.
+                # The kubelet alternates between the two while it retries.
                 reason = "ImagePullBackOff" if container.waiting_reason == "ErrImagePull" else container.waiting_reason
                 return Stuck(pod=pod, reason=reason, message=_waiting(pod, container))
     return None
@@ -202,33 +226,34 @@ def _waiting(pod: PodView, container: ContainerView) -> str:
     )
 
 
-def is_being_made(pod: PodView) -> bool:
-    """Whether ``pod`` waits for its image or its volumes, which may take its time."""
+def is_being_prepared(pod: PodView) -> bool:
+    """Return whether ``pod`` waits for its image or its volumes, which may take long."""
     return pod.phase == "Pending" and pod.node is not None and all(c.waiting_reason for c in pod.containers)
 
 
 def is_stranded(pod: PodView, now: datetime, seconds: float) -> bool:
-    """Whether ``pod`` should have been gone for ``seconds``: its node is, and nobody is there to say that it ended."""
+    """Return whether ``pod`` is overdue for deletion by ``seconds``, which means that its node is gone."""
     return pod.deletion_due is not None and now >= pod.deletion_due + timedelta(seconds=seconds)
 
 
 def is_running(pod: PodView) -> bool:
-    """Whether ``pod`` has not told its end yet."""
+    """Return whether ``pod`` has not reported its end yet."""
     ended = any(container.exit_code is not None and container.name != _SIDECAR for container in pod.containers)
     return pod.phase in ("Pending", "Running") and not ended
 
 
-def last_states(pods: Sequence[PodView], before: Sequence[PodStatus] = ()) -> list[PodStatus]:
-    """What status keeps of pods, the head first, and of earlier ones those that ended badly: KubeRay removes them.
+def last_states(pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = ()) -> list[PodStatus]:
+    """Return the pod states that the status keeps: the head's first, then those of removed pods that ended badly.
 
-    The newest of those come first.
+    KubeRay removes failed pods, so only the status remembers them. The newest of them come first.
 
     Args:
-        before: What was kept so far.
+        pods: The pods of the attempt, as last observed.
+        earlier_states: The states that the status has kept so far.
     """
     ordered = sorted(pods, key=lambda pod: (pod.role != "head", pod.name))
-    here = {pod.name for pod in pods}
-    gone = [state for state in before if state.name not in here and (state.reason or state.exit_code)]
+    names = {pod.name for pod in pods}
+    gone = [state for state in earlier_states if state.name not in names and (state.reason or state.exit_code)]
     return [*map(_last_state, ordered[:_MOST_PODS]), *gone[:_MOST_GONE]]
 
 

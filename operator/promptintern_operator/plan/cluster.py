@@ -1,4 +1,4 @@
-"""Whether a running attempt has its quota and its Ray cluster; one whose cluster does not come up is given up."""
+"""Follow the quota and the Ray cluster of a running attempt, and give up an attempt whose cluster does not come up."""
 
 from datetime import datetime, timedelta
 
@@ -8,170 +8,192 @@ from promptintern_operator.plan.classify import (
     STUCK,
     STUCK_BY_USER,
     Ending,
-    is_being_made,
+    is_being_prepared,
     killed_for_memory,
     stuck_pod,
 )
-from promptintern_operator.plan.denied import reason_of
-from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.denials import denial_reason
+from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.plan.types import Limits, Observed
 from promptintern_operator.views import PodView, RayJobView
 
-_COMING_UP = "Initializing"
+_INITIALIZING = "Initializing"
 
 
 def is_queued(ray_job: RayJobView) -> bool:
-    """Whether Kueue has not admitted it, or takes its cluster back."""
+    """Return whether Kueue has not admitted ``ray_job``, or is taking its cluster back."""
     return ray_job.suspended or ray_job.deployment in ("Suspended", "Suspending")
 
 
-def note_quota(ray_job: RayJobView, observed: Observed, draft: Draft, limits: Limits) -> None:
-    """Condition QuotaReserved, of an attempt that began in a queue."""
+def set_quota_reserved(ray_job: RayJobView, observed: Observed, draft: StatusDraft, limits: Limits) -> None:
+    """Set condition QuotaReserved if the attempt began in a queue, else drop it."""
     queue = ray_job.queue
     if queue is None:
-        draft.drop("QuotaReserved")
+        draft.drop_condition("QuotaReserved")
         return
-    workload = next((each for each in observed.workloads if each.ray_job_uid == ray_job.uid), None)
+    workload = next((workload for workload in observed.workloads if workload.ray_job_uid == ray_job.uid), None)
     if workload is None:
-        if draft.has_come(ray_job.created + timedelta(seconds=limits.queue)):
+        if draft.is_due(ray_job.created + timedelta(seconds=limits.queue)):
             message = (
-                f"Kueue made no Workload for RayJob {ray_job.name}; is Kueue running, and does queue {queue} exist?"
+                f"Kueue has not created a Workload for RayJob {ray_job.name}; check that Kueue is running and that "
+                f"queue {queue} exists"
             )
-            draft.set("QuotaReserved", False, "QueueUnavailable", message)
+            draft.set_condition("QuotaReserved", False, "QueueUnavailable", message)
         else:
-            draft.set("QuotaReserved", False, "Pending", f"waits for Kueue and queue {queue}")
+            draft.set_condition("QuotaReserved", False, "Pending", f"the job is waiting for Kueue and queue {queue}")
     elif workload.evicted is not None and not workload.quota_reserved:
-        draft.set("QuotaReserved", False, workload.evicted, f"queue {queue} took the quota back: {workload.message}")
+        draft.set_condition(
+            "QuotaReserved", False, workload.evicted, f"queue {queue} reclaimed the quota: {workload.message}"
+        )
     elif workload.quota_reserved:
-        draft.set("QuotaReserved", True, "QuotaReserved", f"queue {queue} admitted it")
+        draft.set_condition("QuotaReserved", True, "QuotaReserved", f"queue {queue} admitted the job")
     else:
-        draft.set("QuotaReserved", False, "Pending", f"queue {queue}: {workload.message or 'waits for quota'}")
+        draft.set_condition(
+            "QuotaReserved", False, "Pending", f"queue {queue}: {workload.message or 'the job is waiting for quota'}"
+        )
 
 
-def note_cluster(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> Ending | None:
-    """Conditions ClusterReady and Training; how the attempt ends if its cluster does not come up, None if it may."""
+def follow_cluster(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Set conditions ClusterReady and Training; return how the attempt ends if its cluster cannot come up."""
     if is_queued(ray_job):
-        _goes_on(draft)
+        _clear_held_up(draft)
         saving = ray_job.deployment == "Suspending"
-        draft.set("ClusterReady", False, "Queued", "the cluster is being given back" if saving else "waits for quota")
-        draft.set("Training", False, "Queued", "the trainer saved and waits" if draft.head_uid else "waits for quota")
+        draft.set_condition(
+            "ClusterReady",
+            False,
+            "Queued",
+            "the Ray cluster is being released" if saving else "the job is waiting for quota",
+        )
+        draft.set_condition(
+            "Training",
+            False,
+            "Queued",
+            "the trainer saved, and the job is waiting for quota" if draft.head_uid else "the job is waiting for quota",
+        )
         return None
     stuck = stuck_pod(pods)
-    said = draft.reason("ClusterReady")
-    if (stuck.reason if stuck else None) != (said if said in STUCK else None):
-        _goes_on(draft)
+    reason = draft.reason("ClusterReady")
+    if (stuck.reason if stuck else None) != (reason if reason in STUCK else None):
+        _clear_held_up(draft)
     if stuck is not None:
-        draft.set("ClusterReady", False, stuck.reason, stuck.message)
+        draft.set_condition("ClusterReady", False, stuck.reason, stuck.message)
         by_user = stuck.reason in STUCK_BY_USER
         outcome = Outcome.USER if by_user else Outcome.INFRASTRUCTURE
-        late = Ending(outcome=outcome, reason=stuck.reason, message=f"waited {limits.stuck:.0f} s: {stuck.message}")
-        return _held_up(late, draft, limits)
+        timeout_ending = Ending(
+            outcome=outcome, reason=stuck.reason, message=f"gave up after {limits.stuck:.0f} s: {stuck.message}"
+        )
+        return _end_if_held_up(timeout_ending, draft, limits)
     if not ray_job.deployment:
-        if draft.has_come(ray_job.created + timedelta(seconds=limits.silent)):
-            message = f"KubeRay has not looked at RayJob {ray_job.name}; is its operator running?"
-            draft.set("ClusterReady", False, "KubeRaySilent", message)
+        if draft.is_due(ray_job.created + timedelta(seconds=limits.silent)):
+            message = f"KubeRay has not picked up RayJob {ray_job.name}; check that the KubeRay operator is running"
+            draft.set_condition("ClusterReady", False, "KubeRaySilent", message)
         else:
-            draft.set("ClusterReady", False, "Starting", f"RayJob {ray_job.name} waits for KubeRay")
+            draft.set_condition("ClusterReady", False, "Starting", f"RayJob {ray_job.name} is waiting for KubeRay")
         return None
-    _note_pods(ray_job, pods, draft)
+    _report_pods(ray_job, pods, draft)
     if ray_job.job_status == "RUNNING":
-        attempt = draft.attempt
+        attempt = draft.newest_attempt
         assert attempt is not None
-        draft.set("Training", True, "Running", f"attempt {attempt.number} runs as RayJob {ray_job.name}")
-    if ray_job.deployment == _COMING_UP:
-        return _not_up(ray_job, pods, draft, limits)
-    _goes_on(draft)
-    return _not_submitted(ray_job, draft, limits)
+        draft.set_condition(
+            "Training", True, "Running", f"attempt {attempt.number} is running as RayJob {ray_job.name}"
+        )
+    if ray_job.deployment == _INITIALIZING:
+        return _end_if_not_up(ray_job, pods, draft, limits)
+    _clear_held_up(draft)
+    return _end_if_not_submitted(ray_job, draft, limits)
 
 
-def _note_pods(ray_job: RayJobView, pods: list[PodView], draft: Draft) -> None:
+def _report_pods(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft) -> None:
     staying = [pod for pod in pods if not pod.deleting]
     ready = sum(pod.ready for pod in pods)
-    refused = _refusal(ray_job)
-    if refused is not None:
-        draft.set("ClusterReady", False, *refused)
+    refusal = _pod_refusal(ray_job)
+    if refusal is not None:
+        draft.set_condition("ClusterReady", False, *refusal)
     elif ray_job.deployment == "Running" and staying and all(pod.ready for pod in staying):
-        draft.set("ClusterReady", True, "Ready", f"Ray cluster {ray_job.cluster} is up")
+        draft.set_condition("ClusterReady", True, "Ready", f"Ray cluster {ray_job.cluster} is up")
     elif pods or not draft.is_true("ClusterReady"):
-        assert draft.attempt is not None
-        why = f"; {trouble}" if (trouble := _trouble(draft.attempt)) else ""
-        draft.set("ClusterReady", False, "Starting", f"{ready} of {len(pods)} pods of the Ray cluster are ready{why}")
+        assert draft.newest_attempt is not None
+        why = f"; {failure}" if (failure := _pod_failure(draft.newest_attempt)) else ""
+        draft.set_condition(
+            "ClusterReady", False, "Starting", f"{ready} of {len(pods)} pods of the Ray cluster are ready{why}"
+        )
 
 
-def _not_up(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> Ending | None:
-    """The end of an attempt whose cluster cannot come up: KubeRay makes pods that failed anew, for ever."""
-    attempt = draft.attempt
+def _end_if_not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return how the attempt ends if its cluster cannot come up; KubeRay would recreate failed pods for ever."""
+    attempt = draft.newest_attempt
     assert attempt is not None
     out_of_memory = killed_for_memory(pods)
     if out_of_memory is not None:
         return Ending(outcome=Outcome.APPLICATION, reason="OutOfMemory", message=out_of_memory)
-    trouble = _trouble(attempt)
-    if attempt.active_since is None or any(is_being_made(pod) for pod in pods):
-        # A pod that is made anew after the one before it failed is no way on.
-        if trouble is None:
-            _goes_on(draft)
+    failure = _pod_failure(attempt)
+    if attempt.active_since is None or any(is_being_prepared(pod) for pod in pods):
+        # A pod that replaces a failed one is no progress.
+        if failure is None:
+            _clear_held_up(draft)
         return None
-    refused = _refusal(ray_job)
-    if refused is not None:
-        reason, message = refused[0], f"waited {limits.stuck:.0f} s: {refused[1]}"
+    refusal = _pod_refusal(ray_job)
+    if refusal is not None:
+        reason, message = refusal[0], f"gave up after {limits.stuck:.0f} s: {refusal[1]}"
     else:
         reason = "ClusterNotUp"
-        unready = next((f"pod {pod.name} is {pod.phase}, and not ready" for pod in pods if not pod.ready), None)
-        why = trouble or unready or "KubeRay made no pod"
+        unready = next((f"pod {pod.name} is {pod.phase} but not ready" for pod in pods if not pod.ready), None)
+        why = failure or unready or "KubeRay created no pod"
         message = f"the Ray cluster did not come up within {limits.stuck:.0f} s: {why}"
-    late = Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=message)
-    return _held_up(late, draft, limits)
+    timeout_ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason=reason, message=message)
+    return _end_if_held_up(timeout_ending, draft, limits)
 
 
-def _not_submitted(ray_job: RayJobView, draft: Draft, limits: Limits) -> Ending | None:
-    """The end of an attempt whose cluster is up, and which KubeRay cannot reach: it asks for ever, and says nothing."""
+def _end_if_not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return how the attempt ends if KubeRay cannot reach the cluster; KubeRay retries for ever and reports nothing."""
     ready = draft.conditions.get("ClusterReady")
     if ray_job.job_status or ray_job.deployment != "Running" or ready is None or ready.status != "True":
         return None
-    told = (
-        f"KubeRay has not submitted RayJob {ray_job.name} to its Ray cluster, which is up; KubeRay must run, and reach "
-        "port 8265 of the head pod (the chart's kuberayNamespace, the namespace's network policies)"
+    detail = (
+        f"the Ray cluster is up, but KubeRay has not submitted RayJob {ray_job.name} to it; check that KubeRay is "
+        "running and can reach port 8265 of the head pod (the chart's kuberayNamespace, the network policies of the "
+        "namespace)"
     )
-    if draft.has_come(ready.last_transition_time + timedelta(seconds=limits.silent)):
-        draft.set("Training", False, "NotSubmitted", told)
-    message = f"waited {limits.stuck:.0f} s: {told}"
-    late = Ending(outcome=Outcome.INFRASTRUCTURE, reason="NotSubmitted", message=message)
-    return _in_time(late, ready.last_transition_time, draft, limits)
+    if draft.is_due(ready.last_transition_time + timedelta(seconds=limits.silent)):
+        draft.set_condition("Training", False, "NotSubmitted", detail)
+    message = f"gave up after {limits.stuck:.0f} s: {detail}"
+    timeout_ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason="NotSubmitted", message=message)
+    return _after_timeout(timeout_ending, ready.last_transition_time, draft, limits)
 
 
-def _refusal(ray_job: RayJobView) -> tuple[str, str] | None:
-    """Reason and message, if the API server refuses pods of the cluster."""
-    if ray_job.refused is None:
+def _pod_refusal(ray_job: RayJobView) -> tuple[str, str] | None:
+    """Return reason and message if the API server rejects pods of the cluster, else None."""
+    if ray_job.pod_refusal is None:
         return None
-    reason = reason_of(ray_job.refused, otherwise="PodsRefused")
-    return reason, f"KubeRay cannot make or delete a pod: {ray_job.refused}"
+    reason = denial_reason(ray_job.pod_refusal, default="PodsRefused")
+    return reason, f"KubeRay cannot create or delete a pod: {ray_job.pod_refusal}"
 
 
-def _held_up(late: Ending, draft: Draft, limits: Limits) -> Ending | None:
-    """``late`` once the attempt was held up for as long as anything may be stuck.
+def _end_if_held_up(timeout_ending: Ending, draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return ``timeout_ending`` once the attempt has been held up for ``limits.stuck`` seconds, else None.
 
-    Not since it began: to make a node and to pull an image may take longer than that.
+    The time does not count from the start of the attempt, because creating a node and pulling an image may take longer.
     """
-    attempt = draft.attempt
+    attempt = draft.newest_attempt
     assert attempt is not None
     since = attempt.held_up_since or draft.now
     if attempt.held_up_since is None:
-        draft.change_attempt(held_up_since=since)
-    return _in_time(late, since, draft, limits)
+        draft.update_attempt(held_up_since=since)
+    return _after_timeout(timeout_ending, since, draft, limits)
 
 
-def _goes_on(draft: Draft) -> None:
-    if draft.attempt is not None and draft.attempt.held_up_since is not None:
-        draft.change_attempt(held_up_since=None)
+def _clear_held_up(draft: StatusDraft) -> None:
+    if draft.newest_attempt is not None and draft.newest_attempt.held_up_since is not None:
+        draft.update_attempt(held_up_since=None)
 
 
-def _in_time(late: Ending, since: datetime, draft: Draft, limits: Limits) -> Ending | None:
-    """``late`` once that lasts for as long as anything may be stuck."""
-    return late if draft.has_come(since + timedelta(seconds=limits.stuck)) else None
+def _after_timeout(timeout_ending: Ending, since: datetime, draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return ``timeout_ending`` once ``limits.stuck`` seconds have passed after ``since``, else None."""
+    return timeout_ending if draft.is_due(since + timedelta(seconds=limits.stuck)) else None
 
 
-def _trouble(attempt: AttemptStatus) -> str | None:
-    """What is known of a pod that failed since the attempt was let in, also of one that KubeRay has removed since."""
+def _pod_failure(attempt: AttemptStatus) -> str | None:
+    """Describe a pod that failed after the attempt was admitted, even if KubeRay has removed the pod since."""
     for state in attempt.pods:
         earlier = state.finished_at is not None and attempt.active_since and state.finished_at < attempt.active_since
         if earlier or not (state.exit_code or state.phase == "Failed"):

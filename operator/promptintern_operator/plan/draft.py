@@ -1,32 +1,33 @@
-"""The operator's part of a status while it is being worked out."""
+"""The operator's part of a status while a plan is being made."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from promptintern_api.compute import StorageSpec
-from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus, TrainingStatus
+from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus
+from promptintern_api.training_status import TrainingStatus
 
 from promptintern_operator.plan.attempts import fold
-from promptintern_operator.plan.types import Action, Happening, Plan, StartAttempt
+from promptintern_operator.plan.types import Action, EventRecord, Plan, StartAttempt
 
 _KEPT_ATTEMPTS = 256
-"""More than the budgets allow, so that only free attempts are ever folded."""
+"""More attempts than the budgets allow, so that only attempts free of charge are ever folded."""
 _KEPT_WITH_PODS = 5
 _BAD_UNLESS_TRUE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
 _QUIET_REASONS = (
     *("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued", "Removing"),
-    "EarlierJobDeleting",  # it is over in a moment, as a rule
+    "EarlierJobDeleting",  # usually over within seconds
 )
 
 
 @dataclass(kw_only=True)
-class Draft:
-    """A status, and the actions that go with it."""
+class StatusDraft:
+    """A status in the making, and the actions that go with it."""
 
     now: datetime
     generation: int
-    before: PromptInternJobStatus
+    previous: PromptInternJobStatus
     conditions: dict[str, Condition]
     attempts: list[AttemptStatus]
     head_uid: str | None
@@ -34,100 +35,100 @@ class Draft:
     completion_time: datetime | None
     storage: StorageSpec | None
     check_held_up_since: datetime | None = None
-    """Said anew each time, or not any more."""
+    """The time since which the check has been held up; each plan sets it anew, or leaves it out."""
     actions: list[Action] = field(default_factory=list)
-    look_again: datetime | None = None
+    requeue_at: datetime | None = None
 
     @classmethod
-    def of(cls, status: PromptInternJobStatus | None, *, generation: int, now: datetime) -> "Draft":
-        """Begins with what was true before."""
-        before = status or PromptInternJobStatus()
+    def from_status(cls, status: PromptInternJobStatus | None, *, generation: int, now: datetime) -> "StatusDraft":
+        """Start a draft from the previous status."""
+        previous = status or PromptInternJobStatus()
         return cls(
             now=now,
             generation=generation,
-            before=before,
-            conditions={condition.type: condition for condition in before.conditions},
-            attempts=list(before.attempts),
-            head_uid=before.current_head_pod_uid,
-            start_time=before.start_time,
-            completion_time=before.completion_time,
-            storage=before.storage,
+            previous=previous,
+            conditions={condition.type: condition for condition in previous.conditions},
+            attempts=list(previous.attempts),
+            head_uid=previous.current_head_pod_uid,
+            start_time=previous.start_time,
+            completion_time=previous.completion_time,
+            storage=previous.storage,
         )
 
     # Conditions
 
-    def set(self, kind: str, status: bool | None, reason: str, message: str) -> None:
-        """Say condition ``kind``; None is Unknown. The time of the last transition stays while ``status`` does."""
-        word = {True: "True", False: "False", None: "Unknown"}[status]
-        known = next((condition for condition in self.before.conditions if condition.type == kind), None)
-        same = known is not None and known.status == word
+    def set_condition(self, kind: str, status: bool | None, reason: str, message: str) -> None:
+        """Set condition ``kind``; None means Unknown. The transition time changes only if ``status`` does."""
+        value = {True: "True", False: "False", None: "Unknown"}[status]
+        old = next((condition for condition in self.previous.conditions if condition.type == kind), None)
+        is_same = old is not None and old.status == value
         self.conditions[kind] = Condition(
             type=kind,
-            status=word,
+            status=value,
             reason=reason,
             message=message[:32_768],
-            last_transition_time=known.last_transition_time if same and known else self.now,
+            last_transition_time=old.last_transition_time if is_same and old else self.now,
             observed_generation=self.generation,
         )
 
-    def drop(self, kind: str) -> None:
-        """No longer say anything of ``kind``."""
+    def drop_condition(self, kind: str) -> None:
+        """Remove condition ``kind``."""
         self.conditions.pop(kind, None)
 
     def is_true(self, kind: str) -> bool:
-        """Whether condition ``kind`` holds."""
+        """Return whether condition ``kind`` is True."""
         return kind in self.conditions and self.conditions[kind].status == "True"
 
     def reason(self, kind: str) -> str | None:
-        """The reason of condition ``kind``."""
+        """Return the reason of condition ``kind``, or None if it is not set."""
         return self.conditions[kind].reason if kind in self.conditions else None
 
     # Attempts
 
     @property
-    def attempt(self) -> AttemptStatus | None:
-        """The newest one."""
+    def newest_attempt(self) -> AttemptStatus | None:
+        """The newest attempt, or None before the first."""
         return self.attempts[-1] if self.attempts else None
 
     @property
-    def running(self) -> AttemptStatus | None:
-        """The newest one, unless it has ended."""
-        return self.attempt if self.attempt and self.attempt.outcome is None else None
+    def running_attempt(self) -> AttemptStatus | None:
+        """The newest attempt, or None if it has ended."""
+        return self.newest_attempt if self.newest_attempt and self.newest_attempt.outcome is None else None
 
-    def change_attempt(self, **changes: Any) -> AttemptStatus:
-        """The newest attempt with ``changes``."""
+    def update_attempt(self, **changes: Any) -> AttemptStatus:
+        """Apply ``changes`` to the newest attempt and return it."""
         changed = self.attempts[-1].model_copy(update=changes)
         self.attempts[-1] = changed
         return changed
 
     # The result
 
-    def do(self, action: Action) -> None:
-        """Add to what is to be done. What is left over goes first, so that no two RayJobs of a job run at once."""
+    def add_action(self, action: Action) -> None:
+        """Add an action. Deletions come before a new attempt, so that no two RayJobs of a job run at once."""
         self.actions.append(action)
-        self.actions.sort(key=lambda each: isinstance(each, StartAttempt))
+        self.actions.sort(key=lambda a: isinstance(a, StartAttempt))
 
-    def hold(self, action: Action) -> None:
-        """Not now: neither ``action`` nor what is to be done after it."""
+    def postpone(self, action: Action) -> None:
+        """Drop ``action`` and those after it from this plan."""
         del self.actions[self.actions.index(action) :]
 
-    def has_come(self, moment: datetime) -> bool:
-        """Whether ``moment`` has; if not, look again then."""
+    def is_due(self, moment: datetime) -> bool:
+        """Return whether ``moment`` has passed; if not, requeue the job for then."""
         if self.now >= moment:
             return True
-        self.wake_at(moment)
+        self.requeue_by(moment)
         return False
 
-    def wake_at(self, moment: datetime) -> None:
-        """Look again at ``moment`` at the latest."""
-        self.look_again = min(self.look_again, moment) if self.look_again else moment
+    def requeue_by(self, moment: datetime) -> None:
+        """Requeue the job at ``moment``, or earlier if that is already planned."""
+        self.requeue_at = min(self.requeue_at, moment) if self.requeue_at else moment
 
     def plan(self, training: TrainingStatus | None, stages: int) -> Plan:
-        """The finished plan.
+        """Return the finished plan.
 
         Args:
-            training: What the trainer says, for the columns of ``kubectl get``.
-            stages: How many the job has.
+            training: The trainer's part of the status, for the columns of ``kubectl get``.
+            stages: The number of stages of the job.
         """
         attempts = fold(self.attempts, _KEPT_ATTEMPTS)
         attempts = [a.model_copy(update={"pods": []}) for a in attempts[:-_KEPT_WITH_PODS]] + attempts[
@@ -138,7 +139,7 @@ class Draft:
             conditions=list(self.conditions.values()),
             observed_generation=self.generation,
             attempts=attempts,
-            ray_job_name=self.attempt.ray_job_name if self.attempt else None,
+            ray_job_name=self.newest_attempt.ray_job_name if self.newest_attempt else None,
             current_head_pod_uid=self.head_uid,
             check_held_up_since=self.check_held_up_since,
             start_time=self.start_time,
@@ -149,12 +150,12 @@ class Draft:
         return Plan(
             status=status.to_wire(),
             actions=tuple(self.actions),
-            happenings=tuple(self._happenings()),
-            look_again=self.look_again,
+            events=tuple(self._events()),
+            requeue_at=self.requeue_at,
         )
 
     def phase(self) -> Phase:
-        """The job in one word."""
+        """Return the phase of the job, derived from its conditions."""
         words: list[tuple[bool, Phase]] = [
             (self.is_true("Succeeded"), Phase.SUCCEEDED),
             (self.is_true("Failed"), Phase.FAILED),
@@ -164,23 +165,23 @@ class Draft:
             (self.reason("Accepted") == "Queued", Phase.QUEUED),
             (self.is_true("Training"), Phase.TRAINING),
             (
-                self.running is not None
+                self.running_attempt is not None
                 and self.reason("QuotaReserved") is not None
                 and not self.is_true("QuotaReserved"),
                 Phase.QUEUED,
             ),
-            (self.running is not None, Phase.STARTING),
+            (self.running_attempt is not None, Phase.STARTING),
         ]
         return next((word for holds, word in words if holds), Phase.PENDING)
 
-    def _happenings(self) -> list[Happening]:
-        """One for every reason that a condition's change has; a warning if it is one for any of them."""
-        known = {c.type: (c.status, c.reason) for c in self.before.conditions}
-        changed = [c for c in self.conditions.values() if known.get(c.type) != (c.status, c.reason)]
-        told: dict[str, Happening] = {}
+    def _events(self) -> list[EventRecord]:
+        """Return one event for each reason among the changed conditions, a warning if any of them warrants one."""
+        old = {c.type: (c.status, c.reason) for c in self.previous.conditions}
+        changed = [c for c in self.conditions.values() if old.get(c.type) != (c.status, c.reason)]
+        records: dict[str, EventRecord] = {}
         for c in sorted(changed, key=_is_warning):
-            told[c.reason] = Happening(reason=c.reason, message=c.message[:1024], warning=_is_warning(c))
-        return list(told.values())
+            records[c.reason] = EventRecord(reason=c.reason, message=c.message[:1024], warning=_is_warning(c))
+        return list(records.values())
 
 
 def _is_warning(condition: Condition) -> bool:

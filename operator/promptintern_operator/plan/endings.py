@@ -1,44 +1,47 @@
-"""Endings: of an attempt, and of the whole job."""
+"""Record the end of an attempt, and the end of the whole job."""
 
 from collections.abc import Sequence
 
 from promptintern_api.status import Outcome
 
-from promptintern_operator.plan.attempts import paused
+from promptintern_operator.plan.attempts import pause_fields
 from promptintern_operator.plan.classify import Ending, last_states
-from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.views import PodView
 
+UNSUPPORTED_RUN_FORMAT = "UnsupportedRunFormat"
+"""The reason of an attempt that another version of the operator started."""
 
-def end_attempt(draft: Draft, ending: Ending, pods: Sequence[PodView]) -> None:
-    """Note how the running attempt ended, with its pods' last states; without ``pods``, those seen before."""
-    attempt = draft.running
+
+def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> None:
+    """Record how the running attempt ended, with the last states of its pods; ``pods`` may be empty."""
+    attempt = draft.running_attempt
     assert attempt is not None
-    draft.change_attempt(
-        **paused(attempt, draft.now),
+    draft.update_attempt(
+        **pause_fields(attempt, draft.now),
         outcome=ending.outcome,
         message=ending.message[:32_768],
         finished_at=draft.now,
         pods=last_states(pods, attempt.pods) or attempt.pods,
     )
     if ending.outcome is not Outcome.SUSPENDED:
-        draft.set("Training", False, ending.reason, f"attempt {attempt.number}: {ending.message}")
+        draft.set_condition("Training", False, ending.reason, f"attempt {attempt.number}: {ending.message}")
     if draft.is_true("ClusterReady") or draft.reason("ClusterReady") == "Deleting":
-        draft.set("ClusterReady", False, "Ended", f"attempt {attempt.number} is over")
-    draft.drop("QuotaReserved")
+        draft.set_condition("ClusterReady", False, "Ended", f"attempt {attempt.number} has ended")
+    draft.drop_condition("QuotaReserved")
 
 
-def finish(draft: Draft, *, succeeded: bool, reason: str, message: str) -> None:
-    """The job is over."""
+def finish(draft: StatusDraft, *, succeeded: bool, reason: str, message: str) -> None:
+    """End the job: set its completion time and its final conditions."""
     draft.completion_time = draft.now
     draft.head_uid = None
     if succeeded:
-        draft.set("Succeeded", True, reason, message)
+        draft.set_condition("Succeeded", True, reason, message)
     else:
-        draft.set("Failed", True, reason, message)
-        draft.set("Succeeded", False, reason, message)
+        draft.set_condition("Failed", True, reason, message)
+        draft.set_condition("Succeeded", False, reason, message)
     if "Training" in draft.conditions:
-        draft.set("Training", False, "Ended", "the job is over")
+        draft.set_condition("Training", False, "Ended", "the job has ended")
     if "ClusterReady" in draft.conditions:
-        draft.set("ClusterReady", False, "Ended", "the job is over")
-    draft.drop("QuotaReserved")
+        draft.set_condition("ClusterReady", False, "Ended", "the job has ended")
+    draft.drop_condition("QuotaReserved")

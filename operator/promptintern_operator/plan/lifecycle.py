@@ -1,97 +1,103 @@
-"""The steps between attempts: suspending, starting one, and what the end of one means."""
+"""The steps between attempts: suspend the job, start an attempt, and finish or retry after one has ended."""
 
 from datetime import timedelta
 
 from promptintern_api import PromptInternJob
 from promptintern_api.status import AttemptStatus, Outcome
 
-from promptintern_operator.plan.attempts import active_seconds, is_spent, next_start, paused, ray_job_name
+from promptintern_operator.plan.attempts import active_seconds, is_spent, next_start, pause_fields, ray_job_name
 from promptintern_operator.plan.classify import Ending, ending_of, is_stranded
-from promptintern_operator.plan.draft import Draft
-from promptintern_operator.plan.endings import end_attempt, finish
+from promptintern_operator.plan.draft import StatusDraft
+from promptintern_operator.plan.endings import UNSUPPORTED_RUN_FORMAT, end_attempt, finish
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
 from promptintern_operator.views import RayJobView
 
 
-def suspend(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
-    """The user's wish to stop for a while."""
+def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
+    """Follow ``spec.suspend``. Return True while the job must not go on."""
     if not job.spec.suspend:
         if "Suspended" in draft.conditions:
-            draft.set("Suspended", False, "Resumed", "spec.suspend is false")
+            draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false again")
         return False
-    attempt = draft.running
+    attempt = draft.running_attempt
     if attempt is not None:
-        ray_job = next((each for each in observed.ray_jobs if each.name == attempt.ray_job_name), None)
+        ray_job = next((view for view in observed.ray_jobs if view.name == attempt.ray_job_name), None)
         of_attempts = [pod for pod in observed.pods if pod.role != "preflight"]
         pods = [pod for pod in of_attempts if not is_stranded(pod, draft.now, limits.silent)]
         if ray_job is not None and not ray_job.deleting and ending_of(ray_job, (), None) is not None:
-            return False  # it ended before it could be asked to save
+            return False  # it ended before it could save
         if ray_job is not None or (pods and attempt.ray_job_uid is not None):
-            draft.change_attempt(**paused(attempt, draft.now))
-            draft.set("Suspended", False, "Saving", _stopping_message(ray_job))
-            draft.set("Training", False, "Suspended", "spec.suspend is true")
-            draft.wake_at(draft.now + timedelta(seconds=limits.silent))
+            draft.update_attempt(**pause_fields(attempt, draft.now))
+            draft.set_condition("Suspended", False, "Saving", _stopping_message(ray_job))
+            draft.set_condition("Training", False, "Suspended", "spec.suspend is true")
+            draft.requeue_by(draft.now + timedelta(seconds=limits.silent))
             if ray_job is not None and not ray_job.deleting:
-                draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+                draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
             return True
-        end_attempt(draft, Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend"), ())
+        end_attempt(
+            draft, Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend was set to true"), ()
+        )
     draft.head_uid = None
-    draft.set("Suspended", True, "Suspended", "spec.suspend is true; set it to false to continue")
-    draft.drop("QuotaReserved")
+    draft.set_condition("Suspended", True, "Suspended", "spec.suspend is true; set it to false to continue")
+    draft.drop_condition("QuotaReserved")
     if "ClusterReady" in draft.conditions:
-        draft.set("ClusterReady", False, "Suspended", "there is no cluster while spec.suspend is true")
+        draft.set_condition("ClusterReady", False, "Suspended", "the job has no Ray cluster while spec.suspend is true")
     return True
 
 
 def _stopping_message(ray_job: RayJobView | None) -> str:
     if ray_job is None:
-        return "the last pods end"
+        return "the last pods of the job are terminating"
     if ray_job.deleting:
-        return f"RayJob {ray_job.name} is being removed, whose pods save first; KubeRay must be running for that"
-    return "the trainer is asked to save"
+        return f"the pods of RayJob {ray_job.name} save before they are removed; KubeRay must be running to finish this"
+    return "the trainer has been asked to save"
 
 
-def creating(ray_job: str) -> str:
-    """Message of an attempt whose RayJob is not there yet."""
+def creation_message(ray_job: str) -> str:
+    """Return the message of an attempt whose RayJob does not exist yet."""
     return f"RayJob {ray_job} is being created"
 
 
-def start(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
-    """The first attempt, or the next one."""
-    if draft.running is not None:
+def start_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
+    """Start the first or the next attempt if it is due. Return True if nothing else is to be done now."""
+    if draft.running_attempt is not None:
         return False
     deadline = job.spec.active_deadline_seconds
     if deadline is not None and active_seconds(draft.attempts, draft.now) >= deadline:
         return True
     number = 1
-    if draft.attempt is not None:
-        number = draft.attempt.number + 1
+    if draft.newest_attempt is not None:
+        number = draft.newest_attempt.number + 1
         due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
-        if due is not None and not draft.has_come(due):
+        if due is not None and not draft.is_due(due):
             return True
     if not observed.kuberay.usable:
-        draft.set("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
+        draft.set_condition("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
         return True
     name = ray_job_name(job.metadata.name, number)
     draft.attempts.append(AttemptStatus(number=number, ray_job_name=name, started_at=draft.now))
     draft.head_uid = None
-    draft.set("ClusterReady", False, "Starting", creating(name))
-    draft.set("Training", False, "Starting", f"attempt {number} starts")
-    draft.do(StartAttempt(number))
+    draft.set_condition("ClusterReady", False, "Starting", creation_message(name))
+    draft.set_condition("Training", False, "Starting", f"attempt {number} is starting")
+    draft.add_action(StartAttempt(number))
     return True
 
 
-def conclude(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
-    """What an attempt's end means for the job."""
-    attempt = draft.attempt
+def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
+    """Finish the job, or requeue it for the next attempt, if the newest attempt has ended."""
+    attempt = draft.newest_attempt
     if attempt is None or attempt.outcome is None:
         return False
     if attempt.outcome is Outcome.SUCCEEDED:
         finish(draft, succeeded=True, reason="Succeeded", message=f"attempt {attempt.number}: {attempt.message}")
     elif is_spent(draft.attempts, job.spec.retries):
         reason = {Outcome.USER: "Refused"}.get(attempt.outcome, "RetriesExhausted")
+        if draft.reason("Training") == UNSUPPORTED_RUN_FORMAT:
+            reason = UNSUPPORTED_RUN_FORMAT
         finish(draft, succeeded=False, reason=reason, message=f"attempt {attempt.number}: {attempt.message}")
+    elif job.spec.suspend:  # the attempt ended before it could save, so that ``suspend`` passed it on
+        return suspend(job, observed, draft, limits)
     else:
         due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
-        draft.wake_at(due or draft.now)
+        draft.requeue_by(due or draft.now)
     return True

@@ -1,189 +1,203 @@
-"""Whether the job may start: the preflight Job runs `promptintern validate` with the job's own credentials."""
+"""Decide whether a job may start. A preflight Job runs `promptintern validate` with the job's own credentials."""
 
 import json
 from datetime import datetime, timedelta
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import ExitCode
 
-from promptintern_operator.plan.attempts import doubling
+from promptintern_operator.plan.attempts import backoff
 from promptintern_operator.plan.classify import (
-    INFRASTRUCTURE_EXIT,
     NODE_TROUBLE,
     STUCK_BY_USER,
-    USER_EXIT,
     stuck_pod,
 )
-from promptintern_operator.plan.denied import DENIALS, INVALID, denial_of, gives_up
-from promptintern_operator.plan.draft import Draft
+from promptintern_operator.plan.denials import DENIALS, INVALID, denial_of, should_give_up
+from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.types import DeletePreflight, Limits, Observed, StartPreflight
 from promptintern_operator.views import ContainerView, PodView, PreflightView
 
 _KILLED = (137, 143)
-"""Exit codes of what ends by SIGKILL or SIGTERM."""
+"""Exit codes of a process that SIGKILL or SIGTERM ended."""
 _NO_POD = "CheckHasNoPod"
 _CHECKING = "data, model, prompts and credentials are being checked"
 
 
-def check_preflight(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
-    """Get condition Accepted. True while the job must not go on."""
+def check_preflight(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
+    """Set condition Accepted. Return True while the job must not go on."""
     if draft.start_time is not None:
         return False
     if job.spec.suspend:
-        draft.set("Suspended", True, "Suspended", "spec.suspend is true; set it to false to begin")
+        draft.set_condition("Suspended", True, "Suspended", "spec.suspend is true; set it to false to start the job")
         return True
     if "Suspended" in draft.conditions:
-        draft.set("Suspended", False, "Resumed", "spec.suspend is false")
-    of_spec = [each for each in observed.preflights if each.generation == draft.generation]
-    preflight = max(of_spec, key=lambda each: each.number, default=None)
+        draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false again")
+    current = [check for check in observed.preflights if check.generation == draft.generation]
+    preflight = max(current, key=lambda check: check.number, default=None)
     if preflight is None:
-        _begin(observed, draft, limits)
+        _start_check(observed, draft, limits)
     elif preflight.succeeded:
         draft.start_time = draft.now
-        draft.set("Accepted", True, "Valid", "data, model, prompts and credentials are as they should be")
+        draft.set_condition("Accepted", True, "Valid", "data, model, prompts and credentials passed the check")
         return False
     elif preflight.failed is not None:
-        _failed(job, preflight, observed, draft, limits)
+        _handle_failure(job, preflight, observed, draft, limits)
     else:
-        _follow(job, preflight, observed, draft, limits)
+        _follow_check(job, preflight, observed, draft, limits)
     return True
 
 
-def _begin(observed: Observed, draft: Draft, limits: Limits, number: int = 1) -> None:
-    said = _said(draft)
-    if said == "Refused":
+def _start_check(observed: Observed, draft: StatusDraft, limits: Limits, number: int = 1) -> None:
+    reason = _current_reason(draft)
+    if reason == "Refused":
         return
     action = StartPreflight(draft.generation, number)
-    denied = denial_of(action, observed)
-    if denied is not None and denied.reason == INVALID:
-        draft.set("Accepted", False, "Refused", denied.message)
+    denial = denial_of(action, observed)
+    if denial is not None and denial.reason == INVALID:
+        draft.set_condition("Accepted", False, "Refused", denial.message)
         return
-    if denied is not None:
-        draft.set("Accepted", None, denied.reason, denied.message)
-        if gives_up(denied, limits):
-            finish(draft, succeeded=False, reason=denied.reason, message=f"the check cannot be made: {denied.message}")
+    if denial is not None:
+        draft.set_condition("Accepted", None, denial.reason, denial.message)
+        if should_give_up(denial, limits):
+            finish(
+                draft,
+                succeeded=False,
+                reason=denial.reason,
+                message=f"the check could not be created: {denial.message}",
+            )
             return
-    elif said not in DENIALS:  # what an operator before this one was told holds until the check is there
-        draft.set("Accepted", None, "Checking", _CHECKING)
-    draft.do(action)
+    elif reason not in DENIALS:  # a denial that an earlier operator reported stays until the check exists
+        draft.set_condition("Accepted", None, "Checking", _CHECKING)
+    draft.add_action(action)
 
 
-def _said(draft: Draft) -> str | None:
-    """Reason of what was said of this very spec so far."""
-    known = draft.conditions.get("Accepted")
-    return known.reason if known and known.observed_generation == draft.generation else None
+def _current_reason(draft: StatusDraft) -> str | None:
+    """Return the reason of condition Accepted if it is about this generation of the spec, else None."""
+    condition = draft.conditions.get("Accepted")
+    return condition.reason if condition and condition.observed_generation == draft.generation else None
 
 
 def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
-    """A Job names its pods by five letters after its own name."""
+    """Return the pods of a preflight. A Job appends a suffix of five letters to its own name."""
     return [pod for pod in observed.pods if pod.role == "preflight" and pod.name.rpartition("-")[0] == preflight.name]
 
 
-def _follow(job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:
+def _follow_check(
+    job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: StatusDraft, limits: Limits
+) -> None:
     if preflight.queued:
-        draft.set("Accepted", None, "Queued", f"Kueue has not admitted the check, Job {preflight.name}, yet")
+        draft.set_condition("Accepted", None, "Queued", f"Kueue has not yet admitted the check (Job {preflight.name})")
         return
-    held_up = _held_up(preflight, _pods_of(preflight, observed), draft, limits)
+    held_up = _hold_up_reason(preflight, _pods_of(preflight, observed), draft, limits)
     if held_up is None:
-        draft.set("Accepted", None, "Checking", _CHECKING)
+        draft.set_condition("Accepted", None, "Checking", _CHECKING)
         return
     reason, message = held_up
-    since = _since(reason, preflight, draft)
+    since = _held_up_since(reason, preflight, draft)
     draft.check_held_up_since = since
-    if reason == _NO_POD and not draft.has_come(since + timedelta(seconds=limits.silent)):
-        draft.set("Accepted", None, "Checking", _CHECKING)
+    if reason == _NO_POD and not draft.is_due(since + timedelta(seconds=limits.silent)):
+        draft.set_condition("Accepted", None, "Checking", _CHECKING)
         return
-    draft.set("Accepted", None, reason, message)
-    if not draft.has_come(since + timedelta(seconds=limits.stuck)):
+    draft.set_condition("Accepted", None, reason, message)
+    if not draft.is_due(since + timedelta(seconds=limits.stuck)):
         return
     if reason not in STUCK_BY_USER and preflight.number <= job.spec.retries.infrastructure:
-        _begin(observed, draft, limits, preflight.number + 1)
+        _start_check(observed, draft, limits, preflight.number + 1)
     else:
         finish(draft, succeeded=False, reason=reason, message=f"the check could not start: {message}")
     if not preflight.deleting:
-        draft.do(DeletePreflight(preflight.name, preflight.uid))
+        draft.add_action(DeletePreflight(preflight.name, preflight.uid))
 
 
-def _held_up(preflight: PreflightView, pods: list[PodView], draft: Draft, limits: Limits) -> tuple[str, str] | None:
-    """Why the check does not get on, in a word and in a sentence; None if it does."""
+def _hold_up_reason(
+    preflight: PreflightView, pods: list[PodView], draft: StatusDraft, limits: Limits
+) -> tuple[str, str] | None:
+    """Return reason and message if the check makes no progress, else None."""
     stuck = stuck_pod(pods)
     if stuck is not None:
         return stuck.reason, stuck.message
     if pods or preflight.started is None:
         return None
-    if not draft.has_come(preflight.started + timedelta(seconds=limits.silent)):
+    if not draft.is_due(preflight.started + timedelta(seconds=limits.silent)):
         return None
     return _NO_POD, (
-        f"the check, Job {preflight.name}, has no pod; the namespace's quota or an admission rule may refuse it: "
-        f"kubectl describe job {preflight.name}"
+        f"the check (Job {preflight.name}) has no pod; a quota or an admission policy of the namespace may reject it; "
+        f"to see why, run: kubectl describe job {preflight.name}"
     )
 
 
-def _since(reason: str, preflight: PreflightView, draft: Draft) -> datetime:
-    """Since when it is so: what the status says, if that was of this very check, and for the same reason.
+def _held_up_since(reason: str, preflight: PreflightView, draft: StatusDraft) -> datetime:
+    """Return the time since which ``reason`` has held up this check.
 
-    Checking is said before a reason is named, and again when the check is made anew.
+    The time in the status counts only if it is about this check and the same reason. Checking may stand there too: it
+    is the reason before the cause is known, and again after the check was recreated.
     """
-    known, said = draft.before.check_held_up_since, _said(draft)
+    since, current_reason = draft.previous.check_held_up_since, _current_reason(draft)
     if (
-        known is None
-        or said not in (reason, "Checking")
-        or (preflight.started is not None and known < preflight.started)
+        since is None
+        or current_reason not in (reason, "Checking")
+        or (preflight.started is not None and since < preflight.started)
     ):
         return draft.now
-    return known
+    return since
 
 
-def _failed(job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: Draft, limits: Limits) -> None:
-    """By the user's mistake, which a change of the spec mends; or because the check itself could not be made."""
+def _handle_failure(
+    job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: StatusDraft, limits: Limits
+) -> None:
+    """Handle a check that failed, through a mistake in the spec or because the check itself did not finish."""
     newest = max(_pods_of(preflight, observed), key=lambda pod: pod.created, default=None)
     container = newest.containers[0] if newest and newest.containers else None
     failed_at = preflight.failed_at or draft.now
     if container is None or container.exit_code is None:
-        if _said(draft) == "Refused":
-            return  # the pod that said why is gone since
-        # Its watch may lag behind the Job's.
-        if not draft.has_come(failed_at + timedelta(seconds=limits.silent)):
-            draft.set("Accepted", None, "Checking", _CHECKING)
+        if _current_reason(draft) == "Refused":
+            return  # the pod that reported the reason is gone
+        # The watch of pods may lag behind the watch of Jobs.
+        if not draft.is_due(failed_at + timedelta(seconds=limits.silent)):
+            draft.set_condition("Accepted", None, "Checking", _CHECKING)
             return
-    told = (container.exit_message if container else None) or preflight.failed or ""
-    if container is not None and container.exit_code == USER_EXIT:
-        draft.set("Accepted", False, "Refused", _findings(told))
+    message = (container.exit_message if container else None) or preflight.failed or ""
+    if container is not None and container.exit_code == ExitCode.USER_ERROR:
+        draft.set_condition("Accepted", False, "Refused", _findings(message))
         return
-    lost = None if preflight.timed_out else _lost(newest, container, told)
+    lost = None if preflight.timed_out else _loss_reason(newest, container, message)
     if lost is not None and preflight.number <= job.spec.retries.infrastructure:
-        pause = timedelta(seconds=doubling(limits.retry, preflight.number, limits.retry_max))
-        if draft.has_come(failed_at + pause):
-            _begin(observed, draft, limits, preflight.number + 1)
+        pause = timedelta(seconds=backoff(limits.retry, preflight.number, limits.retry_max))
+        if draft.is_due(failed_at + pause):
+            _start_check(observed, draft, limits, preflight.number + 1)
         else:
-            draft.set("Accepted", None, "CheckLost", f"the check is made again: {lost}")
+            draft.set_condition("Accepted", None, "CheckLost", f"the check did not finish and will run again: {lost}")
         return
-    told = lost or told
+    message = lost or message
     if container is not None and container.exit_reason == "OOMKilled":
-        told = f"the check passed its memory limit of {container.memory_limit}; raise it in the chart's values"
-    draft.set("Accepted", False, "CheckFailed", told)
-    finish(draft, succeeded=False, reason="CheckFailed", message=f"the job could not be checked: {told}")
+        message = (
+            f"the check exceeded its memory limit of {container.memory_limit}; raise podSizes.preflight in the chart's "
+            "values"
+        )
+    draft.set_condition("Accepted", False, "CheckFailed", message)
+    finish(draft, succeeded=False, reason="CheckFailed", message=f"the job could not be checked: {message}")
 
 
-def _lost(pod: PodView | None, container: ContainerView | None, told: str) -> str | None:
-    """Why the check could come to no end, if that was neither the job's fault nor its own."""
+def _loss_reason(pod: PodView | None, container: ContainerView | None, message: str) -> str | None:
+    """Return why the check did not finish, if neither the job nor the check is at fault, else None."""
     if pod is None or container is None or container.exit_code is None:
-        return f"its pod is gone: {told}"
+        return f"its pod is gone: {message}"
     taken = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
     if taken is not None:
-        return f"the cluster took pod {pod.name}: {taken}"
-    if container.exit_code == INFRASTRUCTURE_EXIT:
-        return _findings(told)
+        return f"the cluster removed pod {pod.name} ({taken})"
+    if container.exit_code == ExitCode.INFRASTRUCTURE:
+        return _findings(message)
     if container.exit_code in _KILLED and container.exit_reason != "OOMKilled":
         return f"pod {pod.name} was killed"
     return None
 
 
-def _findings(told: str) -> str:
-    """The list of problems that the trainer leaves as its last message, one a line."""
+def _findings(message: str) -> str:
+    """Format the problems in the termination message of the check, one per line."""
     try:
-        problems = json.loads(told)
+        problems = json.loads(message)
         lines = [f"{problem['where']}: {problem['message']}".removeprefix(": ") for problem in problems]
-        return "\n".join(lines) or told.strip()
+        return "\n".join(lines) or message.strip()
     except (ValueError, TypeError, KeyError):
-        return told.strip()
+        return message.strip()

@@ -1,166 +1,190 @@
-"""An attempt while it goes on: its RayJob, its head pod, and how it ends."""
+"""Follow a running attempt: its RayJob, its head pod, and how it ends."""
 
 from datetime import timedelta
 
 from promptintern_api import PromptInternJob
-from promptintern_api.status import AttemptStatus, Failure, Outcome
+from promptintern_api.contract import RUN_FORMAT
+from promptintern_api.status import AttemptStatus, Outcome
+from promptintern_api.training_status import Failure
 
-from promptintern_operator.plan.attempts import paused
+from promptintern_operator.plan.attempts import pause_fields
 from promptintern_operator.plan.classify import Ending, ending_of, is_running, is_stranded, last_states
-from promptintern_operator.plan.cluster import is_queued, note_cluster, note_quota
-from promptintern_operator.plan.denied import DENIALS, INVALID, denial_of, gives_up
-from promptintern_operator.plan.draft import Draft
-from promptintern_operator.plan.endings import end_attempt
-from promptintern_operator.plan.lifecycle import creating
+from promptintern_operator.plan.cluster import follow_cluster, is_queued, set_quota_reserved
+from promptintern_operator.plan.denials import DENIALS, INVALID, denial_of, should_give_up
+from promptintern_operator.plan.draft import StatusDraft
+from promptintern_operator.plan.endings import UNSUPPORTED_RUN_FORMAT, end_attempt
+from promptintern_operator.plan.lifecycle import creation_message
 from promptintern_operator.plan.types import DeleteRayJob, Limits, Observed, StartAttempt
 from promptintern_operator.views import PodView, RayJobView
 
 
-def follow_attempt(job: PromptInternJob, observed: Observed, draft: Draft, limits: Limits) -> bool:
-    """What the running attempt's objects say. True while it goes on."""
-    attempt = draft.running
+def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
+    """Update the running attempt from its objects. Return True while it goes on."""
+    attempt = draft.running_attempt
     if attempt is None or any(isinstance(action, StartAttempt) for action in draft.actions):
         return attempt is not None
-    ray_job = next((each for each in observed.ray_jobs if each.name == attempt.ray_job_name), None)
+    ray_job = next((view for view in observed.ray_jobs if view.name == attempt.ray_job_name), None)
     if ray_job is None:
-        return _without_ray_job(attempt, observed, draft, limits)
-    attempt = draft.change_attempt(ray_job_uid=ray_job.uid)
+        return _handle_missing_ray_job(attempt, observed, draft, limits)
+    attempt = draft.update_attempt(ray_job_uid=ray_job.uid)
     pods = [pod for pod in observed.pods if pod.role != "preflight" and _is_of(pod, ray_job)]
-    ending = ending_of(ray_job, pods, _advice(job, draft), seen=attempt.pods)
+    ending = ending_of(ray_job, pods, _trainer_failure(job, draft), earlier_states=attempt.pods)
     if ray_job.deleting and (ending is None or _is_saving(draft)):
-        draft.set("ClusterReady", False, "Deleting", f"RayJob {ray_job.name} is being deleted; KubeRay must be running")
+        message = f"RayJob {ray_job.name} is being deleted; KubeRay must be running to finish this"
+        draft.set_condition("ClusterReady", False, "Deleting", message)
         return True
     if ending is not None:
-        return _note_ending(ending, ray_job, pods, draft, limits)
+        return _handle_ending(ending, ray_job, pods, draft, limits)
     if _is_saving(draft):
-        draft.set("Training", False, "Starting", "spec.suspend is false again before the RayJob was deleted")
-    _note_head(pods, draft)
-    lost = _head_lost(ray_job, pods, draft, limits)
-    if lost is not None:
-        end_attempt(draft, lost, pods)
-        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+        draft.set_condition(
+            "Training", False, "Starting", "spec.suspend was set back to false before the RayJob was deleted"
+        )
+    _track_head(pods, draft)
+    cut_off = _unsupported_run_format(ray_job) or _end_if_head_lost(ray_job, pods, draft, limits)
+    if cut_off is not None:
+        end_attempt(draft, cut_off, pods)
+        draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
         return False
-    _count_time(draft, waiting=is_queued(ray_job))
-    note_quota(ray_job, observed, draft, limits)
+    _track_active_time(draft, waiting=is_queued(ray_job))
+    set_quota_reserved(ray_job, observed, draft, limits)
     if pods:
-        draft.change_attempt(pods=last_states(pods, draft.attempt.pods if draft.attempt else ()))
-    given_up = note_cluster(ray_job, pods, draft, limits)
-    if given_up is not None:
-        end_attempt(draft, given_up, pods)
-        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
-    return given_up is None
+        draft.update_attempt(pods=last_states(pods, draft.newest_attempt.pods if draft.newest_attempt else ()))
+    failure = follow_cluster(ray_job, pods, draft, limits)
+    if failure is not None:
+        end_attempt(draft, failure, pods)
+        draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
+    return failure is None
 
 
-def _note_ending(ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> bool:
-    if _may_be_explained(ending, ray_job, pods, draft, limits):
+def _unsupported_run_format(ray_job: RayJobView) -> Ending | None:
+    """Return how the attempt ends if another version of the operator created its RayJob, else None.
+
+    The two versions store a run in different files, so that no later attempt could continue this one.
+    """
+    if ray_job.run_format == RUN_FORMAT:
+        return None
+    message = (
+        f"RayJob {ray_job.name} was created by another version of PromptIntern, whose runs have format "
+        f"{ray_job.run_format or '1.0'} and not {RUN_FORMAT}; delete the PromptInternJob and create it again"
+    )
+    return Ending(outcome=Outcome.USER, reason=UNSUPPORTED_RUN_FORMAT, message=message)
+
+
+def _handle_ending(
+    ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits
+) -> bool:
+    if _awaits_pod_states(ending, ray_job, pods, draft, limits):
         return True
     end_attempt(draft, ending, pods)
     if ray_job.deployment == "ValidationFailed" and not ray_job.deleting:
-        draft.do(DeleteRayJob(ray_job.name, ray_job.uid))
+        draft.add_action(DeleteRayJob(ray_job.name, ray_job.uid))
     return False
 
 
-def _may_be_explained(ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> bool:
-    """Whether pods that still seem to run may say in a moment why the attempt failed, and so whose failure it was."""
+def _awaits_pod_states(
+    ending: Ending, ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits
+) -> bool:
+    """Return whether the operator should wait a moment for running pods to report why the attempt failed."""
     if ending.certain or ray_job.deleting or not any(is_running(pod) for pod in pods):
         return False
-    attempt = draft.attempt
+    attempt = draft.newest_attempt
     assert attempt is not None
     since = attempt.failure_seen_at or draft.now
-    if draft.has_come(since + timedelta(seconds=limits.settle)):
+    if draft.is_due(since + timedelta(seconds=limits.settle)):
         return False
-    draft.change_attempt(failure_seen_at=since, pods=last_states(pods, attempt.pods))
+    draft.update_attempt(failure_seen_at=since, pods=last_states(pods, attempt.pods))
     return True
 
 
-def _without_ray_job(attempt: AttemptStatus, observed: Observed, draft: Draft, limits: Limits) -> bool:
+def _handle_missing_ray_job(attempt: AttemptStatus, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
     if attempt.ray_job_uid is not None:
         if _is_saving(draft):
-            ending = Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend")
+            ending = Ending(outcome=Outcome.SUSPENDED, reason="Suspended", message="spec.suspend was set to true")
         else:
             message = f"RayJob {attempt.ray_job_name} was deleted"
             ending = Ending(outcome=Outcome.INFRASTRUCTURE, reason="RayJobDeleted", message=message)
         end_attempt(draft, ending, ())
         return False
     if not observed.kuberay.usable:
-        draft.set("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
+        draft.set_condition("ClusterReady", False, observed.kuberay.reason, observed.kuberay.message)
         return True
-    # The operator stopped between deciding and doing, KubeRay was away, or the API server did not let it.
+    # The operator stopped before it created the RayJob, KubeRay was missing, or the API server denied it.
     action = StartAttempt(attempt.number)
-    denied = denial_of(action, observed)
-    if denied is not None:
-        draft.set("ClusterReady", False, denied.reason, denied.message)
-        if denied.reason == INVALID:
-            end_attempt(draft, Ending(outcome=Outcome.USER, reason=INVALID, message=denied.message), ())
+    denial = denial_of(action, observed)
+    if denial is not None:
+        draft.set_condition("ClusterReady", False, denial.reason, denial.message)
+        if denial.reason == INVALID:
+            end_attempt(draft, Ending(outcome=Outcome.USER, reason=INVALID, message=denial.message), ())
             return False
-        if gives_up(denied, limits):
-            message = f"waited {limits.stuck:.0f} s: {denied.message}"
-            end_attempt(draft, Ending(outcome=Outcome.INFRASTRUCTURE, reason=denied.reason, message=message), ())
+        if should_give_up(denial, limits):
+            message = f"gave up after {limits.stuck:.0f} s: {denial.message}"
+            end_attempt(draft, Ending(outcome=Outcome.INFRASTRUCTURE, reason=denial.reason, message=message), ())
             return False
-    elif draft.reason("ClusterReady") not in DENIALS:  # what was denied holds until the RayJob is there
-        draft.set("ClusterReady", False, "Starting", creating(attempt.ray_job_name))
-    draft.do(action)
+    elif draft.reason("ClusterReady") not in DENIALS:  # a denial stays reported until the RayJob exists
+        draft.set_condition("ClusterReady", False, "Starting", creation_message(attempt.ray_job_name))
+    draft.add_action(action)
     return True
 
 
 def _is_of(pod: PodView, ray_job: RayJobView) -> bool:
-    """While the RayJob has no cluster, the pods that are there are those of the attempt before."""
+    """Return whether ``pod`` belongs to ``ray_job``; while that has no cluster, all pods are an earlier attempt's."""
     return ray_job.cluster is not None and pod.cluster == ray_job.cluster
 
 
-def _is_saving(draft: Draft) -> bool:
-    """Whether the RayJob was to be deleted for spec.suspend, which may be false again since."""
+def _is_saving(draft: StatusDraft) -> bool:
+    """Return whether the RayJob was to be deleted for spec.suspend, even if that is false again by now."""
     return draft.reason("Training") == "Suspended"
 
 
-def _note_head(pods: list[PodView], draft: Draft) -> None:
-    """A new head pod is a new incarnation, and the only one that may say how training goes."""
+def _track_head(pods: list[PodView], draft: StatusDraft) -> None:
+    """Record a new head pod: it is a head restart, and only the newest head may report the progress of training."""
     heads = [pod for pod in pods if pod.role == "head" and not pod.deleting and pod.phase in ("Pending", "Running")]
     newest = max(heads, key=lambda pod: (pod.created, pod.uid), default=None)
     if newest is None or newest.uid == draft.head_uid:
         return
-    assert draft.attempt is not None
+    assert draft.newest_attempt is not None
     draft.head_uid = newest.uid
-    draft.change_attempt(head_pods=draft.attempt.head_pods + 1, head_lost_at=None)
+    draft.update_attempt(head_pods=draft.newest_attempt.head_pods + 1, head_lost_at=None)
 
 
-def _head_lost(ray_job: RayJobView, pods: list[PodView], draft: Draft, limits: Limits) -> Ending | None:
-    """The end of an attempt whose head pod is gone: KubeRay (1.5) makes no other, and asks the lost one for ever.
+def _end_if_head_lost(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
+    """Return how the attempt ends if its head pod is gone, else None.
 
-    A newer KubeRay may make one, or say that the RayJob failed; it has ``limits.silent`` for that.
+    KubeRay 1.5 creates no other head pod and polls the lost one for ever. A newer KubeRay may create one or report that
+    the RayJob failed, and has ``limits.silent`` seconds to do so.
     """
-    attempt = draft.attempt
+    attempt = draft.newest_attempt
     assert attempt is not None
     head = next((pod for pod in pods if pod.uid == draft.head_uid and pod.phase in ("Pending", "Running")), None)
     alive = head is not None and not is_stranded(head, draft.now, limits.silent)
     if alive and head is not None and head.deletion_due is not None:
-        draft.wake_at(head.deletion_due + timedelta(seconds=limits.silent))
+        draft.requeue_by(head.deletion_due + timedelta(seconds=limits.silent))
     if draft.head_uid is None or alive or ray_job.deployment != "Running":
         if attempt.head_lost_at is not None:
-            draft.change_attempt(head_lost_at=None)
+            draft.update_attempt(head_lost_at=None)
         return None
     if attempt.head_lost_at is None:
-        attempt = draft.change_attempt(head_lost_at=draft.now)
+        attempt = draft.update_attempt(head_lost_at=draft.now)
     assert attempt.head_lost_at is not None
-    if not draft.has_come(attempt.head_lost_at + timedelta(seconds=limits.silent)):
+    if not draft.is_due(attempt.head_lost_at + timedelta(seconds=limits.silent)):
         return None
-    message = f"the head pod of RayJob {ray_job.name} was lost, and the last seconds of its log with it"
+    message = f"the head pod of RayJob {ray_job.name} was lost, together with the last seconds of its log"
     return Ending(outcome=Outcome.INFRASTRUCTURE, reason="HeadLost", message=message)
 
 
-def _advice(job: PromptInternJob, draft: Draft) -> Failure | None:
-    """What the trainer said of its failure, if it was this attempt's trainer."""
+def _trainer_failure(job: PromptInternJob, draft: StatusDraft) -> Failure | None:
+    """Return the failure that the trainer reported, if it was the trainer of this attempt."""
     training = job.status.training if job.status else None
-    attempt = draft.attempt
+    attempt = draft.newest_attempt
     if training is None or training.failure is None or attempt is None:
         return None
     return training.failure if training.failure.ray_job == attempt.ray_job_name else None
 
 
-def _count_time(draft: Draft, *, waiting: bool) -> None:
-    attempt = draft.attempt
+def _track_active_time(draft: StatusDraft, *, waiting: bool) -> None:
+    attempt = draft.newest_attempt
     assert attempt is not None
     if waiting and attempt.active_since is not None:
-        draft.change_attempt(**paused(attempt, draft.now))
+        draft.update_attempt(**pause_fields(attempt, draft.now))
     elif not waiting and attempt.active_since is None:
-        draft.change_attempt(active_since=draft.now)
+        draft.update_attempt(active_since=draft.now)

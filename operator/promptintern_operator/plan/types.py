@@ -1,4 +1,4 @@
-"""What ``plan`` is told and what it answers."""
+"""The input and the output of ``plan``."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from promptintern_operator.views import PodView, PreflightView, RayJobView, Work
 
 @dataclass(frozen=True, kw_only=True)
 class KubeRay:
-    """Whether RayJobs can be run here."""
+    """Whether this cluster can run RayJobs, and if not, why."""
 
     usable: bool
     reason: str = "KubeRayPresent"
@@ -18,23 +18,23 @@ class KubeRay:
 
 @dataclass(frozen=True)
 class StartPreflight:
-    """Check the spec of this generation."""
+    """Create the Job that checks the spec of ``generation``."""
 
     generation: int
     number: int = 1
-    """More than 1 if the checks before were lost."""
+    """Number of the check, from 1; it is greater if earlier checks of this generation were lost."""
 
 
 @dataclass(frozen=True)
 class StartAttempt:
-    """Create the attempt's RayJob, and what it needs."""
+    """Create the RayJob of an attempt, and its dependents."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class DeleteRayJob:
-    """Delete it, and with it its cluster; the trainer saves first."""
+    """Delete a RayJob together with its Ray cluster; the trainer saves first."""
 
     name: str
     uid: str
@@ -42,7 +42,7 @@ class DeleteRayJob:
 
 @dataclass(frozen=True)
 class DeletePreflight:
-    """Delete it with its pods."""
+    """Delete a preflight Job together with its pods."""
 
     name: str
     uid: str
@@ -50,38 +50,38 @@ class DeletePreflight:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete the PromptInternJob: its time after the end is over."""
+    """Delete the PromptInternJob, because its TTL after the end has expired."""
 
 
 Action = StartPreflight | StartAttempt | DeleteRayJob | DeletePreflight | DeleteJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denied:
-    """An action that the API server does not let the operator carry out."""
+class Denial:
+    """An action that the API server denied."""
 
     action: Action
     reason: str
     message: str
     since: datetime
-    """When it first said so. It is not kept in the status: another operator counts from its own first try."""
+    """Time of the first denial in a row. The status does not hold it, so a new operator counts afresh."""
     at: datetime
-    """When it last said so."""
+    """Time of the last denial."""
     times: int
-    """How often in a row."""
+    """Number of denials in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """All that belongs to one job, as the cluster shows it now."""
+    """All objects that belong to one job, as the watches show them now."""
 
     ray_jobs: tuple[RayJobView, ...] = ()
     pods: tuple[PodView, ...] = ()
     preflights: tuple[PreflightView, ...] = ()
     workloads: tuple[WorkloadView, ...] = ()
     kuberay: KubeRay = KubeRay(usable=True)
-    denied: Denied | None = None
-    """The action that could not be carried out when the job was last looked at."""
+    denial: Denial | None = None
+    """The denial of an action in the last reconciliation, if there was one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,19 +91,19 @@ class Limits:
     stuck: float = 900
     queue: float = 30
     silent: float = 60
-    """How long KubeRay may take over a first or a last word on a RayJob."""
+    """How long KubeRay may take to report the start or the end of a RayJob."""
     settle: float = 5
-    """How long the pods of a RayJob that failed may take to say why: their watch may lag behind its own."""
+    """How long the pods of a failed RayJob may take to report why; the watch of pods may lag behind that of RayJobs."""
     retry: float = 10
     retry_max: float = 600
-    again: float = 1
-    """First delay before something is tried again that counts against nothing; it doubles up to ``again_max``."""
-    again_max: float = 60
+    free_retry: float = 1
+    """First delay before a retry that no budget counts; it doubles up to ``free_retry_max``."""
+    free_retry_max: float = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Happening:
-    """To be told as a Kubernetes Event."""
+class EventRecord:
+    """The content of a Kubernetes Event."""
 
     reason: str
     message: str
@@ -112,10 +112,10 @@ class Happening:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The status that is true now, what to do next, and when to look again if nothing happens before."""
+    """The current status, the next actions, and the time of the next reconciliation if nothing changes before."""
 
     status: dict[str, Any]
-    """The operator's part of the status, on the wire."""
+    """The operator's part of the status, in wire format."""
     actions: tuple[Action, ...] = ()
-    happenings: tuple[Happening, ...] = ()
-    look_again: datetime | None = None
+    events: tuple[EventRecord, ...] = ()
+    requeue_at: datetime | None = None

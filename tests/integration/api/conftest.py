@@ -1,4 +1,4 @@
-"""The CRD on a real API server, namespaces of its own, and one connection for what kubectl would be too slow for."""
+"""The CRD on a real API server, a namespace per file, and one connection for requests that are too many for kubectl."""
 
 import http.client
 import json
@@ -19,19 +19,19 @@ api_server = fixtures.api_server
 CRD = Path(__file__).parents[3] / "crds" / "promptinternjobs.promptintern.dev.yaml"
 
 Judge = Callable[[dict[str, Any]], tuple[int, str, dict[str, Any]]]
-"""From a job to the server's status code, its message, and the object that it would store."""
+"""A function from a job to the server's status code, its message, and the object that it would store."""
 
 
 @pytest.fixture(scope="session")
 def server(api_server: ApiServer) -> ApiServer:
-    """The API server with our CRD."""
+    """The API server with the CRD installed."""
     api_server.install_crds(CRD)
     return api_server
 
 
 @pytest.fixture(scope="module")
 def namespace(server: ApiServer) -> str:
-    """A namespace of this file's own."""
+    """A namespace for the tests of one file."""
     name = f"api-{uuid.uuid4().hex[:8]}"
     server.kubectl("create", "namespace", name)
     return name
@@ -39,18 +39,18 @@ def namespace(server: ApiServer) -> str:
 
 @pytest.fixture(scope="module")
 def judge(server: ApiServer, namespace: str) -> Iterator[Judge]:
-    """Creates a job."""
+    """A function that creates a job as a dry run."""
     yield from _judge(server, namespace, "POST", "application/json")
 
 
 @pytest.fixture(scope="module")
 def apply_judge(server: ApiServer, namespace: str) -> Iterator[Judge]:
-    """Applies a job on the server's side."""
+    """A function that applies a job on the server side as a dry run."""
     yield from _judge(server, namespace, "PATCH", "application/apply-patch+yaml")
 
 
 def _judge(server: ApiServer, namespace: str, method: str, content_type: str) -> Iterator[Judge]:
-    """Asks as a dry run, unknown fields refused as kubectl asks for, over one connection."""
+    """Yield a function that sends a job as a dry run over one connection, with strict validation as kubectl does."""
     authority = server.control_plane.authority
     pair = authority.issue("client-judge", user="judge", groups=["system:masters"])
     context = ssl.create_default_context(cafile=str(authority.own.certificate))
@@ -58,13 +58,13 @@ def _judge(server: ApiServer, namespace: str, method: str, content_type: str) ->
     connection = http.client.HTTPSConnection(server.url.removeprefix("https://"), context=context, timeout=60)
     jobs = f"/apis/promptintern.dev/v1alpha1/namespaces/{namespace}/promptinternjobs"
 
-    def ask(document: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:
+    def send(document: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:
         path = jobs if method == "POST" else f"{jobs}/{quote(document['metadata']['name'], safe='')}"
         query = "dryRun=All&fieldValidation=Strict&fieldManager=kubectl"
         connection.request(method, f"{path}?{query}", json.dumps(document), {"Content-Type": content_type})
-        answer = connection.getresponse()
-        body = json.loads(answer.read())
-        return answer.status, body.get("message", ""), body
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        return response.status, body.get("message", ""), body
 
-    yield ask
+    yield send
     connection.close()

@@ -1,4 +1,4 @@
-"""The pieces of YAML that docs show are what the API server takes."""
+"""The API server accepts the fragments of jobs that the documentation shows."""
 
 import re
 from pathlib import Path
@@ -11,29 +11,29 @@ from tests.integration.api.conftest import Judge
 from tests.unit.api.documents import small_job
 
 DOCS = Path(__file__).parents[3] / "docs"
-PIECES = [
+FRAGMENTS = [
     pytest.param(block[1], id=f"{page.name}:{text[: block.start()].count(chr(10)) + 1}")
     for page in sorted(DOCS.glob("*.md"))
     for text in [page.read_text(encoding="utf-8")]
     for block in re.finditer(r"^```yaml\n(spec:\n.*?)^```", text, re.DOTALL | re.MULTILINE)
 ]
-"""Every block that begins with `spec:`, which is a part of a job."""
+"""All YAML blocks that begin with `spec:`, which are parts of jobs."""
 
 
-def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """``one`` with what ``other`` says."""
-    both = {
-        key: merged(one[key], value) if isinstance(value, dict) and key in one else value
-        for key, value in other.items()
+def merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the fields of ``overlay``."""
+    changes = {
+        key: merged(base[key], value) if isinstance(value, dict) and key in base else value
+        for key, value in overlay.items()
     }
-    return one | both
+    return base | changes
 
 
-@pytest.mark.parametrize("piece", PIECES)
-def test_a_piece_of_a_job(judge: Judge, piece: str) -> None:
-    code, said, _ = judge(merged(small_job(), yaml.safe_load(piece)))
-    assert code == 201, said
+@pytest.mark.parametrize("fragment", FRAGMENTS)
+def test_a_fragment_of_a_job(judge: Judge, fragment: str) -> None:
+    code, message, _ = judge(merged(small_job(), yaml.safe_load(fragment)))
+    assert code == 201, message
 
 
-def test_there_are_pieces() -> None:
-    assert len(PIECES) >= 5
+def test_there_are_fragments() -> None:
+    assert len(FRAGMENTS) >= 5

@@ -1,4 +1,4 @@
-"""A CRD that was applied by hand before the chart came: what docs/install.md says of it, as Helm does it."""
+"""A CRD that was applied by hand before the chart was installed: Helm does what docs/install.md says."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +17,14 @@ NAME = "promptinternjobs.promptintern.dev"
 
 @pytest.fixture
 def bare(api_server: ApiServer, tmp_path: Path) -> Iterator[ApiServer]:
-    """An API server of the test's own, with the CRD and a job; the shared one says if there is any."""
+    """An API server for this test alone, with the CRD and a job. The shared one skips the test if there is none."""
     with ApiServer(tmp_path / "api") as server:
         server.install_crds(CRD)
         server.apply(small_job(), namespace="default")
         yield server
 
 
-def test_the_chart_takes_it_over_or_leaves_it_alone(bare: ApiServer) -> None:
+def test_the_chart_takes_the_crd_over_or_leaves_it_alone(bare: ApiServer) -> None:
     with pytest.raises(CommandFailed, match="exists and cannot be imported into the current release"):
         bare.helm(*INSTALL)
 
@@ -35,12 +35,12 @@ def test_the_chart_takes_it_over_or_leaves_it_alone(bare: ApiServer) -> None:
     bare.helm(*INSTALL, "--take-ownership")
     assert _crd(bare)["metadata"]["annotations"]["meta.helm.sh/release-name"] == "promptintern"
     bare.helm("upgrade", *INSTALL[1:5], "--reset-then-reuse-values")
-    said = bare.helm("uninstall", "promptintern", "--namespace", "promptintern-system")
-    assert NAME in said  # kept
+    output = bare.helm("uninstall", "promptintern", "--namespace", "promptintern-system")
+    assert NAME in output  # kept
     assert bare.get("promptinternjob", "small", "default") is not None
 
 
 def _crd(server: ApiServer) -> dict[str, dict[str, dict[str, str]]]:
-    found = server.get("customresourcedefinition", NAME)
-    assert found is not None
-    return found
+    crd = server.get("customresourcedefinition", NAME)
+    assert crd is not None
+    return crd

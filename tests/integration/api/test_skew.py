@@ -1,4 +1,4 @@
-"""A trainer that is newer than the CRD of the cluster: what it knows of a job's status is told, the rest left out."""
+"""A trainer that is newer than the CRD of the cluster writes the fields that the CRD has, and leaves out the others."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import config
-from promptintern.pod.skew import leaving_out_unknown
 from promptintern.pod.status import patch_of
+from promptintern.pod.unknown_fields import dropping_unknown_fields
 from promptintern_api import PromptInternJob
 from structlog.testing import capture_logs
 
@@ -23,7 +23,7 @@ TRAINING: dict[str, Any] = {
 
 
 def older_crd(folder: Path) -> Path:
-    """The CRD as it might have been before it knew losses and shares of time."""
+    """Write the CRD without losses and shares of time, as an older release might have it."""
     crd = yaml.safe_load(CRD.read_text())
     (version,) = crd["spec"]["versions"]
     training = version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["training"]["properties"]
@@ -35,18 +35,19 @@ def older_crd(folder: Path) -> Path:
 
 
 def test_unknown_fields_are_left_out(api_server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ApiServer(tmp_path / "api") as server:  # the shared one has the CRD of today, and says if there is none
+    # The shared API server has the current CRD; it skips the test if there is none.
+    with ApiServer(tmp_path / "api") as server:
         server.install_crds(older_crd(tmp_path))
         server.apply(small_job(), namespace="default")
-        made = server.get("promptinternjob", "small", "default")
-        assert made is not None
+        job = server.get("promptinternjob", "small", "default")
+        assert job is not None
         monkeypatch.setattr(config, "load_incluster_config", lambda: config.load_kube_config(str(server.kubeconfig)))
-        patch = leaving_out_unknown(patch_of(PromptInternJob.model_validate(made)))
-        with capture_logs() as said:
+        patch = dropping_unknown_fields(patch_of(PromptInternJob.model_validate(job)))
+        with capture_logs() as entries:
             patch(TRAINING)
             patch(TRAINING | {"term": 2})
-        told = server.get("promptinternjob", "small", "default")
-    assert [entry["unknown"] for entry in said] == ["progress.timeShares, stages.loss"], "what is unknown is said once"
-    assert told is not None
+        updated = server.get("promptinternjob", "small", "default")
+    assert [entry["unknown"] for entry in entries] == ["progress.timeShares, stages.loss"], "they are logged once"
+    assert updated is not None
     known = [{name: value for name, value in stage.items() if name != "loss"} for stage in TRAINING["stages"]]
-    assert told["status"]["training"] == {"term": 2, "stages": known, "progress": {"step": 3, "total": 10}}
+    assert updated["status"]["training"] == {"term": 2, "stages": known, "progress": {"step": 3, "total": 10}}

@@ -28,7 +28,7 @@ def installed(api_server: ApiServer) -> ApiServer:
 
 @pytest.fixture
 def namespace(installed: ApiServer) -> str:
-    """A namespace of this test's own."""
+    """A namespace for one test."""
     name = f"cli-{uuid.uuid4().hex[:8]}"
     installed.kubectl("create", "namespace", name)
     return name

@@ -1,4 +1,4 @@
-"""What operator and trainer would write into a job's status; none of them runs in these tests."""
+"""Writes to a job's status in place of the operator and the trainer, which do not run in these tests."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ NOW = "2026-01-02T03:04:05Z"
 
 
 def set_status(server: ApiServer, namespace: str, name: str, **status: Any) -> None:
-    """Merge ``status`` into the job's."""
+    """Merge ``status`` into the job's status."""
     patch = json.dumps({"status": status})
     server.kubectl(
         "patch", "pij", name, "--namespace", namespace, "--subresource", "status", "--type", "merge", "-p", patch
@@ -17,17 +17,17 @@ def set_status(server: ApiServer, namespace: str, name: str, **status: Any) -> N
 
 
 def condition(kind: str, status: str, reason: str, message: str) -> dict[str, Any]:
-    """A condition."""
+    """Return a condition."""
     return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": NOW}
 
 
 def stage(index: int, **more: Any) -> dict[str, Any]:
-    """A stage that has begun."""
+    """Return a stage that has started."""
     return {"index": index, "rate": 0.5, "shots": 1, "promptTokens": 42.5, "startedAt": NOW} | more
 
 
 def attempt(number: int, name: str, **more: Any) -> dict[str, Any]:
-    """An attempt that has begun."""
+    """Return an attempt that has started."""
     return {"number": number, "rayJobName": f"{name}-a{number}", "startedAt": NOW, "headPods": 1} | more
 
 
@@ -50,5 +50,5 @@ def grant(server: ApiServer, namespace: str, user: str, *rules: dict[str, Any]) 
 
 
 def rule(group: str, resources: list[str], *verbs: str) -> dict[str, Any]:
-    """A rule of a Role."""
+    """Return a rule of a Role."""
     return {"apiGroups": [group], "resources": resources, "verbs": list(verbs)}

@@ -1,4 +1,4 @@
-"""No cluster, no rights, no CRD: one clear sentence each, and exit 2; a server that is away is exit 1."""
+"""No cluster, no rights, no CRD: one clear sentence and exit code 2; exit code 1 if a server does not answer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,38 +33,38 @@ def one_sentence(ran: Ran, code: int) -> str:
 
 
 def test_no_kubeconfig(run: Run, tmp_path: Path) -> None:
-    said = one_sentence(run(tmp_path / "none", "status"), 2)
-    assert str(tmp_path / "none") in said
-    assert "KUBECONFIG" in said
+    message = one_sentence(run(tmp_path / "none", "status"), 2)
+    assert str(tmp_path / "none") in message
+    assert "KUBECONFIG" in message
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "a: b", "", "contexts: 3"])
-def test_a_kubeconfig_that_is_none(run: Run, tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_kubeconfig(run: Run, tmp_path: Path, text: str) -> None:
     file = tmp_path / "config"
     file.write_text(text)
     assert str(file) in one_sentence(run(file, "status"), 2)
 
 
 def test_a_context_that_is_not_there(run: Run, installed: ApiServer) -> None:
-    said = one_sentence(run(installed.kubeconfig, "status", "--context", "tset"), 2)
-    assert "--context: there is no tset" in said
+    message = one_sentence(run(installed.kubeconfig, "status", "--context", "tset"), 2)
+    assert "--context: no context is named tset" in message
 
 
-def test_nobody_answers(run: Run, tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer(run: Run, tmp_path: Path) -> None:
     entry = {"cluster": {"server": "https://127.0.0.1:9"}, "user": {"token": "x"}}
-    said = one_sentence(run(write_kubeconfig(tmp_path / "config", entry), "status"), 1)
-    assert "https://127.0.0.1:9 (context test) cannot be reached (Connection refused)" in said
+    message = one_sentence(run(write_kubeconfig(tmp_path / "config", entry), "status"), 1)
+    assert "https://127.0.0.1:9 (context test) cannot be reached (Connection refused)" in message
 
 
-def test_another_ones_certificate(run: Run, installed: ApiServer, tmp_path: Path) -> None:
+def test_the_certificate_of_another_server(run: Run, installed: ApiServer, tmp_path: Path) -> None:
     entry = {"cluster": {"server": installed.url}, "user": {"token": "x"}}
-    said = one_sentence(run(write_kubeconfig(tmp_path / "config", entry), "status"), 1)
-    assert "certificate verify failed" in said
+    message = one_sentence(run(write_kubeconfig(tmp_path / "config", entry), "status"), 1)
+    assert "certificate verify failed" in message
 
 
 def test_a_token_that_has_expired(run: Run, installed: ApiServer, tmp_path: Path) -> None:
-    said = one_sentence(run(installed.kubeconfig_with_token("x", tmp_path / "config"), "status"), 2)
-    assert "does not accept your credentials" in said
+    message = one_sentence(run(installed.kubeconfig_with_token("x", tmp_path / "config"), "status"), 2)
+    assert "does not accept your credentials" in message
 
 
 def test_a_login_program_that_is_missing(run: Run, installed: ApiServer, tmp_path: Path) -> None:
@@ -75,15 +75,17 @@ def test_a_login_program_that_is_missing(run: Run, installed: ApiServer, tmp_pat
             "interactiveMode": "Never",
         }
     }
-    said = one_sentence(run(write_kubeconfig(tmp_path / "config", {**installed.server(), "user": user}), "status"), 2)
-    assert "you could not be logged in" in said
-    assert "no-such-login" in said
+    message = one_sentence(
+        run(write_kubeconfig(tmp_path / "config", {**installed.server(), "user": user}), "status"), 2
+    )
+    assert "the login failed" in message
+    assert "no-such-login" in message
 
 
 def test_rights_that_are_missing_are_named(run: Run, installed: ApiServer, namespace: str) -> None:
-    said = one_sentence(run(installed.kubeconfig_for("alice"), "status", "-n", namespace), 2)
-    assert f"alice may not list promptinternjobs.promptintern.dev in namespace {namespace}" in said
-    assert "verb list on promptinternjobs.promptintern.dev" in said
+    message = one_sentence(run(installed.kubeconfig_for("alice"), "status", "-n", namespace), 2)
+    assert f"alice may not list promptinternjobs.promptintern.dev in namespace {namespace}" in message
+    assert "verb list on promptinternjobs.promptintern.dev" in message
 
 
 def test_names_that_are_close(command: Command, run: Run, installed: ApiServer, namespace: str, tmp_path: Path) -> None:
@@ -91,12 +93,12 @@ def test_names_that_are_close(command: Command, run: Run, installed: ApiServer, 
 
     installed.apply(small_job(), namespace)
     for arguments in (["status", "smal"], ["logs", "smal"], ["fetch", "smal", tmp_path / "x"]):
-        said = one_sentence(command(*arguments), 2)
-        assert f"smal: does not exist in namespace {namespace}; did you mean small?" in said
-    # Who may only get it is told no names.
+        message = one_sentence(command(*arguments), 2)
+        assert f"smal: does not exist in namespace {namespace}; did you mean small?" in message
+    # A user who may only get jobs learns no names.
     grant(installed, namespace, "bob", rule("promptintern.dev", ["promptinternjobs"], "get"))
-    said = one_sentence(run(installed.kubeconfig_for("bob"), "status", "smal", "-n", namespace), 2)
-    assert said.endswith(f"does not exist in namespace {namespace}")
+    message = one_sentence(run(installed.kubeconfig_for("bob"), "status", "smal", "-n", namespace), 2)
+    assert message.endswith(f"does not exist in namespace {namespace}")
 
 
 def test_promptintern_is_not_installed(run: Run, tmp_path: Path) -> None:
@@ -105,14 +107,14 @@ def test_promptintern_is_not_installed(run: Run, tmp_path: Path) -> None:
     try:
         with ApiServer(tmp_path / "api") as bare:
             for arguments in (["status"], ["status", "x"]):
-                said = one_sentence(run(bare.kubeconfig, *arguments), 2)
-                assert "PromptIntern is not installed in this cluster" in said
-                assert "helm install" in said
+                message = one_sentence(run(bare.kubeconfig, *arguments), 2)
+                assert "PromptIntern is not installed in this cluster" in message
+                assert "helm install" in message
             from tests.cli import write_job
             from tests.unit.api.documents import small_job
 
-            said = one_sentence(run(bare.kubeconfig, "submit", write_job(tmp_path, small_job())), 2)
-            assert "PromptIntern is not installed in this cluster" in said
+            message = one_sentence(run(bare.kubeconfig, "submit", write_job(tmp_path, small_job())), 2)
+            assert "PromptIntern is not installed in this cluster" in message
     except NoCluster as missing:
         pytest.skip(str(missing))
 
@@ -126,7 +128,7 @@ def test_a_kubeconfig_without_a_current_context(
     del known["current-context"]
     file = tmp_path / "config"
     file.write_text(yaml.safe_dump(known | ({} if current is None else {"current-context": current})))
-    said = one_sentence(run(file, "status"), 2)
-    assert "has no current context; give --context NAME" in said
-    assert name in said
+    message = one_sentence(run(file, "status"), 2)
+    assert "has no current context; give --context NAME" in message
+    assert name in message
     assert run(file, "status", "--context", name).code == 0

@@ -1,4 +1,4 @@
-"""`fetch` from a real S3 server, with what a real API server says of the job."""
+"""`fetch` from a real S3 server, for a job in a real API server."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ WEIGHTS = b"weights" * 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A job in the cluster and its folder on the S3 server."""
+    """A job in the cluster, and the folder of its run on the S3 server."""
 
     namespace: str
     uid: str
@@ -46,7 +46,7 @@ def place_for(server: ApiServer, namespace: str, s3: S3Server, bucket: str, *, i
 
 
 def resolved(server: ApiServer, place: Place, storage: dict[str, str]) -> None:
-    """The ConfigMap that the operator makes."""
+    """Create the ConfigMap that the operator would create."""
     job = with_changes(small_job(), {"spec.storage": storage, "metadata.uid": place.uid})
     server.apply(
         {
@@ -90,7 +90,7 @@ def test_adapter_and_report_arrive_whole(command: Command, place: Place, tmp_pat
     assert f"promptintern predict {tmp_path}/got/adapter" in ran.out
     assert f"report:  {tmp_path}/got/report/report.html" in ran.out
     assert "held-out queries" in ran.out
-    # It is an adapter to this program too: the manifest came along.
+    # `predict` needs the manifest, so it is downloaded too.
     from promptintern.storage.manifest import read_manifest
 
     assert read_manifest(open_store((tmp_path / "got/adapter").as_uri()), "manifest.json") is not None
@@ -120,7 +120,7 @@ def test_the_clusters_default_storage(
 def test_the_default_storage_that_the_job_was_accepted_with(
     command: Command, installed: ApiServer, namespace: str, s3_server: S3Server, s3_bucket: str, tmp_path: Path
 ) -> None:
-    """Who may not read ConfigMaps finds it in the status."""
+    """A user who may not read ConfigMaps finds the storage in the status."""
     place = place_for(installed, namespace, s3_server, s3_bucket, in_spec=False)
     store_adapter(place.store, tmp_path / "local", base_model="file:///models/llama")
     storage = {"uri": f"s3://{s3_bucket}/runs", "endpoint": s3_server.url}
@@ -154,7 +154,7 @@ def test_nothing_is_there_yet(command: Command, place: Place, installed: ApiServ
     set_status(installed, place.namespace, "small", phase="Training", stage="2/4")
     ran = command("fetch", "small", tmp_path / "got")
     assert ran.code == 1
-    assert "the job is Training, stage 2/4; fetch it when it has succeeded" in ran.err
+    assert "the job is Training, stage 2/4; fetch it after it has succeeded" in ran.err
     assert not (tmp_path / "got").exists()
 
 

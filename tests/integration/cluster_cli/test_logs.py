@@ -1,4 +1,4 @@
-"""`logs` against a real API server and S3 server. Without a node no pod runs here, so nothing is read in one."""
+"""`logs` against a real API server and S3 server. There is no node, so no pod runs and no log is read in one."""
 
 import json
 import re
@@ -52,10 +52,10 @@ def head_pod(server: ApiServer, namespace: str, *, running: bool) -> None:
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_a_log_is_asked_for_as_the_client_library_takes_it(
+def test_the_client_library_accepts_the_request_for_a_log(
     installed: ApiServer, namespace: str, follow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pod is on no node, which the API server takes for a log without a word."""
+    """The pod is on no node; the API server then returns an empty log."""
     monkeypatch.setenv("KUBECONFIG", str(installed.kubeconfig))
     head_pod(installed, namespace, running=True)
     cluster = connect(namespace=namespace)
@@ -71,7 +71,7 @@ def ended(server: ApiServer, place: Place, **more: object) -> None:
 def test_before_anything_has_run(command: Command, place: Place) -> None:
     ran = command("logs", "small")
     assert ran.code == 0, ran.err
-    assert "nothing of it has run" in ran.err
+    assert "none of its pods has run" in ran.err
 
 
 def test_a_refused_job_says_why(command: Command, place: Place, installed: ApiServer) -> None:
@@ -91,14 +91,14 @@ def test_after_the_end_the_stored_log(command: Command, place: Place, installed:
     ran = command("logs", "small", *flags)
     assert ran.code == 0, ran.err
     assert ran.out == "line 1\nline 2\n"
-    assert "attempt 1 ended: Application: it broke" in ran.err
+    assert "attempt 1 ended (Application): it broke" in ran.err
 
 
-def test_an_attempt_that_is_none(command: Command, place: Place, installed: ApiServer) -> None:
+def test_an_attempt_that_does_not_exist(command: Command, place: Place, installed: ApiServer) -> None:
     ended(installed, place)
     ran = command("logs", "small", "--attempt", "3")
     assert ran.code == 2
-    assert "has no attempt 3; it has 1" in ran.err
+    assert "has no attempt 3; its attempts: 1" in ran.err
 
 
 def test_nothing_was_stored(command: Command, place: Place, installed: ApiServer) -> None:
@@ -113,7 +113,7 @@ def test_a_pod_that_does_not_run_yet(command: Command, place: Place, installed: 
     set_status(installed, place.namespace, "small", phase="Starting", attempts=[attempt(1, "small")])
     ran = command("logs", "small")
     assert ran.code == 0, ran.err
-    assert "pod small-a1-head does not run yet: ImagePullBackOff: no" in ran.err
+    assert "pod small-a1-head is not running yet: ImagePullBackOff: no" in ran.err
 
 
 READ = [rule("promptintern.dev", ["promptinternjobs"], "get")]

@@ -32,7 +32,7 @@ def test_a_list(command: Command, installed: ApiServer, namespace: str) -> None:
 
 def test_one_job(command: Command, installed: ApiServer, namespace: str) -> None:
     installed.apply(small_job(), namespace)
-    assert "the operator has not looked at the newest spec yet" in command("status", "small").out
+    assert "the operator has not observed the newest spec yet" in command("status", "small").out
     set_status(
         installed,
         namespace,
@@ -120,7 +120,7 @@ def test_a_deleted_job_ends_the_watch(installed: ApiServer, namespace: str) -> N
     finally:
         process.kill()
     assert process.returncode == 1
-    assert "failed: small was deleted" in out
+    assert "failed: job small was deleted" in out
 
 
 @pytest.fixture

@@ -20,19 +20,19 @@ def test_creates_what_the_file_says(command: Command, job_file: JobFile, install
     assert ran.code == 0, ran.err
     assert f"{namespace}/small: created" in ran.out
     assert f"promptintern status small --watch -n {namespace}" in ran.out
-    there = installed.get("pij", "small", namespace)
-    assert there is not None
-    assert there["metadata"]["labels"] == labels
-    assert there["metadata"]["annotations"] == {"team": "a"}
-    assert there["spec"]["training"]["seed"] == 3
+    stored = installed.get("pij", "small", namespace)
+    assert stored is not None
+    assert stored["metadata"]["labels"] == labels
+    assert stored["metadata"]["annotations"] == {"team": "a"}
+    assert stored["spec"]["training"]["seed"] == 3
 
 
 def test_overrides_count(command: Command, job_file: JobFile, installed: ApiServer, namespace: str) -> None:
     ran = command("submit", job_file(), "--set", "training.seed=7", "--set", "metadata.name=other")
     assert ran.code == 0, ran.err
-    there = installed.get("pij", "other", namespace)
-    assert there is not None
-    assert there["spec"]["training"]["seed"] == 7
+    stored = installed.get("pij", "other", namespace)
+    assert stored is not None
+    assert stored["spec"]["training"]["seed"] == 7
 
 
 def test_a_dry_run_keeps_nothing(command: Command, job_file: JobFile, installed: ApiServer, namespace: str) -> None:
@@ -42,14 +42,14 @@ def test_a_dry_run_keeps_nothing(command: Command, job_file: JobFile, installed:
     assert installed.get("pij", "small", namespace) is None
 
 
-def test_the_same_job_again_is_nothing_new(command: Command, job_file: JobFile) -> None:
+def test_the_same_job_again_changes_nothing(command: Command, job_file: JobFile) -> None:
     command("submit", job_file())
     ran = command("submit", job_file())
     assert ran.code == 0, ran.err
-    assert "exists already and is the same (new); nothing to do" in ran.out
+    assert "already exists and does not differ from the file (new); nothing was changed" in ran.out
 
 
-def test_what_may_change_changes_and_the_rest_says_how(
+def test_mutable_fields_change_and_others_are_refused(
     command: Command, job_file: JobFile, installed: ApiServer, namespace: str
 ) -> None:
     command("submit", job_file({"spec.activeDeadlineSeconds": 100}))
@@ -60,24 +60,24 @@ def test_what_may_change_changes_and_the_rest_says_how(
     )
     assert ran.code == 0, ran.err
     assert "spec.suspend: false in the cluster, true in the file" in ran.out
-    there = installed.get("pij", "small", namespace)
-    assert there is not None
-    assert there["spec"]["suspend"] is True
-    assert there["spec"]["retries"]["application"] == 5
-    assert there["spec"]["activeDeadlineSeconds"] == 100  # the file says nothing of it
-    assert there["metadata"]["labels"] == {"a.b/c": "d"}
+    stored = installed.get("pij", "small", namespace)
+    assert stored is not None
+    assert stored["spec"]["suspend"] is True
+    assert stored["spec"]["retries"]["application"] == 5
+    assert stored["spec"]["activeDeadlineSeconds"] == 100  # the file leaves it out
+    assert stored["metadata"]["labels"] == {"a.b/c": "d"}
 
     ran = command("submit", job_file({"spec.training.seed": 1, "spec.suspend": False}))
     assert ran.code == 2
-    assert "exists already" in ran.err
+    assert "already exists" in ran.err
     assert "spec.training.seed: 0 in the cluster, 1 in the file" in ran.err
     assert "metadata.name=small-2" in ran.err
-    there = installed.get("pij", "small", namespace)
-    assert there is not None
-    assert there["spec"]["suspend"] is True  # all or nothing
+    stored = installed.get("pij", "small", namespace)
+    assert stored is not None
+    assert stored["spec"]["suspend"] is True  # all or nothing
 
 
-def test_a_refused_job_is_mended_by_submitting_it_again(
+def test_a_refused_job_is_replaced_by_submitting_it_again(
     command: Command, job_file: JobFile, installed: ApiServer, namespace: str
 ) -> None:
     command("submit", job_file({"spec.training.seed": 1, "spec.training.learningRate": 0.5}))
@@ -85,13 +85,13 @@ def test_a_refused_job_is_mended_by_submitting_it_again(
     set_status(installed, namespace, "small", phase="Refused", conditions=[refused])
     ran = command("submit", job_file({"spec.training.seed": 2}))
     assert ran.code == 0, ran.err
-    assert "had not been accepted yet" in ran.out
+    assert "was not accepted yet" in ran.out
     assert "spec.training.learningRate: 0.5 in the cluster" in ran.out
-    there = installed.get("pij", "small", namespace)
-    assert there is not None
-    assert there["spec"]["training"]["seed"] == 2
-    assert there["spec"]["training"]["learningRate"] == 0.0002
-    assert there["status"]["phase"] == "Refused"
+    stored = installed.get("pij", "small", namespace)
+    assert stored is not None
+    assert stored["spec"]["training"]["seed"] == 2
+    assert stored["spec"]["training"]["learningRate"] == 0.0002
+    assert stored["status"]["phase"] == "Refused"
 
 
 def test_files_of_this_machine_are_refused(command: Command, job_file: JobFile) -> None:
@@ -104,23 +104,23 @@ def test_files_of_this_machine_are_refused(command: Command, job_file: JobFile) 
 def test_an_older_crd_names_the_field(
     installed: ApiServer, command: Command, job_file: JobFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CLI is newer than the cluster: the API server is asked strictly."""
+    """The CLI is newer than the cluster: requests use strict field validation."""
     from promptintern.cluster import submit
 
     read = submit.read_submission
 
     def with_new_field(path: Path, overrides: list[str]) -> submit.Submission:
-        found = read(path, overrides)
-        document = {**found.document, "spec": {**found.document["spec"], "novelty": 1}}
-        return submit.Submission(job=found.job, document=document, namespace=found.namespace)
+        submission = read(path, overrides)
+        document = {**submission.document, "spec": {**submission.document["spec"], "novelty": 1}}
+        return submit.Submission(job=submission.job, document=document, namespace=submission.namespace)
 
     monkeypatch.setattr(submit, "read_submission", with_new_field)
     ran = command("submit", job_file())
     assert ran.code == 2
-    assert "spec.novelty: is not known to this cluster's version" in ran.err
+    assert "spec.novelty: is unknown to this cluster's version" in ran.err
 
 
-def test_two_namespaces_are_one_too_many(command: Command, job_file: JobFile) -> None:
+def test_two_namespaces_are_refused(command: Command, job_file: JobFile) -> None:
     ran = command("submit", job_file({"metadata.namespace": "elsewhere"}))
     assert ran.code == 2
     assert "metadata.namespace: is elsewhere" in ran.err

@@ -1,4 +1,4 @@
-"""Two teams on a real API server: the chart, their people, and jobs with all that the operator and KubeRay make."""
+"""Two teams on a real API server: the chart, their users, and jobs with all objects of the operator and KubeRay."""
 
 import http.client
 import json
@@ -34,7 +34,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API server said."""
+    """A response of the API server."""
 
     code: int
     body: Manifest = field(repr=False)
@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Somebody who asks: by certificate, by token, or by neither."""
+    """Somebody who sends requests: with a certificate, a token, or neither."""
 
     name: str
     context: ssl.SSLContext
@@ -55,13 +55,13 @@ class Subject:
 
 @dataclass
 class World:
-    """The API server and everybody who asks it."""
+    """The API server and everybody who sends it requests."""
 
     server: ApiServer
     subjects: dict[str, Subject] = field(default_factory=dict)
 
     def ask(self, who: str, method: str, path: str, body: Manifest | None = None, kind: str = "") -> Answer:
-        """One request; a stream is read to its end."""
+        """Send one request; a stream is read to its end."""
         subject = self.subjects[who]
         host = self.server.url.removeprefix("https://")
         connection = http.client.HTTPSConnection(host, context=subject.context, timeout=30)
@@ -73,36 +73,36 @@ class World:
         text = answer.read().decode()
         connection.close()
         try:
-            found = json.loads(text)
-        except ValueError:  # a watch is a line for each event, a log is text
-            found = {}
-        return Answer(answer.status, found if isinstance(found, dict) else {})
+            content = json.loads(text)
+        except ValueError:  # a watch is one line per event, and a log is text
+            content = {}
+        return Answer(answer.status, content if isinstance(content, dict) else {})
 
     def add_user(self, name: str) -> None:
-        """A person with a client certificate."""
+        """Add a user with a client certificate."""
         pair = self.server.control_plane.authority.issue(f"client-{name}", user=name)
         context = self.anonymous()
         context.load_cert_chain(pair.certificate, pair.key)
         self.subjects[name] = Subject(name=name, context=context)
 
     def add_token(self, name: str, token: str | None) -> None:
-        """A pod with a token, or with none."""
+        """Add a pod with a token, or without one."""
         self.subjects[name] = Subject(name=name, context=self.anonymous(), token=token)
 
     def anonymous(self) -> ssl.SSLContext:
-        """Somebody who knows the server's certificate and shows none."""
+        """Return an SSL context that trusts the server and presents no certificate."""
         return ssl.create_default_context(cafile=str(self.server.control_plane.authority.own.certificate))
 
     def allows(
         self, user: str, verb: str, resource: str, *, group: str = "", namespace: str = "", name: str = ""
     ) -> bool:
-        """What the API server says of somebody's right: a SubjectAccessReview. No namespace means all."""
+        """Return whether RBAC allows a request, by a SubjectAccessReview. No namespace means all."""
         resource, _, part = resource.partition("/")
-        asked = {"verb": verb, "group": group, "resource": resource, "subresource": part, "namespace": namespace}
+        attributes = {"verb": verb, "group": group, "resource": resource, "subresource": part, "namespace": namespace}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
-            "spec": {"user": user, "groups": _groups(user), "resourceAttributes": asked | {"name": name}},
+            "spec": {"user": user, "groups": _groups(user), "resourceAttributes": attributes | {"name": name}},
         }
         answer = self.ask("admin", "POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
         assert answer.code == 201, answer
@@ -118,28 +118,28 @@ def _groups(user: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def world(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """An API server of these tests' own, with the chart for all namespaces; the shared one says if there is any."""
+    """A separate API server with the chart for all namespaces; without binaries, the shared one skips."""
     with ApiServer(tmp_path_factory.mktemp("api")) as server:
-        made = World(server)
+        world = World(server)
         pair = server.control_plane.authority.issue("client-root", user="root", groups=["system:masters"])
-        made.add_token("admin", None)
-        made.subjects["admin"].context.load_cert_chain(pair.certificate, pair.key)
+        world.add_token("admin", None)
+        world.subjects["admin"].context.load_cert_chain(pair.certificate, pair.key)
         server.install_crds(programs.ray_jobs_crd())
         server.helm("install", RELEASE, str(CHART), "--namespace", SYSTEM, "--create-namespace")
-        made.add_token("operator", server.token(RELEASE, SYSTEM))
+        world.add_token("operator", server.token(RELEASE, SYSTEM))
         for team in (A, B):
-            _team(made, team)
+            _team(world, team)
             for name in JOBS[team]:
-                _job(made, team, name)
-        made.add_token("no token", None)
-        yield made
+                _job(world, team, name)
+        world.add_token("no token", None)
+        yield world
 
 
 def _team(world: World, team: str) -> None:
-    """A namespace, its Secret, and a person who may do in it what Kubernetes' role `edit` allows."""
+    """Create a namespace, its Secret, and a user with Kubernetes' role `edit` in it."""
     user = f"{team}'s user"
     world.add_user(user)
-    # No controller is here to aggregate `edit`, so its parts are bound.
+    # No controller aggregates `edit` here, so its parts are bound.
     parts = [f"{RELEASE}-{what}" for what in ("edit", "view")]
     parts += [f"system:aggregate-to-{what}" for what in ("edit", "view")]
     world.server.apply(
@@ -159,7 +159,7 @@ def _team(world: World, team: str) -> None:
 
 
 def bind(namespace: str, name: str, kind: str, role_name: str, user: str) -> Manifest:
-    """A RoleBinding for a person."""
+    """Return a RoleBinding for a user."""
     return {
         "apiVersion": f"{RBAC}/v1",
         "kind": "RoleBinding",
@@ -170,7 +170,7 @@ def bind(namespace: str, name: str, kind: str, role_name: str, user: str) -> Man
 
 
 def job(name: str, **spec: Any) -> Manifest:
-    """A job with credentials; ``spec`` replaces fields of its spec."""
+    """Return a job with credentials; ``spec`` replaces fields of its spec."""
     return {
         "apiVersion": "promptintern.dev/v1alpha1",
         "kind": "PromptInternJob",
@@ -189,13 +189,13 @@ def job(name: str, **spec: Any) -> Manifest:
 
 
 def _job(world: World, team: str, name: str) -> None:
-    """The job, applied by its team's user; what the operator makes, with its token; and its pods, as KubeRay would."""
+    """Create the job as its team's user, its dependents as the operator, and its pods as KubeRay would."""
     jobs = f"/apis/promptintern.dev/v1alpha1/namespaces/{team}/promptinternjobs"
     path = f"{jobs}?fieldManager=test"
-    world.server.wait_for(lambda: _made(world.ask(f"{team}'s user", "POST", path, job(name))), 30, "the job")
-    found = world.server.get("pij", name, team)
-    assert found is not None
-    parsed, settings = parse_job(found), Settings()
+    world.server.wait_for(lambda: _was_created(world.ask(f"{team}'s user", "POST", path, job(name))), 30, "the job")
+    manifest = world.server.get("pij", name, team)
+    assert manifest is not None
+    parsed, settings = parse_job(manifest), Settings()
     ray = ray_job(parsed, settings, number=1)
     for manifest, at in (
         (service_account(parsed), "/api/v1/namespaces/{}/serviceaccounts"),
@@ -218,26 +218,26 @@ def _job(world: World, team: str, name: str) -> None:
     assert answer.code == 200, answer
 
 
-def _made(answer: Answer) -> bool:
-    """Roles take effect a moment after they were made."""
+def _was_created(answer: Answer) -> bool:
+    """Roles take effect a moment after they are created."""
     if answer.code != 201:
         raise OSError(answer.message)
     return True
 
 
 def _pod(world: World, parsed: PromptInternJob, ray: Manifest, part: str) -> Manifest:
-    """A pod of the RayJob's template."""
+    """Create a pod from the RayJob's template."""
     spec = ray["spec"]["rayClusterSpec"]
     template = (spec["headGroupSpec"] if part == "head" else spec["workerGroupSpecs"][0])["template"]
     name, namespace = f"{parsed.metadata.name}-{part}", parsed.metadata.namespace
     meta = {"name": name, "namespace": namespace, "labels": template["metadata"]["labels"]}
     world.server.apply({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]})
-    found = world.server.get("pod", name, namespace)
-    assert found is not None
-    return found
+    pod = world.server.get("pod", name, namespace)
+    assert pod is not None
+    return pod
 
 
 def at(*parts: str, **query: str) -> str:
-    """A path."""
+    """Return a path."""
     path = "/" + "/".join(part for part in parts if part)
     return path + (f"?{urllib.parse.urlencode(query)}" if query else "")

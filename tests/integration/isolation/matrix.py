@@ -1,4 +1,4 @@
-"""Requests, one for every verb and resource, and a table of what was answered."""
+"""One request for every verb and resource, and a table of the responses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from tests.integration.isolation.conftest import SECRET, Answer, Manifest, World
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
 Cells = Mapping[tuple[str, str], str]
-"""From resource and verb to `denied` or `allowed`."""
+"""`denied` or `allowed`, by resource and verb."""
 
 _MERGE = "application/merge-patch+json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """A resource, its object that belongs to a job, and what can be asked of it."""
+    """A resource, its object that belongs to a job, and the verbs that can be tried on it."""
 
     name: str
     group: str
     named: str
-    """The object's name; ``{}`` is the job."""
+    """The object's name; ``{}`` stands for the job."""
     verbs: tuple[str, ...] = VERBS
 
     def root(self, namespace: str) -> str:
-        """Path of all objects."""
+        """Return the path of all objects."""
         return at(self.group, "namespaces", namespace, self.name.partition("/")[0])
 
 
@@ -44,7 +44,7 @@ ALL = frozenset((resource.name, verb) for resource in RESOURCES for verb in reso
 
 
 def ask_all(world: World, who: str, namespace: str, job: str) -> Cells:
-    """Every cell: ``who`` on what belongs to ``job``. Nothing is changed."""
+    """Fill every cell with requests of ``who`` on the objects of ``job``. Nothing is changed."""
     return {
         (resource.name, verb): _word(_ask(world, who, namespace, job, resource, verb))
         for resource in RESOURCES
@@ -53,7 +53,7 @@ def ask_all(world: World, who: str, namespace: str, job: str) -> Cells:
 
 
 def _word(answer: Answer) -> str:
-    """A request that is let through may still fail: no kubelet is there to open a shell."""
+    """An allowed request may still fail, because no kubelet can open a shell here."""
     assert answer.code != 404, answer
     return "denied" if answer.code in (401, 403) else "allowed"
 
@@ -72,25 +72,25 @@ def _ask(world: World, who: str, namespace: str, job: str, resource: Resource, v
     if verb in ("get", "list", "watch"):
         where = {"get": one, "list": root, "watch": f"{root}?watch=true&timeoutSeconds=1"}
         return world.ask(who, "GET", where[verb])
-    found = world.ask("admin", "GET", one).body
+    body = world.ask("admin", "GET", one).body
     change: Manifest = {"status": {"training": {"term": 2}}} if part else {"metadata": {"labels": {"a": "b"}}}
     method, path, body = {
-        "create": ("POST", root, _another(found)),
-        "update": ("PUT", one, found),
+        "create": ("POST", root, _another(body)),
+        "update": ("PUT", one, body),
         "patch": ("PATCH", one, change),
         "delete": ("DELETE", one, None),
     }[verb]
     return world.ask(who, method, f"{path}?dryRun=All", body, _MERGE if method == "PATCH" else "")
 
 
-def _another(found: Manifest) -> Manifest:
-    """A copy under another name."""
-    made: Manifest = {key: value for key, value in found.items() if key != "status"}
-    return made | {"metadata": {"name": "another", "labels": found["metadata"].get("labels", {})}}
+def _another(body: Manifest) -> Manifest:
+    """Return a copy under another name."""
+    copy: Manifest = {key: value for key, value in body.items() if key != "status"}
+    return copy | {"metadata": {"name": "another", "labels": body["metadata"].get("labels", {})}}
 
 
 def table(title: str, cells: Cells) -> str:
-    """Rows are resources, columns are verbs."""
+    """Format the cells, with resources as rows and verbs as columns."""
     rows = [["", *VERBS]]
     rows += [[each.name, *(cells.get((each.name, verb), "") for verb in VERBS)] for each in RESOURCES]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -1,4 +1,4 @@
-"""Who may do what to whose jobs, Secrets and pods; `pytest -s` prints the tables."""
+"""Rights on one's own and on others' jobs, Secrets and pods; `pytest -s` prints the tables."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ STATUS = "promptinternjobs/status"
 NOTHING: frozenset[tuple[str, str]] = frozenset()
 OWN_STATUS = frozenset({(STATUS, "patch")})
 EDITOR = ALL - {(STATUS, "update"), (STATUS, "patch")}
-"""All but writing a status: `edit` gives no right to it, and the policy lets nobody else."""
+"""Everything but writing a status: `edit` does not allow it, and the policy denies everybody else."""
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ EDITOR = ALL - {(STATUS, "update"), (STATUS, "patch")}
         pytest.param("no token", A, "one", NOTHING, id="worker of team-b on job one of team-a"),
         pytest.param("head of one", A, "two", NOTHING, id="head pod of job one on job two of the same team"),
         pytest.param("no token", A, "two", NOTHING, id="worker of job one on job two of the same team"),
-        # What shows that the requests are right, and that these tests can fail.
+        # These show that the requests are right, and that the tests can fail.
         pytest.param("team-b's user", B, "bees", EDITOR, id="user of team-b on its own job"),
         pytest.param("team-a's user", A, "two", EDITOR, id="user of team-a on its own job"),
         pytest.param("head of bees", B, "bees", OWN_STATUS, id="head pod of team-b on its own job"),
@@ -39,17 +39,17 @@ def test_the_matrix(
     name: str,
     allowed: frozenset[tuple[str, str]],
 ) -> None:
-    found = ask_all(world, who, namespace, name)
-    print(table(request.node.callspec.id, found))
-    assert found == {cell: "allowed" if cell in allowed else "denied" for cell in ALL}
+    cells = ask_all(world, who, namespace, name)
+    print(table(request.node.callspec.id, cells))
+    assert cells == {cell: "allowed" if cell in allowed else "denied" for cell in ALL}
 
 
 def test_an_administrator_may_do_all(world: World) -> None:
-    """The requests themselves are good ones."""
+    """The requests themselves are valid."""
     assert set(ask_all(world, "admin", A, "one").values()) == {"allowed"}
 
 
-def test_who_has_no_token_is_heard_all_the_same(world: World) -> None:
+def test_a_pod_without_a_token_reaches_the_api_server(world: World) -> None:
     assert world.ask("no token", "GET", "/version").code == 200
 
 
@@ -69,7 +69,7 @@ def test_only_the_head_has_a_token(world: World) -> None:
 
 
 def test_a_user_of_a_team_cannot_use_another_s_secret_by_a_job(world: World) -> None:
-    """A reference holds a name and no namespace."""
+    """A reference has a name but no namespace."""
     elsewhere = job("thief", storage={"uri": "s3://bucket/runs", "secretRef": {"name": "s3", "namespace": A}})
     path = f"/apis/promptintern.dev/v1alpha1/namespaces/{B}/promptinternjobs?dryRun=All&fieldValidation=Strict"
     answer = world.ask("team-b's user", "POST", path, elsewhere)
@@ -77,7 +77,7 @@ def test_a_user_of_a_team_cannot_use_another_s_secret_by_a_job(world: World) -> 
 
 
 def test_a_user_cannot_give_itself_more(world: World) -> None:
-    """RBAC lets nobody grant what it has not, and `edit` may grant nothing."""
+    """RBAC lets nobody grant rights that they lack, and `edit` may grant none."""
     binding = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
@@ -97,7 +97,7 @@ DEVELOPER = "developer"
 
 @pytest.fixture(scope="module")
 def developer(world: World) -> World:
-    """Somebody of team-a who may make jobs and pods, and read Secret `mine` alone."""
+    """A user of team-a who may create jobs and pods, and read only Secret `mine`."""
     rules = [
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"], "verbs": ["get"]},
@@ -121,14 +121,14 @@ def developer(world: World) -> World:
 
 
 def apply(world: World, document: dict[str, Any]) -> str:
-    """`kubectl apply` as the developer, as a dry run."""
+    """Run `kubectl apply` as the developer, as a dry run, and return its output."""
     kubeconfig = str(world.server.kubeconfig_for(DEVELOPER))
     words = ("--kubeconfig", kubeconfig, "apply", "--dry-run=server", "--namespace", A, "-f", "-")
     return world.server.kubectl(*words, input=json.dumps(document), check=False)
 
 
 def storage(secret: str) -> dict[str, Any]:
-    """Storage with credentials."""
+    """Return storage with credentials."""
     return {"uri": "s3://bucket/runs", "secretRef": {"name": secret}}
 
 
@@ -149,11 +149,11 @@ def storage(secret: str) -> dict[str, Any]:
 def test_a_job_with_a_secret_that_its_author_may_not_read_is_refused(
     developer: World, spec: dict[str, Any], where: str
 ) -> None:
-    said = apply(developer, job("borrowed", **spec))
-    assert f"{where}: {DEVELOPER} may not get Secret" in said and "Forbidden" in said, said
+    output = apply(developer, job("borrowed", **spec))
+    assert f"{where}: {DEVELOPER} may not get Secret" in output and "Forbidden" in output, output
 
 
-def test_a_job_with_a_secret_that_its_author_may_read_is_taken(developer: World) -> None:
+def test_a_job_with_a_secret_that_its_author_may_read_is_accepted(developer: World) -> None:
     document = job("own", storage=storage("mine"))
     developer.server.wait_for(lambda: "created" in apply(developer, document), timeout=15)
 
@@ -162,7 +162,7 @@ VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletec
 
 
 def test_the_operator_can_do_nothing_to_secrets(world: World) -> None:
-    namespaces = [found["metadata"]["name"] for found in world.server.list("namespaces")]
+    namespaces = [cells["metadata"]["name"] for cells in world.server.list("namespaces")]
     assert {A, B, SYSTEM, "default", "kube-system"} <= set(namespaces)
     allowed = [
         (verb, namespace, name)
@@ -180,7 +180,7 @@ def test_the_operator_can_do_nothing_to_secrets(world: World) -> None:
 @pytest.mark.parametrize(
     ("verb", "resource", "group", "expected"),
     [
-        ("create", "rayjobs", "ray.io", True),  # what shows that the question is right
+        ("create", "rayjobs", "ray.io", True),  # this shows that the review works
         ("patch", "promptinternjobs/status", "promptintern.dev", True),
         ("create", "pods", "", False),
         ("create", "pods/exec", "", False),
@@ -193,11 +193,13 @@ def test_the_operator_can_do_nothing_to_secrets(world: World) -> None:
         ("escalate", "roles", RBAC, False),
     ],
 )
-def test_ways_around(world: World, verb: str, resource: str, group: str, expected: bool) -> None:
+def test_the_operator_cannot_reach_secrets_indirectly(
+    world: World, verb: str, resource: str, group: str, expected: bool
+) -> None:
     assert world.allows(OPERATOR, verb, resource, group=group, namespace=A) is expected
 
 
-def test_the_operator_cannot_grant_what_it_has_not(world: World) -> None:
+def test_the_operator_cannot_grant_rights_that_it_lacks(world: World) -> None:
     role = {
         "apiVersion": f"{RBAC}/v1",
         "kind": "Role",

@@ -1,4 +1,4 @@
-"""Whose keys open which bucket, on a real S3 server with an account for each team; `pytest -s` prints the table."""
+"""Which keys open which bucket, on a real S3 server with an account per team; `pytest -s` prints the table."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ REQUESTS: dict[str, Request] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """A server and its clients."""
+    """A storage server and its clients."""
 
     clients: dict[str, Any]
     buckets: dict[str, str]
@@ -78,7 +78,7 @@ def _client(store: ObjectStore, tenant: Tenant | None) -> Any:
 
 
 def answer(client: Any, request: Request, bucket: str) -> str:
-    """`allowed` or `denied`; anything else is an error."""
+    """Send ``request`` and return `allowed` or `denied`; any other response is an error."""
     try:
         request(client, bucket)
     except ClientError as error:
@@ -95,7 +95,7 @@ OWN = {("team-a", "team-a"), ("team-b", "team-b")}
 
 
 def test_the_matrix(stores: Stores) -> None:
-    found = {
+    cells = {
         (who, team, what): answer(client, request, bucket)
         for who, client in stores.clients.items()
         for team, bucket in stores.buckets.items()
@@ -104,11 +104,11 @@ def test_the_matrix(stores: Stores) -> None:
     print(f"\n{'keys':10}{'bucket':10}" + "".join(f"{what:12}" for what in REQUESTS))
     for who in stores.clients:
         for team in stores.buckets:
-            print(f"{who:10}{team:10}" + "".join(f"{found[who, team, what]:12}" for what in REQUESTS))
-    assert found == {cell: "allowed" if cell[:2] in OWN else "denied" for cell in found}
+            print(f"{who:10}{team:10}" + "".join(f"{cells[who, team, what]:12}" for what in REQUESTS))
+    assert cells == {cell: "allowed" if cell[:2] in OWN else "denied" for cell in cells}
 
 
-def test_what_was_denied_left_nothing(stores: Stores) -> None:
+def test_denied_requests_changed_nothing(stores: Stores) -> None:
     for team, bucket in stores.buckets.items():
         assert (
             answer(stores.clients["team-b" if team == "team-a" else "team-a"], REQUESTS["overwrite"], bucket)

@@ -1,4 +1,4 @@
-"""What the chart gives the operator: its rights and its environment. Only the pod is missing."""
+"""The operator's rights and environment from the chart; only the pod is missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class Release:
     """An installed chart."""
 
     kubeconfig: Path
-    """Of its ServiceAccount."""
+    """The kubeconfig of the operator's ServiceAccount."""
     environment: dict[str, str]
 
 
@@ -38,7 +38,7 @@ def install_crd(requests: Requests, file: Path) -> None:
         try:
             return requests.find(path) is not None
         except Refused as error:
-            if error.status == 429:  # its storage is being made
+            if error.status == 429:  # its storage is being initialized
                 return False
             raise
 
@@ -46,7 +46,7 @@ def install_crd(requests: Requests, file: Path) -> None:
 
 
 def install(server: ApiServer, requests: Requests, *values: str) -> Release:
-    """Install the chart's objects, our CRD, and KubeRay's of RayJobs."""
+    """Install the chart's objects, our CRD, and KubeRay's CRD of RayJobs."""
     install_crd(requests, CRD)
     install_crd(requests, programs.ray_jobs_crd())
     sets = [word for value in ("crds.install=false", *values) for word in ("--set", value)]
@@ -67,7 +67,7 @@ def install(server: ApiServer, requests: Requests, *values: str) -> Release:
 
 
 def create_namespace(requests: Requests, prefix: str = "team") -> str:
-    """A new namespace's name."""
+    """Create a namespace and return its name."""
     name = f"{prefix}-{uuid4().hex[:6]}"
     requests.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     return name

@@ -11,26 +11,26 @@ from tests.integration.operator.process import Operator
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """An API server of these tests' own, which is stopped at will. Each file ends the operators that it starts."""
+    """A separate API server for these tests, which they may stop. Each file ends the operators that it starts."""
     try:
-        with place_in(tmp_path_factory.mktemp("operator")) as made:
-            yield made
+        with place_in(tmp_path_factory.mktemp("operator")) as place:
+            yield place
     except NoCluster as missing:
         pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="module")
 def operator(place: Place) -> Iterator[Operator]:
-    """One for all tests of a file; it ends well, and has met nothing unforeseen."""
-    found = place.operator()
-    found.start()
-    found.wait_until_leading(40)
-    yield found
-    assert found.stop() == 0
-    assert not [line for line in found.text().splitlines() if "Traceback" in line]
+    """One operator for all tests of a file; it must exit cleanly, without an unexpected error."""
+    process = place.operator()
+    process.start()
+    process.wait_until_leading(40)
+    yield process
+    assert process.stop() == 0
+    assert not [line for line in process.text().splitlines() if "Traceback" in line]
 
 
 @pytest.fixture
 def team(place: Place) -> Tenant:
-    """A namespace of this test's own."""
+    """A separate namespace for this test."""
     return place.namespace()

@@ -1,7 +1,7 @@
-"""A small KubeRay, with a kubelet, a Job controller and a garbage collector: it moves what it sees through its life.
+"""A small KubeRay with a kubelet, a Job controller and a garbage collector, which moves objects through their lives.
 
-It knows what the operator can tell: labels, statuses, the order in which they change, finalizers. Nothing runs. As by
-KubeRay's default, one RayJob at a time gets on.
+It models what the operator can observe: labels, statuses, the order in which they change, finalizers. Nothing runs.
+Like KubeRay by default, it handles one RayJob at a time.
 """
 
 import asyncio
@@ -41,41 +41,41 @@ _ENDINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Life:
-    """How an attempt goes."""
+    """The course of an attempt."""
 
     starting: float = 0.05
     """Seconds until the cluster is up."""
     running: float = 0.1
     ends: str = "succeeds"
-    """succeeds, crashes, refuses; ``invalid`` if KubeRay takes the RayJob for invalid; ``never``."""
+    """succeeds, crashes, refuses; ``invalid`` if KubeRay rejects the RayJob; ``never``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """How a preflight goes."""
+    """The course of a preflight."""
 
     seconds: float = 0.0
     findings: str | None = None
-    """What is wrong, as `promptintern validate` leaves it."""
+    """The findings, as `promptintern validate` reports them; None if there are none."""
 
 
 class FakeKubeRay:
-    """Works in a thread of its own while in its context."""
+    """A context manager that runs KubeRay in a separate thread."""
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
         self.lives: dict[str, Life] = {}
-        """By the name of the RayJob; others have a ``Life()``."""
+        """The life of each attempt, by the name of its RayJob; others have ``usual_life``."""
         self.checks: dict[str, Check] = {}
-        """By the name of the preflight Job."""
+        """The course of each preflight, by the name of its Job."""
         self.usual_life = Life()
         self.seen_at: dict[tuple[str, str, str], float] = {}
-        """When each RayJob and preflight was first seen, by kind, namespace and name (monotonic)."""
+        """The time at which each RayJob and preflight was first seen, by kind, namespace and name (monotonic)."""
         self.checked_at: dict[tuple[str, str], float] = {}
-        """When the preflight of a job ended, by namespace and job."""
+        """The time at which the preflight of a job ended, by namespace and job."""
         self.ended: set[tuple[str, str]] = set()
         """Jobs that have a completion time, by namespace and name."""
         self.ray_jobs: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-        """Uids of all RayJobs that there ever were, by namespace and name."""
+        """Uids of all RayJobs that ever existed, by namespace and name."""
         self.counts: Counter[str] = Counter()
         """Changes that were seen or made, by kind."""
         self.requests = 0
@@ -87,7 +87,7 @@ class FakeKubeRay:
         self._working = asyncio.Event()
         self._working.set()
         self._turn = asyncio.Lock()
-        """Of the RayJob that gets on."""
+        """Held by the RayJob that is being handled."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="KubeRay", daemon=True)
 
@@ -104,11 +104,11 @@ class FakeKubeRay:
         self._loop.close()
 
     def stop(self) -> None:
-        """KubeRay and all others stand still until ``go_on``."""
+        """Stop KubeRay and all other controllers until ``go_on``."""
         self._loop.call_soon_threadsafe(self._working.clear)
 
     def go_on(self) -> None:
-        """After ``stop``."""
+        """Continue after ``stop``."""
         self._loop.call_soon_threadsafe(self._working.set)
 
     # Watching
@@ -140,17 +140,17 @@ class FakeKubeRay:
             await asyncio.sleep(0.3)
 
     async def _changes(self, path: str) -> AsyncIterator[tuple[str, Body]]:
-        """Listing, then changes; what went away unseen is DELETED too."""
-        known = self._alive.setdefault(path, {})
+        """Yield a listing, then changes. An object that was deleted unseen is reported as DELETED too."""
+        alive = self._alive.setdefault(path, {})
         async with self._session.get(self._url + path, timeout=aiohttp.ClientTimeout(total=30)) as answer:
             if answer.status != 200:
                 raise aiohttp.ClientConnectionError(str(answer.status))
             listing = await answer.json()
         listed = {item["metadata"]["uid"]: item for item in listing["items"]}
-        for uid in [uid for uid in known if uid not in listed]:
-            yield "DELETED", known.pop(uid)
+        for uid in [uid for uid in alive if uid not in listed]:
+            yield "DELETED", alive.pop(uid)
         for uid, item in listed.items():
-            known[uid] = item
+            alive[uid] = item
             yield "ADDED", item
         query = f"?watch=true&resourceVersion={listing['metadata']['resourceVersion']}"
         forever = aiohttp.ClientTimeout(total=None, sock_read=30)
@@ -161,9 +161,9 @@ class FakeKubeRay:
                 if change["type"] == "ERROR":
                     return
                 if change["type"] == "DELETED":
-                    known.pop(item["metadata"]["uid"], None)
+                    alive.pop(item["metadata"]["uid"], None)
                 else:
-                    known[item["metadata"]["uid"]] = item
+                    alive[item["metadata"]["uid"]] = item
                 yield change["type"], item
 
     def _begin(self, uid: str, work: Coroutine[Any, Any, None]) -> None:
@@ -179,7 +179,7 @@ class FakeKubeRay:
         task.add_done_callback(lambda done: self._tasks.pop(uid) if self._tasks.get(uid) is done else None)
 
     async def _ask(self, method: str, path: str, body: Body | None = None, kind: str = "application/json") -> Body:
-        """Ask until there is an answer; one that says not found or already there is {}."""
+        """Send a request until the server responds; return {} for not found and already exists."""
         while True:
             await self._working.wait()
             self.requests += 1
@@ -191,13 +191,13 @@ class FakeKubeRay:
                     headers={"Content-Type": kind},
                     timeout=aiohttp.ClientTimeout(total=30),
                 ) as answer:
-                    found = await answer.json(content_type=None)
+                    content = await answer.json(content_type=None)
                     if answer.status < 300:
-                        return dict(found)
+                        return dict(content)
                     if answer.status in (404, 409):
                         return {}
                     if answer.status < 500 and answer.status != 429:
-                        raise RuntimeError(f"{method} {path}: {found.get('message')}")
+                        raise RuntimeError(f"{method} {path}: {content.get('message')}")
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
                 pass
             await asyncio.sleep(0.2)
@@ -250,7 +250,7 @@ class FakeKubeRay:
         await self.finish(item, life.ends)
 
     async def finish(self, item: Body, ends: str) -> None:
-        """The driver of a RayJob ended; its cluster goes."""
+        """End the driver of a RayJob, and remove its cluster."""
         async with self._turn:
             await self._set_status(_at(RAY_JOBS, item), {"endTime": _now(), **_ENDINGS[ends]})
         await self._delete_pods(item)
@@ -272,8 +272,8 @@ class FakeKubeRay:
             "spec": template["spec"],
         }
         self.counts["pods"] += 1
-        made = await self._ask("POST", PODS.format(meta["namespace"]), body)
-        return made or await self._ask("GET", f"{PODS.format(meta['namespace'])}/{name}")
+        pod = await self._ask("POST", PODS.format(meta["namespace"]), body)
+        return pod or await self._ask("GET", f"{PODS.format(meta['namespace'])}/{name}")
 
     async def _run_pod(self, pod: Body) -> None:
         containers = pod["spec"]["containers"]

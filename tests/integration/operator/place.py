@@ -1,6 +1,6 @@
-"""Where these tests play: an API server with the chart, a small KubeRay, and operators."""
+"""The environment of these tests: an API server with the chart, a small KubeRay, and operators."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.unit.api.documents import small_job, with_changes
 
 
 class Place:
-    """One for each file of tests."""
+    """The environment of one file of tests."""
 
     def __init__(
         self, server: ApiServer, release: Release, kuberay: FakeKubeRay, requests: Requests, folder: Path
@@ -28,10 +28,10 @@ class Place:
         self._operators: list[Operator] = []
 
     def operator(self, name: str = "operator-0", **settings: object) -> Operator:
-        """An operator that is not started yet; it ends with the place."""
-        found = Operator(self.release, self._folder, name, **({"retry_seconds": 0.5} | settings))
-        self._operators.append(found)
-        return found
+        """Return an operator that is not started yet; it ends with the place."""
+        operator = Operator(self.release, self._folder, name, **({"retry_seconds": 0.5} | settings))
+        self._operators.append(operator)
+        return operator
 
     def end_operators(self) -> None:
         for each in self._operators:
@@ -39,7 +39,7 @@ class Place:
         self._operators.clear()
 
     def namespace(self) -> "Tenant":
-        """A new namespace."""
+        """Create a namespace."""
         return Tenant(self, create_namespace(self.requests))
 
 
@@ -51,7 +51,7 @@ class Tenant:
         self.name = name
 
     def submit(self, job: str, *lives: Life, labels: dict[str, str] | None = None, **spec: Any) -> None:
-        """Create a job; ``lives`` are those of its attempts."""
+        """Create a job; ``lives`` are the lives of its attempts."""
         for number, life in enumerate(lives, start=1):
             self._place.kuberay.lives[f"{job}-a{number}"] = life
         document = with_changes(small_job(), {f"spec.{path.replace('__', '.')}": value for path, value in spec.items()})
@@ -62,67 +62,68 @@ class Tenant:
         return f"{JOBS.format(self.name)}/{job}"
 
     def find(self, job: str) -> Body | None:
-        """The job, None once it is gone."""
+        """Return the job, or None once it is gone."""
         return self._requests.find(self.path(job))
 
     def status(self, job: str) -> Body:
         return dict((self.find(job) or {}).get("status") or {})
 
     def change(self, job: str, **spec: Any) -> None:
-        """What a user does with `kubectl apply`."""
+        """Change the spec, as a user does with `kubectl apply`."""
         self._requests.merge(self.path(job), {"spec": spec})
 
     def delete(self, job: str) -> None:
         self._requests.ask("DELETE", self.path(job))
 
     def wait(self, job: str, phase: str, seconds: float = 30) -> Body:
-        """The job's status once it is in ``phase``."""
+        """Wait for ``phase`` and return the job's status."""
 
-        def there() -> Body | None:
+        def in_phase() -> Body | None:
             status = self.status(job)
             return status if status.get("phase") == phase else None
 
         try:
-            return wait_for(there, seconds, f"{job} to be {phase}") or {}
+            return wait_for(in_phase, seconds, f"{job} to be {phase}") or {}
         except TimeoutError as error:
             raise TimeoutError(f"{error}\nstatus: {self.status(job)}") from None
 
     def condition(self, job: str, kind: str) -> tuple[str, str, str]:
-        """Status, reason and message."""
-        found = [c for c in self.status(job).get("conditions", []) if c["type"] == kind]
-        return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("", "", "")
+        """Return status, reason and message of a condition."""
+        conditions = [c for c in self.status(job).get("conditions", []) if c["type"] == kind]
+        return (
+            (conditions[0]["status"], conditions[0]["reason"], conditions[0]["message"]) if conditions else ("", "", "")
+        )
 
     def wait_for_condition(self, job: str, kind: str, reason: str, seconds: float = 30) -> str:
-        """The condition's message once its reason is ``reason``."""
+        """Wait until the condition's reason is ``reason`` and return its message."""
         wait_for(lambda: self.condition(job, kind)[1] == reason, seconds, f"{job}: {kind} to be {reason}")
         return self.condition(job, kind)[2]
 
     def ray_jobs(self) -> list[str]:
-        """Names of the RayJobs that are there."""
+        """Return the names of the existing RayJobs."""
         return sorted(item["metadata"]["name"] for item in self._requests.items(RAY_JOBS.format(self.name)))
 
-    def told(self, job: str) -> list[tuple[str, str]]:
-        """Reason and note of the job's Events, in their order."""
+    def events(self, job: str) -> list[tuple[str, str]]:
+        """Return reason and note of the job's Events, in order."""
         items = [e for e in self._requests.items(EVENTS.format(self.name)) if e["regarding"]["name"] == job]
         return [(e["reason"], e["note"]) for e in sorted(items, key=lambda each: str(each["eventTime"]))]
 
     def attempts(self, job: str) -> list[str]:
-        """How the job's attempts ended."""
+        """Return the outcomes of the job's attempts."""
         return [attempt.get("outcome", "") for attempt in self.status(job).get("attempts", [])]
 
-    def made(self, job: str) -> dict[str, int]:
-        """How many RayJobs there ever were for each attempt."""
-        found: Callable[[str], bool] = lambda name: name.startswith(f"{job}-a")  # noqa: E731
+    def created_ray_jobs(self, job: str) -> dict[str, int]:
+        """Count the RayJobs that were ever created for each attempt."""
         return {
             name: len(uids)
             for (ns, name), uids in self._place.kuberay.ray_jobs.items()
-            if ns == self.name and found(name)
+            if ns == self.name and name.startswith(f"{job}-a")
         }
 
 
 @contextmanager
 def place_in(folder: Path, *namespaces: str) -> Iterator[Place]:
-    """A place below ``folder``, whose chart serves these namespaces, which are made; the whole cluster without any."""
+    """Create a place below ``folder`` whose chart serves ``namespaces``, which are created, or the whole cluster."""
     with ApiServer(folder / "api") as server:
         context = administrator(server)
         requests = Requests(server.url, context)
@@ -135,9 +136,9 @@ def place_in(folder: Path, *namespaces: str) -> Iterator[Place]:
             *(f"namespaces[{index}]={name}" for index, name in enumerate(namespaces)),
         )
         with FakeKubeRay(server.url, context) as fake:
-            made = Place(server, release, fake, requests, folder)
+            place = Place(server, release, fake, requests, folder)
             try:
-                yield made
+                yield place
             finally:
-                made.end_operators()
+                place.end_operators()
         assert not fake.problems, fake.problems

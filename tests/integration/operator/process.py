@@ -1,4 +1,4 @@
-"""The operator as a process of this machine."""
+"""The operator as a local process."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PROGRAM = Path(sys.executable).with_name("promptintern-operator")
 
 
 class Operator:
-    """One replica. It may be started again after it ended."""
+    """One replica, which can be started again after it ended."""
 
     def __init__(self, release: Release, folder: Path, name: str = "operator-0", **settings: object) -> None:
         """``settings`` are fields of the operator's settings that differ from the chart's."""
@@ -43,7 +43,7 @@ class Operator:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; it need not lead yet."""
+        """Start it, without waiting until it leads."""
         assert not self.alive
         with self.log_file.open("ab") as log:
             self._process = guard.start([str(PROGRAM)], env=self._environment, stdout=log, stderr=log, cwd="/")
@@ -62,21 +62,21 @@ class Operator:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it, as a power cut would."""
         if self.alive:
             self.process.kill()
         if self._process is not None:
             self._process.wait(10)
 
     def stop(self, seconds: float = 20) -> int:
-        """End it in order; its exit status."""
+        """Terminate it and return its exit status."""
         self.process.terminate()
         return self.process.wait(seconds)
 
-    # What it says
+    # Its output
 
     def probe(self, path: str = "/healthz") -> int:
-        """A probe's HTTP status, 0 without an answer."""
+        """Return the HTTP status of a probe, or 0 without a response."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._probes}{path}", timeout=2) as answer:
                 return int(answer.status)
@@ -86,7 +86,7 @@ class Operator:
             return 0
 
     def metrics(self) -> dict[tuple[str, ...], float]:
-        """Every sample, by name and values of labels; empty without an answer."""
+        """Return every sample, by name and label values; empty without a response."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/metrics", timeout=5) as answer:
                 text = answer.read().decode()
@@ -96,7 +96,7 @@ class Operator:
         return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
 
     def total(self, name: str) -> float:
-        """Sum of a series over its labels."""
+        """Return the sum of a series over its labels."""
         return sum(value for key, value in self.metrics().items() if key[0] == name)
 
     @property
@@ -104,10 +104,10 @@ class Operator:
         return self.alive and self.total("promptintern_leader") == 1
 
     def wait_until_leading(self, seconds: float = 30) -> None:
-        """Wait for it.
+        """Wait until it leads.
 
         Raises:
-            TimeoutError: with the end of its log.
+            TimeoutError: if it does not, with the end of its log.
         """
         try:
             wait_for(lambda: self.leads, seconds, f"{self.name} to lead")
@@ -115,29 +115,29 @@ class Operator:
             raise TimeoutError(f"{error}\n{self.text()[-3000:]}") from None
 
     def text(self) -> str:
-        """All of its output so far."""
+        """Return all of its output so far."""
         return self.log_file.read_text(errors="replace")
 
-    def said(self, event: str) -> list[dict[str, Any]]:
-        """The lines of its log about ``event``."""
+    def log_lines(self, event: str) -> list[dict[str, Any]]:
+        """Return the log lines with the event ``event``."""
         lines = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == event]
 
-    # What it takes
+    # Its resource usage
 
     @property
     def rss_mib(self) -> float:
-        """Resident set."""
+        """The resident set size in MiB."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time so far."""
+        """The CPU time so far, in seconds."""
         return cpu_seconds(self.process.pid)
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far."""
+    """Return the CPU time of a process so far, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

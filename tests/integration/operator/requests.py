@@ -1,4 +1,4 @@
-"""Requests to the API server as its administrator, without a process for each."""
+"""Requests to the API server as its administrator, without a process per request."""
 
 import json
 import ssl
@@ -26,11 +26,11 @@ CHILDREN = (
     "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
     "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
 )
-"""Whatever belongs to a job."""
+"""The kinds of a job's dependents."""
 
 
 class Refused(Exception):  # noqa: N818 -- reads as what happened
-    """The API server's answer, if it is no."""
+    """The API server's refusal."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status} {message}")
@@ -38,7 +38,7 @@ class Refused(Exception):  # noqa: N818 -- reads as what happened
 
 
 def administrator(server: ApiServer) -> ssl.SSLContext:
-    """How the administrator shows who it is."""
+    """Return an SSL context with the administrator's certificate."""
     authority = server.control_plane.authority
     pair = authority.issue("client-tests", user="tests", groups=["system:masters"])
     context = ssl.create_default_context(cafile=str(authority.own.certificate))
@@ -47,7 +47,7 @@ def administrator(server: ApiServer) -> ssl.SSLContext:
 
 
 class Requests:
-    """Paths are those above, without the server."""
+    """A client that takes the paths above, without the server."""
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
         self._url, self._context = url, context
@@ -55,7 +55,7 @@ class Requests:
     def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, kind: str = "application/json"
     ) -> Body:
-        """One request.
+        """Send one request and return the response.
 
         Raises:
             Refused: if the answer is an error.
@@ -72,7 +72,7 @@ class Requests:
             raise Refused(error.code, str(message)) from None
 
     def find(self, path: str) -> Body | None:
-        """The object, or None if there is none."""
+        """Return the object, or None if it does not exist."""
         try:
             return self.ask("GET", path)
         except Refused as error:
@@ -81,9 +81,9 @@ class Requests:
             raise
 
     def items(self, path: str, selector: str = "") -> list[Body]:
-        """A listing; empty if the kind is not served."""
-        found = self.find(f"{path}?labelSelector={selector}")
-        return list(found["items"]) if found else []
+        """Return a listing, which is empty if the kind is not served."""
+        listing = self.find(f"{path}?labelSelector={selector}")
+        return list(listing["items"]) if listing else []
 
     def merge(self, path: str, patch: Mapping[str, Any]) -> Body:
         """Merge ``patch`` into the object."""

@@ -21,7 +21,7 @@ def test_to_success(place: Place, team: Tenant) -> None:
     team.submit("good", Life(starting=0.5, running=0.5), compute__workers=2)
     status = team.wait("good", "Succeeded")
 
-    assert team.made("good") == {"good-a1": 1}
+    assert team.created_ray_jobs("good") == {"good-a1": 1}
     assert [(a["number"], a["outcome"], a["headPods"]) for a in status["attempts"]] == [(1, "Succeeded", 1)]
     assert status["observedGeneration"] == 1 and status["startTime"] <= status["completionTime"]
     assert {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]} == {
@@ -32,15 +32,15 @@ def test_to_success(place: Place, team: Tenant) -> None:
     }
     assert "currentHeadPodUID" not in status
     # Kopf wrote nothing, and nothing keeps the job from being deleted.
-    found = team.find("good")
-    assert found is not None
-    assert not {"annotations", "finalizers"} & set(found["metadata"])
-    assert {entry["manager"] for entry in found["metadata"]["managedFields"]} <= {
+    job = team.find("good")
+    assert job is not None
+    assert not {"annotations", "finalizers"} & set(job["metadata"])
+    assert {entry["manager"] for entry in job["metadata"]["managedFields"]} <= {
         "promptintern-operator",
         "Python-urllib",
     }
-    # Each child says whose it is, and goes with the job.
-    uid = found["metadata"]["uid"]
+    # Each dependent names its owner, and is deleted with the job.
+    uid = job["metadata"]["uid"]
     for kind in CHILDREN:
         for child in place.requests.items(kind.format(team.name), f"promptintern.dev/job-uid={uid}"):
             if kind != PODS:
@@ -48,9 +48,9 @@ def test_to_success(place: Place, team: Tenant) -> None:
     wait_for(lambda: not place.requests.items(PREFLIGHTS.format(team.name)), 10, "the check to be removed")
 
 
-def test_each_transition_is_told_once(team: Tenant) -> None:
-    team.submit("told", Life(starting=0.6, running=2))
-    team.wait("told", "Succeeded")
+def test_each_transition_is_one_event(team: Tenant) -> None:
+    team.submit("recorded", Life(starting=0.6, running=2))
+    team.wait("recorded", "Succeeded")
     expected = {
         "Checking": 1,
         "Valid": 1,
@@ -60,8 +60,8 @@ def test_each_transition_is_told_once(team: Tenant) -> None:
         "Succeeded": 1,
         "Ended": 1,
     }
-    wait_for(lambda: Counter(reason for reason, _ in team.told("told")) == expected, 10, "all Events")
-    order = [reason for reason, _ in team.told("told")]
+    wait_for(lambda: Counter(reason for reason, _ in team.events("recorded")) == expected, 10, "all Events")
+    order = [reason for reason, _ in team.events("recorded")]
     assert order[:2] == ["Checking", "Valid"]
     assert order.index("Running") < order.index("Succeeded")
 
@@ -95,7 +95,7 @@ def test_no_change_after_acceptance(team: Tenant) -> None:
         team.change("firm", data={"train": {"uri": "s3://rows/other.jsonl"}})
     assert refused.value.status == 422
     team.change("firm", retries={"application": 3}, ttlSecondsAfterFinished=60)
-    assert team.made("firm") == {"firm-a1": 1}
+    assert team.created_ray_jobs("firm") == {"firm-a1": 1}
     team.delete("firm")
 
 
@@ -109,7 +109,7 @@ def test_suspend_resume_delete(place: Place, team: Tenant) -> None:
     team.change("pause", suspend=False)
     status = team.wait("pause", "Training")
     assert status["rayJobName"] == "pause-a2" and status["currentHeadPodUID"] != head
-    assert team.made("pause") == {"pause-a1": 1, "pause-a2": 1}
+    assert team.created_ray_jobs("pause") == {"pause-a1": 1, "pause-a2": 1}
 
     team.delete("pause")
     nothing_left = lambda: not any(place.requests.items(kind.format(team.name)) for kind in CHILDREN)  # noqa: E731
@@ -122,8 +122,10 @@ def test_kuberay_stands_still_while_suspending(place: Place, team: Tenant) -> No
     place.kuberay.stop()
     try:
         team.change("held", suspend=True)
-        said = team.wait_for_condition("held", "Suspended", "Saving")
-        wait_for(lambda: "KubeRay must be running" in team.condition("held", "Suspended")[2], 10, f"more than: {said}")
+        message = team.wait_for_condition("held", "Suspended", "Saving")
+        wait_for(
+            lambda: "KubeRay must be running" in team.condition("held", "Suspended")[2], 10, f"more than: {message}"
+        )
         assert team.ray_jobs() == ["held-a1"]
     finally:
         place.kuberay.go_on()
@@ -131,7 +133,7 @@ def test_kuberay_stands_still_while_suspending(place: Place, team: Tenant) -> No
     assert team.ray_jobs() == []
 
 
-def test_time_after_the_end(team: Tenant) -> None:
+def test_ttl_after_the_end(team: Tenant) -> None:
     team.submit("brief", Life(), ttlSecondsAfterFinished=1)
     team.wait("brief", "Succeeded")
     wait_for(lambda: team.find("brief") is None, 15, "it to be deleted")
@@ -146,7 +148,7 @@ def test_deadline(team: Tenant) -> None:
     wait_for(lambda: team.ray_jobs() == [], 15, "its RayJob to go")
 
 
-def test_what_kuberay_takes_for_invalid(team: Tenant) -> None:
+def test_a_ray_job_that_kuberay_rejects(team: Tenant) -> None:
     team.submit("invalid", Life(ends="invalid"))
     team.wait("invalid", "Failed")
     status, _, message = team.condition("invalid", "Failed")
@@ -154,7 +156,7 @@ def test_what_kuberay_takes_for_invalid(team: Tenant) -> None:
     wait_for(lambda: team.ray_jobs() == [], 15, "its RayJob to go")
 
 
-def test_tried_again_within_the_budget(team: Tenant) -> None:
+def test_retries_within_the_budget(team: Tenant) -> None:
     team.submit("shaky", Life(ends="crashes"), Life())
     team.wait("shaky", "Succeeded")
     assert team.attempts("shaky") == ["Application", "Succeeded"]
@@ -175,8 +177,8 @@ def test_a_queue_without_kueue(team: Tenant) -> None:
     team.delete("queued")
 
 
-def test_the_same_name_again(team: Tenant) -> None:
-    """A job that is deleted and created at once: what belonged to the first is in the way for a moment."""
+def test_a_job_recreated_under_the_same_name(team: Tenant) -> None:
+    """The job is deleted and created at once, so the dependents of the first are in the way for a moment."""
     team.submit("again", FOR_EVER)
     team.wait("again", "Training")
     first = team.find("again")

@@ -1,4 +1,4 @@
-"""An operator that is limited to namespaces, one of which goes and comes back."""
+"""An operator that is limited to namespaces, one of which it loses and regains."""
 
 import time
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from tests.integration.operator.requests import Body
 
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings"
 KOPF_GIVES_UP_SECONDS = 54 + 6
-"""After all its tries, and a little."""
+"""The time of all its tries, and a margin."""
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Tenant, Tenant]]:
-    """A place whose chart serves two namespaces only."""
+    """A place whose chart serves only two namespaces."""
     try:
         with place_in(tmp_path_factory.mktemp("limited"), "team-a", "team-b") as place:
             yield place, Tenant(place, "team-a"), Tenant(place, "team-b")
@@ -27,28 +27,28 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, T
 
 
 def take_rights(place: Place, namespace: str) -> list[Body]:
-    """What happens first when a namespace is deleted, or somebody removes the Role; gives what was there."""
-    found = place.requests.items(BINDINGS.format(namespace))
-    for each in found:
-        place.requests.ask("DELETE", f"{BINDINGS.format(namespace)}/{each['metadata']['name']}")
-    assert found
-    return found
+    """Delete the RoleBindings of a namespace, as happens first when it is deleted, and return them."""
+    bindings = place.requests.items(BINDINGS.format(namespace))
+    for binding in bindings:
+        place.requests.ask("DELETE", f"{BINDINGS.format(namespace)}/{binding['metadata']['name']}")
+    assert bindings
+    return bindings
 
 
 def give_rights(place: Place, namespace: str, bindings: list[Body]) -> None:
-    for each in bindings:
-        meta = {"name": each["metadata"]["name"], "namespace": namespace}
-        made = {key: each[key] for key in ("roleRef", "subjects")}
-        place.requests.ask("POST", BINDINGS.format(namespace), {"metadata": meta, **made})
+    for binding in bindings:
+        meta = {"name": binding["metadata"]["name"], "namespace": namespace}
+        content = {key: binding[key] for key in ("roleRef", "subjects")}
+        place.requests.ask("POST", BINDINGS.format(namespace), {"metadata": meta, **content})
 
 
-def test_a_namespace_that_goes_takes_nobody_along(limited: tuple[Place, Tenant, Tenant]) -> None:
+def test_a_lost_namespace_does_not_affect_the_others(limited: tuple[Place, Tenant, Tenant]) -> None:
     place, stays, goes = limited
     operator = place.operator("limited")
     operator.start()
     operator.wait_until_leading(40)
     stays.submit("first", Life())
-    stays.wait("first", "Succeeded", 40)  # sooner than Kopf would give up to list namespaces, which it may not
+    stays.wait("first", "Succeeded", 40)  # before Kopf would give up listing namespaces, which is forbidden
     operator.kill()
 
     bindings = take_rights(place, goes.name)
@@ -66,12 +66,12 @@ def test_a_namespace_that_goes_takes_nobody_along(limited: tuple[Place, Tenant, 
 
     give_rights(place, goes.name, bindings)
     goes.wait("waits", "Succeeded", KOPF_GIVES_UP_SECONDS + 20)
-    assert len(operator.said("leading")) == 2, "once after each start"
+    assert len(operator.log_lines("leading")) == 2, "once after each start"
     assert operator.stop() == 0
     assert "Traceback" not in operator.text()
 
 
-def test_jobs_elsewhere_are_nobodys(limited: tuple[Place, Tenant, Tenant]) -> None:
+def test_jobs_in_other_namespaces_are_ignored(limited: tuple[Place, Tenant, Tenant]) -> None:
     place, stays, _ = limited
     operator = place.operator("limited-again")
     operator.start()

@@ -1,4 +1,4 @@
-"""Two replicas: one works, the other follows it."""
+"""Two replicas: one works, and the other takes over."""
 
 import signal
 import time
@@ -24,12 +24,12 @@ def replicas(place: Place) -> Iterator[tuple[Operator, Operator]]:
     wait_for(lambda: second.probe("/readyz") == 200, 30, "the second to be ready")
     yield first, second
     place.end_operators()
-    # Whoever comes next must not wait for this lease.
+    # The next test must not wait for this lease.
     place.server.delete("lease", "promptintern", "promptintern-system")
 
 
 def led_at(operator: Operator) -> float:
-    """When it began to lead."""
+    """Wait until the operator leads and return the time."""
     wait_for(lambda: operator.leads, 40, f"{operator.name} to lead")
     return time.monotonic()
 
@@ -39,7 +39,7 @@ def test_one_leads(replicas: tuple[Operator, Operator], team: Tenant) -> None:
     team.submit("one")
     team.wait("one", "Succeeded")
     assert first.leads and not second.leads
-    assert second.total("promptintern_api_requests_total") == 0 and not second.said("action")
+    assert second.total("promptintern_api_requests_total") == 0 and not second.log_lines("action")
     assert second.probe("/healthz") == 200
 
     team.submit("over", Life(running=6))
@@ -51,7 +51,7 @@ def test_one_leads(replicas: tuple[Operator, Operator], team: Tenant) -> None:
     assert stopped < 4, f"it took {stopped:.1f} s to stop"
     assert handed_over < LEASE, f"it took {handed_over:.1f} s"
     team.wait("over", "Succeeded")
-    assert team.made("over") == {"over-a1": 1}
+    assert team.created_ray_jobs("over") == {"over-a1": 1}
 
 
 def test_killed_leader(replicas: tuple[Operator, Operator], team: Tenant) -> None:
@@ -63,7 +63,7 @@ def test_killed_leader(replicas: tuple[Operator, Operator], team: Tenant) -> Non
     taken = led_at(second) - began
     assert taken < LEASE + 4, f"it took {taken:.1f} s"
     team.wait("left", "Succeeded")
-    assert team.made("left") == {"left-a1": 1} and team.attempts("left") == ["Succeeded"]
+    assert team.created_ray_jobs("left") == {"left-a1": 1} and team.attempts("left") == ["Succeeded"]
 
 
 def test_no_two_lead_while_the_api_server_hangs(
@@ -78,18 +78,18 @@ def test_no_two_lead_while_the_api_server_hangs(
         while time.monotonic() - began < LEASE + 2:
             assert not (first.leads and second.leads)
             time.sleep(0.1)
-        # Its lease is over, and so is its work: before anybody else could have it.
-        assert not first.alive and first.said("the lease was lost; this process ends")
+        # It stopped working when its lease expired, before another replica could take it.
+        assert not first.alive and first.log_lines("the lease was lost; this process ends")
         assert not second.leads
     finally:
         place.server.resume_api_server()
     led_at(second)
     team.wait("hung", "Succeeded")
-    assert team.made("hung") == {"hung-a1": 1}
+    assert team.created_ray_jobs("hung") == {"hung-a1": 1}
 
 
 def test_a_leader_that_slept(replicas: tuple[Operator, Operator], team: Tenant) -> None:
-    """A machine that stood still for longer than the lease: the process finds that it leads no more."""
+    """The machine slept for longer than the lease, and the process notices that it no longer leads."""
     first, second = replicas
     first.signal(signal.SIGSTOP)
     led_at(second)
@@ -97,5 +97,7 @@ def test_a_leader_that_slept(replicas: tuple[Operator, Operator], team: Tenant) 
     team.wait("awake", "Succeeded")
     first.signal(signal.SIGCONT)
     wait_for(lambda: not first.alive, LEASE, "the first to end")
-    assert second.leads and team.made("awake") == {"awake-a1": 1}
-    assert not [line for line in first.said("action") if line["job"] == "awake"], "it did what others do by now"
+    assert second.leads and team.created_ray_jobs("awake") == {"awake-a1": 1}
+    assert not [line for line in first.log_lines("action") if line["job"] == "awake"], (
+        "it did what the other replica does by now"
+    )

@@ -1,4 +1,4 @@
-"""The operator and the API server end and come back at any moment: jobs go on, and nothing is done twice."""
+"""The operator and the API server stop and restart at any moment: jobs go on, and no action is repeated."""
 
 import random
 import signal
@@ -28,11 +28,13 @@ def test_killed_at_random_moments(place: Place, team: Tenant) -> None:
     for n in range(JOBS):
         team.wait(f"job-{n}", "Succeeded", 60)
         assert team.attempts(f"job-{n}") == ["Application", "Succeeded"]
-        assert team.made(f"job-{n}") == {f"job-{n}-a1": 1, f"job-{n}-a2": 1}
-        told = Counter(team.told(f"job-{n}"))
-        # An Event may be lost with the operator; none is told twice, but for what is true of each attempt.
-        often = {each: count for each, count in told.items() if count > 2 or (count > 1 and "attempt" in each[1])}
-        assert not often, often
+        assert team.created_ray_jobs(f"job-{n}") == {f"job-{n}-a1": 1, f"job-{n}-a2": 1}
+        events = Counter(team.events(f"job-{n}"))
+        # An Event may be lost with the operator; none is recorded twice, except those of each attempt.
+        repeated = {
+            event: count for event, count in events.items() if count > 2 or (count > 1 and "attempt" in event[1])
+        }
+        assert not repeated, repeated
     operator.stop()
 
 
@@ -47,17 +49,17 @@ def test_the_api_server_stops_for_ten_seconds(place: Place, team: Tenant) -> Non
     time.sleep(10)
     place.server.start_api_server()
     if not operator.alive:  # it could not renew its lease, so it ended; the kubelet starts it again
-        assert operator.said("the lease was lost; this process ends")
+        assert operator.log_lines("the lease was lost; this process ends")
         operator.start()
     team.submit("after", Life())
     for job in ("before", "checked", "after"):
         team.wait(job, "Succeeded", 60)
-        assert team.made(job) == {f"{job}-a1": 1}
+        assert team.created_ray_jobs(job) == {f"{job}-a1": 1}
     operator.stop()
 
 
 def test_many_jobs_are_taken_over_at_once(place: Place, team: Tenant) -> None:
-    """Kopf's bound on its workers must not be a bound on jobs a second."""
+    """Kopf's limit on its workers must not limit the jobs per second."""
     for n in range(150):
         team.submit(f"many-{n}", suspend=True)
     operator = place.operator()
@@ -72,8 +74,8 @@ def test_many_jobs_are_taken_over_at_once(place: Place, team: Tenant) -> None:
     operator.stop()
 
 
-def test_what_went_away_while_the_operator_slept(place: Place, team: Tenant) -> None:
-    """Objects are deleted while the operator stands still, and the API server is started anew meanwhile."""
+def test_objects_deleted_while_the_operator_was_stopped(place: Place, team: Tenant) -> None:
+    """Objects are deleted while the operator is stopped, and the API server restarts meanwhile."""
     operator = place.operator(leader_election=False)
     operator.start()
     wait_for(lambda: operator.probe() == 200, 40, "the operator")

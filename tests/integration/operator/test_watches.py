@@ -1,4 +1,4 @@
-"""What the operator hears: CRDs that come and go, watches that fall silent, and what it forgets."""
+"""Watches: CRDs that are added and removed, watches that fall silent, and objects that are deleted."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,10 @@ from typing import Any
 
 import kopf
 import pytest
-from promptintern_operator.handlers import kopf_settings, registry_of
+from promptintern_operator.cache import Cache
+from promptintern_operator.handlers import build_registry, kopf_settings
 from promptintern_operator.queue import Workqueue
-from promptintern_operator.store import Store
-from promptintern_operator.watching import listening_session
+from promptintern_operator.watch_health import tracked_session
 
 from tests.cluster import programs
 from tests.cluster.client import wait_for
@@ -28,23 +28,23 @@ SILENCE = 5
 
 @pytest.fixture(scope="module")
 def operator(place: Place) -> Iterator[Operator]:
-    """It lives through all of this file's tests, which are one story."""
+    """One operator for all tests of this file, which build on each other."""
     remove_kuberay(place)
-    found = place.operator("operator-watching", silence_seconds=SILENCE)  # with a log of its own
-    found.start()
-    found.wait_until_leading(40)
-    yield found
-    assert len(found.said("leading")) == 1, "it was never started again"
-    found.stop()
+    process = place.operator("operator-watching", silence_seconds=SILENCE)  # with a separate log
+    process.start()
+    process.wait_until_leading(40)
+    yield process
+    assert len(process.log_lines("leading")) == 1, "it was never restarted"
+    process.stop()
 
 
 @contextmanager
 def heartbeat(requests: Requests, namespace: str) -> Iterator[None]:
-    """Something happens in every watch twice a second, as in a busy cluster, for as long as it is served."""
+    """Cause a change in every watch twice a second, as in a busy cluster."""
     ours = {"app.kubernetes.io/managed-by": "promptintern-operator"}
     meta: dict[str, Any] = {"name": "beat", "namespace": namespace, "labels": ours}
     pod = {"containers": [{"name": "a", "image": "b"}], "restartPolicy": "Never"}
-    made = {
+    bodies = {
         PODS: {"spec": pod},
         PREFLIGHTS: {"spec": {"suspend": True, "template": {"spec": pod}}},
         RAY_JOBS: {
@@ -60,17 +60,19 @@ def heartbeat(requests: Requests, namespace: str) -> Iterator[None]:
         count = 0
         while not over.wait(0.5):
             count += 1
-            for kind, body in made.items():
+            for kind, body in bodies.items():
                 with_meta = body | {"metadata": meta}
                 attempt(lambda k=kind, b=with_meta: requests.ask("POST", k.format(namespace), b))
             annotated = {"metadata": {"annotations": {"beat": str(count)}}}
-            for kind in (*made, JOBS):
+            for kind in (*bodies, JOBS):
                 attempt(lambda k=kind, a=annotated: requests.merge(f"{k.format(namespace)}/beat", a))
             for path, name in paths.items():
                 attempt(lambda p=path, n=name, a=annotated: requests.merge(f"{p}/{n}", a))
 
     def attempt(what: Any) -> None:
-        with contextlib.suppress(Refused, OSError):  # not served, there already, paused: the next beat may go better
+        with contextlib.suppress(
+            Refused, OSError
+        ):  # not served, existing already, or paused: the next beat may succeed
             what()
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -83,21 +85,21 @@ def heartbeat(requests: Requests, namespace: str) -> Iterator[None]:
 
 
 def remove_kuberay(place: Place) -> None:
-    """Remove its CRD, and with it all RayJobs."""
+    """Remove KubeRay's CRD, and with it all RayJobs."""
     place.requests.ask("DELETE", f"{CRDS}/rayjobs.ray.io")
     wait_for(lambda: place.requests.find(f"{CRDS}/rayjobs.ray.io") is None, 30, "the CRD to go")
 
 
 def test_kuberay_comes_later(place: Place, operator: Operator, team: Tenant) -> None:
     team.submit("early", Life())
-    said = team.wait_for_condition("early", "ClusterReady", "KubeRayMissing")
-    assert "KubeRay is not installed" in said
+    message = team.wait_for_condition("early", "ClusterReady", "KubeRayMissing")
+    assert "KubeRay is not installed" in message
     install_crd(place.requests, programs.ray_jobs_crd())
     team.wait("early", "Succeeded", 60)
-    assert team.made("early") == {"early-a1": 1}
+    assert team.created_ray_jobs("early") == {"early-a1": 1}
 
 
-def test_the_crd_goes_while_it_is_watched_and_comes_back(place: Place, operator: Operator, team: Tenant) -> None:
+def test_the_crd_is_removed_while_watched_and_restored(place: Place, operator: Operator, team: Tenant) -> None:
     team.submit("cut", Life(ends="never"), Life())
     team.wait("cut", "Training")
     remove_kuberay(place)
@@ -126,41 +128,43 @@ def test_a_silent_watch_fails_the_probe(place: Place, operator: Operator, team: 
     assert operator.alive
 
 
-def test_what_is_gone_is_forgotten(place: Place, operator: Operator, team: Tenant, monkeypatch: Any) -> None:
-    """The store beside the operator's own: its shelves are empty when the jobs are gone."""
+def test_deleted_jobs_leave_nothing_in_the_cache(
+    place: Place, operator: Operator, team: Tenant, monkeypatch: Any
+) -> None:
+    """A second cache next to the operator's own is empty when the jobs are gone."""
     monkeypatch.setenv("KUBECONFIG", str(place.release.kubeconfig))
-    store = Store()
-    with watching(store):
+    cache = Cache()
+    with watching(cache):
         for n in range(5):
             team.submit(f"short-{n}", Life(running=0.5))
-        wait_for(lambda: sum(key.namespace == team.name for key in store.jobs) == 5, 20, "the jobs to be seen")
+        wait_for(lambda: sum(key.namespace == team.name for key in cache.jobs) == 5, 20, "the jobs to be seen")
         for n in range(5):
             team.wait(f"short-{n}", "Succeeded")
-        assert len(shelved(store)) > 0
+        assert len(cached(cache)) > 0
         for job in place.requests.items(JOBS.replace("/namespaces/{}", "")):
             place.requests.ask("DELETE", f"{JOBS.format(job['metadata']['namespace'])}/{job['metadata']['name']}")
-        wait_for(lambda: not store.jobs and not shelved(store) and not store.ray_job_owners, 20, "all to be forgotten")
+        wait_for(lambda: not cache.jobs and not cached(cache) and not cache.ray_job_owners, 20, "all to be forgotten")
 
 
-def shelved(store: Store) -> list[object]:
-    """Owners of whatever is kept."""
-    shelves = (store.ray_jobs, store.pods, store.preflights, store.workloads)
-    return [owner for shelf in shelves for owner in shelf._views]
+def cached(cache: Cache) -> list[object]:
+    """Return the owners of all cached objects."""
+    object_caches = (cache.ray_jobs, cache.pods, cache.preflights, cache.workloads)
+    return [owner for objects in object_caches for owner in objects._views]
 
 
 @contextmanager
-def watching(store: Store) -> Iterator[None]:
-    """The operator's handlers with ``store``, in a thread of their own. Nothing is reconciled."""
+def watching(cache: Cache) -> Iterator[None]:
+    """Run the operator's handlers with ``cache`` in a separate thread. Nothing is reconciled."""
     stop, ended = threading.Event(), threading.Event()
 
     async def watch() -> None:
-        registry = registry_of(store, Workqueue())
+        registry = build_registry(cache, Workqueue())
 
         @kopf.on.login(registry=registry)
         async def login(**kwargs: Any) -> kopf.AiohttpSession:
             info = kopf.login_with_kubeconfig(**kwargs)
             assert info is not None
-            return listening_session(info)
+            return tracked_session(info)
 
         settings = kopf_settings(limited=False)
         await kopf.operator(

@@ -1,4 +1,4 @@
-"""The chart's policies and Roles on a real API server, in namespaces of their own."""
+"""The chart's policies and Roles on a real API server, in separate namespaces."""
 
 import json
 import ssl
@@ -37,7 +37,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API server said."""
+    """A response of the API server."""
 
     status: int
     message: str
@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass
 class World:
-    """A release of the chart that serves the namespace ``tenant``, and people with tokens."""
+    """A release of the chart that serves the namespace ``tenant``, and users with tokens."""
 
     server: ApiServer
     release_namespace: str
@@ -61,7 +61,7 @@ class World:
     def ask(
         self, who: str, method: str, path: str, body: dict[str, Any] | None = None, content_type: str = JSON
     ) -> Answer:
-        """One request with the token of ``who``: kubectl would ask for more than what is tested."""
+        """Send one request with the token of ``who``; kubectl would send more than the tested one."""
         request = urllib.request.Request(
             f"{self.server.url}{path}",
             method=method,
@@ -72,17 +72,17 @@ class World:
             with urllib.request.urlopen(request, context=self.context, timeout=20) as answer:
                 return Answer(answer.status, "", json.loads(answer.read()))
         except urllib.error.HTTPError as error:
-            found = json.loads(error.read())
-            return Answer(error.code, found.get("message", ""), found)
+            body = json.loads(error.read())
+            return Answer(error.code, body.get("message", ""), body)
 
     def jobs(self, *more: str, namespace: str | None = None) -> str:
-        """A path at the tenant's jobs."""
+        """Return a path below the tenant's jobs."""
         return "/".join(
             (f"/apis/promptintern.dev/v1alpha1/namespaces/{namespace or self.tenant}/promptinternjobs", *more)
         )
 
     def create(self, who: str, job: dict[str, Any], *, keep: bool = False) -> Answer:
-        """Create ``job`` in the tenant's namespace, unless ``keep`` is set as a dry run."""
+        """Create ``job`` in the tenant's namespace, as a dry run unless ``keep`` is set."""
         return self.ask(who, "POST", self.jobs() + ("" if keep else "?dryRun=All"), job)
 
     def merge(self, who: str, name: str, patch: dict[str, Any], *, namespace: str | None = None) -> Answer:
@@ -92,7 +92,7 @@ class World:
     def merge_status(
         self, who: str, name: str, status: dict[str, Any], *, keep: bool = False, namespace: str | None = None
     ) -> Answer:
-        """Merge ``status`` into a job's, unless ``keep`` is set as a dry run."""
+        """Merge ``status`` into a job's status, as a dry run unless ``keep`` is set."""
         path = self.jobs(name, "status", namespace=namespace) + ("" if keep else "?dryRun=All")
         return self.ask(who, "PATCH", path, {"status": status}, MERGE)
 
@@ -108,7 +108,7 @@ class World:
 
 
 def job(name: str, **spec: Any) -> dict[str, Any]:
-    """A job that names no Secret; ``spec`` replaces fields of its spec, None leaves them out."""
+    """Return a job that names no Secret; ``spec`` replaces fields of its spec, and None omits them."""
     fields: dict[str, Any] = {
         "model": {"uri": "sample://formulas"},
         "data": {
@@ -127,7 +127,7 @@ def job(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def render(server: ApiServer, namespace: str, *values: str) -> list[dict[str, Any]]:
-    """The chart's objects."""
+    """Return the objects of the chart."""
     sets = [argument for value in values for argument in ("--set", value)]
     text = server.helm("template", RELEASE, str(CHART), "--namespace", namespace, "--no-hooks", *sets)
     return [item for item in yaml.safe_load_all(text) if item]
@@ -137,20 +137,20 @@ def render(server: ApiServer, namespace: str, *values: str) -> list[dict[str, An
 def world(api_server: ApiServer) -> Iterator[World]:
     """The chart installed for one tenant, with all its policies active."""
     server, mark = api_server, uuid4().hex[:6]
-    made = World(server, release_namespace=f"policies-{mark}", tenant=f"tenant-{mark}")
+    world = World(server, release_namespace=f"policies-{mark}", tenant=f"tenant-{mark}")
     server.install_crds(CRD)
-    server.apply([_namespace(made.release_namespace), _namespace(made.tenant)])
+    server.apply([_namespace(world.release_namespace), _namespace(world.tenant)])
     objects = render(
         server,
-        made.release_namespace,
+        world.release_namespace,
         "crds.install=false",
-        f"namespaces={{{made.tenant}}}",
+        f"namespaces={{{world.tenant}}}",
         f"trainer.allowedImages={{{','.join(ALLOWED_IMAGES)}}}",
         f"defaultStorage.uri=s3://platform/runs,defaultStorage.secretName={DEFAULT_SECRET}",
     )
     server.apply(objects)
-    made.tokens["operator"] = server.token(RELEASE, made.release_namespace)
-    yield made
+    world.tokens["operator"] = server.token(RELEASE, world.release_namespace)
+    yield world
     for item in objects:
         if item["kind"].startswith(("ValidatingAdmissionPolicy", "ClusterRole")):
             server.kubectl("delete", item["kind"], item["metadata"]["name"], "--ignore-not-found", check=False)
@@ -161,7 +161,7 @@ def _namespace(name: str) -> dict[str, Any]:
 
 
 def person(world: World, name: str, rules: list[dict[str, Any]], *, jobs: bool = True) -> None:
-    """Somebody in the tenant's namespace with the chart's role for editing jobs, and ``rules``."""
+    """Create a user in the tenant's namespace with the chart's role for editing jobs, and ``rules``."""
     meta = {"name": name, "namespace": world.tenant}
     subjects = [{"kind": "ServiceAccount", **meta}]
     world.server.apply(
@@ -185,14 +185,14 @@ def person(world: World, name: str, rules: list[dict[str, Any]], *, jobs: bool =
 
 
 def may(verb: str, resource: str, *names: str, group: str = "") -> dict[str, Any]:
-    """A rule of a Role."""
+    """Return a rule of a Role."""
     return {"apiGroups": [group], "resources": [resource], "verbs": [verb]} | (
         {"resourceNames": list(names)} if names else {}
     )
 
 
 def binding(meta: dict[str, Any], kind: str, name: str, subjects: list[dict[str, Any]]) -> dict[str, Any]:
-    """A RoleBinding to a Role or ClusterRole."""
+    """Return a RoleBinding to a Role or ClusterRole."""
     return {
         "apiVersion": RBAC,
         "kind": "RoleBinding",
@@ -203,10 +203,10 @@ def binding(meta: dict[str, Any], kind: str, name: str, subjects: list[dict[str,
 
 
 def trainer(world: World, name: str, pods: dict[str, str]) -> None:
-    """What the operator makes for the job ``name``, made with its own token, and tokens bound to ``pods``."""
-    found = world.server.get("promptinternjob", name, world.tenant)
-    assert found is not None
-    parsed = parse_job(found)
+    """Create the operator's objects for the job ``name`` with its own token, and tokens bound to ``pods``."""
+    stored = world.server.get("promptinternjob", name, world.tenant)
+    assert stored is not None
+    parsed = parse_job(stored)
     for manifest, path in (
         (service_account(parsed), "/api/v1/namespaces/{}/serviceaccounts"),
         (role(parsed), f"/apis/{RBAC}/namespaces/{{}}/roles"),
@@ -229,7 +229,7 @@ def trainer(world: World, name: str, pods: dict[str, str]) -> None:
 
 
 def uid(world: World, pod: str) -> str:
-    """A pod's uid."""
-    found = world.server.get("pod", pod, world.tenant)
-    assert found is not None
-    return str(found["metadata"]["uid"])
+    """Return the uid of a pod."""
+    body = world.server.get("pod", pod, world.tenant)
+    assert body is not None
+    return str(body["metadata"]["uid"])

@@ -7,12 +7,12 @@ import pytest
 from tests.integration.policies.conftest import DEFAULT_SECRET, RBAC, World, binding, job, may, person
 
 PULL_SECRETS = [f"pull-{number}" for number in range(16)]
-"""As many as the API allows."""
+"""The largest number of Secrets that the API allows."""
 
 
 @pytest.fixture(scope="module")
 def people(world: World) -> World:
-    """Authors with more and with fewer rights, and a job of the one who has all."""
+    """Authors with more and with fewer rights, and a job of the author who has all rights."""
     secrets = ("s3", "hub", DEFAULT_SECRET, *PULL_SECRETS)
     person(
         world,
@@ -34,12 +34,12 @@ def people(world: World) -> World:
 
 
 def storage(secret: str) -> dict[str, Any]:
-    """Storage with credentials."""
+    """Return storage with credentials."""
     return {"uri": "s3://bucket/runs", "secretRef": {"name": secret}}
 
 
 def pulling(*secrets: str) -> dict[str, Any]:
-    """A cluster whose image needs Secrets."""
+    """Return a compute section whose image needs pull Secrets."""
     return {"imagePullSecrets": [{"name": secret} for secret in secrets]}
 
 
@@ -105,10 +105,10 @@ def test_creating(people: World, author: str, spec: dict[str, Any], refusal: str
     [
         ("pods-only", {"metadata": {"labels": {"team": "a"}}}, False),
         ("pods-only", {"metadata": {"finalizers": ["example.org/hold"]}}, False),
-        ("pods-only", {"spec": {"suspend": False}}, False),  # it is what it was
+        ("pods-only", {"spec": {"suspend": False}}, False),  # the Secret has not changed
         ("pods-only", {"spec": {"retries": {"application": 5}}}, True),
         ("pods-only", {"spec": {"compute": {"workers": 8}}}, True),
-        ("pods-only", {"spec": {"model": {"secretRef": None}}}, False),  # the Secret is not used any more
+        ("pods-only", {"spec": {"model": {"secretRef": None}}}, False),  # the Secret is no longer used
         ("no-pods", {"spec": {"suspend": True}}, True),
         ("all", {"spec": {"suspend": True}}, False),
         ("all", {"spec": {"storage": storage("s3")}}, False),
@@ -139,7 +139,7 @@ def test_the_operator_is_not_asked_for_rights_to_what_an_author_was_admitted_wit
         return people.ask("operator", "PATCH", path, patch, "application/merge-patch+json").status
 
     people.server.wait_for(lambda: status() == 200, timeout=10, what="the operator's change")
-    answer = people.create("operator", job("new"))  # it has no business to
+    answer = people.create("operator", job("new"))  # the operator has no reason to create jobs
     assert answer.status == 403 and "-deputy" in answer.message, answer
 
 

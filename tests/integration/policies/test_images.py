@@ -1,4 +1,4 @@
-"""The list of images that jobs may run."""
+"""The allow list of images."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ DIGEST = "sha256:" + "0" * 64
 
 @pytest.fixture(scope="module")
 def author(world: World) -> str:
-    """Somebody who may make jobs."""
+    """A user who may create jobs."""
     person(world, "image-author", [may("create", "pods")])
     world.server.wait_for(
         lambda: "-images" in world.create("image-author", running("elsewhere.example/a")).message,
@@ -21,7 +21,7 @@ def author(world: World) -> str:
 
 
 def running(image: str | None, name: str = "new", **spec: Any) -> dict[str, Any]:
-    """A job with an image."""
+    """Return a job with an image."""
     return job(name, compute=None if image is None else {"image": image}, **spec)
 
 
@@ -67,7 +67,7 @@ def test_creating(world: World, author: str, image: str | None, allowed: bool) -
         assert answer.status == 201, answer
     else:
         assert answer.status == 403, answer
-        assert f"spec.compute.image: {image} is none of the images that this cluster allows" in answer.message, answer
+        assert f"spec.compute.image: {image} is not allowed in this cluster; allowed are" in answer.message, answer
 
 
 def test_an_image_cannot_be_changed_to_another(world: World, author: str) -> None:
@@ -79,7 +79,7 @@ def test_an_image_cannot_be_changed_to_another(world: World, author: str) -> Non
 
 
 def test_a_job_of_an_older_list_can_be_suspended_and_labelled_but_not_resumed(world: World, author: str) -> None:
-    """The image was admitted before it was taken off the list."""
+    """The image was admitted before it was removed from the list."""
     policy = f"promptintern-{world.release_namespace}-images"
     binding = world.server.get("validatingadmissionpolicybinding", policy)
     assert binding is not None

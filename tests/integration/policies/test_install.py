@@ -30,7 +30,7 @@ def test_install_upgrade_uninstall(server: ApiServer) -> None:
 
     more = ("--reuse-values", "--set", "defaultStorage.uri=s3://b,defaultStorage.secretName=s3", "--set", "replicas=3")
     said = server.helm("upgrade", RELEASE, str(CHART), "--namespace", SYSTEM, *more)
-    assert "s3://b unless a job says otherwise" in said and "create secret generic s3" in said
+    assert "s3://b unless a job has its own spec.storage" in said and "create secret generic s3" in said
     deployment = server.get("deployment", RELEASE, SYSTEM)
     assert deployment is not None and deployment["spec"]["replicas"] == 3
 

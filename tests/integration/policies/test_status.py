@@ -1,4 +1,4 @@
-"""Who may write what of a job's status. Everybody here has the right to by RBAC, so that the policy alone decides."""
+"""Who may write which status fields. RBAC allows everybody here to write them, so only the policy decides."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ HEAD, OLD, OTHER = "head of one", "former head of one", "head of two"
 
 
 def let_all_patch(world: World) -> None:
-    """All ServiceAccounts of the tenant may patch every status, as far as RBAC goes."""
+    """Allow all ServiceAccounts of the tenant, in RBAC, to patch every status."""
     meta = {"name": EVERYBODY, "namespace": world.tenant}
     world.server.apply(
         [
@@ -90,18 +90,18 @@ def test_the_operator_and_the_trainer_write_side_by_side(status_world: World) ->
     assert status_world.apply_status(
         HEAD, "one", {"training": TRAINING | {"progress": {"step": 3, "total": 9}}}, "promptintern-trainer"
     ).body["status"]["training"]["progress"] == {"step": 3, "total": 9}
-    found = status_world.server.get("promptinternjob", "one", status_world.tenant)
-    assert found is not None
-    kept = {name: value for name, value in found["status"].items() if name != "training"}
+    job = status_world.server.get("promptinternjob", "one", status_world.tenant)
+    assert job is not None
+    kept = {name: value for name, value in job["status"].items() if name != "training"}
     answer = status_world.apply_status("operator", "one", kept | {"stage": "2/4"}, "promptintern-operator")
     assert (answer.status, answer.body["status"]["stage"]) == (200, "2/4")
     assert answer.body["status"]["training"]["progress"] == {"step": 3, "total": 9}
 
 
-NOBODY = "is written by the operator and by the head pod of this job only"
-NO_MORE = "the head pod may write status.training and nothing else"
-NOT_THE_HEAD = "the token is not one of the head pod that status.currentHeadPodUID names"
-NOT_THE_OPERATOR = "status.training: is written by the head pod of this job only, not by the operator"
+NOBODY = "may be written only by the operator and by the head pod of this job"
+NO_MORE = "may not be written by the head pod, except for status.training"
+NOT_THE_HEAD = "may be written only with a token of the head pod that status.currentHeadPodUID names"
+NOT_THE_OPERATOR = "status.training: may be written only by the head pod of this job, not by the operator"
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ NOT_THE_OPERATOR = "status.training: is written by the head pod of this job only
         ("one, no pod", "one", {"training": {"term": 2}}, NOT_THE_HEAD),
         (OTHER, "one", {"training": {"term": 2}}, NOBODY),
         (OTHER, "one", {"phase": "Failed"}, NOBODY),
-        (OTHER, "two", {"training": {"term": 2}}, "names (none so far)"),
-        ("two, no pod", "two", {"training": {"term": 2}}, "names (none so far)"),
+        (OTHER, "two", {"training": {"term": 2}}, "names (none yet)"),
+        ("two, no pod", "two", {"training": {"term": 2}}, "names (none yet)"),
         ("operator", "one", {"phase": "Succeeded"}, None),
         ("operator", "two", {"phase": "Queued"}, None),
         ("operator", "one", {"training": {"term": 2}}, NOT_THE_OPERATOR),
@@ -129,7 +129,9 @@ NOT_THE_OPERATOR = "status.training: is written by the head pod of this job only
         ("author", "one", {"training": {"term": 2}}, NOBODY),
     ],
 )
-def test_who_writes_what(status_world: World, who: str, name: str, status: dict[str, Any], refusal: str | None) -> None:
+def test_who_may_write_which_fields(
+    status_world: World, who: str, name: str, status: dict[str, Any], refusal: str | None
+) -> None:
     answer = status_world.merge_status(who, name, status)
     if refusal is None:
         assert answer.status == 200, answer
@@ -145,9 +147,9 @@ def test_there_is_another_value_for_every_field() -> None:
 @pytest.mark.parametrize("field", ANOTHER)
 def test_the_head_pod_cannot_write(status_world: World, field: str) -> None:
     for value in (ANOTHER[field], None):
-        found = status_world.server.get("promptinternjob", "one", status_world.tenant)
-        assert found is not None
-        if value is None and field not in found["status"]:
+        job = status_world.server.get("promptinternjob", "one", status_world.tenant)
+        assert job is not None
+        if value is None and field not in job["status"]:
             continue
         answer = status_world.merge_status(HEAD, "one", {field: value})
         assert answer.status == 403 and NO_MORE in answer.message, answer
@@ -159,7 +161,7 @@ def test_the_operator_can_write_every_field_but_training(status_world: World) ->
 
 def test_an_administrator_may_repair_a_status(status_world: World) -> None:
     patch = '{"status": {"score": "0.250"}}'
-    said = status_world.server.kubectl(
+    output = status_world.server.kubectl(
         "patch",
         "promptinternjob",
         "two",
@@ -170,7 +172,7 @@ def test_an_administrator_may_repair_a_status(status_world: World) -> None:
         "-p",
         patch,
     )
-    assert "patched" in said
+    assert "patched" in output
 
 
 def test_without_the_test_s_own_role_rbac_refuses_already(status_world: World) -> None:

@@ -1,4 +1,4 @@
-"""Headless Chromium through the DevTools protocol: a page, its content and its network requests."""
+"""Headless Chromium through the DevTools protocol: a page, its content, and the URLs that it requested."""
 
 import base64
 import json
@@ -35,12 +35,12 @@ ANSWER_SECONDS = 60.0
 
 
 def find_chromium() -> str | None:
-    """The path of the browser, or None if it is not installed."""
+    """Return the path of the browser, or None if none is installed."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Page:
-    """A tab of the browser. ``events`` collects the events that the browser sends."""
+    """A browser tab. ``events`` holds the events that the browser has sent since the page was opened."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -53,22 +53,22 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command, wait for its response, and return the result."""
+        """Send a command and wait for its answer."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
         self._connection.send(json.dumps(message))
         while True:
-            response = self._receive()
-            if response.get("id") == self._number:
-                if "error" in response:
-                    raise RuntimeError(f"{method}: {response['error']}")
-                result: dict[str, Any] = response["result"]
+            answer = self._receive()
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                result: dict[str, Any] = answer["result"]
                 return result
 
     def open(self, path: Path, *, width: int, scheme: str, media: str = "screen") -> None:
-        """Load a local file as on a device of that width and colour scheme, and wait until it is rendered."""
+        """Load a local file as a device of that width and colour scheme would, and wait until it is drawn."""
         self.events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
@@ -79,41 +79,41 @@ class Page:
         self.call("Page.navigate", url=path.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
-        # After two frames, styles, fonts and layout are final, and errors have been reported.
+        # After two frames, styles, fonts and layout are settled, and errors have been reported.
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
     def evaluate(self, expression: str) -> Any:
-        """Evaluate a JavaScript expression in the page, and return its value or that of its promise."""
-        response = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in response:
-            raise RuntimeError(response["exceptionDetails"])
-        return response["result"].get("value")
+        """Return the value of a JavaScript expression (or of its promise) in the page."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"])
+        return answer["result"].get("value")
 
     def screenshot(self) -> bytes:
-        """An image of the whole page as PNG."""
+        """Return the whole page as a PNG image."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
         return base64.b64decode(data)
 
     def requests(self) -> list[str]:
-        """URLs that the page requested."""
+        """Return the URLs that the page requested, other than ``data:`` URLs."""
         sent = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in sent if not url.startswith("data:")]
 
-    def problems(self) -> list[str]:
-        """Errors and warnings in the console, uncaught exceptions, and violations of the page's security policy."""
-        problems = []
+    def console_messages(self) -> list[str]:
+        """Return console messages, uncaught exceptions, and violations of the page's content security policy."""
+        messages = []
         for event in self.events:
             params = event["params"]
             match event["method"]:
                 case "Runtime.consoleAPICalled":
-                    problems.append(json.dumps(params["args"]))
+                    messages.append(json.dumps(params["args"]))
                 case "Runtime.exceptionThrown":
-                    problems.append(json.dumps(params["exceptionDetails"]))
+                    messages.append(json.dumps(params["exceptionDetails"]))
                 case "Log.entryAdded":
-                    problems.append(params["entry"]["text"])
-        return problems
+                    messages.append(params["entry"]["text"])
+        return messages
 
     def _receive(self) -> dict[str, Any]:
         message: dict[str, Any] = json.loads(self._connection.recv(timeout=ANSWER_SECONDS))
@@ -124,7 +124,7 @@ class Page:
 
 @contextmanager
 def chromium(program: str, folder: Path) -> Iterator[Page]:
-    """Start a browser with a new profile in ``folder``, and yield a page."""
+    """Start a browser with its profile in ``folder``, yield a page in it, and stop the browser."""
     profile = folder / "profile"
     command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     with (folder / "chromium.log").open("wb") as log:

@@ -1,7 +1,4 @@
-"""report.html in headless Chromium at 390 and 1280 px, light and dark: everything is visible, nothing fails.
-
-The page requests nothing from the network.
-"""
+"""report.html in headless Chromium, at 390 and 1280 px, light and dark: no errors, no requests, all content visible."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +13,7 @@ from tests.unit.report.figures import BOTH, facts, stage
 
 PROGRAM = find_chromium()
 pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="opening report.html in a browser needs chromium or google-chrome on PATH"
+    PROGRAM is None, reason="no chromium or google-chrome on PATH, so report.html is not opened in a browser"
 )
 
 LONG = "x" * 3000
@@ -47,12 +44,12 @@ TEXT_SIZES = """
 [...document.querySelectorAll('svg[role=img] text')].filter(t => t.getBoundingClientRect().width > 0)
   .map(t => parseFloat(getComputedStyle(t).fontSize) * t.getCTM().a)
 """
-# Elements that are wider than the page and not inside a container that scrolls.
-ESCAPEES = """
+# Elements that extend beyond the page and are not in a scrolling container.
+OVERFLOWING_ELEMENTS = """
 [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg')
   && e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5).map(e => e.outerHTML.slice(0, 120))
 """
-OUTLIERS = """
+CLIPPED_TEXTS = """
 [...document.querySelectorAll('svg[role=img]')].filter(s => s.getBoundingClientRect().width > 0).flatMap(svg => {
   const frame = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].filter(t => {
@@ -90,34 +87,34 @@ def test_report_in_a_browser(page: Page, pages: dict[str, Path], name: str, widt
     page.open(pages[name], width=width, scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
 
-    assert page.problems() == []
+    assert page.console_messages() == []
     assert page.requests() == [pages[name].as_uri()]
 
     heading = page.evaluate("JSON.parse(JSON.stringify(document.querySelector('h1').getBoundingClientRect()))")
     assert page.evaluate("document.querySelector('h1').innerText").strip()
-    assert heading["top"] < 900, "the verdict is not visible without scrolling"
+    assert heading["top"] < 900, "the verdict is visible without scrolling"
     assert 0 <= heading["left"] < heading["right"] <= width
     assert heading["height"] > 20
 
     boxes: list[dict[str, Any]] = page.evaluate(BOXES)
     assert {box["key"] for box in boxes} == PLOTS[name]
-    assert len(boxes) == len(PLOTS[name]), "each plot must be shown once, in one of its widths"
+    assert len(boxes) == len(PLOTS[name]), "each plot is shown once, in one of its widths"
     for box in boxes:
         assert 0 <= box["left"] < box["right"] <= width
         assert box["width"] > 0.75 * min(width, 848) - 40
         assert box["height"] > 40
-    assert min(page.evaluate(TEXT_SIZES)) >= 10, "text in plots is too small to read"
-    assert page.evaluate(OUTLIERS) == []
+    assert min(page.evaluate(TEXT_SIZES)) >= 10, "text in plots stays readable"
+    assert page.evaluate(CLIPPED_TEXTS) == []
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate(ESCAPEES) == []
+    assert page.evaluate(OVERFLOWING_ELEMENTS) == []
 
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     lightness = sum(int(part) for part in background.removeprefix("rgb(").removesuffix(")").split(",")) / 3
     assert lightness > 200 if scheme == "light" else lightness < 60
 
 
-def test_hostile_text_has_no_effect(page: Page, pages: dict[str, Path]) -> None:
+def test_hostile_text_does_nothing(page: Page, pages: dict[str, Path]) -> None:
     page.open(pages["hostile"], width=1280, scheme="light")
     assert page.evaluate("document.scripts.length") == 0
     assert page.evaluate("document.title").startswith("Not internalized: team-a/quickstart")
@@ -134,11 +131,11 @@ def test_plots_have_names_for_assistive_technology(page: Page, pages: dict[str, 
     assert any(name.startswith("Exact match of every arm with 95 % intervals FullPrompt 96.5 %") for name in names)
 
 
-def test_the_page_is_printed_with_the_wide_plots(page: Page, pages: dict[str, Path]) -> None:
+def test_the_page_prints_in_the_wide_drawings(page: Page, pages: dict[str, Path]) -> None:
     page.open(pages["internalized"], width=794, scheme="light", media="print")  # A4 at 96 pixels an inch
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert page.evaluate("document.documentElement.scrollWidth") <= 794
-    assert {round(box["width"]) for box in page.evaluate(BOXES)} == {704}, "the wide plots do not fill the sheet"
+    assert {round(box["width"]) for box in page.evaluate(BOXES)} == {704}, "the wide drawings fill the sheet"
     assert page.call("Page.printToPDF", printBackground=True)["data"]
 
 
@@ -147,5 +144,5 @@ def test_the_browser_reports_errors_and_requests(page: Page, tmp_path: Path) -> 
     bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('no'); throw Error('worse')</script>")
     page.open(bad, width=390, scheme="light")
     assert "http://127.0.0.1:9/x.png" in page.requests()
-    assert any("no" in problem for problem in page.problems())
-    assert any("worse" in problem for problem in page.problems())
+    assert any("no" in message for message in page.console_messages())
+    assert any("worse" in message for message in page.console_messages())

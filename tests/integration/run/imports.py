@@ -1,4 +1,4 @@
-"""The imports of a run, for `warm`. This module may only import: threads and event loops do not survive a fork."""
+"""The imports of a run, for `warm`. It must do nothing but import: threads and event loops do not survive a fork."""
 
 import peft  # noqa: F401
 import promptintern.cli.app

@@ -1,4 +1,4 @@
-"""``promptintern run`` as a process that tests kill at a chosen moment."""
+"""``promptintern run`` as a process that can be killed at a chosen moment."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from tests.integration.run.warm import WarmProcess
 from tests.tiny import tiny_job
 
 Moment = Callable[[Path, float], bool]
-"""A function of the run's folder and the seconds since its first checkpoint or commit that is true at the moment."""
+"""Returns whether to act now, given the run's folder and the seconds since its first checkpoint or commit."""
 
 
 def stage_boundary(folder: Path, _seconds: float) -> bool:
-    """Whether the first stage has been committed."""
+    """Return whether the first stage is committed."""
     return (folder / "stages/0/manifest.json").exists()
 
 
@@ -32,7 +32,7 @@ class Ended:
 
     code: int
     text: str
-    """Standard output and standard error."""
+    """Standard output and error."""
 
 
 def write_job(
@@ -48,18 +48,18 @@ def write_job(
 
 
 def with_rule(prompt: Mapping[str, Any], times: int) -> dict[str, Any]:
-    """A tiny job's ``prompt`` with a template so long that computing the shared prefix once saves time."""
+    """Return a tiny job's ``prompt`` with a template long enough for a shared prefix to pay."""
     rule = "Write the sum as code, with both numbers in the order in which they are asked for. "
     return {**prompt, "template": times * rule + prompt["template"]}
 
 
 def start(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> WarmProcess:
-    """Start a run in a warm process, which always computes on one thread, whatever ``environment`` contains."""
+    """Start a run in a warm process, which always has one thread, whatever ``environment`` says."""
     return WarmProcess(_run(job, workdir, arguments), _environment(environment))
 
 
 def start_command(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start a run with the command that a user types."""
+    """Start a run as a user does."""
     return guard.start(
         [sys.executable, "-m", "promptintern.cli.app", *_run(job, workdir, arguments)],
         stdout=subprocess.PIPE,
@@ -70,19 +70,19 @@ def start_command(job: Path, workdir: Path | None, *arguments: str, **environmen
 
 
 def finish(process: "WarmProcess | subprocess.Popen[str]", seconds: float = 300) -> Ended:
-    """Wait for the end of the process."""
+    """Wait until the process has ended."""
     text, _ = process.communicate(timeout=seconds)
     assert process.returncode is not None
     return Ended(code=process.returncode, text=text)
 
 
 def run_to_end(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> Ended:
-    """Run a job to its end in a warm process."""
+    """Complete a run in a warm process."""
     return finish(start(job, workdir, *arguments, **environment))
 
 
 def run_command(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> Ended:
-    """Run a job to its end with the command that a user types."""
+    """Complete a run as a user starts it."""
     return finish(start_command(job, workdir, *arguments, **environment))
 
 
@@ -97,13 +97,13 @@ def _environment(changes: Mapping[str, str]) -> dict[str, str]:
 def stop_at(
     process: "WarmProcess | subprocess.Popen[str]", workdir: Path, moment: Moment, number: signal.Signals
 ) -> bool:
-    """Send the signal ``number`` as soon as ``moment`` is true; return False if the process ended before."""
-    start: float | None = None
+    """Send ``number`` as soon as ``moment`` is true. Return False if the process ended before."""
+    began: float | None = None
     while process.poll() is None:
         folder = run_folder(workdir)
-        if folder is not None and start is None and any(folder.glob("stages/*/*")):
-            start = time.monotonic()
-        if folder is not None and moment(folder, time.monotonic() - start if start else 0.0):
+        if folder is not None and began is None and any(folder.glob("stages/*/*")):
+            began = time.monotonic()
+        if folder is not None and moment(folder, time.monotonic() - began if began else 0.0):
             process.send_signal(number)
             return True
         time.sleep(0.001)
@@ -111,29 +111,29 @@ def stop_at(
 
 
 def run_folder(workdir: Path) -> Path | None:
-    """The folder of the only run in ``workdir``, or None before it exists."""
+    """Return the only run under ``workdir``, or None if it does not exist yet."""
     return next(iter(workdir.glob("*/*")), None)
 
 
 def adapters(workdir: Path) -> dict[str, bytes]:
-    """The bytes of the committed adapters by stage, and of the final one."""
+    """Return the files of the committed adapters by stage, and of the final one."""
     folder = run_folder(workdir)
     assert folder is not None
-    weights = {"final": (folder / "adapter/adapter_model.safetensors").read_bytes()}
+    files = {"final": (folder / "adapter/adapter_model.safetensors").read_bytes()}
     for manifest in folder.glob("stages/*/manifest.json"):
         term = json.loads(manifest.read_text())["term"]
-        file = manifest.parent / f"t{term}/adapter/adapter_model.safetensors"
-        weights[manifest.parent.name] = file.read_bytes()
-    return weights
+        weights = manifest.parent / f"t{term}/adapter/adapter_model.safetensors"
+        files[manifest.parent.name] = weights.read_bytes()
+    return files
 
 
 def trajectories(workdir: Path, *names: str) -> dict[str, dict[str, list[float]]]:
-    """The values of every step for each of ``names``, by stage; loss and gradient norm by default."""
+    """Return the named series of each stage, with a value per step; loss and gradient norm by default."""
     folder = run_folder(workdir)
     assert folder is not None
-    by_stage = {}
+    series_by_stage = {}
     for manifest in sorted(folder.glob("stages/*/manifest.json")):
         term = json.loads(manifest.read_text())["term"]
-        trajectory = json.loads((manifest.parent / f"t{term}/adapter/trajectory.json").read_text())
-        by_stage[manifest.parent.name] = {name: trajectory[name] for name in names or ("loss", "grad_norm")}
-    return by_stage
+        whole = json.loads((manifest.parent / f"t{term}/adapter/trajectory.json").read_text())
+        series_by_stage[manifest.parent.name] = {name: whole[name] for name in names or ("loss", "grad_norm")}
+    return series_by_stage

@@ -1,4 +1,4 @@
-"""The reference trajectory: loss and gradient norm of every step of a job in one process without packing."""
+"""The reference trajectory: loss and gradient norm of every step of a job, from one process without packing."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ EPOCHS = 6
 """Epochs of each stage of the job."""
 _STEPS = 3 * EPOCHS
 _LOSS_TOLERANCE = 2e-5
-"""Relative tolerance. Sums in another order differ by float32 rounding, and AdamW accumulates the difference."""
+"""Relative tolerance. Sums in another order differ by float32 rounding, and AdamW carries the difference on."""
 _NORM_TOLERANCE = 2e-3
-"""Relative tolerance. The gradient's norm falls toward zero with the loss, so that rounding weighs more."""
+"""Relative tolerance. The gradient's norm falls toward zero with the loss, so its rounding weighs more."""
 
 
 def check_trajectory(workdir: Path) -> None:
-    """Check that the only run in ``workdir`` has the reference trajectory."""
+    """Check that the only run under ``workdir`` has the trajectory of the reference."""
     actual = trajectories(workdir)
     reference = json.loads(REFERENCE.read_text())
     for stage, expected in reference.items():
@@ -29,7 +29,7 @@ def check_trajectory(workdir: Path) -> None:
 
 
 def check_same(actual: Trajectories, expected: Trajectories) -> None:
-    """Check that both have the same steps within the tolerances."""
+    """Check that both have the same values at all steps, except for rounding."""
     assert actual.keys() == expected.keys()
     for stage, steps in expected.items():
         assert actual[stage]["loss"] == pytest.approx(steps["loss"], rel=_LOSS_TOLERANCE), stage

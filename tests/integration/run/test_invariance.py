@@ -1,9 +1,8 @@
-"""Numbers of workers, sizes of packs and packing itself only change the speed: the trajectory stays the same.
+"""Workers, packs and packing change the speed of a run, not its trajectory. Each run is a command that a user types.
 
-test_workers compares the trajectory of two Ray workers.
+The case of two Ray workers is in test_workers, which needs that run anyway.
 
-The reference is a file of this repository. `PROMPTINTERN_WRITE_REFERENCE=1` writes it again, from one process without
-packing.
+The reference is committed. With `PROMPTINTERN_WRITE_REFERENCE=1`, the run without packing writes it again.
 """
 
 import json
@@ -26,7 +25,7 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_trajectory(setting: str, tmp_path: Path) -> None:
     job = write_job(tmp_path, epochs=EPOCHS)
-    # Ray ends when its driver's interpreter shuts down, which a warm process never does.
+    # Ray ends with its driver's interpreter, and a warm process does not shut its own down.
     run = run_command if "Ray" in setting else run_to_end
     ended = run(job, tmp_path / "runs", *SETTINGS[setting])
     assert ended.code == 0, ended.text

@@ -1,4 +1,4 @@
-"""A run that was killed at any moment and resumed ends with the same adapter, bit for bit."""
+"""A run that was killed at any moment and continued ends with the same adapter, bit for bit."""
 
 import json
 import os
@@ -71,13 +71,13 @@ def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_and_resumed_run_is_bit_identical(
+def test_killed_and_continued_is_bit_identical(
     moment: str, job: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     process = start(job, tmp_path)
     killed = stop_at(process, tmp_path, MOMENTS[moment], signal.SIGKILL)
     finish(process)
-    assert killed, "the run ended before it was killed"
+    assert killed, "the run ended before the moment came"
     ended = run_to_end(job, tmp_path)
     assert ended.code == 0, ended.text
     assert adapters(tmp_path) == undisturbed
@@ -94,7 +94,7 @@ def test_killed_at_a_random_moment(
         finish(process)
         if killed:
             break
-        seconds /= 2  # the run ended before this moment
+        seconds /= 2  # the run ended before that moment
     ended = run_to_end(job, workdir)
     assert ended.code == 0, ended.text
     assert adapters(workdir) == undisturbed
@@ -126,7 +126,7 @@ def test_a_planned_stop_saves_first_and_loses_no_step(
     assert ended.code == 0, ended.text
     assert f"{saved[1]} continues after step {saved[2]}" in ended.text
     assert adapters(tmp_path) == undisturbed
-    assert began == {_started(stage / "manifest.json")}, "the start of a stage changed when the run resumed"
+    assert began == {_started(stage / "manifest.json")}, "a stage began when its first step was done"
 
 
 def _started(manifest: Path) -> str:
@@ -137,7 +137,7 @@ def test_a_second_run_takes_over_and_the_first_one_ends(
     job: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     first = start(job, tmp_path)
-    assert stop_at(first, tmp_path, after(0.0), signal.SIGCONT)  # after this, it is training
+    assert stop_at(first, tmp_path, after(0.0), signal.SIGCONT)  # it is training now
     second = run_to_end(job, tmp_path)
     assert second.code == 0, second.text
     assert adapters(tmp_path) == undisturbed

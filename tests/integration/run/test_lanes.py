@@ -1,5 +1,4 @@
-"""Two threads that take packs of their own: the trajectory is that of rows computed whole, and the adapter of a
-continued run that of an undisturbed one, bit for bit."""
+"""With two lanes the trajectory is that of unpacked rows, and a resumed run ends with the same adapter, bit for bit."""
 
 import signal
 from pathlib import Path
@@ -39,7 +38,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of two threads."""
+    """Return the runs folder of a run with two threads."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     ended = run_command(job, workdir, **TWO_THREADS)
     assert ended.code == 0, ended.text
@@ -54,7 +53,7 @@ def test_the_trajectory_is_the_same(job: Path, undisturbed: Path, tmp_path: Path
     check_same(trajectories(undisturbed), trajectories(tmp_path))
 
 
-def test_killed_and_continued_is_bit_identical(job: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_bit_identical(job: Path, undisturbed: Path, tmp_path: Path) -> None:
     process = start_command(job, tmp_path, **TWO_THREADS)
     killed = stop_at(process, tmp_path, stage_boundary, signal.SIGKILL)
     finish(process)

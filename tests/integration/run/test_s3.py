@@ -1,4 +1,4 @@
-"""A job on a real S3 server leaves the same files as on a disk, in spite of faults of the server and the network."""
+"""A job with a real S3 server leaves the same files as with a local folder, whatever the server and the network do."""
 
 import re
 import signal
@@ -17,7 +17,7 @@ from tests.integration.run.warm import WarmProcess
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with an undisturbed local run."""
+    """Return the runs folder of an undisturbed local run."""
     folder = tmp_path_factory.mktemp("local")
     ended = run_to_end(write_job(folder), folder / "runs")
     assert ended.code == 0, ended.text
@@ -33,7 +33,7 @@ def on_server(server: S3Server, bucket: str) -> Path:
 
 
 def files(runs: Path) -> set[str]:
-    """Paths of a run's files, without the numbers of the terms that wrote them."""
+    """Return the paths of a run's files, without the numbers of terms."""
     folder = run_folder(runs)
     assert folder is not None
     paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
@@ -52,7 +52,7 @@ def test_the_same_files_as_a_local_run(local: Path, s3_server: S3Server, s3_buck
     assert adapters(runs) == adapters(local)
 
 
-def test_the_server_is_down_for_20_seconds(local: Path, own_s3: S3Server, tmp_path: Path) -> None:
+def test_the_server_is_gone_for_20_seconds(local: Path, own_s3: S3Server, tmp_path: Path) -> None:
     bucket = own_s3.create_bucket()
     process = start(s3_job(tmp_path, bucket, own_s3.url), None)
     runs = on_server(own_s3, bucket)
@@ -66,7 +66,8 @@ def test_the_server_is_down_for_20_seconds(local: Path, own_s3: S3Server, tmp_pa
 
 
 class Unreliable:
-    """Fails every third request, and cuts every second other upload of weights in half, as if it were complete."""
+    """Every third request fails. Of the other requests, every second upload of weights loses its second half, and its
+    length is adjusted to match."""
 
     def __init__(self) -> None:
         self._uploads = 0
@@ -79,17 +80,17 @@ class Unreliable:
         return ShortenUpload() if self._uploads % 2 == 0 else None
 
 
-def test_faults_of_the_network(local: Path, s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
+def test_faults_on_the_way(local: Path, s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
     with FaultProxy(s3_server.url, Unreliable()) as proxy:
         ended = run_to_end(s3_job(tmp_path, s3_bucket, proxy.url), None)
     assert ended.code == 0, ended.text
-    # At least three stages and the final adapter are uploaded, whatever the number of checkpoints is.
+    # At least three stages and the final adapter are uploaded, and any number of checkpoints.
     assert sum(isinstance(fault, ShortenUpload) for _, fault in proxy.faults) >= 3
     assert sum(isinstance(fault, Fail) for _, fault in proxy.faults) >= 3
     assert adapters(on_server(s3_server, s3_bucket)) == adapters(local)
 
 
-def test_a_server_that_stays_down_is_named(own_s3: S3Server, tmp_path: Path) -> None:
+def test_a_server_that_stays_unavailable_is_named(own_s3: S3Server, tmp_path: Path) -> None:
     bucket = own_s3.create_bucket()
     process = start(s3_job(tmp_path, bucket, own_s3.url), None, PROMPTINTERN_STORAGE_DEADLINE_SECONDS="5")
     runs = on_server(own_s3, bucket)
@@ -98,26 +99,26 @@ def test_a_server_that_stays_down_is_named(own_s3: S3Server, tmp_path: Path) -> 
     ended = finish(process)
     assert ended.code == 1, ended.text
     last = ended.text.strip().splitlines()[-1]
-    # Any operation may be the first to fail: an upload, a request for an object, a listing.
+    # Which operation meets the dead server first is a matter of timing: an upload, a request for an object, a listing.
     operation = r"storage: (PutObject|HeadObject|GetObject|ListObjectsV2|DeleteObjects) failed on"
     assert re.search(rf"{operation} bucket {bucket}, key runs/default/tiny-", last), last
     assert "Traceback" not in ended.text
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "says"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "InvalidAccessKeyId"),
     ],
 )
 def test_wrong_credentials_end_at_once(
-    change: dict[str, str], message: str, s3_server: S3Server, s3_bucket: str, tmp_path: Path
+    change: dict[str, str], says: str, s3_server: S3Server, s3_bucket: str, tmp_path: Path
 ) -> None:
     ended = run_to_end(s3_job(tmp_path, s3_bucket, s3_server.url), None, **change)
     assert ended.code == 2, ended.text
     assert s3_bucket in ended.text
-    assert message in ended.text or "credentials" in ended.text
+    assert says in ended.text or "credentials" in ended.text
     assert s3_server.secret_key not in ended.text
     assert "Traceback" not in ended.text
 
@@ -159,7 +160,7 @@ def test_sigkill_and_continue_on_s3(local: Path, s3_server: S3Server, s3_bucket:
 
 
 def wait_for(process: WarmProcess, condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` is true; the process must not end before."""
+    """Wait until ``condition`` holds, and fail if the process ends before."""
     while not condition():
         assert process.poll() is None, finish(process).text
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Whole runs on a tiny model in this process: what users get with each setting that changes the pipeline."""
+"""Whole runs on a tiny model, in this process: what a user gets, under the settings that change the course of a run."""
 
 import json
 from pathlib import Path
@@ -30,8 +30,8 @@ class Runner:
 
     @property
     def output(self) -> Path:
-        (folder,) = (self.folder / "runs").glob("*/*")
-        return folder
+        (run_folder,) = (self.folder / "runs").glob("*/*")
+        return run_folder
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((self.output / "report/report.json").read_text())
@@ -39,8 +39,8 @@ class Runner:
 
     def predictions(self, arm: str) -> list[str]:
         (document,) = self.output.glob(f"evaluation/{arm}/t*/document.json")
-        evaluation: dict[str, Any] = json.loads(document.read_text())
-        predictions: list[str] = evaluation["predictions"]
+        answers: dict[str, Any] = json.loads(document.read_text())
+        predictions: list[str] = answers["predictions"]
         return predictions
 
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -52,7 +52,7 @@ def runner(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     return Runner(tmp_path, capsys, monkeypatch)
 
 
-def test_a_run_leaves_everything_that_users_need(runner: Runner) -> None:
+def test_a_run_leaves_all_that_a_user_needs(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     ran = runner.run(job)
     assert ran.code == 0, ran.err
@@ -67,13 +67,13 @@ def test_a_run_leaves_everything_that_users_need(runner: Runner) -> None:
     tokens = {arm["name"]: arm["promptTokens"]["mean"] for arm in report["arms"]}
     assert tokens["QueryOnly"] == tokens["Base"] == tokens["Direct"] < tokens["FullPrompt"]
 
-    # Each stage names its parent.
+    # Each stage names what it was built on.
     stages = runner.stages()
     assert stages["0"]["parent"] is None
     assert stages["1"]["parent"] and stages["2"]["parent"] and stages["1"]["parent"] != stages["2"]["parent"]
     assert not list(runner.output.glob("stages/*/t*/checkpoints/*"))
 
-    # A second run trains nothing, and writes the report again with the same bytes.
+    # The second time, nothing is trained, and the report is built again, to the same bytes.
     before = (runner.output / "adapter/adapter_model.safetensors").read_bytes()
     reported = (runner.output / "report/report.html").read_bytes()
     again = runner.run(job)
@@ -88,7 +88,7 @@ def test_a_run_leaves_everything_that_users_need(runner: Runner) -> None:
     assert (runner.output / "report/report.html").exists()
 
 
-def test_stock_peft_gives_the_trainers_answers_with_the_adapter(runner: Runner) -> None:
+def test_the_adapter_gives_stock_peft_the_trainers_answers(runner: Runner) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -118,8 +118,8 @@ def test_predict_and_export(runner: Runner) -> None:
 
     exported = runner("export", runner.output, "--merged", runner.folder / "merged")
     assert exported.code == 0, exported.err
-    assert "largest logit difference" in exported.out
-    drift = float(exported.out.split("largest logit difference ")[1].split()[0])
+    assert "the largest logit difference is" in exported.out
+    drift = float(exported.out.split("largest logit difference is ")[1].split()[0])
     assert 0 <= drift < 1e-4
     assert (runner.folder / "merged/model.safetensors").exists()
 
@@ -135,11 +135,11 @@ def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:
 
 
 def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A tiny random model answers nothing correctly, so scores that fall below the full prompt's replace its own.
+    # A tiny random model answers nothing right, so the scores are replaced: those of stages fall, FullPrompt's do not.
     from promptintern.pipeline import internalize
 
     scores = iter([1.0, 0.0, 0.99, 1.0, 0.5, 1.0, 0.3, 0.3])
-    monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: ("ExactMatch", next(scores)))
+    monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: next(scores))
     evaluation = {"maxNewTokens": 4, "latencyQueries": 0, "gate": {"onFail": "Stop", "maxDrop": 0.02}}
     ran = runner.run(tiny_job(runner.folder, evaluation=evaluation))
     assert ran.code == 1, ran.err
@@ -147,14 +147,14 @@ def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch
     stages = runner.stages()
     assert (stages["0"]["meta"]["gate"], stages["1"]["meta"]["gate"]) == ("passed", "failed")
     assert "2" not in stages
-    assert stages["direct"]["meta"]["epochs"] == 2, "Direct must have the budget of the stages that were trained"
+    assert stages["direct"]["meta"]["epochs"] == 2, "Direct has the budget of the stages that were trained"
     report = runner.report()
     assert report["verdict"]["outcome"] == "StoppedByGate"
     assert report["gate"]["kept"] == 0
     kept = runner.output / f"stages/0/t{stages['0']['term']}/adapter/adapter_model.safetensors"
     assert (runner.output / "adapter/adapter_model.safetensors").read_bytes() == kept.read_bytes()
     assert "it still needs that stage's prompt" in (runner.output / "adapter/README.md").read_text()
-    # The prompts of the kept stage have examples, so the adapter contains the pool from which predict takes them.
+    # The kept stage shows examples, so the adapter's folder contains their pool, and predict uses it.
     asked = runner("predict", runner.output, "add 3 to 3")
     assert asked.code == 0, asked.err
 
@@ -240,7 +240,7 @@ def test_a_changed_base_model_is_not_mixed_into_a_run(runner: Runner) -> None:
 
 
 def test_answers_of_another_adapter_are_not_reused(runner: Runner) -> None:
-    """Answers that were measured on an earlier adapter of a stage are stale."""
+    """When a stage is trained again, what was measured with its former adapter is stale."""
     job = tiny_job(runner.folder)
     assert runner.run(job).code == 0
     manifest = runner.output / "evaluation/QueryOnly/manifest.json"
@@ -252,7 +252,7 @@ def test_answers_of_another_adapter_are_not_reused(runner: Runner) -> None:
     assert runner.predictions("QueryOnly") == before
 
 
-def test_a_damaged_adapter_of_a_finished_run_is_reported(runner: Runner) -> None:
+def test_a_finished_run_with_a_damaged_adapter_says_so(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     assert runner.run(job).code == 0
     weights = runner.output / "adapter/adapter_model.safetensors"
@@ -288,14 +288,14 @@ def test_predict_reads_and_writes_rows(runner: Runner) -> None:
     assert f"trained on file://{runner.folder}/model" in refused.err
 
 
-def test_one_huge_row_does_not_drop_other_rows(runner: Runner) -> None:
+def test_one_huge_row_drops_no_other_row(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     with (runner.folder / "train.jsonl").open("a") as file:
         file.write(json.dumps({"query": "add " * 2000, "answer": "(1)"}) + "\n")
     job["spec"]["data"]["onTooLong"] = "Drop"
     ran = runner("validate", write_job(runner.folder, job))
     assert ran.code == 0, ran.err
-    assert "12 to train, 4 held out, 1 too long to train on" in ran.out
+    assert "12 training rows, 4 held-out rows, 1 dropped (too long to train on)" in ran.out
 
 
 def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner) -> None:
@@ -311,17 +311,21 @@ def test_a_precomputed_template_longer_than_the_model_is_refused(runner: Runner)
             command, write_job(runner.folder, job), *(["--workdir", runner.folder] if command == "run" else [])
         )
         assert ran.code == 2, ran.err
-        assert "has a prompt of more than 1024 tokens with its answer" in ran.err
+        assert "has more than 1024 tokens of prompt and answer" in ran.err
 
 
-def test_what_validate_finds_without_weights(runner: Runner) -> None:
+def test_validate_checks_what_needs_no_weights(runner: Runner) -> None:
     job = tiny_job(runner.folder)
     job["spec"]["training"]["lora"]["targetModules"] = "nope"
     job["spec"]["prompt"]["compressor"] = {"kind": "LLMLingua2", "modelUri": "file:///nonexistent"}
     job["spec"]["prompt"]["template"] += " {schema}"
     ran = runner("validate", write_job(runner.folder, job))
     assert ran.code == 2
-    for message in ("spec.training.lora.targetModules", "spec.prompt.compressor.modelUri", "template holds {schema}"):
+    for message in (
+        "spec.training.lora.targetModules",
+        "spec.prompt.compressor.modelUri",
+        "template contains {schema}",
+    ):
         assert message in ran.err
 
 
@@ -358,14 +362,14 @@ def test_direct_with_the_stages_tokens_trains_longer(runner: Runner) -> None:
 
 
 def test_a_full_disk_is_named(runner: Runner) -> None:
-    """The run's folder is a file system of 64 kB; skipped without the right to mount one."""
+    """The file system has 64 KiB. The test is skipped if this process may not mount one."""
     import subprocess
 
     small = runner.folder / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=False)
     if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
+        pytest.skip("no right to mount a small file system")
     try:
         ran = runner("run", write_job(runner.folder, tiny_job(runner.folder)), "--workdir", small)
     finally:
@@ -376,7 +380,7 @@ def test_a_full_disk_is_named(runner: Runner) -> None:
     assert "Traceback" not in ran.err
 
 
-def test_a_workdir_that_is_a_file_is_named(runner: Runner) -> None:
+def test_a_file_in_the_place_of_the_workdir_is_named(runner: Runner) -> None:
     (runner.folder / "file").write_text("")
     ran = runner("run", write_job(runner.folder, tiny_job(runner.folder)), "--workdir", runner.folder / "file")
     assert ran.code == 2, ran.err

@@ -1,4 +1,4 @@
-"""Two workers on a local Ray: they train as one process does, one is killed, and they are stopped while they answer."""
+"""Two workers on a local Ray: they train as one process does, one is killed, and a stop comes while they answer."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with an undisturbed run."""
+    """Return the runs folder of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     ended = run_command(job, workdir, "--workers", "2")
     assert ended.code == 0, ended.text
@@ -29,25 +29,25 @@ def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def training_workers(driver: int) -> list[int]:
-    """Process ids of the Ray workers among the descendants of ``driver`` that run the training loop."""
-    processes = subprocess.run(["ps", "-eo", "pid,ppid,args"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in processes.splitlines()[1:]]
+    """Return the process ids of the Ray workers that ``driver`` started."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
     parents = {int(pid): int(parent) for pid, parent, *_ in rows}
 
-    def is_descendant(pid: int) -> bool:
+    def below(pid: int) -> bool:
         while pid in parents:
             if pid == driver:
                 return True
             pid = parents[pid]
         return False
 
-    return [int(row[0]) for row in rows if len(row) == 3 and "RayTrainWorker" in row[2] and is_descendant(int(row[0]))]
+    return [int(row[0]) for row in rows if len(row) == 3 and "RayTrainWorker" in row[2] and below(int(row[0]))]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
+    until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"the condition was not true within {seconds:.0f} s"
+        assert time.monotonic() < until, "waited in vain"
         time.sleep(0.01)
 
 
@@ -56,7 +56,7 @@ def test_they_train_as_one_process_does(undisturbed: Path) -> None:
 
 
 def test_a_killed_worker_is_replaced_under_a_new_term(job: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """The stage has no checkpoint yet, so it starts again. Tests on a cluster kill workers between two checkpoints."""
+    """The stage is trained again, because its first checkpoint is not due yet. Tests on a cluster kill later."""
     process = start_command(job, tmp_path, "--workers", "2")
     wait_for(lambda: (f := run_folder(tmp_path)) and (f / "stages/0/manifest.json").exists())
     os.kill(training_workers(process.pid)[0], signal.SIGKILL)
@@ -69,8 +69,8 @@ def test_a_killed_worker_is_replaced_under_a_new_term(job: Path, undisturbed: Pa
     assert json.loads((folder / "stages/2/manifest.json").read_text())["term"] == 2
 
 
-def test_a_stop_while_two_workers_answer_takes_effect(job: Path, tmp_path: Path) -> None:
-    """Many answers in small batches: the stop must not wait for all of them."""
+def test_a_stop_while_two_workers_answer_is_heeded(job: Path, tmp_path: Path) -> None:
+    """The answers come in many small batches, and the stop must not wait for all of them."""
     slow = tmp_path / "job.yaml"
     text = job.read_text().replace("maxNewTokens: 4", "maxNewTokens: 200\n    batchSize: 1")
     slow.write_text(text)

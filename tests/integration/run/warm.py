@@ -1,8 +1,8 @@
-"""Warm processes, which start with the imports of a run: imports take most of the time of a tiny run.
+"""Warm processes, which have imported a run's modules before they start, since imports take most of a tiny run's time.
 
-They are forked from a server that has done nothing but import. A process has the part of Popen's interface that tests
-of killed runs use. Its interpreter does not shut down at the end (multiprocessing never does that in children), so
-tests that need a shutdown (test_workers, and test_invariance on Ray) start real commands.
+They are forked from a server that has imported everything and done nothing else. A process has the part of Popen's
+interface that tests of killed runs use. Its interpreter is not shut down at the end, as is usual for children of
+multiprocessing, so the tests on Ray (test_workers, some of test_invariance) start real commands instead.
 """
 
 import multiprocessing
@@ -34,30 +34,30 @@ class WarmProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """The process's id."""
         assert self._process.pid is not None
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """The return code as in Popen: minus the signal's number if a signal ended the process, None while it runs."""
+        """The return code as Popen has it: minus the number of the signal that ended it, or None if it still runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The return code, or None while the process runs."""
+        """Return the return code, or None if it still runs."""
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process has ended."""
+        """Send the signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """Wait for the end, and return standard output and standard error in one text."""
+        """Wait for the end, and return standard output and error in one text."""
         self._process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired("promptintern", timeout, self._output.read_text())
@@ -71,7 +71,7 @@ def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.imports"])
     before = dict(os.environ)
-    os.environ.update(_ONE_THREAD)  # libraries read these variables when they are imported
+    os.environ.update(_ONE_THREAD)  # libraries read these when they are loaded
     try:
         context.Process(target=int).start()
     finally:

@@ -1,4 +1,4 @@
-"""A process that does nothing but commit, to be killed: ``python committing.py <store URI>``."""
+"""A process that only commits until it is killed: ``python committing.py <store URI>``."""
 
 import contextlib
 import hashlib
@@ -14,20 +14,20 @@ STEPS = 3
 
 
 def content(seed: str) -> bytes:
-    """Some 100 KB that depend on ``seed``."""
+    """Return some 100 KB that depend on ``seed``."""
     return hashlib.sha256(seed.encode()).digest() * 3000
 
 
 def main(uri: str) -> None:
-    """Commit checkpoints and stages for ever, from where storage says it stands; a line for every one."""
+    """Commit checkpoints and stages forever, continuing from what is stored, and print a line for each."""
     run = RunStore(open_store(uri))
     term = run.claim_term({"host": "test"})
     print("ready", flush=True)
     stage = 0
     while True:
         if run.stage_manifest(str(stage)) is None:
-            found = run.latest_checkpoint(str(stage))
-            done = int(str(found[0].meta["step"])) if found else 0
+            checkpoint = run.latest_checkpoint(str(stage))
+            done = int(str(checkpoint[0].meta["step"])) if checkpoint else 0
             for step in range(done + 1, STEPS + 1):
                 with _files(f"{stage}/{step}") as folder:
                     run.save_checkpoint(str(stage), term=term, step=step, local=folder, keep=2, meta={})

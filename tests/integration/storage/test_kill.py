@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a process that commits: what is visible is whole, and the next one goes on."""
+"""A committing process is killed at random moments: everything visible is complete, and the next process continues."""
 
 import os
 import random
@@ -36,7 +36,7 @@ def test_killed_at_random_moments(kind: str, request: pytest.FixtureRequest, tmp
     for kill in range(1, kills + 1):
         process = subprocess.Popen([sys.executable, str(PROGRAM), uri], env=environment, stdout=subprocess.PIPE)
         assert process.stdout is not None
-        # By events, so that a slow machine gets as far; then by time, to hit anywhere between two of them.
+        # First wait for events, so that a slow machine gets as far, and then for a random time between two events.
         for _ in range(moments.randint(1, 5)):
             assert process.stdout.readline()
         time.sleep(moments.uniform(0.0, 0.06))
@@ -54,7 +54,7 @@ def test_killed_at_random_moments(kind: str, request: pytest.FixtureRequest, tmp
 
 
 def _check(run: RunStore, local: Path) -> int:
-    """Every visible manifest is valid and complete. Returns the number of committed stages."""
+    """Check that every visible manifest is valid and complete, and return the number of committed stages."""
     store, stages = run.store, 0
     for path in store.list("stages"):
         if not path.endswith("manifest.json"):

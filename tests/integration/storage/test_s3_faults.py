@@ -1,4 +1,4 @@
-"""An S3 server that is away, fails, or is fed by a network that cuts: commits are whole or do not exist."""
+"""With an S3 server that is down or fails, or a network that fails, commits are complete or do not exist."""
 
 import itertools
 import json
@@ -55,7 +55,7 @@ def _run_through(proxy: FaultProxy, bucket: str, policy: RetryPolicy = QUICK) ->
 
 
 def _work(run: RunStore, files: Path) -> None:
-    """What a small run writes."""
+    """Write what a small run writes."""
     term = run.claim_term(WHO)
     for stage in "01":
         for step in (1, 2):
@@ -65,7 +65,7 @@ def _work(run: RunStore, files: Path) -> None:
 
 
 def _assert_what_is_visible_is_whole(direct: Store, local: Path) -> int:
-    """Every manifest's files are there and are what it says. Returns the number of manifests."""
+    """Check the files of every manifest, and return the number of manifests."""
     run = RunStore(direct)
     manifests = [path for path in direct.list("stages") if path.endswith("manifest.json")]
     for number, path in enumerate(manifests):
@@ -144,7 +144,9 @@ def test_a_write_that_was_swallowed_is_noticed(
     with FaultProxy(s3_server.url, every(1, Swallow(), when=_of_optimizer)) as proxy:
         run = _run_through(proxy, s3_bucket, SHORT)
         term = run.claim_term(WHO)
-        with pytest.raises(RunFailed, match=r"optimizer\.safetensors: what was written reads back as something else"):
+        with pytest.raises(
+            RunFailed, match=r"optimizer\.safetensors: the file reads back different from what was written"
+        ):
             run.commit_stage("0", term=term, local=files, parent=None, meta={})
     assert RunStore(open_store(f"s3://{s3_bucket}/run", s3=s3_options)).stage_manifest("0") is None
 
@@ -157,7 +159,7 @@ def test_short_files_are_noticed_though_nothing_is_signed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where neither signature nor checksum covers the body, as through a gateway, only reading back tells."""
+    """If neither signature nor checksum covers the body, as with some gateways, only reading back detects damage."""
     uploads = itertools.count()
     config = tmp_path / "config"
     config.write_text(
@@ -169,7 +171,7 @@ def test_short_files_are_noticed_though_nothing_is_signed(
         run = _run_through(proxy, s3_bucket, SHORT)
         run.commit_stage("0", term=run.claim_term(WHO), local=files, parent=None, meta={})
         assert len(proxy.faults) == 2
-    assert [log["event"] for log in logs] == ["storage: stored otherwise than sent"] * 2
+    assert [log["event"] for log in logs] == ["storage: the stored file differs from the one sent"] * 2
     direct = open_store(f"s3://{s3_bucket}/run", s3=s3_options)
     assert _assert_what_is_visible_is_whole(direct, tmp_path / "copies") == 1
 
@@ -236,7 +238,7 @@ def test_the_server_is_killed_in_the_middle_of_an_upload_and_comes_back(own_s3: 
         with BackgroundWriter() as writer:
             writer.submit(lambda: run.commit_stage("0", term=term, local=files, parent=None, meta={}))
         server_dies.join()
-    assert any(log["event"] == "storage: trying again" and log["bucket"] == bucket for log in logs)
+    assert any(log["event"] == "storage: retrying" and log["bucket"] == bucket for log in logs)
     direct = open_store(f"s3://{bucket}/run", s3=S3Options(endpoint=own_s3.url))
     assert _assert_what_is_visible_is_whole(direct, tmp_path / "copies") == 1
 

@@ -25,7 +25,7 @@ def store(s3_bucket: str, s3_options: S3Options) -> Store:
 
 
 def _use(store: Store) -> None:
-    """Does all that a store can do, and checks it; the same for every kind."""
+    """Use and check every operation of a store, which are the same for every kind."""
     assert store.list() == []
     store.write("b/two", b"1")
     store.write("b/two", b"22")
@@ -130,7 +130,7 @@ def test_of_eight_racing_commits_one_wins_and_is_whole(s3_bucket: str, s3_option
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"v" * 1000, "key runs/team a/stages/0/t1/adapter/weights.*checksum"),  # the client's own check
         (b"w" * 999, "key runs/team a/stages/0/t1/adapter/weights.*checksum"),
@@ -139,7 +139,7 @@ def test_of_eight_racing_commits_one_wins_and_is_whole(s3_bucket: str, s3_option
 )
 def test_a_file_that_was_damaged_in_the_storage_is_named(
     content: bytes | None,
-    told: str,
+    message: str,
     store: Store,
     s3_server: S3Server,
     s3_bucket: str,
@@ -157,7 +157,7 @@ def test_a_file_that_was_damaged_in_the_storage_is_named(
     else:
         stored.write_bytes(content)
     reader = RunStore(open_store(store.uri, s3=s3_options, policy=RetryPolicy(deadline=0.5)))
-    with pytest.raises(RunFailed, match=told):
+    with pytest.raises(RunFailed, match=message):
         reader.fetch_stage("0", tmp_path / "copy")
     assert not (tmp_path / "copy" / "weights").exists()
 
@@ -174,7 +174,7 @@ def test_a_file_that_was_replaced_by_another_is_named(store: Store, tmp_path: Pa
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials_are_told_at_once_and_kept_secret(
+def test_wrong_credentials_fail_at_once_and_are_kept_secret(
     variable: str, s3_bucket: str, s3_options: S3Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "wrongwrongwrongwrong")
@@ -190,7 +190,7 @@ def test_wrong_credentials_are_told_at_once_and_kept_secret(
         assert secret not in text
 
 
-def test_a_missing_bucket_is_told_at_once(s3_options: S3Options, s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_missing_bucket_fails_at_once(s3_options: S3Options, s3_server: S3Server, tmp_path: Path) -> None:
     store = open_store("s3://no-such-bucket/x", s3=s3_options, policy=_never_again())
     (tmp_path / "file").write_bytes(b"1")
     uses = {

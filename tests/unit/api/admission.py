@@ -1,8 +1,9 @@
-"""What an API server does with an object of our CRD, as far as it can be had in Python.
+"""A model in Python of what an API server does with an object of our CRD.
 
-Defaults as the structural schema says, the schema itself (OpenAPI 3.0's ``exclusiveMinimum: true`` is draft 4's),
-unknown fields refused as kubectl asks for, lists that are sets, and the CEL rules in cel-python with the three
-functions of Kubernetes' that our rules use. The real libraries were run on the same documents when this was written.
+It fills in the defaults of the structural schema, validates the object (by draft 4 of JSON Schema, whose
+``exclusiveMinimum: true`` is that of OpenAPI 3.0), refuses unknown fields as kubectl requests, requires the items of
+sets to be unique, and evaluates the CEL rules in cel-python with the three functions of Kubernetes that our rules use.
+The integration tests send the same documents to a real API server.
 """
 
 import copy
@@ -29,18 +30,19 @@ _FUNCTIONS: dict[str, Any] = {
 
 
 def refusals(document: dict[str, Any], old: dict[str, Any] | None = None) -> list[tuple[str, str]]:
-    """Why the server refuses ``document`` (as an update of ``old``, if given): pairs of field and message."""
+    """Return the reasons to refuse ``document`` (as an update of ``old``, if given) as pairs of field and message."""
     document = with_defaults(document, SCHEMA)
-    found = [
-        (_path([*error.absolute_path, *_named(error)]), error.message) for error in _validator().iter_errors(document)
+    errors = [
+        (_path([*error.absolute_path, *_child_field(error)]), error.message)
+        for error in _validator().iter_errors(document)
     ]
-    if found:
-        return found
+    if errors:
+        return errors
     return list(_broken_rules(document, with_defaults(old, SCHEMA) if old else None, SCHEMA, ""))
 
 
 def with_defaults(value: Any, node: Schema) -> Any:
-    """A copy of ``value`` without nulls, and with the defaults below ``node`` filled in, parents first."""
+    """Return a copy of ``value`` without nulls and with the defaults below ``node``, parents first."""
     if isinstance(value, dict) and "properties" in node:
         value = {name: item for name, item in value.items() if item is not None or name not in node["properties"]}
         for field, child in node["properties"].items():
@@ -59,7 +61,7 @@ def _validator() -> Draft4Validator:
 
 
 def _strict(node: Schema) -> Schema:
-    """``node`` with unknown fields refused, sets unique, and ``$`` at the end of the text only, as in Go."""
+    """Return ``node`` with unknown fields refused, sets unique, and ``$`` matching only the end of text, as in Go."""
     node = {key: value for key, value in node.items() if key != "default"}
     if "properties" in node:
         node["properties"] = {field: _strict(child) for field, child in node["properties"].items()}
@@ -73,8 +75,8 @@ def _strict(node: Schema) -> Schema:
     return node
 
 
-def _named(error: Any) -> list[str]:
-    """The field that an error about its parent is about."""
+def _child_field(error: Any) -> list[str]:
+    """Return the field that an error of its parent object is about."""
     if error.validator == "required":
         return [next(field for field in error.validator_value if field not in error.instance)]
     if error.validator == "additionalProperties":
@@ -104,7 +106,7 @@ def program(rule: str) -> celpy.Runner:
 
 
 def to_cel(value: Any, node: Schema) -> Any:
-    """``value`` in CEL's types. The schema decides: 1 is a double where the schema says number."""
+    """Convert ``value`` to CEL's types by the schema, in which 1 may be a double."""
     if isinstance(value, dict):
         properties, other = node.get("properties", {}), node.get("additionalProperties", {})
         return celtypes.MapType({celtypes.StringType(k): to_cel(v, properties.get(k, other)) for k, v in value.items()})

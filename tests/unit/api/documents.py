@@ -1,15 +1,15 @@
-"""Jobs to test with: one that is right, and many that are wrong in one field."""
+"""Jobs for tests: a valid one, and many with a mistake in one field."""
 
 import copy
 from dataclasses import dataclass
 from typing import Any
 
-GONE = object()
-"""In a change: the field is taken away."""
+REMOVED = object()
+"""The value of a change that removes the field."""
 
 
 def small_job() -> dict[str, Any]:
-    """The shortest job that says all it must."""
+    """Return a valid job with the required fields only."""
     return {
         "apiVersion": "promptintern.dev/v1alpha1",
         "kind": "PromptInternJob",
@@ -23,14 +23,14 @@ def small_job() -> dict[str, Any]:
 
 
 def with_changes(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``document`` with ``a.b.c`` set; a number in a path is a place in a list."""
+    """Return a copy of ``document`` in which each path, such as ``a.b.0``, has its value; a number is a list index."""
     result = copy.deepcopy(document)
     for path, value in changes.items():
         *parents, leaf = [int(key) if key.isdigit() else key for key in path.split(".")]
         node: Any = result
         for key in parents:
             node = node[key] if isinstance(key, int) else node.setdefault(key, {})
-        if value is GONE:
+        if value is REMOVED:
             del node[leaf]
         else:
             node[leaf] = copy.deepcopy(value)
@@ -39,12 +39,12 @@ def with_changes(document: dict[str, Any], changes: dict[str, Any]) -> dict[str,
 
 @dataclass(frozen=True, kw_only=True)
 class BadJob:
-    """A change to ``small_job`` that makes it wrong."""
+    """A change to ``small_job`` that makes it invalid."""
 
     changes: dict[str, Any]
-    where: str
-    says: str
-    """Part of the message."""
+    field: str
+    message: str
+    """A part of the expected message."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -60,33 +60,37 @@ _STAGE = {"templateRate": 1, "shots": 2}
 _LAST = {"templateRate": 0, "shots": 0}
 
 
-def _bad(changes: dict[str, Any], where: str, says: str) -> BadJob:
-    return BadJob(changes=changes, where=where, says=says)
+def _bad(changes: dict[str, Any], field: str, message: str) -> BadJob:
+    return BadJob(changes=changes, field=field, message=message)
 
 
 BAD_JOBS = (
-    # what is required
-    _bad({"spec.model": GONE}, "spec.model", "is required"),
-    _bad({"spec.data.eval": GONE}, "spec.data.eval", "is required"),
-    _bad({"spec.prompt.template": GONE}, "spec.prompt.template", "is required"),
-    _bad({"spec.model.uri": GONE}, "spec.model.uri", "is required"),
+    # Required fields
+    _bad({"spec.model": REMOVED}, "spec.model", "is required"),
+    _bad({"spec.data.eval": REMOVED}, "spec.data.eval", "is required"),
+    _bad({"spec.prompt.template": REMOVED}, "spec.prompt.template", "is required"),
+    _bad({"spec.model.uri": REMOVED}, "spec.model.uri", "is required"),
     _bad({"spec.evaluation.prices": {"inputPerMillion": 1}}, "spec.evaluation.prices.outputPerMillion", "is required"),
     _bad({"spec.data.eval": None}, "spec.data.eval", "is required"),
-    _bad({"spec": GONE}, "spec", "is required"),
+    _bad({"spec": REMOVED}, "spec", "is required"),
     _bad({"spec.storage": {"endpoint": "http://s3"}}, "spec.storage.uri", "is required"),
     _bad({"spec.compute.modelCache": {}}, "spec.compute.modelCache.claimName", "is required"),
     _bad({"spec.compute.imagePullSecrets": [{}]}, "spec.compute.imagePullSecrets[0].name", "is required"),
-    # unknown fields
+    # Unknown fields
     _bad({"spec.shedule": None}, "spec.shedule", "did you mean schedule?"),
     _bad({"spec.shedule": {}}, "spec.shedule", "did you mean schedule?"),
-    _bad({"spec.training.lora.rank": 4}, "spec.training.lora.rank", "known are alpha, dropout, r, targetModules"),
+    _bad(
+        {"spec.training.lora.rank": 4},
+        "spec.training.lora.rank",
+        "the known fields are alpha, dropout, r, targetModules",
+    ),
     _bad({"spec.training.learning_rate": 1}, "spec.training.learning_rate", "did you mean learningRate?"),
     _bad({"spec.data.train.columns": {"querry": "q"}}, "spec.data.train.columns.querry", "did you mean query?"),
     _bad(
         {"spec.compute.affinity": {"podAfinity": {}}}, "spec.compute.affinity.podAfinity", "did you mean podAffinity?"
     ),
-    _bad({"spec.compute.podTemplate": {}}, "spec.compute.podTemplate", "is no known field"),
-    # types
+    _bad({"spec.compute.podTemplate": {}}, "spec.compute.podTemplate", "is not a known field"),
+    # Types
     _bad({"spec.model": "sample://formulas"}, "spec.model", "should be an object"),
     _bad({"spec.schedule.stages": "4"}, "spec.schedule.stages", "should be a valid integer, got '4'"),
     _bad({"spec.schedule.stages": True}, "spec.schedule.stages", "should be a valid integer, got True"),
@@ -99,7 +103,7 @@ BAD_JOBS = (
     _bad({"spec.prompt.protect": "="}, "spec.prompt.protect", "should be a valid array"),
     _bad({"spec.compute.nodeSelector": {"zone": 1}}, "spec.compute.nodeSelector.zone", "should be a valid string"),
     _bad({"spec.retries": 3}, "spec.retries", "should be an object"),
-    # ranges
+    # Ranges
     _bad({"spec.schedule.stages": 0}, "spec.schedule.stages", "greater than or equal to 1, got 0"),
     _bad({"spec.schedule.shots": -1}, "spec.schedule.shots", "greater than or equal to 0, got -1"),
     _bad({"spec.schedule.finalRate": 1.0}, "spec.schedule.finalRate", "less than 1, got 1.0"),
@@ -123,23 +127,25 @@ BAD_JOBS = (
     _bad({"spec.retries": {"application": 101}}, "spec.retries.application", "less than or equal to 100, got 101"),
     _bad({"spec.activeDeadlineSeconds": 0}, "spec.activeDeadlineSeconds", "greater than or equal to 1, got 0"),
     _bad({"spec.ttlSecondsAfterFinished": -1}, "spec.ttlSecondsAfterFinished", "greater than or equal to 0, got -1"),
-    # words and patterns
+    # Enums and patterns
     _bad({"spec.schedule.curve": "linear"}, "spec.schedule.curve", "'Linear', 'Exponential' or 'InverseExponential'"),
     _bad({"spec.model.dtype": "float16"}, "spec.model.dtype", "'float32' or 'bfloat16', got 'float16'"),
     _bad({"spec.evaluation.metrics": ["F1"]}, "spec.evaluation.metrics[0]", "'ExactMatch' or 'BLEU', got 'F1'"),
     _bad(
         {"spec.model.uri": "http://models/x"},
         "spec.model.uri",
-        "'http://models/x' starts with none of hf://, s3://, file://, sample://",
+        "'http://models/x' must start with one of hf://, s3://, file://, sample://",
     ),
-    _bad({"spec.data.train.uri": "s3://"}, "spec.data.train.uri", "'s3://' names nothing behind the scheme"),
+    _bad({"spec.data.train.uri": "s3://"}, "spec.data.train.uri", "'s3://' names nothing after the scheme"),
     _bad(
         {"spec.data.train.uri": "hf://rows"},
         "spec.data.train.uri",
-        "'hf://rows' starts with none of s3://, file://, sample://",
+        "'hf://rows' must start with one of s3://, file://, sample://",
     ),
     _bad(
-        {"spec.storage": {"uri": "gs://bucket"}}, "spec.storage.uri", "'gs://bucket' starts with none of s3://, file://"
+        {"spec.storage": {"uri": "gs://bucket"}},
+        "spec.storage.uri",
+        "'gs://bucket' must start with one of s3://, file://",
     ),
     _bad({"spec.compute.resources": {"memory": "32 GB"}}, "spec.compute.resources.memory", "'32 GB' does not match"),
     _bad({"spec.model.secretRef": {"name": "My Secret"}}, "spec.model.secretRef.name", "does not match"),
@@ -151,11 +157,15 @@ BAD_JOBS = (
     _bad({"spec.compute.device": "GPU"}, "spec.compute.device", "'Auto', 'CPU' or 'CUDA', got 'GPU'"),
     _bad({"spec.compute.rayVersion": "2.x"}, "spec.compute.rayVersion", "'2.x' does not match"),
     _bad({"spec.compute.tolerations": [{"operator": "In"}]}, "spec.compute.tolerations[0].operator", "does not match"),
-    _bad({"spec.compute.tolerations": [{"effect": "NoSchedule"}]}, "spec.compute.tolerations[0].operator", "no key"),
+    _bad(
+        {"spec.compute.tolerations": [{"effect": "NoSchedule"}]},
+        "spec.compute.tolerations[0].operator",
+        "must be Exists if key is left out",
+    ),
     _bad(
         {"spec.compute.tolerations": [{"key": "gpu", "operator": "Exists", "value": "yes"}]},
         "spec.compute.tolerations[0].value",
-        "left out with operator Exists",
+        "left out if operator is Exists",
     ),
     _bad(
         {"spec.compute.tolerations": [{"key": "gpu", "effect": "NoSchedule", "tolerationSeconds": 60}]},
@@ -172,36 +182,48 @@ BAD_JOBS = (
         "spec.storage.endpoint",
         "'s3.example' does not match",
     ),
-    # what crosses fields
+    # Rules across fields
     _bad({"spec.prompt.template": "no query {examples}"}, "spec.prompt.template", "{query} exactly once"),
     _bad({"spec.prompt.template": "{examples}{query}{query}"}, "spec.prompt.template", "{query} exactly once"),
     _bad({"spec.prompt.template": "{examples}{examples}{query}"}, "spec.prompt.template", "{examples} at most once"),
     _bad({"spec.prompt.template": "{examples}{query}{answer}"}, "spec.prompt.template", "must not hold {answer}"),
     _bad({"spec.prompt.template": "{query}"}, "spec.prompt.template", "must hold {examples}"),
     _bad({"spec.prompt.exampleTemplate": "{query}"}, "spec.prompt.exampleTemplate", "{query} and {answer}"),
-    _bad({"spec.prompt.protect": ["SQL"]}, "spec.prompt.protect", "must stand in the template literally"),
+    _bad({"spec.prompt.protect": ["SQL"]}, "spec.prompt.protect", "occur literally in the template"),
     _bad({"spec.prompt.protect": ["{query}"]}, "spec.prompt.protect", "hold no placeholder"),
-    _bad({"spec.prompt.compressor": {"kind": "LLMLingua2"}}, "spec.prompt.compressor.modelUri", "is needed by kind"),
-    _bad({"spec.prompt.compressor": {"modelUri": _MODEL}}, "spec.prompt.compressor.modelUri", "refused by the others"),
-    _bad({"spec.prompt.compressor": {"kind": "Precomputed"}}, "spec.prompt.compressor.templates", "is needed by kind"),
+    _bad(
+        {"spec.prompt.compressor": {"kind": "LLMLingua2"}}, "spec.prompt.compressor.modelUri", "is required if kind is"
+    ),
+    _bad(
+        {"spec.prompt.compressor": {"modelUri": _MODEL}},
+        "spec.prompt.compressor.modelUri",
+        "must be left out otherwise",
+    ),
+    _bad(
+        {"spec.prompt.compressor": {"kind": "Precomputed"}},
+        "spec.prompt.compressor.templates",
+        "is required if kind is",
+    ),
     _bad(
         {"spec.prompt.compressor": {"kind": "Precomputed", "templates": [{"rate": 0.5, "template": "none"}]}},
         "spec.prompt.compressor.templates[0].template",
         "{query} exactly once",
     ),
-    _bad({"spec.prompt.retriever": {"kind": "Embedding"}}, "spec.prompt.retriever.modelUri", "is needed by kind"),
-    _bad({"spec.schedule": {"explicit": [_LAST], "shots": 1}}, "spec.schedule.explicit", "cannot stand beside"),
+    _bad({"spec.prompt.retriever": {"kind": "Embedding"}}, "spec.prompt.retriever.modelUri", "is required if kind is"),
+    _bad({"spec.schedule": {"explicit": [_LAST], "shots": 1}}, "spec.schedule.explicit", "cannot be combined with"),
     _bad(
         {"spec.schedule": {"explicit": [_STAGE, {"templateRate": 1, "shots": 3}, _LAST]}},
         "spec.schedule.explicit",
-        "may only fall",
+        "must not raise templateRate or shots",
     ),
     _bad(
         {"spec.schedule": {"explicit": [{"templateRate": 0.5, "shots": 2}, {"templateRate": 0.75, "shots": 0}]}},
         "spec.schedule.explicit",
-        "may only fall",
+        "must not raise templateRate or shots",
     ),
-    _bad({"spec.schedule": {"explicit": [_STAGE]}}, "spec.schedule.explicit", "the last stage must have shots: 0"),
+    _bad(
+        {"spec.schedule": {"explicit": [_STAGE]}}, "spec.schedule.explicit", "must end with a stage that has shots: 0"
+    ),
     _bad({"spec.training.tokensPerPack": 65536}, "spec.training.tokensPerPack", "not be larger than tokensPerBatch"),
     _bad({"spec.evaluation.metrics": ["BLEU", "BLEU"]}, "spec.evaluation.metrics", "must not repeat a metric"),
     _bad(
@@ -239,4 +261,4 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     },
     {"spec.suspend": True, "spec.activeDeadlineSeconds": 3600, "spec.ttlSecondsAfterFinished": 0},
 )
-"""Changes to ``small_job`` that leave it right."""
+"""Changes to ``small_job`` that leave it valid."""

@@ -1,4 +1,4 @@
-"""The API server and `promptintern run` agree on every job: the CRD's rules and the models' are the same."""
+"""The API server and `promptintern run` accept the same jobs, because the CRD and the models have the same rules."""
 
 from typing import Any
 
@@ -22,15 +22,15 @@ def accepts(document: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("bad", BAD_JOBS, ids=lambda bad: bad.label)
 def test_the_server_refuses_a_bad_job_at_the_same_field(bad: BadJob) -> None:
-    found = refusals(bad.document)
-    if bad.where.startswith("metadata."):
-        assert [message.partition(":")[0] for _, message in found] == [bad.where]
+    refused = refusals(bad.document)
+    if bad.field.startswith("metadata."):
+        assert [message.partition(":")[0] for _, message in refused] == [bad.field]
     else:
-        assert bad.where in {field for field, _ in found}
+        assert bad.field in {field for field, _ in refused}
 
 
 @pytest.mark.parametrize("changes", GOOD_CHANGES, ids=lambda changes: "-".join(changes) or "small")
-def test_the_server_takes_a_good_job_and_its_defaults_change_nothing(changes: dict[str, Any]) -> None:
+def test_the_server_accepts_a_good_job_and_its_defaults_change_nothing(changes: dict[str, Any]) -> None:
     document = with_changes(small_job(), changes)
     assert refusals(document) == []
     assert parse_job(with_defaults(document, SCHEMA)) == parse_job(document)
@@ -44,7 +44,7 @@ _WRONG = st.one_of(
     st.fixed_dictionaries({"unknown": st.just(1)}),
     st.lists(st.sampled_from(["x", "QueryOnly", "FullPrompt", "BLEU"]), max_size=5),
 )
-"""What may stand in any field, rightly or wrongly."""
+"""Values for any field, valid or not."""
 
 _TEXTS = {
     "template": ["{examples}{query}", "{examples}{query}", "{query}", "{examples} in {query} {out}", "{query}{query}"],
@@ -60,14 +60,14 @@ _TEXTS = {
 
 
 def _values(node: Schema, field: str) -> st.SearchStrategy[Any]:
-    """Values that the schema takes; rules across fields they may break."""
+    """Values that the schema accepts. They may break rules across fields."""
     match node:
         case {"enum": words}:
             return st.sampled_from(words)
         case {"properties": fields}:
             required = {name: _values(fields[name], name) for name in node.get("required", [])}
             if field == "spec":
-                required = {}  # small_job has them; drawn ones replace them
+                required = {}  # small_job has them, and drawn ones replace them
             optional = {name: _values(child, name) for name, child in fields.items() if name not in required}
             return st.fixed_dictionaries(required, optional=optional)
         case {"items": items}:
@@ -88,7 +88,7 @@ def _values(node: Schema, field: str) -> st.SearchStrategy[Any]:
 
 def _paths(value: Any, path: tuple[str | int, ...]) -> list[tuple[str | int, ...]]:
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    below = [found for key, child in children for found in _paths(child, (*path, key))]
+    below = [child_path for key, child in children for child_path in _paths(child, (*path, key))]
     return [path, *below] if path else below
 
 
@@ -103,15 +103,15 @@ _SPECS = _values(SCHEMA["properties"]["spec"], "spec")
 
 @given(_SPECS, st.none() | st.tuples(st.integers(0, 999), _WRONG))
 @settings(max_examples=60)
-def test_both_take_the_same_jobs(spec: dict[str, Any], mutation: tuple[int, Any] | None) -> None:
+def test_both_accept_the_same_jobs(spec: dict[str, Any], mutation: tuple[int, Any] | None) -> None:
     document = small_job()
     document["spec"] |= spec
     if mutation:
         number, wrong = mutation
         paths = _paths(document["spec"], ())
         _replace(document["spec"], paths[number % len(paths)], wrong)
-    found = refusals(document)
-    assert accepts(document) == (not found), found
+    refused = refusals(document)
+    assert accepts(document) == (not refused), refused
 
 
 @given(
@@ -120,8 +120,8 @@ def test_both_take_the_same_jobs(spec: dict[str, Any], mutation: tuple[int, Any]
 @settings(max_examples=30)
 def test_both_see_the_same_placeholders(pieces: list[str]) -> None:
     document = with_changes(small_job(), {"spec.prompt.template": "".join(pieces)})
-    found = refusals(document)
-    assert accepts(document) == (not found), found
+    refused = refusals(document)
+    assert accepts(document) == (not refused), refused
     assert accepts(document) == (
         pieces.count("{query}") == pieces.count("{examples}") == 1 and "{answer}" not in pieces
     )
@@ -140,12 +140,12 @@ ACCEPTED = {"status": {"startTime": "2026-01-01T00:00:00Z"}}
         ({"spec.data.train.limit": 5}, "spec.data"),
     ],
 )
-def test_an_accepted_job_keeps_what_it_computes(changes: dict[str, Any], field: str) -> None:
+def test_an_accepted_job_cannot_change_what_it_computes(changes: dict[str, Any], field: str) -> None:
     accepted = with_changes(small_job(), ACCEPTED)
-    assert [found for found, _ in refusals(with_changes(accepted, changes), accepted)] == [field]
+    assert [name for name, _ in refusals(with_changes(accepted, changes), accepted)] == [field]
 
 
-def test_a_job_that_was_not_accepted_can_be_mended() -> None:
+def test_a_job_that_was_not_accepted_can_be_corrected() -> None:
     changes = {"spec.model.dtype": "float32", "spec.data.train.limit": 5}
     refused = with_changes(small_job(), {"status": {"phase": "Refused"}})
     assert refusals(with_changes(small_job(), changes), small_job()) == []
@@ -164,7 +164,7 @@ def test_an_accepted_job_may_be_suspended_retried_and_timed() -> None:
     assert refusals(accepted, with_changes(accepted, changes)) == []
 
 
-def test_spelling_a_default_out_is_no_change() -> None:
+def test_writing_out_a_default_is_not_a_change() -> None:
     changes = {"spec.training": {"seed": 0}, "spec.prompt.compressor": {"kind": "SelfInformation"}}
     accepted = with_changes(small_job(), ACCEPTED)
     assert refusals(with_changes(accepted, changes), accepted) == []

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition: fresh, structural, bounded, described."""
+"""The CustomResourceDefinition is up to date, structural, bounded and described."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ ALLOWED = {
     "required", "properties", "items", "additionalProperties", RULES, "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys", "x-kubernetes-preserve-unknown-fields",
 }  # fmt: skip
-"""What a structural schema may say, as far as we use it. No $ref, no anyOf, no title, no nullable."""
+"""The keywords of a structural schema that we use. $ref, anyOf, title and nullable are not among them."""
 
 
 def nodes(node: Schema = SCHEMA, path: str = "") -> Iterator[tuple[str, Schema]]:
@@ -37,7 +37,7 @@ NODES = dict(nodes())
 
 
 def test_generated_files_are_fresh() -> None:
-    assert crd.stale(ROOT) == [], "run: promptintern-crd --write"
+    assert crd.stale_files(ROOT) == [], "run: promptintern-crd --write"
 
 
 def test_check_names_what_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,9 +46,9 @@ def test_check_names_what_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / crd.CRD_FILE).write_text("old")
     shutil.rmtree(tmp_path / "docs")
     assert crd.main(["--check", "--root", str(tmp_path)]) == 1
-    told = capsys.readouterr().err
-    assert "promptinternjobs.promptintern.dev.yaml: is stale" in told
-    assert "docs/api.md: is stale" in told
+    errors = capsys.readouterr().err
+    assert "promptinternjobs.promptintern.dev.yaml: is stale" in errors
+    assert "docs/api.md: is stale" in errors
 
 
 def test_it_prints_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +56,7 @@ def test_it_prints_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     assert yaml.safe_load(capsys.readouterr().out) == crd.custom_resource_definition()
 
 
-def test_every_node_is_structural_and_every_property_described() -> None:
+def test_every_node_is_structural_and_every_property_is_described() -> None:
     for path, node in NODES.items():
         assert "type" in node, path
         assert set(node) <= ALLOWED, path
@@ -65,7 +65,7 @@ def test_every_node_is_structural_and_every_property_described() -> None:
             assert node["description"].endswith("."), path
 
 
-def test_lists_are_bounded_and_typed_where_the_server_has_to_know() -> None:
+def test_lists_are_bounded_and_have_the_list_types_that_the_server_needs() -> None:
     lists = {path: node for path, node in NODES.items() if node["type"] == "array"}
     assert all("maxItems" in node for node in lists.values()), lists.keys()
     keys = {path: node.get("x-kubernetes-list-map-keys") for path, node in lists.items() if path.startswith(".status")}
@@ -81,15 +81,15 @@ def test_lists_are_bounded_and_typed_where_the_server_has_to_know() -> None:
     assert NODES[".spec.evaluation.arms"]["x-kubernetes-list-type"] == "set"
 
 
-def test_what_a_rule_reads_is_bounded() -> None:
-    """CEL's cost is reckoned from the longest text and list that the schema allows."""
+def test_every_text_that_a_rule_reads_is_bounded() -> None:
+    """The API server estimates the cost of CEL from the longest text and list that the schema allows."""
     checked = 0
     for path, node in NODES.items():
         for rule in node.get(RULES, []):
             for field in set(re.findall(r"self\.([A-Za-z]+(?:\.[A-Za-z]+)*)", rule["rule"])):
                 parts = field.split(".")
                 while parts and f"{path}.{'.'.join(parts)}" not in NODES:
-                    parts.pop()  # a function's name
+                    parts.pop()  # the name of a function
                 read = NODES[f"{path}.{'.'.join(parts)}"]
                 checked += 1
                 if read["type"] == "string":
@@ -111,7 +111,7 @@ def test_every_rule_compiles_and_points_at_a_field() -> None:
 
 
 def test_a_default_of_an_object_passes_its_rules_before_it_is_filled() -> None:
-    """The API server checks a default as it is written, without the defaults inside it."""
+    """The API server validates a default as it is written, before it fills in the defaults inside it."""
     checked = 0
     for path, node in NODES.items():
         if node.get("default") == {}:

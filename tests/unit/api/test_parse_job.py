@@ -1,4 +1,4 @@
-"""Reading a job: what is wrong is named by field, and what is right survives the wire."""
+"""Parsing a job names the field of each mistake, and a valid job survives the wire format."""
 
 from datetime import UTC, date, datetime
 from typing import Any
@@ -14,8 +14,8 @@ from tests.unit.api.documents import BAD_JOBS, GOOD_CHANGES, BadJob, small_job, 
 def test_a_bad_job_is_refused_at_its_field(bad: BadJob) -> None:
     with pytest.raises(InvalidJob) as caught:
         parse_job(bad.document)
-    problems = [problem for problem in caught.value.problems if problem.where == bad.where]
-    assert any(bad.says in problem.message for problem in problems), str(caught.value)
+    problems = [problem for problem in caught.value.problems if problem.where == bad.field]
+    assert any(bad.message in problem.message for problem in problems), str(caught.value)
 
 
 @pytest.mark.parametrize("changes", GOOD_CHANGES, ids=lambda changes: "-".join(changes) or "small")
@@ -24,7 +24,7 @@ def test_a_job_survives_the_wire(changes: dict[str, Any]) -> None:
     assert parse_job(job.to_wire()) == job
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     changes = {"metadata.name": "X", "spec.model.uri": "x", "spec.schedule.stages": 0, "spec.tranining": {}}
     with pytest.raises(InvalidJob) as caught:
         parse_job(with_changes(small_job(), changes))
@@ -32,12 +32,12 @@ def test_all_problems_are_told_at_once() -> None:
     assert wheres == {"metadata.name", "spec.model.uri", "spec.schedule.stages", "spec.tranining"}
 
 
-def test_a_numeral_in_text_is_a_number_since_pyyaml_makes_it_one_of_2e_4() -> None:
+def test_a_numeral_as_text_is_a_number_because_pyyaml_reads_2e_4_as_text() -> None:
     job = parse_job(with_changes(small_job(), {"spec.training.learningRate": "2e-4"}))
     assert job.spec.training.learning_rate == 2e-4
 
 
-def test_what_kubernetes_adds_to_metadata_passes() -> None:
+def test_metadata_that_kubernetes_adds_is_accepted() -> None:
     added = {
         "metadata.uid": "3b2c0d9e-0000",
         "metadata.creationTimestamp": datetime(2026, 1, 2, tzinfo=UTC),
@@ -47,8 +47,8 @@ def test_what_kubernetes_adds_to_metadata_passes() -> None:
 
 
 @pytest.mark.parametrize("document", [None, [], "job", 3])
-def test_what_is_no_mapping_is_refused(document: object) -> None:
-    with pytest.raises(InvalidJob, match="is no mapping"):
+def test_a_document_that_is_not_a_mapping_is_refused(document: object) -> None:
+    with pytest.raises(InvalidJob, match="is not a mapping"):
         parse_job(document)
 
 
@@ -57,21 +57,21 @@ def test_a_document_of_another_kind_is_refused_at_kind() -> None:
         parse_job(small_job() | {"kind": "RayJob"})
 
 
-def test_aliases_that_unfold_without_end_are_refused_by_size() -> None:
+def test_aliases_that_expand_without_end_are_refused_by_size() -> None:
     layer: list[Any] = ["ha"] * 10
     for _ in range(12):
-        layer = [layer] * 10  # 10^13 words, if anybody wrote them out
+        layer = [layer] * 10  # 10^13 words if it were written out
     with pytest.raises(InvalidJob, match=f"is larger than {MAX_BYTES:,} bytes"):
         parse_job(with_changes(small_job(), {"metadata.annotations": layer}))
 
 
-def test_a_document_that_holds_itself_is_refused() -> None:
+def test_a_document_that_contains_itself_is_refused() -> None:
     document = small_job()
     document["metadata"]["self"] = document
-    with pytest.raises(InvalidJob, match="holds itself"):
+    with pytest.raises(InvalidJob, match="contains itself"):
         parse_job(document)
 
 
-def test_bytes_are_refused_and_not_read_as_text() -> None:
+def test_bytes_are_refused_instead_of_being_read_as_text() -> None:
     with pytest.raises(InvalidJob, match="a value of type bytes"):
         parse_job(with_changes(small_job(), {"spec.prompt.template": b"{query}"}))

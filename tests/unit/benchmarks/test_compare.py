@@ -1,14 +1,14 @@
 """Decisions of the training benchmark: which sizes stay in, which is a method's best, and whether all trained alike."""
 
 import pytest
-from promptintern.pipeline.session import PACK_ON_CPU
+from promptintern.pipeline.session import CPU_PACK_TOKENS
 
 from benchmarks.training.compare import Setting, best_of, differences, in_the_running, other_trainings
 from benchmarks.training.profile import PACK
 
 
 def test_packs_are_as_large_as_in_a_run() -> None:
-    assert PACK["cpu"] == PACK_ON_CPU
+    assert PACK["cpu"] == CPU_PACK_TOKENS
 
 
 def setting(method: str, size: int, *seconds: float, losses: tuple[float, ...] = (2.0, 1.0)) -> Setting:

@@ -1,4 +1,4 @@
-"""Helm, as a function from values to objects."""
+"""Helm as a function from values to objects."""
 
 import json
 import subprocess
@@ -30,22 +30,22 @@ NAMED: dict[str, Values] = {
     },
     "everything": EVERYTHING,
 }
-"""The sets of values whose rendering is kept in snapshots/."""
+"""The sets of values whose rendered objects are kept in snapshots/."""
 
 
-class HelmFailed(Exception):  # noqa: N818 -- reads as what happened
-    """What Helm said."""
+class HelmFailed(Exception):  # noqa: N818 -- the name says what happened
+    """Raised if Helm fails, with its error output."""
 
 
 class Helm:
-    """Runs the chart."""
+    """Runs Helm on the chart."""
 
     def __init__(self, program: Path) -> None:
         self._program = program
         self._texts: dict[str, str] = {}
 
     def run(self, *arguments: str, values: Values | None = None) -> str:
-        """What Helm printed. Raises ``HelmFailed``."""
+        """Run Helm and return its output. Raise ``HelmFailed`` if it fails."""
         with tempfile.TemporaryDirectory() as home:
             file = Path(home) / "values.json"  # JSON is YAML
             file.write_text(json.dumps(values or {}))
@@ -61,7 +61,7 @@ class Helm:
         return done.stdout
 
     def text(self, *arguments: str, values: Values | None = None) -> str:
-        """The rendered chart, rendered once."""
+        """Return the rendered chart, which is cached."""
         key = json.dumps([arguments, values])
         if key not in self._texts:
             command = ("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *arguments)
@@ -69,13 +69,13 @@ class Helm:
         return self._texts[key]
 
     def objects(self, *arguments: str, values: Values | None = None) -> list[Manifest]:
-        """The rendered objects."""
+        """Return the rendered objects."""
         return [item for item in yaml.safe_load_all(self.text(*arguments, values=values)) if item]
 
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    """Helm; it is built with Go when it is missing."""
+    """Helm, which is built with Go if it is missing."""
     try:
         return Helm(programs.program("helm"))
     except NoCluster as missing:
@@ -84,28 +84,28 @@ def helm() -> Helm:
 
 @pytest.fixture(scope="session", params=NAMED)
 def rendered(helm: Helm, request: pytest.FixtureRequest) -> list[Manifest]:
-    """The objects of each named set of values."""
+    """The rendered objects, for each named set of values."""
     return helm.objects(values=NAMED[request.param])
 
 
 def of_kind(objects: list[Manifest], *kinds: str) -> list[Manifest]:
-    """The objects of these kinds."""
+    """Return the objects of these kinds."""
     return [item for item in objects if item["kind"] in kinds]
 
 
 def leaves(schema: Values, values: Values) -> dict[tuple[str, ...], Any]:
-    """The values by their paths: what the schema does not look into is one value."""
-    found: dict[tuple[str, ...], Any] = {}
+    """Return the values by their paths. An object whose properties the schema does not list is one value."""
+    result: dict[tuple[str, ...], Any] = {}
     for name, value in values.items():
         inner = schema["properties"][name]
         if "properties" in inner:
-            found |= {(name, *path): leaf for path, leaf in leaves(inner, value).items()}
+            result |= {(name, *path): leaf for path, leaf in leaves(inner, value).items()}
         else:
-            found[(name,)] = value
-    return found
+            result[(name,)] = value
+    return result
 
 
 def changed(values: Values, path: tuple[str, ...], value: Any) -> Values:
-    """``values`` with another value at ``path``."""
+    """Return ``values`` with another value at ``path``."""
     name, *rest = path
     return values | {name: changed(values.get(name) or {}, tuple(rest), value) if rest else value}

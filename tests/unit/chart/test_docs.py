@@ -1,23 +1,23 @@
-"""docs/chart.md says what the chart does."""
+"""docs/chart.md lists all values of the chart."""
 
 import os
 
 from tests.unit.chart.conftest import DEFAULTS, ROOT, SCHEMA, leaves
-from tests.unit.chart.reference import comments, table
 from tests.unit.chart.test_values import RENEW
+from tests.unit.chart.values_table import comments, table
 
 PAGE = ROOT / "docs" / "chart.md"
 BEGIN, END = "<!-- values: begin -->\n", "\n<!-- values: end -->"
 
 
 def test_every_value_has_a_comment() -> None:
-    said = comments()
+    texts = comments()
     sizes = {path for path in leaves(SCHEMA, DEFAULTS) if path[0] == "podSizes"}
-    silent = [path for path in leaves(SCHEMA, DEFAULTS) if not said.get(path[:-1] if path in sizes else path)]
-    assert not silent
+    missing = [path for path in leaves(SCHEMA, DEFAULTS) if not texts.get(path[:-1] if path in sizes else path)]
+    assert not missing
 
 
-def test_the_table_of_values_is_fresh() -> None:
+def test_the_table_of_values_is_up_to_date() -> None:
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     page = before + BEGIN + table() + END + after

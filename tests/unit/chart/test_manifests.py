@@ -1,4 +1,4 @@
-"""What is in the chart's objects, beyond what the snapshots keep."""
+"""Properties of the chart's objects that the snapshots cannot show."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ SOURCE = ROOT / "crds" / "promptinternjobs.promptintern.dev.yaml"
 COPY = CHART / "files" / "crd.yaml"
 
 
-def test_the_crd_of_the_chart_is_fresh() -> None:
+def test_the_crd_of_the_chart_is_up_to_date() -> None:
     assert COPY.read_text() == SOURCE.read_text(), f"{COPY} is stale: cp {SOURCE} {COPY}"
 
 
@@ -82,7 +82,7 @@ def test_two_releases_that_are_limited_to_namespaces_share_no_name(helm: Helm) -
     assert not names[0] & names[1]
 
 
-def test_policies_hold_where_the_operator_serves(helm: Helm) -> None:
+def test_policies_apply_where_the_operator_serves(helm: Helm) -> None:
     bindings = of_kind(helm.objects(values=EVERYTHING), "ValidatingAdmissionPolicyBinding")
     assert len(bindings) == 3
     for binding in bindings:
@@ -115,25 +115,25 @@ def test_the_policy_of_the_status_names_every_field_but_training(helm: Helm) -> 
 
 
 def _references(schema: Manifest, path: str) -> list[str]:
-    """Fields of the spec that name a Secret or a claim, as CEL reaches them."""
-    found = []
+    """Return the fields of the spec that name a Secret or a claim, as CEL spells them."""
+    fields = []
     for name, inner in schema.get("properties", {}).items():
         if "Secret" in name or "secret" in name or "claim" in name.lower():
-            found.append(f"{path}.{name}")
+            fields.append(f"{path}.{name}")
         else:
-            found += _references(inner, f"{path}.{name}")
-            found += _references(inner.get("items", {}), f"{path}.{name}[]")
-    return found
+            fields += _references(inner, f"{path}.{name}")
+            fields += _references(inner.get("items", {}), f"{path}.{name}[]")
+    return fields
 
 
-def test_the_deputy_policy_asks_for_everything_that_a_job_can_name(helm: Helm) -> None:
+def test_the_deputy_policy_checks_everything_that_a_job_can_name(helm: Helm) -> None:
     schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     assert sorted(_references(schema, "spec")) == [
         "spec.compute.imagePullSecrets",
         "spec.compute.modelCache.claimName",
         "spec.model.secretRef",
         "spec.storage.secretRef",
-    ], "the deputy policy must ask for a right to each; then change this list"
+    ], "the deputy policy must check a right to each of them; then change this list"
     (policy,) = (
         item
         for item in of_kind(helm.objects(), "ValidatingAdmissionPolicy")
@@ -150,7 +150,7 @@ def test_the_deputy_policy_asks_for_everything_that_a_job_can_name(helm: Helm) -
     assert "resource('serviceaccounts').namespace(request.namespace).check('create')" in identity
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are(helm: Helm) -> None:
+def test_the_dashboard_queries_metrics_that_exist(helm: Helm) -> None:
     assert metrics.LEADING  # registers them
     names = {sample.name for family in REGISTRY.collect() for sample in family.samples if "_created" not in sample.name}
     kinds = {family.name: family.type for family in REGISTRY.collect()}
@@ -163,21 +163,21 @@ def test_the_dashboard_asks_for_metrics_that_there_are(helm: Helm) -> None:
         if "promptintern.json" in item["data"]
     )
     expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    asked = {name for text in expressions for name in re.findall(r"\b(?:promptintern|process)_\w+", text)}
-    assert asked <= names | {"process_resident_memory_bytes"}
+    queried = {name for text in expressions for name in re.findall(r"\b(?:promptintern|process)_\w+", text)}
+    assert queried <= names | {"process_resident_memory_bytes"}
     ours = {name for name in kinds if name.startswith("promptintern_")}
     assert all(any(name in text for text in expressions) for name in ours), "a metric without a panel"
 
 
 def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
     board = json.loads((CHART / "files" / "dashboard.json").read_text())
-    taken = sorted(
+    spans = sorted(
         (row, panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
         for panel in board["panels"]
         for row in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     )
-    for (row, _, end), (next_row, begin, _) in pairwise(taken):
-        assert row != next_row or end <= begin
+    for (row, _, end), (next_row, start, _) in pairwise(spans):
+        assert row != next_row or end <= start
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
@@ -191,6 +191,6 @@ def test_helm_test_runs_a_program_that_python_can_read(helm: Helm) -> None:
     assert f"http://{service['metadata']['name']}:8081/readyz" in {item["value"] for item in container["env"]}
 
 
-def test_every_object_is_in_the_release_s_namespace_unless_told(helm: Helm) -> None:
+def test_every_object_is_in_the_namespace_of_the_release(helm: Helm) -> None:
     namespaces = {item["metadata"].get("namespace", NAMESPACE) for item in helm.objects()}
     assert namespaces == {NAMESPACE}

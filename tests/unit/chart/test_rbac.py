@@ -1,4 +1,4 @@
-"""The operator may do what it does, and no more."""
+"""The operator has the rights that it needs, and no others."""
 
 import pytest
 from promptintern_api import parse_job
@@ -26,29 +26,29 @@ LEASES = {("coordination.k8s.io", "leases"): {"create", "get", "update"}}
 
 
 def _granted(rules: list[Manifest]) -> dict[tuple[str, str], set[str]]:
-    found: dict[tuple[str, str], set[str]] = {}
+    granted: dict[tuple[str, str], set[str]] = {}
     for rule in rules:
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
-                found.setdefault((group, resource), set()).update(rule["verbs"])
-    return found
+                granted.setdefault((group, resource), set()).update(rule["verbs"])
+    return granted
 
 
 def _of_the_operator(objects: list[Manifest]) -> dict[tuple[str, str | None], dict[tuple[str, str], set[str]]]:
-    """What the operator's ServiceAccount is bound to, by kind and namespace of the binding."""
+    """Return the rights of the operator's ServiceAccount, by the kind and namespace of the binding."""
     (deployment,) = of_kind(objects, "Deployment")
     account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
     roles = {
         (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]): item["rules"]
         for item in of_kind(objects, "Role", "ClusterRole")
     }
-    found: dict[tuple[str, str | None], dict[tuple[str, str], set[str]]] = {}
+    granted: dict[tuple[str, str | None], dict[tuple[str, str], set[str]]] = {}
     for binding in of_kind(objects, "RoleBinding", "ClusterRoleBinding"):
         if {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE} in binding["subjects"]:
             namespace, ref = binding["metadata"].get("namespace"), binding["roleRef"]
             rules = roles[ref["kind"], namespace if ref["kind"] == "Role" else None, ref["name"]]
-            found.setdefault((binding["kind"], namespace), {}).update(_granted(rules))
-    return found
+            granted.setdefault((binding["kind"], namespace), {}).update(_granted(rules))
+    return granted
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def _of_the_operator(objects: list[Manifest]) -> dict[tuple[str, str | None], di
     ],
     ids=["cluster", "cluster, one replica", "namespaces", "namespaces and definitions", "its own namespace"],
 )
-def test_the_operator_may_do_just_this(
+def test_the_operator_has_exactly_these_rights(
     helm: Helm, values: Values, granted: dict[tuple[str, str | None], dict[tuple[str, str], set[str]]]
 ) -> None:
     assert _of_the_operator(helm.objects(values=values)) == granted
@@ -86,7 +86,7 @@ def test_nobody_gets_secrets_escalation_or_wildcards(rendered: list[Manifest]) -
             assert not verbs & {"escalate", "bind", "impersonate"}, item["metadata"]["name"]
 
 
-def test_tenants_write_jobs_but_no_status(rendered: list[Manifest]) -> None:
+def test_tenants_may_write_jobs_but_no_status(rendered: list[Manifest]) -> None:
     tenants = [
         item
         for item in of_kind(rendered, "ClusterRole")
@@ -98,8 +98,8 @@ def test_tenants_write_jobs_but_no_status(rendered: list[Manifest]) -> None:
         assert granted.get(("promptintern.dev", "promptinternjobs/status"), set()) <= {"get", "list", "watch"}
 
 
-def test_the_operator_holds_what_it_grants() -> None:
-    """RBAC refuses a Role with more than its author has."""
+def test_the_operator_has_the_rights_that_it_grants() -> None:
+    """RBAC refuses a Role with rights that its author does not have."""
     job = parse_job(
         {
             "apiVersion": "promptintern.dev/v1alpha1",
@@ -116,20 +116,20 @@ def test_the_operator_holds_what_it_grants() -> None:
         assert verbs <= NEEDED[key]
 
 
-def test_every_resource_that_the_operator_asks_for_is_covered() -> None:
+def test_every_resource_that_the_operator_uses_is_covered() -> None:
     resources = [value for value in vars(kube).values() if isinstance(value, kube.Resource)]
-    asked = {*resources, *kube._BY_KIND.values()}
+    used = {*resources, *kube._BY_KIND.values()}
     covered = NEEDED | DEFINITIONS
-    for resource in asked:
+    for resource in used:
         group = resource.api_version.rpartition("/")[0]
         assert (group, resource.plural) in covered
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_only_what_has_to_be_is_of_the_cluster(helm: Helm, name: str) -> None:
-    """With namespaces: the CRD, the policies, the tenants' roles, and reading CRDs where that was asked for."""
+def test_only_unavoidable_objects_are_cluster_scoped(helm: Helm, name: str) -> None:
+    """With `namespaces`, these are the CRD, the policies, the ClusterRoles for tenants, and the right to read CRDs."""
     values = NAMED[name]
-    found = {item["kind"] for item in helm.objects(values=values) if "namespace" not in item["metadata"]}
+    kinds = {item["kind"] for item in helm.objects(values=values) if "namespace" not in item["metadata"]}
     allowed = {
         "CustomResourceDefinition",
         "ClusterRole",
@@ -138,4 +138,4 @@ def test_only_what_has_to_be_is_of_the_cluster(helm: Helm, name: str) -> None:
     }
     if not values.get("namespaces") or "rbac" in values:
         allowed.add("ClusterRoleBinding")
-    assert found == allowed
+    assert kinds == allowed

@@ -1,4 +1,4 @@
-"""What the Deployment tells the operator is what the operator reads."""
+"""The environment variables of the Deployment are the settings that the operator reads."""
 
 import pytest
 from promptintern_operator.settings import DefaultStorage, EgressRule, PodSize, Settings
@@ -9,7 +9,7 @@ PREFIX = "PROMPTINTERN_"
 
 
 def _variables(objects: list[Manifest]) -> dict[str, str]:
-    """The variables; one that the pod's own fields fill has the field's path."""
+    """Return the variables. The value of one that a field of the pod sets is the path of that field."""
     (deployment,) = of_kind(objects, "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return {
@@ -30,17 +30,21 @@ def test_every_variable_is_a_setting_and_every_setting_a_variable(helm: Helm) ->
 
 @pytest.mark.parametrize("name", NAMED)
 def test_no_variable_is_unknown(helm: Helm, name: str) -> None:
-    found = set(_variables(helm.objects(values=NAMED[name])))
-    assert found <= {PREFIX + field.upper() for field in Settings.model_fields}
+    names = set(_variables(helm.objects(values=NAMED[name])))
+    assert names <= {PREFIX + field.upper() for field in Settings.model_fields}
 
 
 def test_the_defaults_of_chart_and_operator_are_the_same(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
     chart = _settings(monkeypatch, helm, {}).model_dump()
     for name in Settings.model_fields:
         monkeypatch.delenv(PREFIX + name.upper(), raising=False)
-    own = Settings().model_dump()
-    named = {"operator_namespace": "metadata.namespace", "pod_name": "metadata.name", "lease_name": "promptintern"}
-    assert chart == own | named
+    defaults = Settings().model_dump()
+    from_chart = {
+        "operator_namespace": "metadata.namespace",
+        "pod_name": "metadata.name",
+        "lease_name": "promptintern",
+    }
+    assert chart == defaults | from_chart
 
 
 def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:

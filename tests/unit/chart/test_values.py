@@ -1,4 +1,4 @@
-"""Every documented value: accepted, described by the schema, and with an effect."""
+"""Every documented value is accepted, is in the schema, and has an effect."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from tests.unit.chart.conftest import (
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
 RENEW = "PROMPTINTERN_RENEW_SNAPSHOTS"
-"""``PROMPTINTERN_RENEW_SNAPSHOTS=1 pytest tests/unit/chart`` writes the snapshots again; read the difference."""
+"""``PROMPTINTERN_RENEW_SNAPSHOTS=1 pytest tests/unit/chart`` rewrites the snapshots. Review the difference."""
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -31,12 +31,14 @@ def test_helm_lint(helm: Helm, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_what_is_rendered_is_what_was_reviewed(helm: Helm, name: str) -> None:
+def test_rendered_objects_equal_the_reviewed_snapshots(helm: Helm, name: str) -> None:
     text = helm.text(values=changed(NAMED[name], ("crds", "install"), False))
     file = SNAPSHOTS / f"{name}.yaml"
     if os.environ.get(RENEW):
         file.write_text(text)
-    assert text == file.read_text(), f"{file.name} is stale; if the change is meant: {RENEW}=1 pytest tests/unit/chart"
+    assert text == file.read_text(), (
+        f"{file.name} is stale; if the change is right, run {RENEW}=1 pytest tests/unit/chart"
+    )
 
 
 def _paths(schema: Values) -> Iterator[tuple[str, ...]]:
@@ -47,26 +49,26 @@ def _paths(schema: Values) -> Iterator[tuple[str, ...]]:
             yield (name,)
 
 
-def test_the_schema_and_the_values_know_the_same_names() -> None:
-    known = set(_paths(SCHEMA)) - {("global",)}
-    assert set(leaves(SCHEMA, DEFAULTS)) == known
-    assert set(leaves(SCHEMA, EVERYTHING)) == known
+def test_the_schema_and_the_values_have_the_same_names() -> None:
+    paths = set(_paths(SCHEMA)) - {("global",)}
+    assert set(leaves(SCHEMA, DEFAULTS)) == paths
+    assert set(leaves(SCHEMA, EVERYTHING)) == paths
 
 
 SWITCH_NEEDS_ONE_REPLICA = ("leaderElection",)
-INSTEAD: dict[tuple[str, ...], str] = {("defaultStorage", "uri"): "s3://another"}
-"""Other values, where the default cannot stand beside the rest."""
+REPLACEMENTS: dict[tuple[str, ...], str] = {("defaultStorage", "uri"): "s3://another"}
+"""Values for settings whose default is invalid beside the other settings."""
 
 
 @pytest.mark.parametrize("path", sorted(set(leaves(SCHEMA, DEFAULTS)) - {SWITCH_NEEDS_ONE_REPLICA}), ids=".".join)
 def test_each_value_has_an_effect(helm: Helm, path: tuple[str, ...]) -> None:
-    """All are set; setting one back to its default, or a switch to the other side, renders something else."""
+    """Every value is set. Resetting one to its default, or flipping a switch, must change the rendered chart."""
     value = leaves(SCHEMA, EVERYTHING)[path]
-    default: Any = INSTEAD.get(path, leaves(SCHEMA, DEFAULTS)[path])
+    default: Any = REPLACEMENTS.get(path, leaves(SCHEMA, DEFAULTS)[path])
     if isinstance(value, bool):
         default = not value
     assert default != value
-    # Helm would merge two mappings.
+    # None removes a mapping; Helm would merge an empty one.
     without = changed(EVERYTHING, path, default if not isinstance(value, dict) or default else None)
     assert helm.text(values=without) != helm.text(values=EVERYTHING)
 
@@ -82,8 +84,8 @@ def test_one_replica_without_leader_election(helm: Helm) -> None:
     assert not [name for name in names if name.endswith("-lease")]
 
 
-def test_set_is_enough(helm: Helm) -> None:
-    """Numbers that --set makes of text arrive as the text that the operator reads."""
+def test_every_kind_of_value_can_be_given_by_set(helm: Helm) -> None:
+    """Numbers that --set makes of text reach the operator as the text that it reads."""
     sets = (
         "podSizes.head.cpu=2",
         "trainer.allowedImages={registry.example/team,hub.example}",
@@ -101,7 +103,7 @@ def test_set_is_enough(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "fragment"),
     [
         ({"replica": 2}, "replica"),
         ({"image": {"name": "x"}}, "name"),
@@ -160,7 +162,7 @@ def test_set_is_enough(helm: Helm) -> None:
     ],
     ids=str,
 )
-def test_helm_refuses_and_names_the_value(helm: Helm, values: dict[str, Any], said: str) -> None:
+def test_helm_refuses_and_names_the_value(helm: Helm, values: dict[str, Any], fragment: str) -> None:
     with pytest.raises(HelmFailed) as failed:
         helm.text(values=values)
-    assert said in str(failed.value)
+    assert fragment in str(failed.value)

@@ -16,7 +16,7 @@ Job = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Bad:
-    """One mistake, and what a user must read about it."""
+    """One mistake, and what its message must say."""
 
     name: str
     change: Callable[[Job, Path], None]
@@ -25,7 +25,7 @@ class Bad:
 
 
 def at(path: str, value: Any) -> Callable[[Job, Path], None]:
-    """Set a field of the document."""
+    """Return a change that sets a field of the document."""
 
     def change(job: Job, _folder: Path) -> None:
         *parents, leaf = path.split(".")
@@ -38,7 +38,7 @@ def at(path: str, value: Any) -> Callable[[Job, Path], None]:
 
 
 def without(path: str) -> Callable[[Job, Path], None]:
-    """Remove a field of the document."""
+    """Return a change that removes a field of the document."""
 
     def change(job: Job, _folder: Path) -> None:
         *parents, leaf = path.split(".")
@@ -51,7 +51,7 @@ def without(path: str) -> Callable[[Job, Path], None]:
 
 
 def train(content: bytes) -> Callable[[Job, Path], None]:
-    """Replace the training file."""
+    """Return a change that replaces the training file."""
     return lambda _job, folder: (folder / "train.jsonl").write_bytes(content) and None
 
 
@@ -63,7 +63,7 @@ GOOD = {"query": "a question", "answer": "an answer"}
 
 
 def _model(edit: Callable[[Path], object]) -> Callable[[Job, Path], None]:
-    """A model folder of its own, edited."""
+    """Return a change that gives the job its own, edited model folder."""
 
     def change(job: Job, folder: Path) -> None:
         model = write_tiny_model(folder / "broken-model")
@@ -80,7 +80,7 @@ def _pickled(model: Path) -> None:
 
 def _too_long(job: Job, folder: Path) -> None:
     (folder / "train.jsonl").write_bytes(lines(GOOD, {"query": "x " * 600, "answer": "y"}, GOOD | {"query": "b"}))
-    job["spec"]["schedule"] = {"stages": 2, "shots": 0}  # as an example, the row would make others too long as well
+    job["spec"]["schedule"] = {"stages": 2, "shots": 0}  # as an example, the row would make other rows too long as well
 
 
 def _parquet(job: Job, folder: Path) -> None:
@@ -119,7 +119,7 @@ CASES = [
     Bad(
         name="unknown scheme",
         change=at("spec.data.train.uri", "http://host/rows.jsonl"),
-        says=("spec.data.train.uri", "starts with none of s3://, file://, sample://"),
+        says=("spec.data.train.uri", "must start with one of s3://, file://, sample://"),
     ),
     Bad(
         name="unknown sample",
@@ -141,7 +141,7 @@ CASES = [
     Bad(
         name="unknown nested field",
         change=at("spec.training.lora.rank", 4),
-        says=("spec.training.lora.rank", "no known"),
+        says=("spec.training.lora.rank", "not a known field"),
     ),
     Bad(name="wrong type", change=at("spec.schedule.stages", "four"), says=("spec.schedule.stages", "'four'")),
     Bad(name="no data", change=without("spec.data"), says=("spec.data", "is required")),
@@ -186,12 +186,12 @@ CASES = [
         change=at(
             "spec.schedule", {"explicit": [{"templateRate": 0.2, "shots": 0}, {"templateRate": 0.5, "shots": 0}]}
         ),
-        says=("spec.schedule.explicit", "may only fall"),
+        says=("spec.schedule.explicit", "must not raise"),
     ),
     Bad(
         name="explicit beside curve",
         change=at("spec.schedule", {"stages": 2, "explicit": [{"templateRate": 0, "shots": 0}]}),
-        says=("spec.schedule.explicit", "cannot stand beside"),
+        says=("spec.schedule.explicit", "cannot be combined with"),
     ),
     Bad(
         name="explicit ends with examples",
@@ -359,13 +359,13 @@ def test_a_mistake_gives_a_clear_message(
     )
     assert ran.code == bad.code, ran.err
     assert "Traceback" not in ran.err + ran.out
-    assert "defect" not in ran.err
+    assert "bug in promptintern" not in ran.err
     for fragment in bad.says:
         assert fragment in ran.err
     assert sum(line.startswith(("error:", "failed:")) for line in ran.err.splitlines()) == 1
 
 
-def test_all_problems_are_told_at_once(
+def test_all_problems_are_listed_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = tiny_job(tmp_path)
@@ -383,8 +383,8 @@ def test_a_good_job_is_valid(
     write_rows(tmp_path / "train.jsonl", 12)
     ran = promptintern("validate", write_job(tmp_path, tiny_job(tmp_path)), capsys=capsys, monkeypatch=monkeypatch)
     assert ran.code == 0, ran.err
-    assert "tiny: valid" in ran.out
-    assert "12 to train, 4 held out" in ran.out
+    assert "the job tiny is valid" in ran.out
+    assert "12 training rows, 4 held-out rows" in ran.out
 
 
 @pytest.mark.parametrize("command", ["run", "validate", "prepare", "predict", "report", "export"])
@@ -410,4 +410,4 @@ def test_export_into_a_full_folder_is_refused(
     (tmp_path / "something").write_text("x")
     ran = promptintern("export", tmp_path, "--merged", tmp_path, capsys=capsys, monkeypatch=monkeypatch)
     assert ran.code == 2
-    assert "exists already" in ran.err
+    assert "already exists" in ran.err

@@ -5,20 +5,22 @@ from dataclasses import replace
 
 import pytest
 from promptintern.cli.console import BarObserver, LogObserver, StopFlag
-from promptintern.pipeline.events import Event, Speed, Stepped, Trained
+from promptintern.pipeline.events import Event, Stepped, Trained
+from promptintern.stage_record import Throughput
+from promptintern_api.training_status import TimeShares
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-SPEED = Speed(
-    examples=19.52,
-    tokens=11_200.4,
-    computed=3_900.2,
-    loss_tokens=390.0,
-    mfu=None,
-    shares={"data": 0.02, "forward": 0.4, "backward": 0.58},
+RATES = Throughput(
+    examples_per_second=19.52,
+    tokens_per_second=11_200.4,
+    computed_tokens_per_second=3_900.2,
+    loss_tokens_per_second=390.0,
+    time_shares=TimeShares(data=0.02, forward=0.4, backward=0.58),
 )
-STEPPED = Stepped(name="stage 1/4", stage=0, done=10, steps=10, loss=1.2345, speed=SPEED)
-TRAINED = Trained(name="stage 1/4", seconds=200.0, speed=SPEED)
+UNTIMED = RATES.model_copy(update={"computed_tokens_per_second": None, "time_shares": None})
+STEPPED = Stepped(name="stage 1/4", stage=0, done=10, steps=10, loss=1.2345, throughput=RATES)
+TRAINED = Trained(name="stage 1/4", seconds=200.0, throughput=RATES)
 
 
 def line(event: Event) -> str:
@@ -32,7 +34,7 @@ def line(event: Event) -> str:
     [
         (STEPPED, "step 10/10, loss 1.2345, 19.5 examples/s, 11,200 tokens/s (3,900 computed)"),
         (
-            replace(STEPPED, speed=replace(SPEED, computed=None)),
+            replace(STEPPED, throughput=UNTIMED),
             "step 10/10, loss 1.2345, 19.5 examples/s, 11,200 tokens/s",
         ),
         (
@@ -41,12 +43,12 @@ def line(event: Event) -> str:
             "data 2 %, forward 40 %, backward 58 %",
         ),
         (
-            replace(TRAINED, speed=replace(SPEED, mfu=0.314)),
+            replace(TRAINED, throughput=RATES.model_copy(update={"mfu": 0.314})),
             "trained in 3 min 20 s, 19.5 examples/s, 11,200 tokens/s (3,900 computed), 390 loss tokens/s, MFU 31 %; "
             "data 2 %, forward 40 %, backward 58 %",
         ),
         (
-            replace(TRAINED, speed=replace(SPEED, computed=None, shares={})),
+            replace(TRAINED, throughput=UNTIMED),
             "trained in 3 min 20 s, 19.5 examples/s, 11,200 tokens/s, 390 loss tokens/s",
         ),
     ],

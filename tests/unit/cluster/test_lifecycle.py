@@ -75,6 +75,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (False, f"{os.getpid()}-{start_time(os.getpid())}-x", False),
         (True, None, False),
     ],
+    ids=("no holder", "a holder that has ended", "a holder that runs", "kept"),  # the same in every worker of xdist
 )
 def test_a_cluster_ends_when_nobody_uses_it(
     kept: bool, holder: str | None, ends: bool, tmp_path: Path, ended: list[Path]

@@ -1,4 +1,4 @@
-"""Jobs as an API server answers them."""
+"""Jobs as an API server returns them."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ EARLIER = "2026-01-02T10:57:00Z"
 
 
 def stored(changes: dict[str, Any] | None = None, **status: Any) -> Job:
-    """The small job in namespace team-a with a status."""
+    """Return the small job in namespace team-a with a status."""
     meta = {
         "metadata.namespace": "team-a",
         "metadata.uid": "0b5b9fcc-d6a8-4fd5-84ba-f7f2c53a07f2",
@@ -20,16 +20,18 @@ def stored(changes: dict[str, Any] | None = None, **status: Any) -> Job:
         "metadata.generation": 1,
         "metadata.creationTimestamp": EARLIER,
     }
-    return Job.of(with_changes(small_job(), meta | (changes or {})) | {"status": {"observedGeneration": 1} | status})
+    return Job.from_document(
+        with_changes(small_job(), meta | (changes or {})) | {"status": {"observedGeneration": 1} | status}
+    )
 
 
 def condition(kind: str, status: str, reason: str, message: str) -> dict[str, Any]:
-    """A condition."""
+    """Return a condition."""
     return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": EARLIER}
 
 
 def training() -> Job:
-    """In its second stage, in its second attempt."""
+    """Return a job in its second stage and second attempt."""
     accepted = condition("Accepted", "True", "Valid", "data and model are as they should be")
     return stored(
         phase="Training",

@@ -1,4 +1,4 @@
-"""Every byte of a log once, wherever it is read."""
+"""Every byte of a log is printed once, wherever it is read."""
 
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promptintern.cluster.answers import Forbidden, Unreachable
-from promptintern.cluster.logs import READ_SCRIPT, LogReader, beyond, parse_read
+from promptintern.cluster.api_errors import Forbidden, Unreachable
+from promptintern.cluster.logs import READ_SCRIPT, LogReader, bytes_after, parse_output
 from promptintern.cluster.objects import Job, Pod
-from promptintern.cluster.stored import Place
+from promptintern.cluster.run_location import RunLocation
 from promptintern.errors import Problem
 
 from tests.unit.cluster_cli.documents import EARLIER, condition, stored
 
 
-def read(folder: Path, *known: str) -> list[tuple[str, bytes]]:
-    done = subprocess.run(["sh", "-c", READ_SCRIPT, "sh", str(folder), *known], capture_output=True, check=True)
-    return list(parse_read(done.stdout))
+def read(folder: Path, *offsets: str) -> list[tuple[str, bytes]]:
+    done = subprocess.run(["sh", "-c", READ_SCRIPT, "sh", str(folder), *offsets], capture_output=True, check=True)
+    return list(parse_output(done.stdout))
 
 
 def test_the_script_prints_what_is_new(tmp_path: Path) -> None:
@@ -34,9 +34,9 @@ def test_the_script_prints_what_is_new(tmp_path: Path) -> None:
     assert read(tmp_path, "job-driver-a.log:8", "job-driver-b.log:22") == []
 
 
-def test_an_answer_that_breaks_off() -> None:
-    assert list(parse_read(b"a.log 10\nabc")) == [("a.log", b"abc")]
-    assert list(parse_read(b"a.l")) == []
+def test_output_that_is_cut_off() -> None:
+    assert list(parse_output(b"a.log 10\nabc")) == [("a.log", b"abc")]
+    assert list(parse_output(b"a.l")) == []
 
 
 LONG = b"".join(b"line %d\n" % i for i in range(2000))
@@ -54,11 +54,11 @@ LONG = b"".join(b"line %d\n" % i for i in range(2000))
     ],
 )
 def test_what_a_stored_tail_adds(content: bytes, printed: bytes, fresh: bytes | None) -> None:
-    assert beyond(content, printed) == fresh
+    assert bytes_after(content, printed) == fresh
 
 
 class FakeCluster:
-    """Plays scenes: in each a job, its head pod, and the driver's log in it."""
+    """A cluster that plays scenes: each has a job, its head pod, and a change to the driver's log."""
 
     def __init__(self, folder: Path, scenes: list[Any]) -> None:
         self.folder = folder
@@ -90,7 +90,7 @@ class FakeCluster:
 
 
 def pod(name: str, ray_job: str) -> Pod:
-    return Pod.of(
+    return Pod.from_document(
         {
             "metadata": {"name": name, "uid": name, "creationTimestamp": EARLIER},
             "spec": {"containers": [{"name": "ray-head", "env": [{"name": "PROMPTINTERN_RAY_JOB", "value": ray_job}]}]},
@@ -122,16 +122,16 @@ def write(tmp_path: Path) -> Callable[..., Callable[[], None]]:
 def follow(folder: Path, scenes: list[Any]) -> tuple[bytes, list[str]]:
     out, notes = bytearray(), []  # type: ignore[var-annotated]
 
-    def stored_run(_: Job) -> Place:
+    def stored_run(_: Job) -> RunLocation:
         (folder / "stored").mkdir(exist_ok=True)
-        return Place(uri=(folder / "stored").as_uri(), endpoint=None, region=None)
+        return RunLocation(uri=(folder / "stored").as_uri(), endpoint=None, region=None)
 
     ticks = iter(range(0, 10_000_000, 100))
     reader = LogReader(
         FakeCluster(folder, scenes),
         out=out.extend,
         note=notes.append,
-        place_of=stored_run,
+        locate_run=stored_run,
         sleep=lambda _: None,
         clock=lambda: float(next(ticks)),
     )
@@ -165,7 +165,7 @@ def test_following_over_attempts_and_outages(tmp_path: Path, write: Callable[...
     )
     assert out == b"one\ntwo\nthree\nfour\nfive\n"
     assert "away; trying again" in notes
-    assert "attempt 1 ended: Infrastructure: end 1" in notes
+    assert "attempt 1 ended (Infrastructure): end 1" in notes
 
 
 def test_following_without_the_right_to_exec(tmp_path: Path, write: Callable[..., Callable[[], None]]) -> None:

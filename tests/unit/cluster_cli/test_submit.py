@@ -1,12 +1,12 @@
-"""What is sent, and what differs from what is there."""
+"""What is sent, and what differs from the existing job."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from promptintern.cluster.answers import Changed, Exists
+from promptintern.cluster.api_errors import AlreadyExists, Conflict
 from promptintern.cluster.objects import Document, Job
-from promptintern.cluster.submit import Done, differences, local_paths, read_submission, submit
+from promptintern.cluster.submit import Action, find_differences, find_local_paths, read_submission, submit
 from promptintern.errors import Problem, UserError
 from promptintern_api import parse_job
 
@@ -30,7 +30,7 @@ def test_only_what_the_file_sets_is_sent(tmp_path: Path) -> None:
     ("changes", "field", "says"),
     [
         ({"spec.data.train.uri": "file:///home/me/train.jsonl"}, "spec.data.train.uri", "upload it to S3"),
-        ({"spec.model.uri": "file:///models/llama"}, "spec.model.uri", "/models/llama is a path of this machine"),
+        ({"spec.model.uri": "file:///models/llama"}, "spec.model.uri", "/models/llama is a path on this machine"),
         ({"spec.storage": {"uri": "file:///runs"}}, "spec.storage.uri", "give an s3:// URI"),
         (
             {"spec.model.uri": "file:///models-old/a", "spec.compute.modelCache": CACHE},
@@ -40,31 +40,32 @@ def test_only_what_the_file_sets_is_sent(tmp_path: Path) -> None:
         (
             {"spec.model.uri": "file:///models/../etc", "spec.compute.modelCache": CACHE},
             "spec.model.uri",
-            "path of this machine",
+            "path on this machine",
         ),
         (
             {"spec.storage": {"uri": "file:///models/runs"}, "spec.compute.modelCache": CACHE | {"readOnly": True}},
             "spec.storage.uri",
-            "for reading only",
+            "read-only",
         ),
     ],
 )
-def test_paths_that_pods_do_not_have(changes: dict[str, Any], field: str, says: str) -> None:
-    problems = local_paths(parse_job(with_changes(small_job(), changes)))
+def test_paths_that_pods_cannot_read(changes: dict[str, Any], field: str, says: str) -> None:
+    problems = find_local_paths(parse_job(with_changes(small_job(), changes)))
     assert [each.where for each in problems] == [field]
     assert says in problems[0].message
 
 
 def test_paths_below_the_model_cache(tmp_path: Path) -> None:
     changes = {"spec.model.uri": "file:///models/llama", "spec.compute.modelCache": CACHE}
-    assert local_paths(parse_job(with_changes(small_job(), changes))) == []
+    assert find_local_paths(parse_job(with_changes(small_job(), changes))) == []
 
 
 def test_differences_know_the_defaults(tmp_path: Path) -> None:
-    there = stored({"spec.training.seed": 0, "spec.suspend": True})  # as an API server fills them in, or a user did
-    assert differences(there, submission(tmp_path)) == []
-    found = differences(there, submission(tmp_path, {"spec.training.seed": 1, "spec.suspend": False}))
-    assert [str(each) for each in found] == [
+    # The API server's defaults, and a user's change.
+    existing = stored({"spec.training.seed": 0, "spec.suspend": True})
+    assert find_differences(existing, submission(tmp_path)) == []
+    differences = find_differences(existing, submission(tmp_path, {"spec.training.seed": 1, "spec.suspend": False}))
+    assert [str(difference) for difference in differences] == [
         "spec.training.seed: 0 in the cluster, 1 in the file",
         "spec.suspend: true in the cluster, false in the file",
     ]
@@ -72,11 +73,11 @@ def test_differences_know_the_defaults(tmp_path: Path) -> None:
 
 def test_long_texts_are_shown_where_they_differ(tmp_path: Path) -> None:
     start = "{examples}{query}" + 200 * "x"
-    there = stored({"spec.prompt.template": start + "old"})
-    (found,) = differences(there, submission(tmp_path, {"spec.prompt.template": start + "new"}))
-    assert 'old" in the cluster' in str(found)
-    assert 'new" in the file' in str(found)
-    assert len(str(found)) < 200
+    existing = stored({"spec.prompt.template": start + "old"})
+    (difference,) = find_differences(existing, submission(tmp_path, {"spec.prompt.template": start + "new"}))
+    assert 'old" in the cluster' in str(difference)
+    assert 'new" in the file' in str(difference)
+    assert len(str(difference)) < 200
 
 
 class FakeCluster:
@@ -84,50 +85,50 @@ class FakeCluster:
 
     namespace = "team-a"
 
-    def __init__(self, there: Job, *, changes: int = 0) -> None:
-        self.there = there
+    def __init__(self, existing: Job, *, changes: int = 0) -> None:
+        self.existing = existing
         self.changes = changes
         self.patched: list[Document] = []
 
     def job(self, name: str) -> Job:
-        return self.there
+        return self.existing
 
     def create(self, document: Document, *, dry_run: bool = False) -> Job:
-        raise Exists([Problem(where=document["metadata"]["name"], message="exists")])
+        raise AlreadyExists([Problem(where=document["metadata"]["name"], message="exists")])
 
     def replace(self, document: Document, *, dry_run: bool = False) -> Job:
         if self.changes:
             self.changes -= 1
-            raise Changed([Problem(where="small", message="changed")])
-        return self.there
+            raise Conflict([Problem(where="small", message="changed")])
+        return self.existing
 
     def patch(self, name: str, change: Document, *, dry_run: bool = False) -> Job:
         self.patched.append(change)
-        return self.there
+        return self.existing
 
 
 def test_a_patch_holds_what_changes_and_nothing_else(tmp_path: Path) -> None:
     cluster = FakeCluster(stored(startTime=EARLIER))
-    wanted = submission(tmp_path, {"spec.retries.application": 4, "metadata.labels": {"a.b/c": "d"}})
-    assert submit(cluster, wanted).done is Done.UPDATED
+    changed = submission(tmp_path, {"spec.retries.application": 4, "metadata.labels": {"a.b/c": "d"}})
+    assert submit(cluster, changed).action is Action.UPDATED
     assert cluster.patched == [{"spec": {"retries": {"application": 4}}, "metadata": {"labels": {"a.b/c": "d"}}}]
 
 
-def test_it_is_tried_again_where_somebody_was_quicker(tmp_path: Path) -> None:
-    wanted = submission(tmp_path, {"spec.training.seed": 1})
-    assert submit(FakeCluster(stored(phase="Refused"), changes=2), wanted).done is Done.REPLACED
-    with pytest.raises(UserError, match="changes all the time"):
-        submit(FakeCluster(stored(phase="Refused"), changes=9), wanted)
+def test_a_conflict_is_retried(tmp_path: Path) -> None:
+    changed = submission(tmp_path, {"spec.training.seed": 1})
+    assert submit(FakeCluster(stored(phase="Refused"), changes=2), changed).action is Action.REPLACED
+    with pytest.raises(UserError, match="keeps changing"):
+        submit(FakeCluster(stored(phase="Refused"), changes=9), changed)
 
 
 @pytest.mark.parametrize(
-    ("there", "says"),
+    ("existing", "says"),
     [
         (stored({"metadata.deletionTimestamp": EARLIER}), "is being deleted"),
         (stored(phase="Training", startTime=EARLIER), "spec.training.seed: 0 in the cluster, 1 in the file"),
         (stored(phase="Failed"), r"--set metadata\.name=small-2"),
     ],
 )
-def test_a_job_that_cannot_be_changed(tmp_path: Path, there: Job, says: str) -> None:
+def test_a_job_that_cannot_be_changed(tmp_path: Path, existing: Job, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        submit(FakeCluster(there), submission(tmp_path, {"spec.training.seed": 1}))
+        submit(FakeCluster(existing), submission(tmp_path, {"spec.training.seed": 1}))

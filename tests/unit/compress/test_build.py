@@ -1,4 +1,4 @@
-"""Compressors as a job asks for them, and their cache."""
+"""Compressors that a job configures, and their cache."""
 
 import json
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def test_self_information_from_spec_to_text(base: tuple[Any, Any], tmp_path: Pat
     compressor = build_compressor(spec, tokenizer=tokenizer, model=model, model_digest="m", cache_dir=tmp_path)
     half = compressor.compress(0.5)
     assert half.text.endswith("{examples}{query}\nBash:")
-    assert 0 < half.rate_achieved <= 0.5
+    assert 0 < half.achieved_rate <= 0.5
     (file,) = tmp_path.iterdir()
     again = build_compressor(spec, tokenizer=tokenizer, model=model, model_digest="m", cache_dir=tmp_path)
     file.write_text("{broken")
@@ -99,7 +99,7 @@ def test_precomputed_templates_are_taken_by_rate(base: tuple[Any, Any]) -> None:
     assert compressor.compress(1).text == TEMPLATE
     third = compressor.compress(0.3333)
     assert third.text == "Bash! {examples}{query}"
-    assert third.rate_achieved == len("Bash! ") / len(TEMPLATE.replace("{examples}{query}", ""))
+    assert third.achieved_rate == len("Bash! ") / len(TEMPLATE.replace("{examples}{query}", ""))
     assert compressor.compress(0).tokens == 0
 
 
@@ -129,12 +129,12 @@ def test_precomputed_templates_must_hold_protected_text() -> None:
 
 
 def test_a_rate_given_twice_is_refused() -> None:
-    with pytest.raises(UserError, match=r"templates\[1\]\.rate: 0 stands there twice"):
+    with pytest.raises(UserError, match=r"templates\[1\]\.rate: the rate 0 is given twice"):
         check_precomputed(precomputed((0, "{query}"), (0, "x{query}")), stages(0))
 
 
 def test_a_stage_with_examples_needs_a_template_with_room_for_them() -> None:
     spec = precomputed((0.5, "{query}"), (0, "{query}"))
-    with pytest.raises(UserError, match=r"template for rate 0\.5 lacks \{examples\}, and its stage has 2"):
+    with pytest.raises(UserError, match=r"template for rate 0\.5 lacks \{examples\}, but its stage has 2 shots"):
         check_precomputed(spec, stages(1, 0.5, 0, shots=(3, 2, 0)))
     check_precomputed(spec, stages(1, 0.5, 0, shots=(3, 0, 0)))

@@ -1,4 +1,4 @@
-"""Compression: rates nest, counts are the tokenizer's, protected text and placeholders survive."""
+"""Compression: rates nest, token counts are the tokenizer's, and protected text and placeholders are kept."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ TEXT = (
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """Byte-pair tokens learnt from the text itself, so that words share tokens and some merge across spaces."""
+    """Byte-pair tokens learned from the text itself, so that words share tokens and some merge across spaces."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -43,7 +43,7 @@ UNITS = len(split_units(parse_template(TEXT, ["\nBash:"])))
 
 
 def kept_units(template: RankedTemplate, rate: float) -> set[tuple[int, str]]:
-    """Words that a rate keeps, told apart by how often they came before."""
+    """Return the words that a rate keeps, each with the number of its earlier occurrences."""
     words = " ".join(p.text for p in template.compress(rate).pieces if p.kind is LITERAL).split()
     return {(words[:i].count(word), word) for i, word in enumerate(words)}
 
@@ -59,7 +59,7 @@ def test_units_are_words_with_the_space_before_them() -> None:
 def test_rate_one_is_the_text_unchanged(tokenizer: Any) -> None:
     whole = ranked(tokenizer).compress(1)
     assert whole.text == TEXT
-    assert (whole.rate_achieved, whole.tokens) == (1.0, whole.full_tokens)
+    assert (whole.achieved_rate, whole.tokens) == (1.0, whole.full_tokens)
     assert whole.full_tokens == uncompressed(parse_template(TEXT, ["\nBash:"]), tokenizer).full_tokens
 
 
@@ -73,7 +73,7 @@ def test_rate_zero_leaves_placeholders_and_protected_text(tokenizer: Any) -> Non
 def test_protected_text_stays_even_beyond_the_rate(tokenizer: Any) -> None:
     tiny = ranked(tokenizer).compress(0.01)
     assert tiny.text == "{examples}{query}\nBash:"
-    assert tiny.rate_achieved > 0.01
+    assert tiny.achieved_rate > 0.01
 
 
 def test_the_best_ranked_words_are_kept_in_their_order(tokenizer: Any) -> None:
@@ -105,9 +105,9 @@ def test_a_lower_rate_keeps_part_of_what_a_higher_one_keeps(
     template = ranked(tokenizer, scores)
     low, high = (template.compress(rate) for rate in rates)
     assert kept_units(template, rates[0]) <= kept_units(template, rates[1])
-    assert low.tokens <= high.tokens or low.rate_achieved <= rates[0]
+    assert low.tokens <= high.tokens or low.achieved_rate <= rates[0]
     protected = count_tokens([Piece(text="\nBash:", kind=PROTECTED)], tokenizer)
-    for asked, made in zip(rates, (low, high), strict=True):
-        assert made.tokens <= max(asked * made.full_tokens, protected)
-        assert made.tokens == count_tokens(made.pieces, tokenizer)
-        assert [p.text for p in made.pieces if p.kind is not LITERAL] == ["{examples}", "{query}", "\nBash:"]
+    for rate, compressed in zip(rates, (low, high), strict=True):
+        assert compressed.tokens <= max(rate * compressed.full_tokens, protected)
+        assert compressed.tokens == count_tokens(compressed.pieces, tokenizer)
+        assert [p.text for p in compressed.pieces if p.kind is not LITERAL] == ["{examples}", "{query}", "\nBash:"]

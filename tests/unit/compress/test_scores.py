@@ -62,7 +62,7 @@ def classifier() -> tuple[Any, Any]:
     pieces.pop("##", None)
     core = Tokenizer(models.WordPiece(vocab={p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    core.decoder = decoders.WordPiece()  # the package takes tokens back to text between its steps
+    core.decoder = decoders.WordPiece()  # the package converts tokens back to text between its steps
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -96,7 +96,7 @@ def test_self_information_is_the_mean_surprisal_of_a_words_tokens(base: tuple[An
     with torch.no_grad():
         log_p = model(input_ids=torch.tensor([[tokenizer.bos_token_id, *ids]])).logits[0, :-1].log_softmax(-1)
     bits = [-float(log_p[i, token]) / math.log(2) for i, token in enumerate(ids)]
-    # One token a byte: "Sum", " up.", " ", "\nNow:".
+    # One token per byte: "Sum", " up.", " ", "\nNow:".
     expected = [sum(bits[0:3]) / 3, sum(bits[3:7]) / 4, bits[7], sum(bits[8:13]) / 5]
     assert scores == pytest.approx(expected, rel=1e-5)
 
@@ -113,7 +113,7 @@ def test_self_information_repeats_and_leaves_the_models_mode(base: tuple[Any, An
 
 def test_a_long_template_is_read_in_overlapping_windows(base: tuple[Any, Any]) -> None:
     model, tokenizer = base
-    text = " ".join(f"word{i}" for i in range(400))  # some 3,000 byte tokens for a model that holds 1,024
+    text = " ".join(f"word{i}" for i in range(400))  # some 3,000 byte tokens for a model with a context of 1,024
     scores = self_information_scores(parse_template(text + "{query}"), model, tokenizer)
     assert len(scores) == 400
     assert all(score > 0 for score in scores)
@@ -143,7 +143,7 @@ def package_compressor(model: Any, tokenizer: Any) -> Any:
     package.tokenizer = copy.deepcopy(tokenizer)
     package.model = copy.deepcopy(model)
     package.device = "cpu"
-    package.oai_tokenizer = SimpleNamespace(encode=lambda word: [word])  # one token a word
+    package.oai_tokenizer = SimpleNamespace(encode=lambda word: [word])  # one token per word
     package.init_llmlingua2()
     return package
 
@@ -171,5 +171,5 @@ def test_a_long_template_is_cut_behind_a_full_stop(classifier: tuple[Any, Any]) 
     one = llmlingua2_scores(parse_template(" ".join([sentence] * 17) + "{query}"), model, tokenizer)
     many = llmlingua2_scores(parse_template(" ".join([sentence] * 40) + "{query}"), model, tokenizer)
     assert len(many) == 40 * 17
-    assert many[: len(one)] == pytest.approx(one, rel=1e-4)  # 17 sentences are the most that fit into one window
+    assert many[: len(one)] == pytest.approx(one, rel=1e-4)  # at most 17 sentences fit into one window
     assert many[len(one) : 2 * len(one)] == pytest.approx(one, rel=1e-4)

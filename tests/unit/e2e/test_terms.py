@@ -27,7 +27,9 @@ def test_the_log_of_a_driver_that_did_not_reach_ray_is_left_out() -> None:
 
 def test_a_stop_without_saving_has_no_saved_step() -> None:
     saved = "saved at stage 3/3, step 12 of 40; the next attempt continues there"
-    worker = "the pod of a worker leaves; saved at stage 3/3, step 20 of 40; the workers begin again"
+    worker = (
+        "the pod of a worker is about to be deleted; saved at stage 3/3, step 20 of 40; the workers restart from there"
+    )
     log = "\n".join(
         [
             "stage 3/3: step 10/40, loss 1",

@@ -11,8 +11,8 @@ def test_a_trajectory_comes_back(tmp_path: Path) -> None:
     trajectory = Trajectory(
         loss=[1.5], grad_norm=[0.5], learning_rate=[0.1], tokens=[12], loss_tokens=[3], rows=[2], computed=[9]
     )
-    trajectory.spend({"forward": 1.0, "save": 0.5})
-    trajectory.spend({"forward": 2.0})
+    trajectory.add_seconds({"forward": 1.0, "save": 0.5})
+    trajectory.add_seconds({"forward": 2.0})
     trajectory.write(tmp_path)
     assert Trajectory.read(tmp_path) == trajectory
     assert (trajectory.seconds, trajectory.spent) == (3.5, {"forward": 3.0, "save": 0.5})

@@ -1,4 +1,4 @@
-"""Packs side by side in threads: the same gradients, and threads that end and are given back."""
+"""Lanes: the same gradients as without them, and threads that end and are released."""
 
 import os
 import platform
@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from promptintern.engine.fused.last_layer import attention_of
-from promptintern.engine.fused.lora_fp32 import _Together
+from promptintern.engine.fused.lora_fp32 import _LayerGroup
 from promptintern.engine.fused.patching import base_of
-from promptintern.engine.lanes import lanes_of, settle_threads, threads_for, threads_of
-from promptintern.engine.packing.layout import Layout
+from promptintern.engine.lanes import lane_count, lane_pool, lane_threads, pin_thread_settings
+from promptintern.engine.packing.layout import PackLayout
 
 from tests.tiny import random_model, tiny_config, tiny_model
 from tests.unit.engine.adapters import CPU, gradient, gradient_of_step, with_random_lora
@@ -30,8 +30,8 @@ MODELS = [(name, "all-linear") for name in FULL_ATTENTION if name != "mixtral"] 
 
 @pytest.fixture
 def small_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lanes whatever a step has to do."""
-    monkeypatch.setattr("promptintern.engine.packing.planning._LEAST_EACH", 1)
+    """Use lanes even for steps with few tokens."""
+    monkeypatch.setattr("promptintern.engine.packing.planning._MIN_LANE_TOKENS", 1)
 
 
 @pytest.fixture
@@ -64,37 +64,39 @@ def in_step(adapter: Any, lanes: int) -> tuple[list[int], Any]:
 
 @pytest.mark.parametrize(("architecture", "targets"), MODELS)
 @pytest.mark.parametrize("lanes", [2, 4])
-@pytest.mark.parametrize("trunk_saves", [None, 1])
+@pytest.mark.parametrize("min_prefix_savings", [None, 1])
 @pytest.mark.usefixtures("small_steps_too")
 def test_gradients_are_those_of_rows_alone(
-    architecture: str, targets: str, lanes: int, trunk_saves: int | None
+    architecture: str, targets: str, lanes: int, min_prefix_savings: int | None
 ) -> None:
     adapter = with_random_lora(tiny_model(architecture), target_modules=targets)
     rows = random_family(3, 24)
-    alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
-    loss, grad, step = gradient_of_step(adapter, rows, lanes=lanes, tokens=60 * lanes, trunk_saves=trunk_saves)
-    assert bool(step.trunk) == bool(trunk_saves)
-    assert len(step.parts(0)[1]) == lanes
+    alone = gradient(adapter, [[row] for row in rows], PackLayout.UNPACKED)
+    loss, grad, step = gradient_of_step(
+        adapter, rows, lanes=lanes, tokens=60 * lanes, min_prefix_savings=min_prefix_savings
+    )
+    assert bool(step.prefix_tokens) == bool(min_prefix_savings)
+    assert len(step.split_by_lane(0)[1]) == lanes
     assert_same(adapter, (loss, grad), alone)
 
 
 @pytest.mark.parametrize(("architecture", "targets"), MODELS)
 @pytest.mark.usefixtures("small_steps_too")
-def test_lanes_do_not_take_each_others_notes(architecture: str, targets: str) -> None:
+def test_lanes_do_not_use_each_others_records(architecture: str, targets: str) -> None:
     adapter = with_random_lora(tiny_model(architecture), target_modules=targets)
     rows = random_family(3, 8)
-    alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
+    alone = gradient(adapter, [[row] for row in rows], PackLayout.UNPACKED)
     waited, meeting = in_step(adapter, 2)
-    *_, step = gradient_of_step(adapter, rows, lanes=2, tokens=2**20, trunk_saves=None)
-    assert [len(lane) for lane in step.parts(0)[1]] == [1, 1]
+    *_, step = gradient_of_step(adapter, rows, lanes=2, tokens=2**20, min_prefix_savings=None)
+    assert [len(lane) for lane in step.split_by_lane(0)[1]] == [1, 1]
     assert not waited
     meeting[0] = True
-    loss, grad, _ = gradient_of_step(adapter, rows, lanes=2, tokens=2**20, trunk_saves=None)
+    loss, grad, _ = gradient_of_step(adapter, rows, lanes=2, tokens=2**20, min_prefix_savings=None)
     assert len(waited) == 2 * len(base_of(adapter.model).get_decoder().layers)
     assert_same(adapter, (loss, grad), alone)
 
 
-def test_layers_side_by_side_wait_for_their_own_thread() -> None:
+def test_pending_outputs_of_layers_are_kept_per_thread() -> None:
     computed: list[torch.Tensor] = []
 
     def compute(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -102,7 +104,7 @@ def test_layers_side_by_side_wait_for_their_own_thread() -> None:
         return 2 * x, 3 * x
 
     first, second = torch.nn.Identity(), torch.nn.Identity()
-    forwards = _Together([first, second], compute).forwards()
+    forwards = _LayerGroup([first, second], compute).forwards()
     here, there = torch.tensor(1.0), torch.tensor(10.0)
     with ThreadPoolExecutor(1) as other:
         assert forwards[first](here) == 2
@@ -117,8 +119,8 @@ def test_layers_side_by_side_wait_for_their_own_thread() -> None:
 def test_any_rows(seed: int, count: int, template: int, lanes: int, tokens: int) -> None:
     adapter = with_random_lora(tiny_model("llama"))
     rows = random_family(seed, count, template=template)
-    alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
-    loss, grad, _ = gradient_of_step(adapter, rows, lanes=lanes, tokens=tokens, trunk_saves=20)
+    alone = gradient(adapter, [[row] for row in rows], PackLayout.UNPACKED)
+    loss, grad, _ = gradient_of_step(adapter, rows, lanes=lanes, tokens=tokens, min_prefix_savings=20)
     assert_same(adapter, (loss, grad), alone)
 
 
@@ -128,31 +130,31 @@ def test_gradients_repeat_with_several_threads_each() -> None:
     config.hidden_size, config.intermediate_size, config.head_dim = 512, 1024, 128
     adapter = with_random_lora(random_model(config))
     rows = random_family(5, 60, template=200)
-    found = [gradient_of_step(adapter, rows, lanes=2, tokens=1024, trunk_saves=100) for _ in range(3)]
-    assert len(found[0][2].parts(0)[1]) == 2
-    for loss, grad, _ in found[1:]:
-        assert loss == found[0][0]
-        assert torch.equal(grad, found[0][1])
+    results = [gradient_of_step(adapter, rows, lanes=2, tokens=1024, min_prefix_savings=100) for _ in range(3)]
+    assert len(results[0][2].split_by_lane(0)[1]) == 2
+    for loss, grad, _ in results[1:]:
+        assert loss == results[0][0]
+        assert torch.equal(grad, results[0][1])
 
 
 @pytest.mark.parametrize(("architecture", "targets"), MODELS)
 @pytest.mark.usefixtures("four_threads")
 def test_a_model_that_a_pass_only_reads_has_all_threads(architecture: str, targets: str) -> None:
-    assert threads_for(with_random_lora(tiny_model(architecture), target_modules=targets).model, CPU) == 4
+    assert lane_threads(with_random_lora(tiny_model(architecture), target_modules=targets).model, CPU) == 4
 
 
 @pytest.mark.usefixtures("four_threads")
 def test_one_that_a_pass_changes_or_draws_in_has_one() -> None:
-    assert threads_for(with_random_lora(tiny_model("mixtral")).model, CPU) == 1
-    assert threads_for(with_random_lora(tiny_model("llama").to(torch.bfloat16)).model, CPU) == 1
-    assert threads_for(with_random_lora(tiny_model("llama")).model, torch.device("cuda")) == 1
+    assert lane_threads(with_random_lora(tiny_model("mixtral")).model, CPU) == 1
+    assert lane_threads(with_random_lora(tiny_model("llama").to(torch.bfloat16)).model, CPU) == 1
+    assert lane_threads(with_random_lora(tiny_model("llama")).model, torch.device("cuda")) == 1
     config = tiny_config("mixtral")
     config.router_jitter_noise = 0.1
     adapter = with_random_lora(random_model(config), target_modules=ATTENTION)
-    assert threads_for(adapter.model, CPU) == 1
+    assert lane_threads(adapter.model, CPU) == 1
     adapter = with_random_lora(tiny_model("llama"))
     adapter.model.register_forward_pre_hook(_leave_behind, with_kwargs=True)
-    assert threads_for(adapter.model, CPU) == 1
+    assert lane_threads(adapter.model, CPU) == 1
 
 
 def _leave_behind(module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
@@ -160,12 +162,12 @@ def _leave_behind(module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_the_trial_leaves_generator_and_modes_as_they_were() -> None:
+def test_the_probe_restores_generator_and_modes() -> None:
     adapter = with_random_lora(tiny_model("llama"))
     base_of(adapter.model).eval()
     modes = [module.training for module in adapter.model.modules()]
     state = torch.get_rng_state()
-    assert threads_for(adapter.model, CPU) == 4
+    assert lane_threads(adapter.model, CPU) == 4
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in adapter.model.modules()] == modes
     assert len(set(modes)) == 2
@@ -174,31 +176,31 @@ def test_the_trial_leaves_generator_and_modes_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("threads", "tokens", "lanes"), [(1, 4096, 1), (2, 2047, 1), (2, 2048, 2), (5, 4096, 1), (6, 4096, 3), (8, 6000, 4)]
 )
-def test_lanes_have_enough_tokens_and_as_many_threads_each(threads: int, tokens: int, lanes: int) -> None:
-    assert lanes_of(threads, tokens_per_pack=tokens) == lanes
+def test_lanes_have_enough_tokens_and_share_threads_evenly(threads: int, tokens: int, lanes: int) -> None:
+    assert lane_count(threads, tokens_per_pack=tokens) == lanes
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_every_lane_has_its_part_of_the_threads() -> None:
-    settle_threads(CPU)
+def test_every_lane_has_its_share_of_the_threads() -> None:
+    pin_thread_settings(CPU)
     assert torch.get_num_threads() == 4
-    found: dict[str, tuple[int, int, str]] = {}
+    results: dict[str, tuple[int, int, str]] = {}
     together = threading.Barrier(2)
 
     def work(lane: str, items: Iterable[int]) -> None:
-        together.wait(timeout=60)  # both at a time
-        found[lane] = sum(items), torch.get_num_threads(), threading.current_thread().name
+        together.wait(timeout=60)  # both lanes are running
+        results[lane] = sum(items), torch.get_num_threads(), threading.current_thread().name
 
-    with threads_of(2) as threads:
-        threads.side_by_side(work, [("a", [1, 2]), ("b", [3])])
-        assert [found[lane][:2] for lane in "ab"] == [(3, 2), (3, 2)]
-        assert found["a"][2] == threading.current_thread().name != found["b"][2]
+    with lane_pool(2) as pool:
+        pool.run(work, [("a", [1, 2]), ("b", [3])])
+        assert [results[lane][:2] for lane in "ab"] == [(3, 2), (3, 2)]
+        assert results["a"][2] == threading.current_thread().name != results["b"][2]
         assert torch.get_num_threads() == 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
 
 
 @pytest.mark.parametrize("failing", ["a", "b"])
-def test_one_that_fails_ends_the_others_before_their_next_pack(failing: str) -> None:
+def test_a_failing_lane_stops_the_others_before_their_next_pack(failing: str) -> None:
     before = torch.get_num_threads()
     taken: list[int] = []
     begun = threading.Barrier(2)
@@ -209,10 +211,10 @@ def test_one_that_fails_ends_the_others_before_their_next_pack(failing: str) -> 
             if lane == failing:
                 raise KeyboardInterrupt
             taken.append(item)
-            assert threads._over.wait(timeout=60)
+            assert pool._cancelled.wait(timeout=60)
 
-    with threads_of(2) as threads, pytest.raises(KeyboardInterrupt):
-        threads.side_by_side(work, [("a", [1, 2, 3]), ("b", [1, 2, 3])])
+    with lane_pool(2) as pool, pytest.raises(KeyboardInterrupt):
+        pool.run(work, [("a", [1, 2, 3]), ("b", [1, 2, 3])])
     assert taken == [1]
     assert torch.get_num_threads() == before
 
@@ -220,22 +222,22 @@ def test_one_that_fails_ends_the_others_before_their_next_pack(failing: str) -> 
 HEAP = """
 import torch
 from concurrent.futures import ThreadPoolExecutor
-from promptintern.engine.lanes import settle_threads, threads_of
+from promptintern.engine.lanes import pin_thread_settings, lane_pool
 
 def blocks(count):
     return [torch.empty(100 * 256) for _ in range(count)]
 
-settle_threads(torch.device("cpu"))
+pin_thread_settings(torch.device("cpu"))
 with ThreadPoolExecutor(4) as others:
     list(others.map(blocks, [10] * 8))
 held = []
-with threads_of(2) as threads:
-    threads.side_by_side(lambda _, items: [held.extend(blocks(item)) for item in items], [(0, []), (1, [100])])
+with lane_pool(2) as pool:
+    pool.run(lambda _, items: [held.extend(blocks(item)) for item in items], [(0, []), (1, [100])])
 heap = next(line.split()[0] for line in open("/proc/self/maps") if line.endswith("[heap]\\n"))
 first, last = (int(place, 16) for place in heap.split("-"))
 print(sum(first <= tensor.data_ptr() < last for tensor in held))
 """
-"""How many of the 100 blocks that the second lane takes are in the first one's heap."""
+"""Prints how many of the 100 blocks that the second lane allocates are in the first one's heap."""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has a heap for every thread")

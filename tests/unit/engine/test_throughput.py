@@ -1,42 +1,50 @@
-"""What time goes to, and how much arithmetic a training is."""
+"""The time of phases, and the arithmetic of training."""
 
 import pytest
 import torch
 from promptintern.engine.adapter import attach_lora
-from promptintern.engine.throughput import Clock, Part, Weights, device_peak, peak_flops, training_flops, weights_of
+from promptintern.engine.throughput import (
+    ParameterCounts,
+    Phase,
+    PhaseClock,
+    device_peak,
+    parameter_counts,
+    peak_flops,
+    training_flops,
+)
 from promptintern_api.training import Lora
 
 from tests.tiny import tiny_model
 
 
-def test_laps_are_summed_by_part() -> None:
+def test_seconds_are_summed_by_phase() -> None:
     moments = iter([10.0, 11.0, 13.0, 14.5, 20.0])
-    clock = Clock(lambda: next(moments), lambda start, end: end - start)
-    for part in ("data", "forward", "data"):
-        clock.lap(part)  # type: ignore[arg-type]
-    assert clock.take() == {"data": 2.5, "forward": 2.0}
-    clock.lap("save")
-    assert clock.take() == {"save": 5.5}
-    assert clock.take() == {}
+    clock = PhaseClock(lambda: next(moments), lambda start, end: end - start)
+    for phase in ("data", "forward", "data"):
+        clock.record(phase)  # type: ignore[arg-type]
+    assert clock.collect() == {"data": 2.5, "forward": 2.0}
+    clock.record("save")
+    assert clock.collect() == {"save": 5.5}
+    assert clock.collect() == {}
 
 
-def test_a_lap_that_the_device_is_still_at_comes_later() -> None:
+def test_a_record_that_the_device_has_not_reached_comes_later() -> None:
     moments = iter(range(10))
     reached = 2
-    clock = Clock(lambda: next(moments), lambda start, end: float(end - start) if end <= reached else None)
-    parts: list[Part] = ["forward", "backward", "optimizer"]
-    for part in parts:
-        clock.lap(part)
-    assert clock.take() == {"forward": 1.0, "backward": 1.0}
+    clock = PhaseClock(lambda: next(moments), lambda start, end: float(end - start) if end <= reached else None)
+    phases: list[Phase] = ["forward", "backward", "optimizer"]
+    for phase in phases:
+        clock.record(phase)
+    assert clock.collect() == {"forward": 1.0, "backward": 1.0}
     reached = 3
-    clock.lap("save")
-    assert clock.take() == {"optimizer": 1.0}
+    clock.record("save")
+    assert clock.collect() == {"optimizer": 1.0}
 
 
 def test_flops_of_a_frozen_base() -> None:
-    weights = Weights(base=1000, head=100, lora=10)
-    assert training_flops(weights, computed=1, loss_tokens=0) == 4 * 1000 + 6 * 10
-    assert training_flops(weights, computed=20, loss_tokens=5) == 20 * (4 * 1000 + 6 * 10) + 5 * 4 * 100
+    counts = ParameterCounts(base=1000, head=100, lora=10)
+    assert training_flops(counts, computed=1, loss_tokens=0) == 4 * 1000 + 6 * 10
+    assert training_flops(counts, computed=20, loss_tokens=5) == 20 * (4 * 1000 + 6 * 10) + 5 * 4 * 100
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -48,7 +56,7 @@ def test_parameters_that_tokens_are_multiplied_with(tied: bool) -> None:
     table = model.get_input_embeddings().weight.numel()
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)) - table
     adapter = attach_lora(model, Lora(r=4, alpha=8), seed=0)
-    assert weights_of(adapter) == Weights(base=linear, head=table, lora=adapter.flat.numel())
+    assert parameter_counts(adapter) == ParameterCounts(base=linear, head=table, lora=adapter.flat.numel())
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,7 @@ def test_parameters_that_tokens_are_multiplied_with(tied: bool) -> None:
         ("Some other GPU", torch.float32, None),
     ],
 )
-def test_what_a_gpu_can_do_at_most(name: str, dtype: torch.dtype, peak: float | None) -> None:
+def test_the_peak_of_a_gpu(name: str, dtype: torch.dtype, peak: float | None) -> None:
     assert peak_flops(name, dtype) == (None if peak is None else pytest.approx(peak))
 
 

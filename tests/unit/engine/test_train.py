@@ -7,9 +7,9 @@ import torch
 from promptintern.engine.adapter import Adapter, attach_lora
 from promptintern.engine.attention.prefix_tree import Prefixes
 from promptintern.engine.checkpoint import Trajectory, apply_state, new_optimizer, snapshot
-from promptintern.engine.packing.layout import Layout
+from promptintern.engine.packing.layout import PackLayout
 from promptintern.engine.packing.planning import plan_steps
-from promptintern.engine.train import Course, StageTask, train_stage
+from promptintern.engine.train import LrSpan, TrackTask, train_track
 from promptintern.errors import RunFailed
 from promptintern.pipeline.inputs import length_of
 from promptintern.prompt.encode import Encoded
@@ -31,9 +31,9 @@ def task_of(
     *,
     tokens_per_pack: int = 64,
     epochs: int = 2,
-    layout: Layout = Layout.SHARED,
+    layout: PackLayout = PackLayout.PREFIX_TREE,
     lanes: int = 1,
-) -> StageTask:
+) -> TrackTask:
     steps = plan_steps(
         [length_of(row) for row in encoded],
         seed=(0, 0),
@@ -41,26 +41,26 @@ def task_of(
         tokens_per_batch=256,
         rows_per_batch=4,
         tokens_per_pack=tokens_per_pack,
-        pack=layout.packs,
+        pack=layout.is_packed,
         world_size=1,
         lanes=lanes,
-        prefixes=Prefixes([row.prompt_ids for row in encoded]) if layout is Layout.SHARED else None,
-        trunk_saves=4,
+        prefixes=Prefixes([row.prompt_ids for row in encoded]) if layout is PackLayout.PREFIX_TREE else None,
+        min_prefix_savings=4,
     )
-    course = Course(first=0, total=len(steps))
-    return StageTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, layout=layout, course=course)
+    lr_span = LrSpan(first=0, total=len(steps))
+    return TrackTask(name="stage 1/1", seed=(0, 0), rows=encoded, steps=steps, layout=layout, lr_span=lr_span)
 
 
 def fresh(dropout: float = 0.0) -> Adapter:
     return attach_lora(tiny_model("llama"), Lora(r=4, alpha=8, dropout=dropout), seed=0)
 
 
-def train(adapter: Adapter, task: StageTask, *, stop_after: int | None = None, **state: object) -> Trajectory:
+def train(adapter: Adapter, task: TrackTask, *, stop_after: int | None = None, **state: object) -> Trajectory:
     trajectory = state.get("trajectory") or Trajectory()
     optimizer = state.get("optimizer") or new_optimizer(adapter, weight_decay=0.01)
     assert isinstance(trajectory, Trajectory)
     assert isinstance(optimizer, torch.optim.AdamW)
-    train_stage(
+    train_track(
         adapter,
         optimizer,
         task,
@@ -78,12 +78,12 @@ def test_training_lowers_the_loss() -> None:
     assert trajectory.loss[-1] < 0.7 * trajectory.loss[0]
 
 
-@pytest.mark.parametrize("layout", [Layout.ALONE, Layout.MASKED, Layout.CASCADE])
+@pytest.mark.parametrize("layout", [PackLayout.UNPACKED, PackLayout.MASKED, PackLayout.VARLEN])
 @pytest.mark.parametrize("tokens_per_pack", [200, 20])
-def test_packs_do_not_change_the_trajectory(layout: Layout, tokens_per_pack: int) -> None:
+def test_packs_do_not_change_the_trajectory(layout: PackLayout, tokens_per_pack: int) -> None:
     task = task_of(rows(), tokens_per_pack=tokens_per_pack)
-    assert all(step.trunk >= 8 for step in task.steps) == (tokens_per_pack == 20)
-    assert any(step.trunk for step in task.steps) == (tokens_per_pack == 20)
+    assert all(step.prefix_tokens >= 8 for step in task.steps) == (tokens_per_pack == 20)
+    assert any(step.prefix_tokens for step in task.steps) == (tokens_per_pack == 20)
     one = train(fresh(), task)
     other = train(fresh(), task_of(rows(), tokens_per_pack=16, layout=layout))
     assert one.loss == pytest.approx(other.loss, rel=1e-5)
@@ -104,9 +104,9 @@ def test_lanes_do_not_change_the_trajectory(lanes: int) -> None:
 @pytest.mark.parametrize(("dropout", "lanes"), [(0.0, 1), (0.0, 2), (0.1, 1)])
 @pytest.mark.parametrize("at", [1, 3])
 def test_stop_and_resume_is_bit_identical(dropout: float, lanes: int, at: int) -> None:
-    layout = Layout.CASCADE if dropout else Layout.SHARED
+    layout = PackLayout.VARLEN if dropout else PackLayout.PREFIX_TREE
     task = task_of(rows(), tokens_per_pack=20 * lanes, layout=layout, lanes=lanes)
-    assert all(step.trunk for step in task.steps) == (not dropout)
+    assert all(step.prefix_tokens for step in task.steps) == (not dropout)
     straight = fresh(dropout)
     whole = train(straight, task)
 
@@ -124,13 +124,13 @@ def test_stop_and_resume_is_bit_identical(dropout: float, lanes: int, at: int) -
     assert rest.loss == whole.loss
 
 
-@pytest.mark.parametrize("layout", [Layout.ALONE, Layout.SHARED])
-def test_what_went_through_the_model_and_what_it_took_are_noted(layout: Layout) -> None:
+@pytest.mark.parametrize("layout", [PackLayout.UNPACKED, PackLayout.PREFIX_TREE])
+def test_computed_tokens_and_seconds_are_recorded(layout: PackLayout) -> None:
     encoded = rows()
     trajectory = train(fresh(), task_of(encoded, epochs=1, layout=layout))
     assert len(trajectory.computed) == trajectory.steps
     whole = sum(trajectory.tokens) - len(encoded)  # a row's last token predicts nothing
-    if layout is Layout.ALONE:
+    if layout is PackLayout.UNPACKED:
         assert sum(trajectory.computed) == whole
     else:
         assert sum(trajectory.loss_tokens) < sum(trajectory.computed) < whole

@@ -1,4 +1,4 @@
-"""Greedy answers: the same in any batch, whatever the model's own generation config says."""
+"""Greedy answers do not depend on the batch or on the model's own generation config."""
 
 from pathlib import Path
 from typing import Any

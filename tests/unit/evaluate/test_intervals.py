@@ -1,4 +1,4 @@
-"""Intervals: known values, what must always hold, and coverage by simulation."""
+"""Intervals: published values, invariants, and coverage in simulations."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ OUTCOMES = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_siz
 
 
 def table(both: int, first: int, second: int, neither: int) -> tuple[list[float], list[float]]:
-    """Two arms that are right on the same rows so often."""
+    """Return results of two arms with these numbers of rows on which both, only one, or neither is right."""
     a = [1.0] * both + [1.0] * first + [0.0] * second + [0.0] * neither
     b = [1.0] * both + [0.0] * first + [1.0] * second + [0.0] * neither
     return a, b
@@ -159,5 +159,5 @@ def test_bleu_intervals_come_from_row_statistics() -> None:
 def test_resampling_in_parts_keeps_every_resample(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(50.0)
     whole = bootstrap(values)
-    monkeypatch.setattr("promptintern.evaluate.intervals._DRAWS_AT_ONCE", 777)
+    monkeypatch.setattr("promptintern.evaluate.intervals._MAX_DRAWS_IN_MEMORY", 777)
     assert bootstrap(values) == whole

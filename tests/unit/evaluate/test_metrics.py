@@ -11,7 +11,7 @@ from promptintern.evaluate.metrics import (
     bleu_of_statistics,
     bleu_per_row_statistics,
     exact_match,
-    normalise,
+    normalise_answer,
 )
 from sacrebleu.metrics import BLEU
 
@@ -43,7 +43,7 @@ def test_exact_match_goes_by_row() -> None:
 @given(st.text())
 @settings(max_examples=50)
 def test_normalise_is_idempotent(text: str) -> None:
-    assert normalise(normalise(text)) == normalise(text)
+    assert normalise_answer(normalise_answer(text)) == normalise_answer(text)
 
 
 @pytest.mark.parametrize("metric", [exact_match, bleu, bleu_per_row_statistics])

@@ -1,4 +1,4 @@
-"""What all prompts begin with is computed once, and the answers are the same."""
+"""The shared prefix of all prompts is computed once, and the answers are the same."""
 
 from copy import deepcopy
 from typing import Any
@@ -9,13 +9,13 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.evaluate import generate as module
-from promptintern.evaluate.generate import Decoding, _logits_apart, generate
-from promptintern.evaluate.prefix import LEAST_TOKENS, Prefix, compute_prefix, shared_tokens
+from promptintern.evaluate.generate import Decoding, _largest_logit_difference, generate
+from promptintern.evaluate.prefix import MIN_TOKENS, CachedPrefix, compute_prefix, shared_tokens
 
 from tests.tiny import ARCHITECTURES, COMMON, VOCABULARY, random_model, tiny_config, tiny_model, write_tiny_model
 
 CPU = torch.device("cpu")
-BEGINNING = [(7 * n) % 60 + 20 for n in range(2 * LEAST_TOKENS)]
+BEGINNING = [(7 * n) % 60 + 20 for n in range(2 * MIN_TOKENS)]
 PROMPTS = [[*BEGINNING, *range(30, 30 + n)] for n in (3, 9, 1, 7, 5)]
 WHOLE_ATTENTION = sorted(set(ARCHITECTURES) - {"mistral"})
 """The tiny Mistral has a window shorter than these prompts."""
@@ -63,7 +63,7 @@ def test_the_beginning_is_computed_once(architecture: str, tokenizer: Any) -> No
     longest_rest = max(map(len, PROMPTS)) - len(BEGINNING)
     first, pair, shortest, longest, second, *decoded = computed
     assert (first, second) == (len(BEGINNING), len(PROMPTS) * longest_rest)
-    # Two prompts behind it and alone, to see that the model goes on from it.
+    # Two prompts after the prefix and alone, to check that the model continues the prefix correctly.
     assert (pair, shortest, longest) == (2 * longest_rest, min(map(len, PROMPTS)), max(map(len, PROMPTS)))
     assert set(decoded) <= {len(PROMPTS)}
 
@@ -79,13 +79,13 @@ def test_an_adapter_that_is_off_is_off_for_the_beginning_too(tokenizer: Any) -> 
 GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
 
 
-def apart(model: Any, tokenizer: Any, prefix: Prefix | None) -> float:
+def logit_difference(model: Any, tokenizer: Any, prefix: CachedPrefix | None) -> float:
     with torch.inference_mode():
-        return _logits_apart(model, tokenizer, PROMPTS, CPU, prefix)
+        return _largest_logit_difference(model, tokenizer, PROMPTS, CPU, prefix)
 
 
-def that_go_on_from_it() -> dict[str, Any]:
-    """Models whose positions are rotated, learned, an addend of attention's scores, or of a part of each head."""
+def models_with_prefix() -> dict[str, Any]:
+    """Return models with rotary, learned or additive positions, or with rotary positions in a part of each head."""
     return {
         **{name: tiny_config(name) for name in WHOLE_ATTENTION},
         "gpt2": transformers.GPT2Config(**GPT),
@@ -101,17 +101,17 @@ def that_go_on_from_it() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", that_go_on_from_it())
+@pytest.mark.parametrize("name", models_with_prefix())
 def test_logits_are_the_same(name: str, tokenizer: Any) -> None:
-    model = random_model(that_go_on_from_it()[name]).eval()
+    model = random_model(models_with_prefix()[name]).eval()
     with torch.inference_mode():
         prefix = compute_prefix(model, PROMPTS, CPU)
     assert prefix is not None
-    assert apart(model, tokenizer, prefix) < 1e-4
+    assert logit_difference(model, tokenizer, prefix) < 1e-4
 
 
-def that_compute_every_prompt_whole() -> dict[str, Any]:
-    """Models that would notice, each by another thing."""
+def models_without_prefix() -> dict[str, Any]:
+    """Return models that cannot continue a padded prefix, each for a different reason."""
     llama = tiny_config("llama")
     return {
         "a window": tiny_config("mistral"),
@@ -120,7 +120,7 @@ def that_compute_every_prompt_whole() -> dict[str, Any]:
             attention_types=[[["global", "local"], 1]],
         ),
         "no attention": tiny_config("mamba"),
-        "is not told positions": transformers.MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4),
+        "takes no positions": transformers.MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4),
         "takes no keys and values": transformers.OpenAIGPTConfig(**GPT),
         "scales positions": copy_of(
             llama, rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
@@ -136,20 +136,20 @@ def copy_of(config: Any, **changes: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize("name", that_compute_every_prompt_whole())
+@pytest.mark.parametrize("name", models_without_prefix())
 def test_models_that_would_notice_compute_every_prompt_whole(name: str) -> None:
-    model = random_model(that_compute_every_prompt_whole()[name]).eval()
+    model = random_model(models_without_prefix()[name]).eval()
     with torch.inference_mode():
         assert compute_prefix(model, PROMPTS, CPU) is None
 
 
 def test_what_no_config_tells_is_seen_at_two_prompts(tokenizer: Any) -> None:
-    """Tokens of this one see those that come after them."""
+    """Tokens of this model attend to later tokens."""
     model = random_model(transformers.BertConfig(**COMMON)).eval()
     with torch.inference_mode():
         prefix = compute_prefix(model, PROMPTS, CPU)
     assert prefix is not None
-    assert apart(model, tokenizer, prefix) > 1e-2
+    assert logit_difference(model, tokenizer, prefix) > 1e-2
     assert answers(model, tokenizer, share_prefix=True) == answers(model, tokenizer, batch_size=1, share_prefix=False)
 
 
@@ -157,24 +157,24 @@ def test_a_prompt_that_has_memory_only_without_the_prefix_gets_it(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama").eval()
-    plain, asked = answers(model, tokenizer, share_prefix=False), []
+    plain, with_prefix = answers(model, tokenizer, share_prefix=False), []
     original = module._generate_batch
 
     def small_device(*arguments: Any) -> Any:
         *_, prefix = arguments
-        asked.append(prefix is not None)
+        with_prefix.append(prefix is not None)
         if prefix is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(*arguments)
 
     monkeypatch.setattr(module, "_generate_batch", small_device)
     assert answers(model, tokenizer, share_prefix=True) == plain
-    assert asked == [True, True, False, False, False]
+    assert with_prefix == [True, True, False, False, False]
 
 
 def test_little_in_common_is_not_kept() -> None:
     model = tiny_model("llama").eval()
-    assert compute_prefix(model, [p[len(BEGINNING) - LEAST_TOKENS + 1 :] for p in PROMPTS], CPU) is None
+    assert compute_prefix(model, [p[len(BEGINNING) - MIN_TOKENS + 1 :] for p in PROMPTS], CPU) is None
     assert compute_prefix(model, PROMPTS[:1], CPU) is None
     assert compute_prefix(model, [], CPU) is None
 

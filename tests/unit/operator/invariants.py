@@ -1,4 +1,4 @@
-"""What must hold of a job at all times, whatever happens around it."""
+"""Invariants of a job, which hold whatever happens around it."""
 
 import functools
 from typing import Any
@@ -14,7 +14,7 @@ Status = dict[str, Any]
 
 
 def check_status(status: Status) -> None:
-    """What can be said of one status."""
+    """Check the invariants of one status."""
     problems = [f"{list(error.absolute_path)}: {error.message}" for error in _validator().iter_errors(status)]
     assert problems == []
     true = {c["type"] for c in status["conditions"] if c["status"] == "True"}
@@ -32,10 +32,10 @@ def check_status(status: Status) -> None:
 
 
 def check_change(before: Status, after: Status) -> None:
-    """What can be said of a status and the next."""
-    known = {c["type"]: c for c in before.get("conditions", [])}
+    """Check the invariants of two successive statuses."""
+    previous = {c["type"]: c for c in before.get("conditions", [])}
     for condition in after["conditions"]:
-        if (old := known.get(condition["type"])) is not None:
+        if (old := previous.get(condition["type"])) is not None:
             changed = condition["status"] != old["status"]
             assert changed or condition["lastTransitionTime"] == old["lastTransitionTime"]
             assert not changed or condition["lastTransitionTime"] >= old["lastTransitionTime"]
@@ -53,7 +53,7 @@ def check_change(before: Status, after: Status) -> None:
 
 
 def check_budgets(world: World) -> None:
-    """No class of failure has more attempts than it may, and the last one is the job's end."""
+    """Check that no class of failure exceeds its budget, and that the last allowed failure ends the job."""
     retries = world.job.spec.retries
     outcomes = [attempt.get("outcome") for attempt in world.status["attempts"]]
     for outcome, allowed in (
@@ -68,7 +68,7 @@ def check_budgets(world: World) -> None:
 
 
 def check_plan(result: Plan, *, was_over: bool) -> None:
-    """A job that ended starts nothing; one that goes on is not deleted."""
+    """Check that a job that has ended starts nothing, and that a job that goes on is not deleted."""
     starts = [action for action in result.actions if isinstance(action, StartAttempt | StartPreflight)]
     assert len(starts) <= 1
     assert len(set(result.actions)) == len(result.actions)
@@ -77,7 +77,7 @@ def check_plan(result: Plan, *, was_over: bool) -> None:
 
 
 def check_world(world: World) -> None:
-    """At most one RayJob runs, and only the head of the newest may speak."""
+    """Check that at most one RayJob runs, and that only the head of the newest one may report."""
     assert len(world.living()) <= 1, [each.name for each in world.living()]
     head = world.status.get("currentHeadPodUID")
     assert head is None or world.heads[head] == world.status["rayJobName"]
@@ -92,7 +92,7 @@ def _validator() -> Draft4Validator:
 
 
 def _closed(node: Schema) -> Schema:
-    """``node`` with unknown fields refused."""
+    """Return ``node`` with unknown fields forbidden."""
     node = dict(node)
     if "properties" in node:
         node["properties"] = {name: _closed(child) for name, child in node["properties"].items()}

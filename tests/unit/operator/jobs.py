@@ -1,4 +1,4 @@
-"""Random valid jobs, as far as the operator's manifests depend on them."""
+"""Random valid jobs, which vary in the fields that the operator's manifests depend on."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ NAMES = st.from_regex(r"\A[a-z]([-a-z0-9]{0,38}[a-z0-9])?\Z")
 
 @st.composite
 def jobs(draw: st.DrawFn) -> PromptInternJob:
-    """Any job."""
+    """Draw a job."""
     spec: dict[str, Any] = {"compute": draw(st.fixed_dictionaries({}, optional=_COMPUTE))}
     if draw(st.booleans()):
         spec["storage"] = STORAGE

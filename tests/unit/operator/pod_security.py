@@ -17,12 +17,12 @@ _SECCOMP = ("RuntimeDefault", "Localhost")
 
 
 def containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every container of a pod."""
+    """Return every container of a pod."""
     return [*spec["containers"], *spec.get("initContainers", []), *spec.get("ephemeralContainers", [])]
 
 
 def breaches(spec: dict[str, Any]) -> list[str]:
-    """What in a pod's spec the "restricted" level refuses."""
+    """Return what the "restricted" level forbids in a pod's spec."""
     return [*_of_pod(spec), *(breach for each in containers(spec) for breach in _of_container(each, spec))]
 
 

@@ -1,4 +1,4 @@
-"""A small world for one job: its RayJobs, pods, check and queue, its user, KubeRay, and an operator that is cut off."""
+"""A small model of a job's environment: RayJobs, pods, check, queue, user, KubeRay, and an operator that may stop."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -12,14 +12,14 @@ from promptintern_operator.plan import (
     DeleteJob,
     DeletePreflight,
     DeleteRayJob,
-    Denied,
+    Denial,
     Observed,
     Plan,
     StartAttempt,
     StartPreflight,
     plan,
 )
-from promptintern_operator.plan.denied import denied
+from promptintern_operator.plan.denials import denial_for
 from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView
 
 from tests.unit.operator import builders
@@ -35,7 +35,7 @@ _MESSAGES = {
 
 @dataclass
 class Cluster:
-    """What the API server holds."""
+    """The objects in the API server."""
 
     ray_jobs: dict[str, RayJobView] = field(default_factory=dict)
     pods: dict[str, PodView] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Cluster:
 
 @dataclass
 class World:
-    """One job's world. Every method is one thing that may happen."""
+    """The environment of one job. Every method is one incident."""
 
     job: PromptInternJob
     now: datetime = NOW
@@ -63,14 +63,14 @@ class World:
     status: dict[str, Any] = field(default_factory=dict)
     cluster: Cluster = field(default_factory=Cluster)
     last_seen: Observed = field(default_factory=Observed)
-    """What a watch that lags behind still shows."""
+    """The objects that a lagging watch still shows."""
     heads: dict[str, str] = field(default_factory=dict)
-    """RayJob by the uid of each head pod that there ever was."""
+    """The RayJob of each head pod that ever existed, by the uid of the pod."""
     deleted: bool = False
     count: int = 0
     refusing: bool = False
-    """Whether the API server refuses whatever the operator wants."""
-    denied: Denied | None = None
+    """Whether the API server denies every action of the operator."""
+    denial: Denial | None = None
 
     # The operator
 
@@ -78,14 +78,14 @@ class World:
         status = PromptInternJobStatus.model_validate(self.status)
         return plan(
             self.job.model_copy(update={"status": status}),
-            replace(seen, denied=self.denied),
+            replace(seen, denial=self.denial),
             generation=self.generation,
             now=self.now,
             limits=replace(LIMITS, settle=5),
         )
 
     def freshest(self, seen: Observed) -> Observed:
-        """``seen``, with the one thing that the operator asks for: whether the attempt's RayJob is really gone."""
+        """Return ``seen`` with the RayJob that the operator requests, to verify that it is really gone."""
         running = [attempt for attempt in self.status.get("attempts", []) if "outcome" not in attempt]
         names = {attempt["rayJobName"] for attempt in running} - {each.name for each in seen.ray_jobs}
         missed = tuple(each for each in self.cluster.ray_jobs.values() if each.name in names)
@@ -93,15 +93,15 @@ class World:
 
     def carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
-            before, self.denied = self.denied, None
+            before, self.denial = self.denial, None
             if self.refusing:
-                said = "exceeded quota"
-                self.denied = denied(action, before, status=403, reason="Forbidden", said=said, now=self.now)
+                message = "exceeded quota"
+                self.denial = denial_for(action, before, status=403, reason="Forbidden", message=message, now=self.now)
                 return
             match action:
                 case StartPreflight(generation=generation, number=number):
-                    made = builders.preflight(generation, number, started=self.now)
-                    self.cluster.preflights.setdefault(made.name, made)
+                    check = builders.preflight(generation, number, started=self.now)
+                    self.cluster.preflights.setdefault(check.name, check)
                 case StartAttempt(number=number):
                     self._create_ray_job(number)
                 case DeleteRayJob(name=name, uid=uid):
@@ -110,7 +110,7 @@ class World:
                 case DeletePreflight(name=name):
                     self.cluster.preflights.pop(name, None)
                 case DeleteJob():
-                    self.deleted = True  # and with it, by their owner references, all that belonged to it
+                    self.deleted = True  # together with its dependents, through their owner references
                     self.cluster = Cluster()
 
     def _create_ray_job(self, number: int) -> None:
@@ -130,29 +130,29 @@ class World:
         self.cluster.ray_jobs[name] = replace(self.cluster.ray_jobs[name], **changes)
 
     def living(self) -> list[RayJobView]:
-        """RayJobs that are neither over nor on their way out."""
+        """Return the RayJobs that have not ended and are not being deleted."""
         return [r for r in self.cluster.ray_jobs.values() if not r.deleting and r.deployment not in ENDED]
 
     def kuberay_works(self) -> None:
-        """KubeRay takes every RayJob one step further."""
+        """KubeRay advances every RayJob by one step."""
         if not self.cluster.kuberay:
             return
-        for name, known in list(self.cluster.ray_jobs.items()):
-            if known.deleting:
+        for name, ray_job in list(self.cluster.ray_jobs.items()):
+            if ray_job.deleting:
                 self._take_down(name)
                 self.cluster.ray_jobs.pop(name)
                 self.cluster.workloads.pop(name, None)
-            elif known.deployment in ENDED:
+            elif ray_job.deployment in ENDED:
                 self._take_down(name)
-            elif known.suspended:
+            elif ray_job.suspended:
                 self._take_down(name)
                 self._change(name, deployment="Suspended", job_status="", cluster=None)
-            elif known.deployment in ("", "Suspended"):
+            elif ray_job.deployment in ("", "Suspended"):
                 self.count += 1
                 self._change(name, deployment="Initializing", cluster=f"{name}-{self.count}")
                 self._create_pod(name, "head")
                 self._create_pod(name, "worker")
-            elif known.deployment == "Initializing":
+            elif ray_job.deployment == "Initializing":
                 for pod in self._pods_of(name):
                     ready = renewed(pod)
                     self.cluster.pods[pod.name] = ready
@@ -181,11 +181,11 @@ class World:
             self.cluster.pods[pod.name] = replace(pod, deleting=True, ready=False)
 
     def pods_vanish(self) -> None:
-        """The kubelets are done with the pods that terminate."""
+        """The kubelets finish the terminating pods."""
         self.cluster.pods = {name: pod for name, pod in self.cluster.pods.items() if not pod.deleting}
 
     def head_is_lost(self) -> None:
-        """KubeRay makes another head, and the trainer starts again in the same RayJob."""
+        """KubeRay creates another head, and the trainer restarts in the same RayJob."""
         for name in [r.name for r in self.living() if r.deployment == "Running"]:
             for pod in self._pods_of(name):
                 if pod.role == "head":
@@ -193,7 +193,7 @@ class World:
             self._create_pod(name, "head")
 
     def pods_get_stuck(self) -> None:
-        """The image is not there."""
+        """The image cannot be pulled."""
         for pod in list(self.cluster.pods.values()):
             if pod.phase == "Pending":
                 waits = builders.container("ray-head", waiting_reason="ImagePullBackOff")
@@ -204,8 +204,8 @@ class World:
             self.cluster.pods[pod.name] = replace(pod, disrupted="PreemptionByScheduler")
 
     def kueue_works(self, *, admit: bool) -> None:
-        for name, known in list(self.cluster.ray_jobs.items()):
-            if name in self.cluster.workloads and known.deployment not in ENDED:
+        for name, ray_job in list(self.cluster.ray_jobs.items()):
+            if name in self.cluster.workloads and ray_job.deployment not in ENDED:
                 evicted = None if admit else "Preempted"
                 self.cluster.workloads[name] = replace(
                     self.cluster.workloads[name], quota_reserved=admit, evicted=evicted
@@ -213,35 +213,35 @@ class World:
                 self._change(name, suspended=not admit)
 
     def ray_job_ends(self, how: str) -> None:
-        for known in self.living():
-            if known.deployment != "Running":
+        for ray_job in self.living():
+            if ray_job.deployment != "Running":
                 continue
             if how in ("SUCCEEDED", "STOPPED"):
-                self._change(known.name, deployment="Complete", job_status=how)
+                self._change(ray_job.name, deployment="Complete", job_status=how)
             else:
-                self._change(known.name, deployment="Failed", job_status="FAILED", message=_MESSAGES[how])
+                self._change(ray_job.name, deployment="Failed", job_status="FAILED", message=_MESSAGES[how])
 
     def ray_job_is_refused(self) -> None:
-        for known in self.living():
-            if known.deployment == "":
-                self._change(known.name, deployment="ValidationFailed", message="no")
+        for ray_job in self.living():
+            if ray_job.deployment == "":
+                self._change(ray_job.name, deployment="ValidationFailed", message="no")
 
     def somebody_deletes_the_ray_job(self) -> None:
-        for known in self.living():
-            self._change(known.name, deleting=True)
+        for ray_job in self.living():
+            self._change(ray_job.name, deleting=True)
 
     def check_ends(self, how: str) -> None:
-        for name, known in list(self.cluster.preflights.items()):
-            if known.succeeded or known.failed:
+        for name, check in list(self.cluster.preflights.items()):
+            if check.succeeded or check.failed:
                 continue
             self.cluster.preflights[name] = replace(
-                known,
+                check,
                 succeeded=how == "succeeded",
                 failed=None if how == "succeeded" else "failed",
                 failed_at=None if how == "succeeded" else self.now,
             )
             if how == "refused":
-                pod = builders.preflight_pod(known.generation, exit_code=2, exit_message="[]", created=self.now)
+                pod = builders.preflight_pod(check.generation, exit_code=2, exit_message="[]", created=self.now)
                 self.cluster.pods[pod.name] = pod
 
     def kuberay_goes(self) -> None:
@@ -275,7 +275,7 @@ class World:
 
 
 def renewed(pod: PodView) -> PodView:
-    """``pod`` as it runs, if nothing keeps it."""
+    """Return ``pod`` in phase Running."""
     return replace(pod, phase="Running", ready=True, containers=(builders.container(),))
 
 
@@ -283,8 +283,8 @@ def world(*, queued: bool, **spec: Any) -> World:
     return World(job=builders.job(labels=QUEUE_LABEL if queued else None, **spec))
 
 
-Happens = Callable[[World], None]
-HAPPENINGS: dict[str, Happens] = {
+Incident = Callable[[World], None]
+INCIDENTS: dict[str, Incident] = {
     "KubeRay works": World.kuberay_works,
     "pods vanish": World.pods_vanish,
     "the head is lost": World.head_is_lost,

@@ -1,4 +1,4 @@
-"""docs/conditions.md has every condition and every reason that the operator's code holds, and no other."""
+"""docs/conditions.md documents every condition and every reason in the operator's code, and no other."""
 
 import ast
 import re
@@ -14,22 +14,22 @@ CODE = [ast.parse(path.read_text()) for path in (*sorted((OPERATOR / "plan").glo
 
 NO_REASONS = {
     *("True", "False", "Unknown"),
-    # KubeRay's words for a RayJob's state
+    # KubeRay's states of a RayJob
     *("Complete", "Initializing", "RUNNING", "STOPPED", "SUCCEEDED", "Suspending"),
-    *("User", "Infrastructure"),  # the trainer's words for a failure's class
+    *("User", "Infrastructure"),  # the trainer's classes of failures
     "OOMKilled",  # a container's; ours is OutOfMemory
-    # why a node or the cluster took a pod; ours are PodLost and Preempted
+    # why a node or the cluster removed a pod; ours are PodLost and Preempted
     *("Evicted", "NodeLost", "NodeAffinity", "NodeShutdown", "Terminated", "Shutdown", "UnexpectedAdmissionError"),
     *("DeletionByPodGC", "PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager"),
     "TerminationByKubelet",
-    "KubeRayPresent",  # of a KubeRay that is as it should be, which no condition tells
+    "KubeRayPresent",  # of a usable KubeRay, which no condition reports
 }
-"""Words in capitals in the code that never are a condition's reason."""
+"""Capitalized words in the code that are never the reason of a condition."""
 
 
 def words() -> set[str]:
-    """Every text of the code that could be a reason, types of conditions among them."""
-    found = {
+    """Return every string in the code that could be a reason, including the types of conditions."""
+    texts = {
         node.value
         for tree in CODE
         for node in ast.walk(tree)
@@ -44,15 +44,15 @@ def words() -> set[str]:
         if isinstance(item, ast.Constant)
     }
     names = {node.name for tree in CODE for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-    return found - exported - names
+    return texts - exported - names
 
 
-def said() -> Iterator[tuple[str, str | None, str | None]]:
-    """Condition, status and reason of every place where the code says one; None for what is worked out there."""
+def reported_conditions() -> Iterator[tuple[str, str | None, str | None]]:
+    """Yield condition, status and reason of every call that sets a condition; None stands for a computed value."""
     statuses = {"True": "True", "False": "False", "None": "Unknown"}
     for tree in CODE:
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "draft.set" and len(node.args) > 2:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "draft.set_condition" and len(node.args) > 2:
                 kind, status, reason = node.args[:3]
                 assert isinstance(kind, ast.Constant)
                 text = reason.value if isinstance(reason, ast.Constant) else None
@@ -60,24 +60,24 @@ def said() -> Iterator[tuple[str, str | None, str | None]]:
 
 
 def section(title: str) -> str:
-    """The text below a heading."""
+    """Return the text below a heading."""
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def rows(text: str) -> dict[str, str]:
-    """The second column by each reason in the first one."""
-    found = {}
+    """Return the second column, by each reason in the first column."""
+    table = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| `"):
-            found |= dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), cells[1])
-    return found
+            table |= dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), cells[1])
+    return table
 
 
-KINDS = {kind for kind, _, _ in said()}
+KINDS = {kind for kind, _, _ in reported_conditions()}
 SECTIONS = {kind: section("Succeeded and Failed" if kind in ("Succeeded", "Failed") else kind) for kind in KINDS}
 FOREIGN = set(re.findall(r"`(\w+)`", "".join(re.findall(r"<!-- reasons of \w+: begin -->(.*?)<!--", PAGE, re.DOTALL))))
-"""What Kueue and KubeRay say, and the operator passes on."""
+"""Reasons of Kueue and KubeRay that the operator passes on."""
 
 
 def test_every_condition_has_a_section() -> None:
@@ -97,17 +97,17 @@ def test_every_documented_reason_is_in_the_code() -> None:
     assert not FOREIGN & (words() - NO_REASONS)
 
 
-def test_words_that_are_no_reasons_are_still_in_the_code() -> None:
+def test_words_that_are_not_reasons_are_still_in_the_code() -> None:
     assert words() >= NO_REASONS
 
 
 def test_each_condition_has_its_reasons_with_their_status() -> None:
-    for kind, status, reason in said():
+    for kind, status, reason in reported_conditions():
         if reason is None:
             continue
-        told = rows(SECTIONS[kind])
-        assert reason in told, f"{kind}: {reason}"
-        assert told[reason] == status, f"{kind}: {reason} is {status}"
+        documented = rows(SECTIONS[kind])
+        assert reason in documented, f"{kind}: {reason}"
+        assert documented[reason] == status, f"{kind}: {reason} is {status}"
 
 
 def test_every_phase_and_outcome_is_documented() -> None:

@@ -1,39 +1,39 @@
-"""Who may act: the leader, for as long as nobody else can have followed."""
+"""Only the leader may act, and only while no other replica can hold the lease."""
 
 import asyncio
 
 import pytest
 from promptintern_operator.kube import JOBS, Kube, RequestFailed
-from promptintern_operator.leader import Tenure
+from promptintern_operator.leader import Leadership
 
 
-def test_a_tenure_ends_with_the_lease_that_was_renewed_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leadership_ends_with_the_last_renewal_of_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(Tenure, "now", staticmethod(lambda: now))
-    tenure = Tenure(15)
-    assert not tenure.holds(), "it was never the leader"
-    tenure.renew(now)
+    monkeypatch.setattr(Leadership, "now", staticmethod(lambda: now))
+    leadership = Leadership(15)
+    assert not leadership.is_held(), "it was never the leader"
+    leadership.renew(now)
     now = 1014.9
-    assert tenure.holds()
+    assert leadership.is_held()
     now = 1015.0
-    assert not tenure.holds(), "another one may have waited for as long"
-    tenure.renew(1010.0)
-    assert tenure.holds()
+    assert not leadership.is_held(), "another replica may have taken the lease"
+    leadership.renew(1010.0)
+    assert leadership.is_held()
 
 
-def test_nothing_is_changed_by_one_that_leads_no_more() -> None:
-    """It may look; the API server is not even asked for more."""
-    asked: list[str] = []
+def test_a_former_leader_sends_no_writes() -> None:
+    """It may read; other requests are not even sent."""
+    methods: list[str] = []
 
     class Api:
         async def param_serialize(self, method: str, *_: object, **__: object) -> list[object]:
-            asked.append(method)
+            methods.append(method)
             raise OSError("nobody there")
 
     kube = Kube(Api(), may_write=lambda: False)  # type: ignore[arg-type]
-    with pytest.raises(RequestFailed, match="another operator may lead"):
+    with pytest.raises(RequestFailed, match="another operator may be the leader"):
         asyncio.run(kube.delete(JOBS, "team-a", "small", uid="1"))
-    assert asked == []
+    assert methods == []
     with pytest.raises(RequestFailed, match="nobody there"):
         asyncio.run(kube.get(JOBS, "team-a", "small"))
-    assert asked == ["GET"]
+    assert methods == ["GET"]

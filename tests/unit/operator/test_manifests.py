@@ -1,4 +1,4 @@
-"""What the operator creates: safe for the cluster, whatever the job says, and true to the job."""
+"""The created objects are safe for the cluster, whatever the job asks for, and follow the job."""
 
 import ipaddress
 import json
@@ -33,13 +33,13 @@ GPU = "nvidia.com/gpu"
 
 
 def pod_templates(any_job: PromptInternJob) -> dict[str, Manifest]:
-    """Templates of all pods, by role."""
-    cluster = ray_job(any_job, SETTINGS, number=1)["spec"]["rayClusterSpec"]
+    """Return the templates of all pods, by role."""
+    cluster = ray_job(resolve(any_job, SETTINGS), SETTINGS, number=1)["spec"]["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
     return {
         "head": cluster["headGroupSpec"]["template"],
         "worker": workers["template"],
-        "preflight": preflight_job(any_job, SETTINGS, generation=1)["spec"]["template"],
+        "preflight": preflight_job(resolve(any_job, SETTINGS), SETTINGS, generation=1)["spec"]["template"],
     }
 
 
@@ -48,10 +48,10 @@ def everything(any_job: PromptInternJob) -> list[Manifest]:
         service_account(any_job),
         role(any_job),
         role_binding(any_job),
-        config_map(any_job, SETTINGS),
+        config_map(resolve(any_job, SETTINGS)),
         network_policy(any_job, SETTINGS),
-        preflight_job(any_job, SETTINGS, generation=3),
-        ray_job(any_job, SETTINGS, number=2),
+        preflight_job(resolve(any_job, SETTINGS), SETTINGS, generation=3),
+        ray_job(resolve(any_job, SETTINGS), SETTINGS, number=2),
     ]
 
 
@@ -74,7 +74,7 @@ def test_every_pod_meets_pod_security_restricted(any_job: PromptInternJob) -> No
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
 
 
-def test_the_checker_of_pod_security_can_fail() -> None:
+def test_the_pod_security_checker_can_fail() -> None:
     template = pod_templates(job())["head"]["spec"]
     bad = {**template, "hostNetwork": True, "volumes": [{"name": "root", "hostPath": {"path": "/"}}]}
     bad["containers"] = [{"name": "ray", "securityContext": {"privileged": True}, "ports": [{"hostPort": 1}]}]
@@ -117,7 +117,7 @@ def test_secrets_are_referred_to_and_never_copied(any_job: PromptInternJob) -> N
 
 @FEW
 @given(jobs())
-def test_every_container_finds_the_storages_certificate_authority(any_job: PromptInternJob) -> None:
+def test_every_container_has_the_ca_certificate_of_the_storage(any_job: PromptInternJob) -> None:
     storage = resolve(any_job, SETTINGS).spec.storage
     assert storage is not None
     for template in pod_templates(any_job).values():
@@ -125,12 +125,12 @@ def test_every_container_finds_the_storages_certificate_authority(any_job: Promp
             (path,) = [v["value"] for v in container["env"] if v["name"] == "PROMPTINTERN_STORAGE_CA"]
             folders = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "storage-ca"]
             assert [f"{folder}/ca.crt" for folder in folders] == [path]
-            assert "AWS_CA_BUNDLE" not in {v["name"] for v in container["env"]}, "the hub has another authority"
+            assert "AWS_CA_BUNDLE" not in {v["name"] for v in container["env"]}, "the model hub has another CA"
 
 
 @FEW
 @given(jobs())
-def test_memory_is_not_borrowed_and_gpus_are_the_workers(any_job: PromptInternJob) -> None:
+def test_memory_limits_equal_requests_and_only_workers_get_gpus(any_job: PromptInternJob) -> None:
     gpus = any_job.spec.compute.gpus_per_worker
     for name, template in pod_templates(any_job).items():
         for container in containers(template["spec"]):
@@ -142,7 +142,7 @@ def test_memory_is_not_borrowed_and_gpus_are_the_workers(any_job: PromptInternJo
 
 @FEW
 @given(jobs())
-def test_all_that_is_created_belongs_to_its_job(any_job: PromptInternJob) -> None:
+def test_every_created_object_belongs_to_its_job(any_job: PromptInternJob) -> None:
     for manifest in everything(any_job):
         meta = manifest["metadata"]
         assert meta["namespace"] == "team-a"
@@ -162,11 +162,11 @@ def test_all_that_is_created_belongs_to_its_job(any_job: PromptInternJob) -> Non
 @given(name=NAMES, number=st.integers(1, 9999), generation=st.integers(1, 99_999))
 def test_names_and_labels_fit_for_every_name_of_a_job(name: str, number: int, generation: int) -> None:
     named = job(name=name, labels=QUEUE_LABEL)
-    ray = ray_job(named, SETTINGS, number=number)
+    ray = ray_job(resolve(named, SETTINGS), SETTINGS, number=number)
     assert ray["metadata"]["name"] == ray_job_name(name, number)
     assert len(ray["metadata"]["name"]) <= 47
     assert DNS_1035.fullmatch(ray["metadata"]["name"])
-    for manifest in [*everything(named), ray, preflight_job(named, SETTINGS, generation=generation)]:
+    for manifest in [*everything(named), ray, preflight_job(resolve(named, SETTINGS), SETTINGS, generation=generation)]:
         assert len(manifest["metadata"]["name"]) <= 63
         assert DNS_1035.fullmatch(manifest["metadata"]["name"])
         for path, node in _walk(manifest):
@@ -177,7 +177,7 @@ def test_names_and_labels_fit_for_every_name_of_a_job(name: str, number: int, ge
 @FEW
 @given(jobs())
 def test_kueue_gets_its_labels_and_a_suspended_ray_job(any_job: PromptInternJob) -> None:
-    ray = ray_job(any_job, SETTINGS, number=1)
+    ray = ray_job(resolve(any_job, SETTINGS), SETTINGS, number=1)
     kueue = {k: v for k, v in any_job.metadata.labels.items() if k.startswith("kueue.x-k8s.io/")}
     assert {k: v for k, v in ray["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")} == kueue
     assert ray["spec"]["suspend"] == bool(kueue)
@@ -186,21 +186,21 @@ def test_kueue_gets_its_labels_and_a_suspended_ray_job(any_job: PromptInternJob)
 
 @FEW
 @given(jobs())
-def test_the_check_is_in_the_jobs_queue_where_the_chart_says_so(any_job: PromptInternJob) -> None:
-    """Kueue alone holds it back: where it manages no Jobs, one that is suspended would wait for ever."""
+def test_the_check_is_queued_only_if_the_chart_asks_for_it(any_job: PromptInternJob) -> None:
+    """Only Kueue suspends the check: if Kueue manages no Jobs, a suspended one would wait for ever."""
     kueue = {k: v for k, v in any_job.metadata.labels.items() if k.startswith("kueue.x-k8s.io/")}
     for chart, wanted in ((SETTINGS, {}), (SETTINGS.model_copy(update={"checks_in_queue": True}), kueue)):
-        check = preflight_job(any_job, chart, generation=1)
-        found = {k: v for k, v in check["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")}
-        assert found == wanted
+        check = preflight_job(resolve(any_job, chart), chart, generation=1)
+        labels = {k: v for k, v in check["metadata"]["labels"].items() if k.startswith("kueue.x-k8s.io/")}
+        assert labels == wanted
         assert "suspend" not in check["spec"]
 
 
 @FEW
 @given(jobs())
-def test_the_ray_job_is_what_the_job_asks_for(any_job: PromptInternJob) -> None:
+def test_the_ray_job_follows_the_spec(any_job: PromptInternJob) -> None:
     compute = any_job.spec.compute
-    spec = ray_job(any_job, SETTINGS, number=1)["spec"]
+    spec = ray_job(resolve(any_job, SETTINGS), SETTINGS, number=1)["spec"]
     (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == compute.workers
     assert spec["backoffLimit"] == 0
@@ -225,7 +225,7 @@ def test_the_ray_job_is_what_the_job_asks_for(any_job: PromptInternJob) -> None:
 
 @FEW
 @given(jobs())
-def test_pods_mount_what_they_have_and_every_path_once(any_job: PromptInternJob) -> None:
+def test_pods_mount_only_their_volumes_and_each_path_once(any_job: PromptInternJob) -> None:
     for template in pod_templates(any_job).values():
         volumes = [volume["name"] for volume in template["spec"]["volumes"]]
         assert len(set(volumes)) == len(volumes)
@@ -249,14 +249,16 @@ def test_pods_mount_what_they_have_and_every_path_once(any_job: PromptInternJob)
 )
 def test_a_model_cache_at_a_path_that_is_taken_is_refused(path: str) -> None:
     taken = job(storage=STORAGE, compute__modelCache={"claimName": "models", "mountPath": path})
-    assert [each.partition(":")[0] for each in refusals(taken, SETTINGS)] == ["spec.compute.modelCache.mountPath"]
+    assert [each.partition(":")[0] for each in refusals(resolve(taken, SETTINGS))] == [
+        "spec.compute.modelCache.mountPath"
+    ]
 
 
 @FEW
 @given(jobs())
 def test_the_config_map_holds_the_resolved_job(any_job: PromptInternJob) -> None:
     resolved = resolve(any_job, SETTINGS)
-    (text,) = config_map(any_job, SETTINGS)["data"].values()
+    (text,) = config_map(resolve(any_job, SETTINGS))["data"].values()
     assert parse_job(json.loads(text)) == resolved
     assert resolved.spec.storage is not None
     assert resolved.spec.storage.uri == ("s3://team-a/runs" if any_job.spec.storage else "s3://all/runs")
@@ -265,10 +267,10 @@ def test_the_config_map_holds_the_resolved_job(any_job: PromptInternJob) -> None
     assert resolved.status is None
 
 
-def test_the_preflight_is_tried_again_unless_the_job_is_refused() -> None:
-    spec = preflight_job(job(), SETTINGS, generation=3)
+def test_the_preflight_is_retried_unless_the_job_is_refused() -> None:
+    spec = preflight_job(resolve(job(), SETTINGS), SETTINGS, generation=3)
     assert spec["metadata"]["annotations"] == {"promptintern.dev/generation": "3", "promptintern.dev/try": "1"}
-    assert spec["spec"]["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy needs it"
+    assert spec["spec"]["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy requires it"
     rule, taken = spec["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [2]
     assert taken == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
@@ -290,10 +292,10 @@ def test_the_role_allows_one_patch_of_one_jobs_status() -> None:
     assert [s["namespace"] for s in binding["subjects"]] == ["team-a"]
 
 
-def test_a_cloud_knows_the_jobs_pods_by_their_service_account() -> None:
+def test_the_service_account_carries_the_annotations_of_a_cloud_identity() -> None:
     arn = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/runs"}
-    made = service_account(job(compute__serviceAccountAnnotations=arn))
-    assert made["metadata"]["annotations"] == arn
+    account = service_account(job(compute__serviceAccountAnnotations=arn))
+    assert account["metadata"]["annotations"] == arn
     assert "annotations" not in service_account(job())["metadata"]
 
 
@@ -311,7 +313,7 @@ def test_the_network_policy_selects_every_pod_of_the_job(any_job: PromptInternJo
 
 
 def _reaches(address: str, port: int, protocol: str = "TCP") -> bool:
-    """Whether the default policy lets a pod go there."""
+    """Return whether the default policy allows a pod to connect to ``address``."""
     target = ipaddress.ip_address(address)
     for rule in network_policy(job(), Settings())["spec"]["egress"]:
         wanted = {"protocol": protocol, "port": port}
@@ -327,23 +329,23 @@ def _reaches(address: str, port: int, protocol: str = "TCP") -> bool:
 @pytest.mark.parametrize(
     "address", ["169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "169.254.169.123"]
 )
-def test_the_metadata_service_of_a_cloud_is_out_of_reach(address: str) -> None:
+def test_the_metadata_server_of_a_cloud_is_unreachable(address: str) -> None:
     assert not any(_reaches(address, port) for port in (80, 443, 8080))
 
 
 @pytest.mark.parametrize("address", ["192.0.2.7", "10.96.0.1", "2001:db8::7", "fd00:10:96::1"])
-def test_storage_is_within_reach_by_both_protocols(address: str) -> None:
+def test_storage_is_reachable_over_ipv4_and_ipv6(address: str) -> None:
     assert _reaches(address, 443)
 
 
 @pytest.mark.parametrize("address", ["169.254.20.10", "fd00:ec2::253"])
 @pytest.mark.parametrize("protocol", ["UDP", "TCP"])
-def test_a_nodes_own_dns_is_within_reach(address: str, protocol: str) -> None:
+def test_node_local_dns_is_reachable(address: str, protocol: str) -> None:
     assert _reaches(address, 53, protocol)
 
 
 def test_egress_may_name_pods_by_labels_or_only_ports() -> None:
-    """Some network plugins know pods and nodes by no address."""
+    """Some network plugins do not match pods and nodes by address."""
     named = {"matchLabels": {"app": "storage"}}
     chart = Settings(
         egress=(
@@ -362,12 +364,12 @@ def test_egress_may_name_pods_by_labels_or_only_ports() -> None:
 @pytest.mark.parametrize(
     "rule", [{}, {"except": ["10.0.0.0/8"], "ports": [1]}, {"cidr": "10.0.0.0/8", "podSelector": {}}, {"ports": []}]
 )
-def test_an_egress_that_says_not_where_would_mean_everywhere(rule: dict[str, Any]) -> None:
+def test_an_egress_rule_without_a_destination_is_refused(rule: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="cidr"):
         EgressRule.model_validate(rule)
 
 
-def test_egress_is_what_the_chart_says() -> None:
+def test_egress_follows_the_settings() -> None:
     chart = Settings(egress=(EgressRule(cidr="10.0.0.0/8", ports=[443, 9000]),), kuberay_namespace="ray")
     spec = network_policy(job(), chart)["spec"]
     assert spec["egress"][-1] == {
@@ -389,8 +391,8 @@ def test_egress_is_what_the_chart_says() -> None:
         ({"storage__uri": "file:///models/runs", "compute__modelCache__claimName": "x"}, Settings(), None),
     ],
 )
-def test_what_this_cluster_cannot_run_is_refused(spec: Manifest, chart: Settings, field: str | None) -> None:
-    assert [each.partition(":")[0] for each in refusals(job(**spec), chart)] == ([field] if field else [])
+def test_a_job_that_this_cluster_cannot_run_is_refused(spec: Manifest, chart: Settings, field: str | None) -> None:
+    assert [each.partition(":")[0] for each in refusals(resolve(job(**spec), chart))] == ([field] if field else [])
 
 
 _UNITS = {"": 1, "m": Fraction(1, 1000), "k": 1000, "Ki": 1024, "M": 10**6, "Gi": 2**30}
@@ -399,6 +401,6 @@ _UNITS = {"": 1, "m": Fraction(1, 1000), "k": 1000, "Ki": 1024, "M": 10**6, "Gi"
 @FEW
 @given(number=st.integers(0, 64_000), unit=st.sampled_from(sorted(_UNITS)))
 def test_cores_are_whole_and_at_least_one(number: int, unit: str) -> None:
-    asked = number * _UNITS[unit]
-    found = cores(f"{number}{unit}")
-    assert max(asked, 1) <= found < max(asked + 1, 2)
+    exact = number * _UNITS[unit]
+    whole = cores(f"{number}{unit}")
+    assert max(exact, 1) <= whole < max(exact + 1, 2)

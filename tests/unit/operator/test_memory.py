@@ -1,4 +1,4 @@
-"""Memory of jobs that are gone goes back to the system."""
+"""Memory of deleted jobs is returned to the operating system."""
 
 import os
 import platform
@@ -7,31 +7,31 @@ import sys
 
 import pytest
 
-# Jobs like those that Kopf hands over, between things that stay, as other parts of the operator make them.
+# Jobs like those that Kopf delivers, interleaved with objects that stay, as in the rest of the operator.
 STORY = """
 import json, os
-from promptintern_operator.memory import give_back
+from promptintern_operator.memory import trim
 from promptintern_operator.queue import Key
-from promptintern_operator.store import JobBody, Store
+from promptintern_operator.cache import CachedJob, Cache
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 text = json.dumps({"metadata": {"uid": "x", "resourceVersion": "1"}, "spec": [{"field": str(n)} for n in range(300)]})
-store, stays, before = Store(), [], resident()
+cache, stays, before = Cache(), [], resident()
 for number in range(1000):
-    store.jobs[Key("team-a", str(number))] = JobBody.of(json.loads(text))
+    cache.jobs[Key("team-a", str(number))] = CachedJob.from_body(json.loads(text))
     stays.append({number: str(number)})
 full = resident()
-store.jobs.clear()
-give_back()
+cache.jobs.clear()
+trim()
 print(full - before, resident() - before)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not asked")
-def test_memory_goes_back_when_jobs_go() -> None:
+def test_memory_is_returned_when_jobs_are_gone() -> None:
     environment = os.environ | {"PYTHONMALLOC": "malloc"}
     output = subprocess.run([sys.executable, "-c", STORY], env=environment, capture_output=True, text=True, check=True)
     taken, left = map(float, output.stdout.split())

@@ -1,4 +1,4 @@
-"""The queue of jobs to look at, on a clock that is turned by hand: no test waits for real."""
+"""The workqueue, on a simulated clock, so that no test really waits."""
 
 import asyncio
 from collections import Counter
@@ -13,11 +13,11 @@ from promptintern_operator.queue import Key, Workqueue
 
 KEYS = [Key("team-a", name) for name in "abc"]
 A, B, C = KEYS
-Look = Callable[[Key], Awaitable[None]]
+Reconcile = Callable[[Key], Awaitable[None]]
 
 
 class TurnedClock(asyncio.SelectorEventLoop):
-    """A loop on which every sleep is over as soon as there is nothing else to do."""
+    """An event loop on which every sleep is over as soon as nothing else is ready."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,16 +34,16 @@ class TurnedClock(asyncio.SelectorEventLoop):
 
 def run(
     story: Callable[[Workqueue], Coroutine[Any, Any, None]],
-    look: Look,
+    reconcile: Reconcile,
     *,
     workers: int = 1,
     urgent: Callable[[Key], bool] = lambda _: False,
 ) -> None:
-    """``story`` beside so many workers."""
+    """Run ``story`` next to ``workers`` workers."""
 
     async def main() -> None:
         queue = Workqueue(urgent)
-        tasks = [asyncio.create_task(queue.work(look)) for _ in range(workers)]
+        tasks = [asyncio.create_task(queue.work(reconcile)) for _ in range(workers)]
         try:
             await story(queue)
             assert not [task for task in tasks if task.done()], "a worker died"
@@ -60,19 +60,19 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-class Looker:
-    """Notes when it looked at what; each look takes ``seconds``, the first ``failing`` fail."""
+class RecordingReconcile:
+    """Records each call; each one takes ``seconds``, and the first ``failing`` calls fail."""
 
     def __init__(self, *, seconds: float = 0.0, failing: int = 0) -> None:
-        self.looks: list[tuple[Key, float]] = []
+        self.calls: list[tuple[Key, float]] = []
         self.busy: Counter[Key] = Counter()
         self.seconds = seconds
         self.failing = failing
 
     async def __call__(self, key: Key) -> None:
         self.busy[key] += 1
-        assert self.busy[key] == 1, "two workers look at one job"
-        self.looks.append((key, now()))
+        assert self.busy[key] == 1, "two workers reconcile one job"
+        self.calls.append((key, now()))
         try:
             await asyncio.sleep(self.seconds)
             if self.failing > 0:
@@ -83,35 +83,35 @@ class Looker:
 
     @property
     def times(self) -> list[float]:
-        return [when for _, when in self.looks]
+        return [when for _, when in self.calls]
 
 
-def test_many_changes_are_one_look() -> None:
-    look = Looker()
+def test_many_changes_are_one_reconciliation() -> None:
+    reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
         for _ in range(10):
             await queue.add(A)
         await asyncio.sleep(1)
 
-    run(story, look)
-    assert len(look.looks) == 1
+    run(story, reconcile)
+    assert len(reconcile.calls) == 1
 
 
 def test_keys_come_in_the_order_they_were_added() -> None:
-    look = Looker()
+    reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
         for key in (B, A, B):
             await queue.add(key)
         await asyncio.sleep(1)
 
-    run(story, look)
-    assert [key for key, _ in look.looks] == [B, A]
+    run(story, reconcile)
+    assert [key for key, _ in reconcile.calls] == [B, A]
 
 
 def test_urgent_keys_go_first() -> None:
-    look = Looker(seconds=4)
+    reconcile = RecordingReconcile(seconds=4)
 
     async def story(queue: Workqueue) -> None:
         await queue.add(A)
@@ -122,12 +122,12 @@ def test_urgent_keys_go_first() -> None:
         await queue.add(C)
         await asyncio.sleep(30)
 
-    run(story, look, urgent=lambda key: key == C)
-    assert look.looks == [(A, 0), (C, 4), (B, 8), (A, 12), (C, 16)]
+    run(story, reconcile, urgent=lambda key: key == C)
+    assert reconcile.calls == [(A, 0), (C, 4), (B, 8), (A, 12), (C, 16)]
 
 
-def test_who_waits_ten_seconds_longer_goes_before_urgent_keys() -> None:
-    look = Looker(seconds=4)
+def test_a_key_that_waits_ten_seconds_longer_goes_before_urgent_keys() -> None:
+    reconcile = RecordingReconcile(seconds=4)
 
     async def story(queue: Workqueue) -> None:
         await queue.add(C)
@@ -137,25 +137,25 @@ def test_who_waits_ten_seconds_longer_goes_before_urgent_keys() -> None:
             await queue.add(C)
             await asyncio.sleep(1)
 
-    run(story, look, urgent=lambda key: key == C)
-    assert look.looks[:6] == [(C, 0), (C, 4), (C, 8), (C, 12), (A, 16), (C, 20)]
+    run(story, reconcile, urgent=lambda key: key == C)
+    assert reconcile.calls[:6] == [(C, 0), (C, 4), (C, 8), (C, 12), (A, 16), (C, 20)]
 
 
-def test_what_seldom_happens_alone_is_looked_at_once() -> None:
-    look = Looker()
+def test_a_burst_of_changes_is_one_reconciliation() -> None:
+    reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
         for _ in range(3):
-            queue.add_soon(A)
+            queue.add_batched(A)
             await asyncio.sleep(0.2)
         await asyncio.sleep(10)
 
-    run(story, look)
-    assert look.times == [1]
+    run(story, reconcile)
+    assert reconcile.times == [1]
 
 
-def test_a_change_during_a_look_is_looked_at_afterwards_and_by_nobody_else() -> None:
-    look = Looker(seconds=10)
+def test_a_change_during_a_reconciliation_is_reconciled_afterwards() -> None:
+    reconcile = RecordingReconcile(seconds=10)
 
     async def story(queue: Workqueue) -> None:
         await queue.add(A)
@@ -164,12 +164,12 @@ def test_a_change_during_a_look_is_looked_at_afterwards_and_by_nobody_else() -> 
         await queue.add(A)
         await asyncio.sleep(30)
 
-    run(story, look, workers=4)
-    assert look.times == [0, 10]
+    run(story, reconcile, workers=4)
+    assert reconcile.times == [0, 10]
 
 
 def test_a_slow_job_does_not_hold_up_the_others() -> None:
-    look = Looker(seconds=10)
+    reconcile = RecordingReconcile(seconds=10)
 
     async def story(queue: Workqueue) -> None:
         await queue.add(A)
@@ -178,25 +178,25 @@ def test_a_slow_job_does_not_hold_up_the_others() -> None:
         await queue.add(B)
         await asyncio.sleep(30)
 
-    run(story, look, workers=2)
-    assert look.looks == [(A, 0), (B, 1), (A, 10)]
+    run(story, reconcile, workers=2)
+    assert reconcile.calls == [(A, 0), (B, 1), (A, 10)]
 
 
-@pytest.mark.parametrize(("first", "second", "looks"), [(50, 10, [10]), (10, 50, [10]), (-5, 10, [0]), (7, 7, [7])])
-def test_the_earliest_time_to_look_again_counts(first: float, second: float, looks: list[float]) -> None:
-    look = Looker()
+@pytest.mark.parametrize(("first", "second", "times"), [(50, 10, [10]), (10, 50, [10]), (-5, 10, [0]), (7, 7, [7])])
+def test_the_earliest_requeue_time_counts(first: float, second: float, times: list[float]) -> None:
+    reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
         queue.add_after(A, first)
         queue.add_after(A, second)
         await asyncio.sleep(100)
 
-    run(story, look)
-    assert look.times == looks
+    run(story, reconcile)
+    assert reconcile.times == times
 
 
-def test_a_time_to_look_again_can_be_set_again_afterwards() -> None:
-    look = Looker()
+def test_a_requeue_time_can_be_set_again_afterwards() -> None:
+    reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
         queue.add_after(A, 10)
@@ -204,12 +204,12 @@ def test_a_time_to_look_again_can_be_set_again_afterwards() -> None:
         queue.add_after(A, 10)
         await asyncio.sleep(20)
 
-    run(story, look)
-    assert look.times == [10, 30]
+    run(story, reconcile)
+    assert reconcile.times == [10, 30]
 
 
 def test_a_job_that_is_gone_is_forgotten() -> None:
-    look = Looker()
+    reconcile = RecordingReconcile()
 
     async def story(queue: Workqueue) -> None:
         queue.add_after(A, 10)
@@ -217,38 +217,38 @@ def test_a_job_that_is_gone_is_forgotten() -> None:
         queue.forget(A)
         await asyncio.sleep(20)
 
-    run(story, look)
-    assert look.looks == [(B, 10)]
+    run(story, reconcile)
+    assert reconcile.calls == [(B, 10)]
 
 
-def test_failures_are_tried_again_after_delays_that_double_up_to_a_minute() -> None:
-    look = Looker(failing=10)
+def test_failures_are_retried_after_delays_that_double_up_to_a_minute() -> None:
+    reconcile = RecordingReconcile(failing=10)
 
     async def story(queue: Workqueue) -> None:
         await queue.add(A)
         await asyncio.sleep(1000)
 
-    run(story, look)
-    delays = [round(later - earlier, 6) for earlier, later in pairwise(look.times)]
+    run(story, reconcile)
+    delays = [round(later - earlier, 6) for earlier, later in pairwise(reconcile.times)]
     assert delays == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_a_success_resets_the_delay() -> None:
-    look = Looker(failing=3)
+    reconcile = RecordingReconcile(failing=3)
 
     async def story(queue: Workqueue) -> None:
         await queue.add(A)
         await asyncio.sleep(100)
-        look.failing = 1
+        reconcile.failing = 1
         await queue.add(A)
         await asyncio.sleep(100)
 
-    run(story, look)
-    assert [round(when, 6) for when in look.times] == [0, 0.5, 1.5, 3.5, 100, 100.5]
+    run(story, reconcile)
+    assert [round(when, 6) for when in reconcile.times] == [0, 0.5, 1.5, 3.5, 100, 100.5]
 
 
 def test_a_change_does_not_wait_for_the_delay_after_a_failure() -> None:
-    look = Looker(failing=8)
+    reconcile = RecordingReconcile(failing=8)
 
     async def story(queue: Workqueue) -> None:
         await queue.add(A)
@@ -256,8 +256,8 @@ def test_a_change_does_not_wait_for_the_delay_after_a_failure() -> None:
         await queue.add(A)
         await asyncio.sleep(0.1)
 
-    run(story, look)
-    assert look.times[-1] == 70
+    run(story, reconcile)
+    assert reconcile.times[-1] == 70
 
 
 _STEP = st.tuples(
@@ -275,8 +275,8 @@ _STEP = st.tuples(
 def test_no_change_is_ever_lost(
     steps: list[tuple[str, Key, float]], workers: int, seconds: float, failing: int
 ) -> None:
-    """After every change there is a look that begins no earlier, whatever else goes on."""
-    look = Looker(seconds=seconds, failing=failing)
+    """Every change is followed by a reconciliation that begins no earlier, whatever else goes on."""
+    reconcile = RecordingReconcile(seconds=seconds, failing=failing)
     wanted: list[tuple[Key, float]] = []
 
     async def story(queue: Workqueue) -> None:
@@ -291,9 +291,9 @@ def test_no_change_is_ever_lost(
                 queue.add_after(key, delay)
         await asyncio.sleep(10_000)
 
-    run(story, look, workers=workers)
+    run(story, reconcile, workers=workers)
     for key, since in wanted:
-        assert any(seen == key and when >= since for seen, when in look.looks)
-    assert {key for key, _ in look.looks} == {key for key, _ in wanted}
-    asked = Counter(key for key, _ in wanted)
-    assert all(count <= asked[key] + 5 for key, count in Counter(key for key, _ in look.looks).items())
+        assert any(seen == key and when >= since for seen, when in reconcile.calls)
+    assert {key for key, _ in reconcile.calls} == {key for key, _ in wanted}
+    requested = Counter(key for key, _ in wanted)
+    assert all(count <= requested[key] + 5 for key, count in Counter(key for key, _ in reconcile.calls).items())

@@ -1,4 +1,4 @@
-"""What a look asks the API server for."""
+"""The requests that a reconciliation sends to the API server."""
 
 import asyncio
 import json
@@ -7,56 +7,56 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from promptintern_operator.cache import Cache, CachedJob, Owner
 from promptintern_operator.kube import RequestFailed
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.settings import DefaultStorage, Settings
-from promptintern_operator.store import JobBody, Owner, Store
 
 from tests.unit.operator.builders import JOB_UID, pod, preflight, ray_job
 from tests.unit.operator.fake_kube import FakeKube, job_body
 
 KEY, OWNER = Key("team-a", "small"), Owner("team-a", JOB_UID)
-SURROUNDINGS = ["ServiceAccount", "Role", "ConfigMap", "NetworkPolicy", "RoleBinding"]
+DEPENDENTS = ["ServiceAccount", "Role", "ConfigMap", "NetworkPolicy", "RoleBinding"]
 SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://platform/runs"))
 
 
 class World:
-    """A store in which a test puts what there is, and one look at it."""
+    """A cache that a test fills, and one reconciliation."""
 
     def __init__(self, status: dict[str, Any]) -> None:
-        self.kube, self.store = FakeKube(), Store()
-        self.store.jobs[KEY] = JobBody.of(job_body(status))
+        self.kube, self.cache = FakeKube(), Cache()
+        self.cache.jobs[KEY] = CachedJob.from_body(job_body(status))
 
-    def look(self) -> list[str]:
-        """What the look asked for."""
+    def reconcile(self) -> list[str]:
+        """Reconcile once and return the requests."""
 
         async def main() -> None:
-            await Reconciler(self.kube, self.store, Workqueue(), SETTINGS).look(KEY)  # type: ignore[arg-type]
+            await Reconciler(self.kube, self.cache, Workqueue(), SETTINGS).reconcile(KEY)  # type: ignore[arg-type]
 
-        self.kube.asked, self.kube.told = [], []
+        self.kube.requests, self.kube.events = [], []
         asyncio.run(main())
-        return self.kube.asked
+        return self.kube.requests
 
     def check_succeeds(self) -> None:
-        """The check that was made, or any."""
+        """Let the check succeed that was created, or any."""
         uid = self.kube.objects.get(("Job", "small-check-1"), {"metadata": {"uid": "check-1"}})["metadata"]["uid"]
-        self.store.preflights.put(OWNER, uid, preflight(succeeded=True, uid=uid))
+        self.cache.preflights.put(OWNER, uid, preflight(succeeded=True, uid=uid))
 
-    def told(self) -> list[str]:
-        """The Events of the last look."""
-        return [event["reason"] for event in self.kube.told]
+    def event_reasons(self) -> list[str]:
+        """Return the reasons of the Events of the last reconciliation."""
+        return [event["reason"] for event in self.kube.events]
 
 
 def checking(ago: float = 30) -> dict[str, Any]:
-    """The status of a job that is being checked, since so many seconds."""
+    """Return the status of a job whose check began ``ago`` seconds ago."""
     since = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat()
     condition = {"type": "Accepted", "status": "Unknown", "reason": "Checking", "message": "it is being checked"}
     return {"phase": "Checking", "conditions": [condition | {"lastTransitionTime": since, "observedGeneration": 1}]}
 
 
 def running(outcome: str | None = None) -> dict[str, Any]:
-    """The status of a job whose first attempt runs, or ended."""
+    """Return the status of a job whose first attempt runs, or has ended."""
     now = datetime.now(UTC).isoformat()
     accepted = {"type": "Accepted", "status": "True", "reason": "Valid", "message": "well", "observedGeneration": 1}
     attempt = {"number": 1, "rayJobName": "small-a1", "startedAt": now}
@@ -64,19 +64,19 @@ def running(outcome: str | None = None) -> dict[str, Any]:
     return {"startTime": now, "conditions": [accepted | {"lastTransitionTime": now}], "attempts": [attempt | ended]}
 
 
-def test_a_check_is_prepared_by_what_the_job_needs() -> None:
+def test_a_check_is_preceded_by_its_dependents() -> None:
     world = World({})
-    assert sorted(world.look()[1:-1]) == sorted(f"create {kind}" for kind in SURROUNDINGS)
-    assert (world.kube.asked[0], world.kube.asked[-1]) == ("status", "create Job")
-    assert world.look() == [], "what was written and made is known before the watches tell"
+    assert sorted(world.reconcile()[1:-1]) == sorted(f"create {kind}" for kind in DEPENDENTS)
+    assert (world.kube.requests[0], world.kube.requests[-1]) == ("status", "create Job")
+    assert world.reconcile() == [], "written and created objects are cached before the watches deliver them"
 
 
-def test_the_first_attempt_finds_what_was_made_for_the_check() -> None:
+def test_the_first_attempt_reuses_the_dependents_of_the_check() -> None:
     world = World({})
-    world.look()
+    world.reconcile()
     world.check_succeeds()
-    assert world.look() == ["status", "create RayJob"]
-    assert world.told() == ["Valid", "Starting"]
+    assert world.reconcile() == ["status", "create RayJob"]
+    assert world.event_reasons() == ["Valid", "Starting"]
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_the_first_attempt_finds_what_was_made_for_the_check() -> None:
         (running(outcome="Suspended"), "it is another attempt"),
     ],
 )
-def test_otherwise_what_is_missing_is_made_again(status: dict[str, Any], why: str) -> None:
+def test_otherwise_missing_dependents_are_created_again(status: dict[str, Any], why: str) -> None:
     world = World(status)
-    world.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
-    created = [what for what in world.look() if what.startswith("create")]
-    assert sorted(created[:-1]) == sorted(f"create {kind}" for kind in SURROUNDINGS), why
+    world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    created = [what for what in world.reconcile() if what.startswith("create")]
+    assert sorted(created[:-1]) == sorted(f"create {kind}" for kind in DEPENDENTS), why
     assert created[-1] == "create RayJob"
     assert created.index("create Role") < created.index("create RoleBinding")
 
@@ -102,19 +102,19 @@ def test_a_check_does_not_wait_for_rights_but_an_attempt_does() -> None:
     world.kube.gates["Role"] = asyncio.Event()
 
     async def main() -> None:
-        reconciler = Reconciler(world.kube, world.store, Workqueue(), SETTINGS)  # type: ignore[arg-type]
-        await reconciler.look(KEY)
+        reconciler = Reconciler(world.kube, world.cache, Workqueue(), SETTINGS)  # type: ignore[arg-type]
+        await reconciler.reconcile(KEY)
         assert ("Job", "small-check-1") in world.kube.objects
         assert ("Role", "promptintern-small") not in world.kube.objects
         world.check_succeeds()
-        attempt = asyncio.create_task(reconciler.look(KEY))
+        attempt = asyncio.create_task(reconciler.reconcile(KEY))
         for _ in range(20):
             await asyncio.sleep(0)
         assert [a["rayJobName"] for a in world.kube.status["attempts"]] == ["small-a1"]
         assert ("RayJob", "small-a1") not in world.kube.objects
         world.kube.gates["Role"].set()
         await attempt
-        assert world.kube.asked[-2:] == ["create RoleBinding", "create RayJob"]
+        assert world.kube.requests[-2:] == ["create RoleBinding", "create RayJob"]
 
     asyncio.run(main())
 
@@ -122,25 +122,25 @@ def test_a_check_does_not_wait_for_rights_but_an_attempt_does() -> None:
 def test_rights_that_could_not_be_granted_are_granted_for_the_attempt() -> None:
     world = World({})
     world.kube.refuse = _no("RoleBinding")
-    assert "create Job" in world.look()
+    assert "create Job" in world.reconcile()
     world.check_succeeds()
     with pytest.raises(RequestFailed):
-        world.look()
+        world.reconcile()
     assert ("RayJob", "small-a1") not in world.kube.objects
     world.kube.refuse = lambda _: None
-    assert "create RoleBinding" in world.look()
-    assert world.kube.asked[-1] == "create RayJob"
+    assert "create RoleBinding" in world.reconcile()
+    assert world.kube.requests[-1] == "create RayJob"
 
 
-def test_rights_of_a_job_that_is_gone_are_forgotten() -> None:
+def test_the_grant_of_a_job_that_is_gone_is_forgotten() -> None:
     world = World({})
-    world.look()
-    assert list(world.store.granting) == [OWNER]
-    world.store.drop_job(KEY)
-    assert world.store.granting == {}
+    world.reconcile()
+    assert list(world.cache.grants) == [OWNER]
+    world.cache.remove_job(KEY)
+    assert world.cache.grants == {}
 
 
-def test_an_outdated_look_changes_nothing_that_is_there_and_checks_nothing() -> None:
+def test_an_outdated_plan_changes_no_object_and_starts_no_check() -> None:
     world = World({})
     config = world.kube.put(
         {
@@ -158,10 +158,10 @@ def test_an_outdated_look_changes_nothing_that_is_there_and_checks_nothing() -> 
         raise RequestFailed("the object has been modified", status=409, reason="Conflict")
 
     world.kube.apply_job_status = outdated  # type: ignore[method-assign]
-    world.look()
+    world.reconcile()
     assert config["data"] == {"job.json": "newer"}
     assert ("Job", "small-check-1") not in world.kube.objects
-    assert world.told() == []
+    assert world.event_reasons() == []
 
 
 def test_a_status_that_is_refused_is_no_denial_of_the_check() -> None:
@@ -173,26 +173,26 @@ def test_a_status_that_is_refused_is_no_denial_of_the_check() -> None:
 
     world.kube.apply_job_status = refused  # type: ignore[method-assign]
     with pytest.raises(RequestFailed, match="status is forbidden"):
-        world.look()
-    assert not world.store.denied
+        world.reconcile()
+    assert not world.cache.denials
     assert ("Job", "small-check-1") not in world.kube.objects
 
 
-def test_what_was_done_is_told_afterwards() -> None:
-    """Others wait for what is done: the Events are no part of the time until there is a RayJob."""
+def test_events_are_recorded_after_the_actions() -> None:
+    """Other jobs wait for the actions, so the Events must not delay the creation of the RayJob."""
     world = World({})
-    world.look()
+    world.reconcile()
     world.check_succeeds()
-    there: list[bool] = []
-    tell: Callable[..., Any] = world.kube.tell
+    created_before: list[bool] = []
+    record: Callable[..., Any] = world.kube.record_event
 
-    async def told(event: Any) -> None:
-        there.append(("RayJob", "small-a1") in world.kube.objects)
-        await tell(event)
+    async def recorded(event: Any) -> None:
+        created_before.append(("RayJob", "small-a1") in world.kube.objects)
+        await record(event)
 
-    world.kube.tell = told  # type: ignore[method-assign]
-    world.look()
-    assert there == [True, True]
+    world.kube.record_event = recorded  # type: ignore[method-assign]
+    world.reconcile()
+    assert created_before == [True, True]
 
 
 def _no(kind: str) -> Callable[[str], None]:
@@ -203,68 +203,68 @@ def _no(kind: str) -> Callable[[str], None]:
     return refuse
 
 
-def test_what_happened_is_told_even_if_what_follows_fails() -> None:
+def test_events_are_recorded_even_if_an_action_fails() -> None:
     world = World(checking())
-    world.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
     world.kube.refuse = _no("RayJob")
     with pytest.raises(RequestFailed):
-        world.look()
-    assert world.told() == ["Valid", "Starting"]
+        world.reconcile()
+    assert world.event_reasons() == ["Valid", "Starting"]
     world.kube.refuse = lambda _: None
-    assert world.look()[-1] == "create RayJob"
-    assert world.told() == [], "once"
+    assert world.reconcile()[-1] == "create RayJob"
+    assert world.event_reasons() == [], "once"
 
 
-def test_what_is_deleted_is_deleted_once() -> None:
+def test_an_object_is_deleted_once() -> None:
     world = World(running())
-    world.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
-    world.store.ray_jobs.put(OWNER, "ray-job-1", ray_job(deployment="Complete", job_status="SUCCEEDED"))
-    world.store.pods.put(OWNER, "head", pod())
-    assert world.look() == ["status", "delete jobs"]
-    assert world.look() == []
+    world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    world.cache.ray_jobs.put(OWNER, "ray-job-1", ray_job(deployment="Complete", job_status="SUCCEEDED"))
+    world.cache.pods.put(OWNER, "head", pod())
+    assert world.reconcile() == ["status", "delete jobs"]
+    assert world.reconcile() == []
 
 
-def test_a_newer_job_that_the_watch_showed_meanwhile_is_kept() -> None:
+def test_a_newer_job_that_the_watch_delivered_meanwhile_is_kept() -> None:
     world = World({})
-    newer = JobBody.of(job_body({}, version=7))
+    newer = CachedJob.from_body(job_body({}, version=7))
     write: Callable[..., Any] = world.kube.apply_job_status
 
     async def written(*args: Any, **more: Any) -> Any:
-        world.store.jobs[KEY] = newer
+        world.cache.jobs[KEY] = newer
         return await write(*args, **more)
 
     world.kube.apply_job_status = written  # type: ignore[method-assign]
-    world.look()
-    assert world.store.jobs[KEY] is newer
+    world.reconcile()
+    assert world.cache.jobs[KEY] is newer
 
 
-def test_a_job_that_this_operator_cannot_read_says_so() -> None:
-    """One of a newer CRD, whose fields this version does not know."""
+def test_a_job_that_this_operator_cannot_parse_reports_it() -> None:
+    """The job has fields of a newer CRD, which this version does not know."""
     world = World({})
-    body = world.store.jobs[KEY].body
+    body = world.cache.jobs[KEY].body
     newer = {**body, "spec": {**body["spec"], "quantum": {"bits": 5}}}
-    world.store.jobs[KEY] = JobBody.of(newer)
-    assert world.look() == ["status"]
+    world.cache.jobs[KEY] = CachedJob.from_body(newer)
+    assert world.reconcile() == ["status"]
     assert world.kube.condition("Accepted")[:2] == ("False", "Unsupported")
     assert "spec.quantum" in world.kube.condition("Accepted")[2]
-    assert world.told() == ["Unsupported"]
-    world.store.jobs[KEY] = JobBody.of({**newer, "status": world.kube.status})
-    assert world.look() == [], "it is said once"
+    assert world.event_reasons() == ["Unsupported"]
+    world.cache.jobs[KEY] = CachedJob.from_body({**newer, "status": world.kube.status})
+    assert world.reconcile() == [], "it is reported once"
 
 
 def test_a_job_keeps_the_storage_that_it_was_accepted_with() -> None:
-    """Whatever a later version of the chart has: its checkpoints are there."""
+    """Its checkpoints are there, even if the chart's default changes."""
     world = World({})
-    world.look()
+    world.reconcile()
     world.check_succeeds()
-    world.look()
+    world.reconcile()
     assert world.kube.status["storage"] == {"uri": "s3://platform/runs"}
     moved = Settings(default_storage=DefaultStorage(uri="s3://elsewhere/runs", secret_name="other"))
     again = World({**running(outcome="Suspended"), "storage": world.kube.status["storage"]})
-    again.store.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    again.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
 
     async def main() -> None:
-        await Reconciler(again.kube, again.store, Workqueue(), moved).look(KEY)  # type: ignore[arg-type]
+        await Reconciler(again.kube, again.cache, Workqueue(), moved).reconcile(KEY)  # type: ignore[arg-type]
 
     asyncio.run(main())
     attempt = json.dumps(again.kube.objects["RayJob", "small-a2"])

@@ -1,12 +1,12 @@
-"""What is gone without a word of the watch is dropped, and whoever lost it is looked at again."""
+"""Objects whose deletion no watch reported are removed, and their jobs are requeued."""
 
 import asyncio
 
 import pytest
+from promptintern_operator.cache import Cache, CachedJob, Owner
 from promptintern_operator.kube import RequestFailed, Resource
 from promptintern_operator.queue import Key
 from promptintern_operator.resync import resync
-from promptintern_operator.store import JobBody, Owner, Store
 
 from tests.unit.operator.builders import JOB_UID, pod, ray_job, workload
 from tests.unit.operator.fake_kube import job_body
@@ -15,89 +15,89 @@ KEY, OWNER, RAY = Key("team-a", "small"), Owner("team-a", JOB_UID), Owner("team-
 
 
 class Lists:
-    """An API server that lists uids by kind."""
+    """An API server that lists uids, by kind."""
 
-    def __init__(self, **there: set[str]) -> None:
-        self.there = there
-        self.asked: list[tuple[str, str]] = []
-        self.refused: set[str | None] = set()
+    def __init__(self, **uids: set[str]) -> None:
+        self.uids = uids
+        self.requests: list[tuple[str, str]] = []
+        self.forbidden: set[str | None] = set()
 
-    async def uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
-        self.asked.append((resource.plural, selector))
-        if namespace in self.refused:
+    async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
+        self.requests.append((resource.plural, selector))
+        if namespace in self.forbidden:
             raise RequestFailed("forbidden", status=403, reason="Forbidden")
-        return self.there.get(resource.plural, set())
+        return self.uids.get(resource.plural, set())
 
 
-def full() -> Store:
-    """A job with a RayJob, a pod and a Workload."""
-    store = Store()
-    store.jobs[KEY] = JobBody.of(job_body({}))
-    store.ray_jobs.put(OWNER, "ray-job-1", ray_job())
-    store.ray_job_owners[RAY] = KEY
-    store.pods.put(OWNER, "uid-of-head", pod())
-    store.workloads.put(RAY, "workload-1", workload())
-    return store
+def full() -> Cache:
+    """Return a cache with a job, its RayJob, a pod and a Workload."""
+    cache = Cache()
+    cache.jobs[KEY] = CachedJob.from_body(job_body({}))
+    cache.ray_jobs.put(OWNER, "ray-job-1", ray_job())
+    cache.ray_job_owners[RAY] = KEY
+    cache.pods.put(OWNER, "uid-of-head", pod())
+    cache.workloads.put(RAY, "workload-1", workload())
+    return cache
 
 
 ALL = {"promptinternjobs": {JOB_UID}, "rayjobs": {"ray-job-1"}, "pods": {"uid-of-head"}, "workloads": {"workload-1"}}
 
 
-def _resync(store: Store, lists: Lists, *namespaces: str) -> set[Key]:
-    return asyncio.run(resync(lists, store, namespaces))  # type: ignore[arg-type]
+def _resync(cache: Cache, lists: Lists, *namespaces: str) -> set[Key]:
+    return asyncio.run(resync(lists, cache, namespaces))  # type: ignore[arg-type]
 
 
-def test_nothing_changes_where_all_is_there() -> None:
-    store = full()
-    assert _resync(store, Lists(**ALL)) == set()
-    assert len(store.workloads.of(RAY)) == 1
+def test_nothing_changes_if_all_objects_exist() -> None:
+    cache = full()
+    assert _resync(cache, Lists(**ALL)) == set()
+    assert len(cache.workloads.by_owner(RAY)) == 1
 
 
-def test_a_workload_that_is_gone_is_dropped_and_its_job_looked_at() -> None:
-    """Kueue may have made another for the same RayJob, and the older one must not speak for it."""
-    store = full()
+def test_a_workload_that_is_gone_is_removed_and_its_job_requeued() -> None:
+    """Kueue may have created another one for the same RayJob; the older one must not count for it."""
+    cache = full()
     lists = Lists(**{**ALL, "workloads": set()})
-    assert _resync(store, lists) == {KEY}
-    assert store.workloads.of(RAY) == ()
-    assert ("workloads", "") in lists.asked, "Kueue's objects carry no label of ours"
+    assert _resync(cache, lists) == {KEY}
+    assert cache.workloads.by_owner(RAY) == ()
+    assert ("workloads", "") in lists.requests, "Kueue's objects carry no label of ours"
 
 
-def test_a_ray_job_that_is_gone_is_dropped() -> None:
-    store = full()
-    assert _resync(store, Lists(**{**ALL, "rayjobs": set(), "workloads": set()})) == {KEY}
-    assert store.ray_jobs.of(OWNER) == ()
-    assert store.ray_job_owners == {}
+def test_a_ray_job_that_is_gone_is_removed() -> None:
+    cache = full()
+    assert _resync(cache, Lists(**{**ALL, "rayjobs": set(), "workloads": set()})) == {KEY}
+    assert cache.ray_jobs.by_owner(OWNER) == ()
+    assert cache.ray_job_owners == {}
 
 
-def test_without_kueue_its_kind_is_not_asked_for() -> None:
-    store = full()
-    store.workloads.drop(RAY, "workload-1")
+def test_without_kueue_no_workloads_are_listed() -> None:
+    cache = full()
+    cache.workloads.remove(RAY, "workload-1")
     lists = Lists(**ALL)
-    _resync(store, lists)
-    assert "workloads" not in {plural for plural, _ in lists.asked}
+    _resync(cache, lists)
+    assert "workloads" not in {plural for plural, _ in lists.requests}
 
 
-def test_a_namespace_that_may_not_be_listed_keeps_what_is_known_and_no_other_does() -> None:
-    """It was deleted, and our Role with it, or the Role alone: its jobs may run on."""
-    store = full()
+def test_only_a_forbidden_namespace_keeps_its_cached_objects() -> None:
+    """The namespace was deleted with our Role, or the Role alone was; in that case its jobs run on."""
+    cache = full()
     other, lost = Owner("team-b", "job-2"), Owner("team-b", "ray-job-2")
-    store.jobs[Key("team-b", "small")] = JobBody.of(job_body({}) | {"metadata": _meta("team-b", "job-2")})
-    store.ray_jobs.put(other, "ray-job-2", ray_job())
-    store.ray_job_owners[lost] = Key("team-b", "small")
+    cache.jobs[Key("team-b", "small")] = CachedJob.from_body(job_body({}) | {"metadata": _meta("team-b", "job-2")})
+    cache.ray_jobs.put(other, "ray-job-2", ray_job())
+    cache.ray_job_owners[lost] = Key("team-b", "small")
     lists = Lists()
-    lists.refused = {"team-a"}
-    assert _resync(store, lists, "team-a", "team-b") == {Key("team-b", "small")}
-    assert list(store.jobs) == [KEY]
-    assert len(store.ray_jobs.of(OWNER)) == len(store.workloads.of(RAY)) == 1
-    assert store.ray_jobs.of(other) == ()
+    lists.forbidden = {"team-a"}
+    assert _resync(cache, lists, "team-a", "team-b") == {Key("team-b", "small")}
+    assert list(cache.jobs) == [KEY]
+    assert len(cache.ray_jobs.by_owner(OWNER)) == len(cache.workloads.by_owner(RAY)) == 1
+    assert cache.ray_jobs.by_owner(other) == ()
 
 
-def test_a_cluster_that_may_not_be_listed_drops_nothing() -> None:
-    store, lists = full(), Lists()
-    lists.refused = {None}
+def test_a_forbidden_cluster_keeps_its_cached_objects() -> None:
+    cache, lists = full(), Lists()
+    lists.forbidden = {None}
     with pytest.raises(RequestFailed):
-        _resync(store, lists)
-    assert list(store.jobs) == [KEY]
+        _resync(cache, lists)
+    assert list(cache.jobs) == [KEY]
 
 
 def _meta(namespace: str, uid: str) -> dict[str, str]:

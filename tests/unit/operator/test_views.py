@@ -1,4 +1,4 @@
-"""What is kept of the objects that the API server shows, complete, new, or half empty."""
+"""The views of API objects that are complete, new, or half empty."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ def test_a_new_ray_job() -> None:
     assert (view.deployment, view.job_status, view.reason, view.message, view.cluster) == ("", "", "", "", None)
 
 
-def test_a_failed_ray_job_on_its_way_out() -> None:
+def test_a_failed_ray_job_that_is_being_deleted() -> None:
     view = ray_job_view(
         {
             "metadata": _meta(deletionTimestamp="2026-01-02T04:00:00Z", finalizers=["ray.io/rayjob-finalizer"]),
@@ -45,7 +45,7 @@ def test_a_failed_ray_job_on_its_way_out() -> None:
 
 
 @pytest.mark.parametrize("status", [{}, {"status": None}, {"status": {"jobStatus": "", "rayClusterName": ""}}])
-def test_a_ray_job_that_says_nothing(status: dict[str, Any]) -> None:
+def test_a_ray_job_without_a_status(status: dict[str, Any]) -> None:
     view = ray_job_view({"metadata": {**META, "labels": None, "deletionTimestamp": None}, "spec": {}, **status})
     assert (view.deployment, view.cluster, view.deleting) == ("", None, False)
 
@@ -89,11 +89,11 @@ def test_a_head_pod_that_runs() -> None:
     assert (logs.name, logs.exit_reason, logs.memory_limit) == ("logs", "OOMKilled", "256Mi")
 
 
-def test_a_pod_that_no_node_takes() -> None:
-    told = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
-    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": told}
+def test_an_unschedulable_pod() -> None:
+    message = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     view = pod_view({**HEAD, "spec": {"containers": []}, "status": {"phase": "Pending", "conditions": [condition]}})
-    assert view.unschedulable == told
+    assert view.unschedulable == message
     assert view.node is None
     assert not view.ready
     assert view.containers == ()
@@ -116,7 +116,7 @@ def test_a_pod_that_the_scheduler_preempted() -> None:
     assert not_now.disrupted is None
 
 
-def test_a_container_that_ended_keeps_its_last_words() -> None:
+def test_a_container_that_ended_keeps_its_termination_message() -> None:
     ended = {"exitCode": 2, "reason": "Error", "message": "[]", "finishedAt": "2026-01-02T03:09:05Z"}
     status = {"phase": "Failed", "containerStatuses": [{"name": "check", "state": {"terminated": ended}}]}
     (check,) = pod_view({**HEAD, "status": status}).containers
@@ -133,7 +133,7 @@ def test_a_container_that_ended_keeps_its_last_words() -> None:
         {"spec": {"containers": [{"name": "x", "resources": None}]}, "status": {"containerStatuses": [{"name": "x"}]}},
     ],
 )
-def test_a_pod_that_says_little(rest: dict[str, Any]) -> None:
+def test_a_pod_with_an_empty_status(rest: dict[str, Any]) -> None:
     view = pod_view({"metadata": _meta(), **rest})
     assert (view.phase, view.role, view.ready, view.cluster) == ("Pending", "worker", False, None)
     assert all(each.exit_code is None and each.memory_limit is None for each in view.containers)
@@ -169,12 +169,12 @@ def test_a_check_that_runs_ends_or_fails() -> None:
         ([{"kind": "RayJob", "uid": "a"}, {"kind": "PromptInternJob", "uid": "b", "controller": True}], "b"),
     ],
 )
-def test_whose_an_object_is_is_said_by_its_controller(owners: list[dict[str, Any]] | None, uid: str | None) -> None:
+def test_the_owner_of_an_object_is_its_controller(owners: list[dict[str, Any]] | None, uid: str | None) -> None:
     assert controller_of(_meta(ownerReferences=owners)).get("uid") == uid
 
 
 @pytest.mark.parametrize("status", [{}, {"status": None}, {"status": {"conditions": None}}])
-def test_a_check_that_says_nothing(status: dict[str, Any]) -> None:
+def test_a_check_without_a_status(status: dict[str, Any]) -> None:
     view = preflight_view({"metadata": _meta(annotations=None), **status})
     assert (view.generation, view.succeeded, view.failed) == (0, False, None)
 
@@ -198,12 +198,12 @@ def test_a_workload_waits_is_admitted_and_evicted() -> None:
 
 
 @pytest.mark.parametrize("rest", [{}, {"status": None}, {"status": {"conditions": None}}])
-def test_a_workload_that_says_nothing(rest: dict[str, Any]) -> None:
+def test_a_workload_without_a_status(rest: dict[str, Any]) -> None:
     view = workload_view({"metadata": {**META, "ownerReferences": None}, **rest})
     assert (view.ray_job_uid, view.quota_reserved, view.evicted, view.message) == (None, False, None, "")
 
 
-def test_what_a_ray_job_and_a_pod_say_of_their_end() -> None:
+def test_the_end_times_of_a_ray_job_and_a_pod() -> None:
     worker = {"name": "ray-worker", "resources": {"limits": {"memory": "8Gi"}}}
     cluster = {"workerGroupSpecs": [{"template": {"spec": {"containers": [worker]}}}]}
     view = ray_job_view(
@@ -215,5 +215,5 @@ def test_what_a_ray_job_and_a_pod_say_of_their_end() -> None:
     )
     assert (view.worker_memory, view.ended) == ("8Gi", datetime(2026, 1, 2, 4, tzinfo=UTC))
     leaving = _meta(deletionTimestamp="2026-01-02T04:01:00Z", deletionGracePeriodSeconds=60)
-    assert pod_view({"metadata": leaving}).deletion_asked == datetime(2026, 1, 2, 4, tzinfo=UTC)
-    assert pod_view({"metadata": _meta()}).deletion_asked is None
+    assert pod_view({"metadata": leaving}).deletion_requested == datetime(2026, 1, 2, 4, tzinfo=UTC)
+    assert pod_view({"metadata": _meta()}).deletion_requested is None

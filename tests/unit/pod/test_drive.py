@@ -1,4 +1,4 @@
-"""The driver in the head pod: its last word says who has to act."""
+"""The driver in the head pod: its last status says who has to act."""
 
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from tests.unit.operator.jobs import STORAGE
         (FencedOut("another process took over", claimant="other"), "Infrastructure"),
     ],
 )
-def test_the_last_word_says_who_has_to_act(
+def test_the_last_status_says_who_has_to_act(
     raised: Exception, who: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told: list[dict[str, Any]] = []
+    statuses: list[dict[str, Any]] = []
 
     class Run:
         class store:  # noqa: N801 -- stands for an attribute
@@ -36,11 +36,11 @@ def test_the_last_word_says_who_has_to_act(
 
     monkeypatch.setattr(module, "open_run", lambda *_: Run)
 
-    def tell(status: dict[str, Any]) -> None:
-        assert leaving.process_of(tmp_path, "driver") is not None, "the preStop hook must wait for the last word"
-        told.append(status)
+    def write(status: dict[str, Any]) -> None:
+        assert leaving.process_id(tmp_path, "driver") is not None, "the preStop hook must wait for the last status"
+        statuses.append(status)
 
-    monkeypatch.setattr(module, "patch_of", lambda _: tell)
+    monkeypatch.setattr(module, "patch_of", lambda _: write)
     monkeypatch.setattr(module, "run_job", fail)
     monkeypatch.setenv("PROMPTINTERN_RAY_JOB", "small-a1")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -48,11 +48,11 @@ def test_the_last_word_says_who_has_to_act(
     observer: Any = object()
     with pytest.raises(type(raised)):
         module.drive(job(storage=STORAGE), observer)
-    assert (told[-1]["failure"]["class"], told[-1]["failure"]["rayJob"]) == (who, "small-a1")
-    assert leaving.process_of(tmp_path, "driver") is None
+    assert (statuses[-1]["failure"]["class"], statuses[-1]["failure"]["rayJob"]) == (who, "small-a1")
+    assert leaving.process_id(tmp_path, "driver") is None
 
 
-def test_a_ray_cluster_that_takes_code_from_anybody_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_cluster_without_a_token_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its KubeRay is older than its CustomResourceDefinitions, and gave it no token."""
     monkeypatch.setenv("PROMPTINTERN_RAY_JOB", "small-a1")
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)

@@ -1,4 +1,4 @@
-"""The preStop hook and the trainer, who talk through a folder."""
+"""The preStop hook and the trainer, which communicate through a folder."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from promptintern import leaving
 from promptintern.pod import save as hook
-from promptintern.pod.ship import ship_logs, tail
+from promptintern.pod.log_upload import tail, upload_logs
 from promptintern.storage.store import open_store
 
 
@@ -24,13 +24,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_outside_pods_nobody_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROMPTINTERN_POD_FOLDER", raising=False)
     assert not leaving.is_leaving()
-    with leaving.present("driver"):
+    with leaving.register_process("driver"):
         assert leaving.pod_folder() is None
 
 
 def test_a_worker_is_waited_for(folder: Path) -> None:
     done: list[bool] = []
-    with leaving.present("worker"):
+    with leaving.register_process("worker"):
         thread = threading.Thread(target=lambda: done.append(hook.save(folder, role="worker", seconds=5)))
         thread.start()
         while not leaving.is_leaving():
@@ -40,28 +40,28 @@ def test_a_worker_is_waited_for(folder: Path) -> None:
     assert done == [True]
 
 
-def test_a_worker_that_does_not_come_to_an_end_is_waited_for_so_long_only(folder: Path) -> None:
-    with leaving.present("worker"):
+def test_the_wait_for_a_worker_that_does_not_end_is_limited(folder: Path) -> None:
+    with leaving.register_process("worker"):
         assert not hook.save(folder, role="worker", seconds=0.3)
 
 
-def test_nobody_there_is_no_wait(folder: Path) -> None:
+def test_a_pod_without_a_trainer_is_not_waited_for(folder: Path) -> None:
     began = time.monotonic()
     assert hook.save(folder, role="worker", seconds=60)
     assert hook.save(folder, role="head", seconds=60)
     assert time.monotonic() - began < 5
 
 
-def test_the_driver_is_told_by_a_signal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hook, "_TOLD_SECONDS", 0.1)
-    # Short sleeps: a signal just before a sleep does not shorten it, Python's handler runs after it.
+def test_the_driver_receives_a_signal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook, "_EXIT_CODE_SECONDS", 0.1)
+    # The sleeps are short because a signal just before a sleep does not shorten it: Python's handler runs after it.
     script = """if True:
         import signal, sys, time
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(flush=True)
         for _ in range(600):
             time.sleep(0.1)
-        sys.exit("nobody told")
+        sys.exit("no signal arrived")
     """
     driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert driver.stdout is not None
@@ -78,19 +78,19 @@ def test_a_process_that_died_is_not_there(folder: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (folder / "worker.pid").write_text(str(gone.pid))
-    assert leaving.process_of(folder, "worker") is None
+    assert leaving.process_id(folder, "worker") is None
     with pytest.raises(ProcessLookupError):
         os.kill(gone.pid, signal.SIG_DFL)
 
 
-def test_logs_are_kept_to_the_last_word(tmp_path: Path) -> None:
+def test_the_end_of_a_log_is_uploaded(tmp_path: Path) -> None:
     logs, store = tmp_path / "logs", open_store((tmp_path / "store").as_uri())
     logs.mkdir()
     log = logs / "job-driver-x.log"
     log.write_text("first\n")
     (logs / "other.log").write_text("not wanted\n")
     stop = threading.Event()
-    thread = threading.Thread(target=ship_logs, args=(store, stop), kwargs={"logs": logs, "seconds": 0.05})
+    thread = threading.Thread(target=upload_logs, args=(store, stop), kwargs={"logs": logs, "seconds": 0.05})
     thread.start()
     while store.list() != ["job-driver-x.log"]:
         time.sleep(0.02)

@@ -2,39 +2,66 @@
 
 import time
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
-from promptintern.pipeline.events import Claimed, Speed, StageDone, Stepped, TrainingBegan
+from promptintern.pipeline.events import Claimed, StageDone, Stepped, TrainingBegan
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.status import StatusWriter
+from promptintern.stage_record import StageRecord, Throughput, TrackPlan
+from promptintern_api.evaluation import Metric
+from promptintern_api.training_status import TimeShares
 
 STARTED, FINISHED = "2026-01-02T03:04:05+00:00", "2026-01-02T04:04:05+00:00"
+PLAN = TrackPlan(
+    requested_rate=1.0,
+    achieved_rate=1.0,
+    shots=2,
+    epochs=1,
+    rows=32,
+    prompt_tokens_mean=300.0,
+    prompt_tokens_p95=310.0,
+    training_tokens=4000,
+)
 BEGAN = TrainingBegan(
     name="stage 1/2",
     stage=0,
     steps=10,
     done=0,
-    rate=1.0,
-    shots=2,
-    prompt_tokens=300.0,
-    tokens=4000,
-    computed=2000,
+    plan=PLAN,
+    computed_tokens=2000,
     loss_tokens=90,
     lanes=1,
-    started_at=STARTED,
+    started_at=datetime.fromisoformat(STARTED),
 )
-SPEED = Speed(examples=2.04, tokens=100.0, computed=60.0, loss_tokens=10.0, mfu=None, shares={"forward": 1.0})
-STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, speed=SPEED)
+RATES = Throughput(
+    examples_per_second=2.04,
+    tokens_per_second=100.0,
+    computed_tokens_per_second=60.0,
+    loss_tokens_per_second=10.0,
+    time_shares=TimeShares(forward=1.0),
+)
+STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, throughput=RATES)
 PARTS = ("data", "forward", "backward", "exchange", "optimizer", "save")
 DONE = StageDone(
-    stage=0,
-    rate=1.0,
-    shots=2,
-    prompt_tokens=300.0,
-    loss=0.1,
-    score=0.9,
-    started_at=STARTED,
-    finished_at=FINISHED,
+    record=StageRecord(
+        **dict(PLAN),
+        index=0,
+        name="stage 1/2",
+        term=1,
+        steps=10,
+        loss_first=2.0,
+        loss_last=0.1,
+        seconds=3.0,
+        throughput=RATES,
+        started_at=datetime.fromisoformat(STARTED),
+        finished_at=datetime.fromisoformat(FINISHED),
+        metric=Metric.EXACT_MATCH,
+        score=0.9,
+        full_prompt_score=0.95,
+        scored_rows=100,
+        gate="passed",
+    )
 )
 
 
@@ -56,7 +83,7 @@ class Server:
 def test_nothing_is_told_before_there_is_something_to_tell() -> None:
     server = Server()
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=0.2)
-    writer.note(Claimed(term=3))
+    writer.record(Claimed(term=3))
     time.sleep(0.2)
     assert server.told == []
     writer.close()
@@ -66,7 +93,7 @@ def test_it_is_told_at_most_once_in_a_while_and_the_last_word_counts() -> None:
     server = Server()
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.2)
     for event in (Claimed(term=1), BEGAN, STEPPED, DONE):
-        writer.note(event)
+        writer.record(event)
     writer.close(TrainingProgress.succeed)
     assert server.told[-1]["outputs"]["adapter"] == "s3://b/run/adapter"
     assert server.told[-1]["stages"][0]["score"] == 0.9
@@ -76,8 +103,8 @@ def test_it_is_told_at_most_once_in_a_while_and_the_last_word_counts() -> None:
 def test_the_last_word_is_said_again_until_it_is_heard() -> None:
     server = Server(refuses=3)
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=5)
-    writer.note(Claimed(term=1))
-    writer.note(BEGAN)
+    writer.record(Claimed(term=1))
+    writer.record(BEGAN)
     writer.close(lambda progress: progress.fail(who="User", message="spec.x: is wrong", ray_job="small-a1"))
     assert server.told[-1]["failure"] == {"class": "User", "message": "spec.x: is wrong", "rayJob": "small-a1"}
 
@@ -96,8 +123,8 @@ def test_a_head_that_the_operator_has_not_seen_yet_says_its_last_word_again() ->
         server.patch(status)
 
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), patch, seconds=0.05, patience=5)
-    writer.note(Claimed(term=1))
-    writer.note(BEGAN)
+    writer.record(Claimed(term=1))
+    writer.record(BEGAN)
     writer.close(TrainingProgress.succeed)
     assert server.told[-1]["outputs"]["report"].startswith("s3://b/run")
 
@@ -121,8 +148,8 @@ def test_a_stop_or_a_job_that_is_gone_is_not_waited_for() -> None:
 
     for patch, change in ((refuse, TrainingProgress.succeed), (away, None)):
         writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), patch, seconds=0.05, patience=60)
-        writer.note(Claimed(term=1))
-        writer.note(BEGAN)
+        writer.record(Claimed(term=1))
+        writer.record(BEGAN)
         began = time.monotonic()
         writer.close(change)
         assert time.monotonic() - began < 5
@@ -135,12 +162,12 @@ def test_a_stage_that_an_earlier_driver_committed_has_its_times() -> None:
     assert (stage["startedAt"], stage["finishedAt"]) == ("2026-01-02T03:04:05Z", "2026-01-02T04:04:05Z")
 
 
-def test_a_stage_of_an_older_version_keeps_the_times_that_are_known() -> None:
+def test_a_stage_that_earlier_workers_committed_has_its_times() -> None:
     progress = TrainingProgress(run_uri="s3://b/run")
-    progress.note(BEGAN)
-    progress.note(replace(DONE, started_at=None, finished_at=None))
+    progress.note(DONE)
     (stage,) = progress.status().to_wire()["stages"]
-    assert stage["startedAt"] == "2026-01-02T03:04:05Z"
+    assert (stage["startedAt"], stage["finishedAt"]) == ("2026-01-02T03:04:05Z", "2026-01-02T04:04:05Z")
+    assert (stage["rate"], stage["loss"], stage["score"]) == (1.0, 0.1, 0.9)
 
 
 def test_the_time_left_is_told_by_the_newest_steps() -> None:
@@ -167,7 +194,8 @@ def test_how_fast_it_goes_is_told() -> None:
     rates = {"examplesPerSecond": 2.0, "tokensPerSecond": 100.0, "computedTokensPerSecond": 60.0}
     assert told.pop("timeShares") == {part: float(part == "forward") for part in PARTS}
     assert told == {"step": 4, "total": 10, **rates, "lossTokensPerSecond": 10.0, "etaSeconds": told["etaSeconds"]}
-    progress.note(replace(STEPPED, speed=replace(SPEED, computed=None, mfu=0.31249)))
+    untimed = RATES.model_copy(update={"computed_tokens_per_second": None, "mfu": 0.31249})
+    progress.note(replace(STEPPED, throughput=untimed))
     told = progress.status().to_wire()["progress"]
     assert "computedTokensPerSecond" not in told
     assert told["mfu"] == 0.312

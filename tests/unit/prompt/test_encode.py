@@ -1,4 +1,4 @@
-"""Prompt and answer in tokens, plain and through a chat template."""
+"""Encoding of prompts and answers, in plain format and with a chat template."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def text_of(tokenizer: Any, ids: Any) -> str:
 
 
 def with_start_token(tokenizer: Any, *, end: str = "") -> Any:
-    """A copy that puts <s> before a text, and ``end`` behind."""
+    """Return a copy that puts <s> before a text and ``end`` after it."""
     import copy
 
     from tokenizers.processors import TemplateProcessing
@@ -87,7 +87,7 @@ def test_arrays_hold_what_a_list_would(tokenizer: Any) -> None:
     [
         (None, "has no chat template"),
         (FORGETFUL, "does not write the assistant's answer"),
-        (REWRITING, "cannot be told apart"),
+        (REWRITING, "cannot be separated"),
         (FAILING, "only three turns"),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(tokenizer: Any) -> None:
 def test_rows_whose_answer_has_no_tokens_are_all_named(tokenizer: Any) -> None:
     encoder = PromptEncoder(tokenizer, chat=False)
     with pytest.raises(UserError) as caught:
-        encoder.encode(["a", "b", "c"], ["", "fine", ""], wheres=["f:1", "f:2", "f:3"])
+        encoder.encode(["a", "b", "c"], ["", "fine", ""], locations=["f:1", "f:2", "f:3"])
     assert [problem.where for problem in caught.value.problems] == ["f:1", "f:3"]
 
 

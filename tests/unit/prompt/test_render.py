@@ -1,4 +1,4 @@
-"""Prompts: one pass, and what users write into queries stays text."""
+"""Rendering takes a single pass, so placeholders in queries remain text."""
 
 import pytest
 from promptintern.errors import UserError

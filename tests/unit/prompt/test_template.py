@@ -1,4 +1,4 @@
-"""Templates taken apart: nothing is lost, braces stay, protected spans are found."""
+"""Parsing templates: no text is lost, braces are kept, and protected spans are found."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.errors import UserError
-from promptintern.prompt.template import EXAMPLES, LITERAL, PROTECTED, QUERY, parse_template
+from promptintern.prompt.template import EXAMPLES, LITERAL, PROTECTED, QUERY, parse_template, text_runs
 
 
 def test_pieces_of_a_template_with_literal_braces() -> None:
@@ -19,7 +19,7 @@ def test_pieces_of_a_template_with_literal_braces() -> None:
         (PROTECTED, "\nA:"),
     ]
     assert template.plain_text == 'Schema {"a": {b}} {answer}\nQ: \nA:'
-    assert template.text_runs() == ['Schema {"a": {b}} {answer}\n', "Q: ", "\nA:"]
+    assert text_runs(template.pieces) == ['Schema {"a": {b}} {answer}\n', "Q: ", "\nA:"]
 
 
 def test_every_occurrence_is_protected_and_overlaps_join() -> None:
@@ -33,8 +33,8 @@ def test_every_occurrence_is_protected_and_overlaps_join() -> None:
         ("no query", [], "spec.prompt.template", "{query} exactly once, not 0"),
         ("{query} {query}", [], "spec.prompt.template", "not 2 times"),
         ("{examples}{examples}{query}", [], "spec.prompt.template", "at most once"),
-        ("a {query}", ["b"], "spec.prompt.protect[0]", "stands in no literal text"),
-        ("a {query}", ["a", "{que"], "spec.prompt.protect[1]", "stands in no literal text"),
+        ("a {query}", ["b"], "spec.prompt.protect[0]", "does not occur in the literal text"),
+        ("a {query}", ["a", "{que"], "spec.prompt.protect[1]", "does not occur in the literal text"),
     ],
 )
 def test_a_wrong_template_is_refused_at_its_field(text: str, protect: list[str], where: str, words: str) -> None:

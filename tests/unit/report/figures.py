@@ -1,6 +1,7 @@
-"""Facts of made-up runs, for the report's tests."""
+"""Facts of invented runs, for the report's tests."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 from promptintern.report.facts import (
@@ -12,17 +13,17 @@ from promptintern.report.facts import (
     JobFacts,
     LatencyFacts,
     LoraFacts,
-    LossPoint,
+    LossCurve,
     PriceFacts,
     RunFacts,
     SourceFacts,
-    SpeedFacts,
-    StageFacts,
-    TimeShares,
-    TrackFacts,
 )
+from promptintern.report.loss_curve import loss_curve
+from promptintern.stage_record import StageRecord, Throughput, TrackRecord
 from promptintern_api.evaluation import Metric, OnGateFail
+from promptintern_api.training_status import TimeShares
 
+STARTED = datetime(2026, 3, 1, 8, tzinfo=UTC)
 BOTH = (Metric.EXACT_MATCH, Metric.BLEU)
 PROMPT_TOKENS = {"FullPrompt": 121, "QueryOnly": 7, "KeptStage": 62, "Direct": 7, "Base": 7}
 
@@ -40,14 +41,14 @@ def held_out(count: int) -> list[HeldOutRow]:
 
 
 def arm(name: str, rows: Sequence[HeldOutRow], *, right: float, seed: int = 0, timed: bool = False) -> ArmFacts:
-    """An arm that answers a share ``right`` of the rows right; which ones, ``seed`` draws."""
+    """An arm that answers a share ``right`` of the rows right, in rows that are drawn with ``seed``."""
     rng = np.random.default_rng(seed)
-    good = set(rng.permutation(len(rows))[: round(right * len(rows))].tolist())
+    right_rows = set(rng.permutation(len(rows))[: round(right * len(rows))].tolist())
     tokens = PROMPT_TOKENS[name]
     return ArmFacts(
         name=name,
         predictions=[
-            row.accepted[0] if i in good else f"AVG ( col{i} ) BY month ( {i % 5} )" for i, row in enumerate(rows)
+            row.accepted[0] if i in right_rows else f"AVG ( col{i} ) BY month ( {i % 5} )" for i, row in enumerate(rows)
         ],
         prompt_tokens=[tokens + i % 3 for i in range(len(rows))],
         answer_tokens=[9 + i % 2 for i in range(len(rows))],
@@ -62,9 +63,9 @@ def arm(name: str, rows: Sequence[HeldOutRow], *, right: float, seed: int = 0, t
     )
 
 
-def speed(*, mfu: float | None = None) -> SpeedFacts:
-    """Of a training on one worker."""
-    return SpeedFacts(
+def throughput(*, mfu: float | None = None) -> Throughput:
+    """The throughput of a training on one worker."""
+    return Throughput(
         examples_per_second=19.5,
         tokens_per_second=11_200,
         computed_tokens_per_second=3_900,
@@ -74,14 +75,14 @@ def speed(*, mfu: float | None = None) -> SpeedFacts:
     )
 
 
-def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965, gate: str = "passed") -> StageFacts:
+def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965, gate: str = "passed") -> StageRecord:
     """A stage of a linear schedule from 3 examples to none."""
     left = 1 - index / (count - 1) if count > 1 else 0.0
     tokens = 7 + 114 * left
-    return StageFacts(
+    return StageRecord(
         index=index,
-        rate_asked=round(left, 4),
-        rate_achieved=round(left * 0.98, 4),
+        requested_rate=round(left, 4),
+        achieved_rate=round(left * 0.98, 4),
         shots=round(3 * left),
         term=1,
         epochs=20,
@@ -93,7 +94,11 @@ def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965
         loss_first=2.1 / (index + 1),
         loss_last=0.08,
         seconds=12.5,
-        speed=speed(),
+        throughput=throughput(),
+        name=f"stage {index + 1}/{count}",
+        started_at=STARTED,
+        finished_at=STARTED,
+        metric=Metric.EXACT_MATCH,
         score=score,
         full_prompt_score=full,
         scored_rows=100,
@@ -101,16 +106,15 @@ def stage(index: int, *, count: int = 4, score: float = 0.9, full: float = 0.965
     )
 
 
-def losses(stages: Sequence[StageFacts], *, direct: bool) -> list[LossPoint]:
+def losses(stages: Sequence[StageRecord], *, direct: bool) -> list[LossCurve]:
     """Curves that fall in every stage and rise a little at its start."""
     tracks = [(str(s.index), s.steps, s.loss_first) for s in stages]
     if direct:
         tracks.append(("direct", sum(s.steps for s in stages), 3.2))
     rng = np.random.default_rng(1)
     return [
-        LossPoint(track=track, step=step + 1, loss=float(0.06 + first * np.exp(-step / 9) * rng.uniform(0.85, 1.1)))
+        loss_curve(track, [0.06 + first * np.exp(-step / 9) * rng.uniform(0.85, 1.1) for step in range(steps)])
         for track, steps, first in tracks
-        for step in range(steps)
     ]
 
 
@@ -121,7 +125,7 @@ def facts(
     result: float | None = 0.97,
     direct: float | None = 0.885,
     base: float | None = 0.0,
-    stages: Sequence[StageFacts] | None = None,
+    stages: Sequence[StageRecord] | None = None,
     metrics: Sequence[Metric] = (Metric.EXACT_MATCH,),
     stopped_at: int | None = None,
     kept: int | None = 3,
@@ -131,17 +135,17 @@ def facts(
 ) -> RunFacts:
     """A whole run. ``result`` is the share that QueryOnly (or the kept stage) answers right.
 
-    BLEU is left out unless asked for, since its intervals take most of a test's time.
+    BLEU is left out by default, because its intervals take most of a test's time.
     """
-    asked = held_out(rows)
+    held_out_rows = held_out(rows)
     trained = (
         list(stages) if stages is not None else [stage(i, score=s) for i, s in enumerate((0.95, 0.96, 0.93, 0.97))]
     )
     name = "QueryOnly" if stopped_at is None else "KeptStage"
-    arms = [arm("FullPrompt", asked, right=full, timed=True)]
-    arms += [arm(name, asked, right=result, seed=1, timed=True)] if result is not None else []
-    arms += [arm("Direct", asked, right=direct, seed=2)] if direct is not None else []
-    arms += [arm("Base", asked, right=base, seed=3)] if base is not None else []
+    arms = [arm("FullPrompt", held_out_rows, right=full, timed=True)]
+    arms += [arm(name, held_out_rows, right=result, seed=1, timed=True)] if result is not None else []
+    arms += [arm("Direct", held_out_rows, right=direct, seed=2)] if direct is not None else []
+    arms += [arm("Base", held_out_rows, right=base, seed=3)] if base is not None else []
     return RunFacts(
         job=JobFacts(
             name="quickstart",
@@ -162,11 +166,11 @@ def facts(
         ),
         metrics=list(metrics),
         max_new_tokens=64,
-        rows=asked,
+        rows=held_out_rows,
         arms=arms,
         stages=trained,
         planned_stages=4,
-        direct=TrackFacts(
+        direct=TrackRecord(
             epochs=80,
             steps=160,
             rows=32,
@@ -176,7 +180,14 @@ def facts(
             loss_first=3.2,
             loss_last=0.07,
             seconds=21.0,
-            speed=speed(mfu=0.314),
+            throughput=throughput(mfu=0.314),
+            name="arm Direct",
+            term=1,
+            requested_rate=0,
+            achieved_rate=0,
+            shots=0,
+            started_at=STARTED,
+            finished_at=STARTED,
         )
         if direct is not None
         else None,
@@ -193,5 +204,5 @@ def facts(
         ),
         prices=PriceFacts(input_per_million=3.0, output_per_million=15.0, currency="USD") if prices else None,
         warnings=list(warnings),
-        notes=["Packing is off, as the job says: one prompt a row."],
+        notes=["Packing is off, because spec.training.packing is Never, so every row is computed alone."],
     )

@@ -1,4 +1,4 @@
-"""The report's figures, computed again by other means."""
+"""The report's figures, compared with other ways to compute them."""
 
 import json
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import sacrebleu
 from jsonschema import Draft202012Validator
-from promptintern.report.build import MAX_CURVE_POINTS, MAX_EXAMPLES, build_report
-from promptintern.report.facts import LossPoint, RunFacts, facts_from_json, facts_to_json
+from promptintern.report.build import MAX_EXAMPLES, build_report
+from promptintern.report.facts import RunFacts, facts_from_json, facts_to_json
+from promptintern.report.loss_curve import MAX_POINTS, loss_curve
 from promptintern.report.schema import Report, report_from_json, report_json_schema, report_to_json
 from promptintern_api.evaluation import Metric
 
@@ -26,16 +27,16 @@ def report(run: RunFacts) -> Report:
 
 def test_scores_and_tokens(run: RunFacts, report: Report) -> None:
     for arm in run.arms:
-        found = report.arm(arm.name)
-        assert found is not None
+        arm_report = report.arm(arm.name)
+        assert arm_report is not None
         right = [p == row.accepted[0] for p, row in zip(arm.predictions, run.rows, strict=True)]
-        assert found.exact_match.value == np.mean(right)
+        assert arm_report.exact_match.value == np.mean(right)
         corpus = sacrebleu.corpus_bleu(arm.predictions, [[row.accepted[0] for row in run.rows]])
-        assert found.bleu is not None
-        assert found.bleu.value == pytest.approx(corpus.score)
-        assert found.bleu.low <= found.bleu.value <= found.bleu.high
-        assert found.prompt_tokens.mean == np.mean(arm.prompt_tokens)
-        assert found.answer_tokens.p95 == np.percentile(arm.answer_tokens, 95)
+        assert arm_report.bleu is not None
+        assert arm_report.bleu.value == pytest.approx(corpus.score)
+        assert arm_report.bleu.low <= arm_report.bleu.value <= arm_report.bleu.high
+        assert arm_report.prompt_tokens.mean == np.mean(arm.prompt_tokens)
+        assert arm_report.answer_tokens.p95 == np.percentile(arm.answer_tokens, 95)
 
 
 def test_cost_and_savings(run: RunFacts, report: Report) -> None:
@@ -54,7 +55,7 @@ def test_cost_and_savings(run: RunFacts, report: Report) -> None:
     assert report.savings.throughput_ratio > 1
 
 
-def test_without_prices_or_timing_there_is_no_cost_and_no_latency(run: RunFacts) -> None:
+def test_a_run_without_prices_or_timing_has_no_cost_and_no_latency(run: RunFacts) -> None:
     untimed = [arm.model_copy(update={"latency": None}) for arm in run.arms]
     changes = {"prices": None, "arms": untimed, "metrics": [Metric.EXACT_MATCH]}
     report = build_report(run.model_copy(update=changes))
@@ -100,13 +101,11 @@ def test_examples_end_at_twenty() -> None:
     assert examples.lost_total > 20
 
 
-def test_a_long_loss_curve_is_thinned_and_keeps_its_mean() -> None:
+def test_a_long_loss_curve_has_few_points_and_keeps_its_mean() -> None:
     rng = np.random.default_rng(0)
     values = rng.uniform(size=12_345)
-    points = [LossPoint(track="0", step=i + 1, loss=float(v)) for i, v in enumerate(values)]
-    report = build_report(facts(rows=20).model_copy(update={"loss": list(reversed(points))}))
-    (curve,) = report.loss
-    assert len(curve.points) == MAX_CURVE_POINTS
+    curve = loss_curve("0", values.tolist())
+    assert len(curve.points) == MAX_POINTS == 100
     assert curve.points[-1].step == 12_345
     assert [p.step for p in curve.points] == sorted(p.step for p in curve.points)
     assert np.mean([p.loss for p in curve.points]) == pytest.approx(values.mean(), rel=1e-3)
@@ -119,31 +118,31 @@ def test_curves_come_in_the_order_of_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "said"),
+    ("run", "message"),
     [
-        (facts(direct=0.97, rows=50), "Plain fine-tuning would do as well here"),
+        (facts(direct=0.97, rows=50), "Plain fine-tuning does as well here"),
         (facts(direct=0.97, result=0.7), "Plain fine-tuning does better here"),
         (facts(base=0.97), "the prompt adds nothing that could be internalized"),
         (
             facts(stages=[stage(0), stage(1, score=0.7, gate="failed"), stage(2), stage(3)]),
-            "Stage 2 fell below the gate (70.0 % exact match against 96.5 % with the full prompt); training went on",
+            "Stage 2 fell below the gate (70.0 % exact match against 96.5 % with the full prompt). Training went on",
         ),
         (facts(warnings=["3 training rows also stand in eval"]), "3 training rows also stand in eval"),
         (
             facts().model_copy(update={"max_new_tokens": 10}),
-            "50 % of FullPrompt's, 50 % of QueryOnly's, 50 % of Direct's, 50 % of Base's answers ended at "
+            "50 % of FullPrompt's, 50 % of QueryOnly's, 50 % of Direct's, 50 % of Base's answers reached the limit "
             "evaluation.maxNewTokens (10)",
         ),
     ],
 )
-def test_warnings(run: RunFacts, said: str) -> None:
-    assert any(said in warning for warning in build_report(run).warnings)
+def test_warnings(run: RunFacts, message: str) -> None:
+    assert any(message in warning for warning in build_report(run).warnings)
 
 
-def test_nothing_is_said_of_plain_fine_tuning_where_nothing_was_learned() -> None:
+def test_no_warning_about_plain_fine_tuning_if_nothing_was_learned() -> None:
     run = facts(full=0, result=0, direct=0, base=0)
     warnings = build_report(run).warnings
-    assert any("hardly answers even with the full prompt" in warning for warning in warnings)
+    assert any("hardly ever answers correctly, even with the full prompt" in warning for warning in warnings)
     assert not any("Plain fine-tuning" in warning for warning in warnings)
 
 
@@ -156,7 +155,9 @@ def test_bleu_of_short_answers_is_explained() -> None:
     rows = [row.model_copy(update={"accepted": ["yes"]}) for row in run.rows]
     arms = [arm.model_copy(update={"predictions": ["yes"] * 120}) for arm in run.arms]
     warnings = build_report(run.model_copy(update={"rows": rows, "arms": arms})).warnings
-    assert any("BLEU is 0 for FullPrompt, QueryOnly, Direct, Base though some answers are right" in w for w in warnings)
+    assert any(
+        "BLEU is 0 for FullPrompt, QueryOnly, Direct, Base, although some answers are right" in w for w in warnings
+    )
 
 
 def test_the_same_facts_give_the_same_report(run: RunFacts, report: Report) -> None:
@@ -171,7 +172,7 @@ def test_report_json_follows_its_schema_and_comes_back(run: RunFacts) -> None:
     report = build_report(run)
     text = report_to_json(report)
     document = json.loads(text)
-    assert document["schemaVersion"] == "1.1"
+    assert document["schemaVersion"] == "2.0"
     assert document["verdict"]["outcome"] == report.verdict.outcome
     schema = report_json_schema()
     Draft202012Validator.check_schema(schema)

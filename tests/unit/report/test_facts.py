@@ -1,4 +1,4 @@
-"""Facts: a round trip through JSON, and refusals of what cannot be a run."""
+"""Facts: the round trip through JSON, and the refusal of facts that contradict each other."""
 
 import json
 from typing import Any
@@ -62,7 +62,7 @@ def _change(document: dict[str, Any], path: list[Any], value: Any) -> dict[str, 
         (["colour"], "red", "colour"),
     ],
 )
-def test_what_cannot_be_is_refused(path: list[Any], value: Any, message: str) -> None:
+def test_inconsistent_facts_are_refused(path: list[Any], value: Any, message: str) -> None:
     document = _change(json.loads(facts_to_json(facts(rows=12))), path, value)
     with pytest.raises(ValidationError) as refusal:
         facts_from_json(json.dumps(document))

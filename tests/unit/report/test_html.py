@@ -1,4 +1,4 @@
-"""report.html: structure, safety, and what a reader finds in it."""
+"""report.html: its structure, its safety and its content."""
 
 import re
 from html.parser import HTMLParser
@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 from promptintern.report.build import build_report
 from promptintern.report.facts import RunFacts
-from promptintern.report.html import LONGEST_TEXT, render_html
+from promptintern.report.html import MAX_TEXT_LENGTH, render_html
 
-from tests.unit.report.figures import BOTH, facts, stage
+from tests.unit.report.figures import BOTH, facts, stage, throughput
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -55,8 +55,10 @@ def page_of(run: RunFacts) -> Page:
 GOOD = facts(metrics=BOTH, rows=60)
 STOPPED = facts(stopped_at=1, kept=0, stages=[stage(0), stage(1, score=0.6, gate="failed")])
 NOTHING = facts(stopped_at=0, kept=None, result=None, stages=[stage(0, score=0.5, gate="failed")])
-OLD = stage(0, count=1).model_copy(update={"speed": None})
-BARE = facts(prices=False, direct=None, base=None, stages=[OLD], kept=0).model_copy(update={"loss": []})
+UNTIMED = stage(0, count=1).model_copy(
+    update={"throughput": throughput().model_copy(update={"computed_tokens_per_second": None, "time_shares": None})}
+)
+BARE = facts(prices=False, direct=None, base=None, stages=[UNTIMED], kept=0).model_copy(update={"loss": []})
 RUNS = {"good": GOOD, "stopped": STOPPED, "nothing": NOTHING, "bare": BARE}
 
 
@@ -137,16 +139,16 @@ def test_hostile_text_stays_text() -> None:
     arms = [a.model_copy(update={"predictions": p}) for a, p in zip(run.arms, answers, strict=True)]
     page = page_of(run.model_copy(update={"rows": rows, "job": job, "arms": arms}))
     assert page.all("script") == page.all("img") == []
-    said = [text for attrs, text in page.all("dd") if attrs.get("class") == "said"]
-    assert evil in said
-    assert all(attrs.get("dir") == "auto" for attrs, _ in page.all("dd") if attrs.get("class") == "said")
+    texts = [text for attrs, text in page.all("dd") if attrs.get("class") == "verbatim"]
+    assert evil in texts
+    assert all(attrs.get("dir") == "auto" for attrs, _ in page.all("dd") if attrs.get("class") == "verbatim")
 
 
 def test_a_very_long_answer_is_cut_and_says_so() -> None:
     run = facts(rows=20, result=0.5)
     arms = [a.model_copy(update={"predictions": ["x" * 100_000] * 20}) if i == 1 else a for i, a in enumerate(run.arms)]
     text = render_html(build_report(run.model_copy(update={"arms": arms})))
-    assert f"({100_000 - LONGEST_TEXT:,} more characters)" in text
+    assert f"({100_000 - MAX_TEXT_LENGTH:,} more characters)" in text
     assert len(text) < 250_000
 
 
@@ -166,9 +168,9 @@ def test_a_run_that_kept_nothing_shows_no_result() -> None:
     assert page.all("h1")[0][1].endswith("so there is no adapter.")
 
 
-def test_the_speed_of_every_training_that_noted_it() -> None:
-    run = facts(stages=[OLD, *(stage(i) for i in range(1, 4))])
-    (table,) = [text for _, text in page_of(run).all("table") if "Training speed" in text]
+def test_the_throughput_of_every_training_that_was_timed() -> None:
+    run = facts(stages=[UNTIMED, *(stage(i) for i in range(1, 4))])
+    (table,) = [text for _, text in page_of(run).all("table") if "Training throughput" in text]
     stages, direct = table.split("Stage 2")[1], table.split("Direct")[1]
     assert "Stage 1" not in table
     assert "data · forward · backward · optimizer · save" in table
@@ -177,7 +179,7 @@ def test_the_speed_of_every_training_that_noted_it() -> None:
     assert "MFU" in table
     assert "31 %" in direct
     assert "MFU" not in "".join(text for _, text in page_of(STOPPED.model_copy(update={"direct": None})).all("table"))
-    assert not [text for _, text in page_of(BARE).all("caption") if "speed" in text]
+    assert not [text for _, text in page_of(BARE).all("caption") if "throughput" in text]
 
 
 def test_the_same_report_gives_the_same_bytes() -> None:

@@ -1,4 +1,4 @@
-"""Plots: scales, ticks, and marks that lie where the figures say and inside the picture."""
+"""Plots: scales, ticks, and the positions of marks, which match the figures and lie inside the picture."""
 
 from collections.abc import Callable
 from xml.etree import ElementTree
@@ -39,9 +39,9 @@ def test_an_axis_of_nothing_and_an_axis_with_a_limit() -> None:
 
 
 def test_elements_escape_text_and_attributes() -> None:
-    made = svg.element("text", svg.label("<b>&", 0, 0), class_='a"b')
-    assert "&lt;b&gt;&amp;" in made
-    assert "a&#34;b" in made
+    drawn = svg.element("text", svg.label("<b>&", 0, 0), class_='a"b')
+    assert "&lt;b&gt;&amp;" in drawn
+    assert "a&#34;b" in drawn
 
 
 def _attributes(picture: Markup, kind: str, style: str) -> list[dict[str, str]]:
@@ -56,7 +56,6 @@ DRAWINGS: dict[str, Callable[..., Markup]] = {
     "stages": lambda **size: plots.stages_plot(REPORT.stages, EM, **size),
     "many stages": lambda **size: plots.stages_plot([stage(i, count=64) for i in range(64)], EM, **size),
     "one stage": lambda **size: plots.stages_plot([stage(0, count=1)], EM, **size),
-    "no scores": lambda **size: plots.stages_plot([stage(0).model_copy(update={"score": None})], EM, **size),
     "loss": lambda **size: plots.loss_plot(REPORT.loss, **size),
     "one step": lambda **size: plots.loss_plot(
         build_report(facts(rows=5).model_copy(update={"loss": losses([stage(0)], direct=False)[:1]})).loss, **size
@@ -78,10 +77,10 @@ def test_everything_lies_inside_the_picture(name: str, width: int) -> None:
         if element.tag == "rect":
             assert float(element.attrib["y"]) + float(element.attrib["height"]) <= bottom + 0.01
         if element.tag == "text":
-            # A letter takes at most so much, so this bounds where the text ends.
+            # CHARACTER_WIDTH bounds the width of a character, and so the end of the text.
             reach = (
                 len(element.text or "")
-                * svg.CHARACTER
+                * svg.CHARACTER_WIDTH
                 * {"start": 1, "middle": 0.5, "end": 0}[element.attrib["text-anchor"]]
             )
             assert float(element.attrib["x"]) + reach <= right + 8

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from promptintern.retrieve.bm25 import BM25Index, words
+from promptintern.retrieve.bm25 import BM25Index, terms_in
 
 WORD = st.sampled_from(
     ["find", "list", "files", "in", "the", "all", "directory", "of", "size", "name", "text", "sort", "unique", "lines"]
@@ -14,10 +14,10 @@ TEXTS = st.lists(st.lists(WORD, max_size=9).map(" ".join), min_size=1, max_size=
 
 
 def reference(texts: list[str], query: str, k: int) -> tuple[list[int], list[float]]:
-    """Every document scored by bm25s, ties by index."""
+    """Score every document with bm25s; ties are by index."""
     model = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
-    model.index([words(text) or [""] for text in texts], show_progress=False)
-    terms = [word for word in words(query) if word in model.vocab_dict]
+    model.index([terms_in(text) or [""] for text in texts], show_progress=False)
+    terms = [word for word in terms_in(query) if word in model.vocab_dict]
     scores = model.get_scores(terms) if terms else np.zeros(len(texts), dtype=np.float32)
     order = sorted(range(len(texts)), key=lambda i: (-round(float(scores[i]), 4), i))
     return order[:k], [round(float(scores[i]), 4) for i in order[:k]]
@@ -27,12 +27,12 @@ def reference(texts: list[str], query: str, k: int) -> tuple[list[int], list[flo
 @given(texts=TEXTS, query=st.lists(WORD | st.just("unknown"), max_size=7).map(" ".join), k=st.integers(1, 8))
 def test_within_the_limit_the_best_are_bm25s_best(texts: list[str], query: str, k: int) -> None:
     k = min(k, len(texts))
-    found = BM25Index(texts).top(query, k)
+    result = BM25Index(texts).top(query, k)
     best, scores = reference(texts, query, len(texts))
     by_document = dict(zip(best, scores, strict=True))
-    assert len(set(found)) == k
+    assert len(set(result)) == k
     # Equal up to rounding: two orders of the same sum may differ in the last digit.
-    assert [by_document[i] for i in found] == pytest.approx(scores[:k], abs=2e-3)
+    assert [by_document[i] for i in result] == pytest.approx(scores[:k], abs=2e-3)
 
 
 @given(texts=TEXTS, query=st.lists(WORD, max_size=7).map(" ".join), limit=st.integers(1, 40))
@@ -67,6 +67,6 @@ def test_one_search_leaves_nothing_behind_for_the_next() -> None:
 
 
 def test_chinese_and_japanese_are_found_by_their_characters() -> None:
-    assert words("列出、all 文件_1。　ファイル") == ["列", "出", "all", "文", "件", "_1", *"ファイル"]
+    assert terms_in("列出、all 文件_1。　ファイル") == ["列", "出", "all", "文", "件", "_1", *"ファイル"]
     pool = ["删除所有文件", "列出目录中的文件", "显示时间"]
     assert BM25Index(pool).top("列出所有目录", 1) == [1]

@@ -1,4 +1,4 @@
-"""What holds for every retriever: no duplicates, nested, the same for a query in any company."""
+"""Properties of every retriever: no duplicates, nested results, and independence of the other queries."""
 
 from pathlib import Path
 from typing import Any
@@ -43,22 +43,22 @@ def build(kind: RetrieverKind, queries: list[str], *, seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40)
-@given(pool=QUERIES, asked=QUERIES, data=st.data())
+@given(pool=QUERIES, queries=QUERIES, data=st.data())
 def test_never_the_query_nor_a_duplicate_and_nested(
-    kind: RetrieverKind, pool: list[str], asked: list[str], data: st.DataObject
+    kind: RetrieverKind, pool: list[str], queries: list[str], data: st.DataObject
 ) -> None:
     distinct = {normalise_query(query) for query in pool}
-    room = len(distinct) - bool(distinct & {normalise_query(query) for query in asked})
+    room = len(distinct) - bool(distinct & {normalise_query(query) for query in queries})
     k = data.draw(st.integers(0, room))
     retriever = build(kind, pool)
-    found = retriever.neighbours(asked, k)
-    for query, rows in zip(asked, found, strict=True):
+    neighbours = retriever.neighbours(queries, k)
+    for query, rows in zip(queries, neighbours, strict=True):
         keys = [normalise_query(pool[i]) for i in rows]
         assert len(rows) == len(set(keys)) == k
         assert normalise_query(query) not in keys
     if k > 1:
-        assert retriever.neighbours(asked, k - 1) == [rows[1:] for rows in found]
-    for query, rows in zip(asked, found, strict=True):
+        assert retriever.neighbours(queries, k - 1) == [rows[1:] for rows in neighbours]
+    for query, rows in zip(queries, neighbours, strict=True):
         assert build(kind, pool).neighbours([query], k) == [rows]
 
 
@@ -77,7 +77,9 @@ def test_the_best_stands_last(kind: RetrieverKind) -> None:
 def test_a_pool_that_is_too_small_is_refused(kind: RetrieverKind) -> None:
     retriever = build(kind, ["a b", "A b.", "c d", "e f"])
     assert [sorted(rows) for rows in retriever.neighbours(["new"], 3)] == [[0, 2, 3]]
-    with pytest.raises(UserError, match=r"is 3; the training rows have 3 distinct queries, so at most 2") as caught:
+    with pytest.raises(
+        UserError, match=r"is 3, but the training rows have 3 distinct queries, so a prompt can have at most 2"
+    ) as caught:
         retriever.neighbours(["new", "a  B"], 3)
     assert caught.value.problems[0].where == "spec.schedule.shots"
 

@@ -1,7 +1,8 @@
 """Leaks and duplicates."""
 
 import pytest
-from promptintern.rows.checks import check_rows, normalise_query
+from promptintern.rows.checks import check_rows
+from promptintern.rows.duplicates import normalise_query
 from promptintern.rows.types import Row
 from promptintern_api.data import OnProblem
 
@@ -28,7 +29,7 @@ def test_queries_that_count_as_the_same(text: str, same: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "other"), [("a b", "ab"), ("?", "!"), (".x", "x"), ("x²", "x2"), ("ls *", "ls")])
-def test_queries_that_are_told_apart(text: str, other: str) -> None:
+def test_queries_that_are_different(text: str, other: str) -> None:
     assert normalise_query(text) != normalise_query(other)
 
 
@@ -48,13 +49,13 @@ def test_leaks_are_dropped_from_training_and_counted() -> None:
     train = rows("train", ("a", "1"), ("same one.", "2"), ("Same one", "3"))
     checked = check_rows(train, rows("dev", ("same one", "9")), on_leak=OnProblem.DROP)
     assert (checked.train, checked.dropped_leaks, checked.problems) == (train[:1], 2, [])
-    assert checked.warnings == []  # the duplicates went with the leak
+    assert checked.warnings == []  # the duplicates were dropped as leaks
 
 
 def test_dropping_every_row_is_a_problem() -> None:
     checked = check_rows(rows("train", ("a", "1")), rows("dev", ("A", "1")), on_leak=OnProblem.DROP)
     assert [str(problem) for problem in checked.problems] == [
-        "spec.data.train: has no row left: every query also stands in spec.data.eval"
+        "spec.data.train: has no rows left, because every query is also in spec.data.eval"
     ]
 
 
@@ -66,7 +67,7 @@ def test_duplicates_are_counted_with_examples() -> None:
     assert repeated == (
         "3 training rows repeat an earlier row's query and answer: t:2 and t:1 ('Q'); t:3 and t:1 ('q.'); and 1 more"
     )
-    assert contradicting.startswith("1 training row repeats an earlier row's query and another answer")
+    assert contradicting.startswith("1 training row repeats an earlier row's query with a different answer")
     assert "t:6 and t:5 ('X')" in contradicting
 
 
@@ -77,8 +78,8 @@ def test_a_thousand_leaks_are_not_all_shown() -> None:
     assert checked.problems[-1].message == "and 980 more such problems after this one"
 
 
-def test_held_out_queries_that_repeat_are_told() -> None:
+def test_repeated_held_out_queries_give_a_warning() -> None:
     train = rows("t", ("a", "1"))
     held_out = rows("e", ("b", "1"), ("B ", "1"), ("c", "1"))
     (warning,) = check_rows(train, held_out, on_leak=OnProblem.ERROR).warnings
-    assert "3 held-out rows ask 2 different queries" in warning
+    assert "3 held-out rows have only 2 distinct queries" in warning

@@ -1,4 +1,4 @@
-"""Data files, good and bad: every problem at its line."""
+"""Loading valid and invalid data files, with every problem at its line."""
 
 import hashlib
 import json
@@ -66,9 +66,9 @@ def test_the_limit_leaves_later_rows_unread_but_not_undigested(file: Path) -> No
 BAD_LINES = [
     (b'{"query": "caf\xe9", "answer": "x"}', "is not UTF-8 text (byte 15 of the line is 0xe9)"),
     (b'{"query": "a", "answer": }', "is not valid JSON: Expecting value (column 26)"),
-    (b"[1, 2]", "is a list; give one JSON object a line"),
-    (b'"text"', "is text; give one JSON object a line"),
-    (b"null", "is null; give one JSON object a line"),
+    (b"[1, 2]", "is a list; give one JSON object per line"),
+    (b'"text"', "is text; give one JSON object per line"),
+    (b"null", "is null; give one JSON object per line"),
     (b"[", "the file looks like one JSON document"),
     (b"[" * 100_000, "too deeply nested"),
     (b'{"query": "a", "answer": ' + b"9" * 5000 + b"}", "a number with too many digits"),
@@ -76,15 +76,15 @@ BAD_LINES = [
     (b'{"qurey": "a", "answer": "b"}', "has no column 'query'; did you mean 'qurey'? Columns: 'qurey', 'answer'"),
     (b'{"a": 1, "answer": "b"}', "Columns: 'a', 'answer'. Set spec.data.train.columns.query to the right one"),
     (b'{"query": 5, "answer": "b"}', "column 'query' is a number, not text"),
-    (b'{"query": true, "answer": "b"}', "column 'query' is true or false, not text"),
+    (b'{"query": true, "answer": "b"}', "column 'query' is a boolean, not text"),
     (b'{"query": {}, "answer": "b"}', "column 'query' is an object, not text"),
     (b'{"query": null, "answer": "b"}', "column 'query' is null, not text"),
     (b'{"query": "", "answer": "b"}', "column 'query' is empty"),
     (b'{"query": "a", "answer": " \\n"}', "column 'answer' is blank"),
     (b'{"query": "a", "answer": []}', "column 'answer' is an empty list"),
     (b'{"query": "a", "answer": ["b", 3]}', "column 'answer'[1] is a number, not text"),
-    (b'{"query": "a\\u0000", "answer": "b"}', "column 'query' holds a NUL character"),
-    (b'{"query": "a", "answer": "\\ud800"}', "holds half of a surrogate pair"),
+    (b'{"query": "a\\u0000", "answer": "b"}', "column 'query' contains a NUL character"),
+    (b'{"query": "a", "answer": "\\ud800"}', "contains half of a surrogate pair"),
     (b'{"query": "a\x00", "answer": "b"}', "is not valid JSON: Invalid control character"),
     (b'{"query": "a", "answer": "b", "id": [1]}', "column 'id' is a list, not text or a number"),
     (b'{"query": "a", "answer": "b", "tests": "x"}', "column 'tests' is text, not a list of texts"),
@@ -123,8 +123,8 @@ def test_one_row_may_have_several_problems(file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "holds no rows"),
-        (b"\n\r\n", "holds no rows"),
+        (b"", "contains no rows"),
+        (b"\n\r\n", "contains no rows"),
         (b"\x1f\x8b\x08\x00", "compressed with gzip"),
         (b"PK\x03\x04zip", "zip archive"),
         (b"PAR1xxxx", "set format: Parquet"),
@@ -151,7 +151,7 @@ def test_a_file_that_may_not_be_read(file: Path, monkeypatch: pytest.MonkeyPatch
     write(file, "")
     monkeypatch.setattr(Path, "open", refuse)
     (problem,) = load(file).problems
-    assert str(problem) == f"spec.data.train.uri: {file} may not be read: Permission denied"
+    assert str(problem) == f"spec.data.train.uri: {file} cannot be read: Permission denied"
 
 
 def test_an_encoded_path_is_decoded(tmp_path: Path) -> None:
@@ -174,13 +174,13 @@ def test_chat_rows(file: Path) -> None:
     [
         ({"query": "a", "answer": "b"}, "has no messages"),
         ({"messages": "x"}, "has messages that are text"),
-        ({"messages": []}, "has messages of none"),
-        ({"messages": ["x"]}, "has messages of None"),
-        (messages(("user", "a")), "has messages of user; wanted"),
-        (messages(("assistant", "a"), ("user", "a")), "has messages of assistant, user"),
+        ({"messages": []}, "has messages with the roles none"),
+        ({"messages": ["x"]}, "has messages with the roles None"),
+        (messages(("user", "a")), "has messages with the roles user; they must"),
+        (messages(("assistant", "a"), ("user", "a")), "has messages with the roles assistant, user"),
         (messages(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), "user, assistant, user"),
-        (messages(("system", "other"), ("user", "a"), ("assistant", "b")), "has another system message than"),
-        (messages(("user", "a"), ("assistant", "b")), "has another system message than"),
+        (messages(("system", "other"), ("user", "a"), ("assistant", "b")), "has a different system message than"),
+        (messages(("user", "a"), ("assistant", "b")), "has a different system message than"),
         (messages(("system", 3), ("user", "a"), ("assistant", "b")), "the system message is a number"),
         (messages(("system", "S"), ("user", "a"), ("assistant", None)), "the assistant's message is null"),
         (messages(("system", "S"), ("user", ""), ("assistant", "b")), "the user's message is empty"),
@@ -224,12 +224,12 @@ def test_bad_parquet(tmp_path: Path) -> None:
     (problem,) = load(path).problems
     assert "has no column 'query'; did you mean 'querry'?" in problem.message
     (problem,) = load(write(path, b"PAR1 no parquet")).problems
-    assert "is no readable Parquet file" in problem.message
+    assert "is not a readable Parquet file" in problem.message
     (problem,) = load(write(path, b"")).problems
-    assert "is no readable Parquet file" in problem.message
+    assert "is not a readable Parquet file" in problem.message
     pq.write_table(pa.table({"query": pa.array([], pa.string()), "answer": pa.array([], pa.string())}), path)
     (problem,) = load(path).problems
-    assert "holds no rows" in problem.message
+    assert "contains no rows" in problem.message
 
 
 def test_sample_rows() -> None:
@@ -242,7 +242,7 @@ def test_sample_rows() -> None:
     assert "sample://nowhere" in problem.message
 
 
-def test_an_optional_column_that_no_row_has_is_told(file: Path) -> None:
+def test_an_optional_column_that_no_row_has_gives_a_warning(file: Path) -> None:
     write(file, [{"query": "a", "answer": "b", "name": 1}])
     loaded = load(file, columns={"id": "name", "answers": "more"})
     assert loaded.problems == []

@@ -1,4 +1,4 @@
-"""What a driver says of workers that failed, what it waits for, and that it writes nothing once it is fenced out."""
+"""The driver: its message for failed workers, how it stops, and that it writes nothing once it is fenced out."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,7 +10,7 @@ import pytest
 from promptintern.errors import UserError
 from promptintern.pipeline.events import Stopped
 from promptintern.run import driver
-from promptintern.run.driver import cause_of
+from promptintern.run.driver import failure_cause
 from promptintern.run.worker import WorkerTask
 from promptintern.storage.run import FencedOut, RunStore
 from promptintern.storage.store import open_store
@@ -25,7 +25,7 @@ Refer to the documentation on how to address the out of memory issue. Set max_re
 
 
 @pytest.mark.parametrize(
-    ("said", "cause"),
+    ("message", "cause"),
     [
         (
             OUT_OF_MEMORY,
@@ -35,8 +35,8 @@ Refer to the documentation on how to address the out of memory issue. Set max_re
         ("", "RuntimeError"),
     ],
 )
-def test_the_cause_is_one_line(said: str, cause: str) -> None:
-    assert cause_of(RuntimeError(said)) == cause
+def test_the_cause_is_one_line(message: str, cause: str) -> None:
+    assert failure_cause(RuntimeError(message)) == cause
 
 
 class Remote:
@@ -46,18 +46,18 @@ class Remote:
         self.remote = answer
 
 
-class Box:
-    """The mailbox of workers that are gone: they had begun, and were heard ``silent`` seconds ago."""
+class SilentMailbox:
+    """The mailbox of workers that had started, and whose last call was ``silence`` seconds ago."""
 
-    def __init__(self, silent: float) -> None:
+    def __init__(self, silence: float) -> None:
         self.take = Remote(list)
         self.request_stop = Remote(lambda: None)
-        self.saved = Remote(lambda: None)
-        self.silent = Remote(lambda: silent)
+        self.saved_at = Remote(lambda: None)
+        self.seconds_since_contact = Remote(lambda: silence)
 
 
-class Asked:
-    """An observer whose user wants a stop."""
+class StoppingObserver:
+    """An observer that requests a stop."""
 
     def stop_requested(self) -> bool:
         return True
@@ -67,24 +67,24 @@ class Asked:
 
 def test_a_stop_does_not_wait_for_workers_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda answer: answer)
-    observer: Any = Asked()
+    observer: Any = StoppingObserver()
     with pytest.raises(Stopped, match="the newest checkpoint"):
-        driver._hand_on(Box(silent=61), observer, until=Future())
+        driver._forward_events(SilentMailbox(silence=61), observer, until=Future())
 
 
 def test_a_stop_waits_for_workers_that_save(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get", lambda answer: answer)
-    observer: Any = Asked()
+    observer: Any = StoppingObserver()
     fit: Future[None] = Future()
-    box = Box(silent=0)
-    box.saved = Remote(lambda: fit.done() or fit.set_result(None))  # they are done at the second look
-    driver._hand_on(box, observer, until=fit)
+    mailbox = SilentMailbox(silence=0)
+    mailbox.saved_at = Remote(lambda: fit.done() or fit.set_result(None))  # they end at the second poll
+    driver._forward_events(mailbox, observer, until=fit)
 
 
 def test_a_stop_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.remote", lambda _: SimpleNamespace(options=lambda **_: Remote(lambda: "asked")))
-    monkeypatch.setattr("ray.wait", lambda waiting, timeout: ([], waiting))
-    observer: Any = Asked()
+    monkeypatch.setattr("ray.remote", lambda _: SimpleNamespace(options=lambda **_: Remote(lambda: "reference")))
+    monkeypatch.setattr("ray.wait", lambda references, timeout: ([], references))
+    observer: Any = StoppingObserver()
     with pytest.raises(Stopped):
         driver._check_gpus(job(compute__gpusPerWorker=1), observer)
 
@@ -93,24 +93,24 @@ def test_a_run_that_another_version_began_is_refused(monkeypatch: pytest.MonkeyP
     store = driver.open_run(job(), tmp_path.as_uri())
     store.create_json("job.json", {"schemaVersion": "1.0", "data": {}})
     monkeypatch.setattr(driver, "load_data", lambda _: SimpleNamespace(warnings=[], digests={}))
-    observer: Any = Asked()
+    observer: Any = StoppingObserver()
     with pytest.raises(UserError, match=r"job\.json: was written by another version.*run format 1\.0.*another name"):
         driver.run_job(job(), storage_uri=tmp_path.as_uri(), workers=0, observer=observer)
     assert store.newest_term() == 0
 
 
-def test_who_is_fenced_out_writes_no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def taken_over(task: WorkerTask) -> None:
+def test_a_driver_that_is_fenced_out_writes_no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def taken_over(task: WorkerTask, _data: object) -> None:
         store = RunStore(open_store(task.store_uri))
         store.claim_term({"host": "here"}, task.claimant)
         store.claim_term({"host": "elsewhere"})
 
-    def written(_: object) -> None:
+    def fail(_: object) -> None:
         raise AssertionError("a report was written")
 
     monkeypatch.setattr(driver, "load_data", lambda _: SimpleNamespace(warnings=[], digests={}))
     monkeypatch.setattr(driver, "work", taken_over)
-    monkeypatch.setattr(driver, "write_report", written)
-    observer: Any = Asked()
+    monkeypatch.setattr(driver, "write_report", fail)
+    observer: Any = StoppingObserver()
     with pytest.raises(FencedOut, match="host elsewhere"):
         driver.run_job(job(), storage_uri=tmp_path.as_uri(), workers=0, observer=observer)

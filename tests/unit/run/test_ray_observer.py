@@ -1,51 +1,50 @@
-"""How the driver knows that a run gets on, and that somebody is there who saves."""
-
-from typing import Any
+"""How the driver knows that a run makes progress, and that a worker lives and will save."""
 
 import pytest
 from promptintern.pipeline.events import CheckpointSaved, Note, StageDone
 from promptintern.run import ray_observer
 from promptintern.run.ray_observer import Mailbox
 
+from tests.unit.report.figures import stage
 
-def done(stage: int) -> StageDone:
-    about: dict[str, Any] = {"rate": 1.0, "shots": 0, "prompt_tokens": 9.0, "loss": 0.1, "score": 1.0}
-    return StageDone(stage=stage, **about, started_at=None, finished_at=None)
+
+def done(index: int) -> StageDone:
+    return StageDone(record=stage(index))
 
 
 def saved(stage: int | None, step: int, term: int = 1) -> CheckpointSaved:
     return CheckpointSaved(stage=stage, step=step, folder=f"stages/{stage}/t{term}/checkpoints/step-{step}")
 
 
-def test_stages_that_were_committed_before_are_no_way_on() -> None:
-    """Workers that begin again tell all of them."""
+def test_stages_that_were_committed_before_are_no_progress() -> None:
+    """Workers that restart report all of them."""
     mailbox = Mailbox()
     mailbox.put(done(0))
-    before = mailbox.steps_on()
+    before = mailbox.progress_count()
     mailbox.put(done(0))
-    assert mailbox.steps_on() == before
+    assert mailbox.progress_count() == before
     mailbox.put(done(1))
-    assert mailbox.steps_on() == before + 1
+    assert mailbox.progress_count() == before + 1
 
 
 @pytest.mark.parametrize("stage", [1, None])
-def test_a_checkpoint_counts_if_it_is_further_than_any_before(stage: int | None) -> None:
+def test_a_checkpoint_is_progress_if_it_is_further_than_any_before(stage: int | None) -> None:
     mailbox = Mailbox()
     counts = []
     for event in (saved(stage, 5), saved(stage, 5, term=2), saved(stage, 3, term=3), saved(stage, 6, term=3)):
         mailbox.put(event)
-        counts.append(mailbox.steps_on())
+        counts.append(mailbox.progress_count())
     assert counts == [1, 1, 1, 2]
 
 
-def test_a_move_to_another_pod_counts() -> None:
+def test_a_restart_in_another_pod_counts_as_progress() -> None:
     mailbox = Mailbox()
     mailbox.set_saved("stage 1/3, step 5 of 9")
     mailbox.set_saved("stage 1/3, step 5 of 9")
-    assert mailbox.steps_on() == 2
+    assert mailbox.progress_count() == 2
 
 
-def test_a_move_to_another_pod_is_told_to_the_driver() -> None:
+def test_a_restart_in_another_pod_is_noted_for_the_driver() -> None:
     mailbox = Mailbox()
     mailbox.set_saved("stage 1/3, step 5 of 9")
     (note,) = mailbox.take()
@@ -53,12 +52,12 @@ def test_a_move_to_another_pod_is_told_to_the_driver() -> None:
     assert "saved at stage 1/3, step 5 of 9" in note.text
 
 
-def test_workers_that_ask_are_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_poll_are_in_contact(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(ray_observer.time, "monotonic", lambda: now[0])
     mailbox = Mailbox()
     now[0] = 50.0
-    assert mailbox.silent() == 50
-    mailbox.stopping()
+    assert mailbox.seconds_since_contact() == 50
+    mailbox.stop_requested()
     now[0] = 70.0
-    assert mailbox.silent() == 20
+    assert mailbox.seconds_since_contact() == 20

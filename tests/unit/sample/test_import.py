@@ -1,4 +1,4 @@
-"""Importing the sample package costs nothing: the validator uses it without torch."""
+"""Importing the sample package is cheap, because the validator uses it without torch."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The sample jobs under examples/ are what the script prints."""
+"""The sample jobs under examples/ are the output of the script."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The shipped model reads its prompt: it answers on worlds it has never seen, and not without the template."""
+"""The shipped model reads its prompt: it answers questions about new worlds, but not without the template."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from promptintern.sample import MODEL_URI, sample_model_path
-from promptintern.sample.reading import Probe, exact_match, make_probes, without_template
+from promptintern.sample.reading import Probe, exact_match, make_probes, make_query_only_probes
 from promptintern.sample.tokenizer import world_words
 
 FOLDER = sample_model_path(MODEL_URI)
@@ -46,7 +46,7 @@ def test_reads_worlds_it_has_never_seen(model: Any, tokenizer: Any, shots: int) 
 
 
 def test_knows_nothing_without_the_template(model: Any, tokenizer: Any) -> None:
-    alone = [p for world in range(900, 905) for p in without_template(f"formulas/{world}", questions=8)]
+    alone = [p for world in range(900, 905) for p in make_query_only_probes(f"formulas/{world}", questions=8)]
     assert exact_match(model, tokenizer, alone) < 0.2
 
 
@@ -63,7 +63,7 @@ def test_any_text_survives_the_tokenizer(tokenizer: Any, text: str) -> None:
 
 
 def test_prompt_and_answer_tokenized_apart_are_as_together(tokenizer: Any) -> None:
-    """So an answer looks the same to the model in an example and as its own output."""
+    """An answer therefore has the same tokens in an example and as the model's output."""
     for probe in probes(3):
-        apart = tokenizer(probe.prompt)["input_ids"] + tokenizer(probe.answer)["input_ids"]
-        assert apart == tokenizer(probe.prompt + probe.answer)["input_ids"]
+        separate = tokenizer(probe.prompt)["input_ids"] + tokenizer(probe.answer)["input_ids"]
+        assert separate == tokenizer(probe.prompt + probe.answer)["input_ids"]

@@ -1,4 +1,4 @@
-"""The sample's worlds: deterministic, split cleanly, and answerable from the template's text alone."""
+"""The sample worlds are deterministic, split cleanly, and answerable from the template's text alone."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from promptintern.errors import UserError
 from promptintern.sample import sample_model_path, sample_rows, sample_template, sample_world
 from promptintern.sample.words import AGGREGATES, NOUNS, REGIONS
-from promptintern.sample.worlds import Side, ask, make_world, side_of
+from promptintern.sample.worlds import Split, iterate_questions, make_world, split_of
 
 WORLDS = st.integers(min_value=0, max_value=10_000)
 
 
 def answer_by_reading(template: str, query: str) -> str:
-    """A second way to the answer, which knows nothing but the texts: look each word up where the template lists it."""
+    """Answer by an independent method that uses only the texts: look up each word in the lists of the template."""
     listed = {
         title: dict(re.findall(r"(\w+)=(\w+)", re.search(rf"^{title}: (.*)\.$", template, re.MULTILINE)[1]))
         for title in ("Columns", "Functions", "Places")
@@ -43,12 +43,12 @@ def test_template_says_all_that_the_answers_need(world: int) -> None:
 @given(world=WORLDS)
 def test_train_and_eval_share_no_question_in_any_wording(world: int) -> None:
     made = make_world(f"formulas/{world}")
-    train, held_out = ({q.meaning for q, _ in zip(ask(made, s), range(200), strict=False)} for s in Side)
+    train, held_out = ({q.meaning for q, _ in zip(iterate_questions(made, s), range(200), strict=False)} for s in Split)
     assert len(train) == len(held_out) == 200
     assert not train & held_out
     queries = [
-        {row["query"].casefold() for row in sample_rows(f"sample://formulas/{side}?world={world}&rows=200")}
-        for side in Side
+        {row["query"].casefold() for row in sample_rows(f"sample://formulas/{split}?world={world}&rows=200")}
+        for split in Split
     ]
     assert [len(q) for q in queries] == [200, 200]
     assert not queries[0] & queries[1]
@@ -63,7 +63,7 @@ def test_template_holds_each_placeholder_once_and_ends_with_the_cue(world: int) 
 
 
 def test_same_world_every_time() -> None:
-    """Fixed text: a change here changes every published figure and needs new weights."""
+    """The text is fixed, because a change would change all published figures and require new weights."""
     rows = sample_rows("sample://formulas/train?world=1&rows=3")
     assert rows[0] == {
         "id": "w1-train-0",
@@ -87,10 +87,10 @@ def test_word_lists_do_not_overlap() -> None:
     assert len(everything) == len(set(everything))
 
 
-def test_sides_are_about_three_to_one() -> None:
+def test_splits_are_about_three_to_one() -> None:
     made = sample_world(3)
-    train = sum(1 for q in ask(made, Side.TRAIN) if side_of(made, q) is Side.TRAIN)
-    held_out = sum(1 for _ in ask(made, Side.EVAL))
+    train = sum(1 for q in iterate_questions(made, Split.TRAIN) if split_of(made, q) is Split.TRAIN)
+    held_out = sum(1 for _ in iterate_questions(made, Split.EVAL))
     assert 2.5 < train / held_out < 6
 
 
@@ -112,7 +112,7 @@ def test_unknown_data_is_a_users_error(uri: str) -> None:
         sample_rows(uri)
 
 
-def test_unknown_model_lists_what_there_is() -> None:
-    with pytest.raises(UserError, match="there is the model sample://formulas"):
+def test_an_unknown_model_lists_the_available_ones() -> None:
+    with pytest.raises(UserError, match="available are the model sample://formulas"):
         sample_model_path("sample://poems")
     assert isinstance(sample_model_path("sample://formulas"), Path)

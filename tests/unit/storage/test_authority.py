@@ -1,4 +1,4 @@
-"""An S3 server behind a certificate authority of its own."""
+"""An S3 server with a private certificate authority."""
 
 import ssl
 import threading
@@ -20,7 +20,7 @@ NO_BUCKET = b"<Error><Code>NoSuchBucket</Code><Message>no such bucket</Message><
 
 
 class NoBucket(BaseHTTPRequestHandler):
-    """An S3 server without buckets: who is told so, has a connection."""
+    """An S3 server without buckets. A client that gets this error has connected successfully."""
 
     def do_GET(self) -> None:
         self.send_response(404)

@@ -1,4 +1,4 @@
-"""Writing beside training."""
+"""Writing in the background, while training continues."""
 
 import threading
 import weakref
@@ -12,7 +12,7 @@ WAIT = 10
 
 
 class Gate:
-    """Work that runs until it is let go."""
+    """A task that runs until it is released."""
 
     def __init__(self) -> None:
         self.started = threading.Event()
@@ -110,7 +110,7 @@ def test_an_error_frees_a_caller_that_waits() -> None:
 
 
 def test_a_failed_block_leaves_hung_work_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr(background, "_JOIN_SECONDS", 0.05)
     gate, done = Gate(), []
     with pytest.raises(KeyError), BackgroundWriter() as writer:
         writer.submit(gate)

@@ -1,4 +1,4 @@
-"""Manifests and the folders that they make exist."""
+"""Manifests and the folders that they commit."""
 
 import json
 from pathlib import Path
@@ -110,7 +110,7 @@ def test_a_damaged_file_is_named(store: Store, files: Path, tmp_path: Path, dama
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"kind":"stage"}'])
 def test_an_unreadable_manifest_says_what_to_do(store: Store, content: bytes) -> None:
     store.write("stages/0/manifest.json", content)
-    with pytest.raises(RunFailed, match=r"stages/0/manifest\.json is no manifest.*remove the file"):
+    with pytest.raises(RunFailed, match=r"stages/0/manifest\.json is not a valid manifest.*remove the file"):
         read_manifest(store, "stages/0/manifest.json")
 
 
@@ -123,7 +123,7 @@ def test_a_manifest_of_another_version_is_refused(store: Store, version: object)
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b", ""])
 def test_a_manifest_cannot_name_files_outside(name: str) -> None:
-    with pytest.raises(ValidationError, match="no relative path"):
+    with pytest.raises(ValidationError, match="not a relative path"):
         Manifest(kind="stage", files={name: ENTRY}, term=1)
 
 

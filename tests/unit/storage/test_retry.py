@@ -1,4 +1,4 @@
-"""When storage tries again, and when it gives up."""
+"""When storage retries, and when it gives up."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 @dataclass
 class Clock:
-    """Time that passes by sleeping only."""
+    """A clock that advances only by sleeping."""
 
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)

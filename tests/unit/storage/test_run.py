@@ -61,14 +61,14 @@ def test_racing_claims_get_different_terms(run: RunStore) -> None:
         assert sorted(pool.map(claim, range(8))) == list(range(1, 9))
 
 
-def test_who_is_fenced_out_learns_by_whom(run: RunStore) -> None:
+def test_a_process_that_is_fenced_out_learns_by_which(run: RunStore) -> None:
     run.claim_term({"host": "old"})
     run.claim_term(WHO)
     with pytest.raises(FencedOut, match=r"term 2: host node-1, pid 42, at 2026-01-02.*this one \(term 1\) stops"):
         run.check_term(1)
 
 
-def test_nothing_is_written_by_who_is_fenced_out(run: RunStore, files: Path) -> None:
+def test_a_process_that_is_fenced_out_writes_nothing(run: RunStore, files: Path) -> None:
     run.claim_term(WHO)
     run.claim_term(WHO)
     before = run.store.list()
@@ -120,19 +120,19 @@ def test_the_newest_checkpoints_are_kept_over_all_terms(run: RunStore, files: Pa
     assert _steps(run) == ["t1/checkpoints/step-000010", "t1/checkpoints/step-1000000"]
     _save(run, files, 1000001, term=2)
     assert _steps(run) == ["t1/checkpoints/step-1000000", "t2/checkpoints/step-1000001"]
-    found = run.latest_checkpoint("0")
-    assert found is not None
-    assert found[0].meta == {"step": 1000001, "track": "stage 1"}
-    assert found[1] == "stages/0/t2/checkpoints/step-1000001"
+    checkpoint = run.latest_checkpoint("0")
+    assert checkpoint is not None
+    assert checkpoint[0].meta == {"step": 1000001, "track": "stage 1"}
+    assert checkpoint[1] == "stages/0/t2/checkpoints/step-1000001"
 
 
 def test_at_one_step_the_newer_term_counts(run: RunStore, files: Path) -> None:
     for term in (1, 2):
         run.claim_term(WHO)
         _save(run, files, 7, term=term)
-    found = run.latest_checkpoint("0")
-    assert found is not None
-    assert found[0].term == 2
+    checkpoint = run.latest_checkpoint("0")
+    assert checkpoint is not None
+    assert checkpoint[0].term == 2
 
 
 @pytest.mark.parametrize("damage", ["short manifest", "missing file", "short file", "no manifest"])
@@ -152,13 +152,13 @@ def test_a_broken_checkpoint_is_passed_over(run: RunStore, files: Path, tmp_path
         case "no manifest":
             run.store.delete(f"{folder}/manifest.json")
     with capture_logs() as logs:
-        found = run.latest_checkpoint("0")
-    assert found is not None
-    assert found[1].endswith("step-000001")
+        checkpoint = run.latest_checkpoint("0")
+    assert checkpoint is not None
+    assert checkpoint[1].endswith("step-000001")
     assert [log["folder"] for log in logs] == ([] if damage == "no manifest" else [folder])
-    run.fetch_checkpoint(*found, tmp_path / "copy")
+    run.fetch_checkpoint(*checkpoint, tmp_path / "copy")
     assert (tmp_path / "copy/state.safetensors").read_bytes() == b"s" * 500
-    # A broken one counts for nothing, so pruning keeps what can be read.
+    # A broken checkpoint does not count, so pruning keeps the readable ones.
     _save(run, files, 3)
     assert _steps(run)[0] == "t1/checkpoints/step-000001"
 
@@ -186,6 +186,22 @@ def test_a_commit_drops_checkpoints_of_all_terms_of_its_stage_only(run: RunStore
     assert run.latest_checkpoint("1") is not None
 
 
+def test_a_manifest_is_removed_before_its_files(tmp_path: Path, files: Path) -> None:
+    removed: list[str] = []
+
+    class Recording(LocalBackend):
+        def delete(self, key: str) -> None:
+            removed.append(key)
+            super().delete(key)
+
+    run = RunStore(Store(Recording(tmp_path / "run", RetryPolicy())))
+    run.claim_term(WHO)
+    for step in (1, 2):
+        _save(run, files, step, keep=1)
+    folder = "stages/0/t1/checkpoints/step-000001"
+    assert removed == [f"{folder}/manifest.json", folder]
+
+
 def test_the_next_claim_removes_what_a_kill_left_of_a_committed_stage(run: RunStore, files: Path) -> None:
     run.claim_term(WHO)
     run.commit_stage("0", term=1, local=files, parent=None, meta={})
@@ -203,7 +219,7 @@ def test_documents(run: RunStore) -> None:
     assert run.read_json("job.json") == {"name": "é", "n": 1}
     for content in (b"{", b"[1]", b"\xff"):
         run.store.write("bad.json", content)
-        with pytest.raises(RunFailed, match=r"bad\.json is no JSON"):
+        with pytest.raises(RunFailed, match=r"bad\.json is not (valid JSON|a JSON object)"):
             run.read_json("bad.json")
     with pytest.raises(ValueError, match="JSON"):
         run.create_json("nan.json", {"loss": float("nan")})
@@ -231,7 +247,7 @@ def test_a_document_without_its_manifest_is_none_and_a_damaged_one_is_named(run:
     assert run.committed_document("evaluation/Base", parent=None) is None
 
 
-def test_a_fenced_incarnation_commits_no_document(run: RunStore) -> None:
+def test_a_process_that_is_fenced_out_commits_no_document(run: RunStore) -> None:
     term = run.claim_term(WHO)
     run.claim_term(WHO)
     with pytest.raises(FencedOut):
@@ -241,7 +257,7 @@ def test_a_fenced_incarnation_commits_no_document(run: RunStore) -> None:
 
 def test_a_term_that_cannot_be_made_ends_the_claim(run: RunStore, tmp_path: Path) -> None:
     (tmp_path / "run/terms/1.json").mkdir(parents=True)
-    with pytest.raises(RunFailed, match=r"terms/1\.json can neither be made nor read"):
+    with pytest.raises(RunFailed, match=r"terms/1\.json can neither be created nor read"):
         run.claim_term(WHO)
 
 

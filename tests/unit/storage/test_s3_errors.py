@@ -1,4 +1,4 @@
-"""What each answer of an S3 server means."""
+"""The meaning of each response of an S3 server."""
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
@@ -6,17 +6,17 @@ from promptintern.errors import CredentialsRefused, InfrastructureFailed, RunFai
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy, Transient
 from promptintern.storage.s3 import S3Backend
-from promptintern.storage.s3_errors import Answer, judge
+from promptintern.storage.s3_errors import FailedRequest, classify_error
 from s3fs.errors import translate_boto_error
 
 
-def _answer(error: Exception) -> Answer:
-    return Answer.of(error, operation="PutObject", bucket="team-a", key="runs/x", endpoint="s3.example")
+def _answer(error: Exception) -> FailedRequest:
+    return FailedRequest.of(error, operation="PutObject", bucket="team-a", key="runs/x", endpoint="s3.example")
 
 
 def _client_error(code: str, status: int) -> Exception:
     response = {
-        "Error": {"Code": code, "Message": "told by the server"},
+        "Error": {"Code": code, "Message": "from the server"},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
     error: Exception = translate_boto_error(ClientError(response, "PutObject"))
@@ -37,11 +37,11 @@ def _client_error(code: str, status: int) -> Exception:
         ("404", 404, FileNotFoundError, ["s3://team-a/runs/x"]),
         ("PreconditionFailed", 412, FileExistsError, ["s3://team-a/runs/x"]),
         ("412", 412, FileExistsError, ["s3://team-a/runs/x"]),
-        ("InternalError", 500, Transient, ["500", "told by the server"]),
+        ("InternalError", 500, Transient, ["500", "from the server"]),
         ("SlowDown", 503, Transient, ["503"]),
         ("BadGateway", 502, Transient, ["502"]),
         ("TooManyRequests", 429, Transient, ["429"]),
-        ("RequestTimeout", 400, Transient, ["told by the server"]),
+        ("RequestTimeout", 400, Transient, ["from the server"]),
         ("BadDigest", 400, Transient, []),
         ("IncompleteBody", 400, Transient, []),
         ("ConditionalRequestConflict", 409, Transient, []),
@@ -49,7 +49,7 @@ def _client_error(code: str, status: int) -> Exception:
     ],
 )
 def test_codes(code: str, status: int, meaning: type[Exception], words: list[str]) -> None:
-    verdict = judge(_answer(_client_error(code, status)))
+    verdict = classify_error(_answer(_client_error(code, status)))
     assert type(verdict) is meaning
     assert all(word in str(verdict) for word in words)
 
@@ -64,29 +64,29 @@ def test_codes(code: str, status: int, meaning: type[Exception], words: list[str
     ],
 )
 def test_silence_may_pass(error: Exception) -> None:
-    assert type(judge(_answer(error))) is Transient
-    assert str(judge(_answer(error)))
+    assert type(classify_error(_answer(error))) is Transient
+    assert str(classify_error(_answer(error)))
 
 
 def test_no_credentials() -> None:
-    verdict = judge(_answer(NoCredentialsError()))
+    verdict = classify_error(_answer(NoCredentialsError()))
     assert isinstance(verdict, UserError)
     assert "AWS_ACCESS_KEY_ID" in str(verdict)
 
 
 def test_a_defect_stays_what_it_is() -> None:
     defect = AttributeError("ours")
-    assert judge(_answer(defect)) is defect
+    assert classify_error(_answer(defect)) is defect
 
 
 @pytest.mark.parametrize(("code", "meaning"), [("AccessDenied", UserError), ("InternalError", InfrastructureFailed)])
 def test_what_a_deletion_says_of_each_key(code: str, meaning: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    """S3 answers the request itself with 200."""
+    """The status of S3's response is 200."""
     backend = S3Backend("team-a", S3Options(endpoint="http://127.0.0.1:9"), RetryPolicy(deadline=0.1, longest_wait=0.1))
-    errors = [{"Key": "runs/x", "Code": code, "Message": "told by the server"}]
+    errors = [{"Key": "runs/x", "Code": code, "Message": "from the server"}]
     monkeypatch.setattr(backend, "sizes", lambda _: {})
     monkeypatch.setattr(backend._files, "call_s3", lambda *_, **__: {"Errors": errors})
-    with pytest.raises(meaning) as told:
+    with pytest.raises(meaning) as raised:
         backend.delete("runs/x")
-    assert type(told.value) is meaning
-    assert all(word in str(told.value) for word in ("DeleteObjects", "runs/x", "told by the server"))
+    assert type(raised.value) is meaning
+    assert all(word in str(raised.value) for word in ("DeleteObjects", "runs/x", "from the server"))

@@ -122,7 +122,7 @@ def test_files_have_the_users_own_mode(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["", "/a", "a//b", "..", "a/../b", "./a", ".tmp-a", "a/.tmp-b/c", "a\0b", "a\\..\\b"])
 def test_paths_stay_within(store: Store, path: str) -> None:
     for use in (store.read, store.exists, store.delete, store.child, lambda p: store.write(p, b"")):
-        with pytest.raises(ValueError, match="no relative path"):
+        with pytest.raises(ValueError, match="not a relative path"):
             use(path)
 
 
@@ -133,7 +133,7 @@ def test_other_uris_are_refused(uri: str) -> None:
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, name: str, *codes: int) -> list[int]:
-    """``os.<name>`` as storage sees it fails with each of ``codes``, after it did its work."""
+    """Make the storage's ``os.<name>`` fail with each of ``codes`` after it has done its work."""
     left = list(codes)
     real = getattr(os, name)
 
@@ -194,5 +194,5 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
 
 def test_a_file_system_without_links_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _failing(monkeypatch, "link", errno.EOPNOTSUPP)
-    with pytest.raises(UserError, match="no hard links"):
+    with pytest.raises(UserError, match="does not support hard links"):
         store.create("a", b"1")

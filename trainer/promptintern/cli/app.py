@@ -1,4 +1,4 @@
-"""The command line: ``promptintern COMMAND``. Commands import what they need when they run, so that help is quick."""
+"""The command line: ``promptintern COMMAND``. Commands import their modules when they run, so that help is quick."""
 
 import contextlib
 import io
@@ -11,21 +11,22 @@ from typing import Annotated
 
 import typer
 from promptintern_api.contract import ExitCode
-from rich.console import Console
 
 from promptintern.cli import cluster, pod
-from promptintern.cli.console import StopFlag, observing, quiet_libraries
+from promptintern.cli.console import StopFlag, quiet_libraries, terminal_observer
+from promptintern.cli.options import BaseModel, JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
+from promptintern.terminal import print_error, print_line
 from promptintern.uris import to_uri
 
-_SPINS = "20000"
-"""How long one of OpenMP's threads waits awake for another, as libgomp counts: some ten microseconds. By default it is
-milliseconds, and a model whose operations are short comes to a standstill (50 times slower) where another process has
-one of the cores; on a machine of its own it is up to a tenth slower so. The images set it too."""
+_SPIN_COUNT = "20000"
+"""Spins of an OpenMP thread that waits for another, before it sleeps (GOMP_SPINCOUNT): about ten microseconds. With
+libgomp's default of milliseconds, a model with short operations runs 50 times slower while another process uses one of
+the cores. On an otherwise idle machine, this value costs up to a tenth of the speed. The images set it too."""
 
 app = typer.Typer(
     name="promptintern",
-    help="Internalize a recurring prompt into LoRA weights, stage by stage, and say whether it worked.",
+    help="Internalize a recurring prompt into LoRA weights, stage by stage, and report whether it worked.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,24 +35,19 @@ app = typer.Typer(
 
 app.add_typer(pod.app, hidden=True)
 
-Job = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file with a PromptInternJob.", show_default=False)]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec (repeatable).", show_default=False),
-]
 Workdir = Annotated[
     Path | None,
     typer.Option(
         "--workdir",
         metavar="DIR",
-        help="Folder for runs, instead of the job's storage.",
-        show_default="./promptintern-runs",
+        help="Folder to store runs in.",
+        show_default="spec.storage of the job, else ./promptintern-runs",
     ),
 ]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         from importlib.metadata import version
 
         print(f"promptintern {version('promptintern')}")
@@ -64,20 +60,22 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Internalize a recurring prompt into LoRA weights, stage by stage, and say whether it worked."""
+    """Internalize a recurring prompt into LoRA weights, stage by stage, and report whether it worked."""
 
 
 @app.command(epilog="Example: promptintern run examples/quickstart.yaml --set training.seed=1")
 def run(
-    job: Job,
+    job: JobFile,
     workdir: Workdir = None,
     workers: Annotated[
         int,
-        typer.Option(min=0, max=1024, help="Training processes on this machine; 0 trains in this one."),
+        typer.Option(
+            min=0, max=1024, help="Number of training processes on this machine; with 0, the command itself trains."
+        ),
     ] = 0,
-    overrides: Set = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Run all stages and arms and write the report. Run it again after an interruption: it continues."""
+    """Run all stages and arms of a job and write the report. After an interruption, the same command continues."""
     stop = StopFlag()
     with stop.installed():
         from promptintern.cli.verdict import print_verdict
@@ -88,10 +86,10 @@ def run(
         loaded = load_job(job, overrides or [])
         storage_uri = _storage_uri(workdir, loaded.spec.storage.uri if loaded.spec.storage else None)
         try:
-            with observing(stop) as observer:
+            with terminal_observer(stop) as observer:
                 report = run_job(loaded, storage_uri=storage_uri, workers=workers, observer=observer)
         except Stopped as stopped:
-            _err(f"saved at {stopped.where}; run the same command again to continue")
+            print_error(f"saved at {stopped.where}; run the same command again to continue")
             raise typer.Exit(128 + (stop.signal or 15)) from None
     print_verdict(report, open_run(loaded, storage_uri).store.uri)
     if report.verdict.outcome == "StoppedByGate":
@@ -100,37 +98,36 @@ def run(
 
 @app.command(epilog="Example: promptintern validate job.yaml")
 def validate(
-    job: Job,
-    overrides: Set = None,
+    job: JobFile,
+    overrides: Overrides = None,
     findings: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the problems here, as JSON.", hidden=True)
+        Path | None, typer.Option(metavar="FILE", help="Also write the problems to this file, as JSON.", hidden=True)
     ] = None,
 ) -> None:
-    """Check all that can be known without training: every problem at once, each with its field or file:line."""
-    from promptintern.cli.findings import infrastructure_told, noting
+    """Check all that can be checked without training, and list every problem with its field or file:line."""
+    from promptintern.cli.findings import exiting_on_infrastructure_failure, writing_findings
     from promptintern.commands.validate import check_job
     from promptintern.job import load_job
 
-    with infrastructure_told() if findings else contextlib.nullcontext(), noting(findings):
-        # Who writes findings is a pod, whose job will store with the very credentials that it has.
-        found = check_job(load_job(job, overrides or []), storage=findings is not None)
-    for warning in found.warnings:
-        _err(f"warning: {warning}", style="yellow")
-    if found.problems:
-        with noting(findings):
-            raise UserError(found.problems)
-    out = Console(highlight=False)
-    for line in found.summary:
-        out.print(line, markup=False, soft_wrap=True)
+    with exiting_on_infrastructure_failure() if findings else contextlib.nullcontext(), writing_findings(findings):
+        # Only pods write findings. The check has the credentials of the job, so it can check the storage as well.
+        result = check_job(load_job(job, overrides or []), storage=findings is not None)
+    for warning in result.warnings:
+        print_error(f"warning: {warning}", style="yellow")
+    if result.problems:
+        with writing_findings(findings):
+            raise UserError(result.problems)
+    for line in result.summary:
+        print_line(line)
 
 
 @app.command(epilog="Example: promptintern prepare examples/quickstart.yaml --row 3")
 def prepare(
-    job: Job,
-    overrides: Set = None,
-    row: Annotated[int, typer.Option(min=0, help="Training row whose prompts are shown.")] = 0,
+    job: JobFile,
+    overrides: Overrides = None,
+    row: Annotated[int, typer.Option(min=0, help="Index of the training row to show, from 0.")] = 0,
 ) -> None:
-    """Show what would be trained: a table of the stages, and one row's prompt at every stage."""
+    """Show what would be trained: a table of the stages, and the prompt of one row at every stage."""
     from promptintern.cli.preview import print_preview
     from promptintern.commands.preview import preview
     from promptintern.job import load_job
@@ -142,31 +139,37 @@ def prepare(
     epilog="Example: promptintern predict promptintern-runs/default/quickstart-1a2b3c4d/adapter 'total of revenue'"
 )
 def predict(
-    adapter: Annotated[
-        str, typer.Argument(metavar="ADAPTER", help="Folder of the adapter (or of the run), or its URI.")
-    ],
-    query: Annotated[list[str] | None, typer.Argument(help="Queries; without any, one a line from stdin.")] = None,
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Folder or URI of the adapter, or of its run.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="QUERY", help="Queries to answer. Without any, standard input is read, one query per line."
+        ),
+    ] = None,
     input_file: Annotated[
         Path | None,
-        typer.Option("--input", metavar="JSONL", help="Queries from a JSONL file with a field `query`."),
+        typer.Option(
+            "--input",
+            metavar="JSONL",
+            help="Read the queries from this JSONL file, from the field `query` of each object.",
+        ),
     ] = None,
     output_file: Annotated[
         str | None,
         typer.Option(
             "--output",
             metavar="JSONL",
-            help="Write one JSON object a query here (- for standard output): the input's fields with `answer`.",
+            help="Write one JSON object per query to this file (- for standard output): the fields of the input, "
+            "and `answer`.",
         ),
     ] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="URI of the base model, if it lies elsewhere than when it was trained.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Queries answered at once.")] = 32,
+    base_model: BaseModel = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of queries per batch.")] = 32,
 ) -> None:
-    """Answer queries with the internalized model: the query alone is sent.
+    """Answer queries with the internalized model, which receives the query without the prompt.
 
-    After a run that a gate stopped, the kept stage's prompt is sent with it. For an adapter on an S3 server other
-    than AWS, set AWS_ENDPOINT_URL.
+    If a gate stopped the run, the prompt of the stage that was kept is sent with each query. For an adapter on an S3
+    server other than AWS, set AWS_ENDPOINT_URL.
     """
     from promptintern.cli.predict import answer_queries
 
@@ -184,7 +187,7 @@ def predict(
 def report(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
 ) -> None:
-    """Build the report of a run again from its files."""
+    """Build the report of a run again from its stored files."""
     from promptintern.cli.verdict import print_verdict
     from promptintern.pipeline.facts import write_report
     from promptintern.storage.run import RunStore
@@ -198,41 +201,36 @@ def report(
 def export(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
     merged: Annotated[
-        Path, typer.Option("--merged", metavar="DIR", help="Write the merged model here (a new folder).")
+        Path,
+        typer.Option("--merged", metavar="DIR", help="Folder to write the merged model to; it must not exist yet."),
     ],
-    base_model: Annotated[str | None, typer.Option(help="URI of the base model, if it lies elsewhere now.")] = None,
+    base_model: BaseModel = None,
 ) -> None:
-    """Merge the adapter into the base weights, and print how far the merged model's logits drift."""
+    """Merge the adapter into the base weights, and print how much the merged model's logits drift."""
     from promptintern.commands.export import export_merged
 
     drift = export_merged(to_uri(run_folder), merged, base_model=to_uri(base_model) if base_model else None)
-    out = Console(highlight=False)
-    out.print(f"merged model: {merged}", markup=False, soft_wrap=True)
-    out.print(
-        f"drift over {drift.positions} positions: largest logit difference {drift.largest:.3g} (logits reach "
-        f"{drift.scale:.3g}), next token equal at {100 * drift.agreement:.1f} %",
-        markup=False,
-        soft_wrap=True,
+    print_line(f"merged model: {merged}")
+    print_line(
+        f"drift over {drift.positions} positions: the largest logit difference is {drift.largest_difference:.3g} "
+        f"(the largest logit is {drift.largest_logit:.3g}), and the next token is the same at "
+        f"{100 * drift.agreement:.1f} %"
     )
 
 
 cluster.register(app)
 
 
-def _storage_uri(workdir: Path | None, of_job: str | None) -> str:
-    if workdir is None and of_job is not None:
-        return of_job
+def _storage_uri(workdir: Path | None, job_uri: str | None) -> str:
+    if workdir is None and job_uri is not None:
+        return job_uri
     return to_uri(str(workdir or "promptintern-runs"))
 
 
-def _err(text: str, style: str | None = None) -> None:
-    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
-
-
 def main() -> None:
-    """Run the command line; a user's mistake ends with exit 2, a failed run with 1, never with a traceback."""
+    """Run the command line. A user's mistake exits with 2 and a failed run with 1, never with a traceback."""
     quiet_libraries()
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read when torch is imported
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for terminals without Unicode
@@ -243,27 +241,29 @@ def main() -> None:
             sys.stdout.flush()
     except UserError as error:
         for problem in error.problems:
-            _err(f"error: {problem}", style="red")
+            print_error(f"error: {problem}", style="red")
         if len(error.problems) > 1:
-            _err(f"{len(error.problems)} problems")
+            print_error(f"{len(error.problems)} problems")
         sys.exit(ExitCode.USER_ERROR)
     except RunFailed as error:
-        _err(f"failed: {error}", style="red")
+        print_error(f"failed: {error}", style="red")
         sys.exit(ExitCode.FAILED)
     except KeyboardInterrupt:
-        _err("interrupted")
+        print_error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.FAILED)
     except OSError as error:
-        _err(f"failed: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), style="red")
+        print_error(
+            f"failed: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), style="red"
+        )
         sys.exit(ExitCode.FAILED)
-    except Exception as error:  # noqa: BLE001 -- a defect of ours: short on the terminal, whole in a file
+    except Exception as error:  # noqa: BLE001 -- a bug of ours: one line on the terminal, the traceback in a file
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
-        _err(f"failed: {type(error).__name__}: {error}", style="red")
-        _err(f"this is a defect of promptintern; details are in {file.name}")
+        print_error(f"failed: {type(error).__name__}: {error}", style="red")
+        print_error(f"this is a bug in promptintern; the traceback is in {file.name}")
         sys.exit(ExitCode.FAILED)
 
 

@@ -1,4 +1,4 @@
-"""`promptintern submit`, `status`, `logs`, `fetch`: jobs in a cluster, on the user's kubeconfig."""
+"""`promptintern submit`, `status`, `logs`, `fetch`: jobs in a cluster, with the user's kubeconfig."""
 
 import sys
 import time
@@ -7,38 +7,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from promptintern_api.contract import REPORT_HTML, REPORT_JSON, ExitCode
+from promptintern_api.contract import ADAPTER_FOLDER, REPORT_HTML, REPORT_JSON, ExitCode
 from rich.console import Console
 from rich.text import Text
 
+from promptintern.cli.options import JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
+from promptintern.terminal import output_console, print_error, print_line
 
 if TYPE_CHECKING:
     from promptintern.cluster.client import Cluster
     from promptintern.cluster.objects import Job as ClusterJob
-    from promptintern.cluster.submit import Submitted
+    from promptintern.cluster.submit import SubmissionResult
 
 _PROGRESS_SECONDS = 30.0
-"""Time between two lines of progress in a log."""
-_LOG_COLUMNS = 120
+"""Least time between two lines of progress in a log."""
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file with a PromptInternJob.", show_default=False)]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.", show_default=False)]
 Namespace = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", metavar="NS", help="Namespace.", show_default="the context's"),
+    typer.Option("--namespace", "-n", metavar="NS", help="Namespace of the job.", show_default="that of the context"),
 ]
 Context = Annotated[
-    str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", show_default="current")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec (repeatable).", show_default=False),
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", show_default="the current one"),
 ]
 Endpoint = Annotated[
     str | None,
     typer.Option(
-        metavar="URL", help="S3 server as this machine reaches it, if other than the job's.", show_default=False
+        metavar="URL",
+        help="URL of the S3 server as this machine reaches it, if it differs from the job's endpoint.",
+        show_default=False,
     ),
 ]
 
@@ -57,19 +56,24 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     job: JobFile,
-    overrides: Set = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the API server check it and keep nothing.")] = False,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Let the API server check the job without storing it.")
+    ] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="Follow it until it ends: exit 0 if it succeeded, 1 if it failed, 2 if refused."),
+        typer.Option(
+            "--wait",
+            help="Watch the job until it ends; exit with 0 if it succeeded, 1 if it failed, 2 if it was refused.",
+        ),
     ] = False,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Create the job in a cluster. One that exists is changed where it may change.
+    """Create a job in a cluster, or change the existing job of that name.
 
-    At any time: suspend, retries, activeDeadlineSeconds, ttlSecondsAfterFinished and labels, as far as the file sets
-    them. Everything else: until the job was accepted.
+    The fields suspend, retries, activeDeadlineSeconds and ttlSecondsAfterFinished, labels and annotations can change at
+    any time; those that the file leaves out stay as they are. All other fields can change until the job is accepted.
     """
     from promptintern.cluster.submit import read_submission
     from promptintern.cluster.submit import submit as send
@@ -82,59 +86,68 @@ def submit(
     cluster = _connect(context, namespace or submission.namespace)
     submitted = send(cluster, submission, dry_run=dry_run)
     flags = _flags(namespace or submission.namespace, context)
-    _print_submitted(submitted, file=job, flags=flags, dry_run=dry_run, follows=wait)
+    _print_submitted(submitted, file=job, flags=flags, dry_run=dry_run, is_waiting=wait)
     if wait and not dry_run:
         _watch(cluster, submitted.job.name, flags)
 
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The job's name; all jobs without it.", show_default=False)
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the job. Without it, all jobs are listed.", show_default=False),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Follow it until it ends; exit codes as of submit --wait.")
+        bool,
+        typer.Option("--watch", "-w", help="Watch the job until it ends; the exit codes are those of submit --wait."),
     ] = False,
-    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="List jobs of all namespaces.")] = False,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="List the jobs of all namespaces.")
+    ] = False,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Say where a job stands: its stages, its attempts, what holds it up, what to do next."""
+    """Show the state of a job: its stages, its attempts, what it waits for, and what to do next."""
     if name is None and watch:
-        raise UserError.at("--watch", "needs the NAME of a job; for all of them: kubectl get pij --watch")
-    if name is not None and everywhere:
-        raise UserError.at("--all-namespaces", "lists all jobs; leave out NAME, or give --namespace")
+        raise UserError.at("--watch", "needs the NAME of a job; to watch all jobs: kubectl get pij --watch")
+    if name is not None and all_namespaces:
+        raise UserError.at("--all-namespaces", "lists all jobs; leave out NAME, or give --namespace instead")
     cluster = _connect(context, namespace)
     flags = _flags(namespace, context)
     if name is None:
-        _print_jobs(cluster, everywhere=everywhere)
+        _print_jobs(cluster, all_namespaces=all_namespaces)
     elif watch:
         _watch(cluster, name, flags)
     else:
-        _print_job(_console(), cluster.job(name), flags)
+        _print_job(output_console(), cluster.job(name), flags)
 
 
 def logs(
     name: Name,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Attempt.", show_default="the newest")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print the log as it grows, until the job ends.")
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Number of the attempt.", show_default="the newest one")
+    ] = None,
     endpoint: Endpoint = None,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Show what a job's trainer says, or said.
+    """Show the log of a job's trainer.
 
-    While its head pod runs, the log is read there (this needs the right to exec into pods); afterwards, and without
-    that right, the tail that the pod stored, with your own AWS credentials. Before the first attempt: the check's log.
+    While the head pod runs, the log is read in it, which needs the right to exec into pods. Without that right, and
+    after the pod is gone, the tail of the log is read from the job's storage with your own AWS credentials. Before the
+    first attempt, the log of the check is shown.
     """
     from promptintern.cluster.logs import LogReader
-    from promptintern.cluster.stored import place_of
+    from promptintern.cluster.run_location import locate_run
 
     cluster = _connect(context, namespace)
     reader = LogReader(
         cluster,
-        out=_write,
-        note=lambda text: _err(text, style="yellow"),
-        place_of=lambda job: place_of(cluster, job, endpoint=endpoint),
+        out=_write_log,
+        note=lambda text: print_error(text, style="yellow"),
+        locate_run=lambda job: locate_run(cluster, job, endpoint=endpoint),
     )
     if follow:
         reader.follow(name, attempt)
@@ -144,36 +157,41 @@ def logs(
 
 def fetch(
     name: Name,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder to download to; it must be new or empty.", show_default=False)
+    ],
     endpoint: Endpoint = None,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
     """Download a job's adapter and report from its storage, with your own AWS credentials.
 
-    They come to DIR/adapter, every file compared with its manifest, and DIR/report. Credentials are found as by every
-    AWS tool: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws; AWS_CA_BUNDLE names a CA of your own.
+    The adapter is written to DIR/adapter, and each of its files is compared with the manifest. The report is written to
+    DIR/report. Credentials are found as by every AWS tool: in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in
+    ~/.aws. AWS_CA_BUNDLE names the file of a certificate authority of your own.
     """
     from promptintern.cluster.fetch import check_target
     from promptintern.cluster.fetch import fetch as download
-    from promptintern.cluster.stored import place_of
+    from promptintern.cluster.run_location import locate_run
 
     check_target(folder)
     cluster = _connect(context, namespace)
     job = cluster.job(name)
-    place = place_of(cluster, job, endpoint=endpoint)
-    fetched = download(place, job, folder)
+    location = locate_run(cluster, job, endpoint=endpoint)
+    fetched = download(location, job, folder)
     if fetched.report is not None:
         _print_report(fetched.report, folder)
     elif fetched.adapter is not None:
-        _say(f"adapter: {fetched.adapter}")
+        print_line(f"adapter: {fetched.adapter}")
     if fetched.adapter is None:
-        raise RunFailed(f"there is no adapter under {place.uri}, only a report; {name} is {job.status.phase or 'new'}")
+        raise RunFailed(
+            f"there is no adapter under {location.uri}, only a report; job {name} is {job.status.phase or 'new'}"
+        )
     base = fetched.base_model or ""
-    elsewhere = " --base-model FOLDER" if base.startswith("file://") else ""
-    _say(f"next: promptintern predict {fetched.adapter}{elsewhere} 'YOUR QUERY'")
-    if elsewhere:
-        _say(f"(its base model lies at {base} in the cluster; FOLDER is a copy of it here)")
+    base_model_flag = " --base-model FOLDER" if base.startswith("file://") else ""
+    print_line(f"next: promptintern predict {fetched.adapter}{base_model_flag} 'YOUR QUERY'")
+    if base_model_flag:
+        print_line(f"(the base model is at {base} in the cluster; FOLDER is your copy of it on this machine)")
 
 
 def _connect(context: str | None, namespace: str | None) -> "Cluster":
@@ -183,179 +201,166 @@ def _connect(context: str | None, namespace: str | None) -> "Cluster":
 
 
 def _flags(namespace: str | None, context: str | None) -> str:
-    """What further commands need to find the same job."""
+    """Return the options with which other commands find the same job."""
     return (f" -n {namespace}" if namespace else "") + (f" --context {context}" if context else "")
 
 
-def _print_submitted(submitted: "Submitted", *, file: Path, flags: str, dry_run: bool, follows: bool) -> None:
-    from promptintern.cluster.submit import Done
+def _print_submitted(submitted: "SubmissionResult", *, file: Path, flags: str, dry_run: bool, is_waiting: bool) -> None:
+    from promptintern.cluster.submit import Action
 
     job = submitted.job
-    where = f"{job.namespace}/{job.name}"
-    told = {
-        Done.CREATED: f"{where}: created",
-        Done.UNCHANGED: f"{where}: exists already and is the same ({job.status.phase or 'new'}); nothing to do",
-        Done.UPDATED: f"{where}: changed",
-        Done.REPLACED: f"{where}: had not been accepted yet; its spec is now that of {file}",
-    }[submitted.done]
-    _say(f"{told} (dry run: nothing was kept)" if dry_run else told)
+    where, phase = f"{job.namespace}/{job.name}", job.status.phase or "new"
+    message = {
+        Action.CREATED: f"{where}: created",
+        Action.UNCHANGED: f"{where}: already exists and does not differ from the file ({phase}); nothing was changed",
+        Action.UPDATED: f"{where}: changed",
+        Action.REPLACED: f"{where}: was not accepted yet; its spec was replaced by that of {file}",
+    }[submitted.action]
+    print_line(f"{message} (dry run: nothing was stored)" if dry_run else message)
     for difference in submitted.differences:
-        _say(f"  {difference}")
+        print_line(f"  {difference}")
     if dry_run:
-        _say(f"next: promptintern submit {file}{flags}")
-    elif not follows:
+        print_line(f"next: promptintern submit {file}{flags}")
+    elif not is_waiting:
         for line in (
             f"promptintern status {job.name} --watch{flags}",
             f"promptintern logs {job.name} -f{flags}",
-            f"promptintern fetch {job.name} ./{job.name}{flags}      (when it has succeeded)",
+            f"promptintern fetch {job.name} ./{job.name}{flags}      (after it has succeeded)",
         ):
-            _say(f"next: {line}")
+            print_line(f"next: {line}")
 
 
-def _print_jobs(cluster: "Cluster", *, everywhere: bool) -> None:
+def _print_jobs(cluster: "Cluster", *, all_namespaces: bool) -> None:
     from promptintern.cluster.objects import now
-    from promptintern.cluster.tables import jobs_table
+    from promptintern.cluster.status_view import jobs_table
 
-    found = cluster.jobs(everywhere=everywhere)
-    if not found:
-        _say(
-            "no jobs in any namespace"
-            if everywhere
-            else f"no jobs in namespace {cluster.namespace}; submit one: promptintern submit JOB"
+    jobs = cluster.jobs(all_namespaces=all_namespaces)
+    if not jobs:
+        print_line(
+            "there are no jobs in any namespace"
+            if all_namespaces
+            else f"there are no jobs in namespace {cluster.namespace}; submit one with: promptintern submit JOB"
         )
         return
-    console = _console()
-    console.print(jobs_table(found, now=now(), console=console, everywhere=everywhere))
+    console = output_console()
+    console.print(jobs_table(jobs, now=now(), console=console, all_namespaces=all_namespaces))
 
 
 def _print_job(console: Console, job: "ClusterJob", flags: str) -> None:
     from promptintern.cluster.objects import now
-    from promptintern.cluster.tables import blocks
+    from promptintern.cluster.status_view import job_blocks
 
-    for block in blocks(job, now=now(), console=console, flags=flags):
+    for block in job_blocks(job, now=now(), console=console, flags=flags):
         console.print(block, soft_wrap=isinstance(block, Text))
 
 
 def _watch(cluster: "Cluster", name: str, flags: str) -> None:
-    """Show the job until it stands still, then exit as it ended.
+    """Show the job until it ends or is refused, then exit as ``submit --wait`` does.
 
     Raises:
-        typer.Exit: with 1 if it failed or was deleted, with 2 if it was refused.
+        RunFailed: if it was deleted.
+        typer.Exit: with 1 if it failed, with 2 if it was refused.
     """
-    console = _console()
+    console = output_console()
     try:
         last = _watch_live(console, cluster, name, flags) if console.is_terminal else _watch_lines(cluster, name)
     except KeyboardInterrupt:
-        _err(f"{name} goes on without you; look again with: promptintern status {name} --watch{flags}")
+        print_error(f"job {name} continues; watch it again with: promptintern status {name} --watch{flags}")
         raise
     if last is None:
-        raise RunFailed(f"{name} was deleted")
+        raise RunFailed(f"job {name} was deleted")
     _print_job(console, last, flags)
-    if last.refused:
+    if last.is_refused:
         raise typer.Exit(ExitCode.USER_ERROR)
     if last.status.phase != "Succeeded":
         raise typer.Exit(ExitCode.FAILED)
 
 
 def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> "ClusterJob | None":
-    """The last state; None if the job was deleted."""
+    """Return the last state, or None if the job was deleted."""
     from rich.console import Group, RenderableType
     from rich.live import Live
 
-    from promptintern.cluster.follow import Deleted, Interrupted, Resumed, follow
     from promptintern.cluster.objects import Job, now
-    from promptintern.cluster.tables import blocks
+    from promptintern.cluster.status_view import job_blocks
+    from promptintern.cluster.watch import Deleted, Interrupted, Resumed, watch_job
 
     shown: Job | None = None
     note: str | None = None
 
-    def picture() -> RenderableType:
-        found = blocks(shown, now=now(), console=console, flags=flags) if shown else []
-        return Group(*found, *([Text(note, style="yellow")] if note else []))
+    def render() -> RenderableType:
+        blocks = job_blocks(shown, now=now(), console=console, flags=flags) if shown else []
+        return Group(*blocks, *([Text(note, style="yellow")] if note else []))
 
-    with Live(get_renderable=picture, console=console, refresh_per_second=1, transient=True) as live:
-        for sight in follow(cluster, name):
-            match sight:
+    with Live(get_renderable=render, console=console, refresh_per_second=1, transient=True) as live:
+        for update in watch_job(cluster, name):
+            match update:
                 case Interrupted():
-                    note = f"{sight.why}; trying again"
+                    note = f"{update.reason}; trying again"
                 case Resumed():
                     note = None
                 case Deleted():
                     return None
                 case _:
-                    shown, note = sight, None
-                    if sight.stands_still:
-                        return sight
+                    shown, note = update, None
+                    if update.is_settled:
+                        return update
             live.refresh()
     return shown
 
 
 def _watch_lines(cluster: "Cluster", name: str, *, clock: Callable[[], float] = time.monotonic) -> "ClusterJob | None":
-    """As ``_watch_live``, for a log: a line a change."""
-    from promptintern.cluster.follow import Deleted, Interrupted, Resumed, follow
-    from promptintern.cluster.words import changes, progress
+    """Like ``_watch_live``, but print a line per change, for a log."""
+    from promptintern.cluster.messages import changes, progress_line
+    from promptintern.cluster.watch import Deleted, Interrupted, Resumed, watch_job
 
     before: ClusterJob | None = None
-    told: float = float("-inf")
-    for sight in follow(cluster, name):
-        match sight:
+    last_progress: float = float("-inf")
+    for update in watch_job(cluster, name):
+        match update:
             case Interrupted():
-                _timed(f"{sight.why}; trying again")
+                _print_timed(f"{update.reason}; trying again")
             case Resumed():
-                _timed("the API server answers again")
+                _print_timed("the API server answers again")
             case Deleted():
                 return None
             case _:
-                new = changes(before, sight)
-                for line in new:
-                    _timed(line)
-                steps = progress(sight)
-                due = bool(new) or clock() - told >= _PROGRESS_SECONDS
-                if steps and due and steps != (progress(before) if before else None):
-                    _timed(steps)
-                    told = clock()
-                before = sight
-                if sight.stands_still:
-                    return sight
+                lines = changes(before, update)
+                for line in lines:
+                    _print_timed(line)
+                steps = progress_line(update)
+                due = bool(lines) or clock() - last_progress >= _PROGRESS_SECONDS
+                if steps and due and steps != (progress_line(before) if before else None):
+                    _print_timed(steps)
+                    last_progress = clock()
+                before = update
+                if update.is_settled:
+                    return update
     return before
 
 
-def _timed(text: str) -> None:
-    _say(f"{time.strftime('%H:%M:%S')} {text}")
+def _print_timed(text: str) -> None:
+    print_line(f"{time.strftime('%H:%M:%S')} {text}")
 
 
 def _print_report(folder: Path, parent: Path) -> None:
-    """The verdict, and where report and adapter are."""
+    """Print the verdict, and where the report and adapter are."""
     from pydantic import ValidationError
 
     from promptintern.report.schema import Report
 
     try:
         report = Report.model_validate_json((folder / REPORT_JSON).read_bytes())
-    except (OSError, ValidationError):  # of another version
-        _say(f"report:  {folder}/{REPORT_HTML}")
-        _say(f"adapter: {parent}/adapter")
+    except (OSError, ValidationError):  # another version wrote the report
+        print_line(f"report:  {folder}/{REPORT_HTML}")
+        print_line(f"adapter: {parent}/{ADAPTER_FOLDER}")
         return
     from promptintern.cli.verdict import print_verdict
 
     print_verdict(report, str(parent))
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_LOG_COLUMNS)
-
-
-def _say(text: str) -> None:
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)
-    sys.stdout.flush()
-
-
-def _err(text: str, style: str | None = None) -> None:
-    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
-
-
-def _write(content: bytes) -> None:
+def _write_log(content: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()

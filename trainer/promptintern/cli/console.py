@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars on a terminal, plain lines in a log."""
+"""The output of a run while it trains: bars on a terminal, plain lines in a log."""
 
 import signal
 import sys
@@ -28,32 +28,32 @@ from promptintern.pipeline.events import (
     Event,
     Note,
     Scored,
-    Speed,
     StageDone,
     Stepped,
     Trained,
     TrainingBegan,
 )
-from promptintern.report import words
+from promptintern.report import formatting
+from promptintern.stage_record import Throughput
 
 _LINE_SECONDS = 5.0
-"""Time between two lines of progress in a log."""
+"""Least time between two lines of progress in a log."""
 
 
 class StopFlag:
-    """Set by SIGTERM or SIGINT: the run saves and stops. A second SIGINT ends it at once."""
+    """A flag that SIGTERM or SIGINT sets, so that the run saves and stops. A second SIGINT ends the run at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._event = threading.Event()
 
     def is_set(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal has arrived."""
         return self._event.is_set()
 
     @contextmanager
     def installed(self) -> Iterator["StopFlag"]:
-        """Handle signals inside the block; the former handlers come back after it."""
+        """Handle signals inside the block, and restore the former handlers after it."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self.is_set() and number == signal.SIGINT:
@@ -76,18 +76,18 @@ class _Base:
     def stop_requested(self) -> bool:
         return self._stop.is_set()
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """In the driver's own process an ending is an exception; nothing to tell."""
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """Do nothing: in the driver's own process, an ending is an exception."""
 
-    def ended(self) -> bool:
+    def has_ending(self) -> bool:
         return False
 
-    def move_on(self, where: str) -> bool:
+    def record_saved(self, where: str) -> bool:
         return False
 
 
 class LogObserver(_Base):
-    """One line an event; progress at most every few seconds."""
+    """Prints one line per event, and progress at most every few seconds."""
 
     def __init__(self, console: Console, stop: StopFlag) -> None:
         super().__init__(stop)
@@ -111,7 +111,7 @@ class LogObserver(_Base):
 
 
 class BarObserver(_Base):
-    """Progress bars; notes and scores above them."""
+    """Shows progress bars, with notes and scores above them."""
 
     def __init__(self, progress: Progress, stop: StopFlag) -> None:
         super().__init__(stop)
@@ -125,7 +125,7 @@ class BarObserver(_Base):
                 self._print(event)
                 self._bar(f"train {event.name}", event.done, event.steps, "")
             case Stepped():
-                text = " · ".join([f"loss {event.loss:.4f}", *_rates(event.speed)])
+                text = " · ".join([f"loss {event.loss:.4f}", *_rates(event.throughput)])
                 self._bar(f"train {event.name}", event.done, event.steps, text)
             case Answered():
                 self._bar(f"answer {event.name}", event.done, event.rows, "")
@@ -148,24 +148,26 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
     match event:
         case Note():
             return f"warning: {event.text}" if event.warning else event.text
-        case TrainingBegan():
+        case TrainingBegan(plan=plan):
             start = f", continued after step {event.done}" if event.done else ""
             at_a_time = f", {event.lanes} packs at a time" if event.lanes > 1 else ""
             return (
-                f"{event.name}: template rate {event.rate:.2f}, {event.shots} examples, "
-                f"{event.prompt_tokens:.1f} prompt tokens a query, {event.steps} steps of {event.tokens:,} tokens, "
-                f"of which {event.computed:,} are computed and {event.loss_tokens:,} have a loss{at_a_time}{start}"
+                f"{event.name}: template rate {plan.achieved_rate:.2f}, {plan.shots} examples, "
+                f"{plan.prompt_tokens_mean:.1f} prompt tokens per query, {event.steps} steps of "
+                f"{plan.training_tokens:,} tokens, of which {event.computed_tokens:,} are computed and "
+                f"{event.loss_tokens:,} have a loss{at_a_time}{start}"
             )
         case Stepped():
             return ", ".join(
-                [f"{event.name}: step {event.done}/{event.steps}", f"loss {event.loss:.4f}", *_rates(event.speed)]
+                [f"{event.name}: step {event.done}/{event.steps}", f"loss {event.loss:.4f}", *_rates(event.throughput)]
             )
         case Trained():
-            rates = [*_rates(event.speed), f"{event.speed.loss_tokens:,.0f} loss tokens/s"]
-            if event.speed.mfu is not None:
-                rates.append(f"MFU {words.percent(event.speed.mfu)}")
-            shares = ", ".join(f"{part} {words.percent(share)}" for part, share in event.speed.shares.items())
-            line = ", ".join([f"{event.name}: trained in {words.duration(event.seconds)}", *rates])
+            rates = [*_rates(event.throughput), f"{event.throughput.loss_tokens_per_second:,.0f} loss tokens/s"]
+            if event.throughput.mfu is not None:
+                rates.append(f"MFU {formatting.percent(event.throughput.mfu)}")
+            spent = event.throughput.time_shares or ()
+            shares = ", ".join(f"{phase} {formatting.percent(share)}" for phase, share in spent if share)
+            line = ", ".join([f"{event.name}: trained in {formatting.duration(event.seconds)}", *rates])
             return f"{line}; {shares}" if shares else line
         case Answered():
             return f"{event.name}: answered {event.done}/{event.rows}"
@@ -174,14 +176,18 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
             return f"{event.name}: {event.metric} {shown}"
 
 
-def _rates(speed: Speed) -> list[str]:
-    computed = "" if speed.computed is None else f" ({speed.computed:,.0f} computed)"
-    return [f"{words.tokens(speed.examples)} examples/s", f"{speed.tokens:,.0f} tokens/s{computed}"]
+def _rates(speed: Throughput) -> list[str]:
+    computed = speed.computed_tokens_per_second
+    more = "" if computed is None else f" ({computed:,.0f} computed)"
+    return [
+        f"{formatting.mean(speed.examples_per_second)} examples/s",
+        f"{speed.tokens_per_second:,.0f} tokens/s{more}",
+    ]
 
 
 @contextmanager
-def observing(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
-    """The observer that fits standard error: bars on a terminal, lines elsewhere."""
+def terminal_observer(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
+    """Yield an observer that prints to standard error: bars on a terminal, lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield LogObserver(Console(file=sys.stderr, width=200), stop)
@@ -199,7 +205,7 @@ def observing(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
 
 
 def quiet_libraries() -> None:
-    """Our own words only: libraries' warnings and bars stay out of the terminal, storage's retries go to stderr."""
+    """Keep libraries' warnings and progress bars off the terminal, and send the log of storage retries to stderr."""
     import logging
     import os
     import warnings

@@ -1,4 +1,4 @@
-"""What the operator reads of its pods: the preflight's last words, and an exit code."""
+"""What the operator reads from its pods: the problems that the preflight found, and an exit code."""
 
 import contextlib
 import json
@@ -11,30 +11,30 @@ from promptintern_api.contract import ExitCode
 
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
 
-_BYTES = 4000
-"""A pod's termination message holds 4,096 bytes."""
-_PLACE, _MESSAGE = 200, 1000
-"""Most characters of each."""
+_MAX_BYTES = 4000
+"""A container's termination message holds at most 4,096 bytes."""
+_MAX_WHERE, _MAX_MESSAGE = 200, 1000
+"""Most characters of a problem's two parts."""
 
 
 @contextlib.contextmanager
-def noting(path: Path | None) -> Iterator[None]:
-    """Write what the block raises to ``path`` as a JSON list of ``{"where", "message"}``, and raise it all the same."""
+def writing_findings(path: Path | None) -> Iterator[None]:
+    """Write the problems that the block raises to ``path``, as JSON ``[{"where", "message"}, ...]``, and raise them."""
     try:
         yield
     except UserError as error:
         if path is not None:
-            path.write_text(as_json(error.problems))
+            path.write_text(findings_json(error.problems))
         raise
     except RunFailed as error:
         if path is not None:
-            path.write_text(as_json([Problem(where="", message=str(error))]))
+            path.write_text(findings_json([Problem(where="", message=str(error))]))
         raise
 
 
 @contextlib.contextmanager
-def infrastructure_told() -> Iterator[None]:
-    """Have the process end with ``ExitCode.INFRASTRUCTURE`` if that is what the block fails for."""
+def exiting_on_infrastructure_failure() -> Iterator[None]:
+    """Exit with ``ExitCode.INFRASTRUCTURE`` if the block fails because of the infrastructure."""
     try:
         yield
     except InfrastructureFailed as error:
@@ -42,13 +42,13 @@ def infrastructure_told() -> Iterator[None]:
         raise typer.Exit(ExitCode.INFRASTRUCTURE) from None
 
 
-def as_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _BYTES) -> str:
-    """As many ``problems`` as fit into ``limit`` bytes, and how many do not. Of the first, at least a part is told."""
-    shown = [(_cut(p.where, _PLACE), _cut(p.message, _MESSAGE)) for p in problems]
-    left = 0
+def findings_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _MAX_BYTES) -> str:
+    """Return as many ``problems`` as fit into ``limit`` bytes, and how many do not; the first is cut, never dropped."""
+    shown = [(_truncate(p.where, _MAX_WHERE), _truncate(p.message, _MAX_MESSAGE)) for p in problems]
+    omitted = 0
     while True:
-        more = [("", f"and {left} more")] if left else []
-        text = _listed(shown + more)
+        rest = [("", f"and {omitted} more")] if omitted else []
+        text = _to_json(shown + rest)
         if len(text.encode()) <= limit or not shown:
             return text
         if len(shown) == 1:
@@ -56,15 +56,16 @@ def as_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _BYTE
             return next(
                 text
                 for length in range(len(message), -1, -1)
-                if len((text := _listed([(where, _cut(message, length)), *more])).encode()) <= limit or length == 0
+                if len((text := _to_json([(where, _truncate(message, length)), *rest])).encode()) <= limit
+                or length == 0
             )
         shown.pop()
-        left += 1
+        omitted += 1
 
 
-def _listed(problems: list[tuple[str, str]]) -> str:
+def _to_json(problems: list[tuple[str, str]]) -> str:
     return json.dumps([{"where": where, "message": message} for where, message in problems], ensure_ascii=False)
 
 
-def _cut(text: str, characters: int) -> str:
+def _truncate(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[: max(characters - 1, 0)] + "…"

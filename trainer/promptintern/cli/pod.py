@@ -1,4 +1,4 @@
-"""`promptintern pod ...`: what the operator's pods run. Not for people, and so not in the help."""
+"""`promptintern pod ...`: commands of the operator's pods. They are not for people, so the help hides them."""
 
 import signal
 import threading
@@ -10,28 +10,28 @@ from promptintern_api.contract import ENV_RAY_JOB, LOGS_FOLDER, ExitCode
 
 from promptintern.errors import UserError
 
-app = typer.Typer(name="pod", help="What the operator's pods run.", no_args_is_help=True)
+app = typer.Typer(name="pod", help="Commands that the operator's pods run.", no_args_is_help=True)
 
-Job = Annotated[Path, typer.Argument(metavar="JOB", help="The resolved job.")]
+Job = Annotated[Path, typer.Argument(metavar="JOB", help="File with the resolved job.")]
 
 
 @app.command()
 def drive(job: Job) -> None:
-    """Run the job in this pod's Ray cluster, and say in its status how it goes."""
-    from promptintern.cli.console import StopFlag, observing
-    from promptintern.cli.findings import infrastructure_told
+    """Run the job in this pod's Ray cluster, and write its progress to the job's status."""
+    from promptintern.cli.console import StopFlag, terminal_observer
+    from promptintern.cli.findings import exiting_on_infrastructure_failure
     from promptintern.cli.verdict import print_verdict
 
     stop = StopFlag()
-    with stop.installed(), infrastructure_told():
+    with stop.installed(), exiting_on_infrastructure_failure():
         from promptintern.job import load_job
         from promptintern.pipeline.events import Stopped
-        from promptintern.pod.drive import drive as run
+        from promptintern.pod.drive import drive as run_driver
 
         loaded = load_job(job)
         try:
-            with observing(stop) as observer:
-                report, uri = run(loaded, observer)
+            with terminal_observer(stop) as observer:
+                report, uri = run_driver(loaded, observer)
         except Stopped as stopped:
             print(f"saved at {stopped.where}; the next attempt continues there", flush=True)
             raise typer.Exit(128 + (stop.signal or signal.SIGTERM)) from None
@@ -40,35 +40,35 @@ def drive(job: Job) -> None:
 
 @app.command()
 def save(
-    role: Annotated[str, typer.Option(help="head or worker.")],
-    seconds: Annotated[float, typer.Option(min=0, help="How long to wait.")],
+    role: Annotated[str, typer.Option(help="Role of this pod: head or worker.")],
+    seconds: Annotated[float, typer.Option(min=0, help="Longest wait, in seconds.")],
 ) -> None:
-    """The preStop hook: have this pod's trainer save, and wait for it."""
+    """Ask this pod's trainer to save, and wait until it has ended. The pod's preStop hook runs this."""
     from promptintern.leaving import pod_folder
-    from promptintern.pod.save import save as ask
+    from promptintern.pod.save import save as save_and_wait
 
     folder = pod_folder()
-    if folder is not None and not ask(folder, role=role, seconds=seconds):
+    if folder is not None and not save_and_wait(folder, role=role, seconds=seconds):
         raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command("ship-logs")
 def ship_logs(job: Job) -> None:
-    """The sidecar: keep the tails of this cluster's logs in the run's storage until the pod ends."""
+    """Upload the tails of this cluster's logs to the run's storage until the pod ends. The sidecar runs this."""
     import os
 
-    # Nothing that loads torch: the sidecar has little memory.
+    # The sidecar has little memory, so nothing here may import torch.
     from promptintern.job import load_job, run_folder
-    from promptintern.pod.ship import ship_logs as ship
+    from promptintern.pod.log_upload import upload_logs
     from promptintern.storage.options import S3Options
     from promptintern.storage.store import open_store
 
     loaded = load_job(job)
     if loaded.spec.storage is None:
-        raise UserError.at("spec.storage", "is missing")
+        raise UserError.at("spec.storage", "is required")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     storage = loaded.spec.storage
     store = open_store(storage.uri, s3=S3Options.of(storage)).child(run_folder(loaded))
-    ship(store.child(LOGS_FOLDER, os.environ.get(ENV_RAY_JOB, "local")), stop)
+    upload_logs(store.child(LOGS_FOLDER, os.environ.get(ENV_RAY_JOB, "local")), stop)

@@ -22,12 +22,12 @@ def answer_queries(
     base_model: str | None,
     batch_size: int,
 ) -> None:
-    """Answer ``queries``, those of ``input_file``, or those on standard input, one a line.
+    """Answer ``queries`` and those of ``input_file``; without either, those on standard input, one per line.
 
     Raises:
-        UserError: if there is no query, one of them cannot be used, or a file cannot be read or written.
+        UserError: if no query is given, a query cannot be used, or a file cannot be read or written.
     """
-    from promptintern.commands.predict import load_internalized
+    from promptintern.commands.predict import load_internalized_model
 
     records = [{"query": query} for query in queries]
     if input_file is not None:
@@ -35,15 +35,15 @@ def answer_queries(
     elif not records:
         records = [{"query": line} for line in _from_stdin()]
     if not records:
-        where = str(input_file) if input_file else "QUERY"
-        raise UserError.at(where, "holds no query: give queries as arguments, on standard input, or with --input")
+        where, message = (str(input_file), "contains no query") if input_file else ("QUERY", "is required")
+        raise UserError.at(where, f"{message}; give queries as arguments, on standard input, or with --input")
     _check_output(output_file)
-    asked = [record["query"] for record in records]
+    queries_to_answer = [record["query"] for record in records]
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
-        model = load_internalized(to_uri(adapter), Path(local), base_model=base_model)
+        model = load_internalized_model(to_uri(adapter), Path(local), base_model=base_model)
         if model.warning:
             print(f"warning: {model.warning}", file=sys.stderr)
-        answers = [answer.text for answer in model.answer(asked, batch_size=batch_size)]
+        answers = [answer.text for answer in model.answer(queries_to_answer, batch_size=batch_size)]
     if output_file is None:
         _write(sys.stdout, (answer.strip() for answer in answers))
         return
@@ -64,7 +64,7 @@ def _write(file: Any, lines: Iterable[str]) -> None:
 
 
 def _check_output(output_file: str | None) -> None:
-    """Whether answers can be written, before they are paid for."""
+    """Check that answers can be written before they are computed."""
     if output_file is None or output_file == STDOUT:
         return
     try:
@@ -84,7 +84,7 @@ def _from_stdin() -> list[str]:
 
 
 def _from_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of the file, each with a usable ``query``."""
+    """Return the objects of the file, each of which has a usable ``query``."""
     from promptintern_api.data import Columns
 
     from promptintern.rows.jsonl import parse_objects, read_lines
@@ -96,15 +96,15 @@ def _from_jsonl(path: Path) -> list[dict[str, Any]]:
     records = []
     try:
         with path.open("rb") as file:
-            for number, record in parse_objects(read_lines(file, problems, shown=shown), problems, shown=shown):
+            for number, record in parse_objects(read_lines(file, problems, file_name=shown), problems, file_name=shown):
                 if "query" in record:
-                    reader.text(record["query"], f"{path}:{number}", 'the field "query"')
+                    reader.read_text(record["query"], f"{path}:{number}", 'the field "query"')
                 else:
                     problems.add(f"{path}:{number}", 'has no field "query"')
                 records.append(record)
     except OSError as error:
         raise UserError.at(str(path), f"cannot be read: {error.strerror}") from None
-    found = problems.shown(where=shown)
-    if found:
-        raise UserError(found)
+    listed = problems.summary(where=shown)
+    if listed:
+        raise UserError(listed)
     return records

@@ -9,7 +9,7 @@ from promptintern.commands.preview import Preview
 
 
 def print_preview(shown: Preview) -> None:
-    """The table of stages, then one row's prompt at every stage."""
+    """Print the table of stages, then the prompt of one row at every stage."""
     out = Console(highlight=False)
     for warning in shown.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))
@@ -18,28 +18,28 @@ def print_preview(shown: Preview) -> None:
     table = Table(title=f"{shown.name}: {shown.rows} training rows", title_justify="left")
     for column in (
         "stage",
-        "rate asked",
-        "achieved",
+        "target rate",
+        "achieved rate",
         "shots",
         "epochs",
-        "prompt tokens mean",
-        "p95",
+        "prompt tokens (mean)",
+        "(p95)",
         "training tokens",
     ):
         table.add_column(column, justify="right")
     for stage in shown.stages:
         table.add_row(
             str(stage.index + 1),
-            f"{stage.rate_asked:.3f}",
-            f"{stage.rate_achieved:.3f}",
-            str(stage.shots),
-            str(stage.epochs),
-            f"{stage.prompt_tokens_mean:.1f}",
-            f"{stage.prompt_tokens_p95:.0f}",
-            f"{stage.training_tokens:,}",
+            f"{stage.plan.requested_rate:.3f}",
+            f"{stage.plan.achieved_rate:.3f}",
+            str(stage.plan.shots),
+            str(stage.plan.epochs),
+            f"{stage.plan.prompt_tokens_mean:.1f}",
+            f"{stage.plan.prompt_tokens_p95:.0f}",
+            f"{stage.plan.training_tokens:,}",
         )
     out.print(table)
-    out.print(f"\nThe row at {shown.where}, as every stage sees it:", markup=False)
+    out.print(f"\nThe prompt of the row at {shown.where}, at every stage:", markup=False)
     for stage in shown.stages:
         out.print(Panel(Text(stage.prompt), title=f"stage {stage.index + 1}", title_align="left"))
-    out.print(Panel(Text(shown.answer), title="answer (what is learned)", title_align="left"))
+    out.print(Panel(Text(shown.answer), title="answer (the training target)", title_align="left"))

@@ -1,52 +1,33 @@
-"""The end of a run on the terminal: the verdict, the arms, where the report is."""
+"""The end of a run on the terminal: the verdict, the arms, and where the report is."""
 
-from promptintern_api.contract import REPORT_FOLDER, REPORT_HTML
+from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
 from promptintern_api.evaluation import Metric
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from promptintern.report.schema import ArmReport, Figure, Report
-from promptintern.uris import shown
+from promptintern.terminal import fitted_table, output_console
+from promptintern.uris import display_uri
 
 _COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized": "red", "StoppedByGate": "red"}
 
 
-_ANY_WIDTH = 10_000
-
-
 def print_verdict(report: Report, run_uri: str) -> None:
-    """Verdict first, then a row an arm, then the paths."""
-    out = Console(highlight=False)
-    if not out.is_terminal:
-        out = Console(highlight=False, width=120)
+    """Print the verdict, then a table with one row per arm, then the paths of the report and adapter."""
+    out = output_console()
     verdict = report.verdict
     out.print(Text(f"\n{verdict.outcome}", style=f"bold {_COLOURS[verdict.outcome]}"), Text(f" {verdict.headline}"))
-    table = _table(report)
-    if Measurement.get(out, out.options.update(width=_ANY_WIDTH), table).maximum <= out.width:
-        out.print(table)
-    else:
-        _print_lines(out, table)
+    arms = fitted_table(_arms_table(report), out)
+    out.print(arms, soft_wrap=isinstance(arms, Text))
     for warning in report.warnings:
         out.print(Text(f"note: {warning}", style="yellow"), soft_wrap=True)
-    folder = shown(run_uri)
+    folder = display_uri(run_uri)
     out.print(f"report:  {folder}/{REPORT_FOLDER}/{REPORT_HTML}", markup=False, soft_wrap=True)
     if verdict.arm is not None:
-        out.print(f"adapter: {folder}/adapter", markup=False, soft_wrap=True)
+        out.print(f"adapter: {folder}/{ADAPTER_FOLDER}", markup=False, soft_wrap=True)
 
 
-def _print_lines(out: Console, table: Table) -> None:
-    """The table's cells under one another, for terminals too narrow for it."""
-    for row in zip(*(column.cells for column in table.columns), strict=True):
-        name, *cells = map(str, row)
-        out.print(Text(name, style="bold"))
-        for column, cell in zip(table.columns[1:], cells, strict=True):
-            if cell:
-                out.print(f"  {column.header}: {cell}", markup=False, soft_wrap=True)
-
-
-def _table(report: Report) -> Table:
+def _arms_table(report: Report) -> Table:
     table = Table(title=f"{report.job.name}: {report.arms[0].rows} held-out queries", title_justify="left")
     table.add_column("arm", no_wrap=True)
     table.add_column("exact match", justify="right", no_wrap=True)
@@ -63,20 +44,20 @@ def _table(report: Report) -> Table:
 
 
 def _cells(arm: ArmReport, report: Report) -> list[str]:
-    cells = [arm.name, _shown(arm.exact_match, Metric.EXACT_MATCH)]
-    if any(other.bleu for other in report.arms):
-        cells.append(_shown(arm.bleu, Metric.BLEU) if arm.bleu else "")
+    cells = [arm.name, _with_interval(arm.exact_match, Metric.EXACT_MATCH)]
+    if any(other_arm.bleu for other_arm in report.arms):
+        cells.append(_with_interval(arm.bleu, Metric.BLEU) if arm.bleu else "")
     cells.append(f"{arm.prompt_tokens.mean:.1f}")
-    if any(other.latency for other in report.arms):
+    if any(other_arm.latency for other_arm in report.arms):
         cells.append(f"{1000 * arm.latency.median_seconds:.0f} ms" if arm.latency else "")
-    if any(other.cost_per_thousand is not None for other in report.arms):
+    if any(other_arm.cost_per_thousand is not None for other_arm in report.arms):
         currency = report.prices.currency if report.prices else ""
         cells.append(f"{arm.cost_per_thousand:.4g} {currency}" if arm.cost_per_thousand is not None else "")
     return cells
 
 
-def _shown(figure: Figure, metric: Metric) -> str:
-    """The value with its 95 % interval."""
+def _with_interval(figure: Figure, metric: Metric) -> str:
+    """Return the value with its 95 % interval."""
     if metric is Metric.EXACT_MATCH:
         return f"{100 * figure.value:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
     return f"{figure.value:.1f} [{figure.low:.1f}, {figure.high:.1f}]"

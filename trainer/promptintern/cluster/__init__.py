@@ -1,1 +1,1 @@
-"""A cluster as its user sees it: jobs are submitted, watched, read and fetched with the user's own rights."""
+"""Jobs in a cluster, as their user sees them: submitted, watched, read and fetched with the user's own rights."""

@@ -1,4 +1,4 @@
-"""The few requests that the commands make, with the kubeconfig that kubectl would use."""
+"""The requests that the commands make to a cluster, with the kubeconfig that kubectl would use."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from kubernetes.stream import stream
 from promptintern_api.contract import JOB_FILE, LABEL_JOB, LABEL_ROLE, dependent_name
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
-from promptintern.cluster.answers import NotFound, Unreachable, judged
+from promptintern.cluster.api_errors import NotFound, Unreachable, translate_error
 from promptintern.cluster.objects import Document, Job, Pod
 from promptintern.errors import Problem, RunFailed, UserError
 
@@ -27,64 +27,68 @@ FIELD_MANAGER = "promptintern-cli"
 _TIMEOUT = (5, 30)
 _WATCH_SECONDS = 20
 _SILENT_SECONDS = 3600
-"""After which a log that says nothing is no longer followed: the client knows no waiting without an end."""
+"""Seconds without a line after which a log is no longer followed, because the client needs a read timeout."""
 _EXEC_SECONDS = 60.0
-_IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Where the API server is, and who asks."""
+    """The API server, and the user's credentials for it."""
 
     api: Any
-    """kubernetes.client.ApiClient."""
+    """A ``kubernetes.client.ApiClient``."""
     namespace: str
     server: str
-    """As messages name it."""
+    """The API server's name in messages."""
 
 
 def connect(*, context: str | None = None, namespace: str | None = None) -> "Cluster":
-    """The cluster of $KUBECONFIG or ~/.kube/config; in a pod without either, the pod's own.
+    """Return the cluster of $KUBECONFIG or ~/.kube/config, or a pod's own cluster if the pod has neither.
+
+    Args:
+        context: Name of the context; the current one by default.
+        namespace: The namespace; that of the context by default.
 
     Raises:
-        UserError: if there is no kubeconfig, or none that can be used.
+        UserError: if no kubeconfig exists, or it cannot be used.
     """
-    files = _kubeconfigs()
+    files = _kubeconfig_files()
     if files:
         access = _from_kubeconfig(files, context)
-    elif context is None and (_IN_POD / "token").exists() and "KUBERNETES_SERVICE_HOST" in os.environ:
-        access = _in_cluster()
+    elif context is None and (_SERVICE_ACCOUNT / "token").exists() and "KUBERNETES_SERVICE_HOST" in os.environ:
+        access = _from_service_account()
     else:
-        wanted = os.environ.get("KUBECONFIG")
+        path = os.environ.get("KUBECONFIG")
         raise UserError.at(
             "kubeconfig",
-            f"there is none at {wanted or '~/.kube/config'}; set KUBECONFIG to the file that your cluster's "
+            f"does not exist at {path or '~/.kube/config'}; set KUBECONFIG to the file that your cluster's "
             "administrator gave you",
         )
     return Cluster(access, namespace=namespace or access.namespace)
 
 
-def _kubeconfigs() -> list[str]:
-    named = os.environ.get("KUBECONFIG", "").split(os.pathsep)
-    paths = [Path(each).expanduser() for each in named if each] or [Path("~/.kube/config").expanduser()]
+def _kubeconfig_files() -> list[str]:
+    values = os.environ.get("KUBECONFIG", "").split(os.pathsep)
+    paths = [Path(value).expanduser() for value in values if value] or [Path("~/.kube/config").expanduser()]
     return [str(path) for path in paths if path.is_file()]
 
 
 def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
-    where, joined = f"kubeconfig {' and '.join(files)}", os.pathsep.join(files)
+    where, paths = f"kubeconfig {' and '.join(files)}", os.pathsep.join(files)
     configuration = client.Configuration()
     configuration.retries = False
     try:
-        active = _context(joined, context, where)
-        with _heard() as heard:
+        active = _select_context(paths, context, where)
+        with _captured_errors() as errors:
             api = config.new_client_from_config(
-                config_file=joined, context=active["name"], client_configuration=configuration, persist_config=False
+                config_file=paths, context=active["name"], client_configuration=configuration, persist_config=False
             )
     except (config.ConfigException, yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError.at(where, f"cannot be used: {_first_line(error)}") from None
-    if heard:  # a login program that failed; without it every request would be refused
-        raise UserError.at(where, f"context {active['name']}: you could not be logged in: {heard[0]}")
+    if errors:  # A login program failed: without its token, every request would be refused.
+        raise UserError.at(where, f"context {active['name']}: the login failed: {errors[0]}")
     return Access(
         api=api,
         namespace=(active.get("context") or {}).get("namespace") or "default",
@@ -92,20 +96,24 @@ def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
     )
 
 
-def _context(files: str, wanted: str | None, where: str) -> Any:
-    """The context of that name, else the current one, which need not be set."""
-    merged = KubeConfigMerger(files).config
+def _select_context(paths: str, requested: str | None, where: str) -> Any:
+    """Return the context named ``requested``, else the current one.
+
+    Raises:
+        UserError: if the context does not exist, or no current context is set.
+    """
+    merged = KubeConfigMerger(paths).config
     if merged is None:
         raise config.ConfigException("No configuration found.")
-    contexts = [each.value for each in merged["contexts"].value]
-    name = wanted if wanted is not None else merged.safe_get("current-context")
-    known = [each["name"] for each in contexts]
+    contexts = [entry.value for entry in merged["contexts"].value]
+    name = requested if requested is not None else merged.safe_get("current-context")
+    names = [context["name"] for context in contexts]
     if not name:
-        raise UserError.at(where, f"has no current context; give --context NAME: {_known('', known)}")
-    found = next((each for each in contexts if each["name"] == name), None)
-    if found is None:
-        raise UserError.at("--context" if wanted else where, f"there is no {name}; {_known(name, known)}")
-    return found
+        raise UserError.at(where, f"has no current context; give --context NAME; {_suggest('', names)}")
+    context = next((context for context in contexts if context["name"] == name), None)
+    if context is None:
+        raise UserError.at("--context" if requested else where, f"no context is named {name}; {_suggest(name, names)}")
+    return context
 
 
 def _first_line(error: Exception) -> str:
@@ -113,14 +121,14 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0]
 
 
-def _in_cluster() -> Access:
+def _from_service_account() -> Access:
     configuration = client.Configuration()
     configuration.retries = False
     try:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException as error:
         raise UserError.at("the pod's own credentials", f"cannot be used: {error}") from None
-    file = _IN_POD / "namespace"
+    file = _SERVICE_ACCOUNT / "namespace"
     return Access(
         api=client.ApiClient(configuration),
         namespace=file.read_text().strip() if file.exists() else "default",
@@ -129,32 +137,32 @@ def _in_cluster() -> Access:
 
 
 @contextlib.contextmanager
-def _heard() -> Iterator[list[str]]:
-    """Errors that the library only logs."""
-    heard: list[str] = []
+def _captured_errors() -> Iterator[list[str]]:
+    """Collect the errors that the library only logs."""
+    errors: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.levelno >= logging.ERROR:
-                heard.append(record.getMessage().splitlines()[0])
+                errors.append(record.getMessage().splitlines()[0])
 
     root, listener = logging.getLogger(), Listener()
     root.addHandler(listener)
     try:
-        yield heard
+        yield errors
     finally:
         root.removeHandler(listener)
 
 
-def _known(name: str, known: Sequence[str]) -> str:
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
+def _suggest(name: str, names: Sequence[str]) -> str:
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"there are {', '.join(sorted(known)[:10])}" if known else "there is none at all"
+    return f"these exist: {', '.join(sorted(names)[:10])}" if names else "none exists"
 
 
 class Cluster:
-    """One namespace. Every method may raise ``UserError`` or ``RunFailed``; see ``answers``."""
+    """One namespace of a cluster. Every method may raise the exceptions of ``api_errors``."""
 
     def __init__(self, access: Access, *, namespace: str) -> None:
         self.namespace = namespace
@@ -166,63 +174,69 @@ class Cluster:
     # Jobs
 
     def job(self, name: str) -> Job:
-        """The job; if there is none of that name, the error names close ones."""
+        """Return the job; if it does not exist, the error suggests similar names."""
         try:
-            with self._judged(f"PromptInternJob {name}"):
-                return Job.of(self._custom.get_namespaced_custom_object(*self._jobs, name, _request_timeout=_TIMEOUT))
+            with self._translating_errors(f"PromptInternJob {name}"):
+                return Job.from_document(
+                    self._custom.get_namespaced_custom_object(*self._jobs, name, _request_timeout=_TIMEOUT)
+                )
         except NotFound as error:
             if not error.problems[0].where.startswith("PromptInternJob"):
                 raise
-            raise NotFound([Problem(where=f"PromptInternJob {name}", message=self._absent(name))]) from None
+            raise NotFound([Problem(where=f"PromptInternJob {name}", message=self._not_found_message(name))]) from None
 
-    def _absent(self, name: str) -> str:
+    def _not_found_message(self, name: str) -> str:
         try:
-            known = [each.name for each in self.jobs()]
+            names = [job.name for job in self.jobs()]
         except (UserError, RunFailed):
             return f"does not exist in namespace {self.namespace}"
-        return f"does not exist in namespace {self.namespace}; {_known(name, known)}"
+        return f"does not exist in namespace {self.namespace}; {_suggest(name, names)}"
 
-    def jobs(self, *, everywhere: bool = False) -> list[Job]:
-        """All jobs of the namespace, or of all namespaces, by namespace and name."""
-        with self._judged("PromptInternJobs"):
-            if everywhere:
-                found = self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, _request_timeout=_TIMEOUT)
+    def jobs(self, *, all_namespaces: bool = False) -> list[Job]:
+        """Return the jobs of the namespace, or of all namespaces, sorted by namespace and name."""
+        with self._translating_errors("PromptInternJobs"):
+            if all_namespaces:
+                answer = self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, _request_timeout=_TIMEOUT)
             else:
-                found = self._custom.list_namespaced_custom_object(*self._jobs, _request_timeout=_TIMEOUT)
-        return sorted((Job.of(each) for each in found["items"]), key=lambda job: (job.namespace, job.name))
+                answer = self._custom.list_namespaced_custom_object(*self._jobs, _request_timeout=_TIMEOUT)
+        return sorted(
+            (Job.from_document(document) for document in answer["items"]), key=lambda job: (job.namespace, job.name)
+        )
 
     def create(self, document: Document, *, dry_run: bool = False) -> Job:
-        """Create a job; unknown fields are refused."""
-        with self._judged(f"PromptInternJob {document['metadata']['name']}"):
-            return Job.of(
-                self._custom.create_namespaced_custom_object(*self._jobs, dict(document), **_writing(dry_run=dry_run))
+        """Create a job; the API server refuses unknown fields."""
+        with self._translating_errors(f"PromptInternJob {document['metadata']['name']}"):
+            return Job.from_document(
+                self._custom.create_namespaced_custom_object(
+                    *self._jobs, dict(document), **_write_options(dry_run=dry_run)
+                )
             )
 
     def replace(self, document: Document, *, dry_run: bool = False) -> Job:
-        """Put ``document`` in the place of the job of that name and resourceVersion."""
+        """Replace the job that has the name and resourceVersion of ``document``."""
         name = document["metadata"]["name"]
-        with self._judged(f"PromptInternJob {name}"):
-            return Job.of(
+        with self._translating_errors(f"PromptInternJob {name}"):
+            return Job.from_document(
                 self._custom.replace_namespaced_custom_object(
-                    *self._jobs, name, dict(document), **_writing(dry_run=dry_run)
+                    *self._jobs, name, dict(document), **_write_options(dry_run=dry_run)
                 )
             )
 
     def patch(self, name: str, change: Document, *, dry_run: bool = False) -> Job:
-        """Change some fields by a JSON merge patch."""
-        with self._judged(f"PromptInternJob {name}"):
-            return Job.of(
+        """Change fields of a job by a JSON merge patch."""
+        with self._translating_errors(f"PromptInternJob {name}"):
+            return Job.from_document(
                 self._custom.patch_namespaced_custom_object(
                     *self._jobs,
                     name,
                     dict(change),
                     _content_type="application/merge-patch+json",
-                    **_writing(dry_run=dry_run),
+                    **_write_options(dry_run=dry_run),
                 )
             )
 
     def watch(self, name: str, version: str) -> Iterator[tuple[bool, Job]]:
-        """Whether it was deleted, and the job, at each change since ``version``; ends after some seconds."""
+        """Yield whether the job was deleted, and the job, at each change since ``version``; end after some seconds."""
         events = watch.Watch().stream(
             self._custom.list_namespaced_custom_object,
             *self._jobs,
@@ -231,41 +245,41 @@ class Cluster:
             timeout_seconds=_WATCH_SECONDS,
             _request_timeout=(_TIMEOUT[0], _WATCH_SECONDS + 10),
         )
-        with self._judged(f"PromptInternJob {name}"):
+        with self._translating_errors(f"PromptInternJob {name}"):
             for event in events:
                 if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
-                    yield event["type"] == "DELETED", Job.of(event["raw_object"])
+                    yield event["type"] == "DELETED", Job.from_document(event["raw_object"])
 
     @property
     def _jobs(self) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, PLURAL
 
-    # What belongs to a job
+    # The dependents of a job
 
-    def resolved(self, job: str) -> str | None:
-        """The job as its pods read it, as JSON; None if it has none (yet, or any more)."""
+    def resolved_job(self, job: str) -> str | None:
+        """Return the resolved job that its pods read, as JSON, or None if its ConfigMap does not exist."""
         name = dependent_name(job)
         try:
-            with self._judged(f"ConfigMap {name}"):
-                found = self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=_TIMEOUT)
+            with self._translating_errors(f"ConfigMap {name}"):
+                config_map = self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=_TIMEOUT)
         except NotFound:
             return None
-        data: Mapping[str, str] = found.data or {}
+        data: Mapping[str, str] = config_map.data or {}
         return data.get(JOB_FILE)
 
     def pods(self, job: str, role: str) -> list[Pod]:
-        """The job's pods with ``role``: head, worker or preflight."""
-        with self._judged(f"pods of {job}"):
-            found = self._core.list_namespaced_pod(
+        """Return the job's pods with ``role``: head, worker or preflight."""
+        with self._translating_errors(f"pods of {job}"):
+            pods = self._core.list_namespaced_pod(
                 self.namespace,
                 label_selector=f"{LABEL_JOB}={job},{LABEL_ROLE}={role}",
                 _request_timeout=_TIMEOUT,
             )
-        return [Pod.of(each) for each in self._api.sanitize_for_serialization(found)["items"]]
+        return [Pod.from_document(document) for document in self._api.sanitize_for_serialization(pods)["items"]]
 
     def pod_log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
-        """What the container printed; with ``follow`` until it ends."""
-        with self._judged(f"log of pod {pod}"):
+        """Yield the log of a container; with ``follow``, until the container ends."""
+        with self._translating_errors(f"log of pod {pod}"):
             answer = self._core.read_namespaced_pod_log(
                 pod,
                 self.namespace,
@@ -282,13 +296,13 @@ class Cluster:
                 answer.release_conn()
 
     def execute(self, pod: str, container: str, command: Sequence[str]) -> bytes:
-        """Standard output of ``command`` in a container.
+        """Run ``command`` in a container and return its standard output.
 
         Raises:
-            Forbidden: without the right to exec.
-            RunFailed: if the command failed, or did not end in time.
+            Forbidden: if the user lacks the right to exec.
+            RunFailed: if the command fails, or does not end in time.
         """
-        with self._judged(f"exec in pod {pod}"):
+        with self._translating_errors(f"exec in pod {pod}"):
             socket = stream(
                 client.CoreV1Api(self._api).connect_get_namespaced_pod_exec,
                 pod,
@@ -303,19 +317,19 @@ class Cluster:
                 binary=True,
             )
         try:
-            return _output(socket, pod)
+            return _read_output(socket, pod)
         finally:
             socket.close()
 
     @contextlib.contextmanager
-    def _judged(self, where: str) -> Iterator[None]:
+    def _translating_errors(self, where: str) -> Iterator[None]:
         try:
             yield
         except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise judged(error, server=self.server, where=where) from None
+            raise translate_error(error, server=self.server, where=where) from None
 
 
-def _writing(*, dry_run: bool) -> dict[str, Any]:
+def _write_options(*, dry_run: bool) -> dict[str, Any]:
     return {
         "field_manager": FIELD_MANAGER,
         "field_validation": "Strict",
@@ -324,27 +338,27 @@ def _writing(*, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _output(socket: Any, pod: str) -> bytes:
-    until = time.monotonic() + _EXEC_SECONDS
-    out, complaint = bytearray(), bytearray()
+def _read_output(socket: Any, pod: str) -> bytes:
+    deadline = time.monotonic() + _EXEC_SECONDS
+    stdout, stderr = bytearray(), bytearray()
     try:
-        while socket.is_open() and time.monotonic() < until:
+        while socket.is_open() and time.monotonic() < deadline:
             socket.update(timeout=1)
-            out += socket.read_channel(1)
-            complaint += socket.read_channel(2)
+            stdout += socket.read_channel(1)
+            stderr += socket.read_channel(2)
     except Exception as error:  # noqa: BLE001 -- a connection breaks in many ways
         raise Unreachable(f"the connection to pod {pod} broke: {_first_line(error)}") from None
     if socket.is_open():
-        raise Unreachable(f"pod {pod} gave no answer in {_EXEC_SECONDS:.0f} s")
-    verdict = _verdict(socket)
-    if verdict:
-        told = complaint.decode("utf-8", "replace").strip()
-        raise RunFailed(f"pod {pod}: {told or verdict}")
-    return bytes(out)
+        raise Unreachable(f"pod {pod} did not answer within {_EXEC_SECONDS:.0f} s")
+    failure = _exec_failure(socket)
+    if failure:
+        message = stderr.decode("utf-8", "replace").strip()
+        raise RunFailed(f"pod {pod}: {message or failure}")
+    return bytes(stdout)
 
 
-def _verdict(socket: Any) -> str | None:
-    """Why the command failed; None if it did not, or if the connection ended without a word."""
+def _exec_failure(socket: Any) -> str | None:
+    """Return why the command failed, or None if it succeeded or the connection ended without a status."""
     text = socket.read_channel(3)
     try:
         status = yaml.safe_load(text or b"")

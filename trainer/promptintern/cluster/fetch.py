@@ -1,14 +1,14 @@
-"""A job's adapter and report, from its storage to this machine."""
+"""Download of a job's adapter and report from its storage."""
 
 import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE, REPORT_HTML
+from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE, REPORT_FOLDER, REPORT_HTML
 
 from promptintern.cluster.objects import Job
-from promptintern.cluster.stored import Place
+from promptintern.cluster.run_location import RunLocation
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.manifest import fetch_folder, read_manifest
 from promptintern.storage.store import Store
@@ -16,19 +16,23 @@ from promptintern.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What was fetched."""
+    """The local folders of what was downloaded; None if it was not stored."""
 
     adapter: Path | None
     report: Path | None
     base_model: str | None
-    """URI that the adapter gives for its base model."""
+    """URI of the base model, as the adapter names it."""
 
 
 def check_target(folder: Path) -> None:
-    """Raises ``UserError`` if ``folder`` holds something, or cannot be made."""
+    """Check that ``folder`` is new or empty, and create its parents.
+
+    Raises:
+        UserError: if the folder is not empty, is a file, or cannot be created.
+    """
     try:
         if folder.is_dir() and any(folder.iterdir()):
-            raise UserError.at(str(folder), "is not empty, and nothing is overwritten; give another folder")
+            raise UserError.at(str(folder), "is not empty, and fetch overwrites nothing; give another folder")
         if folder.exists() and not folder.is_dir():
             raise UserError.at(str(folder), "is a file; give a folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -36,29 +40,29 @@ def check_target(folder: Path) -> None:
         raise UserError.at(str(folder), f"cannot be used: {error.strerror}") from None
 
 
-def fetch(place: Place, job: Job, folder: Path) -> Fetched:
-    """Copy adapter and report of ``job`` into ``folder``, which is whole or untouched.
+def fetch(location: RunLocation, job: Job, folder: Path) -> Fetched:
+    """Download the adapter and report of ``job`` into ``folder``; a failure leaves the folder as it was.
 
     Raises:
         UserError: if ``folder`` is in use, or the storage cannot be read with these credentials.
-        RunFailed: if there is neither, the storage does not answer, or a file is not what was committed.
+        RunFailed: if neither is stored, the storage does not answer, or a file is not what was committed.
     """
     check_target(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        parts = Path(temporary, "whole")
-        parts.mkdir()
-        with place.reading():
-            store = place.open()
-            adapter = _fetch_adapter(store.child(ADAPTER_FOLDER), parts / ADAPTER_FOLDER)
-            report = _fetch_report(store.child("report"), parts / "report")
+        partial = Path(temporary, "partial")
+        partial.mkdir()
+        with location.hinting():
+            store = location.open()
+            adapter = _fetch_adapter(store.child(ADAPTER_FOLDER), partial / ADAPTER_FOLDER)
+            report = _fetch_report(store.child(REPORT_FOLDER), partial / REPORT_FOLDER)
         if not adapter and not report:
-            raise RunFailed(_nothing(job, place))
+            raise RunFailed(_nothing_stored_message(job, location))
         if folder.is_dir():
             folder.rmdir()
-        parts.rename(folder)
+        partial.rename(folder)
     return Fetched(
         adapter=folder / ADAPTER_FOLDER if adapter else None,
-        report=folder / "report" if report else None,
+        report=folder / REPORT_FOLDER if report else None,
         base_model=_base_model(folder / ADAPTER_FOLDER) if adapter else None,
     )
 
@@ -69,7 +73,7 @@ def _fetch_adapter(store: Store, local: Path) -> bool:
         return False
     local.mkdir()
     fetch_folder(store, manifest, folder="", local=local)
-    # So that the folder is an adapter to `predict` too.
+    # `predict` takes the folder for an adapter only if it has a manifest.
     (local / MANIFEST_FILE).write_bytes(manifest.to_json())
     return True
 
@@ -82,17 +86,17 @@ def _fetch_report(store: Store, local: Path) -> bool:
     return REPORT_HTML in names
 
 
-def _nothing(job: Job, place: Place) -> str:
+def _nothing_stored_message(job: Job, location: RunLocation) -> str:
     phase = job.status.phase
     stage = f", stage {job.status.stage}" if job.status.stage else ""
-    now = f"the job is {phase}{stage}" if phase else "the job has not begun"
-    then = "" if job.over else "; fetch it when it has succeeded"
-    return f"there is neither adapter nor report under {place.uri}: {now}{then}"
+    state = f"the job is {phase}{stage}" if phase else "the job has not started"
+    advice = "" if job.is_over else "; fetch it after it has succeeded"
+    return f"neither an adapter nor a report is stored under {location.uri}: {state}{advice}"
 
 
 def _base_model(adapter: Path) -> str | None:
     try:
-        found = json.loads((adapter / PROMPT_FILE).read_text(encoding="utf-8"))["base_model"]
+        base_model = json.loads((adapter / PROMPT_FILE).read_text(encoding="utf-8"))["base_model"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if isinstance(found, str) else None
+    return base_model if isinstance(base_model, str) else None

@@ -1,29 +1,30 @@
-"""What a job's trainer said: from its head pod while that exists, from the run's storage afterwards."""
+"""The log of a job's trainer: from the head pod while it exists, from the run's storage afterwards."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from promptintern_api.contract import LOGS_FOLDER
 from promptintern_api.status import AttemptStatus
 
-from promptintern.cluster import words
-from promptintern.cluster.answers import Forbidden, NotFound, Unreachable
+from promptintern.cluster import messages
+from promptintern.cluster.api_errors import Forbidden, NotFound, Unreachable
 from promptintern.cluster.objects import Job, Pod, newest
-from promptintern.cluster.stored import Place
+from promptintern.cluster.run_location import RunLocation
 from promptintern.errors import RunFailed, UserError
 
 RAY_LOGS = "/tmp/ray/session_latest/logs"
-HEAD, CHECK = "ray-head", "check"
+HEAD_CONTAINER, CHECK_CONTAINER = "ray-head", "check"
 _DRIVER = "job-driver-"
 _POLL_SECONDS, _STORED_SECONDS = 2.0, 15.0
 _PATIENCE_SECONDS = 600.0
 _SHUTDOWN_SECONDS = 30.0
-_KEPT = 4096
-"""Bytes of what was printed by which its place in a stored tail is found again."""
-_SURE = 128
-"""Bytes that do not stand at two places of a log."""
-_MOST_BYTES = 4 << 20
+_ANCHOR_BYTES = 4096
+"""Most bytes, from the end of what was printed, with which its position in a stored tail is found again."""
+_MIN_ANCHOR_BYTES = 128
+"""Bytes that are enough to occur only once in a log."""
+_MAX_READ_BYTES = 4 << 20
 READ_SCRIPT = rf"""cd "$1" 2>/dev/null || exit 0
 shift
 for f in $(ls -tr {_DRIVER}*.log 2>/dev/null); do
@@ -31,16 +32,17 @@ for f in $(ls -tr {_DRIVER}*.log 2>/dev/null); do
   for known in "$@"; do case $known in "$f:"*) from=${{known##*:}};; esac; done
   bytes=$(( $(wc -c < "$f") - from ))
   [ "$bytes" -gt 0 ] || continue
-  [ "$bytes" -le {_MOST_BYTES} ] || bytes={_MOST_BYTES}
+  [ "$bytes" -le {_MAX_READ_BYTES} ] || bytes={_MAX_READ_BYTES}
   printf '%s %d\n' "$f" "$bytes"
   tail -c +$(( from + 1 )) "$f" | head -c "$bytes"
 done"""
-"""Prints of every driver's log what follows the bytes that are known (``NAME:BYTES``): its name, how many bytes, and
-these. A process that followed the files would stay in the pod when the connection to it breaks."""
+"""Shell script that prints, for every driver's log, its name, the number of new bytes, and those bytes. Its arguments
+are the folder, and ``NAME:OFFSET`` of each log that was read before. It ends at once: a process that followed the files
+would stay in the pod after the connection broke."""
 
 
-class Logged(Protocol):
-    """What reading logs needs of a cluster."""
+class LogClient(Protocol):
+    """The requests that reading logs makes to a cluster."""
 
     def job(self, name: str) -> Job: ...
 
@@ -53,54 +55,57 @@ class Logged(Protocol):
 
 @dataclass(kw_only=True)
 class _Position:
-    """How much of a file was printed."""
+    """How much of a log file was printed."""
 
     offset: int = 0
-    last: bytes = b""
+    tail: bytes = b""
 
 
 class LogReader:
     """Prints a job's logs, every byte once.
 
     Args:
-        out: Takes the log.
-        note: Takes what is to be said about it.
-        place_of: Where the run is stored.
+        cluster: The job's cluster.
+        out: Called with the bytes of the log.
+        note: Called with remarks about the log.
+        locate_run: Returns where the job's run is stored.
+        sleep: Waits for a number of seconds.
+        clock: Returns a monotonic time in seconds.
     """
 
     def __init__(
         self,
-        cluster: Logged,
+        cluster: LogClient,
         *,
         out: Callable[[bytes], None],
         note: Callable[[str], None],
-        place_of: Callable[[Job], Place],
+        locate_run: Callable[[Job], RunLocation],
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._out = out
         self._note = note
-        self._place_of = place_of
+        self._locate_run = locate_run
         self._sleep = sleep
         self._clock = clock
-        self._printed: dict[tuple[str, str], _Position] = {}
+        self._positions: dict[tuple[str, str], _Position] = {}
         self._noted: set[str] = set()
-        self._current: tuple[str, str] | None = None
+        self._current_file: tuple[str, str] | None = None
         self._no_exec = False
         self._next_stored = 0.0
 
     # Once
 
     def show(self, name: str, number: int | None = None) -> None:
-        """The log of attempt ``number``, or of the newest; before the first attempt, of the check.
+        """Print the log of attempt ``number``, or of the newest one; before the first attempt, that of the check.
 
         Raises:
-            UserError: if there is no such job or attempt, or its stored log cannot be read.
-            RunFailed: if storage or API server do not answer.
+            UserError: if the job or attempt does not exist, or its stored log cannot be read.
+            RunFailed: if the storage or the API server does not answer.
         """
         job = self._cluster.job(name)
-        attempt = _chosen(job, number)
+        attempt = _select_attempt(job, number)
         if attempt is None:
             self._show_check(job)
             return
@@ -108,22 +113,22 @@ class LogReader:
         if head is None or not self._read_head(head, attempt):
             self._read_stored(job, attempt)
         if not self._has_printed(attempt):
-            self._say_why_nothing(job, attempt, head)
+            self._note_why_empty(job, attempt, head)
         elif attempt.outcome is not None:
-            self._say_outcome(attempt)
+            self._note_outcome(attempt)
 
     # Following
 
     def follow(self, name: str, number: int | None = None) -> None:
         """Print the log as it grows, over all attempts and head pods, until the job (or attempt ``number``) ends."""
-        lost: float | None = None
+        lost_since: float | None = None
         job: Job | None = None
         while True:
             try:
                 job = self._cluster.job(name)
-                if lost is not None:
+                if lost_since is not None:
                     self._note("the API server answers again")
-                    lost = None
+                    lost_since = None
                 if self._follow_once(job, number):
                     return
             except NotFound:
@@ -132,18 +137,18 @@ class LogReader:
                 self._note(f"job {name} was deleted")
                 return
             except Unreachable as error:
-                if job is None or (lost is not None and self._clock() - lost > _PATIENCE_SECONDS):
+                if job is None or (lost_since is not None and self._clock() - lost_since > _PATIENCE_SECONDS):
                     raise
-                if lost is None:
-                    lost = self._clock()
+                if lost_since is None:
+                    lost_since = self._clock()
                     self._note(f"{error}; trying again")
             self._sleep(_POLL_SECONDS)
 
     def _follow_once(self, job: Job, number: int | None) -> bool:
-        """Print what is new. Whether that was all."""
-        attempt = _chosen(job, number)
+        """Print what is new. Return whether the log is complete."""
+        attempt = _select_attempt(job, number)
         if attempt is None:
-            if job.stands_still:
+            if job.is_settled:
                 self._show_check(job)
                 return True
             self._follow_check(job)
@@ -155,15 +160,13 @@ class LogReader:
         if attempt.outcome is not None:
             self._wait_for_shutdown(job, attempt, head)
             self._finish(job, attempt)
-            if number is None and not job.over:
-                self._note_once(
-                    f"attempt {attempt.number} waits for another one" if not job.spec.get("suspend") else ""
-                )
-            return job.over or number is not None
-        if head is not None and HEAD in head.running:
+            if number is None and not job.is_over:
+                self._note_once("waiting for the next attempt" if not job.spec.get("suspend") else "")
+            return job.is_over or number is not None
+        if head is not None and HEAD_CONTAINER in head.running_containers:
             self._read_head(head, attempt)
         elif head is not None:
-            self._note_once(f"pod {head.name} does not run yet: {head.waits_for or head.phase}")
+            self._note_once(f"pod {head.name} is not running yet: {head.waiting_reason or head.phase}")
         elif not self._no_exec:
             self._note_once(f"attempt {attempt.number} has no head pod yet ({job.status.phase or 'new'})")
         if self._no_exec and self._clock() >= self._next_stored:
@@ -172,15 +175,15 @@ class LogReader:
         return False
 
     def _wait_for_shutdown(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
-        """Read on while the cluster goes down; its last words are stored when its head pod is gone."""
-        until = self._clock() + _SHUTDOWN_SECONDS
-        while head is not None and self._has_printed(attempt) and self._clock() < until:
+        """Keep reading while the Ray cluster shuts down; the end of the log is stored once the head pod is gone."""
+        deadline = self._clock() + _SHUTDOWN_SECONDS
+        while head is not None and self._has_printed(attempt) and self._clock() < deadline:
             self._read_head(head, attempt)
             self._sleep(_POLL_SECONDS)
             head = self._head(job, attempt)
 
     def _finish(self, job: Job, attempt: AttemptStatus) -> None:
-        """Print what storage has beyond what was printed, and how the attempt ended; once."""
+        """Print the rest of the log from storage, and how the attempt ended. Repeated calls do nothing."""
         key = f"finished {attempt.number}"
         if key in self._noted:
             return
@@ -190,9 +193,9 @@ class LogReader:
         except (UserError, RunFailed) as error:
             if not self._has_printed(attempt):
                 raise
-            self._note(f"the log's end may be missing, since the stored one cannot be read: {error}")
+            self._note(f"the end of the log may be missing, because the stored log cannot be read: {error}")
         if attempt.outcome is not None:
-            self._say_outcome(attempt)
+            self._note_outcome(attempt)
 
     # The head pod
 
@@ -203,21 +206,21 @@ class LogReader:
             self._note_once(f"{error.problems[0].message}; showing the stored log instead")
             self._no_exec = True
             return None
-        return newest([each for each in pods if each.ray_job == attempt.ray_job_name])
+        return newest([pod for pod in pods if pod.ray_job == attempt.ray_job_name])
 
     def _read_head(self, head: Pod, attempt: AttemptStatus) -> bool:
-        """Print what is new in the pod. False if it cannot be read."""
-        if self._no_exec or HEAD not in head.running:
+        """Print what is new in the pod. Return False if it cannot be read."""
+        if self._no_exec or HEAD_CONTAINER not in head.running_containers:
             return False
         while True:
-            known = [
-                f"{file}:{place.offset}"
-                for (ray_job, file), place in self._printed.items()
+            offsets = [
+                f"{file}:{position.offset}"
+                for (ray_job, file), position in self._positions.items()
                 if ray_job == attempt.ray_job_name
             ]
-            command = ["sh", "-c", READ_SCRIPT, "sh", RAY_LOGS, *known]
+            command = ["sh", "-c", READ_SCRIPT, "sh", RAY_LOGS, *offsets]
             try:
-                answer = self._cluster.execute(head.name, HEAD, command)
+                output = self._cluster.execute(head.name, HEAD_CONTAINER, command)
             except Forbidden as error:
                 self._no_exec = True
                 self._note_once(f"{error.problems[0].message}; showing the stored log, which is some seconds behind")
@@ -227,49 +230,51 @@ class LogReader:
             except RunFailed as error:
                 self._note_once(f"{error}")
                 return False
-            more = False
-            for file, content in parse_read(answer):
+            is_cut = False
+            for file, content in parse_output(output):
                 self._print(attempt.ray_job_name, file, content, offset=True)
-                more = more or len(content) == _MOST_BYTES
-            if not more:
+                is_cut = is_cut or len(content) == _MAX_READ_BYTES
+            if not is_cut:
                 return True
 
     # Storage
 
     def _read_stored(self, job: Job, attempt: AttemptStatus) -> None:
-        place = self._place_of(job)
-        with place.reading():
-            store = place.open().child("logs", attempt.ray_job_name)
+        location = self._locate_run(job)
+        with location.hinting():
+            store = location.open().child(LOGS_FOLDER, attempt.ray_job_name)
             stored = {path: store.read(path) for path in store.list() if path.startswith(_DRIVER)}
         for path, content in stored.items():
-            known = self._printed.get((attempt.ray_job_name, path))
-            fresh = beyond(content, known.last) if known else content
-            if fresh is None:
+            position = self._positions.get((attempt.ray_job_name, path))
+            new_content = bytes_after(content, position.tail) if position else content
+            if new_content is None:
                 self._note(f"some lines of {path} are missing here")
-                fresh = content
-            self._print(attempt.ray_job_name, path, fresh, offset=False)
+                new_content = content
+            self._print(attempt.ray_job_name, path, new_content, offset=False)
 
     # The check before the first attempt
 
     def _show_check(self, job: Job) -> None:
         pod = self._check_pod(job)
         if pod is not None and pod.phase != "Pending":
-            self._copy(pod, follow=False)
+            self._print_pod_log(pod, follow=False)
         elif pod is not None:
-            self._note(f"pod {pod.name} does not run yet: {pod.waits_for or pod.phase}")
-        told = [words.sentence(each) for each in words.that_matter(job)]
-        for line in told or [f"job {job.name} has no log yet: nothing of it has run ({job.status.phase or 'new'})"]:
+            self._note(f"pod {pod.name} is not running yet: {pod.waiting_reason or pod.phase}")
+        lines = [messages.condition_message(condition) for condition in messages.relevant_conditions(job)]
+        for line in lines or [
+            f"job {job.name} has no log yet, because none of its pods has run ({job.status.phase or 'new'})"
+        ]:
             self._note(line)
 
     def _follow_check(self, job: Job) -> None:
         pod = self._check_pod(job)
         if pod is None or pod.uid in self._noted:
-            self._note_once("no pod of this job has begun yet")
+            self._note_once("no pod of this job has started yet")
         elif pod.phase == "Pending":
-            self._note_once(f"pod {pod.name} does not run yet: {pod.waits_for or pod.phase}")
+            self._note_once(f"pod {pod.name} is not running yet: {pod.waiting_reason or pod.phase}")
         else:
             self._noted.add(pod.uid)
-            self._copy(pod, follow=True)
+            self._print_pod_log(pod, follow=True)
 
     def _check_pod(self, job: Job) -> Pod | None:
         try:
@@ -278,9 +283,9 @@ class LogReader:
             self._note_once(error.problems[0].message)
             return None
 
-    def _copy(self, pod: Pod, *, follow: bool) -> None:
+    def _print_pod_log(self, pod: Pod, *, follow: bool) -> None:
         try:
-            for chunk in self._cluster.pod_log(pod.name, CHECK, follow=follow):
+            for chunk in self._cluster.pod_log(pod.name, CHECK_CONTAINER, follow=follow):
                 self._out(chunk)
         except Forbidden as error:
             self._note_once(error.problems[0].message)
@@ -292,73 +297,75 @@ class LogReader:
     def _print(self, ray_job: str, file: str, content: bytes, *, offset: bool) -> None:
         if not content:
             return
-        if self._current != (ray_job, file):
-            if self._current is not None or self._printed:
+        if self._current_file != (ray_job, file):
+            if self._current_file is not None or self._positions:
                 self._note(f"--- {ray_job}: {file} ---")
-            self._current = (ray_job, file)
-        place = self._printed.setdefault((ray_job, file), _Position())
+            self._current_file = (ray_job, file)
+        position = self._positions.setdefault((ray_job, file), _Position())
         if offset:
-            place.offset += len(content)
-        place.last = (place.last + content)[-_KEPT:]
+            position.offset += len(content)
+        position.tail = (position.tail + content)[-_ANCHOR_BYTES:]
         self._out(content)
 
     def _has_printed(self, attempt: AttemptStatus) -> bool:
-        return any(ray_job == attempt.ray_job_name for ray_job, _ in self._printed)
+        return any(ray_job == attempt.ray_job_name for ray_job, _ in self._positions)
 
     def _note_once(self, text: str) -> None:
         if text and text not in self._noted:
             self._noted.add(text)
             self._note(text)
 
-    def _say_outcome(self, attempt: AttemptStatus) -> None:
-        message = f": {words.safe(attempt.message)}" if attempt.message else ""
-        self._note(f"attempt {attempt.number} ended: {attempt.outcome}{message}")
+    def _note_outcome(self, attempt: AttemptStatus) -> None:
+        self._note(messages.attempt_end(attempt))
 
-    def _say_why_nothing(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
+    def _note_why_empty(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
         if attempt.outcome is not None:
             self._note(f"no log of attempt {attempt.number} was stored: its trainer never ran, or its node was lost")
-            self._say_outcome(attempt)
+            self._note_outcome(attempt)
         elif head is None:
             self._note(f"attempt {attempt.number} has no head pod yet ({job.status.phase or 'new'})")
-        elif HEAD not in head.running:
-            self._note(f"pod {head.name} does not run yet: {head.waits_for or head.phase}")
+        elif HEAD_CONTAINER not in head.running_containers:
+            self._note(f"pod {head.name} is not running yet: {head.waiting_reason or head.phase}")
         else:
-            self._note(f"pod {head.name} runs; its trainer has said nothing yet")
+            self._note(f"pod {head.name} is running, but its trainer has printed nothing yet")
         if attempt.outcome is None:
-            for each in words.that_matter(job):
-                self._note(words.sentence(each))
+            for condition in messages.relevant_conditions(job):
+                self._note(messages.condition_message(condition))
 
 
-def _chosen(job: Job, number: int | None) -> AttemptStatus | None:
+def _select_attempt(job: Job, number: int | None) -> AttemptStatus | None:
     attempt = job.attempt(number)
     if attempt is None and number is not None:
-        known = ", ".join(str(each.number) for each in job.status.attempts) or "none yet"
-        raise UserError.at("--attempt", f"{job.name} has no attempt {number}; it has {known}")
+        numbers = ", ".join(str(attempt.number) for attempt in job.status.attempts) or "none yet"
+        raise UserError.at("--attempt", f"job {job.name} has no attempt {number}; its attempts: {numbers}")
     return attempt
 
 
-def parse_read(answer: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and new bytes in what ``READ_SCRIPT`` printed; a broken end counts as far as it goes."""
-    while answer:
-        head, newline, rest = answer.partition(b"\n")
+def parse_output(output: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the file names and new bytes in the output of ``READ_SCRIPT``, which may be cut off at its end."""
+    while output:
+        head, newline, rest = output.partition(b"\n")
         name, _, size = head.rpartition(b" ")
         if not newline or not name or not size.isdigit():
             return
         length = int(size)
         yield name.decode("utf-8", "replace"), rest[:length]
-        answer = rest[length:]
+        output = rest[length:]
 
 
-def beyond(content: bytes, last: bytes) -> bytes | None:
-    """What of a file's tail ``content`` comes after ``last``, the end of what is known; None if that is not in it."""
-    if content.startswith(last):  # no more than that was known
-        return content[len(last) :]
-    place = content.rfind(last)
-    if place >= 0:
-        return content[place + len(last) :]
-    if content[-_SURE:] in last:  # older than what is known
+def bytes_after(content: bytes, tail: bytes) -> bytes | None:
+    """Return the part of ``content``, the stored tail of a file, that follows ``tail``, the end of what was printed.
+
+    The result is None if lines are missing between the two.
+    """
+    if content.startswith(tail):  # what was printed is the beginning of the file
+        return content[len(tail) :]
+    start = content.rfind(tail)
+    if start >= 0:
+        return content[start + len(tail) :]
+    if content[-_MIN_ANCHOR_BYTES:] in tail:  # the stored tail ends before what was printed
         return b""
-    for size in range(min(len(last), len(content)), _SURE - 1, -1):
-        if content.startswith(last[-size:]):  # the tail begins within what is known
+    for size in range(min(len(tail), len(content)), _MIN_ANCHOR_BYTES - 1, -1):
+        if content.startswith(tail[-size:]):  # the stored tail begins within what was printed
             return content[size:]
     return None

@@ -1,4 +1,4 @@
-"""What the API server stores, as far as a person asks for it."""
+"""The objects that the API server stores, reduced to what the commands need."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ class Job:
     uid: str
     generation: int
     created: datetime
-    deleting: bool
+    is_deleting: bool
     spec: Document
     status: PromptInternJobStatus
     document: Document = field(repr=False)
 
     @classmethod
-    def of(cls, document: Document) -> "Job":
-        """From the API server's answer. Of a status that another version wrote, what this one knows."""
+    def from_document(cls, document: Document) -> "Job":
+        """Parse the API server's document. Parts of the status that this version cannot read are left out."""
         meta = document["metadata"]
         return cls(
             name=meta["name"],
@@ -37,69 +37,69 @@ class Job:
             uid=meta["uid"],
             generation=meta.get("generation", 1),
             created=datetime.fromisoformat(meta["creationTimestamp"]),
-            deleting="deletionTimestamp" in meta,
+            is_deleting="deletionTimestamp" in meta,
             spec=document.get("spec") or {},
-            status=_lenient(document.get("status") or {}),
+            status=_parse_readable(document.get("status") or {}),
             document=document,
         )
 
     @property
-    def over(self) -> bool:
-        """Whether it has succeeded or failed."""
+    def is_over(self) -> bool:
+        """Whether the job has succeeded or failed."""
         return self.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
 
     @property
-    def refused(self) -> bool:
-        """Whether its user has to change it."""
+    def is_refused(self) -> bool:
+        """Whether the job was refused, so that its user has to change it."""
         failed = self.condition("Failed")
         return self.status.phase is Phase.REFUSED or (
             failed is not None and failed.status == "True" and failed.reason == "Refused"
         )
 
     @property
-    def stands_still(self) -> bool:
-        """Whether nothing will change by itself: the job has ended, or the newest spec was refused."""
+    def is_settled(self) -> bool:
+        """Whether nothing changes until the user acts: the job has ended, or its newest spec was refused."""
         accepted = self.condition("Accepted")
         newest = accepted is None or accepted.observed_generation in (None, self.generation)
-        return self.over or (self.status.phase is Phase.REFUSED and newest)
+        return self.is_over or (self.status.phase is Phase.REFUSED and newest)
 
     def condition(self, kind: str) -> Condition | None:
-        """The condition of that type."""
-        return next((each for each in self.status.conditions if each.type == kind), None)
+        """Return the condition of type ``kind``, or None."""
+        return next((condition for condition in self.status.conditions if condition.type == kind), None)
 
     def attempt(self, number: int | None = None) -> AttemptStatus | None:
-        """Attempt ``number``, or the newest one."""
-        attempts = sorted(self.status.attempts, key=lambda each: each.number)
+        """Return attempt ``number``, or the newest one; None if it does not exist."""
+        attempts = sorted(self.status.attempts, key=lambda attempt: attempt.number)
         if number is None:
             return attempts[-1] if attempts else None
-        return next((each for each in attempts if each.number == number), None)
+        return next((attempt for attempt in attempts if attempt.number == number), None)
 
     @property
-    def unseen(self) -> bool:
-        """Whether the operator has not looked at the newest spec yet."""
+    def has_unobserved_spec(self) -> bool:
+        """Whether the operator has not observed the newest spec yet."""
         return (self.status.observed_generation or 0) < self.generation
 
 
-def _lenient(document: Document) -> PromptInternJobStatus:
-    """The status without what this version cannot read."""
-    rest = copy.deepcopy(dict(document))
+def _parse_readable(document: Document) -> PromptInternJobStatus:
+    """Parse a status without the parts that this version cannot read."""
+    readable = copy.deepcopy(dict(document))
     while True:
         try:
-            return PromptInternJobStatus.model_validate(rest)
+            return PromptInternJobStatus.model_validate(readable)
         except ValidationError as error:
-            first = error.errors()[0]
-            # What lacks a field goes as a whole.
-            path = first["loc"][:-1] if first["type"] == "missing" else first["loc"]
-            if not _remove(rest, path):
+            problem = error.errors()[0]
+            # An object that lacks a field is removed as a whole.
+            path = problem["loc"][:-1] if problem["type"] == "missing" else problem["loc"]
+            if not _remove(readable, path):
                 return PromptInternJobStatus()
 
 
 def _remove(node: Any, path: Sequence[int | str]) -> bool:
-    """Take away what ``path`` leads to, or the last on its way that there is. Whether there was any."""
+    """Remove the value at ``path``, or its last parent that exists. Return whether anything was removed."""
     steps: list[tuple[Any, int | str]] = []
     for part in path:
-        there = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
-        if not there:
+        exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
+        if not exists:
             break
         steps.append((node, part))
         node = node[part]
@@ -116,49 +116,49 @@ class Pod:
     name: str
     uid: str
     created: datetime
-    deleting: bool
+    is_deleting: bool
     phase: str
     ray_job: str | None
-    """The attempt's RayJob; None for a preflight."""
-    running: frozenset[str]
-    """Containers that run."""
-    waits_for: str | None
-    """Why it does not run yet."""
+    """Name of the attempt's RayJob; None for a preflight."""
+    running_containers: frozenset[str]
+    """Names of the containers that run."""
+    waiting_reason: str | None
+    """Why the pod is not running yet, if it says so."""
 
     @classmethod
-    def of(cls, document: Document) -> "Pod":
-        """From the API server's answer."""
+    def from_document(cls, document: Document) -> "Pod":
+        """Parse the API server's document."""
         meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
         containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
-        variables = [each for container in containers for each in container.get("env") or []]
+        variables = [variable for container in containers for variable in container.get("env") or []]
         states = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
         return cls(
             name=meta["name"],
             uid=meta["uid"],
             created=datetime.fromisoformat(meta["creationTimestamp"]),
-            deleting="deletionTimestamp" in meta,
+            is_deleting="deletionTimestamp" in meta,
             phase=status.get("phase") or "Pending",
-            ray_job=next((each.get("value") for each in variables if each["name"] == ENV_RAY_JOB), None),
-            running=frozenset(each["name"] for each in states if "running" in (each.get("state") or {})),
-            waits_for=_waits_for(status, states),
+            ray_job=next((variable.get("value") for variable in variables if variable["name"] == ENV_RAY_JOB), None),
+            running_containers=frozenset(state["name"] for state in states if "running" in (state.get("state") or {})),
+            waiting_reason=_waiting_reason(status, states),
         )
 
 
-def _waits_for(status: Document, states: Sequence[Document]) -> str | None:
+def _waiting_reason(status: Document, states: Sequence[Document]) -> str | None:
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
-    waiting = [each["state"]["waiting"] for each in states if "waiting" in (each.get("state") or {})]
+    waiting = [state["state"]["waiting"] for state in states if "waiting" in (state.get("state") or {})]
     return next(
         (": ".join(filter(None, (w.get("reason"), w.get("message")))) for w in waiting if w.get("reason")), None
     )
 
 
 def newest(pods: Sequence[Pod]) -> Pod | None:
-    """The pod that was made last, one that is not being deleted before one that is."""
-    return max(pods, key=lambda pod: (not pod.deleting, pod.created, pod.uid), default=None)
+    """Return the pod that was created last, preferring those that are not being deleted; None if ``pods`` is empty."""
+    return max(pods, key=lambda pod: (not pod.is_deleting, pod.created, pod.uid), default=None)
 
 
 def now() -> datetime:
-    """The time, with a zone."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

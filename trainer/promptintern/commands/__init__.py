@@ -1,1 +1,1 @@
-"""What the command line does besides training: check, preview, answer, export."""
+"""The commands other than training: check, preview, answer and export."""

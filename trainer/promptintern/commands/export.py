@@ -1,4 +1,4 @@
-"""Merged weights, and how far they are from base model plus adapter."""
+"""Exports merged weights, and measures how far they drift from the base model with its adapter."""
 
 import tempfile
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from promptintern.commands.predict import load_internalized
+from promptintern.commands.predict import load_internalized_model
 from promptintern.errors import UserError
 from promptintern.models import fetch_model, load_base_model
 
@@ -21,39 +21,39 @@ _PROBES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Merged model against base model plus adapter, on the same probe prompts."""
+    """The difference between the merged model and the base model with its adapter, on the same probe prompts."""
 
-    largest: float
-    """Largest absolute difference of a logit."""
-    scale: float
-    """Largest absolute logit, to compare with."""
+    largest_difference: float
+    """Largest absolute difference between two logits."""
+    largest_logit: float
+    """Largest absolute logit, for comparison."""
     agreement: float
-    """Share of positions whose most likely next token is the same."""
+    """Share of positions with the same most likely next token."""
     positions: int
 
 
 def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) -> Drift:
-    """Merge the run's adapter into its base model, write it to ``target`` and measure the drift on what was written.
+    """Merge the run's adapter into its base model, write it to ``target``, and measure the drift of the written model.
 
     Raises:
-        UserError: if ``target`` exists and is not empty, or there is no adapter.
+        UserError: if ``target`` is not a new or empty local folder, or the run has no adapter.
     """
     if "://" in str(target) or ":/" in str(target):
-        raise UserError.at("--merged", f"{target} is no local folder; export there and copy the files")
+        raise UserError.at("--merged", f"{target} is not a local folder; export to a local folder and copy the files")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError.at("--merged", f"{target} exists already; name a new folder")
+        raise UserError.at("--merged", f"{target} already exists; name a new folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError.at("--merged", f"{target} cannot be made: {error.strerror}") from None
+        raise UserError.at("--merged", f"{target} cannot be created: {error.strerror}") from None
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
-        loaded = load_internalized(run_uri, Path(local), base_model=base_model)
-        probes = loaded.render(_PROBES)
-        apart = _logits(loaded.model, loaded.tokenizer, probes)
-        tokenizer, device = loaded.tokenizer, loaded.device
-        merged = loaded.model.merge_and_unload(safe_merge=True)
-        del loaded  # one copy of the weights at a time
-        _greedy(merged.generation_config)
+        internalized = load_internalized_model(run_uri, Path(local), base_model=base_model)
+        probes = internalized.render_prompts(_PROBES)
+        adapter_logits = _probe_logits(internalized.model, internalized.tokenizer, probes)
+        tokenizer, device = internalized.tokenizer, internalized.device
+        merged = internalized.model.merge_and_unload(safe_merge=True)
+        del internalized  # one copy of the weights at a time
+        _clear_sampling_settings(merged.generation_config)
         merged.save_pretrained(target)
         tokenizer.save_pretrained(target)
         dtype = next(merged.parameters()).dtype
@@ -61,24 +61,27 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
     written = load_base_model(
         fetch_model(target.resolve().as_uri(), field="--merged"), dtype=dtype, device=device, field="--merged"
     )
-    together = _logits(written.eval(), tokenizer, probes)
+    merged_logits = _probe_logits(written.eval(), tokenizer, probes)
     return Drift(
-        largest=(apart - together).abs().max().item(),
-        scale=apart.abs().max().item(),
-        agreement=(apart.argmax(-1) == together.argmax(-1)).float().mean().item(),
-        positions=len(apart),
+        largest_difference=(adapter_logits - merged_logits).abs().max().item(),
+        largest_logit=adapter_logits.abs().max().item(),
+        agreement=(adapter_logits.argmax(-1) == merged_logits.argmax(-1)).float().mean().item(),
+        positions=len(adapter_logits),
     )
 
 
-def _greedy(config: Any) -> None:
-    """Some published models hold sampling settings that contradict their own ``do_sample``, and cannot be saved."""
+def _clear_sampling_settings(config: Any) -> None:
+    """Remove sampling settings that contradict the model's own ``do_sample``.
+
+    Some published models have such settings and cannot be saved with them.
+    """
     if not config.do_sample:
         config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
 
 
 @torch.inference_mode()
-def _logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """``[positions, vocabulary]`` float32 over all ``texts``."""
+def _probe_logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """Return the logits at all positions of ``texts``, ``[positions, vocabulary]`` in float32."""
     device = next(model.parameters()).device
     rows = [tokenizer(text, return_tensors="pt").input_ids.to(device) for text in texts]
     return torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in rows]).cpu()

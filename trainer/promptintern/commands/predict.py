@@ -1,4 +1,4 @@
-"""Answering queries with a stored adapter."""
+"""Answers queries with a stored adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,77 +27,77 @@ from promptintern.storage.store import open_store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Internalized:
-    """A base model with its adapter, and the prompt it expects."""
+class InternalizedModel:
+    """A base model with its adapter, and the prompt that it expects."""
 
     model: Any
     tokenizer: Any
     prompt: InferencePrompt
     device: torch.device
     warning: str | None = None
-    """What speaks against trusting the answers."""
+    """Reason not to trust the answers, or None."""
 
     def answer(self, queries: Sequence[str], *, batch_size: int) -> list[Answer]:
-        """Greedy answers to ``queries``.
+        """Return greedy answers to ``queries``.
 
         Raises:
-            UserError: naming every query that is empty, or too long for the model.
+            UserError: if queries are empty or too long for the model; it lists all of them.
         """
         encoder = PromptEncoder(self.tokenizer, chat=self.prompt.chat)
         decoding = Decoding(
             max_new_tokens=self.prompt.max_new_tokens, stop=tuple(self.prompt.stop), batch_size=batch_size
         )
-        ids = encoder.encode_prompts(self.render(queries))
+        ids = encoder.encode_prompts(self.render_prompts(queries))
         context = context_length(self.model.config)
-        room = context - self.prompt.max_new_tokens if context else None
+        max_prompt_tokens = context - self.prompt.max_new_tokens if context else None
         problems = [
             Problem(where=f"query {number}", message=message)
             for number, (query, tokens) in enumerate(zip(queries, ids, strict=True), start=1)
-            if (message := _refusal(query, len(tokens), room))
+            if (message := _query_problem(query, len(tokens), max_prompt_tokens))
         ]
         if problems:
             raise UserError(problems)
         return generate(self.model, self.tokenizer, ids, decoding=decoding, device=self.device)
 
-    def render(self, queries: Sequence[str]) -> list[str]:
-        """The prompts that are sent: the query, what the job protects, and examples if a gate stopped the run."""
+    def render_prompts(self, queries: Sequence[str]) -> list[str]:
+        """Return the prompts to send: the query, the protected pieces, and examples if a gate stopped the run."""
         pool = [
             Row(query=e.query, answer=e.answer, answers=(e.answer,), id=str(i), where=f"examples:{i}")
             for i, e in enumerate(self.prompt.examples)
         ]
         shots = self.prompt.shots
-        near: list[list[int]] = [[] for _ in queries]
+        neighbours: list[list[int]] = [[] for _ in queries]
         if shots:
             from promptintern_api.prompt import Retriever
 
-            near = build_retriever(Retriever(), pool, seed=0).neighbours(list(queries), shots)
+            neighbours = build_retriever(Retriever(), pool, seed=0).neighbours(list(queries), shots)
         pieces = tuple(Piece(text=p.text, kind=PieceKind(p.kind)) for p in self.prompt.pieces)
-        template = CompressedTemplate(pieces=pieces, rate_asked=0, rate_achieved=0, tokens=0, full_tokens=0)
+        template = CompressedTemplate(pieces=pieces, requested_rate=0, achieved_rate=0, tokens=0, full_tokens=0)
         return [
             render_prompt(
                 template,
                 query=query,
-                examples=[pool[i] for i in best],
+                examples=[pool[i] for i in indices],
                 example_template=self.prompt.example_template,
             )
-            for query, best in zip(queries, near, strict=True)
+            for query, indices in zip(queries, neighbours, strict=True)
         ]
 
 
-def _refusal(query: str, tokens: int, room: int | None) -> str | None:
+def _query_problem(query: str, tokens: int, max_prompt_tokens: int | None) -> str | None:
     if not query.strip():
         return "is empty"
-    if room is not None and tokens > room:
-        return f"has {tokens} prompt tokens; the model has room for {room} and the answer"
+    if max_prompt_tokens is not None and tokens > max_prompt_tokens:
+        return f"has {tokens} prompt tokens, but the model has room for {max_prompt_tokens} before the answer"
     return None
 
 
-def load_internalized(adapter_uri: str, local: Path, *, base_model: str | None = None) -> Internalized:
-    """The model of an adapter folder or of a run; its files are verified against the manifest and put into ``local``.
+def load_internalized_model(adapter_uri: str, local: Path, *, base_model: str | None = None) -> InternalizedModel:
+    """Load the model of an adapter folder or of a run. Its files are verified and copied into ``local``.
 
     Raises:
-        UserError: if there is no adapter, its base model cannot be loaded, or the two do not belong together.
-        RunFailed: if a file is not what the manifest says.
+        UserError: if there is no adapter, its base model cannot be loaded, or the two do not fit together.
+        RunFailed: if a file is not what the manifest lists.
     """
     from peft import PeftModel
 
@@ -109,28 +109,33 @@ def load_internalized(adapter_uri: str, local: Path, *, base_model: str | None =
     base = load_base_model(folder, dtype=DTYPES[Dtype(prompt.dtype)], device=device, field=field)
     try:
         model = PeftModel.from_pretrained(base, str(local), torch_device=str(device))
-    except Exception as error:  # noqa: BLE001 -- every mismatch fails in its own way
+    except Exception as error:  # noqa: BLE001 -- every mismatch raises another error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError.at(
             field,
             f"the adapter does not fit this base model ({' '.join(lines[:2])[:200]}); it was trained on "
             f"{prompt.base_model}",
         ) from None
-    return Internalized(
+    return InternalizedModel(
         model=model.eval(),
         tokenizer=tokenizer,
         prompt=prompt,
         device=device,
-        warning=None if prompt.base_digest in (None, folder.digest()) else _other_base(folder, prompt),
+        warning=None if prompt.base_digest in (None, folder.digest()) else _base_model_warning(folder, prompt),
     )
 
 
-def _other_base(folder: ModelFolder, prompt: InferencePrompt) -> str:
+def _base_model_warning(folder: ModelFolder, prompt: InferencePrompt) -> str:
     return f"{folder.uri} is not the base model that the adapter was trained on ({prompt.base_model}): its files differ"
 
 
 def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
-    """Verified copy of the adapter at ``uri`` (its folder, or its run's) in ``local``."""
+    """Copy the adapter at ``uri``, which is its folder or its run's, into ``local``, verify it, and return its prompt.
+
+    Raises:
+        UserError: if there is no finished adapter.
+        RunFailed: if a file is not what the manifest lists.
+    """
     store = open_store(uri)
     for folder in (store, store.child(ADAPTER_FOLDER)):
         manifest = read_manifest(folder, MANIFEST_FILE)
@@ -139,12 +144,14 @@ def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
             break
     else:
         raise UserError.at(
-            uri, "holds no finished adapter (no adapter/manifest.json); give a run's folder or its adapter/"
+            uri,
+            f"contains no finished adapter, because {ADAPTER_FOLDER}/{MANIFEST_FILE} is missing; give the folder of a "
+            "run or of its adapter",
         )
     try:
         prompt = read_prompt(local)
     except (OSError, ValueError, ValidationError) as error:
         raise UserError.at(f"{uri}/{PROMPT_FILE}", f"cannot be read: {str(error).splitlines()[0]}") from None
     if not (local / WEIGHTS).exists():
-        raise UserError.at(uri, f"holds no {WEIGHTS}")
+        raise UserError.at(uri, f"contains no {WEIGHTS}")
     return prompt

@@ -1,53 +1,49 @@
-"""What would be trained: the stages in numbers, and one row's prompt at every stage."""
+"""Previews a job: the figures of its stages, and the prompt of one row at every stage."""
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from promptintern_api import PromptInternJob
 from promptintern_api.prompt import CompressorKind
 
 from promptintern.errors import UserError
 from promptintern.models import fetch_model, load_base_model, load_config, load_tokenizer
-from promptintern.pipeline.fit import fit_rows
-from promptintern.pipeline.inputs import load_data, render, s3_options, stages_of
-from promptintern.pipeline.session import DTYPES, compress_all, embedder
+from promptintern.pipeline.context_fit import fit_rows
+from promptintern.pipeline.inputs import load_data, render_prompts, s3_options, stages_of
+from promptintern.pipeline.session import DTYPES, compress_all, load_embedder
+from promptintern.pipeline.tracks import describe_track
 from promptintern.prompt.encode import PromptEncoder
+from promptintern.stage_record import TrackPlan
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePreview:
-    """One stage."""
+    """The preview of a stage."""
 
     index: int
-    rate_asked: float
-    rate_achieved: float
-    shots: int
-    epochs: int
-    prompt_tokens_mean: float
-    prompt_tokens_p95: float
-    training_tokens: int
-    """Prompts and answers of all rows, times epochs."""
+    plan: TrackPlan
     prompt: str
-    """Of the shown row."""
+    """Prompt of the shown row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A job before it is paid for."""
+    """What a job would train."""
 
     name: str
     rows: int
+    """Number of training rows."""
     where: str
-    """The shown row."""
+    """Place of the shown row, such as ``train.jsonl:3``."""
     answer: str
     stages: list[StagePreview]
     warnings: list[str]
     dropped: dict[str, int]
+    """Number of rows that are left out, by reason."""
 
 
 def preview(job: PromptInternJob, *, row: int) -> Preview:
-    """Render and count every stage, with the compression that training would use.
+    """Render every stage and count its tokens, with the compression that training would use.
 
     Raises:
         UserError: for anything wrong with the job or its data, or if there is no training row ``row``.
@@ -65,42 +61,30 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
     stages = stages_of(job)
     full, *templates = compress_all(job, stages, tokenizer=tokenizer, model=model, folder=folder)
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
-    fitting = fit_rows(
+    fitting_rows = fit_rows(
         job,
         data,
         full=full,
         by_stage=templates,
         encoder=encoder,
-        embedder=embedder(job, device),
+        embedder=load_embedder(job, device),
         model_config=config,
     )
-    train, neighbours = fitting.data.train, fitting.examples.train
+    train, neighbours = fitting_rows.data.train, fitting_rows.examples.train
     if row >= len(train):
-        raise UserError.at("--row", f"is {row}; the training rows are 0 to {len(train) - 1}")
+        raise UserError.at("--row", f"is {row}, but the training rows are numbered from 0 to {len(train) - 1}")
     previews = []
     for stage, template in zip(stages, templates, strict=True):
-        prompts = list(render(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))
+        prompts = list(render_prompts(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))
         encoded = encoder.encode(prompts, [r.answer for r in train])
-        lengths = np.array([len(e.prompt_ids) for e in encoded])
-        previews.append(
-            StagePreview(
-                index=stage.index,
-                rate_asked=template.rate_asked,
-                rate_achieved=template.rate_achieved,
-                shots=stage.shots,
-                epochs=stage.epochs,
-                prompt_tokens_mean=float(lengths.mean()),
-                prompt_tokens_p95=float(np.percentile(lengths, 95)),
-                training_tokens=stage.epochs * int(lengths.sum() + sum(len(e.answer_ids) for e in encoded)),
-                prompt=prompts[row],
-            )
-        )
+        plan = describe_track(template, shots=stage.shots, epochs=stage.epochs, rows=encoded)
+        previews.append(StagePreview(index=stage.index, plan=plan, prompt=prompts[row]))
     return Preview(
         name=job.metadata.name,
         rows=len(train),
         where=train[row].where,
         answer=train[row].answer,
         stages=previews,
-        warnings=[*data.warnings, *fitting.warnings],
-        dropped=fitting.data.dropped,
+        warnings=[*data.warnings, *fitting_rows.warnings],
+        dropped=fitting_rows.data.dropped,
     )

@@ -1,4 +1,4 @@
-"""Everything that can be known of a job without training it, all problems at once."""
+"""Checks everything about a job that can be checked without training, and lists all problems at once."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from promptintern.compress.classifier import load_classifier
 from promptintern.engine.adapter import attach_lora
 from promptintern.errors import Problem, UserError
 from promptintern.models import empty_model, fetch_model, load_config, load_tokenizer
-from promptintern.pipeline.fit import fit_rows
+from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.inputs import (
     Data,
     full_template,
@@ -23,7 +23,7 @@ from promptintern.pipeline.inputs import (
     s3_options,
     stages_of,
 )
-from promptintern.pipeline.session import compress_all, embedder
+from promptintern.pipeline.session import compress_all, load_embedder
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.run.driver import open_run
 
@@ -33,14 +33,14 @@ _BRACED = re.compile(r"\{[a-z][a-z_]*\}")
 
 @dataclass(kw_only=True)
 class Findings:
-    """What a check of a job found."""
+    """The results of the check of a job."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
 
     def collect(self, check: Callable[[], T]) -> T | None:
-        """The result of ``check``; None if it found problems, which are kept."""
+        """Return the result of ``check``, or None if it raises problems, which are added to ``problems``."""
         try:
             return check()
         except UserError as error:
@@ -49,38 +49,38 @@ class Findings:
 
 
 def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
-    """Check data, model, prompts and schedule. The base model's weights are not loaded, and nothing is trained.
+    """Check data, model, prompts and schedule, without loading the base model's weights or training anything.
 
     Args:
-        storage: Also write, read and remove a file where the run will be stored.
+        storage: Whether to write, read and remove a file where the run will be stored.
     """
-    found = Findings()
-    if storage and (place := job.spec.storage) is not None:
-        found.collect(lambda: open_run(job, place.uri).probe())
-    data = found.collect(lambda: load_data(job))
-    model = found.collect(lambda: _load_model_facts(job))
-    found.collect(lambda: check_precomputed(job.spec.prompt, stages_of(job)))
+    findings = Findings()
+    if storage and (storage_spec := job.spec.storage) is not None:
+        findings.collect(lambda: open_run(job, storage_spec.uri).probe())
+    data = findings.collect(lambda: load_data(job))
+    model = findings.collect(lambda: _load_tokenizer_and_config(job))
+    findings.collect(lambda: check_precomputed(job.spec.prompt, stages_of(job)))
     if job.spec.prompt.compressor.kind is CompressorKind.LLMLINGUA2:
-        found.collect(lambda: _check_classifier(job))
+        findings.collect(lambda: _check_classifier(job))
     if model:
-        found.collect(lambda: attach_lora(empty_model(model.config), job.spec.training.lora, seed=0))
-    embeds = found.collect(lambda: embedder(job, torch.device("cpu")))
-    encoder = found.collect(lambda: PromptEncoder(model.tokenizer, chat=job.spec.prompt.chat)) if model else None
+        findings.collect(lambda: attach_lora(empty_model(model.config), job.spec.training.lora, seed=0))
+    embedder = findings.collect(lambda: load_embedder(job, torch.device("cpu")))
+    encoder = findings.collect(lambda: PromptEncoder(model.tokenizer, chat=job.spec.prompt.chat)) if model else None
     if data is not None:
-        found.warnings += data.warnings
-    found.warnings += _unfilled(job)
-    ready = not found.problems or job.spec.prompt.retriever.kind is not RetrieverKind.EMBEDDING
-    if data is not None and model is not None and encoder is not None and ready:
-        found.collect(lambda: _check_prompts(job, data, model, encoder, embeds, found))
-    return found
+        findings.warnings += data.warnings
+    findings.warnings += _placeholder_warnings(job)
+    is_retriever_valid = not findings.problems or job.spec.prompt.retriever.kind is not RetrieverKind.EMBEDDING
+    if data is not None and model is not None and encoder is not None and is_retriever_valid:
+        findings.collect(lambda: _check_prompts(job, data, model, encoder, embedder, findings))
+    return findings
 
 
-def _unfilled(job: PromptInternJob) -> list[str]:
-    """Words in braces that look like placeholders and are none."""
+def _placeholder_warnings(job: PromptInternJob) -> list[str]:
+    """Warn of words in braces that look like placeholders but are not."""
     prompt = job.spec.prompt
     texts = {"template": prompt.template, "exampleTemplate": prompt.example_template}
     return [
-        f"spec.prompt.{name} holds {word}, which is no placeholder and is sent as it stands"
+        f"spec.prompt.{name} contains {word}, which is not a placeholder and is sent literally"
         for name, text in texts.items()
         for word in dict.fromkeys(_BRACED.findall(text))
         if word not in ("{query}", "{examples}", "{answer}")
@@ -94,39 +94,44 @@ def _check_classifier(job: PromptInternJob) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ModelFacts:
+class _TokenizerAndConfig:
     tokenizer: Any
     config: Any
 
 
-def _load_model_facts(job: PromptInternJob) -> _ModelFacts:
+def _load_tokenizer_and_config(job: PromptInternJob) -> _TokenizerAndConfig:
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
-    return _ModelFacts(tokenizer=load_tokenizer(folder), config=load_config(folder))
+    return _TokenizerAndConfig(tokenizer=load_tokenizer(folder), config=load_config(folder))
 
 
 def _check_prompts(
-    job: PromptInternJob, data: Data, model: _ModelFacts, encoder: PromptEncoder, embeds: Any, found: Findings
+    job: PromptInternJob,
+    data: Data,
+    model: _TokenizerAndConfig,
+    encoder: PromptEncoder,
+    embedder: Any,
+    findings: Findings,
 ) -> None:
     stages = stages_of(job)
     template = full_template(job, model.tokenizer)
-    # Rates between 0 and 1 need the base model's weights, unless the user wrote their templates.
+    # Templates at rates between 0 and 1 need the base model's weights, unless the user wrote these templates.
     precomputed = job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED
     by_stage = compress_all(job, stages, tokenizer=model.tokenizer, model=None)[1:] if precomputed else []
-    fitting = fit_rows(
+    fitting_rows = fit_rows(
         job,
         data,
         full=template,
         by_stage=by_stage,
         encoder=encoder,
-        embedder=embeds,
+        embedder=embedder,
         model_config=model.config,
     )
-    found.warnings += fitting.warnings
-    found.summary += [
-        f"{job.metadata.name}: valid",
-        f"rows: {len(fitting.data.train)} to train, {len(fitting.data.eval)} held out"
-        + "".join(f", {count} {reason}" for reason, count in fitting.data.dropped.items()),
-        f"stages: {len(stages)}, template rate {stages[0].rate:g} to {stages[-1].rate:g}, "
-        f"examples {fitting.examples.shots} to 0",
-        f"template: {template.full_tokens} tokens; longest sequence allowed: {fitting.max_tokens} tokens",
+    findings.warnings += fitting_rows.warnings
+    findings.summary += [
+        f"the job {job.metadata.name} is valid",
+        f"data: {len(fitting_rows.data.train)} training rows, {len(fitting_rows.data.eval)} held-out rows"
+        + "".join(f", {count} dropped ({reason})" for reason, count in fitting_rows.data.dropped.items()),
+        f"schedule: {len(stages)} stage{'s' if len(stages) > 1 else ''}; the template rate goes from "
+        f"{stages[0].rate:g} to {stages[-1].rate:g}, the number of examples from {fitting_rows.examples.shots} to 0",
+        f"length: the template has {template.full_tokens} tokens; a sequence may have {fitting_rows.max_tokens} tokens",
     ]

@@ -1,4 +1,4 @@
-"""Shorter templates: words are ranked once, and a rate keeps the first so many of the ranking."""
+"""Template compression: words are ranked once, and each rate keeps a prefix of that ranking."""
 
 from promptintern.compress.build import Compressor, build_compressor
 from promptintern.compress.precomputed import check_precomputed

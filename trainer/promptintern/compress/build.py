@@ -1,4 +1,4 @@
-"""From spec.prompt to something that compresses the template to a rate."""
+"""The compressor that spec.prompt describes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from promptintern.storage.options import S3Options
 
 
 class Compressor(Protocol):
-    """Something that has the template at every rate of the schedule."""
+    """Provides the template at every rate of the schedule."""
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """The template at ``rate``, 0 to 1."""
+        """Return the template at ``rate``, from 0 to 1."""
         ...
 
 
@@ -35,17 +35,17 @@ def build_compressor(
     s3: S3Options | None = None,
     cache_dir: Path | None = None,
 ) -> Compressor:
-    """The compressor that ``spec`` asks for. Nothing is scored before a rate between 0 and 1 is asked for.
+    """Build the compressor that ``spec`` describes. It scores the template when a rate between 0 and 1 first needs it.
 
     Args:
-        tokenizer: The training model's, in whose tokens rates are counted.
+        tokenizer: The training model's tokenizer, in whose tokens rates are counted.
         model: The job's base model, for SelfInformation.
-        model_digest: What identifies the base model in the cache; without it SelfInformation is not cached.
-        s3: How an LLMLingua2 model in S3 is reached.
-        cache_dir: Default: ``promptintern/compress`` in the user's cache folder.
+        model_digest: The base model's digest for the cache key. Default: scores of SelfInformation are not cached.
+        s3: Options for reaching an LLMLingua2 model in S3.
+        cache_dir: The folder for cached scores. Default: ``promptintern/compress`` in the user's cache folder.
 
     Raises:
-        UserError: if the template or a Precomputed one is wrong.
+        UserError: if the template or a Precomputed template is invalid.
     """
     template = parse_template(spec.template, spec.protect)
     if spec.compressor.kind is CompressorKind.PRECOMPUTED:
@@ -68,7 +68,7 @@ def build_compressor(
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredTemplate:
-    """A template that is scored and ranked when a rate first needs it."""
+    """A template whose words are scored and ranked when a rate first needs the ranking."""
 
     template: Template
     tokenizer: Any
@@ -84,7 +84,7 @@ class ScoredTemplate:
         )
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """The template at ``rate``. Rates 0 and 1 need no scores, so no model either."""
+        """Return the template at ``rate``. Rates 0 and 1 need no scores and therefore no model."""
         if rate in (0, 1):
             return self._with_ranking(range(len(split_units(self.template)))).compress(rate)
         return self._ranked.compress(rate)
@@ -132,5 +132,5 @@ def _score_with_classifier(template: Template, uri: str, s3: S3Options | None, c
 
 
 def _identity(template: Template) -> list[tuple[str, str]]:
-    """What scores depend on besides the models: text, protected spans and where placeholders stand."""
+    """Return what scores depend on besides the models: text, protected spans and positions of placeholders."""
     return [(piece.kind.value, piece.text) for piece in template.pieces]

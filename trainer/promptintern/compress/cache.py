@@ -1,4 +1,4 @@
-"""Scores of templates on disk, by a digest of everything they depend on. Losing the cache costs time only."""
+"""A disk cache of template scores, keyed by a digest of all their inputs. Losing the cache costs only time."""
 
 import contextlib
 import hashlib
@@ -12,31 +12,31 @@ from pathlib import Path
 from typing import Any
 
 _VERSION = 1
-"""Raise it when scores of the same input change."""
+"""Increase it when the scores of the same input change."""
 
 
 def cache_key(**parts: Any) -> str:
-    """SHA-256 of ``parts`` (plain data), the same in every process."""
+    """Return a SHA-256 of ``parts`` (plain data) that is the same in every process."""
     text = json.dumps({"version": _VERSION, **parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of a fast tokenizer's full definition."""
+    """Return the SHA-256 of a fast tokenizer's full definition."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreCache:
-    """JSON files ``KEY.json`` in ``folder``, each written whole or not at all."""
+    """JSON files ``KEY.json`` in ``folder``, each written completely or not at all."""
 
     folder: Path
 
     def get(self, key: str, compute: Callable[[], list[float]], *, count: int) -> list[float]:
-        """The ``count`` scores stored under ``key``, or else computed and stored.
+        """Return the ``count`` scores stored under ``key``, after computing and storing them if necessary.
 
-        A file that cannot be read or is not what it should be is computed again; a folder that cannot be written is
-        done without.
+        Scores are computed again if their file is unreadable or invalid, and are not stored if the folder is not
+        writable.
         """
         stored = self._read(key, count)
         if stored is not None:

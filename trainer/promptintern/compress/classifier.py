@@ -1,18 +1,18 @@
-"""Loading a token classification model, as LLMLingua-2 needs one."""
+"""Loading the token classification model that LLMLingua-2 needs."""
 
 from pathlib import Path
 from typing import Any
 
-from promptintern.errors import UserError
+from promptintern.errors import UserError, first_line
 
 FIELD = "spec.prompt.compressor.modelUri"
 
 
 def load_classifier(path: Path) -> tuple[Any, Any]:
-    """A token classification model in float32 on the CPU, and its fast tokenizer.
+    """Load a token classification model in float32 on the CPU, and its fast tokenizer.
 
     Raises:
-        UserError: if the folder holds none.
+        UserError: if the folder does not contain both.
     """
     import torch
     from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -28,13 +28,12 @@ def load_classifier(path: Path) -> tuple[Any, Any]:
             output_loading_info=True,
         )
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError.at(FIELD, f"the token classifier in {path} cannot be loaded: {first}") from None
+        raise UserError.at(FIELD, f"the token classifier in {path} cannot be loaded: {first_line(error)}") from None
     if info["missing_keys"]:
         raise UserError.at(
             FIELD,
-            f"{path} holds no trained token classifier: its weights lack {sorted(info['missing_keys'])[0]}",
+            f"{path} contains no trained token classifier: its weights lack {sorted(info['missing_keys'])[0]}",
         )
     if not tokenizer.is_fast:
-        raise UserError.at(FIELD, f"the tokenizer in {path} is no fast one (tokenizer.json is missing)")
+        raise UserError.at(FIELD, f"the tokenizer in {path} is not a fast tokenizer (tokenizer.json is missing)")
     return model.eval(), tokenizer

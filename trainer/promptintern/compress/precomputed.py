@@ -1,4 +1,4 @@
-"""The user's own template for every rate."""
+"""Compression by templates that the user wrote for each rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,36 +6,36 @@ from typing import Any
 
 from promptintern_api.prompt import CompressorKind, PromptSpec
 
-from promptintern.compress.ranked import CompressedTemplate, count_tokens, measured, uncompressed
+from promptintern.compress.ranked import CompressedTemplate, compressed_template, count_tokens, uncompressed
 from promptintern.errors import Problem, UserError
 from promptintern.prompt.template import EXAMPLES, Template, parse_template
 from promptintern.schedule import Stage
 
 FIELD = "spec.prompt.compressor.templates"
 RATE_TOLERANCE = 1e-3
-"""How far the rate of a template may be from the stage's: ``0.333`` serves 1/3."""
+"""The largest difference between a template's rate and a stage's rate: ``0.333`` matches 1/3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrecomputedTemplates:
-    """The user's own text for each rate."""
+    """The templates that the user wrote, by rate."""
 
     full: Template
     by_rate: dict[float, Template]
     tokenizer: Any
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """The text that the user wrote for ``rate``; at rate 1 the template itself, unless one is given.
+        """Return the user's template for ``rate``; at rate 1 the full template, unless the user gave one for it.
 
         Raises:
-            UserError: if there is none.
+            UserError: if the user gave no template for ``rate``.
         """
         template = _nearest(self.by_rate, rate)
         if template is None and rate >= 1:
             return uncompressed(self.full, self.tokenizer)
         if template is None:
             raise UserError([_missing(rate, self.by_rate)])
-        return measured(
+        return compressed_template(
             template.pieces,
             rate=rate,
             tokens=count_tokens(template.pieces, self.tokenizer),
@@ -44,10 +44,10 @@ class PrecomputedTemplates:
 
 
 def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
-    """Whether a Precomputed compressor has a right template for each stage. Other compressors always have.
+    """Check that a Precomputed compressor has a suitable template for each stage. Other compressors need no check.
 
     Raises:
-        UserError: naming every rate that has none, or has one without room for the stage's examples.
+        UserError: at every rate without a template, or whose template has no {examples} although its stage has shots.
     """
     if spec.compressor.kind is not CompressorKind.PRECOMPUTED:
         return
@@ -61,44 +61,44 @@ def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
         elif stage.shots and not any(piece.kind is EXAMPLES for piece in template.pieces):
             problems[stage.rate] = Problem(
                 where=FIELD,
-                message=f"the template for rate {stage.rate:g} lacks {{examples}}, and its stage has {stage.shots} of "
-                "them; add the placeholder, or set that stage's shots to 0",
+                message=f"the template for rate {stage.rate:g} lacks {{examples}}, but its stage has {stage.shots} "
+                "shots; add the placeholder, or set that stage's shots to 0",
             )
     if problems:
         raise UserError([*problems.values()])
 
 
 def _missing(rate: float, by_rate: dict[float, Template]) -> Problem:
-    there = ", ".join(f"{known:g}" for known in sorted(by_rate, reverse=True))
+    available = ", ".join(f"{other:g}" for other in sorted(by_rate, reverse=True))
     return Problem(
         where=FIELD,
-        message=f"has no template for rate {rate:g}, which the schedule asks for; there are templates for {there}",
+        message=f"has no template for rate {rate:g}, which the schedule needs; it has templates for {available}",
     )
 
 
 def _nearest(by_rate: dict[float, Template], rate: float) -> Template | None:
-    near = min(by_rate, key=lambda known: abs(known - rate), default=None)
-    return by_rate[near] if near is not None and abs(near - rate) <= RATE_TOLERANCE else None
+    nearest = min(by_rate, key=lambda other: abs(other - rate), default=None)
+    return by_rate[nearest] if nearest is not None and abs(nearest - rate) <= RATE_TOLERANCE else None
 
 
 def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
-    """The templates by rate.
+    """Return the templates by rate.
 
     Raises:
-        UserError: naming every template that is wrong or lacks protected text, and every rate that stands there twice.
+        UserError: at every template that is invalid or lacks protected text, and at every repeated rate.
     """
     by_rate: dict[float, Template] = {}
     problems: list[Problem] = []
-    for index, given in enumerate(spec.compressor.templates or []):
+    for index, entry in enumerate(spec.compressor.templates or []):
         field = f"{FIELD}[{index}].template"
         try:
-            template = parse_template(given.template, spec.protect, field=field)
+            template = parse_template(entry.template, spec.protect, field=field)
         except UserError as error:
             problems += error.problems
             continue
-        if given.rate in by_rate:
-            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"{given.rate:g} stands there twice"))
-        by_rate[given.rate] = template
+        if entry.rate in by_rate:
+            problems.append(Problem(where=f"{FIELD}[{index}].rate", message=f"the rate {entry.rate:g} is given twice"))
+        by_rate[entry.rate] = template
     if problems:
         raise UserError(problems)
     return by_rate

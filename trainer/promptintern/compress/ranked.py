@@ -1,4 +1,4 @@
-"""A ranking of a template's words, and the template at any rate: always a prefix of that ranking, so rates nest."""
+"""Compression by a ranking of the template's words. Each rate keeps a prefix of the ranking, so rates nest."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,28 +9,28 @@ from typing import Any
 from promptintern.prompt.template import LITERAL, Piece, Template, text_runs
 
 _UNIT = re.compile(r"\s*(?:[\u2e80-\u9fff\uf900-\ufaff]|[^\s\u2e80-\u9fff\uf900-\ufaff]+)|\s+")
-"""A word with the white space before it; a character of a script that is written without spaces (Chinese, Japanese);
-or white space that ends a piece."""
+"""A word with the white space before it; a character of a script without spaces between words (Chinese, Japanese); or
+white space at the end of a template piece."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """What is kept or removed as a whole."""
+    """A word or character, which is kept or removed as a whole."""
 
     text: str
     piece: int
-    """Index of the literal piece it belongs to."""
+    """Index of the literal template piece that contains the unit."""
     start: int
-    """Offset in the template's plain text (placeholders rendered as nothing), in characters."""
+    """Offset in characters in the template's plain text, in which placeholders are empty."""
 
     @property
     def end(self) -> int:
-        """Offset behind the unit's last character."""
+        """Offset after the unit's last character."""
         return self.start + len(self.text)
 
 
 def split_units(template: Template) -> list[Unit]:
-    """The units of all literal pieces, in order; a piece's units joined are the piece."""
+    """Return the units of all literal pieces, in order. A piece is the concatenation of its units."""
     units, offset = [], 0
     for index, piece in enumerate(template.pieces):
         if piece.kind is LITERAL:
@@ -43,31 +43,31 @@ def split_units(template: Template) -> list[Unit]:
 
 
 def rank_units(scores: Sequence[float]) -> list[int]:
-    """Indices of the units, the one to keep longest first: by falling score, ties by position."""
+    """Return the indices of the units by descending score, ties by position. The last ones are removed first."""
     return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompressedTemplate:
-    """A template at one rate."""
+    """A template compressed to one rate."""
 
     pieces: tuple[Piece, ...]
-    rate_asked: float
-    rate_achieved: float
+    requested_rate: float
+    achieved_rate: float
     """``tokens / full_tokens``; 0 for a template without text."""
     tokens: int
-    """Tokens of the text that is left, protected text included, under the training model's tokenizer."""
+    """Number of the training model's tokens in the remaining text, including protected text."""
     full_tokens: int
-    """The same at rate 1."""
+    """Number of tokens at rate 1."""
 
     @property
     def text(self) -> str:
-        """For people; render from ``pieces``, since literal text may look like a placeholder."""
+        """The text to show. Prompts are rendered from ``pieces``, since literal text may look like a placeholder."""
         return "".join(piece.text for piece in self.pieces)
 
 
 def count_tokens(pieces: Iterable[Piece], tokenizer: Any) -> int:
-    """Tokens of the texts between placeholders, each tokenized alone and without special tokens."""
+    """Return the number of tokens in the texts between placeholders, each tokenized alone without special tokens."""
     runs = text_runs(pieces)
     if not runs:
         return 0
@@ -75,22 +75,22 @@ def count_tokens(pieces: Iterable[Piece], tokenizer: Any) -> int:
 
 
 def uncompressed(template: Template, tokenizer: Any) -> CompressedTemplate:
-    """``template`` at rate 1."""
+    """Return ``template`` at rate 1."""
     full = count_tokens(template.pieces, tokenizer)
-    return measured(template.pieces, rate=1.0, tokens=full, full_tokens=full)
+    return compressed_template(template.pieces, rate=1.0, tokens=full, full_tokens=full)
 
 
-def measured(pieces: tuple[Piece, ...], *, rate: float, tokens: int, full_tokens: int) -> CompressedTemplate:
-    """``pieces`` with their counts and the achieved rate."""
+def compressed_template(pieces: tuple[Piece, ...], *, rate: float, tokens: int, full_tokens: int) -> CompressedTemplate:
+    """Return ``pieces`` with their token counts and the achieved rate."""
     achieved = tokens / full_tokens if full_tokens else 0.0
     return CompressedTemplate(
-        pieces=pieces, rate_asked=rate, rate_achieved=achieved, tokens=tokens, full_tokens=full_tokens
+        pieces=pieces, requested_rate=rate, achieved_rate=achieved, tokens=tokens, full_tokens=full_tokens
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedTemplate:
-    """A template whose units are ranked: ``ranking[0]`` is removed last."""
+    """A template whose units are ranked; the unit ``ranking[0]`` is removed last."""
 
     template: Template
     units: Sequence[Unit]
@@ -102,20 +102,23 @@ class RankedTemplate:
 
     @cached_property
     def full_tokens(self) -> int:
-        """Tokens at rate 1."""
+        """Number of tokens at rate 1."""
         return count_tokens(self.template.pieces, self.tokenizer)
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """The template at ``rate`` (0 to 1): the longest prefix of the ranking within ``rate`` of the full tokens.
+        """Return the template at ``rate`` (0 to 1): the longest prefix of the ranking that fits the rate.
 
-        Rate 1 is the template unchanged, rate 0 leaves protected pieces and placeholders; protected text stays even
-        where it alone passes the rate. The prefix is found by bisection over its length. Removing a word may change how
-        its neighbours are tokenized, so counts need not rise strictly with length; whatever they do, the result is
-        within the rate (unless protected text is not) and a lower rate keeps a prefix of what a higher one keeps.
+        Rate 1 leaves the template unchanged, and rate 0 keeps only protected pieces and placeholders. Protected text is
+        kept even if it alone exceeds the rate. The prefix is found by bisection over its length. Removing a word can
+        change how its neighbours are tokenized, so token counts need not rise strictly with the length. In any case the
+        result is within the rate (unless protected text exceeds it), and a lower rate keeps a prefix of what a higher
+        rate keeps.
         """
         assert 0 <= rate <= 1
         if rate >= 1:
-            return measured(self.template.pieces, rate=rate, tokens=self.full_tokens, full_tokens=self.full_tokens)
+            return compressed_template(
+                self.template.pieces, rate=rate, tokens=self.full_tokens, full_tokens=self.full_tokens
+            )
         budget = rate * self.full_tokens
         kept, beyond = 0, (len(self.units) + 1 if rate > 0 else 1)
         while beyond - kept > 1:
@@ -125,10 +128,12 @@ class RankedTemplate:
             else:
                 beyond = middle
         pieces = self.keep(kept)
-        return measured(pieces, rate=rate, tokens=count_tokens(pieces, self.tokenizer), full_tokens=self.full_tokens)
+        return compressed_template(
+            pieces, rate=rate, tokens=count_tokens(pieces, self.tokenizer), full_tokens=self.full_tokens
+        )
 
     def keep(self, count: int) -> tuple[Piece, ...]:
-        """The template with the first ``count`` units of the ranking only."""
+        """Return the template with only the first ``count`` units of the ranking."""
         kept: dict[int, list[str]] = {}
         for index in sorted(self.ranking[:count]):
             kept.setdefault(self.units[index].piece, []).append(self.units[index].text)

@@ -1,4 +1,4 @@
-"""How much each word of a template matters, under a causal language model or a token classifier."""
+"""Scores for the words of a template, from a causal language model or a token classifier."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,34 +7,35 @@ from typing import Any
 
 import torch
 
+from promptintern.compress.classifier import FIELD
 from promptintern.compress.ranked import Unit, split_units
 from promptintern.errors import UserError
 from promptintern.models import context_length
 from promptintern.prompt.template import Template
 
 _MAX_WINDOW = 2048
-"""Longest window of a causal model: logits of more positions at once cost memory and add little context."""
+"""Longest window of a causal model in tokens. The logits of a longer window need memory and add little context."""
 _LOGIT_ROWS = 256
-"""Positions whose log-probabilities are held in float32 at once."""
+"""Number of positions whose float32 log-probabilities are in memory at the same time."""
 _CLASSIFIER_WINDOW = 512
-"""Window of a classifier whose config names no length; what the LLMLingua-2 models were trained with."""
-KEEP = 1
-"""The classifier's label for a token that stays."""
+"""Longest window of a classifier in tokens: the length with which the LLMLingua-2 models were trained."""
+KEEP_LABEL = 1
+"""The classifier's label for a token to keep."""
 
 
 def self_information_scores(template: Template, model: Any, tokenizer: Any) -> list[float]:
-    """For each unit of ``template``, the mean surprisal of its tokens in bits: -log2 p(token | what is before it).
+    """Return for each unit of ``template`` the mean surprisal of its tokens in bits: -log2 p(token | prefix).
 
     Li et al., "Compressing Context to Enhance Inference Efficiency of Large Language Models", EMNLP 2023, with words
-    as lexical units. Placeholders are rendered as nothing. The first token follows the tokenizer's start token, or its
-    end token where it has none. A template longer than the model's context (or 2,048 tokens) is read in windows that
-    overlap by half; a token counts in the first window that holds it. A unit without tokens scores 0.
+    as lexical units. Placeholders are empty. The first token follows the tokenizer's start token, or its end token if
+    it has no start token. A template longer than the model's context (or 2,048 tokens) is read in windows that overlap
+    by half, and each token is scored in the first window that contains it. A unit without tokens scores 0.
     """
     ids, spans = _tokenize(template, tokenizer)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    window = min(context_length(model.config) or _MAX_WINDOW, _MAX_WINDOW) - 1  # one place for the start token
+    window = min(context_length(model.config) or _MAX_WINDOW, _MAX_WINDOW) - 1  # one position is for the start token
     surprisal: list[float] = []
-    with _evaluating(model):
+    with _evaluation_mode(model):
         while len(surprisal) < len(ids):
             first = max(0, len(surprisal) - window // 2)
             inputs = torch.tensor([[start, *ids[first : first + window]]], device=_device(model))
@@ -45,19 +46,20 @@ def self_information_scores(template: Template, model: Any, tokenizer: Any) -> l
 
 
 def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[float]:
-    """For each unit of ``template``, the mean probability of the label "keep" over its tokens.
+    """Return for each unit of ``template`` the mean probability of the label "keep" over its tokens.
 
-    Pan et al., "LLMLingua-2", Findings of ACL 2024. Placeholders are rendered as nothing. A template longer than the
-    model's window is cut behind the last full stop or line break that fits, as the llmlingua package does. A unit
-    without tokens scores 0.
+    Pan et al., "LLMLingua-2", Findings of ACL 2024. Placeholders are empty. A template longer than the model's window
+    is split after the last full stop or line break that fits, as in the llmlingua package. A unit without tokens scores
+    0.
 
     Raises:
-        UserError: if the classifier has not exactly two labels.
+        UserError: if the classifier does not have exactly two labels.
     """
     if model.config.num_labels != 2:
         raise UserError.at(
-            "spec.prompt.compressor.modelUri",
-            f"the model has {model.config.num_labels} labels; a token classifier with two (1 means keep) is needed",
+            FIELD,
+            f"the model has {model.config.num_labels} labels, but a token classifier with two labels (1 means keep) "
+            "is needed",
         )
     ids, spans = _tokenize(template, tokenizer)
     opening, closing = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -66,26 +68,26 @@ def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[fl
     text = template.plain_text
     ends = [text[a:b].strip(" ") in (".", "\n") for a, b in spans]
     keep: list[float] = []
-    with _evaluating(model):
+    with _evaluation_mode(model):
         while len(keep) < len(ids):
-            stop = _cut(len(keep), window, ends)
+            stop = _chunk_end(len(keep), window, ends)
             chunk = ids[len(keep) : stop]
             framed = [*([] if opening is None else [opening]), *chunk, *([] if closing is None else [closing])]
             inputs = torch.tensor([framed], device=_device(model))
             logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits[0].float()
             shift = 0 if opening is None else 1
-            keep += logits.softmax(-1)[shift : shift + len(chunk), KEEP].tolist()
+            keep += logits.softmax(-1)[shift : shift + len(chunk), KEEP_LABEL].tolist()
     return _mean_by_unit(split_units(template), spans, keep)
 
 
 def _tokenize(template: Template, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids of the plain text, and each token's span of characters in it."""
+    """Return the token ids of the plain text, and the span of characters of each token."""
     encoded = tokenizer(template.plain_text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return list(encoded["input_ids"]), [(a, b) for a, b in encoded["offset_mapping"]]
 
 
 def _surprisals(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
-    """-log2 p of ``targets`` ``[T]`` under ``logits`` ``[T, V]``."""
+    """Return -log2 p of the tokens ``targets`` ``[T]`` under ``logits`` ``[T, V]``."""
     values: list[float] = []
     for rows, ids in zip(torch.split(logits, _LOGIT_ROWS), torch.split(targets, _LOGIT_ROWS), strict=True):
         log_p = rows.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
@@ -93,8 +95,8 @@ def _surprisals(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
     return values
 
 
-def _cut(start: int, window: int, ends: Sequence[bool]) -> int:
-    """Where the chunk that begins at token ``start`` stops: behind the last sentence end that fits, if there is one."""
+def _chunk_end(start: int, window: int, ends: Sequence[bool]) -> int:
+    """Return the end of the chunk that begins at token ``start``: after the last sentence end in the window, if any."""
     stop = start + window
     if stop >= len(ends):
         return len(ends)
@@ -102,24 +104,24 @@ def _cut(start: int, window: int, ends: Sequence[bool]) -> int:
 
 
 def _mean_by_unit(units: Sequence[Unit], spans: Sequence[tuple[int, int]], values: Sequence[float]) -> list[float]:
-    """Mean value of the tokens that begin in each unit, or hold its first character where none does."""
+    """Return the mean value of the tokens that begin in each unit, or if none does, that overlap it."""
     scores, token = [], 0
     for unit in units:
         while token < len(spans) and spans[token][1] <= unit.start and spans[token][0] < unit.start:
             token += 1
-        own = []
+        overlapping = []
         at = token
         while at < len(spans) and spans[at][0] < unit.end:
-            own.append(at)
+            overlapping.append(at)
             at += 1
-        beginning = [i for i in own if spans[i][0] >= unit.start] or own
+        beginning = [i for i in overlapping if spans[i][0] >= unit.start] or overlapping
         scores.append(sum(values[i] for i in beginning) / len(beginning) if beginning else 0.0)
     return scores
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; the model's own mode comes back."""
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    """Put ``model`` into evaluation mode without gradients, and restore its mode afterwards."""
     training = model.training
     model.eval()
     try:

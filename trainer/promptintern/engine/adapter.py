@@ -1,4 +1,4 @@
-"""The adapter: LoRA through PEFT, its parameters and gradients in one flat buffer each."""
+"""The adapter: LoRA through PEFT, with its parameters in one flat buffer and its gradients in another."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """Where one tensor lies in the flat buffer."""
+    """The place of one tensor in the flat buffer."""
 
     name: str
     shape: tuple[int, ...]
@@ -29,60 +29,66 @@ class Slot:
 class Adapter:
     """A base model with LoRA, and the trainable parameters as views into ``flat``.
 
-    One buffer of fixed layout (sorted by name) makes the all-reduce, clipping, the optimizer and a checkpoint one
-    tensor each.
+    The flat buffer has a fixed order (sorted by name). With it, the all-reduce, clipping, the optimizer and a
+    checkpoint each handle a single tensor.
 
     Attributes:
         model: The PEFT model.
-        flat: ``[P]`` float32, all LoRA parameters; its ``.grad`` collects the gradients of all of them.
-        slots: The layout.
+        flat: All LoRA parameters, ``[P]`` float32; its ``.grad`` collects the gradients of all of them.
+        slots: The tensors in the order of the flat buffer.
+        initial: The parameters right after creation, ``[P]`` float32.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        named = sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)
-        self.slots: tuple[Slot, ...] = _layout(named)
+        trainable = sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)
+        self.slots: tuple[Slot, ...] = _buffer_slots(trainable)
         size = self.slots[-1].stop
-        self.flat = nn.Parameter(torch.empty(size, dtype=torch.float32, device=named[0][1].device))
+        self.flat = nn.Parameter(torch.empty(size, dtype=torch.float32, device=trainable[0][1].device))
         self.flat.grad = torch.zeros_like(self.flat)
         with torch.no_grad():
             views, grads = self.views(self.flat), self.views(self.flat.grad)
-            for view, grad, (_, parameter) in zip(views, grads, named, strict=True):
+            for view, grad, (_, parameter) in zip(views, grads, trainable, strict=True):
                 view.copy_(parameter)
                 parameter.data = view.detach()
                 parameter.grad = grad
-        self._parameters = [parameter for _, parameter in named]
+        self._parameters = [parameter for _, parameter in trainable]
         self.initial = self.flat.detach().clone()
 
     @property
     def grad(self) -> torch.Tensor:
-        """``[P]``, the gradients of all parameters; the parameters' own ``.grad`` are views of it."""
+        """The gradients of all parameters, ``[P]``; the parameters' own ``.grad`` are views of it."""
         assert self.flat.grad is not None
         return self.flat.grad
 
     def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """Of every parameter, its part of ``flat`` ``[P]``."""
+        """Return, for every parameter, the view of its part of ``flat`` ``[P]``."""
         return [flat[slot.start : slot.stop].view(slot.shape) for slot in self.slots]
 
     def add_gradients(self, loss: torch.Tensor, into: torch.Tensor) -> None:
-        """Add the gradients of ``loss`` to ``into`` ``[P]``. Threads that have one each may do that at a time, where
-        ``loss.backward()`` of several would add to one ``grad``."""
-        found = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        pairs = [(view, grad) for view, grad in zip(self.views(into), found, strict=True) if grad is not None]
+        """Add the gradients of ``loss`` to ``into`` ``[P]``.
+
+        Several threads may call this at the same time, each with its own ``into``. In contrast, ``loss.backward()`` in
+        several threads would add to the same ``grad``.
+        """
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        pairs = [(view, grad) for view, grad in zip(self.views(into), gradients, strict=True) if grad is not None]
         torch._foreach_add_([view for view, _ in pairs], [grad for _, grad in pairs])
 
     def grad_norm(self) -> float:
-        """Of all gradients together. Added up in float64: PyTorch's float32 sum on a CPU is a thousandth off for 22
-        million numbers."""
+        """Return the Euclidean norm of all gradients together.
+
+        It is summed in float64: for 22 million numbers, PyTorch's float32 sum on a CPU is off by a thousandth.
+        """
         return float(torch.linalg.vector_norm(self.grad, dtype=torch.float64))
 
     def load_flat(self, values: torch.Tensor) -> None:
-        """Take over ``values`` ``[P]``."""
+        """Set all parameters to ``values`` ``[P]``."""
         with torch.no_grad():
             self.flat.copy_(values)
 
     def reset(self) -> None:
-        """Back to the parameters right after creation."""
+        """Set all parameters to their values right after creation."""
         self.load_flat(self.initial)
 
     def save(self, folder: Path, *, base_name: str, revision: str | None = None) -> None:
@@ -98,7 +104,7 @@ class Adapter:
         config.revision = revision
         config.inference_mode = True
         config.save_pretrained(folder)
-        # PEFT keeps some of its lists as sets; in one order, the same run writes the same file.
+        # PEFT keeps some of its lists as sets. They are sorted so that the same run writes the same file.
         path = folder / CONFIG
         written = json.loads(path.read_text())
         for name in ("target_modules", "target_parameters"):
@@ -107,7 +113,7 @@ class Adapter:
         path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
     def load(self, folder: Path) -> None:
-        """Take over the parameters that ``save`` wrote.
+        """Load the parameters that ``save`` wrote.
 
         Raises:
             RunFailed: if the file does not hold exactly this adapter's tensors.
@@ -116,14 +122,14 @@ class Adapter:
         ours = {_stored_name(slot): slot for slot in self.slots}
         if set(ours) != set(tensors):
             raise RunFailed(
-                f"{folder / WEIGHTS} holds other tensors than this job's adapter; was training.lora changed since?"
+                f"{folder / WEIGHTS} holds other tensors than this job's adapter; was training.lora changed since then?"
             )
         with torch.no_grad():
             for name, slot in ours.items():
                 self.flat[slot.start : slot.stop].copy_(tensors[name].reshape(-1))
 
-    def layout_digest(self) -> str:
-        """A text that changes with the layout; a checkpoint of another layout is refused."""
+    def buffer_digest(self) -> str:
+        """Return a digest of the buffer order; a checkpoint with another buffer order is refused."""
         import hashlib
 
         text = ";".join(f"{s.name}:{s.shape}" for s in self.slots)
@@ -134,9 +140,9 @@ def _stored_name(slot: Slot) -> str:
     return slot.name.replace(".default.", ".")
 
 
-def _layout(named: list[tuple[str, nn.Parameter]]) -> tuple[Slot, ...]:
+def _buffer_slots(trainable: list[tuple[str, nn.Parameter]]) -> tuple[Slot, ...]:
     slots, start = [], 0
-    for name, parameter in named:
+    for name, parameter in trainable:
         if parameter.dtype is not torch.float32:
             raise RunFailed(
                 f"LoRA parameter {name} is {parameter.dtype}, not float32; this is a defect, please report it"
@@ -147,7 +153,7 @@ def _layout(named: list[tuple[str, nn.Parameter]]) -> tuple[Slot, ...]:
 
 
 def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
-    """``model`` with a fresh LoRA, initialised from ``seed`` alone.
+    """Return ``model`` with a fresh LoRA adapter, initialised from ``seed`` alone.
 
     Raises:
         UserError: if no module has one of the names in ``training.lora.targetModules``.
@@ -169,7 +175,7 @@ def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
             ),
         )
     except ValueError as error:
-        # Weights that are no modules of their own (the experts of a mixture, say) cannot drop their inputs.
+        # PEFT cannot apply dropout to weights that are not modules (the experts of a mixture, for example).
         field = "dropout" if "lora_dropout" in str(error) else "targetModules"
         raise UserError.at(f"spec.training.lora.{field}", str(error).splitlines()[0]) from None
     adapter = Adapter(wrapped)

@@ -1,4 +1,4 @@
-"""The gradients of one optimizer step: a worker's packs through the model and back."""
+"""The gradients of one optimizer step: forward and backward passes of a worker's packs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,109 +7,110 @@ import torch
 
 from promptintern.engine import distributed
 from promptintern.engine.adapter import Adapter
-from promptintern.engine.attention.shared_prefix import Trunk
-from promptintern.engine.lanes import Threads
-from promptintern.engine.packing.forward import grow_trunk, pack_loss, pack_tensors
-from promptintern.engine.packing.layout import Layout
+from promptintern.engine.attention.shared_prefix import SharedPrefix
+from promptintern.engine.lanes import LanePool
+from promptintern.engine.packing.forward import compute_shared_prefix, pack_loss, pack_tensors
+from promptintern.engine.packing.layout import PackLayout
 from promptintern.engine.packing.planning import Pack, StepPlan
-from promptintern.engine.throughput import Clock, clock_of
+from promptintern.engine.throughput import PhaseClock, phase_clock
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 
 Tensor = torch.Tensor
 
 
-def gradients(
+def compute_gradients(
     adapter: Adapter,
     rows: Sequence[Encoded],
     step: StepPlan,
-    layout: Layout,
+    layout: PackLayout,
     *,
-    threads: Threads,
+    pool: LanePool,
     device: torch.device,
-    clock: Clock,
+    clock: PhaseClock,
 ) -> tuple[float, int]:
-    """Gradients of the mean loss per answer token into ``adapter.grad``.
+    """Compute the gradients of the mean loss per answer token into ``adapter.grad``.
 
     Returns:
-        This worker's summed loss, and the tokens that went through its model.
+        This worker's summed loss, and the number of tokens that went through its model.
 
     Raises:
         RunFailed: if the device has too little memory for a pack.
     """
     adapter.grad.zero_()
     packs = step.workers[distributed.rank()]
-    trunk = None
-    if step.trunk and packs:
-        trunk = grow_trunk(adapter.model, rows[packs[0].rows[0]].prompt_ids[: step.trunk], device=device)
-        clock.lap("forward")
+    shared_prefix = None
+    if step.prefix_tokens and packs:
+        ids = rows[packs[0].rows[0]].prompt_ids[: step.prefix_tokens]
+        shared_prefix = compute_shared_prefix(adapter.model, ids, device=device)
+        clock.record("forward")
 
-    def lane(*, first: bool) -> _Lane:
+    def new_lane(*, is_first: bool) -> _Lane:
         return _Lane(
             adapter=adapter,
             rows=rows,
             layout=layout,
             loss_tokens=step.loss_tokens,
             device=device,
-            clock=clock if first else clock_of(device),
-            trunk=trunk if first or not trunk else trunk.branch(),
-            grad=None if first else torch.zeros_like(adapter.grad),
+            clock=clock if is_first else phase_clock(device),
+            shared_prefix=shared_prefix if is_first or not shared_prefix else shared_prefix.fork(),
+            grad=None if is_first else torch.zeros_like(adapter.grad),
             loss=torch.zeros((), dtype=torch.float64, device=device),
         )
 
-    alone, shares = step.parts(distributed.rank())
-    whole = lane(first=True)
-    whole.take(alone)
-    others = [lane(first=False) for _ in shares[1:]]
-    if shares:
-        threads.side_by_side(_Lane.take, list(zip([whole, *others], shares, strict=True)))
+    serial_packs, lane_packs = step.split_by_lane(distributed.rank())
+    first = new_lane(is_first=True)
+    first.run(serial_packs)
+    others = [new_lane(is_first=False) for _ in lane_packs[1:]]
+    if lane_packs:
+        pool.run(_Lane.run, list(zip([first, *others], lane_packs, strict=True)))
     for other in others:
-        whole.add(other)
-    if trunk:
-        trunk.backward()
-        whole.computed += trunk.tokens
-    clock.lap("backward")  # with what the first lane waited for the others
-    return whole.loss.item(), whole.computed
+        first.add(other)
+    if shared_prefix:
+        shared_prefix.backward()
+        first.computed += shared_prefix.tokens
+    clock.record("backward")  # including the first lane's wait for the others
+    return first.loss.item(), first.computed
 
 
 @dataclass(kw_only=True)
 class _Lane:
-    """Packs one after another, and what they add up to.
+    """Computes packs one after another, and sums their losses and gradients.
 
     Attributes:
-        trunk: Above the packs, with the sums of this lane.
-        grad: ``[P]``; None for the parameters' own, which only one lane may add to.
-        loss: A float64 scalar.
-        computed: Tokens that went through the model.
+        shared_prefix: The shared prefix above the packs, with this lane's gradient sums.
+        grad: The lane's sum of gradients ``[P]``; None to add to the parameters' own, which only one lane may do.
+        loss: The summed loss, a float64 scalar.
+        computed: Number of tokens that went through the model.
     """
 
     adapter: Adapter
     rows: Sequence[Encoded]
-    layout: Layout
+    layout: PackLayout
     loss_tokens: int
     device: torch.device
-    clock: Clock
-    trunk: Trunk | None
+    clock: PhaseClock
+    shared_prefix: SharedPrefix | None
     grad: Tensor | None
     loss: Tensor
     computed: int = 0
 
-    def take(self, packs: Iterable[Pack]) -> None:
-        """Packs through the model and back."""
+    def run(self, packs: Iterable[Pack]) -> None:
+        """Run the forward and backward passes of ``packs``."""
         for pack in packs:
             try:
                 tensors = pack_tensors(
                     [self.rows[i] for i in pack.rows],
                     device=self.device,
-                    cascade=self.layout.cascades,
-                    shared=self.layout is Layout.SHARED,
-                    trunk=self.trunk,
+                    tree_attention=self.layout.uses_tree_attention,
+                    share_prefixes=self.layout is PackLayout.PREFIX_TREE,
+                    shared_prefix=self.shared_prefix,
                 )
-                self.clock.lap("data")
+                self.clock.record("data")
                 loss = pack_loss(self.adapter.model, tensors)
-                self.clock.lap("forward")
+                self.clock.record("forward")
                 self._backward(loss / self.loss_tokens)
-                self.clock.lap("backward")
+                self.clock.record("backward")
             except torch.OutOfMemoryError:
                 raise RunFailed(
                     f"{self.device} has too little memory for a pack of {pack.computed} tokens; lower "
@@ -125,10 +126,10 @@ class _Lane:
             self.adapter.add_gradients(loss, self.grad)
 
     def add(self, other: "_Lane") -> None:
-        """What another lane's packs add up to."""
+        """Add the sums of another lane to this one's."""
         assert other.grad is not None
         self.adapter.grad.add_(other.grad)
-        if self.trunk and other.trunk:
-            self.trunk.join(other.trunk)
+        if self.shared_prefix and other.shared_prefix:
+            self.shared_prefix.add_gradients_of(other.shared_prefix)
         self.loss += other.loss
         self.computed += other.computed

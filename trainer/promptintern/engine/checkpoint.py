@@ -1,4 +1,4 @@
-"""The trainer's state at a step, as files that hold no code: safetensors and JSON."""
+"""The trainer's state after a step, in files that cannot hold code: safetensors and JSON."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from promptintern.engine.adapter import Adapter
-from promptintern.engine.throughput import Part
+from promptintern.engine.throughput import Phase
 from promptintern.errors import RunFailed
 
 _TENSORS = "state.safetensors"
@@ -18,19 +18,19 @@ _TRAJECTORY = "trajectory.json"
 
 @dataclass(kw_only=True)
 class Totals:
-    """Over all steps of a trajectory."""
+    """Sums over all steps of a trajectory."""
 
     rows: int = 0
     tokens: int = 0
     loss_tokens: int = 0
     computed: int = 0
     computed_loss_tokens: int = 0
-    """Of the steps whose computed tokens are known."""
+    """Loss tokens of the steps whose computed tokens are known."""
 
 
 @dataclass(kw_only=True)
 class Trajectory:
-    """What every step of a stage did, one entry a step."""
+    """The record of a track's training, with one entry per step in every list."""
 
     loss: list[float] = field(default_factory=list)
     """Mean ``-ln p`` per answer token of the step's batch."""
@@ -41,14 +41,15 @@ class Trajectory:
     loss_tokens: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     computed: list[int] = field(default_factory=list)
-    """Tokens that went through the model. Shorter than the others if an older version, which did not note it, began."""
+    """Tokens that went through the model. The list is shorter than the others if an older version, which did not record
+    them, began the track."""
     seconds: float = 0.0
-    """Training time, without evaluation, over all incarnations."""
-    spent: dict[Part, float] = field(default_factory=dict)
-    """The same by what it was spent on, for the steps in ``computed``."""
+    """Training time without evaluation, over all attempts and head restarts."""
+    spent: dict[Phase, float] = field(default_factory=dict)
+    """Seconds by phase, for the steps in ``computed``."""
 
     def __post_init__(self) -> None:
-        # Rates are told at every step, and a stage may have a hundred thousand.
+        # Rates are reported at every step, and a stage may have a hundred thousand steps.
         self.totals = Totals(
             rows=sum(self.rows),
             tokens=sum(self.tokens),
@@ -72,7 +73,7 @@ class Trajectory:
         rows: int,
         computed: int,
     ) -> None:
-        """One more step."""
+        """Append a step."""
         self.loss.append(loss)
         self.grad_norm.append(grad_norm)
         self.learning_rate.append(learning_rate)
@@ -86,46 +87,49 @@ class Trajectory:
         self.totals.computed += computed
         self.totals.computed_loss_tokens += loss_tokens
 
-    def spend(self, seconds: Mapping[Part, float]) -> None:
-        """Add seconds by part."""
-        for part, more in seconds.items():
-            self.spent[part] = self.spent.get(part, 0.0) + more
-            self.seconds += more
+    def add_seconds(self, seconds: Mapping[Phase, float]) -> None:
+        """Add seconds by phase."""
+        for phase, added in seconds.items():
+            self.spent[phase] = self.spent.get(phase, 0.0) + added
+            self.seconds += added
 
     def write(self, folder: Path) -> None:
-        """Into ``trajectory.json``."""
+        """Write ``trajectory.json`` into ``folder``."""
         (folder / _TRAJECTORY).write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> "Trajectory":
-        """From ``trajectory.json``."""
+        """Read ``trajectory.json`` from ``folder``."""
         return cls(**json.loads((folder / _TRAJECTORY).read_text()))
 
 
 def new_optimizer(adapter: Adapter, *, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the flat parameter; its learning rate is set at every step."""
+    """Return AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over the flat buffer.
+
+    Its learning rate is set at every step.
+    """
     return torch.optim.AdamW([adapter.flat], lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.999), eps=1e-8)
 
 
 def optimizer_tensors(optimizer: torch.optim.AdamW, adapter: Adapter) -> dict[str, torch.Tensor]:
-    """AdamW's moments ``[P]`` and its step count; empty before the first step."""
+    """Return AdamW's moments ``[P]`` and its step count; empty before the first step."""
     state = optimizer.state.get(adapter.flat, {})
     return {name: value.detach() for name, value in state.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.AdamW, adapter: Adapter, tensors: dict[str, torch.Tensor]) -> None:
-    """Take over what ``optimizer_tensors`` gave."""
+    """Restore the state that ``optimizer_tensors`` returned."""
     if tensors:
         device = adapter.flat.device
         optimizer.state[adapter.flat] = {
-            # AdamW keeps its step count on the CPU
+            # AdamW keeps its step count on the CPU.
             name: value.clone() if name == "step" else value.to(device, copy=True)
             for name, value in tensors.items()
         }
 
 
 def snapshot(adapter: Adapter, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """A copy on the CPU of everything that a step changes, so that writing it can run beside training."""
+    """Return a copy, on the CPU, of all that a step changes, so that it can be written while training continues."""
     tensors = {"parameters": adapter.flat.detach(), **_prefixed(optimizer_tensors(optimizer, adapter))}
     return {name: value.to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
@@ -134,31 +138,31 @@ def _prefixed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"optimizer.{name}": value for name, value in tensors.items()}
 
 
-def write_state(folder: Path, tensors: dict[str, torch.Tensor], *, layout: str) -> None:
-    """A snapshot into ``state.safetensors``."""
+def write_state(folder: Path, tensors: dict[str, torch.Tensor], *, buffer_digest: str) -> None:
+    """Write a snapshot into ``state.safetensors`` in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / _TENSORS, metadata={"layout": layout})
+    save_file(tensors, folder / _TENSORS, metadata={"layout": buffer_digest})
 
 
-def read_state(folder: Path, *, layout: str) -> dict[str, torch.Tensor]:
-    """The snapshot in ``folder``.
+def read_state(folder: Path, *, buffer_digest: str) -> dict[str, torch.Tensor]:
+    """Read the snapshot in ``folder``.
 
     Raises:
-        RunFailed: if it was written for an adapter of another layout.
+        RunFailed: if it was written for an adapter with another buffer order.
     """
     from safetensors import safe_open
 
     path = folder / _TENSORS
     with safe_open(path, framework="pt") as file:
-        found = (file.metadata() or {}).get("layout")
-    if found != layout:
+        stored = (file.metadata() or {}).get("layout")
+    if stored != buffer_digest:
         raise RunFailed(f"{path} belongs to another adapter (its tensors differ); start the run in a new folder")
     tensors: dict[str, torch.Tensor] = load_file(path)
     return tensors
 
 
 def apply_state(tensors: dict[str, torch.Tensor], adapter: Adapter, optimizer: torch.optim.AdamW) -> None:
-    """Take over a snapshot."""
+    """Restore a snapshot."""
     adapter.load_flat(tensors["parameters"])
     restore_optimizer(
         optimizer,

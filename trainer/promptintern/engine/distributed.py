@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This worker's number, 0 without a process group."""
+    """The rank of this worker; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of workers, 1 without a process group."""
+    """The number of workers; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -26,20 +26,20 @@ def all_reduce_sum(tensor: torch.Tensor) -> None:
 
 
 def any_worker(flag: bool) -> bool:
-    """Whether ``flag`` is set on any worker; all workers get the same answer."""
+    """Return whether ``flag`` is set on any worker; all workers get the same answer."""
     total = torch.tensor(float(flag))
     all_reduce_sum(total)
     return bool(total > 0)
 
 
 def broadcast(tensor: torch.Tensor) -> None:
-    """Rank 0's values for all, in place."""
+    """Copy rank 0's values of ``tensor`` to all workers, in place."""
     if dist.is_initialized():
         dist.broadcast(tensor, src=0)
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's ``value`` for all. Workers are one trust domain, so pickling between them is fine."""
+    """Return rank 0's ``value`` on every worker. Workers are one trust domain, so pickling between them is fine."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -47,14 +47,14 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
-def from_first(read: Callable[[], T]) -> T:
-    """What ``read`` returns on rank 0, for all: so that no two workers can see storage differently."""
+def from_rank_zero(read: Callable[[], T]) -> T:
+    """Call ``read`` on rank 0 and return its value on every worker, so that all workers see the same storage."""
     value: T = broadcast_object(read() if rank() == 0 else None)
     return value
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every worker's ``value``, by rank, on every worker."""
+    """Return every worker's ``value``, by rank, on every worker."""
     if not dist.is_initialized():
         return [value]
     gathered: list[Any] = [None] * dist.get_world_size()

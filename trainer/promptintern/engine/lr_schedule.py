@@ -1,4 +1,4 @@
-"""The learning rate of a step."""
+"""The learning-rate schedule."""
 
 import math
 
@@ -6,11 +6,11 @@ from promptintern_api.training import LrSchedule
 
 
 def learning_rate(step: int, total: int, *, peak: float, warmup_ratio: float, schedule: LrSchedule) -> float:
-    """The rate of step ``step`` of ``total`` (from 0).
+    """Return the learning rate of step ``step`` (from 0) of ``total`` steps.
 
-    It rises linearly over ``w = ceil(warmup_ratio * total)`` steps, ``peak * (step + 1) / w``; afterwards, with
-    ``t = (step - w) / (total - w)`` in [0, 1): Constant ``peak``, Linear ``peak * (1 - t)``, Cosine
-    ``peak * (1 + cos(pi * t)) / 2``.
+    During a warmup of ``w = ceil(warmup_ratio * total)`` steps, it rises linearly, ``peak * (step + 1) / w``. After it,
+    with ``t = (step - w) / (total - w)`` in [0, 1), it is ``peak`` (Constant), ``peak * (1 - t)`` (Linear), or
+    ``peak * (1 + cos(pi * t)) / 2`` (Cosine; Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts).
     """
     warmup = math.ceil(warmup_ratio * total)
     if step < warmup:

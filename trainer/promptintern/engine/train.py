@@ -1,4 +1,4 @@
-"""The training loop of one stage: planned packs in, trajectory out."""
+"""The training loop of one track: it takes planned packs and yields a trajectory."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,43 +9,44 @@ from promptintern_api.training import TrainingSpec
 
 from promptintern.engine import distributed
 from promptintern.engine.adapter import Adapter
-from promptintern.engine.backward import gradients
+from promptintern.engine.backward import compute_gradients
 from promptintern.engine.checkpoint import Trajectory
-from promptintern.engine.lanes import threads_of
+from promptintern.engine.lanes import lane_pool
 from promptintern.engine.lr_schedule import learning_rate
-from promptintern.engine.packing.layout import Layout, prepared
+from promptintern.engine.packing.layout import PackLayout, patched_for
 from promptintern.engine.packing.planning import StepPlan
-from promptintern.engine.throughput import clock_of
+from promptintern.engine.throughput import phase_clock
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """Where a stage's steps lie in the learning rate's course."""
+class LrSpan:
+    """The place of a track's steps in the learning-rate schedule."""
 
     first: int
-    """Steps of the course before this stage."""
+    """Steps of the schedule before this track."""
     total: int
+    """All steps of the schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTask:
-    """What one stage trains on."""
+class TrackTask:
+    """The input of one track's training."""
 
     name: str
-    """For messages: ``stage 2`` or ``arm Direct``."""
+    """The name in messages: ``stage 2/5`` or ``arm Direct``."""
     seed: tuple[int, ...]
     rows: Sequence[Encoded]
     steps: Sequence[StepPlan]
-    layout: Layout
-    course: Course
+    layout: PackLayout
+    lr_span: LrSpan
 
 
-def train_stage(
+def train_track(
     adapter: Adapter,
     optimizer: torch.optim.AdamW,
-    task: StageTask,
+    task: TrackTask,
     *,
     training: TrainingSpec,
     trajectory: Trajectory,
@@ -53,27 +54,31 @@ def train_stage(
     stop_requested: Callable[[], bool],
     after_step: Callable[[Trajectory], None],
 ) -> bool:
-    """Train the steps of ``task`` that ``trajectory`` does not hold yet, and extend it.
+    """Train the steps of ``task`` that ``trajectory`` does not hold yet, and append them to it.
 
-    All workers take the same decision to stop: their wishes are summed with the step's loss.
+    All workers make the same decision to stop, because their requests are summed together with the step's loss.
+
+    Args:
+        stop_requested: Function that returns whether this worker is to stop after the current step.
+        after_step: Function that is called with the trajectory after every step.
 
     Returns:
-        True if the stage is complete, False if a stop was asked for.
+        True if the track is complete, False if it stopped because a worker requested it.
 
     Raises:
         RunFailed: if the loss is not finite, or the device has too little memory for a pack.
     """
     adapter.model.train()
     lanes = max((step.lanes for step in task.steps), default=1)
-    with prepared(adapter.model, task.layout), threads_of(lanes) as threads:
-        clock = clock_of(device)
+    with patched_for(adapter.model, task.layout), lane_pool(lanes) as pool:
+        clock = phase_clock(device)
         for number in range(trajectory.steps, len(task.steps)):
             step = task.steps[number]
-            # Seeded by where the run stands, so that resuming needs no generator state.
+            # The seed depends on the track, step and rank only, so that resuming needs no generator state.
             torch.manual_seed(_mix(*task.seed, number, distributed.rank()))
             try:
-                loss, computed = gradients(
-                    adapter, task.rows, step, task.layout, threads=threads, device=device, clock=clock
+                loss, computed = compute_gradients(
+                    adapter, task.rows, step, task.layout, pool=pool, device=device, clock=clock
                 )
             except RunFailed as error:
                 raise RunFailed(f"{task.name}: {error}") from None
@@ -81,17 +86,17 @@ def train_stage(
             distributed.all_reduce_sum(adapter.grad)
             distributed.all_reduce_sum(sums)
             if distributed.world_size() > 1:
-                clock.lap("exchange")
+                clock.record("exchange")
             mean = sums[0].item() / step.loss_tokens
             norm = adapter.grad_norm()
             if not (math.isfinite(mean) and math.isfinite(norm)):
                 raise RunFailed(
-                    f"{task.name}, step {number + 1}: the loss is {mean} and the gradient's norm {norm}; lower "
+                    f"{task.name}, step {number + 1}: the loss is {mean} and the gradient norm is {norm}; lower "
                     "training.learningRate, or train in float32 (model.dtype)"
                 )
             rate = learning_rate(
-                task.course.first + number,
-                task.course.total,
+                task.lr_span.first + number,
+                task.lr_span.total,
                 peak=training.learning_rate,
                 warmup_ratio=training.warmup_ratio,
                 schedule=training.lr_schedule,
@@ -99,7 +104,7 @@ def train_stage(
             adapter.grad.mul_(min(1.0, training.max_grad_norm / (norm + 1e-6)))
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
-            clock.lap("optimizer")
+            clock.record("optimizer")
             trajectory.add(
                 loss=mean,
                 grad_norm=norm,
@@ -109,17 +114,17 @@ def train_stage(
                 rows=step.rows,
                 computed=int(sums[2].item()),
             )
-            trajectory.spend(clock.take())
+            trajectory.add_seconds(clock.collect())
             after_step(trajectory)
-            clock.lap("save")
-            trajectory.spend(clock.take())
+            clock.record("save")
+            trajectory.add_seconds(clock.collect())
             if sums[1] > 0 and number + 1 < len(task.steps):
                 return False
         return True
 
 
 def _mix(*numbers: int) -> int:
-    """One seed from several numbers (FNV-1a, 64 bits)."""
+    """Hash several numbers to one seed (FNV-1a, 64 bits)."""
     state = 0xCBF29CE484222325
     for number in numbers:
         for byte in number.to_bytes(8, "little"):

@@ -10,24 +10,25 @@ import torch
 
 from promptintern.engine.fused.patching import base_of
 from promptintern.errors import RunFailed
-from promptintern.evaluate.prefix import Prefix, compute_prefix
+from promptintern.evaluate.prefix import CachedPrefix, compute_prefix
 
-_CLOSE, _CLOSE_IN_16_BITS = 1e-3, 0.1
-"""Differences of logits, in their standard deviations, that come from another order of sums."""
+_LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
+"""Largest differences of logits, in units of their standard deviation, that a different order of summation explains:
+in float32, and in 16-bit types."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the model wrote."""
+    """A generated answer."""
 
     text: str
     tokens: int
-    """Generated tokens, with the end token where there is one."""
+    """Number of generated tokens, including the end token if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How answers are generated and where they end."""
+    """Settings for generating answers and for where they end."""
 
     max_new_tokens: int
     stop: tuple[str, ...] = ()
@@ -44,34 +45,35 @@ def generate(
     share_prefix: bool = True,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Answer]:
-    """Greedy answers to ``prompts`` (token ids), in their order.
+    """Return greedy answers to ``prompts`` (token ids), in their order.
 
-    Prompts of like length share a batch, padded before what they do not share. A batch that is too large for the
-    device is halved.
+    Prompts of similar length share a batch, with padding after their shared prefix. A batch that does not fit into the
+    device's memory is halved.
 
     Args:
-        share_prefix: Compute what all prompts begin with once, where the model allows it. False computes every prompt
-            whole, as for a server that keeps nothing between requests.
+        share_prefix: Compute the prefix that all prompts share only once, if the model allows it. False computes every
+            prompt completely, like a server without prefix caching.
+        progress: Called after each batch with the number of prompts answered so far.
 
     Raises:
         RunFailed: if the device has too little memory for a single prompt.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[Answer | None] = [None] * len(prompts)
-    with _evaluating(model):
-        prefix = _prefix(model, tokenizer, prompts, device) if share_prefix else None
+    with _evaluation_mode(model):
+        prefix = _usable_prefix(model, tokenizer, prompts, device) if share_prefix else None
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
-            asked, written = [prompts[i] for i in batch], None
+            batch_prompts, batch_answers = [prompts[i] for i in batch], None
             try:
-                written = _generate_halving(model, tokenizer, asked, decoding, device, prefix)
+                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
             except RunFailed:
                 if prefix is None:
                     raise
-            if written is None:  # without the prefix, and outside the handler, there is more memory
+            if batch_answers is None:  # without the prefix, and outside the handler, more memory is free
                 prefix = None
-                written = _generate_halving(model, tokenizer, asked, decoding, device, prefix)
-            for row, answer in zip(batch, written, strict=True):
+                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
+            for row, answer in zip(batch, batch_answers, strict=True):
                 answers[row] = answer
             progress(min(start + decoding.batch_size, len(order)))
     return [answer for answer in answers if answer is not None]
@@ -80,9 +82,9 @@ def generate(
 def time_queries(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, decoding: Decoding, device: torch.device
 ) -> list[float]:
-    """Seconds for each prompt answered alone; one more, untimed, goes first."""
+    """Return the seconds that each prompt takes when answered alone. One untimed warm-up answer goes first."""
     seconds = []
-    with _evaluating(model):
+    with _evaluation_mode(model):
         for number, prompt in enumerate([*prompts[:1], *prompts]):
             began = time.perf_counter()
             _generate_batch(model, tokenizer, [prompt], decoding, device, None)
@@ -91,43 +93,49 @@ def time_queries(
     return seconds
 
 
-def _prefix(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Prefix | None:
-    """What ``prompts`` begin with, if the model goes on from it as if it had read each prompt whole.
+def _usable_prefix(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device
+) -> CachedPrefix | None:
+    """Return the cached prefix of ``prompts``, or None if the model does not continue it like a complete prompt.
 
-    Seen at the two prompts whose lengths differ most: side by side behind the prefix, and each alone.
+    The shortest and the longest prompt decide: their logits in one batch after the prefix are compared with those of
+    each prompt alone.
     """
     prefix = compute_prefix(model, prompts, device)
     if prefix is None:
         return None
     pair = [min(prompts, key=len), max(prompts, key=len)]
-    close = _CLOSE if base_of(model).dtype == torch.float32 else _CLOSE_IN_16_BITS
+    tolerance = _LOGIT_TOLERANCE if base_of(model).dtype == torch.float32 else _LOGIT_TOLERANCE_16_BIT
     try:
-        return prefix if _logits_apart(model, tokenizer, pair, device, prefix) <= close else None
+        return prefix if _largest_logit_difference(model, tokenizer, pair, device, prefix) <= tolerance else None
     except torch.OutOfMemoryError:
         return None
 
 
-def _logits_apart(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: Prefix | None
+def _largest_logit_difference(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> float:
-    """The largest difference of first tokens' logits, side by side behind the prefix against alone, in their spread."""
+    """Return the largest difference of the first tokens' logits: one batch after ``prefix`` against each prompt alone.
+
+    The unit is the standard deviation of the logits.
+    """
     shared = _first_logits(model, tokenizer, prompts, device, prefix)
     alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in prompts])
     return float((shared - alone).abs().max() / alone.std())
 
 
 def _first_logits(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: Prefix | None
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> torch.Tensor:
-    """What the first token of each answer is chosen by: float[prompts, vocabulary]."""
+    """Return the logits of the first token of each answer, float ``[prompts, vocabulary]``."""
     settings = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
-    output = _write(model, tokenizer, prompts, device, prefix, **settings)
+    output = _greedy_output(model, tokenizer, prompts, device, prefix, **settings)
     logits: torch.Tensor = output.logits[0]
     return logits
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluation_mode(model: Any) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
@@ -137,13 +145,13 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _generate_halving(
+def _generate_with_halving(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     device: torch.device,
-    prefix: Prefix | None,
+    prefix: CachedPrefix | None,
 ) -> list[Answer]:
     try:
         return _generate_batch(model, tokenizer, prompts, decoding, device, prefix)
@@ -151,14 +159,14 @@ def _generate_halving(
         if len(prompts) == 1:
             raise RunFailed(
                 f"{device} has too little memory to answer a prompt of {len(prompts[0])} tokens; lower "
-                "evaluation.maxNewTokens, use fewer shots, or take a larger device"
+                "spec.evaluation.maxNewTokens, use fewer shots, or use a larger device"
             ) from None
-    # Outside the handler, so that the failed attempt's tensors are free.
+    # Outside the handler, so that the tensors of the failed call are freed.
     middle = len(prompts) // 2
     return [
         answer
         for part in (prompts[:middle], prompts[middle:])
-        for answer in _generate_halving(model, tokenizer, part, decoding, device, prefix)
+        for answer in _generate_with_halving(model, tokenizer, part, decoding, device, prefix)
     ]
 
 
@@ -168,43 +176,46 @@ def _generate_batch(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     device: torch.device,
-    prefix: Prefix | None,
+    prefix: CachedPrefix | None,
 ) -> list[Answer]:
     width = max(map(len, prompts))
     stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
     criteria = [stop] if stop else None
     settings = {"max_new_tokens": decoding.max_new_tokens}
-    output = _write(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
+    output = _greedy_output(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
     ends = end_tokens(model, tokenizer)
     return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
 
 
-def _write(
+def _greedy_output(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     device: torch.device,
-    prefix: Prefix | None,
+    prefix: CachedPrefix | None,
     *,
     stopping_criteria: Any = None,
     **settings: Any,
 ) -> Any:
-    """What transformers' greedy generation gives for ``prompts``, side by side; ``settings`` are its config's."""
+    """Return the output of transformers' greedy generation for one batch; ``settings`` are fields of its config."""
     from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id
-    kept = len(prefix.ids) if prefix else 0
+    prefix_length = len(prefix.ids) if prefix else 0
     width = max(map(len, prompts))
     gaps = [width - len(p) for p in prompts]
     ids = torch.tensor(
-        [[*p[:kept], *[pad] * gap, *p[kept:]] for p, gap in zip(prompts, gaps, strict=True)], device=device
+        [[*p[:prefix_length], *[pad] * gap, *p[prefix_length:]] for p, gap in zip(prompts, gaps, strict=True)],
+        device=device,
     )
-    mask = torch.tensor([[1] * kept + [0] * gap + [1] * (width - kept - gap) for gap in gaps], device=device)
-    with _own_settings_off(model):
+    mask = torch.tensor(
+        [[1] * prefix_length + [0] * gap + [1] * (width - prefix_length - gap) for gap in gaps], device=device
+    )
+    with _without_model_defaults(model):
         return model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=prefix.cache(len(prompts)) if prefix else None,
+            past_key_values=prefix.cache_for(len(prompts)) if prefix else None,
             generation_config=GenerationConfig(
                 do_sample=False,
                 num_beams=1,
@@ -218,47 +229,47 @@ def _write(
 
 
 @contextmanager
-def _own_settings_off(model: Any) -> Iterator[None]:
-    """The model's own generation config fills what a call leaves open (penalties, suppressed tokens): an empty one."""
+def _without_model_defaults(model: Any) -> Iterator[None]:
+    """Empty the model's generation config, whose values (penalties, suppressed tokens) would otherwise be defaults."""
     from transformers import GenerationConfig
 
     base = base_of(model)
-    own, base.generation_config = base.generation_config, GenerationConfig()
+    model_defaults, base.generation_config = base.generation_config, GenerationConfig()
     try:
         yield
     finally:
-        base.generation_config = own
+        base.generation_config = model_defaults
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end an answer: the tokenizer's, and those of the model's generation config (chat has several)."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    listed = own if isinstance(own, list) else [own]
+    """Return the tokens that end an answer: the tokenizer's, and those of the model's generation config."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
     vocabulary = len(tokenizer)
     return {tokenizer.eos_token_id, *(t for t in listed if t is not None and 0 <= t < vocabulary)}
 
 
 def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str]) -> Answer:
-    # A row that a stop string ended is filled up with padding.
+    # A row that a stop string ended is padded to the length of the batch.
     over = ends | {tokenizer.pad_token_id}
     length = next((i for i, token in enumerate(ids) if token in over), None)
     text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Answer(text=cut_at(text, stop), tokens=len(ids) if length is None else length + 1)
+    return Answer(text=truncate_at_stop(text, stop), tokens=len(ids) if length is None else length + 1)
 
 
-def cut_at(text: str, stop: Sequence[str]) -> str:
-    """``text`` before the first of the ``stop`` strings that comes after something else than white space."""
+def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
+    """Return ``text`` up to the first of the ``stop`` strings, ignoring those before its first non-space character."""
     lead = len(text) - len(text.lstrip())
-    ends = [place for piece in stop if (place := text.find(piece, lead)) >= 0]
+    ends = [position for stop_text in stop if (position := text.find(stop_text, lead)) >= 0]
     return text[: min(ends)] if ends else text
 
 
 class _StopTexts:
-    """Ends a row once its text holds a stop string."""
+    """Ends a row once its text contains a stop string."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], width: int) -> None:
         self.tokenizer, self.stop, self.width = tokenizer, stop, width
 
     def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
         texts = self.tokenizer.batch_decode(input_ids[:, self.width :], skip_special_tokens=True)
-        return torch.tensor([cut_at(t, self.stop) != t for t in texts], device=input_ids.device)
+        return torch.tensor([truncate_at_stop(t, self.stop) != t for t in texts], device=input_ids.device)

@@ -1,4 +1,4 @@
-"""95 % intervals: of a share, of a score, and of the difference between two arms on the same rows."""
+"""95 % confidence intervals of a share, a score, and the difference between two arms on the same rows."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,19 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-"""1.96: standard errors on each side of a 95 % interval."""
+"""1.96, the number of standard errors on each side of a 95 % interval."""
 
-_DRAWS_AT_ONCE = 4_000_000
-"""Counts of resampled rows held in memory at a time (8 bytes each)."""
+_MAX_DRAWS_IN_MEMORY = 4_000_000
+"""Largest number of counts of resampled rows in memory (8 bytes each)."""
 
 Table = NDArray[np.float64]
 Score = Callable[[Table], NDArray[np.float64]]
-"""From sums over rows, shape [sets, statistics], to scores, shape [sets]."""
+"""Computes scores, shape [sets], from sums over rows, shape [sets, statistics]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A figure and where its true value lies with 95 % confidence."""
+    """A value with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -32,10 +32,10 @@ class Interval:
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """Interval of a share: Wilson's score interval without continuity correction.
+    """Return the interval of a share: Wilson's score interval without continuity correction.
 
     (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n); E. B. Wilson, JASA 22 (1927) 209-212. Unlike the normal
-    approximation it stays within 0 and 1 and keeps a width where all rows agree.
+    approximation it stays within 0 and 1, and it has a width even if all rows agree.
 
     Raises:
         ValueError: if ``n`` is not positive or ``successes`` is not between 0 and ``n``.
@@ -48,7 +48,7 @@ def wilson(successes: int, n: int) -> Interval:
     scale = 1 + Z**2 / n
     return Interval(
         value=share,
-        # At the ends the formula gives the share itself; rounding must not push the bound beyond it.
+        # For shares 0 and 1 the bound equals the share, and rounding must not move it past the share.
         low=min(share, max(0.0, (centre - half) / scale)) if successes else 0.0,
         high=max(share, min(1.0, (centre + half) / scale)) if successes < n else 1.0,
         method="Wilson 95 %",
@@ -56,14 +56,14 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def newcombe_paired(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """Interval of mean(a) - mean(b) for two arms that were each right (1.0) or wrong (0.0) on the same rows.
+    """Return the interval of mean(a) - mean(b) for two arms, each right (1.0) or wrong (0.0) on the same rows.
 
     Newcombe's hybrid score interval for paired proportions (method 10 of R. G. Newcombe, Statistics in Medicine 17
-    (1998) 2635-2650): the Wilson limits of both shares, combined with the correlation between them. A bootstrap of rows
-    of which no two differ has no width at all, which would call any number of rows enough.
+    (1998) 2635-2650): the Wilson limits of both shares, combined with the correlation between them. In contrast, the
+    bootstrap interval has no width if no two rows differ, however few rows there are.
 
     Raises:
-        ValueError: if the lengths differ, there is no row, or a figure is neither 0 nor 1.
+        ValueError: if the lengths differ, there is no row, or a value is neither 0 nor 1.
     """
     n = _same_length(a, b)
     if not set(a) | set(b) <= {0.0, 1.0}:
@@ -93,11 +93,11 @@ def newcombe_paired(a: Sequence[float], b: Sequence[float]) -> Interval:
 def bootstrap(
     statistics: ArrayLike, *, score: Score | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Percentile interval of a score over resampled rows.
+    """Return the percentile interval of a score over resampled rows.
 
     Args:
-        statistics: Of every row, shape [rows] or [rows, statistics].
-        score: Turns sums of statistics into scores. Default: the mean of the only one.
+        statistics: Statistics of every row, shape [rows] or [rows, statistics].
+        score: Computes scores from sums of statistics. Default: the mean of the first statistic.
 
     Raises:
         ValueError: if there is no row.
@@ -113,15 +113,15 @@ def bootstrap(
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, *, score: Score | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Percentile interval of score(a) - score(b), both over the same resampled rows.
+    """Return the percentile interval of score(a) - score(b), both over the same resampled rows.
 
     Without ``score`` this is the difference of means. For corpus BLEU, ``a`` and ``b`` are the row statistics
-    of `bleu_per_row_statistics`, and every resample's BLEU comes from their sums (P. Koehn, EMNLP 2004).
+    of `bleu_per_row_statistics`, and the BLEU of each resample is computed from their sums (P. Koehn, EMNLP 2004).
 
     Args:
         a: Statistics of every row, shape [rows] or [rows, statistics].
-        b: The same rows answered by the other arm.
-        score: Turns sums of statistics into scores. Default: the mean of the only one.
+        b: Statistics of the same rows, answered by the other arm.
+        score: Computes scores from sums of statistics. Default: the mean of the first statistic.
 
     Raises:
         ValueError: if the shapes differ or there is no row.
@@ -140,13 +140,13 @@ def paired_bootstrap(
 
 
 def _resampled_sums(table: Table, resamples: int, seed: int) -> Table:
-    """Sums over rows drawn with replacement, shape [resamples, statistics].
+    """Return sums over rows drawn with replacement, shape [resamples, statistics].
 
     Rows with equal statistics are interchangeable, so a resample is a multinomial draw over the distinct ones.
     """
     distinct, counts = np.unique(table, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // len(distinct))
+    at_once = max(1, _MAX_DRAWS_IN_MEMORY // len(distinct))
     parts = [
         rng.multinomial(len(table), counts / len(table), size=min(at_once, resamples - done)) @ distinct
         for done in range(0, resamples, at_once)

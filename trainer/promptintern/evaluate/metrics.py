@@ -14,58 +14,59 @@ _SMOOTHING = "exp"
 
 @dataclass(frozen=True, kw_only=True)
 class BleuScore:
-    """Corpus BLEU, 0 to 100, and what it takes to compute it again."""
+    """Corpus BLEU, 0 to 100, and the settings that reproduce it."""
 
     score: float
     signature: str
-    """sacrebleu's: case, tokenizer, smoothing, number of references, version."""
+    """sacrebleu's signature: case, tokenizer, smoothing, number of references, version."""
 
 
-def normalise(text: str) -> str:
-    """``text`` without white space at its ends, every inner run of white space one blank. Nothing else changes."""
+def normalise_answer(text: str) -> str:
+    """Return ``text`` without white space at its ends and with each inner run of white space as one space."""
     return " ".join(text.split())
 
 
 def exact_match(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
-    """1.0 for every row whose prediction is one of its accepted answers after `normalise`, else 0.0.
+    """Return 1.0 for every row whose prediction equals an accepted answer after `normalise_answer`, else 0.0.
 
     Raises:
-        ValueError: if the lengths differ or a row accepts nothing.
+        ValueError: if the lengths differ or a row has no accepted answer.
     """
     _check(predictions, accepted)
     return [
-        float(normalise(prediction) in {normalise(answer) for answer in answers})
+        float(normalise_answer(prediction) in {normalise_answer(answer) for answer in answers})
         for prediction, answers in zip(predictions, accepted, strict=True)
     ]
 
 
 def bleu(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> BleuScore:
-    """sacrebleu's corpus BLEU (13a tokens, mixed case, exponential smoothing); rows may accept different numbers.
+    """Return sacrebleu's corpus BLEU (13a tokens, mixed case, exponential smoothing).
 
-    Without a single 4-gram in the predictions the score is 0, as sacrebleu defines it.
+    Rows may have different numbers of accepted answers. If the predictions contain no 4-gram, the score is 0, as
+    sacrebleu defines it.
 
     Raises:
-        ValueError: if the lengths differ, there is no row, or a row accepts nothing.
+        ValueError: if the lengths differ, there is no row, or a row has no accepted answer.
     """
     _check(predictions, accepted)
     if not predictions:
         raise ValueError("BLEU needs at least one row")
-    most = max(map(len, accepted))
-    # sacrebleu takes one list per reference; a row with fewer of them has None in the later lists.
-    references = [[answers[i] if i < len(answers) else None for answers in accepted] for i in range(most)]
+    max_references = max(map(len, accepted))
+    # sacrebleu takes a list per reference; a row with fewer references has None in the later lists.
+    references = [[answers[i] if i < len(answers) else None for answers in accepted] for i in range(max_references)]
     metric = _metric()
     score = metric.corpus_score(list(predictions), references)
     return BleuScore(score=float(score.score), signature=str(metric.get_signature()))
 
 
 def bleu_per_row_statistics(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-    """What BLEU needs of every row: its sum over any choice of rows gives their corpus BLEU without tokenizing again.
+    """Return the BLEU statistics of every row. Their sum over any set of rows gives the corpus BLEU of that set.
 
     Returns:
         Shape [rows, 10]: tokens, tokens of the closest reference, matched 1- to 4-grams, all 1- to 4-grams.
 
     Raises:
-        ValueError: if the lengths differ or a row accepts nothing.
+        ValueError: if the lengths differ or a row has no accepted answer.
     """
     _check(predictions, accepted)
     metric = _metric()
@@ -78,11 +79,11 @@ def bleu_per_row_statistics(predictions: Sequence[str], accepted: Sequence[Seque
 
 
 def bleu_of_statistics(sums: ArrayLike) -> NDArray[np.float64]:
-    """Corpus BLEU, 0 to 100, of summed row statistics: shape [sets, 10] gives shape [sets].
+    """Return corpus BLEU, 0 to 100, shape [sets], from summed row statistics, shape [sets, 10].
 
-    The brevity penalty min(1, exp(1 - r / c)) times the geometric mean of the precisions (Papineni et al., ACL 2002);
-    the k-th order without a match counts as 1 / 2^k matches (sacrebleu's ``exp``). For thousands of resamples this is
-    sacrebleu's own formula over all of them at once.
+    BLEU is the brevity penalty min(1, exp(1 - r / c)) times the geometric mean of the precisions (Papineni et al., ACL
+    2002). The k-th order without a match counts as 1 / 2^k matches (sacrebleu's ``exp``). This is sacrebleu's formula,
+    vectorized for thousands of resamples.
     """
     table = np.asarray(sums, dtype=np.float64)
     length, reference = table[:, 0], table[:, 1]
@@ -96,7 +97,7 @@ def bleu_of_statistics(sums: ArrayLike) -> NDArray[np.float64]:
 
 
 def _metric() -> Any:
-    # `force` only silences sacrebleu's advice about text that looks tokenized, as code does.
+    # `force` only silences sacrebleu's warning about text that looks tokenized, which code does.
     return BLEU(smooth_method=_SMOOTHING, max_ngram_order=_MAX_ORDER, force=True)
 
 

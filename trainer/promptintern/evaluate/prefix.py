@@ -1,4 +1,4 @@
-"""What all prompts begin with, computed once: every batch continues its keys and values."""
+"""Prefix caching: the keys and values of the prompts' shared prefix are computed once and reused in every batch."""
 
 import inspect
 from collections.abc import Sequence
@@ -9,30 +9,35 @@ from typing import Any
 
 import torch
 
-from promptintern.engine.attention.registration import longest_pack, other_layers, rows_apart, sight_of
+from promptintern.engine.attention.registration import (
+    attention_window,
+    max_pack_tokens,
+    rope_scaling_limit,
+    unsupported_layer_types,
+)
 from promptintern.engine.fused.patching import base_of
 
-LEAST_TOKENS = 16
-"""Of a beginning that is worth keeping."""
+MIN_TOKENS = 16
+"""Length in tokens of the shortest prefix that is worth caching."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prefix:
-    """A beginning of prompts, with its keys and values."""
+class CachedPrefix:
+    """A shared prefix of prompts, with its keys and values."""
 
     ids: tuple[int, ...]
-    filled: Any
-    """transformers' cache after these tokens, for one row."""
+    key_values: Any
+    """transformers' key-value cache after these tokens, for one row."""
 
-    def cache(self, rows: int) -> Any:
-        """A copy for ``rows`` rows, to be filled on."""
-        copy = deepcopy(self.filled)
+    def cache_for(self, rows: int) -> Any:
+        """Return a copy of the cache for ``rows`` rows, which generation extends."""
+        copy = deepcopy(self.key_values)
         copy.batch_repeat_interleave(rows)
         return copy
 
 
 def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all ``prompts`` begin with and that leave at least one of each."""
+    """Return the length of the longest common prefix that leaves at least one token of each prompt."""
     if not prompts:
         return 0
     first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
@@ -40,38 +45,38 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
     return min(same, min(map(len, prompts)) - 1)
 
 
-def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Prefix | None:
-    """The beginning that ``prompts`` (token ids) share, computed by ``model`` as it is now.
+def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> CachedPrefix | None:
+    """Compute the prefix that ``prompts`` (token ids) share with ``model`` in its current state.
 
-    None if it is short, if the device has no memory for it, or if the model cannot go on from it. Rows of a batch are
-    filled up behind the beginning: a model that is not told its tokens' positions, or that sees only some tokens
-    before, would notice; so would one whose positions are scaled by the length of what it is given.
+    Return None if the prefix is short, if the device has too little memory for it, or if the model cannot continue it.
+    The rows of a batch are padded after the prefix. This would change the result of a model that does not take the
+    positions of its tokens, that attends only to a window of tokens, or that scales positions by the input length.
     """
     count = shared_tokens(prompts)
-    if len(prompts) < 2 or count < LEAST_TOKENS or not _takes_prefix(model):
+    if len(prompts) < 2 or count < MIN_TOKENS or not _supports_prefix(model):
         return None
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
     inner = base_of(model)
     ids = tuple(prompts[0][:count])
-    filled = DynamicCache(config=inner.config)
+    cache = DynamicCache(config=inner.config)
     try:
-        inner.base_model(  # without its head: of these tokens nobody wants the logits
+        inner.base_model(  # without its head, because the logits of these tokens are not needed
             input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.arange(count, device=device)[None],  # as generation counts them
-            past_key_values=filled,
+            position_ids=torch.arange(count, device=device)[None],  # like the positions in generation
+            past_key_values=cache,
             use_cache=True,
         )
     except torch.OutOfMemoryError:
         return None
-    if any(type(layer) is not DynamicLayer or layer.get_seq_length() != count for layer in filled.layers):
+    if any(type(layer) is not DynamicLayer or layer.get_seq_length() != count for layer in cache.layers):
         return None
-    return Prefix(ids=ids, filled=filled)
+    return CachedPrefix(ids=ids, key_values=cache)
 
 
-def _takes_prefix(model: Any) -> bool:
-    limits = (sight_of(model), rows_apart(model), longest_pack(model))
-    taken = inspect.signature(base_of(model).forward).parameters.keys()
-    told = {"position_ids", "past_key_values"} <= taken
-    return told and not other_layers(model) and all(limit is None for limit in limits)
+def _supports_prefix(model: Any) -> bool:
+    limits = (attention_window(model), rope_scaling_limit(model), max_pack_tokens(model))
+    parameters = inspect.signature(base_of(model).forward).parameters.keys()
+    takes_cache = {"position_ids", "past_key_values"} <= parameters
+    return takes_cache and not unsupported_layer_types(model) and all(limit is None for limit in limits)

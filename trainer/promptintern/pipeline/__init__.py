@@ -1,1 +1,1 @@
-"""One run from loaded rows to its report, as every worker computes it."""
+"""A whole run as every worker computes it, from loaded rows to the report."""

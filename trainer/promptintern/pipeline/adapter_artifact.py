@@ -1,18 +1,17 @@
-"""The run's result: an adapter that stock PEFT and vLLM load, with the prompt it expects and its lineage."""
+"""The result of a run: an adapter that stock PEFT and vLLM load, with the prompt that it expects and its lineage."""
 
 import json
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE
 from pydantic import BaseModel, ConfigDict
 
-from promptintern.compress import CompressedTemplate
 from promptintern.engine.adapter import CONFIG, WEIGHTS
 from promptintern.pipeline.session import Session
-from promptintern.pipeline.training import base_name, scratch
-from promptintern.prompt.template import Piece
+from promptintern.pipeline.training import base_model_name
+from promptintern.stage_record import StageRecord
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder
 from promptintern.storage.run import RunStore
 
@@ -27,7 +26,7 @@ class PromptPiece(BaseModel):
 
 
 class ExamplePair(BaseModel):
-    """A row that a stage with examples may show."""
+    """A training row that may be shown as an example."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,13 +35,15 @@ class ExamplePair(BaseModel):
 
 
 class InferencePrompt(BaseModel):
-    """``promptintern.json``: how to ask the adapter. After a full run the pieces are little more than the query."""
+    """The content of ``promptintern.json``: how to prompt the adapter.
+
+    After a complete run the pieces are little more than the query."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: str = "1.0"
     base_model: str
-    """URI of the base model, as in the job."""
+    """URI of the base model, as the job gives it."""
     base_digest: str | None = None
     """``ModelFolder.digest`` of the base model that the adapter was trained on."""
     dtype: str
@@ -53,18 +54,18 @@ class InferencePrompt(BaseModel):
     stop: list[str]
     max_new_tokens: int
     examples: list[ExamplePair]
-    """The pool for ``shots`` > 0 (a run that a gate stopped); else empty."""
+    """The pool of examples if ``shots`` > 0, which means that a gate stopped the run; otherwise empty."""
 
 
 def inference_prompt(session: Session, stage: int) -> InferencePrompt:
-    """What ``predict`` needs to ask the adapter of ``stage``."""
+    """Return what ``predict`` needs to prompt the adapter of ``stage``."""
     spec = session.job.spec
     template, shots = session.templates[stage], session.stages[stage].shots
     return InferencePrompt(
         base_model=spec.model.uri,
         base_digest=session.folder.digest(),
         dtype=str(spec.model.dtype),
-        pieces=[PromptPiece(kind=piece.kind.value, text=piece.text) for piece in pieces_of(template)],
+        pieces=[PromptPiece(kind=piece.kind.value, text=piece.text) for piece in template.pieces],
         example_template=spec.prompt.example_template,
         shots=shots,
         chat=spec.prompt.chat,
@@ -74,23 +75,21 @@ def inference_prompt(session: Session, stage: int) -> InferencePrompt:
     )
 
 
-def pieces_of(template: CompressedTemplate) -> list[Piece]:
-    """The template's pieces in order."""
-    return list(template.pieces)
-
-
 def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) -> Manifest:
-    """Put the adapter of ``stage`` under ``adapter/`` with its prompt and its card; the first valid commit wins.
+    """Commit the adapter of ``stage`` to ``adapter/`` with its prompt and its model card. The first valid commit wins.
 
     Raises:
-        RunFailed: if what was committed is damaged.
+        RunFailed: if the committed adapter is damaged.
     """
-    with scratch() as fetched, scratch() as folder:
+    with TemporaryDirectory(prefix="promptintern-") as directory:
+        fetched, folder = Path(directory, "stage"), Path(directory, "adapter")
+        folder.mkdir()
         lineage = store.fetch_stage(str(stage), fetched)
+        record = store.record(str(stage), lineage, StageRecord)
         for name in (WEIGHTS, CONFIG):
             (folder / name).write_bytes((fetched / name).read_bytes())
         (folder / PROMPT_FILE).write_text(inference_prompt(session, stage).model_dump_json(indent=2))
-        (folder / "README.md").write_text(_card(session, lineage, stage), encoding="utf-8")
+        (folder / "README.md").write_text(_model_card(session, record, lineage.digest()), encoding="utf-8")
         manifest = commit_folder(
             store.store,
             folder=ADAPTER_FOLDER,
@@ -102,17 +101,22 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) 
             meta={"stage": stage},
             fence=lambda: store.check_term(term),
         )
-    with scratch() as committed:  # what an earlier process committed may have been damaged since
-        fetch_folder(store.store, manifest, folder=ADAPTER_FOLDER, local=committed)
+    with TemporaryDirectory(prefix="promptintern-") as copy:  # an earlier commit may be damaged by now
+        fetch_folder(store.store, manifest, folder=ADAPTER_FOLDER, local=Path(copy))
     return manifest
 
 
 def read_prompt(folder: Path) -> InferencePrompt:
-    """``promptintern.json`` of an adapter folder. Raises ``FileNotFoundError`` or pydantic's ``ValidationError``."""
+    """Return the content of ``promptintern.json`` in an adapter folder.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is not JSON, or not such a document.
+    """
     return InferencePrompt.model_validate(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
 
 
-def _card(session: Session, lineage: Manifest, stage: int) -> str:
+def _model_card(session: Session, record: StageRecord, digest: str) -> str:
     environment = Environment(
         loader=PackageLoader("promptintern.pipeline"),
         undefined=StrictUndefined,
@@ -120,16 +124,12 @@ def _card(session: Session, lineage: Manifest, stage: int) -> str:
         keep_trailing_newline=True,
     )
     job = session.job
-    facts: dict[str, Any] = {
-        "job": job,
-        "base": base_name(job.spec.model.uri)[0],
-        "stage": stage + 1,
-        "stages": len(session.stages),
-        "meta": lineage.meta,
-        "digest": lineage.digest(),
-        "prompt": "".join(piece.text for piece in session.templates[stage].pieces),
-        "shots": session.stages[stage].shots,
-        "data": session.data.digests,
-        "rows": len(session.data.train),
-    }
-    return environment.get_template("model_card.md.j2").render(facts)
+    return environment.get_template("model_card.md.j2").render(
+        job=job,
+        base=base_model_name(job.spec.model.uri)[0],
+        record=record,
+        stages=len(session.stages),
+        digest=digest,
+        prompt="".join(piece.text for piece in session.templates[record.index].pieces),
+        data=session.data.digests,
+    )

@@ -1,8 +1,11 @@
-"""What a run tells while it goes on, and how it is asked to stop."""
+"""The events of a running job, and the observer that receives them and may ask the run to stop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
+
+from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,75 +18,59 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """The workers own the run from now on, as ``term``."""
+    """The workers have claimed the run under ``term``."""
 
     term: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBegan:
-    """A stage (or the Direct arm) starts or continues."""
+    """The training of a stage or of the Direct arm starts or continues."""
 
     name: str
     stage: int | None
-    """Its number from 0; None for Direct."""
+    """Index of the stage, from 0; None for Direct."""
+    plan: TrackPlan
     steps: int
+    """Number of optimizer steps of the whole training."""
     done: int
-    rate: float
-    shots: int
-    prompt_tokens: float
-    tokens: int
-    """Of all steps: prompts and answers, as if every row were computed alone."""
-    computed: int
-    """Of all steps: through the model, shared ones once."""
+    """Number of steps that were done before."""
+    computed_tokens: int
+    """Number of tokens that go through the model in all steps; shared tokens count once."""
     loss_tokens: int
+    """Number of tokens that have a loss, in all steps."""
     lanes: int
-    """Packs that a worker computes at a time, at most."""
-    started_at: str
-    """ISO 8601, of its first step, whoever did it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """A training's rates so far, per second of its time over all incarnations, and what that time went to."""
-
-    examples: float
-    tokens: float
-    """Of prompts and answers."""
-    computed: float | None
-    """Tokens that went through the model; None where an older version did all steps."""
-    loss_tokens: float
-    mfu: float | None
-    """Model FLOPs utilization, a share; None where the device's peak is not known."""
-    shares: dict[str, float]
-    """Of the time, by ``engine.speed.Part``; they sum to 1."""
+    """Largest number of packs that a worker computes concurrently."""
+    started_at: datetime
+    """Time at which the training first started, possibly under an earlier driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """Optimizer steps were done."""
+    """The training has taken another optimizer step."""
 
     name: str
     stage: int | None
+    """Index of the stage, from 0; None for Direct."""
     done: int
     steps: int
     loss: float
-    speed: Speed
+    throughput: Throughput
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A stage (or the Direct arm) has all its steps."""
+    """The training of a stage or of the Direct arm has taken all its steps."""
 
     name: str
     seconds: float
-    """Training time, without evaluation."""
-    speed: Speed
+    """Training time in seconds, without evaluation."""
+    throughput: Throughput
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """Held-out queries were answered."""
+    """Another batch of held-out queries was answered."""
 
     name: str
     done: int
@@ -92,7 +79,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A stage or an arm has its score."""
+    """A stage or an arm was scored."""
 
     name: str
     metric: str
@@ -101,35 +88,27 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class StageDone:
-    """A stage is committed, by these workers or by earlier ones."""
+    """A stage is committed; these workers or earlier ones have done it."""
 
-    stage: int
-    rate: float
-    shots: int
-    prompt_tokens: float
-    loss: float
-    score: float
-    started_at: str | None
-    finished_at: str | None
-    """Both ISO 8601; None where an older version committed it."""
+    record: StageRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved:
-    """A checkpoint of a stage is stored."""
+    """A checkpoint of a training is stored."""
 
     stage: int | None
-    """None for Direct."""
+    """Index of the stage, from 0; None for Direct."""
     step: int
     folder: str
-    """Below the run's folder."""
+    """Folder of the checkpoint, relative to the run's folder."""
 
 
 Event = Note | Claimed | TrainingBegan | Stepped | Trained | Answered | Scored | StageDone | CheckpointSaved
 
 
-class Stopped(Exception):  # noqa: N818 -- an outcome
-    """The run saved its state and stopped because somebody asked for it."""
+class Stopped(Exception):  # noqa: N818 -- an outcome, not an error
+    """The run saved its state at ``where`` and stopped, because its observer requested that."""
 
     def __init__(self, where: str) -> None:
         super().__init__(where)
@@ -137,23 +116,32 @@ class Stopped(Exception):  # noqa: N818 -- an outcome
 
 
 Ending = Literal["stopped", "user", "failed", "infrastructure"]
+"""How a run ended early: it was stopped, the user made a mistake, the run failed, or the infrastructure did."""
 
 
 class Observer(Protocol):
-    """The other end of a running worker."""
+    """Receives the events of a worker and tells it when to stop."""
 
     def emit(self, event: Event) -> None:
-        """Tell ``event``; never blocks for long, never raises."""
+        """Record ``event``. Never blocks for long and never raises."""
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked the run to save and stop."""
+        """Return whether the run should save and stop."""
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Tell how the run ended, if not well: pairs of place and message. The first call counts."""
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """Record how the run ended early. Only the first call counts.
 
-    def ended(self) -> bool:
-        """Whether an ending was told already."""
+        Args:
+            kind: The kind of ending.
+            problems: Pairs of the place of a problem and its message.
+        """
 
-    def move_on(self, where: str) -> bool:
-        """After a save at ``where``: True if only a worker's pod has to go, so that the workers start again elsewhere;
-        False if the run stops."""
+    def has_ending(self) -> bool:
+        """Return whether an ending was recorded."""
+
+    def record_saved(self, where: str) -> bool:
+        """Record that everything up to ``where`` is stored.
+
+        Return True if only the pod of a worker is about to be deleted, so that the workers restart elsewhere, or False
+        if the run stops.
+        """

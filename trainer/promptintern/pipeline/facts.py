@@ -1,11 +1,12 @@
-"""From a run's files to its report."""
+"""Collects the facts of a run from its files, and writes the report that is computed from them.
+
+`promptintern.report.facts` holds the models of these facts.
+"""
 
 import json
 import platform
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
 
 import torch
 from promptintern_api.contract import JOB_FILE, REPORT_FOLDER, REPORT_HTML, REPORT_JSON
@@ -14,7 +15,7 @@ from promptintern_api.evaluation import Arm
 from promptintern.engine import distributed
 from promptintern.errors import UserError
 from promptintern.pipeline.internalize import Outcome, evaluation_folder
-from promptintern.pipeline.latency import FOLDER as LATENCY
+from promptintern.pipeline.latency import LATENCY_FOLDER
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.tracks import DIRECT
 from promptintern.report.build import build_report
@@ -28,45 +29,40 @@ from promptintern.report.facts import (
     JobFacts,
     LatencyFacts,
     LoraFacts,
-    LossPoint,
     PriceFacts,
     RunFacts,
     SourceFacts,
-    StageFacts,
-    TrackFacts,
     facts_from_json,
     facts_to_json,
 )
 from promptintern.report.html import render_html
+from promptintern.report.loss_curve import loss_curve
 from promptintern.report.schema import Report, report_to_json
-from promptintern.storage.manifest import Manifest
-from promptintern.storage.run import RunStore
-from promptintern.uris import shown
+from promptintern.stage_record import StageRecord, TrackRecord
+from promptintern.storage.run import RunStore, stage_folder
+from promptintern.uris import display_uri
 
 FACTS = f"{REPORT_FOLDER}/facts.json"
 _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizers", "sacrebleu", "bm25s", "safetensors")
-_MAX_POINTS = 400
-"""Points of a track's loss curve; longer ones are thinned evenly, first and last step stay."""
 
 
 def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
     """Write everything that the report is built from to ``report/facts.json``."""
-    manifests = {s.index: m for s in session.stages if (m := store.stage_manifest(str(s.index))) is not None}
-    direct = store.stage_manifest(DIRECT)
+    keys = [str(stage.index) for stage in session.stages]
+    manifests = {key: manifest for key in (*keys, DIRECT) if (manifest := store.stage_manifest(key)) is not None}
+    stages = [store.record(key, manifests[key], StageRecord) for key in keys if key in manifests]
+    direct = store.record(DIRECT, manifests[DIRECT], TrackRecord) if DIRECT in manifests else None
+    tracks = {str(stage.index): stage for stage in stages} | ({DIRECT: direct} if direct else {})
     facts = RunFacts(
         job=_job(session, store),
         metrics=list(session.job.spec.evaluation.metrics),
         max_new_tokens=session.job.spec.evaluation.max_new_tokens,
         rows=[HeldOutRow(id=row.id, query=row.query, accepted=list(row.answers)) for row in session.data.eval],
         arms=_arms(store, outcome),
-        stages=[_stage(index, manifest) for index, manifest in manifests.items()],
+        stages=stages,
         planned_stages=len(session.stages),
-        direct=TrackFacts(**_track(direct)) if direct else None,
-        loss=[
-            point
-            for key, manifest in [*((str(i), m) for i, m in manifests.items()), *([(DIRECT, direct)] if direct else [])]
-            for point in _losses(store, key, manifest)
-        ],
+        direct=direct,
+        loss=[loss_curve(key, _losses(store, key, track.term)) for key, track in tracks.items()],
         gate=GateFacts(
             max_drop=session.job.spec.evaluation.gate.max_drop,
             on_fail=session.job.spec.evaluation.gate.on_fail,
@@ -76,22 +72,19 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         data=_data(session),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
         warnings=[*session.data.warnings, *session.warnings],
-        notes=[*session.notes, *_slower([*manifests.values(), *([direct] if direct else [])])],
+        notes=[*session.notes, *dict.fromkeys(track.slow_reason for track in tracks.values() if track.slow_reason)],
     )
-    known = _known(store)
-    if known is not None:
-        same = facts.model_copy(update={"job": facts.job.model_copy(update={"finished_at": known.job.finished_at})})
-        if same == known:
-            return  # a finished run, started once more: nothing was done, and it ended when it ended
+    stored = _stored_facts(store)
+    if stored is not None:
+        with_stored_end = facts.model_copy(
+            update={"job": facts.job.model_copy(update={"finished_at": stored.job.finished_at})}
+        )
+        if with_stored_end == stored:
+            return  # a finished run was started again and did nothing, so its end time stays
     store.store.write(FACTS, facts_to_json(facts).encode())
 
 
-def _slower(tracks: Sequence[Manifest]) -> list[str]:
-    """Why some were not computed as the others, each reason once."""
-    return list(dict.fromkeys(str(why) for track in tracks if (why := track.meta.get("slower"))))
-
-
-def _known(store: RunStore) -> RunFacts | None:
+def _stored_facts(store: RunStore) -> RunFacts | None:
     try:
         return facts_from_json(store.store.read(FACTS))
     except (FileNotFoundError, ValueError):
@@ -102,19 +95,20 @@ def write_report(store: RunStore) -> Report:
     """Build ``report/report.json`` and ``report/report.html`` from ``report/facts.json``.
 
     Raises:
-        UserError: if the run has no facts yet.
+        UserError: if the run has no facts, or they are damaged.
     """
     try:
         facts = facts_from_json(store.store.read(FACTS))
     except FileNotFoundError:
         raise UserError.at(
-            shown(store.store.uri),
-            f"holds no finished run ({FACTS} is missing); is it the run's folder? `promptintern run` finishes a run",
+            display_uri(store.store.uri),
+            f"contains no finished run, because {FACTS} is missing; give the folder of a run that `promptintern run` "
+            "has finished",
         ) from None
     except ValueError as error:
         raise UserError.at(
-            f"{shown(store.store.uri)}/{FACTS}",
-            f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job makes it again",
+            f"{display_uri(store.store.uri)}/{FACTS}",
+            f"is damaged ({str(error).splitlines()[0]}); `promptintern run` with the same job writes it again",
         ) from None
     report = build_report(facts)
     store.store.write(f"{REPORT_FOLDER}/{REPORT_JSON}", report_to_json(report).encode())
@@ -160,10 +154,10 @@ def _device(device: torch.device) -> str:
 
 
 def _arms(store: RunStore, outcome: Outcome) -> list[ArmFacts]:
-    latency = store.committed_document(LATENCY, parent=outcome.result) or {}
+    latency = store.committed_document(LATENCY_FOLDER, parent=outcome.kept_digest) or {}
     arms = []
     for name in (*map(str, Arm), KEPT_STAGE):
-        document = store.committed_document(evaluation_folder(name), parent=outcome.arms.get(name))
+        document = store.committed_document(evaluation_folder(name), parent=outcome.arm_parents.get(name))
         if document is not None:
             arms.append(
                 ArmFacts(
@@ -177,49 +171,10 @@ def _arms(store: RunStore, outcome: Outcome) -> list[ArmFacts]:
     return arms
 
 
-def _track(manifest: Manifest) -> dict[str, Any]:
-    meta = manifest.meta
-    return {
-        "epochs": meta["epochs"],
-        "steps": meta["steps"],
-        "rows": meta["rows"],
-        "prompt_tokens_mean": meta["promptTokensMean"],
-        "prompt_tokens_p95": meta["promptTokensP95"],
-        "training_tokens": meta["trainingTokens"],
-        "loss_first": meta["lossFirst"],
-        "loss_last": meta["lossLast"],
-        "seconds": meta["seconds"],
-        "speed": meta.get("speed"),
-    }
-
-
-def _stage(index: int, manifest: Manifest) -> StageFacts:
-    meta: dict[str, Any] = dict(manifest.meta)
-    return StageFacts(
-        index=index,
-        rate_asked=meta["rateAsked"],
-        rate_achieved=meta["rateAchieved"],
-        shots=meta["shots"],
-        term=manifest.term,
-        score=meta["score"],
-        full_prompt_score=meta["fullPromptScore"],
-        scored_rows=meta["scoredRows"],
-        gate=meta["gate"],
-        **_track(manifest),
-    )
-
-
-def _losses(store: RunStore, key: str, manifest: Manifest) -> list[LossPoint]:
-    path = f"stages/{key}/t{manifest.term}/adapter/trajectory.json"
+def _losses(store: RunStore, key: str, term: int) -> list[float]:
+    path = f"{stage_folder(key, term)}/trajectory.json"
     losses: list[float] = json.loads(store.store.read(path))["loss"]
-    return [LossPoint(track=key, step=i + 1, loss=losses[i]) for i in thinned(len(losses), _MAX_POINTS)]
-
-
-def thinned(count: int, most: int) -> Sequence[int]:
-    """At most ``most`` of the indices 0 to ``count - 1``, evenly, with the first and the last."""
-    if count <= most:
-        return range(count)
-    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+    return losses
 
 
 def _data(session: Session) -> DataFacts:

@@ -1,4 +1,4 @@
-"""Answering held-out queries, on all workers, each its share."""
+"""Answers held-out queries on all workers, each of which takes its share."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from promptintern.pipeline.session import Session
 
 
 def decoding_of(session: Session) -> Decoding:
-    """How the job generates answers."""
+    """Return how the job generates answers."""
     evaluation = session.job.spec.evaluation
     return Decoding(
         max_new_tokens=evaluation.max_new_tokens,
@@ -21,20 +21,21 @@ def decoding_of(session: Session) -> Decoding:
     )
 
 
-def answer_all(
-    session: Session, prompts: Sequence[Sequence[int]], *, adapter: bool, name: str, observer: Observer
+def answer_prompts(
+    session: Session, prompts: Sequence[Sequence[int]], *, use_adapter: bool, name: str, observer: Observer
 ) -> list[Answer]:
-    """Answers to all ``prompts``, on every worker.
+    """Generate an answer to each prompt. All workers return all answers.
 
     Args:
-        adapter: False answers with the base weights.
-        name: For progress.
+        prompts: The prompts in tokens.
+        use_adapter: Whether the model answers with its adapter, rather than with the base weights.
+        name: Name of the stage or arm in progress events.
 
     Raises:
-        Stopped: if a stop was asked for, on all workers after the same batch.
+        Stopped: if a stop was requested. All workers raise it after the same batch.
     """
-    rank, count = distributed.rank(), distributed.world_size()
-    mine = range(rank, len(prompts), count)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    own_indices = range(rank, len(prompts), world_size)
     decoding = decoding_of(session)
 
     def check_stop() -> None:
@@ -43,32 +44,32 @@ def answer_all(
 
     def progress(done: int) -> None:
         if rank == 0:
-            observer.emit(Answered(name=name, done=min(done * count, len(prompts)), rows=len(prompts)))
+            observer.emit(Answered(name=name, done=min(done * world_size, len(prompts)), rows=len(prompts)))
         check_stop()
 
     check_stop()
-    with weights(session, adapter=adapter):
+    with adapter_context(session, use_adapter=use_adapter):
         answers = generate(
             session.adapter.model,
             session.tokenizer,
-            [prompts[i] for i in mine],
+            [prompts[i] for i in own_indices],
             decoding=decoding,
             device=session.device,
             progress=progress,
         )
-    # The first worker has the most batches; all take part in as many decisions.
-    for _ in range(_batches(len(range(0, len(prompts), count)), decoding) - _batches(len(mine), decoding)):
+    # Each check is a collective operation, so workers with fewer batches than the first one catch up here.
+    for _ in range(_batches(len(range(0, len(prompts), world_size)), decoding) - _batches(len(own_indices), decoding)):
         check_stop()
-    merged: dict[int, Answer] = {}
-    for share in distributed.gather_objects(dict(zip(mine, answers, strict=True))):
-        merged.update(share)
-    return [merged[i] for i in range(len(prompts))]
+    answers_by_index: dict[int, Answer] = {}
+    for share in distributed.gather_objects(dict(zip(own_indices, answers, strict=True))):
+        answers_by_index.update(share)
+    return [answers_by_index[i] for i in range(len(prompts))]
 
 
 def _batches(rows: int, decoding: Decoding) -> int:
     return math.ceil(rows / decoding.batch_size)
 
 
-def weights(session: Session, *, adapter: bool) -> Any:
-    """A context in which the model answers with its adapter, or without."""
-    return nullcontext() if adapter else session.adapter.model.disable_adapter()
+def adapter_context(session: Session, *, use_adapter: bool) -> Any:
+    """Return a context in which the model answers with its adapter, or with the base weights."""
+    return nullcontext() if use_adapter else session.adapter.model.disable_adapter()

@@ -1,4 +1,4 @@
-"""From a job to rows, examples and templates: everything that training and evaluation start from."""
+"""The inputs of training and evaluation that follow from a job: rows, examples, templates, prompts and stages."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,33 +21,35 @@ from promptintern.storage.options import S3Options
 
 
 def s3_options(job: PromptInternJob) -> S3Options:
-    """How the job's S3 server is reached."""
+    """Return how to reach the job's S3 server."""
     return S3Options.of(job.spec.storage)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Checked rows."""
+    """The checked rows of a job."""
 
     train: list[Row]
     eval: list[Row]
     digests: dict[str, str]
-    """SHA-256 of the files, by role."""
+    """SHA-256 digests of the files, by role: ``train`` and ``eval``."""
     dropped: dict[str, int]
-    """Rows left out because the job says so, by reason."""
+    """Number of rows that were left out because the job says so, by reason."""
     warnings: list[str]
 
 
 def load_data(job: PromptInternJob) -> Data:
-    """The rows of both files, checked against each other.
+    """Load the rows of both files and check them against each other.
 
     Raises:
-        UserError: with every problem of both files.
+        UserError: if there are problems; it lists those of both files.
     """
     spec = job.spec.data
     s3 = s3_options(job)
     if spec.train.uri == spec.eval.uri:
-        raise UserError.at("spec.data.eval.uri", "is the training file; hold rows out that are not trained on")
+        raise UserError.at(
+            "spec.data.eval.uri", "is the training file; name a file of rows that are held out from training"
+        )
     train = load_rows(spec.train, field="spec.data.train", s3=s3)
     held_out = load_rows(spec.eval, field="spec.data.eval", s3=s3)
     problems = [*train.problems, *held_out.problems]
@@ -73,24 +75,24 @@ def load_data(job: PromptInternJob) -> Data:
 
 
 def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
-    """A chat file's system message is a part of the prompt, so it cannot differ between the files."""
+    """Refuse two system messages: in chat data they are part of the prompt, which must be the same everywhere."""
     if train is None or held_out is None or train == held_out:
         return []
     return [
         Problem(
             where="spec.data.eval.uri",
-            message="has another system message than spec.data.train.uri; the prompt must be the same in all rows",
+            message="has another system message than spec.data.train.uri; the prompt must be the same for all rows",
         )
     ]
 
 
 def _gpu_warnings(job: PromptInternJob) -> list[str]:
-    asked = job.spec.compute.gpus_per_worker
-    if asked <= 1:
+    gpus = job.spec.compute.gpus_per_worker
+    if gpus <= 1:
         return []
     return [
-        f"spec.compute.gpusPerWorker is {asked}, and a worker trains on one GPU: the others stay idle; for more GPUs "
-        "give more spec.compute.workers"
+        f"spec.compute.gpusPerWorker is {gpus}, but a worker trains on one GPU and leaves the others idle; to use "
+        "more GPUs, raise spec.compute.workers"
     ]
 
 
@@ -98,14 +100,14 @@ def _system_warnings(job: PromptInternJob, system: str | None) -> list[str]:
     if not system or not system.strip() or system.strip() in job.spec.prompt.template:
         return []
     return [
-        "the system message of the chat data is not sent: only what stands in spec.prompt.template is; copy it there "
-        f"if it belongs to the prompt that you pay for today ({system.strip()!r:.60})"
+        "the system message of the chat data is not sent, because only spec.prompt.template is; copy it into the "
+        f"template if it is part of the prompt that you send today ({system.strip()!r:.60})"
     ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """For every row, the training rows shown with it, the best one last."""
+    """For each row, the indices of the training rows that are shown with it, the best one last."""
 
     train: list[list[int]]
     eval: list[list[int]]
@@ -113,7 +115,10 @@ class Examples:
 
 
 def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: Any = None) -> Examples:
-    """The ``shots`` best examples of every row; fewer shots are the tail of these lists.
+    """Return the ``shots`` best examples of each row; the best examples for fewer shots are the tail of its list.
+
+    Args:
+        encoder: The encoder of an Embedding retriever.
 
     Raises:
         UserError: if the pool is too small for ``shots``.
@@ -128,7 +133,7 @@ def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: 
     )
 
 
-def render(
+def render_prompts(
     job: PromptInternJob,
     template: CompressedTemplate,
     *,
@@ -137,28 +142,32 @@ def render(
     shots: int,
     pool: Sequence[Row],
 ) -> Iterator[str]:
-    """The prompts of ``rows`` under ``template`` with ``shots`` examples each, made as they are asked for."""
+    """Return an iterator that renders the prompt of each row with ``template`` and ``shots`` examples.
+
+    Args:
+        neighbours: For each row, the indices into ``pool`` of its best examples, the best one last.
+    """
     return (
         render_prompt(
             template,
             query=row.query,
-            examples=[pool[i] for i in near[len(near) - shots :]],
+            examples=[pool[i] for i in neighbour_indices[len(neighbour_indices) - shots :]],
             example_template=job.spec.prompt.example_template,
         )
-        for row, near in zip(rows, neighbours, strict=True)
+        for row, neighbour_indices in zip(rows, neighbours, strict=True)
     )
 
 
 def stages_of(job: PromptInternJob) -> list[Stage]:
-    """The job's stages."""
+    """Return the job's stages."""
     return build_stages(job.spec.schedule, job.spec.training)
 
 
 def length_of(encoded: Encoded) -> Length:
-    """Token counts of one encoded row."""
+    """Return the token counts of an encoded row."""
     return Length(prompt=len(encoded.prompt_ids), answer=len(encoded.answer_ids))
 
 
 def full_template(job: PromptInternJob, tokenizer: Any) -> CompressedTemplate:
-    """The job's template at rate 1, which needs no model."""
+    """Return the job's template at rate 1, which needs no model to compress it."""
     return uncompressed(parse_template(job.spec.prompt.template, job.spec.prompt.protect), tokenizer)

@@ -1,4 +1,4 @@
-"""How long answers take: full prompt against the run's result, one by one and in batches."""
+"""Measures how long answers take, one by one and in batches, with the full prompt and with the run's adapter."""
 
 import time
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from promptintern_api.evaluation import Arm
 from promptintern.engine import distributed
 from promptintern.evaluate.generate import generate, time_queries
 from promptintern.pipeline.events import Note, Observer
-from promptintern.pipeline.held_out import decoding_of, weights
+from promptintern.pipeline.held_out import adapter_context, decoding_of
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.run import RunStore
 
-FOLDER = "evaluation/latency"
+LATENCY_FOLDER = "evaluation/latency"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The adapter that a run brought forth, and how it is asked."""
+    """The adapter that results from a run, and the prompts that it expects."""
 
     stage: int
     digest: str
-    """Of the stage's manifest."""
+    """Digest of the stage's manifest."""
     arm: str
     prompts: Sequence[Sequence[int]]
-    """Of all held-out rows, in tokens."""
+    """Prompts of all held-out rows, in tokens."""
 
 
 def measure_latency(
@@ -39,39 +39,45 @@ def measure_latency(
     full: Sequence[Sequence[int]],
     observer: Observer,
 ) -> None:
-    """Time the first held-out queries on rank 0 and store the figures.
+    """Time the answers to the first held-out queries on rank 0 and store the figures.
 
-    The adapter is merged into the weights meanwhile, as one would serve it. This is the run's last use of the model,
-    since merging and unmerging rounds the base weights.
+    The adapter is merged into the base weights meanwhile, as in serving. This must be the run's last use of the model,
+    because merging and unmerging rounds the base weights.
+
+    Args:
+        result: The run's adapter, or None if no stage passed the gate.
+        full: Full prompts of all held-out rows, in tokens.
     """
     count = min(session.job.spec.evaluation.latency_queries, len(full))
     parent = result.digest if result is not None else None
-    done = distributed.from_first(lambda: store.committed_document(FOLDER, parent=parent))
-    if count == 0 or done is not None:
+    stored = distributed.from_rank_zero(lambda: store.committed_document(LATENCY_FOLDER, parent=parent))
+    if count == 0 or stored is not None:
         return
     if result is not None:
         trainer.load(str(result.stage))
     if distributed.rank() == 0:
         observer.emit(Note(text=f"timing {count} queries one by one and in batches"))
-        figures = {str(Arm.FULL_PROMPT): _time(session, full, count, adapter=False)}
+        figures = {str(Arm.FULL_PROMPT): _measure_answers(session, full, count, use_adapter=False)}
         if result is not None:
             session.adapter.model.merge_adapter()
-            figures[str(result.arm)] = _time(session, result.prompts, count, adapter=True)
+            figures[str(result.arm)] = _measure_answers(session, result.prompts, count, use_adapter=True)
             session.adapter.model.unmerge_adapter()
-        store.commit_document(FOLDER, figures, term=trainer.term, parent=parent)
+        store.commit_document(LATENCY_FOLDER, figures, term=trainer.term, parent=parent)
     distributed.barrier()
 
 
-def _time(session: Session, prompts: Sequence[Sequence[int]], count: int, *, adapter: bool) -> dict[str, Any]:
+def _measure_answers(
+    session: Session, prompts: Sequence[Sequence[int]], count: int, *, use_adapter: bool
+) -> dict[str, Any]:
     decoding = decoding_of(session)
     model, tokenizer, device = session.adapter.model, session.tokenizer, session.device
     batched = prompts[: max(count, decoding.batch_size)]
-    with weights(session, adapter=adapter):
-        alone = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device)
+    with adapter_context(session, use_adapter=use_adapter):
+        single_seconds = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device)
         began = time.perf_counter()
         generate(model, tokenizer, batched, decoding=decoding, device=device, share_prefix=False)
         return {
-            "secondsAlone": alone,
+            "secondsAlone": single_seconds,
             "batchedSeconds": time.perf_counter() - began,
             "batchedQueries": len(batched),
             "batchSize": min(decoding.batch_size, len(batched)),

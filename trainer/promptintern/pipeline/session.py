@@ -1,4 +1,4 @@
-"""What one worker holds for a whole run: the loaded model, the rows, the templates of all stages."""
+"""The session of a worker: the loaded model, the rows and the templates of all stages, for a whole run."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,25 +15,25 @@ from promptintern_api.training import Packing
 from promptintern.compress import CompressedTemplate, build_compressor, check_precomputed
 from promptintern.engine import distributed
 from promptintern.engine.adapter import Adapter, attach_lora
-from promptintern.engine.lanes import settle_threads, threads_for
-from promptintern.engine.packing.layout import Layout, Layouts, choose_layouts
+from promptintern.engine.lanes import lane_threads, pin_thread_settings
+from promptintern.engine.packing.layout import PackLayout, SupportedLayouts, probe_layouts
 from promptintern.engine.packing.memory import tokens_that_fit
 from promptintern.errors import RunFailed, UserError
 from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
-from promptintern.pipeline.fit import fit_rows
+from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.inputs import (
     Data,
     Examples,
-    load_data,
-    render,
+    render_prompts,
     s3_options,
     stages_of,
 )
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.schedule import Stage
 
-PACK_ON_CPU = 2048
-"""Tokens at a time: with twice as many a step is some 10 % quicker, and takes 120 MiB more with four layers of 256."""
+CPU_PACK_TOKENS = 2048
+"""Tokens of a pack on a CPU. With twice as many, a step is about 10 % faster, but takes 120 MiB more in a model of
+4 layers with hidden size 256."""
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
 
@@ -51,22 +51,22 @@ class Session:
     examples: Examples
     stages: list[Stage]
     templates: list[CompressedTemplate]
-    """By stage."""
+    """The template of each stage."""
     full_template: CompressedTemplate
-    """At rate 1."""
+    """The template at rate 1."""
     max_tokens: int
-    layouts: Layouts
-    """Of packs."""
+    """Longest sequence in tokens."""
+    layouts: SupportedLayouts
     threads: int
-    """That may have packs of their own: of the worker that has the fewest, so that all plan alike."""
+    """Number of threads that may compute packs of their own. All workers take the smallest number, to plan alike."""
     notes: list[str]
-    """What a reader of the report should know about how it was computed."""
+    """What a reader of the report should know about how the run was computed."""
     warnings: list[str]
-    """What speaks against trusting the scores, besides what ``data`` says."""
+    """Reasons not to trust the scores, in addition to the warnings of ``data``."""
 
     def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> Iterator[str]:
-        """The prompts of all training or held-out rows."""
-        return render(
+        """Return an iterator over the prompts of all training or held-out rows."""
+        return render_prompts(
             self.job,
             template,
             rows=self.data.eval if held_out else self.data.train,
@@ -76,7 +76,7 @@ class Session:
         )
 
     def encode_training(self, template: CompressedTemplate, shots: int) -> list[Encoded]:
-        """Prompts and answers of all training rows in tokens."""
+        """Return the prompts and answers of all training rows in tokens."""
         prompts = self.prompts(template, shots, held_out=False)
         return self.encoder.encode(prompts, [row.answer for row in self.data.train])
 
@@ -86,57 +86,58 @@ class Session:
 
 
 def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
-    """Where this worker computes.
+    """Return the device on which this worker computes.
 
     Raises:
-        RunFailed: if the job wants a GPU and this process sees none.
+        RunFailed: if the job asks for a GPU and this process sees none.
     """
-    wanted = job.spec.compute.device
+    requested = job.spec.compute.device
     gpu = torch.cuda.is_available()
-    if not gpu and (wanted is Device.CUDA or job.spec.compute.gpus_per_worker > 0):
+    if not gpu and (requested is Device.CUDA or job.spec.compute.gpus_per_worker > 0):
         raise RunFailed(
-            "the job asks for a GPU (compute.device, compute.gpusPerWorker) and this worker sees none; "
+            "the job asks for a GPU (compute.device, compute.gpusPerWorker), but this worker sees none; "
             "set compute.device: CPU and gpusPerWorker: 0 to train on the CPU"
         )
-    if wanted is Device.CPU or not gpu:
+    if requested is Device.CPU or not gpu:
         return torch.device("cpu")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
-def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
-    """Load, check, retrieve and compress. Rank 0 compresses; all workers then hold the same templates.
+def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Session:
+    """Load the model, retrieve examples, compress the template, check the rows, and attach the adapter.
+
+    Rank 0 compresses, and all workers get its templates.
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
-        RunFailed: if a GPU is wanted and there is none.
+        RunFailed: if the job asks for a GPU and this process sees none.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     device = pick_device(job, local_rank=local_rank)
-    settle_threads(device)
-    data = load_data(job)
+    pin_thread_settings(device)
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
     tokenizer = load_tokenizer(folder)
     base = load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
     stages = stages_of(job)
-    templates = distributed.from_first(
+    templates = distributed.from_rank_zero(
         lambda: compress_all(job, stages, tokenizer=tokenizer, model=base, folder=folder)
     )
     full_template, *by_stage = templates
     encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
-    fitting = fit_rows(
+    fitting_rows = fit_rows(
         job,
         data,
         full=full_template,
         by_stage=by_stage,
         encoder=encoder,
-        embedder=embedder(job, device),
+        embedder=load_embedder(job, device),
         model_config=base.config,
     )
     adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
     layouts, notes = _layouts(job, adapter, tokenizer, device)
     if job.spec.training.gradient_checkpointing:
         _checkpoint_gradients(adapter)
-    layouts = replace(layouts, fits=_tokens_that_fit(job, adapter, layouts, tokenizer, device))
+    layouts = replace(layouts, tokens_that_fit=_tokens_that_fit(job, adapter, layouts, tokenizer, device))
     return Session(
         job=job,
         folder=folder,
@@ -144,22 +145,22 @@ def open_session(job: PromptInternJob, *, local_rank: int = 0) -> Session:
         encoder=encoder,
         adapter=adapter,
         device=device,
-        data=fitting.data,
-        examples=fitting.examples,
+        data=fitting_rows.data,
+        examples=fitting_rows.examples,
         stages=stages,
         templates=by_stage,
         full_template=full_template,
-        max_tokens=fitting.max_tokens,
+        max_tokens=fitting_rows.max_tokens,
         layouts=layouts,
-        threads=min(distributed.gather_objects(_threads(job, adapter, layouts, device))),
+        threads=min(distributed.gather_objects(_pack_threads(job, adapter, layouts, device))),
         notes=notes,
-        warnings=fitting.warnings,
+        warnings=fitting_rows.warnings,
     )
 
 
-def _threads(job: PromptInternJob, adapter: Adapter, layouts: Layouts, device: torch.device) -> int:
-    shares = layouts.best is Layout.SHARED and not job.spec.training.gradient_checkpointing
-    return threads_for(adapter.model, device) if shares else 1
+def _pack_threads(job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, device: torch.device) -> int:
+    shares_prefixes = layouts.best is PackLayout.PREFIX_TREE and not job.spec.training.gradient_checkpointing
+    return lane_threads(adapter.model, device) if shares_prefixes else 1
 
 
 def _checkpoint_gradients(adapter: Adapter) -> None:
@@ -169,14 +170,16 @@ def _checkpoint_gradients(adapter: Adapter) -> None:
     except ValueError:
         name = type(adapter.model.get_base_model()).__name__
         raise UserError.at(
-            "spec.training.gradientCheckpointing", f"{name} does not support it; leave it out, or lower tokensPerPack"
+            "spec.training.gradientCheckpointing",
+            f"{name} does not support gradient checkpointing; leave the field out, and lower tokensPerPack to save "
+            "memory",
         ) from None
 
 
 def compress_all(
     job: PromptInternJob, stages: Sequence[Stage], *, tokenizer: Any, model: Any, folder: ModelFolder | None = None
 ) -> list[CompressedTemplate]:
-    """The template at rate 1, then at every stage's rate."""
+    """Return the template at rate 1, then at the rate of each stage."""
     check_precomputed(job.spec.prompt, stages)
     compressor = build_compressor(
         job.spec.prompt,
@@ -188,8 +191,8 @@ def compress_all(
     return [compressor.compress(rate) for rate in (1.0, *(stage.rate for stage in stages))]
 
 
-def embedder(job: PromptInternJob, device: torch.device) -> Any:
-    """The encoder of an Embedding retriever, or None."""
+def load_embedder(job: PromptInternJob, device: torch.device) -> Any:
+    """Return the encoder of an Embedding retriever, or None if the job has another retriever."""
     retriever = job.spec.prompt.retriever
     if retriever.kind is not RetrieverKind.EMBEDDING:
         return None
@@ -200,47 +203,57 @@ def embedder(job: PromptInternJob, device: torch.device) -> Any:
     return load_encoder(fetch_model(retriever.model_uri, s3=s3_options(job), field=field).path, device=device)
 
 
-def _layouts(job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: torch.device) -> tuple[Layouts, list[str]]:
+def _layouts(
+    job: PromptInternJob, adapter: Adapter, tokenizer: Any, device: torch.device
+) -> tuple[SupportedLayouts, list[str]]:
     if job.spec.training.packing is Packing.NEVER:
-        alone = Layouts(best=Layout.ALONE, long=Layout.ALONE, sight=None, apart=None, reason="")
-        return alone, ["Packing is off, as the job says: one prompt a row."]
-    # One choice for all workers: their packs are planned alike.
-    layouts = distributed.from_first(
-        lambda: choose_layouts(
+        alone = SupportedLayouts(
+            best=PackLayout.UNPACKED,
+            for_long_rows=PackLayout.UNPACKED,
+            attention_window=None,
+            rope_scaling_limit=None,
+            reason="",
+        )
+        return alone, ["Packing is off, because spec.training.packing is Never, so every row is computed alone."]
+    # Rank 0 chooses for all workers, because all of them must plan the same packs.
+    layouts = distributed.from_rank_zero(
+        lambda: probe_layouts(
             adapter,
             vocab_size=_vocabulary(adapter, tokenizer),
             dropout=job.spec.training.lora.dropout,
             device=device,
         )
     )
-    if layouts.best is Layout.ALONE:
+    if layouts.best is PackLayout.UNPACKED:
         return layouts, [f"Packing is off: {layouts.reason}, so every row is computed alone."]
     if layouts.reason:
-        return layouts, [f"What prompts have in common is computed for every row: {layouts.reason}."]
+        return layouts, [f"Tokens that prompts have in common are computed again for every row: {layouts.reason}."]
     return layouts, []
 
 
 def _tokens_that_fit(
-    job: PromptInternJob, adapter: Adapter, layouts: Layouts, tokenizer: Any, device: torch.device
+    job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, tokenizer: Any, device: torch.device
 ) -> int | None:
-    """On the worker with the least memory."""
-    if job.spec.training.tokens_per_pack or not layouts.best.cascades:
+    """Return the tokens of a pack that fit the memory of every worker, or None if they are not measured."""
+    if job.spec.training.tokens_per_pack or not layouts.best.uses_tree_attention:
         return None
     vocabulary = _vocabulary(adapter, tokenizer)
-    here = tokens_that_fit(adapter, layouts.best, vocab_size=vocabulary, device=device)
-    return min((fits for fits in distributed.gather_objects(here) if fits), default=None)
+    own_tokens = tokens_that_fit(adapter, layouts.best, vocab_size=vocabulary, device=device)
+    return min((tokens for tokens in distributed.gather_objects(own_tokens) if tokens), default=None)
 
 
 def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
-    """Ids that the model has an embedding for and the tokenizer a token."""
+    """Return the number of ids for which the model has an embedding and the tokenizer a token."""
     embedded: int = adapter.model.get_base_model().config.get_text_config().vocab_size
     return min(len(tokenizer), embedded)
 
 
-def tokens_per_pack(job: PromptInternJob, layouts: Layouts, layout: Layout, device: torch.device) -> int:
-    """Tokens of a pack: the job's, or a default for the device. Masks grow with the square of a pack."""
+def tokens_per_pack(job: PromptInternJob, layouts: SupportedLayouts, layout: PackLayout, device: torch.device) -> int:
+    """Return the tokens of a pack: the job's number, or a default for the device.
+
+    The default is small for packs with a mask, because a mask grows with the square of the pack."""
     with_mask = 8192 if device.type == "cuda" else 1024
-    default = (layouts.fits or PACK_ON_CPU) if layout.cascades else with_mask
+    default = (layouts.tokens_that_fit or CPU_PACK_TOKENS) if layout.uses_tree_attention else with_mask
     training = job.spec.training
     tokens = training.tokens_per_pack or min(default, training.tokens_per_batch)
-    return min(tokens, layouts.longest_pack or tokens)
+    return min(tokens, layouts.max_pack_tokens or tokens)

@@ -1,39 +1,28 @@
-"""From a trajectory to its rates."""
+"""Computes the throughput of a training from its trajectory."""
+
+from promptintern_api.training_status import TimeShares
 
 from promptintern.engine.checkpoint import Trajectory
-from promptintern.engine.throughput import Weights, training_flops
-from promptintern.pipeline.events import Speed
-from promptintern.report.facts import SpeedFacts, TimeShares
+from promptintern.engine.throughput import ParameterCounts, training_flops
+from promptintern.stage_record import Throughput
 
 
-def speed_of(trajectory: Trajectory, weights: Weights, *, peak: float | None) -> Speed:
-    """The speed of a training of at least one step. What an older version did not note counts for no rate of it.
+def throughput_of(trajectory: Trajectory, parameters: ParameterCounts, *, peak: float | None) -> Throughput:
+    """Return the throughput of a training of at least one step.
 
     Args:
-        peak: FLOP/s of all devices together, if known.
+        peak: FLOP/s of all devices together, or None if it is not known.
     """
     seconds, timed = max(trajectory.seconds, 1e-9), sum(trajectory.spent.values())
     totals = trajectory.totals
-    flops = training_flops(weights, computed=totals.computed, loss_tokens=totals.computed_loss_tokens)
-    return Speed(
-        examples=totals.rows / seconds,
-        tokens=totals.tokens / seconds,
-        computed=totals.computed / timed if timed else None,
-        loss_tokens=totals.loss_tokens / seconds,
+    flops = training_flops(parameters, computed=totals.computed, loss_tokens=totals.computed_loss_tokens)
+    return Throughput(
+        examples_per_second=totals.rows / seconds,
+        tokens_per_second=totals.tokens / seconds,
+        computed_tokens_per_second=totals.computed / timed if timed else None,
+        loss_tokens_per_second=totals.loss_tokens / seconds,
         mfu=flops / timed / peak if timed and peak else None,
-        shares={part: spent / timed for part, spent in trajectory.spent.items()} if timed else {},
-    )
-
-
-def speed_facts(speed: Speed) -> SpeedFacts | None:
-    """For the report; None if not all of it is known."""
-    if speed.computed is None:
-        return None
-    return SpeedFacts(
-        examples_per_second=speed.examples,
-        tokens_per_second=speed.tokens,
-        computed_tokens_per_second=speed.computed,
-        loss_tokens_per_second=speed.loss_tokens,
-        mfu=speed.mfu,
-        time_shares=TimeShares(**speed.shares),
+        time_shares=TimeShares(**{phase: spent / timed for phase, spent in trajectory.spent.items()})
+        if timed
+        else None,
     )

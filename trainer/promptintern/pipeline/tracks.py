@@ -1,47 +1,61 @@
-"""The trainings of a run in their order: one for every stage, and one for the Direct arm."""
+"""The tracks of a run: one training for each stage, and one for the Direct arm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from promptintern_api.evaluation import Arm, DirectBudget
 from promptintern_api.training import LearningRatePolicy
 
-from promptintern.engine.attention.backends import least_saved_on, trunk_saves_on
+from promptintern.compress import CompressedTemplate
+from promptintern.engine import distributed
+from promptintern.engine.attention.backends import min_node_savings_on, min_prefix_savings_on
 from promptintern.engine.attention.prefix_tree import Prefixes
-from promptintern.engine.lanes import lanes_of
-from promptintern.engine.packing.layout import Layout
-from promptintern.engine.packing.planning import StepPlan, plan_steps
-from promptintern.engine.train import Course
+from promptintern.engine.lanes import lane_count
+from promptintern.engine.packing.layout import PackLayout
+from promptintern.engine.packing.planning import StepPlan, check_lengths, plan_steps
+from promptintern.engine.train import LrSpan
 from promptintern.pipeline.inputs import length_of
 from promptintern.pipeline.session import Session, tokens_per_pack
 from promptintern.prompt.encode import Encoded
+from promptintern.stage_record import TrackPlan
 
 DIRECT = "direct"
 _DIRECT_SEED = 1_000_003
-"""Beside the stage numbers 0, 1, ... as a part of seeds."""
+"""Takes the place of the stage's index 0, 1, ... in the seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """One training: a stage, or Direct."""
+    """One training: a stage, or the Direct arm."""
 
     key: str
-    """Name in storage: the stage's number, or ``direct``."""
+    """Name in storage: the stage's index, or ``direct``."""
     name: str
-    """Name for people."""
+    """Name in messages, such as ``stage 2/4``."""
     parent: str | None
-    """The track whose adapter this one starts from."""
+    """Key of the track whose adapter this one starts from; None for a new adapter."""
     template: int
-    """Index into the session's templates."""
+    """Index of its template in the session's templates."""
     stage: int | None
-    """The stage's number; None for Direct."""
+    """Index of the stage; None for Direct."""
     shots: int
     epochs: int
     seed: tuple[int, ...]
 
 
-def tracks_of(session: Session) -> list[Track]:
-    """All stages in order."""
+@dataclass(frozen=True, kw_only=True)
+class PreparedTrack:
+    """A track whose rows are encoded and whose steps are planned."""
+
+    track: Track
+    plan: TrackPlan
+    rows: Sequence[Encoded]
+    steps: Sequence[StepPlan]
+
+
+def stage_tracks(session: Session) -> list[Track]:
+    """Return the tracks of all stages in order."""
     count = len(session.stages)
     return [
         Track(
@@ -58,16 +72,16 @@ def tracks_of(session: Session) -> list[Track]:
     ]
 
 
-def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens_per_epoch: int) -> Track:
-    """A plain fine-tune on the last stage's prompts, from the base model, with the stages' budget.
+def direct_track(session: Session, rows: Sequence[Encoded], *, stage_tokens: Sequence[int]) -> Track:
+    """Return the track of a plain fine-tune on the last stage's prompts, with the budget of the stages.
 
     Args:
-        stage_tokens: Training tokens (all epochs) of every stage that was trained; a gate may have stopped the others.
-        direct_tokens_per_epoch: Tokens of one pass over the last stage's prompts and answers.
+        rows: The encoded prompts and answers of the last stage.
+        stage_tokens: Training tokens, over all epochs, of each stage that was trained. A gate may have stopped others.
     """
     epochs = sum(stage.epochs for stage in session.stages[: len(stage_tokens)])
     if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
-        epochs = max(1, round(sum(stage_tokens) / direct_tokens_per_epoch))
+        epochs = max(1, round(sum(stage_tokens) / sum(length_of(row).total for row in rows)))
     return Track(
         key=DIRECT,
         name=f"arm {Arm.DIRECT}",
@@ -80,18 +94,58 @@ def direct_track(session: Session, *, stage_tokens: Sequence[int], direct_tokens
     )
 
 
-def layout_of(session: Session, rows: Sequence[Encoded]) -> Layout:
-    """How ``rows`` lie in their packs."""
+def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None = None) -> PreparedTrack:
+    """Encode the rows of ``track`` and plan its steps.
+
+    Args:
+        rows: The encoded rows, if they exist already.
+
+    Raises:
+        UserError: if a row is longer than the session's ``max_tokens``, or has no tokens with a loss.
+    """
+    template = session.templates[track.template]
+    if rows is None:
+        rows = session.encode_training(template, track.shots)
+    check_lengths(
+        [length_of(row) for row in rows],
+        max_tokens=session.max_tokens,
+        wheres=[row.where for row in session.data.train],
+    )
+    return PreparedTrack(
+        track=track,
+        plan=describe_track(template, shots=track.shots, epochs=track.epochs, rows=rows),
+        rows=rows,
+        steps=plan_track(session, track, rows, world_size=distributed.world_size()),
+    )
+
+
+def describe_track(template: CompressedTemplate, *, shots: int, epochs: int, rows: Sequence[Encoded]) -> TrackPlan:
+    """Return the plan of a training on the encoded ``rows``."""
+    prompts = np.array([len(row.prompt_ids) for row in rows])
+    return TrackPlan(
+        requested_rate=template.requested_rate,
+        achieved_rate=template.achieved_rate,
+        shots=shots,
+        epochs=epochs,
+        rows=len(rows),
+        prompt_tokens_mean=float(prompts.mean()),
+        prompt_tokens_p95=float(np.percentile(prompts, 95)),
+        training_tokens=epochs * sum(length_of(row).total for row in rows),
+    )
+
+
+def layout_of(session: Session, rows: Sequence[Encoded]) -> PackLayout:
+    """Return the pack layout of ``rows``."""
     return session.layouts.for_rows(_longest(rows))
 
 
-def why_slower(session: Session, rows: Sequence[Encoded]) -> str:
-    """Why ``rows`` do not lie in their packs as the model's other rows do; nothing if they do."""
-    return session.layouts.why_slower(_longest(rows))
+def slow_reason(session: Session, rows: Sequence[Encoded]) -> str:
+    """Return a sentence that says why ``rows`` are not in the model's fastest pack layout; empty if they are."""
+    return session.layouts.slow_reason(_longest(rows))
 
 
 def slow_rows(session: Session, rows: Sequence[Encoded]) -> int:
-    """How many of ``rows`` are the cause of that."""
+    """Return how many of ``rows`` are too long for the model's fastest pack layout."""
     layouts = session.layouts
     return sum(layouts.for_rows(length_of(row).total) is not layouts.best for row in rows)
 
@@ -101,11 +155,11 @@ def _longest(rows: Sequence[Encoded]) -> int:
 
 
 def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world_size: int) -> list[StepPlan]:
-    """The steps of ``track`` over its encoded rows."""
+    """Plan the steps of ``track`` over its encoded rows."""
     training = session.job.spec.training
     layout = layout_of(session, rows)
     tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
-    trunks = layout is Layout.SHARED and _may_have_trunks(session, rows)
+    may_share = layout is PackLayout.PREFIX_TREE and _may_have_shared_prefix(session, rows)
     return plan_steps(
         [length_of(row) for row in rows],
         seed=track.seed,
@@ -113,31 +167,35 @@ def plan_track(session: Session, track: Track, rows: Sequence[Encoded], *, world
         tokens_per_batch=training.tokens_per_batch,
         rows_per_batch=training.rows_per_batch,
         tokens_per_pack=tokens,
-        pack=layout.packs,
+        pack=layout.is_packed,
         world_size=world_size,
-        # Where there can be no trunk, small packs would compute anew what all rows begin with.
-        lanes=lanes_of(session.threads, tokens_per_pack=tokens) if trunks else 1,
-        prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is Layout.SHARED else None,
-        least_saved=least_saved_on(session.device),
-        trunk_saves=trunk_saves_on(session.device) if trunks else None,
+        # Lanes make packs smaller. Without a shared prefix, each pack would compute again what all rows begin with.
+        lanes=lane_count(session.threads, tokens_per_pack=tokens) if may_share else 1,
+        prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is PackLayout.PREFIX_TREE else None,
+        min_node_savings=min_node_savings_on(session.device),
+        min_prefix_savings=min_prefix_savings_on(session.device) if may_share else None,
     )
 
 
-def _may_have_trunks(session: Session, rows: Sequence[Encoded]) -> bool:
-    """Below a trunk a token's place in its pack is not that in a row, which some models go by beyond a length."""
-    limit = session.layouts.longest_pack
+def _may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
+    """Return whether the beginning that the rows have in common may be a shared prefix.
+
+    Not with gradient checkpointing, and not if rows are longer than ``max_pack_tokens``: the model then depends on a
+    token's index in its pack, which a shared prefix changes.
+    """
+    limit = session.layouts.max_pack_tokens
     return not session.job.spec.training.gradient_checkpointing and (limit is None or _longest(rows) <= limit)
 
 
-def course_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> Course:
-    """Where the track's steps lie in the learning rate's course.
+def lr_span_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> LrSpan:
+    """Return the place of the track's steps in the learning-rate schedule.
 
     Args:
-        steps: Of this track.
-        before: Steps of the stages before it.
-        after: Steps of the stages after it.
+        steps: Number of steps of this track.
+        before: Number of steps of the stages before it.
+        after: Number of steps of the stages after it.
     """
     policy = session.job.spec.training.between_stages.learning_rate
     if track.key == DIRECT or policy is LearningRatePolicy.RESTART:
-        return Course(first=0, total=steps)
-    return Course(first=before, total=before + steps + after)
+        return LrSpan(first=0, total=steps)
+    return LrSpan(first=before, total=before + steps + after)

@@ -1,16 +1,12 @@
-"""Training one track from where storage says it stands, to its commit."""
+"""Trains a track, from its newest checkpoint in storage to its commit."""
 
 import copy
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from promptintern_api.training import OptimizerPolicy
 
@@ -24,35 +20,26 @@ from promptintern.engine.checkpoint import (
     snapshot,
     write_state,
 )
-from promptintern.engine.packing.planning import StepPlan
-from promptintern.engine.throughput import device_peak, weights_of
-from promptintern.engine.train import Course, StageTask, train_stage
-from promptintern.pipeline.events import (
-    CheckpointSaved,
-    Note,
-    Observer,
-    Speed,
-    Stepped,
-    Stopped,
-    Trained,
-    TrainingBegan,
-)
+from promptintern.engine.throughput import device_peak, parameter_counts
+from promptintern.engine.train import LrSpan, TrackTask, train_track
+from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.pipeline.session import DTYPES, Session
-from promptintern.pipeline.throughput import speed_of
-from promptintern.pipeline.tracks import Track, layout_of, slow_rows, why_slower
+from promptintern.pipeline.throughput import throughput_of
+from promptintern.pipeline.tracks import PreparedTrack, Track, layout_of, slow_reason, slow_rows
 from promptintern.prompt.encode import Encoded
+from promptintern.stage_record import Throughput, TrackRecord
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore, checkpoint_folder
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 _OPTIMIZER = "optimizer"
 _FENCE_SECONDS = 10
-"""How often a running driver looks whether a newer one has taken over."""
+"""Seconds between two checks whether a driver with a newer term has taken over."""
 
 
 class TrackTrainer:
-    """Trains tracks one after another in one process group and one loaded model."""
+    """Trains one track after another in the same process group, with the same loaded model."""
 
     def __init__(
         self, session: Session, store: RunStore, *, term: int, observer: Observer, writer: BackgroundWriter
@@ -62,42 +49,40 @@ class TrackTrainer:
         self.term = term
         self.observer = observer
         self.writer = writer
-        self.started_at = ""
-        """When the track that is trained, or was trained last, began: ISO 8601. Its checkpoints hand it on."""
-        self._told: set[str] = set()
-        self._weights = weights_of(session.adapter)
+        self.started_at = _now()
+        """Time at which the current or last track began; it is stored in the track's checkpoints."""
+        self._noted_reasons: set[str] = set()
+        self._parameters = parameter_counts(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
 
-    def train(self, track: Track, *, rows: Sequence[Encoded], steps: Sequence[StepPlan], course: Course) -> Trajectory:
-        """Train ``track`` from its newest checkpoint, or else from its parent's adapter.
+    def train(self, prepared: PreparedTrack, lr_span: LrSpan) -> Trajectory:
+        """Train a track from its newest checkpoint, or else from its parent's adapter, and return its trajectory.
 
         Raises:
-            Stopped: after saving, if a stop was asked for before the last step.
+            Stopped: if a stop was requested before the last step; a checkpoint is saved before.
         """
         session, spec = self.session, self.session.job.spec
+        track, rows, steps = prepared.track, prepared.rows, prepared.steps
         optimizer = new_optimizer(session.adapter, weight_decay=spec.training.weight_decay)
         trajectory = self._restore(track, optimizer)
         if distributed.rank() == 0:
-            self._tell_slower(track, rows)
+            self._note_slow_rows(track, rows)
             self.observer.emit(
                 TrainingBegan(
                     name=track.name,
                     stage=track.stage,
+                    plan=prepared.plan,
                     steps=len(steps),
                     done=trajectory.steps,
-                    rate=session.templates[track.template].rate_achieved,
-                    shots=track.shots,
-                    prompt_tokens=float(np.mean([len(row.prompt_ids) for row in rows])),
-                    tokens=sum(step.tokens for step in steps),
-                    computed=sum(step.computed for step in steps),
+                    computed_tokens=sum(step.computed for step in steps),
                     loss_tokens=sum(step.loss_tokens for step in steps),
-                    lanes=max((step.at_a_time(0) for step in steps), default=1),
+                    lanes=max((step.concurrent_packs(0) for step in steps), default=1),
                     started_at=self.started_at,
                 )
             )
         layout = layout_of(session, rows)
-        task = StageTask(name=track.name, seed=track.seed, rows=rows, steps=steps, layout=layout, course=course)
-        complete = train_stage(
+        task = TrackTask(name=track.name, seed=track.seed, rows=rows, steps=steps, layout=layout, lr_span=lr_span)
+        complete = train_track(
             session.adapter,
             optimizer,
             task,
@@ -112,43 +97,48 @@ class TrackTrainer:
             self.save(track, trajectory)
             raise Stopped(f"{track.name}, step {trajectory.steps} of {len(steps)}")
         if distributed.rank() == 0:
-            self.observer.emit(Trained(name=track.name, seconds=trajectory.seconds, speed=self.speed(trajectory)))
+            self.observer.emit(
+                Trained(name=track.name, seconds=trajectory.seconds, throughput=self.throughput(trajectory))
+            )
         return trajectory
 
-    def _tell_slower(self, track: Track, rows: Sequence[Encoded]) -> None:
-        """Once for all stages that it holds for."""
-        why = why_slower(self.session, rows)
-        if why and why not in self._told:
-            self._told.add(why)
+    def _note_slow_rows(self, track: Track, rows: Sequence[Encoded]) -> None:
+        """Note why a track is slow, once for all tracks with the same reason."""
+        reason = slow_reason(self.session, rows)
+        if reason and reason not in self._noted_reasons:
+            self._noted_reasons.add(reason)
             count = slow_rows(self.session, rows)
-            self.observer.emit(Note(text=f"{why} One is enough; {track.name} has {count:,} among {len(rows):,} rows."))
+            self.observer.emit(
+                Note(text=f"{reason} One such row is enough; {track.name} has {count:,} among its {len(rows):,} rows.")
+            )
 
-    def speed(self, trajectory: Trajectory) -> Speed:
-        """Of all workers together; they are taken to have the same device."""
+    def throughput(self, trajectory: Trajectory) -> Throughput:
+        """Return the throughput of all workers together, assuming that they have the same device."""
         peak = self._peak * distributed.world_size() if self._peak else None
-        return speed_of(trajectory, self._weights, peak=peak)
+        return throughput_of(trajectory, self._parameters, peak=peak)
 
     def save(self, track: Track, trajectory: Trajectory) -> None:
-        """Write a checkpoint of ``track``, the one trained last, and wait until it is stored."""
+        """Write a checkpoint of ``track``, which was trained last, and wait until it is stored."""
         self._save(track, self._optimizer, trajectory)
         self.writer.drain()
         distributed.barrier()
 
-    def commit(self, track: Track, trajectory: Trajectory, meta: dict[str, Any]) -> Manifest:
+    def commit(self, track: Track, trajectory: Trajectory, record: TrackRecord) -> Manifest:
         """Store the track's adapter, trajectory and manifest. All workers return the committed manifest."""
         manifest: Manifest | None = None
         if distributed.rank() == 0:
             self.writer.drain()
-            with scratch() as folder:
+            with TemporaryDirectory(prefix="promptintern-") as directory:
+                folder = Path(directory)
                 session = self.session
-                name, revision = base_name(session.job.spec.model.uri)
+                name, revision = base_model_name(session.job.spec.model.uri)
                 session.adapter.save(folder, base_name=name, revision=revision)
                 trajectory.write(folder)
                 if self._keeps_optimizer:
                     write_state(
                         folder / _OPTIMIZER,
                         {n: t.cpu() for n, t in optimizer_tensors(self._optimizer, session.adapter).items()},
-                        layout=session.adapter.layout_digest(),
+                        buffer_digest=session.adapter.buffer_digest(),
                     )
                 parent = self.store.stage_manifest(track.parent) if track.parent is not None else None
                 manifest = self.store.commit_stage(
@@ -156,18 +146,19 @@ class TrackTrainer:
                     term=self.term,
                     local=folder,
                     parent=parent.digest() if parent else None,
-                    meta=meta,
+                    meta=record.to_meta(),
                 )
         committed: Manifest = distributed.broadcast_object(manifest)
         if committed.term != self.term:
-            # Another incarnation was first; what it committed is the stage now.
+            # Workers of another term have committed first, so their adapter is the stage's.
             self.load(track.key)
         return committed
 
     def load(self, key: str) -> None:
-        """Make the adapter what track ``key`` committed, on all workers."""
+        """Load the committed adapter of track ``key`` on all workers."""
         if distributed.rank() == 0:
-            with scratch() as folder:
+            with TemporaryDirectory(prefix="promptintern-") as directory:
+                folder = Path(directory)
                 self.store.fetch_stage(key, folder)
                 self.session.adapter.load(folder)
         distributed.broadcast(self.session.adapter.flat.data)
@@ -177,48 +168,50 @@ class TrackTrainer:
         return self.session.job.spec.training.between_stages.optimizer is OptimizerPolicy.KEEP
 
     def _restore(self, track: Track, optimizer: torch.optim.AdamW) -> Trajectory:
-        """Rank 0 reads, everybody gets the same."""
+        """Restore the newest checkpoint, or the parent's state. Rank 0 reads it and all workers get it."""
         state: dict[str, torch.Tensor] | None = None
         trajectory = Trajectory()
-        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.started_at = _now()
         if distributed.rank() == 0:
-            found = self.store.latest_checkpoint(track.key)
-            if found is not None:
-                manifest, folder = found
-                with scratch() as local:
+            checkpoint = self.store.latest_checkpoint(track.key)
+            if checkpoint is not None:
+                manifest, folder = checkpoint
+                with TemporaryDirectory(prefix="promptintern-") as directory:
+                    local = Path(directory)
                     self.store.fetch_checkpoint(manifest, folder, local)
-                    state = read_state(local, layout=self.session.adapter.layout_digest())
+                    state = read_state(local, buffer_digest=self.session.adapter.buffer_digest())
                     trajectory = Trajectory.read(local)
-                self.started_at = str(manifest.meta.get("startedAt", self.started_at))
+                self.started_at = datetime.fromisoformat(str(manifest.meta["startedAt"]))
                 self.observer.emit(Note(text=f"{track.name} continues after step {trajectory.steps}"))
             else:
-                state = self._parents_state(track)
+                state = self._parent_state(track)
         shared: tuple[dict[str, torch.Tensor], Trajectory] = distributed.broadcast_object((state, trajectory))
         apply_state(shared[0], self.session.adapter, optimizer)
         return shared[1]
 
-    def _parents_state(self, track: Track) -> dict[str, torch.Tensor]:
+    def _parent_state(self, track: Track) -> dict[str, torch.Tensor]:
         adapter = self.session.adapter
         if track.parent is None:
             return {"parameters": adapter.initial.cpu()}
-        with scratch() as folder:
+        with TemporaryDirectory(prefix="promptintern-") as directory:
+            folder = Path(directory)
             self.store.fetch_stage(track.parent, folder)
             adapter.load(folder)
             state = {"parameters": adapter.flat.detach().cpu().clone()}
             if self._keeps_optimizer:
-                kept = read_state(folder / _OPTIMIZER, layout=adapter.layout_digest())
+                kept = read_state(folder / _OPTIMIZER, buffer_digest=adapter.buffer_digest())
                 state |= {f"optimizer.{name}": tensor for name, tensor in kept.items()}
         return state
 
     def _after_step(self, track: Track, optimizer: torch.optim.AdamW, steps: int) -> Callable[[Trajectory], None]:
-        """Progress, fencing and checkpoints, by rank 0."""
+        """Return what rank 0 does after each step: report progress, check its term, and write due checkpoints."""
         if distributed.rank() != 0:
             return lambda _trajectory: None
         every = self.session.job.spec.checkpoint.every_seconds
-        saved = fenced = time.monotonic()
+        last_save = last_check = time.monotonic()
 
         def after_step(trajectory: Trajectory) -> None:
-            nonlocal saved, fenced
+            nonlocal last_save, last_check
             now = time.monotonic()
             self.observer.emit(
                 Stepped(
@@ -227,33 +220,34 @@ class TrackTrainer:
                     done=trajectory.steps,
                     steps=steps,
                     loss=trajectory.loss[-1],
-                    speed=self.speed(trajectory),
+                    throughput=self.throughput(trajectory),
                 )
             )
             self.writer.poll()
-            if now - saved >= every and trajectory.steps < steps:
-                saved = fenced = now
+            if now - last_save >= every and trajectory.steps < steps:
+                last_save = last_check = now
                 self._save(track, optimizer, trajectory)
-            elif now - fenced >= _FENCE_SECONDS and self.writer.idle:
-                fenced = now
+            elif now - last_check >= _FENCE_SECONDS and self.writer.idle:
+                last_check = now
                 self.writer.submit(lambda: self.store.check_term(self.term))
 
         return after_step
 
     def _save(self, track: Track, optimizer: torch.optim.AdamW, trajectory: Trajectory) -> None:
-        """A checkpoint; copied now, written beside training."""
+        """Copy the state now, and write the checkpoint in the background while training goes on."""
         if distributed.rank() != 0:
             return
         tensors = snapshot(self.session.adapter, optimizer)
         frozen = copy.deepcopy(trajectory)
-        layout = self.session.adapter.layout_digest()
+        buffer_digest = self.session.adapter.buffer_digest()
         keep = self.session.job.spec.checkpoint.keep
-        meta = {"track": track.name, "startedAt": self.started_at}
+        meta = {"track": track.name, "startedAt": self.started_at.isoformat()}
 
         def write() -> None:
             self.store.check_term(self.term)
-            with scratch() as folder:
-                write_state(folder, tensors, layout=layout)
+            with TemporaryDirectory(prefix="promptintern-") as directory:
+                folder = Path(directory)
+                write_state(folder, tensors, buffer_digest=buffer_digest)
                 frozen.write(folder)
                 self.store.save_checkpoint(
                     track.key,
@@ -274,19 +268,13 @@ class TrackTrainer:
         self.writer.submit(write, replaceable=True)
 
 
-def base_name(uri: str) -> tuple[str, str | None]:
-    """The base model as an adapter's config holds it: a hub's name and revision, a folder's path, else the URI."""
+def base_model_name(uri: str) -> tuple[str, str | None]:
+    """Return the base model as an adapter's config names it: a hub's name and revision, a folder's path, or the URI."""
     if uri.startswith("hf://"):
         name, _, revision = uri.removeprefix("hf://").partition("@")
         return name, revision or None
-    return shown(uri), None
+    return display_uri(uri), None
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """An empty local folder that is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="promptintern-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,1 +1,1 @@
-"""What the trainer does only in a pod: it says how training goes, saves before the pod ends, and keeps its logs."""
+"""What the trainer does only in a pod: it writes the job's status, saves before the pod ends, and uploads its logs."""

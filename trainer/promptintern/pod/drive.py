@@ -1,4 +1,4 @@
-"""The driver in the head pod: `promptintern run`, which also says how training goes."""
+"""The driver in the head pod: `promptintern run`, which also writes its progress to the job's status."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.contract import ENV_RAY_JOB, ENV_RAY_VERSION
 
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
-from promptintern.leaving import present
+from promptintern.leaving import register_process
 from promptintern.pipeline.events import Observer
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.status import StatusObserver, StatusWriter, patch_of
@@ -16,27 +16,28 @@ from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job
 
 RAY_AUTHENTICATION = "RAY_AUTH_MODE"
-"""KubeRay sets it for a cluster whose authOptions it knows."""
+"""KubeRay sets this variable if it knows the field authOptions, which the operator sets."""
 
 
 def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
-    """Run ``job`` in the Ray cluster of this pod, or continue it; returns its report and where its files are.
+    """Run or continue ``job`` in the Ray cluster of this pod. Return its report and the URI of its run.
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
-        InfrastructureFailed: if the same again may go well.
-        RunFailed: if the run ended badly otherwise.
+        InfrastructureFailed: if another attempt may succeed.
+        RunFailed: if the run failed for another reason.
         Stopped: if it saved and stopped because it was asked to.
     """
-    assert job.spec.storage is not None, "the operator fills it in"
+    assert job.spec.storage is not None, "the operator sets the storage of a resolved job"
     storage_uri = job.spec.storage.uri
     uri = open_run(job, storage_uri).store.uri
     progress = TrainingProgress(run_uri=uri)
     writer = StatusWriter(progress, patch_of(job))
-    ending: Callable[[TrainingProgress], None] | None = None
+    last_update: Callable[[TrainingProgress], None] | None = None
     ray_job = os.environ.get(ENV_RAY_JOB)
-    # To the last word on its status: the preStop hook waits for that, and then for KubeRay to hear of the exit code.
-    with present("driver"):
+    # The driver is registered until the last status is written: the preStop hook waits for that, and then for KubeRay
+    # to read the exit code.
+    with register_process("driver"):
         try:
             _check_ray()
             report = run_job(
@@ -45,37 +46,37 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
                 workers=job.spec.compute.workers,
                 observer=StatusObserver(observer, writer),
             )
-            ending = TrainingProgress.succeed
+            last_update = TrainingProgress.succeed
         except UserError as error:
-            ending = partial(TrainingProgress.fail, who="User", message=str(error), ray_job=ray_job)
+            last_update = partial(TrainingProgress.fail, who="User", message=str(error), ray_job=ray_job)
             raise
         except InfrastructureFailed as error:
-            ending = partial(TrainingProgress.fail, who="Infrastructure", message=str(error), ray_job=ray_job)
+            last_update = partial(TrainingProgress.fail, who="Infrastructure", message=str(error), ray_job=ray_job)
             raise
         except RunFailed as error:
-            ending = partial(TrainingProgress.fail, who="Application", message=str(error), ray_job=ray_job)
+            last_update = partial(TrainingProgress.fail, who="Application", message=str(error), ray_job=ray_job)
             raise
         finally:
-            writer.close(ending)
+            writer.close(last_update)
     return report, uri
 
 
 def _check_ray() -> None:
-    """See that the image's Ray is the one that was asked for, and that KubeRay guards its cluster.
+    """Check that the image has the Ray version of the spec, and that the Ray cluster demands a token.
 
     Raises:
-        UserError: if it is another version.
-        InfrastructureFailed: if anybody in the cluster's network could submit code to this Ray cluster.
+        UserError: if the image has another version.
+        InfrastructureFailed: if anybody in the cluster's network could run code in this Ray cluster.
     """
     import ray
 
-    wanted = os.environ.get(ENV_RAY_VERSION)
-    if wanted and wanted != ray.__version__:
+    version = os.environ.get(ENV_RAY_VERSION)
+    if version and version != ray.__version__:
         raise UserError.at(
-            "spec.compute.rayVersion", f"is {wanted}, but the image has Ray {ray.__version__}; make them the same"
+            "spec.compute.rayVersion", f"is {version}, but the image has Ray {ray.__version__}; make them the same"
         )
     if os.environ.get(ENV_RAY_JOB) and os.environ.get(RAY_AUTHENTICATION) != "token":
         raise InfrastructureFailed(
-            "KubeRay gave this Ray cluster no token, so that it takes code from anybody; KubeRay 1.5 or newer is "
-            "needed, its operator as well as its CustomResourceDefinitions"
+            "KubeRay gave this Ray cluster no token, so anybody in its network could run code in it; upgrade to "
+            "KubeRay 1.5 or newer, both its operator and its CustomResourceDefinitions"
         )

@@ -1,28 +1,28 @@
-"""From events to ``status.training``."""
+"""Computes ``status.training`` from a run's events."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
-from promptintern_api.status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
+from promptintern_api.training_status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
 
 from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
+from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 _RECENT_STEPS = 20
-"""The steps by whose time the time that is left is told. The first ones of a stage are slower."""
+"""Newest steps from which the remaining time is estimated; the first steps of a stage are slower."""
 
 
 class TrainingProgress:
-    """The trainer's part of a job's status, as the events so far tell it."""
+    """The trainer's part of a job's status, after the events so far."""
 
     def __init__(self, *, run_uri: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._run_uri = run_uri
         self._clock = clock
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_STEPS + 1)
-        """When how many steps were done."""
+        """Pairs of a time and the number of steps done by then."""
         self._term = 0
         self._stages: dict[int, StageStatus] = {}
         self._progress: Progress | None = None
@@ -30,18 +30,12 @@ class TrainingProgress:
         self._outputs: Outputs | None = None
 
     def note(self, event: Event) -> None:
-        """Take ``event`` in."""
+        """Apply ``event`` to the status."""
         match event:
             case Claimed(term=term):
                 self._term = term
             case TrainingBegan(stage=int() as stage):
-                self._change(
-                    stage,
-                    rate=event.rate,
-                    shots=event.shots,
-                    prompt_tokens=event.prompt_tokens,
-                    started_at=datetime.fromisoformat(event.started_at),
-                )
+                self._change(stage, **_planned(event.plan), started_at=event.started_at)
                 self._progress = Progress(step=event.done, total=event.steps)
                 self._recent.clear()
                 self._recent.append((self._clock(), event.done))
@@ -51,35 +45,21 @@ class TrainingProgress:
                 self._progress = Progress(
                     step=event.done,
                     total=event.steps,
-                    examples_per_second=round(event.speed.examples, 1),
-                    tokens_per_second=round(event.speed.tokens, 1),
-                    computed_tokens_per_second=_rounded(event.speed.computed, 1),
-                    loss_tokens_per_second=round(event.speed.loss_tokens, 1),
-                    mfu=_rounded(event.speed.mfu, 3),
-                    time_shares=_shares(event.speed.shares),
+                    **_rounded(event.throughput),
                     eta_seconds=self._seconds_left(event.steps),
                 )
             case CheckpointSaved(stage=int() as stage):
                 self._change(stage, checkpoint=f"{self._run_uri}/{event.folder}")
-            case StageDone():
-                self._change(
-                    event.stage,
-                    rate=event.rate,
-                    shots=event.shots,
-                    prompt_tokens=event.prompt_tokens,
-                    loss=event.loss,
-                    score=event.score,
-                    **_times(event),
-                    checkpoint=None,
-                )
+            case StageDone(record=record):
+                self._stages[record.index] = stage_status(record)
                 self._progress = None
 
     def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
-        """Say why the trainer ends, and who has to act."""
+        """Record why the trainer fails, and who has to act."""
         self._failure = Failure(failure_class=who, message=message[:32_768], ray_job=ray_job)
 
     def succeed(self) -> None:
-        """Say what the run leaves."""
+        """Record the run's outputs."""
         self._outputs = Outputs(
             adapter=f"{self._run_uri}/{ADAPTER_FOLDER}",
             report=f"{self._run_uri}/{REPORT_FOLDER}/{REPORT_HTML}",
@@ -87,7 +67,7 @@ class TrainingProgress:
         self._progress = None
 
     def status(self) -> TrainingStatus:
-        """What is to be said now."""
+        """Return the status after the events so far."""
         return TrainingStatus(
             term=self._term,
             stages=[self._stages[index] for index in sorted(self._stages)],
@@ -105,15 +85,35 @@ class TrainingProgress:
         return round((now - began) / (done - before) * (steps - done), 1) if done > before else None
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def stage_status(record: StageRecord) -> StageStatus:
+    """A committed stage as the job's status shows it."""
+    return StageStatus(
+        index=record.index,
+        **_planned(record),
+        loss=record.loss_last,
+        score=record.score,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+    )
+
+
+def _planned(plan: TrackPlan) -> dict[str, Any]:
+    """The fields of ``StageStatus`` that are known before a stage's first step."""
+    return {"rate": plan.achieved_rate, "shots": plan.shots, "prompt_tokens": plan.prompt_tokens_mean}
+
+
+def _rounded(throughput: Throughput) -> dict[str, Any]:
+    """The fields of ``Progress`` that tell the throughput."""
+    shares = throughput.time_shares
+    return {
+        "examples_per_second": round(throughput.examples_per_second, 1),
+        "tokens_per_second": round(throughput.tokens_per_second, 1),
+        "computed_tokens_per_second": _round(throughput.computed_tokens_per_second, 1),
+        "loss_tokens_per_second": round(throughput.loss_tokens_per_second, 1),
+        "mfu": _round(throughput.mfu, 3),
+        "time_shares": shares and TimeShares(**{phase: round(share, 3) for phase, share in shares}),
+    }
+
+
+def _round(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
-
-
-def _shares(shares: Mapping[str, float]) -> TimeShares | None:
-    return TimeShares(**{part: round(share, 3) for part, share in shares.items()}) if shares else None
-
-
-def _times(stage: StageDone) -> dict[str, datetime]:
-    """What is known of them."""
-    told = {"started_at": stage.started_at, "finished_at": stage.finished_at}
-    return {name: datetime.fromisoformat(text) for name, text in told.items() if text is not None}

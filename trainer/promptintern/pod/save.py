@@ -1,7 +1,8 @@
-"""The preStop hook: it asks what trains in this pod to save, and waits for it.
+"""The preStop hook: it asks the trainer in this pod to save, and waits until it has ended.
 
-KubeRay deletes the pods of a head and its workers without a word to the driver, so each pod asks for itself: the head
-by a signal to the driver, which stops the whole run, a worker by a file, on which all workers save and begin elsewhere.
+KubeRay deletes the pods of a Ray cluster without notice to the driver, so each pod asks for itself. The head's hook
+sends the driver a signal, which stops the whole run. A worker's hook writes a file, on which all workers save and start
+again elsewhere.
 """
 
 import contextlib
@@ -10,23 +11,24 @@ import signal
 import time
 from pathlib import Path
 
-from promptintern.leaving import ask_to_leave, process_of, wait_until_gone
+from promptintern.leaving import announce_leaving, process_id, wait_for_exit
 
-_TOLD_SECONDS = 7.0
+_EXIT_CODE_SECONDS = 7.0
+"""Time in which KubeRay reads the driver's exit code."""
 
 
 def save(folder: Path, *, role: str, seconds: float) -> bool:
-    """Have the pod's driver (``head``) or worker save; False if it was not done within ``seconds``."""
-    ask_to_leave(folder)
+    """Make the pod's driver (role ``head``) or worker save and end. Return False if ``seconds`` are not enough."""
+    announce_leaving(folder)
     if role == "worker":
-        return wait_until_gone(folder, "worker", seconds)
+        return wait_for_exit(folder, "worker", seconds)
     deadline = time.monotonic() + seconds
-    driver = process_of(folder, "driver")
+    driver = process_id(folder, "driver")
     if driver is None:
         return True
     with contextlib.suppress(ProcessLookupError):
         os.kill(driver, signal.SIGTERM)
-    gone = wait_until_gone(folder, "driver", deadline - time.monotonic())
-    # KubeRay asks every 3 s how the job stands, and never again once the head is gone.
-    time.sleep(max(0.0, min(_TOLD_SECONDS, deadline - time.monotonic())))
-    return gone
+    is_gone = wait_for_exit(folder, "driver", deadline - time.monotonic())
+    # KubeRay polls the job's state every 3 s, and cannot do so once the head pod is gone.
+    time.sleep(max(0.0, min(_EXIT_CODE_SECONDS, deadline - time.monotonic())))
+    return is_gone

@@ -1,4 +1,4 @@
-"""Saying how training goes: ``status.training`` of the job, by server-side apply, a few times a minute."""
+"""Writes the job's ``status.training`` by server-side apply, a few times a minute."""
 
 import threading
 import time
@@ -12,23 +12,23 @@ from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern.pipeline.events import Ending, Event, Observer
 from promptintern.pod.progress import TrainingProgress
-from promptintern.pod.skew import Patch, leaving_out_unknown, said
+from promptintern.pod.unknown_fields import Patch, dropping_unknown_fields, error_message
 
 SECONDS_BETWEEN = 10.0
 PATIENCE = 60.0
-"""How long the last word is tried, in seconds: nobody can say it afterwards."""
+"""Seconds for which the last status is retried, because nothing can write it afterwards."""
 _TIMEOUT = 10.0
 _GONE = (401, 404)
-"""The job is gone, or this pod's identity: there is nobody to tell. 403 does not say so: a pod may not speak until the
-operator has seen it, which takes a while if none was there."""
+"""Status codes after which writing is pointless: the job or this pod's identity no longer exists. 403 is not one of
+them: a pod may write only after the operator has observed it, which takes a while if no operator was running."""
 _log = structlog.get_logger("promptintern.pod")
 
 
 def patch_of(job: PromptInternJob) -> Patch:
-    """A function that applies ``status.training``, with the token that this pod was given.
+    """Return a function that applies ``status.training`` with the pod's own token.
 
     Raises:
-        kubernetes.config.ConfigException: outside a pod with a token.
+        kubernetes.config.ConfigException: if this is not a pod with a token.
     """
     from kubernetes import client, config
 
@@ -58,32 +58,39 @@ def patch_of(job: PromptInternJob) -> Patch:
 
 
 class StatusWriter:
-    """Applies the newest status from a thread of its own, at most once in ``seconds``; what cannot be told is dropped.
+    """Applies the newest status in its own thread, at most once per ``seconds``.
 
-    Training never waits for it, and no failure of the API server ends a run.
+    Training never waits for the API server, and no failure of the API server ends a run. A status that cannot be
+    written is dropped, and the next one replaces it.
+
+    Args:
+        progress: The status to write; events change it.
+        patch: Applies ``status.training``.
+        seconds: Least time between two requests.
+        patience: Seconds for which ``close`` retries the last status of a run that is over.
     """
 
     def __init__(
         self, progress: TrainingProgress, patch: Patch, *, seconds: float = SECONDS_BETWEEN, patience: float = PATIENCE
     ) -> None:
         self._progress = progress
-        self._patch = leaving_out_unknown(patch)
+        self._patch = dropping_unknown_fields(patch)
         self._seconds = seconds
         self._patience = patience
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._told: dict[str, Any] | None = None
-        self._refused = False
+        self._sent: dict[str, Any] | None = None
+        self._is_gone = False
         self._thread = threading.Thread(target=self._work, name="status-writer", daemon=True)
         self._thread.start()
 
-    def note(self, event: Event) -> None:
-        """Take ``event`` in; it is told within some seconds."""
+    def record(self, event: Event) -> None:
+        """Apply ``event`` to the status, which is written within some seconds."""
         with self._lock:
             self._progress.note(event)
 
     def close(self, change: Callable[[TrainingProgress], None] | None = None) -> None:
-        """Tell the last, after ``change``, and end. Takes some seconds, and up to ``patience`` if nobody listens."""
+        """Apply ``change``, write the last status, and end; retry for ``patience`` seconds if it is not written."""
         with self._lock:
             if change is not None:
                 change(self._progress)
@@ -95,66 +102,66 @@ class StatusWriter:
         while True:
             closing = self._closing.is_set()
             began = time.monotonic()
-            asked = self._tell()
+            has_tried = self._send()
             if closing:
                 last = last or began + (self._patience if self._is_final() else 0)
-                if self._is_told() or self._refused or began >= last:
+                if self._is_sent() or self._is_gone or began >= last:
                     return
-            # What was not told is told soon; what was told, or could not be, has its time.
+            # Without a request, look for a change again soon; between two requests, wait the full time.
             if not closing:
-                self._closing.wait(self._seconds if asked else 1.0)
-            if asked and self._closing.is_set():
+                self._closing.wait(self._seconds if has_tried else 1.0)
+            if has_tried and self._closing.is_set():
                 time.sleep(max(0.0, self._seconds - (time.monotonic() - began)))
 
     def _is_final(self) -> bool:
-        """Whether the run is over, rather than stopped to be continued."""
+        """Whether the run is over, rather than stopped in order to continue later."""
         status = self._progress.status()
         return status.failure is not None or status.outputs is not None
 
-    def _is_told(self) -> bool:
+    def _is_sent(self) -> bool:
         with self._lock:
-            return self._progress.status().to_wire() == self._told
+            return self._progress.status().to_wire() == self._sent
 
-    def _tell(self) -> bool:
+    def _send(self) -> bool:
         with self._lock:
             status = self._progress.status().to_wire()
-        # A new driver waits until it has something to say: its first word replaces all that an earlier one said.
-        if status == self._told or not (status.get("stages") or status.get("failure") or status.get("outputs")):
+        # A new driver waits until it has a stage or a result: its status replaces all that an earlier driver wrote.
+        if status == self._sent or not (status.get("stages") or status.get("failure") or status.get("outputs")):
             return False
         try:
             self._patch(status)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, training goes on
-            self._refused = getattr(error, "status", None) in _GONE
-            _log.warning("status not told", error=said(error)[:300])
+        except Exception as error:  # noqa: BLE001 -- training continues, whatever the error
+            self._is_gone = getattr(error, "status", None) in _GONE
+            _log.warning("status not written", error=error_message(error)[:300])
             return True
-        self._told = status
+        self._sent = status
         return True
 
 
 class StatusObserver:
-    """An observer that also tells the API server."""
+    """An observer that also writes events to the job's status."""
 
     def __init__(self, observer: Observer, writer: StatusWriter) -> None:
         self._observer = observer
         self._writer = writer
 
     def emit(self, event: Event) -> None:
-        """Hand on ``event``."""
-        self._writer.note(event)
+        """Record ``event`` and pass it on."""
+        self._writer.record(event)
         self._observer.emit(event)
 
     def stop_requested(self) -> bool:
-        """As the other observer says."""
+        """Return what the wrapped observer returns."""
         return self._observer.stop_requested()
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """As the other observer does."""
-        self._observer.end(how, problems)
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """Pass the ending on."""
+        self._observer.record_ending(kind, problems)
 
-    def ended(self) -> bool:
-        """As the other observer says."""
-        return self._observer.ended()
+    def has_ending(self) -> bool:
+        """Return what the wrapped observer returns."""
+        return self._observer.has_ending()
 
-    def move_on(self, where: str) -> bool:
-        """As the other observer says."""
-        return self._observer.move_on(where)
+    def record_saved(self, where: str) -> bool:
+        """Return what the wrapped observer returns."""
+        return self._observer.record_saved(where)

@@ -1,4 +1,4 @@
-"""Prompts and answers become token ids, with the border between them where generation has it."""
+"""Prompts and answers as token ids, with the boundary between them at the same position as in generation."""
 
 import gc
 from array import array
@@ -9,38 +9,39 @@ from itertools import islice, pairwise
 from typing import Any, TypeVar
 
 from promptintern.errors import Problem, UserError
+from promptintern.rows.problems import MAX_LISTED
 
 T = TypeVar("T")
 
 CHAT_FIELD = "spec.prompt.chat"
 _BATCH = 1024
-"""Texts tokenized at once: enough to be fast, few enough to keep them and the tokenizer's own objects small."""
-_MAX_SHOWN = 20
+"""Number of texts in one call of the tokenizer: enough for speed, and few enough to limit its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One row in tokens: views of C ints. A list of Python ints would take about nine times the memory."""
+    """The tokens of one row, as views of C ints. Lists of Python ints would take about nine times the memory."""
 
     prompt_ids: "memoryview[int]"
     answer_ids: "memoryview[int]"
-    """With the end token."""
+    """Includes the end token."""
 
 
 class PromptEncoder:
-    """Encodes under one tokenizer.
+    """Encodes prompts and answers with one tokenizer.
 
-    Plain: the tokens that the tokenizer puts before any text (such as ``<s>``) and the prompt's; then the answer's own
-    tokens and the end token. Chat: the base model's chat template with the prompt as user turn and the opening of the
-    assistant turn; then what the template writes for the answer, up to the end token. Prompt and answer are tokenized
-    apart, since at inference the prompt stands alone.
+    In plain format, the prompt is the tokens that the tokenizer puts before any text (such as ``<s>``) and the tokens
+    of its text, and the answer is its own tokens and the end token. In chat format, the prompt is the base model's chat
+    template with the prompt as the user turn and the opening of the assistant turn, and the answer is what the template
+    writes for it, up to the end token. Prompt and answer are tokenized separately, because inference tokenizes the
+    prompt alone.
     """
 
     def __init__(self, tokenizer: Any, *, chat: bool) -> None:
-        """Check that rows can be encoded at all.
+        """Check that the tokenizer can encode rows.
 
         Raises:
-            UserError: if the tokenizer has no end token, or its chat template cannot serve.
+            UserError: if the tokenizer has no end token, or its chat template is unsuitable.
         """
         if tokenizer.eos_token_id is None:
             raise UserError.at(
@@ -53,13 +54,14 @@ class PromptEncoder:
         if chat:
             self._check_chat()
 
-    def encode(self, prompts: Iterable[str], answers: Sequence[str], *, wheres: Sequence[str] = ()) -> list[Encoded]:
-        """Rows in tokens, in order. ``wheres`` names them in errors (default: their number, from 1).
+    def encode(self, prompts: Iterable[str], answers: Sequence[str], *, locations: Sequence[str] = ()) -> list[Encoded]:
+        """Return the encoded rows, in order. Prompts are read in batches, so they need not all be in memory.
 
-        Prompts are taken a few at a time, so that they need not all be in memory.
+        Args:
+            locations: File and line of each row, for errors. Default: its number, from 1.
 
         Raises:
-            UserError: naming every row whose answer has no tokens.
+            UserError: at every row whose answer has no tokens.
         """
         rows: list[Encoded] = []
         with _collector_off():
@@ -72,20 +74,20 @@ class PromptEncoder:
             raise UserError(
                 [
                     Problem(
-                        where=wheres[i] if wheres else f"training row {i + 1}",
-                        message=f"has an answer without tokens under this tokenizer: {answers[i]!r:.60}",
+                        where=locations[i] if locations else f"training row {i + 1}",
+                        message=f"its answer has no tokens under this tokenizer: {answers[i]!r:.60}",
                     )
-                    for i in empty[:_MAX_SHOWN]
+                    for i in empty[:MAX_LISTED]
                 ]
             )
         return rows
 
     def encode_prompts(self, prompts: Iterable[str]) -> "list[array[int]]":
-        """Prompts alone, as generation takes them."""
+        """Return the token ids of prompts, for generation."""
         return [ids for batch in _batches(prompts) for ids in self._prompt_ids(batch)]
 
     def answer_lengths(self, answers: Iterable[str]) -> list[int]:
-        """Tokens of each answer's own text, without end token or chat template."""
+        """Return the number of tokens in each answer's text, without the end token and the chat template."""
         return [len(ids) for batch in _batches(answers) for ids in self._tokenize(batch, specials_as_text=True)]
 
     def _prompt_ids(self, prompts: Sequence[str]) -> "Iterator[array[int]]":
@@ -96,7 +98,7 @@ class PromptEncoder:
         texts: Sequence[str] = answers
         if self._chat:
             texts = [self._answer_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        # In a plain answer "</s>" is text like any other; in a chat template's it is the end token.
+        # In a plain answer, "</s>" is ordinary text; in the output of a chat template, it is the end token.
         for ids in self._tokenize(texts, specials_as_text=not self._chat):
             if self._chat and self._eos in ids:  # a template may write a line break after the end token
                 del ids[len(ids) - 1 - ids[::-1].index(self._eos) :]
@@ -111,7 +113,7 @@ class PromptEncoder:
             truncation=False,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,  # length is checked by whoever knows the limit
+            verbose=False,  # the caller checks the length
             split_special_tokens=specials_as_text,
         )
         return (array("i", ids) for ids in encoded["input_ids"])
@@ -120,7 +122,7 @@ class PromptEncoder:
         return self._apply([{"role": "user", "content": prompt}], opens_answer=True)
 
     def _answer_turn(self, prompt: str, answer: str) -> str:
-        """What the chat template writes after the user turn when the assistant gives ``answer``."""
+        """Return what the chat template writes after the user turn if the assistant replies ``answer``."""
         opened = self._user_turn(prompt)
         whole = self._apply(
             [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], opens_answer=False
@@ -129,30 +131,31 @@ class PromptEncoder:
             raise UserError.at(
                 CHAT_FIELD,
                 "the chat template writes a user turn differently once an answer follows, so prompt and answer cannot "
-                "be told apart; set it to false",
+                "be separated; set chat to false",
             )
         written = whole[len(opened) :]
         if answer.strip() not in written:
             raise UserError.at(
                 CHAT_FIELD,
-                "the chat template does not write the assistant's answer, so nothing could be learnt; set it to false",
+                "the chat template does not write the assistant's answer, so nothing could be learned; set chat to "
+                "false",
             )
         if not written.lstrip().startswith(answer.strip()):
             before = written[: written.index(answer.strip())].strip()
             raise UserError.at(
                 CHAT_FIELD,
-                f"the chat template writes {before!r:.60} before every answer, which would be taught as a part of it; "
-                "set it to false",
+                f"the chat template writes {before!r:.60} before every answer, which the model would learn as a part "
+                "of it; set chat to false",
             )
         return written
 
     def _apply(self, messages: list[dict[str, str]], *, opens_answer: bool) -> str:
         try:
-            # Templates of models that can think before they answer close the empty thought already in the prompt.
+            # The templates of reasoning models put an empty thought into the prompt already.
             text: str = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=opens_answer, enable_thinking=False
             )
-        except Exception as error:  # noqa: BLE001 -- a template is code of the model's author and fails in its own ways
+        except Exception as error:  # noqa: BLE001 -- a template is code by the model's author and may raise anything
             raise UserError.at(
                 CHAT_FIELD, f"the base model's chat template fails on a user and an assistant turn: {error}"
             ) from None
@@ -160,13 +163,13 @@ class PromptEncoder:
 
     def _check_chat(self) -> None:
         if not self._tokenizer.chat_template:
-            raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set it to false")
+            raise UserError.at(CHAT_FIELD, "the base model's tokenizer has no chat template; set chat to false")
         self._answer_turn("a question", "an answer")
 
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """Encoding makes no cycles, and the cyclic collector would go through all rows so far again and again."""
+    """Disable cyclic garbage collection. Encoding creates no cycles, and a collection would visit all rows so far."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -177,10 +180,10 @@ def _collector_off() -> Iterator[None]:
 
 
 def _packed(rows: "Iterable[array[int]]") -> "list[memoryview[int]]":
-    """``rows`` in one buffer, as views of it.
+    """Copy ``rows`` into one buffer, and return views of it.
 
-    A block of its own for each of many rows, between those that the tokenizer takes and gives back, leaves the heap in
-    pieces: at 10^5 rows every allocation was so slow that a row cost 1.4 times as much as at 10^3.
+    Separate allocations for many rows, between those that the tokenizer makes and frees, fragment the heap: with 10^5
+    rows, allocations became so slow that a row took 1.4 times as long as with 10^3.
     """
     buffer, ends = array("i"), [0]
     for ids in rows:
@@ -197,7 +200,7 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _leading_specials(tokenizer: Any) -> list[int]:
-    """What the tokenizer itself puts before a text. What it puts after one (an end token, say) is not wanted."""
+    """Return the tokens that the tokenizer puts before a text. Tokens after it, such as an end token, are ignored."""
     bare: list[int] = tokenizer("x", add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer("x")["input_ids"]
     starts = [i for i in range(len(full)) if full[i : i + len(bare)] == bare]

@@ -1,4 +1,4 @@
-"""A template, a query and its examples become the prompt that is sent."""
+"""Rendering a template, a query and its examples into the prompt that the model reads."""
 
 import re
 from collections.abc import Sequence
@@ -12,38 +12,39 @@ from promptintern.rows.types import Row
 _EXAMPLE_PLACEHOLDER = re.compile(r"\{(query|answer)\}")
 
 
-class HasPieces(Protocol):
-    """A template, full or compressed."""
+class AnyTemplate(Protocol):
+    """A full or compressed template."""
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """Its pieces in order."""
+        """Its pieces, in order."""
         ...
 
 
-def render_prompt(template: HasPieces, *, query: str, examples: Sequence[Row], example_template: str) -> str:
-    """The prompt for ``query``, in a single pass: braces in queries, answers and examples stay as they are.
+def render_prompt(template: AnyTemplate, *, query: str, examples: Sequence[Row], example_template: str) -> str:
+    """Render the prompt for ``query`` in a single pass, so that braces in queries, answers and examples are kept.
 
     Raises:
-        UserError: if there are examples and the template has no place for them.
+        UserError: if there are examples, but the template has no {examples}.
     """
     block = "".join(render_example(row, example_template) for row in examples)
     values = {QUERY: query, EXAMPLES: block}
     if block and not any(piece.kind is EXAMPLES for piece in template.pieces):
         raise UserError.at(
             "spec.prompt",
-            "the stage has examples and its template no {examples}; add it, or set the stage's shots to 0",
+            "the stage has shots, but its template has no {examples}; add the placeholder, or set the stage's shots "
+            "to 0",
         )
     return "".join(piece.text if piece.is_text else values[piece.kind] for piece in template.pieces)
 
 
 def render_example(row: Row, example_template: str) -> str:
-    """One few-shot example."""
+    """Render one few-shot example."""
     values = {"query": row.query, "answer": row.answer}
     return "".join(values[part] if odd else part for part, odd in _example_parts(example_template))
 
 
 @lru_cache(maxsize=8)
 def _example_parts(example_template: str) -> tuple[tuple[str, bool], ...]:
-    """Literal text and, flagged, names of placeholders."""
+    """Split into literal texts (flagged False) and names of placeholders (flagged True)."""
     return tuple((part, i % 2 == 1) for i, part in enumerate(_EXAMPLE_PLACEHOLDER.split(example_template)) if part)

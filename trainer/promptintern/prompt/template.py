@@ -1,4 +1,4 @@
-"""The user's template as a list of pieces, so that literal braces never need to be parsed twice."""
+"""The user's template as a list of template pieces, so that literal braces are never parsed a second time."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,12 @@ _PLACEHOLDER = re.compile(r"\{(query|examples)\}")
 
 
 class PieceKind(Enum):
-    """What a piece of a template is."""
+    """The kind of a template piece."""
 
     LITERAL = "literal"
-    """Text that compression may take words from."""
+    """Text from which compression may remove words."""
     PROTECTED = "protected"
-    """Text that stays at every rate."""
+    """Text that is kept at every rate."""
     QUERY = "query"
     EXAMPLES = "examples"
 
@@ -26,20 +26,20 @@ LITERAL, PROTECTED, QUERY, EXAMPLES = PieceKind.LITERAL, PieceKind.PROTECTED, Pi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """A stretch of a template. The text of a placeholder is the placeholder itself."""
+    """A template piece: text of one kind, or a placeholder, whose text is the placeholder itself."""
 
     text: str
     kind: PieceKind
 
     @property
     def is_text(self) -> bool:
-        """Whether the piece is sent as it stands."""
+        """Whether the piece is text rather than a placeholder."""
         return self.kind in (LITERAL, PROTECTED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A template taken apart; the pieces' texts joined are the template."""
+    """A template split into pieces, whose concatenation is the template."""
 
     pieces: tuple[Piece, ...]
 
@@ -50,16 +50,12 @@ class Template:
 
     @property
     def plain_text(self) -> str:
-        """The template with its placeholders rendered as nothing: what compressors read."""
+        """The template with empty placeholders, which is the text that compressors read."""
         return "".join(piece.text for piece in self.pieces if piece.is_text)
-
-    def text_runs(self) -> list[str]:
-        """The texts between placeholders, in order, without empty ones."""
-        return text_runs(self.pieces)
 
 
 def text_runs(pieces: Iterable[Piece]) -> list[str]:
-    """The texts between placeholders, neighbouring pieces joined, in order, without empty ones."""
+    """Return the texts between placeholders, in order, with adjacent pieces joined and without empty texts."""
     runs = [""]
     for piece in pieces:
         if piece.is_text:
@@ -70,23 +66,24 @@ def text_runs(pieces: Iterable[Piece]) -> list[str]:
 
 
 def parse_template(text: str, protect: Sequence[str] = (), *, field: str = "spec.prompt.template") -> Template:
-    """``text`` as pieces. Every occurrence of a string of ``protect`` is protected; they may overlap.
+    """Split ``text`` into pieces. Every occurrence of a string of ``protect`` is protected; occurrences may overlap.
 
     ``{query}`` and ``{examples}`` are placeholders; all other braces are literal text.
 
     Raises:
-        UserError: if ``{query}`` does not stand in ``text`` exactly once, ``{examples}`` more than once, or a string
-            of ``protect`` stands in none of its literal parts.
+        UserError: if ``text`` does not contain ``{query}`` exactly once or contains ``{examples}`` more than once, or
+        if
+            a string of ``protect`` does not occur in its literal text.
     """
     pieces: list[Piece] = []
-    found: set[str] = set()
+    protected_spans: set[str] = set()
     end = 0
     for match in _PLACEHOLDER.finditer(text):
-        pieces += _protected_pieces(text[end : match.start()], protect, found)
+        pieces += _protected_pieces(text[end : match.start()], protect, protected_spans)
         pieces.append(Piece(text=match[0], kind=PieceKind(match[1])))
         end = match.end()
-    pieces += _protected_pieces(text[end:], protect, found)
-    problems = [*_placeholder_problems(pieces, field), *_protect_problems(protect, found, field)]
+    pieces += _protected_pieces(text[end:], protect, protected_spans)
+    problems = [*_placeholder_problems(pieces, field), *_protect_problems(protect, protected_spans, field)]
     if problems:
         raise UserError(problems)
     return Template(pieces=tuple(pieces))
@@ -96,32 +93,35 @@ def _placeholder_problems(pieces: Sequence[Piece], field: str) -> list[Problem]:
     count = {kind: sum(piece.kind is kind for piece in pieces) for kind in (QUERY, EXAMPLES)}
     problems = []
     if count[QUERY] != 1:
-        problems.append(Problem(where=field, message=f"must hold {{query}} exactly once, not {count[QUERY]} times"))
+        problems.append(Problem(where=field, message=f"must contain {{query}} exactly once, not {count[QUERY]} times"))
     if count[EXAMPLES] > 1:
         problems.append(
-            Problem(where=field, message=f"may hold {{examples}} at most once, not {count[EXAMPLES]} times")
+            Problem(where=field, message=f"may contain {{examples}} at most once, not {count[EXAMPLES]} times")
         )
     return problems
 
 
-def _protect_problems(protect: Sequence[str], found: set[str], field: str) -> list[Problem]:
+def _protect_problems(protect: Sequence[str], protected_spans: set[str], field: str) -> list[Problem]:
     return [
         Problem(
             where=f"spec.prompt.protect[{index}]",
-            message=f"stands in no literal text of {field}; copy the piece exactly, spaces and line breaks included",
+            message=f"does not occur in the literal text of {field}; copy it exactly, including spaces and line breaks",
         )
         for index, span in enumerate(protect)
-        if span not in found
+        if span not in protected_spans
     ]
 
 
-def _protected_pieces(text: str, protect: Sequence[str], found: set[str]) -> list[Piece]:
-    """``text``, which has no placeholder, as literal and protected pieces; adds to ``found`` what it holds."""
+def _protected_pieces(text: str, protect: Sequence[str], protected_spans: set[str]) -> list[Piece]:
+    """Split ``text``, which has no placeholder, into literal and protected pieces.
+
+    Adds those of ``protect`` that occur in it to ``protected_spans``.
+    """
     protected = bytearray(len(text))
     for span in protect:
         start = text.find(span) if span else -1
         while start >= 0:
-            found.add(span)
+            protected_spans.add(span)
             protected[start : start + len(span)] = b"\1" * len(span)
             start = text.find(span, start + 1)
     borders = [i for i in range(1, len(text)) if protected[i] != protected[i - 1]]

@@ -1,8 +1,10 @@
-"""From a run's facts to its report: pure, so that the same facts always give the same report."""
+"""Computes the report of a run (`schema.Report`) from its facts (`facts.RunFacts`).
+
+All functions are pure, so the same facts always give the same report.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, pairwise
 from typing import Literal
 
 import numpy as np
@@ -19,38 +21,35 @@ from promptintern.report.facts import (
     QUERY_ONLY,
     ArmFacts,
     LatencyFacts,
-    LossPoint,
     PriceFacts,
     RunFacts,
 )
 from promptintern.report.schema import (
     ArmReport,
     Comparison,
-    CurvePoint,
     Example,
     Examples,
     Figure,
     Latency,
-    LossCurve,
     Report,
     Reproducibility,
     Savings,
     Spread,
 )
-from promptintern.report.verdict import verdict
+from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import warnings_of
 
 MAX_EXAMPLES = 20
-MAX_CURVE_POINTS = 100
+"""Largest number of gained rows, and of lost rows, in the report."""
 
-DESCRIPTIONS = {
+ARM_DESCRIPTIONS = {
     FULL_PROMPT: "base weights, the whole template, all examples",
     QUERY_ONLY: "internalized model, the query alone",
     KEPT_STAGE: "adapter of the last stage that passed the gate, with that stage's prompt",
     DIRECT: "plain fine-tune on the query alone, same budget",
     BASE: "base weights, the query alone",
 }
-_PAIRS = (
+_COMPARED_ARMS = (
     (QUERY_ONLY, FULL_PROMPT),
     (KEPT_STAGE, FULL_PROMPT),
     (QUERY_ONLY, DIRECT),
@@ -60,18 +59,18 @@ _PAIRS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scored:
-    """An arm with every row's figures."""
+class _ScoredArm:
+    """An arm with the figures of each row."""
 
     facts: ArmFacts
     matches: list[float]
-    """1.0 or 0.0 by row."""
+    """1.0 (right) or 0.0 (wrong) for each row."""
     bleu: NDArray[np.int64] | None
-    """Statistics by row, shape [rows, 10]."""
+    """BLEU statistics of each row, shape [rows, 10]; None if the job did not ask for BLEU."""
 
 
 def build_report(facts: RunFacts) -> Report:
-    """The report of a run."""
+    """Return the report of a run."""
     accepted = [row.accepted for row in facts.rows]
     scored = [_score(arm, accepted, facts.metrics) for arm in facts.arms]
     arms = [_arm_report(arm, facts) for arm in scored]
@@ -80,7 +79,7 @@ def build_report(facts: RunFacts) -> Report:
     full, result = by_name[FULL_PROMPT], by_name[facts.result.name] if facts.result else None
     savings = _savings(full, result) if result else None
     return Report(
-        verdict=verdict(
+        verdict=build_verdict(
             metric=facts.metrics[0],
             full=full,
             result=result,
@@ -100,7 +99,7 @@ def build_report(facts: RunFacts) -> Report:
         planned_stages=facts.planned_stages,
         gate=facts.gate,
         direct=facts.direct,
-        loss=_loss_curves(facts.loss),
+        loss=facts.loss,
         examples=_examples(facts, scored),
         job=facts.job,
         data=facts.data,
@@ -116,19 +115,19 @@ def build_report(facts: RunFacts) -> Report:
     )
 
 
-def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _Scored:
-    return _Scored(
+def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _ScoredArm:
+    return _ScoredArm(
         facts=arm,
         matches=exact_match(arm.predictions, accepted),
         bleu=bleu_per_row_statistics(arm.predictions, accepted) if Metric.BLEU in metrics else None,
     )
 
 
-def _arm_report(arm: _Scored, facts: RunFacts) -> ArmReport:
+def _arm_report(arm: _ScoredArm, facts: RunFacts) -> ArmReport:
     prompt, answer = _spread(arm.facts.prompt_tokens), _spread(arm.facts.answer_tokens)
     return ArmReport(
         name=arm.facts.name,
-        description=DESCRIPTIONS.get(arm.facts.name, ""),
+        description=ARM_DESCRIPTIONS.get(arm.facts.name, ""),
         rows=len(arm.matches),
         exact_match=_figure(wilson(int(sum(arm.matches)), len(arm.matches))),
         bleu=None if arm.bleu is None else _figure(bootstrap(arm.bleu, score=bleu_of_statistics)),
@@ -161,18 +160,18 @@ def _cost_per_thousand(prompt: Spread, answer: Spread, prices: PriceFacts) -> fl
     return 1000 * (prompt.mean * prices.input_per_million + answer.mean * prices.output_per_million) / 1_000_000
 
 
-def _comparisons(scored: Sequence[_Scored], metrics: Sequence[Metric]) -> list[Comparison]:
+def _comparisons(scored: Sequence[_ScoredArm], metrics: Sequence[Metric]) -> list[Comparison]:
     by_name = {arm.facts.name: arm for arm in scored}
     return [
         Comparison(metric=metric, arm=arm, against=against, difference=_figure(interval), reading=_reading(interval))
         for metric in metrics
-        for arm, against in _PAIRS
+        for arm, against in _COMPARED_ARMS
         if arm in by_name and against in by_name
         for interval in [_paired(metric, by_name[arm], by_name[against])]
     ]
 
 
-def _paired(metric: Metric, arm: _Scored, against: _Scored) -> Interval:
+def _paired(metric: Metric, arm: _ScoredArm, against: _ScoredArm) -> Interval:
     if metric is Metric.EXACT_MATCH:
         return newcombe_paired(arm.matches, against.matches)
     assert arm.bleu is not None and against.bleu is not None
@@ -215,33 +214,12 @@ def _savings(full: ArmReport, result: ArmReport) -> Savings:
     )
 
 
-def _loss_curves(points: Sequence[LossPoint]) -> list[LossCurve]:
-    ordered = sorted(points, key=lambda point: (point.track == "direct", _order(point.track), point.step))
-    return [
-        LossCurve(track=track, points=_thinned(list(group)))
-        for track, group in groupby(ordered, key=lambda point: point.track)
-    ]
-
-
-def _order(track: str) -> tuple[int, str]:
-    return (int(track), "") if track.isdecimal() else (0, track)
-
-
-def _thinned(points: Sequence[LossPoint]) -> list[CurvePoint]:
-    """Means over runs of steps, so that a long training stays readable and small."""
-    edges = np.linspace(0, len(points), min(len(points), MAX_CURVE_POINTS) + 1).round().astype(int).tolist()
-    return [
-        CurvePoint(step=points[end - 1].step, loss=float(np.mean([p.loss for p in points[start:end]])))
-        for start, end in pairwise(edges)
-    ]
-
-
-def _examples(facts: RunFacts, scored: Sequence[_Scored]) -> Examples:
+def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:
     by_name = {arm.facts.name: arm for arm in scored}
     if facts.result is None:
         return Examples(gained_total=0, lost_total=0, gained=[], lost=[])
     full, result = by_name[FULL_PROMPT], by_name[facts.result.name]
-    changes = [mine - theirs for mine, theirs in zip(result.matches, full.matches, strict=True)]
+    changes = [result_match - full_match for result_match, full_match in zip(result.matches, full.matches, strict=True)]
     gained = [row for row, change in enumerate(changes) if change > 0]
     lost = [row for row, change in enumerate(changes) if change < 0]
 

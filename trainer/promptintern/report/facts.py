@@ -1,138 +1,63 @@
-"""What a run leaves behind, as plain figures: all that a report is built from."""
+"""Models of facts.json, the input of the report: everything that a report is computed from.
 
-from typing import Annotated, Literal, Self
+`promptintern.pipeline.facts` collects the facts from a run's files, `build.py` computes the report from them, and
+`schema.py` holds the models of the report itself.
+"""
 
+from typing import Literal, Self
+
+from promptintern_api.contract import RUN_FORMAT
 from promptintern_api.evaluation import Metric, OnGateFail
 from pydantic import Field, model_validator
 
-from promptintern.report.document import Document
+from promptintern.document import Document
+from promptintern.stage_record import Count, Seconds, StageRecord, TrackRecord
 
 FULL_PROMPT = "FullPrompt"
 QUERY_ONLY = "QueryOnly"
 DIRECT = "Direct"
 BASE = "Base"
 KEPT_STAGE = "KeptStage"
-"""The arm of a run that a gate stopped: the last good stage's adapter, asked with that stage's own prompt."""
-
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0)]
+"""The arm that replaces QueryOnly if a gate stopped the run: the adapter of the last stage that passed, with that
+stage's own prompt."""
 
 
 class HeldOutRow(Document):
-    """A row that every arm answered."""
+    """A held-out row, which every arm answered."""
 
     id: str
     query: str
     accepted: list[str] = Field(min_length=1)
-    """Every accepted answer, the taught one first."""
+    """All accepted answers; the first one is the answer that training teaches."""
 
 
 class LatencyFacts(Document):
-    """How long an arm's answers took on the run's device."""
+    """Time that an arm's answers took on the run's device."""
 
     seconds_alone: list[Seconds] = Field(min_length=1)
-    """Of every timed query, answered one by one."""
+    """Time of each timed query, answered one by one."""
     batched_seconds: Seconds
-    """Of ``batched_queries`` queries together."""
+    """Total time of ``batched_queries`` queries, answered in batches."""
     batched_queries: Count
     batch_size: Count
 
 
 class ArmFacts(Document):
-    """One way to answer the held-out rows. Lists go by row."""
+    """One way to answer the held-out rows. Each list has one item per row."""
 
     name: str
     predictions: list[str]
     prompt_tokens: list[Count]
     answer_tokens: list[Count]
-    """Generated tokens, with the end token where there is one."""
+    """Number of generated tokens, including the end token if the answer has one."""
     latency: LatencyFacts | None = None
 
 
-class TimeShares(Document):
-    """What a training's time went to; the shares sum to 1."""
-
-    data: Share = 0.0
-    """Putting packs together and on the device."""
-    forward: Share = 0.0
-    backward: Share = 0.0
-    exchange: Share = 0.0
-    """Summing gradients over workers, and waiting for them."""
-    optimizer: Share = 0.0
-    save: Share = 0.0
-    """Held up by reports and checkpoints."""
-
-
-class SpeedFacts(Document):
-    """How fast a training went, per second of its time on all workers together."""
-
-    examples_per_second: Rate
-    tokens_per_second: Rate
-    """Prompt and answer tokens."""
-    computed_tokens_per_second: Rate
-    """Tokens that went through the model."""
-    loss_tokens_per_second: Rate
-    """Tokens with a loss."""
-    mfu: Share | None = None
-    """Model FLOPs utilization; None on a CPU, or a GPU whose peak is not known."""
-    time_shares: TimeShares
-
-
-class TrackFacts(Document):
-    """One training: a stage, or Direct."""
-
-    epochs: Count
-    steps: Count
-    rows: Count
-    prompt_tokens_mean: float
-    """Over training rows."""
-    prompt_tokens_p95: float
-    training_tokens: Count
-    """Prompt and answer tokens over all epochs."""
-    loss_first: float
-    loss_last: float
-    """Mean loss per answer token of the first and the last step, in nats."""
-    seconds: Seconds
-    speed: SpeedFacts | None = None
-    """None where an older version trained."""
-
-
-class StageFacts(TrackFacts):
-    """One stage, and how its adapter answered with the stage's own prompt."""
-
-    index: Count
-    """From 0."""
-    rate_asked: float
-    rate_achieved: float
-    """Share of the template's tokens."""
-    shots: Count
-    term: Count | None = None
-    """The term in which a driver committed the stage."""
-    score: float | None = None
-    """In the job's first metric, on the first ``scored_rows`` held-out rows."""
-    full_prompt_score: float | None = None
-    """FullPrompt's on the same rows."""
-    scored_rows: Count | None = None
-    gate: Literal["passed", "failed"] | None = None
-
-
-class LossPoint(Document):
-    """The loss of one optimizer step."""
-
-    track: str
-    """The stage's index, or ``direct``."""
-    step: Count
-    loss: float
-    """Mean over answer tokens, in nats."""
-
-
 class GateFacts(Document):
-    """The check after every stage, and what came of it."""
+    """The check after every stage, and its result."""
 
     max_drop: float = Field(ge=0)
-    """As a share of the metric's range."""
+    """Allowed loss of score, as a share of the metric's range."""
     on_fail: OnGateFail
     stopped_at: Count | None = None
     """Index of the stage that failed the gate and ended training."""
@@ -141,7 +66,7 @@ class GateFacts(Document):
 
 
 class DroppedRows(Document):
-    """Rows that were left out, and why."""
+    """Number of rows that were left out for one reason."""
 
     reason: str
     rows: Count
@@ -152,21 +77,21 @@ class SourceFacts(Document):
 
     uri: str
     digest: str
-    """SHA-256 of its bytes."""
+    """SHA-256 of the file."""
     rows: Count
-    """That were used."""
+    """Number of rows that were used."""
     dropped: list[DroppedRows] = Field(default_factory=list)
 
 
 class DataFacts(Document):
-    """Training and held-out rows."""
+    """The files of the training rows and of the held-out rows."""
 
     train: SourceFacts
     eval: SourceFacts
 
 
 class LoraFacts(Document):
-    """The adapter."""
+    """Settings of the LoRA adapter."""
 
     r: int
     alpha: float
@@ -175,7 +100,7 @@ class LoraFacts(Document):
 
 
 class JobFacts(Document):
-    """Which job it was and how it was run."""
+    """The job, and how it was run."""
 
     name: str
     namespace: str
@@ -189,46 +114,63 @@ class JobFacts(Document):
     learning_rate: float
     seeds: dict[str, int]
     settings: dict[str, str] = Field(default_factory=dict)
-    """Whatever else a reader may want of the spec, by name: compressor, retriever, curve, batch size."""
+    """Other settings of the spec that a reader may want to see, by name, such as the compressor and the retriever."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Of the trainer, of Python and of the libraries."""
+    """Versions of the trainer, of Python and of the libraries."""
     started_at: str | None = None
     finished_at: str | None = None
-    """RFC 3339."""
+    """Time in the format of RFC 3339, like ``started_at``."""
 
 
 class PriceFacts(Document):
-    """What the served model costs."""
+    """Price of the served model, per million prompt (input) and answer (output) tokens."""
 
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
     currency: str
 
 
-class RunFacts(Document):
-    """Everything that the report says is computed from this."""
+class CurvePoint(Document):
+    """Mean loss of the steps after the previous point, up to and including ``step``."""
 
+    step: Count
+    loss: float
+    """Mean over answer tokens, in nats."""
+
+
+class LossCurve(Document):
+    """The loss of one training over its steps, in at most a hundred points."""
+
+    track: str
+    """The stage's index, or ``direct``."""
+    points: list[CurvePoint]
+
+
+class RunFacts(Document):
+    """All facts of a run, from which the report is computed."""
+
+    schema_version: Literal["2.0"] = RUN_FORMAT
     job: JobFacts
     metrics: list[Metric] = Field(min_length=1)
-    """The first one is the score of the gate and of the verdict."""
+    """The job's metrics; the gate and the verdict use the first one."""
     max_new_tokens: Count | None = None
-    """Longest generated answer."""
+    """Largest number of tokens that an answer may have."""
     rows: list[HeldOutRow] = Field(min_length=1)
     arms: list[ArmFacts]
-    stages: list[StageFacts]
-    """That were trained."""
+    stages: list[StageRecord]
+    """Records of the stages that were trained."""
     planned_stages: Count
-    direct: TrackFacts | None = None
-    loss: list[LossPoint] = Field(default_factory=list)
+    direct: TrackRecord | None = None
+    loss: list[LossCurve] = Field(default_factory=list)
     gate: GateFacts
     data: DataFacts
     prices: PriceFacts | None = None
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
-    """How it was computed: that packing was off, and why."""
+    """Sentences on how the run was computed, such as why packing was off."""
 
     @model_validator(mode="after")
-    def _one_figure_a_row(self) -> Self:
+    def _check_arms(self) -> Self:
         for arm in self.arms:
             for field in ("predictions", "prompt_tokens", "answer_tokens"):
                 if len(getattr(arm, field)) != len(self.rows):
@@ -244,22 +186,22 @@ class RunFacts(Document):
         return self
 
     def arm(self, name: str) -> ArmFacts | None:
-        """The arm of that name, if it was run."""
+        """The arm with this name, or None if it was not run."""
         return next((arm for arm in self.arms if arm.name == name), None)
 
     @property
     def result(self) -> ArmFacts | None:
-        """What the run brought forth: QueryOnly, or the kept stage; None if no stage passed the gate."""
+        """The arm of the run's result: QueryOnly or KeptStage; None if no stage passed the gate."""
         return self.arm(QUERY_ONLY) or self.arm(KEPT_STAGE)
 
 
 def facts_to_json(facts: RunFacts) -> str:
-    """One JSON document, camelCase."""
+    """Return the facts as a JSON document with names in camelCase."""
     return facts.model_dump_json(by_alias=True, exclude_none=True, indent=1)
 
 
 def facts_from_json(text: str | bytes) -> RunFacts:
-    """The facts that ``facts_to_json`` wrote.
+    """Return the facts that ``facts_to_json`` wrote.
 
     Raises:
         pydantic.ValidationError: if a field is missing, unknown or out of range.

@@ -1,4 +1,4 @@
-"""The report's plots, each for a given width in pixels: arms, tokens, stages, loss."""
+"""Draws the report's plots (arms, tokens, stages, loss), each in a given width in pixels."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -6,12 +6,12 @@ from itertools import accumulate
 from markupsafe import Markup
 from promptintern_api.evaluation import Metric
 
-from promptintern.report import words
-from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, KEPT_STAGE, QUERY_ONLY, StageFacts
-from promptintern.report.schema import ArmReport, LossCurve, Report
+from promptintern.report import formatting
+from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, KEPT_STAGE, QUERY_ONLY, LossCurve
+from promptintern.report.schema import ArmReport, Report
 from promptintern.report.svg import (
-    CHARACTER,
-    LINE,
+    CHARACTER_WIDTH,
+    LINE_HEIGHT,
     Anchor,
     Marker,
     Scale,
@@ -24,6 +24,7 @@ from promptintern.report.svg import (
     picture,
     ticks,
 )
+from promptintern.stage_record import StageRecord
 
 MARKERS: dict[str, Marker] = {
     FULL_PROMPT: "square",
@@ -32,34 +33,41 @@ MARKERS: dict[str, Marker] = {
     DIRECT: "diamond",
     BASE: "triangle",
 }
-STAGE_PANEL = 120.0
-LOSS_PANEL = 220.0
-FOOT = 26.0
-AXIS = 52.0
-"""Room for the numbers of a vertical axis."""
-LEAST_COLUMN = 66
-"""Narrower columns leave out the labels of some stages."""
+STAGE_PANEL_HEIGHT = 120.0
+LOSS_PANEL_HEIGHT = 220.0
+AXIS_HEIGHT = 26.0
+"""Height, in pixels, of the numbers of a horizontal axis."""
+AXIS_WIDTH = 52.0
+"""Width, in pixels, of the numbers of a vertical axis."""
+MIN_LABELLED_COLUMN = 66
+"""Width, in pixels, that a stage's labels need. If columns are narrower, some stages have no labels."""
 
 
 def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Markup:
-    """Every arm's score with its interval; a dashed line at FullPrompt's."""
+    """Draw the score of every arm with its interval, and a dashed line at FullPrompt's score."""
     arms = report.arms
     figures = {arm.name: arm.figure(metric) for arm in arms}
-    top = nice_top(max(figure.high for figure in figures.values()), limit=words.scale(metric))
-    beside = width > 500
-    left = max(len(arm.name) for arm in arms) * CHARACTER + 16 if beside else 8.0
-    row = 40.0 if beside else 52.0
-    scale = Scale(top=top, start=left, end=width - (64 if beside else 10))
-    height = row * len(arms) + FOOT
+    top = nice_top(max(figure.high for figure in figures.values()), limit=formatting.metric_range(metric))
+    is_wide = width > 500
+    left = max(len(arm.name) for arm in arms) * CHARACTER_WIDTH + 16 if is_wide else 8.0
+    row = 40.0 if is_wide else 52.0
+    scale = Scale(top=top, start=left, end=width - (64 if is_wide else 10))
+    height = row * len(arms) + AXIS_HEIGHT
     marks = [
-        *_vertical_grid(scale, height - FOOT, lambda value: _axis_score(metric, value)),
-        line(scale.at(figures[FULL_PROMPT].value), 0, scale.at(figures[FULL_PROMPT].value), height - FOOT, "reference"),
+        *_vertical_grid(scale, height - AXIS_HEIGHT, lambda value: _axis_score(metric, value)),
+        line(
+            scale.at(figures[FULL_PROMPT].value),
+            0,
+            scale.at(figures[FULL_PROMPT].value),
+            height - AXIS_HEIGHT,
+            "reference",
+        ),
     ]
     for number, arm in enumerate(arms):
         figure, series = figures[arm.name], series_of(arm.name)
-        y = row * number + (row / 2 if beside else 36)
-        value = words.score(metric, figure.value)
-        if beside:
+        y = row * number + (row / 2 if is_wide else 36)
+        value = formatting.score(metric, figure.value)
+        if is_wide:
             marks += [label(arm.name, 0, y + 4), label(value, width, y + 4, anchor="end", class_="label strong")]
         else:
             marks += [
@@ -73,22 +81,23 @@ def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Mark
             line(high, y - 5, high, y + 5, f"whisker {series}"),
             marker(MARKERS.get(arm.name, "circle"), scale.at(figure.value), y, f"mark {series}"),
         ]
-    spoken = "; ".join(
-        f"{name} {words.score(metric, f.value)}, interval {words.score(metric, f.low)} to {words.score(metric, f.high)}"
-        for name, f in figures.items()
+    summary = "; ".join(
+        f"{name} {formatting.score(metric, figure.value)}, interval {formatting.score(metric, figure.low)} to "
+        f"{formatting.score(metric, figure.high)}"
+        for name, figure in figures.items()
     )
     return picture(
         *marks,
         width=width,
         height=height,
         key=key,
-        title=f"{words.capital(words.METRIC_NAMES[metric])} of every arm with 95 % intervals",
-        description=f"{spoken}. The dashed line stands at {FULL_PROMPT}.",
+        title=f"{formatting.capitalized(formatting.METRIC_NAMES[metric])} of every arm with 95 % intervals",
+        description=f"{summary}. The dashed line marks {FULL_PROMPT}'s score.",
     )
 
 
 def tokens_plot(arms: Sequence[ArmReport], *, width: float, key: str) -> Markup:
-    """Prompt tokens per query of some arms, as bars."""
+    """Draw the prompt tokens per query of ``arms`` as bars."""
     top = max(1.0, *(arm.prompt_tokens.mean for arm in arms))
     row, bar = 46.0, 18.0
     scale = Scale(top=top, start=0, end=width)
@@ -97,7 +106,7 @@ def tokens_plot(arms: Sequence[ArmReport], *, width: float, key: str) -> Markup:
         y = row * number
         marks += [
             label(arm.name, 0, y + 13),
-            label(words.tokens(arm.prompt_tokens.mean), width, y + 13, anchor="end", class_="label strong"),
+            label(formatting.mean(arm.prompt_tokens.mean), width, y + 13, anchor="end", class_="label strong"),
             element("rect", x=0, y=y + 20, width=width, height=bar, rx=3, class_="track"),
             element(
                 "rect",
@@ -115,25 +124,27 @@ def tokens_plot(arms: Sequence[ArmReport], *, width: float, key: str) -> Markup:
         height=row * len(arms),
         key=key,
         title="Prompt tokens per query",
-        description="Means: " + "; ".join(f"{arm.name} {words.tokens(arm.prompt_tokens.mean)}" for arm in arms) + ".",
+        description="Means: "
+        + "; ".join(f"{arm.name} {formatting.mean(arm.prompt_tokens.mean)}" for arm in arms)
+        + ".",
     )
 
 
-def stages_plot(stages: Sequence[StageFacts], metric: Metric, *, width: float, key: str) -> Markup:
-    """Prompt tokens (bars) above the score (line) of every stage, one column a stage."""
-    left, column = AXIS, (width - AXIS) / max(1, len(stages))
-    every = max(1, -(-len(stages) * LEAST_COLUMN // int(width - left)))
+def stages_plot(stages: Sequence[StageRecord], metric: Metric, *, width: float, key: str) -> Markup:
+    """Draw the prompt tokens (bars) above the score (line) of every stage, with one column per stage."""
+    left, column = AXIS_WIDTH, (width - AXIS_WIDTH) / max(1, len(stages))
+    label_every = max(1, -(-len(stages) * MIN_LABELLED_COLUMN // int(width - left)))
     centres = [left + column * (i + 0.5) for i in range(len(stages))]
-    shown = [i for i, x in enumerate(centres) if i % every == 0 and x + LEAST_COLUMN / 2 <= width + 0.5]
-    tokens_top, gap = LINE + 16, LINE + 22
+    labelled = [i for i, x in enumerate(centres) if i % label_every == 0 and x + MIN_LABELLED_COLUMN / 2 <= width + 0.5]
+    tokens_top, gap = LINE_HEIGHT + 16, LINE_HEIGHT + 22
     tokens = Scale(
         top=nice_top(max(stage.prompt_tokens_mean for stage in stages)),
-        start=tokens_top + STAGE_PANEL,
+        start=tokens_top + STAGE_PANEL_HEIGHT,
         end=tokens_top,
     )
     marks = [
         label("Prompt tokens per query", 0, 12, class_="label strong"),
-        *_horizontal_grid(tokens, left, width, words.plain, halves=True),
+        *_horizontal_grid(tokens, left, width, formatting.number, halves=True),
     ]
     bar = min(44.0, column * 0.6)
     for i, stage in enumerate(stages):
@@ -143,105 +154,98 @@ def stages_plot(stages: Sequence[StageFacts], metric: Metric, *, width: float, k
                 "rect", x=centres[i] - bar / 2, y=y, width=bar, height=max(1.5, tokens.start - y), class_="bar result"
             )
         )
-        if i in shown:
-            text = words.tokens(stage.prompt_tokens_mean)
+        if i in labelled:
+            text = formatting.mean(stage.prompt_tokens_mean)
             marks.append(label(text, centres[i], y - 6, anchor="middle", class_="label halo"))
-    base = tokens.start
-    scored = [i for i, stage in enumerate(stages) if stage.score is not None]
-    if scored:
-        top = base + gap + LINE
-        marks.append(
-            label(
-                f"{words.capital(words.METRIC_NAMES[metric])} with the stage's own prompt",
-                0,
-                base + gap,
-                class_="label strong",
-            )
+    score_title = tokens.start + gap
+    score_top = score_title + LINE_HEIGHT
+    marks.append(
+        label(
+            f"{formatting.capitalized(formatting.METRIC_NAMES[metric])} with the stage's own prompt",
+            0,
+            score_title,
+            class_="label strong",
         )
-        marks += _score_panel(
-            stages,
-            metric,
-            scored,
-            shown,
-            centres,
-            Scale(
-                top=nice_top(_largest_score(stages), limit=words.scale(metric)), start=top + STAGE_PANEL, end=top + 6
-            ),
-            left,
-            width,
-        )
-        base = top + STAGE_PANEL
-    for i in shown:
+    )
+    scores = Scale(
+        top=nice_top(_largest_score(stages), limit=formatting.metric_range(metric)),
+        start=score_top + STAGE_PANEL_HEIGHT,
+        end=score_top + 6,
+    )
+    marks += _score_panel(stages, metric, labelled, centres, scores, left, width)
+    base = scores.start
+    for i in labelled:
         marks += [
             label(f"Stage {stages[i].index + 1}", centres[i], base + 20, anchor="middle", class_="label strong"),
             label(
-                f"{words.percent(stages[i].rate_achieved)} · {stages[i].shots}",
+                f"{formatting.percent(stages[i].achieved_rate)} · {stages[i].shots}",
                 centres[i],
-                base + 20 + LINE,
+                base + 20 + LINE_HEIGHT,
                 anchor="middle",
                 class_="label quiet",
             ),
         ]
-    spoken = "; ".join(
-        f"stage {stage.index + 1}: {words.tokens(stage.prompt_tokens_mean)} tokens"
-        + (f", {words.score_sentence(metric, stage.score)}" if stage.score is not None else "")
+    summary = "; ".join(
+        f"stage {stage.index + 1}: {formatting.mean(stage.prompt_tokens_mean)} tokens"
+        + f", {formatting.named_score(metric, stage.score)}"
         + (", failed the gate" if stage.gate == "failed" else "")
         for stage in stages
     )
     return picture(
         *marks,
         width=width,
-        height=base + 20 + LINE + 8,
+        height=base + 20 + LINE_HEIGHT + 8,
         key=key,
         title="Prompt tokens and score over the stages",
-        description=f"{spoken}. Below each stage stand its template rate and its number of examples.",
+        description=f"{summary}. The figures below each stage are its template rate and its number of examples.",
     )
 
 
-def _largest_score(stages: Sequence[StageFacts]) -> float:
-    return max(score for stage in stages for score in (stage.score, stage.full_prompt_score) if score is not None)
+def _largest_score(stages: Sequence[StageRecord]) -> float:
+    return max(score for stage in stages for score in (stage.score, stage.full_prompt_score))
 
 
 def _score_panel(
-    stages: Sequence[StageFacts],
+    stages: Sequence[StageRecord],
     metric: Metric,
-    scored: Sequence[int],
-    shown: Sequence[int],
+    labelled: Sequence[int],
     centres: Sequence[float],
     scale: Scale,
     left: float,
     width: float,
 ) -> list[Markup]:
-    points = [(centres[i], scale.at(stages[i].score or 0.0)) for i in scored]
-    full = [(centres[i], scale.at(score)) for i in scored if (score := stages[i].full_prompt_score) is not None]
-    marks = _horizontal_grid(scale, left, width, lambda value: _axis_score(metric, value), halves=True)
-    if full:
-        y = full[0][1]
-        marks.append(line(left, y, width, y, "reference"))
-    marks.append(path(points, "curve result"))
-    for i, (x, y) in zip(scored, points, strict=True):
-        failed = stages[i].gate == "failed"
+    points = [(x, scale.at(stage.score)) for x, stage in zip(centres, stages, strict=True)]
+    full_prompt_y = scale.at(stages[0].full_prompt_score)
+    marks = [
+        *_horizontal_grid(scale, left, width, lambda value: _axis_score(metric, value), halves=True),
+        line(left, full_prompt_y, width, full_prompt_y, "reference"),
+        path(points, "curve result"),
+    ]
+    for i, (stage, (x, y)) in enumerate(zip(stages, points, strict=True)):
+        failed = stage.gate == "failed"
         marks.append(marker("cross" if failed else "circle", x, y, "mark failed" if failed else "mark result", size=5))
-        if i in shown:
+        if i in labelled:
             below = y < scale.end + 16
-            text = words.score(metric, stages[i].score or 0.0)
+            text = formatting.score(metric, stage.score)
             marks.append(label(text, x, y + 21 if below else y - 11, anchor="middle", class_="label halo"))
     return marks
 
 
 def loss_plot(curves: Sequence[LossCurve], *, width: float, key: str) -> Markup:
-    """Mean loss per answer token over the steps: the stages one after another, Direct dashed from step 0."""
+    """Draw the mean loss per answer token: the stages one after another, and Direct dashed from step 0."""
     stages = [curve for curve in curves if curve.track != "direct"]
     direct = next((curve for curve in curves if curve.track == "direct"), None)
     ends = list(accumulate(curve.points[-1].step for curve in stages))
     starts = [0, *ends[:-1]] if ends else []
     last = max(ends[-1] if ends else 1, direct.points[-1].step if direct else 1)
-    left, top = AXIS, LINE + 8
+    left, top = AXIS_WIDTH, LINE_HEIGHT + 8
     across = Scale(top=last, start=left, end=width - 6)
     up = Scale(
-        top=nice_top(max(point.loss for curve in curves for point in curve.points)), start=top + LOSS_PANEL, end=top
+        top=nice_top(max(point.loss for curve in curves for point in curve.points)),
+        start=top + LOSS_PANEL_HEIGHT,
+        end=top,
     )
-    marks = [*_horizontal_grid(up, left, width, words.plain)]
+    marks = [*_horizontal_grid(up, left, width, formatting.number)]
     for number, (start, curve) in enumerate(zip(starts, stages, strict=True)):
         x = across.at(start)
         if number:
@@ -258,34 +262,34 @@ def loss_plot(curves: Sequence[LossCurve], *, width: float, key: str) -> Markup:
     marks += [
         label("0", left, up.start + 18, class_="label quiet"),
         label("optimizer steps", (left + width) / 2, up.start + 18, anchor="middle", class_="label quiet"),
-        label(words.count(last), width, up.start + 18, anchor="end", class_="label quiet"),
+        label(formatting.count(last), width, up.start + 18, anchor="end", class_="label quiet"),
     ]
-    spoken = "; ".join(
+    summary = "; ".join(
         f"{track_name(curve.track)} from {curve.points[0].loss:.3g} to {curve.points[-1].loss:.3g}" for curve in curves
     )
     return picture(
         *marks,
         width=width,
-        height=up.start + FOOT,
+        height=up.start + AXIS_HEIGHT,
         key=key,
         title="Training loss over optimizer steps",
-        description=f"Mean loss per answer token: {spoken}.",
+        description=f"Mean loss per answer token: {summary}.",
     )
 
 
 def glyph(arm: str) -> Markup:
-    """The arm's mark, small, to stand before its name in a table."""
+    """Draw the arm's mark in a small size, for the place before its name in a table."""
     mark = marker(MARKERS.get(arm, "circle"), 8, 8, f"mark {series_of(arm)}", size=5)
     return element("svg", mark, viewBox="0 0 16 16", width=16, height=16, class_="glyph", aria_hidden="true")
 
 
 def track_name(track: str) -> str:
-    """``Stage 2`` or ``Direct``."""
+    """Return the name of a track, such as ``Stage 2`` or ``Direct``."""
     return DIRECT if track == "direct" else f"Stage {int(track) + 1}"
 
 
 def series_of(arm: str) -> str:
-    """The style of an arm's marks."""
+    """Return the style-sheet class of an arm's marks."""
     return {FULL_PROMPT: "full", DIRECT: "direct", BASE: "base"}.get(arm, "result")
 
 
@@ -316,4 +320,4 @@ def _horizontal_grid(
 
 
 def _axis_score(metric: Metric, value: float) -> str:
-    return words.plain(value) if metric is Metric.BLEU else f"{words.plain(100 * value)} %"
+    return formatting.number(value) if metric is Metric.BLEU else f"{formatting.number(100 * value)} %"

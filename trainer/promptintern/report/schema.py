@@ -1,17 +1,21 @@
-"""report.json: what is known of a run, verdict first."""
+"""Models of report.json, the report of a run: what `build.py` computes from the facts in `facts.py`."""
 
 from typing import Any, Literal
 
 from promptintern_api.evaluation import Metric
 
-from promptintern.report.document import Document
-from promptintern.report.facts import DataFacts, GateFacts, JobFacts, PriceFacts, StageFacts, TrackFacts
+from promptintern.document import Document
+from promptintern.report.facts import DataFacts, GateFacts, JobFacts, LossCurve, PriceFacts
+from promptintern.stage_record import StageRecord, TrackRecord
 
 Outcome = Literal["Internalized", "Inconclusive", "NotInternalized", "StoppedByGate"]
 
 
 class Figure(Document):
-    """A figure with its 95 % interval. ExactMatch is a share (0 to 1), BLEU goes from 0 to 100."""
+    """A score, or a difference of two scores, with its 95 % interval.
+
+    Exact match is a share from 0 to 1; BLEU is a number from 0 to 100.
+    """
 
     value: float
     low: float
@@ -20,19 +24,19 @@ class Figure(Document):
 
 
 class Spread(Document):
-    """Tokens over the held-out rows."""
+    """Mean and 95th percentile of a number of tokens over the held-out rows."""
 
     mean: float
     p95: float
 
 
 class Latency(Document):
-    """How long an arm's answers take on the run's device."""
+    """Time that an arm's answers take on the run's device."""
 
     median_seconds: float
     p95_seconds: float
     queries: int
-    """That were timed one by one, for the median and the 95th percentile."""
+    """Number of queries that were timed one by one, for the median and the 95th percentile."""
     batched_queries_per_second: float | None = None
     batch_size: int
 
@@ -49,13 +53,13 @@ class ArmReport(Document):
     answer_tokens: Spread
     latency: Latency | None = None
     cost_per_thousand: float | None = None
-    """Of 1,000 queries, in the job's currency; None without prices."""
+    """Cost of 1,000 queries in the job's currency; None if the job has no prices."""
 
     def figure(self, metric: Metric) -> Figure:
-        """The arm's score in ``metric``.
+        """Return the arm's score in ``metric``.
 
         Raises:
-            KeyError: if the job did not ask for it.
+            KeyError: if the job does not have this metric.
         """
         figure = self.bleu if metric is Metric.BLEU else self.exact_match
         if figure is None:
@@ -64,55 +68,41 @@ class ArmReport(Document):
 
 
 class Comparison(Document):
-    """Score of ``arm`` minus score of ``against`` on the same rows."""
+    """The score of ``arm`` minus the score of ``against``, on the same rows."""
 
     metric: Metric
     arm: str
     against: str
     difference: Figure
     reading: Literal["better", "worse", "undecided"]
-    """What the interval says of ``arm``; undecided if it holds 0."""
+    """Whether ``arm`` is better or worse than ``against``; undecided if the interval contains 0."""
 
 
 class Savings(Document):
-    """The result beside the full prompt."""
+    """What the result saves compared with the full prompt."""
 
     prompt_tokens: float
-    """Share of the prompt's tokens that is no longer sent; below 0 if there are more of them."""
+    """Share of FullPrompt's prompt tokens that the result does not send; negative if the result sends more."""
     latency_ratio: float | None = None
-    """FullPrompt's median time at batch 1 over the result's."""
+    """FullPrompt's median latency at batch size 1, divided by the result's."""
     throughput_ratio: float | None = None
-    """The result's batched queries per second over FullPrompt's."""
+    """The result's batched queries per second, divided by FullPrompt's."""
     cost: float | None = None
-    """Share of the cost that is saved."""
+    """Share of FullPrompt's cost that the result saves; None if the job has no prices."""
 
 
 class Verdict(Document):
-    """Whether the query alone is enough."""
+    """The outcome of the run: whether the query alone is enough."""
 
     outcome: Outcome
     headline: str
     reasons: list[str]
-    """Sentences: on which figures the outcome rests."""
+    """Sentences with the figures on which the outcome rests."""
     metric: Metric
     max_drop: float
-    """The loss that the job allows, as a share of the metric's range."""
+    """The loss of score that the job allows, as a share of the metric's range."""
     arm: str | None = None
     """The arm that was judged; None if no stage passed the gate."""
-
-
-class CurvePoint(Document):
-    """Mean loss of the steps up to ``step`` since the point before."""
-
-    step: int
-    loss: float
-
-
-class LossCurve(Document):
-    """One track's loss over its steps, thinned out."""
-
-    track: str
-    points: list[CurvePoint]
 
 
 class Example(Document):
@@ -126,7 +116,7 @@ class Example(Document):
 
 
 class Examples(Document):
-    """Rows (by exact match) that the result answers right and the full prompt wrong, and the other way round."""
+    """Rows that only the result (gained) or only the full prompt (lost) answers right, by exact match."""
 
     gained_total: int
     lost_total: int
@@ -135,7 +125,7 @@ class Examples(Document):
 
 
 class Reproducibility(Document):
-    """What it takes to compute the same figures again."""
+    """What is needed to compute the same figures again."""
 
     seeds: dict[str, int]
     versions: dict[str, str]
@@ -144,22 +134,22 @@ class Reproducibility(Document):
 
 
 class Report(Document):
-    """The whole report."""
+    """The whole report of a run."""
 
-    schema_version: Literal["1.0", "1.1"] = "1.1"
+    schema_version: Literal["2.0"] = "2.0"
     verdict: Verdict
     warnings: list[str]
     notes: list[str]
     metrics: list[Metric]
-    """The first one decides."""
+    """The job's metrics; the verdict is in the first one."""
     arms: list[ArmReport]
     comparisons: list[Comparison]
     savings: Savings | None = None
     """None if no stage passed the gate."""
-    stages: list[StageFacts]
+    stages: list[StageRecord]
     planned_stages: int
     gate: GateFacts
-    direct: TrackFacts | None = None
+    direct: TrackRecord | None = None
     loss: list[LossCurve]
     examples: Examples
     job: JobFacts
@@ -168,17 +158,17 @@ class Report(Document):
     reproducibility: Reproducibility
 
     def arm(self, name: str) -> ArmReport | None:
-        """The arm of that name, if it was run."""
+        """Return the arm with this name, or None if the run does not have it."""
         return next((arm for arm in self.arms if arm.name == name), None)
 
 
 def report_to_json(report: Report) -> str:
-    """report.json's text: camelCase, without what is not known."""
+    """Return the text of report.json, with names in camelCase and without fields that are None."""
     return report.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"
 
 
 def report_from_json(text: str | bytes) -> Report:
-    """The report that ``report_to_json`` wrote.
+    """Return the report that ``report_to_json`` wrote.
 
     Raises:
         pydantic.ValidationError: if a field is missing, unknown or out of range.
@@ -187,5 +177,5 @@ def report_from_json(text: str | bytes) -> Report:
 
 
 def report_json_schema() -> dict[str, Any]:
-    """JSON Schema of report.json, draft 2020-12."""
+    """Return the JSON Schema of report.json, draft 2020-12."""
     return Report.model_json_schema(by_alias=True, mode="serialization")

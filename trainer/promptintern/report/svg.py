@@ -1,4 +1,4 @@
-"""Pieces of inline SVG: escaped elements, linear scales, axis ticks, markers. Colours are the style sheet's."""
+"""Inline SVG: escaped elements, markers, linear scales and axis ticks. The style sheet has the colours."""
 
 import math
 from collections.abc import Sequence
@@ -7,25 +7,28 @@ from typing import Literal
 
 from markupsafe import Markup, escape
 
-LINE = 18.0
+LINE_HEIGHT = 18.0
 """Height of a line of text, in pixels."""
-CHARACTER = 7.2
-"""Width of a character at most, in pixels, by which room for labels is planned."""
+CHARACTER_WIDTH = 7.2
+"""Largest width of a character, in pixels, from which the space for labels is computed."""
 
 Marker = Literal["circle", "square", "diamond", "triangle", "cross"]
 Anchor = Literal["start", "middle", "end"]
 
 
 def element(name: str, *children: str, **attributes: str | float) -> Markup:
-    """An SVG element. Text and attribute values are escaped; ``class_`` and ``stroke_width`` lose their underscores."""
-    written = Markup("").join(
+    """Return an SVG element with escaped text and attribute values.
+
+    In attribute names, a trailing underscore is removed (``class_``), and others become hyphens (``stroke_width``).
+    """
+    attribute_text = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value)) for key, value in attributes.items()
     )
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, Markup("").join(children))
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), attribute_text, Markup("").join(children))
 
 
 def picture(*children: str, width: float, height: float, key: str, title: str, description: str) -> Markup:
-    """A whole image with its accessible name and description. ``key`` is unique in the page."""
+    """Return a whole image with its accessible name and description. ``key`` must be unique in the page."""
     return element(
         "svg",
         element("title", escape(title), id=f"{key}-title"),
@@ -40,31 +43,31 @@ def picture(*children: str, width: float, height: float, key: str, title: str, d
 
 
 def label(text: str, x: float, y: float, *, anchor: Anchor = "start", class_: str = "label") -> Markup:
-    """Text with its baseline at ``y``."""
+    """Return text with its baseline at ``y``."""
     return element("text", escape(text), x=x, y=y, text_anchor=anchor, class_=class_)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
-    """A straight line."""
+    """Return a straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
-    """An open line through ``points``."""
+    """Return an open line through ``points``."""
     steps = " ".join(f"{'L' if i else 'M'}{_value(x)} {_value(y)}" for i, (x, y) in enumerate(points))
     return element("path", d=steps, class_=class_)
 
 
 def marker(shape: Marker, x: float, y: float, class_: str, *, size: float = 6) -> Markup:
-    """A data point. The shape alone tells series apart."""
+    """Return the mark of a data point. Series differ in shape, so that colour is not needed to distinguish them."""
     match shape:
         case "circle":
             return element("circle", cx=x, cy=y, r=size, class_=class_)
         case "square":
             return element("rect", x=x - size, y=y - size, width=2 * size, height=2 * size, class_=class_)
         case "diamond":
-            reach = size * 1.3
-            return _polygon([(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)], class_)
+            radius = size * 1.3
+            return _polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], class_)
         case "triangle":
             return _polygon([(x, y - size * 1.2), (x + size * 1.2, y + size), (x - size * 1.2, y + size)], class_)
         case "cross":
@@ -82,34 +85,34 @@ def _polygon(points: Sequence[tuple[float, float]], class_: str) -> Markup:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Values from 0 to ``top`` onto pixels from ``start`` to ``end``."""
+    """A linear scale that maps values from 0 to ``top`` to pixels from ``start`` to ``end``."""
 
     top: float
     start: float
     end: float
 
     def at(self, value: float) -> float:
-        """The pixel of ``value``."""
+        """Return the pixel of ``value``."""
         return self.start + (self.end - self.start) * value / self.top
 
 
-_TOPS = {1.0: 5, 1.5: 3, 2.0: 4, 2.5: 5, 3.0: 3, 4.0: 4, 5.0: 5, 6.0: 3, 8.0: 4, 10.0: 5}
-"""Ends of an axis, as multiples of a power of ten, and into how many round steps each parts."""
+_NICE_TOPS = {1.0: 5, 1.5: 3, 2.0: 4, 2.5: 5, 3.0: 3, 4.0: 4, 5.0: 5, 6.0: 3, 8.0: 4, 10.0: 5}
+"""Possible ends of an axis, as multiples of a power of ten, with the number of round steps for each."""
 
 
 def nice_top(largest: float, *, limit: float = math.inf) -> float:
-    """A round end for an axis that holds ``largest``, at most ``limit``."""
+    """Return a round end for an axis that contains ``largest``, but at most ``limit``."""
     if largest <= 0:
         return min(1.0, limit)
     power: float = 10.0 ** math.floor(math.log10(largest))
-    return min(limit, next(step * power for step in _TOPS if largest <= step * power * (1 + 1e-9)))
+    return min(limit, next(step * power for step in _NICE_TOPS if largest <= step * power * (1 + 1e-9)))
 
 
 def ticks(top: float) -> list[float]:
-    """Round values from 0 to ``top``, which `nice_top` chose."""
+    """Return round values from 0 to ``top``, where ``top`` comes from `nice_top`."""
     mantissa = top / 10.0 ** math.floor(math.log10(top) + 1e-9)
-    steps = next((count for end, count in _TOPS.items() if abs(mantissa - end) < 1e-6), 4)
-    return [top * i / steps for i in range(steps + 1)]
+    num_steps = next((count for end, count in _NICE_TOPS.items() if abs(mantissa - end) < 1e-6), 4)
+    return [top * i / num_steps for i in range(num_steps + 1)]
 
 
 def _value(value: str | float) -> str:

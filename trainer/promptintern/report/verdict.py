@@ -1,42 +1,43 @@
-"""The verdict: whether the query alone is enough, in words that need no statistics."""
+"""The verdict: whether the query alone is enough, in sentences that need no knowledge of statistics."""
 
 from promptintern_api.evaluation import Metric
 
-from promptintern.report import words
-from promptintern.report.facts import FULL_PROMPT, GateFacts, StageFacts
+from promptintern.report import formatting
+from promptintern.report.facts import FULL_PROMPT, GateFacts
 from promptintern.report.schema import ArmReport, Figure, Outcome, Savings, Verdict
+from promptintern.stage_record import StageRecord
 
 TOLERANCE = 1e-9
-"""For sums of floats; far below one row's worth."""
-_MOST_ROWS_ADVISED = 1_000_000
+"""Tolerance for rounding errors of floats; far below the share of a single row."""
+_MAX_ADVISED_ROWS = 1_000_000
 
 
-def judge(*, metric: Metric, full: Figure, difference: Figure, max_drop: float) -> Outcome:
-    """Internalized if the whole interval of ``difference`` lies above the allowed loss, NotInternalized if all of it
-    lies below, else Inconclusive.
+def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop: float) -> Outcome:
+    """Return Internalized if the whole interval of ``difference`` lies above the allowed loss, NotInternalized if the
+    whole interval lies below it, and Inconclusive otherwise.
 
-    It is Inconclusive too where FullPrompt's own score is within the allowed loss of 0: then a model that gets
-    everything wrong would do. Only a result that is surely better than FullPrompt counts there.
+    If FullPrompt's own score is no more than the allowed loss, a model that gets every row wrong would pass. In this
+    case, the outcome is Inconclusive unless the whole interval shows a result better than FullPrompt.
 
     Args:
         full: FullPrompt's score.
-        difference: Score of the result minus FullPrompt's, on the same rows.
+        difference: The result's score minus FullPrompt's, on the same rows.
         max_drop: The allowed loss, as a share of the metric's range.
     """
-    allowed = -max_drop * words.scale(metric)
+    allowed = -max_drop * formatting.metric_range(metric)
     if difference.high < allowed - TOLERANCE:
         return "NotInternalized"
-    if vacuous(metric=metric, full=full, max_drop=max_drop) and difference.low <= 0:
+    if is_full_prompt_too_weak(metric=metric, full=full, max_drop=max_drop) and difference.low <= 0:
         return "Inconclusive"
     return "Internalized" if difference.low >= allowed - TOLERANCE else "Inconclusive"
 
 
-def vacuous(*, metric: Metric, full: Figure, max_drop: float) -> bool:
-    """Whether FullPrompt scores so little that losing all of it would be allowed."""
-    return full.value <= max_drop * words.scale(metric) + TOLERANCE
+def is_full_prompt_too_weak(*, metric: Metric, full: Figure, max_drop: float) -> bool:
+    """Return whether FullPrompt's whole score is no more than the allowed loss."""
+    return full.value <= max_drop * formatting.metric_range(metric) + TOLERANCE
 
 
-def verdict(
+def build_verdict(
     *,
     metric: Metric,
     full: ArmReport,
@@ -44,19 +45,23 @@ def verdict(
     difference: Figure | None,
     savings: Savings | None,
     gate: GateFacts,
-    stages: list[StageFacts],
+    stages: list[StageRecord],
     planned_stages: int,
 ) -> Verdict:
-    """The verdict from the figures.
+    """Return the verdict.
 
     Args:
         metric: The job's first metric.
-        full: The arm FullPrompt.
-        result: The arm QueryOnly, or KeptStage if a gate stopped the run; None if no stage passed.
-        difference: Score of ``result`` minus FullPrompt's; None without a result.
+        full: The FullPrompt arm.
+        result: The QueryOnly arm, or KeptStage if a gate stopped the run; None if no stage passed.
+        difference: The score of ``result`` minus FullPrompt's; None if there is no result.
+        savings: What ``result`` saves compared with FullPrompt; None if there is no result.
+        gate: The gate's settings, and the stage at which it stopped the run.
+        stages: The stages that were trained.
+        planned_stages: Number of stages in the schedule.
     """
 
-    def made(outcome: Outcome, headline: str, reasons: list[str]) -> Verdict:
+    def with_outcome(outcome: Outcome, headline: str, reasons: list[str]) -> Verdict:
         return Verdict(
             outcome=outcome,
             headline=headline,
@@ -66,119 +71,122 @@ def verdict(
             arm=result.name if result else None,
         )
 
-    compared = _compared(metric, full, result, difference, gate) if result and difference else []
+    interval_reasons = _interval_reasons(metric, full, result, difference, gate) if result and difference else []
     if gate.stopped_at is not None:
-        headline, reasons = _stopped(metric, result, savings, gate, stages, planned_stages)
-        return made("StoppedByGate", headline, reasons + compared)
+        headline, reasons = _stopped_by_gate(metric, result, savings, gate, stages, planned_stages)
+        return with_outcome("StoppedByGate", headline, reasons + interval_reasons)
     assert result is not None and difference is not None, "a run that no gate stopped has QueryOnly"
-    outcome = judge(metric=metric, full=full.figure(metric), difference=difference, max_drop=gate.max_drop)
+    outcome = decide_outcome(metric=metric, full=full.figure(metric), difference=difference, max_drop=gate.max_drop)
     subject = _subject(stages)
-    own = words.score_sentence(metric, result.figure(metric).value)
-    theirs = words.score_sentence(metric, full.figure(metric).value)
-    against = f"{own} against {words.score(metric, full.figure(metric).value)} with the full prompt"
-    allowed = words.points(metric, gate.max_drop * words.scale(metric))
+    result_score = formatting.named_score(metric, result.figure(metric).value)
+    full_score = formatting.named_score(metric, full.figure(metric).value)
+    against = f"{result_score}, against {formatting.score(metric, full.figure(metric).value)} with the full prompt"
+    allowed = formatting.points(metric, gate.max_drop * formatting.metric_range(metric))
     if outcome == "Internalized":
-        does = "does better than the full prompt" if difference.low > 0 else "does"
-        return made(
+        claim = "now does better than the full prompt" if difference.low > 0 else "is now enough"
+        return with_outcome(
             outcome,
-            f"{subject} now {does}: {against}{_fewer(savings)}.",
-            [*compared, f"The interval as a whole stays within the allowed loss of {allowed}."],
+            f"{subject} {claim}: it reaches {against}{_fewer_tokens(savings)}.",
+            [*interval_reasons, f"The whole interval lies within the allowed loss of {allowed}."],
         )
     if outcome == "NotInternalized":
-        loss = words.points(metric, -difference.value)
-        return made(
+        loss = formatting.points(metric, -difference.value)
+        return with_outcome(
             outcome,
-            f"{subject} does not do yet: {against}, a loss of {loss} where {allowed} would be allowed.",
-            [*compared, "The interval as a whole lies beyond the allowed loss."],
+            f"{subject} is not enough yet: it reaches {against}. The loss is {loss}, and the job allows {allowed}.",
+            [*interval_reasons, "The whole interval lies beyond the allowed loss."],
         )
-    if vacuous(metric=metric, full=full.figure(metric), max_drop=gate.max_drop):
-        return made(
+    if is_full_prompt_too_weak(metric=metric, full=full.figure(metric), max_drop=gate.max_drop):
+        return with_outcome(
             outcome,
-            f"Nothing to judge by: the full prompt itself reaches {theirs}; {_lower_first(subject)} reaches {own}.",
+            f"The comparison shows nothing: the full prompt itself reaches {full_score}, and {_lower_first(subject)} "
+            f"reaches {result_score}.",
             [
-                *compared,
-                f"With an allowed loss of {allowed} a model that gets every row wrong would pass, so the comparison "
-                "says nothing. A larger base model, a better prompt or clearer accepted answers would change that.",
+                *interval_reasons,
+                f"With an allowed loss of {allowed}, even a model that gets every row wrong would pass. A larger base "
+                "model, a better prompt or clearer accepted answers would make the comparison meaningful.",
             ],
         )
-    return made(
+    return with_outcome(
         outcome,
-        f"Not settled: {_lower_first(subject)} reaches {against}, but {words.count(full.rows)} held-out rows "
-        f"cannot tell whether the loss stays within {allowed}.",
-        [*compared, *_rows_advice(metric, difference, gate.max_drop, full.rows)],
+        f"The result is not settled: {_lower_first(subject)} reaches {against}, but {formatting.count(full.rows)} "
+        f"held-out rows are too few to show whether the loss stays within {allowed}.",
+        [*interval_reasons, *_rows_advice(metric, difference, gate.max_drop, full.rows)],
     )
 
 
-def _compared(metric: Metric, full: ArmReport, result: ArmReport, difference: Figure, gate: GateFacts) -> list[str]:
-    low, high = (words.difference(metric, bound, unit=False) for bound in (difference.low, difference.high))
+def _interval_reasons(
+    metric: Metric, full: ArmReport, result: ArmReport, difference: Figure, gate: GateFacts
+) -> list[str]:
+    low, high = (formatting.difference(metric, bound, unit=False) for bound in (difference.low, difference.high))
     return [
-        f"{result.name} minus {FULL_PROMPT} on the same {words.count(full.rows)} held-out rows: "
-        f"{words.difference(metric, difference.value)} (95 % interval {low} to {high}); the job allows a loss of "
-        f"{words.points(metric, gate.max_drop * words.scale(metric))}."
+        f"On the same {formatting.count(full.rows)} held-out rows, {result.name} minus {FULL_PROMPT} is "
+        f"{formatting.difference(metric, difference.value)} (95 % interval {low} to {high}); the job allows a loss of "
+        f"{formatting.points(metric, gate.max_drop * formatting.metric_range(metric))}."
     ]
 
 
-def _stopped(
+def _stopped_by_gate(
     metric: Metric,
     result: ArmReport | None,
     savings: Savings | None,
     gate: GateFacts,
-    stages: list[StageFacts],
+    stages: list[StageRecord],
     planned_stages: int,
 ) -> tuple[str, list[str]]:
     assert gate.stopped_at is not None
     failed = next(stage for stage in stages if stage.index == gate.stopped_at)
-    headline = f"Stopped by the gate at stage {gate.stopped_at + 1} of {planned_stages}: "
+    headline = f"The gate stopped training at stage {gate.stopped_at + 1} of {planned_stages}"
     if result is None:
-        headline += "no stage came close enough to the full prompt, so there is no adapter."
+        headline += ": no stage came close enough to the full prompt, so there is no adapter."
     else:
         kept = next(stage for stage in stages if stage.index == gate.kept)
         headline += (
-            f"the adapter of stage {kept.index + 1} is kept. It still needs {words.percent(kept.rate_achieved)} of "
-            f"the template and {_examples(kept.shots)}, and reaches "
-            f"{words.score_sentence(metric, result.figure(metric).value)}{_fewer(savings)}."
+            f", and the adapter of stage {kept.index + 1} is kept. This adapter still needs "
+            f"{formatting.percent(kept.achieved_rate)} of the template and {_num_examples(kept.shots)}, and reaches "
+            f"{formatting.named_score(metric, result.figure(metric).value)}{_fewer_tokens(savings)}."
         )
-    reasons = []
-    if failed.score is not None and failed.full_prompt_score is not None:
-        rows = f" on {words.count(failed.scored_rows)} held-out rows" if failed.scored_rows else ""
-        reasons.append(
-            f"Stage {failed.index + 1} reached {words.score_sentence(metric, failed.score)} with its own prompt "
-            f"against {words.score(metric, failed.full_prompt_score)} with the full prompt{rows}; the gate allows a "
-            f"loss of {words.points(metric, gate.max_drop * words.scale(metric))}."
-        )
-    reasons.append(
-        "More rows, more epochs a stage or more stages may carry it further; onFail: Continue trains on regardless."
-    )
-    return headline, reasons
-
-
-def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int) -> list[str]:
-    """How many rows would do, since an interval's width falls with the square root of their number."""
-    margin = abs(difference.value + max_drop * words.scale(metric))
-    reach = difference.value - difference.low
-    if margin <= 0 or reach <= margin or rows * (reach / margin) ** 2 > _MOST_ROWS_ADVISED:
-        return ["The interval reaches from within the allowed loss to beyond it."]
-    return [
-        "The interval reaches from within the allowed loss to beyond it. If the difference stays as it is, about "
-        f"{words.rounded_up(rows * (reach / margin) ** 2):,} held-out rows would settle it."
+    own_score = formatting.named_score(metric, failed.score)
+    full_score = formatting.score(metric, failed.full_prompt_score)
+    allowed = formatting.points(metric, gate.max_drop * formatting.metric_range(metric))
+    return headline, [
+        f"Stage {failed.index + 1} reached {own_score} with its own prompt, against {full_score} with the full prompt "
+        f"on {formatting.count(failed.scored_rows)} held-out rows; the gate allows a loss of {allowed}.",
+        "More rows, more epochs per stage or more stages may help. With onFail: Continue, training goes on after a "
+        "stage that fails the gate.",
     ]
 
 
-def _subject(stages: list[StageFacts]) -> str:
-    """Who answers: the query alone, unless the schedule ends at a rate above 0."""
+def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int) -> list[str]:
+    """Estimate how many rows would settle the verdict.
+
+    An interval's width falls with the square root of the number of rows.
+    """
+    margin = abs(difference.value + max_drop * formatting.metric_range(metric))
+    reach = difference.value - difference.low
+    if margin <= 0 or reach <= margin or rows * (reach / margin) ** 2 > _MAX_ADVISED_ROWS:
+        return ["The interval contains the allowed loss."]
+    return [
+        "The interval contains the allowed loss. If the difference stays as it is, about "
+        f"{formatting.round_up(rows * (reach / margin) ** 2):,} held-out rows would settle it."
+    ]
+
+
+def _subject(stages: list[StageRecord]) -> str:
+    """Name the prompt that was judged: the query alone, unless the schedule ends at a rate above 0."""
     last = stages[-1] if stages else None
-    if last is None or last.rate_asked <= 0:
+    if last is None or last.requested_rate <= 0:
         return "The query alone"
-    return f"The query with {words.percent(last.rate_achieved)} of the template"
+    return f"The query with {formatting.percent(last.achieved_rate)} of the template"
 
 
-def _fewer(savings: Savings | None) -> str:
+def _fewer_tokens(savings: Savings | None) -> str:
     if savings is None or savings.prompt_tokens <= 0:
         return ""
-    return f", with {words.percent(savings.prompt_tokens)} fewer prompt tokens"
+    return f", with {formatting.percent(savings.prompt_tokens)} fewer prompt tokens"
 
 
-def _examples(shots: int) -> str:
+def _num_examples(shots: int) -> str:
     return {0: "no examples", 1: "1 example"}.get(shots, f"{shots} examples")
 
 

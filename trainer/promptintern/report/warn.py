@@ -1,95 +1,100 @@
-"""What a reader should know before trusting the figures."""
+"""Warnings of the report: what a reader should know before relying on its figures."""
 
 from collections.abc import Sequence
 
 from promptintern_api.evaluation import Metric
 
-from promptintern.report import words
-from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, QUERY_ONLY, RunFacts, StageFacts
+from promptintern.report import formatting
+from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, QUERY_ONLY, RunFacts
 from promptintern.report.schema import ArmReport, Comparison
-from promptintern.report.verdict import vacuous
+from promptintern.report.verdict import is_full_prompt_too_weak
+from promptintern.stage_record import StageRecord
 
-FEW_ROWS = 100
-CUT_SHARE = 0.05
-"""Share of an arm's answers at the length limit from which it is worth a word."""
+MIN_ROWS = 100
+"""With fewer held-out rows, the report warns of wide intervals."""
+MIN_CUT_SHARE = 0.05
+"""If more than this share of an arm's answers reached the length limit, the report warns."""
 
 
 def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
-    """The run's own warnings, then what the figures themselves call for."""
+    """Return the warnings of the run, followed by those that its figures give rise to."""
     return [
         *facts.warnings,
         *_nothing_to_internalize(facts, arms, comparisons),
-        *_direct_would_do(facts, arms, comparisons),
-        *_gates(facts),
+        *_direct_is_as_good(facts, arms, comparisons),
+        *_failed_gates(facts),
         *_few_rows(facts),
         *_cut_answers(facts),
-        *_no_four_grams(facts, arms),
+        *_zero_bleu(facts, arms),
     ]
 
 
-def _find(comparisons: Sequence[Comparison], metric: Metric, arm: str, against: str) -> Comparison | None:
+def _find_comparison(comparisons: Sequence[Comparison], metric: Metric, arm: str, against: str) -> Comparison | None:
     return next((c for c in comparisons if (c.metric, c.arm, c.against) == (metric, arm, against)), None)
 
 
-def _direct_would_do(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
+def _direct_is_as_good(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
     metric = facts.metrics[0]
-    found = _find(comparisons, metric, QUERY_ONLY, DIRECT)
+    comparison = _find_comparison(comparisons, metric, QUERY_ONLY, DIRECT)
     learned = any(arm.figure(metric).value > 0 for arm in arms if arm.name in (QUERY_ONLY, DIRECT))
-    if found is None or found.reading == "better" or not learned:
+    if comparison is None or comparison.reading == "better" or not learned:
         return []
-    low, high = (words.difference(metric, bound, unit=False) for bound in (found.difference.low, found.difference.high))
-    if found.reading == "worse":
-        reading = "does better here: Direct, trained on the query alone from the start, beats the stages"
+    low, high = (
+        formatting.difference(metric, bound, unit=False)
+        for bound in (comparison.difference.low, comparison.difference.high)
+    )
+    if comparison.reading == "worse":
+        reading = f"does better here: Direct, which trained on the query alone from the start, beats {QUERY_ONLY}"
     else:
         reading = (
-            "would do as well here: Direct, trained on the query alone from the start, is as good, as far as "
-            f"{words.count(len(facts.rows))} rows can tell"
+            f"does as well here: Direct, which trained on the query alone from the start, is as good as {QUERY_ONLY}, "
+            f"as far as {formatting.count(len(facts.rows))} rows can show"
         )
     return [
         f"Plain fine-tuning {reading} ({QUERY_ONLY} minus {DIRECT}: "
-        f"{words.difference(metric, found.difference.value)}, 95 % interval {low} to {high})."
+        f"{formatting.difference(metric, comparison.difference.value)}, 95 % interval {low} to {high})."
     ]
 
 
 def _nothing_to_internalize(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
     metric = facts.metrics[0]
     full = next(arm for arm in arms if arm.name == FULL_PROMPT).figure(metric)
-    if vacuous(metric=metric, full=full, max_drop=facts.gate.max_drop):
+    if is_full_prompt_too_weak(metric=metric, full=full, max_drop=facts.gate.max_drop):
         return [
-            f"The base model hardly answers even with the full prompt ({words.score_sentence(metric, full.value)}): "
-            "what the result can do, it learned from the training answers, not from the prompt."
+            "The base model hardly ever answers correctly, even with the full prompt "
+            f"({formatting.named_score(metric, full.value)}). What the result can do, it learned from the training "
+            "answers and not from the prompt."
         ]
-    found = _find(comparisons, metric, FULL_PROMPT, BASE)
-    if found is None or found.reading == "better":
+    comparison = _find_comparison(comparisons, metric, FULL_PROMPT, BASE)
+    if comparison is None or comparison.reading == "better":
         return []
     return [
-        "The base model answers the query alone as well as the full prompt (FullPrompt minus Base: "
-        f"{words.difference(metric, found.difference.value)}): the prompt adds nothing that could be internalized."
+        "The base model answers as well with the query alone as with the full prompt (FullPrompt minus Base: "
+        f"{formatting.difference(metric, comparison.difference.value)}), so the prompt adds nothing "
+        "that could be internalized."
     ]
 
 
-def _gates(facts: RunFacts) -> list[str]:
+def _failed_gates(facts: RunFacts) -> list[str]:
     return [
-        f"Stage {stage.index + 1} fell below the gate{_scores(facts.metrics[0], stage)}; training went on, as the job "
-        "says."
+        f"Stage {stage.index + 1} fell below the gate{_stage_scores(facts.metrics[0], stage)}. Training went on, "
+        "because the job sets onFail: Continue."
         for stage in facts.stages
         if stage.gate == "failed" and stage.index != facts.gate.stopped_at
     ]
 
 
-def _scores(metric: Metric, stage: StageFacts) -> str:
-    if stage.score is None or stage.full_prompt_score is None:
-        return ""
-    full = words.score(metric, stage.full_prompt_score)
-    return f" ({words.score_sentence(metric, stage.score)} against {full} with the full prompt)"
+def _stage_scores(metric: Metric, stage: StageRecord) -> str:
+    full = formatting.score(metric, stage.full_prompt_score)
+    return f" ({formatting.named_score(metric, stage.score)} against {full} with the full prompt)"
 
 
 def _few_rows(facts: RunFacts) -> list[str]:
-    if len(facts.rows) >= FEW_ROWS:
+    if len(facts.rows) >= MIN_ROWS:
         return []
     return [
-        f"Only {words.count(len(facts.rows))} held-out rows: the intervals are wide. A few hundred tell a loss of some "
-        "points from chance."
+        f"There are only {formatting.count(len(facts.rows))} held-out rows, so the intervals are wide. It takes a few "
+        "hundred rows to tell a loss of a few points from chance."
     ]
 
 
@@ -100,22 +105,24 @@ def _cut_answers(facts: RunFacts) -> list[str]:
         arm.name: sum(tokens >= facts.max_new_tokens for tokens in arm.answer_tokens) / len(facts.rows)
         for arm in facts.arms
     }
-    listed = ", ".join(f"{words.percent(share)} of {name}'s" for name, share in cut.items() if share > CUT_SHARE)
-    if not listed:
+    shares = ", ".join(
+        f"{formatting.percent(share)} of {name}'s" for name, share in cut.items() if share > MIN_CUT_SHARE
+    )
+    if not shares:
         return []
     return [
-        f"{listed} answers ended at evaluation.maxNewTokens ({facts.max_new_tokens}). Such an answer is rarely an "
-        "exact match: raise the limit, or give evaluation.stop a text that ends an answer."
+        f"{shares} answers reached the limit evaluation.maxNewTokens ({facts.max_new_tokens}). Such an answer is "
+        "rarely an exact match. Raise the limit, or set evaluation.stop to a text that ends an answer."
     ]
 
 
-def _no_four_grams(facts: RunFacts, arms: Sequence[ArmReport]) -> list[str]:
+def _zero_bleu(facts: RunFacts, arms: Sequence[ArmReport]) -> list[str]:
     if Metric.BLEU not in facts.metrics:
         return []
-    zero = [arm.name for arm in arms if arm.bleu is not None and arm.bleu.value == 0 and arm.exact_match.value > 0]
-    if not zero:
+    zero_arms = [arm.name for arm in arms if arm.bleu is not None and arm.bleu.value == 0 and arm.exact_match.value > 0]
+    if not zero_arms:
         return []
     return [
-        f"BLEU is 0 for {', '.join(zero)} though some answers are right: it counts runs of four tokens, and these "
-        "answers are shorter. Go by exact match."
+        f"BLEU is 0 for {', '.join(zero_arms)}, although some answers are right: BLEU counts runs of four tokens, and "
+        "these answers are shorter. Rely on exact match instead."
     ]

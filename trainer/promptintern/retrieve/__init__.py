@@ -1,4 +1,4 @@
-"""Few-shot examples for a query, from the training rows: never the query itself nor a duplicate of it."""
+"""Retrieval of few-shot examples from the training rows, excluding the query itself and its duplicates."""
 
 from promptintern.retrieve.build import build_retriever
 from promptintern.retrieve.encoder import TextEncoder, load_encoder

@@ -1,75 +1,77 @@
-"""BM25 over the pool's queries: bm25s builds the index, the search visits a bounded part of it."""
+"""BM25 over the pool's queries. bm25s builds the index, and the search visits a bounded part of it."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
 _NO_SPACES = "\u2e80-\u9fff\uf900-\ufaff"
-"""Scripts that are written without spaces (Chinese, Japanese): every character is a term."""
+"""Scripts without spaces between words (Chinese, Japanese), in which every character is a term."""
 _WORD = re.compile(rf"(?!\W)[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 MAX_POSTINGS = 4096
-"""Entries of the index that one query may visit."""
+"""Largest number of index entries that one query visits."""
 MAX_CANDIDATES = 128
-"""Documents scored in full for a query that met that limit (or as many as asked for, if more)."""
+"""Number of documents scored in full for a query that reached that limit (or ``k``, if larger)."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def words(text: str) -> list[str]:
-    """The terms of a text: runs of letters, digits and underscores, case-folded; Chinese and Japanese by character."""
+def terms_in(text: str) -> list[str]:
+    """Return the terms of a text: case-folded runs of letters, digits and underscores, or single CJK characters."""
     return _WORD.findall(text.casefold())
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Lists:
-    """Rows of a sparse matrix one after another: row ``i`` is ``starts[i]`` to ``starts[i + 1]``."""
+class _CsrMatrix:
+    """A matrix in compressed sparse row format: row ``i`` is the entries ``indptr[i]`` to ``indptr[i + 1]``."""
 
-    starts: Ints
-    index: Ints
-    """64 bits, since numpy would convert others at every look-up."""
-    weight: NDArray[np.float32]
+    indptr: Ints
+    indices: Ints
+    """Column of each entry; 64 bits, because numpy would convert other integers at every look-up."""
+    weights: NDArray[np.float32]
 
 
 class BM25Index:
-    """The best documents for a query, by BM25 (Lucene's variant, k1 1.5, b 0.75).
+    """Finds the best documents for a query by BM25 (Lucene's variant, k1 1.5, b 0.75).
 
     A term's weight in a document is fixed when the index is built. A query visits its terms' posting lists from the
-    rarest term to the most frequent one, heaviest entries first, and adds up weights by document, until all are read or
-    ``max_postings`` entries are. In the first case the result is exact. In the second the documents that lead so far
-    are scored in full, over all terms: what may be missed is a document that owes its place to frequent terms, whose
-    weights are small. Without the limit the cost of a query grows with the pool, since the lists of frequent terms do.
+    rarest term to the most frequent one, heaviest entries first, and adds up the weights by document. It stops when all
+    entries, or ``max_postings`` of them, have been read. In the first case the result is exact. In the second case the
+    best documents so far are scored in full, over all terms; this can miss a document that would rank high because of
+    frequent terms, whose weights are small. Without the limit, the cost of a query would grow with the pool, because
+    the posting lists of frequent terms do.
     """
 
     def __init__(self, texts: Sequence[str], *, max_postings: int = MAX_POSTINGS) -> None:
         model = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
-        model.index([words(text) or [""] for text in texts], show_progress=False)
+        model.index([terms_in(text) or [""] for text in texts], show_progress=False)
         columns = model.scores
         starts = np.asarray(columns["indptr"], dtype=np.int64)
-        by_term = _Lists(
-            starts=starts,
-            index=np.asarray(columns["indices"], dtype=np.int64),
-            weight=np.asarray(columns["data"], dtype=np.float32),
+        by_term = _CsrMatrix(
+            indptr=starts,
+            indices=np.asarray(columns["indices"], dtype=np.int64),
+            weights=np.asarray(columns["data"], dtype=np.float32),
         )
         self._terms: dict[str, int] = {w: i for w, i in model.vocab_dict.items() if i + 1 < len(starts)}
         self._documents = _transposed(by_term, rows=len(texts))
         self._postings = _heaviest_first(by_term)
         self._lengths: list[int] = np.diff(starts).tolist()
-        self._begins: list[int] = starts[:-1].tolist()
+        self._starts: list[int] = starts[:-1].tolist()
         self._count = len(texts)
         self._max_postings = max_postings
-        # Scratch space, all zero between queries.
+        # Scratch space; all values are zero between queries.
         self._sums = np.zeros(self._count)
-        self._asked = np.zeros(len(starts))
+        self._query_counts = np.zeros(len(starts))
 
     def top(self, text: str, k: int) -> list[int]:
-        """The ``k`` best documents, best first; ties, and documents that share no word, in the order of the pool."""
-        counts = Counter(self._terms[word] for word in words(text) if word in self._terms)
+        """Return the ``k`` best documents, best first. Ties, and documents without a common term, are in pool order."""
+        counts = Counter(self._terms[word] for word in terms_in(text) if word in self._terms)
         terms = sorted(counts, key=lambda term: (self._lengths[term], term))
         docs, scores, complete = self._visit(terms, counts)
         if not complete:
@@ -78,43 +80,43 @@ class BM25Index:
         best: list[int] = _largest(docs, scores, k).tolist()
         if len(best) < k:
             seen = set(best)
-            others = (i for i in range(self._count) if i not in seen)
-            best += [i for i, _ in zip(others, range(k - len(best)), strict=False)]
+            unscored = (i for i in range(self._count) if i not in seen)
+            best += islice(unscored, k - len(best))
         return best
 
     def _visit(self, terms: Sequence[int], counts: Counter[int]) -> tuple[Ints, Floats, bool]:
-        """Documents met, what their visited entries add up to, and whether all entries were visited."""
+        """Return the visited documents, the sums of their visited weights, and whether all entries were visited."""
         sums, postings, budget = self._sums, self._postings, self._max_postings
         met: list[Ints] = []
         for term in terms:
-            begin, length = self._begins[term], min(self._lengths[term], budget)
-            docs = postings.index[begin : begin + length]
+            begin, length = self._starts[term], min(self._lengths[term], budget)
+            docs = postings.indices[begin : begin + length]
             before = sums.take(docs)
             met.append(docs[before == 0])
-            sums[docs] = before + counts[term] * postings.weight[begin : begin + length]
+            sums[docs] = before + counts[term] * postings.weights[begin : begin + length]
             budget -= length
             if budget == 0:
                 break
-        found = np.concatenate(met) if met else np.zeros(0, dtype=np.int64)
-        values = sums.take(found)
-        sums[found] = 0
-        return found, values, sum(self._lengths[term] for term in terms) <= self._max_postings
+        visited = np.concatenate(met) if met else np.zeros(0, dtype=np.int64)
+        values = sums.take(visited)
+        sums[visited] = 0
+        return visited, values, sum(self._lengths[term] for term in terms) <= self._max_postings
 
     def _full_scores(self, docs: Ints, counts: Counter[int]) -> Floats:
-        """Scores over all terms, each summed in the order of the document's own terms: the same in any company."""
-        asked, lists = self._asked, self._documents
-        asked[list(counts)] = list(counts.values())
-        begin = lists.starts[docs]
-        length = lists.starts[docs + 1] - begin
+        """Return scores over all terms. Each is summed in the order of the terms, whatever the other documents are."""
+        query_counts, matrix = self._query_counts, self._documents
+        query_counts[list(counts)] = list(counts.values())
+        begin = matrix.indptr[docs]
+        length = matrix.indptr[docs + 1] - begin
         offsets = np.cumsum(length) - length
         at = np.repeat(begin - offsets, length) + np.arange(length.sum())
-        sums: Floats = np.add.reduceat(lists.weight.take(at) * asked.take(lists.index.take(at)), offsets)
-        asked[list(counts)] = 0
+        sums: Floats = np.add.reduceat(matrix.weights.take(at) * query_counts.take(matrix.indices.take(at)), offsets)
+        query_counts[list(counts)] = 0
         return sums
 
 
 def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
-    """The ``k`` documents with the largest scores, in that order; ties by document."""
+    """Return the ``k`` documents with the largest scores, largest first, ties by document."""
     if len(docs) > 4 * k:
         floor = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = scores >= floor
@@ -122,17 +124,17 @@ def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
     return docs[np.lexsort((docs, -scores))[:k]]
 
 
-def _heaviest_first(lists: _Lists) -> _Lists:
-    """Each list by falling weight, ties by index."""
-    row = np.repeat(np.arange(len(lists.starts) - 1), np.diff(lists.starts))
-    order = np.lexsort((lists.index, -lists.weight, row))
-    return _Lists(starts=lists.starts, index=lists.index[order], weight=lists.weight[order])
+def _heaviest_first(matrix: _CsrMatrix) -> _CsrMatrix:
+    """Sort the entries of each row by descending weight, ties by column."""
+    row = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.weights, row))
+    return _CsrMatrix(indptr=matrix.indptr, indices=matrix.indices[order], weights=matrix.weights[order])
 
 
-def _transposed(lists: _Lists, *, rows: int) -> _Lists:
-    """Lists by term become lists by document, in the order of terms."""
-    term = np.repeat(np.arange(len(lists.starts) - 1), np.diff(lists.starts))
-    order = np.argsort(lists.index, kind="stable")
+def _transposed(matrix: _CsrMatrix, *, rows: int) -> _CsrMatrix:
+    """Transpose ``matrix``, from a row per term to a row per document, with entries in the order of terms."""
+    term = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
+    order = np.argsort(matrix.indices, kind="stable")
     starts = np.zeros(rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(lists.index, minlength=rows), out=starts[1:])
-    return _Lists(starts=starts, index=term[order], weight=lists.weight[order])
+    np.cumsum(np.bincount(matrix.indices, minlength=rows), out=starts[1:])
+    return _CsrMatrix(indptr=starts, indices=term[order], weights=matrix.weights[order])

@@ -1,4 +1,4 @@
-"""From spec.prompt.retriever to a retriever over the training rows."""
+"""The retriever that spec.prompt.retriever describes, over the training rows."""
 
 import hashlib
 import random
@@ -11,28 +11,26 @@ from promptintern_api.prompt import RetrieverKind
 
 from promptintern.retrieve.bm25 import BM25Index
 from promptintern.retrieve.embedding import EmbeddingIndex
-from promptintern.retrieve.encoder import load_encoder
-from promptintern.retrieve.pool import Pool, Rank, Retriever
+from promptintern.retrieve.encoder import FIELD, load_encoder
+from promptintern.retrieve.pool import Pool, Ranker, Retriever
 from promptintern.rows.types import Row
-
-ENCODER_FIELD = "spec.prompt.retriever.modelUri"
 
 
 def build_retriever(spec: RetrieverSpec, pool: Sequence[Row], *, seed: int, encoder: Any = None) -> Retriever:
-    """The retriever that ``spec`` asks for, over ``pool``.
+    """Build the retriever that ``spec`` describes, over the rows ``pool``.
 
     Args:
-        seed: Of kind Random.
-        encoder: Of kind Embedding: what ``load_encoder`` returns. Default: loaded from ``spec.model_uri``.
+        seed: The seed for kind Random.
+        encoder: The ``TextEncoder`` for kind Embedding. Default: it is loaded from ``spec.model_uri``.
 
     Raises:
-        UserError: if an encoder has to be loaded and cannot be.
+        UserError: if the encoder cannot be loaded.
     """
     distinct = Pool.of(pool)
-    return Retriever(distinct, _rank(spec, distinct.texts, seed=seed, encoder=encoder))
+    return Retriever(distinct, _ranker(spec, distinct.texts, seed=seed, encoder=encoder))
 
 
-def _rank(spec: RetrieverSpec, texts: Sequence[str], *, seed: int, encoder: Any) -> Rank:
+def _ranker(spec: RetrieverSpec, texts: Sequence[str], *, seed: int, encoder: Any) -> Ranker:
     match spec.kind:
         case RetrieverKind.BM25:
             index = BM25Index(texts) if texts else None
@@ -47,18 +45,18 @@ def _default_encoder(spec: RetrieverSpec) -> Any:
     from promptintern.models import fetch_model
 
     assert spec.model_uri is not None
-    return load_encoder(fetch_model(spec.model_uri, field=ENCODER_FIELD).path)
+    return load_encoder(fetch_model(spec.model_uri, field=FIELD).path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomDraw:
-    """Rows drawn without replacement, each query by a generator of its own."""
+    """Draws rows without replacement, with a separate random generator for each query."""
 
     size: int
     seed: int
 
     def __call__(self, queries: Sequence[str], k: int) -> Iterator[list[int]]:
-        """``k`` numbers below ``size`` for each query, in the order drawn."""
+        """Yield ``k`` distinct numbers below ``size`` for each query, in the order in which they are drawn."""
         for query in queries:
             digest = hashlib.blake2b(f"{self.seed}\n{query}".encode(), digest_size=16).digest()
             draw = random.Random(int.from_bytes(digest))

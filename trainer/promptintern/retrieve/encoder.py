@@ -1,4 +1,4 @@
-"""Texts as vectors: a transformer's last hidden states, averaged over the text's tokens."""
+"""Text embeddings: a transformer's last hidden states, averaged over the tokens of a text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from promptintern.errors import UserError
+from promptintern.errors import UserError, first_line
 from promptintern.models import context_length
 
 FIELD = "spec.prompt.retriever.modelUri"
@@ -15,23 +15,23 @@ _MAX_TOKENS = 512
 
 
 class TextEncoder:
-    """Mean-pooled, normalised vectors of a model.
+    """Computes mean-pooled, normalised vectors with a transformer.
 
-    Every batch has the same number of rows, filled up where needed, and lengths are rounded up to powers of two, so a
-    text is always computed in a batch of the same shape: its vector does not depend on what stands beside it.
+    Every batch is padded to the same number of rows, and lengths are rounded up to powers of two. A text is thus always
+    computed in a batch of the same shape, and its vector does not depend on the other texts.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._limit = min(context_length(model.config) or _MAX_TOKENS, _MAX_TOKENS)
-        # Models of RoBERTa's kind count positions from behind the padding token's.
+        # Models like RoBERTa number positions from the padding token's id + 1.
         if getattr(model.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
             self._limit = min(self._limit, context_length(model.config) - (model.config.pad_token_id or 0) - 1)  # type: ignore[operator]
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """``[len(texts), hidden]`` float32 on the CPU, each of length 1. Texts are cut at the model's limit."""
+        """Return float32 vectors ``[len(texts), hidden]`` of length 1 on the CPU. Long texts are truncated."""
         ids = self._tokenizer(
             list(texts), truncation=True, max_length=self._limit, return_attention_mask=False, verbose=False
         )["input_ids"]
@@ -53,7 +53,7 @@ class TextEncoder:
         pad = self._tokenizer.pad_token_id or 0
         inputs = torch.full((_ROWS, width), pad)
         mask = torch.zeros(_ROWS, width, dtype=torch.long)
-        mask[:, 0] = 1  # also in filler rows: an average needs a token
+        mask[:, 0] = 1  # in padding rows too, because a mean needs a token
         for index, row in enumerate(rows):
             inputs[index, : len(row)] = torch.tensor(list(row), dtype=torch.long)
             mask[index, : len(row)] = 1
@@ -64,10 +64,10 @@ class TextEncoder:
 
 
 def load_encoder(path: Path, *, device: torch.device | None = None) -> TextEncoder:
-    """The encoder in the folder ``path``, in float32, on ``device`` (default: the CPU).
+    """Load the encoder in the folder ``path`` in float32 on ``device`` (default: the CPU).
 
     Raises:
-        UserError: if the folder holds no model that transformers can load.
+        UserError: if the folder contains no model that transformers can load.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -77,6 +77,5 @@ def load_encoder(path: Path, *, device: torch.device | None = None) -> TextEncod
             path, dtype=torch.float32, trust_remote_code=False, local_files_only=True, use_safetensors=True
         )
     except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError.at(FIELD, f"the encoder in {path} cannot be loaded: {first}") from None
+        raise UserError.at(FIELD, f"the encoder in {path} cannot be loaded: {first_line(error)}") from None
     return TextEncoder(model.requires_grad_(requires_grad=False).eval().to(device or "cpu"), tokenizer)

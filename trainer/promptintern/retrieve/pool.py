@@ -1,4 +1,4 @@
-"""The rows that examples come from, each query once, and what every retriever does with them."""
+"""The pool of rows that examples come from, with each query once, and the part that all retrievers share."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,68 +7,68 @@ from promptintern.errors import UserError
 from promptintern.rows.duplicates import normalise_query
 from promptintern.rows.types import Row
 
-Rank = Callable[[Sequence[str], int], Iterable[list[int]]]
-"""For each query the numbers of the best ``k`` distinct queries, best first. What it ranks for a query depends on that
-query and ``k`` alone, and fewer are the beginning of more."""
+Ranker = Callable[[Sequence[str], int], Iterable[list[int]]]
+"""Returns for each query the indices of the best ``k`` texts of the pool, best first. A query's ranking depends only on
+that query, and for a smaller ``k`` it is a prefix of the ranking for a larger ``k``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Training rows without duplicates: of rows with the same query the first stands for all."""
+    """Training rows without duplicates: the first of several rows with the same query represents them."""
 
     texts: list[str]
     """The distinct queries."""
     rows: list[int]
-    """For each of them, the index of its row."""
-    number: dict[str, int] = field(repr=False)
-    """From a normalised query to its place in ``texts``."""
+    """The index of the row of each text."""
+    index_by_query: dict[str, int] = field(repr=False)
+    """The index in ``texts`` of each normalised query."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Pool":
-        """The pool of ``rows``."""
-        number: dict[str, int] = {}
+        """Return the pool of ``rows``."""
+        index_by_query: dict[str, int] = {}
         first: list[int] = []
         for index, row in enumerate(rows):
             key = normalise_query(row.query)
-            if key not in number:
-                number[key] = len(first)
+            if key not in index_by_query:
+                index_by_query[key] = len(first)
                 first.append(index)
-        return cls(texts=[rows[i].query for i in first], rows=first, number=number)
+        return cls(texts=[rows[i].query for i in first], rows=first, index_by_query=index_by_query)
 
 
 class Retriever:
-    """Finds examples by one ranking."""
+    """Finds examples with a ranker."""
 
-    def __init__(self, pool: Pool, rank: Rank) -> None:
+    def __init__(self, pool: Pool, rank: Ranker) -> None:
         self._pool = pool
         self._rank = rank
 
     def neighbours(self, queries: Sequence[str], k: int) -> list[list[int]]:
-        """For each query the indices of ``k`` rows of the pool, the best one last, so that it stands nearest the query.
+        """Return for each query the indices of ``k`` rows, the best one last, so that it is nearest to the query.
 
-        Never a row whose normalised query is the query's, never two rows that are duplicates of one another. What a
-        query gets does not depend on the other queries, and the best ``j < k`` are the last ``j`` of the ``k``.
+        No row has the same normalised query as the query, and no two rows are duplicates of each other. The result for
+        a query does not depend on the other queries, and the best ``j < k`` rows are the last ``j`` of the ``k``.
 
         Raises:
             UserError: at ``spec.schedule.shots``, if the pool has too few distinct queries for ``k``.
         """
         if k <= 0:
             return [[] for _ in queries]
-        own = [self._pool.number.get(normalise_query(query)) for query in queries]
-        self._check_size(own, k)
-        # One more than asked for, since the query itself may be among the best.
-        wanted = min(k + 1, len(self._pool.texts))
+        own_indices = [self._pool.index_by_query.get(normalise_query(query)) for query in queries]
+        self._check_size(own_indices, k)
+        # One more than ``k``, because the query itself may be among the best.
+        num_ranked = min(k + 1, len(self._pool.texts))
         return [
-            [self._pool.rows[i] for i in reversed([i for i in ranked if i != mine][:k])]
-            for mine, ranked in zip(own, self._rank(queries, wanted), strict=True)
+            [self._pool.rows[i] for i in reversed([i for i in ranked if i != own_index][:k])]
+            for own_index, ranked in zip(own_indices, self._rank(queries, num_ranked), strict=True)
         ]
 
-    def _check_size(self, own: Sequence[int | None], k: int) -> None:
+    def _check_size(self, own_indices: Sequence[int | None], k: int) -> None:
         size = len(self._pool.texts)
-        available = size - 1 if any(mine is not None for mine in own) else size
-        if own and k > available:
+        available = size - 1 if any(own_index is not None for own_index in own_indices) else size
+        if own_indices and k > available:
             raise UserError.at(
                 "spec.schedule.shots",
-                f"is {k}; the training rows have {size} distinct queries, so at most {available} examples can stand "
-                "beside a query that is one of them",
+                f"is {k}, but the training rows have {size} distinct queries, so a prompt can have at most {available} "
+                "examples (a query is never its own example); lower it, or add rows",
             )

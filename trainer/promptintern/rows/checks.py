@@ -1,4 +1,4 @@
-"""Rows against one another: leaks between training and evaluation, and duplicates."""
+"""Comparison of rows: leaks between training and evaluation rows, and duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +10,22 @@ from promptintern.rows.duplicates import normalise_query
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.types import Row
 
-__all__ = ["CheckedRows", "check_rows", "normalise_query"]
-
-_EXAMPLES_SHOWN = 2
+_MAX_EXAMPLES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedRows:
-    """Rows that may be used together, unless there are problems."""
+    """Rows that can be used together, unless there are problems."""
 
     train: list[Row]
     problems: list[Problem]
     warnings: list[str]
     dropped_leaks: int
-    """Training rows left out because evaluation asks the same."""
+    """Number of training rows that were dropped because a held-out row has the same query."""
 
 
 def check_rows(train: Sequence[Row], eval_rows: Sequence[Row], *, on_leak: OnProblem) -> CheckedRows:
-    """Compare normalised queries. A leaked query is a problem, or its training rows are dropped and counted."""
+    """Compare normalised queries. A leaked query is a problem, or its training rows are dropped (``on_leak``)."""
     held_out: dict[str, Row] = {}
     for row in eval_rows:
         held_out.setdefault(normalise_query(row.query), row)
@@ -38,24 +36,24 @@ def check_rows(train: Sequence[Row], eval_rows: Sequence[Row], *, on_leak: OnPro
     if on_leak is OnProblem.ERROR:
         for key, row in zip(keys, train, strict=True):
             if key in held_out:
-                problems.add(held_out[key].where, _leak(held_out[key], row))
+                problems.add(held_out[key].where, _leak_message(held_out[key], row))
         kept = list(zip(keys, train, strict=True))
     else:
         kept = clean
         if leaks and not clean:
-            problems.add("spec.data.train", "has no row left: every query also stands in spec.data.eval")
+            problems.add("spec.data.train", "has no rows left, because every query is also in spec.data.eval")
     return CheckedRows(
         train=[row for _, row in kept],
-        problems=problems.shown(),
+        problems=problems.summary(),
         warnings=[*_duplicate_warnings(kept), *_repeated_held_out(eval_rows)],
         dropped_leaks=leaks if on_leak is OnProblem.DROP else 0,
     )
 
 
-def _leak(held_out: Row, row: Row) -> str:
+def _leak_message(held_out: Row, row: Row) -> str:
     return (
-        f"asks what training row {row.where} asks ({_short(held_out.query)}), so its score would say nothing; remove "
-        "one of them, or set spec.data.onLeak: Drop to leave it out of training"
+        f"has the same query as training row {row.where} ({_short(held_out.query)}), so its score would be "
+        "meaningless; remove one of them, or set spec.data.onLeak: Drop to leave the training row out"
     )
 
 
@@ -69,11 +67,11 @@ def _duplicate_warnings(keyed: Sequence[tuple[str, Row]]) -> list[str]:
             (same if earlier.answer.strip() == row.answer.strip() else different).append((earlier, row))
     warnings = []
     if same:
-        warnings.append(f"{_count(same)} an earlier row's query and answer: {_shown(same)}")
+        warnings.append(f"{_count(same)} an earlier row's query and answer: {_examples(same)}")
     if different:
         warnings.append(
-            f"{_count(different)} an earlier row's query and another answer, so they teach against one another: "
-            f"{_shown(different)}"
+            f"{_count(different)} an earlier row's query with a different answer, so the rows contradict each other: "
+            f"{_examples(different)}"
         )
     return warnings
 
@@ -83,8 +81,8 @@ def _repeated_held_out(rows: Sequence[Row]) -> list[str]:
     if distinct == len(rows):
         return []
     return [
-        f"{len(rows)} held-out rows ask {distinct} different queries; intervals count every row, so they are narrower "
-        "than what the data can tell"
+        f"{len(rows)} held-out rows have only {distinct} distinct queries; the intervals count every row, so they are "
+        "narrower than the data supports"
     ]
 
 
@@ -92,9 +90,9 @@ def _count(pairs: Sequence[tuple[Row, Row]]) -> str:
     return "1 training row repeats" if len(pairs) == 1 else f"{len(pairs)} training rows repeat"
 
 
-def _shown(pairs: Sequence[tuple[Row, Row]]) -> str:
-    shown = "; ".join(f"{b.where} and {a.where} ({_short(b.query)})" for a, b in pairs[:_EXAMPLES_SHOWN])
-    return shown + (f"; and {len(pairs) - _EXAMPLES_SHOWN} more" if len(pairs) > _EXAMPLES_SHOWN else "")
+def _examples(pairs: Sequence[tuple[Row, Row]]) -> str:
+    shown = "; ".join(f"{b.where} and {a.where} ({_short(b.query)})" for a, b in pairs[:_MAX_EXAMPLES])
+    return shown + (f"; and {len(pairs) - _MAX_EXAMPLES} more" if len(pairs) > _MAX_EXAMPLES else "")
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""When two queries are the same: the one notion of a duplicate, for leaks, warnings and retrieval."""
+"""The definition of equal queries, which leaks, warnings and retrieval share."""
 
 import unicodedata
 
@@ -6,9 +6,9 @@ _END = ".!?,;:…。！？，；："
 
 
 def normalise_query(text: str) -> str:
-    """``text`` in Unicode form NFC, case-folded, white space collapsed, punctuation at the end removed.
+    """Return ``text`` in Unicode form NFC, case-folded, with collapsed white space and without punctuation at its end.
 
-    A query of nothing but such punctuation keeps it.
+    A query that consists only of such punctuation keeps it.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)

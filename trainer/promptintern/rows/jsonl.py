@@ -1,14 +1,14 @@
-"""JSON lines: bytes become one object a line, or a problem at that line."""
+"""JSON Lines: each line of a file becomes an object, or a problem at that line."""
 
 import json
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from promptintern.rows.problems import ProblemList
-from promptintern.rows.record import kind_of
+from promptintern.rows.record import describe_type
 
 MAX_LINE_BYTES = 16 * 2**20
-"""A longer line is no row of text; more likely the file is one JSON document, or no text at all."""
+"""Largest size of a line. A file with a longer line is more likely a single JSON document, or no text at all."""
 _SIGNATURES = (
     (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
     (b"PK\x03\x04", "is a zip archive; unpack it first"),
@@ -20,23 +20,23 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class DuplicateKeyError(ValueError):
-    """An object names a key twice, so one of the values would be lost."""
+    """An object has the same key twice, so one of the values would be lost."""
 
 
-def read_lines(file: IO[bytes], problems: ProblemList, *, shown: str) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines (from 1) without their ends; blank ones are passed over, a leading byte order mark is removed."""
+def read_lines(file: IO[bytes], problems: ProblemList, *, file_name: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the number (from 1) and content of each line that is not blank, without line end and byte order mark."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         if number == 1:
             wrong = next((text for magic, text in _SIGNATURES if line.startswith(magic)), None)
             if wrong:
-                problems.add(shown, wrong)
+                problems.add(file_name, wrong)
                 return
             line = line.removeprefix(_BOM)
         if len(line) > MAX_LINE_BYTES:
             problems.add(
-                f"{shown}:{number}", f"is longer than {MAX_LINE_BYTES // 2**20} MiB; give one JSON object a line"
+                f"{file_name}:{number}", f"is longer than {MAX_LINE_BYTES // 2**20} MiB; give one JSON object per line"
             )
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
@@ -47,11 +47,11 @@ def read_lines(file: IO[bytes], problems: ProblemList, *, shown: str) -> Iterato
 
 
 def parse_objects(
-    lines: Iterable[tuple[int, bytes]], problems: ProblemList, *, shown: str
+    lines: Iterable[tuple[int, bytes]], problems: ProblemList, *, file_name: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON object of every line."""
+    """Yield the number and the JSON object of each valid line. Other lines are problems."""
     for number, line in lines:
-        where = f"{shown}:{number}"
+        where = f"{file_name}:{number}"
         try:
             value = json.loads(line.decode(), object_pairs_hook=_unique)
         except UnicodeDecodeError as error:
@@ -66,7 +66,7 @@ def parse_objects(
             if isinstance(value, dict):
                 yield number, value
             else:
-                problems.add(where, f"is {kind_of(value)}; give one JSON object a line")
+                problems.add(where, f"is {describe_type(value)}; give one JSON object per line")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,5 +80,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _hint(line: bytes) -> str:
     if line.strip() in (b"[", b"{"):
-        return "; the file looks like one JSON document, give one object a line"
+        return "; the file looks like one JSON document; give one object per line"
     return ""

@@ -1,8 +1,8 @@
-"""Rows of one data file, with every problem at its line."""
+"""Loading the rows of a data file, with every problem at its line."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import IO, Any, Protocol, cast
@@ -18,34 +18,34 @@ from promptintern.rows.record import RecordReader
 from promptintern.rows.source import open_source
 from promptintern.rows.types import Row
 from promptintern.storage.options import S3Options
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedRows:
-    """What a file holds."""
+    """The content of a data file."""
 
     rows: list[Row]
-    """Those without a problem."""
+    """The rows without a problem."""
     sha256: str
-    """Of the whole file, whatever the limit."""
+    """Digest of the whole file, independent of the limit."""
     problems: list[Problem]
-    """The first ones, and how many more there are."""
+    """The first problems, and the number of further ones."""
     system: str | None = None
     """The system message that all rows of a chat file share."""
     warnings: Sequence[str] = ()
 
 
-class _Reader(Protocol):
+class _RowReader(Protocol):
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None: ...
 
 
 def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows:
-    """The rows of ``source``; ``field`` is its place in the job, such as ``spec.data.train``.
+    """Load the rows of ``source``. ``field`` is its field in the job, such as ``spec.data.train``.
 
-    What is wrong with the file or its rows is in ``problems``, a missing or unreadable file included.
+    Mistakes in the file or its rows, including a missing or unreadable file, are returned in ``problems``.
 
     Raises:
         RunFailed: if an S3 server cannot be reached or fails.
@@ -57,7 +57,8 @@ def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) ->
         with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
             if source.uri.lower().endswith((".csv", ".tsv")):
                 raise UserError.at(
-                    f"{field}.uri", f"{shown(source.uri)} is a table of text; save it as JSONL or Parquet"
+                    f"{field}.uri",
+                    f"{display_uri(source.uri)} is CSV or TSV, which is not supported; save it as JSONL or Parquet",
                 )
             if _is_parquet(source):
                 return _load_parquet(source, field, file, problems)
@@ -88,8 +89,8 @@ def _load_sample(source: DataSource, field: str, problems: ProblemList) -> Loade
 
 
 def _load_jsonl(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
-    name, hashing = shown(source.uri), _HashingReader(file)
-    objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, shown=name), problems, shown=name)
+    name, hashing = display_uri(source.uri), _HashingReader(file)
+    objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, file_name=name), problems, file_name=name)
     first = list(islice(objects, 1))
     records = RecordReader(columns=source.columns, field=field, problems=problems)
     chat = source.format is DataFormat.CHAT or (
@@ -104,15 +105,15 @@ def _load_jsonl(source: DataSource, field: str, file: IO[bytes], problems: Probl
 def _load_parquet(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
     digest = _HashingReader(file).digest_of_all()
     file.seek(0)
-    name = shown(source.uri)
+    name = display_uri(source.uri)
     reader = RecordReader(columns=source.columns, field=field, problems=problems)
-    records = read_records(file, source.columns, problems, shown=name, field=field)
+    records = read_records(file, source.columns, problems, file_name=name, field=field)
     numbered = ((f"{name}#{number}", number, record) for number, record in enumerate(records, start=1))
     return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
 
 
-def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _Reader, limit: int | None) -> list[Row]:
-    """The good rows among the first ``limit`` records."""
+def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> list[Row]:
+    """Return the valid rows among the first ``limit`` records."""
     read = (reader.read(record, where=where, number=number) for where, number, record in islice(numbered, limit))
     return [row for row in read if row is not None]
 
@@ -120,38 +121,33 @@ def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _Reade
 def _loaded(
     rows: list[Row], source: DataSource, reader: RecordReader, *, digest: str, system: str | None = None
 ) -> LoadedRows:
-    name, problems = shown(source.uri), reader.problems
+    name, problems = display_uri(source.uri), reader.problems
     if not rows and not problems.count:
-        problems.add(f"{reader.field}.uri", f"{name} holds no rows")
+        problems.add(f"{reader.field}.uri", f"{name} contains no rows")
     return LoadedRows(
         rows=rows,
         sha256=digest,
-        problems=problems.shown(where=name),
+        problems=problems.summary(where=name),
         system=system,
-        warnings=reader.unseen() if rows else (),
+        warnings=reader.missing_column_warnings() if rows else (),
     )
 
 
 class _HashingReader:
-    """Lines of a file, digested as they are read."""
+    """Reads lines of a file and updates a digest with them."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._digest = hashlib.sha256()
 
     def readline(self, size: int = -1) -> bytes:
-        """As a binary file's."""
+        """Read a line, like the method of a binary file."""
         line = self._file.readline(size)
         self._digest.update(line)
         return line
 
     def digest_of_all(self) -> str:
-        """SHA-256 of the whole file, what was not read yet included."""
-        for chunk in _chunks(self._file):
+        """Read the rest of the file, and return the SHA-256 of the whole file."""
+        while chunk := self._file.read(_CHUNK):
             self._digest.update(chunk)
         return self._digest.hexdigest()
-
-
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
-        yield chunk

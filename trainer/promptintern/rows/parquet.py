@@ -1,4 +1,4 @@
-"""Parquet: records of the columns that a job names, batch by batch."""
+"""Parquet: the records of a file, with the columns that a job names, in batches."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -8,32 +8,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from promptintern_api.data import Columns
 
+from promptintern.errors import first_line
 from promptintern.rows.problems import ProblemList
 
 _BATCH = 8192
 
 
 def read_records(
-    file: IO[bytes], columns: Columns, problems: ProblemList, *, shown: str, field: str
+    file: IO[bytes], columns: Columns, problems: ProblemList, *, file_name: str, field: str
 ) -> Iterator[dict[str, Any]]:
-    """Records in order; a file that is no Parquet, or lacks a column, is a problem of the whole file."""
+    """Yield the records in order. If the file is not Parquet or lacks a column, that is a problem of the whole file."""
     try:
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names
         missing = [name for name in ("query", "answer") if getattr(columns, name) not in names]
         for name in missing:
-            problems.add(shown, _missing(getattr(columns, name), names, f"{field}.columns.{name}"))
+            problems.add(file_name, _missing_column(getattr(columns, name), names, f"{field}.columns.{name}"))
         if missing:
             return
-        wanted = dict.fromkeys([columns.query, columns.answer, columns.answers, columns.tests, columns.id])
-        for batch in table.iter_batches(batch_size=_BATCH, columns=[name for name in wanted if name in names]):
+        columns_to_read = dict.fromkeys([columns.query, columns.answer, columns.answers, columns.tests, columns.id])
+        for batch in table.iter_batches(batch_size=_BATCH, columns=[name for name in columns_to_read if name in names]):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        lines = str(error).strip().splitlines()
-        problems.add(shown, f"is no readable Parquet file: {lines[0] if lines else type(error).__name__}")
+        problems.add(file_name, f"is not a readable Parquet file: {first_line(error)}")
 
 
-def _missing(column: str, names: list[str], setting: str) -> str:
+def _missing_column(column: str, names: list[str], setting: str) -> str:
     close = get_close_matches(column, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return (

@@ -1,4 +1,4 @@
-"""Opening a data file, local or in S3, with errors that name the field and the place."""
+"""Opening a local data file or one in S3, with errors that name the field of the job and the file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ from typing import IO
 
 from promptintern.errors import Problem, UserError
 from promptintern.storage.options import S3Options
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 
 @contextmanager
 def open_source(uri: str, *, field: str, s3: S3Options | None) -> Iterator[IO[bytes]]:
-    """The bytes at ``uri`` (file:// or s3://). A file in S3 is first copied to a temporary folder.
+    """Open the file at ``uri`` (file:// or s3://). A file in S3 is first downloaded to a temporary folder.
 
     Raises:
-        UserError: at ``field``, if there is no such file, or it may not be read.
+        UserError: at ``field``, if the file does not exist or cannot be read.
         RunFailed: if the S3 server cannot be reached or keeps failing.
     """
     if uri.startswith("file://"):
-        with _open_local(Path(shown(uri)), shown(uri), field) as file:
+        with _open_local(Path(display_uri(uri)), display_uri(uri), field) as file:
             yield file
         return
     with tempfile.TemporaryDirectory(prefix="promptintern-rows-") as folder:
@@ -38,9 +38,7 @@ def _open_local(path: Path, name: str, field: str) -> Iterator[IO[bytes]]:
     except FileNotFoundError:
         raise UserError.at(field, f"{name} does not exist") from None
     except IsADirectoryError:
-        raise UserError.at(field, f"{name} is a folder; give the file") from None
-    except PermissionError as error:
-        raise UserError.at(field, f"{name} may not be read: {error.strerror}") from None
+        raise UserError.at(field, f"{name} is a folder; give a file") from None
     except OSError as error:
         raise UserError.at(field, f"{name} cannot be read: {error.strerror or error}") from None
 
@@ -54,6 +52,6 @@ def _download(uri: str, local: Path, field: str, s3: S3Options | None) -> None:
     except FileNotFoundError:
         raise UserError.at(field, f"{uri} does not exist") from None
     except ValueError:
-        raise UserError.at(field, f"{uri} names no file; give s3://BUCKET/KEY") from None
+        raise UserError.at(field, f"{uri} does not name a file; give s3://BUCKET/KEY") from None
     except UserError as error:
         raise UserError([Problem(where=field, message=str(problem)) for problem in error.problems]) from None

@@ -1,4 +1,4 @@
-"""The driver: registers the run, starts the workers, and ends with the report."""
+"""The driver: it registers the run, starts the workers, and writes the report at the end."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
 from promptintern_api.contract import JOB_FILE, RUN_FORMAT
 
-from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, good_before
+from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, credentials_worked_before
 from promptintern.job import run_folder
 from promptintern.pipeline.events import Note, Observer, Stopped
 from promptintern.pipeline.facts import write_report
@@ -27,94 +27,98 @@ from promptintern.run.worker import WorkerTask, work, work_in_process_group
 from promptintern.storage.run import RunStore
 from promptintern.storage.run_format import check_format
 from promptintern.storage.store import open_store
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 MAX_WORKER_FAILURES = 3
-"""How often Ray Train starts the workers again after one was lost."""
+"""How often Ray Train restarts the workers after one was lost."""
 _POLL_SECONDS = 0.2
-_SILENT_SECONDS = 60.0
-"""Without a word of any worker, who ask twice a second: then they are gone, and nobody saves."""
-_FULL_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
-"""Of Ray's OutOfMemoryError."""
-_LOST_PEER = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaves")
-"""What a worker ends with if another one, or its own pod, goes away. Ray may see the other one's end later."""
+_CONTACT_TIMEOUT_SECONDS = 60.0
+"""Seconds without contact after which workers, which poll twice a second, count as lost and unable to save."""
+_OUT_OF_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
+"""Part of the message of Ray's OutOfMemoryError."""
+_CONNECTION_LOST = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaving")
+"""Errors with which a worker ends if another worker or its own pod is lost. Ray may notice that loss only later."""
 
 
 def open_run(job: PromptInternJob, storage_uri: str) -> RunStore:
-    """The run's folder under ``storage_uri``."""
+    """Return the store of the run under ``storage_uri``."""
     return RunStore(open_store(storage_uri, s3=s3_options(job)).child(run_folder(job)))
 
 
 def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: Observer) -> Report:
-    """Run ``job``, or continue it where storage says it stands.
+    """Run ``job``, or continue it from what storage holds, and return its report.
 
     Args:
         storage_uri: ``file://`` or ``s3://`` folder of runs.
-        workers: Training processes; 0 trains in this one.
+        workers: Number of training processes; with 0, this process trains.
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
         RunFailed: if the run ended badly.
-        Stopped: if it saved and stopped because it was asked to.
+        Stopped: if it saved and stopped on request.
     """
     data = load_data(job)
     for warning in data.warnings:
         observer.emit(Note(text=warning, warning=True))
     store = open_run(job, storage_uri)
     _register(job, store, data.digests)
-    task = WorkerTask(job=job.to_wire(), store_uri=store.store.uri, claimant=store.new_claimant(), observer=observer)
+    task = WorkerTask(job=job, store_uri=store.store.uri, claimant=store.new_claimant(), observer=observer)
     if workers == 0:
-        work(task)
+        work(task, data)
     else:
-        _fit_on_ray(job, task, workers, observer)
-    with good_before():
+        _train_on_ray(job, task, workers, observer)
+    with credentials_worked_before():
         store.check_claimant(task.claimant)
         return write_report(store)
 
 
 def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) -> None:
-    """Write ``job.json``, or see that the one there tells of the same data.
+    """Write ``job.json``, or check that the existing one records the same data.
 
     Raises:
-        UserError: if the data files changed since the run began.
+        UserError: if the data files have changed since the run began, or another version of promptintern began it.
+        RunFailed: if ``job.json`` is not what a run writes.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"schemaVersion": RUN_FORMAT, "job": job.to_wire(), "data": digests, "created": created}
     if store.create_json(JOB_FILE, document):
         return
-    known = store.read_json(JOB_FILE)
-    check_format(known or {}, f"{shown(store.store.uri)}/{JOB_FILE}")
-    if known is None or not isinstance(known.get("data"), dict):
-        raise RunFailed(f"{shown(store.store.uri)}/{JOB_FILE} does not say what the run began with; remove the folder")
-    changed = [role for role, digest in digests.items() if known["data"].get(role) != digest]
+    registered = store.read_json(JOB_FILE)
+    check_format(registered or {}, f"{display_uri(store.store.uri)}/{JOB_FILE}")
+    if registered is None or not isinstance(registered.get("data"), dict):
+        raise RunFailed(
+            f"{display_uri(store.store.uri)}/{JOB_FILE} does not record the data that the run began with; "
+            "remove the folder of the run"
+        )
+    changed = [role for role, digest in digests.items() if registered["data"].get(role) != digest]
     if changed:
         raise UserError(
             [
                 Problem(
                     where=f"spec.data.{role}.uri",
-                    message=f"the file has changed since this run began on {known.get('created')}; give the job "
-                    f"another name, or remove {shown(store.store.uri)}",
+                    message=f"the file has changed since this run began on {registered.get('created')}; give the job "
+                    f"another name, or remove {display_uri(store.store.uri)}",
                 )
                 for role in changed
             ]
         )
 
 
-def _before_ray() -> None:
-    """Settings that Ray reads when it is imported."""
+def _set_ray_environment() -> None:
+    """Set the variables that Ray reads when it is imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # A worker imports torch before it answers, which takes its time on a small or busy machine.
+    # A worker imports torch before it answers, which takes long on a small or busy machine.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
-    # It asks whether Ray's own autoscaler gives a node back, which it never does here, and takes seconds to start.
+    # The watcher takes seconds to start, and waits for Ray's own autoscaler to remove nodes, which never happens here.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Workers run in this very environment, not in one that uv makes anew.
+    # Workers run in this environment, not in a new one that uv creates.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
-def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: Observer) -> None:
-    _before_ray()
+def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: Observer) -> None:
+    _set_ray_environment()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -125,13 +129,13 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
     observer.emit(Note(text=f"starting Ray with {workers} worker{'s' if workers > 1 else ''}"))
     gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
     with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
-        # On the driver's own node: a mailbox in a worker's pod would be lost with it, and the run too.
-        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        # The mailbox runs on the driver's node. In a worker's pod it would be lost with that pod, and the run with it.
+        on_driver_node = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=on_driver_node).remote()
         remote_task = replace(task, observer=RayObserver(mailbox))
         trainer = partial(
             TorchTrainer,
-            _loop,
+            _train_loop,
             train_loop_config={"task": remote_task},
             scaling_config=ScalingConfig(
                 num_workers=workers,
@@ -144,129 +148,134 @@ def _fit_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: 
         if gpu:
             _check_gpus(job, observer)
         while True:
-            before = ray.get(mailbox.steps_on.remote())
-            error = _fit_once(trainer(), mailbox, observer)
+            count_before = ray.get(mailbox.progress_count.remote())
+            error = _run_trainer(trainer(), mailbox, observer)
             ending = ray.get(mailbox.ending.remote())
-            gets_on = ray.get(mailbox.steps_on.remote()) != before
-            if error is None or ending is not None or not _may_start_again(error, gets_on=gets_on):
+            has_progressed = ray.get(mailbox.progress_count.remote()) != count_before
+            if error is None or ending is not None or not _can_restart(error, has_progressed=has_progressed):
                 break
-            observer.emit(Note(text="workers were lost, but the run gets on: starting them again", warning=True))
+            observer.emit(
+                Note(text="workers were lost, but the run had made progress; starting workers again", warning=True)
+            )
         _raise_ending(ending, error)
 
 
-def _fit_once(trainer: Any, mailbox: Any, observer: Observer) -> BaseException | None:
-    """Train until the workers are done, or were lost too often; returns what they ended with, if not well."""
+def _run_trainer(trainer: Any, mailbox: Any, observer: Observer) -> BaseException | None:
+    """Train until the workers are done or were lost too often. Return their error, or None."""
     import ray
 
-    # On a thread of its own: there Ray leaves Ctrl-C to us, and this one hands on what the workers tell.
+    # On another thread, Ray leaves Ctrl-C to us, and this thread can forward the workers' events meanwhile.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:
         fit = thread.submit(trainer.fit)
         try:
-            _hand_on(mailbox, observer, until=fit)
+            _forward_events(mailbox, observer, until=fit)
         except BaseException:
-            ray.shutdown()  # ends the workers, and so the thread, at once
+            ray.shutdown()  # ends the workers at once, and with them the thread
             raise
     return fit.exception()
 
 
 def _check_gpus(job: PromptInternJob, observer: Observer) -> None:
-    """See that a worker finds the GPUs it was given, before anything is loaded.
+    """Check that a worker sees the GPUs that it was given, before anything is loaded.
 
     Raises:
-        UserError: if torch sees fewer.
-        Stopped: if a stop was asked for while there was no worker yet.
+        UserError: if PyTorch sees fewer.
+        Stopped: if a stop was requested before the first worker started.
     """
     import ray
 
-    wanted = job.spec.compute.gpus_per_worker
-    answer = ray.remote(_gpus_seen).options(num_gpus=wanted, num_cpus=0).remote()
-    while not ray.wait([answer], timeout=_POLL_SECONDS)[0]:
+    requested = job.spec.compute.gpus_per_worker
+    visible_ref = ray.remote(_visible_gpus).options(num_gpus=requested, num_cpus=0).remote()
+    while not ray.wait([visible_ref], timeout=_POLL_SECONDS)[0]:
         if observer.stop_requested():
             raise Stopped("the start")
-    seen = ray.get(answer)
-    if seen < wanted:
+    visible = ray.get(visible_ref)
+    if visible < requested:
         raise UserError.at(
             "spec.compute.gpusPerWorker",
-            f"asks for {wanted}, and torch sees {seen} in a worker's pod; check the node's driver and the image's "
-            "CUDA, or set compute.device: CPU and gpusPerWorker: 0",
+            f"is {requested}, but the number of GPUs that PyTorch sees in a worker's pod is {visible}; check the "
+            "driver of the node and the CUDA version of the image, or set compute.device: CPU and gpusPerWorker: 0",
         )
 
 
-def _gpus_seen() -> int:
+def _visible_gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _loop(config: dict[str, Any]) -> None:
+def _train_loop(config: dict[str, Any]) -> None:
     work_in_process_group(config["task"])
 
 
 def _raise_ending(ending: Any, error: BaseException | None) -> None:
     if ending is not None:
-        how, problems = ending
-        if how == "user":
+        kind, problems = ending
+        if kind == "user":
             raise UserError([Problem(where=where, message=message) for where, message in problems])
-        if how == "stopped":
+        if kind == "stopped":
             raise Stopped(problems[0][1])
-        if how == "infrastructure":
+        if kind == "infrastructure":
             raise InfrastructureFailed(problems[0][1])
         raise RunFailed(problems[0][1])
     if error is not None:
-        times = "" if _out_of_memory(error) else f" {MAX_WORKER_FAILURES + 1} times, the last time"
-        raise (InfrastructureFailed if _lost_workers(error) else RunFailed)(
-            f"the workers failed{times} with: {cause_of(error)}; run the same command again to continue from the "
+        times = "" if _is_out_of_memory(error) else f" {MAX_WORKER_FAILURES + 1} times, the last time"
+        raise (InfrastructureFailed if _is_worker_loss(error) else RunFailed)(
+            f"the workers failed{times} with: {failure_cause(error)}; run the same command again to continue from the "
             "newest checkpoint"
         ) from error
 
 
-def _may_start_again(error: BaseException, *, gets_on: bool) -> bool:
-    """Whether the same driver starts workers anew after Ray Train gave up on them.
+def _can_restart(error: BaseException, *, has_progressed: bool) -> bool:
+    """Return whether this driver starts the workers again after Ray Train has given up on them.
 
-    Not after one was killed for memory: Ray Train fails over that itself and keeps the dead workers' place reserved,
-    so that new ones would wait for it for ever. The next ones would need as much, too.
+    It does not if a worker was killed for memory. Ray Train then fails itself and keeps the resources of the dead
+    workers reserved, so new ones would wait for them forever; and they would need as much memory again.
     """
-    return gets_on and not _out_of_memory(error)
+    return has_progressed and not _is_out_of_memory(error)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return _FULL_MEMORY.search(str(error)) is not None
+def _is_out_of_memory(error: BaseException) -> bool:
+    return _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def cause_of(error: BaseException) -> str:
-    """What ended the workers, in one line.
+def failure_cause(error: BaseException) -> str:
+    """Return in one line what ended the workers.
 
-    Ray ends what it killed for memory with a page of advice on its own settings; what counts is said in the middle.
+    The message of a worker that Ray killed for memory ends with a page of advice on Ray's own settings; what counts is
+    in the middle.
     """
-    said = str(error).strip()
-    if memory := _FULL_MEMORY.search(said):
+    message = str(error).strip()
+    if memory := _OUT_OF_MEMORY.search(message):
         used, limit = memory.groups()
         return f"OutOfMemoryError: Ray killed a worker that used {used} of its pod's or machine's {limit} of memory"
-    return said.splitlines()[-1] if said else type(error).__name__
+    return message.splitlines()[-1] if message else type(error).__name__
 
 
-def _lost_workers(error: BaseException) -> bool:
-    """Whether Ray lost workers, or never got them; not if our code in them failed, or took too much memory."""
+def _is_worker_loss(error: BaseException) -> bool:
+    """Return whether Ray lost workers or never got any, rather than that our code failed or took too much memory."""
     from ray.train import TrainingFailedError, WorkerGroupError
 
-    if _out_of_memory(error):
+    if _is_out_of_memory(error):
         return False
     if not isinstance(error, WorkerGroupError):
         return isinstance(error, TrainingFailedError)
     failures = error.worker_failures.values()
-    # What our code raised comes as it is; what became of a worker is told by exceptions of Ray's own.
-    gone = any(type(failure).__module__.partition(".")[0] == "ray" for failure in failures)
-    return gone or all(_LOST_PEER.search(f"{type(failure).__name__}: {failure}") for failure in failures)
+    # Errors of our code arrive as they were raised; the loss of a worker arrives as an exception of Ray's own.
+    was_lost_by_ray = any(type(failure).__module__.partition(".")[0] == "ray" for failure in failures)
+    return was_lost_by_ray or all(
+        _CONNECTION_LOST.search(f"{type(failure).__name__}: {failure}") for failure in failures
+    )
 
 
 @contextlib.contextmanager
 def _ray(workers: int) -> Iterator[None]:
-    """A Ray cluster: the one of ``RAY_ADDRESS``, or a small one on this machine."""
+    """Inside this block, use the Ray cluster of ``RAY_ADDRESS``, or a small one that is started on this machine."""
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)  # the driver's log is the one that is kept
+        ray.init(log_to_driver=True)  # only the driver's log is kept
     else:
         ray.init(
             num_cpus=max(workers, os.cpu_count() or 1),
@@ -284,22 +293,26 @@ def _ray(workers: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def _hand_on(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
-    """Events from the workers' mailbox to ``observer``, its wish to stop the other way."""
+def _forward_events(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
+    """Forward events from the workers' mailbox to ``observer``, and its request to stop to the mailbox, until the end.
+
+    Raises:
+        Stopped: if a stop was requested and no worker is left to save.
+    """
     import ray
 
-    asked = False
+    is_stop_sent = False
     while True:
-        over = until.done()
+        is_done = until.done()
         for event in ray.get(mailbox.take.remote()):
             observer.emit(event)
-        if over:
+        if is_done:
             return
-        if observer.stop_requested() and not asked:
-            asked = True
+        if observer.stop_requested() and not is_stop_sent:
+            is_stop_sent = True
             ray.get(mailbox.request_stop.remote())
-        if asked and (where := ray.get(mailbox.saved.remote())) is not None:
-            raise Stopped(where)  # no worker is at it: none has begun, or all had saved because a pod of theirs leaves
-        if asked and ray.get(mailbox.silent.remote()) > _SILENT_SECONDS:
-            raise Stopped("the newest checkpoint")  # they were lost, and Ray Train waits for others
+        if is_stop_sent and (where := ray.get(mailbox.saved_at.remote())) is not None:
+            raise Stopped(where)  # no worker runs: none has started yet, or all have saved for a pod that leaves
+        if is_stop_sent and ray.get(mailbox.seconds_since_contact.remote()) > _CONTACT_TIMEOUT_SECONDS:
+            raise Stopped("the newest checkpoint")  # the workers were lost, and Ray Train waits for new ones
         time.sleep(_POLL_SECONDS)

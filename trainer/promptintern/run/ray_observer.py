@@ -1,4 +1,4 @@
-"""The observer of workers in other processes: a Ray actor between them and the driver."""
+"""The observer of workers in other processes, which reach the driver through a Ray actor."""
 
 import math
 import threading
@@ -15,82 +15,84 @@ _POLL_SECONDS = 0.5
 
 
 class Mailbox:
-    """Holds events until the driver takes them, and the driver's wish to stop until workers ask. Runs as an actor."""
+    """A Ray actor that holds the workers' events for the driver, and the driver's request to stop for the workers."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._stop = False
         self._ending: tuple[Ending, list[tuple[str, str]]] | None = None
-        self._saved: str | None = "the start"
+        self._saved_at: str | None = "the start"
         self._furthest: dict[int | None, float] = {}
-        self._steps_on = 0
-        self._heard = time.monotonic()
+        self._progress_count = 0
+        self._last_contact = time.monotonic()
 
     def put(self, event: Event) -> None:
-        """From a worker."""
+        """Add an event of a worker."""
         self._events.append(event)
-        self._heard = time.monotonic()
+        self._last_contact = time.monotonic()
         match event:
             case Claimed():
-                self._saved = None
-            case StageDone(stage=stage):
-                self._reach(stage, math.inf)
+                self._saved_at = None
+            case StageDone(record=record):
+                self._count_progress(record.index, math.inf)
             case CheckpointSaved(stage=track, step=step):
-                self._reach(track, step)
+                self._count_progress(track, step)
 
     def take(self) -> list[Event]:
-        """All events since the last call, for the driver."""
+        """Return all events since the last call. Called by the driver."""
         events, self._events = self._events, []
         return events
 
     def request_stop(self) -> None:
-        """From the driver."""
+        """Ask the workers to save and stop. Called by the driver."""
         self._stop = True
 
-    def stopping(self) -> bool:
-        """For the workers, who ask again and again."""
-        self._heard = time.monotonic()
+    def stop_requested(self) -> bool:
+        """Return whether the driver requested a stop. Workers call it repeatedly, which shows that they live."""
+        self._last_contact = time.monotonic()
         return self._stop
 
-    def silent(self) -> float:
-        """Seconds since a worker was last heard of."""
-        return time.monotonic() - self._heard
+    def seconds_since_contact(self) -> float:
+        """Return the seconds since the last call from a worker."""
+        return time.monotonic() - self._last_contact
 
     def set_saved(self, where: str) -> None:
-        """From a worker: everything up to ``where`` is stored, and the workers end to begin elsewhere."""
-        self._saved = where
-        self._steps_on += 1
-        self._events.append(Note(text=f"the pod of a worker leaves; saved at {where}; the workers begin again"))
+        """Record that all up to ``where`` is stored and the workers end to restart elsewhere. Called by a worker."""
+        self._saved_at = where
+        self._progress_count += 1
+        self._events.append(
+            Note(text=f"the pod of a worker is about to be deleted; saved at {where}; the workers restart from there")
+        )
 
-    def saved(self) -> str | None:
-        """Where the run stands while no workers are at it."""
-        return self._saved
+    def saved_at(self) -> str | None:
+        """Return up to where the run is saved if no worker is running, or None."""
+        return self._saved_at
 
-    def steps_on(self) -> int:
-        """How often something was stored that no workers had reached before, or workers saved to begin elsewhere.
+    def progress_count(self) -> int:
+        """Return how often a run came further than ever before, or saved in order to restart elsewhere.
 
-        Workers that begin again tell all stages that are committed, and may save again what was saved before: a run
-        that ends there each time does not get on.
+        Workers that restart report all committed stages again, and may save again what was saved before. A run that
+        ends at the same point each time makes no progress.
         """
-        return self._steps_on
+        return self._progress_count
 
-    def _reach(self, track: int | None, step: float) -> None:
+    def _count_progress(self, track: int | None, step: float) -> None:
         if step > self._furthest.get(track, -1):
             self._furthest[track] = step
-            self._steps_on += 1
+            self._progress_count += 1
 
-    def set_ending(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """From a worker; the first one counts."""
+    def set_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """Record how the run ended. Called by workers; only the first call counts."""
         if self._ending is None:
-            self._ending = (how, list(problems))
+            self._ending = (kind, list(problems))
 
     def ending(self) -> tuple[Ending, list[tuple[str, str]]] | None:
-        """How the run ended, if a worker told."""
+        """Return the kind of ending and its problems, or None if no worker has recorded an ending."""
         return self._ending
 
 
 class RayObserver:
-    """An observer that can be sent to workers. Asks for a stop in the background: a step costs no round trip."""
+    """An observer that can be sent to workers. It polls for a stop in the background, so a step costs no round trip."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
@@ -104,34 +106,34 @@ class RayObserver:
         self.__init__(state["mailbox"])  # type: ignore[misc]
 
     def emit(self, event: Event) -> None:
-        """Send and forget."""
+        """Send ``event`` to the mailbox, without waiting for its arrival."""
         self._mailbox.put.remote(event)
 
     def stop_requested(self) -> bool:
-        """As of half a second ago."""
+        """Return whether a stop was requested, as of at most half a second ago."""
         if self._poller is None:
             self._poller = threading.Thread(target=self._poll, daemon=True, name="stop-poller")
             self._poller.start()
         return self._stop.is_set()
 
-    def end(self, how: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Tell the driver, and wait until it is told."""
-        ray.get(self._mailbox.set_ending.remote(how, list(problems)))
+    def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
+        """Record the ending in the mailbox, and wait until it is there."""
+        ray.get(self._mailbox.set_ending.remote(kind, list(problems)))
 
-    def ended(self) -> bool:
-        """Whether a worker told an ending."""
+    def has_ending(self) -> bool:
+        """Return whether any worker has recorded an ending."""
         return ray.get(self._mailbox.ending.remote()) is not None
 
-    def move_on(self, where: str) -> bool:
-        """False if the driver wanted the stop; else it was this worker's pod, or another's."""
-        if ray.get(self._mailbox.stopping.remote()):
+    def record_saved(self, where: str) -> bool:
+        """Return False if the driver requested the stop, and True if the pod of this worker or another one leaves."""
+        if ray.get(self._mailbox.stop_requested.remote()):
             return False
         ray.get(self._mailbox.set_saved.remote(where))
         return True
 
     def _poll(self) -> None:
-        # To the end, also when the stop is known: by this the driver hears that somebody is there who saves.
+        # Polling goes on after a request to stop, because it shows the driver that a worker lives and will save.
         while True:
-            if ray.get(self._mailbox.stopping.remote()) or is_leaving():
+            if ray.get(self._mailbox.stop_requested.remote()) or is_leaving():
                 self._stop.set()
             time.sleep(_POLL_SECONDS)

@@ -1,59 +1,60 @@
-"""What Ray Train runs in every worker, and the driver itself when there are none."""
+"""The work of a training process: a Ray worker, or the driver itself if there are no workers."""
 
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from promptintern_api import parse_job
+from promptintern_api import PromptInternJob
 from promptintern_api.contract import MODEL_FILE, RUN_FORMAT
 
 from promptintern.engine import distributed
-from promptintern.errors import InfrastructureFailed, RunFailed, UserError, good_before
-from promptintern.leaving import present, wait_while_leaving
+from promptintern.errors import InfrastructureFailed, RunFailed, UserError, credentials_worked_before
+from promptintern.leaving import register_process, wait_while_leaving
 from promptintern.models import ModelFolder
 from promptintern.pipeline.events import Claimed, Observer, Stopped
 from promptintern.pipeline.facts import store_facts
-from promptintern.pipeline.inputs import s3_options
+from promptintern.pipeline.inputs import Data, load_data, s3_options
 from promptintern.pipeline.internalize import internalize
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
-from promptintern.uris import shown
+from promptintern.uris import display_uri
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """What a worker is told. It crosses process borders, so it holds plain data and the observer's handle."""
+    """The input of a worker. Ray pickles it to send it to other processes."""
 
-    job: dict[str, Any]
-    """The job on the wire."""
+    job: PromptInternJob
     store_uri: str
-    """The run's folder."""
+    """URI of the run's folder."""
     claimant: Claimant
     observer: Observer
 
 
-def work(task: WorkerTask) -> None:
-    """The whole run as one worker of it.
+def work(task: WorkerTask, data: Data | None = None) -> None:
+    """Do the share of one worker in the whole run.
+
+    Args:
+        data: The job's rows, if this process has loaded them already.
 
     Raises:
         UserError: for anything wrong with the job, its data or its model.
         RunFailed: if the run ended badly.
-        Stopped: if it saved and stopped because it was asked to.
+        Stopped: if it saved and stopped on request.
     """
-    job = parse_job(task.job)
+    job = task.job
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
-    # Claimed here and not by the driver: Ray Train starts lost workers again, and may do so before all old ones ended.
-    who = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
-    with good_before():  # the driver has registered the run
-        term = distributed.from_first(lambda: store.claim_term(who, task.claimant))
+    # Workers claim the run, not the driver, because Ray Train may restart workers before all old ones have ended.
+    process = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
+    with credentials_worked_before():  # the driver has registered the run with them
+        term = distributed.from_rank_zero(lambda: store.claim_term(process, task.claimant))
     if distributed.rank() == 0:
         task.observer.emit(Claimed(term=term))
-    session = open_session(job, local_rank=_local_rank())
-    with good_before():
+    session = open_session(job, data or load_data(job), local_rank=_local_rank())
+    with credentials_worked_before():
         _check_model(store, session.folder)
         _train(session, store, term, task.observer)
     distributed.barrier()
@@ -68,64 +69,69 @@ def _train(session: Session, store: RunStore, term: int, observer: Observer) -> 
             store_facts(session, store, outcome)
 
 
-class PodLeaves(Exception):  # noqa: N818 -- what happens
-    """A worker's pod is about to go; everything is saved, and Ray Train has to start the workers elsewhere."""
+class PodLeaving(Exception):  # noqa: N818 -- an event, not an error
+    """A worker's pod is about to be deleted. Everything is saved, and Ray Train must restart the workers elsewhere."""
 
 
 def work_in_process_group(task: WorkerTask) -> None:
-    """``work`` in a Ray worker: how it ended is told to the observer, because Ray would only retry an exception.
+    """Call ``work`` in a Ray worker and record how it ended, because Ray would only retry after an exception.
 
-    Every error is raised as well, since other workers may wait for this one, and Ray Train starts all of them again:
-    after a lost node or a broken connection they continue from the newest checkpoint; after a told ending they return.
+    Every error is raised as well, because other workers may be waiting for this one. Ray Train then restarts all of
+    them: after a lost node or a broken connection they continue from the newest checkpoint, and after a recorded ending
+    they return at once.
     """
-    if task.observer.ended():
+    if task.observer.has_ending():
         return
     wait_while_leaving()
     try:
-        with present("worker"):
+        with register_process("worker"):
             work(task)
     except Stopped as stopped:
         if distributed.rank() == 0:
-            if task.observer.move_on(stopped.where):
-                raise PodLeaves(stopped.where) from None
-            task.observer.end("stopped", [("", stopped.where)])
+            if task.observer.record_saved(stopped.where):
+                raise PodLeaving(stopped.where) from None
+            task.observer.record_ending("stopped", [("", stopped.where)])
     except UserError as error:
-        task.observer.end("user", [(p.where, p.message) for p in error.problems])
+        task.observer.record_ending("user", [(p.where, p.message) for p in error.problems])
         raise
     except FencedOut as fenced:
-        # By this driver's own newer workers: their ending counts, not this one's.
+        # If this driver's own newer workers have taken over, their ending counts, not this one.
         if fenced.claimant != task.claimant.id:
-            task.observer.end("infrastructure", [("", str(fenced))])
+            task.observer.record_ending("infrastructure", [("", str(fenced))])
         raise
     except InfrastructureFailed as error:
-        task.observer.end("infrastructure", [("", str(error))])
+        task.observer.record_ending("infrastructure", [("", str(error))])
         raise
     except RunFailed as error:
-        task.observer.end("failed", [("", str(error))])
+        task.observer.record_ending("failed", [("", str(error))])
         raise
 
 
 def _check_model(store: RunStore, folder: ModelFolder) -> None:
-    """Note which weights the run began with, or see that these are the same.
+    """Record which weights the run began with, or check that these are the same.
 
     Raises:
-        UserError: if the base model changed since the run began.
+        UserError: if the base model has changed since the run began.
+        RunFailed: if the stored record is not what a run writes.
     """
     digest = folder.digest()
 
-    def noted() -> str:
+    def recorded_digest() -> str:
         if store.create_json(MODEL_FILE, {"schemaVersion": RUN_FORMAT, "uri": folder.uri, "digest": digest}):
             return digest
-        known = (store.read_json(MODEL_FILE) or {}).get("digest")
-        if not isinstance(known, str):
-            raise RunFailed(f"{shown(store.store.uri)}/{MODEL_FILE} does not say what the run began with; remove it")
-        return known
+        recorded = (store.read_json(MODEL_FILE) or {}).get("digest")
+        if not isinstance(recorded, str):
+            raise RunFailed(
+                f"{display_uri(store.store.uri)}/{MODEL_FILE} does not record the base model that the run began "
+                "with; remove the file"
+            )
+        return recorded
 
-    if distributed.from_first(noted) != digest:
+    if distributed.from_rank_zero(recorded_digest) != digest:
         raise UserError.at(
             "spec.model.uri",
-            "the base model has changed since this run began; name a revision or folder that stays as it is, give the "
-            f"job another name, or remove {shown(store.store.uri)}",
+            "the base model has changed since this run began; use a revision or a folder that does not change, give "
+            f"the job another name, or remove {display_uri(store.store.uri)}",
         )
 
 
@@ -134,7 +140,7 @@ def _now() -> str:
 
 
 def _local_rank() -> int:
-    """This worker's number on its node; Ray is there only where workers are processes of their own."""
+    """Return the rank of this worker on its node. Ray knows it only if there are several workers."""
     if distributed.world_size() == 1:
         return 0
     from ray import train

@@ -6,60 +6,60 @@ from urllib.parse import parse_qsl, urlsplit
 
 from promptintern.errors import UserError
 from promptintern.sample.prose import world_template
-from promptintern.sample.worlds import Side, World, answer_question, ask, make_world, word_question
+from promptintern.sample.worlds import Split, World, answer_question, iterate_questions, make_world, word_question
 
 __all__ = ["MODEL_URI", "sample_model_path", "sample_rows", "sample_template", "sample_world"]
 
 MODEL_URI = "sample://formulas"
-KNOWN = (
+_AVAILABLE = (
     "the model sample://formulas, the data sample://formulas/train?world=W&rows=N and "
     "sample://formulas/eval?world=W&rows=N (W a whole number from 0, N from 1; default 0 and 128)"
 )
 
 
 def sample_model_path(uri: str) -> Path:
-    """The folder with the sample model's weights, configuration and tokenizer.
+    """Return the folder with the sample model's weights, configuration and tokenizer.
 
     Raises:
-        UserError: if there is no sample model of that name.
+        UserError: if ``uri`` does not name a sample model.
     """
     if uri != MODEL_URI:
-        raise UserError.at("spec.model.uri", f"{uri} is no sample model; there is {KNOWN}")
+        raise UserError.at("spec.model.uri", f"{uri} is not a sample model; available are {_AVAILABLE}")
     return Path(__file__).parent / "formulas"
 
 
 def sample_rows(uri: str) -> list[dict[str, str]]:
-    """Rows of a world, each with ``id``, ``query`` and ``answer``; fewer rows are a prefix of more.
+    """Return rows of a world, each with ``id``, ``query`` and ``answer``. Fewer rows are a prefix of more rows.
 
     Raises:
-        UserError: if the URI is none of the sample's, or the world has fewer rows than asked for.
+        UserError: if ``uri`` does not name sample data, or the world has fewer rows than ``uri`` requests.
     """
     parts = urlsplit(uri)
-    sides = {f"/{side}": side for side in Side}
-    if parts.scheme != "sample" or parts.netloc != "formulas" or parts.path not in sides:
-        raise UserError.at("spec.data", f"{uri} is no sample data; there is {KNOWN}")
+    splits = {f"/{split}": split for split in Split}
+    if parts.scheme != "sample" or parts.netloc != "formulas" or parts.path not in splits:
+        raise UserError.at("spec.data", f"{uri} is not sample data; available are {_AVAILABLE}")
     number, count = _parameters(uri, parts.query)
-    world, side = sample_world(number), sides[parts.path]
+    world, split = sample_world(number), splits[parts.path]
     rows = [
         {
-            "id": f"w{number}-{side}-{index}",
+            "id": f"w{number}-{split}-{index}",
             "query": word_question(question),
             "answer": answer_question(world, question),
         }
-        for index, question in enumerate(islice(ask(world, side), count))
+        for index, question in enumerate(islice(iterate_questions(world, split), count))
     ]
     if len(rows) < count:
-        raise UserError.at("spec.data", f"{uri} asks for {count} rows; this world has {len(rows)} on that side")
+        raise UserError.at("spec.data", f"{uri} asks for {count} rows, but this world has {len(rows)} in that split")
     return rows
 
 
 def sample_template(world: int) -> str:
-    """The prompt template of a world, with ``{examples}`` and ``{query}``."""
+    """Return the prompt template of a world, with ``{examples}`` and ``{query}``."""
     return world_template(sample_world(world))
 
 
 def sample_world(world: int) -> World:
-    """The world behind ``world=W``; pretraining never sees any of them."""
+    """Return the world of ``world=W``. Pretraining uses none of these worlds."""
     return make_world(f"formulas/{world}")
 
 
@@ -67,9 +67,11 @@ def _parameters(uri: str, query: str) -> tuple[int, int]:
     values = {"world": "0", "rows": "128"}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in values or not (value.isascii() and value.isdecimal() and len(value) < 10):
-            raise UserError.at("spec.data", f"{uri}: {name}={value} is not understood; there is {KNOWN}")
+            raise UserError.at(
+                "spec.data", f"{uri} has an unknown or invalid parameter, {name}={value}; available are {_AVAILABLE}"
+            )
         values[name] = value
     number, count = int(values["world"]), int(values["rows"])
     if count < 1:
-        raise UserError.at("spec.data", f"{uri}: rows must be at least 1")
+        raise UserError.at("spec.data", f"{uri} asks for no rows; rows must be at least 1")
     return number, count

@@ -1,4 +1,4 @@
-"""The sample model: a Llama of about 1.4 million parameters, and start values from which it learns to read."""
+"""The sample model: a Llama with about 1.4 million parameters, and initial values from which it learns to read."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def make_config(tokenizer: Any) -> LlamaConfig:
-    """The architecture. Two wide heads a layer, since recall needs keys that tell hundreds of words apart."""
+    """Return the configuration. Each layer has two wide heads, since recall needs keys that distinguish many words."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -26,7 +26,7 @@ def make_config(tokenizer: Any) -> LlamaConfig:
 
 
 def make_model(tokenizer: Any, *, seed: int) -> LlamaForCausalLM:
-    """A fresh model; the same for the same seed."""
+    """Return a new model, which depends only on ``seed``."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(make_config(tokenizer))
     _initialise(model)
@@ -35,28 +35,28 @@ def make_model(tokenizer: Any, *, seed: int) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def _initialise(model: LlamaForCausalLM) -> None:
-    """Start values that make reading easy to learn; from the library's own, recall stays near chance for long.
+    """Set initial values from which reading is easy to learn. From the library's, recall long stays near chance.
 
-    Token embeddings are large beside what the layers add, so that a token is still known after the first layer.
+    Token embeddings are large relative to what the layers add, so a token remains identifiable after the first layer.
     """
     model.model.embed_tokens.weight.normal_(std=0.5)
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight *= 0.4
         layer.mlp.down_proj.weight *= 0.4
-    _look_back(model)
+    _attend_back(model)
 
 
-def _look_back(model: LlamaForCausalLM, *, strength: float = 6.0, frequencies: int = 4) -> None:
-    """Lets the heads of the first layer start by attending one and two tokens back.
+def _attend_back(model: LlamaForCausalLM, *, strength: float = 6.0, frequencies: int = 4) -> None:
+    """Initialise the heads of the first layer to attend to the previous and the second previous token.
 
-    Recall needs such heads before anything else; from random weights they take hundreds of steps to appear. With
-    rotary positions the score of a query bias and a key bias at a distance d is the sum over frequencies f of
-    strength^2 cos((d - offset) f), largest at the offset.
+    Recall needs such heads first, and from random weights they take hundreds of steps to appear. With rotary positions,
+    the score of a query bias and a key bias at a distance d is the sum over frequencies f of
+    strength^2 cos((d - offset) f), which is largest at the offset.
     """
     config = model.config
     size = config.hidden_size // config.num_attention_heads
     attention = model.model.layers[0].self_attn
-    # What a token is must not drown where it stands, at first.
+    # At first, a token's content must not outweigh its position.
     attention.q_proj.weight *= 0.1
     attention.k_proj.weight *= 0.1
     for head in range(config.num_attention_heads):

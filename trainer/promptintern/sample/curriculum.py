@@ -1,10 +1,10 @@
-"""What the sample model reads while it is pretrained: one thing is added at a time."""
+"""The curriculum of the sample model's pretraining, which adds one difficulty per level."""
 
 import random
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from promptintern.sample.prose import CUE, world_template
+from promptintern.sample.prose import CUE, list_pairs, world_template
 from promptintern.sample.words import BRACKETS, MARKS, SEPARATORS
 from promptintern.sample.worlds import (
     NUM_COLUMNS,
@@ -19,15 +19,15 @@ from promptintern.sample.worlds import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A run of text; answers are what the loss is on."""
+class Span:
+    """A part of a document. The loss is computed on answers."""
 
     text: str
     is_answer: bool
 
 
 class Task(StrEnum):
-    """What an answer is."""
+    """The kind of answers in a document."""
 
     BARE = "recall from pairs written word after word"
     RECALL = "recall from pairs written with signs"
@@ -37,7 +37,7 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One kind of document. Each level adds one thing to the one before it."""
+    """A kind of document. Each level adds one difficulty to the previous level."""
 
     name: str
     task: Task = Task.FORMULA
@@ -45,32 +45,39 @@ class Level:
     functions: int = NUM_FUNCTIONS
     regions: int = NUM_REGIONS
     pool: int | None = None
-    """Nouns and codes that worlds draw from. None: all."""
+    """Number of nouns and codes from which worlds draw. None means all."""
     answers: int = 8
-    """Answers in a document: all of them teach, and all earlier ones are examples to the later ones."""
+    """Number of answers in a document. The loss covers all of them, and earlier ones are examples for later ones."""
     sentences: bool = True
-    """Questions in sentences rather than as bare words."""
+    """Questions are sentences rather than bare words."""
     places: bool = True
     pairs: bool = True
-    """Formulas of two columns."""
+    """Formulas may have two columns."""
     days: bool = True
     signs: bool = True
-    """Brackets, separator and mark differ from world to world, and a line of rules says which they are."""
+    """Brackets, separator and mark differ between worlds, and a line of rules states them."""
     prose: bool = True
-    """The whole template."""
+    """Documents contain the whole template."""
     batch: int = 64
-    gate: float = 0.97
-    """Share of answer tokens (the end token included) that must be right on fresh worlds."""
+    min_accuracy: float = 0.97
+    """Share of answer tokens, including the end token, that must be right on new worlds to pass the level."""
 
 
 def _levels() -> tuple[Level, ...]:
     pairs = Level(
-        name="five pairs, few words", task=Task.BARE, columns=5, functions=0, regions=0, pool=16, answers=10, gate=0.95
+        name="five pairs, few words",
+        task=Task.BARE,
+        columns=5,
+        functions=0,
+        regions=0,
+        pool=16,
+        answers=10,
+        min_accuracy=0.95,
     )
     words = replace(pairs, name="five pairs", pool=None)
     signs = replace(words, name="pairs with signs", task=Task.RECALL)
     ten = replace(signs, name="ten pairs", columns=10, answers=20)
-    lists = replace(ten, name="three lists", columns=6, functions=4, regions=3, answers=13, gate=0.97)
+    lists = replace(ten, name="three lists", columns=6, functions=4, regions=3, answers=13, min_accuracy=0.97)
     ask = replace(lists, name="asked words", task=Task.ASK)
     call = replace(
         ask,
@@ -97,8 +104,8 @@ def _levels() -> tuple[Level, ...]:
 LEVELS = _levels()
 
 
-def make_document(level: Level, seed: str) -> list[Piece]:
-    """A fresh world at that level, and answers about it."""
+def make_document(level: Level, seed: str) -> list[Span]:
+    """Return a document of that level about a new world, which depends only on ``seed``."""
     rng = random.Random(f"{seed}/questions")
     world = make_world(
         seed,
@@ -114,37 +121,37 @@ def make_document(level: Level, seed: str) -> list[Piece]:
     return _recall(level, world, rng)
 
 
-def _formulas(level: Level, world: World, rng: random.Random) -> list[Piece]:
-    pieces = [Piece(text=_header(level, world), is_answer=False)]
+def _formulas(level: Level, world: World, rng: random.Random) -> list[Span]:
+    spans = [Span(text=_header(level, world), is_answer=False)]
     for _ in range(level.answers):
         question = random_question(world, rng, pairs=level.pairs, days=level.days, regions=level.places)
         text = word_question(question) if level.sentences else f"the {question.aggregate} {question.nouns[0]}"
-        pieces += [
-            Piece(text=text + CUE, is_answer=False),
-            Piece(text=answer_question(world, question), is_answer=True),
-            Piece(text="\n", is_answer=False),
+        spans += [
+            Span(text=text + CUE, is_answer=False),
+            Span(text=answer_question(world, question), is_answer=True),
+            Span(text="\n", is_answer=False),
         ]
-    return pieces
+    return spans
 
 
-def _recall(level: Level, world: World, rng: random.Random) -> list[Piece]:
+def _recall(level: Level, world: World, rng: random.Random) -> list[Span]:
     pairs = [*world.columns.items(), *world.functions.items(), *world.regions.items()]
     if level.task is Task.BARE:
-        # The parts are tokenized apart, so even without a sign between them they stay two tokens.
-        pieces = [Piece(text=part, is_answer=False) for word, code in pairs for part in (f" {word}", code)]
-        pieces.append(Piece(text="\n", is_answer=False))
+        # The parts are tokenized separately, so they remain two tokens even without a sign between them.
+        spans = [Span(text=part, is_answer=False) for word, code in pairs for part in (f" {word}", code)]
+        spans.append(Span(text="\n", is_answer=False))
     else:
-        pieces = [Piece(text=_lists(world), is_answer=False)]
+        spans = [Span(text=_lists(world), is_answer=False)]
     before, after = {Task.BARE: (" ", ""), Task.RECALL: (" ", "="), Task.ASK: ("the ", CUE)}[level.task]
     end = "\n" if level.task is Task.ASK else ","
     for _ in range(level.answers // len(pairs)):
         for word, code in rng.sample(pairs, len(pairs)):
-            pieces += [
-                Piece(text=before + word + after, is_answer=False),
-                Piece(text=code, is_answer=True),
-                Piece(text=end, is_answer=False),
+            spans += [
+                Span(text=before + word + after, is_answer=False),
+                Span(text=code, is_answer=True),
+                Span(text=end, is_answer=False),
             ]
-    return pieces
+    return spans
 
 
 def _header(level: Level, world: World) -> str:
@@ -158,6 +165,4 @@ def _header(level: Level, world: World) -> str:
 
 def _lists(world: World) -> str:
     lists = (("Columns", world.columns), ("Functions", world.functions), ("Places", world.regions))
-    return "".join(
-        f"{title}: {', '.join(f'{word}={code}' for word, code in pairs.items())}.\n" for title, pairs in lists if pairs
-    )
+    return "".join(f"{title}: {list_pairs(pairs)}.\n" for title, pairs in lists if pairs)

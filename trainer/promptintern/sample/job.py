@@ -10,19 +10,19 @@ from promptintern.sample import MODEL_URI, sample_template
 from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE
 
 EVAL_ROWS = 1000
-"""So many that a difference of a point can be told from luck."""
+"""Enough rows to distinguish a difference of one percentage point from chance."""
 STAGES: tuple[dict[str, float], ...] = (
     {"templateRate": 1, "shots": 3, "epochs": 1},
     {"templateRate": 0.67, "shots": 2, "epochs": 2},
     {"templateRate": 0.33, "shots": 1, "epochs": 4},
     {"templateRate": 0, "shots": 0, "epochs": 32},
 )
-"""A linear schedule; most passes go to the last stage, whose prompts are short and cheap."""
+"""A linear schedule with most epochs in the last stage, whose prompts are short and cheap."""
 
 
 def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, Any]:
-    """The job as plain data. Its settings bring 128 rows to their end within minutes on a CPU."""
-    data = "sample://formulas/{side}?world={world}&rows={rows}"
+    """Return the job as plain data. With its settings, training on 128 rows takes minutes on a CPU."""
+    data = "sample://formulas/{split}?world={world}&rows={rows}"
     return {
         "apiVersion": "promptintern.dev/v1alpha1",
         "kind": "PromptInternJob",
@@ -30,8 +30,8 @@ def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, A
         "spec": {
             "model": {"uri": MODEL_URI, "dtype": "float32"},
             "data": {
-                "train": {"uri": data.format(side="train", world=world, rows=rows)},
-                "eval": {"uri": data.format(side="eval", world=world, rows=EVAL_ROWS)},
+                "train": {"uri": data.format(split="train", world=world, rows=rows)},
+                "eval": {"uri": data.format(split="eval", world=world, rows=EVAL_ROWS)},
             },
             "prompt": {
                 "template": sample_template(world),
@@ -51,11 +51,11 @@ def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, A
 
 
 class _Readable(yaml.SafeDumper):
-    """Writes text of several lines as a block."""
+    """A YAML dumper that writes multi-line text as a block."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # A text that starts with a line break (the cue) is written with its escape: as a block it would be hard to read.
+    # Text that starts with a line break (the cue) is written with an escape, because a block would be hard to read.
     style = '"' if text.startswith("\n") else "|" if "\n" in text.strip("\n") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -64,7 +64,7 @@ _Readable.add_representer(str, _represent_text)
 
 
 def render_job(*, world: int, rows: int, name: str) -> str:
-    """The job as YAML, with the template as a readable block."""
+    """Return the job as YAML, with the template as a readable block."""
     return yaml.dump(
         build_job(world=world, rows=rows, name=name),
         Dumper=_Readable,

@@ -1,4 +1,4 @@
-"""Pretrains the sample model by steps and gates: ``python -m promptintern.sample.pretrain --out DIR``."""
+"""Pretrains the sample model, level by level: ``python -m promptintern.sample.pretrain --out DIR``."""
 
 import argparse
 import json
@@ -19,51 +19,51 @@ from transformers import LlamaForCausalLM
 from promptintern.errors import RunFailed
 from promptintern.sample.architecture import make_model
 from promptintern.sample.curriculum import LEVELS, Level, make_document
-from promptintern.sample.reading import exact_match, make_probes, without_template
+from promptintern.sample.reading import exact_match, make_probes, make_query_only_probes
 from promptintern.sample.tokenizer import train_tokenizer
 
 SEED = 0
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 30
 REVIEW_SHARE = 0.2
-"""Share of steps that go back to an earlier level."""
+"""Share of steps that train on an earlier level."""
 WINDOW = 8
-"""Steps over which a level's gate is measured. Every batch is of fresh worlds, so this is no training accuracy."""
+"""Number of steps over which accuracy is averaged. Every batch has new worlds, so it is not a training accuracy."""
 MAX_STEPS_PER_LEVEL = 1500
 FINISH_STEPS = 150
-"""Steps on the last level after its gate, while the learning rate falls to zero."""
+"""Number of steps on the last level after it is passed, while the learning rate falls to zero."""
 GATE_WORLDS, GATE_QUESTIONS = 20, 20
 IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passed:
-    """How a level went."""
+class LevelResult:
+    """The result of training on a level."""
 
     level: str
     steps: int
     accuracy: float
-    """Share of answer tokens that were right in the last ``WINDOW`` steps."""
+    """Share of right answer tokens in the last ``WINDOW`` steps."""
 
 
 def make_batch(tokenizer: Any, level: Level, seeds: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, each [documents, tokens], right-padded; a label is what the position has to predict.
+    """Return right-padded token ids and labels, each ``[documents, tokens]``. A label is the token to predict.
 
-    The label of an answer's last token is the end token, although an example goes on with a line break: so a document
-    with many answers teaches the end of each of them.
+    The label of an answer's last token is the end token, although the document continues with a line break. A document
+    with many answers thus teaches where each of them ends.
     """
     documents = [make_document(level, seed) for seed in seeds]
-    texts = [piece.text for document in documents for piece in document]
+    texts = [span.text for document in documents for span in document]
     encoded = iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"])
     rows: list[list[int]] = []
     targets: list[list[int]] = []
     for document in documents:
         ids: list[int] = []
         labels: list[int] = []
-        for piece in document:
+        for span in document:
             tokens = next(encoded)
             ids += tokens
-            if piece.is_answer:
+            if span.is_answer:
                 labels[-1] = tokens[0]
                 labels += [*tokens[1:], tokenizer.eos_token_id]
             else:
@@ -78,19 +78,19 @@ def make_batch(tokenizer: Any, level: Level, seeds: Sequence[str]) -> tuple[torc
 
 
 def loss_and_accuracy(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Mean cross entropy over labelled positions, and the share of them that is right.
+    """Return the mean cross entropy over labelled positions, and the share of them that is predicted correctly.
 
-    Padding is on the right and attention is causal, so no attention mask is needed.
+    No attention mask is needed, because padding is on the right and attention is causal.
     """
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     chosen = labels != IGNORED
     logits = model.lm_head(hidden[chosen])
-    wanted = labels[chosen]
-    return functional.cross_entropy(logits, wanted), (logits.argmax(-1) == wanted).float().mean().item()
+    targets = labels[chosen]
+    return functional.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean().item()
 
 
 class Pretraining:
-    """A model on its way through the levels. Each step's documents depend on the seed and the step alone."""
+    """A model in pretraining. The documents of each step depend only on the seed and the step."""
 
     def __init__(self, tokenizer: Any, *, seed: int) -> None:
         self.tokenizer = tokenizer
@@ -101,33 +101,35 @@ class Pretraining:
             self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
         )
 
-    def pass_level(self, index: int) -> Passed:
-        """Trains on ``LEVELS[index]``, with some steps on earlier levels, until its gate is passed.
+    def pass_level(self, index: int) -> LevelResult:
+        """Train on ``LEVELS[index]``, with some steps on earlier levels, until its minimum accuracy is reached.
 
         Raises:
-            RunFailed: when the gate is not passed in ``MAX_STEPS_PER_LEVEL`` steps.
+            RunFailed: if it is not reached in ``MAX_STEPS_PER_LEVEL`` steps.
         """
         level, first = LEVELS[index], self.step
         window: deque[float] = deque(maxlen=WINDOW)
-        while len(window) < WINDOW or sum(window) / WINDOW < level.gate:
+        while len(window) < WINDOW or sum(window) / WINDOW < level.min_accuracy:
             if self.step - first >= MAX_STEPS_PER_LEVEL:
-                raise RunFailed(f"level {level.name!r} did not pass its gate in {MAX_STEPS_PER_LEVEL} steps")
+                raise RunFailed(
+                    f"level {level.name!r} did not reach its minimum accuracy in {MAX_STEPS_PER_LEVEL} steps"
+                )
             rng = random.Random(f"review/{self.seed}/{self.step}")
             if index > 0 and rng.random() < REVIEW_SHARE:
                 self._train(rng.choice(LEVELS[:index]))
             else:
                 window.append(self._train(level))
-        return Passed(level=level.name, steps=self.step - first, accuracy=round(sum(window) / WINDOW, 4))
+        return LevelResult(level=level.name, steps=self.step - first, accuracy=round(sum(window) / WINDOW, 4))
 
     def finish(self) -> None:
-        """Trains on the last level while the learning rate falls to zero."""
+        """Train on the last level while the learning rate falls to zero."""
         for number in range(FINISH_STEPS):
             self._train(LEVELS[-1], share=1 - number / FINISH_STEPS)
 
     def _train(self, level: Level, *, share: float = 1.0) -> float:
-        warmth = min(1.0, (self.step + 1) / WARMUP_STEPS)
+        warmup = min(1.0, (self.step + 1) / WARMUP_STEPS)
         for group in self.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * warmth * share
+            group["lr"] = LEARNING_RATE * warmup * share
         seeds = [f"pretrain/{self.seed}/{self.step}/{number}" for number in range(level.batch)]
         loss, accuracy = loss_and_accuracy(self.model, *make_batch(self.tokenizer, level, seeds))
         self.optimizer.zero_grad(set_to_none=True)
@@ -140,29 +142,31 @@ class Pretraining:
         return accuracy
 
 
-def score(model: LlamaForCausalLM, tokenizer: Any) -> dict[str, float]:
-    """Exact match on worlds that no level has seen: whole prompt with and without examples, and the query alone."""
+def measure_scores(model: LlamaForCausalLM, tokenizer: Any) -> dict[str, float]:
+    """Return exact match on new worlds: with the full prompt, with and without examples, and with the query alone."""
     names = [f"gate/{number}" for number in range(GATE_WORLDS)]
     kinds = {
         "fullPrompt3Shots": [p for n in names for p in make_probes(n, questions=GATE_QUESTIONS, shots=3)],
         "fullPrompt0Shots": [p for n in names for p in make_probes(n, questions=GATE_QUESTIONS, shots=0)],
-        "queryOnly": [p for n in names for p in without_template(n, questions=GATE_QUESTIONS)],
+        "queryOnly": [p for n in names for p in make_query_only_probes(n, questions=GATE_QUESTIONS)],
     }
     return {kind: round(exact_match(model, tokenizer, probes), 4) for kind, probes in kinds.items()}
 
 
-def check(scores: dict[str, float]) -> None:
-    """The gate of the weights.
+def check_scores(scores: dict[str, float]) -> None:
+    """Check that the weights are good enough to ship.
 
     Raises:
-        RunFailed: when the model does not read its prompt, or answers without it.
+        RunFailed: if the model does not read its prompt, or answers without it.
     """
     if min(scores["fullPrompt3Shots"], scores["fullPrompt0Shots"]) < 0.8 or scores["queryOnly"] >= 0.2:
-        raise RunFailed(f"the weights do not pass (at least 0.8 with the prompt, under 0.2 without): {scores}")
+        raise RunFailed(
+            f"the weights must score at least 0.8 with the prompt and under 0.2 without it, but score {scores}"
+        )
 
 
 def main() -> None:
-    """Pretrain, measure, and write weights, tokenizer and ``pretraining.json``."""
+    """Pretrain and evaluate the model, and write weights, tokenizer and ``pretraining.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, configuration and tokenizer")
     parser.add_argument("--threads", type=int, default=2)
@@ -171,10 +175,10 @@ def main() -> None:
     tokenizer = train_tokenizer()
     pretraining = Pretraining(tokenizer, seed=SEED)
     try:
-        passed = [pretraining.pass_level(index) for index in range(len(LEVELS))]
+        results = [pretraining.pass_level(index) for index in range(len(LEVELS))]
         pretraining.finish()
-        scores = score(pretraining.model, tokenizer)
-        check(scores)
+        scores = measure_scores(pretraining.model, tokenizer)
+        check_scores(scores)
     except RunFailed as error:
         sys.exit(str(error))
     pretraining.model.save_pretrained(arguments.out)
@@ -183,7 +187,7 @@ def main() -> None:
         "seed": SEED,
         "parameters": sum(parameter.numel() for parameter in pretraining.model.parameters()),
         "steps": pretraining.step,
-        "levels": [asdict(level) for level in passed],
+        "levels": [asdict(level) for level in results],
         "exactMatch": scores,
         "exactMatchRows": GATE_WORLDS * GATE_QUESTIONS,
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)},

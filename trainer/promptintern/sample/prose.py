@@ -1,4 +1,4 @@
-"""The prompt template of a world: instructions, the schema, rules and hints, as a team would write them."""
+"""The prompt template of a world, with instructions, schema, rules and hints like those that a team would write."""
 
 import random
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from promptintern.sample.worlds import World
 
 EXAMPLE_TEMPLATE = "{query}\n={answer}\n"
 CUE = "\n="
-"""The end of every prompt: the formula starts after the equals sign."""
+"""The end of every prompt. The formula starts after the equals sign."""
 
 ROLES = (
     "You are the assistant of an analyst who asks for figures in plain English.",
@@ -46,7 +46,7 @@ HINTS = (
 
 
 def world_template(world: World) -> str:
-    """The world's prompt template with ``{examples}`` and ``{query}``; it ends with the cue before the answer."""
+    """Return the world's prompt template with ``{examples}`` and ``{query}``. It ends with the cue for the answer."""
     rng = random.Random(f"{world.name}/prose")
     left, right = world.brackets
     rules = [
@@ -56,9 +56,9 @@ def world_template(world: World) -> str:
     return "\n".join(
         [
             f"{rng.choice(ROLES)} {rng.choice(TASKS)}",
-            f"Columns: {_pairs(world.columns)}.",
-            f"Functions: {_pairs(world.functions)}.",
-            f"Places: {_pairs(world.regions)}.",
+            f"Columns: {list_pairs(world.columns)}.",
+            f"Functions: {list_pairs(world.functions)}.",
+            f"Places: {list_pairs(world.regions)}.",
             "Rules:",
             *(f"- {line}" for line in [*rules, *rng.sample(HINTS, 3)]),
             "Examples:",
@@ -67,5 +67,6 @@ def world_template(world: World) -> str:
     )
 
 
-def _pairs(mapping: Mapping[str, str]) -> str:
+def list_pairs(mapping: Mapping[str, str]) -> str:
+    """Return the pairs of ``mapping`` as text, such as ``sales=QX, price=LM``."""
     return ", ".join(f"{word}={code}" for word, code in mapping.items())

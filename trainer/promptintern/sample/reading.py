@@ -1,4 +1,4 @@
-"""How well a model reads: exact match on worlds that pretraining has not seen."""
+"""A measure of how well a model reads its prompt: exact match on worlds that pretraining has not seen."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ from typing import Any
 import torch
 
 from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE, world_template
-from promptintern.sample.worlds import Question, Side, answer_question, ask, make_world, word_question
+from promptintern.sample.worlds import Question, Split, answer_question, iterate_questions, make_world, word_question
 
 LONGEST_ANSWER = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A prompt and the one right answer."""
+    """A prompt and its only right answer."""
 
     prompt: str
     answer: str
 
 
 def make_probes(world_name: str, *, questions: int, shots: int, pool: int = 128) -> list[Probe]:
-    """Held-out questions in the full prompt; the examples are the pool's questions with the most words in common."""
+    """Return held-out questions with the full prompt. Its examples are the pool's most similar questions."""
     world = make_world(world_name)
     template = world_template(world)
-    examples = list(islice(ask(world, Side.TRAIN), pool))
+    examples = list(islice(iterate_questions(world, Split.TRAIN), pool))
 
     def block(question: Question) -> Iterator[str]:
         for example in _nearest(question, examples, shots):
@@ -36,28 +36,28 @@ def make_probes(world_name: str, *, questions: int, shots: int, pool: int = 128)
             prompt=template.replace("{examples}", "".join(block(question))).replace("{query}", word_question(question)),
             answer=answer_question(world, question),
         )
-        for question in islice(ask(world, Side.EVAL), questions)
+        for question in islice(iterate_questions(world, Split.EVAL), questions)
     ]
 
 
-def without_template(world_name: str, *, questions: int) -> list[Probe]:
-    """The same held-out questions alone, as the final stage sends them."""
+def make_query_only_probes(world_name: str, *, questions: int) -> list[Probe]:
+    """Return the same held-out questions without the template, like the prompts of the final stage."""
     world = make_world(world_name)
     return [
         Probe(prompt=word_question(question) + CUE, answer=answer_question(world, question))
-        for question in islice(ask(world, Side.EVAL), questions)
+        for question in islice(iterate_questions(world, Split.EVAL), questions)
     ]
 
 
 @torch.no_grad()
 def exact_match(model: Any, tokenizer: Any, probes: Sequence[Probe], *, batch: int = 50) -> float:
-    """Share of probes that greedy decoding answers to the letter."""
+    """Return the share of probes that greedy decoding answers exactly."""
     model.eval()
     right = 0
     for start in range(0, len(probes), batch):
-        part = probes[start : start + batch]
+        chunk = probes[start : start + batch]
         inputs = tokenizer(
-            [probe.prompt for probe in part], padding=True, return_tensors="pt", add_special_tokens=False
+            [probe.prompt for probe in chunk], padding=True, return_tensors="pt", add_special_tokens=False
         )
         generated = model.generate(
             input_ids=inputs["input_ids"],
@@ -66,7 +66,7 @@ def exact_match(model: Any, tokenizer: Any, probes: Sequence[Probe], *, batch: i
             do_sample=False,
         )[:, inputs["input_ids"].shape[1] :]
         texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-        right += sum(text == probe.answer for text, probe in zip(texts, part, strict=True))
+        right += sum(text == probe.answer for text, probe in zip(texts, chunk, strict=True))
     return right / len(probes)
 
 

@@ -12,9 +12,9 @@ VOCABULARY = 2048
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 PATTERN = r" ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]|\n|\s+(?!\S)|\s+"
-"""Words, numbers of at most two digits and single signs, each with the space before it; line breaks alone."""
+"""Matches words, numbers of at most two digits and single signs, each with the space before it, and line breaks."""
 
-GENERIC = """
+COMMON_WORDS = """
 find grep awk sed sort uniq head tail cat cut tr xargs wc ls cp mv rm mkdir rmdir touch chmod chown ln tar gzip gunzip
 zip unzip ssh scp rsync curl wget ping kill ps top df du mount echo printf read test diff join paste split tee date
 sleep cd pwd export source sudo which file name type print exec path dir user group home usr bin etc var log tmp txt
@@ -39,7 +39,7 @@ slice sorted staticmethod str sum super tuple type vars zip
 
 
 def train_tokenizer() -> Any:
-    """The tokenizer as a ``PreTrainedTokenizerFast``; the same on every call. It adds no special token by itself."""
+    """Train the tokenizer, a ``PreTrainedTokenizerFast``, always the same one. It adds no special tokens by itself."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -71,7 +71,7 @@ def train_tokenizer() -> Any:
 
 
 def world_words() -> list[str]:
-    """Every piece of text that has to be one token."""
+    """Return all texts that must be single tokens."""
     prose_words = {
         word
         for bank in (prose.ROLES, prose.TASKS, prose.RULES_FIRST, prose.RULES_SECOND, prose.RULES_THIRD, prose.HINTS)
@@ -89,7 +89,7 @@ def world_words() -> list[str]:
 
 
 def corpus() -> Iterator[str]:
-    """Text whose frequencies make the words of the worlds tokens, then common words of English, Bash and Python."""
+    """Yield text in which the words of worlds are frequent enough to become tokens, and then common words."""
     for word in world_words():
         yield from [word] * 400
     rng = random.Random("tokenizer")
@@ -97,5 +97,5 @@ def corpus() -> Iterator[str]:
         world = make_world(f"tokenizer/{number}")
         yield world_template(world)
         yield from (word_question(random_question(world, rng)) for _ in range(20))
-    for word in GENERIC.split():
+    for word in COMMON_WORDS.split():
         yield from [f" {word}", word] * 5

@@ -1,4 +1,4 @@
-"""The words that sample worlds are made of. Each is one token of the sample model's tokenizer."""
+"""The words of the sample worlds. Each is a single token of the sample model's tokenizer."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -15,7 +15,7 @@ NOUNS = _words(
     milk eggs honey apples oranges grapes potatoes books songs games photos letters parcels boxes bottles crates
     """
 )
-"""What a column holds (a world maps some of them to column codes)."""
+"""Contents of columns. A world maps some of them to column codes."""
 
 AGGREGATES = _words(
     """
@@ -23,7 +23,7 @@ AGGREGATES = _words(
     maximum minimum mean usual adjusted rounded scaled ranked peak
     """
 )
-"""What is asked of a column (a world maps some of them to functions)."""
+"""Aggregates of columns. A world maps some of them to functions."""
 
 REGIONS = _words(
     """
@@ -31,7 +31,7 @@ REGIONS = _words(
     highlands lowlands plains delta border port market campus
     """
 )
-"""Where it is asked for (a world maps some of them to region codes)."""
+"""Regions that questions ask about. A world maps some of them to region codes."""
 
 FUNCTIONS = _words(
     """
@@ -48,4 +48,4 @@ BRACKETS = (("(", ")"), ("[", "]"), ("<", ">"))
 SEPARATORS = (",", ";", "|", "/")
 MARKS = ("@", "~", "#", "%")
 DAYS = tuple(range(2, 32))
-"""The number of days a question may look back."""
+"""Numbers of days that a question may cover."""

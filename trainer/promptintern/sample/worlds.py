@@ -1,4 +1,4 @@
-"""A world: a random formula language, and the questions that can be asked in it."""
+"""Worlds: random formula languages, and the questions that can be answered in them."""
 
 import hashlib
 import random
@@ -42,8 +42,8 @@ LOOK_BACK = (" over {days} days", " for the last {days} days", " of the past {da
 NUM_WORDINGS = len(WITH_REGION) * len(LOOK_BACK)
 
 
-class Side(StrEnum):
-    """Which part of a world's questions."""
+class Split(StrEnum):
+    """A split of a world's questions."""
 
     TRAIN = "train"
     EVAL = "eval"
@@ -51,7 +51,7 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """One formula language. The template has to say all of it: nothing can be known without reading."""
+    """A formula language. The template states it completely, and it cannot be known without reading the template."""
 
     name: str
     columns: Mapping[str, str]
@@ -63,12 +63,12 @@ class World:
     brackets: tuple[str, str]
     separator: str
     mark: str
-    """What stands before a region's code."""
+    """The sign before a region's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked (the meaning) and how it is worded."""
+    """A question: its meaning and its wording."""
 
     aggregate: str
     nouns: tuple[str, ...]
@@ -76,7 +76,7 @@ class Question:
     days: int | None
     region: str | None
     wording: int
-    """Index of the phrasing, modulo the number of phrasings of the form."""
+    """Index of the phrasing, modulo the number of phrasings."""
 
     @property
     def meaning(self) -> str:
@@ -92,9 +92,9 @@ def make_world(
     num_regions: int = NUM_REGIONS,
     pool: int | None = None,
 ) -> World:
-    """The world of that name: the same name gives the same world, on every machine and Python version.
+    """Return the world of that name, which is the same on every machine and Python version.
 
-    ``pool`` keeps to the first so many nouns and codes (for the first levels of pretraining).
+    With ``pool``, only that many nouns and codes are used (for the first levels of pretraining).
     """
     rng = random.Random(name)
     codes = rng.sample(CODES[:pool], num_columns + num_regions)
@@ -110,7 +110,7 @@ def make_world(
 
 
 def word_question(question: Question) -> str:
-    """The question in English, such as ``What is the total sales and price in the north?``."""
+    """Return the question in English, such as ``What is the total sales and price in the north?``."""
     look_back = ""
     if question.days is not None:
         look_back = LOOK_BACK[question.wording % len(LOOK_BACK)].format(days=question.days)
@@ -121,7 +121,7 @@ def word_question(question: Question) -> str:
 
 
 def answer_question(world: World, question: Question) -> str:
-    """The question in the world's formula language, such as ``FOLD[QX;LM]@HT``."""
+    """Return the answer in the world's formula language, such as ``FOLD[QX;LM]@HT``."""
     arguments = [world.columns[noun] for noun in question.nouns]
     if question.days is not None:
         arguments.append(str(question.days))
@@ -130,14 +130,14 @@ def answer_question(world: World, question: Question) -> str:
     return formula if question.region is None else f"{formula}{world.mark}{world.regions[question.region]}"
 
 
-def ask(world: World, side: Side) -> Iterator[Question]:
-    """The world's questions on one side, in a fixed order; no meaning comes twice nor stands on both sides.
+def iterate_questions(world: World, split: Split) -> Iterator[Question]:
+    """Yield the world's questions of one split in a fixed order. No meaning occurs twice, or in both splits.
 
-    Nouns, regions, aggregates and forms are dealt like cards, every one of them once before any comes again, so that
-    even a few rows show most of the language: what no row shows, no answer can teach. About a quarter of the meanings
-    is on the eval side. The iterator ends when the world has (almost) no further question, after some thousands.
+    Nouns, regions, aggregates and forms are dealt like cards, each once before any is repeated, so that even a few rows
+    show most of the language. About a quarter of the meanings is in the eval split. The iterator ends after some
+    thousands of questions, when the world has (almost) no further one.
     """
-    rng = random.Random(f"{world.name}/{side}")
+    rng = random.Random(f"{world.name}/{split}")
     nouns = _deal(rng, tuple(world.columns))
     aggregates = _deal(rng, tuple(world.functions))
     regions = _deal(rng, tuple(world.regions))
@@ -155,10 +155,10 @@ def ask(world: World, side: Side) -> Iterator[Question]:
                 region=region,
                 wording=rng.randrange(NUM_WORDINGS),
             )
-            if question.meaning not in seen and side_of(world, question) is side:
+            if question.meaning not in seen and split_of(world, question) is split:
                 break
             aggregate = rng.choice(tuple(world.functions))
-            if attempt > 20:  # The dealt nouns are used up in this form: ask of one of them over some days.
+            if attempt > 20:  # All questions of this form and nouns are used up, so ask about one noun over some days.
                 second, other = "days", None
         else:
             return
@@ -166,16 +166,16 @@ def ask(world: World, side: Side) -> Iterator[Question]:
         yield question
 
 
-def side_of(world: World, question: Question) -> Side:
-    """The side that a meaning is on, by its hash: wording does not matter."""
+def split_of(world: World, question: Question) -> Split:
+    """Return the split of a question, which depends only on a hash of its meaning, not on its wording."""
     digest = hashlib.sha256(f"{world.name}/{question.meaning}".encode()).digest()
-    return Side.EVAL if digest[0] % 4 == 0 else Side.TRAIN
+    return Split.EVAL if digest[0] % 4 == 0 else Split.TRAIN
 
 
 def random_question(
     world: World, rng: random.Random, *, pairs: bool = True, days: bool = True, regions: bool = True
 ) -> Question:
-    """Any question of the allowed forms, for pretraining."""
+    """Return a random question of the allowed forms, for pretraining."""
     seconds = ["none", *(["column"] if pairs else []), *(["days"] if days else [])]
     second = rng.choice(seconds)
     return Question(

@@ -1,20 +1,20 @@
-"""Writing beside training."""
+"""Writing in the background, while training continues."""
 
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-_LEAVE_SECONDS = 5.0
-"""How long a failed block waits for what still runs."""
+_JOIN_SECONDS = 5.0
+"""How long a failed block waits for the work that is still running."""
 
 
 class BackgroundWriter:
-    """Runs one piece of work at a time on a thread of its own, with at most one more waiting.
+    """Runs one task at a time on a separate thread, with at most one more task waiting.
 
-    What a piece of work raises is raised again by the caller's next ``submit``, ``poll`` or ``drain``, once. As
-    a context manager it drains at the end; if the block raises, what waits is dropped and what runs has a few
-    seconds to end.
+    An exception in a task is raised once, by the caller's next ``submit``, ``poll``, ``drain`` or ``close``. At its
+    end, the context manager waits for all tasks. If the block raises, it drops the waiting task and gives the running
+    one a few seconds to end.
     """
 
     def __init__(self) -> None:
@@ -24,15 +24,15 @@ class BackgroundWriter:
         self._running = False
         self._closed = False
         self._error: BaseException | None = None
-        # A daemon, so that a hung storage does not keep a failed process alive.
+        # A daemon thread, so that a storage that hangs does not keep a failed process alive.
         self._thread = threading.Thread(target=self._work, name="storage-writer", daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[], object], *, replaceable: bool = False) -> None:
-        """Run ``work`` soon.
+        """Run ``work`` as soon as the thread is free.
 
-        Waits while another piece is waiting already, unless both are ``replaceable``: then ``work`` takes its
-        place, and the older one never runs.
+        Block while another task is waiting, unless both are ``replaceable``: then ``work`` replaces the waiting task,
+        which never runs.
         """
         with self._changed:
             self._raise_error()
@@ -46,33 +46,33 @@ class BackgroundWriter:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
+        """Whether no task is running or waiting."""
         with self._changed:
             return not self._running and self._waiting is None
 
     def poll(self) -> None:
-        """Raise what went wrong since the last call, if anything did."""
+        """Raise the exception of a task since the last call, if there was one."""
         with self._changed:
             self._raise_error()
 
     def drain(self) -> None:
-        """Wait until everything submitted has run. Raises what went wrong."""
+        """Wait until all submitted tasks have run, and raise the exception of a task, if there was one."""
         with self._changed:
             self._changed.wait_for(lambda: (not self._running and self._waiting is None) or self._error is not None)
             self._raise_error()
 
     def close(self, *, wait: bool = True) -> None:
-        """End the thread: after all work, or (``wait=False``) after what runs now, waiting a few seconds at most.
+        """End the thread after all tasks, or with ``wait=False`` after the running one, within a few seconds.
 
-        A thread that comes back from its work while the interpreter shuts down brings the process down with SIGABRT
-        (it frees tensors, in C++), so a thread that is about to end is waited for, and only a hung one is left.
+        A thread that finishes a task while the interpreter shuts down ends the process with SIGABRT, because it frees
+        tensors in C++. The thread is therefore joined with ``wait=False`` too, and left running only if it hangs.
         """
         with self._changed:
             self._closed = True
             if not wait:
                 self._waiting = None
             self._changed.notify_all()
-        self._thread.join(None if wait else _LEAVE_SECONDS)
+        self._thread.join(None if wait else _JOIN_SECONDS)
         if wait:
             self.poll()
 
@@ -103,7 +103,7 @@ class BackgroundWriter:
                 work()
             except BaseException as raised:  # noqa: BLE001 -- handed to the caller's thread
                 error = raised
-            # What the work holds (a copy of all parameters, say) is let go before anybody hears that it is done.
+            # Free what the task references, such as a copy of all parameters, before reporting that it is done.
             del work
             with self._changed:
                 self._running = False

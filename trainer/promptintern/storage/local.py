@@ -1,4 +1,4 @@
-"""file://: a folder of a local or mounted file system."""
+"""file:// storage: a folder of a local or mounted file system."""
 
 import contextlib
 import errno
@@ -20,24 +20,27 @@ _TRANSIENT = {
     errno.EBUSY,
     errno.EINTR,
     errno.EIO,
-    errno.ENOTEMPTY,  # a folder that was written to while it was removed
+    errno.ENOTEMPTY,  # another process wrote to a folder while it was being removed
     errno.ESTALE,  # NFS
     errno.ETIMEDOUT,
 }
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
-def judge(error: OSError, path: Path, operation: str) -> Exception:
-    """What ``error`` means to the run: ``Transient``, ``UserError``, ``RunFailed``, or itself if a file is absent."""
+def classify_error(error: OSError, path: Path, operation: str) -> Exception:
+    """Return what ``error`` means for the run: a Transient, UserError, RunFailed or FileNotFoundError."""
     no_file = operation == "read" and error.errno in {errno.EISDIR, errno.ENOTDIR}
     if no_file or isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "there is no such file", str(error.filename or path))
     reason = error.strerror or str(error)
     if error.errno in _TRANSIENT:
         return Transient(reason)
-    if error.errno in _FULL:
-        return RunFailed(f"{path}: {operation} found no space ({reason}; {_space(path)}); free some and run again")
+    if error.errno in _NO_SPACE:
+        return RunFailed(
+            f"{path}: {operation} failed because there is no space left ({reason}; {_space(path)}); free some space "
+            "and run again"
+        )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return UserError.at(str(path), f"cannot {operation}: {reason}; choose a folder that this user may write to")
     if error.errno in {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP}:
@@ -54,17 +57,17 @@ def _space(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def judged(path: Path, operation: str) -> Iterator[None]:
-    """Turns the system's errors into ours."""
+def translated_errors(path: Path, operation: str) -> Iterator[None]:
+    """Translate errors of the system inside this block with ``classify_error``."""
     try:
         yield
     except OSError as error:
-        raise judge(error, path, operation) from error
+        raise classify_error(error, path, operation) from error
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that becomes ``target``, flushed to the disk, when the block ends."""
+    """Provide a temporary path beside ``target``, which is synced and renamed to ``target`` at the end of the block."""
     with _temporary(target) as path:
         yield path
         _sync(path)
@@ -99,7 +102,7 @@ def _sync(path: Path) -> None:
 
 
 class LocalBackend:
-    """Files below ``root``. A crash at any moment leaves whole files, and temporary ones that nobody reads."""
+    """Stores files below ``root``. A crash leaves only complete files, and temporary files that are ignored."""
 
     def __init__(self, root: Path, policy: RetryPolicy) -> None:
         self._root = root
@@ -144,8 +147,8 @@ class LocalBackend:
             nonlocal attempts
             attempts += 1
             if not path.exists():
-                return _link(path, data)
-            # An earlier attempt may have made it before it failed.
+                return _create_with_link(path, data)
+            # An earlier attempt may have created it before it failed.
             return attempts > 1 and path.read_bytes() == data
 
         return self._write(path, attempt)
@@ -153,13 +156,13 @@ class LocalBackend:
     def size(self, key: str) -> int | None:
         path = self._path(key)
 
-        def look() -> int | None:
+        def stat() -> int | None:
             try:
                 return path.stat().st_size if path.is_file() else None
             except FileNotFoundError:
                 return None
 
-        return self._run("look at", path, look)
+        return self._run("look at", path, stat)
 
     def sizes(self, folder: str) -> dict[str, int]:
         path = self._path(folder)
@@ -186,21 +189,21 @@ class LocalBackend:
             for name in names:
                 path = Path(parent, name)
                 if not name.startswith(TEMPORARY):
-                    with contextlib.suppress(FileNotFoundError):  # removed since it was seen
+                    with contextlib.suppress(FileNotFoundError):  # removed since the listing
                         yield path.relative_to(self._root).as_posix(), path.stat().st_size
 
     def _write(self, path: Path, work: Callable[[], _T]) -> _T:
         def attempt() -> _T:
             try:
                 return work()
-            except FileNotFoundError as error:  # somebody removed the folder since it was made
-                raise Transient(f"{path.parent} went away") from error
+            except FileNotFoundError as error:  # another process removed the folder since it was created
+                raise Transient(f"{path.parent} was removed") from error
 
         return self._run("write", path, attempt)
 
     def _run(self, operation: str, path: Path, work: Callable[[], _T]) -> _T:
         def attempt() -> _T:
-            with judged(path, operation):
+            with translated_errors(path, operation):
                 return work()
 
         return self._policy.run(attempt, operation=operation, about={"path": str(path)})
@@ -209,21 +212,22 @@ class LocalBackend:
         return self._root / key
 
 
-def _link(path: Path, data: bytes) -> bool:
-    """A hard link is what a file system makes exclusively, with its content, in one step."""
+def _create_with_link(path: Path, data: bytes) -> bool:
+    """Create ``path`` with a hard link, which is exclusive and atomic, content included. Return False if it exists."""
     with _temporary(path) as temporary:
         temporary.write_bytes(data)
         _sync(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # Over NFS the answer to a link that was made can be lost; the second name tells that it was ours.
+            # Over NFS, the reply to a successful link can be lost; a second name shows that ours succeeded.
             return temporary.stat().st_nlink > 1
         except OSError as error:
             if error.errno in _NO_LINKS:
                 raise UserError.at(
                     str(path),
-                    f"the file system makes no hard links ({error.strerror}), which commits need; use another",
+                    f"the file system does not support hard links ({error.strerror}), which commits need; use "
+                    "another one",
                 ) from error
             raise
         _sync(path.parent)

@@ -1,4 +1,4 @@
-"""Manifests: a folder of files exists once its manifest does, and is what the manifest says or nothing."""
+"""Manifests: a folder of files counts as stored only once its manifest exists, which lists each file's digest."""
 
 import hashlib
 import json
@@ -13,14 +13,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from pydantic.alias_generators import to_camel
 
 from promptintern.errors import RunFailed
-from promptintern.storage.entry import FileEntry
+from promptintern.storage.file_entry import FileEntry
 from promptintern.storage.run_format import check_format
-from promptintern.storage.store import Store, check_path, entry_of
+from promptintern.storage.store import Store, check_path, hash_file
 
 __all__ = ["FileEntry", "Manifest", "commit_folder", "fetch_folder", "read_manifest"]
 
-_DOWNLOADS = 3
-"""How often a file is fetched whose content is not what the manifest says."""
+_DOWNLOAD_ATTEMPTS = 3
+"""How often a file is fetched if its content differs from the manifest."""
 _log = structlog.get_logger("promptintern.storage")
 
 
@@ -33,24 +33,24 @@ def _finite(value: JsonValue) -> JsonValue:
 
 
 class Manifest(BaseModel):
-    """What was committed. It is written last, once, and never changed."""
+    """The commit record of a folder. It is written once, after all files, and never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     schema_version: Literal["2.0"] = RUN_FORMAT
     kind: str
-    """``stage``, ``checkpoint``, ``adapter``, ..."""
+    """``stage``, ``checkpoint``, ``adapter`` or ``document``."""
     files: dict[Annotated[str, AfterValidator(check_path)], FileEntry]
-    """By path relative to the committed folder."""
+    """The files by path relative to the committed folder."""
     parent: str | None = None
-    """``digest`` of the manifest that this one builds on."""
+    """``digest`` of the manifest on which this one is based."""
     term: int = Field(ge=0)
-    """Which incarnation of the run made it."""
+    """The term in which it was committed."""
     meta: dict[str, Annotated[JsonValue, AfterValidator(_finite)]] = Field(default_factory=dict)
-    """Rate, shots, tokens, scores: whatever a reader wants to know without the files."""
+    """Facts such as rate, shots, tokens and scores, which readers need without the files."""
 
     def to_json(self) -> bytes:
-        """Canonical JSON: sorted keys, no spaces, UTF-8. Equal manifests give equal bytes."""
+        """Return canonical JSON: sorted keys, no spaces, UTF-8. Equal manifests give equal bytes."""
         return json.dumps(
             self.model_dump(mode="json", by_alias=True),
             sort_keys=True,
@@ -60,16 +60,16 @@ class Manifest(BaseModel):
         ).encode()
 
     def digest(self) -> str:
-        """SHA-256 of ``to_json``, in hex."""
+        """Return the SHA-256 of ``to_json``, in hex."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
 
 def read_manifest(store: Store, path: str) -> Manifest | None:
-    """The manifest at ``path``, None if absent.
+    """Return the manifest at ``path``, or None if it does not exist.
 
     Raises:
         UserError: if another version of this program wrote it.
-        RunFailed: if there is something else.
+        RunFailed: if it is not a valid manifest.
     """
     try:
         data = store.read(path)
@@ -86,8 +86,8 @@ def read_manifest(store: Store, path: str) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise RunFailed(
-            f"{store.uri}/{path} is no manifest ({'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}); "
-            "remove the file to have the run commit its folder again"
+            f"{store.uri}/{path} is not a valid manifest ({'.'.join(map(str, first['loc'])) or 'document'}: "
+            f"{first['msg']}); remove the file, and the run commits its folder again"
         ) from None
 
 
@@ -103,64 +103,68 @@ def commit_folder(
     meta: Mapping[str, JsonValue],
     fence: Callable[[], None] | None = None,
 ) -> Manifest:
-    """Make the files of ``local`` exist as ``folder``: all of them, then the manifest, once.
+    """Commit the files of ``local`` as ``folder``: upload all files, then create the manifest exclusively.
 
-    The first commit wins: a manifest that is there already is returned, and nothing is written. So compare its
-    ``term`` to know whose files they are.
+    The first commit wins. If a manifest already exists, return it without writing anything; its ``term`` tells which
+    commit it belongs to.
 
     Args:
-        manifest_path: May lie in ``folder``, under a name that no file of ``local`` has.
-        fence: Called before every upload and before the manifest is created; raises if a newer incarnation is at
-            work, and nothing more is written.
+        manifest_path: Path of the manifest. It may be in ``folder``, under a name that no file of ``local`` has.
+        fence: Called before every upload and before the manifest is created. If it raises, because a newer term was
+            claimed, nothing more is written.
 
     Raises:
-        RunFailed: if storage kept failing, or the manifest there cannot be read.
+        RunFailed: if the storage kept failing, or the existing manifest cannot be read.
     """
     existing = read_manifest(store, manifest_path)
     if existing is not None:
         return existing
-    pass_fence = fence or (lambda: None)
+    check_fence = fence or (lambda: None)
     files: dict[str, FileEntry] = {}
     for path in sorted(p for p in local.rglob("*") if p.is_file()):
         name = path.relative_to(local).as_posix()
         if f"{folder}/{name}" == manifest_path:
             raise ValueError(f"{path} has the manifest's own name")
-        pass_fence()
+        check_fence()
         files[name] = store.upload(path, f"{folder}/{name}")
     manifest = Manifest(kind=kind, files=files, parent=parent, term=term, meta=dict(meta))
-    pass_fence()
+    check_fence()
     if store.create(manifest_path, manifest.to_json()):
         return manifest
     winner = read_manifest(store, manifest_path)
     if winner is None:
-        raise RunFailed(f"{store.uri}/{manifest_path} was removed as soon as it was made; is the run being deleted?")
+        raise RunFailed(
+            f"{store.uri}/{manifest_path} was removed right after it was created; is the run being deleted?"
+        )
     return winner
 
 
 def fetch_folder(store: Store, manifest: Manifest, *, folder: str, local: Path) -> None:
-    """Copy the committed files to ``local``, each checked against the manifest.
+    """Copy the committed files to ``local``, and check each against the manifest.
 
     Args:
-        folder: Where they were committed; empty if ``store`` is that folder itself.
+        folder: The committed folder, or an empty string if ``store`` is that folder.
 
     Raises:
-        RunFailed: naming the file that is missing or is not what was committed.
+        RunFailed: if a file is missing or differs from the committed one; the message names it.
     """
     for name, entry in manifest.files.items():
         path = f"{folder}/{name}" if folder else name
-        for attempt in range(1, _DOWNLOADS + 1):
+        for attempt in range(1, _DOWNLOAD_ATTEMPTS + 1):
             try:
                 store.download(path, local / name)
             except FileNotFoundError:
                 raise RunFailed(f"{store.uri}/{path} is missing, though its manifest was committed") from None
-            found = entry_of(local / name)
-            if found == entry:
+            fetched = hash_file(local / name)
+            if fetched == entry:
                 break
-            _log.warning("storage: fetched otherwise than committed", file=f"{store.uri}/{path}", attempt=attempt)
+            _log.warning(
+                "storage: the fetched file differs from the committed one", file=f"{store.uri}/{path}", attempt=attempt
+            )
         else:
             (local / name).unlink()
             raise RunFailed(
-                f"{store.uri}/{path} is not what was committed: it has {found.size} bytes with SHA-256 "
-                f"{found.sha256[:12]}, the manifest says {entry.size} with {entry.sha256[:12]}; restore it, or remove "
-                "its manifest to make it again"
+                f"{store.uri}/{path} is not what was committed: it has {fetched.size} bytes with SHA-256 "
+                f"{fetched.sha256[:12]}, the manifest says {entry.size} with {entry.sha256[:12]}; restore it, or "
+                "remove its manifest, and the run creates it again"
             )

@@ -1,4 +1,4 @@
-"""How to reach an S3 server, besides the credentials that every AWS tool finds by itself."""
+"""Options for reaching an S3 server. Credentials are not among them; botocore finds those itself."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,5 +15,5 @@ class S3Options:
 
     @classmethod
     def of(cls, storage: StorageSpec | None) -> Self:
-        """What ``spec.storage`` says."""
+        """Return the options of ``spec.storage``."""
         return cls(endpoint=storage.endpoint, region=storage.region) if storage else cls()

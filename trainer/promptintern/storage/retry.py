@@ -1,4 +1,4 @@
-"""Trying again: exponential waits with jitter, until a deadline."""
+"""Retries with exponential backoff and jitter, until a deadline."""
 
 import os
 import random
@@ -16,31 +16,35 @@ _log = structlog.get_logger("promptintern.storage")
 _T = TypeVar("_T")
 
 
-class Transient(Exception):  # noqa: N818 -- what it is
-    """A failure that may be gone at the next try."""
+class Transient(Exception):  # noqa: N818 -- a kind of failure
+    """A failure that a retry may resolve."""
 
 
-def may_pass(status: int) -> bool:
-    """Whether an answer with HTTP's ``status`` may be another one at the next try."""
+def is_transient_status(status: int) -> bool:
+    """Return whether a request that failed with the HTTP status ``status`` may succeed on a retry."""
     return status in (408, 425, 429) or status >= 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """When to try again. All times in seconds."""
+    """When to retry. All times are in seconds."""
 
     deadline: float = 120.0
-    """From the first of several failures in a row; a slow success costs nothing of it."""
+    """Time after the first of several consecutive failures. Slow successes do not count."""
     first_wait: float = 0.2
     longest_wait: float = 5.0
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
-    """Uniform in [0, 1)."""
+    """Returns a uniform random number in [0, 1)."""
 
     @classmethod
     def from_environment(cls) -> "RetryPolicy":
-        """The default policy, with the deadline of ``ENV_STORAGE_DEADLINE`` if that is set."""
+        """Return the default policy, with the deadline of ``ENV_STORAGE_DEADLINE`` if that variable is set.
+
+        Raises:
+            UserError: if the variable is not a number of seconds.
+        """
         text = os.environ.get(ENV_STORAGE_DEADLINE)
         if not text:
             return cls()
@@ -49,19 +53,21 @@ class RetryPolicy:
         except ValueError:
             deadline = -1.0
         if not 0 <= deadline < float("inf"):
-            raise UserError.at(ENV_STORAGE_DEADLINE, f"must be a number of seconds from 0 on, got {text!r}")
+            raise UserError.at(
+                ENV_STORAGE_DEADLINE, f"must be a number of seconds that is not negative, but is {text!r}"
+            )
         return cls(deadline=deadline)
 
     def run(self, work: Callable[[], _T], *, operation: str, about: Mapping[str, str]) -> _T:
-        """What ``work`` returns, called again after every ``Transient`` until the deadline.
+        """Call ``work`` and return its result, with a retry after every ``Transient`` until the deadline.
 
         Args:
-            operation: What is tried, as the protocol calls it, e.g. ``PutObject``.
-            about: What it is tried on, e.g. bucket and key; logged and named in the error.
+            operation: The protocol's name of the operation, such as ``PutObject``.
+            about: The target of the operation, such as bucket and key, for the log and the error message.
 
         Raises:
-            InfrastructureFailed: when the deadline has passed; names ``operation`` and ``about``.
-            Exception: whatever else ``work`` raises, at once.
+            InfrastructureFailed: when the deadline has passed. The message names ``operation`` and ``about``.
+            Exception: any other exception of ``work``, immediately.
         """
         attempt, began = 0, 0.0
         while True:
@@ -73,14 +79,15 @@ class RetryPolicy:
                 began = began or now
                 wait = min(self.first_wait * 2 ** min(attempt - 1, 32), self.longest_wait) * (0.5 + self.jitter() / 2)
                 if now + wait - began > self.deadline:
-                    place = ", ".join(f"{name} {value}" for name, value in about.items())
+                    target = ", ".join(f"{name} {value}" for name, value in about.items())
                     raise InfrastructureFailed(
-                        f"storage: {operation} failed on {place}, {attempt} times in {now - began:.0f} s, at last "
-                        f"with: {error}. Check that the storage is up and reachable, then run the same command again: "
-                        f"it continues from what is stored ({ENV_STORAGE_DEADLINE} sets how long to wait)"
+                        f"storage: {operation} failed on {target}, {attempt} times in {now - began:.0f} s; the "
+                        f"last error was: {error}. Check that the storage is up and reachable, then run the same "
+                        f"command again; it continues from what is stored ({ENV_STORAGE_DEADLINE} sets how long failed "
+                        "requests are retried)"
                     ) from error
                 _log.warning(
-                    "storage: trying again",
+                    "storage: retrying",
                     operation=operation,
                     **about,
                     attempt=attempt,

@@ -1,4 +1,4 @@
-"""One run's folder: who works on it (terms), what is done (stages), what is half done (checkpoints)."""
+"""The folder of a run: terms that claim it, committed stages and documents, and checkpoints of unfinished stages."""
 
 import json
 import re
@@ -7,50 +7,52 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from promptintern_api.contract import MANIFEST_FILE, RUN_FORMAT
 from pydantic import JsonValue
 
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.stage_record import TrackRecord
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder, read_manifest
 from promptintern.storage.store import Store
 
 _TERM = re.compile(r"terms/(\d+)\.json")
-_STAGE = re.compile(r"stages/([^/]+)/manifest\.json")
+_STAGE = re.compile(rf"stages/([^/]+)/{re.escape(MANIFEST_FILE)}")
 _TERM_FOLDER = re.compile(r"(stages/[^/]+/t\d+/[^/]+)/")
-_CHECKPOINT = re.compile(r"(stages/[^/]+/t(\d+)/checkpoints/step-(\d+))/manifest\.json")
+_CHECKPOINT = re.compile(rf"(stages/[^/]+/t(\d+)/checkpoints/step-(\d+))/{re.escape(MANIFEST_FILE)}")
 _DOCUMENT = "document.json"
+R = TypeVar("R", bound=TrackRecord)
 _log = structlog.get_logger("promptintern.storage")
 
 
 class FencedOut(InfrastructureFailed):
-    """A newer incarnation of the run has taken over; this one must write no more."""
+    """Another process has claimed a newer term of the run, so this process must not write any more."""
 
     def __init__(self, message: str, *, claimant: str) -> None:
         super().__init__(message)
         self.claimant = claimant
-        """Of the newer one."""
+        """Id of the driver that claimed the newer term."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claimant:
-    """A driver. Its workers may claim one term after another, as long as nobody else claims one between."""
+    """A driver. Its workers may claim several terms in succession, unless another driver claims one in between."""
 
     id: str
-    seen: int
-    """Newest term when the driver started."""
+    newest_term: int
+    """The newest term when the driver started."""
 
 
 class RunStore:
     """The files of one run:
 
-    - ``job.json``, ``model.json``: what the run began with
-    - ``terms/<n>.json``: one for every incarnation that claimed the run; the highest number owns it
-    - ``stages/<key>/manifest.json`` and ``stages/<key>/t<term>/adapter/``: what a stage committed
+    - ``job.json``, ``model.json``: the job, data and model with which the run began
+    - ``terms/<n>.json``: one for each claim of the run; the claim with the highest number owns it
+    - ``stages/<key>/manifest.json`` and ``stages/<key>/t<term>/adapter/``: the committed result of a stage
     - ``stages/<key>/t<term>/checkpoints/step-<n>/``, with a ``manifest.json`` inside
-    - ``evaluation/<arm>/``, ``evaluation/latency/``: answers and times, with a ``manifest.json`` inside
+    - ``evaluation/<arm>/``, ``evaluation/latency/``: answers and latencies, with a ``manifest.json`` inside
     - ``adapter/``, ``report/``, ``logs/``
     """
 
@@ -60,70 +62,77 @@ class RunStore:
     # Terms
 
     def new_claimant(self) -> Claimant:
-        """A driver that starts now."""
-        return Claimant(id=uuid.uuid4().hex, seen=self.newest_term())
+        """Return a claimant for a driver that starts now."""
+        return Claimant(id=uuid.uuid4().hex, newest_term=self.newest_term())
 
-    def claim_term(self, who: Mapping[str, str], claimant: Claimant | None = None) -> int:
-        """Own the run under a new number, one above the newest, and remove what killed ones left of committed stages.
+    def claim_term(self, process: Mapping[str, str], claimant: Claimant | None = None) -> int:
+        """Claim the run with a new term, one above the newest, and return the term.
+
+        Also remove what killed processes left behind in committed stages.
 
         Args:
-            who: Host, pid, time: told to those who are fenced out.
-            claimant: The driver that claims, where it may do so more than once. Default: one that starts now.
+            process: Host, pid and time of the claim, for the messages of processes that it fences out.
+            claimant: The driver for which a worker claims the run. Default: a driver that starts now.
 
         Raises:
             FencedOut: if another driver claimed a term since ``claimant`` started or last claimed one.
-            UserError: if the storage overwrites what it was asked to create only; no commit would be safe on it.
+            UserError: if the storage ignores exclusive creation, so that no commit would be safe on it.
         """
         driver, claimant = claimant, claimant or self.new_claimant()
         if driver is not None:
             self.check_claimant(driver)
-        # The claim's own id tells two claims apart that say the same of themselves.
-        document = {"schemaVersion": RUN_FORMAT, "claim": uuid.uuid4().hex, "claimant": claimant.id, "who": dict(who)}
+        # The claim's unique id distinguishes two claims with otherwise equal content.
+        document = {
+            "schemaVersion": RUN_FORMAT,
+            "claim": uuid.uuid4().hex,
+            "claimant": claimant.id,
+            "who": dict(process),
+        }
         term, before = self.newest_term() + 1, 0
         while not self.create_json(_term_path(term), document):
             if driver is not None:
                 self.check_claimant(driver)
             before, term = term, self.newest_term() + 1
             if term == before:
-                raise RunFailed(f"{self.store.uri}/{_term_path(term)} can neither be made nor read; remove it")
+                raise RunFailed(f"{self.store.uri}/{_term_path(term)} can neither be created nor read; remove it")
         if self.create_json(_term_path(term), {"schemaVersion": RUN_FORMAT, "claim": "", "claimant": "", "who": {}}):
             raise self._not_exclusive()
-        self._tidy()
+        self._remove_leftovers()
         return term
 
     def newest_term(self) -> int:
-        """The highest number claimed, 0 if none is."""
-        found = (_TERM.fullmatch(path) for path in self.store.list("terms"))
-        return max((int(match[1]) for match in found if match), default=0)
+        """Return the highest claimed term, or 0 if there is none."""
+        matches = (_TERM.fullmatch(path) for path in self.store.list("terms"))
+        return max((int(match[1]) for match in matches if match), default=0)
 
     def check_term(self, term: int) -> None:
-        """Raises ``FencedOut`` if a newer term than ``term`` was claimed, saying by whom."""
+        """Raise ``FencedOut`` if a newer term than ``term`` was claimed. The message names the claiming process."""
         newest = self.newest_term()
         if newest > term:
             raise self._fenced_out(newest, f"this one (term {term})")
 
     def check_claimant(self, claimant: Claimant) -> None:
-        """Raises ``FencedOut`` if somebody else claimed a term since ``claimant`` was made."""
+        """Raise ``FencedOut`` if another driver claimed a term since ``claimant`` was created."""
         newest = self.newest_term()
-        if newest > claimant.seen:
+        if newest > claimant.newest_term:
             fenced = self._fenced_out(newest, "this one")
             if fenced.claimant != claimant.id:
                 raise fenced
 
     def _fenced_out(self, newest: int, this: str) -> FencedOut:
         document = self.read_json(_term_path(newest)) or {}
-        told = ", ".join(f"{name} {value}" for name, value in document.get("who", {}).items()) or "unknown"
+        process = ", ".join(f"{name} {value}" for name, value in document.get("who", {}).items()) or "unknown"
         return FencedOut(
-            f"{self.store.uri}: another process took over this run (term {newest}: {told}); {this} stops and writes "
-            "no more",
+            f"{self.store.uri}: another process took over this run (term {newest}: {process}); {this} stops and writes "
+            "nothing more",
             claimant=str(document.get("claimant")),
         )
 
     def probe(self) -> None:
-        """See that a run could be stored here: create a file, not a second time, find it, and remove it.
+        """Check that a run can be stored here: create a file, fail to create it again, list it, and remove it.
 
         Raises:
-            UserError: if that may not be, or the storage overwrites what it was asked to create only.
+            UserError: if the storage denies access or ignores exclusive creation.
         """
         path = f"check/{uuid.uuid4().hex}.json"
         document = {"schemaVersion": RUN_FORMAT}
@@ -132,7 +141,7 @@ class RunStore:
             if self.create_json(path, document):
                 raise self._not_exclusive()
             if path not in self.store.list("check"):
-                raise RunFailed(f"{self.store.uri}/{path} was written and is not listed")
+                raise RunFailed(f"{self.store.uri}/{path} was written but is not listed")
         finally:
             self.store.delete(path)
 
@@ -146,22 +155,30 @@ class RunStore:
     # Stages
 
     def stage_manifest(self, key: str) -> Manifest | None:
-        """What stage ``key`` (its number, or ``direct``) committed, None if it did not yet."""
+        """Return the manifest of stage ``key`` (its number, or ``direct``), or None if it is not committed yet."""
         return read_manifest(self.store, _stage_path(key))
+
+    def record(self, key: str, manifest: Manifest, kind: type[R]) -> R:
+        """The record of a training in ``manifest``, which stage ``key`` committed.
+
+        Raises:
+            RunFailed: if the manifest holds something else.
+        """
+        return kind.from_meta(manifest.meta, f"{self.store.uri}/{_stage_path(key)}")
 
     def commit_stage(
         self, key: str, *, term: int, local: Path, parent: str | None, meta: Mapping[str, JsonValue]
     ) -> Manifest:
-        """Commit the files of ``local`` as stage ``key`` and drop its checkpoints, whoever made them.
+        """Commit the files of ``local`` as stage ``key``, and remove its checkpoints of all terms.
 
-        Returns the manifest that counts: another incarnation's, if that was first.
+        Return the committed manifest, which is the one of another term if that was committed first.
 
         Raises:
             FencedOut: if a newer term was claimed before the commit.
         """
         manifest = commit_folder(
             self.store,
-            folder=_stage_folder(key, term),
+            folder=stage_folder(key, term),
             local=local,
             manifest_path=_stage_path(key),
             kind="stage",
@@ -170,40 +187,40 @@ class RunStore:
             meta=meta,
             fence=lambda: self.check_term(term),
         )
-        self._drop_rest(key, manifest)
+        self._remove_superseded(key, manifest)
         return manifest
 
     def fetch_stage(self, key: str, local: Path) -> Manifest:
-        """Copy what stage ``key`` committed to ``local``, verified.
+        """Copy the committed files of stage ``key`` to ``local``, verify them, and return their manifest.
 
         Raises:
-            RunFailed: if it committed nothing, or a file is not what was committed.
+            RunFailed: if the stage is not committed, or a file differs from the committed one.
         """
         manifest = self.stage_manifest(key)
         if manifest is None:
             raise RunFailed(f"{self.store.uri}/{_stage_path(key)} is missing: the stage was not committed")
-        fetch_folder(self.store, manifest, folder=_stage_folder(key, manifest.term), local=local)
+        fetch_folder(self.store, manifest, folder=stage_folder(key, manifest.term), local=local)
         return manifest
 
-    def _tidy(self) -> None:
+    def _remove_leftovers(self) -> None:
         for path in self.store.list("stages"):
             match = _STAGE.fullmatch(path)
             manifest = self.stage_manifest(match[1]) if match else None
             if match and manifest:
-                self._drop_rest(match[1], manifest)
+                self._remove_superseded(match[1], manifest)
 
-    def _drop_rest(self, key: str, manifest: Manifest) -> None:
-        """Once committed, a stage is its manifest and the files that this names; nothing else there is read again."""
-        kept = _stage_folder(key, manifest.term)
+    def _remove_superseded(self, key: str, manifest: Manifest) -> None:
+        """Remove all files of a committed stage but its manifest and the files listed there; only these are read."""
+        kept = stage_folder(key, manifest.term)
         paths = self.store.list(f"stages/{key}")
         folders = {match[1] for match in map(_TERM_FOLDER.match, paths) if match}
         for folder in sorted(folders - {kept}):
             self._remove(folder)
 
     def _remove(self, folder: str) -> None:
-        """Manifests first: what is half removed must not look whole."""
+        """Remove ``folder``, manifests first, so that a partly removed folder does not look complete."""
         for path in self.store.list(folder):
-            if path.endswith("/{MANIFEST_FILE}"):
+            if path.endswith(f"/{MANIFEST_FILE}"):
                 self.store.delete(path)
         self.store.delete(folder)
 
@@ -212,7 +229,7 @@ class RunStore:
     def save_checkpoint(
         self, key: str, *, term: int, step: int, local: Path, keep: int, meta: Mapping[str, JsonValue]
     ) -> Manifest:
-        """Commit the files of ``local`` as stage ``key`` after ``step``; of all checkpoints the newest ``keep`` stay.
+        """Commit the files of ``local`` as a checkpoint of stage ``key``, and keep the newest ``keep`` checkpoints.
 
         Raises:
             FencedOut: if a newer term was claimed.
@@ -223,7 +240,7 @@ class RunStore:
             self.store,
             folder=folder,
             local=local,
-            manifest_path=f"{folder}/manifest.json",
+            manifest_path=f"{folder}/{MANIFEST_FILE}",
             kind="checkpoint",
             term=term,
             parent=None,
@@ -234,30 +251,34 @@ class RunStore:
         return manifest
 
     def latest_checkpoint(self, key: str) -> tuple[Manifest, str] | None:
-        """The checkpoint of stage ``key`` with the most steps, of any term, and its folder; None if there is none.
+        """Return the checkpoint of stage ``key`` with the most steps, in any term, and its folder, or else None.
 
-        One whose manifest cannot be read, or with a file that is missing or has another size, is passed over.
+        A checkpoint is skipped if its manifest cannot be read, or if a file is missing or has a different size.
         """
         return next(self._checkpoints(key), None)
 
     def fetch_checkpoint(self, manifest: Manifest, folder: str, local: Path) -> None:
-        """Copy a checkpoint's files to ``local``. Raises ``RunFailed`` naming a file that is not what was committed."""
+        """Copy a checkpoint's files to ``local``.
+
+        Raises:
+            RunFailed: if a file is missing or differs from the committed one; the message names it.
+        """
         fetch_folder(self.store, manifest, folder=folder, local=local)
 
     def _checkpoints(self, key: str) -> Iterator[tuple[Manifest, str]]:
-        """Whole checkpoints, the newest first."""
+        """Yield complete checkpoints and their folders, the newest first."""
         sizes = self.store.sizes(f"stages/{key}")
         for folder in _checkpoint_folders(sizes):
             try:
                 manifest = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
             except RunFailed as error:
-                _log.warning("storage: checkpoint passed over", folder=folder, error=str(error))
+                _log.warning("storage: skipped an unusable checkpoint", folder=folder, error=str(error))
                 continue
             if manifest is None:
                 continue  # removed since the listing
             broken = [n for n, entry in manifest.files.items() if sizes.get(f"{folder}/{n}") != entry.size]
             if broken:
-                _log.warning("storage: checkpoint passed over", folder=folder, missing_or_short=broken)
+                _log.warning("storage: skipped an unusable checkpoint", folder=folder, missing_or_short=broken)
                 continue
             yield manifest, folder
 
@@ -271,25 +292,25 @@ class RunStore:
     def commit_document(
         self, folder: str, value: Mapping[str, Any], *, term: int, parent: str | None
     ) -> dict[str, Any]:
-        """Commit ``value`` as ``folder`` and return what counts: another incarnation's, if that was first.
+        """Commit ``value`` as ``folder``, and return the committed value, which is another term's if that was first.
 
-        What stands there already and builds on something else than ``parent`` is removed before.
+        An existing document with a different ``parent`` is removed first.
 
         Raises:
             FencedOut: if a newer term was claimed before the commit.
         """
         self.check_term(term)
-        there = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
-        if there is not None and there.parent != parent:
+        existing = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
+        if existing is not None and existing.parent != parent:
             self.check_term(term)
             self._remove(folder)
         with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
             Path(local, _DOCUMENT).write_bytes(_json(value))
             commit_folder(
                 self.store,
-                folder=f"{folder}/t{term}",  # so that nobody's late upload can fall on what another one committed
+                folder=f"{folder}/t{term}",  # per term, so that a late upload cannot overwrite a committed file
                 local=Path(local),
-                manifest_path=f"{folder}/manifest.json",
+                manifest_path=f"{folder}/{MANIFEST_FILE}",
                 kind="document",
                 term=term,
                 parent=parent,
@@ -298,14 +319,16 @@ class RunStore:
             )
         committed = self.committed_document(folder, parent=parent)
         if committed is None:
-            raise RunFailed(f"{self.store.uri}/{folder} was removed as soon as it was made; is the run being deleted?")
+            raise RunFailed(
+                f"{self.store.uri}/{folder} was removed right after it was created; is the run being deleted?"
+            )
         return committed
 
     def committed_document(self, folder: str, *, parent: str | None) -> dict[str, Any] | None:
-        """What was committed as ``folder``; None if nothing was, or if it builds on something else than ``parent``.
+        """Return the document committed as ``folder``, or None if there is none, or it has a different ``parent``.
 
         Raises:
-            RunFailed: if it is not what was committed.
+            RunFailed: if the file differs from the committed one.
         """
         manifest = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
         if manifest is None or manifest.parent != parent:
@@ -316,31 +339,38 @@ class RunStore:
         return value
 
     def read_json(self, path: str) -> dict[str, Any] | None:
-        """The JSON object at ``path``, None if absent. ``RunFailed`` if there is something else."""
+        """Return the JSON object at ``path``, or None if it does not exist. Raise ``RunFailed`` if it is invalid."""
         try:
             value = json.loads(self.store.read(path))
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise RunFailed(f"{self.store.uri}/{path} is no JSON ({error}); remove it to make it again") from None
+            raise RunFailed(
+                f"{self.store.uri}/{path} is not valid JSON ({error}); remove it, and the run creates it again"
+            ) from None
         if not isinstance(value, dict):
-            raise RunFailed(f"{self.store.uri}/{path} is no JSON object; remove it to make it again")
+            raise RunFailed(f"{self.store.uri}/{path} is not a JSON object; remove it, and the run creates it again")
         return value
 
     def create_json(self, path: str, value: Mapping[str, Any]) -> bool:
-        """Create the JSON object at ``path`` unless it exists: of all callers one gets True."""
+        """Create the JSON object at ``path`` unless it exists. Of all callers, exactly one gets True."""
         return self.store.create(path, _json(value))
 
 
+def stage_folder(key: str, term: int) -> str:
+    """The folder of what stage ``key`` committed in ``term``, below the run's folder."""
+    return f"stages/{key}/t{term}/adapter"
+
+
 def checkpoint_folder(key: str, term: int, step: int) -> str:
-    """Where stage ``key``'s checkpoint after ``step`` is, below the run's folder."""
+    """Return the folder, relative to the run's, of the checkpoint of stage ``key`` after ``step``."""
     return f"stages/{key}/t{term}/checkpoints/step-{step:06d}"
 
 
 def _checkpoint_folders(paths: Mapping[str, int]) -> list[str]:
-    """Folders that hold a manifest: most steps first, then the newest term."""
-    found = [match for match in map(_CHECKPOINT.fullmatch, paths) if match]
-    return [match[1] for match in sorted(found, key=lambda m: (int(m[3]), int(m[2])), reverse=True)]
+    """Return the checkpoint folders that have a manifest, by descending steps, then by descending term."""
+    matches = [match for match in map(_CHECKPOINT.fullmatch, paths) if match]
+    return [match[1] for match in sorted(matches, key=lambda m: (int(m[3]), int(m[2])), reverse=True)]
 
 
 def _term_path(term: int) -> str:
@@ -348,11 +378,7 @@ def _term_path(term: int) -> str:
 
 
 def _stage_path(key: str) -> str:
-    return f"stages/{key}/manifest.json"
-
-
-def _stage_folder(key: str, term: int) -> str:
-    return f"stages/{key}/t{term}/adapter"
+    return f"stages/{key}/{MANIFEST_FILE}"
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

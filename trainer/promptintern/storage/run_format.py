@@ -1,4 +1,4 @@
-"""Refusing the files of a run that another version of this program began."""
+"""A check that refuses the files of a run that another version of this program began."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from promptintern.errors import UserError
 def check_format(document: Mapping[str, Any], where: str) -> None:
     """Check that ``document``, the JSON object at ``where``, has this version's format.
 
-    An object that states no format is left to its reader.
+    An object without a format passes; its reader has to check it.
 
     Raises:
         UserError: if another version wrote it.

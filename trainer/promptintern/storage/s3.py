@@ -1,4 +1,4 @@
-"""s3://: objects of a bucket, one request at a time, each tried again by itself."""
+"""s3:// storage: objects of a bucket. Every request is retried separately."""
 
 import contextlib
 import os
@@ -19,26 +19,25 @@ from promptintern_api.contract import ENV_STORAGE_CA
 
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy, Transient
-from promptintern.storage.s3_errors import Answer, judge
+from promptintern.storage.s3_errors import FailedRequest, classify_error
 
 _T = TypeVar("_T")
 PART_BYTES = 16 << 20
-"""Size of one piece of a large transfer; S3 wants at least 5 MiB."""
-_MOST_PARTS = 10_000
+"""Size of a part of a large transfer. S3 requires at least 5 MiB."""
+_MAX_PARTS = 10_000
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
-"""Names a file with the certificate authority of the endpoint; that there is none means the public ones."""
-
 _LOADER = create_loader()
-"""Botocore's description of S3, parsed once: it is most of the time that a client takes to make."""
+"""Botocore's description of S3, parsed only once, because that is most of the time of creating a client."""
 
 
-def _authority() -> dict[str, str]:
+def _certificate_settings() -> dict[str, str]:
+    """Return the settings for the endpoint's certificate authority. Without its file, the public ones are trusted."""
     path = os.environ.get(ENV_STORAGE_CA)
     return {"verify": path} if path and Path(path).is_file() else {}
 
 
 class S3Backend:
-    """Objects of ``bucket``. Neither s3fs nor botocore tries again: what is tried, and how often, is seen here only."""
+    """Stores objects of ``bucket``. Retries in s3fs and botocore are off, so only this class decides about retries."""
 
     def __init__(self, bucket: str, options: S3Options, policy: RetryPolicy) -> None:
         self._bucket = bucket
@@ -49,7 +48,7 @@ class S3Backend:
         self._files = s3fs.S3FileSystem(
             session=session,
             endpoint_url=options.endpoint,
-            client_kwargs=({"region_name": options.region} if options.region else {}) | _authority(),
+            client_kwargs=({"region_name": options.region} if options.region else {}) | _certificate_settings(),
             config_kwargs={
                 "connect_timeout": _CONNECT_SECONDS,
                 "read_timeout": _READ_SECONDS,
@@ -91,37 +90,37 @@ class S3Backend:
             try:
                 self._call("PutObject", Key=key, Body=data, IfNoneMatch="*", Metadata=mark)
             except FileExistsError:
-                # It may be ours: the answer to an earlier attempt can get lost, and the HTTP client sends a request
-                # again by itself when a connection that was kept open turns out to be closed.
-                return self._marked(key, mark)
+                # The object may be ours: the response to an earlier attempt can get lost, and the HTTP client repeats
+                # a request by itself if a kept-alive connection turns out to be closed.
+                return self._has_mark(key, mark)
             return True
 
         return self._run("PutObject", key, attempt)
 
-    def _marked(self, key: str, mark: dict[str, str]) -> bool:
+    def _has_mark(self, key: str, mark: dict[str, str]) -> bool:
         try:
             return bool(self._call("HeadObject", Key=key).get("Metadata") == mark)
-        except FileNotFoundError:  # and removed since
+        except FileNotFoundError:  # and removed since then
             return False
 
     def size(self, key: str) -> int | None:
-        # A listing tells a missing bucket from a missing key; HeadObject does not.
+        # Unlike HeadObject, a listing distinguishes a missing bucket from a missing key.
         page = self._list(key, MaxKeys=1)
-        found = [item["Size"] for item in page.get("Contents", []) if item["Key"] == key]
-        return int(found[0]) if found else None
+        sizes = [item["Size"] for item in page.get("Contents", []) if item["Key"] == key]
+        return int(sizes[0]) if sizes else None
 
     def sizes(self, folder: str) -> dict[str, int]:
         prefix = f"{folder}/" if folder else ""
-        found: dict[str, int] = {}
-        more: dict[str, str] = {}
+        sizes: dict[str, int] = {}
+        next_page: dict[str, str] = {}
         while True:
-            page = self._list(prefix, **more)
-            found |= {
+            page = self._list(prefix, **next_page)
+            sizes |= {
                 item["Key"]: int(item["Size"]) for item in page.get("Contents", []) if not item["Key"].endswith("/")
             }
             if not page.get("IsTruncated"):
-                return found
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+                return sizes
+            next_page = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, key: str) -> None:
         keys = [*([key] if key else []), *self.sizes(key)]
@@ -129,17 +128,17 @@ class S3Backend:
             self._run("DeleteObjects", key, partial(self._delete, keys[start : start + 1000]))
 
     def _delete(self, keys: list[str]) -> None:
-        objects = [{"Key": each} for each in keys]
+        objects = [{"Key": key} for key in keys]
         answer = self._call("DeleteObjects", Delete={"Objects": objects, "Quiet": True})
         for error in answer.get("Errors", []):
-            # The request itself is answered with 200, whatever became of its keys.
+            # The status of the response is 200 even if keys could not be deleted.
             status = 403 if error.get("Code") == "AccessDenied" else 500
-            told: Any = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}
-            with self._judged("DeleteObjects", str(error.get("Key"))):
-                raise ClientError(told, "DeleteObjects")
+            response: Any = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}
+            with self._translated_errors("DeleteObjects", str(error.get("Key"))):
+                raise ClientError(response, "DeleteObjects")
 
     def _put_parts(self, local: Path, key: str, size: int) -> None:
-        part_bytes = max(PART_BYTES, -(-size // _MOST_PARTS))
+        part_bytes = max(PART_BYTES, -(-size // _MAX_PARTS))
         upload = self._request("CreateMultipartUpload", Key=key)["UploadId"]
         try:
             parts = []
@@ -149,8 +148,8 @@ class S3Backend:
                     answer = self._request("UploadPart", Key=key, UploadId=upload, PartNumber=number, Body=body)
                     parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             self._request("CompleteMultipartUpload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
-        except FileNotFoundError as error:  # NoSuchUpload: the server lost it, or it was complete already
-            raise Transient(f"upload {upload} is not known any more") from error
+        except FileNotFoundError as error:  # NoSuchUpload: the server lost it, or it was already completed
+            raise Transient(f"the server no longer knows upload {upload}") from error
         except BaseException:
             with contextlib.suppress(Exception):
                 self._call("AbortMultipartUpload", Key=key, UploadId=upload)
@@ -160,14 +159,14 @@ class S3Backend:
         return self._request("ListObjectsV2", Prefix=prefix, **arguments)
 
     def _request(self, operation: str, **arguments: Any) -> Any:
-        return self._run(operation, _place(arguments), lambda: self._call(operation, **arguments))
+        return self._run(operation, _key_or_prefix(arguments), lambda: self._call(operation, **arguments))
 
     def _run(self, operation: str, key: str, work: Callable[[], _T]) -> _T:
         about = {"bucket": self._bucket, "key": key, "endpoint": self._endpoint}
         return self._policy.run(work, operation=operation, about=about)
 
     def _read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """Bytes ``start`` to before ``stop``, or all; one try."""
+        """Read the bytes from ``start`` up to ``stop``, or all bytes, in one attempt."""
         arguments = {} if start is None or stop is None else {"Range": f"bytes={start}-{stop - 1}"}
 
         async def read() -> bytes:
@@ -175,32 +174,34 @@ class S3Backend:
             async with answer["Body"] as body:
                 return bytes(await body.read())
 
-        with self._judged("GetObject", key):
+        with self._translated_errors("GetObject", key):
             data: bytes = sync(self._files.loop, read)
         if start is not None and stop is not None and len(data) != stop - start:
-            raise Transient(f"got {len(data)} bytes of {stop - start}")
+            raise Transient(f"received {len(data)} bytes of {stop - start}")
         return data
 
     def _call(self, operation: str, **arguments: Any) -> Any:
-        """One request, one try."""
-        with self._judged(operation, _place(arguments)):
+        """Send one request, without retries."""
+        with self._translated_errors(operation, _key_or_prefix(arguments)):
             return self._files.call_s3(xform_name(operation), Bucket=self._bucket, **arguments)
 
     @contextlib.contextmanager
-    def _judged(self, operation: str, key: str) -> Iterator[None]:
+    def _translated_errors(self, operation: str, key: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            answer = Answer.of(error, operation=operation, bucket=self._bucket, key=key, endpoint=self._endpoint)
-            raise judge(answer) from error
+            request = FailedRequest.of(
+                error, operation=operation, bucket=self._bucket, key=key, endpoint=self._endpoint
+            )
+            raise classify_error(request) from error
 
 
-def _place(arguments: dict[str, Any]) -> str:
+def _key_or_prefix(arguments: dict[str, Any]) -> str:
     return str(arguments.get("Key") or arguments.get("Prefix") or "")
 
 
 def _host(endpoint: str | None) -> str:
-    """Host and port only: a URL may carry a password."""
+    """Return only host and port, because a URL may contain a password."""
     if endpoint is None:
         return "AWS"
     parts = urlsplit(endpoint)

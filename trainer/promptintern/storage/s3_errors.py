@@ -1,4 +1,4 @@
-"""What an S3 server's refusal, or its silence, means to the run."""
+"""Classification of failed S3 requests: what an error of the server, or no response, means for the run."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import FSTimeoutError
 
 from promptintern.errors import CredentialsRefused, RunFailed, UserError
-from promptintern.storage.retry import Transient, may_pass
+from promptintern.storage.retry import Transient, is_transient_status
 
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _CREDENTIALS = {
@@ -25,8 +25,8 @@ _CREDENTIALS = {
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _EXISTS = {"PreconditionFailed", "412"}
 _TRANSIENT = {
-    "BadDigest",  # the body was damaged on its way
-    "ConditionalRequestConflict",  # two conditional writes at once
+    "BadDigest",  # the body was damaged in transit
+    "ConditionalRequestConflict",  # two conditional writes at the same time
     "IncompleteBody",
     "InternalError",
     "OperationAborted",
@@ -59,14 +59,14 @@ _NETWORK = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A failed request."""
+class FailedRequest:
+    """A failed request to an S3 server."""
 
     error: Exception
     code: str
-    """S3's error code; empty if no server answered."""
+    """S3's error code, or an empty string if no server responded."""
     status: int
-    """HTTP status; 0 if no server answered."""
+    """HTTP status, or 0 if no server responded."""
     operation: str
     bucket: str
     key: str
@@ -74,91 +74,97 @@ class Answer:
 
     @classmethod
     def of(cls, error: Exception, *, operation: str, bucket: str, key: str, endpoint: str) -> Self:
-        """s3fs raises Python's own errors; botocore's, with code and status, is their cause."""
+        """Extract code and status from ``error``. s3fs raises Python's errors, whose cause is botocore's error."""
         code, status = "", 0
-        for each in (error, error.__cause__):
-            if isinstance(each, boto.ClientError):
-                code = str(each.response.get("Error", {}).get("Code", ""))
-                status = int(each.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        for exception in (error, error.__cause__):
+            if isinstance(exception, boto.ClientError):
+                code = str(exception.response.get("Error", {}).get("Code", ""))
+                status = int(exception.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
                 break
         return cls(
             error=error, code=code, status=status, operation=operation, bucket=bucket, key=key, endpoint=endpoint
         )
 
     @property
-    def place(self) -> str:
+    def bucket_uri(self) -> str:
         return f"s3://{self.bucket}"
 
     @property
     def reason(self) -> str:
-        """The server's words without Python's error number."""
+        """The server's message, without Python's error number."""
         return getattr(self.error, "strerror", None) or str(self.error) or type(self.error).__name__
 
 
-def judge(answer: Answer) -> Exception:
-    """``Transient``, ``UserError``, ``RunFailed``, ``FileExistsError``, ``FileNotFoundError``, or a defect as it is."""
-    return next((becomes(answer) for applies, becomes in _RULES if applies(answer)), answer.error)
+def classify_error(request: FailedRequest) -> Exception:
+    """Return a Transient, UserError, RunFailed, FileExistsError or FileNotFoundError, or any other error unchanged."""
+    return next((becomes(request) for applies, becomes in _RULES if applies(request)), request.error)
 
 
-def _no_bucket(a: Answer) -> Exception:
+def _no_bucket(r: FailedRequest) -> Exception:
     return UserError.at(
-        a.place, f"{a.operation}: there is no such bucket at {a.endpoint}; create it or correct the URI"
+        r.bucket_uri,
+        f"{r.operation}: there is no such bucket at {r.endpoint}; create it or correct the URI",
     )
 
 
-def _no_credentials(a: Answer) -> Exception:
+def _no_credentials(r: FailedRequest) -> Exception:
     return CredentialsRefused.at(
-        a.place,
-        f"{a.operation}: there are no usable credentials ({a.reason}); set AWS_ACCESS_KEY_ID and "
+        r.bucket_uri,
+        f"{r.operation}: there are no usable credentials ({r.reason}); set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws",
     )
 
 
-def _wrong_credentials(a: Answer) -> Exception:
+def _wrong_credentials(r: FailedRequest) -> Exception:
     return CredentialsRefused.at(
-        a.place,
-        f"{a.operation}: {a.endpoint} refused the credentials ({a.code}: {a.reason}); check AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY or the profile in use, and the clock",
+        r.bucket_uri,
+        f"{r.operation}: {r.endpoint} refused the credentials ({r.code}: {r.reason}); check AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY or the profile in use, and this machine's clock",
     )
 
 
-def _wrong_region(a: Answer) -> Exception:
+def _wrong_region(r: FailedRequest) -> Exception:
     return UserError.at(
-        a.place, f"{a.operation}: the bucket is in another region ({a.reason}); set spec.storage.region or .endpoint"
+        r.bucket_uri,
+        f"{r.operation}: the bucket is in another region ({r.reason}); set spec.storage.region or "
+        "spec.storage.endpoint",
     )
 
 
-def _no_rights(a: Answer) -> Exception:
+def _no_rights(r: FailedRequest) -> Exception:
     return UserError.at(
-        f"{a.place}/{a.key}",
-        f"{a.operation} was refused ({a.code or a.status}: {a.reason}); these credentials need s3:GetObject, "
+        f"{r.bucket_uri}/{r.key}",
+        f"{r.operation} was refused ({r.code or r.status}: {r.reason}); these credentials need s3:GetObject, "
         "s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket",
     )
 
 
-def _transient(a: Answer) -> Exception:
-    return Transient(f"{a.status} {a.code}: {a.reason}")
+def _transient(r: FailedRequest) -> Exception:
+    return Transient(f"{r.status} {r.code}: {r.reason}")
 
 
-def _refused(a: Answer) -> Exception:
-    return RunFailed(f"storage: {a.endpoint} refused {a.operation} of {a.place}/{a.key}: {a.code}: {a.reason}")
+def _refused(r: FailedRequest) -> Exception:
+    return RunFailed(f"storage: {r.endpoint} refused {r.operation} of {r.bucket_uri}/{r.key}: {r.code}: {r.reason}")
 
 
-def _bad_options(a: Answer) -> Exception:
-    return UserError.at(a.place, f"{a.operation}: {a.reason}; check the URI, the endpoint and the region")
+def _bad_options(r: FailedRequest) -> Exception:
+    return UserError.at(r.bucket_uri, f"{r.operation}: {r.reason}; check the URI, the endpoint and the region")
 
 
-# The first that applies counts.
-_RULES: list[tuple[Callable[[Answer], bool], Callable[[Answer], Exception]]] = [
-    (lambda a: a.code in _NO_BUCKET, _no_bucket),
-    (lambda a: a.code in _EXISTS, lambda a: FileExistsError(f"{a.place}/{a.key}")),
-    (lambda a: isinstance(a.error, FileNotFoundError), lambda a: FileNotFoundError(f"{a.place}/{a.key}")),
-    (lambda a: isinstance(a.error, _NO_CREDENTIALS), _no_credentials),
-    (lambda a: a.code in _CREDENTIALS or a.status == 401, _wrong_credentials),
-    (lambda a: a.code in _WRONG_REGION, _wrong_region),
-    (lambda a: a.status == 403, _no_rights),
-    (lambda a: a.code in _TRANSIENT or may_pass(a.status), _transient),
-    (lambda a: isinstance(a.error, _NETWORK), lambda a: Transient(a.reason)),
-    (lambda a: a.status > 0, _refused),
-    (lambda a: isinstance(a.error, boto.BotoCoreError | ValueError), _bad_options),
+# The first rule that applies decides.
+_RULES: list[tuple[Callable[[FailedRequest], bool], Callable[[FailedRequest], Exception]]] = [
+    (lambda r: r.code in _NO_BUCKET, _no_bucket),
+    (lambda r: r.code in _EXISTS, lambda r: FileExistsError(f"{r.bucket_uri}/{r.key}")),
+    (
+        lambda r: isinstance(r.error, FileNotFoundError),
+        lambda r: FileNotFoundError(f"{r.bucket_uri}/{r.key}"),
+    ),
+    (lambda r: isinstance(r.error, _NO_CREDENTIALS), _no_credentials),
+    (lambda r: r.code in _CREDENTIALS or r.status == 401, _wrong_credentials),
+    (lambda r: r.code in _WRONG_REGION, _wrong_region),
+    (lambda r: r.status == 403, _no_rights),
+    (lambda r: r.code in _TRANSIENT or is_transient_status(r.status), _transient),
+    (lambda r: isinstance(r.error, _NETWORK), lambda r: Transient(r.reason)),
+    (lambda r: r.status > 0, _refused),
+    (lambda r: isinstance(r.error, boto.BotoCoreError | ValueError), _bad_options),
 ]

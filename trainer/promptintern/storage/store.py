@@ -1,4 +1,4 @@
-"""A folder of files, local or on S3: whole files, exclusive creates, verified writes."""
+"""A folder of files, local or in S3, with exclusive creation and verified writes of complete files."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,26 +9,26 @@ import structlog
 
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.backend import TEMPORARY, Backend
-from promptintern.storage.entry import FileEntry
-from promptintern.storage.local import LocalBackend, judged, replacing
+from promptintern.storage.file_entry import FileEntry
+from promptintern.storage.local import LocalBackend, replacing, translated_errors
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
 
-_WRITES = 3
-"""How often a file is written whose content reads back as another."""
+_WRITE_ATTEMPTS = 3
+"""How often a file is written if different content is read back."""
 _CHUNK = 1 << 20
 _log = structlog.get_logger("promptintern.storage")
 
 
 def open_store(uri: str, *, s3: S3Options | None = None, policy: RetryPolicy | None = None) -> "Store":
-    """The folder at ``uri``: ``file:///absolute/path`` or ``s3://bucket/prefix``. It need not exist; a bucket must.
+    """Open the folder at ``uri``: ``file:///absolute/path`` or ``s3://bucket/prefix``. Only a bucket has to exist.
 
     Args:
-        s3: Endpoint and region; credentials are found by botocore (environment, ~/.aws, the pod's identity).
-        policy: When to try again; by default as the environment says.
+        s3: Endpoint and region. Botocore finds the credentials (environment, ~/.aws, the pod's identity).
+        policy: When to retry. Default: ``RetryPolicy.from_environment``.
 
     Raises:
-        UserError: if ``uri`` is neither.
+        UserError: if ``uri`` has neither form.
     """
     policy = policy or RetryPolicy.from_environment()
     parts = urlsplit(uri, allow_fragments=False)
@@ -37,19 +37,19 @@ def open_store(uri: str, *, s3: S3Options | None = None, policy: RetryPolicy | N
             raise UserError.at(uri, "must name an absolute path, as in file:///data/runs")
         return Store(LocalBackend(Path(unquote(uri.removeprefix("file://").removeprefix("localhost"))), policy))
     if parts.scheme == "s3" and parts.netloc:
-        # Imported here: the client takes a second to load, and a local run needs none.
+        # Imported here, because the client takes a second to load and a local run does not need it.
         from promptintern.storage.s3 import S3Backend
 
         _, _, prefix = uri.removeprefix("s3://").partition("/")
         return Store(S3Backend(parts.netloc, s3 or S3Options(), policy), "/".join(filter(None, prefix.split("/"))))
-    raise UserError.at(uri, "is no storage; give file:///absolute/path or s3://bucket/prefix")
+    raise UserError.at(uri, "is not a storage URI; give file:///absolute/path or s3://bucket/prefix")
 
 
 class Store:
-    """One folder. Paths are relative and '/'-separated. Safe to use from several threads.
+    """A folder of files. Paths are relative and '/'-separated. A store may be used by several threads.
 
-    Every method may raise ``UserError`` (no such bucket, no rights) or ``RunFailed`` (kept failing until the deadline,
-    no space); both name the place and the operation.
+    Every method may raise ``UserError`` (the bucket does not exist, access is denied) or ``RunFailed`` (requests kept
+    failing until the deadline, no space is left). Both name the file or bucket and the operation.
     """
 
     def __init__(self, backend: Backend, prefix: str = "") -> None:
@@ -58,80 +58,82 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """``open_store`` of it gives this folder again."""
+        """The URI with which ``open_store`` opens this folder."""
         return self._backend.uri(self._prefix)
 
     def __repr__(self) -> str:
         return f"Store({self.uri})"
 
     def child(self, *parts: str) -> "Store":
-        """The folder below."""
+        """Return the folder ``parts`` below this one."""
         return Store(self._backend, self._key("/".join(parts)))
 
     def read(self, path: str) -> bytes:
-        """The file's content. ``FileNotFoundError`` if absent."""
+        """Return the file's content. Raise ``FileNotFoundError`` if it does not exist."""
         return self._backend.get(self._key(path))
 
     def write(self, path: str, data: bytes) -> None:
-        """Create or replace the file, and see that it reads back."""
+        """Create or replace the file, and verify it by reading it back."""
         key = self._key(path)
-        for _ in range(_WRITES):
+        for _ in range(_WRITE_ATTEMPTS):
             self._backend.put(key, data)
             if self._holds(key, data):
                 return
         raise self._not_as_written(path)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Create the file unless it exists. Of any number of callers, in any number of processes, one gets True."""
+        """Create the file unless it exists. Of all callers, in any number of processes, exactly one gets True."""
         key = self._key(path)
         if not self._backend.create(key, data):
             return False
-        for _ in range(_WRITES):
+        for _ in range(_WRITE_ATTEMPTS):
             if self._holds(key, data):
                 return True
-            # It is ours, so putting it right takes nothing from anybody.
+            # This call created the file, so it may repair it.
             self._backend.put(key, data)
         raise self._not_as_written(path)
 
     def exists(self, path: str) -> bool:
-        """Whether the file exists."""
+        """Return whether the file exists."""
         return self._backend.size(self._key(path)) is not None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Bytes of every file below the folder ``prefix``, by path, sorted."""
+        """Return the size in bytes of every file below the folder ``prefix`` by path, sorted."""
         start = len(self._prefix) + 1 if self._prefix else 0
-        found = self._backend.sizes(self._key(prefix) if prefix.strip("/") else self._prefix)
-        return {key[start:]: size for key, size in sorted(found.items())}
+        sizes = self._backend.sizes(self._key(prefix) if prefix.strip("/") else self._prefix)
+        return {key[start:]: size for key, size in sorted(sizes.items())}
 
     def list(self, prefix: str = "") -> list[str]:
-        """Paths of all files below the folder ``prefix``, sorted."""
+        """Return the paths of all files below the folder ``prefix``, sorted."""
         return [*self.sizes(prefix)]
 
     def delete(self, prefix: str) -> None:
-        """Remove the file ``prefix`` and all files below the folder ``prefix``; absent is fine."""
+        """Remove the file ``prefix`` and all files below the folder ``prefix``, if they exist."""
         self._backend.delete(self._key(prefix))
 
     def upload(self, local: Path, path: str) -> FileEntry:
-        """Copy a local file here in pieces, and see that it reads back."""
+        """Upload a local file in chunks, and verify it by reading it back."""
         key = self._key(path)
-        for attempt in range(1, _WRITES + 1):
-            entry = entry_of(local)
+        for attempt in range(1, _WRITE_ATTEMPTS + 1):
+            entry = hash_file(local)
             self._backend.put_file(local, key)
             try:
-                stored = _entry(self._backend.chunks(key))
+                stored = _hash_chunks(self._backend.chunks(key))
             except FileNotFoundError:
                 stored = None
             if stored == entry:
                 return entry
-            _log.warning("storage: stored otherwise than sent", file=self._backend.uri(key), attempt=attempt)
+            _log.warning(
+                "storage: the stored file differs from the one sent", file=self._backend.uri(key), attempt=attempt
+            )
         raise self._not_as_written(path)
 
     def download(self, path: str, local: Path) -> None:
-        """Copy a file to ``local``, which is whole or absent. ``FileNotFoundError`` if ``path`` is absent."""
+        """Copy a file to ``local`` completely or not at all. Raise ``FileNotFoundError`` if ``path`` does not exist."""
         chunks = self._backend.chunks(self._key(path))
-        # Before anything local is touched: it is here that an absent file is noticed.
+        # Read the first chunk, which fails if the file does not exist, before any local change.
         first = next(chunks, b"")
-        with judged(local, "write"), replacing(local) as temporary, temporary.open("wb") as file:
+        with translated_errors(local, "write"), replacing(local) as temporary, temporary.open("wb") as file:
             file.write(first)
             for chunk in chunks:
                 file.write(chunk)
@@ -142,13 +144,13 @@ class Store:
         except FileNotFoundError:
             stored = None
         if stored != data:
-            _log.warning("storage: stored otherwise than sent", file=self._backend.uri(key))
+            _log.warning("storage: the stored file differs from the one sent", file=self._backend.uri(key))
         return stored == data
 
     def _not_as_written(self, path: str) -> RunFailed:
         return RunFailed(
-            f"{self._backend.uri(self._key(path))}: what was written reads back as something else, {_WRITES} times; "
-            "the storage, or a proxy before it, damages files"
+            f"{self._backend.uri(self._key(path))}: the file reads back different from what was written, "
+            f"{_WRITE_ATTEMPTS} times in a row; the storage, or a proxy in front of it, damages files"
         )
 
     def _key(self, path: str) -> str:
@@ -157,20 +159,20 @@ class Store:
 
 
 def check_path(path: str) -> str:
-    """``path`` if it stays within its folder. ``ValueError`` otherwise."""
+    """Return ``path`` if it is inside its folder, or else raise ``ValueError``."""
     parts = path.rstrip("/").split("/")
     if any(part in ("", ".", "..") or part.startswith(TEMPORARY) or "\0" in part or "\\" in part for part in parts):
-        raise ValueError(f"{path!r} is no relative path of a stored file")
+        raise ValueError(f"{path!r} is not a relative path of a stored file")
     return path
 
 
-def entry_of(local: Path) -> FileEntry:
-    """Size and SHA-256 of a local file."""
-    with judged(local, "read"), local.open("rb") as file:
-        return _entry(iter(lambda: file.read(_CHUNK), b""))
+def hash_file(local: Path) -> FileEntry:
+    """Return the size and SHA-256 of a local file."""
+    with translated_errors(local, "read"), local.open("rb") as file:
+        return _hash_chunks(iter(lambda: file.read(_CHUNK), b""))
 
 
-def _entry(chunks: Iterable[bytes]) -> FileEntry:
+def _hash_chunks(chunks: Iterable[bytes]) -> FileEntry:
     digest, size = hashlib.sha256(), 0
     for chunk in chunks:
         digest.update(chunk)

@@ -1,31 +1,31 @@
-"""Prefix trees: every row can be read off its branch, and shared tokens are there once."""
+"""Prefix trees: every row can be read off its branch, and shared tokens are in the tree once."""
 
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
-from promptintern.engine.attention.prefix_tree import Node, Prefixes, PrefixTree, plant
+from promptintern.engine.attention.prefix_tree import Node, Prefixes, PrefixTree, build_tree
 
 ROWS = st.lists(
     st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=60), st.integers(1, 4)), min_size=1, max_size=12
 )
-"""Prompts over two tokens, which have much in common, and the numbers of their answers' tokens."""
+"""Prompts over two tokens, which have long common prefixes, and the number of answer tokens of each."""
 HEAD = [7] * 30
 
 
 def tree_of(prompts: list[list[int]], answers: list[int]) -> PrefixTree:
     prefixes = Prefixes(prompts)
-    return plant(
-        [prefixes.common(i, j) for i, j in pairwise(range(len(prompts)))],
+    return build_tree(
+        [prefixes.common_tokens(i, j) for i, j in pairwise(range(len(prompts)))],
         [len(prompt) for prompt in prompts],
         [len(prompt) + answer - 1 for prompt, answer in zip(prompts, answers, strict=True)],
-        least_saved=16,
+        min_node_savings=16,
     )
 
 
-def branch(tree: PrefixTree, place: int) -> list[Node]:
-    """The nodes from the root to the token at ``place``."""
-    return [node for node in tree.nodes if node.start <= place < node.stop]
+def branch(tree: PrefixTree, index: int) -> list[Node]:
+    """The nodes from the root to the token at ``index``."""
+    return [node for node in tree.nodes if node.start <= index < node.subtree_end]
 
 
 def sorted_rows(rows: list[tuple[list[int], int]]) -> tuple[list[list[int]], list[int]]:
@@ -39,19 +39,19 @@ def test_every_rows_tokens_are_on_its_branch_in_order(rows: list[tuple[list[int]
     prompts, answers = sorted_rows(rows)
     tree = tree_of(prompts, answers)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        end = tree.answer[row] + answer - 2
+        end = tree.answer_starts[row] + answer - 2
         nodes = branch(tree, end)
-        # A node's tokens come from its first row; what is on this branch is this row's as well.
+        # A node's tokens come from its first row; those on this branch are this row's as well.
         read = [
-            prompts[node.row][node.begin + i] if node.begin + i < len(prompts[node.row]) else "answer"
+            prompts[node.row][node.position + i] if node.position + i < len(prompts[node.row]) else "answer"
             for node in nodes
             for i in range(min(node.end, end + 1) - node.start)
         ]
         assert read == [*prompt, *["answer"] * (answer - 1)]
-        assert [node.begin for node in nodes] == [sum(n.end - n.start for n in nodes[:i]) for i in range(len(nodes))]
+        assert [node.position for node in nodes] == [sum(n.end - n.start for n in nodes[:i]) for i in range(len(nodes))]
         last = nodes[-1]
-        assert last.start < tree.answer[row], "the prompt's last token is the row's own"
-        assert last.begin + tree.answer[row] - last.start == len(prompt)
+        assert last.start < tree.answer_starts[row], "the prompt's last token is the row's own"
+        assert last.position + tree.answer_starts[row] - last.start == len(prompt)
 
 
 @given(ROWS)
@@ -61,14 +61,18 @@ def test_nodes_fill_the_pack_depth_first(rows: list[tuple[list[int], int]]) -> N
     assert tree.nodes[-1].end == tree.tokens
     for one in tree.nodes:
         for other in tree.nodes:
-            inside = one.end <= other.start and other.stop <= one.stop
+            inside = one.end <= other.start and other.subtree_end <= one.subtree_end
             assert (
-                one is other or inside or other.start >= one.stop or other.stop <= one.start or other.end <= one.start
+                one is other
+                or inside
+                or other.start >= one.subtree_end
+                or other.subtree_end <= one.start
+                or other.end <= one.start
             )
 
 
 @given(ROWS)
-def test_no_token_more_than_without_sharing_and_none_less_than_there_are(rows: list[tuple[list[int], int]]) -> None:
+def test_the_tree_has_every_token_and_no_more_than_without_sharing(rows: list[tuple[list[int], int]]) -> None:
     prompts, answers = sorted_rows(rows)
     tree = tree_of(prompts, answers)
     shared = {tuple(prompt[:i]) for prompt in prompts for i in range(1, len(prompt))}
@@ -84,7 +88,7 @@ def test_a_template_and_two_groups_of_examples() -> None:
     order = Prefixes(prompts).sort(range(5))
     assert order == [4, 0, 1, 2, 3]
     tree = tree_of([prompts[i] for i in order], [3] * 5)
-    assert [(n.begin, n.end - n.start, n.stop > n.end) for n in tree.nodes] == [
+    assert [(n.position, n.end - n.start, n.subtree_end > n.end) for n in tree.nodes] == [
         (0, 39, True),
         (39, 3, False),
         (39, 21, True),
@@ -95,10 +99,10 @@ def test_a_template_and_two_groups_of_examples() -> None:
         (70, 3, False),
     ]
     # The prompt that is all template keeps its last token.
-    assert tree.answer[0] == 40
+    assert tree.answer_starts[0] == 40
 
 
 def test_equal_prompts_share_all_but_the_last_token() -> None:
     tree = tree_of([HEAD, HEAD, HEAD], [1, 1, 1])
     assert tree.tokens == len(HEAD) - 1 + 3
-    assert tree.answer == (30, 31, 32)
+    assert tree.answer_starts == (30, 31, 32)

@@ -1,10 +1,10 @@
-"""Quick norms against those of the models."""
+"""Fused RMS norms against those of the models."""
 
 import copy
 
 import pytest
 import torch
-from promptintern.engine.fused.rms_norm import quick_norms
+from promptintern.engine.fused.rms_norm import fused_rms_norms
 
 from tests.tiny import ARCHITECTURES, tiny_model
 
@@ -20,18 +20,18 @@ def test_outputs_and_gradients_are_the_models(architecture: str) -> None:
     slope = torch.randn_like(x)
     expected = norm(x)
     (expected_grad,) = torch.autograd.grad(expected, x, slope)
-    with quick_norms(norm) as count:
+    with fused_rms_norms(norm) as count:
         assert count == 1
-        found = norm(x)
-        (found_grad,) = torch.autograd.grad(found, x, slope)
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert torch.allclose(found_grad, expected_grad, rtol=1e-5, atol=1e-6)
+        y = norm(x)
+        (y_grad,) = torch.autograd.grad(y, x, slope)
+    assert torch.allclose(y, expected, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(y_grad, expected_grad, rtol=1e-5, atol=1e-6)
 
 
 def test_all_norms_of_a_model_and_none_afterwards() -> None:
     model = tiny_model("llama")
     layers = model.config.num_hidden_layers
-    with quick_norms(model) as count:
+    with fused_rms_norms(model) as count:
         assert count == 2 * layers + 1
     assert all("forward" not in vars(module) for module in model.modules())
 
@@ -44,9 +44,9 @@ def test_whatever_the_norm_the_model_computes_the_same(architecture: str) -> Non
             parameter.uniform_(0.5, 1.5)
     ids = torch.arange(3, 15)[None]
     expected = model(input_ids=ids, use_cache=False).logits
-    with quick_norms(model):
-        found = model(input_ids=ids, use_cache=False).logits
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    with fused_rms_norms(model):
+        logits = model(input_ids=ids, use_cache=False).logits
+    assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_norm_that_adds_one_to_its_weight_is_left_as_it_is() -> None:
@@ -59,7 +59,7 @@ def test_a_norm_that_adds_one_to_its_weight_is_left_as_it_is() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * (1 + self.weight)
 
-    with quick_norms(OneMoreRMSNorm()) as count:
+    with fused_rms_norms(OneMoreRMSNorm()) as count:
         assert count == 0
 
 
@@ -70,5 +70,5 @@ def test_trained_norms_and_those_in_bfloat16_are_left_as_they_are(change: str) -
         model.requires_grad_(requires_grad=True)
     else:
         model.to(torch.bfloat16)
-    with quick_norms(model) as count:
+    with fused_rms_norms(model) as count:
         assert count == 0

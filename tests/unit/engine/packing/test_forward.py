@@ -4,7 +4,7 @@ import pytest
 import torch
 from promptintern.engine.adapter import attach_lora
 from promptintern.engine.packing.forward import pack_loss, pack_tensors, packs_exactly
-from promptintern.engine.packing.layout import Layout
+from promptintern.engine.packing.layout import PackLayout
 from promptintern_api.training import Lora
 
 from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model
@@ -17,8 +17,8 @@ from tests.unit.engine.rows import random_rows
 def test_packed_loss_and_gradients_equal_unpacked_ones(architecture: str, seed: int) -> None:
     adapter = with_random_lora(tiny_model(architecture))
     rows = random_rows(seed, 7)
-    loss, alone = gradient(adapter, [[row] for row in rows], Layout.ALONE)
-    packed_loss, packed = gradient(adapter, [rows[:4], rows[4:]], Layout.MASKED)
+    loss, alone = gradient(adapter, [[row] for row in rows], PackLayout.UNPACKED)
+    packed_loss, packed = gradient(adapter, [rows[:4], rows[4:]], PackLayout.MASKED)
     assert abs(packed_loss - loss) < 1e-5 * abs(loss)
     assert (packed - alone).abs().max() < 1e-5 * alone.abs().max()
     assert alone.abs().max() > 1e-4  # there is something to compare
@@ -50,10 +50,10 @@ def test_the_probe_refuses_a_recurrent_model() -> None:
 def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
     rows = random_rows(5, 5)
     adapter = with_random_lora(tiny_model(architecture))
-    loss, plain = gradient(adapter, [rows], Layout.MASKED)
+    loss, plain = gradient(adapter, [rows], PackLayout.MASKED)
     adapter.model.enable_input_require_grads()
     adapter.model.gradient_checkpointing_enable({"use_reentrant": False})
-    checkpointed_loss, checkpointed = gradient(adapter, [rows], Layout.MASKED)
+    checkpointed_loss, checkpointed = gradient(adapter, [rows], PackLayout.MASKED)
     assert checkpointed_loss == pytest.approx(loss, rel=1e-6)
     assert (checkpointed - plain).abs().max() <= 1e-6 * plain.abs().max()
 
@@ -61,7 +61,7 @@ def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
 def test_bfloat16_base_keeps_float32_parameters_and_trains() -> None:
     model = tiny_model("llama").to(torch.bfloat16)
     adapter = attach_lora(model, Lora(r=4, alpha=8), seed=0)
-    loss, grad = gradient(adapter, [random_rows(0, 4)], Layout.MASKED)
+    loss, grad = gradient(adapter, [random_rows(0, 4)], PackLayout.MASKED)
     assert adapter.flat.dtype is torch.float32
     assert torch.isfinite(grad).all()
     assert grad.abs().max() > 0

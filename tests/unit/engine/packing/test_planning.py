@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.engine.attention.prefix_tree import Prefixes
-from promptintern.engine.packing.forward import tree_of
+from promptintern.engine.packing.forward import prefix_tree_of
 from promptintern.engine.packing.planning import Length, StepPlan, largest_divisor, plan_steps
 
 from tests.unit.engine.rows import encoded
@@ -55,30 +55,30 @@ def test_steps_do_not_depend_on_workers_or_packs(
 
 
 @given(LENGTHS, st.integers(1, 3), st.integers(1, 4), st.integers(16, 120), st.integers(1, 60))
-def test_lanes_have_all_packs_that_fit_and_as_many_each(
+def test_lanes_share_all_packs_that_fit_evenly(
     lengths: list[Length], world_size: int, lanes: int, capacity: int, least: int
 ) -> None:
-    with mock.patch("promptintern.engine.packing.planning._LEAST_EACH", least):
+    with mock.patch("promptintern.engine.packing.planning._MIN_LANE_TOKENS", least):
         steps = plan(
             lengths,
             world_size=world_size,
             lanes=lanes,
             tokens_per_pack=capacity * lanes,
-            trunk_saves=20,
+            min_prefix_savings=20,
             prefixes=Prefixes([[0] * length.prompt for length in lengths]),
         )
     assert [rows_of(step) for step in steps] == [rows_of(step) for step in plan(lengths)]
     for step in steps:
         for rank, share in enumerate(step.workers):
-            alone, shares = step.parts(rank)
-            assert sorted(p.rows for p in (*alone, *(p for lane in shares for p in lane))) == sorted(
+            serial, shares = step.split_by_lane(rank)
+            assert sorted(p.rows for p in (*serial, *(p for lane in shares for p in lane))) == sorted(
                 p.rows for p in share
             )
             assert len(shares) != 1
             assert len(shares) <= lanes
             assert all(lane for lane in shares)
             assert all(pack.computed <= capacity for lane in shares for pack in lane)
-            small = [pack for pack in alone if pack.computed <= capacity]
+            small = [pack for pack in serial if pack.computed <= capacity]
             if shares:
                 assert sum(map(len, shares)) % len(shares) == 0
                 assert len(small) < len(shares)
@@ -87,14 +87,14 @@ def test_lanes_have_all_packs_that_fit_and_as_many_each(
                 assert largest_divisor(lanes, len(small)) == 1
 
 
-def one_trunk(rows: int, tokens: int) -> tuple[list[Length], Prefixes]:
-    """Rows with 1,000 tokens in common, and so many each."""
+def rows_with_one_prefix(rows: int, tokens: int) -> tuple[list[Length], Prefixes]:
+    """Return ``rows`` rows with a common prefix of 1,000 tokens and ``tokens`` tokens of their own each."""
     prompts = [[*range(1000), *range(10_000 + 1000 * row, 10_000 + 1000 * row + tokens - 1)] for row in range(rows)]
     return [Length(prompt=len(prompt), answer=1) for prompt in prompts], Prefixes(prompts)
 
 
 @pytest.mark.parametrize(
-    ("rows", "tokens", "lanes", "alone", "each"),
+    ("rows", "tokens", "lanes", "serial", "packs_per_lane"),
     [
         (16, 100, 2, 0, [1, 1]),  # one pack would hold them
         (16, 10, 2, 1, []),  # too little for two
@@ -104,15 +104,20 @@ def one_trunk(rows: int, tokens: int) -> tuple[list[Length], Prefixes]:
         (3, 1500, 2, 3, []),  # longer than a pack
     ],
 )
-def test_small_steps_have_fewer_lanes_and_an_odd_pack_goes_alone(
-    rows: int, tokens: int, lanes: int, alone: int, each: list[int]
+def test_small_steps_have_fewer_lanes_and_an_odd_pack_is_computed_separately(
+    rows: int, tokens: int, lanes: int, serial: int, packs_per_lane: list[int]
 ) -> None:
-    lengths, prefixes = one_trunk(rows, tokens)
+    lengths, prefixes = rows_with_one_prefix(rows, tokens)
     (step,) = plan(
-        lengths, tokens_per_batch=2**20, tokens_per_pack=1024 * lanes, lanes=lanes, prefixes=prefixes, trunk_saves=256
+        lengths,
+        tokens_per_batch=2**20,
+        tokens_per_pack=1024 * lanes,
+        lanes=lanes,
+        prefixes=prefixes,
+        min_prefix_savings=256,
     )
-    one_by_one, shares = step.parts(0)
-    assert (len(one_by_one), [len(lane) for lane in shares]) == (alone, each)
+    serial_packs, shares = step.split_by_lane(0)
+    assert (len(serial_packs), [len(lane) for lane in shares]) == (serial, packs_per_lane)
 
 
 @given(LENGTHS, st.integers(16, 300), st.one_of(st.none(), st.integers(1, 7)), st.integers(16, 120))
@@ -166,7 +171,7 @@ def test_more_workers_than_packs_leaves_some_idle(world_size: int) -> None:
 PROMPTS = st.lists(
     st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.integers(1, 6)), min_size=1, max_size=40
 )
-"""Prompts over two tokens after a template of 30, and the numbers of their answers' tokens."""
+"""Prompts over two tokens, which follow a template of 30, and the number of answer tokens of each."""
 
 
 def plan_sharing(rows: list[tuple[list[int], int]], **changes: object) -> tuple[list[list[int]], list[StepPlan]]:
@@ -191,30 +196,34 @@ SAVES = st.one_of(st.none(), st.integers(1, 120))
 
 
 @given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 200), SAVES)
-def test_no_pack_is_larger_than_it_may_be_where_little_is_shared(
+def test_no_pack_exceeds_its_capacity_when_little_is_shared(
     rows: list[tuple[list[int], int]],
     world_size: int,
     tokens_per_pack: int,
-    least_saved: int,
-    trunk_saves: int | None,
+    min_node_savings: int,
+    min_prefix_savings: int | None,
 ) -> None:
     prompts, steps = plan_sharing(
         rows,
         world_size=world_size,
         tokens_per_pack=tokens_per_pack,
-        least_saved=least_saved,
-        trunk_saves=trunk_saves,
+        min_node_savings=min_node_savings,
+        min_prefix_savings=min_prefix_savings,
     )
-    for trunk, pack in ((step.trunk, pack) for step in steps for share in step.workers for pack in share):
+    for prefix_tokens, pack in (
+        (step.prefix_tokens, pack) for step in steps for share in step.workers for pack in share
+    ):
         assert pack.computed <= tokens_per_pack or len(pack.rows) == 1
         encoded_rows = [encoded(prompts[row], [1] * rows[row][1]) for row in pack.rows]
-        tree = tree_of(encoded_rows, shared=True, least_saved=least_saved, trunk=trunk)
+        tree = prefix_tree_of(
+            encoded_rows, share_prefixes=True, min_node_savings=min_node_savings, prefix_tokens=prefix_tokens
+        )
         assert pack.computed == tree.tokens
     assert sorted(row for step in steps for row in rows_of(step)) == list(range(len(rows)))
 
 
 @given(PROMPTS, st.integers(1, 3), st.integers(40, 300))
-def test_a_pack_is_counted_as_the_tree_it_becomes(
+def test_a_packs_computed_tokens_are_those_of_its_tree(
     rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int
 ) -> None:
     prompts, steps = plan_sharing(rows, world_size=world_size, tokens_per_pack=tokens_per_pack)
@@ -229,23 +238,23 @@ def test_a_pack_is_counted_as_the_tree_it_becomes(
 
 
 @given(PROMPTS, st.integers(1, 3), st.integers(40, 300), st.integers(1, 120))
-def test_a_trunk_is_what_all_rows_of_a_step_begin_with_if_it_saves_a_worker_enough(
-    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int, trunk_saves: int
+def test_the_shared_prefix_is_common_to_all_rows_of_a_step_and_saves_enough(
+    rows: list[tuple[list[int], int]], world_size: int, tokens_per_pack: int, min_prefix_savings: int
 ) -> None:
     changes = {"world_size": world_size, "tokens_per_pack": tokens_per_pack}
-    prompts, steps = plan_sharing(rows, **changes, trunk_saves=trunk_saves)
+    prompts, steps = plan_sharing(rows, **changes, min_prefix_savings=min_prefix_savings)
     _, without = plan_sharing(rows, **changes)
     assert [rows_of(step) for step in steps] == [rows_of(step) for step in without]
     for step, plain in zip(steps, without, strict=True):
         begin = [tuple(prompts[row][:-1]) for row in rows_of(step)]
         common = next(n for n in range(len(begin[0]), -1, -1) if all(b[:n] == begin[0][:n] for b in begin))
         twice = max(len(share) for share in plain.workers) - 1
-        assert step.trunk == (common if common * twice >= trunk_saves else 0)
+        assert step.prefix_tokens == (common if common * twice >= min_prefix_savings else 0)
         packs = [sum(pack.computed for pack in share) for share in step.workers]
-        assert step.computed == sum(packs) + step.trunk * sum(bool(each) for each in packs)
+        assert step.computed == sum(packs) + step.prefix_tokens * sum(bool(each) for each in packs)
 
 
-def test_plain_packs_are_as_many_for_every_worker() -> None:
+def test_every_worker_has_the_same_number_of_masked_packs() -> None:
     lengths = [Length(prompt=5 + n % 7, answer=1 + n % 4) for n in range(40)]
     changes = {"tokens_per_batch": 600, "tokens_per_pack": 600}
     assert [len(share) for share in plan(lengths, **changes)[0].workers] == [1], "they would all fit into one"
@@ -255,7 +264,7 @@ def test_plain_packs_are_as_many_for_every_worker() -> None:
         assert max(loads) < 1.1 * min(loads)
 
 
-def test_shared_packs_are_as_many_for_every_worker_and_about_one_size() -> None:
+def test_every_worker_has_the_same_number_of_prefix_tree_packs_of_about_one_size() -> None:
     rows = [([n % 2] * (5 + n % 7) + [1, 0] * (n % 5), 1 + n % 4) for n in range(40)]
     for world_size in (2, 3):
         _, steps = plan_sharing(rows, world_size=world_size, tokens_per_pack=150, rows_per_batch=20)
@@ -265,7 +274,7 @@ def test_shared_packs_are_as_many_for_every_worker_and_about_one_size() -> None:
             assert max(loads) < 1.25 * min(loads)
 
 
-def test_rows_of_one_template_cost_it_once() -> None:
+def test_rows_with_one_template_compute_it_once() -> None:
     rows = [([n % 2, *[1] * n], 2) for n in range(8)]
     _, (step,) = plan_sharing(rows, tokens_per_pack=900)
     ((pack,),) = step.workers

@@ -1,4 +1,4 @@
-"""A Ray cluster that does not come up: the job says why at once, and its attempt does not wait for ever."""
+"""A Ray cluster that does not come up: the job reports why at once, and its attempt does not wait for ever."""
 
 import pytest
 from promptintern_operator.plan import DeleteRayJob
@@ -11,74 +11,74 @@ POLICY = 'pods "small-head" is forbidden: violates PodSecurity "restricted:lates
 
 
 def coming_up(**more: object) -> RayJobView:
-    """The first attempt's RayJob, whose cluster KubeRay waits for."""
+    """Return the RayJob of the first attempt while its cluster comes up."""
     return ray_job(deployment="Initializing", **more)
 
 
 def starting(**about: object) -> Story:
-    """A job whose first Ray cluster has just been asked for."""
+    """Return a job whose first Ray cluster is just starting."""
     story = accepted(**about)
-    story.look(coming_up(), waiting_pod(reason="ContainerCreating"))
+    story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"))
     return story
 
 
 def test_a_container_that_passes_its_limit_before_the_cluster_is_up_ends_the_attempt() -> None:
     story = starting(compute__headResources={"memory": "300Mi"}, retries__application=0)
     killed = container("ray-head", exit_code=137, exit_reason="OOMKilled", memory_limit="300Mi")
-    result = story.look(coming_up(), pod(phase="Failed", ready=False, containers=(killed,)), after=10)
+    result = story.reconcile(coming_up(), pod(phase="Failed", ready=False, containers=(killed,)), after=10)
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "Application"
     assert story.condition("Training") == ("False", "Ended")
-    assert "ray-head" in story.says("Failed")
-    assert "limit of 300Mi" in story.says("Failed")
-    assert "spec.compute.headResources.memory" in story.says("Failed")
+    assert "ray-head" in story.message("Failed")
+    assert "limit of 300Mi" in story.message("Failed")
+    assert "spec.compute.headResources.memory" in story.message("Failed")
 
 
-def test_pods_that_end_again_and_again_are_told_and_not_waited_for_without_end() -> None:
+def test_pods_that_keep_failing_are_reported_and_given_up() -> None:
     story = starting()
     ended = container(exit_code=127, exit_reason="Error", exit_message="ray: command not found")
     for number in range(1, 90):
         head = pod(f"head-{number}", phase="Failed", ready=False, containers=(ended,))
-        story.look(coming_up(), head, after=5)
+        story.reconcile(coming_up(), head, after=5)
         assert story.condition("ClusterReady") == ("False", "Starting")
-        assert "0 of 1 pods" in story.says("ClusterReady")
-        assert "exit code 127, ray: command not found" in story.says("ClusterReady")
-        story.look(coming_up(), waiting_pod(f"head-{number + 1}", reason="ContainerCreating"), after=5)
-        assert "exit code 127" in story.says("ClusterReady"), "the pod before says why"
+        assert "0 of 1 pods" in story.message("ClusterReady")
+        assert "exit code 127, ray: command not found" in story.message("ClusterReady")
+        story.reconcile(coming_up(), waiting_pod(f"head-{number + 1}", reason="ContainerCreating"), after=5)
+        assert "exit code 127" in story.message("ClusterReady"), "the previous pod explains it"
     assert len(story.attempts) == 1
-    result = story.look(coming_up(), pod("head-91", phase="Failed", ready=False, containers=(ended,)), after=15)
+    result = story.reconcile(coming_up(), pod("head-91", phase="Failed", ready=False, containers=(ended,)), after=15)
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "Infrastructure"
     assert story.condition("Training") == ("False", "ClusterNotUp")
     assert "within 900 s: pod head-91: Error, exit code 127" in story.attempt["message"]
 
 
-@pytest.mark.parametrize(("said", "reason"), [(QUOTA, "QuotaExceeded"), (POLICY, "PodsRefused")])
-def test_pods_that_the_api_server_refuses_are_told_at_once_and_given_up_in_the_end(said: str, reason: str) -> None:
+@pytest.mark.parametrize(("message", "reason"), [(QUOTA, "QuotaExceeded"), (POLICY, "PodsRefused")])
+def test_pods_that_the_api_server_rejects_are_reported_at_once_and_given_up(message: str, reason: str) -> None:
     story = starting()
-    result = story.look(coming_up(refused=said))
+    result = story.reconcile(coming_up(pod_refusal=message))
     assert story.condition("ClusterReady") == ("False", reason)
-    assert said in story.says("ClusterReady")
-    assert [(each.reason, each.warning) for each in result.happenings] == [(reason, True)]
-    assert result.look_again is not None
-    assert (result.look_again - story.now).total_seconds() == 900
-    assert story.look(coming_up(refused=said), after=899).actions == ()
-    assert story.look(coming_up(refused=said), after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert message in story.message("ClusterReady")
+    assert [(each.reason, each.warning) for each in result.events] == [(reason, True)]
+    assert result.requeue_at is not None
+    assert (result.requeue_at - story.now).total_seconds() == 900
+    assert story.reconcile(coming_up(pod_refusal=message), after=899).actions == ()
+    assert story.reconcile(coming_up(pod_refusal=message), after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "Infrastructure"
-    assert said in story.attempt["message"]
+    assert message in story.attempt["message"]
 
 
-def test_a_cluster_whose_pods_are_made_in_the_end_is_up() -> None:
+def test_a_cluster_whose_pods_are_created_late_comes_up() -> None:
     story = starting()
-    story.look(coming_up(refused=QUOTA), after=600)
-    story.look(ray_job(deployment="Running", job_status="RUNNING"), HEAD, after=600)
+    story.reconcile(coming_up(pod_refusal=QUOTA), after=600)
+    story.reconcile(ray_job(deployment="Running", job_status="RUNNING"), HEAD, after=600)
     assert story.condition("ClusterReady") == ("True", "Ready")
     assert story.phase == "Training"
 
 
-def test_an_image_may_take_its_time() -> None:
+def test_an_image_pull_may_take_long() -> None:
     story = starting()
-    assert story.look(coming_up(), waiting_pod(reason="ContainerCreating"), after=3600).actions == ()
+    assert story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"), after=3600).actions == ()
     assert len(story.attempts) == 1
     assert "outcome" not in story.attempt
 
@@ -86,93 +86,97 @@ def test_an_image_may_take_its_time() -> None:
 def test_a_head_that_never_gets_ready_is_given_up() -> None:
     story = starting()
     silent = pod(ready=False)
-    story.look(coming_up(), silent)
-    assert story.look(coming_up(), silent, after=899).actions == ()
-    assert story.look(coming_up(), silent, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
-    assert "pod head is Running, and not ready" in story.attempt["message"]
+    story.reconcile(coming_up(), silent)
+    assert story.reconcile(coming_up(), silent, after=899).actions == ()
+    assert story.reconcile(coming_up(), silent, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert "pod head is Running but not ready" in story.attempt["message"]
 
 
 def test_time_in_a_queue_does_not_count() -> None:
     story = accepted()
-    story.look(ray_job(deployment="Suspended", suspended=True, cluster=None, queue="team-a"), after=9999)
-    assert story.look(coming_up(queue="team-a"), after=1).actions == ()
-    assert story.look(coming_up(queue="team-a"), after=899).actions == ()
-    assert story.look(coming_up(queue="team-a"), after=1).actions != ()
+    story.reconcile(ray_job(deployment="Suspended", suspended=True, cluster=None, queue="team-a"), after=9999)
+    assert story.reconcile(coming_up(queue="team-a"), after=1).actions == ()
+    assert story.reconcile(coming_up(queue="team-a"), after=899).actions == ()
+    assert story.reconcile(coming_up(queue="team-a"), after=1).actions != ()
 
 
-def test_a_start_that_was_slow_has_its_time_from_when_its_pods_run() -> None:
-    """Ten minutes for a node, six for the image: Ray itself has not had a second yet."""
+def test_the_timeout_of_a_slow_start_counts_from_running_pods() -> None:
+    """After ten minutes for a node and six for the image, Ray itself has not had a second yet."""
     story = starting()
     unready = pod(ready=False)
-    assert story.look(coming_up(), waiting_pod(reason="ContainerCreating"), after=960).actions == ()
-    assert story.look(coming_up(), unready, after=1).actions == ()
-    assert story.look(coming_up(), unready, after=899).actions == ()
-    assert story.look(coming_up(), unready, after=1).actions != ()
+    assert story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"), after=960).actions == ()
+    assert story.reconcile(coming_up(), unready, after=1).actions == ()
+    assert story.reconcile(coming_up(), unready, after=899).actions == ()
+    assert story.reconcile(coming_up(), unready, after=1).actions != ()
 
 
-def test_a_pod_that_is_held_up_after_a_long_pull_has_its_time() -> None:
+def test_a_pod_that_is_held_up_after_a_long_pull_gets_the_full_timeout() -> None:
     story = starting()
     held_up = waiting_pod(reason="CreateContainerConfigError", message="failed to sync secret cache")
-    story.look(coming_up(), waiting_pod(reason="ContainerCreating"), after=1200)
-    assert story.look(coming_up(), held_up, after=1).actions == ()
+    story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"), after=1200)
+    assert story.reconcile(coming_up(), held_up, after=1).actions == ()
     assert story.condition("ClusterReady") == ("False", "CreateContainerConfigError")
-    story.look(coming_up(), waiting_pod(reason="ContainerCreating"), after=10)
-    assert story.look(coming_up(), held_up, after=895).actions == (), "it had gone on"
-    assert story.look(coming_up(), held_up, after=900).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    story.reconcile(coming_up(), waiting_pod(reason="ContainerCreating"), after=10)
+    assert story.reconcile(coming_up(), held_up, after=895).actions == (), "it made progress in between"
+    assert story.reconcile(coming_up(), held_up, after=900).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "User"
 
 
-def test_a_cluster_that_kuberay_does_not_reach_is_told_and_not_waited_for_without_end() -> None:
+def test_a_cluster_that_kuberay_cannot_reach_is_reported_and_given_up() -> None:
     story = starting()
     silent = ray_job(deployment="Running", job_status="")
-    result = story.look(silent, HEAD)
+    result = story.reconcile(silent, HEAD)
     assert story.condition("ClusterReady") == ("True", "Ready")
-    assert result.look_again is not None
-    assert (result.look_again - story.now).total_seconds() == 60
-    result = story.look(silent, HEAD, after=60)
+    assert result.requeue_at is not None
+    assert (result.requeue_at - story.now).total_seconds() == 60
+    result = story.reconcile(silent, HEAD, after=60)
     assert story.condition("Training") == ("False", "NotSubmitted")
-    assert "kuberayNamespace" in story.says("Training")
-    assert [(each.reason, each.warning) for each in result.happenings] == [("NotSubmitted", True)]
-    assert story.look(silent, HEAD, after=839).actions == ()
-    assert story.look(silent, HEAD, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert "kuberayNamespace" in story.message("Training")
+    assert [(each.reason, each.warning) for each in result.events] == [("NotSubmitted", True)]
+    assert story.reconcile(silent, HEAD, after=839).actions == ()
+    assert story.reconcile(silent, HEAD, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "Infrastructure"
 
 
-def test_a_job_that_is_submitted_after_all_goes_on() -> None:
+def test_a_job_that_is_submitted_late_goes_on() -> None:
     story = starting()
-    story.look(ray_job(deployment="Running", job_status=""), HEAD)
-    story.look(ray_job(deployment="Running", job_status=""), HEAD, after=600)
-    story.look(ray_job(deployment="Running", job_status="RUNNING"), HEAD, after=600)
+    story.reconcile(ray_job(deployment="Running", job_status=""), HEAD)
+    story.reconcile(ray_job(deployment="Running", job_status=""), HEAD, after=600)
+    story.reconcile(ray_job(deployment="Running", job_status="RUNNING"), HEAD, after=600)
     assert story.condition("Training") == ("True", "Running")
     assert "outcome" not in story.attempt
 
 
-def test_what_failed_before_a_preemption_holds_up_no_later_start() -> None:
-    """Again ten minutes for a node and six for the image, in the attempt's second life."""
+def test_a_failure_before_a_preemption_does_not_hold_up_a_later_start() -> None:
+    """The attempt again takes ten minutes for a node and six for the image after it was requeued."""
     story = accepted()
     crashed = container("ray-worker", exit_code=1, exit_reason="Error", ended_at=story.now)
     lost = pod("worker", role="worker", phase="Failed", ready=False, containers=(crashed,))
-    story.look(ray_job(job_status="RUNNING", queue="team-a"), HEAD, lost, after=1)
+    story.reconcile(ray_job(job_status="RUNNING", queue="team-a"), HEAD, lost, after=1)
     away = ray_job(deployment="Suspended", suspended=True, cluster=None, queue="team-a")
-    story.look(away, after=60)
+    story.reconcile(away, after=60)
     again = coming_up(queue="team-a", cluster="cluster-2")
     new = {"attempt": 2, "phase": "Pending", "ready": False}
-    story.look(again, pod("head-2", **new, node=None, containers=(), unschedulable="0/3 nodes are available"), after=60)
+    story.reconcile(
+        again, pod("head-2", **new, node=None, containers=(), unschedulable="0/3 nodes are available"), after=60
+    )
     pulls = waiting_pod("head-2", reason="ContainerCreating", attempt=2)
-    assert story.look(again, pulls, after=600).actions == ()
+    assert story.reconcile(again, pulls, after=600).actions == ()
     unready = pod("head-2", attempt=2, ready=False)
-    assert story.look(again, unready, after=360).actions == ()
-    assert story.look(again, unready, after=899).actions == ()
-    assert story.look(again, unready, after=1).actions != ()
+    assert story.reconcile(again, unready, after=360).actions == ()
+    assert story.reconcile(again, unready, after=899).actions == ()
+    assert story.reconcile(again, unready, after=1).actions != ()
 
 
-def test_pods_that_the_kubelet_rejects_are_not_waited_for_without_end() -> None:
-    """They fail without an exit code, and the next one is bound to its node before it has any container."""
+def test_pods_that_the_kubelet_rejects_are_given_up() -> None:
+    """They fail without an exit code, and the next pod is bound to its node before it has a container."""
     story = starting()
     for number in range(90):
         rejected = pod(f"head-{number}", phase="Failed", ready=False, reason="OutOfcpu", containers=())
-        story.look(coming_up(), rejected, after=5)
-        story.look(coming_up(), pod(f"head-{number + 1}", phase="Pending", ready=False, containers=()), after=5)
-    story.look(coming_up(), pod("head-91", phase="Failed", ready=False, reason="OutOfcpu", containers=()), after=15)
+        story.reconcile(coming_up(), rejected, after=5)
+        story.reconcile(coming_up(), pod(f"head-{number + 1}", phase="Pending", ready=False, containers=()), after=5)
+    story.reconcile(
+        coming_up(), pod("head-91", phase="Failed", ready=False, reason="OutOfcpu", containers=()), after=15
+    )
     assert story.attempt["outcome"] == "Infrastructure"
     assert "OutOfcpu" in story.attempt["message"]

@@ -1,4 +1,4 @@
-"""What is lost, and what is remembered of it."""
+"""Lost heads and pods, and what the status remembers of them."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -26,33 +26,33 @@ RUNNING = ray_job(job_status="RUNNING")
 
 def test_an_attempt_whose_head_is_gone_ends_after_a_while() -> None:
     story = running(retries__infrastructure=1)
-    story.look(RUNNING, HEAD, WORKER)
-    assert story.look(RUNNING, WORKER).actions == ()
-    assert story.look(RUNNING, WORKER, after=59).actions == ()
-    result = story.look(RUNNING, WORKER, after=1)
+    story.reconcile(RUNNING, HEAD, WORKER)
+    assert story.reconcile(RUNNING, WORKER).actions == ()
+    assert story.reconcile(RUNNING, WORKER, after=59).actions == ()
+    result = story.reconcile(RUNNING, WORKER, after=1)
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert (story.attempt["outcome"], story.attempt["message"]) == (
         "Infrastructure",
-        "the head pod of RayJob small-a1 was lost, and the last seconds of its log with it",
+        "the head pod of RayJob small-a1 was lost, together with the last seconds of its log",
     )
-    assert StartAttempt(2) in story.look(after=100).actions
+    assert StartAttempt(2) in story.reconcile(after=100).actions
 
 
-def test_a_new_head_in_time_is_another_incarnation() -> None:
+def test_a_new_head_in_time_is_counted() -> None:
     story = running()
-    story.look(RUNNING, HEAD, WORKER)
-    story.look(RUNNING, WORKER)
-    story.look(RUNNING, renamed(HEAD, name="head-2", uid="head-2"), WORKER, after=30)
-    assert story.look(RUNNING, renamed(HEAD, name="head-2", uid="head-2"), WORKER, after=100).actions == ()
+    story.reconcile(RUNNING, HEAD, WORKER)
+    story.reconcile(RUNNING, WORKER)
+    story.reconcile(RUNNING, renamed(HEAD, name="head-2", uid="head-2"), WORKER, after=30)
+    assert story.reconcile(RUNNING, renamed(HEAD, name="head-2", uid="head-2"), WORKER, after=100).actions == ()
     assert story.attempt["headPods"] == 2
 
 
 def _waiting() -> Story:
-    """A job whose trainer crashed just now, and whose pods still seem to run."""
+    """Return a job whose trainer has just crashed, and whose pods still seem to run."""
     story = running()
     story.limits = replace(LIMITS, settle=5)
-    result = story.look(crashed(), HEAD, WORKER)
-    assert result.look_again == story.now + timedelta(seconds=5)
+    result = story.reconcile(crashed(), HEAD, WORKER)
+    assert result.requeue_at == story.now + timedelta(seconds=5)
     assert "outcome" not in story.attempt
     return story
 
@@ -65,28 +65,28 @@ def _waiting() -> Story:
         ({"reason": "NodeLost"}, "Infrastructure"),
     ],
 )
-def test_pods_may_say_a_moment_later_why_an_attempt_failed(worker: dict[str, Any], outcome: str) -> None:
+def test_pods_may_report_a_moment_later_why_an_attempt_failed(worker: dict[str, Any], outcome: str) -> None:
     story = _waiting()
-    story.look(crashed(), HEAD, renamed(WORKER, **worker), after=2)
+    story.reconcile(crashed(), HEAD, renamed(WORKER, **worker), after=2)
     assert story.attempt["outcome"] == outcome
     assert story.attempt["finishedAt"] == "2026-01-02T03:04:07Z"
 
 
-def test_a_driver_that_was_stopped_for_its_pods_sake_costs_nothing_even_if_the_pod_is_seen_later() -> None:
-    """Exit code 143 comes by the RayJob's watch, the pod's deletion by another."""
+def test_a_driver_stopped_by_the_deletion_of_its_pod_is_free_even_if_the_pod_is_seen_later() -> None:
+    """The watch of RayJobs delivers exit code 143, and the watch of pods the deletion."""
     story = running(retries={"application": 0, "infrastructure": 0})
     story.limits = replace(LIMITS, settle=5)
-    story.look(crashed(code=143), HEAD, WORKER)
+    story.reconcile(crashed(code=143), HEAD, WORKER)
     assert "outcome" not in story.attempt
-    story.look(crashed(code=143), renamed(HEAD, deleting=True), WORKER, after=1)
+    story.reconcile(crashed(code=143), renamed(HEAD, deleting=True), WORKER, after=1)
     assert story.attempt["outcome"] == "Preemption"
 
 
-def test_pods_that_say_nothing_are_not_waited_for_long() -> None:
+def test_silent_pods_are_not_waited_for_long() -> None:
     story = _waiting()
-    story.look(crashed(), HEAD, WORKER, after=4)
+    story.reconcile(crashed(), HEAD, WORKER, after=4)
     assert "outcome" not in story.attempt
-    story.look(crashed(), HEAD, WORKER, after=1)
+    story.reconcile(crashed(), HEAD, WORKER, after=1)
     assert story.attempt["outcome"] == "Application"
 
 
@@ -100,49 +100,55 @@ def test_pods_that_say_nothing_are_not_waited_for_long() -> None:
         (failed(message="the head died", deleting=True), HEAD),
     ],
 )
-def test_where_the_pods_can_change_nothing_they_are_not_waited_for(seen: tuple[object, ...]) -> None:
+def test_pods_that_cannot_change_the_outcome_are_not_waited_for(seen: tuple[object, ...]) -> None:
     story = running()
     story.limits = replace(LIMITS, settle=5)
-    story.look(*seen)
+    story.reconcile(*seen)
     assert "outcome" in story.attempt
 
 
 def test_a_worker_that_ran_out_of_memory_is_named_after_its_pod_is_gone() -> None:
     story = running(retries__application=0)
-    story.look(RUNNING, HEAD, renamed(WORKER, phase="Failed", containers=(OOM,)))
-    story.look(RUNNING, HEAD)
-    story.look(crashed(), HEAD)
+    story.reconcile(RUNNING, HEAD, renamed(WORKER, phase="Failed", containers=(OOM,)))
+    story.reconcile(RUNNING, HEAD)
+    story.reconcile(crashed(), HEAD)
     assert story.condition("Failed") == ("True", "RetriesExhausted")
-    assert "container ray-worker of pod worker was killed for passing its limit of 8Gi" in story.says("Failed")
+    assert "container ray-worker of pod worker was killed for exceeding its memory limit of 8Gi" in story.message(
+        "Failed"
+    )
 
 
-def test_a_head_whose_node_went_silent_is_lost_though_its_pod_seems_to_run() -> None:
-    """The node loses its power: the pod is to be deleted, and there is no kubelet to do it."""
+def test_a_head_on_a_silent_node_is_lost_although_its_pod_seems_to_run() -> None:
+    """The node lost its power: the pod is being deleted, and no kubelet finishes that."""
     story = running()
-    story.look(RUNNING, HEAD, WORKER)
-    stranded = renamed(HEAD, deleting=True, deletion_asked=story.now, deletion_due=story.now + timedelta(seconds=120))
-    result = story.look(RUNNING, stranded, WORKER)
+    story.reconcile(RUNNING, HEAD, WORKER)
+    stranded = renamed(
+        HEAD, deleting=True, deletion_requested=story.now, deletion_due=story.now + timedelta(seconds=120)
+    )
+    result = story.reconcile(RUNNING, stranded, WORKER)
     assert result.actions == ()
-    assert result.look_again == story.now + timedelta(seconds=180)
-    assert story.look(RUNNING, stranded, WORKER, after=180).actions == ()
-    assert story.look(RUNNING, stranded, WORKER, after=60).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
+    assert result.requeue_at == story.now + timedelta(seconds=180)
+    assert story.reconcile(RUNNING, stranded, WORKER, after=180).actions == ()
+    assert story.reconcile(RUNNING, stranded, WORKER, after=60).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert "the head pod of RayJob small-a1 was lost" in story.attempt["message"]
 
 
 def test_a_head_that_saves_for_long_is_not_lost() -> None:
     story = running()
-    leaving = renamed(HEAD, deleting=True, deletion_asked=story.now, deletion_due=story.now + timedelta(seconds=3600))
-    assert story.look(RUNNING, leaving, WORKER, after=3600).actions == ()
+    leaving = renamed(
+        HEAD, deleting=True, deletion_requested=story.now, deletion_due=story.now + timedelta(seconds=3600)
+    )
+    assert story.reconcile(RUNNING, leaving, WORKER, after=3600).actions == ()
     assert "outcome" not in story.attempt
 
 
 def test_a_suspended_job_does_not_wait_for_pods_on_a_silent_node() -> None:
     story = running()
     story.change(suspend=True)
-    story.look(RUNNING, HEAD, WORKER)
+    story.reconcile(RUNNING, HEAD, WORKER)
     due = story.now + timedelta(seconds=120)
-    stranded = renamed(WORKER, deleting=True, deletion_asked=story.now, deletion_due=due)
-    story.look(stranded, after=179)
+    stranded = renamed(WORKER, deleting=True, deletion_requested=story.now, deletion_due=due)
+    story.reconcile(stranded, after=179)
     assert story.condition("Suspended") == ("False", "Saving")
-    story.look(stranded, after=1)
+    story.reconcile(stranded, after=1)
     assert story.condition("Suspended") == ("True", "Suspended")

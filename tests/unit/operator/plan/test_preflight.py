@@ -1,4 +1,4 @@
-"""The check before the first attempt: what a first look starts, and what its result means."""
+"""The check before the first attempt: when it starts, and what its result means."""
 
 import json
 from datetime import timedelta
@@ -12,9 +12,9 @@ from tests.unit.operator.builders import NOW, Story, accepted, job, preflight, p
 BACKOFF_LIMIT = "Job has reached the specified backoff limit"
 
 
-def test_the_first_look_starts_the_check_and_no_attempt() -> None:
+def test_the_first_plan_starts_the_check_and_no_attempt() -> None:
     story = Story()
-    assert story.look().actions == (StartPreflight(1),)
+    assert story.reconcile().actions == (StartPreflight(1),)
     assert story.condition("Accepted") == ("Unknown", "Checking")
     assert story.phase == "Checking"
     assert "startTime" not in story.status
@@ -22,21 +22,21 @@ def test_the_first_look_starts_the_check_and_no_attempt() -> None:
 
 def test_a_check_that_runs_is_not_started_again() -> None:
     story = Story()
-    story.look()
-    assert story.look(preflight()).actions == ()
+    story.reconcile()
+    assert story.reconcile(preflight()).actions == ()
     assert story.phase == "Checking"
 
 
-def test_a_check_that_never_came_to_be_is_started_again() -> None:
+def test_a_check_that_was_never_created_is_started_again() -> None:
     story = Story()
-    story.look()
-    assert story.look(after=5).actions == (StartPreflight(1),)
+    story.reconcile()
+    assert story.reconcile(after=5).actions == (StartPreflight(1),)
 
 
 def test_a_check_that_succeeds_starts_the_first_attempt() -> None:
     story = Story()
-    story.look()
-    result = story.look(preflight(succeeded=True), after=5)
+    story.reconcile()
+    result = story.reconcile(preflight(succeeded=True), after=5)
     assert result.actions == (StartAttempt(1),)
     assert story.condition("Accepted") == ("True", "Valid")
     assert story.status["startTime"] == "2026-01-02T03:04:10Z"
@@ -44,17 +44,17 @@ def test_a_check_that_succeeds_starts_the_first_attempt() -> None:
     assert story.status["rayJobName"] == "small-a1"
 
 
-def test_the_check_of_another_generation_says_nothing() -> None:
+def test_the_check_of_another_generation_is_ignored() -> None:
     story = Story(generation=2)
-    result = story.look(preflight(1, succeeded=True))
+    result = story.reconcile(preflight(1, succeeded=True))
     assert StartPreflight(2) in result.actions
     assert StartAttempt(1) not in result.actions
 
 
 def test_a_check_of_an_older_generation_is_removed_once() -> None:
     story = Story(generation=2)
-    assert DeletePreflight("small-check-1", "check-1") in story.look(preflight(1)).actions
-    assert DeletePreflight("small-check-1", "check-1") not in story.look(preflight(1, deleting=True)).actions
+    assert DeletePreflight("small-check-1", "check-1") in story.reconcile(preflight(1)).actions
+    assert DeletePreflight("small-check-1", "check-1") not in story.reconcile(preflight(1, deleting=True)).actions
 
 
 FINDINGS = json.dumps(
@@ -65,62 +65,62 @@ FINDINGS = json.dumps(
 )
 
 
-def test_what_the_check_finds_is_said_field_by_field() -> None:
+def test_the_findings_of_the_check_are_reported_field_by_field() -> None:
     story = Story()
-    result = story.look(
+    result = story.reconcile(
         preflight(failed="Container check failed with exit code 2"),
         preflight_pod(exit_code=2, exit_reason="Error", exit_message=FINDINGS),
     )
     assert result.actions == ()
     assert story.condition("Accepted") == ("False", "Refused")
-    assert story.says("Accepted") == "data.train.uri: no such object\nprompt.template: holds no {query}"
+    assert story.message("Accepted") == "data.train.uri: no such object\nprompt.template: holds no {query}"
     assert story.phase == "Refused"
     assert "completionTime" not in story.status
-    assert [happening.warning for happening in result.happenings] == [True]
+    assert [event.warning for event in result.events] == [True]
 
 
-@pytest.mark.parametrize("told", ["not JSON", "[1]", "{}", '[{"where": "x"}]', "null", '"text"'])
-def test_findings_that_are_no_list_of_problems_are_told_as_they_are(told: str) -> None:
+@pytest.mark.parametrize("message", ["not JSON", "[1]", "{}", '[{"where": "x"}]', "null", '"text"'])
+def test_malformed_findings_are_reported_verbatim(message: str) -> None:
     story = Story()
-    story.look(preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=told))
+    story.reconcile(preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=message))
     assert story.condition("Accepted") == ("False", "Refused")
-    assert story.says("Accepted") == told
+    assert story.message("Accepted") == message
 
 
 @pytest.mark.parametrize("retries", [0, 10])
 @pytest.mark.parametrize("after", [5, 3600])
-def test_a_refused_job_stays_refused_when_its_checks_pod_is_gone(retries: int, after: float) -> None:
+def test_a_refused_job_stays_refused_when_the_pod_of_its_check_is_gone(retries: int, after: float) -> None:
     story = Story(job=job(retries={"infrastructure": retries}))
     check = preflight(failed="failed")
-    story.look(check, preflight_pod(exit_code=2, exit_message=FINDINGS))
-    assert story.look(check, after=after).actions == ()
+    story.reconcile(check, preflight_pod(exit_code=2, exit_message=FINDINGS))
+    assert story.reconcile(check, after=after).actions == ()
     assert (story.phase, story.condition("Accepted")) == ("Refused", ("False", "Refused"))
 
 
 def test_a_refused_job_is_not_checked_again_until_its_spec_changes() -> None:
     story = Story()
     refused = (preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=FINDINGS))
-    story.look(*refused)
-    assert story.look(*refused, after=3600).actions == ()
-    assert story.look(after=3600).actions == (), "even if the check's Job is gone"
+    story.reconcile(*refused)
+    assert story.reconcile(*refused, after=3600).actions == ()
+    assert story.reconcile(after=3600).actions == (), "even if the Job of the check is gone"
     story.change(data__train__uri="s3://rows/right.jsonl")
-    result = story.look(*refused)
+    result = story.reconcile(*refused)
     assert set(result.actions) == {StartPreflight(2), DeletePreflight("small-check-1", "check-1")}
     assert story.phase == "Checking"
-    assert story.look(preflight(2, succeeded=True)).actions == (StartAttempt(1),)
+    assert story.reconcile(preflight(2, succeeded=True)).actions == (StartAttempt(1),)
     assert story.phase == "Starting"
 
 
-def test_a_check_that_could_not_be_made_ends_the_job() -> None:
+def test_a_check_that_fails_by_its_own_error_ends_the_job() -> None:
     story = Story()
-    result = story.look(
+    result = story.reconcile(
         preflight(failed=BACKOFF_LIMIT),
         preflight_pod(name="old", exit_code=1, exit_message="S3 is away"),
         preflight_pod(name="new", exit_code=1, exit_message="S3 is still away", created=NOW.replace(hour=5)),
     )
     assert story.condition("Accepted") == ("False", "CheckFailed")
     assert story.condition("Failed") == ("True", "CheckFailed")
-    assert "S3 is still away" in story.says("Failed")
+    assert "S3 is still away" in story.message("Failed")
     assert story.phase == "Failed"
     assert "completionTime" in story.status
     assert result.actions == (DeletePreflight("small-check-1", "check-1"),)
@@ -128,27 +128,27 @@ def test_a_check_that_could_not_be_made_ends_the_job() -> None:
 
 def test_a_check_killed_for_memory_says_so() -> None:
     story = Story()
-    story.look(preflight(failed=BACKOFF_LIMIT), preflight_pod(exit_code=137, exit_reason="OOMKilled"))
+    story.reconcile(preflight(failed=BACKOFF_LIMIT), preflight_pod(exit_code=137, exit_reason="OOMKilled"))
     assert story.condition("Failed") == ("True", "CheckFailed")
-    assert "memory limit of 4Gi" in story.says("Failed")
+    assert "memory limit of 4Gi" in story.message("Failed")
 
 
-def test_a_failed_check_waits_for_the_word_of_its_pod() -> None:
-    """The Job and its pods come by different watches; what was found must not be lost to that."""
+def test_a_failed_check_waits_for_its_pod_to_report() -> None:
+    """The Job and its pods are delivered by different watches; the findings must not be lost through that."""
     story = Story()
-    result = story.look(preflight(failed="failed"), preflight_pod(phase="Running"))
+    result = story.reconcile(preflight(failed="failed"), preflight_pod(phase="Running"))
     assert story.condition("Failed") is None
-    assert result.look_again is not None
-    story.look(preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=FINDINGS), after=1)
+    assert result.requeue_at is not None
+    story.reconcile(preflight(failed="failed"), preflight_pod(exit_code=2, exit_message=FINDINGS), after=1)
     assert story.condition("Accepted") == ("False", "Refused")
 
 
 def test_a_check_that_took_too_long_ends_the_job() -> None:
     story = Story()
-    story.look(preflight(failed="the deadline passed", timed_out=True))
-    story.look(preflight(failed="the deadline passed", timed_out=True), after=61)
+    story.reconcile(preflight(failed="the deadline passed", timed_out=True))
+    story.reconcile(preflight(failed="the deadline passed", timed_out=True), after=61)
     assert story.condition("Failed") == ("True", "CheckFailed")
-    assert "the deadline passed" in story.says("Failed")
+    assert "the deadline passed" in story.message("Failed")
 
 
 LOST = [
@@ -162,214 +162,214 @@ LOST = [
 
 
 @pytest.mark.parametrize("how", LOST)
-def test_a_check_that_was_lost_is_made_again(how: dict[str, Any]) -> None:
+def test_a_lost_check_is_repeated(how: dict[str, Any]) -> None:
     story = Story()
     lost = (preflight(failed=BACKOFF_LIMIT), preflight_pod(**how))
-    result = story.look(*lost)
+    result = story.reconcile(*lost)
     assert story.condition("Accepted") == ("Unknown", "CheckLost")
     assert story.phase == "Checking"
     assert result.actions == ()
-    assert result.look_again == NOW + timedelta(seconds=10)
-    assert story.look(*lost, after=10).actions == (StartPreflight(1, 2),)
+    assert result.requeue_at == NOW + timedelta(seconds=10)
+    assert story.reconcile(*lost, after=10).actions == (StartPreflight(1, 2),)
     delete = DeletePreflight("small-check-1", "check-1")
-    assert story.look(*lost, preflight(number=2)).actions == (delete,)
+    assert story.reconcile(*lost, preflight(number=2)).actions == (delete,)
     assert story.condition("Accepted") == ("Unknown", "Checking")
-    assert story.look(preflight(number=2, succeeded=True)).actions == (StartAttempt(1),)
+    assert story.reconcile(preflight(number=2, succeeded=True)).actions == (StartAttempt(1),)
 
 
-def test_a_check_whose_pod_is_gone_is_made_again_after_a_while() -> None:
+def test_a_check_whose_pod_is_gone_is_repeated_after_a_while() -> None:
     story = Story()
-    assert story.look(preflight(failed=BACKOFF_LIMIT)).actions == ()
-    assert story.condition("Accepted") == ("Unknown", "Checking"), "the pod may only be unseen"
-    assert story.look(preflight(failed=BACKOFF_LIMIT), after=60).actions == (StartPreflight(1, 2),)
+    assert story.reconcile(preflight(failed=BACKOFF_LIMIT)).actions == ()
+    assert story.condition("Accepted") == ("Unknown", "Checking"), "the watch may not have delivered the pod yet"
+    assert story.reconcile(preflight(failed=BACKOFF_LIMIT), after=60).actions == (StartPreflight(1, 2),)
 
 
-def test_a_check_is_not_made_again_for_ever() -> None:
+def test_a_check_is_not_repeated_for_ever() -> None:
     story = Story(job=job(retries__infrastructure=1))
     lost = preflight_pod(reason="Evicted", exit_code=137)
-    assert story.look(preflight(failed=BACKOFF_LIMIT), lost, after=20).actions == (StartPreflight(1, 2),)
+    assert story.reconcile(preflight(failed=BACKOFF_LIMIT), lost, after=20).actions == (StartPreflight(1, 2),)
     again = preflight(number=2, failed=BACKOFF_LIMIT)
-    story.look(again, renamed(lost, name="small-check-1-2-x1"))
+    story.reconcile(again, renamed(lost, name="small-check-1-2-x1"))
     assert story.condition("Failed") == ("True", "CheckFailed")
-    assert "Evicted" in story.says("Failed")
+    assert "Evicted" in story.message("Failed")
 
 
-def test_what_a_check_found_counts_even_if_its_pod_was_taken() -> None:
+def test_findings_count_even_if_the_pod_was_evicted() -> None:
     story = Story()
     taken = preflight_pod(exit_code=2, exit_message=FINDINGS, disrupted="EvictionByEvictionAPI")
-    story.look(preflight(failed=BACKOFF_LIMIT), taken)
+    story.reconcile(preflight(failed=BACKOFF_LIMIT), taken)
     assert story.condition("Accepted") == ("False", "Refused")
 
 
-def test_the_pods_of_a_check_made_again_are_its_own() -> None:
+def test_the_pods_of_a_repeated_check_do_not_count_for_the_first() -> None:
     story = Story()
     stuck = renamed(preflight_pod(waiting_reason="ImagePullBackOff"), name="small-check-1-2-x1")
-    story.look(preflight(), stuck)
+    story.reconcile(preflight(), stuck)
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
 def test_a_check_that_cannot_start_is_named_at_once_and_given_up_after_the_limit() -> None:
     story = Story(job=job(retries__infrastructure=0))
     stuck = preflight_pod(waiting_reason="ImagePullBackOff", waiting_message="no such image")
-    result = story.look(preflight(), stuck)
+    result = story.reconcile(preflight(), stuck)
     assert story.condition("Accepted") == ("Unknown", "ImagePullBackOff")
-    assert "no such image" in story.says("Accepted")
-    assert result.look_again is not None
-    assert (result.look_again - NOW).total_seconds() == 900
-    assert story.look(preflight(), stuck, after=899).actions == ()
-    result = story.look(preflight(), stuck, after=1)
+    assert "no such image" in story.message("Accepted")
+    assert result.requeue_at is not None
+    assert (result.requeue_at - NOW).total_seconds() == 900
+    assert story.reconcile(preflight(), stuck, after=899).actions == ()
+    result = story.reconcile(preflight(), stuck, after=1)
     assert story.condition("Failed") == ("True", "ImagePullBackOff")
     assert result.actions == (DeletePreflight("small-check-1", "check-1"),)
 
 
-def test_a_check_that_could_not_start_is_made_again_where_another_attempt_would_be() -> None:
+def test_a_check_that_could_not_start_is_repeated_if_an_attempt_would_be() -> None:
     story = Story(job=job(retries__infrastructure=1))
     full = preflight_pod(unschedulable="0/3 nodes are available: 3 Insufficient cpu")
-    story.look(preflight(), full)
-    result = story.look(preflight(), full, after=900)
-    assert story.look(preflight(), full).actions == result.actions, "whoever was cut off does it again"
+    story.reconcile(preflight(), full)
+    result = story.reconcile(preflight(), full, after=900)
+    assert story.reconcile(preflight(), full).actions == result.actions, "an interrupted operator repeats it"
     assert set(result.actions) == {StartPreflight(1, 2), DeletePreflight("small-check-1", "check-1")}
     assert story.condition("Failed") is None
     again = (preflight(number=2, started=story.now), renamed(full, name="small-check-1-2-x1"))
-    story.look(*again, after=1)
+    story.reconcile(*again, after=1)
     assert story.condition("Accepted") == ("Unknown", "Unschedulable")
-    story.look(*again, after=899)
+    story.reconcile(*again, after=899)
     assert story.condition("Failed") is None
-    story.look(*again, after=1)
+    story.reconcile(*again, after=1)
     assert story.condition("Failed") == ("True", "Unschedulable")
 
 
-def test_a_check_that_no_other_would_mend_is_not_made_again() -> None:
+def test_a_check_that_the_user_must_fix_is_not_repeated() -> None:
     story = Story()
-    story.look(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"))
-    story.look(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"), after=900)
+    story.reconcile(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"))
+    story.reconcile(preflight(), preflight_pod(waiting_reason="CreateContainerConfigError"), after=900)
     assert story.condition("Failed") == ("True", "CreateContainerConfigError")
 
 
 def test_a_check_without_a_pod_is_named() -> None:
-    """A quota refuses it, which the Job's events tell alone."""
+    """A quota rejects it, which only the events of the Job report."""
     story = Story(job=job(retries__infrastructure=0))
-    result = story.look(preflight())
+    result = story.reconcile(preflight())
     assert story.condition("Accepted") == ("Unknown", "Checking")
-    assert result.look_again == NOW + timedelta(seconds=60)
-    story.look(preflight(), after=60)
+    assert result.requeue_at == NOW + timedelta(seconds=60)
+    story.reconcile(preflight(), after=60)
     assert story.condition("Accepted") == ("Unknown", "Checking")
-    story.look(preflight(), after=60)
+    story.reconcile(preflight(), after=60)
     assert story.condition("Accepted") == ("Unknown", "CheckHasNoPod")
-    assert "kubectl describe job small-check-1" in story.says("Accepted")
-    assert story.look(preflight(), after=839).actions == ()
-    story.look(preflight(), after=1)
+    assert "kubectl describe job small-check-1" in story.message("Accepted")
+    assert story.reconcile(preflight(), after=839).actions == ()
+    story.reconcile(preflight(), after=1)
     assert story.condition("Failed") == ("True", "CheckHasNoPod")
 
 
-def test_each_check_without_a_pod_has_its_own_time() -> None:
+def test_each_check_without_a_pod_has_its_own_timeout() -> None:
     story = Story(job=job(retries__infrastructure=2))
     for number in (1, 2):
         check = preflight(number=number, started=story.now)
-        story.look(check, after=60)
-        assert story.look(check, after=899).actions == ()
-        assert StartPreflight(1, number + 1) in story.look(check, after=1).actions
+        story.reconcile(check, after=60)
+        assert story.reconcile(check, after=899).actions == ()
+        assert StartPreflight(1, number + 1) in story.reconcile(check, after=1).actions
     assert story.condition("Failed") is None
 
 
 def test_a_check_whose_pod_is_replaced_has_none_for_a_moment() -> None:
     story = Story()
-    story.look(preflight(), preflight_pod(phase="Running"), after=1200)
-    result = story.look(preflight(), after=1)
-    assert (result.actions, result.happenings) == ((), ())
+    story.reconcile(preflight(), preflight_pod(phase="Running"), after=1200)
+    result = story.reconcile(preflight(), after=1)
+    assert (result.actions, result.events) == ((), ())
     assert story.condition("Accepted") == ("Unknown", "Checking")
-    story.look(preflight(), preflight_pod(phase="Running"), after=1)
+    story.reconcile(preflight(), preflight_pod(phase="Running"), after=1)
     assert "checkHeldUpSince" not in story.status
 
 
 @pytest.mark.parametrize("started", [None, 5000])
-def test_time_in_a_queue_holds_no_check_up(started: int | None) -> None:
+def test_queued_time_does_not_hold_up_a_check(started: int | None) -> None:
     story = Story()
-    story.look(preflight(queued=True, started=None), after=5000)
+    story.reconcile(preflight(queued=True, started=None), after=5000)
     let_in = preflight(started=None if started is None else NOW + timedelta(seconds=started))
-    assert story.look(let_in, after=30).actions == ()
+    assert story.reconcile(let_in, after=30).actions == ()
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_a_check_that_is_held_up_after_a_long_pull_has_its_time() -> None:
-    """On a new node the kubelet may not know the Secret yet, which it says as if there was none."""
+def test_a_check_that_is_held_up_after_a_long_pull_gets_the_full_timeout() -> None:
+    """The kubelet of a new node may not know the Secret yet, and reports it as missing."""
     story = Story()
-    story.look(preflight(), preflight_pod(waiting_reason="ContainerCreating"), after=1200)
+    story.reconcile(preflight(), preflight_pod(waiting_reason="ContainerCreating"), after=1200)
     held_up = preflight_pod(waiting_reason="CreateContainerConfigError", waiting_message="failed to sync secret cache")
-    story.look(preflight(), held_up, after=1)
+    story.reconcile(preflight(), held_up, after=1)
     assert story.condition("Accepted") == ("Unknown", "CreateContainerConfigError")
     assert story.condition("Failed") is None
-    story.look(preflight(), preflight_pod(phase="Running"), after=30)
+    story.reconcile(preflight(), preflight_pod(phase="Running"), after=30)
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_a_check_that_kueue_holds_back_says_so_for_as_long_as_it_takes() -> None:
+def test_a_check_that_waits_for_kueue_is_reported_as_queued() -> None:
     story = Story()
-    story.look()
+    story.reconcile()
     held = preflight(queued=True)
-    result = story.look(held, after=10**6)
+    result = story.reconcile(held, after=10**6)
     assert story.condition("Accepted") == ("Unknown", "Queued")
     assert story.phase == "Queued"
-    assert (result.actions, [each.warning for each in result.happenings]) == ((), [False])
-    assert story.look(preflight(), after=1).actions == ()
+    assert (result.actions, [each.warning for each in result.events]) == ((), [False])
+    assert story.reconcile(preflight(), after=1).actions == ()
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_a_check_that_gets_going_after_all_is_followed() -> None:
+def test_a_stuck_check_that_starts_after_all_is_followed() -> None:
     story = Story()
-    story.look(preflight(), preflight_pod(unschedulable="0/3 nodes are available"))
+    story.reconcile(preflight(), preflight_pod(unschedulable="0/3 nodes are available"))
     assert story.condition("Accepted") == ("Unknown", "Unschedulable")
-    story.look(preflight(), preflight_pod(phase="Running"), after=100)
+    story.reconcile(preflight(), preflight_pod(phase="Running"), after=100)
     assert story.condition("Accepted") == ("Unknown", "Checking")
-    assert story.look(preflight(succeeded=True), after=100).actions == (StartAttempt(1),)
+    assert story.reconcile(preflight(succeeded=True), after=100).actions == (StartAttempt(1),)
 
 
-def test_the_pods_of_another_check_are_not_looked_at() -> None:
+def test_the_pods_of_another_check_are_ignored() -> None:
     story = Story()
-    story.look(preflight(1), preflight_pod(12, waiting_reason="ImagePullBackOff"))
+    story.reconcile(preflight(1), preflight_pod(12, waiting_reason="ImagePullBackOff"))
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
 
 def test_a_job_that_this_cluster_cannot_run_is_refused_without_a_check() -> None:
     story = Story()
-    result = story.look(refusals=["spec.storage: is required", "spec.model: is odd"])
+    result = story.reconcile(refusals=["spec.storage: is required", "spec.model: is odd"])
     assert result.actions == ()
     condition = story.condition("Accepted")
     assert condition is not None
     assert condition[0] == "False"
-    assert story.says("Accepted") == "spec.storage: is required\nspec.model: is odd"
+    assert story.message("Accepted") == "spec.storage: is required\nspec.model: is odd"
     assert story.phase == "Refused"
     assert "completionTime" not in story.status
 
 
 def test_a_refusal_by_the_settings_heals_when_they_change() -> None:
     story = Story()
-    story.look(refusals=["spec.storage: is required"])
-    assert story.look().actions == (StartPreflight(1),)
+    story.reconcile(refusals=["spec.storage: is required"])
+    assert story.reconcile().actions == (StartPreflight(1),)
     assert story.phase == "Checking"
 
 
 def test_new_settings_do_not_refuse_a_job_that_was_accepted() -> None:
     story = accepted()
-    story.look(refusals=["spec.storage: is required"])
+    story.reconcile(refusals=["spec.storage: is required"])
     assert story.condition("Accepted") == ("True", "Valid")
 
 
 def test_a_job_created_suspended_is_not_checked_until_it_is_resumed() -> None:
     story = Story(job=job(suspend=True))
-    assert story.look().actions == ()
+    assert story.reconcile().actions == ()
     assert story.phase == "Suspended"
     story.change(suspend=False)
-    assert story.look().actions == (StartPreflight(2),)
+    assert story.reconcile().actions == (StartPreflight(2),)
     assert story.condition("Suspended") == ("False", "Resumed")
     assert story.phase == "Checking"
 
 
-def test_suspending_during_the_check_gives_it_up_and_resuming_checks_anew() -> None:
+def test_suspending_during_the_check_deletes_it_and_resuming_starts_another() -> None:
     story = Story()
-    story.look()
+    story.reconcile()
     story.change(suspend=True)
-    assert story.look(preflight(1)).actions == (DeletePreflight("small-check-1", "check-1"),)
+    assert story.reconcile(preflight(1)).actions == (DeletePreflight("small-check-1", "check-1"),)
     assert story.phase == "Suspended"
     story.change(suspend=False)
-    assert story.look().actions == (StartPreflight(3),)
+    assert story.reconcile().actions == (StartPreflight(3),)

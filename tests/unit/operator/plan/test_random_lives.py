@@ -1,4 +1,4 @@
-"""Random lives of a job. Whatever happens, and wherever the operator is cut off, the promises hold."""
+"""Random lives of a job: the invariants hold whatever happens, and wherever the operator is interrupted."""
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from promptintern_operator.plan import Observed, StartAttempt
 
 from tests.unit.operator import invariants
-from tests.unit.operator.simulation import ENDED, HAPPENINGS, World, world
+from tests.unit.operator.simulation import ENDED, INCIDENTS, World, world
 
 ENDS = (
     "the trainer crashes",
@@ -30,7 +30,7 @@ GETS_ON = (
 
 
 class Life(RuleBasedStateMachine):
-    """One job among everything that can happen to it."""
+    """A job, and everything that can happen to it."""
 
     world: World
 
@@ -57,28 +57,28 @@ class Life(RuleBasedStateMachine):
         self._get_on(good_steps)
 
     @rule(
-        names=st.lists(st.sampled_from(sorted(HAPPENINGS)), max_size=2),
+        names=st.lists(st.sampled_from(sorted(INCIDENTS)), max_size=2),
         seconds=st.sampled_from([0, 1, 15, 40, 1000]),
         look=st.sampled_from(["fresh", "fresh", "twice", "old", "cut off", "cut short", "none"]),
     )
     def something_happens(self, names: list[str], seconds: int, look: str) -> None:
-        """The world moves, and the operator looks, or not; or is cut off after it wrote the status."""
+        """The world changes, and the operator reconciles, or not, or is interrupted after it wrote the status."""
         for name in names:
-            HAPPENINGS[name](self.world)
+            INCIDENTS[name](self.world)
         self.world.pass_time(seconds)
         if look != "none":
             done = {"cut off": 0, "cut short": 1}.get(look)
-            self._look(self.world.last_seen if look == "old" else self.world.cluster.seen(), done=done)
+            self._reconcile(self.world.last_seen if look == "old" else self.world.cluster.seen(), done=done)
         if look == "twice":
-            self._look(self.world.cluster.seen())
+            self._reconcile(self.world.cluster.seen())
 
     @rule(steps=st.integers(0, 4), end=st.sampled_from([None, *ENDS]))
     def the_job_gets_on(self, steps: int, end: str | None) -> None:
         """Without this, few lives would get beyond their first attempt."""
         self._get_on(steps)
         if end is not None:
-            HAPPENINGS[end](self.world)
-            self._look(self.world.cluster.seen())
+            INCIDENTS[end](self.world)
+            self._reconcile(self.world.cluster.seen())
             self.world.pass_time(30)
 
     @rule()
@@ -95,11 +95,11 @@ class Life(RuleBasedStateMachine):
                 "KubeRay works",
                 "pods vanish",
             ):
-                HAPPENINGS[name](self.world)
-            self._look(self.world.cluster.seen())
+                INCIDENTS[name](self.world)
+            self._reconcile(self.world.cluster.seen())
             self.world.pass_time(5)
 
-    def _look(self, seen: Observed, done: int | None = None) -> None:
+    def _reconcile(self, seen: Observed, done: int | None = None) -> None:
         if self.world.deleted:
             return
         was_over, before = self.world.is_over, self.world.status
@@ -110,11 +110,11 @@ class Life(RuleBasedStateMachine):
         invariants.check_status(result.status)
         invariants.check_change(before, result.status)
         self.world.status = result.status
-        if result.look_again is None or result.look_again > self.world.now:
+        if result.requeue_at is None or result.requeue_at > self.world.now:
             again = self.world.decide(seen)
-            assert again.status == result.status, "a plan that was written changes nothing any more"
+            assert again.status == result.status, "a plan that was written changes nothing more"
             assert set(again.actions) <= set(result.actions)
-            assert again.happenings == ()
+            assert again.events == ()
         invariants.check_budgets(self.world)
         self.world.carry_out(result.actions[:done])
 
@@ -123,7 +123,7 @@ class Life(RuleBasedStateMachine):
         invariants.check_world(self.world)
 
     def teardown(self) -> None:
-        """From now on the world is fair: the job must come to an end, woken by changes and by its own clock alone."""
+        """From now on nothing fails, and the job must end, reconciled only on changes and at its requeue times."""
         if not hasattr(self, "world"):
             return
         life = self.world
@@ -137,7 +137,7 @@ class Life(RuleBasedStateMachine):
             if life.is_refused:
                 life.change()
             self._one_fair_step()
-        assert life.is_over or life.deleted, "it never ends"
+        assert life.is_over or life.deleted, "the job never ends"
         for _ in range(4):
             self._one_fair_step()
         assert [each for each in life.cluster.ray_jobs.values() if each.deployment not in ENDED] == []
@@ -147,7 +147,7 @@ class Life(RuleBasedStateMachine):
     def _one_fair_step(self) -> None:
         life = self.world
         before = life.cluster.seen(), life.status, life.generation
-        self._look(life.cluster.seen())
+        self._reconcile(life.cluster.seen())
         life.check_ends("succeeded")
         life.kuberay_works()
         for name in [pod.name for pod in life.cluster.pods.values() if pod.role == "preflight"]:
@@ -156,11 +156,11 @@ class Life(RuleBasedStateMachine):
         life.ray_job_ends("SUCCEEDED")
         life.pods_vanish()
         if (life.cluster.seen(), life.status, life.generation) == before and not life.deleted:
-            due = life.decide(life.freshest(life.cluster.seen())).look_again
+            due = life.decide(life.freshest(life.cluster.seen())).requeue_at
             if due is not None:
                 life.now = max(life.now, due)
             else:
-                assert life.is_over, "it waits for nothing"
+                assert life.is_over, "the job waits without a requeue time"
 
 
 Life.TestCase.settings = settings(

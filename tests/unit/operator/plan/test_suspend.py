@@ -1,4 +1,4 @@
-"""spec.suspend: the trainer saves, the RayJob goes, the rest stays; resuming is a new attempt."""
+"""spec.suspend: the trainer saves, and the RayJob is deleted; resuming is a new attempt."""
 
 from promptintern_operator.plan import DeleteRayJob, StartAttempt
 
@@ -27,68 +27,68 @@ def _suspending() -> Story:
 
 def test_suspending_deletes_the_ray_job_and_waits_for_its_end() -> None:
     story = _suspending()
-    result = story.look(*CLUSTER)
+    result = story.reconcile(*CLUSTER)
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.condition("Suspended") == ("False", "Saving")
     assert story.condition("Training") == ("False", "Suspended")
     assert "outcome" not in story.attempt
-    assert story.look(DELETING, HEAD).actions == ()
-    assert "RayJob small-a1" in story.says("Suspended")
-    assert "KubeRay must be running" in story.says("Suspended")
-    assert story.look(renamed(HEAD, deleting=True)).actions == ()
-    assert story.condition("Suspended") == ("False", "Saving"), "the pods still save"
-    story.look()
+    assert story.reconcile(DELETING, HEAD).actions == ()
+    assert "RayJob small-a1" in story.message("Suspended")
+    assert "KubeRay must be running" in story.message("Suspended")
+    assert story.reconcile(renamed(HEAD, deleting=True)).actions == ()
+    assert story.condition("Suspended") == ("False", "Saving"), "the pods are still saving"
+    story.reconcile()
     assert story.condition("Suspended") == ("True", "Suspended")
     assert story.attempt["outcome"] == "Suspended"
     assert "currentHeadPodUID" not in story.status
     assert story.phase == "Suspended"
 
 
-def test_resuming_is_a_new_attempt_that_costs_nothing() -> None:
+def test_resuming_is_a_new_attempt_that_is_free() -> None:
     story = _suspending()
-    for look in (CLUSTER, (DELETING,), ()):
-        story.look(*look)
+    for objects in (CLUSTER, (DELETING,), ()):
+        story.reconcile(*objects)
     story.change(suspend=False)
-    result = story.look(after=3600)
+    result = story.reconcile(after=3600)
     assert result.actions == (StartAttempt(2),)
     assert [attempt.get("outcome") for attempt in story.attempts] == ["Suspended", None]
     assert story.condition("Suspended") == ("False", "Resumed")
-    story.look(ray_job(2))
-    story.look(crashed(2))
-    assert story.condition("Failed") is None, "the suspended attempt took nothing of the budget"
+    story.reconcile(ray_job(2))
+    story.reconcile(crashed(2))
+    assert story.condition("Failed") is None, "the suspended attempt does not count against the budget"
 
 
 def test_resuming_while_the_ray_job_is_deleted_is_no_failure() -> None:
     story = _suspending()
-    story.look(*CLUSTER)
-    story.look(DELETING, HEAD)
+    story.reconcile(*CLUSTER)
+    story.reconcile(DELETING, HEAD)
     story.change(suspend=False)
-    assert story.look(DELETING, HEAD).actions == ()
-    result = story.look()
+    assert story.reconcile(DELETING, HEAD).actions == ()
+    result = story.reconcile()
     assert story.attempts[0]["outcome"] == "Suspended"
-    assert result.look_again == story.now or StartAttempt(2) in result.actions
+    assert result.requeue_at == story.now or StartAttempt(2) in result.actions
     if StartAttempt(2) not in result.actions:
-        assert story.look().actions == (StartAttempt(2),)
+        assert story.reconcile().actions == (StartAttempt(2),)
 
 
 def test_resuming_before_the_ray_job_was_deleted_goes_on_with_it() -> None:
     story = _suspending()
-    story.look(*CLUSTER)
+    story.reconcile(*CLUSTER)
     story.change(suspend=False)
-    assert story.look(*CLUSTER).actions == ()
+    assert story.reconcile(*CLUSTER).actions == ()
     assert story.phase == "Training"
     assert story.attempt["number"] == 1
     assert "activeSince" in story.attempt
-    story.look(after=10)
-    assert story.attempt["outcome"] == "Infrastructure", "this time nobody asked for it"
+    story.reconcile(after=10)
+    assert story.attempt["outcome"] == "Infrastructure", "this time it was not suspended"
 
 
 def test_suspended_time_is_not_active() -> None:
     story = _suspending()
-    story.look(*CLUSTER, after=30)
+    story.reconcile(*CLUSTER, after=30)
     assert story.attempt["activeSeconds"] == 30
-    story.look(DELETING, after=1000)
-    story.look(after=1000)
+    story.reconcile(DELETING, after=1000)
+    story.reconcile(after=1000)
     assert story.attempt["activeSeconds"] == 30
     assert "activeSince" not in story.attempt
 
@@ -96,58 +96,69 @@ def test_suspended_time_is_not_active() -> None:
 def test_suspending_before_the_ray_job_was_seen() -> None:
     story = accepted()
     story.change(suspend=True)
-    assert story.look().actions == ()
+    assert story.reconcile().actions == ()
     assert story.phase == "Suspended"
-    late = story.look(ray_job(deployment=""))
-    assert late.actions == (DeleteRayJob("small-a1", "ray-job-1"),), "it came to be after all"
-    assert story.look(ray_job(deployment="", deleting=True)).actions == ()
+    late = story.reconcile(ray_job(deployment=""))
+    assert late.actions == (DeleteRayJob("small-a1", "ray-job-1"),), "it was created after all"
+    assert story.reconcile(ray_job(deployment="", deleting=True)).actions == ()
 
 
 def test_suspending_between_two_attempts() -> None:
     story = running()
-    story.look(failed(1, "the actor died"))
+    story.reconcile(failed(1, "the actor died"))
     story.change(suspend=True)
-    assert story.look(after=1000).actions == ()
+    assert story.reconcile(after=1000).actions == ()
     assert story.phase == "Suspended"
     story.change(suspend=False)
-    assert story.look().actions == (StartAttempt(2),)
+    assert story.reconcile().actions == (StartAttempt(2),)
 
 
 def test_suspending_drops_the_quota() -> None:
     story = accepted(labels=QUEUE_LABEL)
-    story.look(*CLUSTER)
+    story.reconcile(*CLUSTER)
     story.change(suspend=True)
-    story.look(*CLUSTER)
-    story.look()
+    story.reconcile(*CLUSTER)
+    story.reconcile()
     assert story.condition("QuotaReserved") is None
 
 
 def test_a_job_that_succeeded_just_before_it_was_suspended_has_succeeded() -> None:
     story = _suspending()
-    story.look(ray_job(deployment="Complete", job_status="SUCCEEDED"), HEAD)
+    story.reconcile(ray_job(deployment="Complete", job_status="SUCCEEDED"), HEAD)
     assert story.phase == "Succeeded"
 
 
 def test_suspending_does_not_hide_a_failure_from_its_budget() -> None:
     story = _suspending()
-    story.look(crashed(1), HEAD)
+    story.reconcile(crashed(1), HEAD)
     assert story.attempt["outcome"] == "Application"
-    story.look(crashed(1))
+    story.reconcile(crashed(1))
     assert story.phase == "Suspended"
+
+
+def test_a_job_whose_attempt_failed_as_it_was_suspended_is_suspended_at_once() -> None:
+    story = running()
+    story.change(suspend=True)
+    story.reconcile(ray_job(deployment="Complete", job_status="STOPPED"))
+    assert story.attempt["outcome"] == "Application"
+    assert story.phase == "Suspended"
+    before = story.status
+    assert story.reconcile(ray_job(deployment="Complete", job_status="STOPPED")).events == ()
+    assert story.status == before
 
 
 def test_suspending_a_job_that_ended_changes_nothing() -> None:
     story = running()
     ended = ray_job(deployment="Complete", job_status="SUCCEEDED")
-    story.look(ended)
+    story.reconcile(ended)
     before = story.status
     story.change(suspend=True)
-    assert story.look(ended).actions == ()
+    assert story.reconcile(ended).actions == ()
     assert story.status | {"observedGeneration": 1} == before
 
 
-def test_accepted_while_suspended_keeps_its_word() -> None:
+def test_a_job_accepted_before_it_was_suspended_stays_accepted() -> None:
     story = accepted()
     story.change(suspend=True)
-    story.look(preflight(1, succeeded=True))
+    story.reconcile(preflight(1, succeeded=True))
     assert story.condition("Accepted") == ("True", "Valid")

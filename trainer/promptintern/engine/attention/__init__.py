@@ -1,1 +1,1 @@
-"""Attention over prefix trees: what rows share is computed once."""
+"""Attention over prefix trees, which computes once what several rows share."""

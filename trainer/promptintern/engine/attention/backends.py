@@ -1,25 +1,25 @@
-"""Which devices attend over prefix trees, and how."""
+"""The attention backend of each kind of device."""
 
 import torch
 
-from promptintern.engine.attention.cpu import Pieces
-from promptintern.engine.attention.tree_attention import Planner
-from promptintern.engine.attention.varlen import Ragged
+from promptintern.engine.attention.cpu import CpuBackend
+from promptintern.engine.attention.tree_attention import AttentionBackend
+from promptintern.engine.attention.varlen import VarlenBackend
 
 
-def least_saved_on(device: torch.device) -> int:
-    """Tokens that a shared node has to save on this device."""
-    planner = planner_of(device)
-    return planner.least_saved if planner else 1
+def min_node_savings_on(device: torch.device) -> int:
+    """The tokens that a shared node has to save on ``device`` to be worth its attention calls."""
+    backend = backend_for(device)
+    return backend.min_node_savings if backend else 1
 
 
-def trunk_saves_on(device: torch.device) -> int | None:
-    """Tokens that a trunk has to save a worker on this device; None if none pays."""
-    planner = planner_of(device)
-    return planner.trunk_saves if planner else None
+def min_prefix_savings_on(device: torch.device) -> int | None:
+    """The tokens that a shared prefix has to save each worker on ``device``, or None if no shared prefix pays there."""
+    backend = backend_for(device)
+    return backend.min_prefix_savings if backend else None
 
 
-def planner_of(device: torch.device) -> Planner | None:
-    """The device's way; None where there is none, and packs are computed with a mask."""
-    planners: dict[str, Planner] = {"cpu": Pieces(), "cuda": Ragged()}
-    return planners.get(device.type)
+def backend_for(device: torch.device) -> AttentionBackend | None:
+    """The tree-attention backend for ``device``, or None if it has none and must fall back to masked attention."""
+    backends: dict[str, AttentionBackend] = {"cpu": CpuBackend(), "cuda": VarlenBackend()}
+    return backends.get(device.type)

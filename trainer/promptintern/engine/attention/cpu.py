@@ -1,4 +1,4 @@
-"""Attention over a prefix tree on a CPU: one call for every long piece, and one for short ones of about one length."""
+"""Tree attention on a CPU: one call for every long node, and one for all short nodes of about one length."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,31 +7,31 @@ from typing import NamedTuple
 import torch
 
 from promptintern.engine.attention.prefix_tree import PrefixTree
-from promptintern.engine.attention.tree_attention import Part, grouped
+from promptintern.engine.attention.tree_attention import Segment, group_heads
 
 Tensor = torch.Tensor
-_KEYS = 384
-"""The backward kernel takes 256 queries (of 768 and more) and up to 512 keys at a time, in two buffers of float32 that
-are larger than a core's cache then: with 384 keys and less it is a tenth quicker."""
-_MAX_FILL = 0.15
-"""Of a bucket's longest piece, what a shorter one may lack."""
+_KEYS_PER_CALL = 384
+"""The backward kernel takes 256 queries (of 768 and more) and up to 512 keys at once, in two float32 buffers that are
+then larger than a core's cache. With at most 384 keys it is a tenth faster."""
+_MAX_PADDING = 0.15
+"""The share of the longest node's length by which a shorter one in the same call may be padded."""
 
 
 class CpuKernel:
-    """The flash attention of PyTorch for CPUs.
+    """PyTorch's flash attention for CPUs.
 
     Shapes: queries ``[B, H, Q, D]``, keys and values ``[B, H, K, D]``, log-sum-exps ``[B, H, Q]`` float32.
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        """Output ``[B, H, Q, D]`` and log-sum-exp."""
+        """Return the output ``[B, H, Q, D]`` and the log-sum-exp."""
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
         return out, lse
 
     def backward(
         self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values; ``out`` and ``lse`` may be merged ones."""
+        """Return the gradients of queries, keys and values; ``out`` and ``lse`` may be combined ones."""
         dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse, 0.0, causal, scale=scale
         )
@@ -42,80 +42,80 @@ _KERNEL = CpuKernel()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bucket:
-    """Where pieces of about one length are.
+class _PaddedTokens:
+    """The tokens of N nodes of about one length, padded to L tokens each.
 
     Attributes:
-        places: ``[N, L]``, where the pieces' tokens are; a shorter piece's last token fills its row up, which nobody
-            before it attends to.
-        real: ``[N, L]`` bool, False for what was filled up.
-        where: ``[R]`` each, rows and columns of what is real.
-        flat: ``[R]``, the places that are real, in order.
+        indices: Indices ``[N, L]`` of the tokens. A shorter node is padded with its last token, to which no token
+            before it attends.
+        is_real: ``[N, L]`` bool, False for padding.
+        real_cells: Row and column numbers, ``[R]`` each, of the tokens that are not padding.
+        real_indices: Indices ``[R]`` of the tokens that are not padding, in order.
     """
 
-    places: Tensor
-    real: Tensor
-    where: tuple[Tensor, Tensor]
-    flat: Tensor
+    indices: Tensor
+    is_real: Tensor
+    real_cells: tuple[Tensor, Tensor]
+    real_indices: Tensor
 
-    def take(self, x: Tensor) -> Tensor:
-        """``[T, H, G, D]`` to ``[N, H G, L, D]``."""
-        return x[self.places].flatten(2, 3).transpose(1, 2)
+    def pad(self, x: Tensor) -> Tensor:
+        """Gather ``x`` ``[T, H, G, D]`` as ``[N, H G, L, D]``."""
+        return x[self.indices].flatten(2, 3).transpose(1, 2)
 
-    def give(self, part: Tensor, groups: int) -> Tensor:
-        """``[N, H G, L, ...]`` to ``[R, H, G, ...]``."""
-        return grouped(part.transpose(1, 2)[self.where], groups)
+    def unpad(self, x: Tensor, groups: int) -> Tensor:
+        """Return ``x`` ``[N, H G, L, ...]`` without padding, as ``[R, H, G, ...]``."""
+        return group_heads(x.transpose(1, 2)[self.real_cells], groups)
 
-    def without_filling(self, x: Tensor) -> Tensor:
-        """``[N, H G, L, D]`` with zeros for what was filled up."""
-        return x * self.real[:, None, :, None]
+    def zero_padding(self, x: Tensor) -> Tensor:
+        """Return ``x`` ``[N, H G, L, D]`` with zeros in place of padding."""
+        return x * self.is_real[:, None, :, None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Short:
-    """Pieces of about one length, each causally among its own tokens, in one call."""
+class PaddedSegment:
+    """Nodes of about one length, each causally among its own tokens, in one padded call."""
 
-    asking: _Bucket
-    asked: _Bucket
+    query_tokens: _PaddedTokens
+    key_tokens: _PaddedTokens
 
     @property
     def queries(self) -> Tensor:
-        return self.asking.flat
+        return self.query_tokens.real_indices
 
     @property
     def keys(self) -> Tensor:
-        return self.asked.flat
+        return self.key_tokens.real_indices
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
         groups = q.shape[2]
-        keys, values = (self.asked.take(_repeated(x, groups)) for x in (k, v))
-        out, lse = _KERNEL.forward(self.asking.take(q), keys, values, causal=True, scale=scale)
-        return self.asking.give(out, groups), self.asking.give(lse, groups)
+        keys, values = (self.key_tokens.pad(_expand_groups(x, groups)) for x in (k, v))
+        out, lse = _KERNEL.forward(self.query_tokens.pad(q), keys, values, causal=True, scale=scale)
+        return self.query_tokens.unpad(out, groups), self.query_tokens.unpad(lse, groups)
 
     def backward(
         self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        groups, take = q.shape[2], self.asking.take
-        keys, values = (self.asked.take(_repeated(x, groups)) for x in (k, v))
+        groups, pad = q.shape[2], self.query_tokens.pad
+        keys, values = (self.key_tokens.pad(_expand_groups(x, groups)) for x in (k, v))
         dq, dk, dv = _KERNEL.backward(
-            self.asking.without_filling(take(grad)),
-            take(q),
+            self.query_tokens.zero_padding(pad(grad)),
+            pad(q),
             keys,
             values,
-            take(out),
-            take(lse[..., None])[..., 0],
+            pad(out),
+            pad(lse[..., None])[..., 0],
             causal=True,
             scale=scale,
         )
-        dk, dv = (self.asked.give(x, groups).sum(2, dtype=torch.float32) for x in (dk, dv))
-        return self.asking.give(dq, groups), dk, dv
+        dk, dv = (self.key_tokens.unpad(x, groups).sum(2, dtype=torch.float32) for x in (dk, dv))
+        return self.query_tokens.unpad(dq, groups), dk, dv
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """A range of queries to a range of keys, in a call without copies.
+class RangeSegment:
+    """A contiguous range of queries that attends to a contiguous range of keys, in a call without copies.
 
-    The G that have the same keys stand side by side like rows of a batch, whose keys are one and the same memory.
+    The G queries that have the same keys are passed like G rows of a batch, whose keys are views of the same memory.
     """
 
     queries: slice
@@ -124,7 +124,7 @@ class Span:
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
         groups = q.shape[2]
-        keys, values = (_repeated(x[self.keys], groups).transpose(0, 2) for x in (k, v))
+        keys, values = (_expand_groups(x[self.keys], groups).transpose(0, 2) for x in (k, v))
         out, lse = _KERNEL.forward(q[self.queries].transpose(0, 2), keys, values, causal=self.causal, scale=scale)
         return out.transpose(0, 2), lse.transpose(0, 2)
 
@@ -135,92 +135,104 @@ class Span:
         grad, q, out, lse = (x[self.queries].transpose(0, 2) for x in (grad, q, out, lse))
         dq: Tensor | None = None
         dks, dvs = [], []
-        for keys, values in zip(self._blocks(k, groups), self._blocks(v, groups), strict=True):
-            more, dk, dv = _KERNEL.backward(grad, q, keys, values, out, lse, causal=self.causal, scale=scale)
-            dq = more if dq is None else dq.float().add_(more)
+        for keys, values in zip(self._key_blocks(k, groups), self._key_blocks(v, groups), strict=True):
+            block_dq, dk, dv = _KERNEL.backward(grad, q, keys, values, out, lse, causal=self.causal, scale=scale)
+            dq = block_dq if dq is None else dq.float().add_(block_dq)
             dks.append(dk.transpose(0, 2).sum(2, dtype=torch.float32))
             dvs.append(dv.transpose(0, 2).sum(2, dtype=torch.float32))
         assert dq is not None
         return dq.transpose(0, 2), torch.cat(dks), torch.cat(dvs)
 
-    def _blocks(self, x: Tensor, groups: int) -> list[Tensor]:
-        """Of ``self.keys``, those that the backward kernel takes at a time: all if it is causal."""
-        some = _repeated(x[self.keys], groups).transpose(0, 2)
-        return [some] if self.causal else list(some.tensor_split(-(-some.shape[2] // _KEYS), dim=2))
+    def _key_blocks(self, x: Tensor, groups: int) -> list[Tensor]:
+        """Split the segment's keys or values into one block for each backward call; a causal segment is not split."""
+        whole = _expand_groups(x[self.keys], groups).transpose(0, 2)
+        return [whole] if self.causal else list(whole.tensor_split(-(-whole.shape[2] // _KEYS_PER_CALL), dim=2))
 
 
-class _Piece(NamedTuple):
-    """Tokens of one node that are queries, and keys to each other."""
+class _OwnTokens(NamedTuple):
+    """Tokens of one node that have queries and attend causally to each other.
 
-    query: int
-    key: int
+    Attributes:
+        query_start: Index of the first one among the queries.
+        key_start: Index of the first one in the pack.
+        tokens: Number of these tokens.
+    """
+
+    query_start: int
+    key_start: int
     tokens: int
 
 
-class Pieces:
-    """The calls of a CPU."""
+class CpuBackend:
+    """Tree attention on a CPU."""
 
-    long = 48
-    """Tokens from which a call of its own costs less than copying a node's rows to those of others and back."""
-    least_saved = 16
-    trunk_saves: int | None = 256
-    """A pass costs some 20 ms besides its tokens, which is what 130 of them take in four layers of 256."""
+    min_call_tokens = 48
+    """From this number on, a separate call costs less than copying a node's tokens to those of others and back."""
+    min_node_savings = 16
+    min_prefix_savings: int | None = 256
+    """A pass costs some 20 ms besides its tokens, which is the time of 130 tokens in four layers of width 256."""
 
-    def parts(
-        self, tree: PrefixTree, before: Sequence[int], device: torch.device
-    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """As ``promptintern.engine.attention.tree_attention.Planner`` says."""
-        pieces, dense = [], []
+    def segments(
+        self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device
+    ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+        """See ``promptintern.engine.attention.tree_attention.AttentionBackend``."""
+        own, dense = [], []
         for node in tree.nodes:
-            first, last = before[node.start], before[node.end]
+            first, last = queries_before[node.start], queries_before[node.end]
             cut = node.end - (last - first)
             if first < last:
-                pieces.append(_Piece(query=first, key=cut, tokens=last - first))
+                own.append(_OwnTokens(query_start=first, key_start=cut, tokens=last - first))
                 if node.start < cut:
                     dense.append((slice(first, last), slice(node.start, cut)))
-            if node.end < node.stop:
-                dense.append((slice(last, before[node.stop]), slice(node.start, node.end)))
-        short = [piece for piece in pieces if piece.tokens < self.long]
-        causal: tuple[Part, ...] = (
+            if node.end < node.subtree_end:
+                dense.append((slice(last, queries_before[node.subtree_end]), slice(node.start, node.end)))
+        short = [each for each in own if each.tokens < self.min_call_tokens]
+        causal: tuple[Segment, ...] = (
             *(
-                Span(queries=slice(p.query, p.query + p.tokens), keys=slice(p.key, p.key + p.tokens), causal=True)
-                for p in pieces
-                if p.tokens >= self.long
+                RangeSegment(
+                    queries=slice(each.query_start, each.query_start + each.tokens),
+                    keys=slice(each.key_start, each.key_start + each.tokens),
+                    causal=True,
+                )
+                for each in own
+                if each.tokens >= self.min_call_tokens
             ),
-            *map(_short, _by_length(short)),
+            *map(_padded_segment, _group_by_length(short)),
         )
-        return causal, tuple(Span(queries=queries, keys=keys, causal=False) for queries, keys in dense)
+        return causal, tuple(RangeSegment(queries=queries, keys=keys, causal=False) for queries, keys in dense)
 
-    def to_trunk(self, queries: int, tokens: int, device: torch.device) -> Part:
-        """As ``promptintern.engine.attention.tree_attention.Planner`` says."""
-        return Span(queries=slice(0, queries), keys=slice(0, tokens), causal=False)
+    def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
+        """See ``promptintern.engine.attention.tree_attention.AttentionBackend``."""
+        return RangeSegment(queries=slice(0, queries), keys=slice(0, tokens), causal=False)
 
 
-def _by_length(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    group: list[_Piece] = []
-    for piece in sorted(pieces, key=lambda p: -p.tokens):
-        if group and piece.tokens < (1 - _MAX_FILL) * group[0].tokens:
+def _group_by_length(nodes: list[_OwnTokens]) -> Iterator[list[_OwnTokens]]:
+    group: list[_OwnTokens] = []
+    for node in sorted(nodes, key=lambda n: -n.tokens):
+        if group and node.tokens < (1 - _MAX_PADDING) * group[0].tokens:
             yield group
             group = []
-        group.append(piece)
+        group.append(node)
     if group:
         yield group
 
 
-def _short(pieces: list[_Piece]) -> Short:
-    query, key, tokens = torch.tensor(pieces).T[:, :, None]
-    within = torch.arange(pieces[0].tokens)[None, :]
-    real = within < tokens
-    within = torch.minimum(within, tokens - 1)
-    rows, columns = real.nonzero(as_tuple=True)
+def _padded_segment(nodes: list[_OwnTokens]) -> PaddedSegment:
+    query_start, key_start, tokens = torch.tensor(nodes).T[:, :, None]
+    offset = torch.arange(nodes[0].tokens)[None, :]
+    is_real = offset < tokens
+    offset = torch.minimum(offset, tokens - 1)
+    rows, columns = is_real.nonzero(as_tuple=True)
 
-    def at(start: Tensor) -> _Bucket:
-        places = start + within
-        return _Bucket(places=places, real=real, where=(rows, columns), flat=places[real])
+    def padded_from(start: Tensor) -> _PaddedTokens:
+        indices = start + offset
+        return _PaddedTokens(
+            indices=indices, is_real=is_real, real_cells=(rows, columns), real_indices=indices[is_real]
+        )
 
-    return Short(asking=at(query), asked=at(key))
+    return PaddedSegment(query_tokens=padded_from(query_start), key_tokens=padded_from(key_start))
 
 
-def _repeated(x: Tensor, groups: int) -> Tensor:
-    """``[T, H, D]`` to ``[T, H, G, D]``, without a copy."""
+def _expand_groups(x: Tensor, groups: int) -> Tensor:
+    """Return ``x`` ``[T, H, D]`` as ``[T, H, G, D]``, without a copy."""
     return x.unsqueeze(2).expand(-1, -1, groups, -1)

@@ -1,7 +1,7 @@
-"""The prefix tree of a pack: what its prompts have in common is computed once. Pure.
+"""The prefix tree of a pack, in which tokens that several prompts begin with stand once. Pure functions.
 
-In every stage all prompts begin with the same template, and some with the same examples. The tokens of a pack are laid
-out depth first, so that a node's own tokens come right before those of all its descendants.
+All prompts of a stage begin with the same template, and some with the same examples. The tokens of a pack are laid out
+depth first, so that a node's own tokens are followed immediately by those of all its descendants.
 """
 
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """Tokens that several rows share, or the last part of one row.
+    """Tokens that several rows share, or the last tokens of one row.
 
     Attributes:
-        row: Place in the pack of the first row that these tokens come from.
-        begin: Their position in that row, and in every other row below this node.
-        start: Where they begin in the pack.
-        end: Where they end, and the descendants' begin.
-        stop: Where the descendants' end.
+        row: Index in the pack of the first row that holds these tokens.
+        position: Position of the node's first token in that row, and in every other row below this node.
+        start: Index in the pack of the node's first own token.
+        end: Index in the pack after the node's last own token, where its descendants begin.
+        subtree_end: Index in the pack after the last token of its descendants.
     """
 
     row: int
-    begin: int
+    position: int
     start: int
     end: int
-    stop: int
+    subtree_end: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,37 +35,40 @@ class PrefixTree:
     """The nodes of a pack, parents before children.
 
     Attributes:
-        nodes: All nodes; one with ``stop == end`` ends a row.
-        answer: For every row, the place where its answer tokens begin; the prompt's last token is right before, and
-            both are in the row's own last node.
-        tokens: Of the pack, each shared token once.
+        nodes: All nodes. A node with ``subtree_end == end`` is a leaf, which ends one row.
+        answer_starts: For every row, the index in the pack of its first answer token. The prompt's last token stands
+            right before it, and both are in the row's own leaf.
+        tokens: Number of tokens in the pack, each shared token counted once.
     """
 
     nodes: tuple[Node, ...]
-    answer: tuple[int, ...]
+    answer_starts: tuple[int, ...]
     tokens: int
 
 
 class Prefixes:
-    """Which prompts begin alike.
+    """The common prefixes of prompts.
 
     Args:
         prompts: Token ids of every row's prompt, by row index.
     """
 
     def __init__(self, prompts: "Sequence[Sequence[int] | memoryview]") -> None:
-        # Big-endian bytes sort as the numbers do.
         self._arrays = [np.asarray(ids, dtype=np.int32) for ids in prompts]
 
     def sort(self, rows: Sequence[int]) -> list[int]:
-        """``rows`` so that those that begin alike are neighbours; ties by row index."""
+        """Return ``rows`` in lexicographic order of their prompts, so that common prefixes are adjacent.
+
+        Equal prompts are ordered by row index.
+        """
+        # Big-endian bytes sort as the numbers do.
         return sorted(rows, key=lambda row: (self._arrays[row].astype(">i4").tobytes(), row))
 
-    def common(self, one: int, other: int) -> int:
-        """Tokens at the start of both prompts that are the same, but for each prompt's last.
+    def common_tokens(self, one: int, other: int) -> int:
+        """Return the length of the two prompts' common prefix, which never includes either prompt's last token.
 
-        A row keeps its last prompt token for itself: it predicts the answer's first token, and gradients that several
-        rows send to one place would be added up in no certain order.
+        Each row keeps its last prompt token for itself, because that token predicts the first answer token: if several
+        rows sent gradients to one position, the order in which they are added up would not be deterministic.
         """
         a, b = self._arrays[one], self._arrays[other]
         size = min(len(a), len(b)) - 1
@@ -73,25 +76,33 @@ class Prefixes:
         return int(differ[0]) if len(differ) else size
 
 
-def plant(
-    common: Sequence[int], prompts: Sequence[int], inputs: Sequence[int], *, least_saved: int, trunk: int = 0
+def build_tree(
+    common: Sequence[int],
+    prompts: Sequence[int],
+    inputs: Sequence[int],
+    *,
+    min_node_savings: int,
+    prefix_tokens: int = 0,
 ) -> PrefixTree:
-    """The tree of a pack's rows in their order.
+    """Build the tree of a pack's rows, in their order.
 
     Args:
-        common: For every row but the first, the tokens that it shares with the row before: fewer than either prompt.
-        prompts: Prompt tokens of every row.
-        inputs: Prompt and answer tokens of every row that go into the model (the last one predicts nothing).
-        least_saved: Tokens that a node has to save, or what its rows share is there for each of them.
-        trunk: Tokens that all rows begin with and the tree does not hold: fewer than any prompt.
+        common: For every row but the first, the number of tokens that it shares with the row before it; smaller than
+            the length of either prompt.
+        prompts: Number of prompt tokens of every row.
+        inputs: Number of prompt and answer tokens of every row that are input to the model. The last answer token is
+            not, because it predicts nothing.
+        min_node_savings: Tokens that a shared node has to save. Otherwise each of its rows holds these tokens itself.
+        prefix_tokens: Tokens of the shared prefix, which all rows begin with and the tree does not hold; fewer than
+            any prompt has.
     """
     count = len(inputs)
-    nodes: list[list[int]] = []  # row, begin, start, end, stop
-    answer = [0] * count
+    nodes: list[list[int]] = []  # row, position, start, end, subtree_end
+    answer_starts = [0] * count
     size = 0
-    # Work to do, last first: rows first..last that share their first `depth` tokens; or (as one number) a node whose
+    # A stack of work: rows first..last that share their first `depth` tokens; or, as one number, a node whose
     # descendants are all laid out.
-    todo: list[tuple[int, int, int] | int] = [(0, count - 1, trunk)]
+    todo: list[tuple[int, int, int] | int] = [(0, count - 1, prefix_tokens)]
     while todo:
         work = todo.pop()
         if isinstance(work, int):
@@ -99,21 +110,21 @@ def plant(
             continue
         first, last, depth = work
         if first == last:
-            answer[first] = size + prompts[first] - depth
+            answer_starts[first] = size + prompts[first] - depth
             end = size + inputs[first] - depth
             nodes.append([first, depth, size, end, end])
             size = end
             continue
         shared = min(common[first:last])
         cuts = [i for i in range(first, last) if common[i] == shared]
-        if (shared - depth) * (last - first) >= least_saved:
+        if (shared - depth) * (last - first) >= min_node_savings:
             nodes.append([first, depth, size, size + shared - depth, 0])
             todo.append(len(nodes) - 1)
             depth, size = shared, nodes[-1][3]
         edges = [first, *(cut + 1 for cut in cuts), last + 1]
         todo += [(a, b - 1, depth) for a, b in reversed(list(pairwise(edges)))]
     return PrefixTree(
-        nodes=tuple(Node(row=r, begin=b, start=s, end=e, stop=p) for r, b, s, e, p in nodes),
-        answer=tuple(answer),
+        nodes=tuple(Node(row=r, position=p, start=s, end=e, subtree_end=t) for r, p, s, e, t in nodes),
+        answer_starts=tuple(answer_starts),
         tokens=size,
     )

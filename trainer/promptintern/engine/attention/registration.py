@@ -1,4 +1,4 @@
-"""Attention over prefix trees in stock transformers models: a function registered by name."""
+"""Tree attention in stock transformers models, as an attention function that is registered by name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from promptintern.engine.attention.tree_attention import Cascade, attend
+from promptintern.engine.attention.tree_attention import TreeAttention, attend
 from promptintern.engine.fused.last_layer import attention_of, last_layer
 from promptintern.engine.fused.patching import base_of
 
-NAME = "promptintern_cascade"
+NAME = "promptintern_tree_attention"
 _HARMLESS = frozenset(
     {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}
 )
-"""What models hand on that has no part in attention."""
+"""Arguments that models pass on to attention functions and that have no effect on attention."""
 _SOFTMAX = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
@@ -26,41 +26,43 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    cascade: Cascade,
+    tree_attention: TreeAttention,
     last: torch.nn.Module | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """An attention function as transformers calls it; ``cascade`` is what the model was called with.
+    """An attention function with the signature that transformers expects.
 
-    ``last`` is the attention of the last layer.
+    Args:
+        tree_attention: The pack's attention, which the model was called with.
+        last: The attention module of the last layer.
 
     Raises:
-        NotImplementedError: for attention that is more than a softmax of scaled products (capped scores, sinks,
+        NotImplementedError: if the model's attention is more than a softmax of scaled products (capped scores, sinks,
             biases), or less than one over all tokens before (masks, windows).
     """
-    unknown = sorted(name for name, value in others.items() if value is not None and name not in _HARMLESS)
+    unsupported = sorted(name for name, value in options.items() if value is not None and name not in _HARMLESS)
     if dropout:
-        unknown.append("dropout")
+        unsupported.append("dropout")
     if attention_mask is not None:
-        unknown.append("a mask of its own")
-    if sliding_window is not None and sliding_window < cascade.longest:
-        unknown.append("a sliding window")
-    if unknown:
-        raise NotImplementedError(f"attention with {', '.join(unknown)}")
+        unsupported.append("an attention mask")
+    if sliding_window is not None and sliding_window < tree_attention.longest_row:
+        unsupported.append("a sliding window")
+    if unsupported:
+        raise NotImplementedError(f"attention with {', '.join(unsupported)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    calls = cascade.last if module is last else cascade.every
-    if cascade.becomes:
-        cascade.becomes.keep(module, (key, value))
-    above = cascade.trunk.of(module) if cascade.trunk else None
-    return attend(query, key, value, calls, above, scale=scale), None
+    plan = tree_attention.last_layer if module is last else tree_attention.inner_layers
+    if tree_attention.recorded_prefix:
+        tree_attention.recorded_prefix.record(module, (key, value))
+    prefix = tree_attention.shared_prefix.of_layer(module) if tree_attention.shared_prefix else None
+    return attend(query, key, value, plan, prefix, scale=scale), None
 
 
 @contextmanager
-def cascading(model: Any) -> Iterator[None]:
-    """Inside, ``model`` (a transformers model or PEFT's wrapper) takes packs with a cascade, and no others."""
+def use_tree_attention(model: Any) -> Iterator[None]:
+    """Inside this block, ``model`` (a transformers model or PEFT's wrapper) takes packs with tree attention only."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, partial(_attention, last=attention_of(last_layer(model))))
@@ -71,11 +73,11 @@ def cascading(model: Any) -> Iterator[None]:
         yield
     finally:
         inner.set_attn_implementation(before)
-        AttentionInterface.register(NAME, partial(_attention, last=None))  # it holds on to no model
+        AttentionInterface.register(NAME, partial(_attention, last=None))  # so that it keeps no reference to the model
 
 
-def sight_of(model: Any) -> int | None:
-    """Tokens that a row may have for every layer to see all of them; None if there is no limit."""
+def attention_window(model: Any) -> int | None:
+    """The largest row length, in tokens, that every layer attends to as a whole; None if there is no limit."""
     config = _config(model)
     limits = [getattr(config, "attention_chunk_size", None)]
     if getattr(config, "use_sliding_window", True):
@@ -85,13 +87,13 @@ def sight_of(model: Any) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def other_layers(model: Any) -> set[str]:
-    """Kinds of layers that do not attend by a softmax (recurrent or linear ones, say), as the model's config says."""
+def unsupported_layer_types(model: Any) -> set[str]:
+    """The types of layers in the model's config that are not softmax attention (recurrent or linear ones, say)."""
     return set(getattr(_config(model), "layer_types", None) or ()) - _SOFTMAX
 
 
-def rows_apart(model: Any) -> int | None:
-    """Tokens of a row beyond which positions are scaled by the longest row of a call; None if they never are."""
+def rope_scaling_limit(model: Any) -> int | None:
+    """The row length, in tokens, beyond which positions are scaled by the longest row of a call; None if never."""
     rope = getattr(_config(model), "rope_parameters", None) or {}
     kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     scaled = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
@@ -99,10 +101,10 @@ def rows_apart(model: Any) -> int | None:
     return min(limits, default=None)
 
 
-def longest_pack(model: Any) -> int | None:
-    """Tokens of a pack beyond which a token's place in it changes its attention; None if it never does.
+def max_pack_tokens(model: Any) -> int | None:
+    """The pack size, in tokens, beyond which a token's index in its pack changes its attention; None if never.
 
-    Llama 4 scales the queries of layers without positions by it, in steps of ``floor_scale`` tokens.
+    Llama 4 scales the queries of layers without positional encoding by it, in steps of ``floor_scale`` tokens.
     """
     config = _config(model)
     return config.floor_scale if getattr(config, "attn_temperature_tuning", False) else None

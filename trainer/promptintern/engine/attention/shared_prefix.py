@@ -1,10 +1,12 @@
-"""What all rows of a step begin with, computed once for all packs of a worker.
+"""The shared prefix: tokens that all rows of a step begin with, computed once for all packs of a worker.
 
-The trunk goes through the model by itself, and packs attend to its keys and values as to a node above all of their own.
-Nothing else leads from it to them. So what every pack's backward pass gives these keys and values is added up, and sent
-back through the trunk when the last pack is done: the chain rule, with the sum over packs taken first.
+The shared prefix goes through the model on its own, and packs attend to its keys and values as to a node above all of
+theirs (Hydragen, Juravsky et al. 2024, arXiv 2402.05099, does so for inference). These keys and values are the only
+way in which the prefix influences the packs. So the gradients that the packs' backward passes yield for them are added
+up, and are propagated back through the prefix after the last pack: the chain rule, with the sum over packs taken first.
 
-Gradient checkpointing would have the trunk's layers computed again, while the last pack's state is at hand.
+Gradient checkpointing cannot be combined with it: the prefix's layers would be recomputed with the state of the last
+pack.
 """
 
 from dataclasses import dataclass, replace
@@ -16,70 +18,70 @@ Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Above:
-    """The trunk in one layer.
+class LayerPrefix:
+    """The shared prefix in one layer.
 
     Attributes:
-        given: Keys and values ``[1, H, T, D]`` as the layer made them, with what leads to them.
-        keys: ``[T, H, D]``, without.
-        values: As ``keys``.
-        key_grads: Of ``keys``, over all packs so far; float32 whatever the model computes in.
-        value_grads: Of ``values``.
+        attached: Keys and values ``[1, H, T, D]`` as the layer computed them, still attached to the autograd graph.
+        keys: Detached keys ``[T, H, D]``; gradients accumulate in ``key_grads``.
+        values: Detached values ``[T, H, D]``; gradients accumulate in ``value_grads``.
+        key_grads: Gradients ``[T, H, D]`` of ``keys``, summed over packs; float32 whatever the model's dtype.
+        value_grads: Gradients ``[T, H, D]`` of ``values``, summed over packs; float32 whatever the model's dtype.
     """
 
-    given: tuple[Tensor, Tensor]
+    attached: tuple[Tensor, Tensor]
     keys: Tensor
     values: Tensor
     key_grads: Tensor
     value_grads: Tensor
 
 
-class Trunk:
-    """Keys and values of every layer.
+class SharedPrefix:
+    """The keys and values of the shared prefix in every layer.
 
     Attributes:
-        tokens: That it has.
+        tokens: Number of tokens in the prefix.
     """
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self._above: dict[nn.Module, Above] = {}
+        self._layers: dict[nn.Module, LayerPrefix] = {}
 
-    def keep(self, attention: nn.Module, given: tuple[Tensor, Tensor]) -> None:
-        """Keys and values ``[1, H, T, D]`` as ``attention`` was given them."""
-        keys, values = (x.detach()[0].transpose(0, 1) for x in given)
+    def record(self, attention: nn.Module, attached: tuple[Tensor, Tensor]) -> None:
+        """Keep the keys and values ``[1, H, T, D]`` that the module ``attention`` computed."""
+        keys, values = (x.detach()[0].transpose(0, 1) for x in attached)
         key_grads, value_grads = (torch.zeros_like(x, dtype=torch.float32) for x in (keys, values))
-        self._above[attention] = Above(
-            given=given, keys=keys, values=values, key_grads=key_grads, value_grads=value_grads
+        self._layers[attention] = LayerPrefix(
+            attached=attached, keys=keys, values=values, key_grads=key_grads, value_grads=value_grads
         )
 
-    def of(self, attention: nn.Module) -> Above:
-        """In this layer."""
-        return self._above[attention]
+    def of_layer(self, attention: nn.Module) -> LayerPrefix:
+        """Return the prefix in the layer whose attention module is ``attention``."""
+        return self._layers[attention]
 
-    def branch(self) -> "Trunk":
-        """The same trunk, with sums of its own for what packs give."""
-        other = Trunk(self.tokens)
-        other._above = {
+    def fork(self) -> "SharedPrefix":
+        """Return the same keys and values with gradient sums of their own, which start at zero."""
+        fork = SharedPrefix(self.tokens)
+        fork._layers = {
             attention: replace(
-                above, key_grads=torch.zeros_like(above.key_grads), value_grads=torch.zeros_like(above.value_grads)
+                layer, key_grads=torch.zeros_like(layer.key_grads), value_grads=torch.zeros_like(layer.value_grads)
             )
-            for attention, above in self._above.items()
+            for attention, layer in self._layers.items()
         }
-        return other
+        return fork
 
-    def join(self, branch: "Trunk") -> None:
-        """Add what packs gave to a branch."""
-        for attention, above in self._above.items():
-            above.key_grads.add_(branch.of(attention).key_grads)
-            above.value_grads.add_(branch.of(attention).value_grads)
+    def add_gradients_of(self, fork: "SharedPrefix") -> None:
+        """Add the gradient sums of ``fork`` to this prefix's."""
+        for attention, layer in self._layers.items():
+            layer.key_grads.add_(fork.of_layer(attention).key_grads)
+            layer.value_grads.add_(fork.of_layer(attention).value_grads)
 
     def backward(self) -> None:
-        """Send back what all packs gave."""
+        """Propagate the gradients that all packs added up back through the prefix."""
         pairs = [
             (x, grad.transpose(0, 1)[None].to(x.dtype))
-            for above in self._above.values()
-            for x, grad in zip(above.given, (above.key_grads, above.value_grads), strict=True)
+            for layer in self._layers.values()
+            for x, grad in zip(layer.attached, (layer.key_grads, layer.value_grads), strict=True)
             if x.requires_grad
         ]
         torch.autograd.backward([x for x, _ in pairs], [grad for _, grad in pairs])

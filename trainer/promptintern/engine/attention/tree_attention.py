@@ -1,12 +1,15 @@
 """Attention over a prefix tree without a mask, exact in values and gradients.
 
-Every token attends to all tokens of the nodes above its own, and causally within its own. Each of these is a plain
-dense or causal attention; their outputs are merged by their log-sum-exp, as flash attention merges blocks of keys
-(Dao et al. 2022, section 3.1). Backwards, a part's probabilities are ``exp(q k - lse)`` with the MERGED log-sum-exp,
-and the softmax's correction needs the MERGED output only, so a fused backward that is called with both gives that
-part's exact gradients of keys and values, and the parts' gradients of the queries add up.
+This is cascade attention (FlashInfer's cascade inference; Hydragen, Juravsky et al. 2024, arXiv 2402.05099) with a
+backward pass. Every token attends to all tokens of the nodes above its own, and causally within its own node. Each of
+these is one plain dense or causal attention, called a segment. The outputs of the segments are combined by their
+log-sum-exps, as flash attention combines blocks of keys (Dao et al. 2022, section 3.1).
 
-The calls that each device uses are in ``cpu`` and, for CUDA, in ``varlen``.
+In the backward pass, a segment's probabilities are ``exp(q k - lse)`` with the COMBINED log-sum-exp, and the softmax's
+correction term needs the COMBINED output only. So a fused backward kernel that is called with both yields the segment's
+exact gradients of keys and values, and the segments' gradients of the queries add up.
+
+The segments that each kind of device uses are in ``cpu`` and, for CUDA, in ``varlen``.
 """
 
 from collections.abc import Sequence
@@ -18,215 +21,240 @@ import torch
 from numpy.typing import NDArray
 
 from promptintern.engine.attention.prefix_tree import PrefixTree
-from promptintern.engine.attention.shared_prefix import Above, Trunk
-from promptintern.engine.device import moved
+from promptintern.engine.attention.shared_prefix import LayerPrefix, SharedPrefix
+from promptintern.engine.device import to_device
 
 Tensor = torch.Tensor
-Where = slice | Tensor
-"""Places of tokens: of a range, or ``[R]`` int64, none twice."""
+TokenIndex = slice | Tensor
+"""Indices of tokens: a range, or an int64 tensor ``[R]`` without duplicates."""
 
 
-class Part(Protocol):
-    """Attention of some queries to some keys, in one call of a kernel.
+class Segment(Protocol):
+    """Attention of a range of queries to a range of keys, in one kernel call.
 
-    Shapes: queries and outputs ``[Q, H, G, D]``, of which G have the same keys and values ``[T, H, D]``; log-sum-exps
-    ``[Q, H, G]`` float32. A part is given those of all tokens, and gives those of its own R queries and S keys.
+    Shapes: queries and outputs ``[Q, H, G, D]``, where G queries have the same keys and values ``[T, H, D]``;
+    log-sum-exps ``[Q, H, G]`` float32. The methods take the tensors of all tokens, and return those of the segment's R
+    queries and S keys.
     """
 
     @property
-    def queries(self) -> Where:
-        """Its queries among those of the pack."""
+    def queries(self) -> TokenIndex:
+        """The segment's queries among those of the pack."""
         ...
 
     @property
-    def keys(self) -> Where:
-        """Its keys among those of the pack."""
+    def keys(self) -> TokenIndex:
+        """The segment's keys among those of the pack."""
         ...
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp of its queries."""
+        """Return the output and the log-sum-exp of the segment's queries."""
         ...
 
     def backward(
         self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of its queries, keys and values, from the merged ``out`` and ``lse``."""
+        """Return the gradients of the segment's queries, keys and values, given the combined ``out`` and ``lse``."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calls:
-    """The attention calls of a layer.
+class SegmentPlan:
+    """The attention segments of a layer.
 
     Attributes:
-        causal: Of tokens of one node among themselves. Every query is in one of these, every key in at most one.
-        dense: Of tokens to all of a node above.
-        trunk: Of all queries to all of the trunk; None if there is none.
-        queries: ``[Q]``, the places of the tokens that are queries; None if all are.
+        causal: Segments of tokens that attend to others of their own node. Every query is in exactly one of them, every
+            key in at most one.
+        dense: Segments of tokens that attend to all tokens of a node above theirs.
+        shared_prefix: The segment of all queries to all of the shared prefix; None without a shared prefix.
+        queries: Indices ``[Q]`` of the tokens that have queries; None if all tokens have.
     """
 
-    causal: tuple[Part, ...]
-    dense: tuple[Part, ...]
-    trunk: Part | None
+    causal: tuple[Segment, ...]
+    dense: tuple[Segment, ...]
+    shared_prefix: Segment | None
     queries: Tensor | None
 
 
-class Planner(Protocol):
-    """How a device computes attention over trees.
+class AttentionBackend(Protocol):
+    """How one kind of device computes attention over trees.
 
-    ``long``: tokens from which a node has a call of its own.
-    ``least_saved``: tokens that a node has to save, since its attention is a call, or part of one, in every layer.
-    ``trunk_saves``: tokens that a trunk has to save a worker, since it is a pass of its own; None where no trunk pays.
+    Attributes:
+        min_call_tokens: Tokens from which a node gets a kernel call of its own.
+        min_node_savings: Tokens that a shared node has to save, since it costs a call, or part of one, in every layer.
+        min_prefix_savings: Tokens that a shared prefix has to save a worker, since it costs a pass through the model;
+            None if no shared prefix pays.
     """
 
-    long: int
-    least_saved: int
-    trunk_saves: int | None
+    min_call_tokens: int
+    min_node_savings: int
+    min_prefix_savings: int | None
 
-    def parts(
-        self, tree: PrefixTree, before: Sequence[int], device: torch.device
-    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """``Calls.causal`` and ``Calls.dense``.
+    def segments(
+        self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device
+    ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+        """Return ``SegmentPlan.causal`` and ``SegmentPlan.dense`` for ``tree``.
 
         Args:
-            before: ``[T + 1]``, how many of the tokens before each place are queries: of every node all, none, or a
-                last part.
+            queries_before: For every index in ``0..T``, the number of queries among the tokens before it, ``[T + 1]``.
+                Within a node all tokens are queries, or none, or only the last ones.
         """
         ...
 
-    def to_trunk(self, queries: int, tokens: int, device: torch.device) -> Part:
-        """``Calls.trunk``, of so many queries to so many tokens."""
+    def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
+        """Return ``SegmentPlan.shared_prefix``, in which ``queries`` queries attend to all ``tokens`` prefix tokens."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cascade:
-    """Attention over a tree."""
+class TreeAttention:
+    """The attention of a pack over its prefix tree."""
 
-    every: Calls
-    """Of every layer but the last."""
-    last: Calls
-    """Of the last layer, where only tokens that predict an answer token need to attend."""
-    longest: int
-    """Tokens that the longest row has."""
-    trunk: Trunk | None = None
-    """Which is above all of the tree."""
-    becomes: Trunk | None = None
-    """The trunk that this pack is."""
+    inner_layers: SegmentPlan
+    """The segments of every layer but the last."""
+    last_layer: SegmentPlan
+    """The segments of the last layer, in which only tokens that predict an answer token need to attend."""
+    longest_row: int
+    """Number of tokens of the longest row."""
+    shared_prefix: SharedPrefix | None = None
+    """The shared prefix above the whole tree, if there is one."""
+    recorded_prefix: SharedPrefix | None = None
+    """The prefix that records this pack's keys and values, if the pack is the shared prefix itself."""
 
 
-def cascade_of(tree: PrefixTree, planner: Planner, *, device: torch.device, trunk: Trunk | None = None) -> Cascade:
-    """The attention calls of ``tree`` on ``device``, as ``planner`` makes them for it."""
-    predicting = np.zeros(tree.tokens, dtype=bool)
-    leaves = (node for node in tree.nodes if node.stop == node.end)
-    for node, answer in zip(leaves, tree.answer, strict=True):
-        first = answer - 1
-        if first - node.start < planner.long:  # a call of its own would cost more than it saves
+def plan_tree_attention(
+    tree: PrefixTree, backend: AttentionBackend, *, device: torch.device, shared_prefix: SharedPrefix | None = None
+) -> TreeAttention:
+    """Plan the attention over ``tree`` on ``device``, with the segments that ``backend`` uses."""
+    predicts = np.zeros(tree.tokens, dtype=bool)
+    leaves = (node for node in tree.nodes if node.subtree_end == node.end)
+    for node, answer_start in zip(leaves, tree.answer_starts, strict=True):
+        first = answer_start - 1
+        if first - node.start < backend.min_call_tokens:  # a separate call would cost more than it saves
             first = node.start
-        predicting[first : node.end] = True
-    return Cascade(
-        every=_calls(tree, np.ones(tree.tokens, dtype=bool), planner, device, trunk),
-        last=_calls(tree, predicting, planner, device, trunk),
-        longest=max(n.begin + n.end - n.start for n in tree.nodes),
-        trunk=trunk,
+        predicts[first : node.end] = True
+    return TreeAttention(
+        inner_layers=_plan_segments(tree, np.ones(tree.tokens, dtype=bool), backend, device, shared_prefix),
+        last_layer=_plan_segments(tree, predicts, backend, device, shared_prefix),
+        longest_row=max(n.position + n.end - n.start for n in tree.nodes),
+        shared_prefix=shared_prefix,
     )
 
 
-def _calls(
-    tree: PrefixTree, asks: NDArray[np.bool_], planner: Planner, device: torch.device, trunk: Trunk | None
-) -> Calls:
-    """The calls for the tokens that are queries, ``asks`` ``[T]``."""
-    causal, dense = planner.parts(tree, np.concatenate([[0], np.cumsum(asks)]).tolist(), device)
-    return Calls(
+def _plan_segments(
+    tree: PrefixTree,
+    is_query: NDArray[np.bool_],
+    backend: AttentionBackend,
+    device: torch.device,
+    shared_prefix: SharedPrefix | None,
+) -> SegmentPlan:
+    """Plan the segments for the tokens that have queries, ``is_query`` ``[T]``."""
+    causal, dense = backend.segments(tree, np.concatenate([[0], np.cumsum(is_query)]).tolist(), device)
+    return SegmentPlan(
         causal=causal,
         dense=dense,
-        trunk=planner.to_trunk(int(asks.sum()), trunk.tokens, device) if trunk else None,
-        queries=None if asks.all() else moved(np.flatnonzero(asks), device),
+        shared_prefix=(
+            backend.prefix_segment(int(is_query.sum()), shared_prefix.tokens, device) if shared_prefix else None
+        ),
+        queries=None if is_query.all() else to_device(np.flatnonzero(is_query), device),
     )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, calls: Calls, above: Above | None, *, scale: float) -> Tensor:
-    """Attention of one pack over its tree.
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerPrefix | None, *, scale: float) -> Tensor:
+    """Compute the attention of one pack over its tree.
 
     Args:
-        q: ``[1, Hq, T, D]``.
-        k: ``[1, Hk, T, D]``, ``Hq`` a multiple of ``Hk``.
-        v: As ``k``.
-        calls: What attends to what.
-        above: The trunk, if ``calls`` has a call to it.
-        scale: Of the products.
+        q: Queries ``[1, Hq, T, D]``.
+        k: Keys ``[1, Hk, T, D]``, with ``Hq`` a multiple of ``Hk``.
+        v: Values ``[1, Hk, T, D]``.
+        plan: The layer's segments.
+        prefix: The shared prefix in this layer, if ``plan`` has a segment for it.
+        scale: Factor of the products ``q k``.
 
     Returns:
-        ``[1, T, Hq, D]``, as transformers' attention functions give it; zeros for tokens that are no queries.
+        ``[1, T, Hq, D]``, as transformers' attention functions return it; zeros for tokens without a query.
     """
     # Heads are side by side in a token's memory, so that gathering and scattering tokens moves whole rows.
-    asking = grouped(q[0].transpose(0, 1), q.shape[1] // k.shape[1])
+    queries = group_heads(q[0].transpose(0, 1), q.shape[1] // k.shape[1])
     keys, values = (x[0].transpose(0, 1) for x in (k, v))
-    if calls.queries is None:
-        whole: Tensor = _Attend.apply(asking, keys, values, calls, above, scale)
+    if plan.queries is None:
+        whole: Tensor = _Attend.apply(queries, keys, values, plan, prefix, scale)
         return whole[None]
-    out: Tensor = _Attend.apply(asking[calls.queries], keys, values, calls, above, scale)
-    return out.new_zeros((1, q.shape[2], *out.shape[1:])).index_copy(1, calls.queries, out[None])
+    out: Tensor = _Attend.apply(queries[plan.queries], keys, values, plan, prefix, scale)
+    return out.new_zeros((1, q.shape[2], *out.shape[1:])).index_copy(1, plan.queries, out[None])
 
 
 class _Attend(torch.autograd.Function):
-    """Queries ``[Q, H, G, D]``, of which G have the same keys and values ``[T, H, D]``, to outputs ``[Q, H G, D]``."""
+    """Attention of queries ``[Q, H, G, D]`` to keys and values ``[T, H, D]``; outputs ``[Q, H G, D]``."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, calls: Calls, above: Above | None, scale: float) -> Tensor:
-        # Partial results are added up in float32, whatever the model computes in.
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerPrefix | None, scale: float
+    ) -> Tensor:
+        # Outputs of segments are combined in float32, whatever the model's dtype.
         out = torch.empty((*q.shape[:3], v.shape[2]), dtype=torch.float32, device=q.device)
         lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-        for part in calls.causal:
-            found, found_lse = part.forward(q, k, v, scale=scale)
-            _put(out, part.queries, found)
-            _put(lse, part.queries, found_lse)
-        for part in calls.dense:
-            _merge(out, lse, part.queries, *part.forward(q, k, v, scale=scale))
-        if calls.trunk:
-            assert above
-            _merge(out, lse, calls.trunk.queries, *calls.trunk.forward(q, above.keys, above.values, scale=scale))
+        for segment in plan.causal:
+            segment_out, segment_lse = segment.forward(q, k, v, scale=scale)
+            _store(out, segment.queries, segment_out)
+            _store(lse, segment.queries, segment_lse)
+        for segment in plan.dense:
+            _combine(out, lse, segment.queries, *segment.forward(q, k, v, scale=scale))
+        if plan.shared_prefix:
+            assert prefix
+            segment = plan.shared_prefix
+            _combine(out, lse, segment.queries, *segment.forward(q, prefix.keys, prefix.values, scale=scale))
         out = out.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.calls, ctx.above, ctx.scale = calls, above, scale
+        ctx.plan, ctx.prefix, ctx.scale = plan, prefix, scale
         return out.flatten(1, 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         q, k, v, out, lse = ctx.saved_tensors
-        calls, above, scale = ctx.calls, ctx.above, ctx.scale
-        grad = grouped(grad.contiguous(), q.shape[2])
+        plan, prefix, scale = ctx.plan, ctx.prefix, ctx.scale
+        grad = group_heads(grad.contiguous(), q.shape[2])
         dq = torch.empty(q.shape, dtype=torch.float32, device=q.device)
-        # Keys that only dense calls take come to their gradients by addition.
-        new = torch.empty if calls.queries is None else torch.zeros
+        # Keys that are in dense segments only get their gradients by addition, so they must start at zero.
+        new = torch.empty if plan.queries is None else torch.zeros
         dk, dv = (new(x.shape, dtype=torch.float32, device=x.device) for x in (k, v))
-        for part in calls.causal:
-            parts = part.backward(grad, q, k, v, out, lse, scale=scale)
-            for total, where, gradient in zip((dq, dk, dv), (part.queries, part.keys, part.keys), parts, strict=True):
-                _put(total, where, gradient)
-        for part in calls.dense:
-            parts = part.backward(grad, q, k, v, out, lse, scale=scale)
-            for total, where, gradient in zip((dq, dk, dv), (part.queries, part.keys, part.keys), parts, strict=True):
-                total[where] += gradient
-        if calls.trunk:
-            parts = calls.trunk.backward(grad, q, above.keys, above.values, out, lse, scale=scale)
-            for total, gradient in zip((dq, above.key_grads, above.value_grads), parts, strict=True):
+        for segment in plan.causal:
+            gradients = segment.backward(grad, q, k, v, out, lse, scale=scale)
+            indices = segment.queries, segment.keys, segment.keys
+            for total, index, gradient in zip((dq, dk, dv), indices, gradients, strict=True):
+                _store(total, index, gradient)
+        for segment in plan.dense:
+            gradients = segment.backward(grad, q, k, v, out, lse, scale=scale)
+            indices = segment.queries, segment.keys, segment.keys
+            for total, index, gradient in zip((dq, dk, dv), indices, gradients, strict=True):
+                total[index] += gradient
+        if plan.shared_prefix:
+            gradients = plan.shared_prefix.backward(grad, q, prefix.keys, prefix.values, out, lse, scale=scale)
+            for total, gradient in zip((dq, prefix.key_grads, prefix.value_grads), gradients, strict=True):
                 total.add_(gradient)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None
 
 
-def grouped(x: Tensor, groups: int) -> Tensor:
-    """``[T, H G, ...]`` to ``[T, H, G, ...]``, without a copy."""
+def group_heads(x: Tensor, groups: int) -> Tensor:
+    """Return ``x`` ``[T, H G, ...]`` as ``[T, H, G, ...]``, without a copy."""
     return x.view(x.shape[0], -1, groups, *x.shape[2:])
 
 
-def _put(total: Tensor, where: Where, part: Tensor) -> None:
-    total[where] = part if isinstance(where, slice) else part.to(total.dtype)  # into a range it is cast on the way
+def _store(total: Tensor, index: TokenIndex, x: Tensor) -> None:
+    total[index] = x if isinstance(index, slice) else x.to(total.dtype)  # assigning to a range casts on the way
 
 
-def _merge(out: Tensor, lse: Tensor, where: Where, part: Tensor, part_lse: Tensor) -> None:
-    """Take the outputs over other keys, ``[R, H, G, D]`` with log-sum-exps ``[R, H, G]``, into ``out`` and ``lse``."""
-    own, own_lse = out[where], lse[where]
-    own.lerp_(part.to(out.dtype), torch.sigmoid(part_lse - own_lse).unsqueeze(-1))
-    torch.logaddexp(own_lse, part_lse, out=own_lse)
-    out[where], lse[where] = own, own_lse  # of a range these are views, and nothing is copied
+def _combine(out: Tensor, lse: Tensor, index: TokenIndex, segment_out: Tensor, segment_lse: Tensor) -> None:
+    """Combine ``out`` and ``lse`` in place with a segment's outputs over other keys.
+
+    Args:
+        out: Outputs ``[Q, H, G, D]`` so far.
+        lse: Log-sum-exps ``[Q, H, G]`` so far.
+        index: The segment's R queries.
+        segment_out: Outputs ``[R, H, G, D]`` of the segment.
+        segment_lse: Log-sum-exps ``[R, H, G]`` of the segment.
+    """
+    own, own_lse = out[index], lse[index]
+    own.lerp_(segment_out.to(out.dtype), torch.sigmoid(segment_lse - own_lse).unsqueeze(-1))
+    torch.logaddexp(own_lse, segment_lse, out=own_lse)
+    out[index], lse[index] = own, own_lse  # for a range these are views, and nothing is copied

@@ -1,7 +1,7 @@
-"""Attention over a prefix tree on a GPU: one call for all nodes among themselves, and one for every level above.
+"""Tree attention on a GPU: one call for all nodes among themselves, and one for every level of the tree above.
 
-A kernel for sequences of any lengths takes a level's nodes at once, since launching one for each would cost more than
-what it computes.
+A variable-length kernel takes all nodes of a level at once, because launching one kernel for each node would cost more
+than its computation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,51 +15,54 @@ import numpy as np
 import torch
 
 from promptintern.engine.attention.prefix_tree import PrefixTree
-from promptintern.engine.attention.tree_attention import Part, Where, grouped
-from promptintern.engine.device import moved
+from promptintern.engine.attention.tree_attention import Segment, TokenIndex, group_heads
+from promptintern.engine.device import to_device
 
 Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequences:
-    """N sequences of queries, each with keys of its own, laid end to end.
+class VarlenBatch:
+    """N sequences of queries, each with its own sequence of keys, concatenated.
 
     Attributes:
-        query_ends: ``[N + 1]`` int32, a zero and where each sequence's queries end.
-        key_ends: ``[N + 1]`` int32, the same of keys.
-        lengths: Of every sequence's queries.
-        longest: Of queries and of keys, the longest sequence's tokens.
-        causal: Whether the last query sees all keys, the one before it one less, and so on; else all see all.
+        cu_seqlens_q: Cumulative lengths ``[N + 1]`` int32 of the sequences of queries, starting with 0.
+        cu_seqlens_k: Cumulative lengths ``[N + 1]`` int32 of the sequences of keys, starting with 0.
+        seqlens_q: The length of every sequence of queries.
+        max_seqlen_q: Length of the longest sequence of queries.
+        max_seqlen_k: Length of the longest sequence of keys.
+        causal: Whether the last query of a sequence sees all keys, the one before it one less, and so on; otherwise
+            every query sees all keys.
     """
 
-    query_ends: Tensor
-    key_ends: Tensor
-    lengths: tuple[int, ...]
-    longest: tuple[int, int]
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    seqlens_q: tuple[int, ...]
+    max_seqlen_q: int
+    max_seqlen_k: int
     causal: bool
 
     @property
-    def bounds(self) -> tuple[Tensor, Tensor, int, int]:
-        """As PyTorch's kernels take them one after the other: ends of queries and of keys, and the longest of each."""
-        return self.query_ends, self.key_ends, *self.longest
+    def kernel_args(self) -> tuple[Tensor, Tensor, int, int]:
+        """The cumulative and maximum lengths, in the order in which PyTorch's kernels take them."""
+        return self.cu_seqlens_q, self.cu_seqlens_k, self.max_seqlen_q, self.max_seqlen_k
 
     @cached_property
-    def cells(self) -> tuple[Tensor, Tensor]:
-        """``[R]`` each, of every query its sequence and its place in it."""
-        sequence = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        place = np.concatenate([np.arange(length) for length in self.lengths])
-        return moved(sequence, self.query_ends.device), moved(place, self.query_ends.device)
+    def query_cells(self) -> tuple[Tensor, Tensor]:
+        """For every query, the number of its sequence and its index in that sequence, ``[R]`` each."""
+        sequence = np.repeat(np.arange(len(self.seqlens_q)), self.seqlens_q)
+        index = np.concatenate([np.arange(length) for length in self.seqlens_q])
+        return to_device(sequence, self.cu_seqlens_q.device), to_device(index, self.cu_seqlens_q.device)
 
 
-class Kernel(Protocol):
-    """Fused attention of sequences that takes and gives log-sum-exps.
+class VarlenKernel(Protocol):
+    """Fused variable-length attention that takes and returns log-sum-exps.
 
     Shapes: queries ``[R, Hq, D]``, keys and values ``[S, Hk, D]``, log-sum-exps ``[R, Hq]`` float32.
     """
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, *, scale: float) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: VarlenBatch, *, scale: float) -> tuple[Tensor, Tensor]:
+        """Return the output ``[R, Hq, D]`` and the log-sum-exp."""
         ...
 
     def backward(
@@ -70,28 +73,28 @@ class Kernel(Protocol):
         v: Tensor,
         out: Tensor,
         lse: Tensor,
-        sequences: Sequences,
+        batch: VarlenBatch,
         *,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values; ``out`` and ``lse`` may be merged ones."""
+        """Return the gradients of queries, keys and values; ``out`` and ``lse`` may be combined ones."""
         ...
 
 
-_WIDEST = 256
+_MAX_HEAD_DIM = 256
 
 
 class FlashKernel:
-    """FlashAttention-2 as PyTorch has it: numbers of 16 bits, from Ampere on."""
+    """PyTorch's FlashAttention-2 (Dao 2023, arXiv 2307.08691): 16-bit dtypes, GPUs from Ampere on."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, *, scale: float) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: VarlenBatch, *, scale: float) -> tuple[Tensor, Tensor]:
         out, lse, *_ = torch.ops.aten._flash_attention_forward(
             q,
             k,
             v,
-            *sequences.bounds,
+            *batch.kernel_args,
             0.0,
-            sequences.causal,
+            batch.causal,
             False,
             scale=scale,
         )
@@ -105,12 +108,12 @@ class FlashKernel:
         v: Tensor,
         out: Tensor,
         lse: Tensor,
-        sequences: Sequences,
+        batch: VarlenBatch,
         *,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        undrawn = torch.empty(2, dtype=torch.uint64, device=q.device)  # the state of a dropout that there is not
-        with _in_certain_order():
+        rng_state = torch.empty(2, dtype=torch.uint64, device=q.device)  # of the dropout, which is not used
+        with _deterministic():
             dq, dk, dv = torch.ops.aten._flash_attention_backward(
                 grad,
                 q,
@@ -118,19 +121,19 @@ class FlashKernel:
                 v,
                 out,
                 lse.t().contiguous(),
-                *sequences.bounds,
+                *batch.kernel_args,
                 0.0,
-                sequences.causal,
-                undrawn,
-                undrawn,
+                batch.causal,
+                rng_state,
+                rng_state,
                 scale=scale,
             )
         return dq, dk, dv
 
 
 @contextmanager
-def _in_certain_order() -> Iterator[None]:
-    """Inside, kernels that can add up in a certain order do: what is resumed has to end in the same bits."""
+def _deterministic() -> Iterator[None]:
+    """Inside this block, kernels use their deterministic algorithms, so that a resumed run ends in the same bits."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
     fill = settings.fill_uninitialized_memory
@@ -144,26 +147,26 @@ def _in_certain_order() -> Iterator[None]:
 
 
 class EfficientKernel:
-    """PyTorch's memory-efficient attention: float32 too, and any GPU."""
+    """PyTorch's memory-efficient attention (Rabe & Staats 2021, arXiv 2112.05682): also float32, and any GPU."""
 
-    _ALIGNED = 32  # it pads log-sum-exps to a multiple of this
-    _FROM_THE_END = 2  # of causal masks
+    _LSE_ALIGNMENT = 32  # the kernel pads log-sum-exps to a multiple of this
+    _CAUSAL_FROM_BOTTOM_RIGHT = 2  # PyTorch's number for a causal mask that is aligned to the last query and key
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, *, scale: float) -> tuple[Tensor, Tensor]:
-        k, v = (_for_all_heads(x, q) for x in (k, v))
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: VarlenBatch, *, scale: float) -> tuple[Tensor, Tensor]:
+        k, v = (_repeat_heads(x, q) for x in (k, v))
         out, lse, *_ = torch.ops.aten._efficient_attention_forward(
             q[None],
             k[None],
             v[None],
             None,
-            *sequences.bounds,
+            *batch.kernel_args,
             0.0,
-            self._FROM_THE_END if sequences.causal else 0,
+            self._CAUSAL_FROM_BOTTOM_RIGHT if batch.causal else 0,
             True,
             scale=scale,
         )
-        sequence, place = sequences.cells
-        return out[0], lse[sequence, :, place]
+        sequence, index = batch.query_cells
+        return out[0], lse[sequence, :, index]
 
     def backward(
         self,
@@ -173,18 +176,18 @@ class EfficientKernel:
         v: Tensor,
         out: Tensor,
         lse: Tensor,
-        sequences: Sequences,
+        batch: VarlenBatch,
         *,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         heads, groups = k.shape[1], q.shape[1] // k.shape[1]
-        k, v = (_for_all_heads(x, q) for x in (k, v))
-        (sequence, place), longest = sequences.cells, sequences.longest[0]
-        padded = lse.new_full(
-            (len(sequences.query_ends) - 1, q.shape[1], longest + -longest % self._ALIGNED), float("inf")
+        k, v = (_repeat_heads(x, q) for x in (k, v))
+        (sequence, index), longest = batch.query_cells, batch.max_seqlen_q
+        padded_lse = lse.new_full(
+            (len(batch.cu_seqlens_q) - 1, q.shape[1], longest + -longest % self._LSE_ALIGNMENT), float("inf")
         )
-        padded[sequence, :, place] = lse
-        undrawn = torch.zeros((), dtype=torch.int64)
+        padded_lse[sequence, :, index] = lse
+        rng_state = torch.zeros((), dtype=torch.int64)
         dq, dk, dv, _ = torch.ops.aten._efficient_attention_backward(
             grad[None],
             q[None],
@@ -192,121 +195,124 @@ class EfficientKernel:
             v[None],
             None,
             out[None],
-            *sequences.bounds,
-            padded,
+            *batch.kernel_args,
+            padded_lse,
             0.0,
-            undrawn,
-            undrawn,
-            self._FROM_THE_END if sequences.causal else 0,
+            rng_state,
+            rng_state,
+            self._CAUSAL_FROM_BOTTOM_RIGHT if batch.causal else 0,
             False,
             scale=scale,
-            num_splits_key=1,  # with more, sums are taken in no certain order
+            num_splits_key=1,  # with more splits, the order of the sums is not deterministic
         )
         dk, dv = (x[0].view(-1, heads, groups, x.shape[-1]).sum(2, dtype=torch.float32) for x in (dk, dv))
         return dq[0], dk, dv
 
 
-def _for_all_heads(x: Tensor, q: Tensor) -> Tensor:
-    """``[S, Hk, D]`` to ``[S, Hq, D]``."""
+def _repeat_heads(x: Tensor, q: Tensor) -> Tensor:
+    """Return keys or values ``x`` ``[S, Hk, D]`` with one head for each head of ``q``, ``[S, Hq, D]``."""
     return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
 
 
-def kernel_for(q: Tensor, v: Tensor) -> Kernel:
-    """The fastest for these numbers and widths on their GPU."""
-    width = q.shape[-1]
-    small = q.dtype in (torch.bfloat16, torch.float16) and width == v.shape[-1] <= _WIDEST and width % 8 == 0
-    return FlashKernel() if small and torch.cuda.get_device_capability(q.device)[0] >= 8 else EfficientKernel()
+def kernel_for(q: Tensor, v: Tensor) -> VarlenKernel:
+    """Return the fastest kernel for these dtypes and head dimensions on their GPU."""
+    head_dim = q.shape[-1]
+    fits = q.dtype in (torch.bfloat16, torch.float16) and head_dim == v.shape[-1] <= _MAX_HEAD_DIM and head_dim % 8 == 0
+    return FlashKernel() if fits and torch.cuda.get_device_capability(q.device)[0] >= 8 else EfficientKernel()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
-    """Nodes among themselves, or all that is below nodes to these nodes, in one call."""
+class VarlenSegment:
+    """Nodes of one level that attend to their own tokens, or everything below these nodes to them, in one call."""
 
-    queries: Where
-    keys: Where
-    sequences: Sequences
+    queries: TokenIndex
+    keys: TokenIndex
+    batch: VarlenBatch
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
         groups = q.shape[2]
         out, lse = kernel_for(q, v).forward(
-            q[self.queries].flatten(1, 2), k[self.keys], v[self.keys], self.sequences, scale=scale
+            q[self.queries].flatten(1, 2), k[self.keys], v[self.keys], self.batch, scale=scale
         )
-        return grouped(out, groups), grouped(lse, groups)
+        return group_heads(out, groups), group_heads(lse, groups)
 
     def backward(
         self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         groups = q.shape[2]
-        grad, asking, out, lse = (x[self.queries].flatten(1, 2) for x in (grad, q, out, lse))
+        grad, queries, out, lse = (x[self.queries].flatten(1, 2) for x in (grad, q, out, lse))
         dq, dk, dv = kernel_for(q, v).backward(
-            grad, asking, k[self.keys], v[self.keys], out, lse, self.sequences, scale=scale
+            grad, queries, k[self.keys], v[self.keys], out, lse, self.batch, scale=scale
         )
-        return grouped(dq, groups), dk, dv
+        return group_heads(dq, groups), dk, dv
 
 
 class _Sequence(NamedTuple):
-    """A range of queries, and of their keys."""
+    """A range of queries, and the range of their keys."""
 
     queries: slice
     keys: slice
 
 
-class Ragged:
-    """The calls of a GPU."""
+class VarlenBackend:
+    """Tree attention on a GPU."""
 
-    long = 1
-    least_saved = 512
-    """What one more level costs: some forty launches in every layer, forward and backward."""
-    trunk_saves: int | None = None
-    """One more pass is a few thousand launches, and few packs have its tokens twice."""
+    min_call_tokens = 1
+    min_node_savings = 512
+    """One more level costs some forty kernel launches in every layer, forward and backward."""
+    min_prefix_savings: int | None = None
+    """One more pass costs a few thousand kernel launches, and few steps have so many packs that a prefix would save
+    as much."""
 
-    def parts(
-        self, tree: PrefixTree, before: Sequence[int], device: torch.device
-    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """As ``promptintern.engine.attention.tree_attention.Planner`` says."""
-        own: list[_Sequence] = []
-        above: dict[int, list[_Sequence]] = {}
-        ends: list[int] = []  # where the nodes above the one in hand stop
+    def segments(
+        self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device
+    ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+        """See ``promptintern.engine.attention.tree_attention.AttentionBackend``."""
+        causal: list[_Sequence] = []
+        dense_by_depth: dict[int, list[_Sequence]] = {}
+        ancestor_ends: list[int] = []  # where the subtrees of the current node's ancestors end
         for node in tree.nodes:
-            while ends and ends[-1] <= node.start:
-                ends.pop()
-            first, last = before[node.start], before[node.end]
+            while ancestor_ends and ancestor_ends[-1] <= node.start:
+                ancestor_ends.pop()
+            first, last = queries_before[node.start], queries_before[node.end]
             keys = slice(node.start, node.end)
             if first < last:
-                own.append(_Sequence(slice(first, last), keys))
-            if node.end < node.stop:
-                above.setdefault(len(ends), []).append(_Sequence(slice(last, before[node.stop]), keys))
-                ends.append(node.stop)
-        dense = (_level(sequences, device, causal=False) for _, sequences in sorted(above.items()))
-        return (_level(own, device, causal=True),), tuple(dense)
+                causal.append(_Sequence(slice(first, last), keys))
+            if node.end < node.subtree_end:
+                below = slice(last, queries_before[node.subtree_end])
+                dense_by_depth.setdefault(len(ancestor_ends), []).append(_Sequence(below, keys))
+                ancestor_ends.append(node.subtree_end)
+        dense = (_varlen_segment(sequences, device, causal=False) for _, sequences in sorted(dense_by_depth.items()))
+        return (_varlen_segment(causal, device, causal=True),), tuple(dense)
 
-    def to_trunk(self, queries: int, tokens: int, device: torch.device) -> Part:
-        """As ``promptintern.engine.attention.tree_attention.Planner`` says."""
-        return _level([_Sequence(slice(0, queries), slice(0, tokens))], device, causal=False)
+    def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
+        """See ``promptintern.engine.attention.tree_attention.AttentionBackend``."""
+        return _varlen_segment([_Sequence(slice(0, queries), slice(0, tokens))], device, causal=False)
 
 
-def _level(found: Sequence[_Sequence], device: torch.device, *, causal: bool) -> Level:
-    queries, keys = [each.queries for each in found], [each.keys for each in found]
-    lengths = tuple(s.stop - s.start for s in queries)
-    return Level(
-        queries=_places(queries, device),
-        keys=_places(keys, device),
-        sequences=Sequences(
-            query_ends=_ends(queries, device),
-            key_ends=_ends(keys, device),
-            lengths=lengths,
-            longest=(max(lengths), max(s.stop - s.start for s in keys)),
+def _varlen_segment(sequences: Sequence[_Sequence], device: torch.device, *, causal: bool) -> VarlenSegment:
+    queries, keys = [each.queries for each in sequences], [each.keys for each in sequences]
+    seqlens_q = tuple(s.stop - s.start for s in queries)
+    return VarlenSegment(
+        queries=_token_index(queries, device),
+        keys=_token_index(keys, device),
+        batch=VarlenBatch(
+            cu_seqlens_q=_cu_seqlens(queries, device),
+            cu_seqlens_k=_cu_seqlens(keys, device),
+            seqlens_q=seqlens_q,
+            max_seqlen_q=max(seqlens_q),
+            max_seqlen_k=max(s.stop - s.start for s in keys),
             causal=causal,
         ),
     )
 
 
-def _places(ranges: Sequence[slice], device: torch.device) -> Where:
+def _token_index(ranges: Sequence[slice], device: torch.device) -> TokenIndex:
     if all(a.stop == b.start for a, b in pairwise(ranges)):
         return slice(ranges[0].start, ranges[-1].stop)
-    return moved(np.concatenate([np.arange(s.start, s.stop) for s in ranges]), device)
+    return to_device(np.concatenate([np.arange(s.start, s.stop) for s in ranges]), device)
 
 
-def _ends(ranges: Sequence[slice], device: torch.device) -> Tensor:
+def _cu_seqlens(ranges: Sequence[slice], device: torch.device) -> Tensor:
     ends = accumulate((s.stop - s.start for s in ranges), initial=0)
-    return moved(np.fromiter(ends, dtype=np.int32), device)
+    return to_device(np.fromiter(ends, dtype=np.int32), device)

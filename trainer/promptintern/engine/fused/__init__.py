@@ -1,1 +1,1 @@
-"""Layers of a transformers model, computed in fewer passes over memory."""
+"""Fused layers of a transformers model, which compute the same in fewer passes over memory."""

@@ -1,4 +1,4 @@
-"""The matrices of PEFT's plain linear LoRA layers."""
+"""The weights of PEFT's plain linear LoRA layers."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -9,8 +9,15 @@ import torch
 Tensor = torch.Tensor
 
 
-class Matrices(NamedTuple):
-    """Of one LoRA layer: W ``[out, in]``, A ``[r, in]``, B ``[out, r]``, and the factor of their product."""
+class LoraWeights(NamedTuple):
+    """The weights of one LoRA layer.
+
+    Attributes:
+        weight: The base's W ``[out, in]``.
+        a: A ``[r, in]``.
+        b: B ``[out, r]``.
+        scale: The scale of the product ``B A``.
+    """
 
     weight: Tensor
     a: Tensor
@@ -18,13 +25,13 @@ class Matrices(NamedTuple):
     scale: float
 
     @property
-    def sum(self) -> Tensor:
+    def merged(self) -> Tensor:
         """``W + s B A``, ``[out, in]``."""
         return torch.addmm(self.weight, self.b, self.a, alpha=self.scale)
 
 
 def is_plain(layer: Any) -> bool:
-    """Whether it is a linear LoRA layer on a frozen base, with nothing else to it."""
+    """Whether ``layer`` is a linear LoRA layer on a frozen base, without any of PEFT's variants."""
     from peft.tuners.lora import Linear
 
     if type(layer) is not Linear:
@@ -42,30 +49,30 @@ def is_plain(layer: Any) -> bool:
     )
 
 
-def dtype_of(layer: Any) -> torch.dtype:
-    """Of a plain layer's base."""
+def base_dtype(layer: Any) -> torch.dtype:
+    """The dtype of a plain layer's base."""
     dtype: torch.dtype = layer.get_base_layer().weight.dtype
     return dtype
 
 
-def matrices_of(layer: Any) -> Matrices:
-    """Of a plain layer."""
+def lora_weights_of(layer: Any) -> LoraWeights:
+    """The weights of a plain layer."""
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    return Matrices(weight=layer.get_base_layer().weight, a=a, b=b, scale=layer.scaling["default"])
+    return LoraWeights(weight=layer.get_base_layer().weight, a=a, b=b, scale=layer.scaling["default"])
 
 
-def ranks_of(layers: Sequence[Matrices]) -> list[slice]:
-    """Where each layer's rows are in all A one below the other."""
+def rank_slices(layers: Sequence[LoraWeights]) -> list[slice]:
+    """Return each layer's rows in the concatenation of all A."""
     ends = accumulate((len(layer.a) for layer in layers), initial=0)
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def flattened(layers: Sequence[Matrices]) -> tuple[list[float], list[Tensor]]:
-    """Factors of layers, and their W, A and B one after the other, as an autograd function takes them."""
-    return [layer.scale for layer in layers], [each for layer in layers for each in layer[:3]]
+def flatten_weights(layers: Sequence[LoraWeights]) -> tuple[list[float], list[Tensor]]:
+    """Return the scales of ``layers``, and their W, A and B in one list, as an autograd function takes them."""
+    return [layer.scale for layer in layers], [matrix for layer in layers for matrix in layer[:3]]
 
 
-def unflattened(flat: Sequence[Tensor], scales: Sequence[float]) -> list[Matrices]:
-    """The layers again."""
-    threes = zip(flat[::3], flat[1::3], flat[2::3], scales, strict=True)
-    return [Matrices(weight=weight, a=a, b=b, scale=scale) for weight, a, b, scale in threes]
+def unflatten_weights(flat: Sequence[Tensor], scales: Sequence[float]) -> list[LoraWeights]:
+    """Return the layers that ``flatten_weights`` flattened."""
+    matrices = zip(flat[::3], flat[1::3], flat[2::3], scales, strict=True)
+    return [LoraWeights(weight=weight, a=a, b=b, scale=scale) for weight, a, b, scale in matrices]

@@ -1,4 +1,4 @@
-"""What is done to a transformers model, or to PEFT's wrapper of one, for a while."""
+"""Temporary changes to a transformers model, or to PEFT's wrapper of one."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,25 +8,25 @@ from torch import nn
 
 
 def base_of(model: Any) -> Any:
-    """The transformers model, which may be in PEFT's wrapper."""
+    """The transformers model in PEFT's wrapper ``model``, or ``model`` itself if it is not wrapped."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
-def forwards(instead: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Inside, these modules compute what they are given here."""
-    for module, forward in instead.items():
+def patched_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Inside this block, each of these modules has the given ``forward`` in place of its own."""
+    for module, forward in forwards.items():
         module.forward = forward
     try:
         yield
     finally:
-        for module in instead:
+        for module in forwards:
             del module.forward
 
 
 @contextmanager
-def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Inside, all modules train, or none; every one is then as it was."""
+def train_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Inside this block, all modules are in training mode, or none is; afterwards each is in its former mode."""
     before = {module: module.training for module in model.modules()}
     model.train(training)
     try:

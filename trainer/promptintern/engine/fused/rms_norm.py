@@ -1,7 +1,7 @@
-"""RMS norms in a few passes over memory: by PyTorch's own kernel on CUDA, else where the base is in float32.
+"""RMS norms in a few passes over memory: PyTorch's kernel on CUDA, and our own elsewhere if the base is in float32.
 
-``y = x w / sqrt(mean(x^2) + eps)`` (Zhang & Sennrich 2019). Written out in single operations, its backward pass goes
-over the hidden states about ten times; with ``r = 1 / sqrt(mean(x^2) + eps)`` and ``h = w dy`` it is
+``y = x w / sqrt(mean(x^2) + eps)`` (Zhang & Sennrich 2019, arXiv 1910.07467). As separate operations, its backward pass
+goes over the hidden states about ten times. With ``r = 1 / sqrt(mean(x^2) + eps)`` and ``h = w dy``, the gradient is
 
     dx = r h - x r^3 mean(h x)
 
@@ -17,23 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from promptintern.engine.fused.patching import forwards
+from promptintern.engine.fused.patching import patched_forwards
 
 Tensor = torch.Tensor
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-"""Relative, of a norm's output on random numbers: a few of the numbers' rounding steps."""
+"""Allowed error of a norm's output on random numbers, relative to the largest: a few rounding steps of the dtype."""
 
 
 @contextmanager
-def quick_norms(model: nn.Module) -> Iterator[int]:
-    """Inside, the RMS norms of ``model`` compute as above; gives their number."""
+def fused_rms_norms(model: nn.Module) -> Iterator[int]:
+    """Inside this block, the plain RMS norms of ``model`` are fused. Yields their number."""
     norms = {m: partial(_forward, m, eps) for m in model.modules() if (eps := _eps_of(m)) is not None}
-    with forwards(norms):
+    with patched_forwards(norms):
         yield len(norms)
 
 
 def _eps_of(module: nn.Module) -> float | None:
-    """The constant of a plain frozen RMS norm, None for all else. Some scale by other than their weight."""
+    """The constant of a plain frozen RMS norm; None for any other module.
+
+    Some norms scale by something other than their weight, so the output is compared on random numbers.
+    """
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, Tensor) or not isinstance(eps, float):
         return None
@@ -45,28 +48,28 @@ def _eps_of(module: nn.Module) -> float | None:
     with torch.no_grad():
         try:
             expected = module(x)
-        except TypeError:  # it takes more than that
+        except TypeError:  # it takes more arguments
             return None
-        found = _norm(x, weight, eps)
+        y = _rms_norm(x, weight, eps)
     tolerance = _TOLERANCES[weight.dtype]
-    return eps if bool((expected - found).abs().max() <= tolerance * expected.abs().max()) else None
+    return eps if bool((expected - y).abs().max() <= tolerance * expected.abs().max()) else None
 
 
 def _forward(module: Any, eps: float, x: Tensor) -> Tensor:
     if x.dtype is not module.weight.dtype:
         return type(module).forward(module, x)  # type: ignore[no-any-return]
-    return _norm(x, module.weight, eps)
+    return _rms_norm(x, module.weight, eps)
 
 
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if x.is_cuda:
         return F.rms_norm(x, weight.shape, weight, eps)
-    y: Tensor = _Norm.apply(x, weight, eps)
+    y: Tensor = _RmsNorm.apply(x, weight, eps)
     return y
 
 
-class _Norm(torch.autograd.Function):
-    """``x`` ``[..., D]`` and ``weight`` ``[D]`` to ``[..., D]``."""
+class _RmsNorm(torch.autograd.Function):
+    """Maps ``x`` ``[..., D]`` and ``weight`` ``[D]`` to the normalized ``[..., D]``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -80,5 +83,5 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, weight, r = ctx.saved_tensors
         h = grad * weight
-        share = torch.linalg.vecdot(h, x).unsqueeze(-1).div_(x.shape[-1])
-        return h.mul_(r).addcmul_(x, share.mul_(r.pow(3)), value=-1), None, None
+        mean = torch.linalg.vecdot(h, x).unsqueeze(-1).div_(x.shape[-1])
+        return h.mul_(r).addcmul_(x, mean.mul_(r.pow(3)), value=-1), None, None

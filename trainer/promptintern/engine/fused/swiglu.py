@@ -1,8 +1,9 @@
-"""Gated MLPs with LoRA on their three layers as one function, where the base is in float32.
+"""SwiGLU MLPs with LoRA on their three layers as one function, if the base is in float32.
 
-``y = (silu(x G') * (x U')) D'`` (Shazeer 2020), with G, U and D as in ``lora_fp32``. As single operations it keeps five
-tensors of the inner size for its backward pass and goes over them about ten times; here it keeps ``x G'`` and ``x U'``
-and computes the others again, a few rows at a time, while they are in the processor's cache.
+``y = (silu(x G') * (x U')) D'`` (Shazeer 2020, arXiv 2002.05202), with G, U and D merged as in ``lora_fp32``. As
+separate operations, the MLP keeps five tensors of the inner size for its backward pass and goes over them about ten
+times. Here it keeps ``x G'`` and ``x U'`` and recomputes the others block by block, while a block's rows are in the
+processor's cache.
 """
 
 from collections.abc import Iterator
@@ -14,62 +15,68 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from promptintern.engine.fused.lora_fp32 import LowRank, blocks
-from promptintern.engine.fused.lora_layers import dtype_of, flattened, is_plain, matrices_of, unflattened
-from promptintern.engine.fused.patching import forwards
+from promptintern.engine.fused.lora_fp32 import LoraGradients, row_blocks
+from promptintern.engine.fused.lora_layers import (
+    base_dtype,
+    flatten_weights,
+    is_plain,
+    lora_weights_of,
+    unflatten_weights,
+)
+from promptintern.engine.fused.patching import patched_forwards
 
 Tensor = torch.Tensor
-_PARTS = ("gate_proj", "up_proj", "down_proj")
+_LAYERS = ("gate_proj", "up_proj", "down_proj")
 _TOLERANCE = 1e-5
-"""Relative, of each row of an MLP's output on random numbers."""
-_SCALES = (1.0, 30.0, 1000.0)
-"""Of those rows: some models cut off what is large."""
+"""Allowed relative error of each row of an MLP's output on random numbers."""
+_PROBE_SCALES = (1.0, 30.0, 1000.0)
+"""Scales of those random rows. They differ because some models clamp large values."""
 
 
 @contextmanager
-def gated_at_once(model: Any) -> Iterator[int]:
-    """Inside, the gated MLPs of PEFT's ``model`` compute as above; gives their number."""
-    found = {module: partial(_forward, module) for module in model.modules() if _is_gated(module)}
-    with forwards(found):
-        yield len(found)
+def fused_swiglu(model: Any) -> Iterator[int]:
+    """Inside this block, the SwiGLU MLPs of PEFT's ``model`` are fused. Yields their number."""
+    forwards = {module: partial(_forward, module) for module in model.modules() if _is_swiglu(module)}
+    with patched_forwards(forwards):
+        yield len(forwards)
 
 
-def _is_gated(module: nn.Module) -> bool:
-    """Whether it is one with SiLU and no biases, as its output on random numbers says."""
-    layers: list[Any] = [getattr(module, name, None) for name in _PARTS]
+def _is_swiglu(module: nn.Module) -> bool:
+    """Whether ``module`` is a gated MLP with SiLU and no biases, according to its output on random numbers."""
+    layers: list[Any] = [getattr(module, name, None) for name in _LAYERS]
     if not all(is_plain(layer) and layer.get_base_layer().bias is None for layer in layers):
         return False
-    if any(dtype_of(layer) is not torch.float32 for layer in layers):
+    if any(base_dtype(layer) is not torch.float32 for layer in layers):
         return False
-    gate = matrices_of(layers[0])
-    x = torch.randn((1, len(_SCALES), gate.weight.shape[1]), generator=torch.Generator().manual_seed(0))
-    x = (x * torch.tensor(_SCALES)[:, None]).to(gate.weight)
+    gate = lora_weights_of(layers[0])
+    x = torch.randn((1, len(_PROBE_SCALES), gate.weight.shape[1]), generator=torch.Generator().manual_seed(0))
+    x = (x * torch.tensor(_PROBE_SCALES)[:, None]).to(gate.weight)
     with torch.no_grad():
         try:
             expected = module(x)
-        except TypeError:  # it takes more than that
+        except TypeError:  # it takes more arguments
             return False
-        found = _forward(module, x)
-    return bool(((expected - found).norm(dim=-1) <= _TOLERANCE * expected.norm(dim=-1)).all())
+        y = _forward(module, x)
+    return bool(((expected - y).norm(dim=-1) <= _TOLERANCE * expected.norm(dim=-1)).all())
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
-    scales, flat = flattened([matrices_of(getattr(module, name)) for name in _PARTS])
-    y: Tensor = _Gated.apply(x, scales, *flat)
+    scales, flat = flatten_weights([lora_weights_of(getattr(module, name)) for name in _LAYERS])
+    y: Tensor = _Swiglu.apply(x, scales, *flat)
     return y
 
 
-class _Gated(torch.autograd.Function):
-    """``x`` ``[..., D]`` to ``[..., D]``; ``flat`` is W, A and B of gate, up and down."""
+class _Swiglu(torch.autograd.Function):
+    """Maps ``x`` ``[..., D]`` to ``[..., D]``; ``flat`` holds W, A and B of the gate, up and down layers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: list[float], *flat: Tensor) -> Tensor:
-        gate, up, down = unflattened(flat, scales)
+        gate, up, down = unflatten_weights(flat, scales)
         rows = x.reshape(-1, x.shape[-1])
-        g, u = rows @ gate.sum.t(), rows @ up.sum.t()
+        g, u = rows @ gate.merged.t(), rows @ up.merged.t()
         y = torch.empty_like(rows)
-        out = down.sum.t()
-        for block in blocks(rows):
+        out = down.merged.t()
+        for block in row_blocks(rows):
             torch.mm(F.silu(g[block]).mul_(u[block]), out, out=y[block])
         ctx.save_for_backward(rows, g, u, *flat)
         ctx.scales = scales
@@ -78,21 +85,21 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         rows, g, u, *flat = ctx.saved_tensors
-        gate, up, down = unflattened(flat, ctx.scales)
-        gate_sum, up_sum, down_sum = gate.sum, up.sum, down.sum
-        given = grad.reshape(-1, grad.shape[-1])
+        gate, up, down = unflatten_weights(flat, ctx.scales)
+        gate_merged, up_merged, down_merged = gate.merged, up.merged, down.merged
+        dys = grad.reshape(-1, grad.shape[-1])
         dx = torch.empty_like(rows)
-        inner, outer = LowRank([gate, up]), LowRank([down])
-        for block in blocks(rows):
-            gs, us, dy = g[block], u[block], given[block]
+        inner, outer = LoraGradients([gate, up]), LoraGradients([down])
+        for block in row_blocks(rows):
+            gs, us, dy = g[block], u[block], dys[block]
             sigma = torch.sigmoid(gs)
             s = gs * sigma
             outer.add(s * us, [dy])
-            dh = dy @ down_sum
+            dh = dy @ down_merged
             du = dh * s
             # silu'(z) = sigma(z) + silu(z) (1 - sigma(z))
             dg = s.addcmul_(s, sigma, value=-1).add_(sigma).mul_(dh.mul_(us))
-            torch.mm(dg, gate_sum, out=dx[block]).addmm_(du, up_sum)
+            torch.mm(dg, gate_merged, out=dx[block]).addmm_(du, up_merged)
             inner.add(rows[block], [dg, du])
         pairs = (*inner.gradients(), *outer.gradients())
         return dx.view_as(grad), None, *(each for pair in pairs for each in (None, *pair))

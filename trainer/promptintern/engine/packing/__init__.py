@@ -1,1 +1,1 @@
-"""Which rows share a pack, how they lie in it, and what the model computes of it."""
+"""Packs: which rows share one, how they lie in it, and its pass through the model."""

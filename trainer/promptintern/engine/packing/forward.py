@@ -1,4 +1,4 @@
-"""One pack through the model: the summed loss over its answer tokens, without contamination between its rows."""
+"""One pack through the model: the summed loss of its answer tokens, without contamination between its rows."""
 
 from array import array
 from collections.abc import Sequence
@@ -9,45 +9,54 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from promptintern.engine.attention.backends import least_saved_on, planner_of
-from promptintern.engine.attention.prefix_tree import Prefixes, PrefixTree, plant
-from promptintern.engine.attention.shared_prefix import Trunk
-from promptintern.engine.attention.tree_attention import Cascade, cascade_of
-from promptintern.engine.device import moved
+from promptintern.engine.attention.backends import backend_for, min_node_savings_on
+from promptintern.engine.attention.prefix_tree import Prefixes, PrefixTree, build_tree
+from promptintern.engine.attention.shared_prefix import SharedPrefix
+from promptintern.engine.attention.tree_attention import TreeAttention, plan_tree_attention
+from promptintern.engine.device import to_device
 from promptintern.engine.fused.chunked_loss import are_losses
 from promptintern.prompt.encode import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackTensors:
-    """A pack as the model takes it.
+    """The tensors of a pack, as the model takes them.
 
     Attributes:
         input_ids: ``[1, T]`` int64.
-        position_ids: ``[1, T]`` int64, each token's place in its row.
-        predicts: ``[L]`` int64, the places whose next token is an answer token, row by row, none twice.
+        position_ids: ``[1, T]`` int64, each token's position in its row.
+        predicts: ``[L]`` int64, the indices of the tokens whose next token is an answer token, row by row, without
+            duplicates.
         labels: ``[L]`` int64, those next tokens.
-        cascade: How tokens attend to each other; None where transformers reads the rows' borders from position ids
-            that begin at 0, and masks attention across them.
+        attention: The pack's tree attention; None if transformers masks attention between rows, whose beginnings it
+            recognizes by position ids of 0.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     predicts: torch.Tensor
     labels: torch.Tensor
-    cascade: Cascade | None
+    attention: TreeAttention | None
 
 
-def tree_of(rows: Sequence[Encoded], *, shared: bool, least_saved: int, trunk: int = 0) -> PrefixTree:
-    """The tree of a pack above which are ``trunk`` tokens; one whose rows have nothing else in common unless
-    ``shared``."""
-    prefixes = Prefixes([row.prompt_ids for row in rows]) if shared else None
-    return plant(
-        [prefixes.common(i, j) if prefixes else trunk for i, j in pairwise(range(len(rows)))],
+def prefix_tree_of(
+    rows: Sequence[Encoded], *, share_prefixes: bool, min_node_savings: int, prefix_tokens: int = 0
+) -> PrefixTree:
+    """Return the prefix tree of a pack.
+
+    Args:
+        rows: The pack's rows, in order.
+        share_prefixes: Whether rows share the nodes of their common prefixes. Otherwise each row is a leaf.
+        min_node_savings: Tokens that a shared node has to save.
+        prefix_tokens: Tokens of the shared prefix above the tree.
+    """
+    prefixes = Prefixes([row.prompt_ids for row in rows]) if share_prefixes else None
+    return build_tree(
+        [prefixes.common_tokens(i, j) if prefixes else prefix_tokens for i, j in pairwise(range(len(rows)))],
         [len(row.prompt_ids) for row in rows],
         [len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows],
-        least_saved=least_saved,
-        trunk=trunk,
+        min_node_savings=min_node_savings,
+        prefix_tokens=prefix_tokens,
     )
 
 
@@ -55,57 +64,63 @@ def pack_tensors(
     rows: Sequence[Encoded],
     *,
     device: torch.device,
-    cascade: bool = False,
-    shared: bool = False,
-    least_saved: int | None = None,
-    trunk: Trunk | None = None,
+    tree_attention: bool = False,
+    share_prefixes: bool = False,
+    min_node_savings: int | None = None,
+    shared_prefix: SharedPrefix | None = None,
 ) -> PackTensors:
-    """The tensors of ``rows``, in order. Every row needs at least one prompt and one answer token.
+    """Return the tensors of a pack of ``rows``, in order. Every row needs at least one prompt and one answer token.
 
     Args:
-        cascade: Attend over the prefix tree, in a model that ``engine.attention`` prepared, instead of under a mask.
-        shared: What prompts have in common is there once. Needs ``cascade``.
-        least_saved: Tokens that a shared node has to save; as it pays on ``device`` if None.
-        trunk: Of tokens that all rows begin with, which are not in the pack then. Needs ``cascade``.
+        tree_attention: Whether to attend over the prefix tree instead of with a mask. The model must be patched by
+            ``promptintern.engine.packing.layout.patched_for``.
+        share_prefixes: Whether common prefixes of prompts are in the pack once. Needs ``tree_attention``.
+        min_node_savings: Tokens that a shared node has to save. The default is the backend's for ``device``.
+        shared_prefix: The prefix that all rows begin with and the pack does not hold. Needs ``tree_attention``.
     """
-    assert cascade or not (shared or trunk)
-    planner = planner_of(device) if cascade else None
-    assert planner or not cascade, f"there is no attention over trees on {device.type}"
-    if least_saved is None:
-        least_saved = least_saved_on(device)
-    tree = tree_of(rows, shared=shared, least_saved=least_saved, trunk=trunk.tokens if trunk else 0)
+    assert tree_attention or not (share_prefixes or shared_prefix)
+    backend = backend_for(device) if tree_attention else None
+    assert backend or not tree_attention, f"tree attention has no backend for {device.type}"
+    if min_node_savings is None:
+        min_node_savings = min_node_savings_on(device)
+    tree = prefix_tree_of(
+        rows,
+        share_prefixes=share_prefixes,
+        min_node_savings=min_node_savings,
+        prefix_tokens=shared_prefix.tokens if shared_prefix else 0,
+    )
     ids: list[int] = []
     positions: list[int] = []
     for node in tree.nodes:
-        row, end = rows[node.row], node.begin + node.end - node.start
+        row, end = rows[node.row], node.position + node.end - node.start
         prompt = len(row.prompt_ids)
-        ids += row.prompt_ids[node.begin : end]
+        ids += row.prompt_ids[node.position : end]
         if end > prompt:
-            ids += row.answer_ids[max(0, node.begin - prompt) : end - prompt]
-        positions += range(node.begin, end)
+            ids += row.answer_ids[max(0, node.position - prompt) : end - prompt]
+        positions += range(node.position, end)
     predicts: list[int] = []
     labels: list[int] = []
-    for row, answer in zip(rows, tree.answer, strict=True):
+    for row, answer_start in zip(rows, tree.answer_starts, strict=True):
         assert len(row.prompt_ids)
         assert len(row.answer_ids)
-        predicts += range(answer - 1, answer + len(row.answer_ids) - 1)
+        predicts += range(answer_start - 1, answer_start + len(row.answer_ids) - 1)
         labels += row.answer_ids
     return PackTensors(
-        input_ids=moved([ids], device),
-        position_ids=moved([positions], device),
-        predicts=moved(predicts, device),
-        labels=moved(labels, device),
-        cascade=cascade_of(tree, planner, device=device, trunk=trunk) if planner else None,
+        input_ids=to_device([ids], device),
+        position_ids=to_device([positions], device),
+        predicts=to_device(predicts, device),
+        labels=to_device(labels, device),
+        attention=plan_tree_attention(tree, backend, device=device, shared_prefix=shared_prefix) if backend else None,
     )
 
 
 def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
-    """Sum of ``-ln p`` over the pack's answer tokens, a float32 scalar.
+    """Return the sum of ``-ln p`` over the pack's answer tokens, a float32 scalar.
 
-    The output layer runs for predicting places only: with a vocabulary of 128k and answers of 20 tokens, all other
-    logits would be most of the memory.
+    The output layer runs only for the tokens that predict an answer token. With a vocabulary of 128k and answers of 20
+    tokens, all other logits would be most of the memory.
     """
-    extra = {} if pack.cascade is None else {"cascade": pack.cascade, "answers": pack.labels}
+    extra = {} if pack.attention is None else {"tree_attention": pack.attention, "answers": pack.labels}
     logits: torch.Tensor = model(
         input_ids=pack.input_ids,
         position_ids=pack.position_ids,
@@ -118,30 +133,33 @@ def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), pack.labels, reduction="sum")
 
 
-def grow_trunk(model: Any, ids: Sequence[int], *, device: torch.device) -> Trunk:
-    """The trunk of ``ids`` in ``model``, which ``engine.attention`` prepared: a row that nothing is asked of."""
-    trunk = Trunk(len(ids))
-    anything = array("i", ids[:1])
-    row = Encoded(prompt_ids=memoryview(array("i", ids)), answer_ids=memoryview(anything))
-    pack = pack_tensors([row], device=device, cascade=True)
-    assert pack.cascade
-    pack_loss(model, replace(pack, cascade=replace(pack.cascade, becomes=trunk)))
-    return trunk
+def compute_shared_prefix(model: Any, ids: Sequence[int], *, device: torch.device) -> SharedPrefix:
+    """Compute the shared prefix of the tokens ``ids`` in ``model``, as a pack with one row whose loss is discarded.
+
+    The model must be patched by ``promptintern.engine.packing.layout.patched_for``.
+    """
+    prefix = SharedPrefix(len(ids))
+    any_answer = array("i", ids[:1])
+    row = Encoded(prompt_ids=memoryview(array("i", ids)), answer_ids=memoryview(any_answer))
+    pack = pack_tensors([row], device=device, tree_attention=True)
+    assert pack.attention
+    pack_loss(model, replace(pack, attention=replace(pack.attention, recorded_prefix=prefix)))
+    return prefix
 
 
 @torch.no_grad()
 def packs_exactly(model: Any, *, vocab_size: int, device: torch.device) -> bool:
-    """Whether two rows in one pack get the logits that each gets alone.
+    """Whether two rows in one masked pack get the logits that each gets in a pack of its own.
 
-    Not every architecture reads borders from position ids (recurrent layers, for one), so it is measured on the model
-    itself: two random rows, packed and apart, may differ by rounding only (1e-4 of the largest logit in float32,
-    5e-2 in bfloat16, whose rounding step is 2**-8).
+    Not every architecture recognizes the beginnings of rows by position ids (recurrent layers do not, for one), so this
+    is measured on the model itself. The logits of two random rows, packed and separate, may differ by rounding only:
+    1e-4 of the largest logit in float32, 5e-2 in bfloat16, whose rounding step is 2**-8.
     """
-    draw = torch.Generator().manual_seed(0)
-    rows = [torch.randint(vocab_size, (n,), generator=draw).to(device) for n in (33, 17)]
-    apart = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(vocab_size, (n,), generator=generator).to(device) for n in (33, 17)]
+    separate = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows]).float()
     ids = torch.cat(rows)[None]
     positions = torch.cat([torch.arange(len(row), device=device) for row in rows])[None]
-    together = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
+    packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
     tolerance = 1e-4 if next(model.parameters()).dtype is torch.float32 else 5e-2
-    return bool((together - apart).abs().max() <= tolerance * apart.abs().max())
+    return bool((packed - separate).abs().max() <= tolerance * separate.abs().max())

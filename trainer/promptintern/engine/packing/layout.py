@@ -1,4 +1,4 @@
-"""How the rows of a pack lie in it, and whether the model in hand computes them exactly that way."""
+"""How rows lie in a pack, and which of these layouts the current model computes exactly."""
 
 import math
 from array import array
@@ -11,223 +11,258 @@ from typing import Any
 import torch
 
 from promptintern.engine.adapter import Adapter
-from promptintern.engine.attention.backends import planner_of
-from promptintern.engine.attention.registration import cascading, longest_pack, other_layers, rows_apart, sight_of
-from promptintern.engine.attention.shared_prefix import Trunk
+from promptintern.engine.attention.backends import backend_for
+from promptintern.engine.attention.registration import (
+    attention_window,
+    max_pack_tokens,
+    rope_scaling_limit,
+    unsupported_layer_types,
+    use_tree_attention,
+)
+from promptintern.engine.attention.shared_prefix import SharedPrefix
 from promptintern.engine.fused.chunked_loss import chunked_loss
-from promptintern.engine.fused.last_layer import answers_only
-from promptintern.engine.fused.lora_fp32 import merged
-from promptintern.engine.fused.patching import in_mode
-from promptintern.engine.fused.rms_norm import quick_norms
-from promptintern.engine.fused.swiglu import gated_at_once
-from promptintern.engine.packing.forward import PackTensors, grow_trunk, pack_loss, pack_tensors, packs_exactly
+from promptintern.engine.fused.last_layer import last_layer_for_answers
+from promptintern.engine.fused.lora_fp32 import fused_lora
+from promptintern.engine.fused.patching import train_mode
+from promptintern.engine.fused.rms_norm import fused_rms_norms
+from promptintern.engine.fused.swiglu import fused_swiglu
+from promptintern.engine.packing.forward import (
+    PackTensors,
+    compute_shared_prefix,
+    pack_loss,
+    pack_tensors,
+    packs_exactly,
+)
 from promptintern.prompt.encode import Encoded
 
 
-class Layout(StrEnum):
-    """From the one that any model computes to the fastest."""
+class PackLayout(StrEnum):
+    """How rows lie in a pack, from the layout that every model computes exactly to the fastest one."""
 
-    ALONE = "every row in a pack of its own"
-    MASKED = "several rows in a pack, a mask between them"
-    CASCADE = "several rows in a pack, attention by row"
-    SHARED = "several rows in a pack, what their prompts have in common computed once"
-
-    @property
-    def packs(self) -> bool:
-        """Several rows in a pack."""
-        return self is not Layout.ALONE
+    UNPACKED = "one row per pack"
+    MASKED = "several rows per pack, separated by a mask"
+    VARLEN = "several rows per pack, each attending to itself only"
+    PREFIX_TREE = "several rows per pack, with common prefixes of prompts computed once"
 
     @property
-    def cascades(self) -> bool:
-        """Attention without a mask."""
-        return self in (Layout.CASCADE, Layout.SHARED)
+    def is_packed(self) -> bool:
+        """Whether a pack may hold several rows."""
+        return self is not PackLayout.UNPACKED
+
+    @property
+    def uses_tree_attention(self) -> bool:
+        """Whether rows are kept apart by tree attention, without a mask."""
+        return self in (PackLayout.VARLEN, PackLayout.PREFIX_TREE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layouts:
-    """What a model computes exactly.
+class SupportedLayouts:
+    """The layouts that a model computes exactly.
 
     Attributes:
-        best: For rows that every layer sees whole.
-        long: For rows longer than ``sight`` tokens: MASKED or ALONE.
-        sight: How far back every layer sees, None if there is no limit.
-        apart: Rows longer than this must not share a call (their positions are scaled together); None if there is none.
-        reason: Why ``best`` is not the fastest layout; nothing if it is.
-        longest_pack: Tokens of a pack with several rows at most; None if there is no limit.
-        fits: Tokens of a pack that the device has memory for, if ``best`` cascades; None if it was not measured.
+        best: The fastest layout for rows that every layer attends to as a whole.
+        for_long_rows: The layout for rows longer than ``attention_window`` tokens: MASKED or UNPACKED.
+        attention_window: The largest row length that every layer attends to as a whole; None if there is no limit.
+        rope_scaling_limit: The row length beyond which rows must not share a call, because their positions are scaled
+            by the longest of them; None if there is no limit.
+        reason: Why ``best`` is not the fastest of all layouts; empty if it is.
+        max_pack_tokens: Maximum tokens of a pack with several rows; None if there is no limit.
+        tokens_that_fit: Tokens of a pack that the device has memory for, if ``best`` uses tree attention; None if it
+            was not measured.
     """
 
-    best: Layout
-    long: Layout
-    sight: int | None
-    apart: int | None
+    best: PackLayout
+    for_long_rows: PackLayout
+    attention_window: int | None
+    rope_scaling_limit: int | None
     reason: str
-    longest_pack: int | None = None
-    fits: int | None = None
+    max_pack_tokens: int | None = None
+    tokens_that_fit: int | None = None
 
-    def for_rows(self, longest: int) -> Layout:
-        """The fastest layout for rows of up to ``longest`` tokens."""
-        if self.apart is not None and longest > self.apart:
-            return Layout.ALONE
-        if self.best.cascades and self.sight is not None and longest > self.sight:
-            return self.long
+    def for_rows(self, longest: int) -> PackLayout:
+        """Return the fastest layout for rows of up to ``longest`` tokens."""
+        if self.rope_scaling_limit is not None and longest > self.rope_scaling_limit:
+            return PackLayout.UNPACKED
+        if self.best.uses_tree_attention and self.attention_window is not None and longest > self.attention_window:
+            return self.for_long_rows
         return self.best
 
-    def why_slower(self, longest: int) -> str:
-        """Why rows of up to ``longest`` tokens do not lie as ``best`` does, in a sentence; nothing if they do."""
+    def slow_reason(self, longest: int) -> str:
+        """Return a sentence that says why rows of up to ``longest`` tokens have another layout than ``best``.
+
+        The sentence is empty if they have the layout ``best``.
+        """
         layout = self.for_rows(longest)
         if layout is self.best:
             return ""
-        if self.apart is not None and longest > self.apart:
+        if self.rope_scaling_limit is not None and longest > self.rope_scaling_limit:
             return (
-                f"Stages with rows longer than {self.apart} tokens are computed row by row: the positions of such rows "
-                "are scaled by the longest one of a call."
+                f"Stages with rows longer than {self.rope_scaling_limit} tokens are computed row by row, because the "
+                "model scales the positions of such rows by the longest row of a call."
             )
-        how = "row by row" if layout is Layout.ALONE else "with a mask, every row whole"
-        return f"Stages with rows longer than {self.sight} tokens are computed {how}: some layer sees no further back."
+        how = "row by row" if layout is PackLayout.UNPACKED else "with a mask, without sharing prefixes"
+        return (
+            f"Stages with rows longer than {self.attention_window} tokens are computed {how}, because some layer "
+            "attends to no more tokens than that."
+        )
 
 
 @contextmanager
-def prepared(model: Any, layout: Layout) -> Iterator[None]:
-    """Inside, ``model`` (PEFT's) takes packs of ``layout`` for training, and nothing else."""
+def patched_for(model: Any, layout: PackLayout) -> Iterator[None]:
+    """Inside this block, ``model`` (PEFT's) is patched to train packs of ``layout``, and can compute nothing else."""
     with ExitStack() as stack:
-        if layout.cascades:
-            stack.enter_context(chunked_loss(model))  # first: it tries the model as it is
-            stack.enter_context(cascading(model))
-            stack.enter_context(merged(model))
-            stack.enter_context(gated_at_once(model))
-            stack.enter_context(quick_norms(model))
-            stack.enter_context(answers_only(model))
+        if layout.uses_tree_attention:
+            stack.enter_context(chunked_loss(model))  # first, because it calls the unpatched model
+            stack.enter_context(use_tree_attention(model))
+            stack.enter_context(fused_lora(model))
+            stack.enter_context(fused_swiglu(model))
+            stack.enter_context(fused_rms_norms(model))
+            stack.enter_context(last_layer_for_answers(model))
         yield
 
 
-def choose_layouts(adapter: Adapter, *, vocab_size: int, dropout: float, device: torch.device) -> Layouts:
-    """The layouts that are exact in this model on this device.
+def probe_layouts(adapter: Adapter, *, vocab_size: int, dropout: float, device: torch.device) -> SupportedLayouts:
+    """Measure which layouts are exact in this model on this device.
 
-    Not every architecture takes another attention, or reads the rows' borders from position ids (recurrent layers do
-    neither), so both are measured on the model itself, which is left as it was.
+    Not every architecture accepts another attention function, or recognizes the beginnings of rows by position ids
+    (recurrent layers do neither). So both are measured on the model itself, which is left unchanged.
 
     Args:
-        adapter: Freshly attached.
-        vocab_size: Token ids to draw from.
-        dropout: Of the adapter's inputs. What several rows share would be dropped for all of them.
-        device: Where the model is.
+        adapter: A freshly attached adapter.
+        vocab_size: Number of token ids from which to draw random rows.
+        dropout: The LoRA dropout. With dropout nothing is shared, since all rows would share the same dropped inputs.
+        device: The device of the model.
     """
     model = adapter.model.get_base_model()
-    with in_mode(adapter.model, training=False):
-        masked = packs_exactly(model, vocab_size=vocab_size, device=device)
-        fault = cascade_fault(adapter, vocab_size=vocab_size, device=device)
-    long = Layout.MASKED if masked else Layout.ALONE
+    with train_mode(adapter.model, training=False):
+        masks_exactly = packs_exactly(model, vocab_size=vocab_size, device=device)
+        fault = tree_attention_fault(adapter, vocab_size=vocab_size, device=device)
+    for_long_rows = PackLayout.MASKED if masks_exactly else PackLayout.UNPACKED
     if not fault:
-        best, reason = (Layout.CASCADE, "training.lora.dropout is not 0") if dropout else (Layout.SHARED, "")
+        best, reason = (
+            (PackLayout.VARLEN, "training.lora.dropout is not 0") if dropout else (PackLayout.PREFIX_TREE, "")
+        )
     else:
-        best, reason = long, fault if masked else f"{type(model).__name__} does not keep rows of one pack apart"
-    return Layouts(
+        best = for_long_rows
+        reason = fault if masks_exactly else f"{type(model).__name__} does not keep the rows of a pack apart"
+    return SupportedLayouts(
         best=best,
-        long=long,
-        sight=sight_of(model),
-        apart=rows_apart(model),
+        for_long_rows=for_long_rows,
+        attention_window=attention_window(model),
+        rope_scaling_limit=rope_scaling_limit(model),
         reason=reason,
-        longest_pack=longest_pack(model),
+        max_pack_tokens=max_pack_tokens(model),
     )
 
 
-_TRUNK = 6
-"""Tokens that the rows begin with that a layout is tried on."""
+_PREFIX_TOKENS = 6
+"""Tokens of the shared prefix of the random rows that a layout is tried with."""
 
 
-def cascade_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) -> str:
-    """What is wrong with the prefix tree in this model; nothing if loss and gradients are those of rows alone.
+def tree_attention_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) -> str:
+    """Return what is wrong with tree attention in this model; empty if its loss and gradients are exact.
 
-    Three random rows are tried, two of them with a common prompt, one with a prompt long enough for a call of
-    its own; in one pack, and where trunks pay in two below one. Loss and gradients may differ by rounding only: for
-    every LoRA matrix, the norm of the difference by the norm of the gradient is at most 1e-4 in float32. In bfloat16,
-    whose rounding step is 2**-8, two exact computations differ by up to a tenth, and a wrong one by about 1; 0.3 tells
-    them apart.
+    The reference is each row in a pack of its own. Three random rows are tried: two have a common prompt, one has a
+    prompt long enough for a kernel call of its own. They are computed in one pack and, where a shared prefix may pay,
+    in two packs below one. Loss and gradients may differ by rounding only: for every LoRA matrix, the norm of the
+    difference, relative to the norm of the gradient, is at most 1e-4 in float32. In bfloat16, whose rounding step is
+    2**-8, two exact computations differ by up to a tenth, and a wrong one by about 1; 0.3 separates them.
     """
     model = adapter.model.get_base_model()
     name = type(model).__name__
-    planner = planner_of(device)
-    if planner is None:
-        return f"there is no attention over trees on {device.type}"
-    if others := other_layers(model):
-        return f"{name} has layers of another kind ({', '.join(sorted(others))})"
-    draw = torch.Generator().manual_seed(0)
-    own = max(planner.long + 8, 20)
-    if own + 10 > longest_row(model):
+    backend = backend_for(device)
+    if backend is None:
+        return f"tree attention has no backend for {device.type}"
+    if unsupported := unsupported_layer_types(model):
+        return f"{name} has layers without softmax attention ({', '.join(sorted(unsupported))})"
+    generator = torch.Generator().manual_seed(0)
+    own = max(backend.min_call_tokens + 8, 20)
+    if own + 10 > max_row_tokens(model):
         own = 20
-    ids = torch.randint(vocab_size, (70 + own,), generator=draw).tolist()
+    ids = torch.randint(vocab_size, (70 + own,), generator=generator).tolist()
     rows = [
         Encoded(prompt_ids=memoryview(array("i", prompt)), answer_ids=memoryview(array("i", answer)))
         for prompt, answer in (
             (ids[:33], ids[50:54]),
             (ids[:42], ids[54:60]),
-            (ids[:_TRUNK] + ids[70 + _TRUNK :], ids[60:70]),
+            (ids[:_PREFIX_TOKENS] + ids[70 + _PREFIX_TOKENS :], ids[60:70]),
         )
     ]
     parameters = adapter.flat.detach().clone()
     # In a fresh adapter B is zero, and A has no gradient.
-    adapter.load_flat(parameters + 0.02 * torch.randn(parameters.shape, generator=draw).to(parameters))
+    adapter.load_flat(parameters + 0.02 * torch.randn(parameters.shape, generator=generator).to(parameters))
     try:
-        loss, expected = _gradient(adapter, [pack_tensors([row], device=device) for row in rows])
-        found = [_way(adapter, [rows], trunk=[], device=device)]
-        if planner.trunk_saves is not None:
-            found.append(_way(adapter, [rows[:2], rows[2:]], trunk=ids[:_TRUNK], device=device))
+        loss, gradient = _loss_and_gradient(adapter, [pack_tensors([row], device=device) for row in rows])
+        results = [_tree_loss_and_gradient(adapter, [rows], prefix=[], device=device)]
+        if backend.min_prefix_savings is not None:
+            prefix = ids[:_PREFIX_TOKENS]
+            results.append(_tree_loss_and_gradient(adapter, [rows[:2], rows[2:]], prefix=prefix, device=device))
     except torch.OutOfMemoryError:
-        raise  # a moment without memory says nothing about the model
-    except Exception as error:  # noqa: BLE001 -- models and kernels refuse in their own ways
-        return f"{name} does not take it ({type(error).__name__}: {error})".splitlines()[0]
+        raise  # a momentary lack of memory says nothing about the model
+    except Exception as error:  # noqa: BLE001 -- models and kernels raise errors of any type
+        return f"{name} does not accept tree attention ({type(error).__name__}: {error})".splitlines()[0]
     finally:
         adapter.load_flat(parameters)
         adapter.grad.zero_()
-    precise = next(model.parameters()).dtype is torch.float32
-    for other_loss, gradient in found:
-        off = _difference(adapter, gradient, expected)
-        if off > (1e-4 if precise else 0.3):
-            return f"{name} computes other gradients with it (off by {off:.1e})"
-        off = abs(other_loss - loss) / abs(loss)
-        if off > (1e-4 if precise else 5e-2):
-            return f"{name} computes another loss with it (off by {off:.1e})"
+    is_float32 = next(model.parameters()).dtype is torch.float32
+    for tree_loss, tree_gradient in results:
+        off = _max_relative_error(adapter, tree_gradient, gradient)
+        if off > (1e-4 if is_float32 else 0.3):
+            return f"{name} computes other gradients with tree attention (relative difference {off:.1e})"
+        off = abs(tree_loss - loss) / abs(loss)
+        if off > (1e-4 if is_float32 else 5e-2):
+            return f"{name} computes another loss with tree attention (relative difference {off:.1e})"
     return ""
 
 
-def _way(
-    adapter: Adapter, packs: list[list[Encoded]], *, trunk: list[int], device: torch.device
+def _tree_loss_and_gradient(
+    adapter: Adapter, packs: list[list[Encoded]], *, prefix: list[int], device: torch.device
 ) -> tuple[float, torch.Tensor]:
-    """Summed loss and its gradient of ``packs``, below a trunk if it has tokens."""
-    with prepared(adapter.model, Layout.SHARED):
-        above = grow_trunk(adapter.model, trunk, device=device) if trunk else None
+    """Return the summed loss of ``packs`` and its gradient ``[P]``, below a shared prefix if ``prefix`` has tokens."""
+    with patched_for(adapter.model, PackLayout.PREFIX_TREE):
+        shared_prefix = compute_shared_prefix(adapter.model, prefix, device=device) if prefix else None
         tensors = [
-            pack_tensors(rows, device=device, cascade=True, shared=True, least_saved=1, trunk=above) for rows in packs
+            pack_tensors(
+                rows,
+                device=device,
+                tree_attention=True,
+                share_prefixes=True,
+                min_node_savings=1,
+                shared_prefix=shared_prefix,
+            )
+            for rows in packs
         ]
-        return _gradient(adapter, tensors, above)
+        return _loss_and_gradient(adapter, tensors, shared_prefix)
 
 
-def longest_row(model: Any) -> float:
-    """Tokens of a row that every layer sees whole and that may share a call with others."""
+def max_row_tokens(model: Any) -> float:
+    """The largest row length that every layer attends to as a whole and that may share a call with other rows."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min((limit for limit in (sight_of(model), rows_apart(model), positions) if limit), default=math.inf)
+    limits = (attention_window(model), rope_scaling_limit(model), positions)
+    return min((limit for limit in limits if limit), default=math.inf)
 
 
-_SMALL = 1e-3
-"""Of the largest matrix's gradient, below which a matrix's gradient is rounding."""
+_GRADIENT_FLOOR = 1e-3
+"""Relative to the largest norm of a matrix's gradient; a gradient with a smaller norm is rounding."""
 
 
-def _difference(adapter: Adapter, found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest relative difference of any LoRA matrix's gradient."""
-    parts = [(found[s.start : s.stop], expected[s.start : s.stop]) for s in adapter.slots]
-    floor = _SMALL * max(b.norm().item() for _, b in parts)
-    return max(((a - b).norm().item() / max(b.norm().item(), floor) for a, b in parts), default=0.0)
+def _max_relative_error(adapter: Adapter, gradient: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest relative error of any LoRA matrix's gradient; both gradients are ``[P]``."""
+    pairs = [(gradient[s.start : s.stop], expected[s.start : s.stop]) for s in adapter.slots]
+    floor = _GRADIENT_FLOOR * max(b.norm().item() for _, b in pairs)
+    return max(((a - b).norm().item() / max(b.norm().item(), floor) for a, b in pairs), default=0.0)
 
 
-def _gradient(adapter: Adapter, packs: list[PackTensors], trunk: Trunk | None = None) -> tuple[float, torch.Tensor]:
-    """Summed loss and its gradient."""
+def _loss_and_gradient(
+    adapter: Adapter, packs: list[PackTensors], shared_prefix: SharedPrefix | None = None
+) -> tuple[float, torch.Tensor]:
+    """Return the summed loss of ``packs`` and its gradient ``[P]``."""
     adapter.grad.zero_()
     total = 0.0
     for pack in packs:
         loss = pack_loss(adapter.model, pack)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    if trunk:
-        trunk.backward()
+    if shared_prefix:
+        shared_prefix.backward()
     return total, adapter.grad.clone()

@@ -1,0 +1,156 @@
+"""status.training: the part of the status that the head pod of the job writes."""
+
+# ruff: noqa: RUF012 -- pydantic copies a default for every object
+from typing import Annotated
+
+from pydantic import Field
+
+from promptintern_api.base import ApiModel, Time, map_by
+
+
+class StageStatus(ApiModel):
+    """A stage, as the trainer reports it."""
+
+    index: Annotated[int, Field(ge=0, description="Number of the stage, counted from 0.")]
+    rate: Annotated[float, Field(description="Share of the template's tokens that the prompts of the stage keep.")]
+    shots: Annotated[int, Field(description="Number of examples in the prompts of the stage.")]
+    prompt_tokens: Annotated[float, Field(description="Mean number of prompt tokens per training row.")]
+    loss: Annotated[
+        float | None,
+        Field(description="Mean loss per answer token in the newest step. It is left out before the first step."),
+    ] = None
+    score: Annotated[
+        float | None,
+        Field(
+            description=(
+                "Score of the stage on the first evaluation.stageRows held-out rows, by the first of "
+                "evaluation.metrics. It is left out until the stage has been evaluated."
+            )
+        ),
+    ] = None
+    started_at: Annotated[Time | None, Field(description="Time at which the training of the stage began.")] = None
+    finished_at: Annotated[
+        Time | None,
+        Field(description="Time at which the stage was committed to the storage. It is left out before."),
+    ] = None
+    checkpoint: Annotated[
+        str | None,
+        Field(
+            description=(
+                "URI of the newest checkpoint of the stage. It is left out if there is none yet, and once the stage is "
+                "committed."
+            )
+        ),
+    ] = None
+
+
+class TimeShares(ApiModel):
+    """Shares of the training time by what it was spent on, as the first worker measures them. They sum to 1."""
+
+    data: Annotated[float, Field(ge=0, description="Share spent on building packs and copying them to the device.")] = (
+        0.0
+    )
+    forward: Annotated[float, Field(ge=0, description="Share spent on forward passes.")] = 0.0
+    backward: Annotated[float, Field(ge=0, description="Share spent on backward passes.")] = 0.0
+    exchange: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Share spent on summing gradients over all workers, including the wait for slower workers.",
+        ),
+    ] = 0.0
+    optimizer: Annotated[float, Field(ge=0, description="Share spent on gradient clipping and the optimizer.")] = 0.0
+    save: Annotated[
+        float, Field(ge=0, description="Share spent on progress reports and checkpoints that hold up training.")
+    ] = 0.0
+
+
+class Progress(ApiModel):
+    """The progress of the running stage."""
+
+    step: Annotated[int, Field(ge=0, description="Number of optimizer steps that are done in this stage.")]
+    total: Annotated[int, Field(ge=0, description="Number of all optimizer steps of this stage.")]
+    examples_per_second: Annotated[
+        float | None, Field(description="Training rows per second, averaged over the stage so far.")
+    ] = None
+    tokens_per_second: Annotated[
+        float | None, Field(description="Tokens of prompts and answers per second, averaged over the stage so far.")
+    ] = None
+    computed_tokens_per_second: Annotated[
+        float | None,
+        Field(description="Tokens that the model computes per second; tokens that prompts share count once."),
+    ] = None
+    loss_tokens_per_second: Annotated[
+        float | None, Field(description="Answer tokens, which are the ones with a loss, per second.")
+    ] = None
+    mfu: Annotated[
+        float | None,
+        Field(description="Model FLOPs utilization, from 0 to 1. It is left out if the peak of the device is unknown."),
+    ] = None
+    time_shares: Annotated[
+        TimeShares | None, Field(description="Shares of the stage's training time by what it was spent on.")
+    ] = None
+    eta_seconds: Annotated[
+        float | None, Field(description="Seconds until the last step of this stage, estimated from its newest steps.")
+    ] = None
+
+
+class Failure(ApiModel):
+    """The failure of a trainer."""
+
+    failure_class: Annotated[
+        str,
+        Field(
+            alias="class",
+            pattern=r"^(User|Application|Infrastructure|Preemption)$",
+            description=(
+                "Class of the failure, which says who has to act. User: the job or its data is wrong. Application: the "
+                "trainer failed. Infrastructure: a node, a pod, the storage or a model hub failed. Preemption: the "
+                "cluster took a pod away; trainers do not report it themselves."
+            ),
+        ),
+    ]
+    message: Annotated[
+        str, Field(max_length=32_768, description="Explanation for people: what failed, where, and what to do.")
+    ]
+    ray_job: Annotated[str | None, Field(description="Name of the RayJob whose trainer failed.")] = None
+
+
+class Outputs(ApiModel):
+    """The results of a run that succeeded."""
+
+    adapter: Annotated[str | None, Field(description="URI of the folder with the adapter.")] = None
+    report: Annotated[str | None, Field(description="URI of the report, an HTML file.")] = None
+
+
+class TrainingStatus(ApiModel):
+    """The part of the status that the head pod of the job writes, a few times a minute."""
+
+    term: Annotated[
+        int,
+        Field(
+            ge=0,
+            description=(
+                "Term in which the driver that wrote this status owns the run. Each driver that takes over the run "
+                "claims the next term. It is 0 before the first claim."
+            ),
+        ),
+    ] = 0
+    stages: Annotated[
+        list[StageStatus],
+        Field(
+            max_length=64,
+            description="Stages that have begun, including those that are finished.",
+            json_schema_extra=map_by("index"),
+        ),
+    ] = []
+    progress: Annotated[
+        Progress | None,
+        Field(description="Progress of the running stage. It is left out while no stage is being trained."),
+    ] = None
+    failure: Annotated[
+        Failure | None, Field(description="Failure that ended the trainer. It is left out unless the trainer failed.")
+    ] = None
+    outputs: Annotated[
+        Outputs | None, Field(description="Results of the run. They are left out until the run has succeeded.")
+    ] = None

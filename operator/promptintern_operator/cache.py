@@ -1,0 +1,160 @@
+"""The cache that the watches fill: jobs, and views of the objects that belong to them."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Self, TypeVar
+
+from promptintern_api.contract import LABEL_JOB, LABEL_JOB_UID
+
+from promptintern_operator.plan import Denial, KubeRay, Observed
+from promptintern_operator.queue import Key
+from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView, controller_of
+
+View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The identity of a view's owner. A label alone is no proof, since other tenants can set it in their namespaces."""
+
+    namespace: str
+    uid: str
+
+
+class ObjectCache(Generic[View]):
+    """Views of the objects of one kind, by owner and by the object's own uid."""
+
+    def __init__(self) -> None:
+        self._views: defaultdict[Owner, dict[str, View]] = defaultdict(dict)
+
+    def put(self, owner: Owner, uid: str, view: View) -> bool:
+        """Store the newest view of an object; return whether it differs from the view before."""
+        old = self._views[owner].get(uid)
+        self._views[owner][uid] = view
+        return view != old
+
+    def put_if_absent(self, owner: Owner, uid: str, view: View) -> None:
+        """Store the view of an object that was just created, unless its watch was quicker and delivered a newer one."""
+        self._views[owner].setdefault(uid, view)
+
+    def update(self, owner: Owner, uid: str, **changes: Any) -> None:
+        """Change the view of an existing object before its watch delivers the change."""
+        view = self._views.get(owner, {}).get(uid)
+        if view is not None:
+            self._views[owner][uid] = replace(view, **changes)
+
+    def remove(self, owner: Owner, uid: str) -> None:
+        """Remove the view of an object that is gone."""
+        views = self._views.get(owner)
+        if views is not None:
+            views.pop(uid, None)
+            if not views:
+                del self._views[owner]
+
+    def entries(self) -> list[tuple[Owner, str]]:
+        """Return owner and uid of every object."""
+        return [(owner, uid) for owner, views in self._views.items() for uid in views]
+
+    def by_owner(self, owner: Owner) -> tuple[View, ...]:
+        """Return all views of ``owner``."""
+        return tuple(self._views.get(owner, {}).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedJob:
+    """A PromptInternJob as it was last observed."""
+
+    uid: str
+    version: str
+    generation: int
+    body: Mapping[str, Any]
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Self:
+        """Build it from an API object, without managedFields, which are half of it and serve only the API server."""
+        meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+        return cls(
+            uid=meta["uid"],
+            version=meta["resourceVersion"],
+            generation=meta.get("generation", 0),
+            body={**body, "metadata": meta},
+        )
+
+
+class Cache:
+    """Everything that the operator has observed."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[Key, CachedJob] = {}
+        self.ray_jobs: ObjectCache[RayJobView] = ObjectCache()
+        self.pods: ObjectCache[PodView] = ObjectCache()
+        self.preflights: ObjectCache[PreflightView] = ObjectCache()
+        self.workloads: ObjectCache[WorkloadView] = ObjectCache()
+        """Workloads, by the RayJob that owns them."""
+        self.ray_job_owners: dict[Owner, Key] = {}
+        """The job of each RayJob, since a Workload of Kueue names only its RayJob."""
+        self.kuberay = KubeRay(usable=True)
+        self.denials: dict[Owner, Denial] = {}
+        """The denial of a job's action when it was last tried."""
+        self.grants: dict[Owner, asyncio.Task[bool]] = {}
+        """For each job that is being checked, the task that creates its Role and RoleBinding, and its success."""
+
+    def remove_job(self, key: Key) -> None:
+        """Forget a job that is gone."""
+        job = self.jobs.pop(key)
+        owner = Owner(key.namespace, job.uid)
+        self.denials.pop(owner, None)
+        self.cancel_grant(owner)
+
+    def track_grant(self, owner: Owner, task: asyncio.Task[bool]) -> None:
+        """Store the task that creates Role and RoleBinding of the job ``owner``, and cancel an earlier one."""
+        self.cancel_grant(owner)
+        self.grants[owner] = task
+
+    def cancel_grant(self, owner: Owner) -> None:
+        """Cancel the task that creates Role and RoleBinding of the job ``owner``, if there is one."""
+        if task := self.grants.pop(owner, None):
+            task.cancel()
+
+    def observed(self, owner: Owner) -> Observed:
+        """Return all objects that belong to the job ``owner``."""
+        ray_jobs = self.ray_jobs.by_owner(owner)
+        rays = [Owner(owner.namespace, ray_job.uid) for ray_job in ray_jobs]
+        return Observed(
+            ray_jobs=ray_jobs,
+            pods=self.pods.by_owner(owner),
+            preflights=self.preflights.by_owner(owner),
+            workloads=tuple(workload for ray in rays for workload in self.workloads.by_owner(ray)),
+            kuberay=self.kuberay,
+            denial=self.denials.get(owner),
+        )
+
+    def awaits_first_attempt(self, key: Key) -> bool:
+        """Return whether the job at ``key`` still waits for its first attempt."""
+        job = self.jobs.get(key)
+        return job is not None and not (job.body.get("status") or {}).get("attempts")
+
+    def phases(self) -> Counter[str]:
+        """Count the jobs in each phase."""
+        return Counter(str((job.body.get("status") or {}).get("phase") or "Pending") for job in self.jobs.values())
+
+
+def key_of(meta: Mapping[str, Any]) -> Key | None:
+    """Return the key of the job to which a dependent belongs, from its labels."""
+    name = (meta.get("labels") or {}).get(LABEL_JOB)
+    return Key(meta["namespace"], name) if name else None
+
+
+def owner_of(meta: Mapping[str, Any], *, controlled: bool) -> Owner | None:
+    """Return the identity of the job to which a dependent belongs, or None if it belongs to none.
+
+    Args:
+        meta: The metadata of the dependent.
+        controlled: Whether the operator creates this kind itself, so that the job must be the controller of the object.
+    """
+    uid = (meta.get("labels") or {}).get(LABEL_JOB_UID)
+    if uid is None or (controlled and controller_of(meta).get("uid") != uid):
+        return None
+    return Owner(meta["namespace"], uid)

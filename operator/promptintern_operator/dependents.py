@@ -1,0 +1,156 @@
+"""The dependents that a job's pods need: created for its check, and ensured when an attempt begins."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import structlog
+from promptintern_api import PromptInternJob
+from promptintern_api.job import KIND
+
+from promptintern_operator.cache import Cache, Owner
+from promptintern_operator.kube import Kube, RequestFailed
+from promptintern_operator.manifests.config import ResolvedJob, config_map
+from promptintern_operator.manifests.identity import role, role_binding, service_account
+from promptintern_operator.manifests.meta import Manifest
+from promptintern_operator.manifests.network import network_policy
+from promptintern_operator.plan.denials import EARLIER_JOB, NAME_TAKEN
+from promptintern_operator.settings import Settings
+from promptintern_operator.views import controller_of
+
+_HOLD = timedelta(minutes=5)
+"""How long the dependents that were created for a check are assumed to exist."""
+T = TypeVar("T")
+_log = structlog.get_logger("promptintern.operator")
+
+
+class Dependents:
+    """Creates and updates the ServiceAccount, rights, ConfigMap and NetworkPolicy of a job."""
+
+    def __init__(self, kube: Kube, cache: Cache, settings: Settings) -> None:
+        self._kube = kube
+        self._cache = cache
+        self._settings = settings
+
+    async def prepare(self, job: ResolvedJob, *, written: asyncio.Future[bool]) -> bool:
+        """Bring the dependents of a check in line with the spec, and start to create those that only a head needs.
+
+        Nothing waits for the Role and the RoleBinding here: before the API server grants rights, it waits a tenth of a
+        second or more for etcd, once for each of them.
+
+        Args:
+            job: The job that is to be checked.
+            written: Resolves to True once the status is written, or at once if it needs no write. Existing objects are
+                changed only after that. If the write fails, the caller that started it handles the error.
+
+        Returns:
+            Whether all dependents of the check exist and are up to date.
+        """
+        self._cache.track_grant(
+            _owner(job), asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}")
+        )
+        manifests = self._pod_manifests(job)
+        created = await gather_all(*map(self._kube.create, manifests))
+        try:
+            if not await written:
+                return False
+        except RequestFailed:
+            return False
+        existing = [manifest for manifest, new in zip(manifests, created, strict=True) if new is None]
+        await gather_all(*(self._update(manifest, job) for manifest in existing))
+        return True
+
+    async def ensure(self, job: ResolvedJob) -> None:
+        """Ensure that all dependents of an attempt exist; those just created for its check are assumed to exist.
+
+        Existing objects stay as they are, because the job was accepted as the ConfigMap describes it.
+        """
+        grant = self._cache.grants.pop(_owner(job), None)
+        is_granted = grant is not None and await grant
+        if is_granted and _is_being_checked(job, since=datetime.now(UTC) - _HOLD):
+            return
+
+        async def ensure_rights() -> None:
+            for manifest in _rights_manifests(job):
+                await self._ensure(manifest, job)
+
+        await gather_all(ensure_rights(), *(self._ensure(manifest, job) for manifest in self._pod_manifests(job)))
+
+    def _pod_manifests(self, job: ResolvedJob) -> list[Manifest]:
+        return [service_account(job), config_map(job), network_policy(job, self._settings)]
+
+    async def _grant(self, job: PromptInternJob) -> bool:
+        """Create Role and RoleBinding, which are the same for every spec; return whether that worked.
+
+        If it did not, the attempt tries again, and its job reports the reason.
+        """
+        try:
+            for manifest in _rights_manifests(job):
+                if await self._kube.create(manifest) is None:
+                    await self._update(manifest, job)
+        except RequestFailed as error:
+            namespace, name = job.metadata.namespace, job.metadata.name
+            _log.warning("cannot create the Role and RoleBinding", namespace=namespace, job=name, error=str(error))
+            return False
+        return True
+
+    async def _update(self, manifest: Manifest, job: PromptInternJob) -> None:
+        body = await self._kube.read(manifest)
+        check_owner(body, job)
+        await self._kube.apply(manifest, uid=body["metadata"]["uid"])
+        # Apply keeps annotations that it did not write; those of an identity that the spec no longer names must go.
+        await self._kube.remove_annotations(body, keep=manifest["metadata"].get("annotations", {}))
+
+    async def _ensure(self, manifest: Manifest, job: PromptInternJob) -> None:
+        try:
+            body = await self._kube.read(manifest)
+        except RequestFailed as error:
+            if error.status != 404:
+                raise
+            body = await self._kube.create(manifest) or await self._kube.read(manifest)
+        check_owner(body, job)
+
+
+def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
+    """Check that ``job`` controls the object; an object of anybody else must be neither used nor changed.
+
+    Raises:
+        RequestFailed: if it does not, with a reason that the job can report.
+    """
+    meta = body["metadata"]
+    controller = controller_of(meta)
+    if controller.get("uid") == job.metadata.uid:
+        return
+    what = f"{body['kind']} {meta['name']}"
+    if (controller.get("kind"), controller.get("name")) == (KIND, job.metadata.name):
+        message = f"{what} of an earlier job of this name is still being deleted"
+        if body["kind"] == "RayJob":
+            message += "; KubeRay must be running to finish this"
+        raise RequestFailed(message, status=409, reason=EARLIER_JOB, server_message=message)
+    message = f"{what} already exists and does not belong to this job; delete it, or give the job another name"
+    raise RequestFailed(message, status=409, reason=NAME_TAKEN, server_message=message)
+
+
+async def gather_all(*steps: Awaitable[T]) -> list[T]:
+    """Run all steps concurrently and wait for all of them; then raise the first exception, if there was one."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]  # it holds no exception
+
+
+def _rights_manifests(job: PromptInternJob) -> list[Manifest]:
+    """Return the Role before its binding: the API server accepts the binding only once it can resolve the Role."""
+    return [role(job), role_binding(job)]
+
+
+def _is_being_checked(job: PromptInternJob, *, since: datetime) -> bool:
+    """Return whether the check of ``job`` began after ``since``, so that its dependents can be assumed to exist."""
+    conditions = job.status.conditions if job.status else []
+    return any(c.type == "Accepted" and c.reason == "Checking" and c.last_transition_time > since for c in conditions)
+
+
+def _owner(job: PromptInternJob) -> Owner:
+    return Owner(job.metadata.namespace, job.metadata.uid or "")

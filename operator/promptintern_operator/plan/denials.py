@@ -1,0 +1,104 @@
+"""Actions that the API server denies: how the job reports them, and when the operator retries them."""
+
+from datetime import datetime, timedelta
+
+from promptintern_operator.plan.attempts import backoff
+from promptintern_operator.plan.draft import StatusDraft
+from promptintern_operator.plan.types import (
+    Action,
+    DeleteJob,
+    DeletePreflight,
+    DeleteRayJob,
+    Denial,
+    Limits,
+    Observed,
+    StartAttempt,
+)
+
+NAME_TAKEN, EARLIER_JOB = "NameTaken", "EarlierJobDeleting"
+"""The name is taken by a foreign object, or by an object of an earlier job of the same name."""
+INVALID = "Invalid"
+"""The object violates its own schema; a retry would fail too, because the spec stays the same."""
+_FAILED, _NOT_DELETED = "CreateFailed", "DeleteFailed"
+_KNOWN_TEXTS = (("exceeded quota", "QuotaExceeded"), ("because it is being terminated", "NamespaceTerminating"))
+"""Texts that every version of the API server uses, with the reason that each one means."""
+DENIALS = (NAME_TAKEN, EARLIER_JOB, _FAILED, *(reason for _, reason in _KNOWN_TEXTS))
+"""Every reason for which an object cannot be created."""
+_RETRIED = "the API server denied the request, which will be retried"
+_LONGEST = 2000
+_INTERRUPTION = timedelta(minutes=5)
+"""A denial this long after the previous one starts a new count."""
+_DELETIONS = (DeleteRayJob, DeletePreflight, DeleteJob)
+
+
+def denial_for(
+    action: Action, previous: Denial | None, *, status: int, reason: str, message: str, now: datetime
+) -> Denial | None:
+    """Return the denial of ``action``, or None if the error is transient, so that the workqueue retries it.
+
+    Args:
+        action: The action that failed.
+        previous: The previous denial, of this action or of another one.
+        status: The HTTP status of the response.
+        reason: The reason that the API server gave, or ``NAME_TAKEN`` or ``EARLIER_JOB``.
+        message: The message that the API server gave.
+        now: The current time.
+    """
+    name_taken = reason in (NAME_TAKEN, EARLIER_JOB)
+    # The API server answers 500 both for a failing webhook and while its etcd elects a leader.
+    transient = status in (401, 408, 409, 429) or status < 400 or status > 500
+    hiccup = status == 500 and not any(word in message for word in ("webhook", "admission"))
+    if (transient or hiccup) and not name_taken:
+        return None
+    deleting = isinstance(action, _DELETIONS)
+    kind = _NOT_DELETED if deleting else denial_reason(message, default=_FAILED)
+    # A policy that denied the request may change; the schema of the object does not.
+    if status == 422 and not deleting and "denied request" not in message:
+        kind = INVALID
+    if status == 404 and isinstance(action, StartAttempt):
+        message += "; check that KubeRay is installed and that the namespace still exists"
+    if "authOptions" in message and isinstance(action, StartAttempt):
+        message += (
+            "; the installed KubeRay cannot protect a Ray cluster with a token: upgrade it and its CRDs to 1.5 or newer"
+        )
+    in_a_row = previous is not None and previous.action == action and now - previous.at < _INTERRUPTION
+    return Denial(
+        action=action,
+        reason=reason if name_taken else kind,
+        message=message[:_LONGEST] if name_taken or kind == INVALID else f"{_RETRIED}: {message[:_LONGEST]}",
+        since=previous.since if previous is not None and in_a_row else now,
+        at=now,
+        times=previous.times + 1 if previous is not None and in_a_row else 1,
+    )
+
+
+def denial_reason(message: str, *, default: str) -> str:
+    """Return the reason that a known text in ``message`` means, or ``default``."""
+    return next((word for text, word in _KNOWN_TEXTS if text in message), default)
+
+
+def denial_of(action: Action, observed: Observed) -> Denial | None:
+    """Return the denial of ``action``, or None if it was not denied."""
+    denial = observed.denial
+    return denial if denial is not None and denial.action == action else None
+
+
+def should_give_up(denial: Denial, limits: Limits) -> bool:
+    """Return whether the denial has lasted for ``limits.stuck`` seconds. A taken name is waited for without limit."""
+    return denial.reason not in (NAME_TAKEN, EARLIER_JOB) and denial.at - denial.since >= timedelta(
+        seconds=limits.stuck
+    )
+
+
+def postpone_denied(observed: Observed, draft: StatusDraft, limits: Limits) -> None:
+    """Postpone a denied action, and those that follow it, until its backoff is over."""
+    denial = observed.denial
+    if denial is None or denial.action not in draft.actions:
+        return
+    if isinstance(denial.action, DeleteRayJob) or (
+        isinstance(denial.action, _DELETIONS) and draft.completion_time is not None
+    ):
+        draft.set_condition("ClusterReady", False, denial.reason, denial.message)
+    pause = timedelta(seconds=backoff(limits.free_retry, denial.times, limits.free_retry_max))
+    if not draft.is_due(denial.at + pause):
+        draft.postpone(denial.action)

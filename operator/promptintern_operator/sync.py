@@ -1,0 +1,41 @@
+"""Whether the caches have synced: an object that is not listed yet must not count as gone."""
+
+from collections.abc import Sequence
+
+from promptintern_operator.cache import Cache
+from promptintern_operator.kube import JOBS, PODS, PREFLIGHTS, RAY_JOBS, WORKLOADS
+from promptintern_operator.watch_health import are_watched, is_forbidden
+
+
+class HasSynced:
+    """Whether all kinds of a namespace have been listed. A synced namespace stays synced: watches keep it current.
+
+    Args:
+        cache: The cache, which holds whether the API server serves RayJobs.
+        namespaces: The namespaces that are watched separately; empty if the whole cluster is watched.
+        kueue: Whether the API server serves Kueue's Workloads.
+    """
+
+    def __init__(self, cache: Cache, *, namespaces: Sequence[str], kueue: bool) -> None:
+        self._cache = cache
+        self._namespaces = namespaces
+        self._kueue = kueue
+        self._synced: set[str | None] = set()
+
+    def __call__(self, namespace: str) -> bool:
+        """Return whether ``namespace`` has synced."""
+        return self._has_synced(namespace if self._namespaces else None)
+
+    def where_allowed(self) -> bool:
+        """Return whether everything has synced, except namespaces that the operator may not list."""
+        return all(self._has_synced(place) or is_forbidden(place or "") for place in self._namespaces or (None,))
+
+    def _has_synced(self, place: str | None) -> bool:
+        if place not in self._synced:
+            kinds = [JOBS, PODS, PREFLIGHTS]
+            kinds += [RAY_JOBS] if self._cache.kuberay.usable else []
+            kinds += [WORKLOADS] if self._kueue else []
+            if not are_watched([kind.plural for kind in kinds], place):
+                return False
+            self._synced.add(place)
+        return True

@@ -1,0 +1,117 @@
+"""The time of the last activity of each watch, bookmarks included; a watch can die without an error."""
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import aiohttp
+import kopf
+from promptintern_api.contract import OPERATOR
+
+_LAST_ACTIVITY: dict[str, float] = {}
+_WATCHED: set[str] = set()
+"""Paths of the kinds that are listed or watched."""
+_FORBIDDEN: set[str] = set()
+"""Paths of the kinds that the operator may not watch in some namespace."""
+
+
+class _TrackedContent:
+    """The content of a response; each chunk that is read from it counts as activity."""
+
+    def __init__(self, content: aiohttp.StreamReader, path: str) -> None:
+        self._content = content
+        self._path = path
+        _LAST_ACTIVITY[path] = time.monotonic()
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Iterate like the stream itself, and record the activity."""
+        async for piece in self._content.iter_chunked(size):
+            _LAST_ACTIVITY[self._path] = time.monotonic()
+            yield piece
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+
+class TrackedResponse(aiohttp.ClientResponse):
+    """A response that records the activity of a watch."""
+
+    async def start(self, connection: Any) -> "TrackedResponse":
+        """Begin to read; data that arrives from now on counts as activity."""
+        await super().start(connection)
+        path = self.url.path
+        if not {"watch", "limit"} & set(self.url.query):
+            return self
+        # On these errors Kopf would end for good, and all jobs would stop. After a broken connection it tries again.
+        if self.status == 404:
+            # The kind is not served now: its CRD was removed, or the API server has only just started.
+            self.close()
+            _drop(path)
+            raise aiohttp.ClientConnectionError(f"{path} is not served now")
+        if self.status == 403 and "/namespaces/" in path:
+            # The namespace is gone, and our rights with it, or its Role will be created later.
+            self.close()
+            _drop(path)
+            _FORBIDDEN.add(path)
+            raise aiohttp.ClientConnectionError(f"{path} may not be watched now")
+        if self.status == 200:
+            _WATCHED.add(path)
+            _FORBIDDEN.discard(path)
+        if "watch" in self.url.query:
+            self.content = _TrackedContent(self.content, path)  # type: ignore[assignment]
+        return self
+
+
+def silence() -> float:
+    """Return the seconds since the last activity of the watch that has been silent longest; 0 without watches."""
+    now = time.monotonic()
+    return max((now - moment for moment in _LAST_ACTIVITY.values()), default=0.0)
+
+
+def are_watched(plurals: Iterable[str], namespace: str | None = None) -> bool:
+    """Return whether a watch of every kind has begun, which means that all existing objects are listed.
+
+    Args:
+        plurals: The plural names of the kinds.
+        namespace: The namespace of the watches; None if the whole cluster is watched.
+    """
+    where = f"/namespaces/{namespace}" if namespace else ""
+    return all(any(path.endswith(f"{where}/{plural}") for path in _LAST_ACTIVITY) for plural in plurals)
+
+
+def is_forbidden(namespace: str) -> bool:
+    """Return whether the operator may not watch some kind in ``namespace``."""
+    return any(f"/namespaces/{namespace}/" in path for path in _FORBIDDEN)
+
+
+def is_watched(plural: str) -> bool:
+    """Return whether Kopf lists or watches the kind, or was forbidden to when it last tried."""
+    return any(path.endswith(f"/{plural}") for path in (*_WATCHED, *_FORBIDDEN))
+
+
+def forget(plural: str) -> None:
+    """Forget the watches of a kind that is no longer served, so that they do not count as silent."""
+    for path in {*_LAST_ACTIVITY, *_WATCHED, *_FORBIDDEN}:
+        if path.endswith(f"/{plural}"):
+            _drop(path)
+
+
+def _drop(path: str) -> None:
+    _LAST_ACTIVITY.pop(path, None)
+    _WATCHED.discard(path)
+    _FORBIDDEN.discard(path)
+
+
+def tracked_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
+    """Return a session for Kopf that records the activity of its watches."""
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers={"User-Agent": OPERATOR, **info.as_http_headers()},
+        response_class=TrackedResponse,
+    )
+    return kopf.AiohttpSession(
+        server=info.server,
+        default_namespace=info.default_namespace,
+        aiohttp_session=session,
+        expiration=info.expiration,
+    )

@@ -1,0 +1,140 @@
+"""Where a job's run is stored, and access to it with the user's own AWS credentials."""
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from promptintern_api.contract import ADAPTER_FOLDER, dependent_name
+
+from promptintern.cluster.api_errors import Forbidden
+from promptintern.cluster.objects import Document, Job
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.options import S3Options
+from promptintern.storage.retry import RetryPolicy
+from promptintern.storage.store import Store, open_store
+from promptintern.uris import display_uri
+
+_PATIENCE_SECONDS = 20.0
+"""Seconds for which a request is repeated: a person waits for it at a terminal, while a run is given minutes."""
+
+
+class ResolvedJobClient(Protocol):
+    """The request that locating a run makes to a cluster."""
+
+    def resolved_job(self, job: str) -> str | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLocation:
+    """The folder of a job's run in its storage."""
+
+    uri: str
+    """URI of the run's folder."""
+    endpoint: str | None
+    region: str | None
+    is_endpoint_unknown: bool = False
+    """Whether only the URI is known, and the endpoint may be another than AWS."""
+
+    def open(self) -> Store:
+        """Open the run's folder.
+
+        Raises:
+            UserError: if the folder is on a volume of the job's pods.
+        """
+        if self.uri.startswith("file://") and not Path(display_uri(self.uri)).is_dir():
+            raise UserError.at(
+                self.uri,
+                "is on the volume of the job's pods (spec.compute.modelCache); mount that PersistentVolumeClaim in a "
+                "pod and copy the files from there, for example with kubectl cp",
+            )
+        policy = RetryPolicy.from_environment()
+        if policy == RetryPolicy():
+            policy = RetryPolicy(deadline=_PATIENCE_SECONDS)
+        return open_store(self.uri, s3=S3Options(endpoint=self.endpoint, region=self.region), policy=policy)
+
+    @contextlib.contextmanager
+    def hinting(self) -> Iterator[None]:
+        """Add the likely cause of a storage's failure to its message."""
+        try:
+            yield
+        except RunFailed as error:
+            hint = self._hint()
+            raise RunFailed(f"{error}{hint}") from None
+
+    def _hint(self) -> str:
+        if self.is_endpoint_unknown:
+            return ". The job does not say which S3 server it uses; if it is not AWS, give --endpoint URL"
+        host = urlsplit(self.endpoint or "").hostname
+        if host and not _is_resolvable(host):
+            return (
+                f". This machine cannot resolve {host}; if only pods can, forward its port (kubectl port-forward) and "
+                "give --endpoint http://127.0.0.1:PORT"
+            )
+        return ""
+
+
+def _is_resolvable(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = None) -> RunLocation:
+    """Find where the run of ``job`` is stored.
+
+    The resolved job names the storage, else the spec, else the status, else the outputs that the trainer reported.
+
+    Args:
+        cluster: The job's cluster.
+        job: The job.
+        endpoint: URL of the S3 server as this machine reaches it, in place of the job's endpoint.
+
+    Raises:
+        UserError: if none of them names the storage; the message says what is missing.
+    """
+    missing = f"there is no ConfigMap {dependent_name(job.name)}"
+    try:
+        storage = _storage_of(cluster.resolved_job(job.name), job)
+    except Forbidden as error:
+        storage, missing = None, str(error.problems[0].message)
+    storage = storage or job.spec.get("storage")
+    if storage is None and job.status.storage is not None:
+        storage = job.status.storage.to_wire()
+    folder = f"{job.namespace}/{job.name}-{job.uid[:8]}"
+    if storage:
+        return RunLocation(
+            uri=f"{storage['uri'].rstrip('/')}/{folder}",
+            endpoint=endpoint or storage.get("endpoint"),
+            region=storage.get("region"),
+        )
+    outputs = job.status.training.outputs if job.status.training else None
+    if outputs and outputs.adapter and outputs.adapter.endswith(f"/{ADAPTER_FOLDER}"):
+        return RunLocation(
+            uri=outputs.adapter.removesuffix(f"/{ADAPTER_FOLDER}"),
+            endpoint=endpoint,
+            region=None,
+            is_endpoint_unknown=endpoint is None,
+        )
+    raise UserError.at(
+        f"PromptInternJob {job.name}",
+        "does not say where its run is stored: spec.storage is not set, and the cluster's default cannot be read "
+        f"({missing})",
+    )
+
+
+def _storage_of(text: str | None, job: Job) -> Document | None:
+    try:
+        resolved: Any = json.loads(text or "null")
+        if resolved and resolved["metadata"].get("uid") == job.uid:  # else it belongs to an earlier job of that name
+            storage: Document | None = resolved["spec"].get("storage")
+            return storage
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None

@@ -1,0 +1,227 @@
+"""Finds the rows that fit the model's context length with the longest prompts of any stage."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from promptintern_api import PromptInternJob
+from promptintern_api.data import OnProblem
+from promptintern_api.prompt import CompressorKind
+
+from promptintern.compress import CompressedTemplate
+from promptintern.errors import Problem, UserError
+from promptintern.evaluate.generate import truncate_at_stop
+from promptintern.evaluate.metrics import normalise_answer
+from promptintern.models import context_length
+from promptintern.pipeline.inputs import Data, Examples, length_of, render_prompts, retrieve_examples, stages_of
+from promptintern.prompt.encode import PromptEncoder
+from promptintern.rows.types import Row
+from promptintern.schedule import full_prompt_shots
+
+DEFAULT_MAX_TOKENS = 4096
+"""Longest sequence if neither the job nor the model's config limits it."""
+
+
+def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
+    """Return the longest sequence in tokens: the job's limit, or else the model's context length.
+
+    Raises:
+        UserError: if the job's limit exceeds the model's context length.
+    """
+    context = context_length(model_config)
+    requested = job.spec.training.max_tokens
+    if requested and context and requested > context:
+        raise UserError.at(
+            "spec.training.maxTokens", f"is {requested}, but the context of the base model has {context} tokens"
+        )
+    return requested or context or DEFAULT_MAX_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptShape:
+    """The shape of a prompt: its template and its number of examples."""
+
+    template: CompressedTemplate
+    shots: int
+
+
+def _longest_shapes(
+    job: PromptInternJob, full: CompressedTemplate, by_stage: Sequence[CompressedTemplate]
+) -> list[PromptShape]:
+    """Return the shapes whose prompts may be the longest: the full prompt, and the templates that the user wrote."""
+    shapes = [PromptShape(template=full, shots=full_prompt_shots(job.spec.schedule))]
+    if job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED:
+        shapes += [PromptShape(template=t, shots=s.shots) for t, s in zip(by_stage, stages_of(job), strict=True)]
+    return shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittingRows:
+    """The rows whose prompts fit the context length."""
+
+    data: Data
+    """The rows that fit, and the number of rows that were dropped."""
+    examples: Examples
+    max_tokens: int
+    """Longest sequence in tokens."""
+    warnings: list[str]
+    """Reasons not to trust the scores on these rows."""
+
+
+def fit_rows(
+    job: PromptInternJob,
+    data: Data,
+    *,
+    full: CompressedTemplate,
+    by_stage: Sequence[CompressedTemplate],
+    encoder: PromptEncoder,
+    embedder: Any,
+    model_config: Any,
+) -> FittingRows:
+    """Retrieve the examples of each row, check that its prompts fit the model, and drop long rows if the job says so.
+
+    No prompt is ever truncated, because a prompt without its end would teach something else.
+
+    Args:
+        full: The template at rate 1.
+        by_stage: The template of each stage. It may be empty unless the user wrote the templates, because all other
+            templates are shorter than ``full``.
+        embedder: The encoder of an Embedding retriever, or None.
+        model_config: The transformers config of the base model.
+
+    Raises:
+        UserError: if a row does not fit or has no answer token; it lists all such rows.
+    """
+    max_tokens = max_tokens_of(job, model_config)
+    shapes = _longest_shapes(job, full, by_stage)
+    examples = retrieve_examples(job, data, shots=full_prompt_shots(job.spec.schedule), encoder=embedder)
+    max_prompt_tokens = max_tokens - job.spec.evaluation.max_new_tokens
+    if max_prompt_tokens < 1:
+        raise UserError.at(
+            "spec.evaluation.maxNewTokens",
+            f"is {job.spec.evaluation.max_new_tokens}, which leaves no room for a prompt: a sequence has at most "
+            f"{max_tokens} tokens",
+        )
+    should_drop = job.spec.data.on_too_long is OnProblem.DROP
+    if should_drop and examples.shots:
+        # Rows that are too long without examples are dropped first. As examples, they would make other rows too long.
+        without_examples = [PromptShape(template=shape.template, shots=0) for shape in shapes]
+        data = _drop_rows(
+            data,
+            *_flag_long_rows(
+                job,
+                data,
+                examples,
+                without_examples,
+                encoder=encoder,
+                max_tokens=max_tokens,
+                max_prompt_tokens=max_prompt_tokens,
+            ),
+        )
+        _check_rows_left(data, max_tokens)
+        examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
+    while True:
+        long_train, long_eval = _flag_long_rows(
+            job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens
+        )
+        if not any(long_train) and not any(long_eval):
+            warnings = _answer_warnings(job, data, encoder)
+            return FittingRows(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
+        if not should_drop:
+            raise UserError(
+                _too_long_problems(data.train, long_train, f"{max_tokens} tokens of prompt and answer")
+                + _too_long_problems(
+                    data.eval,
+                    long_eval,
+                    f"{max_prompt_tokens} tokens of prompt, the most that leaves room for maxNewTokens",
+                )
+            )
+        data = _drop_rows(data, long_train, long_eval)
+        _check_rows_left(data, max_tokens)
+        # A dropped row is no longer an example, so examples are retrieved again, and may be longer than before.
+        examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
+
+
+def _check_rows_left(data: Data, max_tokens: int) -> None:
+    for kind, rows in (("training", data.train), ("held-out", data.eval)):
+        if not rows:
+            raise UserError.at("spec.training.maxTokens", f"no {kind} row fits in {max_tokens} tokens")
+
+
+def _flag_long_rows(
+    job: PromptInternJob,
+    data: Data,
+    examples: Examples,
+    shapes: Sequence[PromptShape],
+    *,
+    encoder: PromptEncoder,
+    max_tokens: int,
+    max_prompt_tokens: int,
+) -> tuple[list[bool], list[bool]]:
+    """Flag training rows longer than ``max_tokens``, and held-out rows with prompts over ``max_prompt_tokens``."""
+    answers, locations = [row.answer for row in data.train], [row.where for row in data.train]
+    long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
+    for shape in shapes:
+        template, shots = shape.template, shape.shots
+        prompts = render_prompts(
+            job, template, rows=data.train, neighbours=examples.train, shots=shots, pool=data.train
+        )
+        for i, encoded in enumerate(encoder.encode(prompts, answers, locations=locations)):
+            long_train[i] |= length_of(encoded).total > max_tokens
+        prompts = render_prompts(job, template, rows=data.eval, neighbours=examples.eval, shots=shots, pool=data.train)
+        for i, ids in enumerate(encoder.encode_prompts(prompts)):
+            long_eval[i] |= len(ids) > max_prompt_tokens
+    return long_train, long_eval
+
+
+def _too_long_problems(rows: Sequence[Row], flags: Sequence[bool], limit: str) -> list[Problem]:
+    return [
+        Problem(
+            where=row.where,
+            message=f"has more than {limit}; raise spec.training.maxTokens, use fewer shots, or set "
+            "spec.data.onTooLong: Drop",
+        )
+        for row, flag in zip(rows, flags, strict=True)
+        if flag
+    ]
+
+
+def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
+    """Return ``data`` without the flagged rows, which are counted as dropped."""
+    dropped = dict(data.dropped)
+    for reason, flags in (("too long to train on", long_train), ("too long to evaluate", long_eval)):
+        if any(flags):
+            dropped[reason] = dropped.get(reason, 0) + sum(flags)
+    return Data(
+        train=[row for row, flag in zip(data.train, long_train, strict=True) if not flag],
+        eval=[row for row, flag in zip(data.eval, long_eval, strict=True) if not flag],
+        digests=data.digests,
+        dropped=dropped,
+        warnings=data.warnings,
+    )
+
+
+def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:
+    """Warn of held-out rows whose answers no arm can give, because generation ends before their end."""
+    evaluation, rows = job.spec.evaluation, data.eval
+    lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
+    fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]
+    survives_stop = [
+        [
+            normalise_answer(truncate_at_stop(answer, evaluation.stop)) == normalise_answer(answer)
+            for answer in row.answers
+        ]
+        for row in rows
+    ]
+    warnings = []
+    for field, possible, predicate in (
+        ("maxNewTokens", fits, f"have only answers longer than the {evaluation.max_new_tokens} tokens of"),
+        ("stop", survives_stop, "have only answers that contain a text of"),
+    ):
+        count = sum(not any(row) for row in possible)
+        if count:
+            warnings.append(
+                f"{count} of {len(rows)} held-out rows {predicate} spec.evaluation.{field}, so no arm can get them "
+                "right"
+            )
+    return warnings

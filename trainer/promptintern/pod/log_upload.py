@@ -1,0 +1,56 @@
+"""The log sidecar of the head pod: it uploads tails of the driver's log, which has the workers' output, to storage."""
+
+import threading
+from pathlib import Path
+
+import structlog
+
+from promptintern.errors import RunFailed, UserError
+from promptintern.storage.store import Store
+
+RAY_LOGS = Path("/tmp/ray/session_latest/logs")
+_PATTERNS = ("job-driver-*.log", "gcs_server.*", "raylet.*", "python-core-driver-*.log")
+TAIL_BYTES = 1 << 20
+SECONDS_BETWEEN = 15.0
+_log = structlog.get_logger("promptintern.pod")
+
+
+def upload_logs(
+    store: Store, stop: threading.Event, *, logs: Path = RAY_LOGS, seconds: float = SECONDS_BETWEEN
+) -> None:
+    """Upload changed logs every ``seconds`` until ``stop`` is set, and once more then. Storage errors are only logged.
+
+    Args:
+        store: The folder for the attempt's logs.
+        stop: Ends the uploads.
+        logs: Ray's folder of logs.
+        seconds: Time between two uploads.
+    """
+    uploaded: dict[str, tuple[int, int]] = {}
+    while True:
+        is_last = stop.wait(seconds)
+        for path in sorted({path for pattern in _PATTERNS for path in logs.glob(pattern)}):
+            _upload(path, store, uploaded)
+        if is_last:
+            return
+
+
+def _upload(path: Path, store: Store, uploaded: dict[str, tuple[int, int]]) -> None:
+    try:
+        stat = path.stat()
+        state = (stat.st_size, stat.st_mtime_ns)
+        if stat.st_size == 0 or uploaded.get(path.name) == state:
+            return
+        store.write(path.name, tail(path))
+        uploaded[path.name] = state
+    except (OSError, UserError, RunFailed) as error:
+        _log.warning("log not uploaded", file=path.name, error=str(error).splitlines()[0])
+
+
+def tail(path: Path, size: int = TAIL_BYTES) -> bytes:
+    """Return the last ``size`` bytes of the file, from the beginning of a line."""
+    with path.open("rb") as file:
+        length = file.seek(0, 2)
+        file.seek(max(0, length - size))
+        content = file.read()
+    return content if length <= size else content[content.find(b"\n") + 1 :]

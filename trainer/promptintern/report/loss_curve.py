@@ -1,0 +1,22 @@
+"""Reduces the losses of a training to at most 100 points, so that the curve of a long training stays small."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from promptintern.report.facts import CurvePoint, LossCurve
+
+MAX_POINTS = 100
+
+
+def loss_curve(track: str, losses: Sequence[float]) -> LossCurve:
+    """Return the curve of ``losses``, one per optimizer step; each point is the mean over consecutive steps.
+
+    Args:
+        track: The stage's index, or ``direct``.
+        losses: Mean loss per answer token of every step, in nats.
+    """
+    edges = np.linspace(0, len(losses), min(len(losses), MAX_POINTS) + 1).round().astype(int).tolist()
+    points = [CurvePoint(step=end, loss=float(np.mean(losses[start:end]))) for start, end in pairwise(edges)]
+    return LossCurve(track=track, points=points)

@@ -1,0 +1,46 @@
+"""Output of all commands: whole lines that are never cut, and tables that fit the terminal's width."""
+
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+_LOG_COLUMNS = 120
+"""Width of tables if standard output is not a terminal."""
+_UNLIMITED_WIDTH = 10_000
+
+
+def output_console() -> Console:
+    """Return the console of standard output, which is ``_LOG_COLUMNS`` wide if that is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_LOG_COLUMNS)
+
+
+def print_line(text: str) -> None:
+    """Print ``text`` to standard output as it is, and flush it."""
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+    sys.stdout.flush()
+
+
+def print_error(text: str, style: str | None = None) -> None:
+    """Print ``text`` to standard error as it is."""
+    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+
+
+def fitted_table(table: Table, console: Console) -> Table | Text:
+    """Return ``table``, or a text with the cells of each row below one another if the console is too narrow for it."""
+    if Measurement.get(console, console.options.update(width=_UNLIMITED_WIDTH), table).maximum <= console.width:
+        return table
+    return Text("\n").join(_stacked_lines(table))
+
+
+def _stacked_lines(table: Table) -> Iterator[Text]:
+    row_column, *other_columns = table.columns
+    for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
+        yield Text(f"{row_column.header} {name}", style="bold")
+        for column, cell in zip(other_columns, cells, strict=True):
+            if str(cell):
+                yield Text(f"  {column.header}: {cell}")
