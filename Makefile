@@ -8,7 +8,7 @@ RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
 # Waiting threads spin only briefly, because another process may need their core (see promptintern/cli/app.py).
 export GOMP_SPINCOUNT ?= 20000
-# Hundreds of processes import the same modules, which Python must compile only once, whatever the environment says.
+# Hundreds of processes import the same modules, so Python must keep its bytecode even if the environment forbids it.
 unexport PYTHONDONTWRITEBYTECODE
 # Most processes of tests compute on one thread. Slow files come first, so that all workers end at about the same time.
 PARALLEL = --dist loadfile --no-loadscope-reorder --numprocesses
