@@ -1,13 +1,13 @@
-"""What the operator costs and how fast it is with many jobs, on a real kube-apiserver; KubeRay and kubelets are fakes.
+"""Cost and speed of the operator with many jobs, on a real kube-apiserver with a fake KubeRay and fake kubelets.
 
     python benchmarks/operator_load.py [--jobs 1000] [--rate 10] [--running 20] [--json FILE]
 
 Jobs are created at a steady rate. Each is checked at once (the fake preflight takes no time), gets a RayJob with a
-head and a worker pod, trains for --running seconds and ends. The operator is a process with the chart's own rights and
-settings. When all jobs have ended it is killed and started again among them, and at last they are deleted. API server,
-etcd, fakes and this program share the machine with it.
+head and a worker pod, trains for --running seconds and ends. The operator is a process with the chart's permissions and
+settings. After all jobs have ended, it is killed and started again, and then all jobs are deleted. The API server,
+etcd, the fakes and this program share the machine with the operator.
 
-Not named operator.py: Python would take that for the standard library's in the other programs of this folder.
+The module is not called operator.py, which would hide the standard library's module from the other benchmarks.
 """
 
 import argparse
@@ -38,15 +38,15 @@ TARGET_P99_SECONDS, TARGET_MIB = 2.0, 300.0
 _ALL_JOBS = JOBS.replace("/namespaces/{}", "")
 _SETTLE_SECONDS = 8.0
 _MEMORY_SECONDS = 130.0
-"""How often the operator gives memory back, and a little."""
+"""A little longer than the interval in seconds at which the operator returns memory to the system."""
 
 
 @dataclass(kw_only=True)
 class Figures:
-    """What was measured. Times are in seconds, memory is the resident set in MiB."""
+    """The measurements. Times are in seconds, memory is the resident set in MiB."""
 
     jobs: int
-    rate_asked: float
+    requested_rate: float
     rate: float = 0.0
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
     load_after: float = 0.0
@@ -56,7 +56,7 @@ class Figures:
     ended: dict[str, int] = field(default_factory=dict)
     seconds_until_all_ended: float = 0.0
     changes: int = 0
-    """Changes to jobs, RayJobs, preflights and pods until all jobs had ended: what the watches told."""
+    """Changes to jobs, RayJobs, preflights and pods until all jobs had ended, which the watches reported."""
     changes_per_second: float = 0.0
     reconciles_per_job: float = 0.0
     reconcile_ms: float = 0.0
@@ -65,22 +65,22 @@ class Figures:
     fakes_requests_per_job: float = 0.0
     """Writes by KubeRay, the kubelets and the Job controller; creating the job is one more."""
     cpu_ms_per_job: dict[str, float] = field(default_factory=dict)
-    """By process; the fakes are part of this one."""
+    """CPU time by process; the fakes run in the process of the benchmark."""
     memory: dict[str, float] = field(default_factory=dict)
     seconds_to_take_over: float = 0.0
-    """From the start of a new operator process until it has looked at every job."""
+    """Time from the start of a new operator process until it has reconciled every job."""
     failures: int = 0
-    """Reconciliations that failed and were tried again."""
+    """Reconciliations that failed and were retried."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=10, help="jobs created a second")
-    parser.add_argument("--running", type=float, default=20, help="seconds that a job trains")
+    parser.add_argument("--rate", type=float, default=10, help="jobs created per second")
+    parser.add_argument("--running", type=float, default=20, help="seconds for which each job trains")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--log", type=Path, help="keep the operator's log here")
+    parser.add_argument("--log", type=Path, help="write the operator's log here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, place_in(Path(folder)) as place:
         place.kuberay.usual_life = Life(starting=1, running=arguments.running)
@@ -98,8 +98,8 @@ def main() -> None:
 
 
 def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures:
-    """All of it."""
-    figures = Figures(jobs=jobs, rate_asked=rate)
+    """Run all phases of the benchmark."""
+    figures = Figures(jobs=jobs, requested_rate=rate)
     operator.start()
     operator.wait_until_leading(60)
     time.sleep(_SETTLE_SECONDS)
@@ -111,8 +111,8 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures
     began = time.monotonic()
     created = create(figures, tenants, operator, jobs, rate)
     figures.rate = jobs / (time.monotonic() - began)
-    say(f"created {jobs} jobs at {figures.rate:.1f} a second")
-    wait_for(lambda: place.kuberay.ended >= created.keys(), 900, "all jobs to end")
+    echo(f"created {jobs} jobs at {figures.rate:.1f} per second")
+    wait_for(lambda: place.kuberay.ended >= created.keys(), 900, "the end of all jobs")
     figures.seconds_until_all_ended = time.monotonic() - began
     spent = cpu_by_process(place, operator)
     figures.cpu_ms_per_job = {name: 1000 * (spent[name] - cpu[name]) / jobs for name in spent}
@@ -121,55 +121,57 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures
     figures.memory[f"{jobs} jobs"] = operator.rss_mib
     figures.load_after = os.getloadavg()[0]
     figures.ended = dict(Counter(str(job["status"]["phase"]) for job in place.requests.items(_ALL_JOBS)))
-    say(f"all ended: {figures.ended}")
+    echo(f"all jobs ended: {figures.ended}")
 
-    seen, checked = place.kuberay.seen_at, place.kuberay.checked_at
-    ray_jobs = {key: seen["RayJob", key[0], f"{key[1]}-a1"] for key in created}
-    figures.creation_to_check = quantiles([seen["Job", k[0], f"{k[1]}-check-1"] - created[k] for k in created])
+    seen_at, checked_at = place.kuberay.seen_at, place.kuberay.checked_at
+    ray_jobs = {key: seen_at["RayJob", key[0], f"{key[1]}-a1"] for key in created}
+    figures.creation_to_check = quantiles([seen_at["Job", k[0], f"{k[1]}-check-1"] - created[k] for k in created])
     figures.creation_to_ray_job = quantiles([ray_jobs[key] - created[key] for key in created])
-    # The answer to the fake's last write may come after what the operator did about it.
-    figures.acceptance_to_ray_job = quantiles([max(ray_jobs[key] - checked[key], 0.0) for key in created])
+    # The response to the fake's last write may arrive after the operator has reacted to that write.
+    figures.acceptance_to_ray_job = quantiles([max(ray_jobs[key] - checked_at[key], 0.0) for key in created])
     figures.changes = place.kuberay.counts.total()
     figures.changes_per_second = figures.changes / figures.seconds_until_all_ended
     after = operator.metrics()
 
-    def grew(*key: str) -> float:
+    def increase(*key: str) -> float:
         return after.get(key, 0.0) - before.get(key, 0.0)
 
-    looks = grew("promptintern_reconcile_seconds_count")
-    figures.reconciles_per_job = looks / jobs
-    figures.reconcile_ms = 1000 * grew("promptintern_reconcile_seconds_sum") / looks
+    reconciles = increase("promptintern_reconcile_seconds_count")
+    figures.reconciles_per_job = reconciles / jobs
+    figures.reconcile_ms = 1000 * increase("promptintern_reconcile_seconds_sum") / reconciles
     figures.queue_ms = (
-        1000 * grew("promptintern_queue_wait_seconds_sum") / grew("promptintern_queue_wait_seconds_count")
+        1000 * increase("promptintern_queue_wait_seconds_sum") / increase("promptintern_queue_wait_seconds_count")
     )
     by_verb: Counter[str] = Counter()
     for key in after:
         if key[0] == "promptintern_api_requests_total":
-            by_verb[" ".join(key[1:])] += grew(*key)  # type: ignore[assignment]
+            by_verb[" ".join(key[1:])] += increase(*key)  # type: ignore[assignment]
     figures.requests_per_job = {verb: count / jobs for verb, count in by_verb.most_common()}
     figures.requests_per_job["all"] = (operator.total("promptintern_api_requests_total") - requests) / jobs
     figures.failures = len(operator.log_lines("reconcile failed"))
 
-    start_anew_and_delete(figures, place, operator, tenants)
+    restart_and_delete(figures, place, operator, tenants)
     return figures
 
 
-def start_anew_and_delete(figures: Figures, place: Place, operator: Operator, tenants: list[Tenant]) -> None:
-    """A new process among all jobs; then no jobs."""
+def restart_and_delete(figures: Figures, place: Place, operator: Operator, tenants: list[Tenant]) -> None:
+    """Restart the operator with all jobs, then delete all jobs."""
     jobs = figures.jobs
     operator.kill()
     began = time.monotonic()
     operator.start()
-    wait_for(lambda: operator.total("promptintern_reconciles_total") >= jobs, 600, "a new process to look at all jobs")
+    wait_for(
+        lambda: operator.total("promptintern_reconciles_total") >= jobs, 600, "the new process to reconcile all jobs"
+    )
     figures.seconds_to_take_over = time.monotonic() - began
     time.sleep(_SETTLE_SECONDS)
-    figures.memory[f"{jobs} jobs, started anew"] = operator.rss_mib
-    say(f"taken over after {figures.seconds_to_take_over:.1f} s")
+    figures.memory[f"{jobs} jobs, after a restart"] = operator.rss_mib
+    echo(f"took over after {figures.seconds_to_take_over:.1f} s")
 
     for tenant in tenants:
         place.requests.ask("DELETE", JOBS.format(tenant.name))
-    wait_for(lambda: not any(tenant.ray_jobs() for tenant in tenants), 300, "all RayJobs to go")
-    wait_for(lambda: operator.total("promptintern_jobs") == 0, 120, "the operator to see that")
+    wait_for(lambda: not any(tenant.ray_jobs() for tenant in tenants), 300, "the deletion of all RayJobs")
+    wait_for(lambda: operator.total("promptintern_jobs") == 0, 120, "the operator to forget all jobs")
     time.sleep(_MEMORY_SECONDS)
     figures.memory["after their deletion"] = operator.rss_mib
 
@@ -177,12 +179,12 @@ def start_anew_and_delete(figures: Figures, place: Place, operator: Operator, te
 def create(
     figures: Figures, tenants: list[Tenant], operator: Operator, jobs: int, rate: float
 ) -> dict[tuple[str, str], float]:
-    """Create the jobs; when each was asked for, by namespace and name."""
+    """Create the jobs, and return the time of each request by namespace and name."""
     created: dict[tuple[str, str], float] = {}
-    began = time.monotonic()
+    start = time.monotonic()
     for number in range(jobs):
         tenant, name = tenants[number % len(tenants)], f"job-{number}"
-        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        time.sleep(max(0.0, start + number / rate - time.monotonic()))
         created[tenant.name, name] = time.monotonic()
         tenant.submit(name)
         if number + 1 == 100:
@@ -191,14 +193,14 @@ def create(
 
 
 def cpu_by_process(place: Place, operator: Operator) -> dict[str, float]:
-    """Seconds so far."""
+    """CPU time of each process so far, in seconds."""
     server = {name: place.server.processes.pid(name) for name in ("kube-apiserver", "etcd")}
     pids = {"operator": operator.process.pid, **server, "fakes and benchmark": os.getpid()}
     return {name: cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """Median, 99th percentile and the largest."""
+    """Median, 99th percentile and maximum."""
     ordered = sorted(values)
     return {
         "p50": statistics.median(ordered),
@@ -208,7 +210,7 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, str]:
-    """What the figures were taken on."""
+    """The machine and the versions of the measured programs."""
     info = Path("/proc/cpuinfo")
     names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
     packages = ("promptintern-operator", "kopf", "kubernetes", "aiohttp")
@@ -223,7 +225,7 @@ def machine() -> dict[str, str]:
 
 
 def report(figures: Figures) -> str:
-    """The figures in lines."""
+    """A table of the figures as text."""
 
     def line(name: str, values: dict[str, float], unit: str = "s") -> str:
         return f"{name:<34}" + "  ".join(f"{key} {value:.2f} {unit}" for key, value in values.items())
@@ -231,19 +233,19 @@ def report(figures: Figures) -> str:
     p99, top = figures.creation_to_ray_job["p99"], max(figures.memory.values())
     return "\n".join(
         [
-            f"{figures.jobs} jobs at {figures.rate:.1f}/s (asked for: {figures.rate_asked:.1f}/s); load average of the "
-            f"machine {figures.load_before:.1f} before, {figures.load_after:.1f} after",
+            f"{figures.jobs} jobs at {figures.rate:.1f}/s (requested: {figures.requested_rate:.1f}/s); load average of "
+            f"the machine {figures.load_before:.1f} before, {figures.load_after:.1f} after",
             line("creation to preflight Job", figures.creation_to_check),
             line("creation to RayJob", figures.creation_to_ray_job),
             line("preflight's end to RayJob", figures.acceptance_to_ray_job),
             f"{'changes in the watches':<34}{figures.changes}, {figures.changes_per_second:.0f}/s",
             f"{'reconciliations per job':<34}{figures.reconciles_per_job:.1f}, each {figures.reconcile_ms:.1f} ms "
-            f"after {figures.queue_ms:.1f} ms in the queue; {figures.failures} were tried again",
+            f"after {figures.queue_ms:.1f} ms in the queue; {figures.failures} were retried",
             line("API requests per job", figures.requests_per_job, ""),
             f"{'requests of the fakes per job':<34}{figures.fakes_requests_per_job:.1f}",
-            line("processor time per job", figures.cpu_ms_per_job, "ms"),
+            line("CPU time per job", figures.cpu_ms_per_job, "ms"),
             line("memory", figures.memory, "MiB"),
-            f"{'a new process looked at all after':<34}{figures.seconds_to_take_over:.1f} s",
+            f"{'a new process reconciled all after':<34}{figures.seconds_to_take_over:.1f} s",
             f"{'ends':<34}{figures.ended}, all after {figures.seconds_until_all_ended:.0f} s",
             f"targets: p99 {p99:.2f} s < {TARGET_P99_SECONDS} s: {verdict(p99 < TARGET_P99_SECONDS)}; memory "
             f"{top:.0f} MiB < {TARGET_MIB:.0f} MiB: {verdict(top < TARGET_MIB)}",
@@ -251,13 +253,13 @@ def report(figures: Figures) -> str:
     )
 
 
-def verdict(well: bool) -> str:
-    """In a word."""
-    return "met" if well else "missed"
+def verdict(is_met: bool) -> str:
+    """The word for a target that is met or missed."""
+    return "met" if is_met else "missed"
 
 
-def say(text: str) -> None:
-    """To whoever waits."""
+def echo(text: str) -> None:
+    """Print a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

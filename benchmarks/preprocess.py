@@ -1,12 +1,12 @@
-"""What preparing prompts costs per row, at 10^3, 10^4 and 10^5 rows: retrieve, compress, render, tokenize.
+"""The cost of preparing prompts per row, for 10^3, 10^4 and 10^5 rows: retrieve, compress, render, tokenize.
 
     python benchmarks/preprocess.py [--sizes 1000 10000 100000] [--repeats 3] [--data rows.jsonl] [--json out.json]
 
-Each measurement is a process of its own on one thread, sizes take turns, and the median counts. Rows are made up:
-13-word queries and 8-word answers over a Zipfian vocabulary, without the word order and topics that real text has,
-which is hard on retrieval. With --data they are the file's rows, and beyond its end splices of two of its rows.
-Phases are in processor time, which does not count what else runs on the machine; "wall" is what passed on the clock.
-Memory is the process's peak resident set.
+Each measurement runs in a separate process on one thread, the sizes take turns, and the table has medians. By default
+the rows are synthetic: 13-word queries and 8-word answers over a Zipfian vocabulary, without the word order and topics
+of real text, which makes retrieval hard. With --data, rows come from the file; where it is too short, more are spliced
+from two rows each. Phases are measured in CPU time, which excludes other programs on the machine; "wall" is elapsed
+time. Memory is the peak resident set of the process.
 """
 
 import argparse
@@ -51,26 +51,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One process."""
+    """The measurements of one process."""
 
     rows: int
     cpu_seconds: dict[str, float]
     wall_seconds: float
     peak_mib: float
     loaded_mib: float
-    """Peak before the first phase: libraries, rows, tokenizer and model."""
+    """Peak memory before the first phase: libraries, rows, tokenizer and model."""
     tokens: int
-    """Prompt and answer tokens of all stages."""
+    """Number of prompt and answer tokens of all stages."""
     agreement: float
-    """Share of retrieved examples that an exhaustive search retrieves as well, over a sample of queries."""
+    """Share of the retrieved examples that an exhaustive search retrieves as well, for a sample of queries."""
 
 
 def main() -> None:
-    """Measure all sizes in processes of their own and print a table."""
+    """Measure all sizes in separate processes, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--data", type=Path, help="JSONL of query and answer to take rows from")
+    parser.add_argument("--data", type=Path, help="JSONL file of rows with query and answer")
     parser.add_argument("--json", type=Path, help="also write the measurements here")
     parser.add_argument("--measure", type=int, metavar="ROWS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -78,13 +78,13 @@ def main() -> None:
         print(json.dumps(asdict(measure(arguments.measure, arguments.data))))
         return
     measured: dict[int, list[dict[str, Any]]] = {size: [] for size in arguments.sizes}
-    up = sorted(arguments.sizes)
+    ascending = sorted(arguments.sizes)
     for repeat in range(arguments.repeats):
-        # Up to the largest size and down again: a slow spell of the machine does not fall on the large ones alone.
-        for size in (*up, *up[-2::-1]):
+        # Up to the largest size and down again, so that slow moments of the machine do not affect only the large sizes.
+        for size in (*ascending, *ascending[-2::-1]):
             print(f"repeat {repeat + 1} of {arguments.repeats}: {size} rows", file=sys.stderr, flush=True)
             measured[size].append(in_fresh_process(size, arguments.data))
-    document = {"machine": machine(), "data": str(arguments.data or "made up"), "measurements": measured}
+    document = {"machine": machine(), "data": str(arguments.data or "synthetic"), "measurements": measured}
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=2))
     print(report(measured))
@@ -92,15 +92,15 @@ def main() -> None:
 
 
 def in_fresh_process(rows: int, data: Path | None) -> dict[str, Any]:
-    """The measurement of a child process, so that neither caches nor memory of another size count."""
+    """Measure in a child process, so that neither caches nor memory of another size affect the result."""
     command = [sys.executable, __file__, "--measure", str(rows), *(["--data", str(data)] if data else [])]
-    done = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True, text=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
     return result
 
 
 def measure(count: int, data: Path | None) -> Measurement:
-    """All phases over ``count`` rows, as a run goes through them."""
+    """Run all phases for ``count`` rows, as a run does."""
     from promptintern.compress import build_compressor
     from promptintern.prompt.encode import PromptEncoder
     from promptintern.prompt.render import render_prompt
@@ -117,7 +117,7 @@ def measure(count: int, data: Path | None) -> Measurement:
     stages = build_stages(ScheduleSpec(stages=STAGES, shots=SHOTS), TrainingSpec())
     encoder = PromptEncoder(tokenizer, chat=False)
     queries, answers = [row.query for row in rows], [row.answer for row in rows]
-    encoder.encode(queries[:200], answers[:200])  # what is set up at first use is not the rows' cost
+    encoder.encode(queries[:200], answers[:200])  # initialization at first use is not a cost of rows
     build_retriever(spec.retriever, rows[:200], seed=0).neighbours(queries[:200], SHOTS)
     loaded, clock, started = peak_mib(), Clock(), time.perf_counter()
 
@@ -144,7 +144,7 @@ def measure(count: int, data: Path | None) -> Measurement:
 
         encoded = clock.time("render and tokenize", partial(encoder.encode, render(), answers))
         tokens += sum(len(row.prompt_ids) + len(row.answer_ids) for row in encoded)
-        kept = [*kept[-1:], encoded]  # as in a run: the next stage is prepared while this one trains
+        kept = [*kept[-1:], encoded]  # like a run, which prepares the next stage while one trains
     return Measurement(
         rows=count,
         cpu_seconds=clock.seconds,
@@ -157,13 +157,13 @@ def measure(count: int, data: Path | None) -> Measurement:
 
 
 class Clock:
-    """Processor seconds by phase."""
+    """CPU time by phase, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
 
     def time(self, phase: str, work: Callable[[], T]) -> T:
-        """What ``work`` returns; its time is added to ``phase``."""
+        """Call ``work``, add its CPU time to ``phase``, and return its result."""
         start = time.process_time()
         result = work()
         self.seconds[phase] += time.process_time() - start
@@ -171,20 +171,20 @@ class Clock:
 
 
 def agreement(rows: Sequence[Any], neighbours: Sequence[Sequence[int]], sample: int = 200) -> float:
-    """Mean overlap with a search without limits."""
+    """Mean overlap of the neighbours with those of an exhaustive search."""
     from promptintern.retrieve.bm25 import BM25Index
     from promptintern.retrieve.pool import Pool, Retriever
 
     pool = Pool.of(rows)
     index = BM25Index(pool.texts, max_postings=2**62)
     exhaustive = Retriever(pool, lambda queries, k: (index.top(query, k) for query in queries))
-    chosen = range(0, len(rows), max(1, len(rows) // sample))
-    exact = exhaustive.neighbours([rows[i].query for i in chosen], SHOTS)
-    return statistics.mean(len(set(found) & set(neighbours[i])) / SHOTS for i, found in zip(chosen, exact, strict=True))
+    sampled = range(0, len(rows), max(1, len(rows) // sample))
+    exact = exhaustive.neighbours([rows[i].query for i in sampled], SHOTS)
+    return statistics.mean(len(set(best) & set(neighbours[i])) / SHOTS for i, best in zip(sampled, exact, strict=True))
 
 
-def made_up_rows(count: int) -> list[Any]:
-    """Rows over 60,000 made-up words with Zipf-Mandelbrot frequencies; lengths vary by Poisson."""
+def synthetic_rows(count: int) -> list[Any]:
+    """Rows of 60,000 synthetic words with Zipf-Mandelbrot frequencies and Poisson-distributed lengths."""
     import numpy as np
 
     draw = np.random.default_rng(0)
@@ -202,12 +202,12 @@ def made_up_rows(count: int) -> list[Any]:
 
 
 def rows_of(data: Path | None, count: int) -> list[Any]:
-    """The file's, or made-up ones without a file."""
-    return real_rows(data, count) if data else made_up_rows(count)
+    """Rows of the file, or synthetic ones if there is no file."""
+    return real_rows(data, count) if data else synthetic_rows(count)
 
 
 def real_rows(path: Path, count: int) -> list[Any]:
-    """The first rows of the file, then splices: the first half of one query and the second half of another."""
+    """The first rows of the file, then rows with the first half of one query and the second half of another."""
     import random
 
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -221,19 +221,19 @@ def real_rows(path: Path, count: int) -> list[Any]:
 
 
 def as_row(index: int, query: str, answer: str) -> Any:
-    """A row of line ``index + 1``."""
+    """A row from line ``index + 1``."""
     from promptintern.rows.types import Row
 
     return Row(query=query, answer=answer, answers=(answer,), id=str(index + 1), where=f"rows:{index + 1}")
 
 
 def small_tokenizer() -> Any:
-    """Byte-pair encoding of 8,192 tokens, learnt from 2,000 made-up rows and the template: the same at every size."""
-    return byte_pairs([TEMPLATE] * 20 + [row.query for row in made_up_rows(2000)], 8192)
+    """A byte-pair encoding with 8,192 tokens from 2,000 synthetic rows and the template, the same for every size."""
+    return byte_pairs([TEMPLATE] * 20 + [row.query for row in synthetic_rows(2000)], 8192)
 
 
 def byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
-    """A tokenizer of so many tokens, learnt from ``texts``."""
+    """A byte-pair tokenizer with ``vocabulary`` tokens, trained on ``texts``."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -250,7 +250,7 @@ def byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
 
 
 def small_model(vocabulary: int) -> Any:
-    """A random Llama: compression costs the same for any number of rows, so its size is no matter here."""
+    """A small random Llama: compression costs the same for any number of rows, so the model's size does not matter."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -267,13 +267,13 @@ def small_model(vocabulary: int) -> Any:
 
 
 def peak_mib() -> float:
-    """Peak resident set of this process."""
+    """Peak resident set of this process in MiB."""
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 def machine() -> dict[str, str]:
-    """What the figures were taken on."""
+    """The machine and the versions of the measured libraries."""
     packages = ("promptintern", "bm25s", "numpy", "tokenizers", "transformers", "torch")
     info = Path("/proc/cpuinfo")
     names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
@@ -285,7 +285,7 @@ def machine() -> dict[str, str]:
 
 
 def report(measured: dict[int, list[dict[str, Any]]]) -> str:
-    """The table, and the ratio of the largest size to the smallest."""
+    """The table, and the ratio of the cost per row between the largest and the smallest size."""
     lines = [
         f"{'rows':>8} "
         + " ".join(f"{phase:>19}" for phase in PHASES)
@@ -313,7 +313,7 @@ def report(measured: dict[int, list[dict[str, Any]]]) -> str:
     small, large = min(measured), max(measured)
     lines += [
         f"per row, {large} rows against {small}: {totals[large] / totals[small]:.2f}x; "
-        f"without compress, which any number of rows shares: {without_compress[large] / without_compress[small]:.2f}x"
+        f"without compress, which all rows share: {without_compress[large] / without_compress[small]:.2f}x"
     ]
     return "\n".join(lines)
 

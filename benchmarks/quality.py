@@ -1,10 +1,10 @@
-"""What staging is worth: exact match of the query alone over numbers of training rows, staged against direct tuning.
+"""The benefit of stages: exact match of the query alone by number of training rows, staged against direct fine-tuning.
 
     python benchmarks/quality.py [--rows 8 16 24 32 128] [--worlds 5] [--held-out 500] [--out docs/quality.json]
 
-For every number of rows and every sample world that the base model has never seen, one job runs with Direct at equal
-rows (each row is seen as often) and one with Direct at equal tokens (as many training tokens). The stages are the same
-in both, so the second job takes them over from the first. The table has the mean over worlds and a 95 % t-interval.
+For each number of rows and each of several sample worlds that the base model has never seen, one job runs Direct with
+equal rows (each row as often) and one with equal tokens (as many training tokens). The stages are the same in both, so
+the second job copies them from the first. The table has the mean over worlds and a 95 % t-interval.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from promptintern_api import parse_job
 FIRST_WORLD = 2_000
 """Number of the first world; the examples use other worlds."""
 _T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Student's t, 0.975 quantile, by number of values."""
+"""The 0.975 quantile of Student's t, by number of values."""
 
 
 class Quiet:
@@ -54,7 +54,7 @@ class Quiet:
 def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, float]:
     """Return the exact match of each arm in percent."""
     storage = folder.as_uri()
-    figures = {}
+    figures: dict[str, float] = {}
     first: Path | None = None
     for budget in ("Rows", "Tokens"):
         document = build_job(world=world, rows=rows, name="quality")
@@ -62,17 +62,17 @@ def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, flo
         document["spec"]["data"]["eval"]["uri"] = f"sample://formulas/eval?world={world}&rows={held_out}"
         document["spec"]["evaluation"]["gate"] = {"onFail": "Continue"}
         job = parse_job(document)
-        own = Path(open_run(job, storage).store.uri.removeprefix("file://"))
+        folder_of_run = Path(open_run(job, storage).store.uri.removeprefix("file://"))
         if first is not None:
             for part in ("stages/0", "stages/1", "stages/2", "stages/3", "adapter"):
-                shutil.copytree(first / part, own / part)
+                shutil.copytree(first / part, folder_of_run / part)
             for arm in ("FullPrompt", "QueryOnly", "Base"):
-                shutil.copytree(first / f"evaluation/{arm}", own / f"evaluation/{arm}")
+                shutil.copytree(first / f"evaluation/{arm}", folder_of_run / f"evaluation/{arm}")
         report: Report = run_job(job, storage_uri=storage, workers=0, observer=Quiet())
         exact = {arm.name: 100 * arm.exact_match.value for arm in report.arms}
         figures |= {name: exact[name] for name in ("FullPrompt", "QueryOnly", "Base")}
         figures[f"Direct, equal {budget.lower()}"] = exact["Direct"]
-        first = own
+        first = folder_of_run
     return figures
 
 
@@ -84,7 +84,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure and print a Markdown table; figures of every world go to --out."""
+    """Measure, print a Markdown table, and write the figures of every world to --out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 24, 32, 128])
     parser.add_argument("--worlds", type=int, default=5)
@@ -93,14 +93,14 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     results: dict[str, list[dict[str, float]]] = {}
-    began = time.monotonic()
+    start = time.monotonic()
     for rows in arguments.rows:
         for world in range(FIRST_WORLD, FIRST_WORLD + arguments.worlds):
             with tempfile.TemporaryDirectory(prefix="promptintern-quality-") as folder:
                 figures = measure(rows, world, arguments.held_out, Path(folder))
             results.setdefault(str(rows), []).append(figures)
-            passed = time.monotonic() - began
-            print(f"[{passed:6.0f} s] rows {rows}, world {world}: {figures}", file=sys.stderr, flush=True)
+            elapsed = time.monotonic() - start
+            print(f"[{elapsed:6.0f} s] rows {rows}, world {world}: {figures}", file=sys.stderr, flush=True)
     machine = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A cluster on kind with KubeRay, an S3 server, the operator and a first job. `tools/kind.sh up` or `down`.
+# Creates a kind cluster with KubeRay, an S3 server, the operator and a first job: `tools/kind.sh up`; `down` deletes it.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,7 @@ kuberay_version=1.5.1
 s3_image=versity/versitygw:v1.8.0
 
 for program in docker kind kubectl helm; do
-    command -v "$program" >/dev/null 2>&1 || { echo "make kind-up needs $program: install it first" >&2; exit 1; }
+    command -v "$program" >/dev/null 2>&1 || { echo "make kind-up needs $program; install it first" >&2; exit 1; }
 done
 
 if [ "${1:-}" = down ]; then
@@ -26,7 +26,7 @@ kind load docker-image --name "$cluster" promptintern/operator:dev promptintern/
 helm upgrade --install kuberay-operator kuberay-operator --repo https://ray-project.github.io/kuberay-helm/ \
     --version "$kuberay_version" --namespace kuberay --create-namespace --wait
 
-# One S3 server with an account of its own making; its keys live in Secrets only.
+# An S3 server with one account, whose random keys are stored only in Secrets.
 kubectl create namespace s3 --dry-run=client -o yaml | kubectl apply -f -
 kubectl get namespace "$team" >/dev/null 2>&1 || kubectl create namespace "$team"
 if ! kubectl -n "$team" get secret s3 >/dev/null 2>&1; then
@@ -78,4 +78,4 @@ helm upgrade --install promptintern charts/promptintern --namespace promptintern
     --set podSizes.preflight.cpu=500m,podSizes.preflight.memory=2Gi
 
 kubectl -n "$team" apply -f examples/quickstart.yaml
-echo "watch it: kubectl -n $team get pij -w"
+echo "watch the job: kubectl -n $team get pij -w"

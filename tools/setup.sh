@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up the environment: uv (through pip, where it is missing), then the locked packages. Prints the path of uv.
+# Sets up the environment: installs uv with pip if it is missing, then the locked packages. Prints the path of uv.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ else
     if "$python" -m venv "$home/uv" >/dev/null 2>&1; then
         "$home/uv/bin/python" -m pip install --quiet uv >&2
     elif "$python" -m pip --version >/dev/null 2>&1; then
-        # Debian's python3 comes without venv; a folder of its own keeps the system's packages as they are.
+        # Debian's python3 comes without venv; a separate target folder leaves the system's packages alone.
         rm -rf "$home/uv"
         "$python" -m pip install --quiet --target "$home/uv" uv >&2
     elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

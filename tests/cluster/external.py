@@ -19,7 +19,7 @@ _ENGINES = ("docker", "podman")
 
 
 class ExternalCluster(Nodes):
-    """A cluster whose processes tests cannot stop; only ``Cluster`` has such faults."""
+    """A cluster whose processes tests cannot stop, unlike those of ``Cluster``."""
 
     def load_image(self, layout: Path, tag: str) -> None:
         """Raise ``NoCluster``: a cluster known only by its kubeconfig pulls images from a registry."""

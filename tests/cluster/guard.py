@@ -1,9 +1,9 @@
 """Ends what this process started once this process has ended, however it ends.
 
 Finalizers and `atexit` do not run in a process that is killed: by SIGKILL, by SIGTERM or SIGHUP without a handler, or
-by pytest-xdist, which kills its workers. The guard is a second process in a session of its own. It holds the reading
-end of a pipe whose only writer is this process, so the kernel tells it when this process ends. It then does what it was
-asked to do, the latest request first.
+by pytest-xdist, which kills its workers. The guard is a second process in a separate session. It reads from a pipe
+whose only writer is this process, so it sees the end of the pipe when this process ends. It then carries out the
+requests that this process has sent, the latest one first.
 
 Requests are lines of JSON: the pid of a process to kill, or a function of a module with its arguments.
 """
@@ -43,8 +43,8 @@ def kill_at_exit(pid: int) -> None:
 def call_at_exit(function: Callable[..., object], *arguments: str) -> None:
     """Call a function of a module in the guard's process once this process has ended.
 
-    Unlike `atexit`, this holds for every end, also an orderly one: ``function`` must do nothing where nothing is left
-    to do.
+    Unlike `atexit`, this includes processes that are killed. It also includes orderly exits, after which ``function``
+    must find nothing left to do.
     """
     _request([function.__module__, function.__qualname__, list(arguments)])
 
@@ -74,7 +74,7 @@ def _pipe() -> IO[bytes]:
 
 
 def _forget_in_child() -> None:
-    """A forked child must not hold the pipe open after its parent has ended; it gets a guard of its own."""
+    """Close the pipe in a forked child, which would otherwise hold it open after its parent has ended."""
     if _pipe.cache_info().currsize:
         _pipe().close()
         _pipe.cache_clear()

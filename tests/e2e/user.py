@@ -1,4 +1,4 @@
-"""A team member who uses `promptintern` in a shell."""
+"""The commands of `promptintern` as a team member runs them in a shell."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the profile takes an operation for, and how many additions and multiplications it counts."""
+"""The kind that the profile gives an operation, and the additions and multiplications that it counts."""
 
 import pytest
 
@@ -24,5 +24,5 @@ def test_operations_are_counted(key: str, shapes: list[list[int]], kind: str, op
     assert _kind(key, shapes) == (kind, operations)
 
 
-def test_what_is_no_arithmetic_is_left_to_the_rest() -> None:
+def test_other_operations_have_no_kind() -> None:
     assert _kind("aten::mul", [[10, 20], [10, 20]]) is None

@@ -30,8 +30,9 @@ sys.stdin.read()
 def starter(folder: Path) -> "tuple[subprocess.Popen[str], list[int]]":
     command = [sys.executable, "-c", STARTER, str(folder)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder.parent)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     return process, [int(pid) for pid in process.stdout.readline().split()]
 
