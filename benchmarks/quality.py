@@ -50,6 +50,10 @@ class Quiet:
         """Return False."""
         return False
 
+    def record_saved(self, where: str) -> bool:
+        """Return False."""
+        return False
+
 
 def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, float]:
     """Return the exact match of each arm in percent."""
