@@ -1,4 +1,4 @@
-"""Ends what this process started once this process has ended, however it ends.
+"""A guard process that ends what its starter has started once the starter has ended, however it ended.
 
 Finalizers and `atexit` do not run in a process that is killed: by SIGKILL, by SIGTERM or SIGHUP without a handler, or
 by pytest-xdist, which kills its workers. The guard is a second process in a separate session. It reads from a pipe
