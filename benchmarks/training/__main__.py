@@ -28,9 +28,10 @@ from benchmarks.preprocess import machine
 from benchmarks.training.alike import alike
 from benchmarks.training.answering import answering
 from benchmarks.training.compare import NAMES, Setting, compare, is_same_training, other_trainings
-from benchmarks.training.document import document, plot
+from benchmarks.training.document import document
 from benchmarks.training.lengths import by_pack, by_template
 from benchmarks.training.material import MADE_UP, shape_of, text_of, write_material
+from benchmarks.training.plot import plot
 from benchmarks.training.processes import in_new_process
 from benchmarks.training.profile import PACK, gpu_name, shares, threads
 from benchmarks.training.run_costs import run_costs
