@@ -92,7 +92,7 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
             # The monitor serves Ray's own autoscaler, which is off.
             "no-monitor": "true",
             "dashboard-host": "0.0.0.0",
-            "object-cache-memory": str(_OBJECT_STORE_BYTES),
+            "object-store-memory": str(_OBJECT_STORE_BYTES),
         },
         "template": {
             "metadata": {"labels": pod_labels(job, "head")},
@@ -127,7 +127,7 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         "minReplicas": compute.workers,
         "maxReplicas": compute.workers,
         # One slot per pod, so that no pod gets two workers.
-        "rayStartParams": {"num-cpus": "1", "object-cache-memory": str(_OBJECT_STORE_BYTES)},
+        "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
         "template": {
             "metadata": {"labels": pod_labels(job, "worker")},
             "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **worker_placement(job)),

@@ -196,6 +196,16 @@ def test_the_check_is_queued_only_if_the_chart_asks_for_it(any_job: PromptIntern
         assert "suspend" not in check["spec"]
 
 
+def test_ray_knows_the_start_parameters() -> None:
+    """KubeRay passes them on as options of `ray start`, which refuses an unknown one only when the pod starts."""
+    from ray.scripts.scripts import start
+
+    options = {option for parameter in start.params for option in parameter.opts}
+    cluster = ray_job(resolve(job(), SETTINGS), SETTINGS, number=1)["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert {f"--{name}" for name in group["rayStartParams"]} <= options
+
+
 @FEW
 @given(jobs())
 def test_the_ray_job_follows_the_spec(any_job: PromptInternJob) -> None:
