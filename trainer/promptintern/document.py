@@ -1,11 +1,14 @@
-"""The base of the JSON documents that a run stores: camelCase names, immutable, no unknown fields."""
+"""The base class of the JSON documents that a run stores."""
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 
 class Document(BaseModel):
-    """A part of a JSON document. NaN and infinity are refused, because JSON cannot express them."""
+    """A JSON document, or a part of one, with names in camelCase.
+
+    Instances are immutable. Unknown fields are refused, and so are NaN and infinity, because JSON cannot express them.
+    """
 
     model_config = ConfigDict(
         extra="forbid",

@@ -1,7 +1,7 @@
-"""The record of a training, as one typed model.
+"""The models of the record that the manifest of a training holds.
 
-A stage's manifest holds a ``StageRecord``, and the Direct arm's a ``TrackRecord``. The job's status, the report and
-``promptintern prepare`` are derived from these records.
+The manifest of a stage holds a ``StageRecord``; the manifest of the Direct arm holds a ``TrackRecord``. The job's
+status, the report and ``promptintern prepare`` are derived from these records.
 """
 
 from collections.abc import Mapping
@@ -22,54 +22,57 @@ Share = Annotated[float, Field(ge=0)]
 
 
 class Throughput(Document):
-    """The throughput of a training so far, over all workers. Rates are per second of training time in all terms."""
+    """The throughput of a training so far, over all workers and terms. The rates are per second of training time."""
 
     examples_per_second: Rate
     tokens_per_second: Rate
-    """Prompt and answer tokens, as if every row were computed alone."""
+    """The number of prompt and answer tokens per second, counted as if every row were computed alone."""
     computed_tokens_per_second: Rate | None = None
-    """Tokens that went through the model, where shared tokens count once; None until the device has timed a step."""
+    """The number of tokens per second that went through the model, with shared tokens counted once; None until the
+    device has timed a step."""
     loss_tokens_per_second: Rate
-    """Tokens that have a loss."""
+    """The number of tokens per second that have a loss."""
     mfu: Share | None = None
-    """Model FLOPs utilization; None on a CPU, or on a GPU whose peak is not known."""
+    """The model FLOPs utilization; None on a CPU, or on a GPU whose peak is unknown."""
     time_shares: TimeShares | None = None
-    """Shares of the training time by phase; None until the device has timed a step."""
+    """The share of the training time that each phase took; None until the device has timed a step."""
 
 
 class TrackPlan(Document):
-    """The data of a training, which is known before the first step."""
+    """The figures of a training that are known before its first step."""
 
     requested_rate: float
-    """Share of the template's tokens that the schedule asks for."""
+    """The share of the template's tokens that the schedule asks for."""
     achieved_rate: float
-    """Share of the template's tokens that the compressor kept."""
+    """The share of the template's tokens that the compressor kept."""
     shots: Count
     epochs: Count
     rows: Count
     prompt_tokens_mean: float
-    """Mean over the training rows, as is the percentile below."""
+    """The mean number of prompt tokens, over the training rows."""
     prompt_tokens_p95: float
+    """The 95th percentile of the number of prompt tokens, over the training rows."""
     training_tokens: Count
-    """Prompt and answer tokens over all epochs."""
+    """The number of prompt and answer tokens, over all epochs."""
 
 
 class TrackRecord(TrackPlan):
-    """A committed training: a stage, or the Direct arm."""
+    """The record of a committed training: a stage, or the Direct arm."""
 
     name: str
-    """Name in messages, such as ``stage 2/4``."""
+    """The name in messages, such as ``stage 2/4``."""
     term: Count
-    """The term under which it was committed."""
+    """The term under which the training was committed."""
     steps: Count
     loss_first: float
+    """The mean loss per answer token at the first optimizer step, in nats."""
     loss_last: float
-    """Mean loss per answer token of the first and the last optimizer step, in nats."""
+    """The mean loss per answer token at the last optimizer step, in nats."""
     seconds: Seconds
-    """Training time in seconds, without evaluation."""
+    """The training time in seconds, without evaluation."""
     throughput: Throughput
     slow_reason: str | None = None
-    """Why its rows were not computed in the model's fastest pack layout; None if they were."""
+    """The reason why the rows were not computed in the model's fastest pack layout; None if they were."""
     started_at: datetime
     finished_at: datetime
 
@@ -95,15 +98,15 @@ class TrackRecord(TrackPlan):
 
 
 class StageRecord(TrackRecord):
-    """A committed stage, and how well its adapter answered held-out rows with the stage's own prompt."""
+    """The record of a committed stage, with the score of its adapter on held-out rows."""
 
     index: Count
-    """Index of the stage, from 0."""
+    """The index of the stage, from 0."""
     metric: Metric
-    """The job's first metric, which both scores are measured in."""
+    """The metric of the scores, which is the job's first metric."""
     score: float
-    """Score on the first ``scored_rows`` held-out rows."""
+    """The score of the stage's adapter with the stage's own prompt, on the first ``scored_rows`` held-out rows."""
     full_prompt_score: float
-    """Score of FullPrompt on the same rows."""
+    """The score of FullPrompt on the first ``scored_rows`` held-out rows."""
     scored_rows: Count
     gate: Literal["passed", "failed"]

@@ -1,4 +1,4 @@
-"""Output of all commands: whole lines that are never cut, and tables that fit the terminal's width."""
+"""The output of all commands: lines that are never cut, and tables that fit the width of the terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -9,29 +9,29 @@ from rich.table import Table
 from rich.text import Text
 
 _LOG_COLUMNS = 120
-"""Width of tables if standard output is not a terminal."""
+"""The width of tables, in characters, if standard output is not a terminal."""
 _UNLIMITED_WIDTH = 10_000
 
 
 def output_console() -> Console:
-    """Return the console of standard output, which is ``_LOG_COLUMNS`` wide if that is not a terminal."""
+    """Return the console for standard output. It is ``_LOG_COLUMNS`` wide if standard output is not a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_LOG_COLUMNS)
 
 
 def print_line(text: str) -> None:
-    """Print ``text`` to standard output as it is, and flush it."""
+    """Print ``text`` unchanged to standard output, and flush the output."""
     Console(highlight=False).print(text, markup=False, soft_wrap=True)
     sys.stdout.flush()
 
 
 def print_error(text: str, style: str | None = None) -> None:
-    """Print ``text`` to standard error as it is."""
+    """Print ``text`` unchanged to standard error."""
     Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
 
 
 def fitted_table(table: Table, console: Console) -> Table | Text:
-    """Return ``table``, or a text with the cells of each row below one another if the console is too narrow for it."""
+    """Return ``table``, or a text with one cell per line if the table is too wide for ``console``."""
     if Measurement.get(console, console.options.update(width=_UNLIMITED_WIDTH), table).maximum <= console.width:
         return table
     return Text("\n").join(_stacked_lines(table))

@@ -1,1 +1,1 @@
-"""The commands other than training: check, preview, answer and export."""
+"""The commands that do not train: validate, prepare, predict and export."""

@@ -1,4 +1,4 @@
-"""Exports merged weights, and measures how far they drift from the base model with its adapter."""
+"""Exports the merged weights of a run, and measures their drift from the base model with its adapter."""
 
 import tempfile
 from dataclasses import dataclass
@@ -24,21 +24,23 @@ class Drift:
     """The difference between the merged model and the base model with its adapter, on the same probe prompts."""
 
     largest_difference: float
-    """Largest absolute difference between two logits."""
+    """The largest absolute difference between corresponding logits of the two models."""
     largest_logit: float
-    """Largest absolute logit, for comparison."""
+    """The largest absolute logit of the base model with its adapter, for comparison."""
     agreement: float
-    """Share of positions with the same most likely next token."""
+    """The share of positions at which both models have the same most likely next token."""
     positions: int
 
 
 def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) -> Drift:
-    """Merge the run's adapter into its base model, write it to ``target``, and measure the drift of the written model.
+    """Merge the run's adapter into its base model, write the result to ``target``, and return its drift.
+
+    The drift is measured on the model as it was written.
 
     Raises:
         UserError: if ``target`` is not a new or empty local folder, or the run has no adapter.
     """
-    if ":/" in str(target):  # pathlib makes one slash of two
+    if ":/" in str(target):  # pathlib collapses two slashes into one
         raise UserError.at("--merged", f"{target} is not a local folder; export to a local folder and copy the files")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError.at("--merged", f"{target} already exists; name a new folder")
@@ -52,7 +54,7 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
         adapter_logits = _probe_logits(internalized.model, internalized.tokenizer, probes)
         tokenizer, device = internalized.tokenizer, internalized.device
         merged = internalized.model.merge_and_unload(safe_merge=True)
-        del internalized  # one copy of the weights at a time
+        del internalized  # keeps only one copy of the weights in memory
         _clear_sampling_settings(merged.generation_config)
         merged.save_pretrained(target)
         tokenizer.save_pretrained(target)
@@ -81,7 +83,7 @@ def _clear_sampling_settings(config: Any) -> None:
 
 @torch.inference_mode()
 def _probe_logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """Return the logits at all positions of ``texts``, ``[positions, vocabulary]`` in float32."""
+    """Return the logits at all positions of ``texts``, as ``[positions, vocabulary]`` in float32."""
     device = next(model.parameters()).device
     rows = [tokenizer(text, return_tensors="pt").input_ids.to(device) for text in texts]
     return torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in rows]).cpu()

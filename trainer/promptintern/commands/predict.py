@@ -27,20 +27,20 @@ from promptintern.storage.store import open_store
 
 @dataclass(frozen=True, kw_only=True)
 class InternalizedModel:
-    """A base model with its adapter, and the prompt that it expects."""
+    """A base model with an adapter, and the prompt that the adapter expects."""
 
     model: Any
     tokenizer: Any
     prompt: InferencePrompt
     device: torch.device
     warning: str | None = None
-    """Reason not to trust the answers, or None."""
+    """The reason to distrust the answers; None if no reason is known."""
 
     def answer(self, queries: Sequence[str], *, batch_size: int) -> list[Answer]:
         """Return greedy answers to ``queries``.
 
         Raises:
-            UserError: if queries are empty or too long for the model; it lists all of them.
+            UserError: if queries are empty or too long for the model; the error lists all of them.
         """
         encoder = PromptEncoder(self.tokenizer, chat=self.prompt.chat)
         decoding = Decoding(
@@ -59,7 +59,10 @@ class InternalizedModel:
         return generate(self.model, self.tokenizer, ids, decoding=decoding, device=self.device)
 
     def render_prompts(self, queries: Sequence[str]) -> list[str]:
-        """Return the prompts to send: the query, the protected pieces, and examples if a gate stopped the run."""
+        """Return the prompt of each query, built from the pieces of the template that the adapter expects.
+
+        If a gate stopped the run, the prompts also contain examples.
+        """
         pool = [
             Row(query=e.query, answer=e.answer, answers=(e.answer,), id=str(i), where=f"examples:{i}")
             for i, e in enumerate(self.prompt.examples)
@@ -92,11 +95,15 @@ def _query_problem(query: str, tokens: int, max_prompt_tokens: int | None) -> st
 
 
 def load_internalized_model(adapter_uri: str, local: Path, *, base_model: str | None = None) -> InternalizedModel:
-    """Load the model of an adapter folder or of a run. Its files are verified and copied into ``local``.
+    """Load a base model with an adapter, whose files are copied into ``local`` and verified.
+
+    Args:
+        adapter_uri: The URI of the adapter's folder or of its run.
+        base_model: The URI of the base model, if it is not the one that the adapter records.
 
     Raises:
-        UserError: if there is no adapter, its base model cannot be loaded, or the two do not fit together.
-        RunFailed: if a file is not what the manifest lists.
+        UserError: if there is no adapter, the base model cannot be loaded, or the adapter does not fit the base model.
+        RunFailed: if a file differs from what the manifest lists.
     """
     from peft import PeftModel
 
@@ -108,7 +115,7 @@ def load_internalized_model(adapter_uri: str, local: Path, *, base_model: str | 
     base = load_base_model(folder, dtype=DTYPES[Dtype(prompt.dtype)], device=device, field=field)
     try:
         model = PeftModel.from_pretrained(base, str(local), torch_device=str(device))
-    except Exception as error:  # noqa: BLE001 -- every mismatch raises another error
+    except Exception as error:  # noqa: BLE001 -- each kind of mismatch raises a different error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError.at(
             field,
@@ -129,11 +136,14 @@ def _base_model_warning(folder: ModelFolder, prompt: InferencePrompt) -> str:
 
 
 def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
-    """Copy the adapter at ``uri``, which is its folder or its run's, into ``local``, verify it, and return its prompt.
+    """Copy an adapter into ``local``, verify its files, and return the prompt that it expects.
+
+    Args:
+        uri: The URI of the adapter's folder or of its run.
 
     Raises:
         UserError: if there is no finished adapter.
-        RunFailed: if a file is not what the manifest lists.
+        RunFailed: if a file differs from what the manifest lists.
     """
     store = open_store(uri)
     for folder in (store, store.child(ADAPTER_FOLDER)):

@@ -1,4 +1,4 @@
-"""Previews a job: the figures of its stages, and the prompt of one row at every stage."""
+"""Previews a job: computes the figures of its stages, and the prompt of one row at every stage."""
 
 from dataclasses import dataclass
 
@@ -23,30 +23,30 @@ class StagePreview:
     index: int
     plan: TrackPlan
     prompt: str
-    """Prompt of the shown row."""
+    """The prompt of the previewed row at this stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a job would train."""
+    """The preview of a job."""
 
     name: str
     rows: int
-    """Number of training rows."""
+    """The number of training rows."""
     where: str
-    """Place of the shown row, such as ``train.jsonl:3``."""
+    """The place of the previewed row, such as ``train.jsonl:3``."""
     answer: str
     stages: list[StagePreview]
     warnings: list[str]
     dropped: dict[str, int]
-    """Number of rows that are left out, by reason."""
+    """The number of rows that are left out, by reason."""
 
 
 def preview(job: PromptInternJob, *, row: int) -> Preview:
-    """Render every stage and count its tokens, with the compression that training would use.
+    """Render the prompts of every stage and count their tokens, with the compression that training would use.
 
     Raises:
-        UserError: for anything wrong with the job or its data, or if there is no training row ``row``.
+        UserError: if anything is wrong with the job or its data, or if there is no training row ``row``.
     """
     data = load_data(job)
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))

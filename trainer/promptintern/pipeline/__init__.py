@@ -1,1 +1,1 @@
-"""A whole run as every worker computes it, from loaded rows to the report."""
+"""The computation of a whole run on every worker, from the loaded rows to the report."""

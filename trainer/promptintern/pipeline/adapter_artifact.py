@@ -1,4 +1,4 @@
-"""The result of a run: an adapter that stock PEFT and vLLM load, with the prompt that it expects and its lineage."""
+"""The result of a run: an adapter that stock PEFT and vLLM can load, with its prompt and its lineage."""
 
 import json
 from pathlib import Path
@@ -35,17 +35,18 @@ class ExamplePair(BaseModel):
 
 
 class InferencePrompt(BaseModel):
-    """The content of ``promptintern.json``: how to prompt the adapter.
+    """The content of ``promptintern.json``, which describes the prompt that an adapter expects.
 
-    After a complete run the pieces are little more than the query."""
+    After a complete run, the pieces contain little more than the query.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: str = "1.0"
     base_model: str
-    """URI of the base model, as the job gives it."""
+    """The URI of the base model, as given in the job."""
     base_digest: str | None = None
-    """``ModelFolder.digest`` of the base model that the adapter was trained on."""
+    """The digest (``ModelFolder.digest``) of the base model that the adapter was trained on."""
     dtype: str
     pieces: list[PromptPiece]
     example_template: str
@@ -54,11 +55,11 @@ class InferencePrompt(BaseModel):
     stop: list[str]
     max_new_tokens: int
     examples: list[ExamplePair]
-    """The pool of examples if ``shots`` > 0, which means that a gate stopped the run; otherwise empty."""
+    """The pool from which examples are retrieved. It is empty if ``shots`` is 0, which it is after a complete run."""
 
 
 def inference_prompt(session: Session, stage: int) -> InferencePrompt:
-    """Return what ``predict`` needs to prompt the adapter of ``stage``."""
+    """Return the description of the prompt that the adapter of ``stage`` expects, for ``predict``."""
     spec = session.job.spec
     template, shots = session.templates[stage], session.stages[stage].shots
     return InferencePrompt(
@@ -101,7 +102,7 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) 
             meta={"stage": stage},
             fence=lambda: store.check_term(term),
         )
-    with TemporaryDirectory(prefix="promptintern-") as copy:  # an earlier commit may be damaged by now
+    with TemporaryDirectory(prefix="promptintern-") as copy:  # an earlier commit may have been damaged
         fetch_folder(store.store, manifest, folder=ADAPTER_FOLDER, local=Path(copy))
     return manifest
 
@@ -111,7 +112,7 @@ def read_prompt(folder: Path) -> InferencePrompt:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is not JSON, or not such a document.
+        ValueError: if the file is not JSON, or not an ``InferencePrompt``.
     """
     return InferencePrompt.model_validate(json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8")))
 

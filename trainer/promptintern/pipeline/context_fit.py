@@ -1,4 +1,4 @@
-"""Finds the rows that fit the model's context length with the longest prompts of any stage."""
+"""Finds the rows whose longest prompts, over all stages, fit the model's context length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from promptintern.rows.types import Row
 from promptintern.schedule import full_prompt_shots
 
 TOO_LONG_TO_EVALUATE = "too long to evaluate"
-"""Reason for which held-out rows are dropped; all other reasons are those of training rows."""
+"""The reason for dropping held-out rows; all other reasons concern training rows."""
 _TOO_LONG_TO_TRAIN = "too long to train on"
 DEFAULT_MAX_TOKENS = 4096
-"""Longest sequence if neither the job nor the model's config limits it."""
+"""The maximum length of a sequence in tokens if neither the job nor the model's config limits it."""
 
 
 def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
-    """Return the longest sequence in tokens: the job's limit, or else the model's context length.
+    """Return the maximum length of a sequence in tokens: the job's limit, or else the model's context length.
 
     Raises:
         UserError: if the job's limit exceeds the model's context length.
@@ -51,7 +51,7 @@ class PromptShape:
 def _longest_shapes(
     job: PromptInternJob, full: CompressedTemplate, by_stage: Sequence[CompressedTemplate]
 ) -> list[PromptShape]:
-    """Return the shapes whose prompts may be the longest: the full prompt, and the templates that the user wrote."""
+    """Return the shapes that may have the longest prompts: the full prompt's, and those of templates by the user."""
     shapes = [PromptShape(template=full, shots=full_prompt_shots(job.spec.schedule))]
     if job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED:
         shapes += [PromptShape(template=t, shots=s.shots) for t, s in zip(by_stage, stages_of(job), strict=True)]
@@ -66,9 +66,9 @@ class FittingRows:
     """The rows that fit, and the number of rows that were dropped."""
     examples: Examples
     max_tokens: int
-    """Longest sequence in tokens."""
+    """The maximum length of a sequence in tokens."""
     warnings: list[str]
-    """Reasons not to trust the scores on these rows."""
+    """The reasons to distrust the scores on the rows that fit."""
 
 
 def fit_rows(
@@ -87,13 +87,13 @@ def fit_rows(
 
     Args:
         full: The template at rate 1.
-        by_stage: The template of each stage. It may be empty unless the user wrote the templates, because all other
-            templates are shorter than ``full``.
-        embedder: The encoder of an Embedding retriever, or None.
+        by_stage: The templates of the stages. The sequence may be empty unless the user wrote the templates, because
+            other templates are shorter than ``full``.
+        embedder: The encoder of an Embedding retriever; None for other retrievers.
         model_config: The transformers config of the base model.
 
     Raises:
-        UserError: if a row does not fit or has no answer token; it lists all such rows.
+        UserError: if a row does not fit or has no answer token; the error lists all such rows.
     """
     max_tokens = max_tokens_of(job, model_config)
     shapes = _longest_shapes(job, full, by_stage)
@@ -161,7 +161,10 @@ def _flag_long_rows(
     max_tokens: int,
     max_prompt_tokens: int,
 ) -> tuple[list[bool], list[bool]]:
-    """Flag training rows longer than ``max_tokens``, and held-out rows with prompts over ``max_prompt_tokens``."""
+    """Return one flag per training row and one per held-out row, which is True if the row is too long.
+
+    A training row may have at most ``max_tokens`` tokens, and the prompt of a held-out row ``max_prompt_tokens``.
+    """
     answers, locations = [row.answer for row in data.train], [row.where for row in data.train]
     long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
     for shape in shapes:
@@ -205,7 +208,7 @@ def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]
 
 
 def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:
-    """Warn of held-out rows whose answers no arm can give, because generation ends before their end."""
+    """Return warnings about held-out rows that no arm can answer right, because generation would end too early."""
     evaluation, rows = job.spec.evaluation, data.eval
     lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
     fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]

@@ -29,20 +29,20 @@ class TrainingBegan:
 
     name: str
     stage: int | None
-    """Index of the stage, from 0; None for Direct."""
+    """The index of the stage, from 0; None for Direct."""
     plan: TrackPlan
     steps: int
-    """Number of optimizer steps of the whole training."""
+    """The number of optimizer steps of the whole training."""
     done: int
-    """Number of steps that were done before."""
+    """The number of steps that were done before this start."""
     computed_tokens: int
-    """Number of tokens that go through the model in all steps; shared tokens count once."""
+    """The number of tokens that go through the model in all steps; shared tokens count once."""
     loss_tokens: int
-    """Number of tokens that have a loss, in all steps."""
+    """The number of tokens that have a loss, in all steps."""
     lanes: int
-    """Largest number of packs that a worker computes concurrently."""
+    """The largest number of packs that a worker computes concurrently."""
     started_at: datetime
-    """Time at which the training first started, possibly under an earlier driver."""
+    """The time at which the training first started, possibly under an earlier driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Stepped:
 
     name: str
     stage: int | None
-    """Index of the stage, from 0; None for Direct."""
+    """The index of the stage, from 0; None for Direct."""
     done: int
     steps: int
     loss: float
@@ -64,7 +64,7 @@ class Trained:
 
     name: str
     seconds: float
-    """Training time in seconds, without evaluation."""
+    """The training time in seconds, without evaluation."""
     throughput: Throughput
 
 
@@ -88,7 +88,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class StageDone:
-    """A stage is committed; these workers or earlier ones have done it."""
+    """A stage was committed by these workers or by earlier ones."""
 
     record: StageRecord
 
@@ -98,17 +98,17 @@ class CheckpointSaved:
     """A checkpoint of a training is stored."""
 
     stage: int | None
-    """Index of the stage, from 0; None for Direct."""
+    """The index of the stage, from 0; None for Direct."""
     step: int
     folder: str
-    """Folder of the checkpoint, relative to the run's folder."""
+    """The folder of the checkpoint, relative to the run's folder."""
 
 
 Event = Note | Claimed | TrainingBegan | Stepped | Trained | Answered | Scored | StageDone | CheckpointSaved
 
 
 class Stopped(Exception):  # noqa: N818 -- an outcome, not an error
-    """The run saved its state at ``where`` and stopped, because its observer requested that."""
+    """The run saved its state at ``where`` and stopped, because its observer requested a stop."""
 
     def __init__(self, where: str) -> None:
         super().__init__(where)
@@ -116,14 +116,14 @@ class Stopped(Exception):  # noqa: N818 -- an outcome, not an error
 
 
 Ending = Literal["stopped", "user", "failed", "infrastructure"]
-"""How a run ended early: it was stopped, the user made a mistake, the run failed, or the infrastructure did."""
+"""The way in which a run ended early: a requested stop, a user's mistake, a failed run, or failed infrastructure."""
 
 
 class Observer(Protocol):
-    """Receives the events of a worker and tells it when to stop."""
+    """A receiver of a worker's events, which may ask the worker to stop."""
 
     def emit(self, event: Event) -> None:
-        """Record ``event``. Never blocks for long and never raises."""
+        """Record ``event``. This never blocks for long and never raises."""
 
     def stop_requested(self) -> bool:
         """Return whether the run should save and stop."""
@@ -133,7 +133,7 @@ class Observer(Protocol):
 
         Args:
             kind: The kind of ending.
-            problems: Pairs of the place of a problem and its message.
+            problems: The place and the message of each problem.
         """
 
     def has_ending(self) -> bool:
@@ -142,6 +142,6 @@ class Observer(Protocol):
     def record_saved(self, where: str) -> bool:
         """Record that everything up to ``where`` is stored.
 
-        Return True if only the pod of a worker is about to be deleted, so that the workers restart elsewhere, or False
-        if the run stops.
+        Return True if the workers restart elsewhere, because the pod of a worker is about to be deleted, or False if
+        the run stops.
         """

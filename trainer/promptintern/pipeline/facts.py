@@ -48,7 +48,7 @@ _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizer
 
 
 def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
-    """Write everything that the report is built from to ``report/facts.json``."""
+    """Write ``report/facts.json``, which holds all facts from which the report is built."""
     keys = [str(stage.index) for stage in session.stages]
     manifests = {key: manifest for key in (*keys, DIRECT) if (manifest := store.stage_manifest(key)) is not None}
     stages = [store.record(key, manifests[key], StageRecord) for key in keys if key in manifests]
@@ -81,7 +81,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
             update={"job": facts.job.model_copy(update={"finished_at": stored.job.finished_at})}
         )
         if with_stored_end == stored:
-            return  # a finished run was started again and did nothing, so its end time stays
+            return  # a finished run was started again and did nothing, so its end time remains
     store.store.write(FACTS, facts_to_json(facts).encode())
 
 
@@ -96,7 +96,7 @@ def write_report(store: RunStore) -> Report:
     """Build ``report/report.json`` and ``report/report.html`` from ``report/facts.json``.
 
     Raises:
-        UserError: if the run has no facts, or they are damaged.
+        UserError: if the facts of the run are missing or damaged.
     """
     try:
         facts = facts_from_json(store.store.read(FACTS))

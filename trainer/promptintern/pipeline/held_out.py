@@ -1,4 +1,4 @@
-"""Answers held-out queries on all workers, each of which takes its share."""
+"""Answers held-out queries. Each worker answers a share of them."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from promptintern.pipeline.session import Session
 
 
 def decoding_of(session: Session) -> Decoding:
-    """Return how the job generates answers."""
+    """Return the settings with which the job generates answers."""
     evaluation = session.job.spec.evaluation
     return Decoding(
         max_new_tokens=evaluation.max_new_tokens,
@@ -27,9 +27,9 @@ def answer_prompts(
     """Generate an answer to each prompt. All workers return all answers.
 
     Args:
-        prompts: The prompts in tokens.
-        use_adapter: Whether the model answers with its adapter, rather than with the base weights.
-        name: Name of the stage or arm in progress events.
+        prompts: The prompts, as token ids.
+        use_adapter: Whether the model answers with its adapter, rather than with the base weights only.
+        name: The name of the stage or arm, for progress events.
 
     Raises:
         Stopped: if a stop was requested. All workers raise it after the same batch.
@@ -71,5 +71,5 @@ def _batches(rows: int, decoding: Decoding) -> int:
 
 
 def adapter_context(session: Session, *, use_adapter: bool) -> Any:
-    """Return a context in which the model answers with its adapter, or with the base weights."""
+    """Return a context in which the model answers with its adapter, or else with the base weights only."""
     return nullcontext() if use_adapter else session.adapter.model.disable_adapter()

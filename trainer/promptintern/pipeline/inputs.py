@@ -1,4 +1,4 @@
-"""The inputs of training and evaluation that follow from a job: rows, examples, templates, prompts and stages."""
+"""The inputs of training and evaluation that are derived from a job: rows, examples, templates, prompts and stages."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from promptintern.storage.options import S3Options
 
 
 def s3_options(job: PromptInternJob) -> S3Options:
-    """Return how to reach the job's S3 server."""
+    """Return the options for connecting to the job's S3 server."""
     return S3Options.of(job.spec.storage)
 
 
@@ -32,17 +32,17 @@ class Data:
     train: list[Row]
     eval: list[Row]
     digests: dict[str, str]
-    """SHA-256 digests of the files, by role: ``train`` and ``eval``."""
+    """The SHA-256 digest of each data file, by its role (``train`` or ``eval``)."""
     dropped: dict[str, int]
-    """Number of rows that were left out because the job says so, by reason."""
+    """The number of dropped rows, by reason. Rows are dropped only if the job says so."""
     warnings: list[str]
 
 
 def load_data(job: PromptInternJob) -> Data:
-    """Load the rows of both files and check them against each other.
+    """Load the training rows and the held-out rows, and check them against each other.
 
     Raises:
-        UserError: if there are problems; it lists those of both files.
+        UserError: if there are problems; the error lists those of both files.
     """
     spec = job.spec.data
     s3 = s3_options(job)
@@ -75,7 +75,10 @@ def load_data(job: PromptInternJob) -> Data:
 
 
 def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
-    """Refuse two system messages: in chat data they are part of the prompt, which must be the same everywhere."""
+    """Return a problem if the two files have different system messages.
+
+    In chat data, the system message is part of the prompt, which must be the same for all rows.
+    """
     if train is None or held_out is None or train == held_out:
         return []
     return [
@@ -107,7 +110,7 @@ def _system_warnings(job: PromptInternJob, system: str | None) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """For each row, the indices of the training rows that are shown with it, the best one last."""
+    """The examples of each row, as indices of training rows, with the best example last."""
 
     train: list[list[int]]
     eval: list[list[int]]
@@ -115,10 +118,12 @@ class Examples:
 
 
 def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: Any = None) -> Examples:
-    """Return the ``shots`` best examples of each row; the best examples for fewer shots are the tail of its list.
+    """Return the ``shots`` best examples for each row.
+
+    The best examples come last, so a prompt with fewer shots uses the tail of the row's list.
 
     Args:
-        encoder: The encoder of an Embedding retriever.
+        encoder: The encoder of an Embedding retriever; None for other retrievers.
 
     Raises:
         UserError: if the pool is too small for ``shots``.
@@ -145,7 +150,7 @@ def render_prompts(
     """Return an iterator that renders the prompt of each row with ``template`` and ``shots`` examples.
 
     Args:
-        neighbours: For each row, the indices into ``pool`` of its best examples, the best one last.
+        neighbours: The best examples of each row, as indices into ``pool``, with the best example last.
     """
     return (
         render_prompt(
@@ -164,10 +169,10 @@ def stages_of(job: PromptInternJob) -> list[Stage]:
 
 
 def length_of(encoded: Encoded) -> Length:
-    """Return the token counts of an encoded row."""
+    """Return the numbers of prompt and answer tokens of an encoded row."""
     return Length(prompt=len(encoded.prompt_ids), answer=len(encoded.answer_ids))
 
 
 def full_template(job: PromptInternJob, tokenizer: Any) -> CompressedTemplate:
-    """Return the job's template at rate 1, which needs no model to compress it."""
+    """Return the job's template at rate 1, which is uncompressed and therefore requires no model."""
     return uncompressed(parse_template(job.spec.prompt.template, job.spec.prompt.protect), tokenizer)

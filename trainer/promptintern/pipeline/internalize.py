@@ -1,4 +1,4 @@
-"""A worker's part in a run: reference arms, stages with their gate, the adapter, the Direct arm, latency."""
+"""A worker's part in a run: the reference arms, the stages and their gate, the adapter, the Direct arm and latency."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -35,16 +35,16 @@ from promptintern.storage.run import RunStore
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the stages ended."""
+    """The outcome of the stages."""
 
     kept: int | None
-    """Index of the stage whose adapter is the result; None if no stage passed the gate."""
+    """The index of the stage whose adapter is the result; None if no stage passed the gate."""
     stopped_at: int | None
-    """Index of the stage that failed a gate with ``onFail: Stop``; None if no gate stopped the run."""
+    """The index of the stage that failed the gate with ``onFail: Stop``; None if no gate stopped the run."""
     kept_digest: str | None = None
-    """Digest of the kept stage's manifest."""
+    """The digest of the kept stage's manifest."""
     arm_parents: dict[str, str | None] = field(default_factory=dict)
-    """For each arm that answered: the digest of the manifest whose adapter it used, or None for the base weights."""
+    """The digest of the manifest whose adapter an arm used, by arm; None if the arm used the base weights."""
 
 
 def evaluation_folder(arm: str) -> str:
@@ -53,10 +53,10 @@ def evaluation_folder(arm: str) -> str:
 
 
 def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observer: Observer) -> Outcome:
-    """Do everything between loading and the report, except for what the storage already holds.
+    """Evaluate the arms, train the stages, and commit all results, except for those that storage already holds.
 
     Raises:
-        Stopped: if a stop was requested; everything is saved before.
+        Stopped: if a stop was requested; everything is saved first.
         RunFailed: if the device or the storage fails, or a driver with a newer term has taken over.
     """
     run = _Run(session=session, store=store, trainer=trainer, observer=observer)
@@ -89,7 +89,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
 
 
 def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> Result | None:
-    """Return the run's result: the last stage, or the last one that passed the gate; None if no stage passed."""
+    """Return the run's result, which is the adapter of the kept stage, or None if no stage passed the gate."""
     if outcome.kept is None or outcome.kept_digest is None:
         return None
     stage, digest = session.stages[outcome.kept], outcome.kept_digest
@@ -101,7 +101,7 @@ def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """The parts of a run, with all that they share."""
+    """The objects that all parts of a run share, with a method for each part."""
 
     session: Session
     store: RunStore
@@ -112,8 +112,8 @@ class _Run:
         """Answer all held-out queries as ``arm``, commit the answers, and return their texts.
 
         Args:
-            prompts: Prompts of all held-out rows, in tokens.
-            parent: Digest of the manifest whose adapter is loaded, or None to answer with the base weights.
+            prompts: The prompts of all held-out rows, as token ids.
+            parent: The digest of the manifest whose adapter is loaded, or None to answer with the base weights.
         """
         folder = evaluation_folder(arm)
         document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=parent))
@@ -135,10 +135,10 @@ class _Run:
         return predictions
 
     def train_stages(self, full_answers: Sequence[str]) -> Outcome:
-        """Train, evaluate and commit every stage in order, until one fails a gate with ``onFail: Stop``.
+        """Train, evaluate and commit every stage in order, until a stage fails the gate with ``onFail: Stop``.
 
         Args:
-            full_answers: The answers of the arm FullPrompt, to which the gate compares those of each stage.
+            full_answers: The answers of FullPrompt, with which the gate compares the answers of each stage.
         """
         tracks = stage_tracks(self.session)
         kept: int | None = None
@@ -169,7 +169,7 @@ class _Run:
         return Outcome(kept=kept, stopped_at=None, kept_digest=kept_digest)
 
     def train_direct(self, prompts: Sequence[Sequence[int]]) -> str:
-        """Train the Direct arm with the budget of the stages, answer ``prompts``, and return its manifest's digest."""
+        """Train Direct with the stages' budget, answer ``prompts``, and return the digest of Direct's manifest."""
         manifest = self._committed(DIRECT)
         if manifest is None:
             rows = self.session.encode_training(self.session.templates[-1], 0)
@@ -202,7 +202,7 @@ class _Run:
         return self.store.record(key, manifest, StageRecord)
 
     def _steps_by_stage(self, tracks: Sequence[Track], prepare: Callable[[int], Future[PreparedTrack]]) -> list[int]:
-        """Return the number of steps of each stage if one learning-rate schedule spans all stages, or else zeros."""
+        """Return the number of steps of each stage, or zeros if every stage restarts the learning-rate schedule."""
         if self.session.job.spec.training.between_stages.learning_rate is LearningRatePolicy.RESTART:
             return [0] * len(tracks)
         manifests = [self._committed(track.key) for track in tracks]
@@ -231,7 +231,7 @@ class _Run:
         return manifest
 
     def _evaluate_stage(self, track: Track, trained: TrackRecord, full_answers: Sequence[str]) -> StageRecord:
-        """Score the stage with its own prompt on the first held-out rows, and FullPrompt on the same rows."""
+        """Return the stage's record, with the scores of its own prompt and of FullPrompt on the first held-out rows."""
         evaluation = self.session.job.spec.evaluation
         count = min(evaluation.stage_rows, len(self.session.data.eval))
         prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots, limit=count)

@@ -20,14 +20,14 @@ LATENCY_FOLDER = "evaluation/latency"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The adapter that results from a run, and the prompts that it expects."""
+    """The adapter that results from a run, and the prompts that the adapter expects."""
 
     stage: int
     digest: str
-    """Digest of the stage's manifest."""
+    """The digest of the stage's manifest."""
     arm: str
     prompts: Sequence[Sequence[int]]
-    """Prompts of all held-out rows, in tokens."""
+    """The prompts of all held-out rows, as token ids."""
 
 
 def measure_latency(
@@ -41,12 +41,12 @@ def measure_latency(
 ) -> None:
     """Time the answers to the first held-out queries on rank 0 and store the figures.
 
-    The adapter is merged into the base weights meanwhile, as in serving. This must be the run's last use of the model,
-    because merging and unmerging rounds the base weights.
+    The adapter is timed while it is merged into the base weights, as in serving. This must be the run's last use of the
+    model, because merging and unmerging rounds the base weights.
 
     Args:
         result: The run's adapter, or None if no stage passed the gate.
-        full: Full prompts of all held-out rows, in tokens.
+        full: The full prompts of all held-out rows, as token ids.
     """
     count = min(session.job.spec.evaluation.latency_queries, len(full))
     parent = result.digest if result is not None else None

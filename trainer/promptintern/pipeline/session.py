@@ -33,8 +33,8 @@ from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.schedule import Stage
 
 CPU_PACK_TOKENS = 2048
-"""Tokens of a pack on a CPU. With twice as many, a step is about 10 % faster, but takes 120 MiB more in a model of
-4 layers with hidden size 256."""
+"""The default number of tokens of a pack on a CPU. With twice as many tokens, a step of a model with 4 layers and
+hidden size 256 is about 10 % faster, but takes 120 MiB more memory."""
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
 
@@ -52,18 +52,19 @@ class Session:
     examples: Examples
     stages: list[Stage]
     templates: list[CompressedTemplate]
-    """The template of each stage."""
+    """The templates of the stages, in order."""
     full_template: CompressedTemplate
     """The template at rate 1."""
     max_tokens: int
-    """Longest sequence in tokens."""
+    """The maximum length of a sequence in tokens."""
     layouts: SupportedLayouts
     threads: int
-    """Number of threads that may compute packs of their own. All workers take the smallest number, to plan alike."""
+    """The number of threads that may compute packs concurrently. All workers use the smallest number of any of them,
+    because they must plan the same packs."""
     notes: list[str]
-    """What a reader of the report should know about how the run was computed."""
+    """Sentences for the report on how the run was computed."""
     warnings: list[str]
-    """Reasons not to trust the scores, in addition to the warnings of ``data``."""
+    """The reasons to distrust the scores, in addition to the warnings of ``data``."""
 
     def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> Iterator[str]:
         """Return an iterator over the prompts of all training or held-out rows."""
@@ -77,12 +78,12 @@ class Session:
         )
 
     def encode_training(self, template: CompressedTemplate, shots: int) -> list[Encoded]:
-        """Return the prompts and answers of all training rows in tokens."""
+        """Return the prompts and answers of all training rows, as token ids."""
         prompts = self.prompts(template, shots, held_out=False)
         return self.encoder.encode(prompts, [row.answer for row in self.data.train])
 
     def encode_held_out(self, template: CompressedTemplate, shots: int, *, limit: int | None = None) -> list[list[int]]:
-        """Return the prompts of the first ``limit`` held-out rows in tokens, or those of all by default."""
+        """Return the prompts of the first ``limit`` held-out rows (all by default), as token ids."""
         prompts = islice(self.prompts(template, shots, held_out=True), limit)
         return [list(ids) for ids in self.encoder.encode_prompts(prompts)]
 
@@ -108,10 +109,10 @@ def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
 def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Session:
     """Load the model, retrieve examples, compress the template, check the rows, and attach the adapter.
 
-    Rank 0 compresses, and all workers get its templates.
+    Rank 0 compresses the template and sends the results to all workers.
 
     Raises:
-        UserError: for anything wrong with the job, its data or its model.
+        UserError: if anything is wrong with the job, its data or its model.
         RunFailed: if the job asks for a GPU and this process sees none.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -181,7 +182,7 @@ def _checkpoint_gradients(adapter: Adapter) -> None:
 def compress_all(
     job: PromptInternJob, stages: Sequence[Stage], *, tokenizer: Any, model: Any, folder: ModelFolder | None = None
 ) -> list[CompressedTemplate]:
-    """Return the template at rate 1, then at the rate of each stage."""
+    """Return the template at rate 1, followed by the template at the rate of each stage."""
     check_precomputed(job.spec.prompt, stages)
     compressor = build_compressor(
         job.spec.prompt,
@@ -236,7 +237,7 @@ def _layouts(
 def _tokens_that_fit(
     job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, tokenizer: Any, device: torch.device
 ) -> int | None:
-    """Return the tokens of a pack that fit the memory of every worker, or None if they are not measured."""
+    """Return the number of tokens per pack that fits in the memory of every worker, or None if it is not measured."""
     if job.spec.training.tokens_per_pack or not layouts.best.uses_tree_attention:
         return None
     vocabulary = _vocabulary(adapter, tokenizer)
@@ -245,15 +246,16 @@ def _tokens_that_fit(
 
 
 def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
-    """Return the number of ids for which the model has an embedding and the tokenizer a token."""
+    """Return the number of token ids that both the model's embedding and the tokenizer have."""
     embedded: int = adapter.model.get_base_model().config.get_text_config().vocab_size
     return min(len(tokenizer), embedded)
 
 
 def tokens_per_pack(job: PromptInternJob, layouts: SupportedLayouts, layout: PackLayout, device: torch.device) -> int:
-    """Return the tokens of a pack: the job's number, or a default for the device.
+    """Return the maximum number of tokens of a pack: the job's setting, or a default for the device.
 
-    The default is small for packs with a mask, because a mask grows with the square of the pack."""
+    The default is small for packs with a mask, because the size of a mask grows with the square of the pack's size.
+    """
     with_mask = 8192 if device.type == "cuda" else 1024
     default = (layouts.tokens_that_fit or CPU_PACK_TOKENS) if layout.uses_tree_attention else with_mask
     training = job.spec.training

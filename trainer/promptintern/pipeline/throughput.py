@@ -11,7 +11,7 @@ def throughput_of(trajectory: Trajectory, parameters: ParameterCounts, *, peak: 
     """Return the throughput of a training of at least one step.
 
     Args:
-        peak: FLOP/s of all devices together, or None if it is not known.
+        peak: The peak FLOP/s of all devices together, or None if it is unknown.
     """
     seconds, timed = max(trajectory.seconds, 1e-9), sum(trajectory.spent.values())
     totals = trajectory.totals

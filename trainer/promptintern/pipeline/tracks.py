@@ -22,7 +22,7 @@ from promptintern.stage_record import TrackPlan
 
 DIRECT = "direct"
 _DIRECT_SEED = 1_000_003
-"""Takes the place of the stage's index 0, 1, ... in the seed."""
+"""The part of the Direct arm's seed that replaces the index of a stage (0, 1, ...)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,15 @@ class Track:
     """One training: a stage, or the Direct arm."""
 
     key: str
-    """Name in storage: the stage's index, or ``direct``."""
+    """The name in storage: the stage's index, or ``direct``."""
     name: str
-    """Name in messages, such as ``stage 2/4``."""
+    """The name in messages, such as ``stage 2/4``."""
     parent: str | None
-    """Key of the track whose adapter this one starts from; None for a new adapter."""
+    """The key of the track whose adapter this track starts from; None for a new adapter."""
     template: int
-    """Index of its template in the session's templates."""
+    """The index of the track's template in the session's templates."""
     stage: int | None
-    """Index of the stage; None for Direct."""
+    """The index of the stage; None for Direct."""
     shots: int
     epochs: int
     seed: tuple[int, ...]
@@ -54,7 +54,7 @@ class PreparedTrack:
     steps: Sequence[StepPlan]
     layout: PackLayout
     slow_reason: str | None
-    """Why ``layout`` is not the model's fastest pack layout; None if it is."""
+    """The reason why ``layout`` is not the model's fastest pack layout; None if it is."""
 
 
 def stage_tracks(session: Session) -> list[Track]:
@@ -76,11 +76,12 @@ def stage_tracks(session: Session) -> list[Track]:
 
 
 def direct_track(session: Session, rows: Sequence[Encoded], *, stage_tokens: Sequence[int]) -> Track:
-    """Return the track of a plain fine-tune on the last stage's prompts, with the budget of the stages.
+    """Return the track of the Direct arm, a plain fine-tune on the last stage's prompts with the budget of the stages.
 
     Args:
         rows: The encoded prompts and answers of the last stage.
-        stage_tokens: Training tokens, over all epochs, of each stage that was trained. A gate may have stopped others.
+        stage_tokens: The number of training tokens, over all epochs, of each stage that was trained. A gate may
+            have stopped the run before the last stage.
     """
     epochs = sum(stage.epochs for stage in session.stages[: len(stage_tokens)])
     if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
@@ -101,7 +102,7 @@ def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None
     """Encode the rows of ``track`` and plan its steps.
 
     Args:
-        rows: The encoded rows, if they exist already.
+        rows: The encoded rows, if the caller has them already.
 
     Raises:
         UserError: if a row is longer than the session's ``max_tokens``, or has no tokens with a loss.
@@ -146,12 +147,12 @@ def layout_of(session: Session, rows: Sequence[Encoded]) -> PackLayout:
 
 
 def slow_reason(session: Session, rows: Sequence[Encoded]) -> str | None:
-    """Return a sentence that says why ``rows`` are not in the model's fastest pack layout; None if they are."""
+    """Return a sentence that says why ``rows`` cannot use the model's fastest pack layout, or None if they can."""
     return session.layouts.slow_reason(_longest(rows)) or None
 
 
 def slow_rows(session: Session, rows: Sequence[Encoded]) -> int:
-    """Return how many of ``rows`` are too long for the model's fastest pack layout."""
+    """Return the number of ``rows`` that are too long for the model's fastest pack layout."""
     layouts = session.layouts
     return sum(layouts.for_rows(length_of(row).total) is not layouts.best for row in rows)
 
@@ -176,7 +177,7 @@ def plan_track(
         tokens_per_pack=tokens,
         pack=layout.is_packed,
         world_size=world_size,
-        # Lanes make packs smaller. Without a shared prefix, each pack would compute again what all rows begin with.
+        # Lanes make packs smaller. Without a shared prefix, each pack would recompute the common beginning of the rows.
         lanes=lane_count(session.threads, tokens_per_pack=tokens) if may_share else 1,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is PackLayout.PREFIX_TREE else None,
         min_node_savings=min_node_savings_on(session.device),
@@ -185,10 +186,10 @@ def plan_track(
 
 
 def _may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
-    """Return whether the beginning that the rows have in common may be a shared prefix.
+    """Return whether the common beginning of the rows may be computed as a shared prefix.
 
-    Not with gradient checkpointing, and not if rows are longer than ``max_pack_tokens``: the model then depends on a
-    token's index in its pack, which a shared prefix changes.
+    This is not possible with gradient checkpointing, or if a row is longer than ``max_pack_tokens``. With such a row,
+    the result depends on the index of each token in its pack, which a shared prefix changes.
     """
     limit = session.layouts.max_pack_tokens
     return not session.job.spec.training.gradient_checkpointing and (limit is None or _longest(rows) <= limit)
@@ -198,9 +199,9 @@ def lr_span_of(session: Session, track: Track, steps: int, *, before: int, after
     """Return the place of the track's steps in the learning-rate schedule.
 
     Args:
-        steps: Number of steps of this track.
-        before: Number of steps of the stages before it.
-        after: Number of steps of the stages after it.
+        steps: The number of steps of this track.
+        before: The number of steps of all stages before this track.
+        after: The number of steps of all stages after this track.
     """
     policy = session.job.spec.training.between_stages.learning_rate
     if track.key == DIRECT or policy is LearningRatePolicy.RESTART:

@@ -34,11 +34,11 @@ from promptintern.uris import display_uri
 
 _OPTIMIZER = "optimizer"
 _FENCE_SECONDS = 10
-"""Seconds between two checks whether a driver with a newer term has taken over."""
+"""The number of seconds between checks of whether a driver with a newer term has taken over."""
 
 
 class TrackTrainer:
-    """Trains one track after another in the same process group, with the same loaded model."""
+    """A trainer of one track after another, in the same process group and with the same loaded model."""
 
     def __init__(
         self, session: Session, store: RunStore, *, term: int, observer: Observer, writer: BackgroundWriter
@@ -49,7 +49,7 @@ class TrackTrainer:
         self.observer = observer
         self.writer = writer
         self.started_at = _now()
-        """Time at which the current or last track began; it is stored in the track's checkpoints."""
+        """The time at which the current or most recent track began. It is stored in the track's checkpoints."""
         self._noted_reasons: set[str] = set()
         self._parameters = parameter_counts(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
@@ -58,7 +58,7 @@ class TrackTrainer:
         """Train a track from its newest checkpoint, or else from its parent's adapter, and return its trajectory.
 
         Raises:
-            Stopped: if a stop was requested before the last step; a checkpoint is saved before.
+            Stopped: if a stop was requested before the last step; a checkpoint is saved first.
         """
         session, spec = self.session, self.session.job.spec
         track, rows, steps = prepared.track, prepared.rows, prepared.steps
@@ -103,7 +103,7 @@ class TrackTrainer:
         return trajectory
 
     def _note_slow_rows(self, prepared: PreparedTrack) -> None:
-        """Note why a track is slow, once for all tracks with the same reason."""
+        """Emit a note that says why a track is slow, once for all tracks with the same reason."""
         reason, rows = prepared.slow_reason, prepared.rows
         if reason and reason not in self._noted_reasons:
             self._noted_reasons.add(reason)
@@ -111,12 +111,12 @@ class TrackTrainer:
             self.observer.emit(Note(text=f"{reason} One such row is enough; {share}."))
 
     def throughput(self, trajectory: Trajectory) -> Throughput:
-        """Return the throughput of all workers together, assuming that they have the same device."""
+        """Return the throughput of all workers together, assuming that all of them have the same device."""
         peak = self._peak * distributed.world_size() if self._peak else None
         return throughput_of(trajectory, self._parameters, peak=peak)
 
     def save(self, track: Track, trajectory: Trajectory) -> None:
-        """Write a checkpoint of ``track``, which was trained last, and wait until it is stored."""
+        """Write a checkpoint of ``track``, the most recently trained track, and wait until it is stored."""
         self._save(track, self._optimizer, trajectory)
         self.writer.drain()
         distributed.barrier()
@@ -148,7 +148,7 @@ class TrackTrainer:
                 )
         committed: Manifest = distributed.broadcast_object(manifest)
         if committed.term != self.term:
-            # Workers of another term have committed first, so their adapter is the stage's.
+            # Workers of another term have committed first, so the stage's adapter is theirs.
             self.load(track.key)
         return committed
 
@@ -166,7 +166,10 @@ class TrackTrainer:
         return self.session.job.spec.training.between_stages.optimizer is OptimizerPolicy.KEEP
 
     def _restore(self, track: Track, optimizer: torch.optim.AdamW) -> Trajectory:
-        """Restore the newest checkpoint, or the parent's state. Rank 0 reads it and all workers get it."""
+        """Restore the newest checkpoint, or else the parent's state, and return the trajectory.
+
+        Rank 0 reads the state and sends it to all workers.
+        """
         state: dict[str, torch.Tensor] | None = None
         trajectory = Trajectory()
         self.started_at = _now()
@@ -202,7 +205,11 @@ class TrackTrainer:
         return state
 
     def _after_step(self, track: Track, optimizer: torch.optim.AdamW, steps: int) -> Callable[[Trajectory], None]:
-        """Return what rank 0 does after each step: report progress, check its term, and write due checkpoints."""
+        """Return a function to call after each step.
+
+        On rank 0, the function reports progress, checks the term, and writes checkpoints that are due. On other ranks,
+        it does nothing.
+        """
         if distributed.rank() != 0:
             return lambda _trajectory: None
         every = self.session.job.spec.checkpoint.every_seconds
@@ -232,7 +239,7 @@ class TrackTrainer:
         return after_step
 
     def _save(self, track: Track, optimizer: torch.optim.AdamW, trajectory: Trajectory) -> None:
-        """Copy the state now, and write the checkpoint in the background while training goes on."""
+        """Copy the state now, and write the checkpoint in the background while training continues."""
         if distributed.rank() != 0:
             return
         tensors = snapshot(self.session.adapter, optimizer)
@@ -267,7 +274,10 @@ class TrackTrainer:
 
 
 def base_model_name(uri: str) -> tuple[str, str | None]:
-    """Return the base model as an adapter's config names it: a hub's name and revision, a folder's path, or the URI."""
+    """Return the name and the revision of the base model for an adapter's config.
+
+    A model that is not on the Hugging Face Hub is named by its path or URI, and has no revision.
+    """
     if uri.startswith("hf://"):
         name, _, revision = uri.removeprefix("hf://").partition("@")
         return name, revision or None

@@ -40,7 +40,7 @@ from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import warnings_of
 
 MAX_EXAMPLES = 20
-"""Largest number of gained rows, and of lost rows, in the report."""
+"""The largest number of gained rows, and of lost rows, in the report."""
 
 ARM_DESCRIPTIONS = {
     FULL_PROMPT: "base weights, the whole template, all examples",
@@ -60,13 +60,13 @@ _COMPARED_ARMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class _ScoredArm:
-    """An arm with the figures of each row."""
+    """An arm with the scores of each row."""
 
     facts: ArmFacts
     matches: list[float]
-    """1.0 (right) or 0.0 (wrong) for each row."""
+    """The exact-match score of each row: 1.0 (right) or 0.0 (wrong)."""
     bleu: NDArray[np.int64] | None
-    """BLEU statistics of each row, shape [rows, 10]; None if the job did not ask for BLEU."""
+    """The BLEU statistics of each row, with shape [rows, 10]; None if the job did not ask for BLEU."""
 
 
 def build_report(facts: RunFacts) -> Report:

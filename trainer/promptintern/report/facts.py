@@ -1,4 +1,4 @@
-"""Models of facts.json, the input of the report: everything that a report is computed from.
+"""The models of facts.json, which holds everything that the report of a run is computed from.
 
 `promptintern.pipeline.facts` collects the facts from a run's files, `build.py` computes the report from them, and
 `schema.py` holds the models of the report itself.
@@ -18,8 +18,8 @@ QUERY_ONLY = "QueryOnly"
 DIRECT = "Direct"
 BASE = "Base"
 KEPT_STAGE = "KeptStage"
-"""The arm that replaces QueryOnly if a gate stopped the run: the adapter of the last stage that passed, with that
-stage's own prompt."""
+"""The arm that replaces QueryOnly if a gate stopped the run. It uses the adapter of the last stage that passed, with
+the prompt of that stage."""
 
 
 class HeldOutRow(Document):
@@ -32,66 +32,66 @@ class HeldOutRow(Document):
 
 
 class LatencyFacts(Document):
-    """Time that an arm's answers took on the run's device."""
+    """The time that an arm's answers took on the run's device."""
 
     seconds_alone: list[Seconds] = Field(min_length=1)
-    """Time of each timed query, answered one by one."""
+    """The time of each query, in seconds, when queries are answered one by one."""
     batched_seconds: Seconds
-    """Total time of ``batched_queries`` queries, answered in batches."""
+    """The total time of ``batched_queries`` queries, in seconds, when queries are answered in batches."""
     batched_queries: Count
     batch_size: Count
 
 
 class ArmFacts(Document):
-    """One way to answer the held-out rows. Each list has one item per row."""
+    """The answers of an arm to the held-out rows. Each list has one item per row."""
 
     name: str
     predictions: list[str]
     prompt_tokens: list[Count]
     answer_tokens: list[Count]
-    """Number of generated tokens, including the end token if the answer has one."""
+    """The number of generated tokens of each answer, including the end token if the answer has one."""
     latency: LatencyFacts | None = None
 
 
 class GateFacts(Document):
-    """The check after every stage, and its result."""
+    """The settings and the result of the gate, which is the check after every stage."""
 
     max_drop: float = Field(ge=0)
-    """Allowed loss of score, as a share of the metric's range."""
+    """The allowed loss of score, as a share of the metric's range."""
     on_fail: OnGateFail
     stopped_at: Count | None = None
-    """Index of the stage that failed the gate and ended training."""
+    """The index of the stage that failed the gate and ended training."""
     kept: Count | None = None
-    """Index of the stage whose adapter is the result; None if no stage passed."""
+    """The index of the stage whose adapter is the result; None if no stage passed."""
 
 
 class DroppedRows(Document):
-    """Number of rows that were left out for one reason."""
+    """The number of rows that were dropped for one reason."""
 
     reason: str
     rows: Count
 
 
 class SourceFacts(Document):
-    """One data file."""
+    """The facts about one data file."""
 
     uri: str
     digest: str
-    """SHA-256 of the file."""
+    """The SHA-256 digest of the file."""
     rows: Count
-    """Number of rows that were used."""
+    """The number of rows that were used."""
     dropped: list[DroppedRows] = Field(default_factory=list)
 
 
 class DataFacts(Document):
-    """The files of the training rows and of the held-out rows."""
+    """The facts about the files of the training rows and of the held-out rows."""
 
     train: SourceFacts
     eval: SourceFacts
 
 
 class LoraFacts(Document):
-    """Settings of the LoRA adapter."""
+    """The settings of the LoRA adapter."""
 
     r: int
     alpha: float
@@ -100,7 +100,7 @@ class LoraFacts(Document):
 
 
 class JobFacts(Document):
-    """The job, and how it was run."""
+    """The facts about the job, and about the environment in which it ran."""
 
     name: str
     namespace: str
@@ -114,16 +114,17 @@ class JobFacts(Document):
     learning_rate: float
     seeds: dict[str, int]
     settings: dict[str, str] = Field(default_factory=dict)
-    """Other settings of the spec that a reader may want to see, by name, such as the compressor and the retriever."""
+    """More settings of the spec that a reader may want to see, by name, such as the compressor and the retriever."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Versions of the trainer, of Python and of the libraries."""
+    """The versions of the trainer, of Python and of the libraries."""
     started_at: str | None = None
+    """The time at which the run began, in the format of RFC 3339."""
     finished_at: str | None = None
-    """Time in the format of RFC 3339, like ``started_at``."""
+    """The time at which the run finished, in the format of RFC 3339."""
 
 
 class PriceFacts(Document):
-    """Price of the served model, per million prompt (input) and answer (output) tokens."""
+    """The prices of the served model, per million prompt (input) and answer (output) tokens."""
 
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
@@ -131,11 +132,11 @@ class PriceFacts(Document):
 
 
 class CurvePoint(Document):
-    """Mean loss of the steps after the previous point, up to and including ``step``."""
+    """The mean loss of the steps after the previous point, up to and including ``step``."""
 
     step: Count
     loss: float
-    """Mean over answer tokens, in nats."""
+    """The mean loss per answer token, in nats."""
 
 
 class LossCurve(Document):
@@ -154,11 +155,11 @@ class RunFacts(Document):
     metrics: list[Metric] = Field(min_length=1)
     """The job's metrics; the gate and the verdict use the first one."""
     max_new_tokens: Count | None = None
-    """Largest number of tokens that an answer may have."""
+    """The maximum number of tokens of an answer."""
     rows: list[HeldOutRow] = Field(min_length=1)
     arms: list[ArmFacts]
     stages: list[StageRecord]
-    """Records of the stages that were trained."""
+    """The records of the stages that were trained."""
     planned_stages: Count
     direct: TrackRecord | None = None
     loss: list[LossCurve] = Field(default_factory=list)
@@ -186,12 +187,12 @@ class RunFacts(Document):
         return self
 
     def arm(self, name: str) -> ArmFacts | None:
-        """The arm with this name, or None if it was not run."""
+        """Return the arm with this name, or None if it was not run."""
         return next((arm for arm in self.arms if arm.name == name), None)
 
     @property
     def result(self) -> ArmFacts | None:
-        """The arm of the run's result: QueryOnly or KeptStage; None if no stage passed the gate."""
+        """The arm of the run's result, which is QueryOnly or KeptStage; None if no stage passed the gate."""
         return self.arm(QUERY_ONLY) or self.arm(KEPT_STAGE)
 
 
@@ -201,7 +202,7 @@ def facts_to_json(facts: RunFacts) -> str:
 
 
 def facts_from_json(text: str | bytes) -> RunFacts:
-    """Return the facts that ``facts_to_json`` wrote.
+    """Return the facts in ``text``, which is the content of facts.json.
 
     Raises:
         pydantic.ValidationError: if a field is missing, unknown or out of range.

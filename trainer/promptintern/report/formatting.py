@@ -1,4 +1,4 @@
-"""Numbers as text, for the report, the terminal and messages."""
+"""Formats numbers as text, for the report, the terminal and messages."""
 
 import math
 import re
@@ -38,9 +38,10 @@ def metric_range(metric: Metric) -> float:
 
 
 def percent(share: float, *, digits: int | None = None) -> str:
-    """Return a share in percent.
+    """Return a share as a percentage.
 
-    Without ``digits``, shares from 98.5 % have one decimal and others none, and a share below 1 is never ``100 %``.
+    By default, a share of 98.5 % or more has one decimal and a smaller share has none, and a share below 1 is never
+    shown as ``100 %``.
     """
     if digits is None:
         digits = 0 if share == 1 or abs(share) < 0.985 else 1
@@ -62,12 +63,12 @@ def number(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """Return a whole number with a comma every three digits."""
+    """Return a whole number with commas between groups of three digits."""
     return f"{round(value):,}"
 
 
 def mean(value: float) -> str:
-    """Return a mean or a rate, with one decimal if it is below 100."""
+    """Return a mean or a rate, with one decimal if it is below 100 and with none otherwise."""
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
@@ -95,13 +96,13 @@ def duration(value: float) -> str:
 
 
 def money(value: float, currency: str) -> str:
-    """Return a price with at least two decimals, and more if it would show fewer than two significant digits."""
+    """Return a price with two decimals, or with more if two would show fewer than two significant digits."""
     digits = 2 if value >= 1 or value == 0 else min(6, 1 - math.floor(math.log10(value)))
     return f"{value:,.{max(2, digits)}f} {currency}"
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return ``text`` cut to ``limit`` characters, with the number of characters that were cut."""
+    """Return ``text`` cut to ``limit`` characters, followed by the number of characters that were cut, if any."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
 
 
@@ -116,7 +117,7 @@ def keep_together(text: str) -> str:
 
 
 def round_up(value: float) -> int:
-    """Return the value rounded up to two significant digits, such as 340 for 331."""
+    """Return ``value`` rounded up to two significant digits, such as 340 for 331."""
     step = 10 ** max(0, math.floor(math.log10(value)) - 1)
     return int(math.ceil(value / step) * step)
 

@@ -14,11 +14,11 @@ from promptintern.report.schema import Report
 from promptintern.stage_record import Throughput
 
 WIDE, NARROW = 760, 342
-"""Widths, in pixels, of the two drawings of each plot; the style sheet shows the one that fits."""
+"""The widths, in pixels, of the two drawings of each plot. The style sheet shows the drawing that fits."""
 NUM_OPEN_EXAMPLES = 3
-"""Number of gained rows, and of lost rows, that are shown at once; the others are folded."""
+"""The number of gained rows, and of lost rows, that are shown at first; the other rows are folded."""
 MAX_TEXT_LENGTH = 1200
-"""Largest number of characters of a query, an answer or a warning that are shown."""
+"""The largest number of characters that are shown of a query, an answer or a warning."""
 _OUTCOMES = {
     "Internalized": ("✓", "good", "Internalized"),
     "Inconclusive": ("~", "open", "Inconclusive"),
@@ -30,7 +30,7 @@ _READINGS = {"better": "better", "worse": "worse", "undecided": "undecided"}
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot, drawn in both widths."""
+    """A plot, drawn at both widths."""
 
     wide: Markup
     narrow: Markup
@@ -46,7 +46,7 @@ class KeyFigure:
 
 
 def render_html(report: Report) -> str:
-    """Return the page, as text to be stored in UTF-8. The same report gives the same bytes."""
+    """Return the page as text, which must be stored in UTF-8. The same report always gives the same bytes."""
     symbol, tone, name = _OUTCOMES[report.verdict.outcome]
     return _template().render(
         report=report,
@@ -63,7 +63,7 @@ def render_html(report: Report) -> str:
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
-    """Return score, prompt tokens, latency and cost of the result, compared with the full prompt."""
+    """Return the score, prompt tokens, latency and cost of the result, compared with the full prompt."""
     full = report.arm(FULL_PROMPT)
     result = report.arm(report.verdict.arm) if report.verdict.arm else None
     savings = report.savings
@@ -106,7 +106,7 @@ def _fewer_tokens(saved: float) -> str:
 
 
 def _throughputs(report: Report) -> dict[str, Throughput]:
-    """Return the throughput of every training that was timed, by the training's name."""
+    """Return the throughput of every training that was timed, by the name of the training."""
     trainings = {f"Stage {stage.index + 1}": stage.throughput for stage in report.stages}
     trainings |= {"Direct": report.direct.throughput} if report.direct else {}
     return {name: throughput for name, throughput in trainings.items() if throughput.time_shares}

@@ -11,11 +11,11 @@ MAX_POINTS = 100
 
 
 def loss_curve(track: str, losses: Sequence[float]) -> LossCurve:
-    """Return the curve of ``losses``, one per optimizer step; each point is the mean over consecutive steps.
+    """Return the loss curve of a training. Each point is the mean over consecutive optimizer steps.
 
     Args:
         track: The stage's index, or ``direct``.
-        losses: Mean loss per answer token of every step, in nats.
+        losses: The mean loss per answer token of every optimizer step, in nats.
     """
     edges = np.linspace(0, len(losses), min(len(losses), MAX_POINTS) + 1).round().astype(int).tolist()
     points = [CurvePoint(step=end, loss=float(np.mean(losses[start:end]))) for start, end in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""Models of report.json, the report of a run: what `build.py` computes from the facts in `facts.py`."""
+"""The models of report.json, the report of a run, which `build.py` computes from the facts in `facts.py`."""
 
 from typing import Any, Literal
 
@@ -24,25 +24,25 @@ class Figure(Document):
 
 
 class Spread(Document):
-    """Mean and 95th percentile of a number of tokens over the held-out rows."""
+    """The mean and the 95th percentile of a number of tokens, over the held-out rows."""
 
     mean: float
     p95: float
 
 
 class Latency(Document):
-    """Time that an arm's answers take on the run's device."""
+    """The time that an arm's answers take on the run's device."""
 
     median_seconds: float
     p95_seconds: float
     queries: int
-    """Number of queries that were timed one by one, for the median and the 95th percentile."""
+    """The number of queries that were timed one by one, for the median and the 95th percentile."""
     batched_queries_per_second: float | None = None
     batch_size: int
 
 
 class ArmReport(Document):
-    """One way to answer the held-out rows."""
+    """The figures of an arm, which is one way to answer the held-out rows."""
 
     name: str
     description: str
@@ -53,7 +53,7 @@ class ArmReport(Document):
     answer_tokens: Spread
     latency: Latency | None = None
     cost_per_thousand: float | None = None
-    """Cost of 1,000 queries in the job's currency; None if the job has no prices."""
+    """The cost of 1,000 queries in the job's currency; None if the job has no prices."""
 
     def figure(self, metric: Metric) -> Figure:
         """Return the arm's score in ``metric``.
@@ -75,20 +75,20 @@ class Comparison(Document):
     against: str
     difference: Figure
     reading: Literal["better", "worse", "undecided"]
-    """Whether ``arm`` is better or worse than ``against``; undecided if the interval contains 0."""
+    """The reading of the difference for ``arm``, which is undecided if the interval contains 0."""
 
 
 class Savings(Document):
-    """What the result saves compared with the full prompt."""
+    """The savings of the result compared with the full prompt."""
 
     prompt_tokens: float
-    """Share of FullPrompt's prompt tokens that the result does not send; negative if the result sends more."""
+    """The share of FullPrompt's prompt tokens that the result does not send; negative if the result sends more."""
     latency_ratio: float | None = None
-    """FullPrompt's median latency at batch size 1, divided by the result's."""
+    """The median latency of FullPrompt at batch size 1, divided by that of the result."""
     throughput_ratio: float | None = None
-    """The result's batched queries per second, divided by FullPrompt's."""
+    """The number of batched queries per second of the result, divided by that of FullPrompt."""
     cost: float | None = None
-    """Share of FullPrompt's cost that the result saves; None if the job has no prices."""
+    """The share of FullPrompt's cost that the result saves; None if the job has no prices."""
 
 
 class Verdict(Document):
@@ -97,7 +97,7 @@ class Verdict(Document):
     outcome: Outcome
     headline: str
     reasons: list[str]
-    """Sentences with the figures on which the outcome rests."""
+    """Sentences with the figures on which the outcome is based."""
     metric: Metric
     max_drop: float
     """The loss of score that the job allows, as a share of the metric's range."""
@@ -116,7 +116,7 @@ class Example(Document):
 
 
 class Examples(Document):
-    """Rows that only the result (gained) or only the full prompt (lost) answers right, by exact match."""
+    """The rows that only the result (gained) or only the full prompt (lost) answers right, according to exact match."""
 
     gained_total: int
     lost_total: int
@@ -125,7 +125,7 @@ class Examples(Document):
 
 
 class Reproducibility(Document):
-    """What is needed to compute the same figures again."""
+    """The seeds, versions and methods that are needed to compute the same figures again."""
 
     seeds: dict[str, int]
     versions: dict[str, str]
@@ -141,11 +141,11 @@ class Report(Document):
     warnings: list[str]
     notes: list[str]
     metrics: list[Metric]
-    """The job's metrics; the verdict is in the first one."""
+    """The job's metrics; the verdict uses the first one."""
     arms: list[ArmReport]
     comparisons: list[Comparison]
     savings: Savings | None = None
-    """None if no stage passed the gate."""
+    """The savings of the result; None if no stage passed the gate."""
     stages: list[StageRecord]
     planned_stages: int
     gate: GateFacts
@@ -168,7 +168,7 @@ def report_to_json(report: Report) -> str:
 
 
 def report_from_json(text: str | bytes) -> Report:
-    """Return the report that ``report_to_json`` wrote.
+    """Return the report in ``text``, which is the content of report.json.
 
     Raises:
         pydantic.ValidationError: if a field is missing, unknown or out of range.

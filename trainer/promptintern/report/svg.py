@@ -1,4 +1,4 @@
-"""Inline SVG: escaped elements, markers, linear scales and axis ticks. The style sheet has the colours."""
+"""Inline SVG: escaped elements, markers, linear scales and axis ticks. The style sheet defines the colours."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from typing import Literal
 from markupsafe import Markup, escape
 
 LINE_HEIGHT = 18.0
-"""Height of a line of text, in pixels."""
+"""The height of a line of text, in pixels."""
 CHARACTER_WIDTH = 7.2
-"""Largest width of a character, in pixels, from which the space for labels is computed."""
+"""The largest width of a character, in pixels, from which the space for labels is computed."""
 
 Marker = Literal["circle", "square", "diamond", "triangle", "cross"]
 Anchor = Literal["start", "middle", "end"]
@@ -19,7 +19,8 @@ Anchor = Literal["start", "middle", "end"]
 def element(name: str, *children: str, **attributes: str | float) -> Markup:
     """Return an SVG element with escaped text and attribute values.
 
-    In attribute names, a trailing underscore is removed (``class_``), and others become hyphens (``stroke_width``).
+    In attribute names, a trailing underscore is removed (``class_``), and other underscores become hyphens
+    (``stroke_width``).
     """
     attribute_text = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _value(value)) for key, value in attributes.items()
@@ -92,16 +93,16 @@ class Scale:
     end: float
 
     def at(self, value: float) -> float:
-        """Return the pixel of ``value``."""
+        """Return the position of ``value`` in pixels."""
         return self.start + (self.end - self.start) * value / self.top
 
 
 _NICE_TOPS = {1.0: 5, 1.5: 3, 2.0: 4, 2.5: 5, 3.0: 3, 4.0: 4, 5.0: 5, 6.0: 3, 8.0: 4, 10.0: 5}
-"""Possible ends of an axis, as multiples of a power of ten, with the number of round steps for each."""
+"""The possible ends of an axis, as multiples of a power of ten, with the number of steps for each end."""
 
 
 def nice_top(largest: float, *, limit: float = math.inf) -> float:
-    """Return a round end for an axis that contains ``largest``, but at most ``limit``."""
+    """Return the end of an axis for values up to ``largest``: a round number, or ``limit`` if that is smaller."""
     if largest <= 0:
         return min(1.0, limit)
     power: float = 10.0 ** math.floor(math.log10(largest))
@@ -109,7 +110,7 @@ def nice_top(largest: float, *, limit: float = math.inf) -> float:
 
 
 def ticks(top: float) -> list[float]:
-    """Return round values from 0 to ``top``, where ``top`` comes from `nice_top`."""
+    """Return round values from 0 to ``top``, which must be a result of ``nice_top``."""
     mantissa = top / 10.0 ** math.floor(math.log10(top) + 1e-9)
     num_steps = next((count for end, count in _NICE_TOPS.items() if abs(mantissa - end) < 1e-6), 4)
     return [top * i / num_steps for i in range(num_steps + 1)]

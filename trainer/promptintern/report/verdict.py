@@ -1,4 +1,4 @@
-"""The verdict: whether the query alone is enough, in sentences that need no knowledge of statistics."""
+"""The verdict on whether the query alone is enough, in sentences that require no knowledge of statistics."""
 
 from promptintern_api.evaluation import Metric
 
@@ -8,20 +8,22 @@ from promptintern.report.schema import ArmReport, Figure, Outcome, Savings, Verd
 from promptintern.stage_record import StageRecord
 
 TOLERANCE = 1e-9
-"""Tolerance for rounding errors of floats; far below the share of a single row."""
+"""The tolerance for rounding errors of floats, which is far below the share of a single row."""
 _MAX_ADVISED_ROWS = 1_000_000
 
 
 def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop: float) -> Outcome:
-    """Return Internalized if the whole interval of ``difference`` lies above the allowed loss, NotInternalized if the
-    whole interval lies below it, and Inconclusive otherwise.
+    """Return the outcome that follows from the interval of ``difference``.
 
-    If FullPrompt's own score is no more than the allowed loss, a model that gets every row wrong would pass. In this
-    case, the outcome is Inconclusive unless the whole interval shows a result better than FullPrompt.
+    The outcome is Internalized if the whole interval lies within the allowed loss, NotInternalized if the whole
+    interval lies beyond the allowed loss, and Inconclusive otherwise.
+
+    If FullPrompt's own score is no larger than the allowed loss, a model that gets every row wrong would pass. In this
+    case, the outcome is Inconclusive, unless the whole interval lies above 0.
 
     Args:
         full: FullPrompt's score.
-        difference: The result's score minus FullPrompt's, on the same rows.
+        difference: The score of the result minus the score of FullPrompt, on the same rows.
         max_drop: The allowed loss, as a share of the metric's range.
     """
     allowed = -max_drop * formatting.metric_range(metric)
@@ -33,7 +35,7 @@ def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop
 
 
 def is_full_prompt_too_weak(*, metric: Metric, full: Figure, max_drop: float) -> bool:
-    """Return whether FullPrompt's whole score is no more than the allowed loss."""
+    """Return whether FullPrompt's score is no larger than the allowed loss."""
     return full.value <= max_drop * formatting.metric_range(metric) + TOLERANCE
 
 
@@ -54,11 +56,11 @@ def build_verdict(
         metric: The job's first metric.
         full: The FullPrompt arm.
         result: The QueryOnly arm, or KeptStage if a gate stopped the run; None if no stage passed.
-        difference: The score of ``result`` minus FullPrompt's; None if there is no result.
-        savings: What ``result`` saves compared with FullPrompt; None if there is no result.
+        difference: The score of ``result`` minus the score of FullPrompt; None if there is no result.
+        savings: The savings of ``result`` compared with FullPrompt; None if there is no result.
         gate: The gate's settings, and the stage at which it stopped the run.
         stages: The stages that were trained.
-        planned_stages: Number of stages in the schedule.
+        planned_stages: The number of stages in the schedule.
     """
 
     def with_outcome(outcome: Outcome, headline: str, reasons: list[str]) -> Verdict:
@@ -158,9 +160,9 @@ def _stopped_by_gate(
 
 
 def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int) -> list[str]:
-    """Estimate how many rows would settle the verdict.
+    """Return a sentence with an estimate of the number of rows that would settle the verdict.
 
-    An interval's width falls with the square root of the number of rows.
+    The width of an interval is inversely proportional to the square root of the number of rows.
     """
     margin = abs(difference.value + max_drop * formatting.metric_range(metric))
     reach = difference.value - difference.low
@@ -173,7 +175,7 @@ def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int)
 
 
 def _subject(stages: list[StageRecord]) -> str:
-    """Name the prompt that was judged: the query alone, unless the schedule ends at a rate above 0."""
+    """Return a name for the prompt that was judged: the query alone, unless the schedule ends at a rate above 0."""
     last = stages[-1] if stages else None
     if last is None or last.requested_rate <= 0:
         return "The query alone"

@@ -1,4 +1,4 @@
-"""Warnings of the report: what a reader should know before relying on its figures."""
+"""The warnings of the report, which a reader should know before relying on its figures."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from promptintern.report.verdict import is_full_prompt_too_weak
 from promptintern.stage_record import StageRecord
 
 MIN_ROWS = 100
-"""With fewer held-out rows, the report warns of wide intervals."""
+"""The number of held-out rows below which the report warns of wide intervals."""
 MIN_CUT_SHARE = 0.05
-"""If more than this share of an arm's answers reached the length limit, the report warns."""
+"""The largest share of an arm's answers that may reach the length limit without a warning."""
 
 
 def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the warnings of the run, followed by those that its figures give rise to."""
+    """Return the warnings of the run, followed by the warnings that result from its figures."""
     return [
         *facts.warnings,
         *_nothing_to_internalize(facts, arms, comparisons),

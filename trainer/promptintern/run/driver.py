@@ -1,4 +1,4 @@
-"""The driver: it registers the run, starts the workers, and writes the report at the end."""
+"""The driver, which registers the run, starts the workers, and writes the report at the end."""
 
 import contextlib
 import os
@@ -30,32 +30,35 @@ from promptintern.storage.store import open_store
 from promptintern.uris import display_uri
 
 MAX_WORKER_FAILURES = 3
-"""How often Ray Train restarts the workers after one was lost."""
+"""The number of times that Ray Train restarts the workers after losing one."""
 _POLL_SECONDS = 0.2
 _CONTACT_TIMEOUT_SECONDS = 60.0
-"""Seconds without contact after which workers, which poll twice a second, count as lost and unable to save."""
+"""The number of seconds without contact after which workers count as lost and unable to save.
+
+Workers poll twice a second.
+"""
 _OUT_OF_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
-"""Part of the message of Ray's OutOfMemoryError."""
+"""The pattern of the memory sizes in the message of Ray's OutOfMemoryError."""
 _CONNECTION_LOST = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaving")
-"""Errors with which a worker ends if another worker or its own pod is lost. Ray may notice that loss only later."""
+"""The pattern of the errors that end a worker if another worker or its own pod is lost. Ray may notice this later."""
 
 
 def open_run(job: PromptInternJob, storage_uri: str) -> RunStore:
-    """Return the store of the run under ``storage_uri``."""
+    """Return the store of the run of ``job`` under ``storage_uri``."""
     return RunStore(open_store(storage_uri, s3=s3_options(job)).child(run_folder(job)))
 
 
 def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: Observer) -> Report:
-    """Run ``job``, or continue it from what storage holds, and return its report.
+    """Run ``job``, or continue it from the state in storage, and return its report.
 
     Args:
-        storage_uri: ``file://`` or ``s3://`` folder of runs.
-        workers: Number of training processes; with 0, this process trains.
+        storage_uri: The URI of the folder of runs, which begins with ``file://`` or ``s3://``.
+        workers: The number of training processes; if it is 0, this process trains.
 
     Raises:
-        UserError: for anything wrong with the job, its data or its model.
-        RunFailed: if the run ended badly.
-        Stopped: if it saved and stopped on request.
+        UserError: if anything is wrong with the job, its data or its model.
+        RunFailed: if the run failed.
+        Stopped: if the run saved and stopped on request.
     """
     data = load_data(job)
     for warning in data.warnings:
@@ -77,7 +80,7 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
 
     Raises:
         UserError: if the data files have changed since the run began, or another version of promptintern began it.
-        RunFailed: if ``job.json`` is not what a run writes.
+        RunFailed: if ``job.json`` is not a valid record of a run.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"schemaVersion": RUN_FORMAT, "job": job.to_wire(), "data": digests, "created": created}
@@ -109,7 +112,7 @@ def _set_ray_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # A worker imports torch before it answers, which takes long on a small or busy machine.
+    # A worker imports torch before it answers, which takes a long time on a small or busy machine.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     # The watcher takes seconds to start, and waits for Ray's own autoscaler to remove nodes, which never happens here.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -129,7 +132,7 @@ def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer
     observer.emit(Note(text=f"starting Ray with {workers} worker{'s' if workers > 1 else ''}"))
     gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
     with _ray(workers), tempfile.TemporaryDirectory(prefix="promptintern-ray-") as folder:
-        # The mailbox runs on the driver's node. In a worker's pod it would be lost with that pod, and the run with it.
+        # The mailbox runs on the driver's node. In a worker's pod, it and thus the run would be lost with the pod.
         on_driver_node = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
         mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=on_driver_node).remote()
         remote_task = replace(task, observer=RayObserver(mailbox))
@@ -161,25 +164,25 @@ def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer
 
 
 def _run_trainer(trainer: Any, mailbox: Any, observer: Observer) -> BaseException | None:
-    """Train until the workers are done or were lost too often. Return their error, or None."""
+    """Train until the workers have finished or were lost too often. Return the error that ended training, or None."""
     import ray
 
-    # On another thread, Ray leaves Ctrl-C to us, and this thread can forward the workers' events meanwhile.
+    # Ray runs on another thread, where it leaves Ctrl-C to us. Meanwhile, this thread forwards the workers' events.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-train") as thread:
         fit = thread.submit(trainer.fit)
         try:
             _forward_events(mailbox, observer, until=fit)
         except BaseException:
-            ray.shutdown()  # ends the workers at once, and with them the thread
+            ray.shutdown()  # ends the workers at once, and thus the thread
             raise
     return fit.exception()
 
 
 def _check_gpus(job: PromptInternJob, observer: Observer) -> None:
-    """Check that a worker sees the GPUs that it was given, before anything is loaded.
+    """Check, before anything is loaded, that a worker sees the GPUs that it was given.
 
     Raises:
-        UserError: if PyTorch sees fewer.
+        UserError: if PyTorch sees fewer GPUs than the job requests.
         Stopped: if a stop was requested before the first worker started.
     """
     import ray
@@ -227,10 +230,11 @@ def _raise_ending(ending: Any, error: BaseException | None) -> None:
 
 
 def _can_restart(error: BaseException, *, has_progressed: bool) -> bool:
-    """Return whether this driver starts the workers again after Ray Train has given up on them.
+    """Return whether the driver can start the workers again after Ray Train has given up on them.
 
-    It does not if a worker was killed for memory. Ray Train then fails itself and keeps the resources of the dead
-    workers reserved, so new ones would wait for them forever; and they would need as much memory again.
+    The driver can do so if the run has made progress, unless a worker was killed for using too much memory. After such
+    a kill, Ray Train itself fails and keeps the resources of the dead workers reserved, so new workers would wait for
+    these resources forever. New workers would also need as much memory again.
     """
     return has_progressed and not _is_out_of_memory(error)
 
@@ -240,10 +244,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def failure_cause(error: BaseException) -> str:
-    """Return in one line what ended the workers.
+    """Return the error that ended the workers, in one line.
 
-    The message of a worker that Ray killed for memory ends with a page of advice on Ray's own settings; what counts is
-    in the middle.
+    If Ray killed a worker for using too much memory, the message ends with a page of advice on Ray's own settings, and
+    the cause is in the middle.
     """
     message = str(error).strip()
     if memory := _OUT_OF_MEMORY.search(message):
@@ -253,7 +257,7 @@ def failure_cause(error: BaseException) -> str:
 
 
 def _is_worker_loss(error: BaseException) -> bool:
-    """Return whether Ray lost workers or never got any, rather than that our code failed or took too much memory."""
+    """Return whether Ray lost workers or never got any; False if our code failed or used too much memory."""
     from ray.train import TrainingFailedError, WorkerGroupError
 
     if _is_out_of_memory(error):
@@ -261,7 +265,7 @@ def _is_worker_loss(error: BaseException) -> bool:
     if not isinstance(error, WorkerGroupError):
         return isinstance(error, TrainingFailedError)
     failures = error.worker_failures.values()
-    # Errors of our code arrive as they were raised; the loss of a worker arrives as an exception of Ray's own.
+    # Ray passes on errors of our code as they were raised, but reports the loss of a worker as its own exception.
     was_lost_by_ray = any(type(failure).__module__.partition(".")[0] == "ray" for failure in failures)
     return was_lost_by_ray or all(
         _CONNECTION_LOST.search(f"{type(failure).__name__}: {failure}") for failure in failures
@@ -270,12 +274,12 @@ def _is_worker_loss(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _ray(workers: int) -> Iterator[None]:
-    """Inside this block, use the Ray cluster of ``RAY_ADDRESS``, or a small one that is started on this machine."""
+    """Inside this block, use the Ray cluster at ``RAY_ADDRESS``, or else a small cluster that runs on this machine."""
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)  # only the driver's log is kept
+        ray.init(log_to_driver=True)  # because only the driver's log is kept
     else:
         ray.init(
             num_cpus=max(workers, os.cpu_count() or 1),
@@ -294,7 +298,7 @@ def _ray(workers: int) -> Iterator[None]:
 
 
 def _forward_events(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
-    """Forward events from the workers' mailbox to ``observer``, and its request to stop to the mailbox, until the end.
+    """Forward events to ``observer``, and its request to stop to the workers, until the future ``until`` is done.
 
     Raises:
         Stopped: if a stop was requested and no worker is left to save.
@@ -312,7 +316,7 @@ def _forward_events(mailbox: Any, observer: Observer, *, until: "Future[Any]") -
             is_stop_sent = True
             ray.get(mailbox.request_stop.remote())
         if is_stop_sent and (where := ray.get(mailbox.saved_at.remote())) is not None:
-            raise Stopped(where)  # no worker runs: none has started yet, or all have saved for a pod that leaves
+            raise Stopped(where)  # no worker is running: none has started, or all saved for a leaving pod
         if is_stop_sent and ray.get(mailbox.seconds_since_contact.remote()) > _CONTACT_TIMEOUT_SECONDS:
             raise Stopped("the newest checkpoint")  # the workers were lost, and Ray Train waits for new ones
         time.sleep(_POLL_SECONDS)

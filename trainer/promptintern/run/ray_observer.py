@@ -1,4 +1,4 @@
-"""The observer of workers in other processes, which reach the driver through a Ray actor."""
+"""The observer for workers in other processes, which communicates with the driver through a Ray actor."""
 
 import math
 import threading
@@ -27,7 +27,7 @@ class Mailbox:
         self._last_contact = time.monotonic()
 
     def put(self, event: Event) -> None:
-        """Add an event of a worker."""
+        """Record an event that a worker sent."""
         self._events.append(event)
         self._last_contact = time.monotonic()
         match event:
@@ -39,25 +39,28 @@ class Mailbox:
                 self._count_progress(track, step)
 
     def take(self) -> list[Event]:
-        """Return all events since the last call. Called by the driver."""
+        """Return all events since the last call. The driver calls this."""
         events, self._events = self._events, []
         return events
 
     def request_stop(self) -> None:
-        """Ask the workers to save and stop. Called by the driver."""
+        """Ask the workers to save and stop. The driver calls this."""
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Return whether the driver requested a stop. Workers call it repeatedly, which shows that they live."""
+        """Return whether the driver requested a stop. Workers call this repeatedly, which shows that they are alive."""
         self._last_contact = time.monotonic()
         return self._stop
 
     def seconds_since_contact(self) -> float:
-        """Return the seconds since the last call from a worker."""
+        """Return the number of seconds since the last call from a worker."""
         return time.monotonic() - self._last_contact
 
     def set_saved(self, where: str) -> None:
-        """Record that all up to ``where`` is stored and the workers end to restart elsewhere. Called by a worker."""
+        """Record that everything up to ``where`` is stored, and that the workers exit to restart elsewhere.
+
+        A worker calls this.
+        """
         self._saved_at = where
         self._progress_count += 1
         self._events.append(
@@ -65,14 +68,14 @@ class Mailbox:
         )
 
     def saved_at(self) -> str | None:
-        """Return up to where the run is saved if no worker is running, or None."""
+        """Return the point up to which the run is saved, or None if workers are running."""
         return self._saved_at
 
     def progress_count(self) -> int:
-        """Return how often a run came further than ever before, or saved in order to restart elsewhere.
+        """Return how many times the run got further than ever before, or saved in order to restart elsewhere.
 
-        Workers that restart report all committed stages again, and may save again what was saved before. A run that
-        ends at the same point each time makes no progress.
+        Restarted workers report all committed stages again, and may save the same steps again. Neither counts, so
+        a run that fails at the same point every time makes no progress.
         """
         return self._progress_count
 
@@ -82,7 +85,7 @@ class Mailbox:
             self._progress_count += 1
 
     def set_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Record how the run ended. Called by workers; only the first call counts."""
+        """Record how the run ended. Workers call this, and only the first call counts."""
         if self._ending is None:
             self._ending = (kind, list(problems))
 
@@ -92,7 +95,10 @@ class Mailbox:
 
 
 class RayObserver:
-    """An observer that can be sent to workers. It polls for a stop in the background, so a step costs no round trip."""
+    """An observer that can be sent to workers.
+
+    It polls for a request to stop in the background, so that no training step waits for a round trip to the mailbox.
+    """
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
@@ -110,14 +116,14 @@ class RayObserver:
         self._mailbox.put.remote(event)
 
     def stop_requested(self) -> bool:
-        """Return whether a stop was requested, as of at most half a second ago."""
+        """Return whether a stop was requested. The answer is at most half a second old."""
         if self._poller is None:
             self._poller = threading.Thread(target=self._poll, daemon=True, name="stop-poller")
             self._poller.start()
         return self._stop.is_set()
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Record the ending in the mailbox, and wait until it is there."""
+        """Record the ending in the mailbox, and wait until it has arrived."""
         ray.get(self._mailbox.set_ending.remote(kind, list(problems)))
 
     def has_ending(self) -> bool:
@@ -125,14 +131,17 @@ class RayObserver:
         return ray.get(self._mailbox.ending.remote()) is not None
 
     def record_saved(self, where: str) -> bool:
-        """Return False if the driver requested the stop, and True if the pod of this worker or another one leaves."""
+        """Return False if the driver requested the stop. Otherwise, record the save and return True.
+
+        Without a request from the driver, the workers stop because the pod of one of them is leaving.
+        """
         if ray.get(self._mailbox.stop_requested.remote()):
             return False
         ray.get(self._mailbox.set_saved.remote(where))
         return True
 
     def _poll(self) -> None:
-        # Polling goes on after a request to stop, because it shows the driver that a worker lives and will save.
+        # Polling continues after a request to stop, because it shows the driver that the worker is alive and will save.
         while True:
             if ray.get(self._mailbox.stop_requested.remote()) or is_leaving():
                 self._stop.set()

@@ -1,4 +1,4 @@
-"""The work of a training process: a Ray worker, or the driver itself if there are no workers."""
+"""The work of a training process, which is a Ray worker, or the driver itself if there are no workers."""
 
 import os
 from dataclasses import dataclass
@@ -29,27 +29,27 @@ class WorkerTask:
 
     job: PromptInternJob
     store_uri: str
-    """URI of the run's folder."""
+    """The URI of the run's folder."""
     claimant: Claimant
     observer: Observer
 
 
 def work(task: WorkerTask, data: Data | None = None) -> None:
-    """Do the share of one worker in the whole run.
+    """Do one worker's share of the whole run.
 
     Args:
         data: The job's rows, if this process has loaded them already.
 
     Raises:
-        UserError: for anything wrong with the job, its data or its model.
-        RunFailed: if the run ended badly.
-        Stopped: if it saved and stopped on request.
+        UserError: if anything is wrong with the job, its data or its model.
+        RunFailed: if the run failed.
+        Stopped: if the run saved and stopped on request.
     """
     job = task.job
     store = RunStore(open_store(task.store_uri, s3=s3_options(job)))
-    # Workers claim the run, not the driver, because Ray Train may restart workers before all old ones have ended.
+    # Workers, not the driver, claim the run, because Ray Train may restart workers before all old ones have ended.
     process = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
-    with credentials_worked_before():  # the driver has registered the run with them
+    with credentials_worked_before():  # the driver registered the run with the same credentials
         term = distributed.from_rank_zero(lambda: store.claim_term(process, task.claimant))
     if distributed.rank() == 0:
         task.observer.emit(Claimed(term=term))
@@ -74,11 +74,11 @@ class PodLeaving(Exception):  # noqa: N818 -- an event, not an error
 
 
 def work_in_process_group(task: WorkerTask) -> None:
-    """Call ``work`` in a Ray worker and record how it ended, because Ray would only retry after an exception.
+    """Call ``work`` in a Ray worker and record how it ended, because Ray merely retries after an exception.
 
-    Every error is raised as well, because other workers may be waiting for this one. Ray Train then restarts all of
-    them: after a lost node or a broken connection they continue from the newest checkpoint, and after a recorded ending
-    they return at once.
+    Every error is also raised, because other workers may be waiting for this one. Ray Train then restarts all workers.
+    After a lost node or a broken connection, they continue from the newest checkpoint; after a recorded ending, they
+    return at once.
     """
     if task.observer.has_ending():
         return
@@ -108,11 +108,11 @@ def work_in_process_group(task: WorkerTask) -> None:
 
 
 def _check_model(store: RunStore, folder: ModelFolder) -> None:
-    """Record which weights the run began with, or check that these are the same.
+    """Record the digest of the base model when the run begins, and later check that it is the same.
 
     Raises:
         UserError: if the base model has changed since the run began.
-        RunFailed: if the stored record is not what a run writes.
+        RunFailed: if the stored record contains no digest.
     """
     digest = folder.digest()
 
