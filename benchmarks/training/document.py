@@ -31,17 +31,21 @@ def document(measured: Mapping[str, Any], *, name: str) -> str:
     lines = [
         "# Training speed" + (" on a GPU" if on_gpu else ""),
         "",
-        f"`{_command(measured)}` wrote this page and took {measured['minutes']} minutes. The machine and the versions: "
+        f"`{_command(measured)}` wrote this page in {measured['minutes']} minutes. The machine and the versions are: "
         f"{machine_text(machine)}",
         "",
-        f"The model is a Llama with random weights: {shape['layers']} layers of {shape['hidden']}, {shape['heads']} "
-        f"heads ({shape['key_value_heads']} for keys and values), {shape['dtype']}, LoRA r={shape['lora_r']} on all "
-        f"linear layers. Data: {measured['data']}; a template of {measured['template']} tokens, 5 retrieved examples, "
-        f"{measured['rows']} rows in each optimizer step. Each measurement runs in a separate process, and the methods "
-        f"take turns. After the first round, a batch size is measured again if its step took at most {CLOSE} times as "
-        f"long as that of its method's best size, and that size at most {FAR_BEHIND} times as long as the fastest "
-        f"other trainer. The figures are medians over {rounds(measured, 'compare')}; those of packs, workers and "
-        f"answers are medians over {rounds(measured, 'packs')}" + (_ON_GPU if on_gpu else _on_cpu(measured)),
+        f"The model is a Llama with random weights: {shape['layers']} layers of width {shape['hidden']:,}, "
+        f"{shape['heads']} heads ({shape['key_value_heads']} for keys and values), {shape['dtype']}, and LoRA with "
+        f"r={shape['lora_r']} on all linear layers. The data are {measured['data']}. A prompt has a template of "
+        f"{measured['template']} tokens and 5 retrieved examples; an optimizer step has {measured['rows']} rows.",
+        "",
+        "Each measurement runs in a separate process, and the methods take turns. After the first round, a batch size "
+        f"is measured again only if its step took at most {CLOSE} times as long as a step with the best size of the "
+        "same method. A method other than PromptIntern is not measured again at all if its best step took more than "
+        f"{FAR_BEHIND} times as long as that of the fastest of these methods. The figures are medians over "
+        f"{rounds(measured, 'compare')}; "
+        f"those of packs, workers and answers are medians over {rounds(measured, 'packs')}"
+        + (_ON_GPU if on_gpu else _on_cpu(measured)),
     ]
     if "note" in measured:
         lines += ["", measured["note"]]
@@ -52,21 +56,21 @@ def document(measured: Mapping[str, Any], *, name: str) -> str:
 
 
 _ON_GPU = (
-    ". Each process runs four steps, of which the last three count. PromptIntern's times include the planning of "
-    "packs. The other trainers compute LoRA under bfloat16 autocast, which is TRL's default, and attention by "
-    "PyTorch's own kernels with a mask, because the flash-attn package was not installed. Peaks are what PyTorch "
-    "allocated on the GPU."
+    ". Each process runs four steps, of which the last three count. PromptIntern's time includes the planning of "
+    "packs. The other trainers compute LoRA under bfloat16 autocast, which is TRL's default, and they compute "
+    "attention with a mask by PyTorch's own kernels, because the flash-attn package was not installed. Peak memory is "
+    "the memory that PyTorch allocated on the GPU."
 )
 
 
 def _on_cpu(measured: Mapping[str, Any]) -> str:
     return (
-        f', and those below "Beside the steps" over {rounds(measured, "costs")}. Each process runs two steps, of which '
-        "the second counts. PromptIntern's times include the planning of packs. A step of less than "
-        f"{SHORT:.0f} s is measured {OF_SHORT} times in each round. Every process has {measured['threads']} threads. "
-        f"PromptIntern's processes have {SPINS}={OUR_SPINS}, which its command line sets; the others have the default "
-        "of libgomp. PromptIntern may compute several packs at a time, each on threads of its own; the size given is "
-        "the number of tokens in all of them. Peaks of memory include the libraries that a method imports."
+        f', and those under "Outside the steps" are from {rounds(measured, "costs")}. Each process runs two steps, of '
+        "which the second counts. PromptIntern's time includes the planning of packs. A step that takes less than "
+        f"{SHORT:.0f} s is measured {OF_SHORT} times per round. Each process has {measured['threads']} threads. "
+        f"PromptIntern's processes use {SPINS}={OUR_SPINS}, as its command line does; the others use libgomp's "
+        "default. PromptIntern may compute several packs at a time, each on its own threads; its pack size is the "
+        "number of tokens in all of them together. Peak memory includes the libraries that a method imports."
     )
 
 
@@ -87,16 +91,19 @@ def machine_text(machine: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
+_SIZE = "rows in a batch, or tokens in a pack"
+
+
 def _compare(measured: Mapping[str, Any]) -> Iterator[str]:
     rows = measured["rows"]
     settings = [Setting(**setting) for setting in measured["compare"]]
     best = best_of(settings)
-    yield "## Against HF Trainer and TRL, stage by stage"
+    yield "## Compared with HF Trainer and TRL, stage by stage"
     yield ""
     yield "![Examples per second of every method in every stage](performance.svg)"
     yield ""
     yield from table(
-        ["stage", "method", "batch or pack", "examples/s", "slowest to fastest", "peak MiB"],
+        ["stage", "method", _SIZE, "examples/s", "examples/s, slowest to fastest step", "peak MiB"],
         [
             [
                 str(s.stage + 1),
@@ -116,17 +123,19 @@ def _compare(measured: Mapping[str, Any]) -> Iterator[str]:
     if rates:
         yield f"Model FLOPs utilization of PromptIntern: {'; '.join(rates)}."
         yield ""
-    others = [s for s in settings if s not in best]
     yield (
-        "Padded TRL was given the batch that was best with HF Trainer in the first round, because both pad in the same "
-        "way. Slower settings, in examples/s: "
-        + "; ".join(f"stage {s.stage + 1} {NAMES[s.method]} {s.size}: {rows / s.median:.1f}" for s in others)
-        + "."
+        "Padded TRL was given the batch size that was best for HF Trainer in the first round, because both pad in the "
+        "same way. The following settings were slower:"
+    )
+    yield ""
+    yield from table(
+        ["stage", "method", _SIZE, "examples/s"],
+        [[str(s.stage + 1), NAMES[s.method], str(s.size), f"{rows / s.median:.1f}"] for s in settings if s not in best],
     )
 
 
 def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
-    """Yield a table of ours against the fastest other method in each stage."""
+    """Yield a table that compares our engine with the fastest other method in each stage."""
     totals: dict[str, float] = {}
     lines = []
     for stage in sorted({s.stage for s in best}):
@@ -148,8 +157,8 @@ def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
             [
                 str(stage + 1),
                 f"{nearest.median / ours.median:.2f}x {NAMES[nearest.method]}",
-                f"{min(s.peak_mib for s in here.values()):.0f} to {max(s.peak_mib for s in here.values()):.0f}, "
-                f"ours {ours.peak_mib:.0f}",
+                f"others {min(s.peak_mib for s in here.values()):.0f} to "
+                f"{max(s.peak_mib for s in here.values()):.0f}, PromptIntern {ours.peak_mib:.0f}",
                 difference_text,
             ]
         )
@@ -157,7 +166,12 @@ def _ratios(best: Sequence[Setting], dtype: str) -> Iterator[str]:
     nearest_method = min(totals, key=lambda method: totals[method])
     lines.append(["all", f"**{totals[nearest_method] / ours_total:.2f}x** {NAMES[nearest_method]}", "", ""])
     yield from table(
-        ["stage", "speed against the fastest other", "peak MiB of the others", "losses and gradient norms differ by"],
+        [
+            "stage",
+            "PromptIntern relative to the best other method",
+            "peak MiB",
+            "relative differences of loss and gradient norm",
+        ],
         lines,
     )
 
@@ -166,17 +180,17 @@ def _alike(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## The same training"
     yield ""
     yield (
-        f"Each method trains {STEPS} steps of {ROWS} rows of the first stage, which are not timed. Packed TRL is left "
-        "out, because its steps contain other rows."
+        f"Each method trains the same {STEPS} steps of {ROWS} rows of the first stage. They are not timed. Packed TRL "
+        "is left out, because its steps contain other rows."
     )
     yield ""
     yield from table(
         [
-            "method",
-            "its loss, first and last step",
-            "our loss, last step",
-            "losses differ by",
-            "gradient norms differ by",
+            "compared with",
+            "loss of that method, first and last step",
+            "PromptIntern's loss, last step",
+            "relative difference of losses",
+            "relative difference of gradient norms",
         ],
         [
             [
@@ -196,18 +210,25 @@ def _lengths(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## The longer the template, the larger the gain"
     yield ""
     yield (
-        f"The first stage with {measured['rows']} rows {_arrangement(measured)} is compared with HF Trainer with "
-        "padded rows, which took steps of 16,384 tokens or of 2 rows, in batches of up to "
-        f"{16 if on_gpu else 4} rows, whichever was fastest."
+        f"This compares the first stage with HF Trainer. PromptIntern computes {measured['rows']} rows "
+        f"{_arrangement(measured)} HF Trainer pads rows and takes steps of up to 16,384 tokens, but of at least 2 "
+        f"rows, in batches of up to {16 if on_gpu else 4} rows; its fastest batch size counts."
         + (
-            " Its time is scaled to the same number of tokens per row as ours."
+            " Its time is scaled to PromptIntern's number of tokens per row."
             if "gains" in measured["lengths"][0]
             else ""
         )
     )
     yield ""
     yield from table(
-        ["template", "mean row", "ours, examples/s", "HF Trainer", "its batch", "gain"],
+        [
+            "tokens in the template",
+            "mean tokens in a row",
+            "PromptIntern, examples/s",
+            "HF Trainer, examples/s",
+            "HF Trainer's batch size",
+            "gain (smallest to largest in a round)" if "gains" in measured["lengths"][0] else "gain",
+        ],
         [
             [
                 str(each["template"]),
@@ -225,9 +246,10 @@ def _lengths(measured: Mapping[str, Any]) -> Iterator[str]:
 def _arrangement(measured: Mapping[str, Any]) -> str:
     packs = max(each.get("packs", 1) for each in measured["lengths"])
     if packs == 1:
-        return "in one pack"
+        return "in one pack."
     return (
-        f"in {packs:.0f} concurrent packs of {measured['rows'] / packs:.0f}, for which the template is computed once,"
+        f"under one template, which is computed once for all of them, in {packs:.0f} packs of "
+        f"{measured['rows'] / packs:.0f} rows at the same time."
     )
 
 
@@ -240,7 +262,7 @@ def _packs(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## Rows in a pack"
     yield ""
     yield from table(
-        ["tokens at a time", "packs at a time", "rows in a pack", "examples/s", "peak MiB"],
+        ["tokens in all concurrent packs", "concurrent packs", "rows in a pack", "examples/s", "peak MiB"],
         [
             [
                 str(each["pack"]),
@@ -259,9 +281,9 @@ def _profile(measured: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     pack = PACK[measured["shape"]["device"]]
     yield (
-        f"The table shows a step of the first stage with {pack:,} tokens at a time, under PyTorch's profiler, which "
-        "slows down short operations. If threads have packs of their own, the times of all of them are added up; the "
-        "shared prefix, which they compute together, counts once."
+        f"These are shares of the time of a step of the first stage with {pack:,} tokens at a time, measured under "
+        "PyTorch's profiler, which slows down short operations. While threads compute packs of their own, the times of "
+        "all threads are added; the shared prefix, which they compute together, counts as the time of one thread."
     )
     yield ""
     spent = measured["profile"]
@@ -280,17 +302,18 @@ def _workers(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## From one worker to two"
     yield ""
     yield (
-        f"With one thread per worker and gradients exchanged by gloo, one worker trains {rates[1]:.1f} examples/s and "
-        f"two train {rates[2]:.1f} examples/s, which is {rates[2] / rates[1]:.2f}x."
+        "With one thread per worker and gradients exchanged through gloo, one worker reaches "
+        f"{rates[1]:.1f} examples/s and two reach {rates[2]:.1f} examples/s, which is {rates[2] / rates[1]:.2f} times "
+        "as many."
     )
 
 
 def _costs(measured: Mapping[str, Any]) -> Iterator[str]:
     costs = measured["costs"]
-    yield "## Beside the steps"
+    yield "## Outside the steps"
     yield ""
     yield from table(
-        ["what", "seconds", "compared"],
+        ["what", "seconds", "in comparison"],
         [
             ["training of a stage", f"{costs['stage']:.1f}", ""],
             [
@@ -299,46 +322,49 @@ def _costs(measured: Mapping[str, Any]) -> Iterator[str]:
                 f"at most {costs['share']:.1%} of the next stage's time",
             ],
             [
-                "the same with storage on an S3 server on this machine",
+                "the same, with storage on an S3 server on this machine",
                 f"{costs['s3_change']:.2f}",
                 f"at most {costs['s3_share']:.1%} of the next stage's time",
             ],
             [
-                "start of a new process, to resume or to train the next stage",
+                "start of a new process, for a stage or to resume",
                 f"{costs['start']:.1f}",
-                f"{costs['start'] / costs['stage']:.0%} of the stage's time",
+                f"{costs['start'] / costs['stage']:.0%} of a stage's time",
             ],
             [
-                "pause of training for a checkpoint",
+                "time for which a checkpoint holds up training",
                 f"{costs['save']:.3f}",
                 f"{costs['save'] / costs['step']:.2%} of a step of {costs['step']:.2f} s",
             ],
-            ["until the checkpoint is stored, while training goes on", f"{costs['stored']:.2f}", ""],
-            ["the same on an S3 server on this machine", f"{costs['s3_stored']:.2f}", ""],
+            ["time until a checkpoint is stored, while training goes on", f"{costs['stored']:.2f}", ""],
+            ["the same, with storage on an S3 server on this machine", f"{costs['s3_stored']:.2f}", ""],
         ],
     )
     yield ""
     yield (
         "Checkpoints are written or uploaded while training goes on. With a checkpoint every second, the first stage "
-        f"trained {costs['local']:.1f} examples/s with storage on this machine's disk, and {costs['s3']:.1f} with "
-        f"storage on an S3 server on this machine ({costs['s3'] / costs['local']:.2f}x)."
+        f"reached {costs['local']:.1f} examples/s with storage on this machine's disk, and {costs['s3']:.1f} "
+        "examples/s with storage on an S3 server on this machine, which is "
+        f"{costs['s3'] / costs['local']:.2f} times the speed with the disk."
     )
 
 
 def _answers(measured: Mapping[str, Any]) -> Iterator[str]:
     answers = measured["answers"]
     full, alone = answers["full prompt"], answers["query only"]
-    yield "## Answers: the full prompt against the query alone"
+    yield "## Answers: the full prompt compared with the query alone"
     yield ""
-    yield "Each answer has 24 tokens. The model has no adapter, since a merged adapter costs nothing. The evaluation"
-    yield "of a run computes the tokens that all prompts begin with once; a server without a prefix cache computes them"
-    yield "for each request."
+    yield (
+        "Each answer has 24 tokens, generated by the same model without an adapter; a merged adapter adds no cost. The "
+        "evaluation of a run computes the common beginning of all prompts only once; a server that keeps nothing "
+        "between requests computes every prompt in full."
+    )
     yield ""
     yield from table(
         [
             "prompt",
             "prompt tokens",
-            "seconds, one by one",
+            "seconds per answer, one by one",
             "seconds per answer in batches of 32",
             "seconds per answer in a run's evaluation",
         ],

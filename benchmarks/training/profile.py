@@ -19,14 +19,14 @@ _PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::addmm_": 1,
 _ATTENTION = "_attention_for_cpu"
 PRODUCTS, SHARED, OWN, REST = (
     "matrix products",
-    "attention to what is shared",
+    "attention to shared tokens",
     "causal attention within a node of the tree",
-    "norms, positions, activation, loss, copies, Python, waiting",
+    "norms, positions, activations, loss, copies, Python, waiting",
 )
 
 ATTENTION, OTHERS, WAITING = (
     "attention",
-    "norms, positions, activation, loss, copies",
+    "norms, positions, activations, loss, copies",
     "waiting for the host",
 )
 

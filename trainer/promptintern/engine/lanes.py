@@ -3,7 +3,7 @@
 PyTorch's own threads share every operation and wait for each other at its end, a few thousand times per pack, while
 Python runs on one of them. Lanes wait for each other only once per step. They need no second model: a pass only reads
 the parameters, and everything that the engine records during a pass is thread-local. Every lane sums its own gradients,
-and the sums are added in a fixed order, so that a resumed run ends in the same bits.
+and the sums are added in a fixed order, so that a resumed run gives bit-identical results.
 
 The packs of all lanes together have as many tokens as a single pack would have, and keep as much memory for their
 backward passes. What a layer allocates temporarily, such as the sum of its weights and LoRA's, exists once for every

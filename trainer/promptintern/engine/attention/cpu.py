@@ -170,7 +170,8 @@ class CpuBackend:
     """From this number on, a separate call costs less than copying a node's tokens to those of others and back."""
     min_node_savings = 16
     min_prefix_savings: int | None = 256
-    """A pass costs some 20 ms besides its tokens, which is the time of 130 tokens in four layers of width 256."""
+    """A pass costs about 20 ms in addition to the time of its tokens, which is as much as 130 tokens cost in four
+    layers of width 256."""
 
     def segments(
         self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device

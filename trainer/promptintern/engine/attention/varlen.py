@@ -1,4 +1,4 @@
-"""Tree attention on a GPU: one call for all nodes among themselves, and one for every level of the tree above.
+"""Tree attention on a GPU: one call for the attention inside all nodes, and one for every level of the tree above.
 
 A variable-length kernel takes all nodes of a level at once, because launching one kernel for each node would cost more
 than its computation.
@@ -133,7 +133,7 @@ class FlashKernel:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Inside this block, kernels use their deterministic algorithms, so that a resumed run ends in the same bits."""
+    """Inside this block, kernels use deterministic algorithms, so that a resumed run gives bit-identical results."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
     fill = settings.fill_uninitialized_memory
