@@ -1,4 +1,4 @@
-"""The adapter: LoRA through PEFT, with its parameters in one flat buffer and its gradients in another."""
+"""The adapter: LoRA layers from PEFT, with all parameters in one flat buffer and all gradients in another."""
 
 import json
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ class Slot:
 
 
 class Adapter:
-    """A base model with LoRA, and the trainable parameters as views into ``flat``.
+    """A base model with LoRA, whose trainable parameters are views into ``flat``.
 
-    The flat buffer has a fixed order (sorted by name). With it, the all-reduce, clipping, the optimizer and a
-    checkpoint each handle a single tensor.
+    The flat buffer holds the parameters in a fixed order (sorted by name). Because of the buffer, the all-reduce,
+    clipping, the optimizer and a checkpoint each handle a single tensor.
 
     Attributes:
         model: The PEFT model.
-        flat: All LoRA parameters, ``[P]`` float32; its ``.grad`` collects the gradients of all of them.
-        slots: The tensors in the order of the flat buffer.
-        initial: The parameters right after creation, ``[P]`` float32.
+        flat: All LoRA parameters, ``[P]`` float32; ``flat.grad`` accumulates the gradients of all parameters.
+        slots: The places of the tensors, in the order of the flat buffer.
+        initial: The values of the parameters right after creation, ``[P]`` float32.
     """
 
     def __init__(self, model: Any) -> None:
@@ -57,19 +57,19 @@ class Adapter:
 
     @property
     def grad(self) -> torch.Tensor:
-        """The gradients of all parameters, ``[P]``; the parameters' own ``.grad`` are views of it."""
+        """The gradients of all parameters, ``[P]``; the ``.grad`` of each parameter is a view into this tensor."""
         assert self.flat.grad is not None
         return self.flat.grad
 
     def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """Return, for every parameter, the view of its part of ``flat`` ``[P]``."""
+        """Return, for every parameter, a view of its part of ``flat`` ``[P]``."""
         return [flat[slot.start : slot.stop].view(slot.shape) for slot in self.slots]
 
     def add_gradients(self, loss: torch.Tensor, into: torch.Tensor) -> None:
         """Add the gradients of ``loss`` to ``into`` ``[P]``.
 
-        Several threads may call this at the same time, each with its own ``into``. In contrast, ``loss.backward()`` in
-        several threads would add to the same ``grad``.
+        Several threads may call this method at the same time, each with its own ``into``. In contrast,
+        ``loss.backward()`` in several threads would add to the same ``grad``.
         """
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         pairs = [(view, grad) for view, grad in zip(self.views(into), gradients, strict=True) if grad is not None]
@@ -78,7 +78,8 @@ class Adapter:
     def grad_norm(self) -> float:
         """Return the Euclidean norm of all gradients together.
 
-        It is summed in float64: for 22 million numbers, PyTorch's float32 sum on a CPU is off by a thousandth.
+        The squares are summed in float64, because PyTorch's float32 sum of 22 million numbers on a CPU has an error of
+        0.1%.
         """
         return float(torch.linalg.vector_norm(self.grad, dtype=torch.float64))
 
@@ -88,11 +89,11 @@ class Adapter:
             self.flat.copy_(values)
 
     def reset(self) -> None:
-        """Set all parameters to their values right after creation."""
+        """Set all parameters to the values that they had right after creation."""
         self.load_flat(self.initial)
 
     def save(self, folder: Path, *, base_name: str, revision: str | None = None) -> None:
-        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as stock PEFT and vLLM read them."""
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` in the form that stock PEFT and vLLM read."""
         from peft import get_peft_model_state_dict
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,7 @@ class Adapter:
         config.revision = revision
         config.inference_mode = True
         config.save_pretrained(folder)
-        # PEFT keeps some of its lists as sets. They are sorted so that the same run writes the same file.
+        # PEFT turns some lists into sets. They are sorted here so that the same run writes the same file.
         path = folder / CONFIG
         written = json.loads(path.read_text())
         for name in ("target_modules", "target_parameters"):
@@ -113,10 +114,10 @@ class Adapter:
         path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
     def load(self, folder: Path) -> None:
-        """Load the parameters that ``save`` wrote.
+        """Load the parameters that ``save`` wrote to ``folder``.
 
         Raises:
-            RunFailed: if the file does not hold exactly this adapter's tensors.
+            RunFailed: if the file does not hold exactly the tensors of this adapter.
         """
         tensors = load_file(folder / WEIGHTS)
         ours = {_stored_name(slot): slot for slot in self.slots}
@@ -153,10 +154,10 @@ def _buffer_slots(trainable: list[tuple[str, nn.Parameter]]) -> tuple[Slot, ...]
 
 
 def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
-    """Return ``model`` with a fresh LoRA adapter, initialised from ``seed`` alone.
+    """Attach fresh LoRA layers, initialized from ``seed`` alone, to ``model``, and return the adapter.
 
     Raises:
-        UserError: if no module has one of the names in ``training.lora.targetModules``.
+        UserError: if no module has any of the names in ``training.lora.targetModules``.
     """
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 

@@ -1,4 +1,4 @@
-"""The gradients of one optimizer step: forward and backward passes of a worker's packs."""
+"""The computation of one step's gradients: the forward and backward passes of a worker's packs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ def compute_gradients(
     device: torch.device,
     clock: PhaseClock,
 ) -> tuple[float, int]:
-    """Compute the gradients of the mean loss per answer token into ``adapter.grad``.
+    """Compute the gradients of the mean loss per answer token, and store them in ``adapter.grad``.
 
     Returns:
-        This worker's summed loss, and the number of tokens that went through its model.
+        The summed loss of this worker, and the number of tokens that its model computed.
 
     Raises:
         RunFailed: if the device has too little memory for a pack.
@@ -69,19 +69,20 @@ def compute_gradients(
     if shared_prefix:
         shared_prefix.backward()
         first.computed += shared_prefix.tokens
-    clock.record("backward")  # including the first lane's wait for the others
+    clock.record("backward")  # includes the first lane's wait for the other lanes
     return first.loss.item(), first.computed
 
 
 @dataclass(kw_only=True)
 class _Lane:
-    """Computes packs one after another, and sums their losses and gradients.
+    """A lane, which computes packs one after another and sums their losses and gradients.
 
     Attributes:
         shared_prefix: The shared prefix above the packs, with this lane's gradient sums.
-        grad: The lane's sum of gradients ``[P]``; None to add to the parameters' own, which only one lane may do.
+        grad: The lane's sum of gradients ``[P]``. If it is None, the lane adds its gradients to the ``.grad`` of the
+            parameters, which only one lane may do.
         loss: The summed loss, a float64 scalar.
-        computed: Number of tokens that went through the model.
+        computed: The number of tokens that the model computed.
     """
 
     adapter: Adapter
@@ -126,7 +127,7 @@ class _Lane:
             self.adapter.add_gradients(loss, self.grad)
 
     def add(self, other: "_Lane") -> None:
-        """Add the sums of another lane to this one's."""
+        """Add the sums of the lane ``other`` to the sums of this lane."""
         assert other.grad is not None
         self.adapter.grad.add_(other.grad)
         if self.shared_prefix and other.shared_prefix:

@@ -1,4 +1,4 @@
-"""The trainer's state after a step, in files that cannot hold code: safetensors and JSON."""
+"""The trainer's state after a step, stored in files that cannot contain code: safetensors and JSON."""
 
 import json
 from collections.abc import Mapping
@@ -18,38 +18,38 @@ _TRAJECTORY = "trajectory.json"
 
 @dataclass(kw_only=True)
 class Totals:
-    """Sums over all steps of a trajectory."""
+    """The sums over all steps of a trajectory."""
 
     rows: int = 0
     tokens: int = 0
     loss_tokens: int = 0
     computed: int = 0
     computed_loss_tokens: int = 0
-    """Loss tokens of the steps whose computed tokens are known."""
+    """The number of loss tokens in the steps for which the number of computed tokens is known."""
 
 
 @dataclass(kw_only=True)
 class Trajectory:
-    """The record of a track's training, with one entry per step in every list."""
+    """The record of a track's training. Every list has one entry per step."""
 
     loss: list[float] = field(default_factory=list)
-    """Mean ``-ln p`` per answer token of the step's batch."""
+    """The mean ``-ln p`` per answer token of the step's batch."""
     grad_norm: list[float] = field(default_factory=list)
-    """Euclidean norm before clipping."""
+    """The Euclidean norm of the gradients before clipping."""
     learning_rate: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     loss_tokens: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     computed: list[int] = field(default_factory=list)
-    """Tokens that went through the model. The list is shorter than the others if an older version, which did not record
-    them, began the track."""
+    """The number of tokens that the model computed. This list is shorter than the other lists if the track was begun by
+    an older version, which did not record this number."""
     seconds: float = 0.0
-    """Training time without evaluation, over all attempts and head restarts."""
+    """The training time in seconds, without evaluation, over all attempts and head restarts."""
     spent: dict[Phase, float] = field(default_factory=dict)
-    """Seconds by phase, for the steps in ``computed``."""
+    """The number of seconds spent in each phase, over the steps in ``computed``."""
 
     def __post_init__(self) -> None:
-        # Rates are reported at every step, and a stage may have a hundred thousand steps.
+        # Rates are reported at every step, and a stage may have 100,000 steps, so the sums are kept up to date.
         self.totals = Totals(
             rows=sum(self.rows),
             tokens=sum(self.tokens),
@@ -73,7 +73,7 @@ class Trajectory:
         rows: int,
         computed: int,
     ) -> None:
-        """Append a step."""
+        """Append the record of a step."""
         self.loss.append(loss)
         self.grad_norm.append(grad_norm)
         self.learning_rate.append(learning_rate)
@@ -88,7 +88,7 @@ class Trajectory:
         self.totals.computed_loss_tokens += loss_tokens
 
     def add_seconds(self, seconds: Mapping[Phase, float]) -> None:
-        """Add seconds by phase."""
+        """Add ``seconds``, the time spent in each phase."""
         for phase, added in seconds.items():
             self.spent[phase] = self.spent.get(phase, 0.0) + added
             self.seconds += added
@@ -104,21 +104,21 @@ class Trajectory:
 
 
 def new_optimizer(adapter: Adapter, *, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over the flat buffer.
+    """Return an AdamW optimizer (Loshchilov & Hutter 2019, arXiv 1711.05101) for the flat buffer.
 
-    Its learning rate is set at every step.
+    The training loop sets the learning rate at every step.
     """
     return torch.optim.AdamW([adapter.flat], lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.999), eps=1e-8)
 
 
 def optimizer_tensors(optimizer: torch.optim.AdamW, adapter: Adapter) -> dict[str, torch.Tensor]:
-    """Return AdamW's moments ``[P]`` and its step count; empty before the first step."""
+    """Return the moments ``[P]`` and the step count of AdamW; the result is empty before the first step."""
     state = optimizer.state.get(adapter.flat, {})
     return {name: value.detach() for name, value in state.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.AdamW, adapter: Adapter, tensors: dict[str, torch.Tensor]) -> None:
-    """Restore the state that ``optimizer_tensors`` returned."""
+    """Restore the optimizer state that ``optimizer_tensors`` returned."""
     if tensors:
         device = adapter.flat.device
         optimizer.state[adapter.flat] = {
@@ -129,7 +129,7 @@ def restore_optimizer(optimizer: torch.optim.AdamW, adapter: Adapter, tensors: d
 
 
 def snapshot(adapter: Adapter, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """Return a copy, on the CPU, of all that a step changes, so that it can be written while training continues."""
+    """Return a CPU copy of everything that a step changes, so that it can be written while training continues."""
     tensors = {"parameters": adapter.flat.detach(), **_prefixed(optimizer_tensors(optimizer, adapter))}
     return {name: value.to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
@@ -139,7 +139,7 @@ def _prefixed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_state(folder: Path, tensors: dict[str, torch.Tensor], *, buffer_digest: str) -> None:
-    """Write a snapshot into ``state.safetensors`` in ``folder``."""
+    """Write the snapshot ``tensors`` to ``state.safetensors`` in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / _TENSORS, metadata={"layout": buffer_digest})
 
@@ -148,7 +148,7 @@ def read_state(folder: Path, *, buffer_digest: str) -> dict[str, torch.Tensor]:
     """Read the snapshot in ``folder``.
 
     Raises:
-        RunFailed: if it was written for an adapter with another buffer order.
+        RunFailed: if the snapshot was written for an adapter with another buffer order.
     """
     from safetensors import safe_open
 
@@ -162,7 +162,7 @@ def read_state(folder: Path, *, buffer_digest: str) -> dict[str, torch.Tensor]:
 
 
 def apply_state(tensors: dict[str, torch.Tensor], adapter: Adapter, optimizer: torch.optim.AdamW) -> None:
-    """Restore a snapshot."""
+    """Restore the snapshot ``tensors`` into ``adapter`` and ``optimizer``."""
     adapter.load_flat(tensors["parameters"])
     restore_optimizer(
         optimizer,

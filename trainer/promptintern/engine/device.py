@@ -1,4 +1,4 @@
-"""Copies from the host's memory to a device's."""
+"""Copies from host memory to device memory."""
 
 from typing import Any
 
@@ -7,6 +7,6 @@ from numpy.typing import NDArray
 
 
 def to_device(numbers: NDArray[Any] | list[Any], device: torch.device) -> torch.Tensor:
-    """Return ``numbers`` as a tensor on ``device``. The host does not wait for the device's pending work."""
+    """Return ``numbers`` as a tensor on ``device``, without waiting for pending work of the device."""
     x = torch.as_tensor(numbers)
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

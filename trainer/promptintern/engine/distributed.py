@@ -1,4 +1,4 @@
-"""The few collective operations that training needs, the same for one process and for many."""
+"""The collective operations that training needs. They also work in a single process without a process group."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The rank of this worker; 0 without a process group."""
+    """Return the rank of this worker, or 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """The number of workers; 1 without a process group."""
+    """Return the number of workers, or 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -26,20 +26,23 @@ def all_reduce_sum(tensor: torch.Tensor) -> None:
 
 
 def any_worker(flag: bool) -> bool:
-    """Return whether ``flag`` is set on any worker; all workers get the same answer."""
+    """Return whether ``flag`` is set on any worker; the result is the same on all workers."""
     total = torch.tensor(float(flag))
     all_reduce_sum(total)
     return bool(total > 0)
 
 
 def broadcast(tensor: torch.Tensor) -> None:
-    """Copy rank 0's values of ``tensor`` to all workers, in place."""
+    """Copy the values of ``tensor`` on rank 0 to all other workers, in place."""
     if dist.is_initialized():
         dist.broadcast(tensor, src=0)
 
 
 def broadcast_object(value: Any) -> Any:
-    """Return rank 0's ``value`` on every worker. Workers are one trust domain, so pickling between them is fine."""
+    """Return, on every worker, the ``value`` of rank 0.
+
+    All workers are in one trust domain, so objects may be pickled between them.
+    """
     if not dist.is_initialized():
         return value
     box = [value]
@@ -48,13 +51,13 @@ def broadcast_object(value: Any) -> Any:
 
 
 def from_rank_zero(read: Callable[[], T]) -> T:
-    """Call ``read`` on rank 0 and return its value on every worker, so that all workers see the same storage."""
+    """Call ``read`` on rank 0 and return the result on every worker, so that all workers see the same storage."""
     value: T = broadcast_object(read() if rank() == 0 else None)
     return value
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Return every worker's ``value``, by rank, on every worker."""
+    """Return, on every worker, the list of every worker's ``value`` in the order of ranks."""
     if not dist.is_initialized():
         return [value]
     gathered: list[Any] = [None] * dist.get_world_size()
@@ -63,6 +66,6 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Wait for all workers."""
+    """Wait until all workers have reached this call."""
     if dist.is_initialized():
         dist.barrier()

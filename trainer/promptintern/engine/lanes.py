@@ -1,15 +1,16 @@
-"""Lanes: CPU threads that compute packs side by side through one model, each lane its own packs.
+"""Lanes: CPU threads that compute packs at the same time with one model; each lane computes its own packs.
 
-PyTorch's own threads share every operation and wait for each other at its end, a few thousand times per pack, while
-Python runs on one of them. Lanes wait for each other only once per step. They need no second model: a pass only reads
-the parameters, and everything that the engine records during a pass is thread-local. Every lane sums its own gradients,
-and the sums are added in a fixed order, so that a resumed run gives bit-identical results.
+PyTorch's own threads share the work of every operation and wait for each other at the end of the operation, a few
+thousand times per pack, and Python code runs on only one of them. Lanes wait for each other only once per step. They
+need no second copy of the model: a pass only reads the parameters, and everything that the engine records during a pass
+is thread-local. Every lane sums its own gradients, and the sums of all lanes are added in a fixed order, so that a
+resumed run reproduces the same bits.
 
-The packs of all lanes together have as many tokens as a single pack would have, and keep as much memory for their
-backward passes. What a layer allocates temporarily, such as the sum of its weights and LoRA's, exists once for every
-lane. Every lane but the first also holds sums of the gradients of all parameters and of the shared prefix's keys and
-values. Because their packs are smaller, lanes pay only where the shared prefix can hold most of what packs have in
-common.
+Together, the packs of all lanes have the number of tokens that a single pack would have without lanes, and keep the
+same amount of memory for their backward passes. What a layer allocates temporarily, such as the sum of its base and
+LoRA weights, is allocated once per lane. Every lane except the first also holds its own sums of the gradients of all
+parameters and of the keys and values of the shared prefix. Because the packs of lanes are smaller, lanes pay only if
+the shared prefix can hold most of the tokens that packs have in common.
 """
 
 import ctypes
@@ -28,18 +29,20 @@ from promptintern.engine.packing.planning import largest_divisor
 L = TypeVar("L")
 S = TypeVar("S")
 _M_ARENA_MAX = -8
-"""The constant ``M_ARENA_MAX`` of glibc's malloc.h."""
+"""The value of the constant ``M_ARENA_MAX`` in glibc's ``malloc.h``."""
 _MIN_PACK_TOKENS = 1024
-"""Tokens of a lane's packs. In smaller ones, the cost of a pack besides its tokens becomes noticeable."""
+"""The minimum number of tokens in the packs of a lane. In smaller packs, the fixed cost of a pack becomes
+noticeable."""
 
 
 def pin_thread_settings(device: torch.device) -> None:
-    """Make PyTorch, and malloc on a CPU, behave as they do with lanes. Call it before any computation or thread starts.
+    """Make PyTorch, and malloc on a CPU, behave as they do with lanes.
 
-    When PyTorch's number of threads is set for the first time, PyTorch forbids MKL to use fewer threads as it sees fit,
-    which may change the rounding of sums. A resumed run has to compute as the first attempt did, whether or not it has
-    had lanes yet. In addition, all threads share one heap instead of having one each, so that memory that one lane has
-    freed can be used by the others.
+    Call this function before any computation or thread starts. When the number of PyTorch's threads is set for the
+    first time, PyTorch no longer lets MKL choose to use fewer threads, which may change the rounding of sums. A resumed
+    run must compute exactly as the first attempt did, whether or not it has used lanes yet. In addition, all threads
+    share one heap instead of having one heap each, so that memory that one lane has freed can be used by the other
+    lanes.
     """
     torch.set_num_threads(torch.get_num_threads())
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
@@ -47,11 +50,12 @@ def pin_thread_settings(device: torch.device) -> None:
 
 
 def lane_threads(model: Any, device: torch.device) -> int:
-    """Return the number of threads that lanes may use for ``model`` (PEFT's).
+    """Return the number of threads that lanes may use for the PEFT model ``model``.
 
-    It is 1 on a GPU, and where a pass does more than read the model: in 16 bits, where the engine rounds LoRA's
-    parameters; with LoRA on parameters that are not in a linear layer, such as a mixture's experts, where PEFT stores
-    its sums while it computes; and where a pass draws random numbers or changes a module, which is tried.
+    The number is 1 on a GPU, and if a pass does more than read the model. This is the case in 16 bits, where the engine
+    rounds the LoRA parameters; with LoRA on parameters outside linear layers, such as the experts of a mixture, where
+    PEFT stores its sums while it computes; and if a pass draws random numbers or changes a module, which is tested on
+    the model.
     """
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -65,7 +69,10 @@ def lane_threads(model: Any, device: torch.device) -> int:
 
 @torch.no_grad()
 def _has_no_side_effects(model: Any) -> bool:
-    """Whether a pass in training mode leaves the generator and all modules as an earlier pass of other tokens did."""
+    """Return whether a pass in training mode draws no random numbers and leaves all modules as the previous pass did.
+
+    The two passes have different tokens.
+    """
     rng_state = torch.get_rng_state()
     try:
         with train_mode(model, training=True):
@@ -88,17 +95,17 @@ def _are_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
 
 
 def lane_count(threads: int, *, tokens_per_pack: int) -> int:
-    """Return the number of lanes: a divisor of ``threads`` with which every lane has packs of at least 1,024 tokens.
+    """Return the largest divisor of ``threads`` with which every lane has packs of at least 1,024 tokens, or 1.
 
     Args:
-        threads: Number of threads that all lanes share evenly.
-        tokens_per_pack: Tokens of the packs of all lanes together.
+        threads: The number of threads, which all lanes share evenly.
+        tokens_per_pack: The number of tokens in the packs of all lanes together.
     """
     return largest_divisor(threads, tokens_per_pack // _MIN_PACK_TOKENS)
 
 
 class LanePool:
-    """The threads of the lanes. The calling thread is the first lane, and ``pool`` has one for each other lane."""
+    """The threads of the lanes. The calling thread is the first lane; ``pool`` has one thread for each other lane."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._threads = torch.get_num_threads()
@@ -106,15 +113,15 @@ class LanePool:
         self._cancelled = threading.Event()
 
     def run(self, work: Callable[[L, Iterable[S]], None], shares: Sequence[tuple[L, Sequence[S]]]) -> None:
-        """Call ``work`` with every lane and its items, all at the same time, and wait for all of them.
+        """Call ``work`` for every lane with the lane and its items, all at the same time, and wait for all calls.
 
-        If one call fails, the others stop before their next item, and the error is raised.
+        If a call fails, the other calls stop before their next item, and the error is raised.
         """
         self._cancelled.clear()
         futures = []
         try:
             threads_per_lane = max(1, self._threads // len(shares))
-            torch.set_num_threads(threads_per_lane)  # new threads inherit it
+            torch.set_num_threads(threads_per_lane)  # new threads inherit this number
             for lane, items in shares[1:]:
                 futures.append(self._pool.submit(self._in_lane, threads_per_lane, work, lane, items))
             lane, items = shares[0]
@@ -146,6 +153,6 @@ class LanePool:
 
 @contextmanager
 def lane_pool(lanes: int) -> Iterator[LanePool]:
-    """Yield threads for ``lanes`` lanes, which end with the block."""
+    """Yield the threads for ``lanes`` lanes; the threads end with the ``with`` block."""
     with ThreadPoolExecutor(max(1, lanes - 1), thread_name_prefix="lane") as pool:
         yield LanePool(pool)

@@ -6,11 +6,12 @@ from promptintern_api.training import LrSchedule
 
 
 def learning_rate(step: int, total: int, *, peak: float, warmup_ratio: float, schedule: LrSchedule) -> float:
-    """Return the learning rate of step ``step`` (from 0) of ``total`` steps.
+    """Return the learning rate of step ``step`` (counted from 0) of ``total`` steps.
 
-    During a warmup of ``w = ceil(warmup_ratio * total)`` steps, it rises linearly, ``peak * (step + 1) / w``. After it,
-    with ``t = (step - w) / (total - w)`` in [0, 1), it is ``peak`` (Constant), ``peak * (1 - t)`` (Linear), or
-    ``peak * (1 + cos(pi * t)) / 2`` (Cosine; Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts).
+    During a warmup of ``w = ceil(warmup_ratio * total)`` steps, the rate rises linearly: it is
+    ``peak * (step + 1) / w``. After the warmup, with ``t = (step - w) / (total - w)`` in [0, 1), the rate is ``peak``
+    (Constant), ``peak * (1 - t)`` (Linear), or ``peak * (1 + cos(pi * t)) / 2`` (Cosine; Loshchilov & Hutter 2017,
+    arXiv 1608.03983, without restarts).
     """
     warmup = math.ceil(warmup_ratio * total)
     if step < warmup:

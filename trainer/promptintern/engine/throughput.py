@@ -1,4 +1,4 @@
-"""The time of each phase of training, and its arithmetic in relation to the peak of the device."""
+"""The time spent in each phase of training, the floating-point operations of training, and the peak FLOP/s of GPUs."""
 
 import re
 import time
@@ -13,10 +13,11 @@ from torch import nn
 from promptintern.engine.adapter import Adapter
 
 Phase = Literal["data", "forward", "backward", "exchange", "optimizer", "save"]
-"""A part of a step's time, as measured by the first lane of the first worker.
+"""A phase of a step. The first lane of the first worker measures the time of each phase.
 
-``exchange`` is the all-reduce of gradients, which happens with several workers only and includes the wait for the other
-workers. ``optimizer`` includes clipping. ``save`` is the time that reports and checkpoints hold up the loop.
+``exchange`` is the all-reduce of gradients, which occurs only with several workers and includes the time spent waiting
+for the other workers. ``optimizer`` includes clipping. ``save`` is the time for which reports and checkpoints block the
+training loop.
 """
 
 _TERA = 1e12
@@ -34,17 +35,18 @@ _PEAKS: dict[str, dict[torch.dtype, float]] = {
     "V100-SXM2": {torch.float32: 15.7},
     "T4": {torch.float32: 8.1},
 }
-"""TFLOP/s by words in the GPU's name, from NVIDIA's data sheets; the first match counts. The figures are for dense
-products: bfloat16 on tensor cores, and float32 without them (PyTorch does not round to TF32 by default)."""
+"""The peak TFLOP/s of GPUs by words in the GPU's name, from NVIDIA's data sheets; the first match counts. The figures
+are for dense products: bfloat16 with tensor cores, and float32 without tensor cores (PyTorch does not round to TF32 by
+default)."""
 
 
 class PhaseClock:
-    """A clock that assigns all time, without gaps, to phases.
+    """A clock that assigns all elapsed time, without gaps, to phases.
 
     Args:
-        mark: Function that returns a mark of the present moment.
-        between: Function that returns the seconds from one mark to a later one, or None while the device has not
-            reached the later one.
+        mark: A function that returns a mark of the present moment.
+        between: A function that returns the number of seconds from one mark to a later mark, or None if the device has
+            not reached the later mark yet.
     """
 
     def __init__(self, mark: Callable[[], Any], between: Callable[[Any, Any], float | None]) -> None:
@@ -60,9 +62,10 @@ class PhaseClock:
         self._last = now
 
     def collect(self) -> dict[Phase, float]:
-        """Return the seconds by phase that were recorded since the last call.
+        """Return the number of seconds recorded for each phase since the last call.
 
-        This does not wait for the device: a record that the device has not reached yet is returned by a later call.
+        This method does not wait for the device: a record that the device has not reached yet is returned by a later
+        call.
         """
         seconds_by_phase: dict[Phase, float] = {}
         while self._open:
@@ -76,10 +79,10 @@ class PhaseClock:
 
 
 def phase_clock(device: torch.device) -> PhaseClock:
-    """Return a running clock.
+    """Return a running clock for ``device``.
 
-    On CUDA its marks are events in the stream. So it measures the GPU's time, which includes the GPU's waiting for the
-    host and excludes what the host does at the same time.
+    On CUDA, the marks are events in the stream, so the clock measures the time of the GPU. This time includes the time
+    that the GPU waits for the host, and excludes what the host does while the GPU computes.
     """
     if device.type != "cuda":
         return PhaseClock(time.perf_counter, lambda start, end: end - start)
@@ -94,19 +97,19 @@ def phase_clock(device: torch.device) -> PhaseClock:
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCounts:
-    """Numbers of parameters, by the operations that a token takes for them."""
+    """The numbers of parameters, grouped by how many operations they require per token."""
 
     base: int
-    """Parameters of the layers' frozen matrices."""
+    """The number of parameters in the frozen matrices of the layers."""
     head: int
-    """Parameters of the output layer."""
+    """The number of parameters in the output layer."""
     lora: int
 
 
 def parameter_counts(adapter: Adapter) -> ParameterCounts:
-    """Count the parameters that tokens are multiplied with.
+    """Count the parameters by which tokens are multiplied.
 
-    The experts of a mixture, which are one tensor for all of them, are left out.
+    The experts of a mixture are not counted if one tensor holds all of them.
     """
     model = adapter.model
     head = model.get_output_embeddings().weight
@@ -120,26 +123,26 @@ def parameter_counts(adapter: Adapter) -> ParameterCounts:
 
 
 def training_flops(weights: ParameterCounts, *, computed: int, loss_tokens: int) -> float:
-    """Return the floating-point operations of the matrix products of training.
+    """Return the number of floating-point operations in the matrix products of training.
 
-    As in PaLM (Chowdhery et al. 2022, arXiv 2204.02311, appendix B), a token takes 2 operations for every parameter in
-    the forward pass and 4 in the backward pass: half of the 4 for the gradient of the input, and half for the gradient
-    of the parameter, which a frozen parameter does not have. The output layer runs only for tokens that predict an
-    answer token. The products inside attention (``12 · layers · width · length`` per token in PaLM) are left out, and
-    so is recomputation by gradient checkpointing; the last layer is counted like any other.
+    As in PaLM (Chowdhery et al. 2022, arXiv 2204.02311, appendix B), a token takes 2 operations per parameter in the
+    forward pass and 4 in the backward pass: 2 for the gradient of the input and 2 for the gradient of the parameter. A
+    frozen parameter has no gradient. The output layer runs only for tokens that predict an answer token. The products
+    inside attention (``12 · layers · width · length`` per token in PaLM) and recomputation by gradient checkpointing
+    are not counted. The last layer is counted like any other layer.
 
     Args:
-        weights: Numbers of parameters.
-        computed: Number of tokens that went through the layers.
-        loss_tokens: Number of tokens with a loss.
+        weights: The numbers of parameters.
+        computed: The number of tokens that the layers computed.
+        loss_tokens: The number of tokens with a loss.
     """
     return 4.0 * (weights.base * computed + weights.head * loss_tokens) + 6.0 * weights.lora * computed
 
 
 def peak_flops(name: str, dtype: torch.dtype) -> float | None:
-    """Return the peak FLOP/s of the GPU that CUDA calls ``name``, in dense products of ``dtype``.
+    """Return the peak FLOP/s, in dense products of ``dtype``, of the GPU that CUDA calls ``name``.
 
-    None if the GPU is not known, or is only a partition of a GPU (MIG).
+    Return None if no peak is known for the GPU and ``dtype``, or if ``name`` stands for a partition of a GPU (MIG).
     """
     if "MIG" in name.split():
         return None
@@ -148,5 +151,5 @@ def peak_flops(name: str, dtype: torch.dtype) -> float | None:
 
 
 def device_peak(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return ``peak_flops`` of ``device``; None on a CPU."""
+    """Return the peak FLOP/s of ``device`` (see ``peak_flops``), or None on a CPU."""
     return peak_flops(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""The training loop of one track: it takes planned packs and yields a trajectory."""
+"""The training loop of one track, which runs planned steps and records them in a trajectory."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,17 +25,17 @@ class LrSpan:
     """The place of a track's steps in the learning-rate schedule."""
 
     first: int
-    """Steps of the schedule before this track."""
+    """The number of steps in the schedule before this track."""
     total: int
-    """All steps of the schedule."""
+    """The number of all steps in the schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackTask:
-    """The input of one track's training."""
+    """The inputs to the training of one track."""
 
     name: str
-    """The name in messages: ``stage 2/5`` or ``arm Direct``."""
+    """The track's name in messages: ``stage 2/5`` or ``arm Direct``."""
     seed: tuple[int, ...]
     rows: Sequence[Encoded]
     steps: Sequence[StepPlan]
@@ -54,16 +54,16 @@ def train_track(
     stop_requested: Callable[[], bool],
     after_step: Callable[[Trajectory], None],
 ) -> bool:
-    """Train the steps of ``task`` that ``trajectory`` does not hold yet, and append them to it.
+    """Run the steps of ``task`` that ``trajectory`` does not hold yet, and append them to ``trajectory``.
 
-    All workers make the same decision to stop, because their requests are summed together with the step's loss.
+    All workers stop after the same step, because their stop requests are summed together with the loss of the step.
 
     Args:
-        stop_requested: Function that returns whether this worker is to stop after the current step.
-        after_step: Function that is called with the trajectory after every step.
+        stop_requested: A function that returns whether this worker should stop after the current step.
+        after_step: A function that is called with the trajectory after every step.
 
     Returns:
-        True if the track is complete, False if it stopped because a worker requested it.
+        True if the track is complete; False if it stopped because a worker requested a stop.
 
     Raises:
         RunFailed: if the loss is not finite, or the device has too little memory for a pack.
@@ -74,7 +74,7 @@ def train_track(
         clock = phase_clock(device)
         for number in range(trajectory.steps, len(task.steps)):
             step = task.steps[number]
-            # The seed depends on the track, step and rank only, so that resuming needs no generator state.
+            # The seed depends only on the track, step and rank, so resuming does not need the state of a generator.
             torch.manual_seed(_mix(*task.seed, number, distributed.rank()))
             try:
                 loss, computed = compute_gradients(
@@ -124,7 +124,7 @@ def train_track(
 
 
 def _mix(*numbers: int) -> int:
-    """Hash several numbers to one seed (FNV-1a, 64 bits)."""
+    """Hash ``numbers`` into one seed (FNV-1a, 64 bits)."""
     state = 0xCBF29CE484222325
     for number in numbers:
         for byte in number.to_bytes(8, "little"):

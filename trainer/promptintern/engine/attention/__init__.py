@@ -1,1 +1,1 @@
-"""Attention over prefix trees, which computes once what several rows share."""
+"""Attention over prefix trees, in which tokens that several rows share are computed once."""

@@ -1,4 +1,4 @@
-"""Tree attention on a CPU: one call for every long node, and one for all short nodes of about one length."""
+"""Tree attention on a CPU: one call for each long node, and one for each group of short nodes of similar length."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,27 +11,31 @@ from promptintern.engine.attention.tree_attention import Segment, group_heads
 
 Tensor = torch.Tensor
 _KEYS_PER_CALL = 384
-"""The backward kernel takes 256 queries (of 768 and more) and up to 512 keys at once, in two float32 buffers that are
-then larger than a core's cache. With at most 384 keys it is a tenth faster."""
+"""The maximum number of keys in a backward call. If there are at least 768 queries, the backward kernel processes 256
+queries and up to 512 keys at once, in two float32 buffers that are then larger than a core's cache. With at most 384
+keys, the kernel is 10% faster."""
 _MAX_PADDING = 0.15
-"""The share of the longest node's length by which a shorter one in the same call may be padded."""
+"""The maximum padding of a shorter node, as a share of the length of the longest node in the same call."""
 
 
 class CpuKernel:
-    """PyTorch's flash attention for CPUs.
+    """PyTorch's flash-attention kernel for CPUs.
 
     Shapes: queries ``[B, H, Q, D]``, keys and values ``[B, H, K, D]``, log-sum-exps ``[B, H, Q]`` float32.
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        """Return the output ``[B, H, Q, D]`` and the log-sum-exp."""
+        """Return the output ``[B, H, Q, D]`` and the log-sum-exps."""
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
         return out, lse
 
     def backward(
         self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of queries, keys and values; ``out`` and ``lse`` may be combined ones."""
+        """Return the gradients of queries, keys and values.
+
+        ``out`` and ``lse`` may be combined over several segments.
+        """
         dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse, 0.0, causal, scale=scale
         )
@@ -43,14 +47,14 @@ _KERNEL = CpuKernel()
 
 @dataclass(frozen=True, kw_only=True)
 class _PaddedTokens:
-    """The tokens of N nodes of about one length, padded to L tokens each.
+    """The tokens of N nodes of similar length, padded to L tokens per node.
 
     Attributes:
-        indices: Indices ``[N, L]`` of the tokens. A shorter node is padded with its last token, to which no token
-            before it attends.
-        is_real: ``[N, L]`` bool, False for padding.
-        real_cells: Row and column numbers, ``[R]`` each, of the tokens that are not padding.
-        real_indices: Indices ``[R]`` of the tokens that are not padding, in order.
+        indices: The indices ``[N, L]`` of the tokens. A shorter node is padded with its last token, to which no earlier
+            token of the node attends.
+        is_real: The mask ``[N, L]`` bool, False for padding.
+        real_cells: The row and column numbers, ``[R]`` each, of the tokens that are not padding.
+        real_indices: The indices ``[R]`` of the tokens that are not padding, in order.
     """
 
     indices: Tensor
@@ -59,7 +63,7 @@ class _PaddedTokens:
     real_indices: Tensor
 
     def pad(self, x: Tensor) -> Tensor:
-        """Gather ``x`` ``[T, H, G, D]`` as ``[N, H G, L, D]``."""
+        """Gather the padded tokens from ``x`` ``[T, H, G, D]``, and return them as ``[N, H G, L, D]``."""
         return x[self.indices].flatten(2, 3).transpose(1, 2)
 
     def unpad(self, x: Tensor, groups: int) -> Tensor:
@@ -73,7 +77,7 @@ class _PaddedTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class PaddedSegment:
-    """Nodes of about one length, each causally among its own tokens, in one padded call."""
+    """A segment in which nodes of similar length attend causally to their own tokens, in one padded call."""
 
     query_tokens: _PaddedTokens
     key_tokens: _PaddedTokens
@@ -113,9 +117,10 @@ class PaddedSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class RangeSegment:
-    """A contiguous range of queries that attends to a contiguous range of keys, in a call without copies.
+    """A segment in which a contiguous range of queries attends to a contiguous range of keys, without copies.
 
-    The G queries that have the same keys are passed like G rows of a batch, whose keys are views of the same memory.
+    The G query heads that share a head of keys are passed to the kernel as G rows of a batch. The keys of these rows
+    are views of the same memory.
     """
 
     queries: slice
@@ -144,18 +149,21 @@ class RangeSegment:
         return dq.transpose(0, 2), torch.cat(dks), torch.cat(dvs)
 
     def _key_blocks(self, x: Tensor, groups: int) -> list[Tensor]:
-        """Split the segment's keys or values into one block for each backward call; a causal segment is not split."""
+        """Split the segment's keys or values ``x`` into one block for each backward call.
+
+        A causal segment is not split.
+        """
         whole = _expand_groups(x[self.keys], groups).transpose(0, 2)
         return [whole] if self.causal else list(whole.tensor_split(-(-whole.shape[2] // _KEYS_PER_CALL), dim=2))
 
 
 class _OwnTokens(NamedTuple):
-    """Tokens of one node that have queries and attend causally to each other.
+    """The tokens of one node that have queries and attend causally to each other.
 
     Attributes:
-        query_start: Index of the first one among the queries.
-        key_start: Index of the first one in the pack.
-        tokens: Number of these tokens.
+        query_start: The index of the first of these tokens among the queries.
+        key_start: The index of the first of these tokens in the pack.
+        tokens: The number of these tokens.
     """
 
     query_start: int
@@ -164,19 +172,20 @@ class _OwnTokens(NamedTuple):
 
 
 class CpuBackend:
-    """Tree attention on a CPU."""
+    """The tree-attention backend for CPUs."""
 
     min_call_tokens = 48
-    """From this number on, a separate call costs less than copying a node's tokens to those of others and back."""
+    """The number of tokens from which a separate call for a node costs less than copying the node's tokens into a
+    padded call and back."""
     min_node_savings = 16
     min_prefix_savings: int | None = 256
-    """A pass costs about 20 ms in addition to the time of its tokens, which is as much as 130 tokens cost in four
-    layers of width 256."""
+    """The minimum number of tokens that a shared prefix must save each worker. A pass takes about 20 ms in addition to
+    the time of its tokens, and 20 ms is the time of 130 tokens in four layers of width 256."""
 
     def segments(
         self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device
     ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-        """See ``promptintern.engine.attention.tree_attention.AttentionBackend``."""
+        """Return the causal and the dense segments for ``tree``; see ``AttentionBackend.segments``."""
         own, dense = [], []
         for node in tree.nodes:
             first, last = queries_before[node.start], queries_before[node.end]
@@ -203,7 +212,7 @@ class CpuBackend:
         return causal, tuple(RangeSegment(queries=queries, keys=keys, causal=False) for queries, keys in dense)
 
     def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
-        """See ``promptintern.engine.attention.tree_attention.AttentionBackend``."""
+        """Return the segment of all queries to the shared prefix; see ``AttentionBackend.prefix_segment``."""
         return RangeSegment(queries=slice(0, queries), keys=slice(0, tokens), causal=False)
 
 

@@ -1,7 +1,9 @@
-"""The prefix tree of a pack, in which tokens that several prompts begin with stand once. Pure functions.
+"""The prefix tree of a pack, which holds a common prefix of several prompts only once.
 
-All prompts of a stage begin with the same template, and some with the same examples. The tokens of a pack are laid out
-depth first, so that a node's own tokens are followed immediately by those of all its descendants.
+All prompts of a stage begin with the same template, and some also share their first examples. The tokens of a pack are
+laid out depth first, so that a node's own tokens are followed immediately by the tokens of all its descendants.
+
+The functions in this module are pure.
 """
 
 from collections.abc import Sequence
@@ -13,14 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """Tokens that several rows share, or the last tokens of one row.
+    """A node of a prefix tree: tokens that several rows share, or the last tokens of one row.
 
     Attributes:
-        row: Index in the pack of the first row that holds these tokens.
-        position: Position of the node's first token in that row, and in every other row below this node.
-        start: Index in the pack of the node's first own token.
-        end: Index in the pack after the node's last own token, where its descendants begin.
-        subtree_end: Index in the pack after the last token of its descendants.
+        row: The index in the pack of the first row that holds these tokens.
+        position: The position of the node's first token in that row, and in every other row below this node.
+        start: The index in the pack of the node's first own token.
+        end: The index in the pack after the node's last own token, where the descendants of the node begin.
+        subtree_end: The index in the pack after the last token of the node's descendants.
     """
 
     row: int
@@ -32,13 +34,13 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrefixTree:
-    """The nodes of a pack, parents before children.
+    """The prefix tree of a pack.
 
     Attributes:
-        nodes: All nodes. A node with ``subtree_end == end`` is a leaf, which ends one row.
-        answer_starts: For every row, the index in the pack of its first answer token. The prompt's last token stands
-            right before it, and both are in the row's own leaf.
-        tokens: Number of tokens in the pack, each shared token counted once.
+        nodes: All nodes, parents before children. A node with ``subtree_end == end`` is a leaf, at which one row ends.
+        answer_starts: The index in the pack of every row's first answer token. The row's last prompt token is right
+            before this token, and both are in the row's own leaf.
+        tokens: The number of tokens in the pack, with each shared token counted once.
     """
 
     nodes: tuple[Node, ...]
@@ -50,7 +52,7 @@ class Prefixes:
     """The common prefixes of prompts.
 
     Args:
-        prompts: Token ids of every row's prompt, by row index.
+        prompts: The token ids of every row's prompt, by row index.
     """
 
     def __init__(self, prompts: "Sequence[Sequence[int] | memoryview]") -> None:
@@ -61,14 +63,14 @@ class Prefixes:
 
         Equal prompts are ordered by row index.
         """
-        # Big-endian bytes sort as the numbers do.
+        # Big-endian bytes sort in the same order as the numbers.
         return sorted(rows, key=lambda row: (self._arrays[row].astype(">i4").tobytes(), row))
 
     def common_tokens(self, one: int, other: int) -> int:
-        """Return the length of the two prompts' common prefix, which never includes either prompt's last token.
+        """Return the number of tokens in the common prefix of two prompts, without the last token of either prompt.
 
-        Each row keeps its last prompt token for itself, because that token predicts the first answer token: if several
-        rows sent gradients to one position, the order in which they are added up would not be deterministic.
+        Each row keeps its own last prompt token, because this token predicts the first answer token: if several rows
+        sent gradients to one position, the order in which these gradients are added up would not be deterministic.
         """
         a, b = self._arrays[one], self._arrays[other]
         size = min(len(a), len(b)) - 1
@@ -84,24 +86,25 @@ def build_tree(
     min_node_savings: int,
     prefix_tokens: int = 0,
 ) -> PrefixTree:
-    """Build the tree of a pack's rows, in their order.
+    """Build the prefix tree of a pack, with the rows in the given order.
 
     Args:
-        common: For every row but the first, the number of tokens that it shares with the row before it; smaller than
-            the length of either prompt.
-        prompts: Number of prompt tokens of every row.
-        inputs: Number of prompt and answer tokens of every row that are input to the model. The last answer token is
-            not, because it predicts nothing.
-        min_node_savings: Tokens that a shared node has to save. Otherwise each of its rows holds these tokens itself.
-        prefix_tokens: Tokens of the shared prefix, which all rows begin with and the tree does not hold; fewer than
-            any prompt has.
+        common: The number of tokens that every row except the first shares with the row before it; smaller than the
+            length of either prompt.
+        prompts: The number of prompt tokens of every row.
+        inputs: The number of prompt and answer tokens of every row that are input to the model. The last answer token
+            is not an input, because it predicts nothing.
+        min_node_savings: The minimum number of tokens that a shared node must save. If a node would save fewer tokens,
+            each of its rows holds these tokens itself.
+        prefix_tokens: The number of tokens of the shared prefix, with which all rows begin and which is not in the
+            tree; smaller than the length of any prompt.
     """
     count = len(inputs)
     nodes: list[list[int]] = []  # row, position, start, end, subtree_end
     answer_starts = [0] * count
     size = 0
-    # A stack of work: rows first..last that share their first `depth` tokens; or, as one number, a node whose
-    # descendants are all laid out.
+    # A stack of work. A tuple stands for the rows first..last, which share their first `depth` tokens; a single number
+    # is the index of a node whose descendants are all laid out.
     todo: list[tuple[int, int, int] | int] = [(0, count - 1, prefix_tokens)]
     while todo:
         work = todo.pop()

@@ -1,4 +1,4 @@
-"""Tree attention in stock transformers models, as an attention function that is registered by name."""
+"""Tree attention for stock transformers models, registered by name as an attention function."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ NAME = "promptintern_tree_attention"
 _HARMLESS = frozenset(
     {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}
 )
-"""Arguments that models pass on to attention functions and that have no effect on attention."""
+"""The arguments that models pass to attention functions and that have no effect on attention."""
 _SOFTMAX = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
@@ -33,15 +33,15 @@ def _attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """An attention function with the signature that transformers expects.
+    """Compute the attention of one layer, with the signature that transformers expects.
 
     Args:
-        tree_attention: The pack's attention, which the model was called with.
+        tree_attention: The attention of the pack, which was passed in the call of the model.
         last: The attention module of the last layer.
 
     Raises:
         NotImplementedError: if the model's attention is more than a softmax of scaled products (capped scores, sinks,
-            biases), or less than one over all tokens before (masks, windows).
+            biases), or does not cover all earlier tokens (masks, windows).
     """
     unsupported = sorted(name for name, value in options.items() if value is not None and name not in _HARMLESS)
     if dropout:
@@ -62,7 +62,11 @@ def _attention(
 
 @contextmanager
 def use_tree_attention(model: Any) -> Iterator[None]:
-    """Inside this block, ``model`` (a transformers model or PEFT's wrapper) takes packs with tree attention only."""
+    """Make ``model`` compute packs with tree attention only inside the ``with`` block.
+
+    Args:
+        model: A transformers model or its PEFT wrapper.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, partial(_attention, last=attention_of(last_layer(model))))
@@ -73,27 +77,34 @@ def use_tree_attention(model: Any) -> Iterator[None]:
         yield
     finally:
         inner.set_attn_implementation(before)
-        AttentionInterface.register(NAME, partial(_attention, last=None))  # so that it keeps no reference to the model
+        # The registered function must not keep a reference to the model.
+        AttentionInterface.register(NAME, partial(_attention, last=None))
 
 
 def attention_window(model: Any) -> int | None:
-    """The largest row length, in tokens, that every layer attends to as a whole; None if there is no limit."""
+    """Return the largest row length, in tokens, that every layer attends to as a whole; None if there is no limit."""
     config = _config(model)
     limits = [getattr(config, "attention_chunk_size", None)]
     if getattr(config, "use_sliding_window", True):
         limits.append(getattr(config, "sliding_window", None))
-    if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's word for it
+    if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's name for a sliding window
         limits.append(config.window_size)
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def unsupported_layer_types(model: Any) -> set[str]:
-    """The types of layers in the model's config that are not softmax attention (recurrent or linear ones, say)."""
+    """Return the layer types in the model's config that are not softmax attention.
+
+    Recurrent and linear layers are examples of such types.
+    """
     return set(getattr(_config(model), "layer_types", None) or ()) - _SOFTMAX
 
 
 def rope_scaling_limit(model: Any) -> int | None:
-    """The row length, in tokens, beyond which positions are scaled by the longest row of a call; None if never."""
+    """Return the row length, in tokens, above which the model scales positions, or None if it never scales them.
+
+    The scale then depends on the longest row of a call.
+    """
     rope = getattr(_config(model), "rope_parameters", None) or {}
     kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     scaled = [kind for kind in kinds if kind.get("rope_type") in ("dynamic", "longrope")]
@@ -102,9 +113,9 @@ def rope_scaling_limit(model: Any) -> int | None:
 
 
 def max_pack_tokens(model: Any) -> int | None:
-    """The pack size, in tokens, beyond which a token's index in its pack changes its attention; None if never.
+    """Return the pack size, in tokens, above which a token's index in the pack changes its attention; None if never.
 
-    Llama 4 scales the queries of layers without positional encoding by it, in steps of ``floor_scale`` tokens.
+    Llama 4 scales the queries of layers without positional encoding by this index, in steps of ``floor_scale`` tokens.
     """
     config = _config(model)
     return config.floor_scale if getattr(config, "attn_temperature_tuning", False) else None

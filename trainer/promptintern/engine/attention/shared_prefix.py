@@ -1,12 +1,13 @@
-"""The shared prefix: tokens that all rows of a step begin with, computed once for all packs of a worker.
+"""The shared prefix: the tokens with which all rows of a step begin, computed once for all packs of a worker.
 
-The shared prefix goes through the model on its own, and packs attend to its keys and values as to a node above all of
-theirs (Hydragen, Juravsky et al. 2024, arXiv 2402.05099, does so for inference). These keys and values are the only
-way in which the prefix influences the packs. So the gradients that the packs' backward passes yield for them are added
-up, and are propagated back through the prefix after the last pack: the chain rule, with the sum over packs taken first.
+The model computes the shared prefix on its own. The packs attend to the keys and values of the prefix as if the prefix
+were a node above all of their nodes (Hydragen, Juravsky et al. 2024, arXiv 2402.05099, does so for inference). The
+prefix influences the packs only through these keys and values. So the gradients of these keys and values are summed
+over the backward passes of all packs, and are propagated back through the prefix after the last pack. This is the chain
+rule, with the sum over packs taken first.
 
-Gradient checkpointing cannot be combined with it: the prefix's layers would be recomputed with the state of the last
-pack.
+Gradient checkpointing cannot be combined with a shared prefix, because the layers of the prefix would be recomputed
+with the state of the last pack.
 """
 
 from dataclasses import dataclass, replace
@@ -19,14 +20,15 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPrefix:
-    """The shared prefix in one layer.
+    """The keys and values of the shared prefix in one layer.
 
     Attributes:
-        attached: Keys and values ``[1, H, T, D]`` as the layer computed them, still attached to the autograd graph.
-        keys: Detached keys ``[T, H, D]``; gradients accumulate in ``key_grads``.
-        values: Detached values ``[T, H, D]``; gradients accumulate in ``value_grads``.
-        key_grads: Gradients ``[T, H, D]`` of ``keys``, summed over packs; float32 whatever the model's dtype.
-        value_grads: Gradients ``[T, H, D]`` of ``values``, summed over packs; float32 whatever the model's dtype.
+        attached: The keys and values ``[1, H, T, D]`` as the layer computed them, still attached to the autograd graph.
+        keys: The detached keys ``[T, H, D]``; gradients accumulate in ``key_grads``.
+        values: The detached values ``[T, H, D]``; gradients accumulate in ``value_grads``.
+        key_grads: The gradients ``[T, H, D]`` of ``keys``, summed over packs, in float32 for any dtype of the model.
+        value_grads: The gradients ``[T, H, D]`` of ``values``, summed over packs, in float32 for any dtype of the
+            model.
     """
 
     attached: tuple[Tensor, Tensor]
@@ -40,7 +42,7 @@ class SharedPrefix:
     """The keys and values of the shared prefix in every layer.
 
     Attributes:
-        tokens: Number of tokens in the prefix.
+        tokens: The number of tokens in the prefix.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -48,7 +50,7 @@ class SharedPrefix:
         self._layers: dict[nn.Module, LayerPrefix] = {}
 
     def record(self, attention: nn.Module, attached: tuple[Tensor, Tensor]) -> None:
-        """Keep the keys and values ``[1, H, T, D]`` that the module ``attention`` computed."""
+        """Keep the keys and values ``attached`` ``[1, H, T, D]`` that the module ``attention`` computed."""
         keys, values = (x.detach()[0].transpose(0, 1) for x in attached)
         key_grads, value_grads = (torch.zeros_like(x, dtype=torch.float32) for x in (keys, values))
         self._layers[attention] = LayerPrefix(
@@ -60,7 +62,7 @@ class SharedPrefix:
         return self._layers[attention]
 
     def fork(self) -> "SharedPrefix":
-        """Return the same keys and values with gradient sums of their own, which start at zero."""
+        """Return a copy that shares the keys and values but has its own gradient sums, which start at zero."""
         fork = SharedPrefix(self.tokens)
         fork._layers = {
             attention: replace(
@@ -71,13 +73,13 @@ class SharedPrefix:
         return fork
 
     def add_gradients_of(self, fork: "SharedPrefix") -> None:
-        """Add the gradient sums of ``fork`` to this prefix's."""
+        """Add the gradient sums of ``fork`` to the gradient sums of this prefix."""
         for attention, layer in self._layers.items():
             layer.key_grads.add_(fork.of_layer(attention).key_grads)
             layer.value_grads.add_(fork.of_layer(attention).value_grads)
 
     def backward(self) -> None:
-        """Propagate the gradients that all packs added up back through the prefix."""
+        """Propagate the gradients, summed over all packs, back through the prefix."""
         pairs = [
             (x, grad.transpose(0, 1)[None].to(x.dtype))
             for layer in self._layers.values()

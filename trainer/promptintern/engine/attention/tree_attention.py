@@ -1,15 +1,16 @@
 """Attention over a prefix tree without a mask, exact in values and gradients.
 
 This is cascade attention (FlashInfer's cascade inference; Hydragen, Juravsky et al. 2024, arXiv 2402.05099) with a
-backward pass. Every token attends to all tokens of the nodes above its own, and causally within its own node. Each of
-these is one plain dense or causal attention, called a segment. The outputs of the segments are combined by their
-log-sum-exps, as flash attention combines blocks of keys (Dao et al. 2022, section 3.1).
+backward pass. Every token attends to all tokens of the nodes above its own node, and causally to the tokens within its
+own node. The computation is split into plain dense or causal attention calls, called segments. The outputs of the
+segments are combined by their log-sum-exps, as flash attention combines blocks of keys (Dao et al. 2022, section 3.1).
 
-In the backward pass, a segment's probabilities are ``exp(q k - lse)`` with the COMBINED log-sum-exp, and the softmax's
-correction term needs the COMBINED output only. So a fused backward kernel that is called with both yields the segment's
-exact gradients of keys and values, and the segments' gradients of the queries add up.
+In the backward pass, the probabilities of a segment are ``exp(q k - lse)`` with the COMBINED log-sum-exp, and the
+correction term of the softmax needs only the COMBINED output. So a fused backward kernel that is called with the
+combined output and log-sum-exp returns the exact gradients of the segment's keys and values, and the gradients of the
+queries are the sums over all segments.
 
-The segments that each kind of device uses are in ``cpu`` and, for CUDA, in ``varlen``.
+The segments for CPUs are in ``cpu``, and the segments for CUDA are in ``varlen``.
 """
 
 from collections.abc import Sequence
@@ -26,29 +27,29 @@ from promptintern.engine.device import to_device
 
 Tensor = torch.Tensor
 TokenIndex = slice | Tensor
-"""Indices of tokens: a range, or an int64 tensor ``[R]`` without duplicates."""
+"""The indices of tokens: a range, or an int64 tensor ``[R]`` without duplicates."""
 
 
 class Segment(Protocol):
-    """Attention of a range of queries to a range of keys, in one kernel call.
+    """The attention of a range of queries to a range of keys, in one kernel call.
 
-    Shapes: queries and outputs ``[Q, H, G, D]``, where G queries have the same keys and values ``[T, H, D]``;
-    log-sum-exps ``[Q, H, G]`` float32. The methods take the tensors of all tokens, and return those of the segment's R
-    queries and S keys.
+    Shapes: queries and outputs ``[Q, H, G, D]``, where G query heads share one of the H heads of the keys and values
+    ``[T, H, D]``; log-sum-exps ``[Q, H, G]`` float32. The methods take the tensors of all tokens, and return tensors
+    for the segment's R queries and S keys.
     """
 
     @property
     def queries(self) -> TokenIndex:
-        """The segment's queries among those of the pack."""
+        """The indices of the segment's queries among the queries of the pack."""
         ...
 
     @property
     def keys(self) -> TokenIndex:
-        """The segment's keys among those of the pack."""
+        """The indices of the segment's keys among the keys of the pack."""
         ...
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
-        """Return the output and the log-sum-exp of the segment's queries."""
+        """Return the outputs and the log-sum-exps of the segment's queries."""
         ...
 
     def backward(
@@ -63,11 +64,11 @@ class SegmentPlan:
     """The attention segments of a layer.
 
     Attributes:
-        causal: Segments of tokens that attend to others of their own node. Every query is in exactly one of them, every
-            key in at most one.
-        dense: Segments of tokens that attend to all tokens of a node above theirs.
-        shared_prefix: The segment of all queries to all of the shared prefix; None without a shared prefix.
-        queries: Indices ``[Q]`` of the tokens that have queries; None if all tokens have.
+        causal: The segments of tokens that attend to tokens of their own node. Every query is in exactly one of these
+            segments, and every key in at most one.
+        dense: The segments of tokens that attend to all tokens of a node above their own node.
+        shared_prefix: The segment of all queries to the whole shared prefix; None without a shared prefix.
+        queries: The indices ``[Q]`` of the tokens that have queries; None if all tokens have queries.
     """
 
     causal: tuple[Segment, ...]
@@ -77,13 +78,14 @@ class SegmentPlan:
 
 
 class AttentionBackend(Protocol):
-    """How one kind of device computes attention over trees.
+    """The interface of the tree-attention backend for one kind of device.
 
     Attributes:
-        min_call_tokens: Tokens from which a node gets a kernel call of its own.
-        min_node_savings: Tokens that a shared node has to save, since it costs a call, or part of one, in every layer.
-        min_prefix_savings: Tokens that a shared prefix has to save a worker, since it costs a pass through the model;
-            None if no shared prefix pays.
+        min_call_tokens: The number of tokens from which a node gets its own kernel call.
+        min_node_savings: The minimum number of tokens that a shared node must save, because it costs a call, or part of
+            a call, in every layer.
+        min_prefix_savings: The minimum number of tokens that a shared prefix must save each worker, because it costs a
+            pass through the model; None if no shared prefix pays.
     """
 
     min_call_tokens: int
@@ -96,13 +98,18 @@ class AttentionBackend(Protocol):
         """Return ``SegmentPlan.causal`` and ``SegmentPlan.dense`` for ``tree``.
 
         Args:
-            queries_before: For every index in ``0..T``, the number of queries among the tokens before it, ``[T + 1]``.
-                Within a node all tokens are queries, or none, or only the last ones.
+            queries_before: The number of queries among the tokens before every index in ``0..T``, ``[T + 1]``. Within a
+                node, all tokens have queries, or none, or only the last ones.
         """
         ...
 
     def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
-        """Return ``SegmentPlan.shared_prefix``, in which ``queries`` queries attend to all ``tokens`` prefix tokens."""
+        """Return ``SegmentPlan.shared_prefix``.
+
+        Args:
+            queries: The number of queries, all of which attend to the whole prefix.
+            tokens: The number of tokens in the prefix.
+        """
         ...
 
 
@@ -111,15 +118,15 @@ class TreeAttention:
     """The attention of a pack over its prefix tree."""
 
     inner_layers: SegmentPlan
-    """The segments of every layer but the last."""
+    """The segments of every layer except the last."""
     last_layer: SegmentPlan
     """The segments of the last layer, in which only tokens that predict an answer token need to attend."""
     longest_row: int
-    """Number of tokens of the longest row."""
+    """The number of tokens in the longest row."""
     shared_prefix: SharedPrefix | None = None
     """The shared prefix above the whole tree, if there is one."""
     recorded_prefix: SharedPrefix | None = None
-    """The prefix that records this pack's keys and values, if the pack is the shared prefix itself."""
+    """The prefix that records the keys and values of this pack, if the pack is the shared prefix itself."""
 
 
 def plan_tree_attention(
@@ -148,7 +155,7 @@ def _plan_segments(
     device: torch.device,
     shared_prefix: SharedPrefix | None,
 ) -> SegmentPlan:
-    """Plan the segments for the tokens that have queries, ``is_query`` ``[T]``."""
+    """Plan the segments of a layer in which only the tokens marked in ``is_query`` ``[T]`` have queries."""
     causal, dense = backend.segments(tree, np.concatenate([[0], np.cumsum(is_query)]).tolist(), device)
     return SegmentPlan(
         causal=causal,
@@ -161,20 +168,21 @@ def _plan_segments(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerPrefix | None, *, scale: float) -> Tensor:
-    """Compute the attention of one pack over its tree.
+    """Compute the attention of one pack over its prefix tree in one layer.
 
     Args:
-        q: Queries ``[1, Hq, T, D]``.
-        k: Keys ``[1, Hk, T, D]``, with ``Hq`` a multiple of ``Hk``.
-        v: Values ``[1, Hk, T, D]``.
+        q: The queries ``[1, Hq, T, D]``.
+        k: The keys ``[1, Hk, T, D]``, with ``Hq`` a multiple of ``Hk``.
+        v: The values ``[1, Hk, T, D]``.
         plan: The layer's segments.
         prefix: The shared prefix in this layer, if ``plan`` has a segment for it.
-        scale: Factor of the products ``q k``.
+        scale: The factor by which the products ``q k`` are multiplied.
 
     Returns:
-        ``[1, T, Hq, D]``, as transformers' attention functions return it; zeros for tokens without a query.
+        The outputs ``[1, T, Hq, D]``, as transformers' attention functions return them; zeros for tokens without a
+            query.
     """
-    # Heads are side by side in a token's memory, so that gathering and scattering tokens moves whole rows.
+    # The heads of a token are adjacent in memory, so that gathering and scattering tokens moves whole rows.
     queries = group_heads(q[0].transpose(0, 1), q.shape[1] // k.shape[1])
     keys, values = (x[0].transpose(0, 1) for x in (k, v))
     if plan.queries is None:
@@ -185,13 +193,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerPref
 
 
 class _Attend(torch.autograd.Function):
-    """Attention of queries ``[Q, H, G, D]`` to keys and values ``[T, H, D]``; outputs ``[Q, H G, D]``."""
+    """The autograd function for the attention of queries ``[Q, H, G, D]`` to keys and values ``[T, H, D]``.
+
+    The outputs are ``[Q, H G, D]``.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerPrefix | None, scale: float
     ) -> Tensor:
-        # Outputs of segments are combined in float32, whatever the model's dtype.
+        # The outputs of segments are combined in float32 for any dtype of the model.
         out = torch.empty((*q.shape[:3], v.shape[2]), dtype=torch.float32, device=q.device)
         lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
         for segment in plan.causal:
@@ -215,7 +226,7 @@ class _Attend(torch.autograd.Function):
         plan, prefix, scale = ctx.plan, ctx.prefix, ctx.scale
         grad = group_heads(grad.contiguous(), q.shape[2])
         dq = torch.empty(q.shape, dtype=torch.float32, device=q.device)
-        # Keys that are in dense segments only get their gradients by addition, so they must start at zero.
+        # Keys that are only in dense segments get their gradients by addition, so the gradients must start at zero.
         new = torch.empty if plan.queries is None else torch.zeros
         dk, dv = (new(x.shape, dtype=torch.float32, device=x.device) for x in (k, v))
         for segment in plan.causal:
@@ -241,20 +252,20 @@ def group_heads(x: Tensor, groups: int) -> Tensor:
 
 
 def _store(total: Tensor, index: TokenIndex, x: Tensor) -> None:
-    total[index] = x if isinstance(index, slice) else x.to(total.dtype)  # assigning to a range casts on the way
+    total[index] = x if isinstance(index, slice) else x.to(total.dtype)  # assigning to a range converts the dtype
 
 
 def _combine(out: Tensor, lse: Tensor, index: TokenIndex, segment_out: Tensor, segment_lse: Tensor) -> None:
     """Combine ``out`` and ``lse`` in place with a segment's outputs over other keys.
 
     Args:
-        out: Outputs ``[Q, H, G, D]`` so far.
-        lse: Log-sum-exps ``[Q, H, G]`` so far.
-        index: The segment's R queries.
-        segment_out: Outputs ``[R, H, G, D]`` of the segment.
-        segment_lse: Log-sum-exps ``[R, H, G]`` of the segment.
+        out: The outputs ``[Q, H, G, D]`` so far.
+        lse: The log-sum-exps ``[Q, H, G]`` so far.
+        index: The indices of the segment's R queries.
+        segment_out: The outputs ``[R, H, G, D]`` of the segment.
+        segment_lse: The log-sum-exps ``[R, H, G]`` of the segment.
     """
     own, own_lse = out[index], lse[index]
     own.lerp_(segment_out.to(out.dtype), torch.sigmoid(segment_lse - own_lse).unsqueeze(-1))
     torch.logaddexp(own_lse, segment_lse, out=own_lse)
-    out[index], lse[index] = own, own_lse  # for a range these are views, and nothing is copied
+    out[index], lse[index] = own, own_lse  # for a range, these are views, and nothing is copied

@@ -1,7 +1,7 @@
-"""Tree attention on a GPU: one call for the attention inside all nodes, and one for every level of the tree above.
+"""Tree attention on a GPU: one call for the attention inside all nodes, and one for each level of shared nodes.
 
-A variable-length kernel takes all nodes of a level at once, because launching one kernel for each node would cost more
-than its computation.
+A variable-length kernel computes all nodes of a level at once, because launching one kernel for each node would cost
+more than the computation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,16 +23,16 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class VarlenBatch:
-    """N sequences of queries, each with its own sequence of keys, concatenated.
+    """A batch of N concatenated sequences of queries, each of which attends to its own sequence of keys.
 
     Attributes:
-        cu_seqlens_q: Cumulative lengths ``[N + 1]`` int32 of the sequences of queries, starting with 0.
-        cu_seqlens_k: Cumulative lengths ``[N + 1]`` int32 of the sequences of keys, starting with 0.
+        cu_seqlens_q: The cumulative lengths ``[N + 1]`` int32 of the sequences of queries, starting with 0.
+        cu_seqlens_k: The cumulative lengths ``[N + 1]`` int32 of the sequences of keys, starting with 0.
         seqlens_q: The length of every sequence of queries.
-        max_seqlen_q: Length of the longest sequence of queries.
-        max_seqlen_k: Length of the longest sequence of keys.
-        causal: Whether the last query of a sequence sees all keys, the one before it one less, and so on; otherwise
-            every query sees all keys.
+        max_seqlen_q: The length of the longest sequence of queries.
+        max_seqlen_k: The length of the longest sequence of keys.
+        causal: Whether the last query of a sequence attends to all keys, the query before it to all keys but the last,
+            and so on. If False, every query attends to all keys of its sequence.
     """
 
     cu_seqlens_q: Tensor
@@ -44,25 +44,25 @@ class VarlenBatch:
 
     @property
     def kernel_args(self) -> tuple[Tensor, Tensor, int, int]:
-        """The cumulative and maximum lengths, in the order in which PyTorch's kernels take them."""
+        """The cumulative and the maximum lengths, in the order in which PyTorch's kernels take them."""
         return self.cu_seqlens_q, self.cu_seqlens_k, self.max_seqlen_q, self.max_seqlen_k
 
     @cached_property
     def query_cells(self) -> tuple[Tensor, Tensor]:
-        """For every query, the number of its sequence and its index in that sequence, ``[R]`` each."""
+        """The number of every query's sequence and the index of the query in this sequence, ``[R]`` each."""
         sequence = np.repeat(np.arange(len(self.seqlens_q)), self.seqlens_q)
         index = np.concatenate([np.arange(length) for length in self.seqlens_q])
         return to_device(sequence, self.cu_seqlens_q.device), to_device(index, self.cu_seqlens_q.device)
 
 
 class VarlenKernel(Protocol):
-    """Fused variable-length attention that takes and returns log-sum-exps.
+    """A kernel for variable-length attention that returns log-sum-exps, and takes them in the backward pass.
 
     Shapes: queries ``[R, Hq, D]``, keys and values ``[S, Hk, D]``, log-sum-exps ``[R, Hq]`` float32.
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: VarlenBatch, *, scale: float) -> tuple[Tensor, Tensor]:
-        """Return the output ``[R, Hq, D]`` and the log-sum-exp."""
+        """Return the output ``[R, Hq, D]`` and the log-sum-exps."""
         ...
 
     def backward(
@@ -77,7 +77,10 @@ class VarlenKernel(Protocol):
         *,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of queries, keys and values; ``out`` and ``lse`` may be combined ones."""
+        """Return the gradients of queries, keys and values.
+
+        ``out`` and ``lse`` may be combined over several segments.
+        """
         ...
 
 
@@ -85,7 +88,7 @@ _MAX_HEAD_DIM = 256
 
 
 class FlashKernel:
-    """PyTorch's FlashAttention-2 (Dao 2023, arXiv 2307.08691): 16-bit dtypes, GPUs from Ampere on."""
+    """PyTorch's FlashAttention-2 kernel (Dao 2023, arXiv 2307.08691), for 16-bit dtypes on Ampere or newer GPUs."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: VarlenBatch, *, scale: float) -> tuple[Tensor, Tensor]:
         out, lse, *_ = torch.ops.aten._flash_attention_forward(
@@ -112,7 +115,7 @@ class FlashKernel:
         *,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rng_state = torch.empty(2, dtype=torch.uint64, device=q.device)  # of the dropout, which is not used
+        rng_state = torch.empty(2, dtype=torch.uint64, device=q.device)  # for dropout, which is not used
         with _deterministic():
             dq, dk, dv = torch.ops.aten._flash_attention_backward(
                 grad,
@@ -133,7 +136,7 @@ class FlashKernel:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Inside this block, kernels use deterministic algorithms, so that a resumed run gives bit-identical results."""
+    """Make kernels deterministic inside the ``with`` block, so that a resumed run reproduces the same bits."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
     fill = settings.fill_uninitialized_memory
@@ -147,10 +150,13 @@ def _deterministic() -> Iterator[None]:
 
 
 class EfficientKernel:
-    """PyTorch's memory-efficient attention (Rabe & Staats 2021, arXiv 2112.05682): also float32, and any GPU."""
+    """PyTorch's memory-efficient attention kernel (Rabe & Staats 2021, arXiv 2112.05682).
 
-    _LSE_ALIGNMENT = 32  # the kernel pads log-sum-exps to a multiple of this
-    _CAUSAL_FROM_BOTTOM_RIGHT = 2  # PyTorch's number for a causal mask that is aligned to the last query and key
+    This kernel also supports float32, and runs on any GPU.
+    """
+
+    _LSE_ALIGNMENT = 32  # the kernel pads log-sum-exps to a multiple of this number
+    _CAUSAL_FROM_BOTTOM_RIGHT = 2  # PyTorch's number for a causal mask aligned to the last query and the last key
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: VarlenBatch, *, scale: float) -> tuple[Tensor, Tensor]:
         k, v = (_repeat_heads(x, q) for x in (k, v))
@@ -210,12 +216,12 @@ class EfficientKernel:
 
 
 def _repeat_heads(x: Tensor, q: Tensor) -> Tensor:
-    """Return keys or values ``x`` ``[S, Hk, D]`` with one head for each head of ``q``, ``[S, Hq, D]``."""
+    """Repeat the heads of keys or values ``x`` ``[S, Hk, D]`` to match those of ``q``, and return ``[S, Hq, D]``."""
     return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
 
 
 def kernel_for(q: Tensor, v: Tensor) -> VarlenKernel:
-    """Return the fastest kernel for these dtypes and head dimensions on their GPU."""
+    """Return the fastest kernel for the dtype, the head dimensions and the GPU of ``q`` and ``v``."""
     head_dim = q.shape[-1]
     fits = q.dtype in (torch.bfloat16, torch.float16) and head_dim == v.shape[-1] <= _MAX_HEAD_DIM and head_dim % 8 == 0
     return FlashKernel() if fits and torch.cuda.get_device_capability(q.device)[0] >= 8 else EfficientKernel()
@@ -223,7 +229,11 @@ def kernel_for(q: Tensor, v: Tensor) -> VarlenKernel:
 
 @dataclass(frozen=True, kw_only=True)
 class VarlenSegment:
-    """Nodes of one level that attend to their own tokens, or everything below these nodes to them, in one call."""
+    """A segment that covers many nodes in one kernel call.
+
+    Either all nodes attend causally to their own tokens, or all descendants of the nodes of one level attend to these
+    nodes.
+    """
 
     queries: TokenIndex
     keys: TokenIndex
@@ -248,29 +258,30 @@ class VarlenSegment:
 
 
 class _Sequence(NamedTuple):
-    """A range of queries, and the range of their keys."""
+    """A range of queries, and the range of keys to which they attend."""
 
     queries: slice
     keys: slice
 
 
 class VarlenBackend:
-    """Tree attention on a GPU."""
+    """The tree-attention backend for GPUs."""
 
     min_call_tokens = 1
     min_node_savings = 512
-    """One more level costs some forty kernel launches in every layer, forward and backward."""
+    """The minimum number of tokens that a shared node must save. One more level of nodes costs about forty kernel
+    launches in every layer, forward and backward."""
     min_prefix_savings: int | None = None
-    """One more pass costs a few thousand kernel launches, and few steps have so many packs that a prefix would save
-    as much."""
+    """No shared prefix pays on a GPU: one more pass costs a few thousand kernel launches, and few steps have enough
+    packs for a prefix to save that much."""
 
     def segments(
         self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device
     ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-        """See ``promptintern.engine.attention.tree_attention.AttentionBackend``."""
+        """Return the causal and the dense segments for ``tree``; see ``AttentionBackend.segments``."""
         causal: list[_Sequence] = []
         dense_by_depth: dict[int, list[_Sequence]] = {}
-        ancestor_ends: list[int] = []  # where the subtrees of the current node's ancestors end
+        ancestor_ends: list[int] = []  # the ends of the subtrees of the current node's ancestors
         for node in tree.nodes:
             while ancestor_ends and ancestor_ends[-1] <= node.start:
                 ancestor_ends.pop()
@@ -286,7 +297,7 @@ class VarlenBackend:
         return (_varlen_segment(causal, device, causal=True),), tuple(dense)
 
     def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
-        """See ``promptintern.engine.attention.tree_attention.AttentionBackend``."""
+        """Return the segment of all queries to the shared prefix; see ``AttentionBackend.prefix_segment``."""
         return _varlen_segment([_Sequence(slice(0, queries), slice(0, tokens))], device, causal=False)
 
 

@@ -1,1 +1,1 @@
-"""Fused layers of a transformers model, which compute the same in fewer passes over memory."""
+"""Fused layers for transformers models, which compute the same results in fewer passes over memory."""

@@ -1,8 +1,9 @@
-"""The loss of answer tokens in chunks, so that the logits of a large vocabulary never exist for a whole pack.
+"""The loss of answer tokens, computed in chunks so that the logits of a whole pack never exist at once.
 
-With 128k tokens in the vocabulary and 2,000 answer tokens in a pack, the logits, their softmax and its gradient would
-take 1 GiB each. Here the gradient of a chunk with respect to the hidden states, ``(softmax - one hot) W``, is computed
-as soon as the chunk's loss is known. This takes the same matrix products in another order.
+With a vocabulary of 128k tokens and 2,000 answer tokens in a pack, the logits, their softmax and the gradient of the
+softmax would take 1 GiB each. Here the gradient of a chunk's loss with respect to the hidden states,
+``(softmax - one hot) W``, is computed as soon as this loss is known. The matrix products are the same, but in a
+different order.
 """
 
 import threading
@@ -19,21 +20,21 @@ from promptintern.engine.fused.patching import base_of, patched_forwards
 
 Tensor = torch.Tensor
 _CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**25}
-"""Number of logits in a chunk. On a CPU, each lane may hold as many at the same time."""
+"""The number of logits in a chunk, by device type. On a CPU, every lane may hold one chunk at the same time."""
 
 
 class _Labels(threading.local):
-    """The labels of the pack that the current thread computes."""
+    """The labels of the pack that the current thread is computing."""
 
     ids: Tensor
 
 
 @contextmanager
 def chunked_loss(model: Any) -> Iterator[bool]:
-    """Inside this block, calling ``model`` with ``answers`` ``[L]`` returns losses in place of logits.
+    """Make ``model``, called with ``answers`` ``[L]`` in the ``with`` block, return losses instead of logits.
 
-    The losses are ``-ln p`` of each answer token, ``[1, L, 1]``. Yields True if this is so. If the model does more to
-    its logits than its output layer does, yields False, and calls return the whole logits.
+    The losses are ``-ln p`` of each answer token, ``[1, L, 1]``. Yield True if the model returns losses. If the model
+    changes the logits after its output layer, yield False, and let the model return all logits.
     """
     inner = base_of(model)
     head = inner.get_output_embeddings()
@@ -54,10 +55,10 @@ def _is_plain(head: Any) -> bool:
 
 
 def _returns_output_of(model: Any, head: nn.Linear) -> bool:
-    """Whether the model's logits are the output of ``head``, neither capped nor scaled."""
+    """Return whether the logits of ``model`` are the output of ``head``, neither capped nor scaled."""
     outputs: list[Tensor] = []
     with head.register_forward_hook(lambda _module, _args, output: outputs.append(output)), torch.no_grad():
-        ids = torch.arange(8, device=head.weight.device)[None]  # several, since a padding token's logits may be 0
+        ids = torch.arange(8, device=head.weight.device)[None]  # several tokens, as a padding token's logits may be 0
         logits = model(input_ids=ids, use_cache=False).logits
     return len(outputs) == 1 and torch.equal(outputs[0], logits)
 
@@ -68,12 +69,12 @@ def _forward(head: nn.Linear, labels: _Labels, hidden: Tensor) -> Tensor:
 
 
 def are_losses(logits: Tensor) -> bool:
-    """Whether a model returned losses in place of logits."""
+    """Return whether the output ``logits`` of a model holds losses instead of logits."""
     return logits.shape[-1] == 1
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Maps hidden states ``[L, D]`` and labels ``[L]`` to ``-ln p`` ``[L]`` in float32."""
+    """The autograd function that maps hidden states ``[L, D]`` and labels ``[L]`` to ``-ln p`` ``[L]`` in float32."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
 """The last layer, computed only for the tokens that predict an answer token.
 
-No token attends to the output of the last layer, so only the rows of this output from which logits are computed matter.
-In the last layer, the queries, the output projection and the MLP are computed for those rows alone, and are zero
-elsewhere. Keys and values are computed for all tokens. (``TreeAttention.last_layer`` limits the attention itself.)
+No token attends to the output of the last layer, so only the output rows from which logits are computed matter. The
+queries, the output projection and the MLP of the last layer are computed for these rows only, and are zero in all other
+rows. Keys and values are computed for all tokens. (``TreeAttention.last_layer`` limits the attention itself.)
 """
 
 import threading
@@ -17,15 +17,16 @@ from promptintern.engine.fused.patching import base_of
 
 Tensor = torch.Tensor
 _PER_TOKEN_MODULES = ("q_proj", "o_proj", "dense", "mlp")
-"""Architectures' names for the modules of a layer that map each token by itself, one row in and one row out."""
+"""The names that architectures give to the modules of a layer that map each token separately, one input row to one
+output row."""
 
 
 class _KeptTokens(threading.local):
-    """The tokens that the last layer is computed for, in the pack that the current thread computes.
+    """The tokens for which the last layer is computed, in the pack that the current thread is computing.
 
     Attributes:
-        indices: Indices ``[L]`` of these tokens; None before the first pack.
-        count: Number of all tokens in the pack.
+        indices: The indices ``[L]`` of these tokens; None before the first pack.
+        count: The number of all tokens in the pack.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class _KeptTokens(threading.local):
 
 @contextmanager
 def last_layer_for_answers(model: Any) -> Iterator[None]:
-    """Inside this block, the last layer of ``model`` computes only the tokens in its call's ``logits_to_keep``."""
+    """Limit the last layer of ``model`` to the tokens in the call's ``logits_to_keep`` inside the ``with`` block."""
     kept = _KeptTokens()
     with ExitStack() as hooks:
         hooks.callback(model.register_forward_pre_hook(_capture(kept), with_kwargs=True).remove)
@@ -46,13 +47,13 @@ def last_layer_for_answers(model: Any) -> Iterator[None]:
 
 
 def last_layer(model: nn.Module) -> nn.Module | None:
-    """The last layer of a transformers model or of PEFT's wrapper; None if the layers are not a plain list."""
+    """Return the last layer of a transformers model or its PEFT wrapper, or None if the layers are not a plain list."""
     layers = getattr(base_of(model).get_decoder(), "layers", None)
     return layers[-1] if isinstance(layers, nn.ModuleList) else None
 
 
 def attention_of(layer: nn.Module | None) -> nn.Module | None:
-    """The attention module of ``layer``, under one of the names that architectures give it; None if it has none."""
+    """Return the attention module of ``layer``, or None if ``layer`` has none under any of the usual names."""
     children = {} if layer is None else dict(layer.named_children())
     return children.get("self_attn", children.get("attention"))
 

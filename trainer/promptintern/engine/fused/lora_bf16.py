@@ -1,10 +1,10 @@
-"""LoRA layers (Hu et al. 2021, arXiv 2106.09685) on a base in 16 bits, with the LoRA product in 16 bits too.
+"""LoRA layers (Hu et al. 2021, arXiv 2106.09685) on a 16-bit base, with the LoRA product in 16 bits too.
 
-PEFT keeps A and B in float32, as the optimizer needs them, and computes ``(x A') B'`` in float32, too: without tensor
-cores, with one copy of the input and several of the output. Here A and B are rounded to the base's dtype for the
-products alone, as mixed precision rounds any weight (Micikevicius et al. 2018, arXiv 1710.03740), and their gradients
-are summed in float32. The LoRA product is added in place to the output of the base. Layers with the same input, such as
-the projections of an attention, share one product ``x A'``.
+PEFT keeps A and B in float32, as the optimizer needs them, and also computes ``(x A') B'`` in float32: without tensor
+cores, and with one copy of the input and several copies of the output. Here A and B are rounded to the base's dtype
+only for the products, as mixed precision rounds any weight (Micikevicius et al. 2018, arXiv 1710.03740), and their
+gradients are summed in float32. The LoRA product is added in place to the output of the base. Layers with the same
+input, such as the projections of an attention module, share one product ``x A'``.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ Tensor = torch.Tensor
 
 
 class RoundedLora:
-    """A and B, rounded to the base's dtype, of layers with the same input and the same scale.
+    """The matrices A and B of layers with the same input and the same scale, rounded to the dtype of the base.
 
     Attributes:
-        a: The A of all layers, concatenated, ``[sum of r, in]``.
-        b: The B of each layer, ``[out, r]``.
-        ranks: Each layer's rows in ``a``.
+        a: The A matrices of all layers, concatenated, ``[sum of r, in]``.
+        b: The B matrix of each layer, ``[out, r]``.
+        ranks: The rows of each layer in ``a``.
         scale: The scale of the product ``B A``.
     """
 
@@ -37,7 +37,7 @@ class RoundedLora:
         self._layers = layers
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Return every rounded matrix with the float32 parameter that it is rounded from."""
+        """Return every rounded matrix together with the float32 parameter from which it is rounded."""
         weights = [lora_weights_of(layer) for layer in self._layers]
         return [
             *((self.a[rank], each.a) for rank, each in zip(self.ranks, weights, strict=True)),
@@ -47,13 +47,13 @@ class RoundedLora:
 
 @torch.no_grad()
 def round_again(all_rounded: Sequence[RoundedLora]) -> None:
-    """Round the parameters of all these layers again, because they may have changed."""
+    """Round the parameters of all layers in ``all_rounded`` again, because the parameters may have changed."""
     pairs = [pair for rounded in all_rounded for pair in rounded.pairs()]
     torch._foreach_copy_([to for to, _ in pairs], [parameter for _, parameter in pairs])
 
 
 def lora_bf16(x: Tensor, layers: Sequence[Any], rounded: RoundedLora) -> tuple[Tensor, ...]:
-    """Return the outputs ``[..., out]`` of plain LoRA layers for their common input ``x`` ``[..., in]``."""
+    """Return the outputs ``[..., out]`` of the plain LoRA layers ``layers`` for their input ``x`` ``[..., in]``."""
     bases = [layer.get_base_layer() for layer in layers]
     parameters = [matrix for layer in layers for matrix in lora_weights_of(layer)[1:3]]
     ys: tuple[Tensor, ...] = _LoraBf16.apply(
@@ -63,9 +63,9 @@ def lora_bf16(x: Tensor, layers: Sequence[Any], rounded: RoundedLora) -> tuple[T
 
 
 class _LoraBf16(torch.autograd.Function):
-    """``x W' + bias + s (x A') B'`` of several layers.
+    """The autograd function that computes ``x W' + bias + s (x A') B'`` for several layers.
 
-    The float32 parameters A and B are arguments only to receive their gradients.
+    The float32 parameters A and B are arguments only so that they receive gradients.
     """
 
     @staticmethod
@@ -110,5 +110,5 @@ class _LoraBf16(torch.autograd.Function):
 
 
 def _matmul_float32(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a b`` of 16-bit matrices, summed and returned in float32."""
+    """Return the product ``a b`` of two 16-bit matrices, summed and returned in float32."""
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()

@@ -1,15 +1,16 @@
 """LoRA layers (Hu et al. 2021, arXiv 2106.09685) on a float32 base, with one matrix product for base and LoRA.
 
-Computing ``W + s B A`` takes ``r`` multiplications for each weight. Computing ``x W' + s (x A') B'`` instead takes
-``r (in + out)`` more for every token than ``x W'``, and two more passes over the layer's output. So from a few hundred
-tokens on, it is cheaper to compute the sum than to avoid it. The sum is computed again in every forward and every
-backward pass. Thus no second copy of the weights is kept, and what a resumed run computes does not depend on when it
-was interrupted. Only A and B get gradients, through products of rank r.
+Computing ``W + s B A`` takes ``r`` multiplications per weight. Computing ``x W' + s (x A') B'`` instead takes
+``r (in + out)`` more multiplications per token than ``x W'``, and two more passes over the layer's output. So from a
+few hundred tokens on, it is cheaper to compute the sum ``W + s B A`` than to avoid it. The sum is computed again in
+every forward and every backward pass. Thus no second copy of the weights is kept, and the results of a resumed run do
+not depend on when the run was interrupted. Only A and B get gradients, through products of rank r.
 
-The projections of an attention have the same input, which is read once for all of them; so have the first two layers of
-an MLP.
+The projections of an attention module have the same input, which is read once for all of them. The same is true of the
+first two layers of an MLP.
 
-In bfloat16 the sum would round small updates away; ``promptintern.engine.fused.lora_bf16`` computes such layers.
+In bfloat16, rounding the sum would remove small updates, so ``promptintern.engine.fused.lora_bf16`` computes layers on
+a 16-bit base.
 """
 
 import threading
@@ -36,13 +37,14 @@ from promptintern.engine.fused.patching import patched_forwards
 
 Tensor = torch.Tensor
 _SAME_INPUT: tuple[tuple[str, ...], ...] = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
-"""Names of the layers of an attention and of an MLP that have the same input, in the order of their calls."""
+"""The names of the layers of an attention module, and of an MLP, that have the same input, in the order in which they
+are called."""
 _BLOCK_ROWS = 1024
 
 
 @contextmanager
 def fused_lora(model: Any) -> Iterator[int]:
-    """Inside this block, the plain linear LoRA layers of PEFT's ``model`` are fused. Yields their number."""
+    """Fuse the plain linear LoRA layers of the PEFT model ``model`` inside the ``with`` block. Yield their number."""
     forwards: dict[torch.nn.Module, Callable[..., Tensor]] = {}
     all_rounded: list[RoundedLora] = []
     for group in _layer_groups(model):
@@ -58,7 +60,7 @@ def fused_lora(model: Any) -> Iterator[int]:
 
 
 class LoraGradients:
-    """The gradients of A and B of layers with the same input, summed over blocks of rows.
+    """The gradients of A and B for layers with the same input, summed over blocks of rows.
 
     For rows ``x`` of the input and gradients ``dy`` of the output, ``dA = s (dy B)' x`` and ``dB = s dy' (x A')``.
     """
@@ -71,11 +73,11 @@ class LoraGradients:
         self._db = [torch.zeros_like(layer.b) for layer in layers]
 
     def add(self, x: Tensor, grads: Sequence[Tensor]) -> None:
-        """Add a block of R rows.
+        """Add the gradients of a block of R rows.
 
         Args:
-            x: Rows of the layers' input, ``[R, in]``.
-            grads: Rows of the gradients of each layer's output, ``[R, out]``.
+            x: The rows of the layers' input, ``[R, in]``.
+            grads: The rows of the gradient of each layer's output, ``[R, out]``.
         """
         reduced = x @ self._all_a.t()
         d_reduced = torch.empty_like(reduced)
@@ -91,13 +93,13 @@ class LoraGradients:
 
 
 def row_blocks(rows: Tensor) -> Iterator[slice]:
-    """Yield the blocks in which to process ``rows``: on a CPU, blocks that stay in its cache; elsewhere, one block."""
+    """Yield the blocks in which to process ``rows``: on a CPU, blocks that fit into its cache; elsewhere, one block."""
     size = _BLOCK_ROWS if rows.device.type == "cpu" else max(1, len(rows))
     return (slice(first, first + size) for first in range(0, len(rows), size))
 
 
 def _layer_groups(model: Any) -> Iterator[list[Any]]:
-    """Yield all plain LoRA layers: layers with the same input as one group, and every other layer on its own."""
+    """Yield groups of all plain LoRA layers: layers with the same input together, and every other layer on its own."""
     plain = [module for module in model.modules() if is_plain(module)]
     groups = [
         group
@@ -114,9 +116,10 @@ def _are_compatible(group: Sequence[Any]) -> bool:
 
 
 def _same_input_layers(model: Any) -> Iterator[list[torch.nn.Module]]:
-    """Yield groups of modules whose names say that they have the same input.
+    """Yield groups of modules that have the same input according to their names.
 
-    In the last layer, the queries are computed from fewer rows than the keys and values.
+    In the last layer, the query projection is in no group, because queries are computed from fewer rows than keys and
+    values.
     """
     last = attention_of(last_layer(model))
     for module in model.modules():
@@ -128,7 +131,7 @@ def _same_input_layers(model: Any) -> Iterator[list[torch.nn.Module]]:
 
 
 class _LayerGroup(threading.local):
-    """Layers with the same input. The first one that is called computes all; the others return what it computed.
+    """Layers with the same input: the first layer called computes all outputs, and the other layers return theirs.
 
     Outputs are kept per thread, and are used only by calls with the same input tensor.
     """
@@ -140,7 +143,7 @@ class _LayerGroup(threading.local):
         self._pending: dict[Any, Tensor] = {}
 
     def forwards(self) -> dict[torch.nn.Module, Callable[..., Tensor]]:
-        """Return the ``forward`` that replaces each layer's own."""
+        """Return, for every layer, the ``forward`` that replaces the layer's own."""
         return {layer: partial(self._forward, layer) for layer in self._layers}
 
     def _forward(self, layer: Any, x: Tensor) -> Tensor:
@@ -159,7 +162,10 @@ def _lora_fp32(layers: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
 
 
 class _LoraFp32(torch.autograd.Function):
-    """``x (W + s B A)' + bias`` of several layers with the input ``x`` ``[..., in]``."""
+    """The autograd function that computes ``x (W + s B A)' + bias`` for several layers with the input ``x``.
+
+    The input is ``[..., in]``.
+    """
 
     @staticmethod
     def forward(

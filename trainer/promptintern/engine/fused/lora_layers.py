@@ -13,10 +13,10 @@ class LoraWeights(NamedTuple):
     """The weights of one LoRA layer.
 
     Attributes:
-        weight: The base's W ``[out, in]``.
-        a: A ``[r, in]``.
-        b: B ``[out, r]``.
-        scale: The scale of the product ``B A``.
+        weight: The matrix W of the base, ``[out, in]``.
+        a: The matrix A, ``[r, in]``.
+        b: The matrix B, ``[out, r]``.
+        scale: The scale ``s`` of the product ``B A``.
     """
 
     weight: Tensor
@@ -26,12 +26,12 @@ class LoraWeights(NamedTuple):
 
     @property
     def merged(self) -> Tensor:
-        """``W + s B A``, ``[out, in]``."""
+        """The merged matrix ``W + s B A``, ``[out, in]``."""
         return torch.addmm(self.weight, self.b, self.a, alpha=self.scale)
 
 
 def is_plain(layer: Any) -> bool:
-    """Whether ``layer`` is a linear LoRA layer on a frozen base, without any of PEFT's variants."""
+    """Return whether ``layer`` is a linear LoRA layer on a frozen base and uses none of PEFT's LoRA variants."""
     from peft.tuners.lora import Linear
 
     if type(layer) is not Linear:
@@ -50,29 +50,29 @@ def is_plain(layer: Any) -> bool:
 
 
 def base_dtype(layer: Any) -> torch.dtype:
-    """The dtype of a plain layer's base."""
+    """Return the dtype of the base of the plain LoRA layer ``layer``."""
     dtype: torch.dtype = layer.get_base_layer().weight.dtype
     return dtype
 
 
 def lora_weights_of(layer: Any) -> LoraWeights:
-    """The weights of a plain layer."""
+    """Return the weights of the plain LoRA layer ``layer``."""
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     return LoraWeights(weight=layer.get_base_layer().weight, a=a, b=b, scale=layer.scaling["default"])
 
 
 def rank_slices(layers: Sequence[LoraWeights]) -> list[slice]:
-    """Return each layer's rows in the concatenation of all A."""
+    """Return the range of rows of each layer in the concatenation of all A matrices."""
     ends = accumulate((len(layer.a) for layer in layers), initial=0)
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def flatten_weights(layers: Sequence[LoraWeights]) -> tuple[list[float], list[Tensor]]:
-    """Return the scales of ``layers``, and their W, A and B in one list, as an autograd function takes them."""
+    """Return the scales of ``layers``, and one list of all W, A and B as arguments for an autograd function."""
     return [layer.scale for layer in layers], [matrix for layer in layers for matrix in layer[:3]]
 
 
 def unflatten_weights(flat: Sequence[Tensor], scales: Sequence[float]) -> list[LoraWeights]:
-    """Return the layers that ``flatten_weights`` flattened."""
+    """Return the weights of the layers that ``flatten_weights`` flattened."""
     matrices = zip(flat[::3], flat[1::3], flat[2::3], scales, strict=True)
     return [LoraWeights(weight=weight, a=a, b=b, scale=scale) for weight, a, b, scale in matrices]

@@ -1,4 +1,4 @@
-"""Temporary changes to a transformers model, or to PEFT's wrapper of one."""
+"""Temporary changes to a transformers model or to its PEFT wrapper."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from torch import nn
 
 
 def base_of(model: Any) -> Any:
-    """The transformers model in PEFT's wrapper ``model``, or ``model`` itself if it is not wrapped."""
+    """Return the transformers model in the PEFT wrapper ``model``, or ``model`` itself if it is not wrapped."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
 def patched_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Inside this block, each of these modules has the given ``forward`` in place of its own."""
+    """Replace the ``forward`` of each module in ``forwards`` with the given function inside the ``with`` block."""
     for module, forward in forwards.items():
         module.forward = forward
     try:
@@ -26,7 +26,7 @@ def patched_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterat
 
 @contextmanager
 def train_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Inside this block, all modules are in training mode, or none is; afterwards each is in its former mode."""
+    """Set all modules to training or evaluation mode inside the ``with`` block, and restore their modes afterwards."""
     before = {module: module.training for module in model.modules()}
     model.train(training)
     try:

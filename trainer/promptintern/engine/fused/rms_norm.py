@@ -1,11 +1,12 @@
-"""RMS norms in a few passes over memory: PyTorch's kernel on CUDA, and our own elsewhere if the base is in float32.
+"""RMS norms in few passes over memory: PyTorch's kernel on CUDA; elsewhere, a custom function for a float32 base.
 
-``y = x w / sqrt(mean(x^2) + eps)`` (Zhang & Sennrich 2019, arXiv 1910.07467). As separate operations, its backward pass
-goes over the hidden states about ten times. With ``r = 1 / sqrt(mean(x^2) + eps)`` and ``h = w dy``, the gradient is
+An RMS norm is ``y = x w / sqrt(mean(x^2) + eps)`` (Zhang & Sennrich 2019, arXiv 1910.07467). If it is computed by
+separate operations, its backward pass makes about ten passes over the hidden states. With
+``r = 1 / sqrt(mean(x^2) + eps)`` and ``h = w dy``, the gradient is
 
     dx = r h - x r^3 mean(h x)
 
-and the weight, which is frozen, has no gradient.
+The weight is frozen and has no gradient.
 """
 
 from collections.abc import Iterator
@@ -21,21 +22,22 @@ from promptintern.engine.fused.patching import patched_forwards
 
 Tensor = torch.Tensor
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-"""Allowed error of a norm's output on random numbers, relative to the largest: a few rounding steps of the dtype."""
+"""The allowed error of a norm's output on random numbers, relative to the largest output: a few rounding steps of the
+dtype."""
 
 
 @contextmanager
 def fused_rms_norms(model: nn.Module) -> Iterator[int]:
-    """Inside this block, the plain RMS norms of ``model`` are fused. Yields their number."""
+    """Fuse the plain RMS norms of ``model`` inside the ``with`` block. Yield their number."""
     norms = {m: partial(_forward, m, eps) for m in model.modules() if (eps := _eps_of(m)) is not None}
     with patched_forwards(norms):
         yield len(norms)
 
 
 def _eps_of(module: nn.Module) -> float | None:
-    """The constant of a plain frozen RMS norm; None for any other module.
+    """Return the constant ``eps`` of a plain frozen RMS norm, or None for any other module.
 
-    Some norms scale by something other than their weight, so the output is compared on random numbers.
+    Some norms scale by something other than their weight, so the output of the module is checked on random numbers.
     """
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, Tensor) or not isinstance(eps, float):
@@ -48,7 +50,7 @@ def _eps_of(module: nn.Module) -> float | None:
     with torch.no_grad():
         try:
             expected = module(x)
-        except TypeError:  # it takes more arguments
+        except TypeError:  # the module takes more arguments
             return None
         y = _rms_norm(x, weight, eps)
     tolerance = _TOLERANCES[weight.dtype]
@@ -69,7 +71,7 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """Maps ``x`` ``[..., D]`` and ``weight`` ``[D]`` to the normalized ``[..., D]``."""
+    """The autograd function that maps ``x`` ``[..., D]`` and ``weight`` ``[D]`` to the norm ``y`` ``[..., D]``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:

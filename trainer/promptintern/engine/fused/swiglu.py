@@ -1,9 +1,9 @@
-"""SwiGLU MLPs with LoRA on their three layers as one function, if the base is in float32.
+"""SwiGLU MLPs with LoRA on their three layers, computed as one function if the base is in float32.
 
-``y = (silu(x G') * (x U')) D'`` (Shazeer 2020, arXiv 2002.05202), with G, U and D merged as in ``lora_fp32``. As
-separate operations, the MLP keeps five tensors of the inner size for its backward pass and goes over them about ten
-times. Here it keeps ``x G'`` and ``x U'`` and recomputes the others block by block, while a block's rows are in the
-processor's cache.
+The MLP is ``y = (silu(x G') * (x U')) D'`` (Shazeer 2020, arXiv 2002.05202), with LoRA merged into G, U and D as in
+``lora_fp32``. If it is computed by separate operations, the MLP keeps five tensors of the inner size for its backward
+pass and makes about ten passes over them. Here it keeps only ``x G'`` and ``x U'`` and recomputes the other tensors
+block by block, while the rows of a block are in the processor's cache.
 """
 
 from collections.abc import Iterator
@@ -28,21 +28,24 @@ from promptintern.engine.fused.patching import patched_forwards
 Tensor = torch.Tensor
 _LAYERS = ("gate_proj", "up_proj", "down_proj")
 _TOLERANCE = 1e-5
-"""Allowed relative error of each row of an MLP's output on random numbers."""
+"""The allowed relative error of each row of an MLP's output on random numbers."""
 _PROBE_SCALES = (1.0, 30.0, 1000.0)
-"""Scales of those random rows. They differ because some models clamp large values."""
+"""The scales of the random rows on which an MLP is checked. They differ because some models clamp large values."""
 
 
 @contextmanager
 def fused_swiglu(model: Any) -> Iterator[int]:
-    """Inside this block, the SwiGLU MLPs of PEFT's ``model`` are fused. Yields their number."""
+    """Fuse the SwiGLU MLPs of the PEFT model ``model`` inside the ``with`` block. Yield their number."""
     forwards = {module: partial(_forward, module) for module in model.modules() if _is_swiglu(module)}
     with patched_forwards(forwards):
         yield len(forwards)
 
 
 def _is_swiglu(module: nn.Module) -> bool:
-    """Whether ``module`` is a gated MLP with SiLU and no biases, according to its output on random numbers."""
+    """Return whether ``module`` is a gated MLP with SiLU and no biases.
+
+    The output of the module is checked on random numbers.
+    """
     layers: list[Any] = [getattr(module, name, None) for name in _LAYERS]
     if not all(is_plain(layer) and layer.get_base_layer().bias is None for layer in layers):
         return False
@@ -54,7 +57,7 @@ def _is_swiglu(module: nn.Module) -> bool:
     with torch.no_grad():
         try:
             expected = module(x)
-        except TypeError:  # it takes more arguments
+        except TypeError:  # the module takes more arguments
             return False
         y = _forward(module, x)
     return bool(((expected - y).norm(dim=-1) <= _TOLERANCE * expected.norm(dim=-1)).all())
@@ -67,7 +70,10 @@ def _forward(module: Any, x: Tensor) -> Tensor:
 
 
 class _Swiglu(torch.autograd.Function):
-    """Maps ``x`` ``[..., D]`` to ``[..., D]``; ``flat`` holds W, A and B of the gate, up and down layers."""
+    """The autograd function that maps the input ``x`` ``[..., D]`` of an MLP to its output ``[..., D]``.
+
+    The argument ``flat`` holds W, A and B of the gate, up and down layers.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: list[float], *flat: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Packs: which rows share one, how they lie in it, and its pass through the model."""
+"""Packs: which rows share a pack, how rows lie in a pack, and how the model computes a pack."""

@@ -1,4 +1,4 @@
-"""One pack through the model: the summed loss of its answer tokens, without contamination between its rows."""
+"""The computation of one pack: the summed loss of the answer tokens, without contamination between rows."""
 
 from array import array
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from promptintern.prompt.encode import Encoded
 
 @dataclass(frozen=True, kw_only=True)
 class PackTensors:
-    """The tensors of a pack, as the model takes them.
+    """The tensors of a pack, in the form that the model takes.
 
     Attributes:
-        input_ids: ``[1, T]`` int64.
-        position_ids: ``[1, T]`` int64, each token's position in its row.
-        predicts: ``[L]`` int64, the indices of the tokens whose next token is an answer token, row by row, without
+        input_ids: The token ids, ``[1, T]`` int64.
+        position_ids: The position of each token in its row, ``[1, T]`` int64.
+        predicts: The indices, ``[L]`` int64, of the tokens whose next token is an answer token, row by row, without
             duplicates.
-        labels: ``[L]`` int64, those next tokens.
-        attention: The pack's tree attention; None if transformers masks attention between rows, whose beginnings it
-            recognizes by position ids of 0.
+        labels: The answer tokens that follow the tokens in ``predicts``, ``[L]`` int64.
+        attention: The tree attention of the pack; None if transformers masks attention between rows, whose beginnings
+            it recognizes by position ids of 0.
     """
 
     input_ids: torch.Tensor
@@ -46,9 +46,9 @@ def prefix_tree_of(
 
     Args:
         rows: The pack's rows, in order.
-        share_prefixes: Whether rows share the nodes of their common prefixes. Otherwise each row is a leaf.
-        min_node_savings: Tokens that a shared node has to save.
-        prefix_tokens: Tokens of the shared prefix above the tree.
+        share_prefixes: Whether rows share the nodes of their common prefixes. If False, each row is a leaf.
+        min_node_savings: The minimum number of tokens that a shared node must save.
+        prefix_tokens: The number of tokens in the shared prefix above the tree.
     """
     prefixes = Prefixes([row.prompt_ids for row in rows]) if share_prefixes else None
     return build_tree(
@@ -69,14 +69,18 @@ def pack_tensors(
     min_node_savings: int | None = None,
     shared_prefix: SharedPrefix | None = None,
 ) -> PackTensors:
-    """Return the tensors of a pack of ``rows``, in order. Every row needs at least one prompt and one answer token.
+    """Return the tensors of a pack that holds ``rows`` in the given order.
+
+    Every row must have at least one prompt token and one answer token.
 
     Args:
-        tree_attention: Whether to attend over the prefix tree instead of with a mask. The model must be patched by
-            ``promptintern.engine.packing.layout.patched_for``.
-        share_prefixes: Whether common prefixes of prompts are in the pack once. Needs ``tree_attention``.
-        min_node_savings: Tokens that a shared node has to save. The default is the backend's for ``device``.
-        shared_prefix: The prefix that all rows begin with and the pack does not hold. Needs ``tree_attention``.
+        tree_attention: Whether the model attends over the prefix tree instead of with a mask. If True, the model must
+            be patched by ``promptintern.engine.packing.layout.patched_for``.
+        share_prefixes: Whether the pack holds common prefixes of prompts only once. This requires ``tree_attention``.
+        min_node_savings: The minimum number of tokens that a shared node must save. The default is the value of the
+            backend for ``device``.
+        shared_prefix: The prefix with which all rows begin and which the pack does not hold. This requires
+            ``tree_attention``.
     """
     assert tree_attention or not (share_prefixes or shared_prefix)
     backend = backend_for(device) if tree_attention else None
@@ -115,10 +119,10 @@ def pack_tensors(
 
 
 def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
-    """Return the sum of ``-ln p`` over the pack's answer tokens, a float32 scalar.
+    """Return the sum of ``-ln p`` over the pack's answer tokens, as a float32 scalar.
 
-    The output layer runs only for the tokens that predict an answer token. With a vocabulary of 128k and answers of 20
-    tokens, all other logits would be most of the memory.
+    The output layer runs only for the tokens that predict an answer token. With a vocabulary of 128k tokens and answers
+    of 20 tokens, all other logits would take most of the memory.
     """
     extra = {} if pack.attention is None else {"tree_attention": pack.attention, "answers": pack.labels}
     logits: torch.Tensor = model(
@@ -134,7 +138,7 @@ def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
 
 
 def compute_shared_prefix(model: Any, ids: Sequence[int], *, device: torch.device) -> SharedPrefix:
-    """Compute the shared prefix of the tokens ``ids`` in ``model``, as a pack with one row whose loss is discarded.
+    """Compute the shared prefix with the tokens ``ids`` in ``model``, as a pack of one row whose loss is discarded.
 
     The model must be patched by ``promptintern.engine.packing.layout.patched_for``.
     """
@@ -149,11 +153,11 @@ def compute_shared_prefix(model: Any, ids: Sequence[int], *, device: torch.devic
 
 @torch.no_grad()
 def packs_exactly(model: Any, *, vocab_size: int, device: torch.device) -> bool:
-    """Whether two rows in one masked pack get the logits that each gets in a pack of its own.
+    """Return whether two rows get the same logits in one masked pack as in two separate packs.
 
-    Not every architecture recognizes the beginnings of rows by position ids (recurrent layers do not, for one), so this
-    is measured on the model itself. The logits of two random rows, packed and separate, may differ by rounding only:
-    1e-4 of the largest logit in float32, 5e-2 in bfloat16, whose rounding step is 2**-8.
+    Not every architecture recognizes the beginnings of rows by position ids (recurrent layers, for example, do not), so
+    this ability is tested on the model itself. The packed and separate logits of two random rows may differ only by
+    rounding: by 1e-4 of the largest logit in float32, and by 5e-2 in bfloat16, whose rounding step is 2**-8.
     """
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(vocab_size, (n,), generator=generator).to(device) for n in (33, 17)]

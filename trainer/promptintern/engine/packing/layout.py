@@ -1,4 +1,4 @@
-"""How rows lie in a pack, and which of these layouts the current model computes exactly."""
+"""The layouts of rows in a pack, and the check that finds the layouts that a model computes exactly."""
 
 import math
 from array import array
@@ -37,7 +37,10 @@ from promptintern.prompt.encode import Encoded
 
 
 class PackLayout(StrEnum):
-    """How rows lie in a pack, from the layout that every model computes exactly to the fastest one."""
+    """A layout of rows in a pack.
+
+    The layouts are ordered from the one that every model computes exactly to the fastest one.
+    """
 
     UNPACKED = "one row per pack"
     MASKED = "several rows per pack, separated by a mask"
@@ -51,7 +54,7 @@ class PackLayout(StrEnum):
 
     @property
     def uses_tree_attention(self) -> bool:
-        """Whether rows are kept apart by tree attention, without a mask."""
+        """Whether tree attention, and not a mask, separates the rows."""
         return self in (PackLayout.VARLEN, PackLayout.PREFIX_TREE)
 
 
@@ -62,13 +65,14 @@ class SupportedLayouts:
     Attributes:
         best: The fastest layout for rows that every layer attends to as a whole.
         for_long_rows: The layout for rows longer than ``attention_window`` tokens: MASKED or UNPACKED.
-        attention_window: The largest row length that every layer attends to as a whole; None if there is no limit.
-        rope_scaling_limit: The row length beyond which rows must not share a call, because their positions are scaled
-            by the longest of them; None if there is no limit.
-        reason: Why ``best`` is not the fastest of all layouts; empty if it is.
-        max_pack_tokens: Maximum tokens of a pack with several rows; None if there is no limit.
-        tokens_that_fit: Tokens of a pack that the device has memory for, if ``best`` uses tree attention; None if it
-            was not measured.
+        attention_window: The largest row length, in tokens, that every layer attends to as a whole; None if there is no
+            limit.
+        rope_scaling_limit: The row length, in tokens, above which rows must not share a call, because the model scales
+            their positions by the longest row of the call; None if there is no limit.
+        reason: The reason why ``best`` is not the fastest of all layouts; empty if it is.
+        max_pack_tokens: The maximum number of tokens in a pack with several rows; None if there is no limit.
+        tokens_that_fit: The number of tokens in a pack for which the device has memory, if ``best`` uses tree
+            attention; None if this number was not measured.
     """
 
     best: PackLayout
@@ -88,9 +92,9 @@ class SupportedLayouts:
         return self.best
 
     def slow_reason(self, longest: int) -> str:
-        """Return a sentence that says why rows of up to ``longest`` tokens have another layout than ``best``.
+        """Return a sentence that says why rows of up to ``longest`` tokens have a different layout from ``best``.
 
-        The sentence is empty if they have the layout ``best``.
+        The sentence is empty if these rows have the layout ``best``.
         """
         layout = self.for_rows(longest)
         if layout is self.best:
@@ -109,7 +113,10 @@ class SupportedLayouts:
 
 @contextmanager
 def patched_for(model: Any, layout: PackLayout) -> Iterator[None]:
-    """Inside this block, ``model`` (PEFT's) is patched to train packs of ``layout``, and can compute nothing else."""
+    """Patch the PEFT model ``model`` to train packs of ``layout`` inside the ``with`` block.
+
+    Inside the block, the model can compute nothing else.
+    """
     with ExitStack() as stack:
         if layout.uses_tree_attention:
             stack.enter_context(chunked_loss(model))  # first, because it calls the unpatched model
@@ -122,15 +129,16 @@ def patched_for(model: Any, layout: PackLayout) -> Iterator[None]:
 
 
 def probe_layouts(adapter: Adapter, *, vocab_size: int, dropout: float, device: torch.device) -> SupportedLayouts:
-    """Measure which layouts are exact in this model on this device.
+    """Test which layouts the model of ``adapter`` computes exactly on ``device``.
 
     Not every architecture accepts another attention function, or recognizes the beginnings of rows by position ids
-    (recurrent layers do neither). So both are measured on the model itself, which is left unchanged.
+    (recurrent layers do neither). So both abilities are tested on the model itself, which is left unchanged.
 
     Args:
         adapter: A freshly attached adapter.
-        vocab_size: Number of token ids from which to draw random rows.
-        dropout: The LoRA dropout. With dropout nothing is shared, since all rows would share the same dropped inputs.
+        vocab_size: The number of token ids from which random rows are drawn.
+        dropout: The LoRA dropout. With dropout, no prefix is shared, because all rows would share the same dropped
+            inputs.
         device: The device of the model.
     """
     model = adapter.model.get_base_model()
@@ -156,17 +164,18 @@ def probe_layouts(adapter: Adapter, *, vocab_size: int, dropout: float, device: 
 
 
 _PREFIX_TOKENS = 6
-"""Tokens of the shared prefix of the random rows that a layout is tried with."""
+"""The number of tokens in the shared prefix of the random rows on which tree attention is tested."""
 
 
 def tree_attention_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) -> str:
-    """Return what is wrong with tree attention in this model; empty if its loss and gradients are exact.
+    """Return a message that says what is wrong with tree attention in this model; empty if the results are exact.
 
-    The reference is each row in a pack of its own. Three random rows are tried: two have a common prompt, one has a
-    prompt long enough for a kernel call of its own. They are computed in one pack and, where a shared prefix may pay,
-    in two packs below one. Loss and gradients may differ by rounding only: for every LoRA matrix, the norm of the
-    difference, relative to the norm of the gradient, is at most 1e-4 in float32. In bfloat16, whose rounding step is
-    2**-8, two exact computations differ by up to a tenth, and a wrong one by about 1; 0.3 separates them.
+    As the reference, each row is computed in a pack of its own. Three random rows are used: two have a long common
+    prefix, and one has a prompt long enough for its own kernel call. The three rows are computed in one pack and, where
+    a shared prefix may pay, also in two packs below a shared prefix. Loss and gradients may differ only by rounding:
+    for every LoRA matrix, the norm of the difference, relative to the norm of the gradient, must be at most 1e-4 in
+    float32. In bfloat16, whose rounding step is 2**-8, two exact computations differ by up to 0.1, and a wrong one
+    differs by about 1; the limit is 0.3.
     """
     model = adapter.model.get_base_model()
     name = type(model).__name__
@@ -189,7 +198,7 @@ def tree_attention_fault(adapter: Adapter, *, vocab_size: int, device: torch.dev
         )
     ]
     parameters = adapter.flat.detach().clone()
-    # In a fresh adapter B is zero, and A has no gradient.
+    # In a fresh adapter, B is zero, so the gradient of A is zero too.
     adapter.load_flat(parameters + 0.02 * torch.randn(parameters.shape, generator=generator).to(parameters))
     try:
         loss, gradient = _loss_and_gradient(adapter, [pack_tensors([row], device=device) for row in rows])
@@ -198,7 +207,7 @@ def tree_attention_fault(adapter: Adapter, *, vocab_size: int, device: torch.dev
             prefix = ids[:_PREFIX_TOKENS]
             results.append(_tree_loss_and_gradient(adapter, [rows[:2], rows[2:]], prefix=prefix, device=device))
     except torch.OutOfMemoryError:
-        raise  # a momentary lack of memory says nothing about the model
+        raise  # a temporary lack of memory says nothing about the model
     except Exception as error:  # noqa: BLE001 -- models and kernels raise errors of any type
         return f"{name} does not accept tree attention ({type(error).__name__}: {error})".splitlines()[0]
     finally:
@@ -218,7 +227,10 @@ def tree_attention_fault(adapter: Adapter, *, vocab_size: int, device: torch.dev
 def _tree_loss_and_gradient(
     adapter: Adapter, packs: list[list[Encoded]], *, prefix: list[int], device: torch.device
 ) -> tuple[float, torch.Tensor]:
-    """Return the summed loss of ``packs`` and its gradient ``[P]``, below a shared prefix if ``prefix`` has tokens."""
+    """Return the summed loss of ``packs`` and its gradient ``[P]``, computed with tree attention.
+
+    If ``prefix`` is not empty, the packs are computed below a shared prefix with these tokens.
+    """
     with patched_for(adapter.model, PackLayout.PREFIX_TREE):
         shared_prefix = compute_shared_prefix(adapter.model, prefix, device=device) if prefix else None
         tensors = [
@@ -236,18 +248,22 @@ def _tree_loss_and_gradient(
 
 
 def max_row_tokens(model: Any) -> float:
-    """The largest row length that every layer attends to as a whole and that may share a call with other rows."""
+    """Return the largest row length, in tokens, at which rows may share a call.
+
+    Every layer attends to rows of this length as a whole, and their positions are not scaled. The length is infinite if
+    the model has no such limit.
+    """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     limits = (attention_window(model), rope_scaling_limit(model), positions)
     return min((limit for limit in limits if limit), default=math.inf)
 
 
 _GRADIENT_FLOOR = 1e-3
-"""Relative to the largest norm of a matrix's gradient; a gradient with a smaller norm is rounding."""
+"""The norm, relative to the largest norm of any matrix's gradient, below which a gradient is only rounding error."""
 
 
 def _max_relative_error(adapter: Adapter, gradient: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest relative error of any LoRA matrix's gradient; both gradients are ``[P]``."""
+    """Return the largest relative error of the gradient of any LoRA matrix; both gradients are ``[P]``."""
     pairs = [(gradient[s.start : s.stop], expected[s.start : s.stop]) for s in adapter.slots]
     floor = _GRADIENT_FLOOR * max(b.norm().item() for _, b in pairs)
     return max(((a - b).norm().item() / max(b.norm().item(), floor) for a, b in pairs), default=0.0)

@@ -1,4 +1,4 @@
-"""How many tokens a pack may have on a GPU: small packs leave it waiting for the host, and large ones do not fit."""
+"""The size of packs on a GPU: small packs leave the GPU waiting for the host, and large packs do not fit."""
 
 from array import array
 
@@ -12,20 +12,21 @@ from promptintern.prompt.encode import Encoded
 MIN_TOKENS, MAX_TOKENS = 2048, 32768
 _PROBE_TOKENS, _PROBE_ROW_TOKENS = 1024, 128
 _MEMORY_SHARE = 0.5
-"""The share of the memory that a pack may take. The rest is for answers longer than those tried, and for fragmentation
-between blocks."""
+"""The share that a pack may take of the memory left by the weights. The rest is for answers longer than those in the
+test, and for fragmentation between blocks."""
 
 
 def tokens_that_fit(adapter: Adapter, layout: PackLayout, *, vocab_size: int, device: torch.device) -> int | None:
-    """Return how many tokens a pack may have to take at most half of the GPU's memory beside the weights.
+    """Return the number of tokens with which a pack takes at most half of the GPU memory left by the weights.
 
-    This is measured on the model itself, as the peak memory of a forward and backward pass of a thousand tokens, with
-    gradient checkpointing if it is on. Memory that other processes hold at the moment does not count, so that a run
-    that resumes on the same kind of GPU has the same packs.
+    The number is derived from the peak memory of a forward and backward pass of about 1,000 tokens on the model itself,
+    with gradient checkpointing if it is on. Memory that other processes currently hold is ignored, so that a run that
+    resumes on the same kind of GPU has the same packs.
 
     Args:
-        layout: A layout with tree attention, whose memory grows with a pack's tokens and not with their square.
-        vocab_size: Number of token ids from which to draw random rows.
+        layout: A layout with tree attention, for which memory grows linearly, and not quadratically, with the number of
+            tokens in a pack.
+        vocab_size: The number of token ids from which random rows are drawn.
 
     Returns:
         A power of two between 2,048 and 32,768 tokens; None on a CPU.
@@ -39,7 +40,7 @@ def tokens_that_fit(adapter: Adapter, layout: PackLayout, *, vocab_size: int, de
         ids = memoryview(array("i", torch.randint(vocab_size, (row,), generator=generator).tolist()))
         rows.append(Encoded(prompt_ids=ids[: -row // 8], answer_ids=ids[-row // 8 :]))
     training = adapter.model.training
-    adapter.model.train()  # gradient checkpointing only works in training mode
+    adapter.model.train()  # gradient checkpointing works only in training mode
     torch.cuda.reset_peak_memory_stats(device)
     weights = torch.cuda.memory_allocated(device)
     try:
@@ -56,7 +57,7 @@ def tokens_that_fit(adapter: Adapter, layout: PackLayout, *, vocab_size: int, de
 
 
 def round_down(tokens: float) -> int:
-    """Round ``tokens`` down to a power of two within the limits."""
+    """Round ``tokens`` down to a power of two between ``MIN_TOKENS`` and ``MAX_TOKENS``."""
     size = MIN_TOKENS
     while size * 2 <= min(tokens, MAX_TOKENS):
         size *= 2

@@ -1,4 +1,4 @@
-"""Planning: which rows make a step, which rows share a pack, which worker computes which pack.
+"""The planning of steps: which rows make a step, which rows share a pack, and which worker computes which pack.
 
 The functions are pure and deterministic.
 """
@@ -15,11 +15,11 @@ from promptintern.errors import UserError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Length:
-    """The tokens of one encoded row."""
+    """The numbers of tokens in one encoded row."""
 
     prompt: int
     answer: int
-    """Answer tokens with the end token; the number of tokens that have a loss."""
+    """The number of answer tokens, including the end token; all of these tokens have a loss."""
 
     @property
     def total(self) -> int:
@@ -28,33 +28,36 @@ class Length:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pack:
-    """Rows that go through the model in one forward and backward pass, in this order; a micro-batch."""
+    """A micro-batch: rows that the model computes in one forward and backward pass, in this order."""
 
     rows: tuple[int, ...]
     tokens: int
-    """Prompt and answer tokens of all rows."""
+    """The number of prompt and answer tokens in all rows."""
     computed: int
-    """Tokens that go through the model: each shared token once, and no row's last token, which predicts nothing."""
+    """The number of tokens that the model computes. Each shared token counts once; the last token of a row predicts
+    nothing and does not count."""
     loss_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """One optimizer step: a list of packs for every worker (a list may be empty)."""
+    """The plan of one optimizer step, with a list of packs for every worker (a list may be empty)."""
 
     workers: tuple[tuple[Pack, ...], ...]
     """The packs of each worker, largest first."""
     lanes: int
     """The largest number of packs that a worker computes at the same time."""
     capacity: int
-    """Maximum tokens of a pack; a longer row is a pack by itself."""
+    """The maximum number of tokens in a pack; a longer row gets its own pack."""
     prefix_tokens: int
-    """Tokens of the shared prefix, which no pack holds; every worker that has packs computes it once."""
+    """The number of tokens in the shared prefix. No pack holds the prefix; every worker that has packs computes it
+    once."""
     rows: int
     tokens: int
     computed: int
     loss_tokens: int
-    """Answer tokens of all workers; the loss is the sum over answer tokens divided by this number."""
+    """The number of answer tokens of all workers. The loss is the sum over all answer tokens, divided by this
+    number."""
 
     def concurrent_packs(self, rank: int) -> int:
         """Return the number of packs that worker ``rank`` computes at the same time."""
@@ -63,9 +66,9 @@ class StepPlan:
     def split_by_lane(self, rank: int) -> tuple[tuple[Pack, ...], tuple[tuple[Pack, ...], ...]]:
         """Return the packs that worker ``rank`` computes one by one, and the packs of each of its lanes.
 
-        There are no packs for lanes if the worker has only one. Rows longer than a pack go one by one, because the
-        memory of several at the same time was not planned for; so do the smallest packs, if the number of packs is not
-        a multiple of the number of lanes.
+        If the worker has only one lane, it computes all packs one by one. With several lanes, rows longer than
+        ``capacity`` are still computed one by one, because no memory was planned for several of them at the same time.
+        The smallest packs are also computed one by one if the number of packs is not a multiple of the number of lanes.
         """
         packs, lanes = self.workers[rank], self.concurrent_packs(rank)
         if lanes == 1:
@@ -76,7 +79,8 @@ class StepPlan:
 
 
 _MIN_LANE_TOKENS = 256
-"""Tokens that a step must have for every lane. A pack costs, besides its tokens, about as much as 130 of them."""
+"""The minimum number of tokens that a step must have for every lane. The fixed cost of a pack is about the cost of 130
+tokens."""
 
 
 def plan_steps(
@@ -96,24 +100,26 @@ def plan_steps(
 ) -> list[StepPlan]:
     """Plan all steps of a stage.
 
-    Which rows make a step depends on ``lengths``, ``seed``, ``epochs`` and the two batch limits only, so a run with
-    other workers or other packs takes the same steps. An epoch's last step may be smaller; no step crosses epochs.
+    The rows of each step depend only on ``lengths``, ``seed``, ``epochs`` and the two batch limits, so a run with a
+    different number of workers or different packs has the same steps. The last step of an epoch may be smaller; no step
+    spans two epochs.
 
     Args:
         lengths: The length of every row, by row index.
-        seed: Numbers that identify the shuffles; the number of the epoch is appended.
-        epochs: Passes over the rows.
-        tokens_per_batch: Maximum prompt and answer tokens of a step; a longer row makes a step by itself.
-        rows_per_batch: Maximum rows of a step; None for no limit.
-        tokens_per_pack: Maximum computed tokens of all packs that a worker computes at the same time; a row that is
-            too long for a pack makes a pack by itself.
+        seed: The numbers that seed the shuffles; the number of the epoch is appended.
+        epochs: The number of passes over the rows.
+        tokens_per_batch: The maximum number of prompt and answer tokens in a step; a longer row gets its own step.
+        rows_per_batch: The maximum number of rows in a step; None for no limit.
+        tokens_per_pack: The maximum number of computed tokens in all packs that a worker computes at the same time; a
+            row that is too long for a pack gets its own pack.
         pack: Whether packs may hold several rows.
-        world_size: Number of workers.
-        lanes: Number of packs that a worker computes at the same time; a small step has fewer.
+        world_size: The number of workers.
+        lanes: The number of packs that a worker computes at the same time; a small step has fewer.
         prefixes: The prefixes of the rows' prompts, if packs share common prefixes; otherwise None.
-        min_node_savings: Tokens that a shared node has to save, as when the tensors of a pack are made later.
-        min_prefix_savings: Tokens that the shared prefix of a step has to save a worker to be computed separately from
-            the packs; None if it never is.
+        min_node_savings: The minimum number of tokens that a shared node must save, with the same value as for the
+            tensors of the packs.
+        min_prefix_savings: The minimum number of tokens that the shared prefix of a step must save each worker to be
+            computed separately from the packs; None if it is never computed separately.
     """
     steps = []
     capacity = tokens_per_pack // lanes
@@ -167,10 +173,10 @@ def _batches(
 
 
 def _packs(batch: Sequence[int], lengths: Sequence[Length], *, capacity: int, world_size: int) -> list[Pack]:
-    """Pack the rows by first-fit decreasing, into about as many packs for every worker, so that none waits for another.
+    """Pack the rows by first-fit decreasing, into about the same number of packs for every worker.
 
-    First-fit decreasing: rows are sorted by length, the longest first, and each goes into the first pack that has room
-    for it (Johnson 1973, Near-optimal bin packing algorithms).
+    With equal numbers, no worker waits for another. First-fit decreasing sorts the rows by length, longest first, and
+    puts each row into the first pack that has room for it (Johnson 1973, Near-optimal bin packing algorithms).
     """
     sizes = {row: lengths[row].total for row in sorted(batch, key=lambda r: (-lengths[r].total, r))}
     packs = _first_fit(sizes, capacity)
@@ -196,12 +202,12 @@ def _first_fit(sizes: Mapping[int, int], capacity: int) -> list[list[int]]:
 
 
 def _round_up_packs(packs: int, takers: int, *, rows: int) -> int:
-    """Return the pack count, rounded up to a multiple of the workers or lanes, at most one pack per row."""
+    """Return ``packs`` rounded up to a multiple of ``takers`` (workers or lanes), but at most one pack per row."""
     return min(-(-packs // takers) * takers, rows)
 
 
 def _smallest_capacity(largest: int, is_enough: Callable[[int], bool]) -> int:
-    """Return the smallest capacity that ``is_enough``, by bisection; ``largest`` must be enough."""
+    """Return the smallest capacity for which ``is_enough`` is true, by bisection; it must be true for ``largest``."""
     low, high = 0, largest
     while high - low > 1:
         middle = (low + high) // 2
@@ -222,11 +228,12 @@ def _prefix_sharing_packs(
 ) -> tuple[int, list[Pack]]:
     """Pack the rows of a step so that rows with common prefixes share a pack.
 
-    The rows are sorted by their prompts and cut into as few packs as hold them, of about one size. There is a shared
-    prefix if it saves enough tokens in all packs of a worker but one. There are packs for all lanes that have enough to
-    compute, and where rows can be cut so, a multiple of the lanes, so that none waits for another. The rows are cut as
-    if every common prefix were shared; a pack in which too short ones are not, and which is therefore too large, is
-    halved.
+    The rows are sorted by their prompts and cut into the smallest number of packs that can hold them, all of about the
+    same size. A shared prefix is used if it saves enough tokens in all packs of a worker except one. If the step has
+    too few tokens for all lanes, fewer lanes are used. If the rows can be cut that way, the number of packs is a
+    multiple of the number of lanes of all workers, so that no lane waits for another. The rows are cut as if every
+    common prefix were shared. Prefixes that are too short are not shared, so a pack may turn out too large; such a pack
+    is halved.
 
     Returns:
         The number of tokens in the shared prefix (0 if there is none), and the packs.
@@ -275,12 +282,13 @@ def _tree_tokens(
 
 
 def _cut(sizes: Sequence[int], common: Sequence[int], capacity: int) -> list[tuple[int, int]]:
-    """Cut rows, in order, into ranges that are each filled up to ``capacity`` (next fit).
+    """Cut the rows, in order, into ranges, each filled up to ``capacity`` (next fit).
 
     Args:
-        sizes: Tokens of every row.
-        common: Tokens that every row shares with the row before it; the first row of a range shares nothing.
-        capacity: Maximum tokens of a range of several rows.
+        sizes: The number of tokens in every row.
+        common: The number of tokens that every row shares with the row before it; the first row of a range shares
+            nothing.
+        capacity: The maximum number of tokens in a range of several rows.
     """
     edges, filled = [0], 0
     for i, size in enumerate(sizes):
@@ -302,18 +310,21 @@ def _pack(rows: Sequence[int], lengths: Sequence[Length], *, computed: int) -> P
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """Return the largest divisor of ``number`` up to ``limit``, at least 1: as many lanes can share threads evenly."""
+    """Return the largest divisor of ``number`` that is at most ``limit``, but at least 1.
+
+    With this number of lanes, all lanes share ``number`` threads evenly.
+    """
     return next(n for n in range(max(1, min(number, limit)), 0, -1) if number % n == 0)
 
 
 def assign_packs(packs: Sequence[Pack], takers: int) -> tuple[tuple[Pack, ...], ...]:
     """Assign every pack, largest first, to the worker or lane with the least to compute so far.
 
-    Ties go to the first one. This is longest-processing-time-first scheduling (Graham 1969, Bounds on multiprocessing
-    timing anomalies).
+    In a tie, the first worker or lane gets the pack. This is longest-processing-time-first scheduling (Graham 1969,
+    Bounds on multiprocessing timing anomalies).
 
     Args:
-        takers: Number of workers or lanes.
+        takers: The number of workers or lanes.
     """
     shares: list[list[Pack]] = [[] for _ in range(takers)]
     load = [0] * takers
@@ -325,10 +336,11 @@ def assign_packs(packs: Sequence[Pack], takers: int) -> tuple[tuple[Pack, ...], 
 
 
 def check_lengths(lengths: Sequence[Length], *, max_tokens: int, wheres: Sequence[str]) -> None:
-    """Check before training that every row has a loss and fits.
+    """Check before training that every row has a loss and has at most ``max_tokens`` tokens.
 
     Raises:
-        UserError: names every row (``file:line``) that has no answer token or would have to be truncated.
+        UserError: if a row has no answer token or would have to be truncated; the error names every such row
+            (``file:line``).
     """
     from promptintern_api import Problem
 
