@@ -19,9 +19,9 @@ This page describes every field of a job, for `promptintern run` and `kubectl ap
   left out.
 - The API server writes the defaults into the stored object, so a later release with other defaults does not change
   existing jobs.
-- `promptintern` refuses a field that is not listed here. So does the API server for `kubectl apply`, which requests
-  strict validation (`fieldValidation: Strict`). A client that does not request it gets a warning, and the API server
-  drops the field.
+- `promptintern` refuses a field that is not listed here. The API server also refuses it for `kubectl apply`, which
+  requests strict validation (`fieldValidation: Strict`). A client that does not request strict validation gets a
+  warning, and the API server drops the field.
 - A number in quotes, such as `stages: "4"`, is refused.
 - Once a job has been accepted, only `suspend`, `retries`, `activeDeadlineSeconds` and `ttlSecondsAfterFinished` may
   change. Until then the whole spec may change.

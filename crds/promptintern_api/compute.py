@@ -133,7 +133,8 @@ class ModelCache(ApiModel):
         StringConstraints(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=256),
         Field(
             description=(
-                "Path at which all pods of the job mount the volume. Models of a hub are cached in its folder `hub`."
+                "Path at which all pods of the job mount the volume. Models from a hub are cached in the volume's "
+                "folder `hub`."
             )
         ),
     ] = "/models"
@@ -142,7 +143,7 @@ class ModelCache(ApiModel):
         Field(
             description=(
                 "Whether the volume is mounted for reading only. A read-only volume provides models at file:// URIs "
-                "below `mountPath`, but does not cache models of a hub."
+                "below `mountPath`, but does not cache models from a hub."
             )
         ),
     ] = False
@@ -166,7 +167,7 @@ class Affinity(ApiModel):
 
 
 class ComputeSpec(ApiModel):
-    """The Ray cluster of a job. `promptintern run` uses only `device` and `gpusPerWorker`; it has a flag --workers."""
+    """The Ray cluster of a job. `promptintern run` uses only `device`, `gpusPerWorker` and its own flag `--workers`."""
 
     workers: Annotated[
         int,
@@ -183,7 +184,7 @@ class ComputeSpec(ApiModel):
             le=16,
             description=(
                 "GPUs that each worker pod requests (nvidia.com/gpu). A worker trains on one GPU, so add workers to "
-                "use more. If it is above 0, a worker that finds no GPU fails. It must be 0 if `device` is CPU."
+                "use more GPUs. If it is above 0, a worker that finds no GPU fails. It must be 0 if `device` is CPU."
             ),
         ),
     ] = 0
@@ -216,15 +217,17 @@ class ComputeSpec(ApiModel):
     resources: Annotated[
         Resources,
         Field(
-            description="CPU and memory of each worker pod. What is left out is set by the chart's `podSizes.worker`."
+            description=(
+                "CPU and memory of each worker pod. The chart's `podSizes.worker` sets the values that are left out."
+            )
         ),
     ] = Resources()
     head_resources: Annotated[
         Resources,
         Field(
             description=(
-                "CPU and memory of the head pod, which does not train. What is left out is set by the chart's "
-                "`podSizes.head`."
+                "CPU and memory of the head pod, which does not train. The chart's `podSizes.head` sets the values "
+                "that are left out."
             )
         ),
     ] = Resources()
@@ -286,8 +289,8 @@ class ComputeSpec(ApiModel):
         ModelCache | None,
         Field(
             description=(
-                "A volume with base models that the pods share. If it is left out, each pod downloads the base model "
-                "to its scratch space."
+                "Volume with base models that the pods share. If it is left out, each pod downloads the base model to "
+                "its scratch space."
             )
         ),
     ] = None
@@ -324,7 +327,7 @@ class CheckpointSpec(ApiModel):
             ge=1,
             le=100,
             description=(
-                "Number of checkpoints that are kept of the running stage. All are deleted once the stage is committed."
+                "Number of checkpoints of the running stage that are kept. All are deleted once the stage is committed."
             ),
         ),
     ] = 2
@@ -337,8 +340,8 @@ class StorageSpec(ApiModel):
         StorageUri,
         Field(
             description=(
-                "URI of the storage: s3://BUCKET/PREFIX or file:///PATH. The run writes to its folder "
-                "NAMESPACE/NAME-ID below it. In a cluster, a file:// URI must point below "
+                "URI of the storage: s3://BUCKET/PREFIX or file:///PATH. The run writes to the folder "
+                "NAMESPACE/NAME-ID below this URI. In a cluster, a file:// URI must point below "
                 "`compute.modelCache.mountPath`."
             )
         ),
@@ -358,9 +361,9 @@ class StorageSpec(ApiModel):
         Field(
             description=(
                 "Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Two more keys are optional: "
-                "AWS_SESSION_TOKEN, and ca.crt with the endpoint's own certificate authority. If it is left out, the "
-                "pod's own identity is used. `promptintern run` does not read the Secret; it uses the environment and "
-                "~/.aws, as every AWS tool does."
+                "AWS_SESSION_TOKEN, and ca.crt with the endpoint's own certificate authority. If `secretRef` is left "
+                "out, the pod's own identity is used. `promptintern run` does not read the Secret; it uses the "
+                "environment and ~/.aws, as every AWS tool does."
             )
         ),
     ] = None
@@ -375,8 +378,8 @@ class Retries(ApiModel):
             ge=0,
             le=100,
             description=(
-                "How many attempts that fail by an error of the trainer, such as too little memory, are followed by "
-                "another attempt. 0 means that the first such failure ends the job."
+                "Number of times that another attempt follows a failure of the trainer, such as too little memory. 0 "
+                "means that the first such failure ends the job."
             ),
         ),
     ] = 1
@@ -386,9 +389,9 @@ class Retries(ApiModel):
             ge=0,
             le=100,
             description=(
-                "How many attempts that fail because a node, a pod, the storage or an image is lost or unavailable are "
-                "followed by another attempt. It also limits how often a lost check is repeated. 0 means that the "
-                "first such failure ends the job."
+                "Number of times that another attempt follows the loss or unavailability of a node, a pod, the storage "
+                "or an image. It also limits how often a lost check is repeated. 0 means that the first such failure "
+                "ends the job."
             ),
         ),
     ] = 10

@@ -52,7 +52,7 @@ class Metadata(ApiModel):
         Field(
             description=(
                 "Unique ID of the job, which the API server sets. It is a part of the run's folder in the storage. For "
-                "`promptintern run`, a digest of what the job computes takes its place."
+                "`promptintern run`, a digest of the fields that decide what the job computes takes its place."
             )
         ),
     ] = None
@@ -60,8 +60,8 @@ class Metadata(ApiModel):
         dict[str, str],
         Field(
             description=(
-                f"Labels of the job. With {LABEL_QUEUE}, every attempt waits in this queue until Kueue admits it; "
-                f"{LABEL_PRIORITY} sets its priority there."
+                f"Labels of the job. The label {LABEL_QUEUE} names the queue in which every attempt waits until Kueue "
+                f"admits it, and {LABEL_PRIORITY} sets the priority in the queue."
             )
         ),
     ] = {}
@@ -98,7 +98,7 @@ class PromptInternJobSpec(ApiModel):
         Field(
             description=(
                 "Storage for adapters, reports, logs and checkpoints. If it is left out, the chart's `defaultStorage` "
-                "is used, and the job is refused if there is none. `promptintern run` then uses ./promptintern-runs."
+                "is used, and the job is refused if there is none; `promptintern run` uses ./promptintern-runs instead."
             )
         ),
     ] = None
@@ -115,7 +115,7 @@ class PromptInternJobSpec(ApiModel):
         Retries,
         Field(
             description=(
-                "Numbers of failed attempts that are followed by another attempt. They may change while the job runs."
+                "Numbers of failed attempts after which another attempt follows. They may change while the job runs."
             )
         ),
     ] = Retries()
@@ -125,8 +125,8 @@ class PromptInternJobSpec(ApiModel):
             ge=1,
             le=31_536_000,
             description=(
-                "Seconds that the job may run, summed over its attempts without the time in a queue or in suspension. "
-                "After that the job fails with reason DeadlineExceeded. It may change while the job runs. If it is "
+                "Seconds that the job may run, summed over its attempts, excluding time in a queue or in suspension. "
+                "After that, the job fails with reason DeadlineExceeded. It may change while the job runs. If it is "
                 "left out, there is no limit."
             ),
         ),
@@ -137,8 +137,8 @@ class PromptInternJobSpec(ApiModel):
             ge=0,
             le=31_536_000,
             description=(
-                "Seconds after the end of the job at which it is deleted. What it stored is kept. If it is left out, "
-                "the job is never deleted."
+                "Seconds between the end of the job and its deletion. The results in the storage are kept. If it is "
+                "left out, the job is never deleted."
             ),
         ),
     ] = None

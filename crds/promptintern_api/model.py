@@ -42,7 +42,7 @@ class ModelSpec(ApiModel):
         SecretRef | None,
         Field(
             description=(
-                "Secret whose key `token` holds an access token for a gated model of a hub. If it is left out, the "
+                "Secret whose key `token` holds an access token for a gated model from a hub. If it is left out, the "
                 "model is downloaded without a token. `promptintern run` does not read the Secret; it uses the "
                 "environment variable HF_TOKEN."
             )

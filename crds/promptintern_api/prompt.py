@@ -166,7 +166,7 @@ class PromptSpec(ApiModel):
             max_length=16,
             description=(
                 "Literal pieces of the template that are kept at every rate, such as the cue before the answer. They "
-                "are a part of every prompt, even of the last one, so keep them short."
+                "are a part of every prompt, even in the last stage, so keep them short."
             ),
         ),
     ] = []

@@ -41,15 +41,19 @@ class ScheduleSpec(ApiModel):
 
     stages: Annotated[
         int | None,
-        Field(ge=1, le=64, description="Number of stages. If it is left out, there are 4, or those of `explicit`."),
+        Field(
+            ge=1,
+            le=64,
+            description="Number of stages. If it is left out, there are 4 stages, or the stages of `explicit`.",
+        ),
     ] = None
     curve: Annotated[
         Curve | None,
         Field(
             description=(
                 "Shape of the descent of the rate and the shots. Linear falls evenly, Exponential falls fast at first, "
-                "and InverseExponential falls slowly at first. If it is left out, the curve is Linear. The names are "
-                "those of the paper, the formulas are this project's reading of them; see docs/schedules.md."
+                "and InverseExponential falls slowly at first. If it is left out, the curve is Linear. The names come "
+                "from the paper; the formulas are this project's interpretation of them (see docs/schedules.md)."
             )
         ),
     ] = None

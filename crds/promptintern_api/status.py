@@ -83,10 +83,10 @@ class PodStatus(ApiModel):
     ] = None
     reason: Annotated[
         str | None,
-        Field(max_length=1024, description="Cause for which the pod waits or ended, in one word, such as OOMKilled."),
+        Field(max_length=1024, description="Reason why the pod is waiting or ended, in one word, such as OOMKilled."),
     ] = None
     message: Annotated[
-        str | None, Field(max_length=4096, description="Explanation of why the pod waits or ended, for people.")
+        str | None, Field(max_length=4096, description="Explanation of why the pod is waiting or ended, for people.")
     ] = None
     exit_code: Annotated[
         int | None,
@@ -152,7 +152,10 @@ class AttemptStatus(ApiModel):
     held_up_since: Annotated[
         Time | None,
         Field(
-            description="Time since which one cause has kept the Ray cluster from coming up. It is left out otherwise.",
+            description=(
+                "Time since which one cause has kept the Ray cluster from coming up. It is left out while nothing "
+                "holds the cluster up."
+            ),
         ),
     ] = None
     failure_seen_at: Annotated[
@@ -160,7 +163,7 @@ class AttemptStatus(ApiModel):
         Field(
             description=(
                 "Time at which the operator first saw that the attempt failed. The operator then waits a few seconds "
-                "for its pods to tell the cause."
+                "for its pods to report the cause."
             ),
         ),
     ] = None
@@ -172,9 +175,9 @@ class AttemptStatus(ApiModel):
         Field(
             description=(
                 "Way in which the attempt ended. Succeeded: all stages are done. Suspended: spec.suspend became true. "
-                "User: the job or its data is wrong, or spec.activeDeadlineSeconds is over; the job then fails. "
+                "User: the job or its data is wrong, or spec.activeDeadlineSeconds has passed; the job then fails. "
                 "Application: the trainer failed. Infrastructure: a node, a pod, the storage or a model hub failed. "
-                "Preemption: the cluster took a pod away. spec.retries limits Application and Infrastructure; another "
+                "Preemption: the cluster removed a pod. spec.retries limits Application and Infrastructure; another "
                 "attempt follows Suspended and Preemption without a limit. It is left out while the attempt goes on."
             )
         ),
@@ -196,7 +199,7 @@ class AttemptStatus(ApiModel):
 
 
 class PromptInternJobStatus(ApiModel):
-    """The observed state of a job. The operator writes all fields but `training`."""
+    """The observed state of a job. The operator writes all fields except `training`."""
 
     phase: Annotated[
         Phase | None,
@@ -226,8 +229,8 @@ class PromptInternJobStatus(ApiModel):
         Field(
             max_length=1024,
             description=(
-                "Attempts at the job, one for each RayJob, the oldest first. Of very many attempts, the oldest "
-                "preempted and suspended ones are dropped."
+                "Attempts at the job, one for each RayJob, the oldest first. If there are very many attempts, the "
+                "oldest preempted and suspended ones are dropped."
             ),
             json_schema_extra=map_by("number"),
         ),
@@ -241,7 +244,7 @@ class PromptInternJobStatus(ApiModel):
             alias="currentHeadPodUID",
             description=(
                 "UID of the head pod that may write `training`; an admission policy of the chart enforces it. It is "
-                "left out while there is none."
+                "left out while there is no head pod."
             ),
         ),
     ] = None
@@ -250,7 +253,7 @@ class PromptInternJobStatus(ApiModel):
         Field(
             description=(
                 "Time since which one cause has kept the check before the first attempt from starting. It is left out "
-                "otherwise."
+                "while nothing holds the check up."
             )
         ),
     ] = None
@@ -263,12 +266,12 @@ class PromptInternJobStatus(ApiModel):
         Field(
             description=(
                 "Storage of the accepted job: `spec.storage`, or the chart's `defaultStorage` at the time of "
-                "acceptance. A later change of the chart does not move the job."
+                "acceptance. If the chart's default changes later, the job keeps its storage."
             )
         ),
     ] = None
     completion_time: Annotated[
-        Time | None, Field(description="Time at which the job succeeded or failed. It is left out before.")
+        Time | None, Field(description="Time at which the job succeeded or failed. It is left out until then.")
     ] = None
     stage: Annotated[
         str | None,

@@ -50,8 +50,8 @@ class Lora(ApiModel):
             ge=0,
             lt=1,
             description=(
-                "Dropout probability on the input of the adapter. Only at 0 does a pack compute the shared prefixes of "
-                "its prompts once."
+                "Dropout probability on the input of the adapter. Prefixes that prompts have in common are computed "
+                "once only if this is 0."
             ),
         ),
     ] = 0.0
@@ -60,7 +60,7 @@ class Lora(ApiModel):
         StringConstraints(min_length=1, max_length=4096),
         Field(
             description=(
-                "Modules of the base model that get an adapter: `all-linear` for all linear layers but the output "
+                "Modules of the base model that get an adapter: `all-linear` for all linear layers except the output "
                 "head, or module names separated by commas, such as `q_proj,v_proj`."
             ),
         ),
@@ -131,7 +131,7 @@ class TrainingSpec(ApiModel):
             le=67_108_864,
             description=(
                 "Tokens of prompts and answers in one optimizer step, over all workers. A step takes rows in shuffled "
-                "order until the next row would exceed this number. A longer row makes a step of its own."
+                "order until the next row would exceed this number. A longer row forms a step by itself."
             ),
         ),
     ] = 32_768
@@ -142,8 +142,8 @@ class TrainingSpec(ApiModel):
             le=1_048_576,
             description=(
                 "Rows in one optimizer step, over all workers, at which the step ends even if `tokensPerBatch` is not "
-                "reached. It keeps a step as large in late stages, whose prompts are short, as in early ones. If it is "
-                "left out, only `tokensPerBatch` limits a step."
+                "reached. With it, steps have as many rows in late stages, whose prompts are short, as in early "
+                "stages. If it is left out, only `tokensPerBatch` limits a step."
             ),
         ),
     ] = None
@@ -153,9 +153,9 @@ class TrainingSpec(ApiModel):
             ge=16,
             le=4_194_304,
             description=(
-                "Tokens that a worker computes at once, in one pack or in several packs side by side. Tokens that "
-                "prompts share count once. Fewer tokens need less memory and give the same step. It may not exceed "
-                "`tokensPerBatch`. If it is left out, the trainer chooses it."
+                "Tokens that a worker computes at once, in one pack or in several packs in parallel. Tokens that "
+                "prompts share count once. A smaller number needs less memory and gives the same step. It may not "
+                "exceed `tokensPerBatch`. If it is left out, the trainer chooses it."
             ),
         ),
     ] = None

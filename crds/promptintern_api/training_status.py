@@ -31,7 +31,7 @@ class StageStatus(ApiModel):
     started_at: Annotated[Time | None, Field(description="Time at which the training of the stage began.")] = None
     finished_at: Annotated[
         Time | None,
-        Field(description="Time at which the stage was committed to the storage. It is left out before."),
+        Field(description="Time at which the stage was committed to the storage. It is left out until then."),
     ] = None
     checkpoint: Annotated[
         str | None,
@@ -45,7 +45,7 @@ class StageStatus(ApiModel):
 
 
 class TimeShares(ApiModel):
-    """Shares of the training time by what it was spent on, as the first worker measures them. They sum to 1."""
+    """The shares of the training time by the kind of work, as the first worker measures them. They sum to 1."""
 
     data: Annotated[float, Field(ge=0, description="Share spent on building packs and copying them to the device.")] = (
         0.0
@@ -68,7 +68,7 @@ class TimeShares(ApiModel):
 class Progress(ApiModel):
     """The progress of the running stage."""
 
-    step: Annotated[int, Field(ge=0, description="Number of optimizer steps that are done in this stage.")]
+    step: Annotated[int, Field(ge=0, description="Number of optimizer steps of this stage that are done.")]
     total: Annotated[int, Field(ge=0, description="Number of all optimizer steps of this stage.")]
     examples_per_second: Annotated[
         float | None, Field(description="Training rows per second, averaged over the stage so far.")
@@ -81,14 +81,14 @@ class Progress(ApiModel):
         Field(description="Tokens that the model computes per second; tokens that prompts share count once."),
     ] = None
     loss_tokens_per_second: Annotated[
-        float | None, Field(description="Answer tokens, which are the ones with a loss, per second.")
+        float | None, Field(description="Answer tokens per second; only these tokens have a loss.")
     ] = None
     mfu: Annotated[
         float | None,
         Field(description="Model FLOPs utilization, from 0 to 1. It is left out if the peak of the device is unknown."),
     ] = None
     time_shares: Annotated[
-        TimeShares | None, Field(description="Shares of the stage's training time by what it was spent on.")
+        TimeShares | None, Field(description="Shares of the stage's training time, by the kind of work.")
     ] = None
     eta_seconds: Annotated[
         float | None, Field(description="Seconds until the last step of this stage, estimated from its newest steps.")
@@ -106,7 +106,7 @@ class Failure(ApiModel):
             description=(
                 "Class of the failure, which says who has to act. User: the job or its data is wrong. Application: the "
                 "trainer failed. Infrastructure: a node, a pod, the storage or a model hub failed. Preemption: the "
-                "cluster took a pod away; trainers do not report it themselves."
+                "cluster removed a pod; trainers do not report this class themselves."
             ),
         ),
     ]

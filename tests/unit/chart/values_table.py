@@ -27,11 +27,11 @@ def comments() -> dict[tuple[str, ...], str]:
 
 
 def table() -> str:
-    """Return the table, with one row for each value. CPU and memory of a pod share one comment."""
+    """Return the table, with one row for each value."""
     texts = comments()
     rows = ["| Value | Default | Description |", "|---|---|---|"]
     for path, default in leaves(SCHEMA, DEFAULTS).items():
-        text = texts.get(path) or texts.get(path[:-1]) or ""
+        text = texts.get(path, "")
         rows.append(f"| `{'.'.join(path)}` | {_default(default)} | {text.replace('|', chr(92) + '|')} |")
     return "\n".join(rows)
 
