@@ -1,4 +1,4 @@
-"""The ways in which a command fails: the user's input is wrong, or the run failed; and how to describe an error."""
+"""The exceptions with which a command fails, because the user's input is wrong or because the run failed."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ __all__ = [
 
 
 class UserError(Exception):
-    """The job or its data is wrong. ``problems`` lists every problem that was found, each at its field or line."""
+    """The job or its data is wrong. ``problems`` lists every problem that was found, each with its field or line."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -33,18 +33,21 @@ class UserError(Exception):
 class CredentialsRefused(UserError):  # noqa: N818 -- reads as what happened
     """The credentials are missing or refused.
 
-    Credentials that worked before may have been replaced since then, and a new pod gets the new ones.
+    Credentials that worked earlier may have been replaced since then; a new pod gets the new credentials.
     """
 
 
 class RunFailed(Exception):  # noqa: N818 -- reads as what happened
-    """The job is right, but the run failed: storage, memory, a lost worker. The message says what to do."""
+    """The job is valid, but the run failed, for example because of storage, memory or a lost worker.
+
+    The message says what to do.
+    """
 
 
 class InfrastructureFailed(RunFailed):
-    """Something that the run needs was unavailable for too long or was taken away: storage, workers, the run itself.
+    """Something that the run needs, such as storage or workers, was lost or was unavailable for too long.
 
-    The same command may succeed the next time.
+    This includes a run that another process has taken over. The same command may succeed the next time.
     """
 
 
@@ -52,7 +55,7 @@ class InfrastructureFailed(RunFailed):
 def credentials_worked_before() -> Iterator[None]:
     """Inside this block, treat refused credentials as an infrastructure failure.
 
-    The same credentials worked earlier in this run, and the next attempt may get new ones.
+    The same credentials worked earlier in this run, and the next attempt may get new credentials.
 
     Raises:
         InfrastructureFailed: in place of ``CredentialsRefused``.
@@ -64,6 +67,6 @@ def credentials_worked_before() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of the message of ``error``, or the name of its type if it has none."""
+    """Return the first line of the message of ``error``, or the name of its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

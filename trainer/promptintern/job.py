@@ -22,16 +22,16 @@ _URI_FIELDS = (
     ("prompt", "retriever", "modelUri"),
 )
 _RUN_IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
-"""The parts of a spec that decide what a run computes. If only other parts differ, a job continues the run."""
+"""The parts of a spec that decide what a run computes. If only other parts change, a job continues its run."""
 _REPORT_ONLY = ("prices",)
-"""Fields of spec.evaluation that change only the report, not what is measured."""
+"""The fields of spec.evaluation that change only the report, not the measurements."""
 
 
 class JobLoader(yaml.SafeLoader):
-    """A YAML loader that reads like kubectl: dates are text, and a repeated key is an error."""
+    """A YAML loader that reads YAML as kubectl does: dates are text, and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a dict. Raise ConstructorError if a key is repeated."""
+        """Return ``node`` as a dict. Raise ConstructorError if a key is repeated."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -57,8 +57,8 @@ def _reason(error: Exception) -> str:
 def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
     """Return the job in the YAML file ``path`` with ``a.b=c`` overrides applied.
 
-    A URI field may also contain a plain path, which is relative to the file or, in an
-    override, to the working directory.
+    A URI field may also contain a plain path, which is relative to the file's folder or, in an override, to the working
+    directory.
 
     Raises:
         UserError: if the file cannot be read, does not contain exactly one YAML mapping, or is not a valid job.
@@ -91,10 +91,14 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
 
 
 def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return ``document`` with every ``a.b=c`` set. Names start at the spec, or with ``metadata``; values are YAML.
+    """Return ``document`` with all ``overrides``, which have the form ``a.b=c``, applied.
+
+    A name is a path below the spec, unless it begins with ``spec``, ``metadata``, ``apiVersion`` or ``kind``. A value
+    is YAML.
 
     Raises:
-        UserError: at an override that has no ``=``, or whose path leads through something that is not a mapping.
+        UserError: if an override lacks ``=``, has a value that is not YAML, or names a field in something other than a
+            mapping.
     """
     result = copy.deepcopy(document)
     for override in overrides:
@@ -120,7 +124,7 @@ def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Return ``document`` with plain paths in URI fields as ``file://`` URIs; they are relative to ``base``."""
+    """Return ``document`` with plain paths in URI fields, relative to ``base``, replaced by ``file://`` URIs."""
     result = copy.deepcopy(document)
     for *parents, leaf in _URI_FIELDS:
         node = result.get("spec")
@@ -135,7 +139,10 @@ def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def run_id(job: PromptInternJob) -> str:
-    """Return eight characters that identify this run, from the job's uid or else from a digest of what it computes."""
+    """Return eight characters that identify the run of ``job``: from the job's uid or, without one, from a digest.
+
+    The digest covers the parts of the spec that decide what the run computes.
+    """
     if job.metadata.uid:
         return job.metadata.uid[:8]
     spec = job.spec.to_wire()

@@ -1,7 +1,8 @@
-"""A pod that is about to be deleted: its preStop hook asks the training process to save, and waits until it has exited.
+"""Saving before a pod is deleted: the preStop hook asks the pod's process to save, and waits for its exit.
 
 Neither Ray nor KubeRay warns workers or the driver before their pod is deleted. The hook and the processes therefore
-communicate through files in a folder that all containers of the pod share. Outside pods, no process ever leaves.
+communicate through files in a folder that all containers of the pod share. Outside pods, ``is_leaving`` always returns
+False.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import Literal
 from promptintern_api.contract import ENV_POD_FOLDER
 
 Role = Literal["driver", "worker"]
-"""What a process of a run does: it starts the workers, or it trains."""
+"""The role of a process in a run: the driver starts the workers, and a worker trains."""
 
 _LEAVE = "leave"
 _POLL_SECONDS = 0.2

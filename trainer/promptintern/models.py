@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 FIELD = "spec.model.uri"
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""Patterns of a model's data files: configuration, safetensors weights, tokenizer, chat template."""
+"""The name patterns of a model's data files: configuration, safetensors weights, tokenizer and chat template."""
 _DUPLICATE_WEIGHTS = ("*/*", "consolidated*.safetensors")
-"""Patterns of second copies of the weights in other formats, which some models on hubs contain."""
+"""The name patterns of second copies of the weights in other formats, which some models on hubs contain."""
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SMALL_FILE_BYTES = 4 * 2**20
-"""A model's digest covers files up to this size completely."""
+"""The largest size in bytes of a file that a model's digest covers completely."""
 _NUM_BLOCKS, _BLOCK_BYTES = 256, 64 * 2**10
-"""Number and size of the blocks that a model's digest covers of each larger file."""
+"""The number and the size in bytes of the blocks that a model's digest covers in each larger file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ class ModelFolder:
     path: Path
 
     def digest(self) -> str:
-        """Return a SHA-256 over names, sizes, small files, and blocks spread evenly over large files.
+        """Return a SHA-256 of the files' names and sizes, all small files, and evenly spaced blocks of large files.
 
-        Further training changes nearly every weight, so it changes this digest, although not all weights are read.
+        Further training changes nearly every weight, and therefore this digest, although not all weights are read.
         """
         total = hashlib.sha256()
         for path in sorted(p for p in self.path.iterdir() if p.is_file() and _is_model_file(p.name)):
@@ -62,16 +62,16 @@ class ModelFolder:
 
 
 def cache_root() -> Path:
-    """Return the folder for downloads and caches of this program."""
+    """Return this program's folder for downloads and caches."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptintern"
 
 
 def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) -> ModelFolder:
-    """Return the folder of the model at ``uri``, after downloading it if necessary.
+    """Return the folder of the model at ``uri``; download the model if necessary.
 
     Raises:
         UserError: at ``field``, if the model does not exist, or its weights are not safetensors.
-        InfrastructureFailed: if its storage or its hub does not respond.
+        InfrastructureFailed: if the storage or the hub of the model does not respond.
     """
     fetches: dict[str, Callable[[str, S3Options | None, str], Path]] = {
         "sample": lambda u, _s, _f: sample_model_path(u),
@@ -110,9 +110,10 @@ def _is_model_file(name: str) -> bool:
 
 
 def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
-    """Download the files, all or none, into a folder that is named by their digest, and return that folder.
+    """Download the files, all or none, into a folder that is named after their digest, and return that folder.
 
-    Workers on one machine may fetch the same model at the same time, and a model may have changed since the last fetch.
+    The digest is needed because several workers on one machine may fetch the same model at the same time, and because
+    the model may have changed since the last fetch.
     """
     partial = root / f"partial-{uuid.uuid4().hex}"
     try:
@@ -198,7 +199,7 @@ def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
     """Load the model's fast tokenizer and set it up for left padding.
 
     Raises:
-        UserError: if it cannot be loaded, is not a fast tokenizer, or has no end token.
+        UserError: if the tokenizer cannot be loaded, is not a fast tokenizer, or has no end token.
     """
     from transformers import AutoTokenizer
 
@@ -220,9 +221,9 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
     """Load the causal language model in ``folder``, frozen and without dropout.
 
     Raises:
-        UserError: if the folder contains no causal language model of transformers, or its weights do not fit
-            its config.
-        RunFailed: if ``device`` has too little memory for it.
+        UserError: if the folder contains no causal language model of transformers, or the weights do not fit
+            the configuration.
+        RunFailed: if ``device`` has too little memory for the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -258,9 +259,9 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
 
 
 def _disable_dropout(config: Any) -> None:
-    """Set every dropout rate to 0, because packed rows must not depend on the other rows of their pack.
+    """Set every dropout rate to 0, because a packed row must not depend on the other rows of its pack.
 
-    This changes the configuration, because a built model stores the rates under names that differ between models.
+    The configuration is changed before the model is built, because models store the rates under different names.
     """
     for name, value in vars(config).items():
         if "drop" in name and isinstance(value, float):
@@ -270,7 +271,7 @@ def _disable_dropout(config: Any) -> None:
 
 
 def context_length(model_config: Any) -> int | None:
-    """Return the longest sequence in tokens that the model was built for, or None if its config does not say."""
+    """Return the maximum sequence length of the model in tokens, or None if its configuration does not state it."""
     for name in ("max_position_embeddings", "n_positions", "max_sequence_length"):
         value = getattr(model_config, name, None)
         if isinstance(value, int) and value > 0:
@@ -298,7 +299,7 @@ def load_config(folder: ModelFolder, *, field: str = FIELD) -> Any:
     """Load the model's configuration, without its weights.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if the configuration cannot be read.
     """
     from transformers import AutoConfig
 

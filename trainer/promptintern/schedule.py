@@ -1,4 +1,4 @@
-"""The stages of spec.schedule: which share of the template and how many shots the prompts of each stage contain."""
+"""The stages of spec.schedule, with the share of the template and the number of shots in the prompts of each stage."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from promptintern_api.training import TrainingSpec
 DEFAULT_SHOTS = 5
 DEFAULT_FINAL_RATE = 0.0
 STEEPNESS = 3.0
-"""Steepness of the exponential curves: half-way through, 82 % of the fall is done (or, inverted, still to come)."""
+"""The steepness of the exponential curves: halfway through the stages, the share has fallen by 82 % (or, inverted, by
+18 %)."""
 RATE_DIGITS = 4
-"""Number of digits to which rates are rounded, so that a table shows the rate that a Precomputed template must name."""
+"""The number of decimal places to which rates are rounded, so that a table shows the rate that a Precomputed template
+must name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +22,11 @@ class Stage:
 
     index: int
     rate: float
-    """Share of the template's tokens to keep, from 1 down to 0."""
+    """The share of the template's tokens to keep, from 1 down to 0."""
     shots: int
-    """Number of examples in every prompt."""
+    """The number of examples in every prompt."""
     epochs: int
-    """Number of passes over the training rows."""
+    """The number of passes over the training rows."""
 
 
 def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
@@ -37,10 +39,10 @@ def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
     - Exponential, which falls fast at first: ``u = (exp(-3 t) - exp(-3)) / (1 - exp(-3))``
     - InverseExponential, which falls slowly at first: ``u = 1 - (exp(-3 (1 - t)) - exp(-3)) / (1 - exp(-3))``
 
-    and ``rate = f + (1 - f) u``, rounded to four digits; ``shots = K u``, rounded half up, which is
-    ``K (rate - f) / (1 - f)``. The first stage has rate 1 and K shots, the last one rate f and no shots; a
-    single stage is the last one. The names come from the paper (Zou et al., Findings of EMNLP 2024); the formulas are
-    this project's interpretation of it.
+    Then ``rate = f + (1 - f) u``, rounded to four digits, and ``shots = K u``, rounded half up, which equals
+    ``K (rate - f) / (1 - f)``. The first stage has rate 1 and K shots, and the last stage has rate f and no shots; a
+    single stage counts as the last stage. The names come from the paper (Zou et al., Findings of EMNLP 2024); the
+    formulas are this project's interpretation of the paper.
     """
     if schedule.explicit is not None:
         return [
@@ -68,7 +70,7 @@ def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
 
 
 def full_prompt_shots(schedule: ScheduleSpec) -> int:
-    """Return K, the number of shots of the full prompt in use today, even if no stage has as many (``stages: 1``)."""
+    """Return K, the number of shots in today's full prompt, even if no stage has K shots (``stages: 1``)."""
     if schedule.explicit is not None:
         return max(stage.shots for stage in schedule.explicit)
     return DEFAULT_SHOTS if schedule.shots is None else schedule.shots

@@ -1,4 +1,4 @@
-"""Conversion between paths, which people type, and ``file://`` URIs, which name jobs and runs."""
+"""Conversion between paths, as users type them, and ``file://`` URIs, as jobs and runs store them."""
 
 import os
 from pathlib import Path
@@ -8,13 +8,13 @@ _FILE = "file://"
 
 
 def to_uri(text: str, base: Path | None = None) -> str:
-    """Return ``text`` if it is a URI, else the ``file://`` URI of that path.
+    """Return ``text`` if it is a URI, or else the ``file://`` URI of the path ``text``.
 
     A relative path is relative to ``base`` (default: the working directory).
     """
     if "://" in text:
         return text
-    # Not Path.resolve, which fails on loops of symbolic links; opening the file gives a better message.
+    # Path.resolve would fail on loops of symbolic links; opening the file gives a better message.
     return Path(os.path.abspath((base or Path.cwd()) / Path(text).expanduser())).as_uri()  # noqa: PTH100
 
 

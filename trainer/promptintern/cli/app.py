@@ -1,4 +1,4 @@
-"""The command line: ``promptintern COMMAND``. Commands import their modules when they run, so that help is quick."""
+"""The command line ``promptintern COMMAND``. Commands import their modules when they run, so that the help is fast."""
 
 import contextlib
 import io
@@ -20,9 +20,10 @@ from promptintern.terminal import print_error, print_line
 from promptintern.uris import to_uri
 
 _SPIN_COUNT = "20000"
-"""Spins of an OpenMP thread that waits for another, before it sleeps (GOMP_SPINCOUNT): about ten microseconds. With
-libgomp's default of milliseconds, a model with short operations runs 50 times slower while another process uses one of
-the cores. On an otherwise idle machine, this value costs up to a tenth of the speed. The images set it too."""
+"""The number of times that a waiting OpenMP thread spins before it sleeps (GOMP_SPINCOUNT): about ten microseconds. By
+default, libgomp spins for milliseconds, which makes a model with short operations 50 times slower while another process
+uses one of the cores. On an otherwise idle machine, this value reduces the speed by up to a tenth. The images set the
+same value."""
 
 app = typer.Typer(
     name="promptintern",
@@ -75,7 +76,7 @@ def run(
     ] = 0,
     overrides: Overrides = None,
 ) -> None:
-    """Run all stages and arms of a job and write the report. After an interruption, the same command continues."""
+    """Run all stages and arms of a job and write the report. After an interruption, run the command again to resume."""
     stop = StopFlag()
     with stop.installed():
         from promptintern.cli.verdict import print_verdict
@@ -104,13 +105,13 @@ def validate(
         Path | None, typer.Option(metavar="FILE", help="Also write the problems to this file, as JSON.", hidden=True)
     ] = None,
 ) -> None:
-    """Check all that can be checked without training, and list every problem with its field or file:line."""
+    """Check everything that can be checked without training, and list every problem with its field or file:line."""
     from promptintern.cli.findings import exiting_on_infrastructure_failure, writing_findings
     from promptintern.commands.validate import check_job
     from promptintern.job import load_job
 
     with exiting_on_infrastructure_failure() if findings else contextlib.nullcontext(), writing_findings(findings):
-        # Only pods write findings. The check has the credentials of the job, so it can check the storage as well.
+        # Only pods write findings. Pods have the job's credentials, so the storage can be checked as well.
         result = check_job(load_job(job, overrides or []), storage=findings is not None)
     for warning in result.warnings:
         print_error(f"warning: {warning}", style="yellow")
@@ -166,9 +167,9 @@ def predict(
     base_model: BaseModel = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of queries per batch.")] = 32,
 ) -> None:
-    """Answer queries with the internalized model, which receives the query without the prompt.
+    """Answer queries with the internalized model, which receives each query without the prompt.
 
-    If a gate stopped the run, the prompt of the stage that was kept is sent with each query. For an adapter on an S3
+    If a gate stopped the run, each query is sent with the prompt of the stage that was kept. For an adapter on an S3
     server other than AWS, set AWS_ENDPOINT_URL.
     """
     from promptintern.cli.predict import answer_queries
@@ -187,7 +188,7 @@ def predict(
 def report(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
 ) -> None:
-    """Build the report of a run again from its stored files."""
+    """Rebuild the report of a run from its stored files."""
     from promptintern.cli.verdict import print_verdict
     from promptintern.pipeline.facts import write_report
     from promptintern.storage.run import RunStore
@@ -228,7 +229,7 @@ def _storage_uri(workdir: Path | None, job_uri: str | None) -> str:
 
 
 def main() -> None:
-    """Run the command line. A user's mistake exits with 2 and a failed run with 1, never with a traceback."""
+    """Run the command line. Exit with 2 after a user's mistake and with 1 after a failed run, without a traceback."""
     quiet_libraries()
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
@@ -259,7 +260,7 @@ def main() -> None:
             f"failed: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), style="red"
         )
         sys.exit(ExitCode.FAILED)
-    except Exception as error:  # noqa: BLE001 -- a bug of ours: one line on the terminal, the traceback in a file
+    except Exception as error:  # noqa: BLE001 -- a bug: print one line, and save the traceback
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
         print_error(f"failed: {type(error).__name__}: {error}", style="red")

@@ -1,4 +1,4 @@
-"""`promptintern submit`, `status`, `logs`, `fetch`: jobs in a cluster, with the user's kubeconfig."""
+"""The commands for jobs in a cluster: `submit`, `status`, `logs` and `fetch`. They use the user's kubeconfig."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from promptintern.cluster.submit import SubmissionResult
 
 _PROGRESS_SECONDS = 30.0
-"""Least time between two lines of progress in a log."""
+"""The minimum number of seconds between two lines of progress in a log."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.", show_default=False)]
 Namespace = Annotated[
@@ -43,7 +43,7 @@ Endpoint = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to ``app``."""
+    """Add the commands of this module to ``app``."""
     panel = "Jobs in a cluster"
     for command, example in (
         (submit, "promptintern submit job.yaml -n team-a --wait"),
@@ -70,10 +70,10 @@ def submit(
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Create a job in a cluster, or change the existing job of that name.
+    """Create a job in a cluster, or change an existing job of the same name.
 
-    The fields suspend, retries, activeDeadlineSeconds and ttlSecondsAfterFinished, labels and annotations can change at
-    any time; those that the file leaves out stay as they are. All other fields can change until the job is accepted.
+    Labels, annotations and the fields suspend, retries, activeDeadlineSeconds and ttlSecondsAfterFinished can change at
+    any time; they stay as they are if the file leaves them out. All other fields can change until the job is accepted.
     """
     from promptintern.cluster.submit import read_submission
     from promptintern.cluster.submit import submit as send
@@ -135,7 +135,7 @@ def logs(
 ) -> None:
     """Show the log of a job's trainer.
 
-    While the head pod runs, the log is read in it, which needs the right to exec into pods. Without that right, and
+    While the head pod runs, the log is read from it, which requires the right to exec into pods. Without that right, or
     after the pod is gone, the tail of the log is read from the job's storage with your own AWS credentials. Before the
     first attempt, the log of the check is shown.
     """
@@ -167,8 +167,8 @@ def fetch(
     """Download a job's adapter and report from its storage, with your own AWS credentials.
 
     The adapter is written to DIR/adapter, and each of its files is compared with the manifest. The report is written to
-    DIR/report. Credentials are found as by every AWS tool: in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in
-    ~/.aws. AWS_CA_BUNDLE names the file of a certificate authority of your own.
+    DIR/report. The credentials come from the usual places of AWS tools: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+    or ~/.aws. To trust a private certificate authority, set AWS_CA_BUNDLE to its file.
     """
     from promptintern.cluster.fetch import check_target
     from promptintern.cluster.fetch import fetch as download
@@ -201,7 +201,7 @@ def _connect(context: str | None, namespace: str | None) -> "Cluster":
 
 
 def _flags(namespace: str | None, context: str | None) -> str:
-    """Return the options with which other commands find the same job."""
+    """Return the command-line options that select the same job in other commands."""
     return (f" -n {namespace}" if namespace else "") + (f" --context {context}" if context else "")
 
 
@@ -258,8 +258,8 @@ def _watch(cluster: "Cluster", name: str, flags: str) -> None:
     """Show the job until it ends or is refused, then exit as ``submit --wait`` does.
 
     Raises:
-        RunFailed: if it was deleted.
-        typer.Exit: with 1 if it failed, with 2 if it was refused.
+        RunFailed: if the job was deleted.
+        typer.Exit: with 1 if the job failed, or with 2 if the job was refused.
     """
     console = output_console()
     try:
@@ -277,7 +277,7 @@ def _watch(cluster: "Cluster", name: str, flags: str) -> None:
 
 
 def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> "ClusterJob | None":
-    """Return the last state, or None if the job was deleted."""
+    """Show the job live until it is settled. Return the last state, or None if the job was deleted."""
     from rich.console import Group, RenderableType
     from rich.live import Live
 
@@ -310,7 +310,7 @@ def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> 
 
 
 def _watch_lines(cluster: "Cluster", name: str, *, clock: Callable[[], float] = time.monotonic) -> "ClusterJob | None":
-    """Like ``_watch_live``, but print a line per change, for a log."""
+    """Do the same as ``_watch_live``, but print one line per change, which suits a log."""
     from promptintern.cluster.messages import changes, progress_line
     from promptintern.cluster.watch import Deleted, Interrupted, Resumed, watch_job
 
@@ -344,7 +344,7 @@ def _print_timed(text: str) -> None:
 
 
 def _print_report(folder: Path, parent: Path) -> None:
-    """Print the verdict, and where the report and adapter are."""
+    """Print the verdict, and the locations of the report and adapter."""
     from pydantic import ValidationError
 
     from promptintern.report.schema import Report

@@ -1,4 +1,4 @@
-"""The output of a run while it trains: bars on a terminal, plain lines in a log."""
+"""The output of a run in progress: progress bars on a terminal, and plain lines in a log."""
 
 import signal
 import sys
@@ -37,7 +37,7 @@ from promptintern.report import formatting
 from promptintern.stage_record import Throughput
 
 _LINE_SECONDS = 5.0
-"""Least time between two lines of progress in a log."""
+"""The minimum number of seconds between two lines of progress in a log."""
 
 
 class StopFlag:
@@ -48,12 +48,12 @@ class StopFlag:
         self._event = threading.Event()
 
     def is_set(self) -> bool:
-        """Whether a signal has arrived."""
+        """Return whether a signal has arrived."""
         return self._event.is_set()
 
     @contextmanager
     def installed(self) -> Iterator["StopFlag"]:
-        """Handle signals inside the block, and restore the former handlers after it."""
+        """Handle signals inside the block, and restore the previous handlers afterwards."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self.is_set() and number == signal.SIGINT:
@@ -77,7 +77,7 @@ class _Base:
         return self._stop.is_set()
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Do nothing: in the driver's own process, an ending is an exception."""
+        """Do nothing, because an ending in the driver's own process is an exception."""
 
     def has_ending(self) -> bool:
         return False
@@ -87,7 +87,7 @@ class _Base:
 
 
 class LogObserver(_Base):
-    """Prints one line per event, and progress at most every few seconds."""
+    """An observer that prints one line per event, but progress at most every few seconds."""
 
     def __init__(self, console: Console, stop: StopFlag) -> None:
         super().__init__(stop)
@@ -106,12 +106,12 @@ class LogObserver(_Base):
                     return
                 self._last = time.monotonic()
             case Claimed() | StageDone() | CheckpointSaved():
-                return  # for programs
+                return  # meant for programs
         self._console.print(_line(event), highlight=False, markup=False, soft_wrap=True)
 
 
 class BarObserver(_Base):
-    """Shows progress bars, with notes and scores above them."""
+    """An observer that shows progress bars, with notes and scores above the bars."""
 
     def __init__(self, progress: Progress, stop: StopFlag) -> None:
         super().__init__(stop)
@@ -130,7 +130,7 @@ class BarObserver(_Base):
             case Answered():
                 self._bar(f"answer {event.name}", event.done, event.rows, "")
             case Claimed() | StageDone() | CheckpointSaved():
-                pass  # for programs
+                pass  # meant for programs
             case _:
                 self._print(event)
 
@@ -187,7 +187,7 @@ def _rates(speed: Throughput) -> list[str]:
 
 @contextmanager
 def terminal_observer(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
-    """Yield an observer that prints to standard error: bars on a terminal, lines elsewhere."""
+    """Provide an observer that prints to standard error: progress bars on a terminal, and plain lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield LogObserver(Console(file=sys.stderr, width=200), stop)

@@ -1,4 +1,4 @@
-"""What the operator reads from its pods: the problems that the preflight found, and an exit code."""
+"""The results that the operator reads from its pods: the problems that the preflight found, and an exit code."""
 
 import contextlib
 import json
@@ -12,14 +12,14 @@ from promptintern_api.contract import ExitCode
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
 
 _MAX_BYTES = 4000
-"""A container's termination message holds at most 4,096 bytes."""
+"""The maximum size of the findings in bytes, because a container's termination message holds at most 4,096 bytes."""
 _MAX_WHERE, _MAX_MESSAGE = 200, 1000
-"""Most characters of a problem's two parts."""
+"""The maximum number of characters of a problem's ``where`` and ``message``."""
 
 
 @contextlib.contextmanager
 def writing_findings(path: Path | None) -> Iterator[None]:
-    """Write the problems that the block raises to ``path``, as JSON ``[{"where", "message"}, ...]``, and raise them."""
+    """Write problems that the block raises to ``path`` as JSON ``[{"where", "message"}, ...]``, and re-raise them."""
     try:
         yield
     except UserError as error:
@@ -43,7 +43,10 @@ def exiting_on_infrastructure_failure() -> Iterator[None]:
 
 
 def findings_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _MAX_BYTES) -> str:
-    """Return as many ``problems`` as fit into ``limit`` bytes, and how many do not; the first is cut, never dropped."""
+    """Return the first ``problems`` as JSON of at most ``limit`` bytes, with the number of omitted problems.
+
+    The first problem is never omitted, but shortened if necessary.
+    """
     shown = [(_truncate(p.where, _MAX_WHERE), _truncate(p.message, _MAX_MESSAGE)) for p in problems]
     omitted = 0
     while True:

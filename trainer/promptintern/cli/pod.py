@@ -1,4 +1,4 @@
-"""`promptintern pod ...`: commands of the operator's pods. They are not for people, so the help hides them."""
+"""The commands `promptintern pod ...`, which only the operator's pods run. The help does not show them to users."""
 
 import signal
 import threading
@@ -43,7 +43,7 @@ def save(
     role: Annotated[str, typer.Option(help="Role of this pod: head or worker.")],
     seconds: Annotated[float, typer.Option(min=0, help="Longest wait, in seconds.")],
 ) -> None:
-    """Ask this pod's trainer to save, and wait until it has ended. The pod's preStop hook runs this."""
+    """Ask this pod's trainer to save, and wait until it has ended. The pod's preStop hook runs this command."""
     from promptintern.leaving import pod_folder
     from promptintern.pod.save import save as save_and_wait
 
@@ -54,7 +54,7 @@ def save(
 
 @app.command("ship-logs")
 def ship_logs(job: Job) -> None:
-    """Upload the tails of this cluster's logs to the run's storage until the pod ends. The sidecar runs this."""
+    """Upload the tails of the Ray cluster's logs to storage until the pod ends. The log sidecar runs this command."""
     import os
 
     # The sidecar has little memory, so nothing here may import torch.

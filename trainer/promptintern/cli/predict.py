@@ -1,4 +1,4 @@
-"""``promptintern predict``: queries in, answers out."""
+"""The command ``promptintern predict``, which reads queries and writes answers."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def answer_queries(
     base_model: str | None,
     batch_size: int,
 ) -> None:
-    """Answer ``queries`` and those of ``input_file``; without either, those on standard input, one per line.
+    """Answer ``queries`` and the queries in ``input_file``, or else the lines of standard input, and write the answers.
 
     Raises:
         UserError: if no query is given, a query cannot be used, or a file cannot be read or written.
@@ -64,7 +64,7 @@ def _write(file: Any, lines: Iterable[str]) -> None:
 
 
 def _check_output(output_file: str | None) -> None:
-    """Check that answers can be written before they are computed."""
+    """Check, before any answer is computed, that the output file can be written."""
     if output_file is None or output_file == STDOUT:
         return
     try:
@@ -84,7 +84,7 @@ def _from_stdin() -> list[str]:
 
 
 def _from_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of the file, each of which has a usable ``query``."""
+    """Return the objects in the JSONL file ``path``, and check that each has a usable ``query``."""
     from promptintern_api.data import Columns
 
     from promptintern.rows.jsonl import parse_objects, read_lines

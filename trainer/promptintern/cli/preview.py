@@ -1,4 +1,4 @@
-"""``promptintern prepare`` on the terminal."""
+"""The terminal output of ``promptintern prepare``."""
 
 from rich.console import Console
 from rich.panel import Panel

@@ -1,4 +1,4 @@
-"""The end of a run on the terminal: the verdict, the arms, and where the report is."""
+"""The terminal output at the end of a run: the verdict, the arms, and the locations of the report and adapter."""
 
 from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
 from promptintern_api.evaluation import Metric
@@ -57,7 +57,7 @@ def _cells(arm: ArmReport, report: Report) -> list[str]:
 
 
 def _with_interval(figure: Figure, metric: Metric) -> str:
-    """Return the value with its 95 % interval."""
+    """Return the value and 95 % interval of ``figure`` as text."""
     if metric is Metric.EXACT_MATCH:
         return f"{100 * figure.value:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
     return f"{figure.value:.1f} [{figure.low:.1f}, {figure.high:.1f}]"

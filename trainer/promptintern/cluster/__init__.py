@@ -1,1 +1,1 @@
-"""Jobs in a cluster, as their user sees them: submitted, watched, read and fetched with the user's own rights."""
+"""Submitting and watching jobs in a cluster, reading logs and fetching results, all with the user's own rights."""

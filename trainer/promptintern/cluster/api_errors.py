@@ -1,4 +1,4 @@
-"""Translation of the API server's errors, or of its silence, into messages for the user."""
+"""Translation of the API server's errors, and of failed connections, into messages for the user."""
 
 import json
 import re
@@ -19,27 +19,27 @@ INSTALL = (
 
 
 class Forbidden(UserError):  # noqa: N818 -- the server's own word
-    """The user lacks a right."""
+    """The user lacks the right to make the request."""
 
 
 class NotFound(UserError):  # noqa: N818 -- the server's own word
-    """The object does not exist."""
+    """The object of the request does not exist."""
 
 
 class AlreadyExists(UserError):  # noqa: N818 -- the server's own word
-    """An object of that name exists."""
+    """An object with the same name already exists."""
 
 
 class Conflict(UserError):  # noqa: N818 -- the server's own word
-    """The object was changed after it was read."""
+    """The object has changed since it was read."""
 
 
 class Expired(RunFailed):
-    """The resourceVersion is too old for a watch; list again."""
+    """The resourceVersion is too old for a watch; the caller has to read the object again."""
 
 
 class Unreachable(RunFailed):
-    """The API server did not answer, or its answer may differ at the next try."""
+    """The API server did not answer, or reported an error that a retry may resolve."""
 
 
 _FORBIDDEN = re.compile(
@@ -55,9 +55,9 @@ def translate_error(error: Exception, *, server: str, where: str) -> UserError |
     """Return the exception to raise in place of ``error``, with a message for the user.
 
     Args:
-        error: The exception of the Kubernetes client, or of a connection.
-        server: The API server and the context that named it.
-        where: The object of the request, as the ``where`` of a problem.
+        error: The exception that the Kubernetes client or a connection raised.
+        server: The API server and its context, for the message.
+        where: The object of the request, for the ``where`` of a problem.
     """
     status, body, message = _response(error) if isinstance(error, ApiException) else (0, {}, "")
     translate = _TRANSLATIONS.get(status, _invalid)
@@ -67,7 +67,7 @@ def translate_error(error: Exception, *, server: str, where: str) -> UserError |
 
 
 def _response(error: ApiException) -> tuple[int, dict[str, Any], str]:
-    """Return the status code, body and message; a refused WebSocket has them too, but the client reports it as text."""
+    """Return the status code, body and message of ``error``, even if the client reports a refused WebSocket as text."""
     status, text = error.status or 0, error.body
     handshake = _HANDSHAKE.search(str(error.reason)) if status == 0 else None
     if handshake:
@@ -81,11 +81,11 @@ def _response(error: ApiException) -> tuple[int, dict[str, Any], str]:
 
 
 def _embedded_status(text: str) -> str:
-    """Return the Status object in the text with which the WebSocket client reports a refusal; empty if it has none."""
+    """Return the JSON of the Status object in ``text``, a WebSocket client's error, or else an empty string."""
     start = text.find('{"kind":"Status"')
     if start < 0:
         return ""
-    for json_text in (text[start:], text[start:].replace("\\\\", "\\")):  # as it is, or as the repr of bytes
+    for json_text in (text[start:], text[start:].replace("\\\\", "\\")):  # unescaped, or escaped by the repr of bytes
         try:
             return json.dumps(json.JSONDecoder().raw_decode(json_text)[0])
         except ValueError:
@@ -184,5 +184,5 @@ _TRANSLATIONS: dict[int, Callable[[_Body, str, str, str], UserError | RunFailed]
 
 
 def _without_object_value(message: str) -> str:
-    """Return ``message`` without the value of a whole object, which tells the user nothing."""
+    """Return ``message`` without the value of a whole object, which does not help the user."""
     return re.sub(r'^Invalid value: (?:"object"|"string"|"array"|null|\{.*?\}): ', "", message)

@@ -1,4 +1,4 @@
-"""The requests that the commands make to a cluster, with the kubeconfig that kubectl would use."""
+"""The client that sends the requests of the commands to a cluster, with the same kubeconfig as kubectl."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ FIELD_MANAGER = "promptintern-cli"
 _TIMEOUT = (5, 30)
 _WATCH_SECONDS = 20
 _SILENT_SECONDS = 3600
-"""Seconds without a line after which a log is no longer followed, because the client needs a read timeout."""
+"""The number of seconds without output after which a followed log ends, because the client needs a read timeout."""
 _EXEC_SECONDS = 60.0
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _T = TypeVar("_T")
@@ -35,24 +35,24 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """The API server, and the user's credentials for it."""
+    """Access to an API server: a client with the user's credentials, the default namespace, and the server's name."""
 
     api: Any
-    """A ``kubernetes.client.ApiClient``."""
+    """The ``kubernetes.client.ApiClient`` that holds the credentials."""
     namespace: str
     server: str
-    """The API server's name in messages."""
+    """The name of the API server in messages."""
 
 
 def connect(*, context: str | None = None, namespace: str | None = None) -> "Cluster":
-    """Return the cluster of $KUBECONFIG or ~/.kube/config, or a pod's own cluster if the pod has neither.
+    """Return the cluster that $KUBECONFIG or ~/.kube/config names, or a pod's own cluster if the pod has neither file.
 
     Args:
-        context: Name of the context; the current one by default.
-        namespace: The namespace; that of the context by default.
+        context: The name of the kubeconfig context; by default, the current context.
+        namespace: The namespace; by default, the namespace of the context.
 
     Raises:
-        UserError: if no kubeconfig exists, or it cannot be used.
+        UserError: if no kubeconfig exists, or the kubeconfig cannot be used.
     """
     files = _kubeconfig_files()
     if files:
@@ -97,7 +97,7 @@ def _from_kubeconfig(files: Sequence[str], context: str | None) -> Access:
 
 
 def _select_context(paths: str, requested: str | None, where: str) -> Any:
-    """Return the context named ``requested``, else the current one.
+    """Return the context named ``requested``, or the current context if ``requested`` is None.
 
     Raises:
         UserError: if the context does not exist, or no current context is set.
@@ -138,7 +138,7 @@ def _from_service_account() -> Access:
 
 @contextlib.contextmanager
 def _captured_errors() -> Iterator[list[str]]:
-    """Collect the errors that the library only logs."""
+    """Provide a list that collects the errors that the Kubernetes library logs inside this block but does not raise."""
     errors: list[str] = []
 
     class Listener(logging.Handler):
@@ -162,7 +162,7 @@ def _suggest(name: str, names: Sequence[str]) -> str:
 
 
 class Cluster:
-    """One namespace of a cluster. Every method may raise the exceptions of ``api_errors``."""
+    """A client for one namespace of a cluster. Every method may raise the exceptions of ``api_errors``."""
 
     def __init__(self, access: Access, *, namespace: str) -> None:
         self.namespace = namespace
@@ -174,7 +174,7 @@ class Cluster:
     # Jobs
 
     def job(self, name: str) -> Job:
-        """Return the job; if it does not exist, the error suggests similar names."""
+        """Return the job ``name``; if it does not exist, the error suggests similar names."""
         try:
             with self._translating_errors(f"PromptInternJob {name}"):
                 return Job.from_document(
@@ -204,7 +204,7 @@ class Cluster:
         )
 
     def create(self, document: Document, *, dry_run: bool = False) -> Job:
-        """Create a job; the API server refuses unknown fields."""
+        """Create the job that ``document`` describes; the API server refuses unknown fields."""
         with self._translating_errors(f"PromptInternJob {document['metadata']['name']}"):
             return Job.from_document(
                 self._custom.create_namespaced_custom_object(
@@ -223,7 +223,7 @@ class Cluster:
             )
 
     def patch(self, name: str, change: Document, *, dry_run: bool = False) -> Job:
-        """Change fields of a job by a JSON merge patch."""
+        """Change fields of the job ``name`` with a JSON merge patch."""
         with self._translating_errors(f"PromptInternJob {name}"):
             return Job.from_document(
                 self._custom.patch_namespaced_custom_object(
@@ -236,7 +236,7 @@ class Cluster:
             )
 
     def watch(self, name: str, version: str) -> Iterator[tuple[bool, Job]]:
-        """Yield whether the job was deleted, and the job, at each change since ``version``; end after some seconds."""
+        """Yield whether the job was deleted, and the job, for each change since ``version``; end after some seconds."""
         events = watch.Watch().stream(
             self._custom.list_namespaced_custom_object,
             *self._jobs,
@@ -257,7 +257,7 @@ class Cluster:
     # The dependents of a job
 
     def resolved_job(self, job: str) -> str | None:
-        """Return the resolved job that its pods read, as JSON, or None if its ConfigMap does not exist."""
+        """Return the resolved job, as the JSON text that the pods read, or None if its ConfigMap does not exist."""
         name = dependent_name(job)
         try:
             with self._translating_errors(f"ConfigMap {name}"):
@@ -268,7 +268,7 @@ class Cluster:
         return data.get(JOB_FILE)
 
     def pods(self, job: str, role: str) -> list[Pod]:
-        """Return the job's pods with ``role``: head, worker or preflight."""
+        """Return the pods of ``job`` that have the role ``role``: head, worker or preflight."""
         with self._translating_errors(f"pods of {job}"):
             pods = self._core.list_namespaced_pod(
                 self.namespace,
@@ -278,7 +278,7 @@ class Cluster:
         return [Pod.from_document(document) for document in self._api.sanitize_for_serialization(pods)["items"]]
 
     def pod_log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
-        """Yield the log of a container; with ``follow``, until the container ends."""
+        """Yield the log of a container in chunks; with ``follow``, continue until the container ends."""
         with self._translating_errors(f"log of pod {pod}"):
             answer = self._core.read_namespaced_pod_log(
                 pod,
@@ -299,8 +299,8 @@ class Cluster:
         """Run ``command`` in a container and return its standard output.
 
         Raises:
-            Forbidden: if the user lacks the right to exec.
-            RunFailed: if the command fails, or does not end in time.
+            Forbidden: if the user may not exec into the pod.
+            RunFailed: if the command fails or does not end in time.
         """
         with self._translating_errors(f"exec in pod {pod}"):
             socket = stream(
@@ -358,7 +358,7 @@ def _read_output(socket: Any, pod: str) -> bytes:
 
 
 def _exec_failure(socket: Any) -> str | None:
-    """Return why the command failed, or None if it succeeded or the connection ended without a status."""
+    """Return the reason why the command failed, or None if it succeeded or the connection ended without a status."""
     text = socket.read_channel(3)
     try:
         status = yaml.safe_load(text or b"")

@@ -1,4 +1,4 @@
-"""Download of a job's adapter and report from its storage."""
+"""Downloading a job's adapter and report from its storage."""
 
 import json
 import tempfile
@@ -16,16 +16,16 @@ from promptintern.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """The local folders of what was downloaded; None if it was not stored."""
+    """The local folders of the downloaded adapter and report; a folder is None if its files were not stored."""
 
     adapter: Path | None
     report: Path | None
     base_model: str | None
-    """URI of the base model, as the adapter names it."""
+    """The URI of the base model, or None if the adapter does not name it."""
 
 
 def check_target(folder: Path) -> None:
-    """Check that ``folder`` is new or empty, and create its parents.
+    """Check that ``folder`` is new or empty, and create its parent folders.
 
     Raises:
         UserError: if the folder is not empty, is a file, or cannot be created.
@@ -44,8 +44,9 @@ def fetch(location: RunLocation, job: Job, folder: Path) -> Fetched:
     """Download the adapter and report of ``job`` into ``folder``; a failure leaves the folder as it was.
 
     Raises:
-        UserError: if ``folder`` is in use, or the storage cannot be read with these credentials.
-        RunFailed: if neither is stored, the storage does not answer, or a file is not what was committed.
+        UserError: if ``folder`` cannot be used, or the storage cannot be read with the user's credentials.
+        RunFailed: if neither the adapter nor the report is stored, the storage does not answer, or a file differs from
+            the committed one.
     """
     check_target(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -73,7 +74,7 @@ def _fetch_adapter(store: Store, local: Path) -> bool:
         return False
     local.mkdir()
     fetch_folder(store, manifest, folder="", local=local)
-    # `predict` takes the folder for an adapter only if it has a manifest.
+    # `predict` accepts the folder as an adapter only if it contains a manifest.
     (local / MANIFEST_FILE).write_bytes(manifest.to_json())
     return True
 

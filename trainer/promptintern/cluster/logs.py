@@ -1,4 +1,4 @@
-"""The log of a job's trainer: from the head pod while it exists, from the run's storage afterwards."""
+"""Reading the log of a job's trainer: from the head pod while the pod exists, and from the run's storage afterwards."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ _POLL_SECONDS, _STORED_SECONDS = 2.0, 15.0
 _PATIENCE_SECONDS = 600.0
 _SHUTDOWN_SECONDS = 30.0
 _ANCHOR_BYTES = 4096
-"""Most bytes, from the end of what was printed, with which its position in a stored tail is found again."""
+"""The maximum number of bytes from the end of the printed log that are kept to find its position in a stored tail."""
 _MIN_ANCHOR_BYTES = 128
-"""Bytes that are enough to occur only once in a log."""
+"""The number of bytes that are assumed to occur only once in a log."""
 _MAX_READ_BYTES = 4 << 20
 READ_SCRIPT = rf"""cd "$1" 2>/dev/null || exit 0
 shift
@@ -36,13 +36,13 @@ for f in $(ls -tr {_DRIVER}*.log 2>/dev/null); do
   printf '%s %d\n' "$f" "$bytes"
   tail -c +$(( from + 1 )) "$f" | head -c "$bytes"
 done"""
-"""Shell script that prints, for every driver's log, its name, the number of new bytes, and those bytes. Its arguments
-are the folder, and ``NAME:OFFSET`` of each log that was read before. It ends at once: a process that followed the files
-would stay in the pod after the connection broke."""
+"""The shell script that prints the name, the number of new bytes, and the new bytes of every driver log. The arguments
+are the folder, and ``NAME:OFFSET`` for each log that was read before. The script does not follow the files, because it
+would keep running in the pod after a broken connection."""
 
 
 class LogClient(Protocol):
-    """The requests that reading logs makes to a cluster."""
+    """The part of a cluster client that ``LogReader`` needs."""
 
     def job(self, name: str) -> Job: ...
 
@@ -55,22 +55,22 @@ class LogClient(Protocol):
 
 @dataclass(kw_only=True)
 class _Position:
-    """How much of a log file was printed."""
+    """The position in a log file up to which the file was printed."""
 
     offset: int = 0
     tail: bytes = b""
 
 
 class LogReader:
-    """Prints a job's logs, every byte once.
+    """A reader that prints a job's logs, each byte only once.
 
     Args:
         cluster: The job's cluster.
-        out: Called with the bytes of the log.
-        note: Called with remarks about the log.
-        locate_run: Returns where the job's run is stored.
-        sleep: Waits for a number of seconds.
-        clock: Returns a monotonic time in seconds.
+        out: The function that receives the bytes of the log.
+        note: The function that receives remarks about the log.
+        locate_run: The function that returns the location of the job's run.
+        sleep: The function that waits for a number of seconds.
+        clock: The function that returns a monotonic time in seconds.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class LogReader:
         self._no_exec = False
         self._next_stored = 0.0
 
-    # Once
+    # Showing the log once
 
     def show(self, name: str, number: int | None = None) -> None:
-        """Print the log of attempt ``number``, or of the newest one; before the first attempt, that of the check.
+        """Print the log of attempt ``number`` (default: the newest), or of the check if no attempt exists yet.
 
         Raises:
             UserError: if the job or attempt does not exist, or its stored log cannot be read.
@@ -117,10 +117,10 @@ class LogReader:
         elif attempt.outcome is not None:
             self._note_outcome(attempt)
 
-    # Following
+    # Following the log
 
     def follow(self, name: str, number: int | None = None) -> None:
-        """Print the log as it grows, over all attempts and head pods, until the job (or attempt ``number``) ends."""
+        """Print the log as it grows, across all attempts and head pods, until the job (or attempt ``number``) ends."""
         lost_since: float | None = None
         job: Job | None = None
         while True:
@@ -145,7 +145,7 @@ class LogReader:
             self._sleep(_POLL_SECONDS)
 
     def _follow_once(self, job: Job, number: int | None) -> bool:
-        """Print what is new. Return whether the log is complete."""
+        """Print the new part of the log. Return whether the log is complete."""
         attempt = _select_attempt(job, number)
         if attempt is None:
             if job.is_settled:
@@ -175,7 +175,7 @@ class LogReader:
         return False
 
     def _wait_for_shutdown(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
-        """Keep reading while the Ray cluster shuts down; the end of the log is stored once the head pod is gone."""
+        """Keep reading while the Ray cluster shuts down; once the head pod is gone, the end of the log is stored."""
         deadline = self._clock() + _SHUTDOWN_SECONDS
         while head is not None and self._has_printed(attempt) and self._clock() < deadline:
             self._read_head(head, attempt)
@@ -183,7 +183,7 @@ class LogReader:
             head = self._head(job, attempt)
 
     def _finish(self, job: Job, attempt: AttemptStatus) -> None:
-        """Print the rest of the log from storage, and how the attempt ended. Repeated calls do nothing."""
+        """Print the rest of the log from storage, and the outcome of the attempt. Repeated calls do nothing."""
         key = f"finished {attempt.number}"
         if key in self._noted:
             return
@@ -209,7 +209,7 @@ class LogReader:
         return newest([pod for pod in pods if pod.ray_job == attempt.ray_job_name])
 
     def _read_head(self, head: Pod, attempt: AttemptStatus) -> bool:
-        """Print what is new in the pod. Return False if it cannot be read."""
+        """Print the new part of the log in the head pod. Return False if the log cannot be read there."""
         if self._no_exec or HEAD_CONTAINER not in head.running_containers:
             return False
         while True:
@@ -342,7 +342,7 @@ def _select_attempt(job: Job, number: int | None) -> AttemptStatus | None:
 
 
 def parse_output(output: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the file names and new bytes in the output of ``READ_SCRIPT``, which may be cut off at its end."""
+    """Yield each file name and its new bytes from the output of ``READ_SCRIPT``, which may be truncated."""
     while output:
         head, newline, rest = output.partition(b"\n")
         name, _, size = head.rpartition(b" ")
@@ -354,18 +354,20 @@ def parse_output(output: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def bytes_after(content: bytes, tail: bytes) -> bytes | None:
-    """Return the part of ``content``, the stored tail of a file, that follows ``tail``, the end of what was printed.
+    """Return the bytes of ``content`` that follow ``tail``, or None if bytes between the two are missing.
 
-    The result is None if lines are missing between the two.
+    Args:
+        content: The stored tail of a log file.
+        tail: The last bytes of the file that were printed.
     """
-    if content.startswith(tail):  # what was printed is the beginning of the file
+    if content.startswith(tail):  # the stored content begins with the printed bytes
         return content[len(tail) :]
     start = content.rfind(tail)
     if start >= 0:
         return content[start + len(tail) :]
-    if content[-_MIN_ANCHOR_BYTES:] in tail:  # the stored tail ends before what was printed
+    if content[-_MIN_ANCHOR_BYTES:] in tail:  # the stored content ends within the printed bytes
         return b""
     for size in range(min(len(tail), len(content)), _MIN_ANCHOR_BYTES - 1, -1):
-        if content.startswith(tail[-size:]):  # the stored tail begins within what was printed
+        if content.startswith(tail[-size:]):  # the stored content begins within the printed bytes
             return content[size:]
     return None

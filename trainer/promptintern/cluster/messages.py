@@ -1,4 +1,4 @@
-"""A job's state as messages: the conditions that matter now, what changed, how long it took, and what to do next."""
+"""Messages for the user about the state of a job: its conditions, changes and progress, and the next command."""
 
 import re
 from datetime import datetime, timedelta
@@ -29,13 +29,13 @@ _IMPLIED = {
     ("Succeeded", "False"),
     ("Failed", "False"),
 }
-"""Conditions that are not shown, because the phase or another condition implies them."""
+"""The conditions, by type and status, that are not shown because the phase or another condition implies them."""
 _AGE_UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
 _ORDINALS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
 def relevant_conditions(job: Job) -> list[Condition]:
-    """Return the conditions that say what the job does now, what it waits for, or how it ended."""
+    """Return the conditions that show the job's current activity, its reason for waiting, or its outcome."""
     conditions = job.status.conditions
     ends = [condition for condition in conditions if condition.type in _TERMINAL_TYPES and condition.status == "True"]
     if ends:
@@ -58,7 +58,7 @@ def _is_resumed(condition: Condition) -> bool:
 
 
 def condition_message(condition: Condition) -> str:
-    """Return a condition as a sentence; a message of several lines follows it, indented."""
+    """Return a heading for ``condition`` and its message; a message of several lines is indented below the heading."""
     heading = _HEADINGS.get((condition.type, condition.status)) or f"{condition.type} is {condition.status}"
     word = heading.split()[-1].lower()
     implied = {word, condition.type.lower(), heading.replace(" ", "")}
@@ -70,7 +70,7 @@ def condition_message(condition: Condition) -> str:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` without characters that would move a terminal's cursor or change its colours."""
+    """Return ``text`` with spaces in place of characters that would move a terminal's cursor or change its colours."""
     return re.sub(r"[^\S\n]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text)
 
 
@@ -90,7 +90,7 @@ def next_step(job: Job, *, flags: str = "") -> str | None:
     """Return the next command for the user, or None if there is nothing to do.
 
     Args:
-        flags: Options with which commands find the job again, such as `` -n team-a``.
+        flags: The command-line options that select the same job, such as `` -n team-a``.
     """
     status = job.status
     if job.is_deleting:
@@ -110,7 +110,10 @@ def next_step(job: Job, *, flags: str = "") -> str | None:
 
 
 def changes(before: Job | None, after: Job) -> list[str]:
-    """Return a line for each change from ``before`` to ``after``, except progress; without ``before``, all is new."""
+    """Return one line for each change from ``before`` to ``after``, apart from training progress.
+
+    If ``before`` is None, everything in ``after`` counts as a change.
+    """
     lines = []
     old, new = (before.status if before else None), after.status
     if new.phase is not None and (old is None or old.phase is not new.phase):
@@ -150,7 +153,7 @@ def attempt_end(attempt: AttemptStatus) -> str:
 
 
 def _ordinal(number: int) -> str:
-    """Return "the second" for 2, and so on; the number itself where the word is long."""
+    """Return "the second" for 2 and so on up to "the tenth" for 10, and any other number as digits."""
     return f"the {_ORDINALS[number - 2]}" if 2 <= number < 2 + len(_ORDINALS) else f"{number}"
 
 
@@ -168,7 +171,7 @@ def _stage_changes(old: StageStatus | None, new: StageStatus) -> list[str]:
 
 
 def progress_line(job: Job) -> str | None:
-    """Return a line with the steps, loss and speed of the running stage, or None if no stage runs."""
+    """Return a line with the steps, loss and speed of the running stage, or None if no stage is running."""
     training = job.status.training
     if training is None or training.progress is None or job.is_over or not training.stages:
         return None
@@ -182,11 +185,11 @@ def progress_line(job: Job) -> str | None:
 
 
 def elapsed(start: datetime, end: datetime) -> str:
-    """Return the time from ``start`` to ``end``, such as ``3 h 5 min``; 0 if clocks that differ put the end first."""
+    """Return the time from ``start`` to ``end``, such as ``3 h 5 min``, or 0 if differing clocks put ``end`` first."""
     return duration(max(0.0, (end - start).total_seconds()))
 
 
 def age(created: datetime, now: datetime) -> str:
-    """Return the time since ``created`` in its largest unit, such as ``3d``, as in kubectl's AGE column."""
+    """Return the time since ``created`` in a single unit, such as ``3d``, like kubectl's AGE column."""
     seconds = max(0, round((now - created).total_seconds()))
     return next((f"{seconds // size}{unit}" for size, unit in _AGE_UNITS if seconds >= size), f"{seconds}s")

@@ -1,4 +1,4 @@
-"""The objects that the API server stores, reduced to what the commands need."""
+"""The jobs and pods that the API server stores, reduced to the fields that the commands need."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Job:
 
     @classmethod
     def from_document(cls, document: Document) -> "Job":
-        """Parse the API server's document. Parts of the status that this version cannot read are left out."""
+        """Parse a document of the API server. Leave out the parts of the status that this version cannot read."""
         meta = document["metadata"]
         return cls(
             name=meta["name"],
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the job was refused, so that its user has to change it."""
+        """Whether the job was refused, so that the user has to change it."""
         failed = self.condition("Failed")
         return self.status.phase is Phase.REFUSED or (
             failed is not None and failed.status == "True" and failed.reason == "Refused"
@@ -64,11 +64,11 @@ class Job:
         return self.is_over or (self.status.phase is Phase.REFUSED and newest)
 
     def condition(self, kind: str) -> Condition | None:
-        """Return the condition of type ``kind``, or None."""
+        """Return the condition of type ``kind``, or None if the job has none."""
         return next((condition for condition in self.status.conditions if condition.type == kind), None)
 
     def attempt(self, number: int | None = None) -> AttemptStatus | None:
-        """Return attempt ``number``, or the newest one; None if it does not exist."""
+        """Return attempt ``number`` (default: the newest), or None if the attempt does not exist."""
         attempts = sorted(self.status.attempts, key=lambda attempt: attempt.number)
         if number is None:
             return attempts[-1] if attempts else None
@@ -81,21 +81,21 @@ class Job:
 
 
 def _parse_readable(document: Document) -> PromptInternJobStatus:
-    """Parse a status without the parts that this version cannot read."""
+    """Parse a status, and leave out the parts that this version cannot read."""
     readable = copy.deepcopy(dict(document))
     while True:
         try:
             return PromptInternJobStatus.model_validate(readable)
         except ValidationError as error:
             problem = error.errors()[0]
-            # An object that lacks a field is removed as a whole.
+            # An object that lacks a required field is removed as a whole.
             path = problem["loc"][:-1] if problem["type"] == "missing" else problem["loc"]
             if not _remove(readable, path):
                 return PromptInternJobStatus()
 
 
 def _remove(node: Any, path: Sequence[int | str]) -> bool:
-    """Remove the value at ``path``, or its last parent that exists. Return whether anything was removed."""
+    """Remove the value at ``path``, or its nearest ancestor that exists. Return whether anything was removed."""
     steps: list[tuple[Any, int | str]] = []
     for part in path:
         exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
@@ -119,15 +119,15 @@ class Pod:
     is_deleting: bool
     phase: str
     ray_job: str | None
-    """Name of the attempt's RayJob; None for a preflight."""
+    """The name of the attempt's RayJob, or None for a preflight pod."""
     running_containers: frozenset[str]
-    """Names of the containers that run."""
+    """The names of the containers that are running."""
     waiting_reason: str | None
-    """Why the pod is not running yet, if it says so."""
+    """The reason why the pod is not running yet, or None if its status gives none."""
 
     @classmethod
     def from_document(cls, document: Document) -> "Pod":
-        """Parse the API server's document."""
+        """Parse a document of the API server."""
         meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
         containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
         variables = [variable for container in containers for variable in container.get("env") or []]
@@ -155,7 +155,7 @@ def _waiting_reason(status: Document, states: Sequence[Document]) -> str | None:
 
 
 def newest(pods: Sequence[Pod]) -> Pod | None:
-    """Return the pod that was created last, preferring those that are not being deleted; None if ``pods`` is empty."""
+    """Return the newest pod that is not being deleted, or else the newest pod; return None if ``pods`` is empty."""
     return max(pods, key=lambda pod: (not pod.is_deleting, pod.created, pod.uid), default=None)
 
 

@@ -1,4 +1,4 @@
-"""Where a job's run is stored, and access to it with the user's own AWS credentials."""
+"""The location of a job's run in storage, and access to the run with the user's own AWS credentials."""
 
 import contextlib
 import json
@@ -20,31 +20,31 @@ from promptintern.storage.store import Store, open_store
 from promptintern.uris import display_uri
 
 _PATIENCE_SECONDS = 20.0
-"""Seconds for which a request is repeated: a person waits for it at a terminal, while a run is given minutes."""
+"""The number of seconds for which failed requests are retried: fewer than in a run, because a user is waiting."""
 
 
 class ResolvedJobClient(Protocol):
-    """The request that locating a run makes to a cluster."""
+    """The part of a cluster client that ``locate_run`` needs."""
 
     def resolved_job(self, job: str) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunLocation:
-    """The folder of a job's run in its storage."""
+    """The location of a run's folder in storage, with the options of the S3 server."""
 
     uri: str
-    """URI of the run's folder."""
+    """The URI of the run's folder."""
     endpoint: str | None
     region: str | None
     is_endpoint_unknown: bool = False
-    """Whether only the URI is known, and the endpoint may be another than AWS."""
+    """Whether only the URI is known, so that the S3 server may be a server other than AWS."""
 
     def open(self) -> Store:
         """Open the run's folder.
 
         Raises:
-            UserError: if the folder is on a volume of the job's pods.
+            UserError: if the folder is not on this machine, but on a volume of the job's pods.
         """
         if self.uri.startswith("file://") and not Path(display_uri(self.uri)).is_dir():
             raise UserError.at(
@@ -59,7 +59,7 @@ class RunLocation:
 
     @contextlib.contextmanager
     def hinting(self) -> Iterator[None]:
-        """Add the likely cause of a storage's failure to its message."""
+        """Add the likely cause to the message of a storage failure inside this block."""
         try:
             yield
         except RunFailed as error:
@@ -87,17 +87,18 @@ def _is_resolvable(host: str) -> bool:
 
 
 def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = None) -> RunLocation:
-    """Find where the run of ``job`` is stored.
+    """Find the location of the run of ``job``.
 
-    The resolved job names the storage, else the spec, else the status, else the outputs that the trainer reported.
+    Use the first of these that names a storage: the resolved job, the spec, the status, and the outputs that the
+    trainer reported.
 
     Args:
         cluster: The job's cluster.
         job: The job.
-        endpoint: URL of the S3 server as this machine reaches it, in place of the job's endpoint.
+        endpoint: The URL at which this machine reaches the S3 server; it replaces the job's endpoint.
 
     Raises:
-        UserError: if none of them names the storage; the message says what is missing.
+        UserError: if none of these names a storage; the message says what is missing.
     """
     missing = f"there is no ConfigMap {dependent_name(job.name)}"
     try:
@@ -132,7 +133,8 @@ def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = N
 def _storage_of(text: str | None, job: Job) -> Document | None:
     try:
         resolved: Any = json.loads(text or "null")
-        if resolved and resolved["metadata"].get("uid") == job.uid:  # else it belongs to an earlier job of that name
+        # A ConfigMap with another uid belongs to an earlier job of the same name.
+        if resolved and resolved["metadata"].get("uid") == job.uid:
             storage: Document | None = resolved["spec"].get("storage")
             return storage
     except (ValueError, KeyError, TypeError, AttributeError):

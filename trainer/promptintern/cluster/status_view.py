@@ -1,4 +1,4 @@
-"""A job's state on a terminal: blocks of text and tables that fit its width."""
+"""The display of a job's state on a terminal: blocks of text, and tables that fit the terminal's width."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,13 +26,13 @@ _BAR_WIDTH = 30
 
 
 def job_blocks(job: Job, *, now: datetime, console: Console, flags: str = "") -> list[RenderableType]:
-    """Return all that `status` shows of ``job``, from top to bottom.
+    """Return everything that `status` shows about ``job``, from top to bottom.
 
     Args:
         job: The job.
         now: The current time.
-        console: The console that the blocks are made to fit.
-        flags: Options with which commands find the job again, such as `` -n team-a``.
+        console: The console whose width the blocks fit.
+        flags: The command-line options that select the same job, such as `` -n team-a``.
     """
     blocks: list[RenderableType] = [_heading(job, now)]
     waiting = messages.waiting_for_operator(job, now)
@@ -55,7 +55,7 @@ def job_blocks(job: Job, *, now: datetime, console: Console, flags: str = "") ->
 
 
 def jobs_table(jobs: Sequence[Job], *, now: datetime, console: Console, all_namespaces: bool = False) -> RenderableType:
-    """Return a table with one row per job, and the columns of `kubectl get pij`."""
+    """Return a table with one row per job and the columns of `kubectl get pij`."""
     table = _table("", "namespace", "name", "phase") if all_namespaces else _table("", "name", "phase")
     for name in ("stage", "tokens", "score", "age"):
         table.add_column(name, justify="right", no_wrap=True)

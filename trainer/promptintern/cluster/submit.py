@@ -1,4 +1,4 @@
-"""From a job in a file to a job in a cluster: what is sent, and what happens if the job already exists."""
+"""Submitting a job from a file to a cluster: creating it, or changing or replacing an existing job of the same name."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _MISSING = object()
 
 
 class SubmitClient(Protocol):
-    """The requests that submitting makes to a cluster."""
+    """The part of a cluster client that ``submit`` needs."""
 
     namespace: str
 
@@ -39,7 +39,7 @@ class SubmitClient(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A field whose value in the cluster differs from that in the file."""
+    """A field whose value in the cluster differs from its value in the file."""
 
     field: str
     in_cluster: Any
@@ -52,19 +52,19 @@ class Difference:
 
 
 class Action(Enum):
-    """What `submit` did with the job in the cluster."""
+    """The action that `submit` took on the job in the cluster."""
 
     CREATED = "created"
     UNCHANGED = "unchanged"
     UPDATED = "updated"
     """Only fields that may change at any time were changed."""
     REPLACED = "replaced"
-    """The spec of a job that was not accepted yet was replaced."""
+    """The spec of a job that had not been accepted yet was replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionResult:
-    """The outcome of `submit`."""
+    """The result of `submit`."""
 
     action: Action
     job: Job
@@ -73,20 +73,20 @@ class SubmissionResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job as its file describes it."""
+    """A job that was read from a file and can be sent."""
 
     job: PromptInternJob
     document: Document
-    """The document to send: the fields that the file sets, and no others."""
+    """The document to send, which contains only the fields that the file sets."""
     namespace: str | None
-    """The namespace in the file."""
+    """The namespace that the file names, or None."""
 
 
 def read_submission(path: Path, overrides: Sequence[str]) -> Submission:
     """Read the job in ``path`` and check it as `run` does.
 
     Raises:
-        UserError: if the job is not valid, or names files of this machine.
+        UserError: if the job is not valid, or names files that only this machine can read.
     """
     job = load_job(path, overrides)
     problems = find_local_paths(job)
@@ -109,7 +109,7 @@ def read_submission(path: Path, overrides: Sequence[str]) -> Submission:
 
 
 def find_local_paths(job: PromptInternJob) -> list[Problem]:
-    """Return a problem for each URI of a file that the job's pods cannot read or write."""
+    """Return a problem for each ``file://`` URI that the job's pods cannot read or write."""
     cache = job.spec.compute.model_cache
     problems = []
     for field, uri in _file_uris(job.spec.to_wire(), "spec"):
@@ -142,10 +142,10 @@ def _file_uris(node: Any, where: str) -> list[tuple[str, str]]:
 
 
 def submit(cluster: SubmitClient, submission: Submission, *, dry_run: bool = False) -> SubmissionResult:
-    """Create the job, or change the existing job of that name where its fields may change.
+    """Create the job, or update an existing job of the same name if the fields that differ may still change.
 
     Raises:
-        UserError: if the API server refuses it, or the spec of the existing job differs and can no longer change.
+        UserError: if the API server refuses the job, or the spec of the existing job differs and can no longer change.
     """
     document = _in_namespace(submission.document, cluster.namespace)
     for _ in range(_TRIES):
@@ -167,7 +167,7 @@ def _in_namespace(document: Document, namespace: str) -> Document:
 def _update_existing(
     cluster: SubmitClient, submission: Submission, document: Document, *, dry_run: bool
 ) -> SubmissionResult:
-    """Bring the existing job of that name to what the file says."""
+    """Update the existing job of the same name to match ``submission``."""
     name = submission.job.metadata.name
     existing = cluster.job(name)
     where = f"PromptInternJob {name}"
@@ -217,7 +217,7 @@ def _may_change(field: str) -> bool:
 
 
 def find_differences(existing: Job, submission: Submission) -> list[Difference]:
-    """Return the fields that differ; those that may change at any time count only if the file sets them."""
+    """Return the fields that differ. Fields that may change at any time are compared only if the file sets them."""
     spec = submission.document["spec"]
     left_out = [name for name in MUTABLE_SPEC_FIELDS if name not in spec]
     in_file = _without(submission.job.spec.to_wire(), left_out)
@@ -239,7 +239,7 @@ def _without(document: Document, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _with_defaults(spec: Document) -> dict[str, Any]:
-    """Return the spec with its defaults, or unchanged if this version cannot read it."""
+    """Return ``spec`` with the defaults filled in, or unchanged if this version cannot read it."""
     try:
         return PromptInternJobSpec.model_validate_json(json.dumps(spec), by_alias=True).to_wire()
     except ValidationError:
@@ -258,7 +258,7 @@ def _compare(in_cluster: Any, in_file: Any, where: str) -> list[Difference]:
 
 
 def _patch(differences: Sequence[Difference]) -> dict[str, Any]:
-    """Return a merge patch to the file's values. The name of a label may contain dots; that of a field does not."""
+    """Return a JSON merge patch that sets the file's values. Label names may contain dots, but field names do not."""
     patch: dict[str, Any] = {}
     for difference in differences:
         keys = (

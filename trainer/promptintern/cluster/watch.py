@@ -1,4 +1,4 @@
-"""Watching a job over broken connections and restarts of the API server."""
+"""Watching a job across broken connections and restarts of the API server."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ _POLL_SECONDS = 3.0
 
 
 class WatchClient(Protocol):
-    """The requests that watching makes to a cluster."""
+    """The part of a cluster client that ``watch_job`` needs."""
 
     def job(self, name: str) -> Job: ...
 
@@ -23,7 +23,7 @@ class WatchClient(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted:
-    """The API server does not answer; requests are repeated."""
+    """The API server does not answer; requests are retried."""
 
     reason: str
 
@@ -35,7 +35,7 @@ class Resumed:
 
 @dataclass(frozen=True, kw_only=True)
 class Deleted:
-    """The job was deleted, even if another job has its name now."""
+    """The job was deleted; another job may have the same name now."""
 
 
 Update = Job | Interrupted | Resumed | Deleted
@@ -52,10 +52,10 @@ def watch_job(
     """Yield every observed state of job ``name``, the current one first, until it is deleted or the caller stops.
 
     Args:
-        patience: Longest time in seconds without an answer of the API server.
+        patience: The longest time in seconds without an answer from the API server.
 
     Raises:
-        NotFound: if the job does not exist at the beginning.
+        NotFound: if the job does not exist when watching begins.
         Unreachable: if the API server does not answer for ``patience`` seconds.
     """
     job = cluster.job(name)
@@ -98,7 +98,7 @@ def _watch_once(
 ) -> Iterator[tuple[bool, Job]]:
     """Yield the changes since ``version`` until the watch ends.
 
-    A watch that breaks, or that the user may not open, ends too; the caller's next request shows what is wrong.
+    A watch that breaks or that the user may not open ends without an error; the caller's next request shows the cause.
     """
     try:
         yield from cluster.watch(name, version)

@@ -1,1 +1,1 @@
-"""What the trainer does only in a pod: it writes the job's status, saves before the pod ends, and uploads its logs."""
+"""The parts of the trainer that run only in pods: writing the status, saving before the pod ends, uploading logs."""

@@ -1,4 +1,4 @@
-"""The driver in the head pod: `promptintern run`, which also writes its progress to the job's status."""
+"""The driver in the head pod, which runs a job like `promptintern run` and also writes progress to the job's status."""
 
 import os
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job
 
 RAY_AUTHENTICATION = "RAY_AUTH_MODE"
-"""KubeRay sets this variable if it knows the field authOptions, which the operator sets."""
+"""The variable that KubeRay sets if it supports the field authOptions, which the operator sets."""
 
 
 def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
     """Run or continue ``job`` in the Ray cluster of this pod. Return its report and the URI of its run.
 
     Raises:
-        UserError: for anything wrong with the job, its data or its model.
+        UserError: if the job, its data or its model is wrong.
         InfrastructureFailed: if another attempt may succeed.
         RunFailed: if the run failed for another reason.
-        Stopped: if it saved and stopped because it was asked to.
+        Stopped: if the run saved and stopped on request.
     """
     assert job.spec.storage is not None, "the operator sets the storage of a resolved job"
     storage_uri = job.spec.storage.uri
@@ -35,8 +35,8 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
     writer = StatusWriter(progress, patch_of(job))
     last_update: Callable[[TrainingProgress], None] | None = None
     ray_job = os.environ.get(ENV_RAY_JOB)
-    # The driver is registered until the last status is written: the preStop hook waits for that, and then for KubeRay
-    # to read the exit code.
+    # The driver stays registered until it has written the last status. The preStop hook waits until then, and
+    # afterwards gives KubeRay time to read the exit code.
     with register_process("driver"):
         try:
             _check_ray()
@@ -62,11 +62,11 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
 
 
 def _check_ray() -> None:
-    """Check that the image has the Ray version of the spec, and that the Ray cluster demands a token.
+    """Check that the image has the Ray version of the spec, and that the Ray cluster requires a token.
 
     Raises:
-        UserError: if the image has another version.
-        InfrastructureFailed: if anybody in the cluster's network could run code in this Ray cluster.
+        UserError: if the image has another Ray version.
+        InfrastructureFailed: if the Ray cluster requires no token, so that anybody in its network could run code in it.
     """
     import ray
 

@@ -1,4 +1,7 @@
-"""The log sidecar of the head pod: it uploads tails of the driver's log, which has the workers' output, to storage."""
+"""The log sidecar of the head pod, which uploads the tails of the logs of Ray and of the driver to storage.
+
+The driver's log contains the workers' output.
+"""
 
 import threading
 from pathlib import Path
@@ -18,13 +21,13 @@ _log = structlog.get_logger("promptintern.pod")
 def upload_logs(
     store: Store, stop: threading.Event, *, logs: Path = RAY_LOGS, seconds: float = SECONDS_BETWEEN
 ) -> None:
-    """Upload changed logs every ``seconds`` until ``stop`` is set, and once more then. Storage errors are only logged.
+    """Upload changed logs every ``seconds`` until ``stop`` is set, and then once more. Storage errors are only logged.
 
     Args:
         store: The folder for the attempt's logs.
-        stop: Ends the uploads.
-        logs: Ray's folder of logs.
-        seconds: Time between two uploads.
+        stop: The event that ends the uploads.
+        logs: Ray's log folder.
+        seconds: The time between two uploads.
     """
     uploaded: dict[str, tuple[int, int]] = {}
     while True:
@@ -48,7 +51,7 @@ def _upload(path: Path, store: Store, uploaded: dict[str, tuple[int, int]]) -> N
 
 
 def tail(path: Path, size: int = TAIL_BYTES) -> bytes:
-    """Return the last ``size`` bytes of the file, from the beginning of a line."""
+    """Return at most the last ``size`` bytes of the file, starting at the beginning of a line."""
     with path.open("rb") as file:
         length = file.seek(0, 2)
         file.seek(max(0, length - size))

@@ -1,4 +1,4 @@
-"""Computes ``status.training`` from a run's events."""
+"""The computation of ``status.training`` from a run's events."""
 
 import time
 from collections import deque
@@ -12,17 +12,17 @@ from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageD
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 _RECENT_STEPS = 20
-"""Newest steps from which the remaining time is estimated; the first steps of a stage are slower."""
+"""The number of most recent steps from which the remaining time is estimated; the first steps of a stage are slower."""
 
 
 class TrainingProgress:
-    """The trainer's part of a job's status, after the events so far."""
+    """The part of a job's status that the trainer computes from the events so far."""
 
     def __init__(self, *, run_uri: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._run_uri = run_uri
         self._clock = clock
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_STEPS + 1)
-        """Pairs of a time and the number of steps done by then."""
+        """The times of recent steps, each with the number of steps completed by then."""
         self._term = 0
         self._stages: dict[int, StageStatus] = {}
         self._progress: Progress | None = None
@@ -55,11 +55,11 @@ class TrainingProgress:
                 self._progress = None
 
     def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
-        """Record why the trainer fails, and who has to act."""
+        """Record why the trainer failed, and who has to act."""
         self._failure = Failure(failure_class=who, message=message[:32_768], ray_job=ray_job)
 
     def succeed(self) -> None:
-        """Record the run's outputs."""
+        """Record the outputs of the finished run."""
         self._outputs = Outputs(
             adapter=f"{self._run_uri}/{ADAPTER_FOLDER}",
             report=f"{self._run_uri}/{REPORT_FOLDER}/{REPORT_HTML}",
@@ -86,7 +86,7 @@ class TrainingProgress:
 
 
 def stage_status(record: StageRecord) -> StageStatus:
-    """A committed stage as the job's status shows it."""
+    """Return the entry of a committed stage in the job's status."""
     return StageStatus(
         index=record.index,
         **_planned(record),
@@ -98,12 +98,12 @@ def stage_status(record: StageRecord) -> StageStatus:
 
 
 def _planned(plan: TrackPlan) -> dict[str, Any]:
-    """The fields of ``StageStatus`` that are known before a stage's first step."""
+    """Return the fields of ``StageStatus`` that are known before a stage's first step."""
     return {"rate": plan.achieved_rate, "shots": plan.shots, "prompt_tokens": plan.prompt_tokens_mean}
 
 
 def _rounded(throughput: Throughput) -> dict[str, Any]:
-    """The fields of ``Progress`` that tell the throughput."""
+    """Return the fields of ``Progress`` that describe the throughput."""
     shares = throughput.time_shares
     return {
         "examples_per_second": round(throughput.examples_per_second, 1),

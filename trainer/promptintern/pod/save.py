@@ -1,8 +1,8 @@
-"""The preStop hook: it asks the trainer in this pod to save, and waits until it has ended.
+"""The preStop hook, which asks the trainer in this pod to save and waits until the trainer has ended.
 
-KubeRay deletes the pods of a Ray cluster without notice to the driver, so each pod asks for itself. The head's hook
-sends the driver a signal, which stops the whole run. A worker's hook writes a file, on which all workers save and start
-again elsewhere.
+KubeRay deletes the pods of a Ray cluster without notifying the driver, so every pod has a hook. The hook of the head
+pod sends the driver a signal, which stops the whole run. The hook of a worker pod writes a file, which makes all
+workers save and restart elsewhere.
 """
 
 import contextlib
@@ -14,11 +14,14 @@ from pathlib import Path
 from promptintern.leaving import announce_leaving, process_id, wait_for_exit
 
 _EXIT_CODE_SECONDS = 7.0
-"""Time in which KubeRay reads the driver's exit code."""
+"""The number of seconds within which KubeRay reads the driver's exit code."""
 
 
 def save(folder: Path, *, role: str, seconds: float) -> bool:
-    """Make the pod's driver (role ``head``) or worker save and end. Return False if ``seconds`` are not enough."""
+    """Make the pod's driver (role ``head``) or worker save and end.
+
+    Return False if this takes more than ``seconds``.
+    """
     announce_leaving(folder)
     if role == "worker":
         return wait_for_exit(folder, "worker", seconds)

@@ -1,4 +1,4 @@
-"""Writes the job's ``status.training`` by server-side apply, a few times a minute."""
+"""Writing the job's ``status.training`` by server-side apply, a few times a minute."""
 
 import threading
 import time
@@ -16,19 +16,20 @@ from promptintern.pod.unknown_fields import Patch, dropping_unknown_fields, erro
 
 SECONDS_BETWEEN = 10.0
 PATIENCE = 60.0
-"""Seconds for which the last status is retried, because nothing can write it afterwards."""
+"""The number of seconds for which the last write is retried, because nothing can write the status afterwards."""
 _TIMEOUT = 10.0
 _GONE = (401, 404)
-"""Status codes after which writing is pointless: the job or this pod's identity no longer exists. 403 is not one of
-them: a pod may write only after the operator has observed it, which takes a while if no operator was running."""
+"""The HTTP status codes after which writing is pointless, because the job or this pod's identity no longer exists. 403
+is not one of them: a pod may write only after the operator has observed it, which takes a while if no operator was
+running."""
 _log = structlog.get_logger("promptintern.pod")
 
 
 def patch_of(job: PromptInternJob) -> Patch:
-    """Return a function that applies ``status.training`` with the pod's own token.
+    """Return a function that applies the job's ``status.training`` with the pod's own token.
 
     Raises:
-        kubernetes.config.ConfigException: if this is not a pod with a token.
+        kubernetes.config.ConfigException: if this process is not in a pod with a token.
     """
     from kubernetes import client, config
 
@@ -58,16 +59,16 @@ def patch_of(job: PromptInternJob) -> Patch:
 
 
 class StatusWriter:
-    """Applies the newest status in its own thread, at most once per ``seconds``.
+    """A writer that applies the newest status in its own thread, at most once every ``seconds``.
 
     Training never waits for the API server, and no failure of the API server ends a run. A status that cannot be
-    written is dropped, and the next one replaces it.
+    written is dropped, and the next status replaces it.
 
     Args:
         progress: The status to write; events change it.
-        patch: Applies ``status.training``.
-        seconds: Least time between two requests.
-        patience: Seconds for which ``close`` retries the last status of a run that is over.
+        patch: The function that applies ``status.training``.
+        seconds: The minimum time between two requests.
+        patience: The time in seconds for which ``close`` retries the last status of a run that is over.
     """
 
     def __init__(
@@ -85,12 +86,15 @@ class StatusWriter:
         self._thread.start()
 
     def record(self, event: Event) -> None:
-        """Apply ``event`` to the status, which is written within some seconds."""
+        """Apply ``event`` to the status, which the thread writes within some seconds."""
         with self._lock:
             self._progress.note(event)
 
     def close(self, change: Callable[[TrainingProgress], None] | None = None) -> None:
-        """Apply ``change``, write the last status, and end; retry for ``patience`` seconds if it is not written."""
+        """Apply ``change``, write the last status, and end the thread.
+
+        If the run is over, a failed write is retried for ``patience`` seconds.
+        """
         with self._lock:
             if change is not None:
                 change(self._progress)
@@ -107,14 +111,14 @@ class StatusWriter:
                 last = last or began + (self._patience if self._is_final() else 0)
                 if self._is_sent() or self._is_gone or began >= last:
                     return
-            # Without a request, look for a change again soon; between two requests, wait the full time.
+            # If no request was sent, look for a change again soon; between two requests, wait the full time.
             if not closing:
                 self._closing.wait(self._seconds if has_tried else 1.0)
             if has_tried and self._closing.is_set():
                 time.sleep(max(0.0, self._seconds - (time.monotonic() - began)))
 
     def _is_final(self) -> bool:
-        """Whether the run is over, rather than stopped in order to continue later."""
+        """Return whether the run is over, and not just stopped until a later attempt continues it."""
         status = self._progress.status()
         return status.failure is not None or status.outputs is not None
 
@@ -125,7 +129,7 @@ class StatusWriter:
     def _send(self) -> bool:
         with self._lock:
             status = self._progress.status().to_wire()
-        # A new driver waits until it has a stage or a result: its status replaces all that an earlier driver wrote.
+        # A new driver writes nothing until it has a stage or a result, because its status replaces the previous one.
         if status == self._sent or not (status.get("stages") or status.get("failure") or status.get("outputs")):
             return False
         try:
@@ -146,22 +150,22 @@ class StatusObserver:
         self._writer = writer
 
     def emit(self, event: Event) -> None:
-        """Record ``event`` and pass it on."""
+        """Record ``event``, and pass it on to the wrapped observer."""
         self._writer.record(event)
         self._observer.emit(event)
 
     def stop_requested(self) -> bool:
-        """Return what the wrapped observer returns."""
+        """Return whether the wrapped observer asks the run to save and stop."""
         return self._observer.stop_requested()
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Pass the ending on."""
+        """Pass the ending on to the wrapped observer."""
         self._observer.record_ending(kind, problems)
 
     def has_ending(self) -> bool:
-        """Return what the wrapped observer returns."""
+        """Return whether the wrapped observer has recorded an ending."""
         return self._observer.has_ending()
 
     def record_saved(self, where: str) -> bool:
-        """Return what the wrapped observer returns."""
+        """Pass ``where`` on to the wrapped observer, and return its result."""
         return self._observer.record_saved(where)

@@ -1,6 +1,6 @@
-"""Version skew: status fields that the cluster's CRD does not declare are left out by a trainer that is newer.
+"""Handling of version skew: a trainer that is newer than the cluster's CRD omits status fields that the CRD lacks.
 
-Server-side apply refuses a whole object, with status 500, if the CRD does not declare one of its fields.
+Server-side apply refuses the whole object, with status 500, if the CRD does not declare one of its fields.
 """
 
 import re
@@ -12,7 +12,7 @@ import structlog
 from promptintern.api_status import parse_status
 
 FieldPath = tuple[str, ...]
-"""Names of nested fields below ``status.training``, without the indices of lists."""
+"""The names of nested fields below ``status.training``, without list indices."""
 Patch = Callable[[dict[str, Any]], None]
 
 _UNKNOWN = re.compile(r"\.status\.training\.(\S+): field not declared in schema")
@@ -21,7 +21,7 @@ _log = structlog.get_logger("promptintern.pod")
 
 
 def dropping_unknown_fields(patch: Patch) -> Patch:
-    """Wrap ``patch``: fields that the API server calls unknown are dropped, and the patch is repeated without them."""
+    """Wrap ``patch`` so that fields unknown to the API server are dropped and the patch is repeated without them."""
     unknown: set[FieldPath] = set()
 
     def patch_known_fields(training: dict[str, Any]) -> None:
@@ -40,12 +40,12 @@ def dropping_unknown_fields(patch: Patch) -> Patch:
 
 
 def parse_unknown_fields(message: str) -> set[FieldPath]:
-    """Return the fields of ``status.training`` that an error message of the API server calls unknown."""
+    """Return the fields of ``status.training`` that ``message``, an error of the API server, reports as unknown."""
     return {tuple(_INDEX.sub("", path).split(".")) for path in _UNKNOWN.findall(message)}
 
 
 def remove_fields(training: dict[str, Any], fields: set[FieldPath]) -> dict[str, Any]:
-    """Return ``training`` without ``fields``; those below a list are removed from every entry."""
+    """Return ``training`` without ``fields``; a field below a list is removed from every entry of the list."""
     remaining: dict[str, Any] = {}
     for name, value in training.items():
         if (name,) in fields:
@@ -61,6 +61,6 @@ def remove_fields(training: dict[str, Any], fields: set[FieldPath]) -> dict[str,
 
 
 def error_message(error: BaseException) -> str:
-    """Return the API server's message, or the first lines of the error if it has none."""
+    """Return the API server's message in ``error``, or the first lines of ``error`` if it contains no such message."""
     message = parse_status(getattr(error, "body", None)).get("message")
     return message or " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Writing in the background, while training continues."""
+"""Writing to storage in the background while training continues."""
 
 import threading
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from types import TracebackType
 from typing import Self
 
 _JOIN_SECONDS = 5.0
-"""How long a failed block waits for the work that is still running."""
+"""The number of seconds for which a failed block waits for the task that is still running."""
 
 
 class BackgroundWriter:
-    """Runs one task at a time on a separate thread, with at most one more task waiting.
+    """A writer that runs tasks one after another on a separate thread, with at most one task waiting.
 
-    An exception in a task is raised once, by the caller's next ``submit``, ``poll``, ``drain`` or ``close``. At its
-    end, the context manager waits for all tasks. If the block raises, it drops the waiting task and gives the running
-    one a few seconds to end.
+    The exception of a task is raised once, by the caller's next ``submit``, ``poll``, ``drain`` or ``close``. At the
+    end of its block, the context manager waits for all tasks. If the block raises an exception, the context manager
+    drops the waiting task and gives the running task a few seconds to end.
     """
 
     def __init__(self) -> None:
@@ -24,15 +24,15 @@ class BackgroundWriter:
         self._running = False
         self._closed = False
         self._error: BaseException | None = None
-        # A daemon thread, so that a storage that hangs does not keep a failed process alive.
+        # A daemon thread does not keep a failed process alive if the storage hangs.
         self._thread = threading.Thread(target=self._work, name="storage-writer", daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[], object], *, replaceable: bool = False) -> None:
         """Run ``work`` as soon as the thread is free.
 
-        Block while another task is waiting, unless both are ``replaceable``: then ``work`` replaces the waiting task,
-        which never runs.
+        Block while another task is waiting, unless both tasks are replaceable. In that case, ``work`` replaces the
+        waiting task, which never runs.
         """
         with self._changed:
             self._raise_error()
@@ -51,21 +51,21 @@ class BackgroundWriter:
             return not self._running and self._waiting is None
 
     def poll(self) -> None:
-        """Raise the exception of a task since the last call, if there was one."""
+        """Raise the exception of a task that has failed since the last call, if any."""
         with self._changed:
             self._raise_error()
 
     def drain(self) -> None:
-        """Wait until all submitted tasks have run, and raise the exception of a task, if there was one."""
+        """Wait until all submitted tasks have run or one has failed, and raise the exception of a failed task."""
         with self._changed:
             self._changed.wait_for(lambda: (not self._running and self._waiting is None) or self._error is not None)
             self._raise_error()
 
     def close(self, *, wait: bool = True) -> None:
-        """End the thread after all tasks, or with ``wait=False`` after the running one, within a few seconds.
+        """End the thread after all tasks; with ``wait=False``, wait only a few seconds for the running task.
 
         A thread that finishes a task while the interpreter shuts down ends the process with SIGABRT, because it frees
-        tensors in C++. The thread is therefore joined with ``wait=False`` too, and left running only if it hangs.
+        tensors in C++. Therefore, the thread is joined even with ``wait=False``, and left running only if it hangs.
         """
         with self._changed:
             self._closed = True

@@ -1,4 +1,4 @@
-"""file:// storage: a folder of a local or mounted file system."""
+"""The storage at file:// URIs: a folder of a local or mounted file system."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV
 
 
 def classify_error(error: OSError, path: Path, operation: str) -> Exception:
-    """Return what ``error`` means for the run: a Transient, UserError, RunFailed or FileNotFoundError."""
+    """Return the exception to raise in place of ``error``: a Transient, UserError, RunFailed or FileNotFoundError."""
     no_file = operation == "read" and error.errno in {errno.EISDIR, errno.ENOTDIR}
     if no_file or isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "there is no such file", str(error.filename or path))
@@ -58,7 +58,7 @@ def _space(path: Path) -> str:
 
 @contextlib.contextmanager
 def translated_errors(path: Path, operation: str) -> Iterator[None]:
-    """Translate errors of the system inside this block with ``classify_error``."""
+    """Translate errors of the operating system inside this block with ``classify_error``."""
     try:
         yield
     except OSError as error:
@@ -102,7 +102,7 @@ def _sync(path: Path) -> None:
 
 
 class LocalBackend:
-    """Stores files below ``root``. A crash leaves only complete files, and temporary files that are ignored."""
+    """A backend that stores files below ``root``. A crash leaves only complete files and ignored temporary files."""
 
     def __init__(self, root: Path, policy: RetryPolicy) -> None:
         self._root = root
@@ -148,7 +148,7 @@ class LocalBackend:
             attempts += 1
             if not path.exists():
                 return _create_with_link(path, data)
-            # An earlier attempt may have created it before it failed.
+            # An earlier attempt may have created the file before it failed.
             return attempts > 1 and path.read_bytes() == data
 
         return self._write(path, attempt)
@@ -196,7 +196,7 @@ class LocalBackend:
         def attempt() -> _T:
             try:
                 return work()
-            except FileNotFoundError as error:  # another process removed the folder since it was created
+            except FileNotFoundError as error:  # another process has removed the folder
                 raise Transient(f"{path.parent} was removed") from error
 
         return self._run("write", path, attempt)
@@ -213,14 +213,14 @@ class LocalBackend:
 
 
 def _create_with_link(path: Path, data: bytes) -> bool:
-    """Create ``path`` with a hard link, which is exclusive and atomic, content included. Return False if it exists."""
+    """Create ``path`` with its content exclusively and atomically, by a hard link. Return False if ``path`` exists."""
     with _temporary(path) as temporary:
         temporary.write_bytes(data)
         _sync(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # Over NFS, the reply to a successful link can be lost; a second name shows that ours succeeded.
+            # Over NFS, the reply to a successful call can be lost; a second link shows that the call succeeded.
             return temporary.stat().st_nlink > 1
         except OSError as error:
             if error.errno in _NO_LINKS:

@@ -1,4 +1,4 @@
-"""Manifests: a folder of files counts as stored only once its manifest exists, which lists each file's digest."""
+"""Manifests, which list the digest of each file in a folder. A folder counts as stored only if its manifest exists."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from promptintern.storage.store import Store, check_path, hash_file
 __all__ = ["FileEntry", "Manifest", "commit_folder", "fetch_folder", "read_manifest"]
 
 _DOWNLOAD_ATTEMPTS = 3
-"""How often a file is fetched if its content differs from the manifest."""
+"""The maximum number of times that a file is fetched if its content differs from the manifest."""
 _log = structlog.get_logger("promptintern.storage")
 
 
@@ -39,18 +39,18 @@ class Manifest(BaseModel):
 
     schema_version: Literal["2.0"] = RUN_FORMAT
     kind: str
-    """``stage``, ``checkpoint``, ``adapter`` or ``document``."""
+    """The kind of the folder: ``stage``, ``checkpoint``, ``adapter`` or ``document``."""
     files: dict[Annotated[str, AfterValidator(check_path)], FileEntry]
-    """The files by path relative to the committed folder."""
+    """The size and digest of each file, by path relative to the committed folder."""
     parent: str | None = None
-    """``digest`` of the manifest on which this one is based."""
+    """The digest of the manifest on which this manifest is based, or None."""
     term: int = Field(ge=0)
-    """The term in which it was committed."""
+    """The term in which the folder was committed."""
     meta: dict[str, Annotated[JsonValue, AfterValidator(_finite)]] = Field(default_factory=dict)
-    """Facts such as rate, shots, tokens and scores, which readers need without the files."""
+    """The facts that readers need without the files, such as rate, shots, tokens and scores."""
 
     def to_json(self) -> bytes:
-        """Return canonical JSON: sorted keys, no spaces, UTF-8. Equal manifests give equal bytes."""
+        """Return the manifest as canonical JSON: sorted keys, no spaces, UTF-8. Equal manifests give equal bytes."""
         return json.dumps(
             self.model_dump(mode="json", by_alias=True),
             sort_keys=True,
@@ -68,8 +68,8 @@ def read_manifest(store: Store, path: str) -> Manifest | None:
     """Return the manifest at ``path``, or None if it does not exist.
 
     Raises:
-        UserError: if another version of this program wrote it.
-        RunFailed: if it is not a valid manifest.
+        UserError: if another version of this program wrote the file.
+        RunFailed: if the file is not a valid manifest.
     """
     try:
         data = store.read(path)
@@ -105,13 +105,13 @@ def commit_folder(
 ) -> Manifest:
     """Commit the files of ``local`` as ``folder``: upload all files, then create the manifest exclusively.
 
-    The first commit wins. If a manifest already exists, return it without writing anything; its ``term`` tells which
-    commit it belongs to.
+    The first commit wins. If a manifest already exists, return it without writing anything; its ``term`` is the
+    term of the first commit.
 
     Args:
-        manifest_path: Path of the manifest. It may be in ``folder``, under a name that no file of ``local`` has.
-        fence: Called before every upload and before the manifest is created. If it raises, because a newer term was
-            claimed, nothing more is written.
+        manifest_path: The path of the manifest, which may be in ``folder`` under a name that no file of ``local`` has.
+        fence: A check that runs before every upload and before the manifest is created. If the check raises an
+            exception because a newer term was claimed, nothing more is written.
 
     Raises:
         RunFailed: if the storage kept failing, or the existing manifest cannot be read.
@@ -140,13 +140,13 @@ def commit_folder(
 
 
 def fetch_folder(store: Store, manifest: Manifest, *, folder: str, local: Path) -> None:
-    """Copy the committed files to ``local``, and check each against the manifest.
+    """Copy the files that ``manifest`` lists to ``local``, and check each file against the manifest.
 
     Args:
         folder: The committed folder, or an empty string if ``store`` is that folder.
 
     Raises:
-        RunFailed: if a file is missing or differs from the committed one; the message names it.
+        RunFailed: if a file is missing or differs from the committed one; the message names the file.
     """
     for name, entry in manifest.files.items():
         path = f"{folder}/{name}" if folder else name

@@ -1,4 +1,4 @@
-"""Options for reaching an S3 server. Credentials are not among them; botocore finds those itself."""
+"""The options for reaching an S3 server. They do not include credentials, which botocore finds itself."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,12 +8,12 @@ from promptintern_api.compute import StorageSpec
 
 @dataclass(frozen=True, kw_only=True)
 class S3Options:
-    """Endpoint and region; credentials come from the environment, ~/.aws or the pod's identity, never from a job."""
+    """The endpoint and region. Credentials come from the environment, ~/.aws or the pod's identity, not from a job."""
 
     endpoint: str | None = None
     region: str | None = None
 
     @classmethod
     def of(cls, storage: StorageSpec | None) -> Self:
-        """Return the options of ``spec.storage``."""
+        """Return the options in ``storage``, the ``spec.storage`` of a job."""
         return cls(endpoint=storage.endpoint, region=storage.region) if storage else cls()

@@ -27,20 +27,20 @@ def is_transient_status(status: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """When to retry. All times are in seconds."""
+    """The rule for when to retry. All times are in seconds."""
 
     deadline: float = 120.0
-    """Time after the first of several consecutive failures. Slow successes do not count."""
+    """The time after the first of several consecutive failures at which retries end. Slow successes do not count."""
     first_wait: float = 0.2
     longest_wait: float = 5.0
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
-    """Returns a uniform random number in [0, 1)."""
+    """The function that returns a uniform random number in [0, 1)."""
 
     @classmethod
     def from_environment(cls) -> "RetryPolicy":
-        """Return the default policy, with the deadline of ``ENV_STORAGE_DEADLINE`` if that variable is set.
+        """Return the default policy, with the deadline from the variable ``ENV_STORAGE_DEADLINE`` if it is set.
 
         Raises:
             UserError: if the variable is not a number of seconds.
@@ -59,14 +59,14 @@ class RetryPolicy:
         return cls(deadline=deadline)
 
     def run(self, work: Callable[[], _T], *, operation: str, about: Mapping[str, str]) -> _T:
-        """Call ``work`` and return its result, with a retry after every ``Transient`` until the deadline.
+        """Call ``work``, retry it after every ``Transient`` until the deadline, and return its result.
 
         Args:
-            operation: The protocol's name of the operation, such as ``PutObject``.
+            operation: The protocol's name for the operation, such as ``PutObject``.
             about: The target of the operation, such as bucket and key, for the log and the error message.
 
         Raises:
-            InfrastructureFailed: when the deadline has passed. The message names ``operation`` and ``about``.
+            InfrastructureFailed: if the deadline has passed; the message names ``operation`` and ``about``.
             Exception: any other exception of ``work``, immediately.
         """
         attempt, began = 0, 0.0

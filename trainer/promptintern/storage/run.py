@@ -1,4 +1,4 @@
-"""The folder of a run: terms that claim it, committed stages and documents, and checkpoints of unfinished stages."""
+"""The folder of a run, with claimed terms, committed stages and documents, and checkpoints of unfinished stages."""
 
 import json
 import re
@@ -33,27 +33,31 @@ class FencedOut(InfrastructureFailed):
     def __init__(self, message: str, *, claimant: str) -> None:
         super().__init__(message)
         self.claimant = claimant
-        """Id of the driver that claimed the newer term."""
+        """The id of the driver that claimed the newer term."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claimant:
-    """A driver. Its workers may claim several terms in succession, unless another driver claims one in between."""
+    """A driver that claims a run.
+
+    Its workers may claim several terms in succession, unless another driver claims a term in between.
+    """
 
     id: str
     newest_term: int
-    """The newest term when the driver started."""
+    """The newest term at the time when the driver started."""
 
 
 class RunStore:
     """The files of one run:
 
-    - ``job.json``, ``model.json``: the job, data and model with which the run began
-    - ``terms/<n>.json``: one for each claim of the run; the claim with the highest number owns it
+    - ``job.json`` and ``model.json``: the job, data and model with which the run began
+    - ``terms/<n>.json``: the claim of term ``n``; the claim with the highest number owns the run
     - ``stages/<key>/manifest.json`` and ``stages/<key>/t<term>/adapter/``: the committed result of a stage
-    - ``stages/<key>/t<term>/checkpoints/step-<n>/``, with a ``manifest.json`` inside
-    - ``evaluation/<arm>/``, ``evaluation/latency/``: answers and latencies, with a ``manifest.json`` inside
-    - ``adapter/``, ``report/``, ``logs/``
+    - ``stages/<key>/t<term>/checkpoints/step-<n>/``: a checkpoint and its ``manifest.json``
+    - ``evaluation/<arm>/``: the answers of an arm and their ``manifest.json``
+    - ``evaluation/latency/``: the measured latencies and their ``manifest.json``
+    - ``adapter/``, ``report/`` and ``logs/``: the final adapter, the report, and the logs
     """
 
     def __init__(self, store: Store) -> None:
@@ -68,14 +72,14 @@ class RunStore:
     def claim_term(self, process: Mapping[str, str], claimant: Claimant | None = None) -> int:
         """Claim the run with a new term, one above the newest, and return the term.
 
-        Also remove what killed processes left behind in committed stages.
+        Also remove the files that killed processes left behind in committed stages.
 
         Args:
-            process: Host, pid and time of the claim, for the messages of processes that it fences out.
-            claimant: The driver for which a worker claims the run. Default: a driver that starts now.
+            process: The host, process id and time of the claim, for the messages of processes that it fences out.
+            claimant: The driver for which a worker claims the run; by default, a driver that starts now.
 
         Raises:
-            FencedOut: if another driver claimed a term since ``claimant`` started or last claimed one.
+            FencedOut: if another driver has claimed a term since ``claimant`` started or last claimed a term.
             UserError: if the storage ignores exclusive creation, so that no commit would be safe on it.
         """
         driver, claimant = claimant, claimant or self.new_claimant()
@@ -101,7 +105,7 @@ class RunStore:
         return term
 
     def newest_term(self) -> int:
-        """Return the highest claimed term, or 0 if there is none."""
+        """Return the highest claimed term, or 0 if no term was claimed."""
         matches = (_TERM.fullmatch(path) for path in self.store.list("terms"))
         return max((int(match[1]) for match in matches if match), default=0)
 
@@ -112,7 +116,7 @@ class RunStore:
             raise self._fenced_out(newest, f"this one (term {term})")
 
     def check_claimant(self, claimant: Claimant) -> None:
-        """Raise ``FencedOut`` if another driver claimed a term since ``claimant`` was created."""
+        """Raise ``FencedOut`` if another driver has claimed a term since ``claimant`` was created."""
         newest = self.newest_term()
         if newest > claimant.newest_term:
             fenced = self._fenced_out(newest, "this one")
@@ -159,19 +163,19 @@ class RunStore:
         return read_manifest(self.store, _stage_path(key))
 
     def record(self, key: str, manifest: Manifest, kind: type[R]) -> R:
-        """The record of a training in ``manifest``, which stage ``key`` committed.
+        """Return the training record in ``manifest``, the manifest that stage ``key`` committed.
 
         Raises:
-            RunFailed: if the manifest holds something else.
+            RunFailed: if the manifest does not contain such a record.
         """
         return kind.from_meta(manifest.meta, f"{self.store.uri}/{_stage_path(key)}")
 
     def commit_stage(
         self, key: str, *, term: int, local: Path, parent: str | None, meta: Mapping[str, JsonValue]
     ) -> Manifest:
-        """Commit the files of ``local`` as stage ``key``, and remove its checkpoints of all terms.
+        """Commit the files of ``local`` as stage ``key``, and remove the stage's checkpoints of all terms.
 
-        Return the committed manifest, which is the one of another term if that was committed first.
+        Return the committed manifest, or the manifest of another term if that term committed the stage earlier.
 
         Raises:
             FencedOut: if a newer term was claimed before the commit.
@@ -210,7 +214,7 @@ class RunStore:
                 self._remove_superseded(match[1], manifest)
 
     def _remove_superseded(self, key: str, manifest: Manifest) -> None:
-        """Remove all files of a committed stage but its manifest and the files listed there; only these are read."""
+        """Remove all files of a committed stage except its manifest and the files listed there; only those are read."""
         kept = stage_folder(key, manifest.term)
         paths = self.store.list(f"stages/{key}")
         folders = {match[1] for match in map(_TERM_FOLDER.match, paths) if match}
@@ -251,7 +255,7 @@ class RunStore:
         return manifest
 
     def latest_checkpoint(self, key: str) -> tuple[Manifest, str] | None:
-        """Return the checkpoint of stage ``key`` with the most steps, in any term, and its folder, or else None.
+        """Return the manifest and folder of the checkpoint of stage ``key`` with the most steps in any term, or None.
 
         A checkpoint is skipped if its manifest cannot be read, or if a file is missing or has a different size.
         """
@@ -261,12 +265,12 @@ class RunStore:
         """Copy a checkpoint's files to ``local``.
 
         Raises:
-            RunFailed: if a file is missing or differs from the committed one; the message names it.
+            RunFailed: if a file is missing or differs from the committed one; the message names the file.
         """
         fetch_folder(self.store, manifest, folder=folder, local=local)
 
     def _checkpoints(self, key: str) -> Iterator[tuple[Manifest, str]]:
-        """Yield complete checkpoints and their folders, the newest first."""
+        """Yield the manifest and folder of every complete checkpoint, sorted by descending step."""
         sizes = self.store.sizes(f"stages/{key}")
         for folder in _checkpoint_folders(sizes):
             try:
@@ -292,9 +296,10 @@ class RunStore:
     def commit_document(
         self, folder: str, value: Mapping[str, Any], *, term: int, parent: str | None
     ) -> dict[str, Any]:
-        """Commit ``value`` as ``folder``, and return the committed value, which is another term's if that was first.
+        """Commit ``value`` as the document ``folder``, and return the committed value.
 
-        An existing document with a different ``parent`` is removed first.
+        If another term committed the document earlier, return its value instead. An existing document with a different
+        ``parent`` is removed beforehand.
 
         Raises:
             FencedOut: if a newer term was claimed before the commit.
@@ -325,7 +330,7 @@ class RunStore:
         return committed
 
     def committed_document(self, folder: str, *, parent: str | None) -> dict[str, Any] | None:
-        """Return the document committed as ``folder``, or None if there is none, or it has a different ``parent``.
+        """Return the document committed as ``folder``, or None if no document exists or its ``parent`` is different.
 
         Raises:
             RunFailed: if the file differs from the committed one.
@@ -339,7 +344,7 @@ class RunStore:
         return value
 
     def read_json(self, path: str) -> dict[str, Any] | None:
-        """Return the JSON object at ``path``, or None if it does not exist. Raise ``RunFailed`` if it is invalid."""
+        """Return the JSON object at ``path``, or None if no file exists. Raise ``RunFailed`` if the file is invalid."""
         try:
             value = json.loads(self.store.read(path))
         except FileNotFoundError:
@@ -358,17 +363,17 @@ class RunStore:
 
 
 def stage_folder(key: str, term: int) -> str:
-    """The folder of what stage ``key`` committed in ``term``, below the run's folder."""
+    """Return the folder, relative to the run's folder, of the files that stage ``key`` commits in ``term``."""
     return f"stages/{key}/t{term}/adapter"
 
 
 def checkpoint_folder(key: str, term: int, step: int) -> str:
-    """Return the folder, relative to the run's, of the checkpoint of stage ``key`` after ``step``."""
+    """Return the folder, relative to the run's folder, of the checkpoint of stage ``key`` after ``step`` steps."""
     return f"stages/{key}/t{term}/checkpoints/step-{step:06d}"
 
 
 def _checkpoint_folders(paths: Mapping[str, int]) -> list[str]:
-    """Return the checkpoint folders that have a manifest, by descending steps, then by descending term."""
+    """Return the checkpoint folders that have a manifest, sorted by descending step, then by descending term."""
     matches = [match for match in map(_CHECKPOINT.fullmatch, paths) if match]
     return [match[1] for match in sorted(matches, key=lambda m: (int(m[3]), int(m[2])), reverse=True)]
 

@@ -1,4 +1,4 @@
-"""A check that refuses the files of a run that another version of this program began."""
+"""The check that refuses a run's files if another version of this program began the run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from promptintern.errors import UserError
 def check_format(document: Mapping[str, Any], where: str) -> None:
     """Check that ``document``, the JSON object at ``where``, has this version's format.
 
-    An object without a format passes; its reader has to check it.
+    An object without a format passes; the code that reads the object has to check it.
 
     Raises:
-        UserError: if another version wrote it.
+        UserError: if another version wrote ``document``.
     """
     written = document.get("schemaVersion", RUN_FORMAT)
     if written == RUN_FORMAT:

@@ -1,4 +1,4 @@
-"""s3:// storage: objects of a bucket. Every request is retried separately."""
+"""The storage at s3:// URIs: objects in a bucket. Every request is retried separately."""
 
 import contextlib
 import os
@@ -23,21 +23,21 @@ from promptintern.storage.s3_errors import FailedRequest, classify_error
 
 _T = TypeVar("_T")
 PART_BYTES = 16 << 20
-"""Size of a part of a large transfer. S3 requires at least 5 MiB."""
+"""The size in bytes of a part of a large transfer. S3 requires at least 5 MiB."""
 _MAX_PARTS = 10_000
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
 _LOADER = create_loader()
-"""Botocore's description of S3, parsed only once, because that is most of the time of creating a client."""
+"""The loader of botocore's description of S3, shared because parsing it takes most of the time of creating a client."""
 
 
 def _certificate_settings() -> dict[str, str]:
-    """Return the settings for the endpoint's certificate authority. Without its file, the public ones are trusted."""
+    """Return the client settings that name the endpoint's certificate authority, or none to trust the public ones."""
     path = os.environ.get(ENV_STORAGE_CA)
     return {"verify": path} if path and Path(path).is_file() else {}
 
 
 class S3Backend:
-    """Stores objects of ``bucket``. Retries in s3fs and botocore are off, so only this class decides about retries."""
+    """A backend that stores objects in ``bucket``. Only this class retries; s3fs and botocore are told not to."""
 
     def __init__(self, bucket: str, options: S3Options, policy: RetryPolicy) -> None:
         self._bucket = bucket
@@ -91,7 +91,7 @@ class S3Backend:
                 self._call("PutObject", Key=key, Body=data, IfNoneMatch="*", Metadata=mark)
             except FileExistsError:
                 # The object may be ours: the response to an earlier attempt can get lost, and the HTTP client repeats
-                # a request by itself if a kept-alive connection turns out to be closed.
+                # a request on its own if a kept-alive connection turns out to be closed.
                 return self._has_mark(key, mark)
             return True
 
@@ -100,7 +100,7 @@ class S3Backend:
     def _has_mark(self, key: str, mark: dict[str, str]) -> bool:
         try:
             return bool(self._call("HeadObject", Key=key).get("Metadata") == mark)
-        except FileNotFoundError:  # and removed since then
+        except FileNotFoundError:  # the object has been removed since then
             return False
 
     def size(self, key: str) -> int | None:
@@ -148,7 +148,7 @@ class S3Backend:
                     answer = self._request("UploadPart", Key=key, UploadId=upload, PartNumber=number, Body=body)
                     parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             self._request("CompleteMultipartUpload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
-        except FileNotFoundError as error:  # NoSuchUpload: the server lost it, or it was already completed
+        except FileNotFoundError as error:  # NoSuchUpload: the server lost the upload or has completed it
             raise Transient(f"the server no longer knows upload {upload}") from error
         except BaseException:
             with contextlib.suppress(Exception):
@@ -166,7 +166,7 @@ class S3Backend:
         return self._policy.run(work, operation=operation, about=about)
 
     def _read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """Read the bytes from ``start`` up to ``stop``, or all bytes, in one attempt."""
+        """Return the bytes from ``start`` up to ``stop``, or all bytes by default, without retries."""
         arguments = {} if start is None or stop is None else {"Range": f"bytes={start}-{stop - 1}"}
 
         async def read() -> bytes:
@@ -201,7 +201,7 @@ def _key_or_prefix(arguments: dict[str, Any]) -> str:
 
 
 def _host(endpoint: str | None) -> str:
-    """Return only host and port, because a URL may contain a password."""
+    """Return only the host and port of ``endpoint``, because a URL may contain a password."""
     if endpoint is None:
         return "AWS"
     parts = urlsplit(endpoint)

@@ -1,4 +1,4 @@
-"""Classification of failed S3 requests: what an error of the server, or no response, means for the run."""
+"""Classification of failed S3 requests by what a server's error or a missing response means for the run."""
 
 import asyncio
 from collections.abc import Callable
@@ -64,9 +64,9 @@ class FailedRequest:
 
     error: Exception
     code: str
-    """S3's error code, or an empty string if no server responded."""
+    """The S3 error code, or an empty string if no server responded."""
     status: int
-    """HTTP status, or 0 if no server responded."""
+    """The HTTP status, or 0 if no server responded."""
     operation: str
     bucket: str
     key: str
@@ -74,7 +74,7 @@ class FailedRequest:
 
     @classmethod
     def of(cls, error: Exception, *, operation: str, bucket: str, key: str, endpoint: str) -> Self:
-        """Extract code and status from ``error``. s3fs raises Python's errors, whose cause is botocore's error."""
+        """Extract the code and status from ``error`` or its cause; s3fs wraps botocore's errors in Python's own."""
         code, status = "", 0
         for exception in (error, error.__cause__):
             if isinstance(exception, boto.ClientError):
@@ -96,7 +96,7 @@ class FailedRequest:
 
 
 def classify_error(request: FailedRequest) -> Exception:
-    """Return a Transient, UserError, RunFailed, FileExistsError or FileNotFoundError, or any other error unchanged."""
+    """Return a Transient, UserError, RunFailed, FileExistsError or FileNotFoundError, or an unknown error unchanged."""
     return next((becomes(request) for applies, becomes in _RULES if applies(request)), request.error)
 
 

@@ -15,17 +15,19 @@ from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
 
 _WRITE_ATTEMPTS = 3
-"""How often a file is written if different content is read back."""
+"""The maximum number of times that a file is written if different content is read back."""
 _CHUNK = 1 << 20
 _log = structlog.get_logger("promptintern.storage")
 
 
 def open_store(uri: str, *, s3: S3Options | None = None, policy: RetryPolicy | None = None) -> "Store":
-    """Open the folder at ``uri``: ``file:///absolute/path`` or ``s3://bucket/prefix``. Only a bucket has to exist.
+    """Open the folder at ``uri``: ``file:///absolute/path`` or ``s3://bucket/prefix``.
+
+    The folder need not exist, but the bucket must.
 
     Args:
-        s3: Endpoint and region. Botocore finds the credentials (environment, ~/.aws, the pod's identity).
-        policy: When to retry. Default: ``RetryPolicy.from_environment``.
+        s3: The endpoint and region. Botocore finds the credentials (environment, ~/.aws, the pod's identity).
+        policy: The rule for when to retry; by default, ``RetryPolicy.from_environment``.
 
     Raises:
         UserError: if ``uri`` has neither form.
@@ -48,8 +50,8 @@ def open_store(uri: str, *, s3: S3Options | None = None, policy: RetryPolicy | N
 class Store:
     """A folder of files. Paths are relative and '/'-separated. A store may be used by several threads.
 
-    Every method may raise ``UserError`` (the bucket does not exist, access is denied) or ``RunFailed`` (requests kept
-    failing until the deadline, no space is left). Both name the file or bucket and the operation.
+    Every method may raise ``UserError`` (the bucket does not exist, or access is denied) or ``RunFailed`` (requests
+    kept failing until the deadline, or no space is left). Both messages name the file or bucket and the operation.
     """
 
     def __init__(self, backend: Backend, prefix: str = "") -> None:
@@ -65,11 +67,11 @@ class Store:
         return f"Store({self.uri})"
 
     def child(self, *parts: str) -> "Store":
-        """Return the folder ``parts`` below this one."""
+        """Return the subfolder at the relative path that consists of ``parts``."""
         return Store(self._backend, self._key("/".join(parts)))
 
     def read(self, path: str) -> bytes:
-        """Return the file's content. Raise ``FileNotFoundError`` if it does not exist."""
+        """Return the file's content. Raise ``FileNotFoundError`` if the file does not exist."""
         return self._backend.get(self._key(path))
 
     def write(self, path: str, data: bytes) -> None:
@@ -98,7 +100,7 @@ class Store:
         return self._backend.size(self._key(path)) is not None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Return the size in bytes of every file below the folder ``prefix`` by path, sorted."""
+        """Return the sizes in bytes of all files below the folder ``prefix``, as a dict that is sorted by path."""
         start = len(self._prefix) + 1 if self._prefix else 0
         sizes = self._backend.sizes(self._key(prefix) if prefix.strip("/") else self._prefix)
         return {key[start:]: size for key, size in sorted(sizes.items())}
@@ -112,7 +114,7 @@ class Store:
         self._backend.delete(self._key(prefix))
 
     def upload(self, local: Path, path: str) -> FileEntry:
-        """Upload a local file in chunks, and verify it by reading it back."""
+        """Upload a local file in chunks, verify it by reading it back, and return its size and digest."""
         key = self._key(path)
         for attempt in range(1, _WRITE_ATTEMPTS + 1):
             entry = hash_file(local)
@@ -129,7 +131,7 @@ class Store:
         raise self._not_as_written(path)
 
     def download(self, path: str, local: Path) -> None:
-        """Copy a file to ``local`` completely or not at all. Raise ``FileNotFoundError`` if ``path`` does not exist."""
+        """Download ``path`` to ``local``, completely or not at all. Raise ``FileNotFoundError`` if it is missing."""
         chunks = self._backend.chunks(self._key(path))
         # Read the first chunk, which fails if the file does not exist, before any local change.
         first = next(chunks, b"")
@@ -159,7 +161,7 @@ class Store:
 
 
 def check_path(path: str) -> str:
-    """Return ``path`` if it is inside its folder, or else raise ``ValueError``."""
+    """Return ``path`` if it is a valid relative path; otherwise, raise ``ValueError``."""
     parts = path.rstrip("/").split("/")
     if any(part in ("", ".", "..") or part.startswith(TEMPORARY) or "\0" in part or "\\" in part for part in parts):
         raise ValueError(f"{path!r} is not a relative path of a stored file")
