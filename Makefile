@@ -35,7 +35,7 @@ demo: ## Internalize the sample prompt twice (few rows, many rows) and print bot
 	@$(RUN) promptintern run examples/few-rows.yaml --workdir $(WORKDIR)
 	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
 
-test: prerequisites ## Run unit and integration tests, then test the whole product on a real Kubernetes
+test: prerequisites ## Run unit and integration tests, then test the whole product on a real Kubernetes cluster
 	@$(BESIDE) timed untimed
 	@if $(RUN) python -m tests.cluster check; then exec $(MAKE) --no-print-directory e2e; else exec $(RUN) pytest $(E2E); fi
 
@@ -55,11 +55,11 @@ integration: prerequisites ## Run integration tests: a real API server, S3 serve
 operator: prerequisites ## Test the operator on a real API server with a fake KubeRay: restarts, replicas, silent watches
 	@$(RUN) pytest $(TIMED) $(PARALLEL) 2
 
-e2e: ## Test the whole product on a real Kubernetes: images, chart, jobs in Ray clusters; skips nothing
+e2e: ## Test the whole product on a real Kubernetes cluster: images, chart, jobs in Ray clusters; skips nothing
 	@$(RUN) python -m tests.cluster build
 	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest $(E2E)
 
-e2e-more: ## Test what users and platform teams do on a real Kubernetes: suspend, delete, correct; GPUs, Kueue, helm upgrade
+e2e-more: ## Test what users and platform teams do on a real Kubernetes cluster: suspend, delete, correct; GPUs, Kueue, helm upgrade
 	@$(RUN) python -m tests.cluster build
 	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest $(E2E_MORE) -v
 
@@ -67,7 +67,7 @@ e2e-faults: ## Test faults while jobs run: pods, node, API server, S3, KubeRay (
 	@$(RUN) python -m tests.cluster build
 	@PROMPTINTERN_REQUIRE_CLUSTER=1 PROMPTINTERN_FAULTS=all $(RUN) pytest tests/e2e/test_faults.py tests/e2e/test_memory.py -v
 
-cluster-up: ## Start a Kubernetes with KubeRay and an S3 server on this machine (Linux, root), or use your cluster
+cluster-up: ## Start a Kubernetes cluster with KubeRay and an S3 server on this machine (Linux, root), or use your cluster
 	@$(RUN) python -m tests.cluster up
 
 cluster-down: ## End that cluster and remove everything that it left on this machine
