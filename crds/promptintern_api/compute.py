@@ -1,4 +1,4 @@
-"""spec.compute, spec.checkpoint, spec.storage and spec.retries: where a job runs and what survives a failure."""
+"""spec.compute, spec.checkpoint, spec.storage and spec.retries: where a job runs, and how it survives failures."""
 
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -21,7 +21,7 @@ class Device(StrEnum):
 
 
 class Resources(ApiModel):
-    """CPU and memory of one pod."""
+    """The CPU and the memory of one pod."""
 
     cpu: Annotated[
         Quantity | None,
@@ -149,7 +149,7 @@ class ModelCache(ApiModel):
 
 
 class Affinity(ApiModel):
-    """Scheduling constraints, as in a pod's spec."""
+    """The scheduling constraints of a pod, as in a pod's spec."""
 
     node_affinity: Annotated[
         dict[str, Any] | None,
@@ -166,7 +166,7 @@ class Affinity(ApiModel):
 
 
 class ComputeSpec(ApiModel):
-    """The Ray cluster of a job. `promptintern run` uses only `device` and `gpusPerWorker`; it has a flag --workers."""
+    """The Ray cluster of a job. `promptintern run` uses only `device`, `gpusPerWorker`, and its own flag --workers."""
 
     workers: Annotated[
         int,
@@ -305,7 +305,7 @@ class ComputeSpec(ApiModel):
 
 
 class CheckpointSpec(ApiModel):
-    """Checkpoints within a stage, which bound the work that a hard kill can cost."""
+    """The checkpoints within a stage, which bound the work that a hard kill can cost."""
 
     every_seconds: Annotated[
         int,
