@@ -1,4 +1,4 @@
-"""The API reference, docs/api.md: one table for each object of the API."""
+"""Generate the API reference, docs/api.md, with one table for each object of the API."""
 
 import json
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def api_reference() -> str:
 
 
 def _objects(name: str, place: str, schemas: dict[str, Schema]) -> Iterator[tuple[str, str]]:
-    """Yield ``name`` and every object below it with its place in a job, parents first."""
+    """Yield ``name`` and every object below it, each with its path in a job, parents first."""
     yield name, place
     for field, node in schemas[name].get("properties", {}).items():
         for target, suffix in ((node.get("$ref"), ""), (node.get("items", {}).get("$ref"), "[]")):
@@ -74,7 +74,7 @@ def _section(name: str, places: list[str], schemas: dict[str, Schema]) -> str:
 
 def _row(field: str, node: Schema, required: bool, schemas: dict[str, Schema]) -> str:
     default = "required" if required else f"`{json.dumps(node['default'])}`" if "default" in node else ""
-    text = node.get("description") or schemas[node["$ref"]]["description"]  # pydantic leaves out what would be equal
+    text = node.get("description") or schemas[node["$ref"]]["description"]  # pydantic omits an equal description
     cells = (f"`{field}`", _type(node, schemas), default, _range(node), text)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

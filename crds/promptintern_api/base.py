@@ -1,4 +1,4 @@
-"""The base of all API models: camelCase on the wire, no unknown fields, and rules that the CRD carries as well."""
+"""The base of all API models, with camelCase on the wire, no unknown fields, and rules that the CRD contains too."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A check across fields, written twice: for the API server and for Python.
+    """A check across fields, written once for the API server and once for Python.
 
     ``cel`` becomes an entry of ``x-kubernetes-validations`` on the object that has the rule; ``holds`` is the same
     check on the model. A test runs both on the same documents.
@@ -36,17 +36,17 @@ def _parse_numeral(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_parse_numeral)]
-"""A float. Text that is a numeral is accepted too, because PyYAML reads ``2e-4`` as text (kubectl reads a number)."""
+"""A float. A numeral in a string is accepted too, because PyYAML reads ``2e-4`` as a string, unlike kubectl."""
 
 
 Time = Annotated[
     datetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
 ]
-"""A time. It is text on the wire, which strict validation would refuse for a time."""
+"""A time. On the wire it is a string, which strict validation would refuse if it were not parsed first."""
 
 
 def map_by(key: str) -> dict[str, Any]:
-    """Return the schema keys of a list whose items server-side apply merges by ``key``."""
+    """Return the schema keywords of a list whose items server-side apply merges by ``key``."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 

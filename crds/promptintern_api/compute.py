@@ -1,4 +1,4 @@
-"""spec.compute, spec.checkpoint, spec.storage and spec.retries: where a job runs and what survives a failure."""
+"""spec.compute, spec.checkpoint, spec.storage and spec.retries: where a job runs, and how it survives failures."""
 
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -21,7 +21,7 @@ class Device(StrEnum):
 
 
 class Resources(ApiModel):
-    """CPU and memory of one pod."""
+    """The CPU and the memory of one pod."""
 
     cpu: Annotated[
         Quantity | None,
@@ -150,7 +150,7 @@ class ModelCache(ApiModel):
 
 
 class Affinity(ApiModel):
-    """Scheduling constraints, as in a pod's spec."""
+    """The scheduling constraints of a pod, as in a pod's spec."""
 
     node_affinity: Annotated[
         dict[str, Any] | None,
@@ -308,7 +308,7 @@ class ComputeSpec(ApiModel):
 
 
 class CheckpointSpec(ApiModel):
-    """Checkpoints within a stage, which bound the work that a hard kill can cost."""
+    """The checkpoints within a stage, which bound the work that a hard kill can cost."""
 
     every_seconds: Annotated[
         int,

@@ -1,25 +1,26 @@
-"""What the operator, the trainer and the command line agree on beside the job itself; each name is spelled here once.
+"""The names and values, besides the job itself, that the operator, the trainer and the command line share.
 
-Whatever is spelled again elsewhere (the chart, the images, the documentation) is compared with this module by
-``tests/unit/api/test_contract.py``.
+``tests/unit/api/test_contract.py`` compares this module with the chart, the images and the documentation, which repeat
+some of the names.
 """
 
 from enum import IntEnum
 from typing import Final
 
 RUN_FORMAT: Final = "2.0"
-"""Version of the files that a run stores. A run of another version is refused, and the operator ends an attempt whose
-RayJob was created for another one."""
+"""The version of the files that a run stores. A run of another version is refused, and the operator ends an attempt
+whose RayJob was created for another version.
+"""
 
 
 class ExitCode(IntEnum):
-    """Exit codes of ``promptintern``. The operator reads them as the cause of an attempt's end."""
+    """An exit code of ``promptintern``, from which the operator learns why an attempt ended."""
 
     DONE = 0
     FAILED = 1
     """The run failed, or its gate stopped it."""
     USER_ERROR = 2
-    """The job or its data is wrong; the same command fails again."""
+    """The job or its data is wrong; the same command would fail again."""
     INFRASTRUCTURE = 75
     """Storage or workers were lost (``EX_TEMPFAIL`` of BSD's sysexits); the same command may succeed."""
     INTERRUPTED = 130
@@ -31,60 +32,60 @@ class ExitCode(IntEnum):
 # Environment variables of the trainer's containers
 
 ENV_RAY_JOB: Final = "PROMPTINTERN_RAY_JOB"
-"""Name of the RayJob whose cluster the process runs in."""
+"""The variable with the name of the RayJob in whose cluster the process runs."""
 ENV_RAY_VERSION: Final = "PROMPTINTERN_RAY_VERSION"
-"""Ray's version that the job asks for; the driver compares it with the image's."""
+"""The variable with the Ray version that the job requests; the driver compares it with the version in the image."""
 ENV_POD_FOLDER: Final = "PROMPTINTERN_POD_FOLDER"
-"""Folder through which a pod's preStop hook and its trainer talk."""
+"""The variable with the folder through which the preStop hook and the trainer of a pod communicate."""
 ENV_STORAGE_CA: Final = "PROMPTINTERN_STORAGE_CA"
-"""File with the certificate authority of the storage; used only if the file exists."""
+"""The variable with the path of the storage's certificate authority, which is used only if the file exists."""
 ENV_STORAGE_DEADLINE: Final = "PROMPTINTERN_STORAGE_DEADLINE_SECONDS"
-"""Seconds for which a storage that does not answer is asked again."""
+"""The variable with the number of seconds for which requests to a storage that does not answer are repeated."""
 
 OPERATOR_ENV_PREFIX: Final = "PROMPTINTERN_"
-"""Prefix of the operator's own settings."""
+"""The prefix of the environment variables with the operator's own settings."""
 
 # Labels and annotations
 
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 OPERATOR: Final = "promptintern-operator"
-"""Value of ``LABEL_MANAGED_BY`` on every object that the operator makes, and the operator's field manager."""
+"""The value of ``LABEL_MANAGED_BY`` on every object that the operator creates, and the operator's field manager."""
 OPERATOR_SELECTOR: Final = f"{LABEL_MANAGED_BY}={OPERATOR}"
 LABEL_JOB: Final = "promptintern.dev/job"
 LABEL_JOB_UID: Final = "promptintern.dev/job-uid"
 LABEL_ROLE: Final = "promptintern.dev/role"
-"""``head``, ``worker`` or ``preflight``."""
+"""The label with the role of a pod: ``head``, ``worker`` or ``preflight``."""
 LABEL_ATTEMPT: Final = "promptintern.dev/attempt"
 ANNOTATION_GENERATION: Final = "promptintern.dev/generation"
-"""The generation of the spec that a preflight checks."""
+"""The annotation with the generation of the spec that a preflight checks."""
 ANNOTATION_TRY: Final = "promptintern.dev/try"
-"""The number of a preflight among those of its generation, from 1."""
+"""The annotation with the number of a preflight among the preflights of one generation, from 1."""
 ANNOTATION_RUN_FORMAT: Final = "promptintern.dev/run-format"
-"""``RUN_FORMAT`` of the operator that created a RayJob."""
+"""The annotation with the ``RUN_FORMAT`` of the operator that created a RayJob."""
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 LABEL_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
 
 TRAINER_FIELD_MANAGER: Final = "promptintern-trainer"
-"""Field manager of ``status.training``."""
+"""The field manager of ``status.training``."""
 
 # Objects of a job
 
 
 def dependent_name(job: str) -> str:
-    """Name of the ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy of the job named ``job``."""
+    """Return the name of the ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy of the job ``job``."""
     return f"promptintern-{job}"
 
 
 # Files of a run, below its folder in the storage
 
 JOB_FILE: Final = "job.json"
-"""The job and the digests of its data. The key of a job's ConfigMap, too, which holds the resolved job."""
+"""The file with the job and the digests of its data, and the key of the resolved job in the job's ConfigMap."""
 MODEL_FILE: Final = "model.json"
 MANIFEST_FILE: Final = "manifest.json"
-"""Written last in whatever is committed."""
+"""The file that is written last into every folder that is committed."""
 ADAPTER_FOLDER: Final = "adapter"
 PROMPT_FILE: Final = "promptintern.json"
-"""In ``ADAPTER_FOLDER``: the prompt that the adapter expects."""
+"""The file in ``ADAPTER_FOLDER`` with the prompt that the adapter expects."""
 REPORT_FOLDER: Final = "report"
 REPORT_HTML: Final = "report.html"
 REPORT_JSON: Final = "report.json"

@@ -26,7 +26,7 @@ _COLUMNS = (
 
 
 def custom_resource_definition() -> dict[str, Any]:
-    """Return the manifest (apiextensions.k8s.io/v1), which needs Kubernetes 1.30 or newer."""
+    """Return the manifest of the CRD (apiextensions.k8s.io/v1), which needs Kubernetes 1.30 or newer."""
     columns = [
         {"name": name, "type": kind, "jsonPath": path, "description": text} for name, kind, path, text in _COLUMNS
     ]
@@ -67,7 +67,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def crd_yaml() -> str:
-    """Return the text of the CRD's file."""
+    """Return the text of the CRD file."""
     text: str = yaml.dump(custom_resource_definition(), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
     return _HEADER + text
 
@@ -87,7 +87,7 @@ def _read(path: Path) -> str | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command. The exit status is 1 if ``--check`` finds a stale file."""
+    """Run the command and return its exit status, which is 1 if ``--check`` finds a stale file."""
     parser = argparse.ArgumentParser(
         prog="promptintern-crd",
         description=("Print the CustomResourceDefinition of PromptInternJob, which is generated from its models."),

@@ -21,7 +21,7 @@ class DataFormat(StrEnum):
 
 
 class OnProblem(StrEnum):
-    """The action on a row that cannot be used as it is."""
+    """The action taken on a row that cannot be used as it is."""
 
     ERROR = "Error"
     DROP = "Drop"

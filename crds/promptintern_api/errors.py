@@ -1,4 +1,4 @@
-"""Parsing a job, with errors that name the field and say what is wrong with it."""
+"""Parse a job, with errors that name the field and say what is wrong with it."""
 
 import json
 import re
@@ -19,10 +19,10 @@ MAX_BYTES = 3 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A mistake and its place."""
+    """A mistake in a job or in a file, with its place."""
 
     where: str
-    """A field such as ``spec.prompt.template``, or ``file:line``."""
+    """The place of the mistake: a field such as ``spec.prompt.template``, or ``file:line``."""
     message: str
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class InvalidJob(ValueError):  # noqa: N818 -- the name says what the document i
 
 
 def parse_job(document: Any) -> PromptInternJob:
-    """Parse ``document``, which is plain data as ``yaml.safe_load`` returns it, into a job.
+    """Parse ``document``, which is plain data as returned by ``yaml.safe_load``, into a job.
 
     Raises:
         InvalidJob: The document is not a valid job. The error lists every mistake with its field.
@@ -46,14 +46,14 @@ def parse_job(document: Any) -> PromptInternJob:
     if not isinstance(document, Mapping):
         raise InvalidJob([Problem(where="document", message="is not a mapping; a job begins with apiVersion and kind")])
     try:
-        # Strict validation (no number in quotes, no 1 for true) accepts the value of an enum only in JSON.
+        # Strict validation (no number in quotes, no 1 for true) accepts enum values only from JSON.
         return PromptInternJob.model_validate_json(_to_json(document), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidJob([problem for item in error.errors() for problem in _problems(item)]) from None
 
 
 def _to_json(document: Mapping[str, Any]) -> str:
-    """Serialize ``document``, measuring its size on the way, because a few YAML aliases can expand to gigabytes.
+    """Serialize ``document`` to JSON, and stop if it grows too large, as a few YAML aliases can expand to gigabytes.
 
     Raises:
         InvalidJob: The document is too large for an API server, contains itself, or has a value that JSON lacks.
@@ -78,7 +78,7 @@ def _to_json(document: Mapping[str, Any]) -> str:
 
 
 def _encode_date(value: object) -> str:
-    """Turn a date, which YAML made of plain text, back into text."""
+    """Turn a date that YAML parsed from plain text back into text."""
     if isinstance(value, date):
         return value.isoformat()
     raise TypeError(f"a value of type {type(value).__name__}")
@@ -102,7 +102,7 @@ def _problems(error: Any) -> list[Problem]:
 
 
 def _mismatch(value: str, pattern: str) -> str:
-    """Say why ``value`` does not match; a pattern of URI schemes is put into words."""
+    """Return why ``value`` does not match ``pattern``; a pattern of URI schemes is described in words."""
     schemes_only = re.fullmatch(r"\^\(([a-z0-9|]+)\)://\.\+\$", pattern)
     if schemes_only is None:
         return f"does not match {pattern}"

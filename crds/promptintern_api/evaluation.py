@@ -1,4 +1,4 @@
-"""spec.evaluation: what is measured, on which rows, and when training stops."""
+"""spec.evaluation: the metrics, the rows on which they are measured, and the gate that may stop the training."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
 from enum import StrEnum
@@ -26,14 +26,14 @@ class Arm(StrEnum):
 
 
 class OnGateFail(StrEnum):
-    """The action of a gate that fails."""
+    """The action taken if a stage fails its gate."""
 
     STOP = "Stop"
     CONTINUE = "Continue"
 
 
 class DirectBudget(StrEnum):
-    """The amount that the training of the Direct arm has in common with all stages together."""
+    """The amount of training in which the Direct arm equals all stages together."""
 
     ROWS = "Rows"
     TOKENS = "Tokens"
@@ -94,7 +94,7 @@ class EvaluationSpec(ApiModel):
                 "BLEU is the corpus score of sacrebleu (0 to 100). The first metric is the score of the stages, the "
                 "gate and the verdict. A metric may be listed once."
             ),
-            json_schema_extra={"x-kubernetes-list-type": "atomic"},  # the order counts
+            json_schema_extra={"x-kubernetes-list-type": "atomic"},  # the order matters
         ),
     ] = [Metric.EXACT_MATCH, Metric.BLEU]
     arms: Annotated[

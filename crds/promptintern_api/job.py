@@ -1,4 +1,4 @@
-"""PromptInternJob, v1alpha1: the object as a whole."""
+"""PromptInternJob, v1alpha1: the whole object."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
 from typing import Annotated, ClassVar, Literal
@@ -23,7 +23,7 @@ PLURAL = "promptinternjobs"
 SHORT_NAME = "pij"
 
 MUTABLE_SPEC_FIELDS = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
-"""The fields that may change after the job was accepted. The rest of the spec is fixed from then on."""
+"""The fields of the spec that may change once the job has been accepted; all other fields are fixed from then on."""
 
 
 class Metadata(ApiModel):

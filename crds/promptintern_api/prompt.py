@@ -1,4 +1,4 @@
-"""spec.prompt: the prompt that is sent today, and how its template is shortened."""
+"""spec.prompt: the prompt that is sent today, and the methods that shorten its template and choose its examples."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
 import re
@@ -11,7 +11,7 @@ from promptintern_api.base import ApiModel, Number, Rule
 from promptintern_api.uris import ModelUri
 
 PLACEHOLDER = re.compile(r"\{(query|examples|answer)\}")
-"""The placeholders. Every other brace is literal text."""
+"""The placeholders of a template. Every other brace is literal text."""
 
 
 def count_placeholder(text: str, name: str) -> int:
@@ -217,7 +217,7 @@ class PromptSpec(ApiModel):
         Rule(
             field="protect",
             message="must list pieces that occur literally in the template and hold no placeholder",
-            # The API server estimates the cost of contains as length times length, and so refuses it here.
+            # The API server estimates the cost of contains as the product of both lengths, so it would refuse it here.
             cel=(
                 "!has(self.protect) || self.protect.all(p, self.template.indexOf(p) >= 0 && "
                 "!p.contains('{query}') && !p.contains('{examples}') && !p.contains('{answer}'))"

@@ -9,7 +9,7 @@ from promptintern_api.base import ApiModel, Number, Rule
 
 
 class Curve(StrEnum):
-    """The shape of the descent from rate 1 to the final rate. The trainer's ``schedule`` has the formulas."""
+    """The shape of the descent from rate 1 to the final rate. The trainer's module ``schedule`` has the formulas."""
 
     LINEAR = "Linear"
     EXPONENTIAL = "Exponential"

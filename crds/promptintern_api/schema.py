@@ -1,4 +1,4 @@
-"""The models as OpenAPI v3 structural schemas, the part of JSON Schema that Kubernetes accepts."""
+"""Convert the models to OpenAPI v3 structural schemas, the part of JSON Schema that Kubernetes accepts."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ _NAME_MESSAGE = (
 
 
 def definitions() -> dict[str, Schema]:
-    """Return a schema for each model and enum, by name. One refers to another by ``{"$ref": NAME, ...}``."""
+    """Return the schema of each model and enum, by name. A schema refers to another by ``{"$ref": NAME, ...}``."""
     document = PromptInternJob.model_json_schema(schema_generator=_WithRules)
     nodes = {name: _structural(node) for name, node in document.pop("$defs").items()}
     return {PromptInternJob.__name__: _structural(document)} | nodes
@@ -49,7 +49,7 @@ def open_api_schema() -> Schema:
     properties = {
         "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
         "kind": {"type": "string", "description": f"{KIND}."},
-        "metadata": {"type": "object"},  # A CRD may not describe the metadata further; the API server knows it.
+        "metadata": {"type": "object"},  # A CRD may not describe the metadata further; the API server defines it.
         "spec": _inlined(schemas[PromptInternJobSpec.__name__], schemas),
         "status": _inlined(schemas[PromptInternJobStatus.__name__], schemas),
     }
@@ -66,7 +66,7 @@ def open_api_schema() -> Schema:
 
 
 class _WithRules(GenerateJsonSchema):
-    """pydantic's generator, extended by the CEL rules of each model and without defaults in the status."""
+    """The schema generator of pydantic, extended by the CEL rules of each model and without defaults in the status."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         node = super().model_schema(schema)
@@ -74,7 +74,7 @@ class _WithRules(GenerateJsonSchema):
         if issubclass(model, ApiModel) and model.rules:
             node[RULES] = [_validation(rule) for rule in model.rules]
         if model.__module__ in _STATUS_MODULES:
-            # An empty list that the API server adds would belong to neither of the two writers of the status.
+            # If the API server added an empty list by default, neither of the two writers of the status would own it.
             for field in node["properties"].values():
                 field.pop("default", None)
         return node
@@ -125,13 +125,13 @@ def _structural(node: Schema) -> Schema:
 
 
 def _ordered(node: Schema) -> Schema:
-    """Return ``node`` with its keys in a fixed order, so that all parts of the file read alike."""
+    """Return ``node`` with its keys in a fixed order, so that all parts of the CRD have the same order."""
     middle = [key for key in sorted(node) if key not in _ORDER + _LAST]
     return {key: node[key] for key in (*_ORDER, *middle, *_LAST) if key in node}
 
 
 def _without_null(node: Schema) -> Schema:
-    """Make an optional field one that may be left out: no union with null, and no default of null."""
+    """Return ``node`` without its union with null and its default of null, since a field may simply be left out."""
     node = dict(node)
     if "anyOf" in node:
         (variant,) = [option for option in node.pop("anyOf") if option != {"type": "null"}]

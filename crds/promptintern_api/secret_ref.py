@@ -1,4 +1,4 @@
-"""References to Kubernetes objects that several parts of the spec use."""
+"""The references to Kubernetes objects that several parts of the spec have in common."""
 
 from typing import Annotated
 

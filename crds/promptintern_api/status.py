@@ -1,4 +1,4 @@
-"""status: the operator writes it except for ``training``, which the head pod writes. Users only read it."""
+"""status: the observed state of a job. The head pod writes ``training``, and the operator writes all other fields."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
 from enum import StrEnum
@@ -72,7 +72,7 @@ class Outcome(StrEnum):
 
 
 class PodStatus(ApiModel):
-    """The last state of a pod that the operator observed."""
+    """The last observed state of a pod."""
 
     name: Annotated[str, Field(description="Name of the pod.")]
     node: Annotated[

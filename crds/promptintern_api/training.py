@@ -68,7 +68,7 @@ class Lora(ApiModel):
 
 
 class BetweenStages(ApiModel):
-    """What a stage inherits from the stage before, besides the parameters of the adapter."""
+    """The state that a stage inherits from the previous stage, besides the parameters of the adapter."""
 
     optimizer: Annotated[
         OptimizerPolicy,

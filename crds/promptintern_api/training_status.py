@@ -45,7 +45,7 @@ class StageStatus(ApiModel):
 
 
 class TimeShares(ApiModel):
-    """The shares of the training time by the kind of work, as the first worker measures them. They sum to 1."""
+    """The shares of the training time that each activity took, as the first worker measures them. They sum to 1."""
 
     data: Annotated[float, Field(ge=0, description="Share spent on building packs and copying them to the device.")] = (
         0.0
@@ -96,7 +96,7 @@ class Progress(ApiModel):
 
 
 class Failure(ApiModel):
-    """The failure of a trainer."""
+    """The failure that a trainer reports."""
 
     failure_class: Annotated[
         str,

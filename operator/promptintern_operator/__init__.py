@@ -1,1 +1,1 @@
-"""The operator: it watches PromptInternJobs and runs each of them through KubeRay."""
+"""The operator, which watches PromptInternJobs and runs each of them through KubeRay."""

@@ -1,4 +1,4 @@
-"""The cache that the watches fill: jobs, and views of the objects that belong to them."""
+"""The operator's cache, which the watches fill with jobs and with views of the objects that belong to them."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -17,36 +17,36 @@ View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
 
 @dataclass(frozen=True)
 class Owner:
-    """The identity of a view's owner. A label alone is no proof, since other tenants can set it in their namespaces."""
+    """The owner of a cached object. The namespace counts too, because tenants of other namespaces can copy the uid."""
 
     namespace: str
     uid: str
 
 
 class ObjectCache(Generic[View]):
-    """Views of the objects of one kind, by owner and by the object's own uid."""
+    """The views of all objects of one kind, by owner and by the uid of the object."""
 
     def __init__(self) -> None:
         self._views: defaultdict[Owner, dict[str, View]] = defaultdict(dict)
 
     def put(self, owner: Owner, uid: str, view: View) -> bool:
-        """Store the newest view of an object; return whether it differs from the view before."""
+        """Store the newest view of an object, and return whether it differs from the previous view."""
         old = self._views[owner].get(uid)
         self._views[owner][uid] = view
         return view != old
 
     def put_if_absent(self, owner: Owner, uid: str, view: View) -> None:
-        """Store the view of an object that was just created, unless its watch was quicker and delivered a newer one."""
+        """Store the view of a new object, unless the watch has already delivered a view of the object."""
         self._views[owner].setdefault(uid, view)
 
     def update(self, owner: Owner, uid: str, **changes: Any) -> None:
-        """Change the view of an existing object before its watch delivers the change."""
+        """Change fields of an object's view at once, without waiting for the watch to deliver the change."""
         view = self._views.get(owner, {}).get(uid)
         if view is not None:
             self._views[owner][uid] = replace(view, **changes)
 
     def remove(self, owner: Owner, uid: str) -> None:
-        """Remove the view of an object that is gone."""
+        """Remove the view of an object that no longer exists."""
         views = self._views.get(owner)
         if views is not None:
             views.pop(uid, None)
@@ -54,7 +54,7 @@ class ObjectCache(Generic[View]):
                 del self._views[owner]
 
     def entries(self) -> list[tuple[Owner, str]]:
-        """Return owner and uid of every object."""
+        """Return the owner and the uid of every object."""
         return [(owner, uid) for owner, views in self._views.items() for uid in views]
 
     def by_owner(self, owner: Owner) -> tuple[View, ...]:
@@ -73,7 +73,10 @@ class CachedJob:
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Self:
-        """Build it from an API object, without managedFields, which are half of it and serve only the API server."""
+        """Build a cached job from an API object without managedFields, which only the API server needs.
+
+        The managedFields take up half of the object.
+        """
         meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         return cls(
             uid=meta["uid"],
@@ -92,29 +95,29 @@ class Cache:
         self.pods: ObjectCache[PodView] = ObjectCache()
         self.preflights: ObjectCache[PreflightView] = ObjectCache()
         self.workloads: ObjectCache[WorkloadView] = ObjectCache()
-        """Workloads, by the RayJob that owns them."""
+        """The Workloads of Kueue, by the RayJob that owns each of them."""
         self.ray_job_owners: dict[Owner, Key] = {}
-        """The job of each RayJob, since a Workload of Kueue names only its RayJob."""
+        """The key of each RayJob's job, which is needed because a Workload of Kueue names only its RayJob."""
         self.kuberay = KubeRay(usable=True)
         self.denials: dict[Owner, Denial] = {}
-        """The denial of a job's action when it was last tried."""
+        """The newest denial of each job, kept until the denied action succeeds."""
         self.grants: dict[Owner, asyncio.Task[bool]] = {}
-        """For each job that is being checked, the task that creates its Role and RoleBinding, and its success."""
+        """The tasks that create the Role and RoleBinding of jobs in their check; each returns whether it succeeded."""
 
     def remove_job(self, key: Key) -> None:
-        """Forget a job that is gone."""
+        """Remove a job that no longer exists, together with its denial, and cancel its grant."""
         job = self.jobs.pop(key)
         owner = Owner(key.namespace, job.uid)
         self.denials.pop(owner, None)
         self.cancel_grant(owner)
 
     def track_grant(self, owner: Owner, task: asyncio.Task[bool]) -> None:
-        """Store the task that creates Role and RoleBinding of the job ``owner``, and cancel an earlier one."""
+        """Store the task that creates the Role and RoleBinding of the job ``owner``, and cancel an earlier task."""
         self.cancel_grant(owner)
         self.grants[owner] = task
 
     def cancel_grant(self, owner: Owner) -> None:
-        """Cancel the task that creates Role and RoleBinding of the job ``owner``, if there is one."""
+        """Cancel the task that creates the Role and RoleBinding of the job ``owner``, if there is one."""
         if task := self.grants.pop(owner, None):
             task.cancel()
 
@@ -132,7 +135,7 @@ class Cache:
         )
 
     def awaits_first_attempt(self, key: Key) -> bool:
-        """Return whether the job at ``key`` still waits for its first attempt."""
+        """Return whether there is a job at ``key`` that has not had an attempt yet."""
         job = self.jobs.get(key)
         return job is not None and not (job.body.get("status") or {}).get("attempts")
 
@@ -142,7 +145,7 @@ class Cache:
 
 
 def key_of(meta: Mapping[str, Any]) -> Key | None:
-    """Return the key of the job to which a dependent belongs, from its labels."""
+    """Return the key of the job that the labels of a dependent name, or None if they name no job."""
     name = (meta.get("labels") or {}).get(LABEL_JOB)
     return Key(meta["namespace"], name) if name else None
 
@@ -152,7 +155,8 @@ def owner_of(meta: Mapping[str, Any], *, controlled: bool) -> Owner | None:
 
     Args:
         meta: The metadata of the dependent.
-        controlled: Whether the operator creates this kind itself, so that the job must be the controller of the object.
+        controlled: Whether the job must also be the controller of the dependent, as for every kind that the operator
+            creates.
     """
     uid = (meta.get("labels") or {}).get(LABEL_JOB_UID)
     if uid is None or (controlled and controller_of(meta).get("uid") != uid):

@@ -1,4 +1,4 @@
-"""The dependents that a job's pods need: created for its check, and ensured when an attempt begins."""
+"""The dependents that a job's pods need, which are created for its check and ensured when an attempt begins."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -20,13 +20,16 @@ from promptintern_operator.settings import Settings
 from promptintern_operator.views import controller_of
 
 _HOLD = timedelta(minutes=5)
-"""How long the dependents that were created for a check are assumed to exist."""
+"""The time for which dependents that were created for a check are assumed to still exist."""
 T = TypeVar("T")
 _log = structlog.get_logger("promptintern.operator")
 
 
 class Dependents:
-    """Creates and updates the ServiceAccount, rights, ConfigMap and NetworkPolicy of a job."""
+    """The part of the operator that creates and updates the dependents of jobs.
+
+    The dependents of a job are its ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy.
+    """
 
     def __init__(self, kube: Kube, cache: Cache, settings: Settings) -> None:
         self._kube = kube
@@ -34,15 +37,15 @@ class Dependents:
         self._settings = settings
 
     async def prepare(self, job: ResolvedJob, *, written: asyncio.Future[bool]) -> bool:
-        """Bring the dependents of a check in line with the spec, and start to create those that only a head needs.
+        """Create or update the dependents that a check needs, and start to create the Role and the RoleBinding.
 
-        Nothing waits for the Role and the RoleBinding here: before the API server grants rights, it waits a tenth of a
-        second or more for etcd, once for each of them.
+        Only a head needs the Role and the RoleBinding, so the check does not wait for them. Before the API server
+        creates either of them, it waits for etcd for a tenth of a second or more.
 
         Args:
-            job: The job that is to be checked.
-            written: Resolves to True once the status is written, or at once if it needs no write. Existing objects are
-                changed only after that. If the write fails, the caller that started it handles the error.
+            job: The job to check.
+            written: A future that resolves to True once the status is written, or at once if the status needs no write.
+                Existing objects are changed only after that. If the write fails, the caller handles the error.
 
         Returns:
             Whether all dependents of the check exist and are up to date.
@@ -62,9 +65,9 @@ class Dependents:
         return True
 
     async def ensure(self, job: ResolvedJob) -> None:
-        """Ensure that all dependents of an attempt exist; those just created for its check are assumed to exist.
+        """Ensure that all dependents of an attempt exist; dependents created for a recent check are assumed to exist.
 
-        Existing objects stay as they are, because the job was accepted as the ConfigMap describes it.
+        Existing objects are not changed, because the job was accepted as the ConfigMap describes it.
         """
         grant = self._cache.grants.pop(_owner(job), None)
         is_granted = grant is not None and await grant
@@ -81,9 +84,9 @@ class Dependents:
         return [service_account(job), config_map(job), network_policy(job, self._settings)]
 
     async def _grant(self, job: PromptInternJob) -> bool:
-        """Create Role and RoleBinding, which are the same for every spec; return whether that worked.
+        """Create the Role and the RoleBinding, which are the same for every spec, and return whether this succeeded.
 
-        If it did not, the attempt tries again, and its job reports the reason.
+        After a failure, the start of the attempt tries again, and the job reports the reason.
         """
         try:
             for manifest in _rights_manifests(job):
@@ -99,7 +102,7 @@ class Dependents:
         body = await self._kube.read(manifest)
         check_owner(body, job)
         await self._kube.apply(manifest, uid=body["metadata"]["uid"])
-        # Apply keeps annotations that it did not write; those of an identity that the spec no longer names must go.
+        # Server-side apply keeps annotations that it did not write, so remove those that the spec no longer names.
         await self._kube.remove_annotations(body, keep=manifest["metadata"].get("annotations", {}))
 
     async def _ensure(self, manifest: Manifest, job: PromptInternJob) -> None:
@@ -113,10 +116,10 @@ class Dependents:
 
 
 def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
-    """Check that ``job`` controls the object; an object of anybody else must be neither used nor changed.
+    """Check that ``job`` controls the object; an object of another owner must be neither used nor changed.
 
     Raises:
-        RequestFailed: if it does not, with a reason that the job can report.
+        RequestFailed: if ``job`` does not control the object, with a reason that the job can report.
     """
     meta = body["metadata"]
     controller = controller_of(meta)
@@ -133,21 +136,21 @@ def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
 
 
 async def gather_all(*steps: Awaitable[T]) -> list[T]:
-    """Run all steps concurrently and wait for all of them; then raise the first exception, if there was one."""
+    """Run all steps concurrently, wait until all have ended, and return their results or raise the first exception."""
     results = await asyncio.gather(*steps, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return results  # type: ignore[return-value]  # it holds no exception
+    return results  # type: ignore[return-value]  # no result is an exception
 
 
 def _rights_manifests(job: PromptInternJob) -> list[Manifest]:
-    """Return the Role before its binding: the API server accepts the binding only once it can resolve the Role."""
+    """Return the Role, then the RoleBinding, which the API server accepts only once it can resolve the Role."""
     return [role(job), role_binding(job)]
 
 
 def _is_being_checked(job: PromptInternJob, *, since: datetime) -> bool:
-    """Return whether the check of ``job`` began after ``since``, so that its dependents can be assumed to exist."""
+    """Return whether ``job`` is in a check that began after ``since``, so that its dependents are assumed to exist."""
     conditions = job.status.conditions if job.status else []
     return any(c.type == "Accepted" and c.reason == "Checking" and c.last_transition_time > since for c in conditions)
 

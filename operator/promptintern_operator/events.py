@@ -12,7 +12,7 @@ from promptintern_operator.queue import Key
 
 
 def event_manifest(key: Key, *, uid: str, record: EventRecord, reporter: str) -> dict[str, Any]:
-    """Return the Event for ``record`` about the job at ``key``."""
+    """Return the manifest of an Event that reports ``record`` about the job at ``key``."""
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

@@ -1,4 +1,4 @@
-"""Kopf's handlers: each change goes into the cache, and its job into the workqueue. Kopf writes nothing."""
+"""Kopf's handlers, which store each change in the cache and add its job to the workqueue. Kopf writes nothing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ _OURS = {LABEL_JOB: kopf.PRESENT}
 
 
 def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
-    """Return the handlers that update ``cache`` and add jobs to ``queue``."""
+    """Return a registry of handlers that update ``cache`` and add jobs to ``queue``."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.event("promptintern.dev", "v1alpha1", "promptinternjobs", registry=registry)
@@ -25,7 +25,7 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
             if (cached := cache.jobs.get(key)) is not None and cached.uid == meta["uid"]:
                 cache.remove_job(key)
         elif (cached := cache.jobs.get(key)) is not None and cached.version == meta["resourceVersion"]:
-            return  # our own write, whose response came first
+            return  # our own write, whose response arrived before this event
         else:
             cache.jobs[key] = CachedJob.from_body(event["object"])
         await queue.add(key)
@@ -53,8 +53,8 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
             else:
                 await queue.add(key)
 
-    # The start and the end of a cluster are bursts of changes to its RayJob and pods, so they are batched. The end of a
-    # check is not: the job waits for it.
+    # The start and the end of a cluster cause bursts of changes to its RayJob and pods, so these changes are batched.
+    # Changes to a preflight are not batched, because the job waits for the end of its check.
     watch_children(("ray.io", "v1", "rayjobs"), cache.ray_jobs, ray_job_view, in_bursts=True)
     watch_children(("v1", "pods"), cache.pods, pod_view, in_bursts=True)
     watch_children(("batch", "v1", "jobs"), cache.preflights, preflight_view, in_bursts=False)
@@ -76,31 +76,30 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
 
 
 def kopf_settings(*, limited: bool) -> kopf.OperatorSettings:
-    """Return settings with which Kopf watches only our objects, and writes no Events, annotations or finalizers.
+    """Return settings that make Kopf watch only the operator's objects and write no Events, annotations or finalizers.
 
     Args:
         limited: Whether the operator watches only some namespaces and may not list namespaces.
     """
     settings = kopf.OperatorSettings()
-    settings.scanning.disabled = limited  # else Kopf would first try for a minute to list namespaces
+    settings.scanning.disabled = limited  # otherwise Kopf first tries for a minute to list namespaces
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.watching.chunk_size = 500
     settings.queueing.worker_limit = 64
-    settings.queueing.idle_timeout = (
-        0.1  # until then a worker stays bound to its object; at 5 s, 64 workers handle only 13 a second
-    )
+    # An idle worker stays bound to its object for this long. At 5 s, 64 workers would handle only 13 objects a second.
+    settings.queueing.idle_timeout = 0.1
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.persistence.progress_storage = _NoProgress()
     settings.networking.request_timeout = 30
-    settings.process.ultimate_exiting_timeout = None  # the process may go on without Kopf, or start it again
+    settings.process.ultimate_exiting_timeout = None  # the process may continue without Kopf or restart it
     for resource in ("rayjobs.ray.io", "pods", "jobs.batch"):
         settings.watching.label_selectors[resource] = OPERATOR_SELECTOR
     return settings
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """Storage of no diffs: Kopf would copy every object three times for handlers that are not used here."""
+    """A diff storage that stores nothing. Kopf would copy every object three times for handlers that are not used."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -113,7 +112,7 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Storage of no progress, since handlers that have progress are not used here."""
+    """A progress storage that stores nothing, because no handler here has progress to store."""
 
     def fetch(self, **_: Any) -> None:
         return None

@@ -17,20 +17,23 @@ _META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _SECONDS, _PAGE = 30.0, 500
 
 
-class RequestFailed(Exception):  # noqa: N818 -- reads as what happened
-    """The API server refused a request or did not answer. ``status`` is the HTTP status, or 0 without an answer."""
+class RequestFailed(Exception):  # noqa: N818 -- the name says what happened
+    """Raised if a request is refused, is not answered or is not sent.
+
+    ``status`` is the HTTP status of the answer, or 0 if there is no answer.
+    """
 
     def __init__(self, message: str, *, status: int, reason: str = "", server_message: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.server_message = server_message
-        """The message of the API server alone, for users, who do not know the request."""
+        """The message of the API server without the method and the path of the request, to show to users."""
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of API objects."""
+    """A kind of API object."""
 
     api_version: str
     plural: str
@@ -65,11 +68,11 @@ _BY_KIND = {
 
 
 def api_client() -> ApiClient:
-    """Return a client of the API server in the default configuration.
+    """Return a client of the API server with the default configuration.
 
-    Unlike the library's own client, it does not read proxies and passwords from the environment: aiohttp would do that
-    twice per request, in a thread, which takes longer than the rest of the request. Kopf's watches do not read them
-    either.
+    Unlike the library's own client, this client does not read proxies and passwords from the environment. aiohttp would
+    read them twice per request, in a thread, which takes longer than the rest of the request. Kopf's watches do not
+    read the environment either.
     """
     configuration = Configuration.get_default_copy()
     configuration.client_session_kwargs = {"trust_env": False}
@@ -81,7 +84,8 @@ class Kube:
 
     Args:
         api: The underlying client.
-        may_write: Called before every request that may change something; the request is not sent if it returns False.
+        may_write: A function that is called before every request that may change something. If it returns False, the
+            request is not sent.
     """
 
     def __init__(self, api: ApiClient, *, may_write: Callable[[], bool] = lambda: True) -> None:
@@ -98,7 +102,7 @@ class Kube:
             raise
 
     async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
-        """Return the uids of all objects of a kind, in one namespace or in all of them. The listing is paged."""
+        """Return the uids of all objects of a kind that match ``selector``, page by page, in one or all namespaces."""
         uids: set[str] = set()
         token = ""
         while True:
@@ -124,8 +128,8 @@ class Kube:
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
         """Create the object and return it, or return None if its name is taken.
 
-        The API server rejects unknown fields instead of dropping them, because the definition of an older KubeRay would
-        drop the field that protects the Ray cluster with a token.
+        The request makes the API server reject unknown fields instead of dropping them. Otherwise the CRD of an older
+        KubeRay would drop the field that protects the Ray cluster with a token.
         """
         path = _BY_KIND[manifest["kind"]].path(manifest["metadata"]["namespace"])
         try:
@@ -138,12 +142,12 @@ class Kube:
     async def read(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Return the existing object with the kind and the name of ``manifest``.
 
-        It sends an empty patch, which changes nothing and needs no right to read every object of the kind.
+        The request is an empty patch, which changes nothing and needs no right to read every object of the kind.
         """
         return await self._request("PATCH", _path(manifest), {}, content_type=_MERGE)
 
     async def apply(self, manifest: Mapping[str, Any], *, uid: str) -> None:
-        """Apply ``manifest`` to the object with this uid (server-side apply); fails with 409 if the uid differs."""
+        """Apply ``manifest`` to the object with this uid by server-side apply; fail with 409 if the uid differs."""
         manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
         await self._request("PATCH", _path(manifest), manifest, query=_as_manager(), content_type=_APPLY)
 
@@ -160,7 +164,7 @@ class Kube:
     ) -> dict[str, Any]:
         """Replace the operator's part of a job's status and return the updated job.
 
-        It fails with 409 if the job is no longer at resource version ``version``.
+        The request fails with 409 if the job is no longer at resource version ``version``.
         """
         manifest = {
             "apiVersion": JOBS.api_version,
@@ -172,12 +176,12 @@ class Kube:
         return await self._request("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
-        """Delete the object with this uid, and its dependents in the background. A missing object is no error."""
+        """Delete the object with this uid, and its dependents in the background. A missing object is not an error."""
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", resource.path(namespace, name), options)
         except RequestFailed as error:
-            if error.status not in (404, 409):  # 409: the name belongs to another object by now
+            if error.status not in (404, 409):  # 409: the name now belongs to another object
                 raise
 
     async def record_event(self, event: Mapping[str, Any]) -> None:

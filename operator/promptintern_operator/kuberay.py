@@ -27,7 +27,7 @@ TOO_OLD = KubeRay(
 
 
 async def find_kuberay(kube: Kube) -> KubeRay:
-    """Detect KubeRay from the CustomResourceDefinition of RayJobs.
+    """Return whether this cluster can run RayJobs, according to the CustomResourceDefinition of RayJobs.
 
     Raises:
         RequestFailed: if the API server does not answer.
@@ -35,7 +35,8 @@ async def find_kuberay(kube: Kube) -> KubeRay:
     try:
         definition = await kube.get(CRDS, None, "rayjobs.ray.io")
     except RequestFailed as error:
-        if error.status == 403:  # limited to namespaces, so it cannot read CRDs; creating a RayJob will show the rest
+        if error.status == 403:
+            # An operator limited to namespaces cannot read CRDs. Creating a RayJob will reveal an old KubeRay.
             return KubeRay(usable=True) if await kube.serves(RAY_JOBS) else MISSING
         raise
     if definition is None:
@@ -48,15 +49,15 @@ async def find_kuberay(kube: Kube) -> KubeRay:
 
 
 async def watch_kuberay(kube: Kube, cache: Cache, queue: Workqueue, *, unwatched: asyncio.Event) -> None:
-    """Keep ``cache.kuberay`` up to date for ever, and requeue every job when it changes.
+    """Keep ``cache.kuberay`` up to date forever, and requeue every job when it changes.
 
     Args:
-        kube: The API server.
+        kube: The client of the API server.
         cache: The cache to update.
         queue: The workqueue of jobs.
-        unwatched: Set when the API server serves RayJobs or Kueue's Workloads and Kopf does not watch them. Kopf looks
-            for new kinds once per change of a CRD, possibly before the API server announces the kind, and not at all
-            if it is limited to namespaces.
+        unwatched: An event that is set when the API server serves RayJobs or Kueue's Workloads but Kopf does not watch
+            them. Kopf looks for new kinds once after each change of a CRD, possibly before the API server announces the
+            kind. If Kopf is limited to namespaces, it never looks for new kinds.
     """
     while True:
         try:

@@ -22,8 +22,8 @@ _log = structlog.get_logger("promptintern.operator")
 class Leadership:
     """The period in which this process may act as the leader, because no other replica can hold the lease yet.
 
-    A process that was stopped, or whose machine slept, resumes in the middle of its work, long before it notices that
-    it has lost the lease.
+    A process that was paused, or whose machine slept, resumes in the middle of its work, long before it notices that it
+    has lost the lease.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -31,7 +31,7 @@ class Leadership:
         self._until = float("-inf")
 
     def renew(self, since: float) -> None:
-        """Extend the period after a request that began at ``since`` (``Leadership.now``) took or renewed the lease."""
+        """Extend the period after a request that began at ``since``, a value of ``now``, took or renewed the lease."""
         self._until = since + self._seconds
 
     def is_held(self) -> bool:
@@ -40,12 +40,12 @@ class Leadership:
 
     @staticmethod
     def now() -> float:
-        """Return the current time in seconds, on a clock that also counts the time in which the machine sleeps."""
+        """Return the current time in seconds, on a clock that keeps running while the machine sleeps."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
-    """A lease lock whose requests time out, so that a hanging API server cannot keep up a leader that was replaced."""
+    """A lease lock whose requests time out, so that a replaced leader stops even if the API server hangs."""
 
     def __init__(
         self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float, leadership: Leadership
@@ -63,7 +63,7 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
             return False, ApiException(status=0, reason=str(error) or type(error).__name__)
 
     async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
-        # The library's own method sends a request that fails its own validation (kubernetes 37).
+        # The inherited method sends a request that fails the library's own validation (kubernetes 37).
         lease = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
         return await self._take(self.api_instance.create_namespaced_lease(namespace, lease))
 
@@ -75,7 +75,7 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
         found, _ = await self.get(self.name, self.namespace)
         if found and self.lease_reference is not None and self.lease_reference.spec.holder_identity == self.identity:
             spec: V1LeaseSpec = self.lease_reference.spec
-            spec.holder_identity = None  # others wait for their own lease duration, whatever the lease says
+            spec.holder_identity = None  # other replicas wait for their own lease duration, whatever the lease says
             await self._in_time(
                 self.api_instance.replace_namespaced_lease(self.name, self.namespace, self.lease_reference)
             )
@@ -96,7 +96,7 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
 
 
 async def lead(api: ApiClient, settings: Settings, leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
-    """Wait to become the leader, then run ``work``; return once ``work`` returns, or once the lease is lost.
+    """Wait to become the leader, then run ``work``. Return once ``work`` returns or the lease is lost.
 
     The process must exit after this returns, because requests that it started may still be in flight.
 

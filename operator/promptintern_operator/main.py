@@ -31,15 +31,15 @@ from promptintern_operator.watch_health import silence, tracked_session
 _PHASE_GAUGE_SECONDS = 10.0
 _SYNC_TRIES, _SYNC_SECONDS = 480, 0.25
 _UNSYNCED_RETRY_SECONDS = 5.0
-"""Delay before a job is requeued whose namespace has not synced. The operator waits two minutes for all namespaces;
-after that, only the jobs of namespaces that it cannot list wait.
+"""The delay after which a job is requeued if its namespace has not synced. The operator first waits up to two minutes
+for all namespaces; after that, only jobs in namespaces that the operator cannot list still have to wait.
 """
 _RESYNC_SECONDS = 120.0
 _log = structlog.get_logger("promptintern.operator")
 
 
 async def run(settings: Settings) -> None:
-    """Serve probes and metrics, and work while leading. Return on a signal to stop, or when the lease is lost."""
+    """Serve probes and metrics, and reconcile jobs while leading. Return on a stop signal or when the lease is lost."""
     try:
         config.load_incluster_config()
     except config.ConfigException:
@@ -113,8 +113,8 @@ async def _watch(
 ) -> None:
     """Run Kopf until ``stop`` or ``pause`` is set.
 
-    It does not use ``kopf.operator``: when that ends, it treats every younger task of the process as its own, waits 5 s
-    for them and cancels them, including the renewal of the lease.
+    ``kopf.operator`` is not used here, because at its end it treats every task that the process started later as its
+    own: it waits 5 s for these tasks and then cancels them, including the renewal of the lease.
     """
     tasks = await kopf.spawn_tasks(
         registry=registry,
@@ -122,7 +122,7 @@ async def _watch(
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         standalone=True,
-        # Kopf would derive it from the name of the user, which a pod may lack.
+        # By default, Kopf derives the identity from the user name, which a pod may lack.
         identity=settings.pod_name,  # type: ignore[arg-type]
     )
     stop_at_signals(stop)  # Kopf has replaced our handlers with its own
@@ -140,7 +140,7 @@ async def _watch(
 async def _reconcile_jobs(
     kube: Kube, queue: Workqueue, reconciler: Reconciler, cache: Cache, settings: Settings
 ) -> None:
-    """Reconcile jobs once their caches have synced; an object that is not listed yet must not count as gone."""
+    """Reconcile the jobs of each namespace once it has synced; until then, an object missing in the cache may exist."""
     kueue = False
     try:
         kueue = await kube.serves(WORKLOADS)
@@ -165,9 +165,9 @@ async def _reconcile_jobs(
 
 
 async def _resync(kube: Kube, cache: Cache, queue: Workqueue, settings: Settings) -> None:
-    """Periodically remove objects from the cache that no longer exist, and return free memory to the system.
+    """Periodically remove from the cache the objects that no longer exist, and return free memory to the system.
 
-    A watch that was interrupted does not report the objects that were deleted in between.
+    A watch that was interrupted does not report the objects that were deleted during the interruption.
     """
     while True:
         await asyncio.sleep(_RESYNC_SECONDS)
@@ -188,7 +188,7 @@ async def _update_phase_gauge(cache: Cache) -> None:
 
 
 def log_as_json() -> None:
-    """Log one JSON object per line: our own events, and the warnings of libraries."""
+    """Configure logging to write the operator's events and the warnings of libraries, one JSON object per line."""
     common: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -4,9 +4,9 @@ import ctypes
 
 
 def trim() -> None:
-    """Make the C allocator return freed memory; glibc keeps it until it is asked to.
+    """Make the C allocator return freed memory to the operating system, which glibc does only on request.
 
-    Python's own allocator never returns it, so the image sets ``PYTHONMALLOC=malloc`` to bypass that.
+    Python's own allocator never returns freed memory, so the image sets ``PYTHONMALLOC=malloc`` to bypass it.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -14,9 +14,9 @@ async def serve_probes(
 
     Args:
         port: The port to listen on.
-        silence: Returns the seconds since the last activity of the watch that has been silent longest.
+        silence: A function that returns the seconds since the last activity of the watch that has been silent longest.
         limit: The silence in seconds after which the liveness probe fails, so that the kubelet restarts the operator.
-        ready: Returns whether the operator leads or is able to.
+        ready: A function that returns whether the operator is the leader or can become it.
     """
 
     async def healthz(_: web.Request) -> web.Response:

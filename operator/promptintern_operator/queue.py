@@ -1,4 +1,4 @@
-"""The workqueue of jobs. Only one worker reconciles a job at a time, and changes that arrive together count once."""
+"""The workqueue of jobs. One worker at a time reconciles a job, and changes that arrive together are handled once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,14 +25,15 @@ class Key:
 class Workqueue:
     """A first-in, first-out queue of keys with exponential backoff for keys whose reconciliation failed.
 
-    A key for which ``urgent`` returns True goes before others, unless they have waited ``_PATIENCE_SECONDS`` longer.
+    A key for which ``urgent`` returns True goes before the other keys, unless another key has waited more than
+    ``_PATIENCE_SECONDS`` longer.
     """
 
     def __init__(self, urgent: Callable[[Key], bool] = lambda _: False) -> None:
         self._is_urgent = urgent
         self._urgent: dict[Key, float] = {}
         self._normal: dict[Key, float] = {}
-        """Waiting keys, each with the time at which it was added."""
+        """The waiting keys that are not urgent, each with the time at which it was added."""
         self._busy: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
@@ -40,7 +41,7 @@ class Workqueue:
         self._tasks: set[asyncio.Future[None]] = set()
 
     async def add(self, key: Key) -> None:
-        """Queue ``key``; if it is being reconciled now, it is reconciled once more afterwards."""
+        """Queue ``key``. If the key is being reconciled now, it is reconciled once more afterwards."""
         async with self._changed:
             if key not in self._urgent and key not in self._normal:
                 waiting = self._urgent if self._is_urgent(key) else self._normal
@@ -64,19 +65,19 @@ class Workqueue:
         self._timers[key] = loop.call_at(when, self._due, key)
 
     def forget(self, key: Key) -> None:
-        """Forget the timer and the failures of a job that is gone."""
+        """Drop the timer and the failure count of a job that no longer exists."""
         handle = self._timers.pop(key, None)
         if handle is not None:
             handle.cancel()
         self._failures.pop(key, None)
 
     async def work(self, reconcile: Callable[[Key], Awaitable[None]]) -> None:
-        """Reconcile one key after another, for ever."""
+        """Reconcile one key after another, forever."""
         while True:
             key = await self._take()
             try:
                 await reconcile(key)
-            except Exception as error:  # noqa: BLE001 -- whatever it was, a retry may succeed
+            except Exception as error:  # noqa: BLE001 -- a retry may succeed after any error
                 failures = self._failures.get(key, 0)
                 self._failures[key] = failures + 1
                 delay = min(_FIRST_BACKOFF * 2 ** min(failures, 10), _LAST_BACKOFF)

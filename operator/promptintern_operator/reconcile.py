@@ -44,7 +44,7 @@ _log = structlog.get_logger("promptintern.operator")
 
 
 class Reconciler:
-    """Reconciles jobs. It holds no state, so a new reconciler continues where another one stopped."""
+    """A reconciler of jobs. It holds no state, so a new reconciler continues where another one stopped."""
 
     def __init__(self, kube: Kube, cache: Cache, queue: Workqueue, settings: Settings) -> None:
         self._kube = kube
@@ -74,7 +74,7 @@ class Reconciler:
             try:
                 job = resolve(parse_job(cached.body), self._settings)
             except InvalidJob as error:
-                # The API server accepted it under the schema of another version; a user has to change it.
+                # The API server accepted the job under the schema of another version; a user has to change the job.
                 log.error("cannot parse the job", problems=str(error))
                 RECONCILES.labels(result="unreadable").inc()
                 await self._report_unreadable(key, cached, str(error), log)
@@ -101,15 +101,15 @@ class Reconciler:
                         accepted = datetime.fromisoformat(result.status["startTime"])
                         START_SECONDS.observe((datetime.now(UTC) - accepted).total_seconds())
             finally:
-                # Events are recorded even if an action failed, and last, because no other job waits for them.
+                # Events are recorded even if an action failed. They are recorded last, because nothing waits for them.
                 written = await writing
                 if written:
                     await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
             if not written:
                 return
             if result.actions:
-                # The cache holds the effect of the actions already, so no watch will requeue the job; and the job must
-                # report a denial.
+                # The cache already holds the effects of the actions, so no watch will requeue the job. The next
+                # reconciliation also reports a denial, if there was one.
                 self._queue.add_batched(key)
             if result.requeue_at is not None:
                 self._queue.add_after(key, (result.requeue_at - now).total_seconds())
@@ -126,7 +126,7 @@ class Reconciler:
             await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
 
     async def _observe(self, key: Key, cached: CachedJob, job: PromptInternJob) -> Observed:
-        """Return the observed objects. A missing RayJob is verified with a request, since its watch may lag behind."""
+        """Return the observed objects. Request a RayJob that seems to be missing, since the watch may lag behind."""
         observed = self._cache.observed(Owner(key.namespace, cached.uid))
         attempts = job.status.attempts if job.status else []
         if attempts and attempts[-1].outcome is None:
@@ -138,7 +138,7 @@ class Reconciler:
         return observed
 
     async def _write_status(self, key: Key, cached: CachedJob, result: Plan) -> bool:
-        """Write the status if it changed; return False if the job has changed, so that the plan is outdated."""
+        """Write the status if it has changed. Return False if the plan is outdated because the job has changed too."""
         before = cached.body.get("status") or {}
         mine = {name: value for name, value in before.items() if name != "training"}
         if is_same_status(mine, result.status):
@@ -150,11 +150,11 @@ class Reconciler:
         except RequestFailed as error:
             if error.status not in (404, 409):
                 raise
-            # The watch will deliver a newer version. Requeue the job all the same, in case that is lost.
+            # The watch will deliver a newer version. Requeue the job anyway, in case that version is lost.
             RECONCILES.labels(result="outdated").inc()
             self._queue.add_after(key, 2.0)
             return False
-        if self._cache.jobs.get(key) is cached:  # else the watch was quicker and delivered a newer version
+        if self._cache.jobs.get(key) is cached:  # otherwise the watch has already delivered a newer version
             self._cache.jobs[key] = CachedJob.from_body(written)
         _count_changes(before, result.status)
         return True
@@ -197,12 +197,12 @@ class Reconciler:
         match action:
             case StartPreflight(generation=generation, number=number):
                 # Dependents do nothing on their own, so they may be created while the status is being written. The
-                # check runs, so it may not.
+                # check starts to run, so it must wait until the status is written.
                 if not await self._dependents.prepare(job, written=written):
                     return
                 check = preflight_job(job, self._settings, generation=generation, number=number)
                 created = await self._create(check, job, PREFLIGHTS)
-                # The cache holds it at once, so that it is not created again before the watch delivers it.
+                # Cache the check at once, so that it is not created again before the watch delivers it.
                 self._cache.preflights.put_if_absent(owner, created["metadata"]["uid"], preflight_view(created))
             case StartAttempt(number=number):
                 await self._dependents.ensure(job)
@@ -222,7 +222,7 @@ class Reconciler:
         log.info("action", action=type(action).__name__, **vars(action))
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
-        """Create an object and return it; if the job already has it, return the existing one."""
+        """Create an object and return it, or return the existing object if the job already controls one."""
         body = await self._kube.create(manifest)
         if body is None:
             name = manifest["metadata"]["name"]

@@ -1,4 +1,4 @@
-"""Remove objects from the cache whose deletion no watch reported; after an interruption Kopf lists only what exists."""
+"""Remove deleted objects from the cache if no watch reported their deletion, as after an interruption of a watch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,10 +12,12 @@ from promptintern_operator.queue import Key
 
 
 async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key]:
-    """Remove from ``cache`` the objects that the API server does not list; return the jobs that they belonged to.
+    """Remove from ``cache`` the objects that the API server no longer lists, and return the jobs that they belonged to.
+
+    After an interruption of a watch, Kopf lists only the objects that still exist.
 
     Raises:
-        RequestFailed: if a kind cannot be listed; objects that were removed before stay removed.
+        RequestFailed: if a kind cannot be listed; objects that have already been removed stay removed.
     """
     changed: set[Key] = set()
     known_jobs = {job.uid: key for key, job in cache.jobs.items()}
@@ -32,7 +34,7 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
     ]
     keys = {job.uid: key for key, job in cache.jobs.items()}
     for resource, objects, selector in kinds:
-        before = objects.entries()  # objects that are added during the listing stay
+        before = objects.entries()  # objects that are added during the listing are kept
         if not before:
             continue
         try:
@@ -59,7 +61,7 @@ class _Listing:
     forbidden: set[str] = field(default_factory=set)
 
     def lacks(self, namespace: str, uid: str) -> bool:
-        """Return whether the object no longer exists."""
+        """Return whether the object ``uid`` in ``namespace`` no longer exists."""
         return uid not in self.uids and namespace not in self.forbidden
 
 
@@ -71,7 +73,7 @@ async def _list(kube: Kube, resource: Resource, namespaces: Sequence[str], *, se
         try:
             listing.uids |= await kube.list_uids(resource, namespace, selector=selector)
         except RequestFailed as error:
-            if error.status != 403:  # the namespace is gone, and our rights with it; the others still count
+            if error.status != 403:  # 403: the namespace is gone together with our rights; go on with the others
                 raise
             listing.forbidden.add(namespace)
     return listing

@@ -16,14 +16,14 @@ class _Value(BaseModel):
 
 
 class EgressRule(_Value):
-    """Destinations of the pods of jobs: addresses, pods by their labels, or certain ports everywhere."""
+    """A rule for what the pods of jobs may reach: addresses, pods selected by labels, or certain ports anywhere."""
 
     cidr: str | None = None
     except_: Annotated[list[str], Field(alias="except")] = []
     namespace_selector: dict[str, Any] | None = None
     pod_selector: dict[str, Any] | None = None
     ports: list[int] = []
-    """TCP ports; an empty list means all ports."""
+    """The allowed TCP ports; an empty list allows all ports."""
 
     @model_validator(mode="after")
     def _says_where(self) -> Self:
@@ -36,20 +36,20 @@ class EgressRule(_Value):
 
 
 class PodSize(_Value):
-    """CPU and memory of a container whose job does not set them."""
+    """The CPU and the memory of a container if its job does not set them."""
 
     cpu: str
     memory: str
 
 
 class DefaultStorage(_Value):
-    """The storage of jobs without ``spec.storage``; the fields are the same."""
+    """The storage of jobs without ``spec.storage``, with the fields of ``spec.storage``."""
 
     uri: str
     endpoint: str | None = None
     region: str | None = None
     secret_name: str | None = None
-    """Name of a Secret in the job's namespace, as in ``spec.storage.secretRef``."""
+    """The name of a Secret in the job's namespace, as in ``spec.storage.secretRef``."""
 
 
 def _split(value: object) -> object:
@@ -57,12 +57,12 @@ def _split(value: object) -> object:
 
 
 class Settings(BaseSettings):
-    """The settings of the process. Structured values are JSON."""
+    """The settings of the operator's process. Structured values are JSON."""
 
     model_config = SettingsConfigDict(env_prefix=OPERATOR_ENV_PREFIX, frozen=True)
 
     namespaces: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
-    """Namespaces to serve, separated by commas; an empty value means all."""
+    """The namespaces to serve, separated by commas; an empty value means all namespaces."""
     operator_namespace: str = "promptintern-system"
     pod_name: str = OPERATOR
     lease_name: str = OPERATOR
@@ -79,25 +79,25 @@ class Settings(BaseSettings):
         EgressRule(cidr="::/0", except_=["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128"]),
     )
     kuberay_namespace: str | None = None
-    """Namespace of the KubeRay operator, the only outsider that may connect to the head; None allows all namespaces."""
+    """The namespace of the KubeRay operator, which alone may connect to the head from outside; None allows any."""
 
     checks_in_queue: bool = False
-    """Whether a check gets its job's labels for Kueue, so that it waits for quota too."""
+    """Whether a check gets its job's labels for Kueue, so that the check waits for quota too."""
 
     stuck_seconds: float = 900
-    """How long a pod may wait for an image, a Secret or a node before the operator gives up its attempt."""
+    """The time that a pod may wait for an image, a Secret or a node before the operator gives up the attempt."""
     queue_seconds: float = 30
-    """How long Kueue may take to create a Workload before the queue counts as unavailable."""
+    """The time that Kueue may take to create a Workload before the queue counts as unavailable."""
     retry_seconds: float = 10
-    """First delay before another attempt; it doubles with each failure, up to ``retry_seconds_max``."""
+    """The first delay before another attempt, which doubles with each failure up to ``retry_seconds_max``."""
     retry_seconds_max: float = 600
 
     concurrency: int = 16
-    """Number of jobs that are reconciled concurrently."""
+    """The number of jobs that are reconciled concurrently."""
     leader_election: bool = True
     lease_seconds: float = 15
-    """How long the lease stays valid after its last renewal."""
+    """The time for which the lease stays valid after its last renewal."""
     probe_port: int = 8081
     metrics_port: int = 9090
     silence_seconds: float = 210
-    """How long a watch may be silent, without even a bookmark, before the liveness probe fails."""
+    """The time that a watch may be silent, without even a bookmark, before the liveness probe fails."""

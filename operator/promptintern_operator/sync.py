@@ -1,4 +1,4 @@
-"""Whether the caches have synced: an object that is not listed yet must not count as gone."""
+"""Find out whether the caches have synced; until then, an object that is missing from a cache may still exist."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from promptintern_operator.watch_health import are_watched, is_forbidden
 
 
 class HasSynced:
-    """Whether all kinds of a namespace have been listed. A synced namespace stays synced: watches keep it current.
+    """A check of whether all kinds have been listed in a namespace. Watches then keep the namespace synced.
 
     Args:
-        cache: The cache, which holds whether the API server serves RayJobs.
-        namespaces: The namespaces that are watched separately; empty if the whole cluster is watched.
+        cache: The cache, which says whether the API server serves RayJobs.
+        namespaces: The namespaces that are watched separately, or none if the whole cluster is watched.
         kueue: Whether the API server serves Kueue's Workloads.
     """
 
@@ -27,7 +27,7 @@ class HasSynced:
         return self._has_synced(namespace if self._namespaces else None)
 
     def where_allowed(self) -> bool:
-        """Return whether everything has synced, except namespaces that the operator may not list."""
+        """Return whether all namespaces that the operator may list have synced."""
         return all(self._has_synced(place) or is_forbidden(place or "") for place in self._namespaces or (None,))
 
     def _has_synced(self, place: str | None) -> bool:

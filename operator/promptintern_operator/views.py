@@ -1,4 +1,4 @@
-"""Views: the few fields that the operator keeps of each watched object, since there may be thousands."""
+"""Views, which hold only the fields that the operator needs of each watched object, as there may be thousands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,34 +27,34 @@ class RayJobView:
     suspended: bool
     """Whether ``spec.suspend`` is set, by the operator at creation or by Kueue later."""
     deployment: str
-    """KubeRay's jobDeploymentStatus, or "" while the RayJob is new."""
+    """The ``jobDeploymentStatus`` that KubeRay reports, or "" before KubeRay reports one."""
     job_status: str
-    """Ray's status of the job, or "" before there is one."""
+    """The status of the job that Ray reports, or "" before Ray reports one."""
     reason: str
     message: str
     run_format: str | None
-    """``RUN_FORMAT`` of the operator that created it; None before there was one."""
+    """The ``RUN_FORMAT`` of the operator that created the RayJob, or None if that operator was too old to have one."""
     cluster: str | None
     ended: datetime | None
     """The time at which Ray's job ended."""
     worker_memory: str | None
     """The memory limit of each worker's container."""
     queue: str | None
-    """The name of the Kueue queue, from a label that is set at creation or never."""
+    """The name of the Kueue queue, from a label that is only ever set at creation."""
     pod_refusal: str | None
-    """KubeRay's message if it cannot create or delete pods of the cluster."""
+    """The message of KubeRay if it cannot create or delete pods of the cluster, else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerView:
-    """The state of a container, and how it last ended, if it ever did."""
+    """The view of a container, with the reason why it waits and the way it last ended."""
 
     name: str
     waiting_reason: str | None
     waiting_message: str | None
     exit_code: int | None
     exit_reason: str | None
-    """OOMKilled, Error, Completed..."""
+    """The reason for which the container last ended, such as OOMKilled, Error or Completed."""
     exit_message: str | None
     ended_at: datetime | None
     memory_limit: str | None
@@ -62,29 +62,29 @@ class ContainerView:
 
 @dataclass(frozen=True, kw_only=True)
 class PodView:
-    """The view of a pod of a job: its head, a worker, or the preflight."""
+    """The view of a pod of a job: the head, a worker or the preflight."""
 
     name: str
     uid: str
     role: str
-    """``head``, ``worker`` or ``preflight``."""
+    """The role of the pod: ``head``, ``worker`` or ``preflight``."""
     cluster: str | None
     created: datetime
     deleting: bool
     deletion_requested: datetime | None
     """The time at which deletion was requested."""
     deletion_due: datetime | None
-    """The time by which the pod must be gone; it stays longer only if its kubelet does not respond."""
+    """The time by which the pod must be gone; the pod stays longer only if its kubelet does not respond."""
     phase: str
     reason: str | None
-    """Evicted, NodeLost, ..."""
+    """The reason of the pod's phase, such as Evicted or NodeLost."""
     message: str | None
     node: str | None
     ready: bool
     unschedulable: str | None
-    """The scheduler's message if it found no node for the pod."""
+    """The message of the scheduler if it found no node for the pod, else None."""
     disrupted: str | None
-    """The reason of condition DisruptionTarget: why the cluster removed the pod (preemption, eviction, ...)."""
+    """The reason why the cluster removed the pod, such as a preemption, from condition DisruptionTarget."""
     containers: tuple[ContainerView, ...]
 
 
@@ -96,17 +96,17 @@ class PreflightView:
     uid: str
     generation: int
     number: int
-    """Number of the check, from 1; the check of a generation is repeated if it was lost."""
+    """The number of the check among those of its generation, from 1; a check that was lost is repeated."""
     started: datetime | None
-    """The time since which it may run; Kueue may admit it some time after its creation."""
+    """The time since which the check may run; Kueue may admit the check some time after its creation."""
     deleting: bool
     queued: bool
-    """Whether it waits for Kueue to admit it."""
+    """Whether the check is waiting for Kueue to admit it."""
     succeeded: bool
     failed: str | None
-    """The message of the Job's Failed condition."""
+    """The message of the Job's condition Failed, or None if the Job has not failed."""
     timed_out: bool
-    """Whether it failed because it exceeded its time limit."""
+    """Whether the check failed because it exceeded its time limit."""
     failed_at: datetime | None
 
 
@@ -211,12 +211,12 @@ def workload_view(body: Body) -> WorkloadView:
 
 
 def parse_time(text: str) -> datetime:
-    """Parse a time as the API server writes it."""
+    """Parse a time in the format of the API server."""
     return datetime.fromisoformat(text)
 
 
 def controller_of(meta: Body) -> Body:
-    """Return the controlling owner reference, or {} if there is none. A label is no proof, since anybody can set it."""
+    """Return the controlling owner reference, or {} if there is none. Labels prove nothing, as anybody can set them."""
     return next((owner for owner in meta.get("ownerReferences") or [] if owner.get("controller")), {})
 
 
@@ -244,7 +244,7 @@ def _worker_memory(spec: Body) -> str | None:
 
 
 def _deletion_requested(meta: Body) -> datetime | None:
-    """Return when deletion was requested; the deletionTimestamp of a pod is the end of its grace period."""
+    """Return when the deletion was requested; the deletionTimestamp of a pod is the end of its grace period."""
     if not _is_deleting(meta):
         return None
     return parse_time(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)

@@ -1,4 +1,4 @@
-"""The time of the last activity of each watch, bookmarks included; a watch can die without an error."""
+"""Record the last activity of each watch, including bookmarks, because a watch can die without an error."""
 
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -10,13 +10,13 @@ from promptintern_api.contract import OPERATOR
 
 _LAST_ACTIVITY: dict[str, float] = {}
 _WATCHED: set[str] = set()
-"""Paths of the kinds that are listed or watched."""
+"""The paths of the kinds that Kopf lists or watches."""
 _FORBIDDEN: set[str] = set()
-"""Paths of the kinds that the operator may not watch in some namespace."""
+"""The paths of the kinds, each in one namespace, that the operator may not watch."""
 
 
 class _TrackedContent:
-    """The content of a response; each chunk that is read from it counts as activity."""
+    """The content of a watch's response; each chunk that is read from the content counts as activity of the watch."""
 
     def __init__(self, content: aiohttp.StreamReader, path: str) -> None:
         self._content = content
@@ -24,7 +24,7 @@ class _TrackedContent:
         _LAST_ACTIVITY[path] = time.monotonic()
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
-        """Iterate like the stream itself, and record the activity."""
+        """Yield the chunks of the stream, and record each of them as activity of the watch."""
         async for piece in self._content.iter_chunked(size):
             _LAST_ACTIVITY[self._path] = time.monotonic()
             yield piece
@@ -37,19 +37,20 @@ class TrackedResponse(aiohttp.ClientResponse):
     """A response that records the activity of a watch."""
 
     async def start(self, connection: Any) -> "TrackedResponse":
-        """Begin to read; data that arrives from now on counts as activity."""
+        """Start to read the response; data that arrives from now on counts as activity of the watch."""
         await super().start(connection)
         path = self.url.path
         if not {"watch", "limit"} & set(self.url.query):
             return self
-        # On these errors Kopf would end for good, and all jobs would stop. After a broken connection it tries again.
+        # On status 404 or 403, Kopf would end for good, and no job would be reconciled any more. After a broken
+        # connection, Kopf tries again.
         if self.status == 404:
             # The kind is not served now: its CRD was removed, or the API server has only just started.
             self.close()
             _drop(path)
             raise aiohttp.ClientConnectionError(f"{path} is not served now")
         if self.status == 403 and "/namespaces/" in path:
-            # The namespace is gone, and our rights with it, or its Role will be created later.
+            # The namespace is gone together with our rights, or our Role in it has not been created yet.
             self.close()
             _drop(path)
             _FORBIDDEN.add(path)
@@ -63,7 +64,7 @@ class TrackedResponse(aiohttp.ClientResponse):
 
 
 def silence() -> float:
-    """Return the seconds since the last activity of the watch that has been silent longest; 0 without watches."""
+    """Return the seconds since the last activity of the watch that has been silent longest, or 0 without watches."""
     now = time.monotonic()
     return max((now - moment for moment in _LAST_ACTIVITY.values()), default=0.0)
 
@@ -80,12 +81,12 @@ def are_watched(plurals: Iterable[str], namespace: str | None = None) -> bool:
 
 
 def is_forbidden(namespace: str) -> bool:
-    """Return whether the operator may not watch some kind in ``namespace``."""
+    """Return whether there is a kind that the operator may not watch in ``namespace``."""
     return any(f"/namespaces/{namespace}/" in path for path in _FORBIDDEN)
 
 
 def is_watched(plural: str) -> bool:
-    """Return whether Kopf lists or watches the kind, or was forbidden to when it last tried."""
+    """Return whether Kopf lists or watches the kind, or was refused permission when it last tried."""
     return any(path.endswith(f"/{plural}") for path in (*_WATCHED, *_FORBIDDEN))
 
 

@@ -1,1 +1,1 @@
-"""Builders of all objects that the operator creates: pure functions from a job and the settings to plain dicts."""
+"""Pure functions that build the manifests of all objects that the operator creates, from a job and the settings."""

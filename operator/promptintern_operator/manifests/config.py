@@ -1,4 +1,4 @@
-"""The job as its pods read it from a ConfigMap, with the chart's defaults filled in and without secrets."""
+"""The ConfigMap from which the pods read their job, with the chart's defaults filled in and without secrets."""
 
 import json
 import posixpath
@@ -20,14 +20,14 @@ TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 ResolvedJob = NewType("ResolvedJob", PromptInternJob)
-"""A job with the chart's defaults filled in. Everything that runs for a job is made from it."""
+"""A job with the chart's defaults filled in, from which everything that runs for the job is built."""
 
 
 def resolve(job: PromptInternJob, settings: Settings) -> ResolvedJob:
     """Return ``job`` with the chart's defaults filled in.
 
-    An accepted job keeps the storage that it was accepted with, even if the chart's default has changed: its
-    checkpoints are there, and its author's right to use that Secret was checked.
+    An accepted job keeps the storage with which it was accepted, even if the chart's default has changed, because its
+    checkpoints are there and its author's right to use the Secret of that storage was checked.
     """
     spec = job.spec
     storage = spec.storage or (job.status.storage if job.status else None)
@@ -50,7 +50,7 @@ def resolve(job: PromptInternJob, settings: Settings) -> ResolvedJob:
 
 
 def refusals(job: ResolvedJob) -> list[str]:
-    """Return the reasons why ``job`` cannot run in this cluster, each with its field. The preflight finds the rest."""
+    """Return the reasons why ``job`` cannot run in this cluster, each with its field; the preflight finds others."""
     storage, cache = job.spec.storage, job.spec.compute.model_cache
     if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, CA_FOLDER, TOKEN_FOLDER):
         return ["spec.compute.modelCache.mountPath: is a path that the pods use for something else; choose another one"]

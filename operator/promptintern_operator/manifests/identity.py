@@ -1,4 +1,4 @@
-"""The identity of a job's pods, and their only right: to report the progress of training."""
+"""The identity of a job's pods and their only right, which is to report the progress of training."""
 
 from promptintern_api import PromptInternJob
 from promptintern_api.job import GROUP, PLURAL
@@ -10,7 +10,7 @@ _RBAC = "rbac.authorization.k8s.io"
 
 def service_account(job: PromptInternJob) -> Manifest:
     """Return the ServiceAccount. No token is mounted automatically: the head gets a projected token, and a cloud's
-    identity webhook mounts its own.
+    identity webhook mounts a token of its own.
     """
     annotations = job.spec.compute.service_account_annotations
     return {

@@ -1,4 +1,4 @@
-"""The metadata that all objects of a job share: names, labels, the owner."""
+"""The metadata that all objects of a job share: names, labels and the owner."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -57,11 +57,11 @@ def metadata(job: PromptInternJob, name: str, *, more_labels: dict[str, str] | N
 
 
 def uid_of(job: PromptInternJob) -> str:
-    """Return the uid of a job, which every job in a cluster has."""
+    """Return the uid of a job; every job in a cluster has a uid."""
     assert job.metadata.uid is not None
     return job.metadata.uid
 
 
 def kueue_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return those of a job's ``labels`` that Kueue reads from the objects that run for the job."""
+    """Return the subset of a job's ``labels`` that Kueue reads from the job's RayJobs and preflights."""
     return {name: labels[name] for name in (LABEL_QUEUE, LABEL_PRIORITY) if name in labels}

@@ -1,4 +1,4 @@
-"""The connections of a job's pods: among each other, with KubeRay, to DNS, and to the destinations of the chart."""
+"""The connections of a job's pods: with each other, from KubeRay, to DNS, and to the destinations in the chart."""
 
 from promptintern_api import PromptInternJob
 from promptintern_api.contract import LABEL_JOB_UID
@@ -8,15 +8,15 @@ from promptintern_operator.settings import EgressRule, Settings
 
 _DASHBOARD = 8265
 _NODE_LOCAL_DNS = ("169.254.0.0/16", "fd00::/8")
-"""The addresses on which NodeLocal DNSCache listens, since it has no pod IP. A cloud's credentials are served from
-there too, but not on the DNS port.
+"""The addresses on which NodeLocal DNSCache listens, because it has no pod IP. Clouds serve credentials on such
+addresses too, but not on the DNS port.
 """
 _KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}
 """The label that both KubeRay's chart and its manifests set on the pods of its operator."""
 
 
 def network_policy(job: PromptInternJob, settings: Settings) -> Manifest:
-    """Return the policy for all pods of ``job``."""
+    """Return the NetworkPolicy for all pods of ``job``."""
     own: Manifest = {"podSelector": {"matchLabels": {LABEL_JOB_UID: uid_of(job)}}}
     return {
         "apiVersion": "networking.k8s.io/v1",

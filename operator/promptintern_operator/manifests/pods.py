@@ -1,4 +1,4 @@
-"""The parts that head, worker and preflight pods share: security, credentials, volumes."""
+"""The parts that head, worker and preflight pods have in common: security, credentials and volumes."""
 
 import math
 from fractions import Fraction
@@ -32,12 +32,12 @@ CONTAINER_SECURITY: Manifest = {
 
 
 def pod_labels(job: ResolvedJob, role: str) -> dict[str, str]:
-    """Return the labels of a pod with ``role``."""
+    """Return the labels of a pod of ``job`` with ``role``."""
     return job_labels(job) | {LABEL_ROLE: role}
 
 
 def pod_spec(job: ResolvedJob, containers: list[Manifest], *, token: bool = False, **more: Any) -> Manifest:
-    """Return the spec of a pod of the resolved ``job`` that meets Pod Security "restricted".
+    """Return the spec of a pod of ``job`` that meets the Pod Security level "restricted".
 
     Args:
         job: The resolved job.
@@ -72,7 +72,7 @@ def pod_spec(job: ResolvedJob, containers: list[Manifest], *, token: bool = Fals
 
 
 def worker_placement(job: ResolvedJob) -> Manifest:
-    """Return the user's placement of workers, as fields of a pod's spec."""
+    """Return the placement that the user chose for workers, as fields of a pod's spec."""
     compute = job.spec.compute
     fields: Manifest = {}
     if compute.node_selector:
@@ -83,7 +83,7 @@ def worker_placement(job: ResolvedJob) -> Manifest:
 
 
 def cpu_placement(job: ResolvedJob) -> Manifest:
-    """Return the user's placement of the head and the check, which need no GPU."""
+    """Return the placement that the user chose for the head and the check, as fields of a pod's spec."""
     selector = job.spec.compute.head_node_selector
     return {"nodeSelector": dict(selector)} if selector else {}
 
@@ -98,13 +98,13 @@ def container(
     env: dict[str, str] | None = None,
     **more: Any,
 ) -> Manifest:
-    """Return a container of the trainer's image with the job, scratch space and the job's credentials."""
+    """Return a container that runs the trainer's image with the job, scratch space and the job's credentials."""
     return {
         "name": name,
         "image": job.spec.compute.image,
         "imagePullPolicy": settings.image_pull_policy,
         "securityContext": dict(CONTAINER_SECURITY),
-        # Memory beyond the request is reclaimed by killing the container; CPU beyond it is only throttled.
+        # A container that exceeds its memory request may be killed; one that exceeds its CPU request is only throttled.
         "resources": {"requests": dict(size), "limits": {k: v for k, v in size.items() if k != "cpu"}},
         "env": [*({"name": key, "value": value} for key, value in environment(job, env).items()), *credentials(job)],
         "volumeMounts": mounts(job, token=token),
@@ -112,7 +112,7 @@ def container(
 
 
 def environment(job: ResolvedJob, more: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the environment variables of every container."""
+    """Return the environment variables that every container has, together with ``more``."""
     cache = job.spec.compute.model_cache
     writable = cache is not None and not cache.read_only
     authority = {ENV_STORAGE_CA: f"{CA_FOLDER}/{_CA_KEY}"} if _storage_secret(job) else {}
@@ -134,7 +134,7 @@ def _storage_secret(job: ResolvedJob) -> str | None:
 
 
 def credentials(job: ResolvedJob) -> list[Manifest]:
-    """Return the variables from the Secrets that the job names; the operator never sees their values."""
+    """Return the environment variables from the Secrets of the job, whose values the operator never sees."""
     variables: list[Manifest] = []
     secret, model = _storage_secret(job), job.spec.model
     if secret is not None:
@@ -155,13 +155,13 @@ def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False
 
 
 def volumes(job: ResolvedJob, *, token: bool) -> list[Manifest]:
-    """Return the volumes: the job, scratch space, the storage's CA certificate, the model cache, the head's token."""
+    """Return the volumes for the job, scratch space, the storage's CA certificate, the model cache and the token."""
     specs: list[Manifest] = [
         {"name": _CONFIG, "configMap": {"name": child_name(job)}},
         {"name": _TEMPORARY, "emptyDir": {}},
     ]
     secret = _storage_secret(job)
-    if secret is not None:  # this key alone, and an empty volume if the Secret lacks it
+    if secret is not None:  # only this key; the volume is empty if the Secret lacks it
         items = [{"key": _CA_KEY, "path": _CA_KEY}]
         specs.append({"name": _CA, "secret": {"secretName": secret, "items": items, "optional": True}})
     cache = job.spec.compute.model_cache
@@ -179,7 +179,7 @@ def volumes(job: ResolvedJob, *, token: bool) -> list[Manifest]:
 
 
 def mounts(job: ResolvedJob, *, token: bool) -> list[Manifest]:
-    """Return the mounts of the volumes in a container."""
+    """Return the volume mounts of a container."""
     specs: list[Manifest] = [
         {"name": _CONFIG, "mountPath": FOLDER, "readOnly": True},
         {"name": _TEMPORARY, "mountPath": SCRATCH},
@@ -195,12 +195,12 @@ def mounts(job: ResolvedJob, *, token: bool) -> list[Manifest]:
 
 
 def container_size(resources: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
-    """Return the resources of a container: those of the job, else the defaults."""
+    """Return the CPU, memory and GPUs of a container, with ``default`` for what the job's ``resources`` leave out."""
     size: Manifest = {"cpu": resources.cpu or default.cpu, "memory": resources.memory or default.memory}
     return size | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
 
 
 def cores(cpu: str) -> int:
-    """Return the number of cores in a CPU quantity, rounded up, at least one."""
+    """Return the number of cores in a CPU quantity, rounded up to a whole number of at least 1."""
     number = cpu.rstrip("mkKMGTi")
     return max(1, math.ceil(Fraction(number) * _UNITS[cpu.removeprefix(number)]))

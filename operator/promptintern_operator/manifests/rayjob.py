@@ -25,11 +25,13 @@ from promptintern_operator.plan.attempts import ray_job_name
 from promptintern_operator.settings import Settings
 
 _OBJECT_STORE_BYTES = 128 * 2**20
-"""The size of Ray's object store. The trainer passes no data through it, so the default of 30 % would be wasted."""
+"""The size of Ray's object store in bytes. The trainer passes no data through the store, so Ray's default of 30 % of
+the memory would be wasted.
+"""
 _SHIPPER: Manifest = {"cpu": "100m", "memory": "384Mi"}
 _GROUP = "workers"
 _POD_FOLDER = "/tmp/promptintern"
-"""The folder in each pod through which its preStop hook and its trainer communicate."""
+"""The folder through which the preStop hook and the trainer of a pod communicate."""
 
 
 def ray_job(job: ResolvedJob, settings: Settings, *, number: int) -> Manifest:
@@ -89,7 +91,7 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         "rayStartParams": {
             "num-cpus": "0",
             "num-gpus": "0",
-            # The monitor serves Ray's own autoscaler, which is off.
+            # The monitor serves only Ray's autoscaler, which is off.
             "no-monitor": "true",
             "dashboard-host": "0.0.0.0",
             "object-store-memory": str(_OBJECT_STORE_BYTES),

@@ -1,4 +1,4 @@
-"""The pure core of the operator: it derives the status of a job and the next actions, without I/O or a clock."""
+"""The pure core of the operator, which derives the status of a job and the next actions without I/O or a clock."""
 
 from promptintern_operator.plan.core import plan, unreadable
 from promptintern_operator.plan.types import (

@@ -1,4 +1,4 @@
-"""Attempts: when the next one starts, how long they ran, and which retry budget is left."""
+"""Decide when the next attempt starts, and account for the run time and the retry budgets of a job."""
 
 import hashlib
 import itertools
@@ -17,7 +17,7 @@ def ray_job_name(job: str, number: int) -> str:
 
 
 def budget_of(outcome: Outcome, retries: Retries) -> int | None:
-    """Return how many attempts may end with ``outcome`` and still be followed by another; None means any number."""
+    """Return how many attempts that end with ``outcome`` may be followed by another; None means any number."""
     match outcome:
         case Outcome.APPLICATION:
             return retries.application
@@ -43,11 +43,11 @@ def backoff(first: float, failures: int, maximum: float) -> float:
 
 
 def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) -> datetime | None:
-    """Return when the attempt after the newest one may start; None means at once.
+    """Return when the next attempt may start, or None if it may start at once.
 
     The delay grows exponentially with the number of consecutive failures, plus up to 25 % of jitter. The jitter depends
     only on ``seed`` and the attempt, so that jobs that failed together do not restart together. No budget limits
-    preemptions, so their short delays alone keep a job from being preempted as fast as it can start.
+    preemptions, so only these delays keep a job that is preempted repeatedly from restarting without a pause.
     """
     newest = attempts[-1]
     failures = _streak(attempts, Outcome.APPLICATION, Outcome.INFRASTRUCTURE)
@@ -64,15 +64,15 @@ def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) 
 
 
 def _streak(attempts: Sequence[AttemptStatus], *outcomes: Outcome) -> int:
-    """Count the newest attempts that ended with one of ``outcomes``, without a gap."""
+    """Return the number of consecutive newest attempts that ended with one of ``outcomes``."""
     return sum(1 for _ in itertools.takewhile(lambda attempt: attempt.outcome in outcomes, reversed(attempts)))
 
 
 def fold(attempts: Sequence[AttemptStatus], limit: int) -> list[AttemptStatus]:
-    """Shorten ``attempts`` to ``limit`` entries by dropping the oldest ones that no budget counts.
+    """Return ``attempts`` shortened to ``limit`` entries by dropping the oldest attempts that no budget counts.
 
-    The result is longer than ``limit`` if too few attempts are free of charge. The run time of a dropped attempt is
-    added to its successor's, because deadlines count it.
+    The result is longer than ``limit`` if too few attempts can be dropped. The run time of a dropped attempt is added
+    to the next attempt, because deadlines count it.
     """
     kept = list(attempts)
     while len(kept) > limit:
@@ -86,7 +86,7 @@ def fold(attempts: Sequence[AttemptStatus], limit: int) -> list[AttemptStatus]:
 
 
 def active_seconds(attempts: Sequence[AttemptStatus], now: datetime) -> float:
-    """Return how many seconds the job ran, without the time in which it was queued or suspended."""
+    """Return the run time of the job in seconds, without the time in which it was queued or suspended."""
     return sum(_active(attempt, now) for attempt in attempts)
 
 
@@ -96,5 +96,5 @@ def _active(attempt: AttemptStatus, now: datetime) -> float:
 
 
 def pause_fields(attempt: AttemptStatus, now: datetime) -> dict[str, object]:
-    """Return the field values of an attempt that has stopped running, for now or for good."""
+    """Return the changed fields of an attempt that has stopped running, for now or for good."""
     return {"active_seconds": round(_active(attempt, now), 3), "active_since": None}

@@ -1,4 +1,4 @@
-"""Classify why an attempt ended, and who has to act."""
+"""Classify the ends of attempts by their cause, which determines who has to act."""
 
 import re
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ from promptintern_operator.views import ContainerView, PodView, RayJobView
 
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
 _ENDED_BY_SIGNAL, _SAVED = (-2, -15), (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
-"""Exit codes of a driver that received SIGINT or SIGTERM: the signal killed it (Ray negates the signal's number), or it
-saved and exited."""
+"""The exit codes of a driver that SIGINT or SIGTERM killed (Ray negates the number of the signal), and of a driver that
+saved and exited after such a signal.
+"""
 _STOPPED = (*_ENDED_BY_SIGNAL, *_SAVED)
 _RAY_MEMORY = re.compile(r"OutOfMemoryError|Task was killed due to the node running low on memory|OOM killer")
 NODE_TROUBLE = (
@@ -29,31 +30,31 @@ NODE_TROUBLE = (
 )
 _PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet")
 _SIDECAR = "logs"
-"""The log shipper's container; it is restarted, so its end explains nothing."""
+"""The name of the log shipper's container, which is restarted, so that its end does not explain a failure."""
 _OOM = "OOMKilled"
 _SHORTLY_BEFORE = timedelta(minutes=10)
-"""A container that was killed for memory longer than this before the attempt ended did not end the attempt, because its
-worker had time to recover.
+"""The time within which the end of an attempt is attributed to an earlier kill of a container for lack of memory. After
+more time, the worker would have recovered from the kill.
 """
 _TAIL_LINES, _MESSAGE_CHARACTERS = 12, 2000
 _MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 512
 
 STUCK_BY_USER = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
-"""Reasons of waiting containers that another attempt would not fix."""
+"""The reasons for which a container waits until the user acts; another attempt would not help."""
 _WAITS = (*STUCK_BY_USER, "ImagePullBackOff", "ErrImagePull", "CreateContainerError", "RunContainerError")
 STUCK = ("Unschedulable", *_WAITS)
-"""Reasons why a pod cannot start."""
+"""All reasons for which a pod cannot start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How an attempt ended."""
+    """The way in which an attempt ended."""
 
     outcome: Outcome
     reason: str
     message: str
     certain: bool = True
-    """Whether later news of the pods cannot change the outcome."""
+    """Whether the outcome is final, even if the pods report a cause later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +73,14 @@ def ending_of(
     *,
     earlier_states: Sequence[PodStatus] = (),
 ) -> Ending | None:
-    """Return how the attempt of ``ray_job`` ended, or None while it goes on.
+    """Return how the attempt of ``ray_job`` ended, or None if the attempt has not ended.
 
     Args:
         ray_job: The attempt's RayJob.
-        pods: The pods of its Ray cluster, as last observed.
-        trainer_failure: The trainer's report of its own failure. It may choose between the retry budgets of the job,
-            but it cannot make a failure free of charge.
-        earlier_states: The last states that the status keeps of pods, some of which may be gone.
+        pods: The pods of the attempt's Ray cluster, as last observed.
+        trainer_failure: The failure that the trainer reported. The report may decide which retry budget the failure
+            counts against, but a failure always counts against one.
+        earlier_states: The pod states that the status keeps; some of these pods may be gone.
     """
     if ray_job.deployment == "ValidationFailed":
         return Ending(
@@ -101,12 +102,12 @@ def ending_of(
 def _failure(
     ray_job: RayJobView, pods: Sequence[PodView], trainer_failure: Failure | None, earlier_states: Sequence[PodStatus]
 ) -> Ending:
-    """Return the first explanation that applies; the certain ones come before the likely ones."""
+    """Return the ending for the first explanation that applies; certain explanations precede likely ones."""
     match = _EXIT_CODE.search(ray_job.message)
     code = int(match[1]) if match else None
     detail = trainer_failure.message if trainer_failure is not None else _tail(ray_job.message)
     out_of_memory = killed_for_memory(pods, earlier_states, ended=ray_job.ended)
-    # An eviction by the kubelet may be the fault of the pod itself, so it must not be free of charge.
+    # An eviction by the kubelet may be the fault of the pod itself, so it must count against a retry budget.
     preempted = [
         f"pod {pod.name} ({pod.disrupted})" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"
     ]
@@ -147,7 +148,7 @@ def _failure(
 
 
 def _was_removed(pod: PodView, ray_job: RayJobView) -> bool:
-    """Return whether deletion of ``pod`` was requested before the job ended; KubeRay deletes all pods after that."""
+    """Return whether the deletion of ``pod`` was requested before Ray's job ended; KubeRay deletes all pods later."""
     if ray_job.ended is None or pod.deletion_requested is None:
         return pod.deleting
     return pod.deletion_requested <= ray_job.ended
@@ -156,13 +157,13 @@ def _was_removed(pod: PodView, ray_job: RayJobView) -> bool:
 def killed_for_memory(
     pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = (), *, ended: datetime | None = None
 ) -> str | None:
-    """Return a message about the container that exceeded its memory limit, or None if no container did.
+    """Return a message about a container that was killed for lack of memory, or None if there is none.
 
     Args:
         pods: The pods of the attempt, as last observed.
-        earlier_states: The last states of pods that may be gone.
-        ended: The time at which the attempt ended. A container that was killed long before did not end the attempt,
-            because Ray replaced its worker.
+        earlier_states: The pod states that the status keeps; some of these pods may be gone.
+        ended: The time at which the attempt ended. A container that was killed long before this time did not end the
+            attempt, because Ray replaced its worker.
     """
     memory_deaths = [
         (container.ended_at, _passed_limit(pod, container))
@@ -183,7 +184,7 @@ def _ray_ran_out_of_memory(ray_job: RayJobView, detail: str) -> bool:
 
 
 def _worker_memory(ray_job: RayJobView) -> str:
-    """Describe a worker process that Ray killed just before the kernel would; the pod shows no trace of it."""
+    """Describe a worker process that Ray killed just before the kernel would have; the pod does not show this kill."""
     limit = f" of {ray_job.worker_memory}" if ray_job.worker_memory else ""
     return (
         f"container ray-worker came close to its memory limit{limit}, so Ray killed the training process; raise "
@@ -213,7 +214,7 @@ def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
             )
         for container in pod.containers:
             if container.waiting_reason in _WAITS:
-                # The kubelet alternates between the two while it retries.
+                # The kubelet alternates between ErrImagePull and ImagePullBackOff while it retries.
                 reason = "ImagePullBackOff" if container.waiting_reason == "ErrImagePull" else container.waiting_reason
                 return Stuck(pod=pod, reason=reason, message=_waiting(pod, container))
     return None
@@ -227,12 +228,12 @@ def _waiting(pod: PodView, container: ContainerView) -> str:
 
 
 def is_being_prepared(pod: PodView) -> bool:
-    """Return whether ``pod`` waits for its image or its volumes, which may take long."""
+    """Return whether ``pod`` is waiting for its image or its volumes, which may take a long time."""
     return pod.phase == "Pending" and pod.node is not None and all(c.waiting_reason for c in pod.containers)
 
 
 def is_stranded(pod: PodView, now: datetime, seconds: float) -> bool:
-    """Return whether ``pod`` is overdue for deletion by ``seconds``, which means that its node is gone."""
+    """Return whether ``pod`` has been overdue for deletion for ``seconds``, which means that its node is gone."""
     return pod.deletion_due is not None and now >= pod.deletion_due + timedelta(seconds=seconds)
 
 
@@ -243,13 +244,13 @@ def is_running(pod: PodView) -> bool:
 
 
 def last_states(pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = ()) -> list[PodStatus]:
-    """Return the pod states that the status keeps: the head's first, then those of removed pods that ended badly.
+    """Return the pod states for the status: the head, then the workers, then removed pods that had failed.
 
-    KubeRay removes failed pods, so only the status remembers them. The newest of them come first.
+    KubeRay removes failed pods, so only the status remembers them. The most recently removed pods come first.
 
     Args:
         pods: The pods of the attempt, as last observed.
-        earlier_states: The states that the status has kept so far.
+        earlier_states: The pod states that the status has kept so far.
     """
     ordered = sorted(pods, key=lambda pod: (pod.role != "head", pod.name))
     names = {pod.name for pod in pods}

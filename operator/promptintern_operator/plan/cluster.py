@@ -21,12 +21,12 @@ _INITIALIZING = "Initializing"
 
 
 def is_queued(ray_job: RayJobView) -> bool:
-    """Return whether Kueue has not admitted ``ray_job``, or is taking its cluster back."""
+    """Return whether Kueue has not admitted ``ray_job``, or is reclaiming the quota of its cluster."""
     return ray_job.suspended or ray_job.deployment in ("Suspended", "Suspending")
 
 
 def set_quota_reserved(ray_job: RayJobView, observed: Observed, draft: StatusDraft, limits: Limits) -> None:
-    """Set condition QuotaReserved if the attempt began in a queue, else drop it."""
+    """Set condition QuotaReserved if the attempt began in a queue; otherwise drop the condition."""
     queue = ray_job.queue
     if queue is None:
         draft.drop_condition("QuotaReserved")
@@ -54,7 +54,7 @@ def set_quota_reserved(ray_job: RayJobView, observed: Observed, draft: StatusDra
 
 
 def follow_cluster(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
-    """Set conditions ClusterReady and Training; return how the attempt ends if its cluster cannot come up."""
+    """Set conditions ClusterReady and Training, and return how the attempt ends if its cluster cannot come up."""
     if is_queued(ray_job):
         _clear_held_up(draft)
         saving = ray_job.deployment == "Suspending"
@@ -120,7 +120,10 @@ def _report_pods(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft) -
 
 
 def _end_if_not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
-    """Return how the attempt ends if its cluster cannot come up; KubeRay would recreate failed pods for ever."""
+    """Return how the attempt ends if its cluster cannot come up, else None.
+
+    KubeRay alone would recreate failed pods forever.
+    """
     attempt = draft.newest_attempt
     assert attempt is not None
     out_of_memory = killed_for_memory(pods)
@@ -128,7 +131,7 @@ def _end_if_not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft,
         return Ending(outcome=Outcome.APPLICATION, reason="OutOfMemory", message=out_of_memory)
     failure = _pod_failure(attempt)
     if attempt.active_since is None or any(is_being_prepared(pod) for pod in pods):
-        # A pod that replaces a failed one is no progress.
+        # A pod that replaces a failed pod does not count as progress.
         if failure is None:
             _clear_held_up(draft)
         return None
@@ -145,7 +148,10 @@ def _end_if_not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft,
 
 
 def _end_if_not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limits) -> Ending | None:
-    """Return how the attempt ends if KubeRay cannot reach the cluster; KubeRay retries for ever and reports nothing."""
+    """Return how the attempt ends if KubeRay cannot reach the cluster, else None.
+
+    KubeRay alone would retry forever and report nothing.
+    """
     ready = draft.conditions.get("ClusterReady")
     if ray_job.job_status or ray_job.deployment != "Running" or ready is None or ready.status != "True":
         return None
@@ -162,7 +168,7 @@ def _end_if_not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limit
 
 
 def _pod_refusal(ray_job: RayJobView) -> tuple[str, str] | None:
-    """Return reason and message if the API server rejects pods of the cluster, else None."""
+    """Return the reason and the message if the API server rejects pods of the cluster, else None."""
     if ray_job.pod_refusal is None:
         return None
     reason = denial_reason(ray_job.pod_refusal, default="PodsRefused")
@@ -172,7 +178,7 @@ def _pod_refusal(ray_job: RayJobView) -> tuple[str, str] | None:
 def _end_if_held_up(timeout_ending: Ending, draft: StatusDraft, limits: Limits) -> Ending | None:
     """Return ``timeout_ending`` once the attempt has been held up for ``limits.stuck`` seconds, else None.
 
-    The time does not count from the start of the attempt, because creating a node and pulling an image may take longer.
+    The time is not counted from the start of the attempt, because creating a node and pulling an image may take longer.
     """
     attempt = draft.newest_attempt
     assert attempt is not None
@@ -193,7 +199,7 @@ def _after_timeout(timeout_ending: Ending, since: datetime, draft: StatusDraft, 
 
 
 def _pod_failure(attempt: AttemptStatus) -> str | None:
-    """Describe a pod that failed after the attempt was admitted, even if KubeRay has removed the pod since."""
+    """Describe a pod, removed or not, that failed after the attempt was admitted; return None if no pod failed."""
     for state in attempt.pods:
         earlier = state.finished_at is not None and attempt.active_since and state.finished_at < attempt.active_since
         if earlier or not (state.exit_code or state.phase == "Failed"):

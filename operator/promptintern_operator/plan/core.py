@@ -1,4 +1,4 @@
-"""Derive the status of a job and the next actions from what was observed of it."""
+"""Derive the status of a job and the next actions from the observed objects of the job."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -36,8 +36,8 @@ def plan(
         observed: The objects that belong to the job.
         generation: The generation of the job's spec.
         now: The current time, with a time zone.
-        limits: Timeouts and backoffs.
-        refusals: Reasons for which the operator's settings rule out running the job in this cluster.
+        limits: The timeouts and backoffs.
+        refusals: The reasons for which the operator's settings rule out running the job in this cluster.
         storage: The storage for the results of the job if it is accepted now.
     """
     draft = StatusDraft.from_status(job.status, generation=generation, now=now)
@@ -65,7 +65,7 @@ def plan(
 
 
 def unreadable(status: PromptInternJobStatus | None, problems: str, *, generation: int, now: datetime) -> Plan | None:
-    """Return the plan for a job that this operator cannot parse, such as one of a newer CRD; None if it has begun.
+    """Return the plan for a job that this operator cannot parse, such as one of a newer CRD, or None if it has begun.
 
     Args:
         status: The current status of the job.
@@ -123,12 +123,12 @@ def _delete_after_ttl(job: PromptInternJob, draft: StatusDraft) -> None:
     due = draft.completion_time + timedelta(seconds=ttl)
     if draft.now >= due and draft.previous.completion_time is not None:
         draft.add_action(DeleteJob())
-    else:  # not in the plan that ends the job, so that the end is written and recorded first
+    else:  # The plan that ends the job does not delete it, so that the end is written and recorded first.
         draft.requeue_by(due)
 
 
 def _report_leftovers(observed: Observed, draft: StatusDraft) -> None:
-    """Report the RayJobs of an ended or suspended job that still wait for KubeRay to remove its finalizer."""
+    """Report the RayJobs of an ended or suspended job that are still waiting for KubeRay to remove their finalizer."""
     if draft.completion_time is None and not draft.is_true("Suspended"):
         return
     leaving = sorted(ray_job.name for ray_job in observed.ray_jobs if ray_job.deleting)
@@ -141,9 +141,10 @@ def _report_leftovers(observed: Observed, draft: StatusDraft) -> None:
 
 
 def _remove_leftovers(observed: Observed, draft: StatusDraft) -> None:
-    """Delete the RayJobs of earlier attempts, and the preflights that are outdated or were replaced.
+    """Delete the RayJobs of earlier attempts, and preflights that are outdated or were replaced.
 
-    The RayJob of the newest attempt stays while the attempt runs, and afterwards if KubeRay reports that it ended.
+    The RayJob of the newest attempt is kept while the attempt runs, and also afterwards if KubeRay reports that the
+    RayJob has ended. All preflights of an ended job are deleted.
     """
     attempt = draft.newest_attempt
     for ray_job in observed.ray_jobs:

@@ -1,4 +1,4 @@
-"""Actions that the API server denies: how the job reports them, and when the operator retries them."""
+"""Report the actions that the API server denies, and decide when the operator retries them."""
 
 from datetime import datetime, timedelta
 
@@ -16,25 +16,27 @@ from promptintern_operator.plan.types import (
 )
 
 NAME_TAKEN, EARLIER_JOB = "NameTaken", "EarlierJobDeleting"
-"""The name is taken by a foreign object, or by an object of an earlier job of the same name."""
+"""The reasons of a denial if the name of an object is taken by an unrelated object, or by an object of an earlier job
+of the same name.
+"""
 INVALID = "Invalid"
-"""The object violates its own schema; a retry would fail too, because the spec stays the same."""
+"""The reason of a denial if an object violates its schema. A retry would fail too, because the spec stays the same."""
 _FAILED, _NOT_DELETED = "CreateFailed", "DeleteFailed"
 _KNOWN_TEXTS = (("exceeded quota", "QuotaExceeded"), ("because it is being terminated", "NamespaceTerminating"))
-"""Texts that every version of the API server uses, with the reason that each one means."""
+"""The texts that every version of the API server uses, each with the reason that it stands for."""
 DENIALS = (NAME_TAKEN, EARLIER_JOB, _FAILED, *(reason for _, reason in _KNOWN_TEXTS))
-"""Every reason for which an object cannot be created."""
+"""All reasons for which an object cannot be created yet, so that its creation is retried."""
 _RETRIED = "the API server denied the request, which will be retried"
 _LONGEST = 2000
 _INTERRUPTION = timedelta(minutes=5)
-"""A denial this long after the previous one starts a new count."""
+"""The time without a denial after which the count of consecutive denials starts again."""
 _DELETIONS = (DeleteRayJob, DeletePreflight, DeleteJob)
 
 
 def denial_for(
     action: Action, previous: Denial | None, *, status: int, reason: str, message: str, now: datetime
 ) -> Denial | None:
-    """Return the denial of ``action``, or None if the error is transient, so that the workqueue retries it.
+    """Return the denial of ``action``, or None if the error is transient and the workqueue has to retry the job.
 
     Args:
         action: The action that failed.
@@ -73,7 +75,7 @@ def denial_for(
 
 
 def denial_reason(message: str, *, default: str) -> str:
-    """Return the reason that a known text in ``message`` means, or ``default``."""
+    """Return the reason that a known text in ``message`` stands for, or ``default`` if there is no known text."""
     return next((word for text, word in _KNOWN_TEXTS if text in message), default)
 
 
@@ -84,14 +86,14 @@ def denial_of(action: Action, observed: Observed) -> Denial | None:
 
 
 def should_give_up(denial: Denial, limits: Limits) -> bool:
-    """Return whether the denial has lasted for ``limits.stuck`` seconds. A taken name is waited for without limit."""
+    """Return whether the denial has lasted for ``limits.stuck`` seconds. The wait for a taken name has no limit."""
     return denial.reason not in (NAME_TAKEN, EARLIER_JOB) and denial.at - denial.since >= timedelta(
         seconds=limits.stuck
     )
 
 
 def postpone_denied(observed: Observed, draft: StatusDraft, limits: Limits) -> None:
-    """Postpone a denied action, and those that follow it, until its backoff is over."""
+    """Postpone a denied action, and the actions that follow it, until the backoff is over."""
     denial = observed.denial
     if denial is None or denial.action not in draft.actions:
         return

@@ -12,7 +12,9 @@ from promptintern_operator.plan.attempts import fold
 from promptintern_operator.plan.types import Action, EventRecord, Plan, StartAttempt
 
 _KEPT_ATTEMPTS = 256
-"""More attempts than the budgets allow, so that only attempts free of charge are ever folded."""
+"""The number of attempts that the status keeps. It exceeds the sum of the retry budgets, so that only attempts that no
+budget counts are ever dropped.
+"""
 _KEPT_WITH_PODS = 5
 _BAD_UNLESS_TRUE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
 _QUIET_REASONS = (
@@ -23,7 +25,7 @@ _QUIET_REASONS = (
 
 @dataclass(kw_only=True)
 class StatusDraft:
-    """A status in the making, and the actions that go with it."""
+    """The draft of a status, with the actions that belong to it."""
 
     now: datetime
     generation: int
@@ -35,7 +37,7 @@ class StatusDraft:
     completion_time: datetime | None
     storage: StorageSpec | None
     check_held_up_since: datetime | None = None
-    """The time since which the check has been held up; each plan sets it anew, or leaves it out."""
+    """The time since which the check has been held up, or None; every draft begins with None."""
     actions: list[Action] = field(default_factory=list)
     requeue_at: datetime | None = None
 
@@ -58,7 +60,7 @@ class StatusDraft:
     # Conditions
 
     def set_condition(self, kind: str, status: bool | None, reason: str, message: str) -> None:
-        """Set condition ``kind``; None means Unknown. The transition time changes only if ``status`` does."""
+        """Set condition ``kind``; status None means Unknown. The transition time changes only if the status does."""
         value = {True: "True", False: "False", None: "Unknown"}[status]
         old = next((condition for condition in self.previous.conditions if condition.type == kind), None)
         is_same = old is not None and old.status == value
@@ -87,7 +89,7 @@ class StatusDraft:
 
     @property
     def newest_attempt(self) -> AttemptStatus | None:
-        """The newest attempt, or None before the first."""
+        """The newest attempt, or None before the first attempt."""
         return self.attempts[-1] if self.attempts else None
 
     @property
@@ -96,7 +98,7 @@ class StatusDraft:
         return self.newest_attempt if self.newest_attempt and self.newest_attempt.outcome is None else None
 
     def update_attempt(self, **changes: Any) -> AttemptStatus:
-        """Apply ``changes`` to the newest attempt and return it."""
+        """Apply ``changes`` to the newest attempt, and return the changed attempt."""
         changed = self.attempts[-1].model_copy(update=changes)
         self.attempts[-1] = changed
         return changed
@@ -109,11 +111,11 @@ class StatusDraft:
         self.actions.sort(key=lambda a: isinstance(a, StartAttempt))
 
     def postpone(self, action: Action) -> None:
-        """Drop ``action`` and those after it from this plan."""
+        """Drop ``action`` and all actions after it from this plan."""
         del self.actions[self.actions.index(action) :]
 
     def is_due(self, moment: datetime) -> bool:
-        """Return whether ``moment`` has passed; if not, requeue the job for then."""
+        """Return whether ``moment`` has come; if not, requeue the job at that time."""
         if self.now >= moment:
             return True
         self.requeue_by(moment)
@@ -175,7 +177,7 @@ class StatusDraft:
         return next((word for holds, word in words if holds), Phase.PENDING)
 
     def _events(self) -> list[EventRecord]:
-        """Return one event for each reason among the changed conditions, a warning if any of them warrants one."""
+        """Return one event for each reason of the changed conditions, as a warning if any condition warrants one."""
         old = {c.type: (c.status, c.reason) for c in self.previous.conditions}
         changed = [c for c in self.conditions.values() if old.get(c.type) != (c.status, c.reason)]
         records: dict[str, EventRecord] = {}

@@ -10,7 +10,7 @@ from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.views import PodView
 
 UNSUPPORTED_RUN_FORMAT = "UnsupportedRunFormat"
-"""The reason of an attempt that another version of the operator started."""
+"""The reason for which an attempt ends if another version of the operator started it."""
 
 
 def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> None:

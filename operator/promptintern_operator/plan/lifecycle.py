@@ -14,7 +14,7 @@ from promptintern_operator.views import RayJobView
 
 
 def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """Follow ``spec.suspend``. Return True while the job must not go on."""
+    """Suspend or resume the job according to ``spec.suspend``. Return True while the job must not continue."""
     if not job.spec.suspend:
         if "Suspended" in draft.conditions:
             draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false again")
@@ -25,7 +25,7 @@ def suspend(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits
         of_attempts = [pod for pod in observed.pods if pod.role != "preflight"]
         pods = [pod for pod in of_attempts if not is_stranded(pod, draft.now, limits.silent)]
         if ray_job is not None and not ray_job.deleting and ending_of(ray_job, (), None) is not None:
-            return False  # it ended before it could save
+            return False  # the attempt ended before it could save
         if ray_job is not None or (pods and attempt.ray_job_uid is not None):
             draft.update_attempt(**pause_fields(attempt, draft.now))
             draft.set_condition("Suspended", False, "Saving", _stopping_message(ray_job))
@@ -54,12 +54,12 @@ def _stopping_message(ray_job: RayJobView | None) -> str:
 
 
 def creation_message(ray_job: str) -> str:
-    """Return the message of an attempt whose RayJob does not exist yet."""
+    """Return the message for an attempt whose RayJob does not exist yet."""
     return f"RayJob {ray_job} is being created"
 
 
 def start_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """Start the first or the next attempt if it is due. Return True if nothing else is to be done now."""
+    """Start the first or the next attempt if it is due. Return True if nothing else has to be done now."""
     if draft.running_attempt is not None:
         return False
     deadline = job.spec.active_deadline_seconds
@@ -84,7 +84,7 @@ def start_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, 
 
 
 def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """Finish the job, or requeue it for the next attempt, if the newest attempt has ended."""
+    """Finish the job or requeue it for the next attempt. Return False if the newest attempt has not ended yet."""
     attempt = draft.newest_attempt
     if attempt is None or attempt.outcome is None:
         return False
@@ -95,7 +95,7 @@ def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft
         if draft.reason("Training") == UNSUPPORTED_RUN_FORMAT:
             reason = UNSUPPORTED_RUN_FORMAT
         finish(draft, succeeded=False, reason=reason, message=f"attempt {attempt.number}: {attempt.message}")
-    elif job.spec.suspend:  # the attempt ended before it could save, so that ``suspend`` passed it on
+    elif job.spec.suspend:  # the attempt ended before it could save, so ``suspend`` ignored it
         return suspend(job, observed, draft, limits)
     else:
         due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)

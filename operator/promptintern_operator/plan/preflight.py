@@ -19,13 +19,13 @@ from promptintern_operator.plan.types import DeletePreflight, Limits, Observed, 
 from promptintern_operator.views import ContainerView, PodView, PreflightView
 
 _KILLED = (137, 143)
-"""Exit codes of a process that SIGKILL or SIGTERM ended."""
+"""The exit codes of a process that was ended by SIGKILL or SIGTERM."""
 _NO_POD = "CheckHasNoPod"
 _CHECKING = "data, model, prompts and credentials are being checked"
 
 
 def check_preflight(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """Set condition Accepted. Return True while the job must not go on."""
+    """Check the job with a preflight, and set condition Accepted. Return True while the job must not continue."""
     if draft.start_time is not None:
         return False
     if job.spec.suspend:
@@ -79,7 +79,7 @@ def _current_reason(draft: StatusDraft) -> str | None:
 
 
 def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
-    """Return the pods of a preflight. A Job appends a suffix of five letters to its own name."""
+    """Return the pods of a preflight. The name of each pod is the name of the Job with a suffix of five letters."""
     return [pod for pod in observed.pods if pod.role == "preflight" and pod.name.rpartition("-")[0] == preflight.name]
 
 
@@ -113,7 +113,7 @@ def _follow_check(
 def _hold_up_reason(
     preflight: PreflightView, pods: list[PodView], draft: StatusDraft, limits: Limits
 ) -> tuple[str, str] | None:
-    """Return reason and message if the check makes no progress, else None."""
+    """Return the reason and the message if the check makes no progress, else None."""
     stuck = stuck_pod(pods)
     if stuck is not None:
         return stuck.reason, stuck.message
@@ -130,8 +130,8 @@ def _hold_up_reason(
 def _held_up_since(reason: str, preflight: PreflightView, draft: StatusDraft) -> datetime:
     """Return the time since which ``reason`` has held up this check.
 
-    The time in the status counts only if it is about this check and the same reason. Checking may stand there too: it
-    is the reason before the cause is known, and again after the check was recreated.
+    The time in the status counts only if it belongs to this check and to the same reason. The reason Checking is
+    accepted too, because the status has it until the cause is known, and again after the check has been recreated.
     """
     since, current_reason = draft.previous.check_held_up_since, _current_reason(draft)
     if (
@@ -146,7 +146,7 @@ def _held_up_since(reason: str, preflight: PreflightView, draft: StatusDraft) ->
 def _handle_failure(
     job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: StatusDraft, limits: Limits
 ) -> None:
-    """Handle a check that failed, through a mistake in the spec or because the check itself did not finish."""
+    """Handle a check that failed, either because the spec has a mistake or because the check did not finish."""
     newest = max(_pods_of(preflight, observed), key=lambda pod: pod.created, default=None)
     container = newest.containers[0] if newest and newest.containers else None
     failed_at = preflight.failed_at or draft.now
@@ -180,7 +180,7 @@ def _handle_failure(
 
 
 def _loss_reason(pod: PodView | None, container: ContainerView | None, message: str) -> str | None:
-    """Return why the check did not finish, if neither the job nor the check is at fault, else None."""
+    """Return why the check was lost through no fault of the job or of the check, or None if it was not lost."""
     if pod is None or container is None or container.exit_code is None:
         return f"its pod is gone: {message}"
     taken = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
@@ -194,7 +194,7 @@ def _loss_reason(pod: PodView | None, container: ContainerView | None, message: 
 
 
 def _findings(message: str) -> str:
-    """Format the problems in the termination message of the check, one per line."""
+    """Return the problems in the termination message of the check, one per line."""
     try:
         problems = json.loads(message)
         lines = [f"{problem['where']}: {problem['message']}".removeprefix(": ") for problem in problems]

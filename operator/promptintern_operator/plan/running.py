@@ -1,4 +1,4 @@
-"""Follow a running attempt: its RayJob, its head pod, and how it ends."""
+"""Follow a running attempt, its RayJob and its head pod until the attempt ends."""
 
 from datetime import timedelta
 
@@ -19,7 +19,7 @@ from promptintern_operator.views import PodView, RayJobView
 
 
 def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    """Update the running attempt from its objects. Return True while it goes on."""
+    """Update the running attempt in the status from the observed objects. Return True while the attempt continues."""
     attempt = draft.running_attempt
     if attempt is None or any(isinstance(action, StartAttempt) for action in draft.actions):
         return attempt is not None
@@ -59,7 +59,7 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft,
 def _unsupported_run_format(ray_job: RayJobView) -> Ending | None:
     """Return how the attempt ends if another version of the operator created its RayJob, else None.
 
-    The two versions store a run in different files, so that no later attempt could continue this one.
+    The two versions store a run in different files, so no later attempt could continue this attempt.
     """
     if ray_job.run_format == RUN_FORMAT:
         return None
@@ -127,17 +127,17 @@ def _handle_missing_ray_job(attempt: AttemptStatus, observed: Observed, draft: S
 
 
 def _is_of(pod: PodView, ray_job: RayJobView) -> bool:
-    """Return whether ``pod`` belongs to ``ray_job``; while that has no cluster, all pods are an earlier attempt's."""
+    """Return whether ``pod`` belongs to ``ray_job``. While the RayJob has no cluster, no pod belongs to it yet."""
     return ray_job.cluster is not None and pod.cluster == ray_job.cluster
 
 
 def _is_saving(draft: StatusDraft) -> bool:
-    """Return whether the RayJob was to be deleted for spec.suspend, even if that is false again by now."""
+    """Return whether spec.suspend caused the deletion of the RayJob, even if spec.suspend is false again now."""
     return draft.reason("Training") == "Suspended"
 
 
 def _track_head(pods: list[PodView], draft: StatusDraft) -> None:
-    """Record a new head pod: it is a head restart, and only the newest head may report the progress of training."""
+    """Count a new head pod and record its uid, because only the newest head pod may report the progress of training."""
     heads = [pod for pod in pods if pod.role == "head" and not pod.deleting and pod.phase in ("Pending", "Running")]
     newest = max(heads, key=lambda pod: (pod.created, pod.uid), default=None)
     if newest is None or newest.uid == draft.head_uid:
@@ -150,8 +150,8 @@ def _track_head(pods: list[PodView], draft: StatusDraft) -> None:
 def _end_if_head_lost(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
     """Return how the attempt ends if its head pod is gone, else None.
 
-    KubeRay 1.5 creates no other head pod and polls the lost one for ever. A newer KubeRay may create one or report that
-    the RayJob failed, and has ``limits.silent`` seconds to do so.
+    KubeRay 1.5 creates no new head pod and polls the lost one forever. A newer KubeRay may create a new head pod or
+    report that the RayJob failed, and is given ``limits.silent`` seconds to do so.
     """
     attempt = draft.newest_attempt
     assert attempt is not None
@@ -173,7 +173,7 @@ def _end_if_head_lost(ray_job: RayJobView, pods: list[PodView], draft: StatusDra
 
 
 def _trainer_failure(job: PromptInternJob, draft: StatusDraft) -> Failure | None:
-    """Return the failure that the trainer reported, if it was the trainer of this attempt."""
+    """Return the failure that the trainer of the newest attempt reported, or None if it reported none."""
     training = job.status.training if job.status else None
     attempt = draft.newest_attempt
     if training is None or training.failure is None or attempt is None:

@@ -1,4 +1,4 @@
-"""The input and the output of ``plan``."""
+"""The types of the input and the output of ``plan``."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from promptintern_operator.views import PodView, PreflightView, RayJobView, Work
 
 @dataclass(frozen=True, kw_only=True)
 class KubeRay:
-    """Whether this cluster can run RayJobs, and if not, why."""
+    """The state of KubeRay: whether this cluster can run RayJobs, and the reason if it cannot."""
 
     usable: bool
     reason: str = "KubeRayPresent"
@@ -18,23 +18,23 @@ class KubeRay:
 
 @dataclass(frozen=True)
 class StartPreflight:
-    """Create the Job that checks the spec of ``generation``."""
+    """The action that creates the Job that checks one generation of the spec."""
 
     generation: int
     number: int = 1
-    """Number of the check, from 1; it is greater if earlier checks of this generation were lost."""
+    """The number of the check, from 1; it is greater if earlier checks of this generation were lost."""
 
 
 @dataclass(frozen=True)
 class StartAttempt:
-    """Create the RayJob of an attempt, and its dependents."""
+    """The action that creates the RayJob of an attempt, after the dependents of the job."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class DeleteRayJob:
-    """Delete a RayJob together with its Ray cluster; the trainer saves first."""
+    """The action that deletes a RayJob together with its Ray cluster; the trainer saves first."""
 
     name: str
     uid: str
@@ -42,7 +42,7 @@ class DeleteRayJob:
 
 @dataclass(frozen=True)
 class DeletePreflight:
-    """Delete a preflight Job together with its pods."""
+    """The action that deletes a preflight Job together with its pods."""
 
     name: str
     uid: str
@@ -50,7 +50,7 @@ class DeletePreflight:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete the PromptInternJob, because its TTL after the end has expired."""
+    """The action that deletes the PromptInternJob, because its ``ttlSecondsAfterFinished`` has expired."""
 
 
 Action = StartPreflight | StartAttempt | DeleteRayJob | DeletePreflight | DeleteJob
@@ -64,16 +64,18 @@ class Denial:
     reason: str
     message: str
     since: datetime
-    """Time of the first denial in a row. The status does not hold it, so a new operator counts afresh."""
+    """The time of the first of consecutive denials. A restarted operator counts from the start, because the status does
+    not hold this time.
+    """
     at: datetime
-    """Time of the last denial."""
+    """The time of the last denial."""
     times: int
-    """Number of denials in a row."""
+    """The number of consecutive denials."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """All objects that belong to one job, as the watches show them now."""
+    """All objects that belong to one job, as the watches last reported them."""
 
     ray_jobs: tuple[RayJobView, ...] = ()
     pods: tuple[PodView, ...] = ()
@@ -81,7 +83,7 @@ class Observed:
     workloads: tuple[WorkloadView, ...] = ()
     kuberay: KubeRay = KubeRay(usable=True)
     denial: Denial | None = None
-    """The denial of an action in the last reconciliation, if there was one."""
+    """The newest denial of an action, or None if there was no denial or the action has succeeded since."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +93,13 @@ class Limits:
     stuck: float = 900
     queue: float = 30
     silent: float = 60
-    """How long KubeRay may take to report the start or the end of a RayJob."""
+    """The time that KubeRay may take to report the start or the end of a RayJob."""
     settle: float = 5
-    """How long the pods of a failed RayJob may take to report why; the watch of pods may lag behind that of RayJobs."""
+    """The time that the pods of a failed RayJob may take to report the cause; the watch of pods may lag behind."""
     retry: float = 10
     retry_max: float = 600
     free_retry: float = 1
-    """First delay before a retry that no budget counts; it doubles up to ``free_retry_max``."""
+    """The first delay before a retry that no budget counts, which doubles up to ``free_retry_max``."""
     free_retry_max: float = 60
 
 
@@ -112,7 +114,7 @@ class EventRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The current status, the next actions, and the time of the next reconciliation if nothing changes before."""
+    """The current status, the next actions, and the time of the next reconciliation if nothing changes until then."""
 
     status: dict[str, Any]
     """The operator's part of the status, in wire format."""
