@@ -1,13 +1,14 @@
-"""Cost and speed of the operator with many jobs, on a real kube-apiserver with a fake KubeRay and fake kubelets.
+"""Measures the cost and speed of the operator with many jobs, on a real kube-apiserver with fake KubeRay and kubelets.
 
     python benchmarks/operator_load.py [--jobs 1000] [--rate 10] [--running 20] [--json FILE]
 
-Jobs are created at a steady rate. Each is checked at once (the fake preflight takes no time), gets a RayJob with a
+Jobs are created at a steady rate. Each job is checked at once (the fake preflight takes no time), gets a RayJob with a
 head and a worker pod, trains for --running seconds and ends. The operator is a process with the chart's permissions and
 settings. After all jobs have ended, it is killed and started again, and then all jobs are deleted. The API server,
 etcd, the fakes and this program share the machine with the operator.
 
-The module is not called operator.py, which would hide the standard library's module from the other benchmarks.
+The module is not called operator.py, because that name would hide the standard library's module from the other
+benchmarks.
 """
 
 import argparse
@@ -38,12 +39,12 @@ TARGET_P99_SECONDS, TARGET_MIB = 2.0, 300.0
 _ALL_JOBS = JOBS.replace("/namespaces/{}", "")
 _SETTLE_SECONDS = 8.0
 _MEMORY_SECONDS = 130.0
-"""A little longer than the interval in seconds at which the operator returns memory to the system."""
+"""A time in seconds that is a little longer than the interval at which the operator returns memory to the system."""
 
 
 @dataclass(kw_only=True)
 class Figures:
-    """The measurements. Times are in seconds, memory is the resident set in MiB."""
+    """The measurements, with times in seconds unless the name has another unit, and the resident memory in MiB."""
 
     jobs: int
     requested_rate: float
@@ -56,21 +57,21 @@ class Figures:
     ended: dict[str, int] = field(default_factory=dict)
     seconds_until_all_ended: float = 0.0
     changes: int = 0
-    """Changes to jobs, RayJobs, preflights and pods until all jobs had ended, which the watches reported."""
+    """The number of changes to jobs, RayJobs, preflights and pods that the watches reported until all jobs ended."""
     changes_per_second: float = 0.0
     reconciles_per_job: float = 0.0
     reconcile_ms: float = 0.0
     queue_ms: float = 0.0
     requests_per_job: dict[str, float] = field(default_factory=dict)
     fakes_requests_per_job: float = 0.0
-    """Writes by KubeRay, the kubelets and the Job controller; creating the job is one more."""
+    """The number of writes by KubeRay, the kubelets and the Job controller, without the creation of the job."""
     cpu_ms_per_job: dict[str, float] = field(default_factory=dict)
-    """CPU time by process; the fakes run in the process of the benchmark."""
+    """The CPU time by process. The fakes run in the process of the benchmark."""
     memory: dict[str, float] = field(default_factory=dict)
     seconds_to_take_over: float = 0.0
-    """Time from the start of a new operator process until it has reconciled every job."""
+    """The time from the start of a new operator process until it has reconciled every job."""
     failures: int = 0
-    """Reconciliations that failed and were retried."""
+    """The number of reconciliations that failed and were retried."""
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures:
-    """Run all phases of the benchmark."""
+    """Run all phases of the benchmark, and return the measurements."""
     figures = Figures(jobs=jobs, requested_rate=rate)
     operator.start()
     operator.wait_until_leading(60)
@@ -155,7 +156,7 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures
 
 
 def restart_and_delete(figures: Figures, place: Place, operator: Operator, tenants: list[Tenant]) -> None:
-    """Restart the operator with all jobs, then delete all jobs."""
+    """Restart the operator while all jobs exist, then delete the jobs, and record the time and the memory."""
     jobs = figures.jobs
     operator.kill()
     began = time.monotonic()
@@ -179,7 +180,7 @@ def restart_and_delete(figures: Figures, place: Place, operator: Operator, tenan
 def create(
     figures: Figures, tenants: list[Tenant], operator: Operator, jobs: int, rate: float
 ) -> dict[tuple[str, str], float]:
-    """Create the jobs, and return the time of each request by namespace and name."""
+    """Create the jobs, and return the time of each request by the namespace and name of the job."""
     created: dict[tuple[str, str], float] = {}
     start = time.monotonic()
     for number in range(jobs):
@@ -193,14 +194,14 @@ def create(
 
 
 def cpu_by_process(place: Place, operator: Operator) -> dict[str, float]:
-    """CPU time of each process so far, in seconds."""
+    """Return the CPU time in seconds that each process has used so far."""
     server = {name: place.server.processes.pid(name) for name in ("kube-apiserver", "etcd")}
     pids = {"operator": operator.process.pid, **server, "fakes and benchmark": os.getpid()}
     return {name: cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """Median, 99th percentile and maximum."""
+    """Return the median, the 99th percentile and the maximum of ``values``."""
     ordered = sorted(values)
     return {
         "p50": statistics.median(ordered),
@@ -210,7 +211,7 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, str]:
-    """The machine and the versions of the measured programs."""
+    """Return a description of the machine and the versions of the measured programs."""
     info = Path("/proc/cpuinfo")
     names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
     packages = ("promptintern-operator", "kopf", "kubernetes", "aiohttp")
@@ -225,7 +226,7 @@ def machine() -> dict[str, str]:
 
 
 def report(figures: Figures) -> str:
-    """A table of the figures as text."""
+    """Return a table of the figures as text."""
 
     def line(name: str, values: dict[str, float], unit: str = "s") -> str:
         return f"{name:<34}" + "  ".join(f"{key} {value:.2f} {unit}" for key, value in values.items())
@@ -254,7 +255,7 @@ def report(figures: Figures) -> str:
 
 
 def verdict(is_met: bool) -> str:
-    """The word for a target that is met or missed."""
+    """Return the word for a target that is met or missed."""
     return "met" if is_met else "missed"
 
 

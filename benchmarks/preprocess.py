@@ -1,12 +1,12 @@
-"""The cost of preparing prompts per row, for 10^3, 10^4 and 10^5 rows: retrieve, compress, render, tokenize.
+"""Measures the cost per row of preparing prompts for 10^3, 10^4 and 10^5 rows: retrieve, compress, render, tokenize.
 
     python benchmarks/preprocess.py [--sizes 1000 10000 100000] [--repeats 3] [--data rows.jsonl] [--json out.json]
 
-Each measurement runs in a separate process on one thread, the sizes take turns, and the table has medians. By default
-the rows are synthetic: 13-word queries and 8-word answers over a Zipfian vocabulary, without the word order and topics
-of real text, which makes retrieval hard. With --data, rows come from the file; where it is too short, more are spliced
-from two rows each. Phases are measured in CPU time, which excludes other programs on the machine; "wall" is elapsed
-time. Memory is the peak resident set of the process.
+Each measurement runs in a separate process on one thread, the sizes take turns, and the table shows medians. By
+default, the rows are synthetic: 13-word queries and 8-word answers over a Zipfian vocabulary. They lack the word order
+and topics of real text, which makes retrieval hard. With --data, the rows come from a file; if the file is too short,
+each further row is spliced from two of its rows. Phases are measured in CPU time, which excludes other programs on the
+machine; "wall" is elapsed time. Memory is the peak resident set of the process.
 """
 
 import argparse
@@ -58,11 +58,11 @@ class Measurement:
     wall_seconds: float
     peak_mib: float
     loaded_mib: float
-    """Peak memory before the first phase: libraries, rows, tokenizer and model."""
+    """The peak memory before the first phase, when libraries, rows, tokenizer and model are loaded."""
     tokens: int
-    """Number of prompt and answer tokens of all stages."""
+    """The number of prompt and answer tokens in all stages."""
     agreement: float
-    """Share of the retrieved examples that an exhaustive search retrieves as well, for a sample of queries."""
+    """The share of the retrieved examples that an exhaustive search also retrieves, for a sample of queries."""
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def main() -> None:
     measured: dict[int, list[dict[str, Any]]] = {size: [] for size in arguments.sizes}
     ascending = sorted(arguments.sizes)
     for repeat in range(arguments.repeats):
-        # Up to the largest size and down again, so that slow moments of the machine do not affect only the large sizes.
+        # Sizes go up and down again, so that slow moments of the machine do not affect only the large sizes.
         for size in (*ascending, *ascending[-2::-1]):
             print(f"repeat {repeat + 1} of {arguments.repeats}: {size} rows", file=sys.stderr, flush=True)
             measured[size].append(in_fresh_process(size, arguments.data))
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def in_fresh_process(rows: int, data: Path | None) -> dict[str, Any]:
-    """Measure in a child process, so that neither caches nor memory of another size affect the result."""
+    """Measure ``rows`` rows in a child process, so that no caches or memory of another size affect the result."""
     command = [sys.executable, __file__, "--measure", str(rows), *(["--data", str(data)] if data else [])]
     completed = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
@@ -100,7 +100,7 @@ def in_fresh_process(rows: int, data: Path | None) -> dict[str, Any]:
 
 
 def measure(count: int, data: Path | None) -> Measurement:
-    """Run all phases for ``count`` rows, as a run does."""
+    """Run all phases for ``count`` rows as a run does, and return the measurements."""
     from promptintern.compress import build_compressor
     from promptintern.prompt.encode import PromptEncoder
     from promptintern.prompt.render import render_prompt
@@ -117,7 +117,7 @@ def measure(count: int, data: Path | None) -> Measurement:
     stages = build_stages(ScheduleSpec(stages=STAGES, shots=SHOTS), TrainingSpec())
     encoder = PromptEncoder(tokenizer, chat=False)
     queries, answers = [row.query for row in rows], [row.answer for row in rows]
-    encoder.encode(queries[:200], answers[:200])  # initialization at first use is not a cost of rows
+    encoder.encode(queries[:200], answers[:200])  # initialization at first use is not a cost per row
     build_retriever(spec.retriever, rows[:200], seed=0).neighbours(queries[:200], SHOTS)
     loaded, clock, started = peak_mib(), Clock(), time.perf_counter()
 
@@ -144,7 +144,7 @@ def measure(count: int, data: Path | None) -> Measurement:
 
         encoded = clock.time("render and tokenize", partial(encoder.encode, render(), answers))
         tokens += sum(len(row.prompt_ids) + len(row.answer_ids) for row in encoded)
-        kept = [*kept[-1:], encoded]  # like a run, which prepares the next stage while one trains
+        kept = [*kept[-1:], encoded]  # like a run, which prepares the next stage while the current one trains
     return Measurement(
         rows=count,
         cpu_seconds=clock.seconds,
@@ -157,7 +157,7 @@ def measure(count: int, data: Path | None) -> Measurement:
 
 
 class Clock:
-    """CPU time by phase, in seconds."""
+    """A clock that adds up the CPU time of each phase in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
@@ -171,7 +171,7 @@ class Clock:
 
 
 def agreement(rows: Sequence[Any], neighbours: Sequence[Sequence[int]], sample: int = 200) -> float:
-    """Mean overlap of the neighbours with those of an exhaustive search."""
+    """Return the mean share of a row's neighbours that an exhaustive search also finds, for a sample of rows."""
     from promptintern.retrieve.bm25 import BM25Index
     from promptintern.retrieve.pool import Pool, Retriever
 
@@ -184,7 +184,7 @@ def agreement(rows: Sequence[Any], neighbours: Sequence[Sequence[int]], sample: 
 
 
 def synthetic_rows(count: int) -> list[Any]:
-    """Rows of 60,000 synthetic words with Zipf-Mandelbrot frequencies and Poisson-distributed lengths."""
+    """Return rows over 60,000 synthetic words, with Zipf-Mandelbrot frequencies and Poisson-distributed lengths."""
     import numpy as np
 
     draw = np.random.default_rng(0)
@@ -202,12 +202,15 @@ def synthetic_rows(count: int) -> list[Any]:
 
 
 def rows_of(data: Path | None, count: int) -> list[Any]:
-    """Rows of the file, or synthetic ones if there is no file."""
+    """Return ``count`` rows of the file ``data``, or synthetic rows if ``data`` is None."""
     return real_rows(data, count) if data else synthetic_rows(count)
 
 
 def real_rows(path: Path, count: int) -> list[Any]:
-    """The first rows of the file, then rows with the first half of one query and the second half of another."""
+    """Return ``count`` rows: first the rows of the file, and then spliced rows.
+
+    A spliced row joins the first half of one query to the second half of another, and has the answer to the latter.
+    """
     import random
 
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -221,19 +224,19 @@ def real_rows(path: Path, count: int) -> list[Any]:
 
 
 def as_row(index: int, query: str, answer: str) -> Any:
-    """A row from line ``index + 1``."""
+    """Return a row as if it came from line ``index + 1`` of a file."""
     from promptintern.rows.types import Row
 
     return Row(query=query, answer=answer, answers=(answer,), id=str(index + 1), where=f"rows:{index + 1}")
 
 
 def small_tokenizer() -> Any:
-    """A byte-pair encoding with 8,192 tokens from 2,000 synthetic rows and the template, the same for every size."""
+    """Return a byte-pair tokenizer of 8,192 tokens, trained on the template and the same 2,000 synthetic rows."""
     return byte_pairs([TEMPLATE] * 20 + [row.query for row in synthetic_rows(2000)], 8192)
 
 
 def byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
-    """A byte-pair tokenizer with ``vocabulary`` tokens, trained on ``texts``."""
+    """Return a byte-pair tokenizer of ``vocabulary`` tokens, trained on ``texts``."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -250,7 +253,10 @@ def byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
 
 
 def small_model(vocabulary: int) -> Any:
-    """A small random Llama: compression costs the same for any number of rows, so the model's size does not matter."""
+    """Return a small random Llama.
+
+    The size of the model does not matter, because compression costs the same for any number of rows.
+    """
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -267,13 +273,13 @@ def small_model(vocabulary: int) -> Any:
 
 
 def peak_mib() -> float:
-    """Peak resident set of this process in MiB."""
+    """Return the peak resident set of this process in MiB."""
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 def machine() -> dict[str, str]:
-    """The machine and the versions of the measured libraries."""
+    """Return a description of the machine and the versions of the measured libraries."""
     packages = ("promptintern", "bm25s", "numpy", "tokenizers", "transformers", "torch")
     info = Path("/proc/cpuinfo")
     names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
@@ -285,7 +291,7 @@ def machine() -> dict[str, str]:
 
 
 def report(measured: dict[int, list[dict[str, Any]]]) -> str:
-    """The table, and the ratio of the cost per row between the largest and the smallest size."""
+    """Return the table, and the ratio of the costs per row at the largest and the smallest size."""
     lines = [
         f"{'rows':>8} "
         + " ".join(f"{phase:>19}" for phase in PHASES)

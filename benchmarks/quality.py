@@ -1,10 +1,11 @@
-"""The benefit of stages: exact match of the query alone by number of training rows, staged against direct fine-tuning.
+"""Measures the exact match of the query alone by number of training rows, after stages and after direct fine-tuning.
 
     python benchmarks/quality.py [--rows 8 16 24 32 128] [--worlds 5] [--held-out 500] [--out docs/quality.json]
 
-For each number of rows and each of several sample worlds that the base model has never seen, one job runs Direct with
-equal rows (each row as often) and one with equal tokens (as many training tokens). The stages are the same in both, so
-the second job copies them from the first. The table has the mean over worlds and a 95 % t-interval.
+For each number of rows and each of several sample worlds that the base model has never seen, a first job trains Direct
+with equal rows (each row as often as in the stages), and a second job trains Direct with equal tokens (as many training
+tokens as in the stages). The stages of both jobs are the same, so the second job copies them from the first. The table
+shows the mean over the worlds and its 95 % t-interval.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from promptintern.sample.job import build_job
 from promptintern_api import parse_job
 
 FIRST_WORLD = 2_000
-"""Number of the first world; the examples use other worlds."""
+"""The number of the first world. The examples use other worlds."""
 _T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""The 0.975 quantile of Student's t, by number of values."""
+"""The 0.975 quantile of Student's t-distribution by the number of measured values."""
 
 
 class Quiet:
@@ -56,7 +57,7 @@ class Quiet:
 
 
 def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, float]:
-    """Return the exact match of each arm in percent."""
+    """Run both jobs for one world, and return the exact match of each arm in percent."""
     storage = folder.as_uri()
     figures: dict[str, float] = {}
     first: Path | None = None
@@ -81,7 +82,7 @@ def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, flo
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Return the mean, and the half-width of its 95 % t-interval."""
+    """Return the mean of ``values`` and the half-width of its 95 % t-interval, which is NaN for a single value."""
     if len(values) < 2:
         return values[0], float("nan")
     return statistics.mean(values), _T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5

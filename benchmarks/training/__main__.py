@@ -1,17 +1,17 @@
-"""Measures training speed beside the trainers that one would use instead, and writes docs/performance.md.
+"""Compares the training speed of this project with that of other trainers, and writes docs/performance.md.
 
     make bench
     python -m benchmarks.training [--data rows.jsonl] [--only compare alike lengths packs profile workers costs answers]
 
-Measure on a GPU, and write the page from these measurements on any machine:
+To measure on a GPU, and to write the page from the measurements on any machine:
 
     python -m benchmarks.training --shape '{"device": "cuda", "dtype": "bfloat16", ...}' --only ... --json measured.json
     python -m benchmarks.training --render measured.json --name performance-gpu
 
 HF Trainer with PEFT, TRL's SFTTrainer (padded, and packed by bfd) and this project's engine train the same random Llama
-with the same LoRA, rows and steps. Each measurement runs in a separate process, and the methods take turns. All steps
-have the same rows in the same order, and the losses of padded methods are compared step by step. A packed TRL step has
-other rows, so its time is scaled to the same number of tokens.
+with the same LoRA. Each measurement runs in a separate process, and the methods take turns. All steps have the same
+rows in the same order, and the losses of the padded methods and of this engine are compared step by step. Only the
+steps of packed TRL have other rows, so their time is scaled to the same number of tokens.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def merge_parts(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the requested parts."""
+    """Measure the requested parts, and return the measurements."""
     shape = shape_of(arguments.shape)
     measured: dict[str, Any] = {
         "machine": machine() | {name: version(name) for name in ("peft", "trl", "accelerate")},

@@ -1,6 +1,6 @@
-"""Checks that the methods train alike over more and smaller steps than are timed.
+"""Checks that the methods train in the same way, over more and smaller steps than the other measurements.
 
-The first steps of a new adapter show little, because its matrix B is zero.
+The first steps of a new adapter reveal little, because the matrix B of LoRA starts at zero.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from benchmarks.training.profile import PACK
 
 STEPS, ROWS = 12, 8
 _BATCH = 2
-"""Rows in a batch of the padded methods."""
+"""The number of rows in a batch of the padded methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,11 @@ class Alike:
     """Our training of the first stage, compared with that of a padded method.
 
     Attributes:
-        first: The method's loss in the first step.
-        last: The method's loss in the last step.
+        first: The loss of the padded method in the first step.
+        last: The loss of the padded method in the last step.
         ours: Our loss in the last step.
-        losses: Largest relative difference of the loss of a step.
-        norms: Largest relative difference of the gradient norm of a step.
+        losses: The largest relative difference between the losses of a step.
+        norms: The largest relative difference between the gradient norms of a step.
     """
 
     first: float
@@ -37,7 +37,7 @@ class Alike:
 
 
 def alike(material: Path, shape: Shape) -> dict[str, Alike]:
-    """Return the comparison with each padded method."""
+    """Compare our training with that of each padded method, and return the comparisons by method."""
     ours = _train("ours", PACK[shape.device], material, shape)
     comparisons = {}
     for method in ("hf", "trl"):

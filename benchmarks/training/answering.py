@@ -1,4 +1,4 @@
-"""Measures what an answer costs with the full prompt, and with the query alone."""
+"""Measures the cost of an answer with the full prompt and with the query alone."""
 
 import statistics
 import time
@@ -17,10 +17,11 @@ class Answering:
     """The cost of an answer to one kind of prompt.
 
     Attributes:
-        prompt: Mean number of prompt tokens.
-        alone: Median seconds of an answer, one by one.
-        batched: Seconds per answer in batches of 32.
-        evaluated: Seconds per answer in a run's evaluation, which computes once what all prompts begin with.
+        prompt: The mean number of prompt tokens.
+        alone: The median time of an answer in seconds, when prompts are answered one by one.
+        batched: The time per answer in seconds, in batches of 32.
+        evaluated: The time per answer in seconds in a run's evaluation, which computes the common beginning of all
+            prompts only once.
     """
 
     prompt: float
@@ -30,10 +31,10 @@ class Answering:
 
 
 def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[str, Answering]:
-    """Return medians over ``repeats`` rounds.
+    """Return the cost of an answer by kind of prompt. The times are medians over ``repeats`` rounds.
 
     Args:
-        last: Index of the stage whose prompts are the query alone.
+        last: The index of the stage whose prompts are the query alone.
     """
     found: dict[str, list[Answering]] = {"full prompt": [], "query only": []}
     for repeat in range(repeats):
@@ -53,7 +54,7 @@ def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[
 
 
 def answer(rows: list[Row], shape: Shape, tokenizer: Path) -> Answering:
-    """Time greedy answers of a fixed number of tokens, as a run measures its latency."""
+    """Time greedy answers of a fixed number of tokens, in the way that a run measures its latency."""
     import torch
     from promptintern.evaluate.generate import Decoding, generate, time_queries
     from transformers import AutoTokenizer

@@ -1,4 +1,7 @@
-"""Compares the methods stage by stage: all batch sizes in a first round, then those that may be the fastest."""
+"""Compares the methods stage by stage.
+
+The first round measures all batch sizes, and later rounds measure only those that may be the fastest.
+"""
 
 import statistics
 from collections.abc import Sequence
@@ -14,33 +17,35 @@ from benchmarks.training.profile import PACK
 
 NAMES = {"hf": "HF Trainer + PEFT", "trl": "TRL, padded", "trl-packed": "TRL, packed (bfd)", "ours": "PromptIntern"}
 TOLERANCES = {"float32": (1e-5, 1e-5), "bfloat16": (5e-3, 5e-2)}
-"""Relative tolerances for the loss and the gradient norm of a step. Updates differ by rounding, which later steps carry
-on. Other rows or another scale of the gradient would make a larger difference."""
+"""The relative tolerances for the loss and the gradient norm of a step, by dtype. Rounding makes the updates of the
+methods differ slightly, and the differences carry over to later steps. Other rows or another scale of the gradient
+would make a larger difference."""
 _LONG_ROWS = 300
-"""Mean tokens of a row above which smaller batches are tried, because few long rows fill a machine."""
+"""The mean number of tokens per row above which smaller batches are tried. Few long rows keep a machine busy."""
 
 
 FAR_BEHIND, CLOSE = 1.2, 1.25
-"""Factors by which a method may be slower than the fastest other one, and a batch size slower than its method's best,
-in order to stay after the first round. One measurement on a shared machine may be off by a quarter, so what is
-excluded could hardly have been the fastest."""
+"""The limits for further rounds after the first. A method stays if it takes at most ``FAR_BEHIND`` times as long as the
+fastest method other than ours, and ours always stays. A batch size stays if it takes at most ``CLOSE`` times as long as
+the best batch size of the method. One measurement on a shared machine may be off by a quarter, so an excluded setting
+is hardly ever the fastest."""
 
 
 SHORT, OF_SHORT = 3.0, 2
-"""A step on a CPU of less than ``SHORT`` seconds is measured in ``OF_SHORT`` processes in each round, because other
-load on the machine distorts short steps more."""
+"""The limit in seconds below which a step on a CPU counts as short, and the number of processes that measure a short
+step in each round. Other load on the machine distorts short steps more than long ones."""
 
 
 @dataclass(kw_only=True)
 class Setting:
-    """One method at one batch size in one stage.
+    """The measurements of one method at one batch size in one stage.
 
     Attributes:
-        size: Rows of a padded batch, or tokens of a pack.
-        rounds: Number of rounds in which it was measured.
-        seconds: Time of each measured step, over all processes.
-        losses: Losses of the steps of the last process.
-        norms: Gradient norms of these steps.
+        size: The number of rows in a padded batch, or of tokens in a pack.
+        rounds: The number of rounds in which the setting was measured.
+        seconds: The time of each step that counts, in all processes.
+        losses: The loss of each step of the last process.
+        norms: The gradient norm of each step of the last process.
     """
 
     method: str
@@ -55,7 +60,7 @@ class Setting:
 
     @property
     def median(self) -> float:
-        """Median seconds of a step."""
+        """The median time of a step in seconds."""
         return statistics.median(self.seconds)
 
 
@@ -68,12 +73,12 @@ def compare(
     repeats: int,
     methods: Sequence[str],
 ) -> list[Setting]:
-    """Measure steps of ``rows`` rows by each method. The first step of a process does not count; methods take turns."""
+    """Measure steps of ``rows`` rows with each method in turn. The first step of a process does not count."""
     settings: list[Setting] = []
     for stage in stages:
         for method in methods:
             here = [s for s in settings if s.stage == stage and s.method == "hf"]
-            # Both pad and compute in the same way, so the best size of one is taken for the other.
+            # TRL pads and computes in the same way as HF Trainer, so it gets the best size of HF Trainer.
             sizes = [best_of(here)[0].size] if method == "trl" and here else sizes_of(method, material, shape, stage)
             for size in sizes:
                 setting = Setting(method=method, size=size, stage=stage)
@@ -105,10 +110,10 @@ def _measure(setting: Setting, material: Path, shape: Shape, *, rows: int, about
 def measure(
     method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int, steps: int | None = None
 ) -> Measured:
-    """Measure steps of ``rows`` rows in one process. The first does not count.
+    """Measure steps of ``rows`` rows in one process. The first step does not count.
 
     Args:
-        steps: Number of steps. By default, one counts on a CPU and three on a GPU.
+        steps: The number of steps, including the first. By default, one step counts on a CPU and three on a GPU.
     """
     assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches must fill a step"
     if steps is None:
@@ -118,12 +123,12 @@ def measure(
 
 
 def steps_per_process(device: str) -> int:
-    """Return the number of steps of a process, of which the first does not count."""
+    """Return the number of steps in a process, including the first, which does not count."""
     return 2 if device == "cpu" else 4
 
 
 def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int, ...]:
-    """Return the batch sizes or pack sizes to try."""
+    """Return the batch sizes or pack sizes to try with ``method`` in ``stage``."""
     gpu, long = shape.device != "cpu", mean_row(material, stage) > _LONG_ROWS
     if method == "ours":
         return (8192, 32768) if gpu else (PACK["cpu"],)
@@ -131,14 +136,14 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
         return (4096, 16384) if long else (2048, 4096)
     if method == "trl-packed":
         smallest = max(256, 1 << (max(row_lengths(material, stage)) - 1).bit_length())
-        return tuple(sorted({smallest, max(1024, smallest)}))  # a mask's cost grows with the square of a pack
+        return tuple(sorted({smallest, max(1024, smallest)}))  # the cost of a mask grows with the square of the size
     if gpu:
         return (16, 32, 64) if long else (16, 64)
     return (1, 2, 4, 8) if long else (1, 2, 4, 16)
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:
-    """Return the fastest batch size of each method in each stage, of those that were measured in all rounds."""
+    """Return the fastest setting of each method in each stage, among those that were measured in the most rounds."""
     best: dict[tuple[int, str], Setting] = {}
     for setting in settings:
         key = setting.stage, setting.method
@@ -152,7 +157,7 @@ def _rank(setting: Setting) -> tuple[int, float]:
 
 
 def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
-    """Return the settings close to their method's best, of the methods that are not far behind the others."""
+    """Return the settings that are fast enough for further rounds, by the limits ``FAR_BEHIND`` and ``CLOSE``."""
     best = {(s.stage, s.method): s.median for s in best_of(settings)}
 
     def may_win(setting: Setting) -> bool:
@@ -165,9 +170,9 @@ def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float] | None:
-    """Return the largest relative differences in loss and gradient norm from the padded methods, over all steps.
+    """Return the largest relative differences of a step's loss and gradient norm from those of the padded methods.
 
-    Return None if there is no padded method, because a step of packed TRL has other rows.
+    Return None if ``theirs`` has no padded method. Packed TRL does not count, because its steps contain other rows.
     """
     padded = [s for s in theirs if s.method != "trl-packed"]
     if not padded:
@@ -177,17 +182,17 @@ def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float]
 
 
 def relative_differences(ours: Setting | Measured, theirs: Setting | Measured) -> tuple[float, float]:
-    """Return the largest differences of loss and gradient norm over all steps, relative to ``theirs``."""
+    """Return the largest differences of a step's loss and gradient norm, relative to those of ``theirs``."""
     return _furthest(ours.losses, theirs.losses), _furthest(ours.norms, theirs.norms)
 
 
 def is_same_training(off: tuple[float, float], dtype: str) -> bool:
-    """Return whether such differences are no more than rounding."""
+    """Return whether relative differences of the loss and the gradient norm are no more than rounding in ``dtype``."""
     return all(found <= most for found, most in zip(off, TOLERANCES[dtype], strict=True))
 
 
 def other_trainings(settings: Sequence[Setting], dtype: str) -> list[int]:
-    """Return the stages in which ours did not train as the padded methods did."""
+    """Return the stages in which our losses or gradient norms differ from the padded methods by more than rounding."""
     wrong = []
     for stage in sorted({s.stage for s in settings}):
         here = [s for s in settings if s.stage == stage]

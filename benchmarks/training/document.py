@@ -24,7 +24,7 @@ def document(measured: Mapping[str, Any], *, name: str) -> str:
     """Return the page in Markdown, with a section for each part that was measured.
 
     Args:
-        name: Name of the page and its plot, without a suffix.
+        name: The name of the page and its plot, without a suffix.
     """
     machine, shape = measured["machine"], measured["shape"]
     on_gpu = shape["device"] != "cpu"
@@ -87,7 +87,7 @@ def rounds(measured: Mapping[str, Any], part: str) -> str:
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
-    """Return the machine and the versions as the end of a sentence."""
+    """Return the description of the machine and the versions, as the end of a sentence."""
     return "; ".join(f"{name} {value}" for name, value in machine.items()) + "."
 
 
@@ -254,7 +254,7 @@ def _arrangement(measured: Mapping[str, Any]) -> str:
 
 
 def _from_to(gains: Sequence[float] | None) -> str:
-    """Return the smallest and the largest of several gains, in parentheses."""
+    """Return the smallest and largest of several gains in parentheses, or an empty string for fewer than two."""
     return f" ({min(gains):.1f} to {max(gains):.1f})" if gains and len(gains) > 1 else ""
 
 

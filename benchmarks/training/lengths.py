@@ -1,4 +1,4 @@
-"""Measures the first stage at several lengths of the template, and at several sizes of packs."""
+"""Measures the first stage at several template lengths and at several pack sizes."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ from benchmarks.training.material import Shape, row_lengths, write_material
 from benchmarks.training.processes import say
 
 _PADDED_TOKENS = 16384
-"""Tokens in a step of a padded method. Its speed does not depend on them, and 64 long rows would take minutes."""
+"""The number of tokens in a padded step. The speed does not depend on it, and 64 long rows would take minutes."""
 _ALL_ROWS = 2**20
-"""Pack size that holds all rows of a step in one pack, or in one for each lane."""
+"""A pack size that holds all rows of a step in one pack, or in one pack per lane."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """The measurement of one template.
+    """The measurements at one template length.
 
     Attributes:
-        template: Number of tokens in the template.
-        row: Mean number of tokens in a row.
-        ours: Our examples per second.
-        hf: Examples per second of HF Trainer with PEFT, padded, scaled to rows as long as ours.
-        batch: Its fastest batch size.
-        packs: Number of our packs, which are all computed concurrently.
-        gains: Our speed divided by HF's, in each round.
+        template: The number of tokens in the template.
+        row: The mean number of tokens in a row.
+        ours: The number of examples per second with our engine.
+        hf: The number of examples per second with HF Trainer and PEFT, padded and scaled to the length of our rows.
+        batch: The fastest batch size of HF Trainer.
+        packs: The number of our packs, which are all computed concurrently.
+        gains: The speed of our engine divided by that of HF Trainer, in each round.
     """
 
     template: int
@@ -40,14 +40,14 @@ class Length:
 
 @dataclass(frozen=True, kw_only=True)
 class PackSize:
-    """The measurement of one size of our packs.
+    """The measurements of our engine at one pack size.
 
     Attributes:
-        pack: Number of tokens in all concurrent packs.
-        lanes: Number of concurrent packs.
-        rows_per_pack: Mean number of rows in a pack.
-        ours: Examples per second.
-        peak_mib: Peak memory, as in ``Measured``.
+        pack: The number of tokens in all concurrent packs.
+        lanes: The number of concurrent packs.
+        rows_per_pack: The mean number of rows in a pack.
+        ours: The number of examples per second.
+        peak_mib: The peak memory in MiB, as in ``Measured``.
     """
 
     pack: int
@@ -66,9 +66,10 @@ def by_template(
     rows: int,
     repeats: int,
 ) -> list[Length]:
-    """Compare our packs of all ``rows`` rows of a step with padded rows, for each length of the template.
+    """Compare our engine with padded HF Trainer at each template length.
 
-    The figures are medians over ``repeats`` rounds.
+    Our engine computes all ``rows`` rows of a step in one pack, or in one pack per lane. The figures are medians
+    over ``repeats`` rounds.
     """
     found = []
     for template in templates:
@@ -80,7 +81,7 @@ def by_template(
         most = 4 if shape.device == "cpu" else 16
         batches = [batch for batch in (1, 2, 4, 16) if batch == 1 or batch <= min(most, _PADDED_TOKENS / row)]
         padded = max(2, int(_PADDED_TOKENS / row) // batches[-1] * batches[-1])
-        # With few rows, the steps that count may have longer or shorter rows than ours do.
+        # With few rows, the counted steps of HF Trainer may have longer or shorter rows than ours.
         theirs, own = (statistics.mean(lengths[n : n * steps_per_process(shape.device)]) for n in (padded, rows))
         seconds: dict[int, list[float]] = {batch: [] for batch in batches[-3:]}
         ours: list[float] = []
@@ -116,7 +117,7 @@ def by_pack(
     rows: int,
     repeats: int,
 ) -> list[PackSize]:
-    """Measure packs of different sizes over the same rows."""
+    """Measure our engine with packs of different sizes on the same rows."""
     seconds: dict[int, list[float]] = {pack: [] for pack in packs}
     count: dict[int, float] = {}
     lanes: dict[int, int] = {}

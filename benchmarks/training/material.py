@@ -1,4 +1,4 @@
-"""Writes what all methods and processes train on: the rows of each stage in tokens, and a random model."""
+"""Prepares what all methods and processes train: the tokenized rows of each stage, and a random model."""
 
 import json
 import random
@@ -13,12 +13,12 @@ from benchmarks.preprocess import EXAMPLE, INSTRUCTIONS, byte_pairs, rows_of
 VOCABULARY = 4096
 SHOTS = 5
 MADE_UP = "made-up rows"
-"""Name of the data if it comes from no file."""
+"""The name of the data if the rows do not come from a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A Llama with random weights, and its LoRA on all linear layers."""
+    """The shape of a Llama with random weights, and of its LoRA on all linear layers."""
 
     layers: int = 4
     hidden: int = 256
@@ -31,11 +31,11 @@ class Shape:
 
 
 Row = tuple[list[int], list[int]]
-"""Prompt and answer in tokens, the answer with its end token."""
+"""The token ids of a prompt and of its answer, which includes the end token."""
 
 
 def write_material(folder: Path, *, data: Path | None, rows: int, template_tokens: int, stages: int) -> None:
-    """Render and tokenize every stage as a run does, into ``stage-<n>.json``, and write the tokenizer."""
+    """Render and tokenize each stage as a run does, and write ``stage-<n>.json`` files and the tokenizer."""
     from promptintern.compress import build_compressor
     from promptintern.prompt.encode import PromptEncoder
     from promptintern.prompt.render import render_prompt
@@ -46,7 +46,7 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
     from promptintern_api.training import TrainingSpec
 
     found = rows_of(data, rows)
-    random.Random(0).shuffle(found)  # neighbours in a file are alike, and no run trains on them together
+    random.Random(0).shuffle(found)  # adjacent rows of a file are similar, and no run trains on them together
     queries, answers = [row.query for row in found], [row.answer for row in found]
     # Common words of the prompts are single tokens, as they are for a real model.
     examples = [EXAMPLE.format(query=query, answer=answer) for query, answer in zip(queries, answers, strict=True)]
@@ -97,7 +97,7 @@ def mean_row(folder: Path, stage: int) -> float:
 
 
 def build_model(shape: Shape) -> Any:
-    """Return the model on its device, with the same weights in every process."""
+    """Return a random model on the device of ``shape``, with the same weights in every process."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -119,17 +119,17 @@ def build_model(shape: Shape) -> Any:
 
 
 def shape_of(text: str) -> Shape:
-    """Return the shape with the fields in ``text``, a JSON object."""
+    """Return the shape with the fields of the JSON object ``text``, and with defaults for all other fields."""
     return Shape(**json.loads(text))
 
 
 def text_of(shape: Shape) -> str:
-    """Return the fields of the shape as JSON, for ``shape_of``."""
+    """Return the fields of the shape as a JSON object that ``shape_of`` can read."""
     return json.dumps(asdict(shape))
 
 
 def _template(tokenizer: Any, tokens: int) -> str:
-    """Return instructions with enough rules to have ``tokens`` tokens."""
+    """Return instructions followed by enough rules to reach ``tokens`` tokens."""
     text, number = INSTRUCTIONS, 0
     while len(tokenizer(text)["input_ids"]) < tokens:
         number += 1

@@ -1,6 +1,6 @@
-"""Trains some optimizer steps by each method, and measures time, loss and gradient norm of each step, and peak memory.
+"""Trains several optimizer steps with a method, and measures peak memory and each step's time, loss and gradient norm.
 
-A step has the same rows with all methods, and its loss is the mean over its answer tokens.
+A step has the same rows with all methods except packed TRL, and the loss is the mean over the step's answer tokens.
 """
 
 import resource
@@ -22,16 +22,16 @@ LEARNING_RATE = 2e-4
 
 @dataclass(kw_only=True)
 class Measured:
-    """The measurements of a process.
+    """The measurements of one process.
 
     Attributes:
-        seconds: Time of each step after the first, in which libraries warm up.
-        losses: Loss of each step.
-        norms: Gradient norm of each step, before clipping.
-        packs: Mean number of packs in a step of our engine; 0 for other methods.
-        lanes: Largest number of concurrent packs.
-        mfu: Model FLOPs utilization of our steps that count; None if the device's peak is not known.
-        peak_mib: Peak of resident memory, or of the memory that PyTorch allocated on the GPU.
+        seconds: The time of each step after the first, in which libraries warm up.
+        losses: The loss of each step.
+        norms: The gradient norm of each step, before clipping.
+        packs: The mean number of packs in a step of our engine, or 0 for other methods.
+        lanes: The largest number of concurrent packs.
+        mfu: The model FLOPs utilization of our steps that count, or None if the peak of the device is not known.
+        peak_mib: The peak of the resident memory, or of the memory that PyTorch allocated on the GPU, in MiB.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -45,14 +45,14 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What to train, and how.
+    """The training that one process measures.
 
     Attributes:
         method: ``ours``, ``hf`` (Trainer and PEFT, padded), ``trl`` (SFTTrainer, padded) or ``trl-packed`` (bfd).
-        rows: Rows of all steps. For ``trl-packed`` they include another step, because its last step is incomplete.
-        rows_per_step: Number of rows in an optimizer step.
-        size: Rows of a padded batch, or tokens of a pack.
-        tokenizer: Folder of the tokenizer.
+        rows: The rows of all steps. For ``trl-packed``, they include an extra step, because the last is incomplete.
+        rows_per_step: The number of rows in an optimizer step.
+        size: The number of rows in a padded batch, or of tokens in a pack.
+        tokenizer: The folder of the tokenizer.
     """
 
     method: str
@@ -66,7 +66,7 @@ class Work:
     def of_stage(
         cls, material: Path, stage: int, *, method: str, rows: int, size: int, shape: Shape, steps: int = 2
     ) -> "Work":
-        """Return the first ``steps`` steps of ``rows`` rows of a stage."""
+        """Return the training of the first ``steps`` steps of a stage, each with ``rows`` rows."""
         return cls(
             method=method,
             rows=read_stage(material, stage)[: rows * steps],
@@ -78,7 +78,7 @@ class Work:
 
 
 def run(work: Work) -> Measured:
-    """Train, and return the measurements of the steps that count."""
+    """Train as ``work`` says, and return the measurements of the steps that count."""
     methods = {"ours": _ours, "hf": _hf, "trl": _trl, "trl-packed": _trl}
     if work.shape.device != "cpu":
         _wait_for_memory()
@@ -92,10 +92,10 @@ def _ours(work: Work) -> Measured:
 
 
 def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
-    """Train by our engine, as a run trains a stage.
+    """Train with our engine, as a run trains a stage.
 
     Args:
-        after_step: Called after each step with the number of steps done.
+        after_step: A function that is called after each step with the number of steps done.
     """
     rows, shape = work.rows, work.shape
     from promptintern.engine.adapter import attach_lora
@@ -152,7 +152,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
 
 
 def _plan(work: Work, lanes: int, *, pack: bool) -> list[Any]:
-    """Plan the same steps as the other methods take, so that losses can be compared."""
+    """Plan steps with the same rows as those of the other methods, so that losses can be compared."""
     from promptintern.engine import distributed
     from promptintern.engine.attention.backends import min_node_savings_on, min_prefix_savings_on
     from promptintern.engine.attention.prefix_tree import Prefixes
@@ -232,7 +232,7 @@ def _trl(work: Work) -> Measured:
     assert not packed or max(len(p) + len(a) for p, a in rows) <= work.size, "bfd would cut rows"
     dataset = Dataset.from_list([{"input_ids": p + a, "completion_mask": [0] * len(p) + [1] * len(a)} for p, a in rows])
     watch = _watch(shape)
-    # A pack takes the place of a row, so a step takes as many packs as hold its rows.
+    # TRL counts a pack as one row, so a step takes the number of packs that hold ``rows_per_step`` rows on average.
     mean = sum(len(p) + len(a) for p, a in rows) / len(rows)
     per_step = max(1, round(work.rows_per_step * mean / work.size)) if packed else work.rows_per_step
     with tempfile.TemporaryDirectory() as folder:
@@ -254,7 +254,7 @@ def _trl(work: Work) -> Measured:
     found = Measured(seconds=watch.seconds, losses=watch.losses, norms=watch.norms)
     if not packed:
         return found
-    # Packs are not full, and the last step may have fewer of them.
+    # Packs are not entirely full, and the last step may have fewer packs than the others.
     steps = list(zip(watch.seconds, watch.tokens, strict=True))[:-1]
     found.seconds = [seconds * work.rows_per_step * mean / tokens for seconds, tokens in steps]
     return found
@@ -275,7 +275,7 @@ def _arguments(folder: str, shape: Shape, per_step: int, size: int) -> dict[str,
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": shape.device == "cpu",
-        "bf16": shape.dtype == "bfloat16",  # TRL's default, and LoRA's products by tensor cores
+        "bf16": shape.dtype == "bfloat16",  # the default of TRL; lets tensor cores compute LoRA's products
         "gradient_checkpointing": False,
         "dataloader_pin_memory": shape.device != "cpu",
         "seed": 0,
@@ -323,7 +323,7 @@ def _watch(shape: Shape) -> Any:
             if logs and "loss" in logs:
                 self.losses.append(float(logs["loss"]))
                 self.norms.append(float(logs["grad_norm"]))
-                self.tokens.append(float(logs.get("num_tokens", 0)) - sum(self.tokens))  # TRL logs the sum
+                self.tokens.append(float(logs.get("num_tokens", 0)) - sum(self.tokens))  # TRL logs a running total
 
     return Watch()
 
@@ -334,10 +334,10 @@ def _synchronize(shape: Shape) -> None:
 
 
 def _wait_for_memory() -> None:
-    """Wait until the GPU's driver has freed the memory of the last process, which takes seconds."""
+    """Wait until the GPU's driver has freed the memory of the previous process, which takes several seconds."""
     for _ in range(60):
         free, total = torch.cuda.mem_get_info()
-        if total - free < 2 * 2**30:  # contexts
+        if total - free < 2 * 2**30:  # only CUDA contexts are left
             return
         time.sleep(1)
     raise RuntimeError(f"another process holds {(total - free) / 2**30:.0f} GiB of the GPU's memory")

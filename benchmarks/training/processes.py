@@ -1,4 +1,4 @@
-"""Runs each measurement in a new process, forked from one that has imported the libraries and done nothing else."""
+"""Runs each measurement in a new process, forked from a process that has only imported the libraries."""
 
 import contextlib
 import multiprocessing
@@ -20,19 +20,19 @@ _LIBRARIES = {
     "trl": _TRL,
     "trl-packed": _TRL,
 }
-"""Libraries by method. Importing TRL takes about 150 MiB, which only its own peaks should include."""
+"""The libraries of each method. Importing TRL takes about 150 MiB, which only the peaks of TRL should include."""
 SPINS = "GOMP_SPINCOUNT"
-"""Spins of a thread that waits for others before it sleeps. Our command line sets it; other libraries leave libgomp's
-default."""
+"""The environment variable for the number of times that a waiting thread spins before it sleeps. Our command line sets
+the variable. Other libraries leave libgomp's default."""
 OUR_SPINS = "20000"
 
 
 def in_new_process(measure: Callable[..., T], *arguments: Any, method: str = "hf") -> T:
-    """Call ``measure`` in a new process and return its result. What libraries print goes to stderr.
+    """Call ``measure`` in a new process and return the result. The output of libraries goes to standard error.
 
     Args:
-        method: The method whose libraries are imported. Our processes have the spin count of our command line, which
-            libgomp reads once, when it is loaded.
+        method: The method whose libraries are imported. A process of our method gets the spin count of our command
+            line. libgomp reads the count only once, when it is loaded.
     """
     return _host(method).submit(_forked, _LIBRARIES[method], measure, *arguments).result()
 
@@ -50,7 +50,7 @@ def _host(method: str) -> ProcessPoolExecutor:
 def _prepare(spins: str | None) -> None:
     os.environ.pop(SPINS, None)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | ({SPINS: spins} if spins else {})
-    # If JAX is installed, libraries import it, and it takes most of a GPU's memory.
+    # If JAX is installed, libraries import it, and it would take most of a GPU's memory.
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 

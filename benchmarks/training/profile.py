@@ -1,4 +1,4 @@
-"""Profiles one of our steps of the first stage by kind of operation."""
+"""Profiles a step of our engine in the first stage by kind of operation."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from benchmarks.training.methods import Work, train_ours
 from benchmarks.training.processes import OURS, in_new_process, say
 
 _PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::addmm_": 1, "aten::baddbmm": 1}
-"""Position of the first factor among the arguments of each matrix product."""
+"""The position of the first factor among the arguments of each matrix product."""
 _ATTENTION = "_attention_for_cpu"
 PRODUCTS, SHARED, OWN, REST = (
     "matrix products",
@@ -32,7 +32,7 @@ ATTENTION, OTHERS, WAITING = (
 
 
 PACK = {"cpu": 2048, "cuda": 32768}
-"""Pack size in tokens by device; on a CPU it is the default of a run."""
+"""The pack size in tokens by device. The size for a CPU is the default of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class Spent:
     """The time spent on one kind of operation.
 
     Attributes:
-        share: Share of the step's time.
-        gflops: Operations in 10^9 per second of that time, by all lanes together, where the shared prefix counts as one
-            lane; None if they were not counted.
+        share: The share of the step's time.
+        gflops: The speed of all lanes together during that time in 10^9 operations per second, or None if the
+            operations were not counted. The shared prefix counts as the work of one lane.
     """
 
     share: float
@@ -50,7 +50,7 @@ class Spent:
 
 
 def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, Spent]:
-    """Return what the second step's time is spent on, by kind of operation."""
+    """Return the shares of the second step's time by kind of operation."""
     say("profile of the first stage")
     work = Work.of_stage(material, 0, method="ours", rows=rows, size=PACK[shape.device], shape=shape)
     return in_new_process(_profile, work, method=OURS)
@@ -73,7 +73,7 @@ def _profile(work: Work) -> dict[str, Spent]:
 
 
 def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
-    """Return the times of a step on a GPU, where one kind stands for all attention."""
+    """Return the shares of a step by kind of GPU kernel. Attention kernels do not show what they attend to."""
     spent = dict.fromkeys((PRODUCTS, ATTENTION, OTHERS), 0.0)
     for event in profiler.key_averages():
         kinds = [
@@ -89,7 +89,7 @@ def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
 
 
 def _by_operation(profiler: Any, step: float, lanes: int) -> dict[str, Spent]:
-    """Return the times of a step on a CPU, over all threads that compute packs of their own."""
+    """Return the shares and speeds of a step on a CPU by kind of operation, over all threads that compute packs."""
     seconds = dict.fromkeys((PRODUCTS, SHARED, OWN), 0.0)
     operations = dict.fromkeys(seconds, 0.0)
     for event in profiler.key_averages(group_by_input_shape=True):
@@ -108,8 +108,9 @@ def _by_operation(profiler: Any, step: float, lanes: int) -> dict[str, Spent]:
 def _kind(key: str, shapes: Sequence[Sequence[int]]) -> tuple[str, float] | None:
     """Return the kind of an operation and its number of additions and multiplications, or None for other operations.
 
-    ``[..., M, K]`` times ``[..., K, N]`` takes ``2 M K N``. Attention takes two such products of queries, keys and
-    head width, and backwards five; causal attention half of them.
+    The product of ``[..., M, K]`` and ``[..., K, N]`` takes ``2 M K N`` operations. Attention takes two such products
+    over queries, keys and head width in the forward pass, and five in the backward pass. Causal attention takes half
+    as many operations.
     """
     if key in _PRODUCTS:
         one, other = [shape for shape in shapes if shape][_PRODUCTS[key] :][:2]
@@ -123,10 +124,10 @@ def _kind(key: str, shapes: Sequence[Sequence[int]]) -> tuple[str, float] | None
 
 
 def threads() -> int:
-    """Return the number of threads that PyTorch uses here."""
+    """Return the number of threads that PyTorch uses in this process."""
     return torch.get_num_threads()
 
 
 def gpu_name() -> str:
-    """Return CUDA's name of the GPU."""
+    """Return the name of the GPU that CUDA reports."""
     return torch.cuda.get_device_name()

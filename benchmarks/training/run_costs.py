@@ -1,9 +1,9 @@
-"""Measures what a run spends beside its steps: changes of stages, checkpoints, and starts of new processes.
+"""Measures what a run costs besides its steps: stage changes, checkpoints and starts of new processes.
 
-The usual way to train in stages is a script that is started once per stage. Our run continues in the same process, and
-has prepared the prompts of the next stage by then. A run with storage on this machine's disk and one with a real S3
-server take turns; both save every second. The run on S3 is stopped in its last stage but one, and a new process
-continues it.
+The usual way to train in stages is a script that is started once per stage. Our run stays in the same process, and when
+a stage ends, the prompts of the next stage are ready. Runs with storage on this machine's disk and runs with storage on
+a real S3 server take turns; all save a checkpoint every second. A run on S3 is stopped in its second-to-last stage, and
+a new process resumes it.
 """
 
 import json
@@ -27,27 +27,27 @@ from benchmarks.training.processes import OUR_SPINS, SPINS, say
 
 _ROWS, _STAGES = 640, 4
 _STOP_AFTER = 2
-"""Steps of the last stage but one after which the run is stopped, so that a new process continues it."""
+"""The number of steps in the second-to-last stage after which the run is stopped, so that a new process resumes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunCosts:
-    """Medians, in seconds.
+    """The costs of the runs, with times in seconds.
 
     Attributes:
-        stage: Training time of a stage.
-        change: From the end of a stage's evaluation until the next stage's first step begins.
-        share: The largest such change, as a share of the training time of the stage after it.
-        s3_change: As ``change``, with storage on the S3 server.
-        s3_share: As ``share``, with storage on the S3 server.
-        start: From a new process until its first step begins, in the middle of a run.
-        save: Pause of training for a checkpoint.
-        stored: From the end of a step until its checkpoint is stored, while training goes on.
-        s3_stored: As ``stored``, on the S3 server.
-        step: A training step.
-        every: Default time between checkpoints.
-        local: Examples per second of the first stage with storage on this machine.
-        s3: The same with storage on the S3 server.
+        stage: The median training time of a stage.
+        change: The median time from the end of a stage's evaluation until the first step of the next stage begins.
+        share: The largest ratio of a stage change to the training time of the stage after it.
+        s3_change: The same as ``change``, with storage on the S3 server.
+        s3_share: The same as ``share``, with storage on the S3 server.
+        start: The median time from the start of a new process that resumes a run until its first step begins.
+        save: The mean time for which a checkpoint pauses training.
+        stored: The median time from the end of a step until its checkpoint is stored; training continues meanwhile.
+        s3_stored: The same as ``stored``, with storage on the S3 server.
+        step: The mean time of a training step.
+        every: The default time between checkpoints.
+        local: The median examples per second in the first stage, with storage on this machine.
+        s3: The same as ``local``, with storage on the S3 server.
     """
 
     stage: float
@@ -66,7 +66,7 @@ class RunCosts:
 
 
 def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int) -> RunCosts:
-    """Run the jobs in processes that start as a user starts them."""
+    """Run the jobs in new processes, as a user would start them, and return the costs."""
     from promptintern_api.compute import CheckpointSpec
 
     runs: list[list[Event]] = []
@@ -116,9 +116,9 @@ def _first(run: Sequence[Event], kind: str) -> Event:
 
 
 def _changes(run: Sequence[Event]) -> Iterator[tuple[float, float]]:
-    """Yield the seconds from a stage's last answer to the next stage's first step, and the training time of that stage.
+    """Yield the seconds from a stage's last answer to the next stage's first step, and the next stage's training time.
 
-    The event of a trained stage carries its time from the first step on.
+    The event of a trained stage carries the training time since the first step of the stage.
     """
     answered = ended = None
     for event in run:
@@ -132,7 +132,7 @@ def _changes(run: Sequence[Event]) -> Iterator[tuple[float, float]]:
 
 
 def _stored(run: Sequence[Event]) -> Iterator[float]:
-    """Yield the seconds from a step until its checkpoint is stored."""
+    """Yield the seconds from the end of each saved step until the checkpoint is stored."""
     stepped: dict[tuple[int, int], float] = {}
     for event in run:
         if event["event"] == "Stepped":
@@ -192,7 +192,7 @@ def _process(
 
 @contextmanager
 def _s3() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Yield the storage spec of a new S3 server, and its credentials as environment variables."""
+    """Yield the storage spec for a new S3 server, and its credentials as environment variables."""
     from tests.cluster.s3 import REGION, S3Server
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""Runs or continues a job and prints its events as JSON lines with their time. Arguments: ``JOB STOP_AFTER``.
+"""Runs or resumes a job and prints its events as JSON lines with timestamps. Arguments: ``JOB STOP_AFTER``.
 
-It stops the run after STOP_AFTER steps of the last stage but one, or never if that is 0.
+The run stops after STOP_AFTER steps of the second-to-last stage, or only at its end if STOP_AFTER is 0.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from promptintern.run.driver import run_job
 
 
 class Printer:
-    """An observer that prints events."""
+    """An observer that prints events and stops the run after a given step."""
 
     def __init__(self, stage: int, stop_after: int) -> None:
         self._stage = stage
@@ -24,7 +24,7 @@ class Printer:
         self._stop = False
 
     def emit(self, event: Event) -> None:
-        """Print ``event``."""
+        """Print ``event``, and note whether it is the step after which the run should stop."""
         line = {"event": type(event).__name__, "at": time.time(), "stage": getattr(event, "stage", None)}
         if isinstance(event, StageDone):
             line["stage"] = event.record.index
@@ -44,23 +44,23 @@ class Printer:
         print(json.dumps(line), flush=True)
 
     def stop_requested(self) -> bool:
-        """Return whether the run has come to the step at which to stop."""
+        """Return whether the run has reached the step after which it should stop."""
         return self._stop
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Do nothing: the ending is an exception."""
+        """Do nothing, because the ending is raised as an exception."""
 
     def has_ending(self) -> bool:
-        """Return False: no worker runs in another process."""
+        """Return False, because no worker runs in another process."""
         return False
 
     def record_saved(self, where: str) -> bool:
-        """Return False: no worker runs in another process."""
+        """Return False, because no worker runs in another process."""
         return False
 
 
 def main() -> None:
-    """Run the job."""
+    """Run the job that the command line names."""
     path, stop_after = sys.argv[1:]
     job = load_job(Path(path))
     assert job.spec.storage is not None

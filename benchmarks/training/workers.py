@@ -23,9 +23,9 @@ def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int)
 
 
 def group(work: Work, count: int) -> list[float]:
-    """Train with ``count`` workers that exchange gradients by gloo.
+    """Train with ``count`` workers that exchange gradients through gloo.
 
-    Return the first worker's seconds of each step that counts.
+    Return the time in seconds that the first worker took for each step that counts.
     """
     context = multiprocessing.get_context("fork")
     results = context.Queue()

@@ -1,4 +1,4 @@
-"""`helm test`: check that a replica is ready, that the API server accepts jobs, and that the deputy policy holds."""
+"""Checks for `helm test` that a replica is ready, the API server accepts jobs, and the deputy policy holds."""
 
 import json
 import os
@@ -14,7 +14,7 @@ TIMEOUT_SECONDS = 60
 
 
 def wait_until_ready(url: str) -> None:
-    """Wait until a replica reports that it is ready."""
+    """Wait until a replica reports at ``url`` that it is ready, and exit if this takes too long."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         try:
@@ -44,7 +44,7 @@ def create(job: dict[str, object], namespace: str) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Run the checks. This pod may not create pods, so the deputy policy has to refuse its job."""
+    """Run the checks. This pod may not create pods, so the deputy policy has to refuse a job from the pod."""
     wait_until_ready(os.environ["READY_URL"])
     job = {
         "apiVersion": "promptintern.dev/v1alpha1",
