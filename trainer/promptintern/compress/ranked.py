@@ -65,7 +65,7 @@ class CompressedTemplate:
 
     @property
     def text(self) -> str:
-        """The text for display. Prompts are rendered from ``pieces``, since literal text may look like a placeholder."""
+        """The text for display. Prompts are built from ``pieces``, since literal text may look like a placeholder."""
         return "".join(piece.text for piece in self.pieces)
 
 
