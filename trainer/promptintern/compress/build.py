@@ -19,7 +19,7 @@ from promptintern.storage.options import S3Options
 
 
 class Compressor(Protocol):
-    """Provides the template at every rate of the schedule."""
+    """A compressor, which provides the template at every rate of the schedule."""
 
     def compress(self, rate: float) -> CompressedTemplate:
         """Return the template at ``rate``, from 0 to 1."""
@@ -35,12 +35,14 @@ def build_compressor(
     s3: S3Options | None = None,
     cache_dir: Path | None = None,
 ) -> Compressor:
-    """Build the compressor that ``spec`` describes. It scores the template when a rate between 0 and 1 first needs it.
+    """Build the compressor that ``spec`` describes.
+
+    The compressor scores the template when it is first asked for a rate between 0 and 1.
 
     Args:
-        tokenizer: The training model's tokenizer, in whose tokens rates are counted.
+        tokenizer: The tokenizer of the training model. Rates are counted in its tokens.
         model: The job's base model, for SelfInformation.
-        model_digest: The base model's digest for the cache key. Default: scores of SelfInformation are not cached.
+        model_digest: The base model's digest, for the cache key. If None, scores of SelfInformation are not cached.
         s3: Options for reaching an LLMLingua2 model in S3.
         cache_dir: The folder for cached scores. Default: ``promptintern/compress`` in the user's cache folder.
 
@@ -68,7 +70,7 @@ def build_compressor(
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredTemplate:
-    """A template whose words are scored and ranked when a rate first needs the ranking."""
+    """A template whose words are scored and ranked when the ranking is first needed."""
 
     template: Template
     tokenizer: Any
@@ -132,5 +134,5 @@ def _score_with_classifier(template: Template, uri: str, s3: S3Options | None, c
 
 
 def _identity(template: Template) -> list[tuple[str, str]]:
-    """Return what scores depend on besides the models: text, protected spans and positions of placeholders."""
+    """Return the kind and text of each template piece. Apart from the models, scores depend on nothing else."""
     return [(piece.kind.value, piece.text) for piece in template.pieces]

@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import Any
 
 _VERSION = 1
-"""Increase it when the scores of the same input change."""
+"""The version of the scores. Increase it when the scores of the same input change."""
 
 
 def cache_key(**parts: Any) -> str:
-    """Return a SHA-256 of ``parts`` (plain data) that is the same in every process."""
+    """Return a SHA-256 digest of ``parts`` (plain data), which is the same in every process."""
     text = json.dumps({"version": _VERSION, **parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Return the SHA-256 of a fast tokenizer's full definition."""
+    """Return the SHA-256 digest of a fast tokenizer's full definition."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreCache:
-    """JSON files ``KEY.json`` in ``folder``, each written completely or not at all."""
+    """A cache of scores in JSON files ``KEY.json`` in ``folder``. Each file is written completely or not at all."""
 
     folder: Path
 

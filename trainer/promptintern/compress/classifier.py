@@ -9,7 +9,7 @@ FIELD = "spec.prompt.compressor.modelUri"
 
 
 def load_classifier(path: Path) -> tuple[Any, Any]:
-    """Load a token classification model in float32 on the CPU, and its fast tokenizer.
+    """Load the token classification model in the folder ``path`` in float32 on the CPU, and its fast tokenizer.
 
     Raises:
         UserError: if the folder does not contain both.

@@ -1,4 +1,4 @@
-"""Compression by templates that the user wrote for each rate."""
+"""Compression with templates that the user wrote, one for each rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from promptintern.schedule import Stage
 
 FIELD = "spec.prompt.compressor.templates"
 RATE_TOLERANCE = 1e-3
-"""The largest difference between a template's rate and a stage's rate: ``0.333`` matches 1/3."""
+"""The largest difference at which a template's rate matches a stage's rate, so that ``0.333`` matches 1/3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,10 @@ class PrecomputedTemplates:
     tokenizer: Any
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """Return the user's template for ``rate``; at rate 1 the full template, unless the user gave one for it.
+        """Return the user's template for ``rate``. At rate 1, return the full template if the user wrote none.
 
         Raises:
-            UserError: if the user gave no template for ``rate``.
+            UserError: if the user wrote no template for ``rate``.
         """
         template = _nearest(self.by_rate, rate)
         if template is None and rate >= 1:
@@ -47,7 +47,8 @@ def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
     """Check that a Precomputed compressor has a suitable template for each stage. Other compressors need no check.
 
     Raises:
-        UserError: at every rate without a template, or whose template has no {examples} although its stage has shots.
+        UserError: for every rate below 1 without a template, and for every template without {examples} whose stage has
+            shots.
     """
     if spec.compressor.kind is not CompressorKind.PRECOMPUTED:
         return
@@ -82,7 +83,7 @@ def _nearest(by_rate: dict[float, Template], rate: float) -> Template | None:
 
 
 def parse_precomputed(spec: PromptSpec) -> dict[float, Template]:
-    """Return the templates by rate.
+    """Parse the user's templates, and return them by rate.
 
     Raises:
         UserError: at every template that is invalid or lacks protected text, and at every repeated rate.

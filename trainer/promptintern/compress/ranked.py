@@ -1,4 +1,7 @@
-"""Compression by a ranking of the template's words. Each rate keeps a prefix of the ranking, so rates nest."""
+"""Compression by a ranking of the template's words.
+
+Each rate keeps a prefix of the ranking, so a lower rate keeps a part of the words that a higher rate keeps.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,28 +12,28 @@ from typing import Any
 from promptintern.prompt.template import LITERAL, Piece, Template, text_runs
 
 _UNIT = re.compile(r"\s*(?:[\u2e80-\u9fff\uf900-\ufaff]|[^\s\u2e80-\u9fff\uf900-\ufaff]+)|\s+")
-"""A word with the white space before it; a character of a script without spaces between words (Chinese, Japanese); or
-white space at the end of a template piece."""
+"""The pattern of a unit: a word, or a character of a script without spaces between words (Chinese, Japanese), with the
+white space before it; or white space at the end of a template piece."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """A word or character, which is kept or removed as a whole."""
+    """A word or character that is kept or removed as a whole."""
 
     text: str
     piece: int
-    """Index of the literal template piece that contains the unit."""
+    """The index of the literal template piece that contains the unit."""
     start: int
-    """Offset in characters in the template's plain text, in which placeholders are empty."""
+    """The unit's offset, in characters, in the template's plain text, in which placeholders are empty."""
 
     @property
     def end(self) -> int:
-        """Offset after the unit's last character."""
+        """The offset after the unit's last character."""
         return self.start + len(self.text)
 
 
 def split_units(template: Template) -> list[Unit]:
-    """Return the units of all literal pieces, in order. A piece is the concatenation of its units."""
+    """Return the units of all literal pieces of ``template``, in order. A piece is the concatenation of its units."""
     units, offset = [], 0
     for index, piece in enumerate(template.pieces):
         if piece.kind is LITERAL:
@@ -43,7 +46,7 @@ def split_units(template: Template) -> list[Unit]:
 
 
 def rank_units(scores: Sequence[float]) -> list[int]:
-    """Return the indices of the units by descending score, ties by position. The last ones are removed first."""
+    """Return the indices of the units by descending score, ties by position. The last units are removed first."""
     return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
 
 
@@ -54,15 +57,15 @@ class CompressedTemplate:
     pieces: tuple[Piece, ...]
     requested_rate: float
     achieved_rate: float
-    """``tokens / full_tokens``; 0 for a template without text."""
+    """The ratio ``tokens / full_tokens``, or 0 for a template without text."""
     tokens: int
-    """Number of the training model's tokens in the remaining text, including protected text."""
+    """The number of the training model's tokens in the remaining text, including protected text."""
     full_tokens: int
-    """Number of tokens at rate 1."""
+    """The number of tokens at rate 1."""
 
     @property
     def text(self) -> str:
-        """The text to show. Prompts are rendered from ``pieces``, since literal text may look like a placeholder."""
+        """The text for display. Prompts are built from ``pieces``, since literal text may look like a placeholder."""
         return "".join(piece.text for piece in self.pieces)
 
 
@@ -90,7 +93,7 @@ def compressed_template(pieces: tuple[Piece, ...], *, rate: float, tokens: int, 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedTemplate:
-    """A template whose units are ranked; the unit ``ranking[0]`` is removed last."""
+    """A template and the ranking of its units. The unit with the index ``ranking[0]`` is removed last."""
 
     template: Template
     units: Sequence[Unit]
@@ -102,7 +105,7 @@ class RankedTemplate:
 
     @cached_property
     def full_tokens(self) -> int:
-        """Number of tokens at rate 1."""
+        """The number of tokens at rate 1."""
         return count_tokens(self.template.pieces, self.tokenizer)
 
     def compress(self, rate: float) -> CompressedTemplate:
@@ -110,9 +113,9 @@ class RankedTemplate:
 
         Rate 1 leaves the template unchanged, and rate 0 keeps only protected pieces and placeholders. Protected text is
         kept even if it alone exceeds the rate. The prefix is found by bisection over its length. Removing a word can
-        change how its neighbours are tokenized, so token counts need not rise strictly with the length. In any case the
-        result is within the rate (unless protected text exceeds it), and a lower rate keeps a prefix of what a higher
-        rate keeps.
+        change how its neighbours are tokenized, so the token count may fall when the prefix becomes longer. Even
+        so, the result is within the rate (unless protected text alone exceeds it), and a lower rate never keeps a
+        longer prefix than a higher rate.
         """
         assert 0 <= rate <= 1
         if rate >= 1:
@@ -133,7 +136,7 @@ class RankedTemplate:
         )
 
     def keep(self, count: int) -> tuple[Piece, ...]:
-        """Return the template with only the first ``count`` units of the ranking."""
+        """Return the pieces of the template with only the first ``count`` units of the ranking."""
         kept: dict[int, list[str]] = {}
         for index in sorted(self.ranking[:count]):
             kept.setdefault(self.units[index].piece, []).append(self.units[index].text)

@@ -14,22 +14,24 @@ from promptintern.models import context_length
 from promptintern.prompt.template import Template
 
 _MAX_WINDOW = 2048
-"""Longest window of a causal model in tokens. The logits of a longer window need memory and add little context."""
+"""The length of a causal model's longest window, in tokens. A longer window would need more memory for its logits and
+add little context."""
 _LOGIT_ROWS = 256
-"""Number of positions whose float32 log-probabilities are in memory at the same time."""
+"""The number of positions whose float32 log-probabilities are in memory at the same time."""
 _CLASSIFIER_WINDOW = 512
-"""Longest window of a classifier in tokens: the length with which the LLMLingua-2 models were trained."""
+"""The length of a classifier's longest window, in tokens. The LLMLingua-2 models were trained with this length."""
 KEEP_LABEL = 1
 """The classifier's label for a token to keep."""
 
 
 def self_information_scores(template: Template, model: Any, tokenizer: Any) -> list[float]:
-    """Return for each unit of ``template`` the mean surprisal of its tokens in bits: -log2 p(token | prefix).
+    """Return the mean surprisal of each unit's tokens in bits: -log2 p(token | prefix).
 
-    Li et al., "Compressing Context to Enhance Inference Efficiency of Large Language Models", EMNLP 2023, with words
-    as lexical units. Placeholders are empty. The first token follows the tokenizer's start token, or its end token if
-    it has no start token. A template longer than the model's context (or 2,048 tokens) is read in windows that overlap
-    by half, and each token is scored in the first window that contains it. A unit without tokens scores 0.
+    The method is from Li et al., "Compressing Context to Enhance Inference Efficiency of Large Language Models", EMNLP
+    2023, with words as lexical units. Placeholders are left out. The first token is scored after the tokenizer's start
+    token, or after its end token if it has no start token. A template longer than the model's context (or 2,048
+    tokens) is read in windows that overlap by half, and each token is scored in the first window that contains it. A
+    unit without tokens scores 0.
     """
     ids, spans = _tokenize(template, tokenizer)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -46,11 +48,11 @@ def self_information_scores(template: Template, model: Any, tokenizer: Any) -> l
 
 
 def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[float]:
-    """Return for each unit of ``template`` the mean probability of the label "keep" over its tokens.
+    """Return the mean probability of the label "keep" over each unit's tokens.
 
-    Pan et al., "LLMLingua-2", Findings of ACL 2024. Placeholders are empty. A template longer than the model's window
-    is split after the last full stop or line break that fits, as in the llmlingua package. A unit without tokens scores
-    0.
+    The method is from Pan et al., "LLMLingua-2", Findings of ACL 2024. Placeholders are left out. A template longer
+    than the model's window is split after the last full stop or line break that fits, as in the llmlingua package. A
+    unit without tokens scores 0.
 
     Raises:
         UserError: if the classifier does not have exactly two labels.
@@ -81,13 +83,13 @@ def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[fl
 
 
 def _tokenize(template: Template, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the token ids of the plain text, and the span of characters of each token."""
+    """Return the token ids of the template's plain text, and each token's range of characters."""
     encoded = tokenizer(template.plain_text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return list(encoded["input_ids"]), [(a, b) for a, b in encoded["offset_mapping"]]
 
 
 def _surprisals(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
-    """Return -log2 p of the tokens ``targets`` ``[T]`` under ``logits`` ``[T, V]``."""
+    """Return the surprisal in bits, -log2 p, of each of the tokens ``targets`` ``[T]`` under ``logits`` ``[T, V]``."""
     values: list[float] = []
     for rows, ids in zip(torch.split(logits, _LOGIT_ROWS), torch.split(targets, _LOGIT_ROWS), strict=True):
         log_p = rows.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
@@ -96,7 +98,11 @@ def _surprisals(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
 
 
 def _chunk_end(start: int, window: int, ends: Sequence[bool]) -> int:
-    """Return the end of the chunk that begins at token ``start``: after the last sentence end in the window, if any."""
+    """Return the end of the chunk that begins at token ``start``.
+
+    This is the end of the text if the window reaches it, or else the position after the last sentence end in the
+    window, or else the end of the window.
+    """
     stop = start + window
     if stop >= len(ends):
         return len(ends)
@@ -104,7 +110,7 @@ def _chunk_end(start: int, window: int, ends: Sequence[bool]) -> int:
 
 
 def _mean_by_unit(units: Sequence[Unit], spans: Sequence[tuple[int, int]], values: Sequence[float]) -> list[float]:
-    """Return the mean value of the tokens that begin in each unit, or if none does, that overlap it."""
+    """Return the mean value of the tokens that begin in each unit, or of those that overlap it if none begins in it."""
     scores, token = [], 0
     for unit in units:
         while token < len(spans) and spans[token][1] <= unit.start and spans[token][0] < unit.start:

@@ -1,4 +1,4 @@
-"""Greedy answers to encoded prompts, in batches."""
+"""Generation of greedy answers to encoded prompts, in batches."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +13,8 @@ from promptintern.errors import RunFailed
 from promptintern.evaluate.prefix import CachedPrefix, compute_prefix
 
 _LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
-"""Largest differences of logits, in units of their standard deviation, that a different order of summation explains:
-in float32, and in 16-bit types."""
+"""The largest differences between logits that a different order of summation explains, in float32 and in 16-bit types.
+The unit is the standard deviation of the logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,12 @@ class Answer:
 
     text: str
     tokens: int
-    """Number of generated tokens, including the end token if there is one."""
+    """The number of generated tokens, including the end token if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """Settings for generating answers and for where they end."""
+    """The settings for generating answers and for ending them."""
 
     max_new_tokens: int
     stop: tuple[str, ...] = ()
@@ -45,15 +45,15 @@ def generate(
     share_prefix: bool = True,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Answer]:
-    """Return greedy answers to ``prompts`` (token ids), in their order.
+    """Return greedy answers to ``prompts`` (token ids), in the order of the prompts.
 
     Prompts of similar length share a batch, with padding after their shared prefix. A batch that does not fit into the
     device's memory is halved.
 
     Args:
-        share_prefix: Compute the prefix that all prompts share only once, if the model allows it. False computes every
-            prompt completely, like a server without prefix caching.
-        progress: Called after each batch with the number of prompts answered so far.
+        share_prefix: Whether to compute the shared prefix of all prompts only once, if the model allows this. If False,
+            every prompt is computed completely, as on a server without prefix caching.
+        progress: A function that is called after each batch with the number of prompts answered so far.
 
     Raises:
         RunFailed: if the device has too little memory for a single prompt.
@@ -70,7 +70,7 @@ def generate(
             except RunFailed:
                 if prefix is None:
                     raise
-            if batch_answers is None:  # without the prefix, and outside the handler, more memory is free
+            if batch_answers is None:  # outside the handler and without the prefix, more memory is free
                 prefix = None
                 batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
             for row, answer in zip(batch, batch_answers, strict=True):
@@ -82,7 +82,7 @@ def generate(
 def time_queries(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, decoding: Decoding, device: torch.device
 ) -> list[float]:
-    """Return the seconds that each prompt takes when answered alone. One untimed warm-up answer goes first."""
+    """Answer each prompt alone, after one untimed warm-up answer, and return the seconds that each answer took."""
     seconds = []
     with _evaluation_mode(model):
         for number, prompt in enumerate([*prompts[:1], *prompts]):
@@ -96,10 +96,10 @@ def time_queries(
 def _usable_prefix(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device
 ) -> CachedPrefix | None:
-    """Return the cached prefix of ``prompts``, or None if the model does not continue it like a complete prompt.
+    """Return the cached prefix of ``prompts``, or None if it cannot be cached or would change the answers.
 
-    The shortest and the longest prompt decide: their logits in one batch after the prefix are compared with those of
-    each prompt alone.
+    The shortest and the longest prompt are tested. Their logits in one batch after the cached prefix are compared with
+    their logits when each of the two is computed alone and completely.
     """
     prefix = compute_prefix(model, prompts, device)
     if prefix is None:
@@ -115,9 +115,10 @@ def _usable_prefix(
 def _largest_logit_difference(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> float:
-    """Return the largest difference of the first tokens' logits: one batch after ``prefix`` against each prompt alone.
+    """Return the largest difference of the first tokens' logits between two computations of ``prompts``.
 
-    The unit is the standard deviation of the logits.
+    In the first computation, all prompts are in one batch after ``prefix``. In the second, each prompt is computed
+    alone. The unit of the difference is the standard deviation of the logits.
     """
     shared = _first_logits(model, tokenizer, prompts, device, prefix)
     alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in prompts])
@@ -197,7 +198,10 @@ def _greedy_output(
     stopping_criteria: Any = None,
     **settings: Any,
 ) -> Any:
-    """Return the output of transformers' greedy generation for one batch; ``settings`` are fields of its config."""
+    """Return the output of transformers' greedy generation for one batch.
+
+    ``settings`` are fields of transformers' ``GenerationConfig``.
+    """
     from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id
@@ -230,7 +234,10 @@ def _greedy_output(
 
 @contextmanager
 def _without_model_defaults(model: Any) -> Iterator[None]:
-    """Empty the model's generation config, whose values (penalties, suppressed tokens) would otherwise be defaults."""
+    """Empty the model's generation config inside the block.
+
+    Otherwise, its values, such as penalties and suppressed tokens, would be defaults for generation.
+    """
     from transformers import GenerationConfig
 
     base = base_of(model)
@@ -242,7 +249,7 @@ def _without_model_defaults(model: Any) -> Iterator[None]:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Return the tokens that end an answer: the tokenizer's, and those of the model's generation config."""
+    """Return the end tokens of an answer: those of the tokenizer and of the model's generation config."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     vocabulary = len(tokenizer)
@@ -250,7 +257,7 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
 
 
 def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str]) -> Answer:
-    # A row that a stop string ended is padded to the length of the batch.
+    # A row that ended at a stop string is padded to the length of the batch.
     over = ends | {tokenizer.pad_token_id}
     length = next((i for i, token in enumerate(ids) if token in over), None)
     text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -265,7 +272,7 @@ def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
 
 
 class _StopTexts:
-    """Ends a row once its text contains a stop string."""
+    """A stopping criterion for transformers, which ends a row once its text contains a stop string."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], width: int) -> None:
         self.tokenizer, self.stop, self.width = tokenizer, stop, width

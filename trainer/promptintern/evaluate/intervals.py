@@ -1,4 +1,4 @@
-"""95 % confidence intervals of a share, a score, and the difference between two arms on the same rows."""
+"""95 % confidence intervals of a share, of a score, and of the difference between two arms on the same rows."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-"""1.96, the number of standard errors on each side of a 95 % interval."""
+"""The number of standard errors on each side of a 95 % interval, 1.96."""
 
 _MAX_DRAWS_IN_MEMORY = 4_000_000
-"""Largest number of counts of resampled rows in memory (8 bytes each)."""
+"""The largest number of multinomial counts (8 bytes each) that are in memory at the same time."""
 
 Table = NDArray[np.float64]
 Score = Callable[[Table], NDArray[np.float64]]
-"""Computes scores, shape [sets], from sums over rows, shape [sets, statistics]."""
+"""A function that computes scores, shape [sets], from sums of statistics over rows, shape [sets, statistics]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,10 @@ class Interval:
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """Return the interval of a share: Wilson's score interval without continuity correction.
+    """Return the interval of a share, as Wilson's score interval without continuity correction.
 
-    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n); E. B. Wilson, JASA 22 (1927) 209-212. Unlike the normal
-    approximation it stays within 0 and 1, and it has a width even if all rows agree.
+    The limits are (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n); see E. B. Wilson, JASA 22 (1927) 209-212.
+    Unlike the normal approximation, the interval stays between 0 and 1, and it has a width even if all rows agree.
 
     Raises:
         ValueError: if ``n`` is not positive or ``successes`` is not between 0 and ``n``.
@@ -58,9 +58,9 @@ def wilson(successes: int, n: int) -> Interval:
 def newcombe_paired(a: Sequence[float], b: Sequence[float]) -> Interval:
     """Return the interval of mean(a) - mean(b) for two arms, each right (1.0) or wrong (0.0) on the same rows.
 
-    Newcombe's hybrid score interval for paired proportions (method 10 of R. G. Newcombe, Statistics in Medicine 17
-    (1998) 2635-2650): the Wilson limits of both shares, combined with the correlation between them. In contrast, the
-    bootstrap interval has no width if no two rows differ, however few rows there are.
+    This is Newcombe's hybrid score interval for paired proportions (method 10 of R. G. Newcombe, Statistics in Medicine
+    17 (1998) 2635-2650). It combines the Wilson limits of both shares with the correlation between the arms. It has a
+    width even if all rows have the same difference, whereas the bootstrap interval then has none.
 
     Raises:
         ValueError: if the lengths differ, there is no row, or a value is neither 0 nor 1.
@@ -93,7 +93,7 @@ def newcombe_paired(a: Sequence[float], b: Sequence[float]) -> Interval:
 def bootstrap(
     statistics: ArrayLike, *, score: Score | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Return the percentile interval of a score over resampled rows.
+    """Return the bootstrap percentile interval of a score over resampled rows.
 
     Args:
         statistics: Statistics of every row, shape [rows] or [rows, statistics].
@@ -113,14 +113,14 @@ def bootstrap(
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, *, score: Score | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Return the percentile interval of score(a) - score(b), both over the same resampled rows.
+    """Return the bootstrap percentile interval of score(a) - score(b), both over the same resampled rows.
 
-    Without ``score`` this is the difference of means. For corpus BLEU, ``a`` and ``b`` are the row statistics
-    of `bleu_per_row_statistics`, and the BLEU of each resample is computed from their sums (P. Koehn, EMNLP 2004).
+    By default, this is the difference of means. For corpus BLEU, ``a`` and ``b`` are the statistics of
+    `bleu_per_row_statistics`, and the BLEU of each resample is computed from their sums (P. Koehn, EMNLP 2004).
 
     Args:
-        a: Statistics of every row, shape [rows] or [rows, statistics].
-        b: Statistics of the same rows, answered by the other arm.
+        a: Statistics of every row with the first arm's answers, shape [rows] or [rows, statistics].
+        b: Statistics of the same rows with the second arm's answers, in the same shape.
         score: Computes scores from sums of statistics. Default: the mean of the first statistic.
 
     Raises:
@@ -140,9 +140,9 @@ def paired_bootstrap(
 
 
 def _resampled_sums(table: Table, resamples: int, seed: int) -> Table:
-    """Return sums over rows drawn with replacement, shape [resamples, statistics].
+    """Return sums of statistics over rows that are drawn with replacement, shape [resamples, statistics].
 
-    Rows with equal statistics are interchangeable, so a resample is a multinomial draw over the distinct ones.
+    Rows with equal statistics are interchangeable, so a resample is a multinomial draw over the distinct rows.
     """
     distinct, counts = np.unique(table, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)

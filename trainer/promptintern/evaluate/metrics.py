@@ -14,15 +14,15 @@ _SMOOTHING = "exp"
 
 @dataclass(frozen=True, kw_only=True)
 class BleuScore:
-    """Corpus BLEU, 0 to 100, and the settings that reproduce it."""
+    """A corpus BLEU score, from 0 to 100, and the settings that reproduce it."""
 
     score: float
     signature: str
-    """sacrebleu's signature: case, tokenizer, smoothing, number of references, version."""
+    """The signature of sacrebleu: case, tokenizer, smoothing, number of references and version."""
 
 
 def normalise_answer(text: str) -> str:
-    """Return ``text`` without white space at its ends and with each inner run of white space as one space."""
+    """Return ``text`` without white space at the ends, and with each inner run of white space replaced by one space."""
     return " ".join(text.split())
 
 
@@ -52,7 +52,7 @@ def bleu(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> BleuS
     if not predictions:
         raise ValueError("BLEU needs at least one row")
     max_references = max(map(len, accepted))
-    # sacrebleu takes a list per reference; a row with fewer references has None in the later lists.
+    # sacrebleu takes one list per reference. A row with fewer references has None in the later lists.
     references = [[answers[i] if i < len(answers) else None for answers in accepted] for i in range(max_references)]
     metric = _metric()
     score = metric.corpus_score(list(predictions), references)
@@ -79,11 +79,11 @@ def bleu_per_row_statistics(predictions: Sequence[str], accepted: Sequence[Seque
 
 
 def bleu_of_statistics(sums: ArrayLike) -> NDArray[np.float64]:
-    """Return corpus BLEU, 0 to 100, shape [sets], from summed row statistics, shape [sets, 10].
+    """Return corpus BLEU scores, from 0 to 100, shape [sets], from summed row statistics, shape [sets, 10].
 
     BLEU is the brevity penalty min(1, exp(1 - r / c)) times the geometric mean of the precisions (Papineni et al., ACL
-    2002). The k-th order without a match counts as 1 / 2^k matches (sacrebleu's ``exp``). This is sacrebleu's formula,
-    vectorized for thousands of resamples.
+    2002). The k-th n-gram order without a match counts as 1 / 2^k matches (sacrebleu's smoothing ``exp``). This is
+    sacrebleu's formula, vectorized for thousands of resamples.
     """
     table = np.asarray(sums, dtype=np.float64)
     length, reference = table[:, 0], table[:, 1]
@@ -97,7 +97,7 @@ def bleu_of_statistics(sums: ArrayLike) -> NDArray[np.float64]:
 
 
 def _metric() -> Any:
-    # `force` only silences sacrebleu's warning about text that looks tokenized, which code does.
+    # `force` only silences sacrebleu's warning about text that looks tokenized. Code often looks tokenized.
     return BLEU(smooth_method=_SMOOTHING, max_ngram_order=_MAX_ORDER, force=True)
 
 

@@ -18,26 +18,26 @@ from promptintern.engine.attention.registration import (
 from promptintern.engine.fused.patching import base_of
 
 MIN_TOKENS = 16
-"""Length in tokens of the shortest prefix that is worth caching."""
+"""The length, in tokens, of the shortest prefix that is worth caching."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedPrefix:
-    """A shared prefix of prompts, with its keys and values."""
+    """The shared prefix of prompts, with the keys and values of its tokens."""
 
     ids: tuple[int, ...]
     key_values: Any
-    """transformers' key-value cache after these tokens, for one row."""
+    """The key-value cache of transformers after the tokens ``ids``, for one row."""
 
     def cache_for(self, rows: int) -> Any:
-        """Return a copy of the cache for ``rows`` rows, which generation extends."""
+        """Return a copy of the cache for ``rows`` rows, which generation may extend."""
         copy = deepcopy(self.key_values)
         copy.batch_repeat_interleave(rows)
         return copy
 
 
 def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
-    """Return the length of the longest common prefix that leaves at least one token of each prompt."""
+    """Return the length of the longest prefix that all prompts share and that leaves each prompt at least one token."""
     if not prompts:
         return 0
     first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
@@ -46,11 +46,12 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> CachedPrefix | None:
-    """Compute the prefix that ``prompts`` (token ids) share with ``model`` in its current state.
+    """Compute the shared prefix of ``prompts`` (token ids) with the current weights of ``model``.
 
-    Return None if the prefix is short, if the device has too little memory for it, or if the model cannot continue it.
-    The rows of a batch are padded after the prefix. This would change the result of a model that does not take the
-    positions of its tokens, that attends only to a window of tokens, or that scales positions by the input length.
+    Return None if the prefix is shorter than ``MIN_TOKENS``, if there are fewer than two prompts, if the device has
+    too little memory for the prefix, or if the model cannot continue the prefix. The rows of a batch are padded after
+    the prefix. This would change the result of a model that does not accept positions of tokens, that attends only to
+    a window of tokens, or that scales positions by the length of the input.
     """
     count = shared_tokens(prompts)
     if len(prompts) < 2 or count < MIN_TOKENS or not _supports_prefix(model):
@@ -62,9 +63,9 @@ def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.d
     ids = tuple(prompts[0][:count])
     cache = DynamicCache(config=inner.config)
     try:
-        inner.base_model(  # without its head, because the logits of these tokens are not needed
+        inner.base_model(  # without the model's head, because the logits of these tokens are not needed
             input_ids=torch.tensor([ids], device=device),
-            position_ids=torch.arange(count, device=device)[None],  # like the positions in generation
+            position_ids=torch.arange(count, device=device)[None],  # the same positions as in generation
             past_key_values=cache,
             use_cache=True,
         )

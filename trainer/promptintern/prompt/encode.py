@@ -1,4 +1,4 @@
-"""Prompts and answers as token ids, with the boundary between them at the same position as in generation."""
+"""Encoding of prompts and answers as token ids, with the same boundary between them as in generation."""
 
 import gc
 from array import array
@@ -15,33 +15,33 @@ T = TypeVar("T")
 
 CHAT_FIELD = "spec.prompt.chat"
 _BATCH = 1024
-"""Number of texts in one call of the tokenizer: enough for speed, and few enough to limit its memory."""
+"""The number of texts in one call of the tokenizer: enough for speed, and few enough to limit the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """The tokens of one row, as views of C ints. Lists of Python ints would take about nine times the memory."""
+    """The token ids of one row, as views of C ints. Lists of Python ints would take about nine times as much memory."""
 
     prompt_ids: "memoryview[int]"
     answer_ids: "memoryview[int]"
-    """Includes the end token."""
+    """The token ids of the answer, including the end token."""
 
 
 class PromptEncoder:
-    """Encodes prompts and answers with one tokenizer.
+    """An encoder of prompts and answers with one tokenizer.
 
-    In plain format, the prompt is the tokens that the tokenizer puts before any text (such as ``<s>``) and the tokens
-    of its text, and the answer is its own tokens and the end token. In chat format, the prompt is the base model's chat
-    template with the prompt as the user turn and the opening of the assistant turn, and the answer is what the template
-    writes for it, up to the end token. Prompt and answer are tokenized separately, because inference tokenizes the
-    prompt alone.
+    In plain format, the encoded prompt is the tokens that the tokenizer puts before any text (such as ``<s>``), and
+    the tokens of the prompt's text. The encoded answer is the tokens of the answer's text, and the end token. In chat
+    format, the base model's chat template is applied. The encoded prompt is the user turn, which holds the prompt's
+    text, and the opening of the assistant turn. The encoded answer is what the template writes for the answer, up to
+    the end token. Prompt and answer are tokenized separately, because inference tokenizes the prompt alone.
     """
 
     def __init__(self, tokenizer: Any, *, chat: bool) -> None:
-        """Check that the tokenizer can encode rows.
+        """Create an encoder, after a check that ``tokenizer`` can encode rows.
 
         Raises:
-            UserError: if the tokenizer has no end token, or its chat template is unsuitable.
+            UserError: if the tokenizer has no end token, or if ``chat`` is set and its chat template is unsuitable.
         """
         if tokenizer.eos_token_id is None:
             raise UserError.at(
@@ -55,13 +55,13 @@ class PromptEncoder:
             self._check_chat()
 
     def encode(self, prompts: Iterable[str], answers: Sequence[str], *, locations: Sequence[str] = ()) -> list[Encoded]:
-        """Return the encoded rows, in order. Prompts are read in batches, so they need not all be in memory.
+        """Return the encoded rows in order. Prompts are read in batches, so not all of them need to be in memory.
 
         Args:
-            locations: File and line of each row, for errors. Default: its number, from 1.
+            locations: The file and line of each row, for errors. If empty, rows are named by their number, from 1.
 
         Raises:
-            UserError: at every row whose answer has no tokens.
+            UserError: for every row whose answer has no tokens.
         """
         rows: list[Encoded] = []
         with _collector_off():
@@ -83,7 +83,7 @@ class PromptEncoder:
         return rows
 
     def encode_prompts(self, prompts: Iterable[str]) -> "list[array[int]]":
-        """Return the token ids of prompts, for generation."""
+        """Return the token ids of each prompt, for generation."""
         return [ids for batch in _batches(prompts) for ids in self._prompt_ids(batch)]
 
     def answer_lengths(self, answers: Iterable[str]) -> list[int]:
@@ -98,7 +98,7 @@ class PromptEncoder:
         texts: Sequence[str] = answers
         if self._chat:
             texts = [self._answer_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        # In a plain answer, "</s>" is ordinary text; in the output of a chat template, it is the end token.
+        # In a plain answer, "</s>" is ordinary text. In the output of a chat template, it is the end token.
         for ids in self._tokenize(texts, specials_as_text=not self._chat):
             if self._chat and self._eos in ids:  # a template may write a line break after the end token
                 del ids[len(ids) - 1 - ids[::-1].index(self._eos) :]
@@ -151,7 +151,7 @@ class PromptEncoder:
 
     def _apply(self, messages: list[dict[str, str]], *, opens_answer: bool) -> str:
         try:
-            # The templates of reasoning models put an empty thought into the prompt already.
+            # With `enable_thinking=False`, templates of reasoning models put an empty thought into the prompt.
             text: str = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=opens_answer, enable_thinking=False
             )
@@ -169,7 +169,10 @@ class PromptEncoder:
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """Disable cyclic garbage collection. Encoding creates no cycles, and a collection would visit all rows so far."""
+    """Disable cyclic garbage collection inside the block.
+
+    Encoding creates no cycles, and each collection would visit all rows that have been encoded so far.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -180,10 +183,10 @@ def _collector_off() -> Iterator[None]:
 
 
 def _packed(rows: "Iterable[array[int]]") -> "list[memoryview[int]]":
-    """Copy ``rows`` into one buffer, and return views of it.
+    """Copy ``rows`` into one buffer, and return a view of each row in the buffer.
 
-    Separate allocations for many rows, between those that the tokenizer makes and frees, fragment the heap: with 10^5
-    rows, allocations became so slow that a row took 1.4 times as long as with 10^3.
+    Separate allocations for many rows, among those that the tokenizer makes and frees, would fragment the heap. With
+    10^5 rows, they became so slow that encoding a row took 1.4 times as long as with 10^3 rows.
     """
     buffer, ends = array("i"), [0]
     for ids in rows:
@@ -200,7 +203,7 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _leading_specials(tokenizer: Any) -> list[int]:
-    """Return the tokens that the tokenizer puts before a text. Tokens after it, such as an end token, are ignored."""
+    """Return the tokens that the tokenizer puts before a text. Tokens that it puts after the text are ignored."""
     bare: list[int] = tokenizer("x", add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer("x")["input_ids"]
     starts = [i for i in range(len(full)) if full[i : i + len(bare)] == bare]

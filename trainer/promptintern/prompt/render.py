@@ -17,12 +17,12 @@ class AnyTemplate(Protocol):
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """Its pieces, in order."""
+        """The pieces of the template, in order."""
         ...
 
 
 def render_prompt(template: AnyTemplate, *, query: str, examples: Sequence[Row], example_template: str) -> str:
-    """Render the prompt for ``query`` in a single pass, so that braces in queries, answers and examples are kept.
+    """Render the prompt for ``query`` in a single pass, so that braces in the query and the examples are kept.
 
     Raises:
         UserError: if there are examples, but the template has no {examples}.
@@ -39,12 +39,12 @@ def render_prompt(template: AnyTemplate, *, query: str, examples: Sequence[Row],
 
 
 def render_example(row: Row, example_template: str) -> str:
-    """Render one few-shot example."""
+    """Render ``row`` as one few-shot example."""
     values = {"query": row.query, "answer": row.answer}
     return "".join(values[part] if odd else part for part, odd in _example_parts(example_template))
 
 
 @lru_cache(maxsize=8)
 def _example_parts(example_template: str) -> tuple[tuple[str, bool], ...]:
-    """Split into literal texts (flagged False) and names of placeholders (flagged True)."""
+    """Split ``example_template`` into literal texts (flagged False) and names of placeholders (flagged True)."""
     return tuple((part, i % 2 == 1) for i, part in enumerate(_EXAMPLE_PLACEHOLDER.split(example_template)) if part)

@@ -1,4 +1,4 @@
-"""The user's template as a list of template pieces, so that literal braces are never parsed a second time."""
+"""Parsing of the user's template into pieces, so that literal braces are never parsed a second time."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ LITERAL, PROTECTED, QUERY, EXAMPLES = PieceKind.LITERAL, PieceKind.PROTECTED, Pi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """A template piece: text of one kind, or a placeholder, whose text is the placeholder itself."""
+    """A piece of a template: literal or protected text, or a placeholder, whose ``text`` is the placeholder itself."""
 
     text: str
     kind: PieceKind
@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A template split into pieces, whose concatenation is the template."""
+    """A template that is split into pieces. The concatenation of the pieces is the template."""
 
     pieces: tuple[Piece, ...]
 
@@ -50,12 +50,12 @@ class Template:
 
     @property
     def plain_text(self) -> str:
-        """The template with empty placeholders, which is the text that compressors read."""
+        """The template without its placeholders. Compressors read this text."""
         return "".join(piece.text for piece in self.pieces if piece.is_text)
 
 
 def text_runs(pieces: Iterable[Piece]) -> list[str]:
-    """Return the texts between placeholders, in order, with adjacent pieces joined and without empty texts."""
+    """Return the texts between placeholders, in order. Adjacent pieces are joined, and empty texts are left out."""
     runs = [""]
     for piece in pieces:
         if piece.is_text:
@@ -66,14 +66,13 @@ def text_runs(pieces: Iterable[Piece]) -> list[str]:
 
 
 def parse_template(text: str, protect: Sequence[str] = (), *, field: str = "spec.prompt.template") -> Template:
-    """Split ``text`` into pieces. Every occurrence of a string of ``protect`` is protected; occurrences may overlap.
+    """Split ``text`` into pieces. Every occurrence of a string in ``protect`` is protected; occurrences may overlap.
 
     ``{query}`` and ``{examples}`` are placeholders; all other braces are literal text.
 
     Raises:
         UserError: if ``text`` does not contain ``{query}`` exactly once or contains ``{examples}`` more than once, or
-        if
-            a string of ``protect`` does not occur in its literal text.
+            if a string in ``protect`` does not occur in its literal text.
     """
     pieces: list[Piece] = []
     protected_spans: set[str] = set()
@@ -115,7 +114,7 @@ def _protect_problems(protect: Sequence[str], protected_spans: set[str], field: 
 def _protected_pieces(text: str, protect: Sequence[str], protected_spans: set[str]) -> list[Piece]:
     """Split ``text``, which has no placeholder, into literal and protected pieces.
 
-    Adds those of ``protect`` that occur in it to ``protected_spans``.
+    The strings of ``protect`` that occur in ``text`` are added to ``protected_spans``.
     """
     protected = bytearray(len(text))
     for span in protect:

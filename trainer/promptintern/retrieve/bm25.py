@@ -1,4 +1,4 @@
-"""BM25 over the pool's queries. bm25s builds the index, and the search visits a bounded part of it."""
+"""BM25 search over the queries of the pool. bm25s builds the index, and a search visits a bounded part of it."""
 
 import re
 from collections import Counter
@@ -11,41 +11,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NO_SPACES = "\u2e80-\u9fff\uf900-\ufaff"
-"""Scripts without spaces between words (Chinese, Japanese), in which every character is a term."""
+"""The characters of scripts without spaces between words (Chinese, Japanese). Each of them is a term."""
 _WORD = re.compile(rf"(?!\W)[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 MAX_POSTINGS = 4096
-"""Largest number of index entries that one query visits."""
+"""The largest number of index entries that one query visits."""
 MAX_CANDIDATES = 128
-"""Number of documents scored in full for a query that reached that limit (or ``k``, if larger)."""
+"""The number of documents (or ``k``, if larger) that are scored in full if a query reaches ``MAX_POSTINGS``."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 def terms_in(text: str) -> list[str]:
-    """Return the terms of a text: case-folded runs of letters, digits and underscores, or single CJK characters."""
+    """Return the terms of ``text``: case-folded runs of letters, digits and underscores, or single CJK characters."""
     return _WORD.findall(text.casefold())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _CsrMatrix:
-    """A matrix in compressed sparse row format: row ``i`` is the entries ``indptr[i]`` to ``indptr[i + 1]``."""
+    """A matrix in compressed sparse row format: row ``i`` consists of the entries ``indptr[i]`` to
+    ``indptr[i + 1] - 1``."""
 
     indptr: Ints
     indices: Ints
-    """Column of each entry; 64 bits, because numpy would convert other integers at every look-up."""
+    """The column of each entry, in 64 bits, because numpy would convert other integers at every look-up."""
     weights: NDArray[np.float32]
 
 
 class BM25Index:
-    """Finds the best documents for a query by BM25 (Lucene's variant, k1 1.5, b 0.75).
+    """An index that finds the best documents for a query by BM25 (Lucene's variant, k1 1.5, b 0.75).
 
     A term's weight in a document is fixed when the index is built. A query visits its terms' posting lists from the
     rarest term to the most frequent one, heaviest entries first, and adds up the weights by document. It stops when all
-    entries, or ``max_postings`` of them, have been read. In the first case the result is exact. In the second case the
-    best documents so far are scored in full, over all terms; this can miss a document that would rank high because of
-    frequent terms, whose weights are small. Without the limit, the cost of a query would grow with the pool, because
-    the posting lists of frequent terms do.
+    entries, or ``max_postings`` of them, have been read. If all entries have been read, the result is exact. Otherwise
+    the best documents so far are scored in full, over all terms. This can miss a document that would rank high only
+    because of frequent terms, whose weights are small. Without the limit, the cost of a query would grow with the pool,
+    because the posting lists of frequent terms grow with it.
     """
 
     def __init__(self, texts: Sequence[str], *, max_postings: int = MAX_POSTINGS) -> None:
@@ -70,7 +71,10 @@ class BM25Index:
         self._query_counts = np.zeros(len(starts))
 
     def top(self, text: str, k: int) -> list[int]:
-        """Return the ``k`` best documents, best first. Ties, and documents without a common term, are in pool order."""
+        """Return the ``k`` best documents for ``text``, best first.
+
+        Ties are in the order of the pool. Documents that share no term with ``text`` come last, in the same order.
+        """
         counts = Counter(self._terms[word] for word in terms_in(text) if word in self._terms)
         terms = sorted(counts, key=lambda term: (self._lengths[term], term))
         docs, scores, complete = self._visit(terms, counts)
@@ -85,7 +89,7 @@ class BM25Index:
         return best
 
     def _visit(self, terms: Sequence[int], counts: Counter[int]) -> tuple[Ints, Floats, bool]:
-        """Return the visited documents, the sums of their visited weights, and whether all entries were visited."""
+        """Return the visited documents, the sums of their weights, and whether all entries were visited."""
         sums, postings, budget = self._sums, self._postings, self._max_postings
         met: list[Ints] = []
         for term in terms:
@@ -103,7 +107,10 @@ class BM25Index:
         return visited, values, sum(self._lengths[term] for term in terms) <= self._max_postings
 
     def _full_scores(self, docs: Ints, counts: Counter[int]) -> Floats:
-        """Return scores over all terms. Each is summed in the order of the terms, whatever the other documents are."""
+        """Return the score of each document over all terms.
+
+        Terms are added in their order, so a score does not depend on which other documents are scored.
+        """
         query_counts, matrix = self._query_counts, self._documents
         query_counts[list(counts)] = list(counts.values())
         begin = matrix.indptr[docs]
@@ -116,7 +123,7 @@ class BM25Index:
 
 
 def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
-    """Return the ``k`` documents with the largest scores, largest first, ties by document."""
+    """Return the ``k`` documents with the largest scores, in descending order, ties by document."""
     if len(docs) > 4 * k:
         floor = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = scores >= floor
@@ -132,7 +139,7 @@ def _heaviest_first(matrix: _CsrMatrix) -> _CsrMatrix:
 
 
 def _transposed(matrix: _CsrMatrix, *, rows: int) -> _CsrMatrix:
-    """Transpose ``matrix``, from a row per term to a row per document, with entries in the order of terms."""
+    """Transpose ``matrix`` from a row per term to a row per document. A row's entries are in the order of the terms."""
     term = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
     order = np.argsort(matrix.indices, kind="stable")
     starts = np.zeros(rows + 1, dtype=np.int64)

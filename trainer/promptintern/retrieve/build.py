@@ -1,4 +1,4 @@
-"""The retriever that spec.prompt.retriever describes, over the training rows."""
+"""Construction of the retriever that spec.prompt.retriever describes, over the training rows."""
 
 import hashlib
 import random
@@ -17,11 +17,11 @@ from promptintern.rows.types import Row
 
 
 def build_retriever(spec: RetrieverSpec, pool: Sequence[Row], *, seed: int, encoder: Any = None) -> Retriever:
-    """Build the retriever that ``spec`` describes, over the rows ``pool``.
+    """Build the retriever that ``spec`` describes over the rows ``pool``.
 
     Args:
         seed: The seed for kind Random.
-        encoder: The ``TextEncoder`` for kind Embedding. Default: it is loaded from ``spec.model_uri``.
+        encoder: The ``TextEncoder`` for kind Embedding. If None, it is loaded from ``spec.model_uri``.
 
     Raises:
         UserError: if the encoder cannot be loaded.
@@ -50,13 +50,13 @@ def _default_encoder(spec: RetrieverSpec) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomDraw:
-    """Draws rows without replacement, with a separate random generator for each query."""
+    """A ranker that draws rows without replacement, with a separate random generator for each query."""
 
     size: int
     seed: int
 
     def __call__(self, queries: Sequence[str], k: int) -> Iterator[list[int]]:
-        """Yield ``k`` distinct numbers below ``size`` for each query, in the order in which they are drawn."""
+        """Yield ``k`` distinct indices below ``size`` for each query, in the order in which they are drawn."""
         for query in queries:
             digest = hashlib.blake2b(f"{self.seed}\n{query}".encode(), digest_size=16).digest()
             draw = random.Random(int.from_bytes(digest))

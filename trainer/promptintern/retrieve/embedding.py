@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity of embeddings. The cost of a query grows with the pool."""
+"""Exact nearest-neighbour search by the cosine similarity of embeddings. The cost of a query grows with the pool."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -7,15 +7,16 @@ import numpy as np
 import torch
 
 _QUERIES = 64
-"""Number of queries in one matrix product."""
+"""The number of queries in one matrix product."""
 _MARGIN = 1e-4
-"""The rounding of a matrix product depends on its shape, so texts this close to the k-th best are compared again."""
+"""The largest difference from the k-th best cosine at which a text is compared again, because the rounding of a matrix
+product depends on its shape."""
 _DIGITS = 6
-"""Cosines that are equal to this number of digits are ties."""
+"""The number of decimal places to which cosines are rounded. Cosines that are then equal are ties."""
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors."""
+    """An encoder, which turns texts into vectors."""
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Return float32 vectors ``[len(texts), hidden]`` of length 1."""
@@ -23,7 +24,7 @@ class Encoder(Protocol):
 
 
 class EmbeddingIndex:
-    """Finds the texts of the pool that are nearest to a query."""
+    """An index that finds the texts of the pool that are nearest to a query."""
 
     def __init__(self, texts: Sequence[str], encoder: Encoder) -> None:
         self._encoder = encoder
@@ -39,7 +40,7 @@ class EmbeddingIndex:
                 yield self._sorted(query, (cosines >= floor).nonzero()[:, 0])[:k]
 
     def _vectors_of(self, queries: Sequence[str]) -> torch.Tensor:
-        """Return vectors of ``queries``: stored ones of queries in the pool, and newly encoded ones of the others."""
+        """Return the vectors of ``queries``. Vectors of queries in the pool are stored; the others are encoded now."""
         new = list(dict.fromkeys(query for query in queries if query not in self._index_by_text))
         encoded = dict(zip(new, self._encoder.encode(new), strict=True)) if new else {}
         return torch.stack(
@@ -47,7 +48,7 @@ class EmbeddingIndex:
         )
 
     def _sorted(self, query: torch.Tensor, candidates: torch.Tensor) -> list[int]:
-        """Sort ``candidates`` by descending cosine, each computed alone in float64 and so independent of the others."""
+        """Sort ``candidates`` by descending cosine, each computed in float64 and independent of the others."""
         indices = candidates.numpy()
         cosines = (self._vectors[candidates].numpy().astype(np.float64) * query.numpy()).sum(axis=-1)
         order: list[int] = indices[np.lexsort((indices, -cosines.round(_DIGITS)))].tolist()

@@ -15,17 +15,17 @@ _MAX_TOKENS = 512
 
 
 class TextEncoder:
-    """Computes mean-pooled, normalised vectors with a transformer.
+    """An encoder that computes mean-pooled, normalised vectors with a transformer.
 
-    Every batch is padded to the same number of rows, and lengths are rounded up to powers of two. A text is thus always
-    computed in a batch of the same shape, and its vector does not depend on the other texts.
+    Every batch is padded to the same number of rows, and its width is rounded up to a power of two. A text is thus
+    always encoded in a batch of the same shape, and its vector does not depend on the other texts.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._limit = min(context_length(model.config) or _MAX_TOKENS, _MAX_TOKENS)
-        # Models like RoBERTa number positions from the padding token's id + 1.
+        # Models like RoBERTa number positions from the id of the padding token plus 1.
         if getattr(model.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
             self._limit = min(self._limit, context_length(model.config) - (model.config.pad_token_id or 0) - 1)  # type: ignore[operator]
 
@@ -53,7 +53,7 @@ class TextEncoder:
         pad = self._tokenizer.pad_token_id or 0
         inputs = torch.full((_ROWS, width), pad)
         mask = torch.zeros(_ROWS, width, dtype=torch.long)
-        mask[:, 0] = 1  # in padding rows too, because a mean needs a token
+        mask[:, 0] = 1  # padding rows too, because a mean needs at least one token
         for index, row in enumerate(rows):
             inputs[index, : len(row)] = torch.tensor(list(row), dtype=torch.long)
             mask[index, : len(row)] = 1

@@ -1,4 +1,4 @@
-"""The pool of rows that examples come from, with each query once, and the part that all retrievers share."""
+"""The pool of rows from which examples are drawn, and the retriever, which finds examples with any ranker."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,24 +8,24 @@ from promptintern.rows.duplicates import normalise_query
 from promptintern.rows.types import Row
 
 Ranker = Callable[[Sequence[str], int], Iterable[list[int]]]
-"""Returns for each query the indices of the best ``k`` texts of the pool, best first. A query's ranking depends only on
-that query, and for a smaller ``k`` it is a prefix of the ranking for a larger ``k``."""
+"""A function that returns the indices of the best ``k`` texts of the pool for each query, best first. A query's ranking
+depends only on that query, and the ranking for a smaller ``k`` is a prefix of the ranking for a larger ``k``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Training rows without duplicates: the first of several rows with the same query represents them."""
+    """The training rows without duplicates. Only the first of several rows with the same query is in the pool."""
 
     texts: list[str]
     """The distinct queries."""
     rows: list[int]
-    """The index of the row of each text."""
+    """The index among the training rows of each text's row."""
     index_by_query: dict[str, int] = field(repr=False)
     """The index in ``texts`` of each normalised query."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Pool":
-        """Return the pool of ``rows``."""
+        """Return the pool of the training rows ``rows``."""
         index_by_query: dict[str, int] = {}
         first: list[int] = []
         for index, row in enumerate(rows):
@@ -37,17 +37,18 @@ class Pool:
 
 
 class Retriever:
-    """Finds examples with a ranker."""
+    """A retriever, which finds examples in the pool with a ranker."""
 
     def __init__(self, pool: Pool, rank: Ranker) -> None:
         self._pool = pool
         self._rank = rank
 
     def neighbours(self, queries: Sequence[str], k: int) -> list[list[int]]:
-        """Return for each query the indices of ``k`` rows, the best one last, so that it is nearest to the query.
+        """Return the indices of ``k`` rows for each query, best last, so that the best row is next to the query.
 
-        No row has the same normalised query as the query, and no two rows are duplicates of each other. The result for
-        a query does not depend on the other queries, and the best ``j < k`` rows are the last ``j`` of the ``k``.
+        None of these rows has the same normalised query as the query itself, and no two are duplicates of each other.
+        The result for a query does not depend on the other queries, and its last ``j < k`` rows are the result for
+        ``j``.
 
         Raises:
             UserError: at ``spec.schedule.shots``, if the pool has too few distinct queries for ``k``.
@@ -56,7 +57,7 @@ class Retriever:
             return [[] for _ in queries]
         own_indices = [self._pool.index_by_query.get(normalise_query(query)) for query in queries]
         self._check_size(own_indices, k)
-        # One more than ``k``, because the query itself may be among the best.
+        # Rank one more than ``k``, because the query itself may be among the best.
         num_ranked = min(k + 1, len(self._pool.texts))
         return [
             [self._pool.rows[i] for i in reversed([i for i in ranked if i != own_index][:k])]

@@ -1,4 +1,7 @@
-"""Chat records: the user and assistant messages of {"messages": [system, user, assistant]} are query and answer."""
+"""Reading of chat records, {"messages": [system, user, assistant]}.
+
+The user's message becomes the query of a row, and the assistant's message becomes the answer.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +15,16 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(kw_only=True)
 class ChatReader:
-    """Reads chat records, which must all have the same system message or none."""
+    """A reader of chat records. All records must have the same system message, or all must have none."""
 
     reader: RecordReader
     system: str | None = None
+    """The system message of all records, or None if they have none."""
     _system_where: str | None = field(default=None, init=False)
-    """Location of the record in which ``system`` was read."""
+    """The location of the record from which ``system`` was read."""
 
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None:
-        """Return the row in ``record``, or None if it has a problem, which is added at ``where``."""
+        """Return the row in ``record``. If the record has a problem, add the problem at ``where`` and return None."""
         problems_before = self.reader.problems.count
         turns = self._turns(record, where)
         if turns is None:
@@ -38,7 +42,7 @@ class ChatReader:
         )
 
     def _turns(self, record: Mapping[str, Any], where: str) -> dict[str, Any] | None:
-        """Return the content of each message by role, or None if the messages are not those of a row."""
+        """Return the content of each message by role, or add a problem and return None if the messages form no row."""
         messages = record.get("messages")
         if not isinstance(messages, list):
             problem = (
@@ -75,7 +79,7 @@ class ChatReader:
 
 
 def _content(message: Mapping[str, Any]) -> Any:
-    """Return a message's content. A list of text parts is joined."""
+    """Return the content of ``message``. If it is a list of text parts, they are joined."""
     content = message.get("content")
     if isinstance(content, list) and content:
         texts = [

@@ -1,4 +1,4 @@
-"""Comparison of rows: leaks between training and evaluation rows, and duplicates."""
+"""Comparison of rows to find duplicates, and leaks between training rows and held-out rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,20 @@ _MAX_EXAMPLES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedRows:
-    """Rows that can be used together, unless there are problems."""
+    """The result of the comparison. The training rows can be used if there are no problems."""
 
     train: list[Row]
     problems: list[Problem]
     warnings: list[str]
     dropped_leaks: int
-    """Number of training rows that were dropped because a held-out row has the same query."""
+    """The number of training rows that were dropped because a held-out row has the same query."""
 
 
 def check_rows(train: Sequence[Row], eval_rows: Sequence[Row], *, on_leak: OnProblem) -> CheckedRows:
-    """Compare normalised queries. A leaked query is a problem, or its training rows are dropped (``on_leak``)."""
+    """Find leaks and duplicates by normalised queries.
+
+    A training row with the query of a held-out row is a leak. Depending on ``on_leak``, it is a problem or is dropped.
+    """
     held_out: dict[str, Row] = {}
     for row in eval_rows:
         held_out.setdefault(normalise_query(row.query), row)

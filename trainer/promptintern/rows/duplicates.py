@@ -1,4 +1,4 @@
-"""The definition of equal queries, which leaks, warnings and retrieval share."""
+"""The definition of equal queries, by which leaks and duplicates are found and examples are retrieved."""
 
 import unicodedata
 
@@ -6,9 +6,9 @@ _END = ".!?,;:…。！？，；："
 
 
 def normalise_query(text: str) -> str:
-    """Return ``text`` in Unicode form NFC, case-folded, with collapsed white space and without punctuation at its end.
+    """Return ``text`` in Unicode form NFC, case-folded, with single spaces, and without punctuation at the end.
 
-    A query that consists only of such punctuation keeps it.
+    If ``text`` consists only of such punctuation, the punctuation is kept.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)

@@ -1,4 +1,4 @@
-"""Loading the rows of a data file, with every problem at its line."""
+"""Loading of the rows of a data file. Every problem is reported at its line."""
 
 import hashlib
 import json
@@ -30,9 +30,9 @@ class LoadedRows:
     rows: list[Row]
     """The rows without a problem."""
     sha256: str
-    """Digest of the whole file, independent of the limit."""
+    """The digest of the whole file, even if a limit leaves out some of the rows."""
     problems: list[Problem]
-    """The first problems, and the number of further ones."""
+    """The first problems, and, if there are more, a last one that states the number of further problems."""
     system: str | None = None
     """The system message that all rows of a chat file share."""
     warnings: Sequence[str] = ()
@@ -43,12 +43,12 @@ class _RowReader(Protocol):
 
 
 def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows:
-    """Load the rows of ``source``. ``field`` is its field in the job, such as ``spec.data.train``.
+    """Load the rows of ``source``, whose field in the job is ``field`` (such as ``spec.data.train``).
 
-    Mistakes in the file or its rows, including a missing or unreadable file, are returned in ``problems``.
+    Problems of the file and its rows, including a missing or unreadable file, are returned in ``problems``.
 
     Raises:
-        RunFailed: if an S3 server cannot be reached or fails.
+        RunFailed: if the S3 server cannot be reached or keeps failing.
     """
     problems = ProblemList()
     try:
@@ -113,7 +113,7 @@ def _load_parquet(source: DataSource, field: str, file: IO[bytes], problems: Pro
 
 
 def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> list[Row]:
-    """Return the valid rows among the first ``limit`` records."""
+    """Return the valid rows among the first ``limit`` records, or among all records if ``limit`` is None."""
     read = (reader.read(record, where=where, number=number) for where, number, record in islice(numbered, limit))
     return [row for row in read if row is not None]
 
@@ -134,14 +134,14 @@ def _loaded(
 
 
 class _HashingReader:
-    """Reads lines of a file and updates a digest with them."""
+    """A file reader that updates a digest with everything that is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._digest = hashlib.sha256()
 
     def readline(self, size: int = -1) -> bytes:
-        """Read a line, like the method of a binary file."""
+        """Read a line of at most ``size`` bytes, as ``readline`` of a binary file does."""
         line = self._file.readline(size)
         self._digest.update(line)
         return line

@@ -1,4 +1,4 @@
-"""Parquet: the records of a file, with the columns that a job names, in batches."""
+"""Reading of Parquet: the records of a file, with the columns that the job names, are read in batches."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -17,7 +17,10 @@ _BATCH = 8192
 def read_records(
     file: IO[bytes], columns: Columns, problems: ProblemList, *, file_name: str, field: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the records in order. If the file is not Parquet or lacks a column, that is a problem of the whole file."""
+    """Yield the records in order.
+
+    If the file is not a readable Parquet file or lacks a required column, a problem of the whole file is added.
+    """
     try:
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names

@@ -1,4 +1,4 @@
-"""The problems of a file: all are counted, and the first ones are listed."""
+"""The list of the problems of a file. All problems are counted, but only the first ones are kept."""
 
 from dataclasses import dataclass, field
 
@@ -9,19 +9,23 @@ MAX_LISTED = 20
 
 @dataclass(kw_only=True)
 class ProblemList:
-    """Collects problems, but keeps only the first ``MAX_LISTED``."""
+    """A list that counts all problems, but keeps only the first ``MAX_LISTED``."""
 
     count: int = 0
     _first: list[Problem] = field(default_factory=list)
 
     def add(self, where: str, message: str) -> None:
-        """Add a problem."""
+        """Add the problem ``message`` at ``where``."""
         self.count += 1
         if len(self._first) < MAX_LISTED:
             self._first.append(Problem(where=where, message=message))
 
     def summary(self, *, where: str | None = None) -> list[Problem]:
-        """Return the first problems and the number of further ones, at ``where`` (default: where the last one is)."""
+        """Return the problems that were kept.
+
+        If there are more, a last problem states their number. It is at ``where``, or by default at the place of the
+        last problem that was kept.
+        """
         more = self.count - len(self._first)
         if not more:
             return list(self._first)

@@ -1,4 +1,4 @@
-"""Conversion of a record of a file (a mapping of columns) to a row, or to problems at its line."""
+"""Conversion of a file's record (a mapping of columns) to a row, or to problems at the record's line."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from promptintern.rows.types import Row
 
 @dataclass(frozen=True, kw_only=True)
 class RecordReader:
-    """Reads records with a column mapping and collects their problems."""
+    """A reader that converts records to rows by a column mapping, and collects problems."""
 
     columns: Columns
     field: str
-    """The source's field in the job, such as ``spec.data.train``."""
+    """The data source's field in the job, such as ``spec.data.train``."""
     problems: ProblemList
     columns_seen: set[str] = dataclasses.field(default_factory=set)
-    """Optional columns that some record had."""
+    """The optional columns that at least one record has had."""
 
     def missing_column_warnings(self) -> list[str]:
-        """Return a warning for each optional column that the job names but no record has; it may be misspelled."""
+        """Return a warning for each optional column that the job names, perhaps misspelled, but no record has."""
         named: dict[str, str | None] = {name: getattr(self.columns, name) for name in ("answers", "tests", "id")}
         return [
             f"{self.field}.columns.{name}: no row has a column {column!r}"
@@ -33,7 +33,7 @@ class RecordReader:
         ]
 
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None:
-        """Return the row in ``record``, or None if it has a problem, which is added at ``where``."""
+        """Return the row in ``record``. If the record has a problem, add the problem at ``where`` and return None."""
         problems_before = self.problems.count
         missing = [n for n in ("query", "answer") if getattr(self.columns, n) not in record]
         for name in missing:
@@ -56,7 +56,10 @@ class RecordReader:
         number: int,
         problems_before: int,
     ) -> Row | None:
-        """Return the row with its optional columns, or None if there are more than ``problems_before`` problems."""
+        """Build the row with the optional columns of ``record``.
+
+        Return None if there are more than ``problems_before`` problems, because the record then has a problem.
+        """
         names = self.columns
         self.columns_seen.update(name for name in (names.answers, names.tests, names.id) if name and name in record)
         further = self._optional_texts(record, names.answers, where)
@@ -82,7 +85,7 @@ class RecordReader:
         return f"has no column {column!r}; {hint}Columns: {listed}. Set {self.field}.columns.{name} to the right one"
 
     def read_text(self, value: Any, where: str, description: str) -> str | None:
-        """Return ``value`` if it is usable text, or else add a problem and return None."""
+        """Return ``value`` if it is usable text. Otherwise, add a problem and return None."""
         if not isinstance(value, str):
             self.problems.add(where, f"{description} is {describe_type(value)}, not text")
         elif not value.strip():
@@ -98,7 +101,10 @@ class RecordReader:
         return None
 
     def _texts(self, value: Any, where: str, description: str, *, may_be_text: bool) -> list[str]:
-        """Return the usable texts in a list, or in ``value`` itself if it ``may_be_text``. Others are problems."""
+        """Return the usable texts in the list ``value``, which may also be a single text if ``may_be_text``.
+
+        A problem is added for everything else.
+        """
         if may_be_text and not isinstance(value, list):
             text = self.read_text(value, where, description)
             return [] if text is None else [text]
@@ -125,7 +131,7 @@ class RecordReader:
 
 
 def describe_type(value: Any) -> str:
-    """Return the type of ``value`` in terms of JSON, such as "a list"."""
+    """Return the JSON type of ``value`` in words, such as "a list"."""
     kinds = (
         (bool, "a boolean"),
         (str, "text"),

@@ -1,4 +1,4 @@
-"""Opening a local data file or one in S3, with errors that name the field of the job and the file."""
+"""Opening of data files, local or in S3, with errors that name the field of the job and the file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from promptintern.uris import display_uri
 
 @contextmanager
 def open_source(uri: str, *, field: str, s3: S3Options | None) -> Iterator[IO[bytes]]:
-    """Open the file at ``uri`` (file:// or s3://). A file in S3 is first downloaded to a temporary folder.
+    """Open the file at ``uri`` (file:// or s3://) for reading. A file in S3 is first downloaded to a temporary folder.
 
     Raises:
         UserError: at ``field``, if the file does not exist or cannot be read.

@@ -1,11 +1,11 @@
-"""A row of data, as loading returns it."""
+"""The type of the rows that loading returns."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A query, the answer to learn, and the answers that evaluation accepts."""
+    """A query, the answer to learn, and all answers that evaluation accepts."""
 
     query: str
     answer: str
@@ -13,5 +13,5 @@ class Row:
     """All accepted answers, with ``answer`` first."""
     id: str
     where: str
-    """``file:line`` (``file#row`` for Parquet), for messages."""
+    """The place of the row for messages: ``file:line``, or ``file#row`` for Parquet."""
     tests: tuple[str, ...] = ()

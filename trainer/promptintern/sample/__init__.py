@@ -1,4 +1,7 @@
-"""The shipped base model and data: formula languages of random worlds (``sample://formulas``)."""
+"""The base model and data of ``sample://formulas``, which are shipped with the trainer.
+
+The data consists of questions about random worlds, each of which has its own formula language.
+"""
 
 from itertools import islice
 from pathlib import Path
@@ -29,7 +32,9 @@ def sample_model_path(uri: str) -> Path:
 
 
 def sample_rows(uri: str) -> list[dict[str, str]]:
-    """Return rows of a world, each with ``id``, ``query`` and ``answer``. Fewer rows are a prefix of more rows.
+    """Return the rows that ``uri`` names, each with ``id``, ``query`` and ``answer``.
+
+    The first rows are the same for every number of rows.
 
     Raises:
         UserError: if ``uri`` does not name sample data, or the world has fewer rows than ``uri`` requests.
@@ -54,12 +59,12 @@ def sample_rows(uri: str) -> list[dict[str, str]]:
 
 
 def sample_template(world: int) -> str:
-    """Return the prompt template of a world, with ``{examples}`` and ``{query}``."""
+    """Return the prompt template of the world with the number ``world``, with ``{examples}`` and ``{query}``."""
     return world_template(sample_world(world))
 
 
 def sample_world(world: int) -> World:
-    """Return the world of ``world=W``. Pretraining uses none of these worlds."""
+    """Return the world with the number ``world``. Pretraining uses none of these worlds."""
     return make_world(f"formulas/{world}")
 
 

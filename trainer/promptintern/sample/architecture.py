@@ -1,4 +1,4 @@
-"""The sample model: a Llama with about 1.4 million parameters, and initial values from which it learns to read."""
+"""The sample model: a Llama model with about 1.4 million parameters. Its initial values help it learn to read."""
 
 import math
 from typing import Any
@@ -8,7 +8,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def make_config(tokenizer: Any) -> LlamaConfig:
-    """Return the configuration. Each layer has two wide heads, since recall needs keys that distinguish many words."""
+    """Return the model's configuration.
+
+    Each layer has two wide heads, because recall needs keys that distinguish many words.
+    """
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -26,7 +29,7 @@ def make_config(tokenizer: Any) -> LlamaConfig:
 
 
 def make_model(tokenizer: Any, *, seed: int) -> LlamaForCausalLM:
-    """Return a new model, which depends only on ``seed``."""
+    """Return a new model, whose initial values depend only on ``seed`` and the number of tokens in the vocabulary."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(make_config(tokenizer))
     _initialise(model)
@@ -35,9 +38,10 @@ def make_model(tokenizer: Any, *, seed: int) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def _initialise(model: LlamaForCausalLM) -> None:
-    """Set initial values from which reading is easy to learn. From the library's, recall long stays near chance.
+    """Set initial values from which the model easily learns to read.
 
-    Token embeddings are large relative to what the layers add, so a token remains identifiable after the first layer.
+    With the library's initial values, recall stays near chance for a long time. Token embeddings are large compared
+    with what the layers add, so a token remains identifiable after the first layer.
     """
     model.model.embed_tokens.weight.normal_(std=0.5)
     for layer in model.model.layers:
@@ -47,16 +51,16 @@ def _initialise(model: LlamaForCausalLM) -> None:
 
 
 def _attend_back(model: LlamaForCausalLM, *, strength: float = 6.0, frequencies: int = 4) -> None:
-    """Initialise the heads of the first layer to attend to the previous and the second previous token.
+    """Initialise the two heads of the first layer to attend to the previous and the second previous token.
 
-    Recall needs such heads first, and from random weights they take hundreds of steps to appear. With rotary positions,
-    the score of a query bias and a key bias at a distance d is the sum over frequencies f of
-    strength^2 cos((d - offset) f), which is largest at the offset.
+    Recall needs such heads first, and from random weights, they take hundreds of steps to appear. With rotary
+    positions, the attention score of a query bias and a key bias at a distance d is the sum over frequencies f of
+    strength^2 cos((d - offset) f), which is largest at the distance ``offset``, here 1 or 2.
     """
     config = model.config
     size = config.hidden_size // config.num_attention_heads
     attention = model.model.layers[0].self_attn
-    # At first, a token's content must not outweigh its position.
+    # The content of a token must not outweigh its position at first.
     attention.q_proj.weight *= 0.1
     attention.k_proj.weight *= 0.1
     for head in range(config.num_attention_heads):

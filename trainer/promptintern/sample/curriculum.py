@@ -1,4 +1,4 @@
-"""The curriculum of the sample model's pretraining, which adds one difficulty per level."""
+"""The curriculum of the sample model's pretraining. Each level is harder than the previous one."""
 
 import random
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from promptintern.sample.worlds import (
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A part of a document. The loss is computed on answers."""
+    """A part of a document. The loss is computed only on parts that are answers."""
 
     text: str
     is_answer: bool
 
 
 class Task(StrEnum):
-    """The kind of answers in a document."""
+    """The kind of task that the answers of a document solve."""
 
     BARE = "recall from pairs written word after word"
     RECALL = "recall from pairs written with signs"
@@ -37,7 +37,7 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A kind of document. Each level adds one difficulty to the previous level."""
+    """A level of the curriculum, which is a kind of document. Each level adds one difficulty to the previous level."""
 
     name: str
     task: Task = Task.FORMULA
@@ -45,22 +45,24 @@ class Level:
     functions: int = NUM_FUNCTIONS
     regions: int = NUM_REGIONS
     pool: int | None = None
-    """Number of nouns and codes from which worlds draw. None means all."""
+    """The number of nouns and of codes from which worlds are drawn. None means all."""
     answers: int = 8
-    """Number of answers in a document. The loss covers all of them, and earlier ones are examples for later ones."""
+    """The number of answers in a document. The loss covers all answers, and each is an example for later ones."""
     sentences: bool = True
-    """Questions are sentences rather than bare words."""
+    """Whether questions are sentences rather than bare words."""
     places: bool = True
+    """Whether questions may name a place."""
     pairs: bool = True
-    """Formulas may have two columns."""
+    """Whether formulas may have two columns."""
     days: bool = True
+    """Whether questions may name a number of days."""
     signs: bool = True
-    """Brackets, separator and mark differ between worlds, and a line of rules states them."""
+    """Whether brackets, separator and mark differ between worlds. A line of rules then states them."""
     prose: bool = True
-    """Documents contain the whole template."""
+    """Whether documents contain the whole template."""
     batch: int = 64
     min_accuracy: float = 0.97
-    """Share of answer tokens, including the end token, that must be right on new worlds to pass the level."""
+    """The share of answer tokens, including the end token, that must be right on new worlds to pass the level."""
 
 
 def _levels() -> tuple[Level, ...]:
@@ -105,7 +107,7 @@ LEVELS = _levels()
 
 
 def make_document(level: Level, seed: str) -> list[Span]:
-    """Return a document of that level about a new world, which depends only on ``seed``."""
+    """Return a document of ``level`` about a new world. The document depends only on ``level`` and ``seed``."""
     rng = random.Random(f"{seed}/questions")
     world = make_world(
         seed,
@@ -137,7 +139,7 @@ def _formulas(level: Level, world: World, rng: random.Random) -> list[Span]:
 def _recall(level: Level, world: World, rng: random.Random) -> list[Span]:
     pairs = [*world.columns.items(), *world.functions.items(), *world.regions.items()]
     if level.task is Task.BARE:
-        # The parts are tokenized separately, so they remain two tokens even without a sign between them.
+        # Word and code are tokenized separately, so they remain two tokens even without a sign between them.
         spans = [Span(text=part, is_answer=False) for word, code in pairs for part in (f" {word}", code)]
         spans.append(Span(text="\n", is_answer=False))
     else:

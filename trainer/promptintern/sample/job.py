@@ -10,7 +10,7 @@ from promptintern.sample import MODEL_URI, sample_template
 from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE
 
 EVAL_ROWS = 1000
-"""Enough rows to distinguish a difference of one percentage point from chance."""
+"""The number of held-out rows, enough to distinguish a difference of one percentage point from chance."""
 STAGES: tuple[dict[str, float], ...] = (
     {"templateRate": 1, "shots": 3, "epochs": 1},
     {"templateRate": 0.67, "shots": 2, "epochs": 2},
@@ -21,7 +21,7 @@ STAGES: tuple[dict[str, float], ...] = (
 
 
 def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, Any]:
-    """Return the job as plain data. With its settings, training on 128 rows takes minutes on a CPU."""
+    """Return the job as plain data. With these settings, training on 128 rows takes minutes on a CPU."""
     data = "sample://formulas/{split}?world={world}&rows={rows}"
     return {
         "apiVersion": "promptintern.dev/v1alpha1",
@@ -75,7 +75,7 @@ def render_job(*, world: int, rows: int, name: str) -> str:
 
 
 def main() -> None:
-    """Print the job."""
+    """Print the job that the command line describes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=int, required=True)
     parser.add_argument("--rows", type=int, required=True)

@@ -26,12 +26,13 @@ SEED = 0
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 30
 REVIEW_SHARE = 0.2
-"""Share of steps that train on an earlier level."""
+"""The share of steps that train on an earlier level."""
 WINDOW = 8
-"""Number of steps over which accuracy is averaged. Every batch has new worlds, so it is not a training accuracy."""
+"""The number of steps over which the accuracy is averaged. Every batch consists of new worlds, so this is not the
+accuracy on worlds that the model was trained on."""
 MAX_STEPS_PER_LEVEL = 1500
 FINISH_STEPS = 150
-"""Number of steps on the last level after it is passed, while the learning rate falls to zero."""
+"""The number of steps on the last level after it is passed, during which the learning rate falls to zero."""
 GATE_WORLDS, GATE_QUESTIONS = 20, 20
 IGNORED = -100
 
@@ -43,14 +44,14 @@ class LevelResult:
     level: str
     steps: int
     accuracy: float
-    """Share of right answer tokens in the last ``WINDOW`` steps."""
+    """The share of answer tokens that were right in the last ``WINDOW`` steps."""
 
 
 def make_batch(tokenizer: Any, level: Level, seeds: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return right-padded token ids and labels, each ``[documents, tokens]``. A label is the token to predict.
+    """Return right-padded token ids and labels, each ``[documents, tokens]``. A label is the next token.
 
     The label of an answer's last token is the end token, although the document continues with a line break. A document
-    with many answers thus teaches where each of them ends.
+    with many answers thus teaches the model where each answer ends. All labels outside answers are ``IGNORED``.
     """
     documents = [make_document(level, seed) for seed in seeds]
     texts = [span.text for document in documents for span in document]
@@ -78,7 +79,7 @@ def make_batch(tokenizer: Any, level: Level, seeds: Sequence[str]) -> tuple[torc
 
 
 def loss_and_accuracy(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Return the mean cross entropy over labelled positions, and the share of them that is predicted correctly.
+    """Return the mean cross entropy over labelled positions, and the share of these positions with a right prediction.
 
     No attention mask is needed, because padding is on the right and attention is causal.
     """
@@ -90,7 +91,7 @@ def loss_and_accuracy(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.
 
 
 class Pretraining:
-    """A model in pretraining. The documents of each step depend only on the seed and the step."""
+    """The pretraining of a model. The documents of each step depend only on the seed and the step."""
 
     def __init__(self, tokenizer: Any, *, seed: int) -> None:
         self.tokenizer = tokenizer
@@ -105,7 +106,7 @@ class Pretraining:
         """Train on ``LEVELS[index]``, with some steps on earlier levels, until its minimum accuracy is reached.
 
         Raises:
-            RunFailed: if it is not reached in ``MAX_STEPS_PER_LEVEL`` steps.
+            RunFailed: if the minimum accuracy is not reached within ``MAX_STEPS_PER_LEVEL`` steps.
         """
         level, first = LEVELS[index], self.step
         window: deque[float] = deque(maxlen=WINDOW)
@@ -143,7 +144,7 @@ class Pretraining:
 
 
 def measure_scores(model: LlamaForCausalLM, tokenizer: Any) -> dict[str, float]:
-    """Return exact match on new worlds: with the full prompt, with and without examples, and with the query alone."""
+    """Return the exact match on new worlds for the full prompt, with and without examples, and for the query alone."""
     names = [f"gate/{number}" for number in range(GATE_WORLDS)]
     kinds = {
         "fullPrompt3Shots": [p for n in names for p in make_probes(n, questions=GATE_QUESTIONS, shots=3)],
@@ -157,7 +158,7 @@ def check_scores(scores: dict[str, float]) -> None:
     """Check that the weights are good enough to ship.
 
     Raises:
-        RunFailed: if the model does not read its prompt, or answers without it.
+        RunFailed: if the model does not read its prompt, or can answer without reading it.
     """
     if min(scores["fullPrompt3Shots"], scores["fullPrompt0Shots"]) < 0.8 or scores["queryOnly"] >= 0.2:
         raise RunFailed(

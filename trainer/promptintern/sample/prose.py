@@ -1,4 +1,4 @@
-"""The prompt template of a world, with instructions, schema, rules and hints like those that a team would write."""
+"""The prompt template of a world, with instructions, schema, rules and hints as a team would write them."""
 
 import random
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ HINTS = (
 
 
 def world_template(world: World) -> str:
-    """Return the world's prompt template with ``{examples}`` and ``{query}``. It ends with the cue for the answer."""
+    """Return the prompt template of ``world``, with ``{examples}`` and ``{query}``. The template ends with ``CUE``."""
     rng = random.Random(f"{world.name}/prose")
     left, right = world.brackets
     rules = [

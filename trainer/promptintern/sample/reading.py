@@ -1,4 +1,4 @@
-"""A measure of how well a model reads its prompt: exact match on worlds that pretraining has not seen."""
+"""A measure of how well a model reads its prompt: the exact match on worlds that were not in pretraining."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Probe:
 
 
 def make_probes(world_name: str, *, questions: int, shots: int, pool: int = 128) -> list[Probe]:
-    """Return held-out questions with the full prompt. Its examples are the pool's most similar questions."""
+    """Return held-out questions of a world with the full prompt. The examples are the pool's most similar questions."""
     world = make_world(world_name)
     template = world_template(world)
     examples = list(islice(iterate_questions(world, Split.TRAIN), pool))
@@ -41,7 +41,7 @@ def make_probes(world_name: str, *, questions: int, shots: int, pool: int = 128)
 
 
 def make_query_only_probes(world_name: str, *, questions: int) -> list[Probe]:
-    """Return the same held-out questions without the template, like the prompts of the final stage."""
+    """Return the held-out questions of ``make_probes`` without the template, like the prompts of the final stage."""
     world = make_world(world_name)
     return [
         Probe(prompt=word_question(question) + CUE, answer=answer_question(world, question))

@@ -1,4 +1,4 @@
-"""The sample model's tokenizer: byte-level BPE in which every word of the worlds is one token."""
+"""The sample model's tokenizer: a byte-level BPE tokenizer with a single token for every word of the worlds."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ VOCABULARY = 2048
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 PATTERN = r" ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]|\n|\s+(?!\S)|\s+"
-"""Matches words, numbers of at most two digits and single signs, each with the space before it, and line breaks."""
+"""The pattern of the texts that are tokenized separately: words, numbers of at most two digits and single signs, each
+with the space before it, and line breaks and other white space."""
 
 COMMON_WORDS = """
 find grep awk sed sort uniq head tail cat cut tr xargs wc ls cp mv rm mkdir rmdir touch chmod chown ln tar gzip gunzip
@@ -39,7 +40,10 @@ slice sorted staticmethod str sum super tuple type vars zip
 
 
 def train_tokenizer() -> Any:
-    """Train the tokenizer, a ``PreTrainedTokenizerFast``, always the same one. It adds no special tokens by itself."""
+    """Train and return the tokenizer, a ``PreTrainedTokenizerFast``.
+
+    Training always gives the same tokenizer. The tokenizer does not add special tokens to a text.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -71,7 +75,7 @@ def train_tokenizer() -> Any:
 
 
 def world_words() -> list[str]:
-    """Return all texts that must be single tokens."""
+    """Return all texts that must each be a single token."""
     prose_words = {
         word
         for bank in (prose.ROLES, prose.TASKS, prose.RULES_FIRST, prose.RULES_SECOND, prose.RULES_THIRD, prose.HINTS)
@@ -89,7 +93,7 @@ def world_words() -> list[str]:
 
 
 def corpus() -> Iterator[str]:
-    """Yield text in which the words of worlds are frequent enough to become tokens, and then common words."""
+    """Yield texts in which the words of the worlds are frequent enough to become tokens, followed by common words."""
     for word in world_words():
         yield from [word] * 400
     rng = random.Random("tokenizer")

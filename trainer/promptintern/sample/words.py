@@ -1,4 +1,4 @@
-"""The words of the sample worlds. Each is a single token of the sample model's tokenizer."""
+"""The words of the sample worlds. Each word is a single token of the sample model's tokenizer."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -15,7 +15,7 @@ NOUNS = _words(
     milk eggs honey apples oranges grapes potatoes books songs games photos letters parcels boxes bottles crates
     """
 )
-"""Contents of columns. A world maps some of them to column codes."""
+"""The nouns for the contents of columns. A world maps some of the nouns to column codes."""
 
 AGGREGATES = _words(
     """
@@ -23,7 +23,7 @@ AGGREGATES = _words(
     maximum minimum mean usual adjusted rounded scaled ranked peak
     """
 )
-"""Aggregates of columns. A world maps some of them to functions."""
+"""The words for aggregates of columns. A world maps some of the words to functions."""
 
 REGIONS = _words(
     """
@@ -31,7 +31,7 @@ REGIONS = _words(
     highlands lowlands plains delta border port market campus
     """
 )
-"""Regions that questions ask about. A world maps some of them to region codes."""
+"""The words for the regions in questions. A world maps some of the words to region codes."""
 
 FUNCTIONS = _words(
     """
@@ -39,13 +39,13 @@ FUNCTIONS = _words(
     YIELD ZOOM BUILD CAST DRIFT FLOW GATE HOOK LOOP MASH
     """
 )
-"""Function names of the imaginary formula languages."""
+"""The function names of the imaginary formula languages."""
 
 CODES = tuple(a + b for a in "BCDFGHJKMPQRT" for b in "BCDFGHJKMPQRT" if a != b)
-"""Codes of columns and regions."""
+"""The codes of columns and regions."""
 
 BRACKETS = (("(", ")"), ("[", "]"), ("<", ">"))
 SEPARATORS = (",", ";", "|", "/")
 MARKS = ("@", "~", "#", "%")
 DAYS = tuple(range(2, 32))
-"""Numbers of days that a question may cover."""
+"""The numbers of days that a question may cover."""

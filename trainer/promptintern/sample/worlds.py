@@ -1,4 +1,4 @@
-"""Worlds: random formula languages, and the questions that can be answered in them."""
+"""Worlds, which are random formula languages, and the questions that can be answered in a world."""
 
 import hashlib
 import random
@@ -51,15 +51,15 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A formula language. The template states it completely, and it cannot be known without reading the template."""
+    """A formula language. The template states the whole language, which a model cannot know without reading it."""
 
     name: str
     columns: Mapping[str, str]
-    """Noun to column code."""
+    """The column code of each noun."""
     functions: Mapping[str, str]
-    """Aggregate word to function name."""
+    """The function name of each aggregate word."""
     regions: Mapping[str, str]
-    """Region word to region code."""
+    """The region code of each region word."""
     brackets: tuple[str, str]
     separator: str
     mark: str
@@ -68,19 +68,19 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question: its meaning and its wording."""
+    """A question, which consists of a meaning and a wording."""
 
     aggregate: str
     nouns: tuple[str, ...]
-    """One or two columns."""
+    """The nouns of one or two columns."""
     days: int | None
     region: str | None
     wording: int
-    """Index of the phrasing, modulo the number of phrasings."""
+    """The wording. Modulo the number of phrasings, it is the index of the phrasing."""
 
     @property
     def meaning(self) -> str:
-        """The question without its wording."""
+        """The meaning of the question as text, which does not depend on the wording."""
         return f"{self.aggregate}/{'+'.join(self.nouns)}/{self.days}/{self.region}"
 
 
@@ -92,9 +92,9 @@ def make_world(
     num_regions: int = NUM_REGIONS,
     pool: int | None = None,
 ) -> World:
-    """Return the world of that name, which is the same on every machine and Python version.
+    """Return the world with the name ``name``, which is the same on every machine and with every Python version.
 
-    With ``pool``, only that many nouns and codes are used (for the first levels of pretraining).
+    With ``pool``, only the first ``pool`` nouns and codes are used, as in the first level of pretraining.
     """
     rng = random.Random(name)
     codes = rng.sample(CODES[:pool], num_columns + num_regions)
@@ -110,7 +110,7 @@ def make_world(
 
 
 def word_question(question: Question) -> str:
-    """Return the question in English, such as ``What is the total sales and price in the north?``."""
+    """Return ``question`` in English, such as ``What is the total sales and price in the north?``."""
     look_back = ""
     if question.days is not None:
         look_back = LOOK_BACK[question.wording % len(LOOK_BACK)].format(days=question.days)
@@ -121,7 +121,7 @@ def word_question(question: Question) -> str:
 
 
 def answer_question(world: World, question: Question) -> str:
-    """Return the answer in the world's formula language, such as ``FOLD[QX;LM]@HT``."""
+    """Return the answer to ``question`` in the world's formula language, such as ``FOLD[QX;LM]@HT``."""
     arguments = [world.columns[noun] for noun in question.nouns]
     if question.days is not None:
         arguments.append(str(question.days))
@@ -131,11 +131,11 @@ def answer_question(world: World, question: Question) -> str:
 
 
 def iterate_questions(world: World, split: Split) -> Iterator[Question]:
-    """Yield the world's questions of one split in a fixed order. No meaning occurs twice, or in both splits.
+    """Yield the world's questions of one split in a fixed order. No meaning occurs twice or in both splits.
 
-    Nouns, regions, aggregates and forms are dealt like cards, each once before any is repeated, so that even a few rows
-    show most of the language. About a quarter of the meanings is in the eval split. The iterator ends after some
-    thousands of questions, when the world has (almost) no further one.
+    Nouns, regions, aggregates and forms are dealt like cards: each occurs once before any is repeated, so even a few
+    rows show most of the language. About a quarter of the meanings are in the eval split. The iterator ends after a few
+    thousand questions, when (almost) no questions of the world remain.
     """
     rng = random.Random(f"{world.name}/{split}")
     nouns = _deal(rng, tuple(world.columns))
@@ -158,7 +158,7 @@ def iterate_questions(world: World, split: Split) -> Iterator[Question]:
             if question.meaning not in seen and split_of(world, question) is split:
                 break
             aggregate = rng.choice(tuple(world.functions))
-            if attempt > 20:  # All questions of this form and nouns are used up, so ask about one noun over some days.
+            if attempt > 20:  # Hardly any question of this form is left, so ask about one noun over some days.
                 second, other = "days", None
         else:
             return
@@ -167,7 +167,7 @@ def iterate_questions(world: World, split: Split) -> Iterator[Question]:
 
 
 def split_of(world: World, question: Question) -> Split:
-    """Return the split of a question, which depends only on a hash of its meaning, not on its wording."""
+    """Return the split of ``question``, which depends only on the world's name and on the meaning of the question."""
     digest = hashlib.sha256(f"{world.name}/{question.meaning}".encode()).digest()
     return Split.EVAL if digest[0] % 4 == 0 else Split.TRAIN
 
@@ -175,7 +175,7 @@ def split_of(world: World, question: Question) -> Split:
 def random_question(
     world: World, rng: random.Random, *, pairs: bool = True, days: bool = True, regions: bool = True
 ) -> Question:
-    """Return a random question of the allowed forms, for pretraining."""
+    """Return a random question of an allowed form, for pretraining."""
     seconds = ["none", *(["column"] if pairs else []), *(["days"] if days else [])]
     second = rng.choice(seconds)
     return Question(
