@@ -1,11 +1,11 @@
-"""The Status object with which a Kubernetes API server refuses a request."""
+"""Parsing of the Status object that a Kubernetes API server returns when it refuses a request."""
 
 import json
 from typing import Any
 
 
 def parse_status(text: str | bytes | None) -> dict[str, Any]:
-    """Return the JSON object in the body of a response, or an empty dict if the body contains none."""
+    """Return the JSON object in ``text``, the body of a response, or an empty dict if ``text`` contains no object."""
     try:
         document = json.loads(text or "")
     except ValueError:

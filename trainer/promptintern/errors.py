@@ -18,7 +18,7 @@ __all__ = [
 
 
 class UserError(Exception):
-    """The job or its data is wrong. ``problems`` lists every problem that was found, each with its field or line."""
+    """The user has to correct something, such as the job or its data. ``problems`` lists each problem and its place."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -26,14 +26,14 @@ class UserError(Exception):
 
     @classmethod
     def at(cls, where: str, message: str) -> Self:
-        """Return an error with a single problem at ``where``."""
+        """Return an error with one problem: ``message``, which concerns the field, file or line ``where``."""
         return cls([Problem(where=where, message=message)])
 
 
 class CredentialsRefused(UserError):  # noqa: N818 -- reads as what happened
     """The credentials are missing or refused.
 
-    Credentials that worked earlier may have been replaced since then; a new pod gets the new credentials.
+    If the same credentials worked earlier, they may have been replaced; a new pod gets the new ones.
     """
 
 
@@ -47,7 +47,7 @@ class RunFailed(Exception):  # noqa: N818 -- reads as what happened
 class InfrastructureFailed(RunFailed):
     """Something that the run needs, such as storage or workers, was lost or was unavailable for too long.
 
-    This includes a run that another process has taken over. The same command may succeed the next time.
+    This also covers the case that another process has taken over the run. A retry of the same command may succeed.
     """
 
 

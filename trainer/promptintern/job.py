@@ -22,7 +22,7 @@ _URI_FIELDS = (
     ("prompt", "retriever", "modelUri"),
 )
 _RUN_IDENTITY = ("model", "data", "prompt", "schedule", "training", "evaluation")
-"""The parts of a spec that decide what a run computes. If only other parts change, a job continues its run."""
+"""The fields of a spec that decide what a run computes. If only other fields change, the job continues its run."""
 _REPORT_ONLY = ("prices",)
 """The fields of spec.evaluation that change only the report, not the measurements."""
 
@@ -31,7 +31,7 @@ class JobLoader(yaml.SafeLoader):
     """A YAML loader that reads YAML as kubectl does: dates are text, and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return ``node`` as a dict. Raise ConstructorError if a key is repeated."""
+        """Return the YAML mapping ``node`` as a dict. Raise ``ConstructorError`` if a key is repeated."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -93,8 +93,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
 def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return ``document`` with all ``overrides``, which have the form ``a.b=c``, applied.
 
-    A name is a path below the spec, unless it begins with ``spec``, ``metadata``, ``apiVersion`` or ``kind``. A value
-    is YAML.
+    The name ``a.b`` is a path below the spec, unless it begins with ``spec``, ``metadata``, ``apiVersion`` or ``kind``.
+    The value ``c`` is YAML.
 
     Raises:
         UserError: if an override lacks ``=``, has a value that is not YAML, or names a field in something other than a
@@ -124,7 +124,7 @@ def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def _absolute(document: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Return ``document`` with plain paths in URI fields, relative to ``base``, replaced by ``file://`` URIs."""
+    """Return ``document`` with each plain path in a URI field, which is relative to ``base``, as a ``file://`` URI."""
     result = copy.deepcopy(document)
     for *parents, leaf in _URI_FIELDS:
         node = result.get("spec")

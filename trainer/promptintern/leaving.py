@@ -1,4 +1,4 @@
-"""Saving before a pod is deleted: the preStop hook asks the pod's process to save, and waits for its exit.
+"""Saving before a pod is deleted: the preStop hook asks the pod's driver or worker to save, and waits for its exit.
 
 Neither Ray nor KubeRay warns workers or the driver before their pod is deleted. The hook and the processes therefore
 communicate through files in a folder that all containers of the pod share. Outside pods, ``is_leaving`` always returns
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.2
 
 
 def pod_folder() -> Path | None:
-    """Return the folder that the pod's containers share, or None outside pods."""
+    """Return the folder that the containers of this pod share, or None outside pods."""
     name = os.environ.get(ENV_POD_FOLDER)
     return Path(name) if name else None
 
@@ -34,7 +34,7 @@ def is_leaving() -> bool:
 
 
 def announce_leaving(folder: Path) -> None:
-    """Ask the processes of this pod to save, and keep new ones from starting."""
+    """Ask the processes of this pod to save, and keep new ones from starting work, by a file in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _LEAVE).touch()
 

@@ -32,7 +32,7 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SMALL_FILE_BYTES = 4 * 2**20
 """The largest size in bytes of a file that a model's digest covers completely."""
 _NUM_BLOCKS, _BLOCK_BYTES = 256, 64 * 2**10
-"""The number and the size in bytes of the blocks that a model's digest covers in each larger file."""
+"""The number of blocks that a model's digest covers in each large file, and the size of a block in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ class ModelFolder:
     path: Path
 
     def digest(self) -> str:
-        """Return a SHA-256 of the files' names and sizes, all small files, and evenly spaced blocks of large files.
+        """Return a SHA-256 of the names and sizes of the model's files, the small files, and blocks of the large files.
 
-        Further training changes nearly every weight, and therefore this digest, although not all weights are read.
+        The blocks are evenly spaced. Further training changes nearly every weight, and therefore also the blocks.
         """
         total = hashlib.sha256()
         for path in sorted(p for p in self.path.iterdir() if p.is_file() and _is_model_file(p.name)):
@@ -62,7 +62,7 @@ class ModelFolder:
 
 
 def cache_root() -> Path:
-    """Return this program's folder for downloads and caches."""
+    """Return the folder in which this program keeps downloads and caches."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptintern"
 
 
@@ -110,10 +110,10 @@ def _is_model_file(name: str) -> bool:
 
 
 def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
-    """Download the files, all or none, into a folder that is named after their digest, and return that folder.
+    """Download the model's files ``names`` to a new folder in ``root`` that is named after their digest, and return it.
 
-    The digest is needed because several workers on one machine may fetch the same model at the same time, and because
-    the model may have changed since the last fetch.
+    The folder appears only when it is complete, because several workers on one machine may fetch the same model at
+    the same time. A model that has changed since the last fetch gets another folder.
     """
     partial = root / f"partial-{uuid.uuid4().hex}"
     try:
@@ -163,7 +163,7 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Return whether the hub is only temporarily unavailable. The hub's client wraps the cause in its own error."""
+    """Return whether ``error``, or the cause that the hub's client wrapped, means that the hub may soon respond."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, LocalEntryNotFoundError):
@@ -280,7 +280,7 @@ def context_length(model_config: Any) -> int | None:
 
 
 def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
-    """Build a causal language model from ``config`` on the meta device: its weights have shapes but no values.
+    """Build a causal language model from ``config`` on the meta device, where weights have shapes but no values.
 
     Raises:
         UserError: if the configuration does not describe a causal language model.

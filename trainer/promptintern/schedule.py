@@ -1,4 +1,4 @@
-"""The stages of spec.schedule, with the share of the template and the number of shots in the prompts of each stage."""
+"""The stages that spec.schedule describes: for each, the share of the template to keep and the number of shots."""
 
 import math
 from dataclasses import dataclass
@@ -70,14 +70,14 @@ def build_stages(schedule: ScheduleSpec, training: TrainingSpec) -> list[Stage]:
 
 
 def full_prompt_shots(schedule: ScheduleSpec) -> int:
-    """Return K, the number of shots in today's full prompt, even if no stage has K shots (``stages: 1``)."""
+    """Return K, the number of shots in today's full prompt. With ``stages: 1``, no stage has that many shots."""
     if schedule.explicit is not None:
         return max(stage.shots for stage in schedule.explicit)
     return DEFAULT_SHOTS if schedule.shots is None else schedule.shots
 
 
 def remaining_share(curve: Curve, stage: int, stages: int) -> float:
-    """Return u, the share of the prompt not yet removed in ``stage``: exactly 1 in the first stage, 0 in the last."""
+    """Return u, the share of the prompt that ``stage`` still has: exactly 1 in the first stage and 0 in the last."""
     if stage == stages - 1:
         return 0.0
     if stage == 0:

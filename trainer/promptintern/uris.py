@@ -19,7 +19,7 @@ def to_uri(text: str, base: Path | None = None) -> str:
 
 
 def display_uri(uri: str) -> str:
-    """Return the path of a ``file://`` URI, as a user would type it, and any other URI unchanged."""
+    """Return the path in ``uri``, as a user would type it, if it is a ``file://`` URI; otherwise, return ``uri``."""
     if not uri.startswith(_FILE):
         return uri
     path = uri.removeprefix(_FILE)

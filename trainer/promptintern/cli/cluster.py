@@ -201,7 +201,7 @@ def _connect(context: str | None, namespace: str | None) -> "Cluster":
 
 
 def _flags(namespace: str | None, context: str | None) -> str:
-    """Return the command-line options that select the same job in other commands."""
+    """Return the options, such as `` -n team-a``, with which another command reaches the same namespace and context."""
     return (f" -n {namespace}" if namespace else "") + (f" --context {context}" if context else "")
 
 
@@ -277,7 +277,7 @@ def _watch(cluster: "Cluster", name: str, flags: str) -> None:
 
 
 def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> "ClusterJob | None":
-    """Show the job live until it is settled. Return the last state, or None if the job was deleted."""
+    """Show the job on a terminal until it ends or is refused. Return its last state, or None if it was deleted."""
     from rich.console import Group, RenderableType
     from rich.live import Live
 
@@ -310,7 +310,10 @@ def _watch_live(console: Console, cluster: "Cluster", name: str, flags: str) -> 
 
 
 def _watch_lines(cluster: "Cluster", name: str, *, clock: Callable[[], float] = time.monotonic) -> "ClusterJob | None":
-    """Do the same as ``_watch_live``, but print one line per change, which suits a log."""
+    """Print a line for each change of the job until it ends or is refused.
+
+    Return the last state of the job, or None if it was deleted.
+    """
     from promptintern.cluster.messages import changes, progress_line
     from promptintern.cluster.watch import Deleted, Interrupted, Resumed, watch_job
 
@@ -344,7 +347,7 @@ def _print_timed(text: str) -> None:
 
 
 def _print_report(folder: Path, parent: Path) -> None:
-    """Print the verdict, and the locations of the report and adapter."""
+    """Print the verdict of the report in ``folder``, and where the report and the adapter are."""
     from pydantic import ValidationError
 
     from promptintern.report.schema import Report

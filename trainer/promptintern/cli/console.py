@@ -48,12 +48,12 @@ class StopFlag:
         self._event = threading.Event()
 
     def is_set(self) -> bool:
-        """Return whether a signal has arrived."""
+        """Return whether SIGTERM or SIGINT has arrived."""
         return self._event.is_set()
 
     @contextmanager
     def installed(self) -> Iterator["StopFlag"]:
-        """Handle signals inside the block, and restore the previous handlers afterwards."""
+        """Handle SIGTERM and SIGINT inside the block, and restore the previous handlers afterwards."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if self.is_set() and number == signal.SIGINT:
@@ -77,7 +77,7 @@ class _Base:
         return self._stop.is_set()
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Do nothing, because an ending in the driver's own process is an exception."""
+        """Ignore the ending of the run, because the driver's own process reports an ending by raising an exception."""
 
     def has_ending(self) -> bool:
         return False
@@ -87,7 +87,7 @@ class _Base:
 
 
 class LogObserver(_Base):
-    """An observer that prints one line per event, but progress at most every few seconds."""
+    """An observer that prints one line per event, except that it prints progress at most every few seconds."""
 
     def __init__(self, console: Console, stop: StopFlag) -> None:
         super().__init__(stop)
@@ -111,7 +111,7 @@ class LogObserver(_Base):
 
 
 class BarObserver(_Base):
-    """An observer that shows progress bars, with notes and scores above the bars."""
+    """An observer that shows a run's progress bars, with notes and scores above the bars."""
 
     def __init__(self, progress: Progress, stop: StopFlag) -> None:
         super().__init__(stop)
@@ -205,7 +205,7 @@ def terminal_observer(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' warnings and progress bars off the terminal, and send the log of storage retries to stderr."""
+    """Hide the warnings and progress bars of libraries, and send the log of storage retries to standard error."""
     import logging
     import os
     import warnings

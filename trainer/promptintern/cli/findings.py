@@ -1,4 +1,4 @@
-"""The results that the operator reads from its pods: the problems that the preflight found, and an exit code."""
+"""The results that the operator reads from a job's pods: the problems that the preflight found, and an exit code."""
 
 import contextlib
 import json
@@ -12,14 +12,14 @@ from promptintern_api.contract import ExitCode
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
 
 _MAX_BYTES = 4000
-"""The maximum size of the findings in bytes, because a container's termination message holds at most 4,096 bytes."""
+"""The maximum size of the JSON text in bytes, because a container's termination message holds at most 4,096 bytes."""
 _MAX_WHERE, _MAX_MESSAGE = 200, 1000
-"""The maximum number of characters of a problem's ``where`` and ``message``."""
+"""The maximum numbers of characters in the ``where`` and in the ``message`` of a problem."""
 
 
 @contextlib.contextmanager
 def writing_findings(path: Path | None) -> Iterator[None]:
-    """Write problems that the block raises to ``path`` as JSON ``[{"where", "message"}, ...]``, and re-raise them."""
+    """If the block fails, write the problems to ``path`` as JSON ``[{"where", "message"}, ...]``, and re-raise."""
     try:
         yield
     except UserError as error:
@@ -43,9 +43,9 @@ def exiting_on_infrastructure_failure() -> Iterator[None]:
 
 
 def findings_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _MAX_BYTES) -> str:
-    """Return the first ``problems`` as JSON of at most ``limit`` bytes, with the number of omitted problems.
+    """Return as many ``problems`` as fit into ``limit`` bytes as JSON, and the number of omitted problems.
 
-    The first problem is never omitted, but shortened if necessary.
+    The first problem is shortened, if necessary, but never omitted.
     """
     shown = [(_truncate(p.where, _MAX_WHERE), _truncate(p.message, _MAX_MESSAGE)) for p in problems]
     omitted = 0

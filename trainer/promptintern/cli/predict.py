@@ -22,7 +22,9 @@ def answer_queries(
     base_model: str | None,
     batch_size: int,
 ) -> None:
-    """Answer ``queries`` and the queries in ``input_file``, or else the lines of standard input, and write the answers.
+    """Answer the given queries, and write the answers to ``output_file`` or, by default, to standard output.
+
+    The queries are ``queries`` and those in ``input_file`` or, if neither is given, the lines of standard input.
 
     Raises:
         UserError: if no query is given, a query cannot be used, or a file cannot be read or written.
@@ -84,7 +86,7 @@ def _from_stdin() -> list[str]:
 
 
 def _from_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the objects in the JSONL file ``path``, and check that each has a usable ``query``."""
+    """Return the objects in the JSONL file ``path``, after checking that every object has a usable ``query``."""
     from promptintern_api.data import Columns
 
     from promptintern.rows.jsonl import parse_objects, read_lines

@@ -9,7 +9,7 @@ from promptintern.commands.preview import Preview
 
 
 def print_preview(shown: Preview) -> None:
-    """Print the table of stages, then the prompt of one row at every stage."""
+    """Print a table of the stages, then the prompt of the same row at every stage."""
     out = Console(highlight=False)
     for warning in shown.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))

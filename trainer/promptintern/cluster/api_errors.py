@@ -23,7 +23,7 @@ class Forbidden(UserError):  # noqa: N818 -- the server's own word
 
 
 class NotFound(UserError):  # noqa: N818 -- the server's own word
-    """The object of the request does not exist."""
+    """The object that the request names does not exist."""
 
 
 class AlreadyExists(UserError):  # noqa: N818 -- the server's own word
@@ -31,11 +31,11 @@ class AlreadyExists(UserError):  # noqa: N818 -- the server's own word
 
 
 class Conflict(UserError):  # noqa: N818 -- the server's own word
-    """The object has changed since it was read."""
+    """The object has changed since the client read it, so the write was refused."""
 
 
 class Expired(RunFailed):
-    """The resourceVersion is too old for a watch; the caller has to read the object again."""
+    """The resourceVersion from which a watch should start is too old; the caller has to read the object again."""
 
 
 class Unreachable(RunFailed):
@@ -56,8 +56,8 @@ def translate_error(error: Exception, *, server: str, where: str) -> UserError |
 
     Args:
         error: The exception that the Kubernetes client or a connection raised.
-        server: The API server and its context, for the message.
-        where: The object of the request, for the ``where`` of a problem.
+        server: The name of the API server, for the message.
+        where: The object that the request concerns; it becomes the ``where`` of the problem.
     """
     status, body, message = _response(error) if isinstance(error, ApiException) else (0, {}, "")
     translate = _TRANSLATIONS.get(status, _invalid)
@@ -67,7 +67,7 @@ def translate_error(error: Exception, *, server: str, where: str) -> UserError |
 
 
 def _response(error: ApiException) -> tuple[int, dict[str, Any], str]:
-    """Return the status code, body and message of ``error``, even if the client reports a refused WebSocket as text."""
+    """Return the HTTP status, body and message of ``error``, which for a refused WebSocket are only in its text."""
     status, text = error.status or 0, error.body
     handshake = _HANDSHAKE.search(str(error.reason)) if status == 0 else None
     if handshake:
@@ -81,7 +81,7 @@ def _response(error: ApiException) -> tuple[int, dict[str, Any], str]:
 
 
 def _embedded_status(text: str) -> str:
-    """Return the JSON of the Status object in ``text``, a WebSocket client's error, or else an empty string."""
+    """Return the JSON of the Status object in a WebSocket error's ``text``, or an empty string if there is none."""
     start = text.find('{"kind":"Status"')
     if start < 0:
         return ""
@@ -184,5 +184,5 @@ _TRANSLATIONS: dict[int, Callable[[_Body, str, str, str], UserError | RunFailed]
 
 
 def _without_object_value(message: str) -> str:
-    """Return ``message`` without the value of a whole object, which does not help the user."""
+    """Return ``message`` without a leading ``Invalid value: "object": ``, which does not help the user."""
     return re.sub(r'^Invalid value: (?:"object"|"string"|"array"|null|\{.*?\}): ', "", message)

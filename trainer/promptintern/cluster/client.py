@@ -1,4 +1,4 @@
-"""The client that sends the requests of the commands to a cluster, with the same kubeconfig as kubectl."""
+"""The client through which the commands send requests to a cluster; it uses kubectl's kubeconfig."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ FIELD_MANAGER = "promptintern-cli"
 _TIMEOUT = (5, 30)
 _WATCH_SECONDS = 20
 _SILENT_SECONDS = 3600
-"""The number of seconds without output after which a followed log ends, because the client needs a read timeout."""
+"""The read timeout, in seconds, while a log is followed: after this time without output, following ends."""
 _EXEC_SECONDS = 60.0
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _T = TypeVar("_T")
@@ -41,15 +41,15 @@ class Access:
     """The ``kubernetes.client.ApiClient`` that holds the credentials."""
     namespace: str
     server: str
-    """The name of the API server in messages."""
+    """The name by which messages refer to the API server."""
 
 
 def connect(*, context: str | None = None, namespace: str | None = None) -> "Cluster":
-    """Return the cluster that $KUBECONFIG or ~/.kube/config names, or a pod's own cluster if the pod has neither file.
+    """Return a client for the cluster in $KUBECONFIG or ~/.kube/config or, in a pod with neither, for its own cluster.
 
     Args:
         context: The name of the kubeconfig context; by default, the current context.
-        namespace: The namespace; by default, the namespace of the context.
+        namespace: The namespace of the jobs; by default, the namespace of the context.
 
     Raises:
         UserError: if no kubeconfig exists, or the kubeconfig cannot be used.
@@ -174,7 +174,7 @@ class Cluster:
     # Jobs
 
     def job(self, name: str) -> Job:
-        """Return the job ``name``; if it does not exist, the error suggests similar names."""
+        """Return the job ``name``. If no such job exists, raise ``NotFound``; the message suggests similar names."""
         try:
             with self._translating_errors(f"PromptInternJob {name}"):
                 return Job.from_document(
@@ -193,7 +193,7 @@ class Cluster:
         return f"does not exist in namespace {self.namespace}; {_suggest(name, names)}"
 
     def jobs(self, *, all_namespaces: bool = False) -> list[Job]:
-        """Return the jobs of the namespace, or of all namespaces, sorted by namespace and name."""
+        """Return the jobs of the client's namespace, or of all namespaces, sorted by namespace and name."""
         with self._translating_errors("PromptInternJobs"):
             if all_namespaces:
                 answer = self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, _request_timeout=_TIMEOUT)
@@ -204,7 +204,7 @@ class Cluster:
         )
 
     def create(self, document: Document, *, dry_run: bool = False) -> Job:
-        """Create the job that ``document`` describes; the API server refuses unknown fields."""
+        """Create the job that ``document`` describes, and return the job. The API server refuses unknown fields."""
         with self._translating_errors(f"PromptInternJob {document['metadata']['name']}"):
             return Job.from_document(
                 self._custom.create_namespaced_custom_object(
@@ -213,7 +213,7 @@ class Cluster:
             )
 
     def replace(self, document: Document, *, dry_run: bool = False) -> Job:
-        """Replace the job that has the name and resourceVersion of ``document``."""
+        """Replace the job of the same name with ``document``, unless it was changed since ``document`` was read."""
         name = document["metadata"]["name"]
         with self._translating_errors(f"PromptInternJob {name}"):
             return Job.from_document(
@@ -223,7 +223,7 @@ class Cluster:
             )
 
     def patch(self, name: str, change: Document, *, dry_run: bool = False) -> Job:
-        """Change fields of the job ``name`` with a JSON merge patch."""
+        """Apply ``change``, a JSON merge patch, to the job ``name``, and return the changed job."""
         with self._translating_errors(f"PromptInternJob {name}"):
             return Job.from_document(
                 self._custom.patch_namespaced_custom_object(
@@ -236,7 +236,10 @@ class Cluster:
             )
 
     def watch(self, name: str, version: str) -> Iterator[tuple[bool, Job]]:
-        """Yield whether the job was deleted, and the job, for each change since ``version``; end after some seconds."""
+        """Yield whether job ``name`` was deleted, and the job, for each change after the resourceVersion ``version``.
+
+        The watch ends after some seconds.
+        """
         events = watch.Watch().stream(
             self._custom.list_namespaced_custom_object,
             *self._jobs,
@@ -257,7 +260,7 @@ class Cluster:
     # The dependents of a job
 
     def resolved_job(self, job: str) -> str | None:
-        """Return the resolved job, as the JSON text that the pods read, or None if its ConfigMap does not exist."""
+        """Return the resolved form of ``job``, as the JSON text that its pods read, or None if it has no ConfigMap."""
         name = dependent_name(job)
         try:
             with self._translating_errors(f"ConfigMap {name}"):
@@ -296,7 +299,7 @@ class Cluster:
                 answer.release_conn()
 
     def execute(self, pod: str, container: str, command: Sequence[str]) -> bytes:
-        """Run ``command`` in a container and return its standard output.
+        """Run ``command`` in a container, and return the standard output of the command.
 
         Raises:
             Forbidden: if the user may not exec into the pod.
@@ -358,7 +361,7 @@ def _read_output(socket: Any, pod: str) -> bytes:
 
 
 def _exec_failure(socket: Any) -> str | None:
-    """Return the reason why the command failed, or None if it succeeded or the connection ended without a status."""
+    """Return why the command run over ``socket`` failed, or None if it succeeded or no status was received."""
     text = socket.read_channel(3)
     try:
         status = yaml.safe_load(text or b"")

@@ -16,12 +16,12 @@ from promptintern.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """The local folders of the downloaded adapter and report; a folder is None if its files were not stored."""
+    """The local folders of the downloaded adapter and report; a folder is None if the storage did not contain it."""
 
     adapter: Path | None
     report: Path | None
     base_model: str | None
-    """The URI of the base model, or None if the adapter does not name it."""
+    """The URI of the base model of the adapter, or None if no adapter was downloaded or it names no base model."""
 
 
 def check_target(folder: Path) -> None:
@@ -41,12 +41,12 @@ def check_target(folder: Path) -> None:
 
 
 def fetch(location: RunLocation, job: Job, folder: Path) -> Fetched:
-    """Download the adapter and report of ``job`` into ``folder``; a failure leaves the folder as it was.
+    """Download the adapter and report of ``job`` into ``folder``; if this fails, ``folder`` stays as it was.
 
     Raises:
         UserError: if ``folder`` cannot be used, or the storage cannot be read with the user's credentials.
         RunFailed: if neither the adapter nor the report is stored, the storage does not answer, or a file differs from
-            the committed one.
+            its entry in the manifest.
     """
     check_target(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:

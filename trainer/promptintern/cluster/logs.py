@@ -21,9 +21,9 @@ _POLL_SECONDS, _STORED_SECONDS = 2.0, 15.0
 _PATIENCE_SECONDS = 600.0
 _SHUTDOWN_SECONDS = 30.0
 _ANCHOR_BYTES = 4096
-"""The maximum number of bytes from the end of the printed log that are kept to find its position in a stored tail."""
+"""The number of the last printed bytes that are kept, to find in a stored tail of the log where printing continues."""
 _MIN_ANCHOR_BYTES = 128
-"""The number of bytes that are assumed to occur only once in a log."""
+"""The length in bytes from which a piece of a log is assumed to occur only once in the log."""
 _MAX_READ_BYTES = 4 << 20
 READ_SCRIPT = rf"""cd "$1" 2>/dev/null || exit 0
 shift
@@ -38,7 +38,7 @@ for f in $(ls -tr {_DRIVER}*.log 2>/dev/null); do
 done"""
 """The shell script that prints the name, the number of new bytes, and the new bytes of every driver log. The arguments
 are the folder, and ``NAME:OFFSET`` for each log that was read before. The script does not follow the files, because it
-would keep running in the pod after a broken connection."""
+would then keep running in the pod after the connection has broken."""
 
 
 class LogClient(Protocol):
@@ -55,7 +55,7 @@ class LogClient(Protocol):
 
 @dataclass(kw_only=True)
 class _Position:
-    """The position in a log file up to which the file was printed."""
+    """The position in a log file up to which the file was printed, with the last bytes before it."""
 
     offset: int = 0
     tail: bytes = b""
@@ -67,7 +67,7 @@ class LogReader:
     Args:
         cluster: The job's cluster.
         out: The function that receives the bytes of the log.
-        note: The function that receives remarks about the log.
+        note: The function that receives remarks for the user, such as that a pod is not running yet.
         locate_run: The function that returns the location of the job's run.
         sleep: The function that waits for a number of seconds.
         clock: The function that returns a monotonic time in seconds.
@@ -98,7 +98,7 @@ class LogReader:
     # Showing the log once
 
     def show(self, name: str, number: int | None = None) -> None:
-        """Print the log of attempt ``number`` (default: the newest), or of the check if no attempt exists yet.
+        """Print the log of attempt ``number`` (default: the newest), or of the preflight check if there is no attempt.
 
         Raises:
             UserError: if the job or attempt does not exist, or its stored log cannot be read.
@@ -145,7 +145,7 @@ class LogReader:
             self._sleep(_POLL_SECONDS)
 
     def _follow_once(self, job: Job, number: int | None) -> bool:
-        """Print the new part of the log. Return whether the log is complete."""
+        """Print the part of the log that was not printed yet. Return whether the log has been printed to its end."""
         attempt = _select_attempt(job, number)
         if attempt is None:
             if job.is_settled:
@@ -175,7 +175,10 @@ class LogReader:
         return False
 
     def _wait_for_shutdown(self, job: Job, attempt: AttemptStatus, head: Pod | None) -> None:
-        """Keep reading while the Ray cluster shuts down; once the head pod is gone, the end of the log is stored."""
+        """Print the log of the head pod while the Ray cluster shuts down, until the pod is gone.
+
+        Stop after ``_SHUTDOWN_SECONDS`` at the latest.
+        """
         deadline = self._clock() + _SHUTDOWN_SECONDS
         while head is not None and self._has_printed(attempt) and self._clock() < deadline:
             self._read_head(head, attempt)
@@ -183,7 +186,7 @@ class LogReader:
             head = self._head(job, attempt)
 
     def _finish(self, job: Job, attempt: AttemptStatus) -> None:
-        """Print the rest of the log from storage, and the outcome of the attempt. Repeated calls do nothing."""
+        """Print the rest of the log from storage, and the outcome of ``attempt``; do this only once per attempt."""
         key = f"finished {attempt.number}"
         if key in self._noted:
             return
@@ -209,7 +212,7 @@ class LogReader:
         return newest([pod for pod in pods if pod.ray_job == attempt.ray_job_name])
 
     def _read_head(self, head: Pod, attempt: AttemptStatus) -> bool:
-        """Print the new part of the log in the head pod. Return False if the log cannot be read there."""
+        """Print the new part of the log from the head pod. Return False if the log cannot be read there."""
         if self._no_exec or HEAD_CONTAINER not in head.running_containers:
             return False
         while True:
@@ -354,7 +357,7 @@ def parse_output(output: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def bytes_after(content: bytes, tail: bytes) -> bytes | None:
-    """Return the bytes of ``content`` that follow ``tail``, or None if bytes between the two are missing.
+    """Return the bytes of ``content`` that follow ``tail``, or None if bytes between them are missing.
 
     Args:
         content: The stored tail of a log file.

@@ -1,4 +1,4 @@
-"""Messages for the user about the state of a job: its conditions, changes and progress, and the next command."""
+"""Messages for the user about a job: its conditions, changes and progress, and the command to run next."""
 
 import re
 from datetime import datetime, timedelta
@@ -75,7 +75,7 @@ def printable(text: str) -> str:
 
 
 def waiting_for_operator(job: Job, now: datetime) -> str | None:
-    """Return a message if the operator has not observed the newest spec, else None."""
+    """Return a message if the operator has not observed the newest spec of ``job``, or None if it has."""
     if not job.has_unobserved_spec:
         return None
     if job.status.phase is None and now - job.created > timedelta(seconds=30):
@@ -87,10 +87,10 @@ def waiting_for_operator(job: Job, now: datetime) -> str | None:
 
 
 def next_step(job: Job, *, flags: str = "") -> str | None:
-    """Return the next command for the user, or None if there is nothing to do.
+    """Return a line with the command that the user may run next, or None if there is no such command.
 
     Args:
-        flags: The command-line options that select the same job, such as `` -n team-a``.
+        flags: The options that select the namespace and context of the job, such as `` -n team-a``.
     """
     status = job.status
     if job.is_deleting:
@@ -110,7 +110,7 @@ def next_step(job: Job, *, flags: str = "") -> str | None:
 
 
 def changes(before: Job | None, after: Job) -> list[str]:
-    """Return one line for each change from ``before`` to ``after``, apart from training progress.
+    """Return one line for each change of a job from ``before`` to ``after``, except for progress within a stage.
 
     If ``before`` is None, everything in ``after`` counts as a change.
     """
@@ -185,11 +185,14 @@ def progress_line(job: Job) -> str | None:
 
 
 def elapsed(start: datetime, end: datetime) -> str:
-    """Return the time from ``start`` to ``end``, such as ``3 h 5 min``, or 0 if differing clocks put ``end`` first."""
+    """Return the time from ``start`` to ``end``, such as ``3 h 5 min``, or zero if ``end`` is earlier.
+
+    ``end`` can be earlier if the clocks of two machines differ.
+    """
     return duration(max(0.0, (end - start).total_seconds()))
 
 
 def age(created: datetime, now: datetime) -> str:
-    """Return the time since ``created`` in a single unit, such as ``3d``, like kubectl's AGE column."""
+    """Return the time from ``created`` to ``now`` in a single unit, such as ``3d``, like kubectl's AGE column."""
     seconds = max(0, round((now - created).total_seconds()))
     return next((f"{seconds // size}{unit}" for size, unit in _AGE_UNITS if seconds >= size), f"{seconds}s")

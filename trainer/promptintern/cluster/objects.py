@@ -29,7 +29,10 @@ class Job:
 
     @classmethod
     def from_document(cls, document: Document) -> "Job":
-        """Parse a document of the API server. Leave out the parts of the status that this version cannot read."""
+        """Return the job that ``document`` of the API server describes.
+
+        Parts of the status that this version of the program cannot read are left out.
+        """
         meta = document["metadata"]
         return cls(
             name=meta["name"],
@@ -50,7 +53,7 @@ class Job:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the job was refused, so that the user has to change it."""
+        """Whether the job was refused, which means that the user has to correct it."""
         failed = self.condition("Failed")
         return self.status.phase is Phase.REFUSED or (
             failed is not None and failed.status == "True" and failed.reason == "Refused"
@@ -58,7 +61,7 @@ class Job:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing changes until the user acts: the job has ended, or its newest spec was refused."""
+        """Whether the job has ended or its newest spec was refused, so that nothing changes until the user acts."""
         accepted = self.condition("Accepted")
         newest = accepted is None or accepted.observed_generation in (None, self.generation)
         return self.is_over or (self.status.phase is Phase.REFUSED and newest)
@@ -76,12 +79,12 @@ class Job:
 
     @property
     def has_unobserved_spec(self) -> bool:
-        """Whether the operator has not observed the newest spec yet."""
+        """Whether the operator has yet to observe the newest spec of the job."""
         return (self.status.observed_generation or 0) < self.generation
 
 
 def _parse_readable(document: Document) -> PromptInternJobStatus:
-    """Parse a status, and leave out the parts that this version cannot read."""
+    """Return the job status in ``document``, without the parts that this version cannot read."""
     readable = copy.deepcopy(dict(document))
     while True:
         try:
@@ -95,7 +98,7 @@ def _parse_readable(document: Document) -> PromptInternJobStatus:
 
 
 def _remove(node: Any, path: Sequence[int | str]) -> bool:
-    """Remove the value at ``path``, or its nearest ancestor that exists. Return whether anything was removed."""
+    """Remove the value at ``path`` in ``node`` or, if absent, its nearest ancestor. Return whether one existed."""
     steps: list[tuple[Any, int | str]] = []
     for part in path:
         exists = part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
@@ -127,7 +130,7 @@ class Pod:
 
     @classmethod
     def from_document(cls, document: Document) -> "Pod":
-        """Parse a document of the API server."""
+        """Return the pod that ``document`` of the API server describes."""
         meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
         containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
         variables = [variable for container in containers for variable in container.get("env") or []]

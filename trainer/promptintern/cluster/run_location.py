@@ -20,7 +20,7 @@ from promptintern.storage.store import Store, open_store
 from promptintern.uris import display_uri
 
 _PATIENCE_SECONDS = 20.0
-"""The number of seconds for which failed requests are retried: fewer than in a run, because a user is waiting."""
+"""The number of seconds for which a failed storage request is retried: fewer than in a run, because a user waits."""
 
 
 class ResolvedJobClient(Protocol):
@@ -31,14 +31,14 @@ class ResolvedJobClient(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RunLocation:
-    """The location of a run's folder in storage, with the options of the S3 server."""
+    """The location of a run's folder in storage: its URI, and the endpoint and region of the S3 server."""
 
     uri: str
     """The URI of the run's folder."""
     endpoint: str | None
     region: str | None
     is_endpoint_unknown: bool = False
-    """Whether only the URI is known, so that the S3 server may be a server other than AWS."""
+    """Whether the job does not say which S3 server holds the run, so that it need not be AWS."""
 
     def open(self) -> Store:
         """Open the run's folder.
@@ -87,10 +87,10 @@ def _is_resolvable(host: str) -> bool:
 
 
 def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = None) -> RunLocation:
-    """Find the location of the run of ``job``.
+    """Return the location of the run of ``job``.
 
-    Use the first of these that names a storage: the resolved job, the spec, the status, and the outputs that the
-    trainer reported.
+    The storage is taken from the first place that names one: the resolved job, the spec, the status, or the outputs
+    that the trainer reported.
 
     Args:
         cluster: The job's cluster.
@@ -98,7 +98,7 @@ def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = N
         endpoint: The URL at which this machine reaches the S3 server; it replaces the job's endpoint.
 
     Raises:
-        UserError: if none of these names a storage; the message says what is missing.
+        UserError: if no storage is named anywhere; the message says what is missing.
     """
     missing = f"there is no ConfigMap {dependent_name(job.name)}"
     try:

@@ -32,7 +32,7 @@ def job_blocks(job: Job, *, now: datetime, console: Console, flags: str = "") ->
         job: The job.
         now: The current time.
         console: The console whose width the blocks fit.
-        flags: The command-line options that select the same job, such as `` -n team-a``.
+        flags: The options that select the namespace and context of the job, such as `` -n team-a``.
     """
     blocks: list[RenderableType] = [_heading(job, now)]
     waiting = messages.waiting_for_operator(job, now)

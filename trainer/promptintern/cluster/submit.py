@@ -52,19 +52,19 @@ class Difference:
 
 
 class Action(Enum):
-    """The action that `submit` took on the job in the cluster."""
+    """The outcome of the command `submit` for the job in the cluster."""
 
     CREATED = "created"
     UNCHANGED = "unchanged"
     UPDATED = "updated"
-    """Only fields that may change at any time were changed."""
+    """The job was changed, but only in fields that may change at any time."""
     REPLACED = "replaced"
-    """The spec of a job that had not been accepted yet was replaced."""
+    """The whole spec was replaced, because the job had not been accepted yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionResult:
-    """The result of `submit`."""
+    """The outcome of `submit`, the job afterwards, and the fields in which the job differed from the file."""
 
     action: Action
     job: Job
@@ -73,17 +73,17 @@ class SubmissionResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job that was read from a file and can be sent."""
+    """A job that was read from a file and can be sent to a cluster."""
 
     job: PromptInternJob
     document: Document
     """The document to send, which contains only the fields that the file sets."""
     namespace: str | None
-    """The namespace that the file names, or None."""
+    """The namespace in the file, or None if the file names no namespace."""
 
 
 def read_submission(path: Path, overrides: Sequence[str]) -> Submission:
-    """Read the job in ``path`` and check it as `run` does.
+    """Read the job in the file ``path`` with ``overrides`` applied, and check it like the command `run`.
 
     Raises:
         UserError: if the job is not valid, or names files that only this machine can read.
@@ -142,7 +142,7 @@ def _file_uris(node: Any, where: str) -> list[tuple[str, str]]:
 
 
 def submit(cluster: SubmitClient, submission: Submission, *, dry_run: bool = False) -> SubmissionResult:
-    """Create the job, or update an existing job of the same name if the fields that differ may still change.
+    """Create the submitted job, or update an existing job of the same name if all fields that differ may still change.
 
     Raises:
         UserError: if the API server refuses the job, or the spec of the existing job differs and can no longer change.
@@ -217,7 +217,10 @@ def _may_change(field: str) -> bool:
 
 
 def find_differences(existing: Job, submission: Submission) -> list[Difference]:
-    """Return the fields that differ. Fields that may change at any time are compared only if the file sets them."""
+    """Return the fields that differ between ``existing`` and ``submission``.
+
+    Fields that may change at any time are compared only if the file sets them.
+    """
     spec = submission.document["spec"]
     left_out = [name for name in MUTABLE_SPEC_FIELDS if name not in spec]
     in_file = _without(submission.job.spec.to_wire(), left_out)
@@ -239,7 +242,7 @@ def _without(document: Document, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _with_defaults(spec: Document) -> dict[str, Any]:
-    """Return ``spec`` with the defaults filled in, or unchanged if this version cannot read it."""
+    """Return ``spec`` with the defaults of absent fields, or unchanged if this version cannot read it."""
     try:
         return PromptInternJobSpec.model_validate_json(json.dumps(spec), by_alias=True).to_wire()
     except ValidationError:
@@ -258,9 +261,10 @@ def _compare(in_cluster: Any, in_file: Any, where: str) -> list[Difference]:
 
 
 def _patch(differences: Sequence[Difference]) -> dict[str, Any]:
-    """Return a JSON merge patch that sets the file's values. Label names may contain dots, but field names do not."""
+    """Return a JSON merge patch that sets every field in ``differences`` to its value in the file."""
     patch: dict[str, Any] = {}
     for difference in differences:
+        # The name of a label or annotation may contain dots; the name of a field cannot.
         keys = (
             difference.field.split(".", 2) if difference.field.startswith("metadata.") else difference.field.split(".")
         )
@@ -276,7 +280,7 @@ def _to_json(value: Any) -> str:
 
 
 def _excerpt(text: str, position: int, limit: int = 60) -> str:
-    """Return at most ``limit`` characters of ``text`` around ``position``."""
+    """Return about ``limit`` characters of ``text`` around ``position``, with ``...`` where text was cut off."""
     if len(text) <= limit:
         return text
     start = max(0, min(position - limit // 3, len(text) - limit))

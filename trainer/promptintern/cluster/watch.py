@@ -23,19 +23,19 @@ class WatchClient(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted:
-    """The API server does not answer; requests are retried."""
+    """The update that reports that the API server stopped answering; requests are being retried."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """The API server answers again."""
+    """The update that reports that the API server answers again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deleted:
-    """The job was deleted; another job may have the same name now."""
+    """The last update, which reports that the job was deleted; another job may have the same name now."""
 
 
 Update = Job | Interrupted | Resumed | Deleted
@@ -49,10 +49,12 @@ def watch_job(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Update]:
-    """Yield every observed state of job ``name``, the current one first, until it is deleted or the caller stops.
+    """Yield the current state of job ``name``, then an update for each change, until the job is deleted.
+
+    An update is the new state of the job, or the news that the API server stopped answering or answers again.
 
     Args:
-        patience: The longest time in seconds without an answer from the API server.
+        patience: The number of seconds without an answer from the API server after which the watch fails.
 
     Raises:
         NotFound: if the job does not exist when watching begins.
@@ -96,9 +98,9 @@ def watch_job(
 def _watch_once(
     cluster: WatchClient, name: str, version: str, sleep: Callable[[float], None]
 ) -> Iterator[tuple[bool, Job]]:
-    """Yield the changes since ``version`` until the watch ends.
+    """Yield the changes of job ``name`` since the resourceVersion ``version``, until the watch ends.
 
-    A watch that breaks or that the user may not open ends without an error; the caller's next request shows the cause.
+    If the watch breaks or is refused, no error is raised; the caller's next request shows the cause.
     """
     try:
         yield from cluster.watch(name, version)

@@ -16,11 +16,12 @@ from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job
 
 RAY_AUTHENTICATION = "RAY_AUTH_MODE"
-"""The variable that KubeRay sets if it supports the field authOptions, which the operator sets."""
+"""The environment variable that KubeRay sets if it supports the RayCluster field ``authOptions``, which the
+operator sets."""
 
 
 def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
-    """Run or continue ``job`` in the Ray cluster of this pod. Return its report and the URI of its run.
+    """Run or continue ``job`` in the Ray cluster of this pod. Return the report and the URI of the run.
 
     Raises:
         UserError: if the job, its data or its model is wrong.
@@ -62,7 +63,7 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
 
 
 def _check_ray() -> None:
-    """Check that the image has the Ray version of the spec, and that the Ray cluster requires a token.
+    """Check that the image has the Ray version that the spec names, and that the Ray cluster requires a token.
 
     Raises:
         UserError: if the image has another Ray version.

@@ -21,13 +21,15 @@ _log = structlog.get_logger("promptintern.pod")
 def upload_logs(
     store: Store, stop: threading.Event, *, logs: Path = RAY_LOGS, seconds: float = SECONDS_BETWEEN
 ) -> None:
-    """Upload changed logs every ``seconds`` until ``stop`` is set, and then once more. Storage errors are only logged.
+    """Upload the tails of changed logs every ``seconds`` until ``stop`` is set, and then once more.
+
+    Storage errors are only logged.
 
     Args:
         store: The folder for the attempt's logs.
         stop: The event that ends the uploads.
         logs: Ray's log folder.
-        seconds: The time between two uploads.
+        seconds: The number of seconds between two uploads.
     """
     uploaded: dict[str, tuple[int, int]] = {}
     while True:
@@ -51,7 +53,7 @@ def _upload(path: Path, store: Store, uploaded: dict[str, tuple[int, int]]) -> N
 
 
 def tail(path: Path, size: int = TAIL_BYTES) -> bytes:
-    """Return at most the last ``size`` bytes of the file, starting at the beginning of a line."""
+    """Return the whole lines in the last ``size`` bytes of the file ``path``."""
     with path.open("rb") as file:
         length = file.seek(0, 2)
         file.seek(max(0, length - size))

@@ -12,17 +12,18 @@ from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageD
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 _RECENT_STEPS = 20
-"""The number of most recent steps from which the remaining time is estimated; the first steps of a stage are slower."""
+"""The number of recent steps from which the remaining time is estimated. Older steps are left out, because the first
+steps of a stage are slower."""
 
 
 class TrainingProgress:
-    """The part of a job's status that the trainer computes from the events so far."""
+    """The part of a job's status that the trainer writes, computed from the events of the run so far."""
 
     def __init__(self, *, run_uri: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._run_uri = run_uri
         self._clock = clock
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RECENT_STEPS + 1)
-        """The times of recent steps, each with the number of steps completed by then."""
+        """The recent steps, each as the time of its end and the number of steps completed by then."""
         self._term = 0
         self._stages: dict[int, StageStatus] = {}
         self._progress: Progress | None = None
@@ -55,11 +56,11 @@ class TrainingProgress:
                 self._progress = None
 
     def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
-        """Record why the trainer failed, and who has to act."""
+        """Record that the trainer failed with ``message``, and who or what caused the failure."""
         self._failure = Failure(failure_class=who, message=message[:32_768], ray_job=ray_job)
 
     def succeed(self) -> None:
-        """Record the outputs of the finished run."""
+        """Record that the run has finished, and where its outputs are."""
         self._outputs = Outputs(
             adapter=f"{self._run_uri}/{ADAPTER_FOLDER}",
             report=f"{self._run_uri}/{REPORT_FOLDER}/{REPORT_HTML}",
@@ -86,7 +87,7 @@ class TrainingProgress:
 
 
 def stage_status(record: StageRecord) -> StageStatus:
-    """Return the entry of a committed stage in the job's status."""
+    """Return the entry in the job's status for the committed stage with the record ``record``."""
     return StageStatus(
         index=record.index,
         **_planned(record),
@@ -98,12 +99,12 @@ def stage_status(record: StageRecord) -> StageStatus:
 
 
 def _planned(plan: TrackPlan) -> dict[str, Any]:
-    """Return the fields of ``StageStatus`` that are known before a stage's first step."""
+    """Return the fields of ``StageStatus`` that the plan of a stage determines before its first step."""
     return {"rate": plan.achieved_rate, "shots": plan.shots, "prompt_tokens": plan.prompt_tokens_mean}
 
 
 def _rounded(throughput: Throughput) -> dict[str, Any]:
-    """Return the fields of ``Progress`` that describe the throughput."""
+    """Return the fields of ``Progress`` that describe the throughput, rounded."""
     shares = throughput.time_shares
     return {
         "examples_per_second": round(throughput.examples_per_second, 1),

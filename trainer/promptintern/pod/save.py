@@ -14,13 +14,13 @@ from pathlib import Path
 from promptintern.leaving import announce_leaving, process_id, wait_for_exit
 
 _EXIT_CODE_SECONDS = 7.0
-"""The number of seconds within which KubeRay reads the driver's exit code."""
+"""The number of seconds after the driver's end within which KubeRay reads the exit code of the driver."""
 
 
 def save(folder: Path, *, role: str, seconds: float) -> bool:
-    """Make the pod's driver (role ``head``) or worker save and end.
+    """Ask the pod's driver (``role`` is ``head``) or worker to save, and wait until it has ended.
 
-    Return False if this takes more than ``seconds``.
+    Return False if it has not ended after ``seconds``.
     """
     announce_leaving(folder)
     if role == "worker":

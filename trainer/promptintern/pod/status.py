@@ -16,7 +16,7 @@ from promptintern.pod.unknown_fields import Patch, dropping_unknown_fields, erro
 
 SECONDS_BETWEEN = 10.0
 PATIENCE = 60.0
-"""The number of seconds for which the last write is retried, because nothing can write the status afterwards."""
+"""The number of seconds for which the last write is retried; once the driver has ended, nothing writes the status."""
 _TIMEOUT = 10.0
 _GONE = (401, 404)
 """The HTTP status codes after which writing is pointless, because the job or this pod's identity no longer exists. 403
@@ -65,7 +65,7 @@ class StatusWriter:
     written is dropped, and the next status replaces it.
 
     Args:
-        progress: The status to write; events change it.
+        progress: The status to write, which changes with each event.
         patch: The function that applies ``status.training``.
         seconds: The minimum time between two requests.
         patience: The time in seconds for which ``close`` retries the last status of a run that is over.
@@ -86,12 +86,12 @@ class StatusWriter:
         self._thread.start()
 
     def record(self, event: Event) -> None:
-        """Apply ``event`` to the status, which the thread writes within some seconds."""
+        """Apply ``event`` to the status; the thread writes the new status within some seconds."""
         with self._lock:
             self._progress.note(event)
 
     def close(self, change: Callable[[TrainingProgress], None] | None = None) -> None:
-        """Apply ``change``, write the last status, and end the thread.
+        """Apply ``change`` to the status, write the status a last time, and end the thread.
 
         If the run is over, a failed write is retried for ``patience`` seconds.
         """
@@ -118,7 +118,7 @@ class StatusWriter:
                 time.sleep(max(0.0, self._seconds - (time.monotonic() - began)))
 
     def _is_final(self) -> bool:
-        """Return whether the run is over, and not just stopped until a later attempt continues it."""
+        """Return whether the run has finished or failed, rather than stopped until a later attempt continues it."""
         status = self._progress.status()
         return status.failure is not None or status.outputs is not None
 
@@ -143,7 +143,7 @@ class StatusWriter:
 
 
 class StatusObserver:
-    """An observer that also writes events to the job's status."""
+    """An observer that wraps another observer and also writes events to the job's status."""
 
     def __init__(self, observer: Observer, writer: StatusWriter) -> None:
         self._observer = observer
@@ -159,7 +159,7 @@ class StatusObserver:
         return self._observer.stop_requested()
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Pass the ending on to the wrapped observer."""
+        """Pass the kind of ending of the run, and its problems, on to the wrapped observer."""
         self._observer.record_ending(kind, problems)
 
     def has_ending(self) -> bool:

@@ -12,7 +12,7 @@ import structlog
 from promptintern.api_status import parse_status
 
 FieldPath = tuple[str, ...]
-"""The names of nested fields below ``status.training``, without list indices."""
+"""The path of a field below ``status.training``: the names of the nested fields, without list indices."""
 Patch = Callable[[dict[str, Any]], None]
 
 _UNKNOWN = re.compile(r"\.status\.training\.(\S+): field not declared in schema")
@@ -21,7 +21,7 @@ _log = structlog.get_logger("promptintern.pod")
 
 
 def dropping_unknown_fields(patch: Patch) -> Patch:
-    """Wrap ``patch`` so that fields unknown to the API server are dropped and the patch is repeated without them."""
+    """Return a function that calls ``patch``, and repeats the call without the fields unknown to the API server."""
     unknown: set[FieldPath] = set()
 
     def patch_known_fields(training: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ def parse_unknown_fields(message: str) -> set[FieldPath]:
 
 
 def remove_fields(training: dict[str, Any], fields: set[FieldPath]) -> dict[str, Any]:
-    """Return ``training`` without ``fields``; a field below a list is removed from every entry of the list."""
+    """Return the status ``training`` without ``fields``; a field below a list is removed from each of its entries."""
     remaining: dict[str, Any] = {}
     for name, value in training.items():
         if (name,) in fields:

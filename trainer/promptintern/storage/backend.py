@@ -1,4 +1,4 @@
-"""The operations that every kind of storage provides. All other storage code is the same for all kinds."""
+"""The operations that every kind of storage (local or S3) provides. Other storage code is the same for all kinds."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,10 @@ class Backend(Protocol):
         """Create or replace the file ``key`` with the content of a local file, copied in chunks."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Create the file ``key`` unless it exists. Of any number of callers, exactly one gets True."""
+        """Create the file ``key`` unless it exists. Return whether this call created it.
+
+        If several callers create the same file, exactly one gets True.
+        """
 
     def size(self, key: str) -> int | None:
         """Return the size of the file ``key`` in bytes, or None if the file does not exist."""

@@ -6,14 +6,14 @@ from types import TracebackType
 from typing import Self
 
 _JOIN_SECONDS = 5.0
-"""The number of seconds for which a failed block waits for the task that is still running."""
+"""The number of seconds for which a writer whose block has failed waits for the task that is still running."""
 
 
 class BackgroundWriter:
     """A writer that runs tasks one after another on a separate thread, with at most one task waiting.
 
-    The exception of a task is raised once, by the caller's next ``submit``, ``poll``, ``drain`` or ``close``. At the
-    end of its block, the context manager waits for all tasks. If the block raises an exception, the context manager
+    An exception in a task is raised once, by the caller's next ``submit``, ``poll``, ``drain`` or ``close``. A
+    writer is a context manager: at the end of the block, it waits for all tasks. If the block raises an exception, it
     drops the waiting task and gives the running task a few seconds to end.
     """
 
@@ -29,7 +29,7 @@ class BackgroundWriter:
         self._thread.start()
 
     def submit(self, work: Callable[[], object], *, replaceable: bool = False) -> None:
-        """Run ``work`` as soon as the thread is free.
+        """Run the task ``work`` on the thread as soon as the thread is free.
 
         Block while another task is waiting, unless both tasks are replaceable. In that case, ``work`` replaces the
         waiting task, which never runs.
@@ -51,7 +51,7 @@ class BackgroundWriter:
             return not self._running and self._waiting is None
 
     def poll(self) -> None:
-        """Raise the exception of a task that has failed since the last call, if any."""
+        """Raise the exception of a failed task, unless it was already raised."""
         with self._changed:
             self._raise_error()
 
@@ -62,10 +62,12 @@ class BackgroundWriter:
             self._raise_error()
 
     def close(self, *, wait: bool = True) -> None:
-        """End the thread after all tasks; with ``wait=False``, wait only a few seconds for the running task.
+        """Wait for all tasks, and end the thread.
 
-        A thread that finishes a task while the interpreter shuts down ends the process with SIGABRT, because it frees
-        tensors in C++. Therefore, the thread is joined even with ``wait=False``, and left running only if it hangs.
+        With ``wait=False``, drop the waiting task, and wait only a few seconds for the running task.
+
+        If a thread frees tensors while the interpreter shuts down, the process ends with SIGABRT. Therefore, the thread
+        is joined even with ``wait=False``, and left running only if the task hangs.
         """
         with self._changed:
             self._closed = True

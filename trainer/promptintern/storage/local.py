@@ -67,7 +67,7 @@ def translated_errors(path: Path, operation: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Provide a temporary path beside ``target``, which is synced and renamed to ``target`` at the end of the block."""
+    """Provide a path for a temporary file, which is synced and renamed to ``target`` at the end of the block."""
     with _temporary(target) as path:
         yield path
         _sync(path)
@@ -102,7 +102,7 @@ def _sync(path: Path) -> None:
 
 
 class LocalBackend:
-    """A backend that stores files below ``root``. A crash leaves only complete files and ignored temporary files."""
+    """A backend that stores files below ``root``. A crash leaves no incomplete files, except ignored temporary ones."""
 
     def __init__(self, root: Path, policy: RetryPolicy) -> None:
         self._root = root
@@ -213,7 +213,7 @@ class LocalBackend:
 
 
 def _create_with_link(path: Path, data: bytes) -> bool:
-    """Create ``path`` with its content exclusively and atomically, by a hard link. Return False if ``path`` exists."""
+    """Create the file ``path`` with content ``data`` atomically, by a hard link. Return False if ``path`` exists."""
     with _temporary(path) as temporary:
         temporary.write_bytes(data)
         _sync(temporary)

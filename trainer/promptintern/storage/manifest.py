@@ -20,7 +20,7 @@ from promptintern.storage.store import Store, check_path, hash_file
 __all__ = ["FileEntry", "Manifest", "commit_folder", "fetch_folder", "read_manifest"]
 
 _DOWNLOAD_ATTEMPTS = 3
-"""The maximum number of times that a file is fetched if its content differs from the manifest."""
+"""The maximum number of times that a file is fetched if the fetched content differs from the manifest."""
 _log = structlog.get_logger("promptintern.storage")
 
 
@@ -33,7 +33,7 @@ def _finite(value: JsonValue) -> JsonValue:
 
 
 class Manifest(BaseModel):
-    """The commit record of a folder. It is written once, after all files, and never changed."""
+    """The commit record of a folder. It is written once, after all files of the folder, and never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
@@ -47,7 +47,7 @@ class Manifest(BaseModel):
     term: int = Field(ge=0)
     """The term in which the folder was committed."""
     meta: dict[str, Annotated[JsonValue, AfterValidator(_finite)]] = Field(default_factory=dict)
-    """The facts that readers need without the files, such as rate, shots, tokens and scores."""
+    """The facts that can be read without the files of the folder, such as rate, shots, tokens and scores."""
 
     def to_json(self) -> bytes:
         """Return the manifest as canonical JSON: sorted keys, no spaces, UTF-8. Equal manifests give equal bytes."""
@@ -65,7 +65,7 @@ class Manifest(BaseModel):
 
 
 def read_manifest(store: Store, path: str) -> Manifest | None:
-    """Return the manifest at ``path``, or None if it does not exist.
+    """Return the manifest in the file ``path``, or None if the file does not exist.
 
     Raises:
         UserError: if another version of this program wrote the file.

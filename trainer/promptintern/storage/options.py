@@ -1,4 +1,4 @@
-"""The options for reaching an S3 server. They do not include credentials, which botocore finds itself."""
+"""The options for reaching an S3 server. Credentials are not among them, because botocore finds them itself."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,12 +8,15 @@ from promptintern_api.compute import StorageSpec
 
 @dataclass(frozen=True, kw_only=True)
 class S3Options:
-    """The endpoint and region. Credentials come from the environment, ~/.aws or the pod's identity, not from a job."""
+    """The endpoint and region of an S3 server. Credentials come from the environment, ~/.aws or the pod's identity.
+
+    A job contains no credentials.
+    """
 
     endpoint: str | None = None
     region: str | None = None
 
     @classmethod
     def of(cls, storage: StorageSpec | None) -> Self:
-        """Return the options in ``storage``, the ``spec.storage`` of a job."""
+        """Return the options in ``storage``, which is the ``spec.storage`` of a job."""
         return cls(endpoint=storage.endpoint, region=storage.region) if storage else cls()

@@ -27,10 +27,10 @@ def is_transient_status(status: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """The rule for when to retry. All times are in seconds."""
+    """The rule for when to retry a failed operation. All times are in seconds."""
 
     deadline: float = 120.0
-    """The time after the first of several consecutive failures at which retries end. Slow successes do not count."""
+    """The time for which an operation is retried, counted from its first failure and not from its start."""
     first_wait: float = 0.2
     longest_wait: float = 5.0
     sleep: Callable[[float], None] = time.sleep
@@ -59,7 +59,7 @@ class RetryPolicy:
         return cls(deadline=deadline)
 
     def run(self, work: Callable[[], _T], *, operation: str, about: Mapping[str, str]) -> _T:
-        """Call ``work``, retry it after every ``Transient`` until the deadline, and return its result.
+        """Return the result of ``work``, which is repeated after every ``Transient`` until the deadline.
 
         Args:
             operation: The protocol's name for the operation, such as ``PutObject``.

@@ -1,4 +1,4 @@
-"""The folder of a run, with claimed terms, committed stages and documents, and checkpoints of unfinished stages."""
+"""The folder of a run, which holds claimed terms, committed stages and documents, and checkpoints."""
 
 import json
 import re
@@ -40,12 +40,12 @@ class FencedOut(InfrastructureFailed):
 class Claimant:
     """A driver that claims a run.
 
-    Its workers may claim several terms in succession, unless another driver claims a term in between.
+    The workers of the driver may claim several terms in succession, until another driver claims a term.
     """
 
     id: str
     newest_term: int
-    """The newest term at the time when the driver started."""
+    """The newest term of the run at the time when the driver started."""
 
 
 class RunStore:
@@ -75,12 +75,13 @@ class RunStore:
         Also remove the files that killed processes left behind in committed stages.
 
         Args:
-            process: The host, process id and time of the claim, for the messages of processes that it fences out.
+            process: The host, process id and time of the claim, for the messages of older processes, which the claim
+                fences out.
             claimant: The driver for which a worker claims the run; by default, a driver that starts now.
 
         Raises:
             FencedOut: if another driver has claimed a term since ``claimant`` started or last claimed a term.
-            UserError: if the storage ignores exclusive creation, so that no commit would be safe on it.
+            UserError: if the storage ignores exclusive creation, so that no commit would be safe.
         """
         driver, claimant = claimant, claimant or self.new_claimant()
         if driver is not None:
@@ -116,7 +117,7 @@ class RunStore:
             raise self._fenced_out(newest, f"this one (term {term})")
 
     def check_claimant(self, claimant: Claimant) -> None:
-        """Raise ``FencedOut`` if another driver has claimed a term since ``claimant`` was created."""
+        """Raise ``FencedOut`` if a driver other than ``claimant`` has claimed a term since ``claimant`` started."""
         newest = self.newest_term()
         if newest > claimant.newest_term:
             fenced = self._fenced_out(newest, "this one")
@@ -163,7 +164,7 @@ class RunStore:
         return read_manifest(self.store, _stage_path(key))
 
     def record(self, key: str, manifest: Manifest, kind: type[R]) -> R:
-        """Return the training record in ``manifest``, the manifest that stage ``key`` committed.
+        """Return the training record of type ``kind`` in ``manifest``, the manifest of stage ``key``.
 
         Raises:
             RunFailed: if the manifest does not contain such a record.
@@ -175,7 +176,7 @@ class RunStore:
     ) -> Manifest:
         """Commit the files of ``local`` as stage ``key``, and remove the stage's checkpoints of all terms.
 
-        Return the committed manifest, or the manifest of another term if that term committed the stage earlier.
+        Return the manifest of the stage, which is that of another term if that term committed the stage earlier.
 
         Raises:
             FencedOut: if a newer term was claimed before the commit.
@@ -214,7 +215,10 @@ class RunStore:
                 self._remove_superseded(match[1], manifest)
 
     def _remove_superseded(self, key: str, manifest: Manifest) -> None:
-        """Remove all files of a committed stage except its manifest and the files listed there; only those are read."""
+        """Remove all files of the committed stage ``key`` except its manifest and the files that ``manifest`` lists.
+
+        The other files are never read again.
+        """
         kept = stage_folder(key, manifest.term)
         paths = self.store.list(f"stages/{key}")
         folders = {match[1] for match in map(_TERM_FOLDER.match, paths) if match}
@@ -255,14 +259,14 @@ class RunStore:
         return manifest
 
     def latest_checkpoint(self, key: str) -> tuple[Manifest, str] | None:
-        """Return the manifest and folder of the checkpoint of stage ``key`` with the most steps in any term, or None.
+        """Return the manifest and folder of the checkpoint of stage ``key`` with the most steps, or None.
 
-        A checkpoint is skipped if its manifest cannot be read, or if a file is missing or has a different size.
+        Checkpoints of all terms count. One is skipped if its manifest is unreadable or a file is missing or incomplete.
         """
         return next(self._checkpoints(key), None)
 
     def fetch_checkpoint(self, manifest: Manifest, folder: str, local: Path) -> None:
-        """Copy a checkpoint's files to ``local``.
+        """Copy the files of the checkpoint in ``folder`` to ``local``, and check each file against ``manifest``.
 
         Raises:
             RunFailed: if a file is missing or differs from the committed one; the message names the file.
@@ -270,7 +274,7 @@ class RunStore:
         fetch_folder(self.store, manifest, folder=folder, local=local)
 
     def _checkpoints(self, key: str) -> Iterator[tuple[Manifest, str]]:
-        """Yield the manifest and folder of every complete checkpoint, sorted by descending step."""
+        """Yield the manifest and folder of every complete checkpoint of stage ``key``, sorted by descending step."""
         sizes = self.store.sizes(f"stages/{key}")
         for folder in _checkpoint_folders(sizes):
             try:
@@ -296,10 +300,10 @@ class RunStore:
     def commit_document(
         self, folder: str, value: Mapping[str, Any], *, term: int, parent: str | None
     ) -> dict[str, Any]:
-        """Commit ``value`` as the document ``folder``, and return the committed value.
+        """Commit ``value`` as the document of ``folder``, and return the committed value.
 
-        If another term committed the document earlier, return its value instead. An existing document with a different
-        ``parent`` is removed beforehand.
+        If ``folder`` already has a document with the same ``parent``, return the value of that document instead. A
+        document with a different ``parent`` is replaced.
 
         Raises:
             FencedOut: if a newer term was claimed before the commit.
@@ -330,10 +334,10 @@ class RunStore:
         return committed
 
     def committed_document(self, folder: str, *, parent: str | None) -> dict[str, Any] | None:
-        """Return the document committed as ``folder``, or None if no document exists or its ``parent`` is different.
+        """Return the value of the document of ``folder``, or None if there is no document with this ``parent``.
 
         Raises:
-            RunFailed: if the file differs from the committed one.
+            RunFailed: if the file differs from its manifest.
         """
         manifest = read_manifest(self.store, f"{folder}/{MANIFEST_FILE}")
         if manifest is None or manifest.parent != parent:
@@ -358,7 +362,7 @@ class RunStore:
         return value
 
     def create_json(self, path: str, value: Mapping[str, Any]) -> bool:
-        """Create the JSON object at ``path`` unless it exists. Of all callers, exactly one gets True."""
+        """Create the JSON file ``path`` with ``value`` unless it exists. Return whether this call created it."""
         return self.store.create(path, _json(value))
 
 
@@ -373,7 +377,7 @@ def checkpoint_folder(key: str, term: int, step: int) -> str:
 
 
 def _checkpoint_folders(paths: Mapping[str, int]) -> list[str]:
-    """Return the checkpoint folders that have a manifest, sorted by descending step, then by descending term."""
+    """Return the checkpoint folders whose manifest is in ``paths``, sorted by descending step and descending term."""
     matches = [match for match in map(_CHECKPOINT.fullmatch, paths) if match]
     return [match[1] for match in sorted(matches, key=lambda m: (int(m[3]), int(m[2])), reverse=True)]
 

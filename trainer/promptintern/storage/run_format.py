@@ -1,4 +1,4 @@
-"""The check that refuses a run's files if another version of this program began the run."""
+"""The check that refuses the files of a run if a version of this program with another file format wrote them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ def check_format(document: Mapping[str, Any], where: str) -> None:
     An object without a format passes; the code that reads the object has to check it.
 
     Raises:
-        UserError: if another version wrote ``document``.
+        UserError: if another version of this program wrote ``document``.
     """
     written = document.get("schemaVersion", RUN_FORMAT)
     if written == RUN_FORMAT:

@@ -31,13 +31,13 @@ _LOADER = create_loader()
 
 
 def _certificate_settings() -> dict[str, str]:
-    """Return the client settings that name the endpoint's certificate authority, or none to trust the public ones."""
+    """Return the client settings that trust a private certificate authority, or no settings if none is configured."""
     path = os.environ.get(ENV_STORAGE_CA)
     return {"verify": path} if path and Path(path).is_file() else {}
 
 
 class S3Backend:
-    """A backend that stores objects in ``bucket``. Only this class retries; s3fs and botocore are told not to."""
+    """A backend that stores objects in ``bucket``. Only this class retries; s3fs and botocore are set not to retry."""
 
     def __init__(self, bucket: str, options: S3Options, policy: RetryPolicy) -> None:
         self._bucket = bucket
@@ -166,7 +166,7 @@ class S3Backend:
         return self._policy.run(work, operation=operation, about=about)
 
     def _read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """Return the bytes from ``start`` up to ``stop``, or all bytes by default, without retries."""
+        """Return the bytes of object ``key`` from ``start`` up to ``stop``, by default all bytes, without retries."""
         arguments = {} if start is None or stop is None else {"Range": f"bytes={start}-{stop - 1}"}
 
         async def read() -> bytes:
@@ -181,7 +181,7 @@ class S3Backend:
         return data
 
     def _call(self, operation: str, **arguments: Any) -> Any:
-        """Send one request, without retries."""
+        """Send the request ``operation`` once, without retries, and return the response."""
         with self._translated_errors(operation, _key_or_prefix(arguments)):
             return self._files.call_s3(xform_name(operation), Bucket=self._bucket, **arguments)
 

@@ -1,4 +1,4 @@
-"""Classification of failed S3 requests by what a server's error or a missing response means for the run."""
+"""Classification of failed S3 requests: who has to act, and whether a retry may succeed."""
 
 import asyncio
 from collections.abc import Callable
@@ -74,7 +74,7 @@ class FailedRequest:
 
     @classmethod
     def of(cls, error: Exception, *, operation: str, bucket: str, key: str, endpoint: str) -> Self:
-        """Extract the code and status from ``error`` or its cause; s3fs wraps botocore's errors in Python's own."""
+        """Return the request that failed with ``error``; the code and status may be in its cause, which s3fs wraps."""
         code, status = "", 0
         for exception in (error, error.__cause__):
             if isinstance(exception, boto.ClientError):
@@ -91,12 +91,15 @@ class FailedRequest:
 
     @property
     def reason(self) -> str:
-        """The server's message, without Python's error number."""
+        """The error message of the server or client, without Python's error number."""
         return getattr(self.error, "strerror", None) or str(self.error) or type(self.error).__name__
 
 
 def classify_error(request: FailedRequest) -> Exception:
-    """Return a Transient, UserError, RunFailed, FileExistsError or FileNotFoundError, or an unknown error unchanged."""
+    """Return the exception to raise for ``request``, which is the original error if no rule applies.
+
+    Otherwise, it is a Transient, UserError, RunFailed, FileExistsError or FileNotFoundError.
+    """
     return next((becomes(request) for applies, becomes in _RULES if applies(request)), request.error)
 
 

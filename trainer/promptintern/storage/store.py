@@ -1,4 +1,4 @@
-"""A folder of files, local or in S3, with exclusive creation and verified writes of complete files."""
+"""A folder of files, local or in S3, in which a file can be created exclusively and every write is verified."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
 
 _WRITE_ATTEMPTS = 3
-"""The maximum number of times that a file is written if different content is read back."""
+"""The maximum number of times that a file is written if the content read back differs."""
 _CHUNK = 1 << 20
 _log = structlog.get_logger("promptintern.storage")
 
@@ -30,7 +30,7 @@ def open_store(uri: str, *, s3: S3Options | None = None, policy: RetryPolicy | N
         policy: The rule for when to retry; by default, ``RetryPolicy.from_environment``.
 
     Raises:
-        UserError: if ``uri`` has neither form.
+        UserError: if ``uri`` has neither of these forms.
     """
     policy = policy or RetryPolicy.from_environment()
     parts = urlsplit(uri, allow_fragments=False)
@@ -60,7 +60,7 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """The URI with which ``open_store`` opens this folder."""
+        """The URI of this folder, in the form that ``open_store`` accepts."""
         return self._backend.uri(self._prefix)
 
     def __repr__(self) -> str:
@@ -71,11 +71,11 @@ class Store:
         return Store(self._backend, self._key("/".join(parts)))
 
     def read(self, path: str) -> bytes:
-        """Return the file's content. Raise ``FileNotFoundError`` if the file does not exist."""
+        """Return the content of the file ``path``. Raise ``FileNotFoundError`` if the file does not exist."""
         return self._backend.get(self._key(path))
 
     def write(self, path: str, data: bytes) -> None:
-        """Create or replace the file, and verify it by reading it back."""
+        """Create or replace the file ``path``, and verify it by reading it back."""
         key = self._key(path)
         for _ in range(_WRITE_ATTEMPTS):
             self._backend.put(key, data)
@@ -84,7 +84,10 @@ class Store:
         raise self._not_as_written(path)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Create the file unless it exists. Of all callers, in any number of processes, exactly one gets True."""
+        """Create the file ``path`` unless it exists. Return whether this call created it.
+
+        If several callers, even in different processes, create the same file, exactly one gets True.
+        """
         key = self._key(path)
         if not self._backend.create(key, data):
             return False
@@ -96,7 +99,7 @@ class Store:
         raise self._not_as_written(path)
 
     def exists(self, path: str) -> bool:
-        """Return whether the file exists."""
+        """Return whether the file ``path`` exists."""
         return self._backend.size(self._key(path)) is not None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
@@ -114,7 +117,7 @@ class Store:
         self._backend.delete(self._key(prefix))
 
     def upload(self, local: Path, path: str) -> FileEntry:
-        """Upload a local file in chunks, verify it by reading it back, and return its size and digest."""
+        """Upload the file ``local`` to ``path`` in chunks, verify it, and return its size and digest."""
         key = self._key(path)
         for attempt in range(1, _WRITE_ATTEMPTS + 1):
             entry = hash_file(local)
@@ -131,7 +134,7 @@ class Store:
         raise self._not_as_written(path)
 
     def download(self, path: str, local: Path) -> None:
-        """Download ``path`` to ``local``, completely or not at all. Raise ``FileNotFoundError`` if it is missing."""
+        """Download ``path`` to ``local``, whole or not at all. Raise ``FileNotFoundError`` if it does not exist."""
         chunks = self._backend.chunks(self._key(path))
         # Read the first chunk, which fails if the file does not exist, before any local change.
         first = next(chunks, b"")
@@ -169,7 +172,7 @@ def check_path(path: str) -> str:
 
 
 def hash_file(local: Path) -> FileEntry:
-    """Return the size and SHA-256 of a local file."""
+    """Return the size and SHA-256 of the file ``local``."""
     with translated_errors(local, "read"), local.open("rb") as file:
         return _hash_chunks(iter(lambda: file.read(_CHUNK), b""))
 
