@@ -130,7 +130,7 @@ class Adapter:
                 self.flat[slot.start : slot.stop].copy_(tensors[name].reshape(-1))
 
     def buffer_digest(self) -> str:
-        """Return a digest of the buffer order; a checkpoint with another buffer order is refused."""
+        """Return a digest of how the flat buffer is laid out; a checkpoint with another digest is refused."""
         import hashlib
 
         text = ";".join(f"{s.name}:{s.shape}" for s in self.slots)

@@ -29,7 +29,7 @@ def compute_gradients(
     device: torch.device,
     clock: PhaseClock,
 ) -> tuple[float, int]:
-    """Compute the gradients of the mean loss per answer token, and store them in ``adapter.grad``.
+    """Compute the gradients of a step's mean loss per answer token, and store them in ``adapter.grad``.
 
     Returns:
         The summed loss of this worker, and the number of tokens that its model computed.

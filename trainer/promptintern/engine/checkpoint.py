@@ -33,20 +33,20 @@ class Trajectory:
     """The record of a track's training. Every list has one entry per step."""
 
     loss: list[float] = field(default_factory=list)
-    """The mean ``-ln p`` per answer token of the step's batch."""
+    """The mean ``-ln p`` per answer token in every step."""
     grad_norm: list[float] = field(default_factory=list)
-    """The Euclidean norm of the gradients before clipping."""
+    """The Euclidean norm of the gradients before clipping, in every step."""
     learning_rate: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     loss_tokens: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     computed: list[int] = field(default_factory=list)
-    """The number of tokens that the model computed. This list is shorter than the other lists if the track was begun by
-    an older version, which did not record this number."""
+    """The number of tokens that the model computed in every step. This list is shorter than the other lists if the
+    track was begun by an older version, which did not record this number."""
     seconds: float = 0.0
     """The training time in seconds, without evaluation, over all attempts and head restarts."""
     spent: dict[Phase, float] = field(default_factory=dict)
-    """The number of seconds spent in each phase, over the steps in ``computed``."""
+    """The number of seconds spent in each phase, summed over all steps that have an entry in ``computed``."""
 
     def __post_init__(self) -> None:
         # Rates are reported at every step, and a stage may have 100,000 steps, so the sums are kept up to date.
@@ -129,7 +129,7 @@ def restore_optimizer(optimizer: torch.optim.AdamW, adapter: Adapter, tensors: d
 
 
 def snapshot(adapter: Adapter, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """Return a CPU copy of everything that a step changes, so that it can be written while training continues."""
+    """Return a CPU copy of everything that a step changes, so that the copy can be written while training continues."""
     tensors = {"parameters": adapter.flat.detach(), **_prefixed(optimizer_tensors(optimizer, adapter))}
     return {name: value.to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
@@ -148,7 +148,7 @@ def read_state(folder: Path, *, buffer_digest: str) -> dict[str, torch.Tensor]:
     """Read the snapshot in ``folder``.
 
     Raises:
-        RunFailed: if the snapshot was written for an adapter with another buffer order.
+        RunFailed: if the snapshot was written for an adapter whose flat buffer is laid out differently.
     """
     from safetensors import safe_open
 

@@ -41,7 +41,7 @@ def broadcast(tensor: torch.Tensor) -> None:
 def broadcast_object(value: Any) -> Any:
     """Return, on every worker, the ``value`` of rank 0.
 
-    All workers are in one trust domain, so objects may be pickled between them.
+    The value is pickled, which is safe because all workers are in one trust domain.
     """
     if not dist.is_initialized():
         return value
@@ -51,7 +51,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def from_rank_zero(read: Callable[[], T]) -> T:
-    """Call ``read`` on rank 0 and return the result on every worker, so that all workers see the same storage."""
+    """Call ``read`` on rank 0 only, and return the result on every worker, so that all workers use the same data."""
     value: T = broadcast_object(read() if rank() == 0 else None)
     return value
 

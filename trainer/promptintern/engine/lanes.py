@@ -6,11 +6,11 @@ need no second copy of the model: a pass only reads the parameters, and everythi
 is thread-local. Every lane sums its own gradients, and the sums of all lanes are added in a fixed order, so that a
 resumed run reproduces the same bits.
 
-Together, the packs of all lanes have the number of tokens that a single pack would have without lanes, and keep the
-same amount of memory for their backward passes. What a layer allocates temporarily, such as the sum of its base and
-LoRA weights, is allocated once per lane. Every lane except the first also holds its own sums of the gradients of all
-parameters and of the keys and values of the shared prefix. Because the packs of lanes are smaller, lanes pay only if
-the shared prefix can hold most of the tokens that packs have in common.
+The packs that all lanes compute at the same time have, in total, as many tokens as a single pack would have without
+lanes, and keep the same amount of memory for their backward passes. What a layer allocates temporarily, such as the sum
+of its base and LoRA weights, is allocated once per lane. Every lane except the first also holds its own sums of the
+gradients of all parameters and of the keys and values of the shared prefix. Because the packs of lanes are smaller,
+lanes pay only if the shared prefix can hold most of the tokens that packs have in common.
 """
 
 import ctypes
@@ -31,18 +31,17 @@ S = TypeVar("S")
 _M_ARENA_MAX = -8
 """The value of the constant ``M_ARENA_MAX`` in glibc's ``malloc.h``."""
 _MIN_PACK_TOKENS = 1024
-"""The minimum number of tokens in the packs of a lane. In smaller packs, the fixed cost of a pack becomes
-noticeable."""
+"""The minimum number of tokens for which the packs of a lane must have room. In smaller packs, the fixed cost of a pack
+becomes noticeable."""
 
 
 def pin_thread_settings(device: torch.device) -> None:
-    """Make PyTorch, and malloc on a CPU, behave as they do with lanes.
+    """Set up PyTorch's threads, and malloc on a CPU, in the same way for runs with and without lanes.
 
-    Call this function before any computation or thread starts. When the number of PyTorch's threads is set for the
-    first time, PyTorch no longer lets MKL choose to use fewer threads, which may change the rounding of sums. A resumed
-    run must compute exactly as the first attempt did, whether or not it has used lanes yet. In addition, all threads
-    share one heap instead of having one heap each, so that memory that one lane has freed can be used by the other
-    lanes.
+    Call this function before any computation or thread starts. Once the number of PyTorch's threads has been set,
+    PyTorch no longer lets MKL choose to use fewer threads, which may change the rounding of sums. A resumed run must
+    compute exactly as the first attempt did, whether or not it has used lanes yet. In addition, all threads share one
+    heap instead of having one heap each, so that memory that one lane has freed can be used by the other lanes.
     """
     torch.set_num_threads(torch.get_num_threads())
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
@@ -52,10 +51,10 @@ def pin_thread_settings(device: torch.device) -> None:
 def lane_threads(model: Any, device: torch.device) -> int:
     """Return the number of threads that lanes may use for the PEFT model ``model``.
 
-    The number is 1 on a GPU, and if a pass does more than read the model. This is the case in 16 bits, where the engine
-    rounds the LoRA parameters; with LoRA on parameters outside linear layers, such as the experts of a mixture, where
-    PEFT stores its sums while it computes; and if a pass draws random numbers or changes a module, which is tested on
-    the model.
+    The number is 1 on a GPU, and if a forward or backward pass does more than read the model. This is the case in 16
+    bits, where the engine rounds the LoRA parameters; with LoRA on parameters outside linear layers, such as the
+    experts of a mixture, where PEFT stores the summed weights during the pass; and if a forward pass draws random
+    numbers or changes a module, which is tested on the model.
     """
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -69,9 +68,10 @@ def lane_threads(model: Any, device: torch.device) -> int:
 
 @torch.no_grad()
 def _has_no_side_effects(model: Any) -> bool:
-    """Return whether a pass in training mode draws no random numbers and leaves all modules as the previous pass did.
+    """Return whether a forward pass in training mode draws no random numbers and changes no module.
 
-    The two passes have different tokens.
+    Two passes with different tokens are tried, because modules may still set themselves up in the first one: the first
+    must draw no random numbers, and the second must not change any module.
     """
     rng_state = torch.get_rng_state()
     try:
@@ -95,11 +95,11 @@ def _are_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
 
 
 def lane_count(threads: int, *, tokens_per_pack: int) -> int:
-    """Return the largest divisor of ``threads`` with which every lane has packs of at least 1,024 tokens, or 1.
+    """Return the largest divisor of ``threads`` that leaves each lane packs of at least 1,024 tokens, or 1.
 
     Args:
-        threads: The number of threads, which all lanes share evenly.
-        tokens_per_pack: The number of tokens in the packs of all lanes together.
+        threads: The number of threads, which are divided evenly among the lanes.
+        tokens_per_pack: The maximum number of tokens, in total, in the packs that all lanes compute at the same time.
     """
     return largest_divisor(threads, tokens_per_pack // _MIN_PACK_TOKENS)
 
@@ -113,9 +113,9 @@ class LanePool:
         self._cancelled = threading.Event()
 
     def run(self, work: Callable[[L, Iterable[S]], None], shares: Sequence[tuple[L, Sequence[S]]]) -> None:
-        """Call ``work`` for every lane with the lane and its items, all at the same time, and wait for all calls.
+        """Call ``work(lane, items)`` for each pair in ``shares``, all at the same time, and wait for all calls to end.
 
-        If a call fails, the other calls stop before their next item, and the error is raised.
+        If a call fails, the other calls stop before their next item, and the error of the failed call is raised.
         """
         self._cancelled.clear()
         futures = []

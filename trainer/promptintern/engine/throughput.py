@@ -35,9 +35,9 @@ _PEAKS: dict[str, dict[torch.dtype, float]] = {
     "V100-SXM2": {torch.float32: 15.7},
     "T4": {torch.float32: 8.1},
 }
-"""The peak TFLOP/s of GPUs by words in the GPU's name, from NVIDIA's data sheets; the first match counts. The figures
-are for dense products: bfloat16 with tensor cores, and float32 without tensor cores (PyTorch does not round to TF32 by
-default)."""
+"""The peak TFLOP/s of GPUs by words in the GPU's name, from NVIDIA's data sheets; the first word that matches is used.
+The figures are for dense products: bfloat16 with tensor cores, and float32 without tensor cores (PyTorch does not round
+to TF32 by default)."""
 
 
 class PhaseClock:
@@ -62,10 +62,10 @@ class PhaseClock:
         self._last = now
 
     def collect(self) -> dict[Phase, float]:
-        """Return the number of seconds recorded for each phase since the last call.
+        """Return the number of seconds recorded for each phase since the last call of this method.
 
-        This method does not wait for the device: a record that the device has not reached yet is returned by a later
-        call.
+        This method does not wait for the device: time up to a record that the device has not reached yet is returned by
+        a later call.
         """
         seconds_by_phase: dict[Phase, float] = {}
         while self._open:
@@ -107,9 +107,9 @@ class ParameterCounts:
 
 
 def parameter_counts(adapter: Adapter) -> ParameterCounts:
-    """Count the parameters by which tokens are multiplied.
+    """Count the parameters by which the hidden states of tokens are multiplied.
 
-    The experts of a mixture are not counted if one tensor holds all of them.
+    The experts of a mixture-of-experts layer are not counted if one tensor holds all of them.
     """
     model = adapter.model
     head = model.get_output_embeddings().weight

@@ -25,9 +25,9 @@ class LrSpan:
     """The place of a track's steps in the learning-rate schedule."""
 
     first: int
-    """The number of steps in the schedule before this track."""
+    """The number of steps in the schedule before the first step of this track."""
     total: int
-    """The number of all steps in the schedule."""
+    """The total number of steps in the schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)

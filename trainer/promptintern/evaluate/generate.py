@@ -13,8 +13,8 @@ from promptintern.errors import RunFailed
 from promptintern.evaluate.prefix import CachedPrefix, compute_prefix
 
 _LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
-"""The largest differences between logits that a different order of summation explains, in float32 and in 16-bit types.
-The unit is the standard deviation of the logits."""
+"""The largest difference between logits that a different order of summation may cause, in float32 and in 16-bit types.
+The unit of the difference is the standard deviation of the logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ def _usable_prefix(
 ) -> CachedPrefix | None:
     """Return the cached prefix of ``prompts``, or None if it cannot be cached or would change the answers.
 
-    The shortest and the longest prompt are tested. Their logits in one batch after the cached prefix are compared with
-    their logits when each of the two is computed alone and completely.
+    As a test, the shortest and the longest prompt are computed in one batch that continues from the cached prefix. The
+    logits are compared with the logits of each prompt computed alone and completely.
     """
     prefix = compute_prefix(model, prompts, device)
     if prefix is None:
@@ -115,10 +115,11 @@ def _usable_prefix(
 def _largest_logit_difference(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> float:
-    """Return the largest difference of the first tokens' logits between two computations of ``prompts``.
+    """Return the largest difference between the logits of two computations of ``prompts``.
 
-    In the first computation, all prompts are in one batch after ``prefix``. In the second, each prompt is computed
-    alone. The unit of the difference is the standard deviation of the logits.
+    In the first computation, all prompts are in one batch that continues from ``prefix``. In the second, each prompt is
+    computed alone and completely. Only the logits of the first token of each answer are compared. The unit of the
+    difference is the standard deviation of the logits.
     """
     shared = _first_logits(model, tokenizer, prompts, device, prefix)
     alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in prompts])
@@ -128,7 +129,7 @@ def _largest_logit_difference(
 def _first_logits(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device, prefix: CachedPrefix | None
 ) -> torch.Tensor:
-    """Return the logits of the first token of each answer, float ``[prompts, vocabulary]``."""
+    """Return the logits of the first token of the answer to each prompt, float ``[prompts, vocabulary]``."""
     settings = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
     output = _greedy_output(model, tokenizer, prompts, device, prefix, **settings)
     logits: torch.Tensor = output.logits[0]
@@ -234,9 +235,9 @@ def _greedy_output(
 
 @contextmanager
 def _without_model_defaults(model: Any) -> Iterator[None]:
-    """Empty the model's generation config inside the block.
+    """Empty the model's generation config inside the ``with`` block.
 
-    Otherwise, its values, such as penalties and suppressed tokens, would be defaults for generation.
+    Otherwise, the values of the config, such as penalties and suppressed tokens, would be defaults for generation.
     """
     from transformers import GenerationConfig
 
@@ -265,7 +266,7 @@ def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str])
 
 
 def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
-    """Return ``text`` up to the first of the ``stop`` strings, ignoring those before its first non-space character."""
+    """Return ``text`` up to the first ``stop`` string; the search starts at the first non-space character."""
     lead = len(text) - len(text.lstrip())
     ends = [position for stop_text in stop if (position := text.find(stop_text, lead)) >= 0]
     return text[: min(ends)] if ends else text

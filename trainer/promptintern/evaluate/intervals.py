@@ -35,7 +35,8 @@ def wilson(successes: int, n: int) -> Interval:
     """Return the interval of a share, as Wilson's score interval without continuity correction.
 
     The limits are (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n); see E. B. Wilson, JASA 22 (1927) 209-212.
-    Unlike the normal approximation, the interval stays between 0 and 1, and it has a width even if all rows agree.
+    Unlike the normal approximation, the interval stays between 0 and 1, and its width is not zero even if all rows
+    agree.
 
     Raises:
         ValueError: if ``n`` is not positive or ``successes`` is not between 0 and ``n``.
@@ -59,8 +60,8 @@ def newcombe_paired(a: Sequence[float], b: Sequence[float]) -> Interval:
     """Return the interval of mean(a) - mean(b) for two arms, each right (1.0) or wrong (0.0) on the same rows.
 
     This is Newcombe's hybrid score interval for paired proportions (method 10 of R. G. Newcombe, Statistics in Medicine
-    17 (1998) 2635-2650). It combines the Wilson limits of both shares with the correlation between the arms. It has a
-    width even if all rows have the same difference, whereas the bootstrap interval then has none.
+    17 (1998) 2635-2650). It combines the Wilson limits of both shares with the correlation between the arms. Its width
+    is not zero even if all rows have the same difference; the width of the bootstrap interval would then be zero.
 
     Raises:
         ValueError: if the lengths differ, there is no row, or a value is neither 0 nor 1.

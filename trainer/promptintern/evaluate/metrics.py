@@ -63,7 +63,8 @@ def bleu_per_row_statistics(predictions: Sequence[str], accepted: Sequence[Seque
     """Return the BLEU statistics of every row. Their sum over any set of rows gives the corpus BLEU of that set.
 
     Returns:
-        Shape [rows, 10]: tokens, tokens of the closest reference, matched 1- to 4-grams, all 1- to 4-grams.
+        An array of shape [rows, 10] with the numbers of tokens, tokens of the closest reference, matched 1- to 4-grams,
+        and all 1- to 4-grams.
 
     Raises:
         ValueError: if the lengths differ or a row has no accepted answer.

@@ -48,10 +48,10 @@ def shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
 def compute_prefix(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> CachedPrefix | None:
     """Compute the shared prefix of ``prompts`` (token ids) with the current weights of ``model``.
 
-    Return None if the prefix is shorter than ``MIN_TOKENS``, if there are fewer than two prompts, if the device has
-    too little memory for the prefix, or if the model cannot continue the prefix. The rows of a batch are padded after
-    the prefix. This would change the result of a model that does not accept positions of tokens, that attends only to
-    a window of tokens, or that scales positions by the length of the input.
+    Return None if the prefix is shorter than ``MIN_TOKENS``, if there are fewer than two prompts, if the device has too
+    little memory for the prefix, or if the model cannot continue the prefix. The rows of a batch are padded after the
+    prefix. This padding would change the result of a model that does not accept positions of tokens, that attends only
+    to a window of tokens, or that scales positions by the length of the input.
     """
     count = shared_tokens(prompts)
     if len(prompts) < 2 or count < MIN_TOKENS or not _supports_prefix(model):

@@ -1,4 +1,4 @@
-"""The attention backend of each kind of device."""
+"""The choice of the tree-attention backend for a device."""
 
 import torch
 
@@ -8,15 +8,15 @@ from promptintern.engine.attention.varlen import VarlenBackend
 
 
 def min_node_savings_on(device: torch.device) -> int:
-    """Return the number of tokens that a shared node must save on ``device`` to be worth its attention calls."""
+    """Return the number of tokens that sharing a node must save on ``device`` to be worth its kernel calls."""
     backend = backend_for(device)
     return backend.min_node_savings if backend else 1
 
 
 def min_prefix_savings_on(device: torch.device) -> int | None:
-    """Return the number of tokens that a shared prefix must save each worker on ``device``.
+    """Return the number of tokens that a shared prefix must save each worker on ``device`` to be worth an extra pass.
 
-    Return None if no shared prefix pays on ``device``.
+    Return None if a shared prefix is never worth an extra pass through the model on ``device``.
     """
     backend = backend_for(device)
     return backend.min_prefix_savings if backend else None

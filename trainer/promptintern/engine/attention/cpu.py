@@ -1,4 +1,4 @@
-"""Tree attention on a CPU: one call for each long node, and one for each group of short nodes of similar length."""
+"""Tree attention on a CPU, with one kernel call for a long node, and one for several short nodes of similar length."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from promptintern.engine.attention.tree_attention import Segment, group_heads
 
 Tensor = torch.Tensor
 _KEYS_PER_CALL = 384
-"""The maximum number of keys in a backward call. If there are at least 768 queries, the backward kernel processes 256
-queries and up to 512 keys at once, in two float32 buffers that are then larger than a core's cache. With at most 384
-keys, the kernel is 10% faster."""
+"""The maximum number of keys in a call of the backward kernel. In a call with at least 768 queries, the kernel
+processes 256 queries and up to 512 keys at once, in two float32 buffers that are then larger than a core's cache. With
+at most 384 keys, the kernel is 10% faster."""
 _MAX_PADDING = 0.15
-"""The maximum padding of a shorter node, as a share of the length of the longest node in the same call."""
+"""The maximum padding of a node, as a share of the length of the longest node in the same kernel call."""
 
 
 class CpuKernel:
@@ -25,7 +25,7 @@ class CpuKernel:
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        """Return the output ``[B, H, Q, D]`` and the log-sum-exps."""
+        """Return the attention output ``[B, H, Q, D]`` and the log-sum-exps."""
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
         return out, lse
 
@@ -34,7 +34,7 @@ class CpuKernel:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of queries, keys and values.
 
-        ``out`` and ``lse`` may be combined over several segments.
+        The output ``out`` and the log-sum-exps ``lse`` may be combined over several segments.
         """
         dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse, 0.0, causal, scale=scale
@@ -53,7 +53,7 @@ class _PaddedTokens:
         indices: The indices ``[N, L]`` of the tokens. A shorter node is padded with its last token, to which no earlier
             token of the node attends.
         is_real: The mask ``[N, L]`` bool, False for padding.
-        real_cells: The row and column numbers, ``[R]`` each, of the tokens that are not padding.
+        real_cells: The row and column numbers in ``indices``, ``[R]`` each, of the tokens that are not padding.
         real_indices: The indices ``[R]`` of the tokens that are not padding, in order.
     """
 
@@ -117,7 +117,7 @@ class PaddedSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class RangeSegment:
-    """A segment in which a contiguous range of queries attends to a contiguous range of keys, without copies.
+    """A segment in which a contiguous range of queries attends to a contiguous range of keys; neither is copied.
 
     The G query heads that share a head of keys are passed to the kernel as G rows of a batch. The keys of these rows
     are views of the same memory.
@@ -149,9 +149,9 @@ class RangeSegment:
         return dq.transpose(0, 2), torch.cat(dks), torch.cat(dvs)
 
     def _key_blocks(self, x: Tensor, groups: int) -> list[Tensor]:
-        """Split the segment's keys or values ``x`` into one block for each backward call.
+        """Split the segment's keys or values ``x`` into one block for each call of the backward kernel.
 
-        A causal segment is not split.
+        The keys and values of a causal segment are not split.
         """
         whole = _expand_groups(x[self.keys], groups).transpose(0, 2)
         return [whole] if self.causal else list(whole.tensor_split(-(-whole.shape[2] // _KEYS_PER_CALL), dim=2))
@@ -175,12 +175,12 @@ class CpuBackend:
     """The tree-attention backend for CPUs."""
 
     min_call_tokens = 48
-    """The number of tokens from which a separate call for a node costs less than copying the node's tokens into a
-    padded call and back."""
+    """The number of tokens from which a separate kernel call for a node costs less than copying the node's tokens into
+    a padded call and back."""
     min_node_savings = 16
     min_prefix_savings: int | None = 256
-    """The minimum number of tokens that a shared prefix must save each worker. A pass takes about 20 ms in addition to
-    the time of its tokens, and 20 ms is the time of 130 tokens in four layers of width 256."""
+    """The minimum number of tokens that a shared prefix must save each worker. The extra pass that computes the prefix
+    takes about 20 ms in addition to the time of its tokens. In 20 ms, four layers of width 256 compute 130 tokens."""
 
     def segments(
         self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device
@@ -212,7 +212,7 @@ class CpuBackend:
         return causal, tuple(RangeSegment(queries=queries, keys=keys, causal=False) for queries, keys in dense)
 
     def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
-        """Return the segment of all queries to the shared prefix; see ``AttentionBackend.prefix_segment``."""
+        """Return the segment in which all queries attend to the shared prefix; see ``AttentionBackend``."""
         return RangeSegment(queries=slice(0, queries), keys=slice(0, tokens), causal=False)
 
 

@@ -15,14 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """A node of a prefix tree: tokens that several rows share, or the last tokens of one row.
+    """A node of a prefix tree: tokens that several rows share, or the remaining tokens of one row.
 
     Attributes:
-        row: The index in the pack of the first row that holds these tokens.
-        position: The position of the node's first token in that row, and in every other row below this node.
-        start: The index in the pack of the node's first own token.
-        end: The index in the pack after the node's last own token, where the descendants of the node begin.
-        subtree_end: The index in the pack after the last token of the node's descendants.
+        row: The index, among the rows of the pack, of the first row that holds the node's tokens.
+        position: The position of the node's first own token in every row that holds it.
+        start: The index of the node's first own token among the tokens of the pack.
+        end: The index right after the node's last own token, where the tokens of its descendants begin.
+        subtree_end: The index right after the last token of the node and its descendants.
     """
 
     row: int
@@ -38,8 +38,8 @@ class PrefixTree:
 
     Attributes:
         nodes: All nodes, parents before children. A node with ``subtree_end == end`` is a leaf, at which one row ends.
-        answer_starts: The index in the pack of every row's first answer token. The row's last prompt token is right
-            before this token, and both are in the row's own leaf.
+        answer_starts: The index of every row's first answer token among the tokens of the pack. The last prompt token
+            of the row is right before it, in the same leaf.
         tokens: The number of tokens in the pack, with each shared token counted once.
     """
 
@@ -67,10 +67,10 @@ class Prefixes:
         return sorted(rows, key=lambda row: (self._arrays[row].astype(">i4").tobytes(), row))
 
     def common_tokens(self, one: int, other: int) -> int:
-        """Return the number of tokens in the common prefix of two prompts, without the last token of either prompt.
+        """Return the length of the common prefix of the prompts of two rows, excluding the last token of either prompt.
 
-        Each row keeps its own last prompt token, because this token predicts the first answer token: if several rows
-        sent gradients to one position, the order in which these gradients are added up would not be deterministic.
+        Each row keeps its own last prompt token, because this token predicts the first answer token: if rows shared the
+        token, their gradients would meet at one position, where the order of addition is not deterministic.
         """
         a, b = self._arrays[one], self._arrays[other]
         size = min(len(a), len(b)) - 1
@@ -89,13 +89,13 @@ def build_tree(
     """Build the prefix tree of a pack, with the rows in the given order.
 
     Args:
-        common: The number of tokens that every row except the first shares with the row before it; smaller than the
-            length of either prompt.
+        common: The number of prompt tokens that every row except the first shares with the row before it; smaller than
+            the length of either prompt.
         prompts: The number of prompt tokens of every row.
         inputs: The number of prompt and answer tokens of every row that are input to the model. The last answer token
             is not an input, because it predicts nothing.
-        min_node_savings: The minimum number of tokens that a shared node must save. If a node would save fewer tokens,
-            each of its rows holds these tokens itself.
+        min_node_savings: The minimum number of tokens that a shared node must save. Tokens whose sharing would save
+            less are repeated for each row.
         prefix_tokens: The number of tokens of the shared prefix, with which all rows begin and which is not in the
             tree; smaller than the length of any prompt.
     """

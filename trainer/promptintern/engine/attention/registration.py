@@ -1,4 +1,4 @@
-"""Tree attention for stock transformers models, registered by name as an attention function."""
+"""The registration of tree attention as an attention function that unmodified transformers models can use by name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +36,8 @@ def _attention(
     """Compute the attention of one layer, with the signature that transformers expects.
 
     Args:
-        tree_attention: The attention of the pack, which was passed in the call of the model.
-        last: The attention module of the last layer.
+        tree_attention: The tree attention of the pack, which the caller of the model passes as a keyword argument.
+        last: The attention module of the model's last layer; None if it is unknown.
 
     Raises:
         NotImplementedError: if the model's attention is more than a softmax of scaled products (capped scores, sinks,
@@ -62,7 +62,7 @@ def _attention(
 
 @contextmanager
 def use_tree_attention(model: Any) -> Iterator[None]:
-    """Make ``model`` compute packs with tree attention only inside the ``with`` block.
+    """Make ``model`` use tree attention, and no other attention, inside the ``with`` block.
 
     Args:
         model: A transformers model or its PEFT wrapper.
@@ -82,7 +82,7 @@ def use_tree_attention(model: Any) -> Iterator[None]:
 
 
 def attention_window(model: Any) -> int | None:
-    """Return the largest row length, in tokens, that every layer attends to as a whole; None if there is no limit."""
+    """Return the largest row length, in tokens, at which every layer attends to the whole row, or None for no limit."""
     config = _config(model)
     limits = [getattr(config, "attention_chunk_size", None)]
     if getattr(config, "use_sliding_window", True):
@@ -93,17 +93,14 @@ def attention_window(model: Any) -> int | None:
 
 
 def unsupported_layer_types(model: Any) -> set[str]:
-    """Return the layer types in the model's config that are not softmax attention.
-
-    Recurrent and linear layers are examples of such types.
-    """
+    """Return the layer types in the model's config that do not use softmax attention, such as recurrent layers."""
     return set(getattr(_config(model), "layer_types", None) or ()) - _SOFTMAX
 
 
 def rope_scaling_limit(model: Any) -> int | None:
     """Return the row length, in tokens, above which the model scales positions, or None if it never scales them.
 
-    The scale then depends on the longest row of a call.
+    Above this length, the scale depends on the longest of the rows that the model computes together.
     """
     rope = getattr(_config(model), "rope_parameters", None) or {}
     kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
@@ -113,9 +110,10 @@ def rope_scaling_limit(model: Any) -> int | None:
 
 
 def max_pack_tokens(model: Any) -> int | None:
-    """Return the pack size, in tokens, above which a token's index in the pack changes its attention; None if never.
+    """Return the largest number of tokens in a pack at which a token's index in the pack does not change attention.
 
-    Llama 4 scales the queries of layers without positional encoding by this index, in steps of ``floor_scale`` tokens.
+    Return None if there is no limit. Llama 4 has one: in layers without positional encoding, it scales queries by their
+    index in the pack, in steps of ``floor_scale`` tokens.
     """
     config = _config(model)
     return config.floor_scale if getattr(config, "attn_temperature_tuning", False) else None

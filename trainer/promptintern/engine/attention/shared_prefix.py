@@ -1,10 +1,10 @@
 """The shared prefix: the tokens with which all rows of a step begin, computed once for all packs of a worker.
 
-The model computes the shared prefix on its own. The packs attend to the keys and values of the prefix as if the prefix
-were a node above all of their nodes (Hydragen, Juravsky et al. 2024, arXiv 2402.05099, does so for inference). The
-prefix influences the packs only through these keys and values. So the gradients of these keys and values are summed
-over the backward passes of all packs, and are propagated back through the prefix after the last pack. This is the chain
-rule, with the sum over packs taken first.
+The model computes the shared prefix in a separate pass. Each pack attends to the keys and values of the prefix as if
+the prefix were the root of the pack's prefix tree (Hydragen, Juravsky et al. 2024, arXiv 2402.05099, does so for
+inference). The prefix influences the packs only through these keys and values. So the gradients of these keys and
+values are summed over the backward passes of all packs, and are propagated back through the prefix after the last pack.
+This is the chain rule, with the sum over packs taken first.
 
 Gradient checkpointing cannot be combined with a shared prefix, because the layers of the prefix would be recomputed
 with the state of the last pack.
@@ -58,7 +58,7 @@ class SharedPrefix:
         )
 
     def of_layer(self, attention: nn.Module) -> LayerPrefix:
-        """Return the prefix in the layer whose attention module is ``attention``."""
+        """Return the keys and values of the prefix in the layer whose attention module is ``attention``."""
         return self._layers[attention]
 
     def fork(self) -> "SharedPrefix":
@@ -79,7 +79,7 @@ class SharedPrefix:
             layer.value_grads.add_(fork.of_layer(attention).value_grads)
 
     def backward(self) -> None:
-        """Propagate the gradients, summed over all packs, back through the prefix."""
+        """Propagate the gradients of the keys and values, summed over all packs, back through the prefix."""
         pairs = [
             (x, grad.transpose(0, 1)[None].to(x.dtype))
             for layer in self._layers.values()

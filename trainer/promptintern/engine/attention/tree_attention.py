@@ -64,10 +64,10 @@ class SegmentPlan:
     """The attention segments of a layer.
 
     Attributes:
-        causal: The segments of tokens that attend to tokens of their own node. Every query is in exactly one of these
-            segments, and every key in at most one.
-        dense: The segments of tokens that attend to all tokens of a node above their own node.
-        shared_prefix: The segment of all queries to the whole shared prefix; None without a shared prefix.
+        causal: The segments in which tokens attend causally to tokens of their own node. Every query is in exactly one
+            of these segments, and every key in at most one.
+        dense: The segments in which tokens attend to all tokens of a node above their own node.
+        shared_prefix: The segment in which all queries attend to the whole shared prefix; None without a shared prefix.
         queries: The indices ``[Q]`` of the tokens that have queries; None if all tokens have queries.
     """
 
@@ -82,10 +82,10 @@ class AttentionBackend(Protocol):
 
     Attributes:
         min_call_tokens: The number of tokens from which a node gets its own kernel call.
-        min_node_savings: The minimum number of tokens that a shared node must save, because it costs a call, or part of
-            a call, in every layer.
-        min_prefix_savings: The minimum number of tokens that a shared prefix must save each worker, because it costs a
-            pass through the model; None if no shared prefix pays.
+        min_node_savings: The minimum number of tokens that a shared node must save, because sharing costs a kernel
+            call, or part of one, in every layer.
+        min_prefix_savings: The minimum number of tokens that a shared prefix must save each worker, because the prefix
+            costs an extra pass through the model; None if this pass is never worth its cost.
     """
 
     min_call_tokens: int
@@ -95,16 +95,16 @@ class AttentionBackend(Protocol):
     def segments(
         self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device
     ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-        """Return ``SegmentPlan.causal`` and ``SegmentPlan.dense`` for ``tree``.
+        """Return the causal and the dense segments for ``tree``; see ``SegmentPlan``.
 
         Args:
-            queries_before: The number of queries among the tokens before every index in ``0..T``, ``[T + 1]``. Within a
-                node, all tokens have queries, or none, or only the last ones.
+            queries_before: The number of queries before every token index in ``0..T``, ``[T + 1]``. In each node, all
+                tokens, no token, or only the last few tokens have queries.
         """
         ...
 
     def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
-        """Return ``SegmentPlan.shared_prefix``.
+        """Return the segment in which all queries attend to the shared prefix; see ``SegmentPlan``.
 
         Args:
             queries: The number of queries, all of which attend to the whole prefix.
@@ -115,14 +115,14 @@ class AttentionBackend(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TreeAttention:
-    """The attention of a pack over its prefix tree."""
+    """The plan for the attention of a pack over its prefix tree, with the shared prefix if there is one."""
 
     inner_layers: SegmentPlan
     """The segments of every layer except the last."""
     last_layer: SegmentPlan
     """The segments of the last layer, in which only tokens that predict an answer token need to attend."""
     longest_row: int
-    """The number of tokens in the longest row."""
+    """The number of tokens in the longest row of the pack."""
     shared_prefix: SharedPrefix | None = None
     """The shared prefix above the whole tree, if there is one."""
     recorded_prefix: SharedPrefix | None = None
@@ -256,11 +256,11 @@ def _store(total: Tensor, index: TokenIndex, x: Tensor) -> None:
 
 
 def _combine(out: Tensor, lse: Tensor, index: TokenIndex, segment_out: Tensor, segment_lse: Tensor) -> None:
-    """Combine ``out`` and ``lse`` in place with a segment's outputs over other keys.
+    """Combine ``out`` and ``lse`` in place with the outputs and log-sum-exps of a segment that has other keys.
 
     Args:
-        out: The outputs ``[Q, H, G, D]`` so far.
-        lse: The log-sum-exps ``[Q, H, G]`` so far.
+        out: The outputs ``[Q, H, G, D]`` over the keys of all segments combined so far.
+        lse: The log-sum-exps ``[Q, H, G]`` over the same keys as ``out``.
         index: The indices of the segment's R queries.
         segment_out: The outputs ``[R, H, G, D]`` of the segment.
         segment_lse: The log-sum-exps ``[R, H, G]`` of the segment.

@@ -1,7 +1,7 @@
-"""Tree attention on a GPU: one call for the attention inside all nodes, and one for each level of shared nodes.
+"""Tree attention on a GPU, with one kernel call for the attention within nodes, and one for each level of shared nodes.
 
 A variable-length kernel computes all nodes of a level at once, because launching one kernel for each node would cost
-more than the computation.
+more than the computation itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ class VarlenBatch:
 
     @cached_property
     def query_cells(self) -> tuple[Tensor, Tensor]:
-        """The number of every query's sequence and the index of the query in this sequence, ``[R]`` each."""
+        """The number of each query's sequence, and the index of each query within its sequence, ``[R]`` each."""
         sequence = np.repeat(np.arange(len(self.seqlens_q)), self.seqlens_q)
         index = np.concatenate([np.arange(length) for length in self.seqlens_q])
         return to_device(sequence, self.cu_seqlens_q.device), to_device(index, self.cu_seqlens_q.device)
@@ -62,7 +62,7 @@ class VarlenKernel(Protocol):
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, batch: VarlenBatch, *, scale: float) -> tuple[Tensor, Tensor]:
-        """Return the output ``[R, Hq, D]`` and the log-sum-exps."""
+        """Return the attention output ``[R, Hq, D]`` and the log-sum-exps."""
         ...
 
     def backward(
@@ -79,7 +79,7 @@ class VarlenKernel(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of queries, keys and values.
 
-        ``out`` and ``lse`` may be combined over several segments.
+        The output ``out`` and the log-sum-exps ``lse`` may be combined over several segments.
         """
         ...
 
@@ -231,8 +231,8 @@ def kernel_for(q: Tensor, v: Tensor) -> VarlenKernel:
 class VarlenSegment:
     """A segment that covers many nodes in one kernel call.
 
-    Either all nodes attend causally to their own tokens, or all descendants of the nodes of one level attend to these
-    nodes.
+    Either the tokens of all nodes attend causally within their own node, or the tokens of all descendants of the nodes
+    of one level attend to these nodes.
     """
 
     queries: TokenIndex
@@ -270,10 +270,10 @@ class VarlenBackend:
     min_call_tokens = 1
     min_node_savings = 512
     """The minimum number of tokens that a shared node must save. One more level of nodes costs about forty kernel
-    launches in every layer, forward and backward."""
+    launches in every layer, for the forward and the backward pass."""
     min_prefix_savings: int | None = None
-    """No shared prefix pays on a GPU: one more pass costs a few thousand kernel launches, and few steps have enough
-    packs for a prefix to save that much."""
+    """None, because a shared prefix is not worthwhile on a GPU: the extra pass that computes it costs a few thousand
+    kernel launches, and few steps have enough packs to save that much."""
 
     def segments(
         self, tree: PrefixTree, queries_before: Sequence[int], device: torch.device
@@ -297,7 +297,7 @@ class VarlenBackend:
         return (_varlen_segment(causal, device, causal=True),), tuple(dense)
 
     def prefix_segment(self, queries: int, tokens: int, device: torch.device) -> Segment:
-        """Return the segment of all queries to the shared prefix; see ``AttentionBackend.prefix_segment``."""
+        """Return the segment in which all queries attend to the shared prefix; see ``AttentionBackend``."""
         return _varlen_segment([_Sequence(slice(0, queries), slice(0, tokens))], device, causal=False)
 
 

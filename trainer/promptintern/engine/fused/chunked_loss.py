@@ -20,7 +20,7 @@ from promptintern.engine.fused.patching import base_of, patched_forwards
 
 Tensor = torch.Tensor
 _CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**25}
-"""The number of logits in a chunk, by device type. On a CPU, every lane may hold one chunk at the same time."""
+"""The number of logits in a chunk, by device type. On a CPU, all lanes may hold a chunk at the same time."""
 
 
 class _Labels(threading.local):
@@ -31,7 +31,7 @@ class _Labels(threading.local):
 
 @contextmanager
 def chunked_loss(model: Any) -> Iterator[bool]:
-    """Make ``model``, called with ``answers`` ``[L]`` in the ``with`` block, return losses instead of logits.
+    """Make ``model`` return losses instead of logits if it is called with ``answers`` ``[L]`` in the ``with`` block.
 
     The losses are ``-ln p`` of each answer token, ``[1, L, 1]``. Yield True if the model returns losses. If the model
     changes the logits after its output layer, yield False, and let the model return all logits.

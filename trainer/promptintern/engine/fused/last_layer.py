@@ -17,8 +17,8 @@ from promptintern.engine.fused.patching import base_of
 
 Tensor = torch.Tensor
 _PER_TOKEN_MODULES = ("q_proj", "o_proj", "dense", "mlp")
-"""The names that architectures give to the modules of a layer that map each token separately, one input row to one
-output row."""
+"""The names, in various architectures, of modules within a layer that map each token separately, from one input row to
+one output row."""
 
 
 class _KeptTokens(threading.local):
@@ -36,7 +36,10 @@ class _KeptTokens(threading.local):
 
 @contextmanager
 def last_layer_for_answers(model: Any) -> Iterator[None]:
-    """Limit the last layer of ``model`` to the tokens in the call's ``logits_to_keep`` inside the ``with`` block."""
+    """Inside the ``with`` block, compute the last layer of ``model`` only for the tokens in ``logits_to_keep``.
+
+    ``logits_to_keep`` is an argument of every call of the model.
+    """
     kept = _KeptTokens()
     with ExitStack() as hooks:
         hooks.callback(model.register_forward_pre_hook(_capture(kept), with_kwargs=True).remove)

@@ -24,7 +24,7 @@ class RoundedLora:
     Attributes:
         a: The A matrices of all layers, concatenated, ``[sum of r, in]``.
         b: The B matrix of each layer, ``[out, r]``.
-        ranks: The rows of each layer in ``a``.
+        ranks: The range of rows of each layer in ``a``.
         scale: The scale of the product ``B A``.
     """
 

@@ -37,14 +37,14 @@ from promptintern.engine.fused.patching import patched_forwards
 
 Tensor = torch.Tensor
 _SAME_INPUT: tuple[tuple[str, ...], ...] = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
-"""The names of the layers of an attention module, and of an MLP, that have the same input, in the order in which they
-are called."""
+"""The names of layers that have the same input, first for an attention module, then for an MLP. The names are in the
+order in which the layers are called."""
 _BLOCK_ROWS = 1024
 
 
 @contextmanager
 def fused_lora(model: Any) -> Iterator[int]:
-    """Fuse the plain linear LoRA layers of the PEFT model ``model`` inside the ``with`` block. Yield their number."""
+    """Fuse the plain LoRA layers of the PEFT model ``model`` inside the ``with`` block. Yield the number of layers."""
     forwards: dict[torch.nn.Module, Callable[..., Tensor]] = {}
     all_rounded: list[RoundedLora] = []
     for group in _layer_groups(model):
@@ -99,7 +99,7 @@ def row_blocks(rows: Tensor) -> Iterator[slice]:
 
 
 def _layer_groups(model: Any) -> Iterator[list[Any]]:
-    """Yield groups of all plain LoRA layers: layers with the same input together, and every other layer on its own."""
+    """Yield all plain LoRA layers in groups: layers with the same input together, and every other layer on its own."""
     plain = [module for module in model.modules() if is_plain(module)]
     groups = [
         group
@@ -131,9 +131,10 @@ def _same_input_layers(model: Any) -> Iterator[list[torch.nn.Module]]:
 
 
 class _LayerGroup(threading.local):
-    """Layers with the same input: the first layer called computes all outputs, and the other layers return theirs.
+    """A group of layers with the same input: the layer called first computes the outputs of all layers in the group.
 
-    Outputs are kept per thread, and are used only by calls with the same input tensor.
+    Each other layer then only returns its own output. Outputs are kept per thread, and are used only by calls with the
+    same input tensor.
     """
 
     def __init__(self, layers: Sequence[Any], compute: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
@@ -143,7 +144,7 @@ class _LayerGroup(threading.local):
         self._pending: dict[Any, Tensor] = {}
 
     def forwards(self) -> dict[torch.nn.Module, Callable[..., Tensor]]:
-        """Return, for every layer, the ``forward`` that replaces the layer's own."""
+        """Return, for every layer of the group, the function that replaces the layer's ``forward``."""
         return {layer: partial(self._forward, layer) for layer in self._layers}
 
     def _forward(self, layer: Any, x: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def rank_slices(layers: Sequence[LoraWeights]) -> list[slice]:
 
 
 def flatten_weights(layers: Sequence[LoraWeights]) -> tuple[list[float], list[Tensor]]:
-    """Return the scales of ``layers``, and one list of all W, A and B as arguments for an autograd function."""
+    """Return the scales of ``layers``, and one list of all matrices W, A and B, for an autograd function."""
     return [layer.scale for layer in layers], [matrix for layer in layers for matrix in layer[:3]]
 
 

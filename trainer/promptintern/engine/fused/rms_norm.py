@@ -28,7 +28,7 @@ dtype."""
 
 @contextmanager
 def fused_rms_norms(model: nn.Module) -> Iterator[int]:
-    """Fuse the plain RMS norms of ``model`` inside the ``with`` block. Yield their number."""
+    """Fuse the plain RMS norms of ``model`` inside the ``with`` block. Yield the number of these norms."""
     norms = {m: partial(_forward, m, eps) for m in model.modules() if (eps := _eps_of(m)) is not None}
     with patched_forwards(norms):
         yield len(norms)

@@ -1,9 +1,9 @@
 """SwiGLU MLPs with LoRA on their three layers, computed as one function if the base is in float32.
 
-The MLP is ``y = (silu(x G') * (x U')) D'`` (Shazeer 2020, arXiv 2002.05202), with LoRA merged into G, U and D as in
-``lora_fp32``. If it is computed by separate operations, the MLP keeps five tensors of the inner size for its backward
-pass and makes about ten passes over them. Here it keeps only ``x G'`` and ``x U'`` and recomputes the other tensors
-block by block, while the rows of a block are in the processor's cache.
+The MLP is ``y = (silu(x G') * (x U')) D'`` (Shazeer 2020, arXiv 2002.05202), with LoRA merged into the gate, up and
+down matrices G, U and D as in ``lora_fp32``. If it is computed by separate operations, the MLP keeps five tensors of
+the inner size for its backward pass and makes about ten passes over them. Here it keeps only ``x G'`` and ``x U'`` and
+recomputes the other tensors block by block, while the rows of a block are in the processor's cache.
 """
 
 from collections.abc import Iterator
@@ -30,12 +30,13 @@ _LAYERS = ("gate_proj", "up_proj", "down_proj")
 _TOLERANCE = 1e-5
 """The allowed relative error of each row of an MLP's output on random numbers."""
 _PROBE_SCALES = (1.0, 30.0, 1000.0)
-"""The scales of the random rows on which an MLP is checked. They differ because some models clamp large values."""
+"""The scales of the random rows on which an MLP is checked. Large scales are included because some models clamp large
+values."""
 
 
 @contextmanager
 def fused_swiglu(model: Any) -> Iterator[int]:
-    """Fuse the SwiGLU MLPs of the PEFT model ``model`` inside the ``with`` block. Yield their number."""
+    """Fuse the SwiGLU MLPs of the PEFT model ``model`` inside the ``with`` block. Yield the number of these MLPs."""
     forwards = {module: partial(_forward, module) for module in model.modules() if _is_swiglu(module)}
     with patched_forwards(forwards):
         yield len(forwards)

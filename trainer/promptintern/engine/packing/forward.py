@@ -1,4 +1,4 @@
-"""The computation of one pack: the summed loss of the answer tokens, without contamination between rows."""
+"""The computation of one pack: the summed loss of its answer tokens, with no row influencing another."""
 
 from array import array
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ class PackTensors:
         predicts: The indices, ``[L]`` int64, of the tokens whose next token is an answer token, row by row, without
             duplicates.
         labels: The answer tokens that follow the tokens in ``predicts``, ``[L]`` int64.
-        attention: The tree attention of the pack; None if transformers masks attention between rows, whose beginnings
-            it recognizes by position ids of 0.
+        attention: The tree attention of the pack; None if transformers instead masks attention between rows (it
+            recognizes the beginning of a row by the position id 0).
     """
 
     input_ids: torch.Tensor
@@ -138,9 +138,10 @@ def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
 
 
 def compute_shared_prefix(model: Any, ids: Sequence[int], *, device: torch.device) -> SharedPrefix:
-    """Compute the shared prefix with the tokens ``ids`` in ``model``, as a pack of one row whose loss is discarded.
+    """Return the keys and values that ``model`` computes for a shared prefix with the tokens ``ids``.
 
-    The model must be patched by ``promptintern.engine.packing.layout.patched_for``.
+    The prefix is computed as a pack of one row, whose loss is discarded. The model must be patched by
+    ``promptintern.engine.packing.layout.patched_for``.
     """
     prefix = SharedPrefix(len(ids))
     any_answer = array("i", ids[:1])

@@ -1,4 +1,4 @@
-"""The layouts of rows in a pack, and the check that finds the layouts that a model computes exactly."""
+"""The layouts of rows in a pack, and the tests that find out which layouts a model computes exactly."""
 
 import math
 from array import array
@@ -39,7 +39,7 @@ from promptintern.prompt.encode import Encoded
 class PackLayout(StrEnum):
     """A layout of rows in a pack.
 
-    The layouts are ordered from the one that every model computes exactly to the fastest one.
+    The layouts are ordered from the slowest, which every model computes exactly, to the fastest.
     """
 
     UNPACKED = "one row per pack"
@@ -63,15 +63,15 @@ class SupportedLayouts:
     """The layouts that a model computes exactly.
 
     Attributes:
-        best: The fastest layout for rows that every layer attends to as a whole.
+        best: The fastest layout for rows that exceed neither ``attention_window`` nor ``rope_scaling_limit``.
         for_long_rows: The layout for rows longer than ``attention_window`` tokens: MASKED or UNPACKED.
-        attention_window: The largest row length, in tokens, that every layer attends to as a whole; None if there is no
-            limit.
-        rope_scaling_limit: The row length, in tokens, above which rows must not share a call, because the model scales
-            their positions by the longest row of the call; None if there is no limit.
+        attention_window: The largest row length, in tokens, at which every layer attends to the whole row; None if
+            there is no limit.
+        rope_scaling_limit: The row length, in tokens, above which each row is computed alone, because the model would
+            scale its positions by the longest of the rows computed together; None if there is no limit.
         reason: The reason why ``best`` is not the fastest of all layouts; empty if it is.
         max_pack_tokens: The maximum number of tokens in a pack with several rows; None if there is no limit.
-        tokens_that_fit: The number of tokens in a pack for which the device has memory, if ``best`` uses tree
+        tokens_that_fit: The number of tokens in a pack for which the device has enough memory, if ``best`` uses tree
             attention; None if this number was not measured.
     """
 
@@ -92,9 +92,9 @@ class SupportedLayouts:
         return self.best
 
     def slow_reason(self, longest: int) -> str:
-        """Return a sentence that says why rows of up to ``longest`` tokens have a different layout from ``best``.
+        """Return a sentence that says why rows of up to ``longest`` tokens do not have the layout ``best``.
 
-        The sentence is empty if these rows have the layout ``best``.
+        Return an empty string if they have this layout.
         """
         layout = self.for_rows(longest)
         if layout is self.best:
@@ -115,7 +115,7 @@ class SupportedLayouts:
 def patched_for(model: Any, layout: PackLayout) -> Iterator[None]:
     """Patch the PEFT model ``model`` to train packs of ``layout`` inside the ``with`` block.
 
-    Inside the block, the model can compute nothing else.
+    Inside the block, the model can compute only such packs.
     """
     with ExitStack() as stack:
         if layout.uses_tree_attention:
@@ -170,12 +170,12 @@ _PREFIX_TOKENS = 6
 def tree_attention_fault(adapter: Adapter, *, vocab_size: int, device: torch.device) -> str:
     """Return a message that says what is wrong with tree attention in this model; empty if the results are exact.
 
-    As the reference, each row is computed in a pack of its own. Three random rows are used: two have a long common
-    prefix, and one has a prompt long enough for its own kernel call. The three rows are computed in one pack and, where
-    a shared prefix may pay, also in two packs below a shared prefix. Loss and gradients may differ only by rounding:
-    for every LoRA matrix, the norm of the difference, relative to the norm of the gradient, must be at most 1e-4 in
-    float32. In bfloat16, whose rounding step is 2**-8, two exact computations differ by up to 0.1, and a wrong one
-    differs by about 1; the limit is 0.3.
+    Three random rows are used: two have a long common prefix, and one has a prompt long enough for its own kernel call.
+    As the reference, each row is computed without tree attention in a pack of its own. With tree attention, the rows
+    are computed in one pack and, if the device's backend uses shared prefixes, also in two packs with a shared prefix.
+    Loss and gradients may differ from the reference only by rounding: for every LoRA matrix, the norm of the
+    difference, relative to the norm of the gradient, must be at most 1e-4 in float32. In bfloat16, whose rounding step
+    is 2**-8, two exact computations differ by up to 0.1, and a wrong one differs by about 1; the limit is 0.3.
     """
     model = adapter.model.get_base_model()
     name = type(model).__name__
@@ -229,7 +229,7 @@ def _tree_loss_and_gradient(
 ) -> tuple[float, torch.Tensor]:
     """Return the summed loss of ``packs`` and its gradient ``[P]``, computed with tree attention.
 
-    If ``prefix`` is not empty, the packs are computed below a shared prefix with these tokens.
+    If ``prefix`` is not empty, its tokens are computed once, as the shared prefix of all packs.
     """
     with patched_for(adapter.model, PackLayout.PREFIX_TREE):
         shared_prefix = compute_shared_prefix(adapter.model, prefix, device=device) if prefix else None
@@ -248,10 +248,10 @@ def _tree_loss_and_gradient(
 
 
 def max_row_tokens(model: Any) -> float:
-    """Return the largest row length, in tokens, at which rows may share a call.
+    """Return the largest row length, in tokens, up to which rows may share a pack.
 
-    Every layer attends to rows of this length as a whole, and their positions are not scaled. The length is infinite if
-    the model has no such limit.
+    Up to this length, every layer attends to the whole row, the model has a position for every token, and it does not
+    scale positions. Return infinity if the model has no such limit.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     limits = (attention_window(model), rope_scaling_limit(model), positions)
@@ -259,11 +259,12 @@ def max_row_tokens(model: Any) -> float:
 
 
 _GRADIENT_FLOOR = 1e-3
-"""The norm, relative to the largest norm of any matrix's gradient, below which a gradient is only rounding error."""
+"""The norm, relative to the largest norm of any matrix's gradient, below which the gradient of a matrix is only
+rounding error."""
 
 
 def _max_relative_error(adapter: Adapter, gradient: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest relative error of the gradient of any LoRA matrix; both gradients are ``[P]``."""
+    """Return the largest relative error of ``gradient`` ``[P]`` in any LoRA matrix, given the ``expected`` ``[P]``."""
     pairs = [(gradient[s.start : s.stop], expected[s.start : s.stop]) for s in adapter.slots]
     floor = _GRADIENT_FLOOR * max(b.norm().item() for _, b in pairs)
     return max(((a - b).norm().item() / max(b.norm().item(), floor) for a, b in pairs), default=0.0)

@@ -12,16 +12,16 @@ from promptintern.prompt.encode import Encoded
 MIN_TOKENS, MAX_TOKENS = 2048, 32768
 _PROBE_TOKENS, _PROBE_ROW_TOKENS = 1024, 128
 _MEMORY_SHARE = 0.5
-"""The share that a pack may take of the memory left by the weights. The rest is for answers longer than those in the
-test, and for fragmentation between blocks."""
+"""The share of the GPU memory left by the weights that a pack may use. The rest is for answers longer than the answers
+in the measured pass, and for memory lost to fragmentation."""
 
 
 def tokens_that_fit(adapter: Adapter, layout: PackLayout, *, vocab_size: int, device: torch.device) -> int | None:
     """Return the number of tokens with which a pack takes at most half of the GPU memory left by the weights.
 
     The number is derived from the peak memory of a forward and backward pass of about 1,000 tokens on the model itself,
-    with gradient checkpointing if it is on. Memory that other processes currently hold is ignored, so that a run that
-    resumes on the same kind of GPU has the same packs.
+    with gradient checkpointing if it is on. Memory that other processes currently hold counts as free, so that a run
+    that resumes on the same kind of GPU has the same packs.
 
     Args:
         layout: A layout with tree attention, for which memory grows linearly, and not quadratically, with the number of

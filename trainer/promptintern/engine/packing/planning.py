@@ -28,7 +28,7 @@ class Length:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pack:
-    """A micro-batch: rows that the model computes in one forward and backward pass, in this order."""
+    """A micro-batch: the rows, in order, that the model computes in one forward and backward pass."""
 
     rows: tuple[int, ...]
     tokens: int
@@ -56,8 +56,8 @@ class StepPlan:
     tokens: int
     computed: int
     loss_tokens: int
-    """The number of answer tokens of all workers. The loss is the sum over all answer tokens, divided by this
-    number."""
+    """The number of answer tokens in the step, over all workers. The loss of the step is the sum of the losses of these
+    tokens, divided by their number."""
 
     def concurrent_packs(self, rank: int) -> int:
         """Return the number of packs that worker ``rank`` computes at the same time."""
@@ -79,8 +79,8 @@ class StepPlan:
 
 
 _MIN_LANE_TOKENS = 256
-"""The minimum number of tokens that a step must have for every lane. The fixed cost of a pack is about the cost of 130
-tokens."""
+"""The minimum number of tokens per lane in a step; a smaller step uses fewer lanes. The fixed cost of a pack is about
+the cost of 130 tokens."""
 
 
 def plan_steps(
@@ -98,7 +98,7 @@ def plan_steps(
     min_node_savings: int = 1,
     min_prefix_savings: int | None = None,
 ) -> list[StepPlan]:
-    """Plan all steps of a stage.
+    """Plan all steps of a track.
 
     The rows of each step depend only on ``lengths``, ``seed``, ``epochs`` and the two batch limits, so a run with a
     different number of workers or different packs has the same steps. The last step of an epoch may be smaller; no step
@@ -114,10 +114,10 @@ def plan_steps(
             row that is too long for a pack gets its own pack.
         pack: Whether packs may hold several rows.
         world_size: The number of workers.
-        lanes: The number of packs that a worker computes at the same time; a small step has fewer.
+        lanes: The number of packs that a worker computes at the same time; a small step may use fewer lanes.
         prefixes: The prefixes of the rows' prompts, if packs share common prefixes; otherwise None.
-        min_node_savings: The minimum number of tokens that a shared node must save, with the same value as for the
-            tensors of the packs.
+        min_node_savings: The minimum number of tokens that a shared node must save. It must be the value with which
+            ``pack_tensors`` is called for these packs.
         min_prefix_savings: The minimum number of tokens that the shared prefix of a step must save each worker to be
             computed separately from the packs; None if it is never computed separately.
     """
@@ -207,7 +207,7 @@ def _round_up_packs(packs: int, takers: int, *, rows: int) -> int:
 
 
 def _smallest_capacity(largest: int, is_enough: Callable[[int], bool]) -> int:
-    """Return the smallest capacity for which ``is_enough`` is true, by bisection; it must be true for ``largest``."""
+    """Find, by bisection, the smallest capacity for which ``is_enough`` is true; it must be true for ``largest``."""
     low, high = 0, largest
     while high - low > 1:
         middle = (low + high) // 2
@@ -229,11 +229,11 @@ def _prefix_sharing_packs(
     """Pack the rows of a step so that rows with common prefixes share a pack.
 
     The rows are sorted by their prompts and cut into the smallest number of packs that can hold them, all of about the
-    same size. A shared prefix is used if it saves enough tokens in all packs of a worker except one. If the step has
-    too few tokens for all lanes, fewer lanes are used. If the rows can be cut that way, the number of packs is a
-    multiple of the number of lanes of all workers, so that no lane waits for another. The rows are cut as if every
-    common prefix were shared. Prefixes that are too short are not shared, so a pack may turn out too large; such a pack
-    is halved.
+    same size. A shared prefix, which saves its tokens in all packs of a worker except one, is used if this saves enough
+    tokens. If the step has too few tokens for all lanes, fewer lanes are used. If the rows allow it, the number of
+    packs is a multiple of the number of lanes of all workers, so that no lane waits for another. The rows are cut as if
+    every common prefix were shared. Prefixes that are too short are not shared, so a pack may turn out too large; such
+    a pack is halved.
 
     Returns:
         The number of tokens in the shared prefix (0 if there is none), and the packs.
@@ -282,7 +282,7 @@ def _tree_tokens(
 
 
 def _cut(sizes: Sequence[int], common: Sequence[int], capacity: int) -> list[tuple[int, int]]:
-    """Cut the rows, in order, into ranges, each filled up to ``capacity`` (next fit).
+    """Cut the rows, in order, into ranges, each of as many rows as ``capacity`` allows (next fit).
 
     Args:
         sizes: The number of tokens in every row.
@@ -310,10 +310,7 @@ def _pack(rows: Sequence[int], lengths: Sequence[Length], *, computed: int) -> P
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """Return the largest divisor of ``number`` that is at most ``limit``, but at least 1.
-
-    With this number of lanes, all lanes share ``number`` threads evenly.
-    """
+    """Return the largest divisor of ``number`` that is at most ``limit``, or 1 if ``limit`` is below 1."""
     return next(n for n in range(max(1, min(number, limit)), 0, -1) if number % n == 0)
 
 
