@@ -40,13 +40,12 @@ def document(measured: Mapping[str, Any], *, name: str) -> str:
         f"r={shape['lora_r']} on all linear layers. The data are {measured['data']}. A prompt has a template of "
         f"{measured['template']} tokens and 5 retrieved examples; an optimizer step has {measured['rows']} rows.",
         "",
-        "Each measurement runs in a separate process, and the methods take turns. After the first round, a batch size "
-        f"is measured again only if its step took at most {CLOSE} times as long as a step with the best size of the "
-        "same method. A method other than PromptIntern is not measured again at all if its best step took more than "
-        f"{FAR_BEHIND} times as long as that of the fastest of these methods. The figures are medians over "
-        f"{rounds(measured, 'compare')}; "
-        f"those of packs, workers and answers are medians over {rounds(measured, 'packs')}"
-        + (_ON_GPU if on_gpu else _on_cpu(measured)),
+        "Each measurement runs in a separate process, and the methods take turns. After the first round, slow settings "
+        "are not measured again. A batch size is measured again only if its step took at most "
+        f"{CLOSE} times as long as a step with the best size of the same method. A method other than PromptIntern is "
+        f"measured again only if its best step took at most {FAR_BEHIND} times as long as the best step of the fastest "
+        f"of these methods. The figures are medians over {rounds(measured, 'compare')}. The figures of packs, workers "
+        f"and answers are medians over {rounds(measured, 'packs')}" + (_ON_GPU if on_gpu else _on_cpu(measured)),
     ]
     if "note" in measured:
         lines += ["", measured["note"]]
@@ -58,20 +57,21 @@ def document(measured: Mapping[str, Any], *, name: str) -> str:
 
 _ON_GPU = (
     ". Each process runs four steps, of which the last three count. PromptIntern's time includes the planning of "
-    "packs. The other trainers compute LoRA under bfloat16 autocast, which is TRL's default, and they compute "
-    "attention with a mask by PyTorch's own kernels, because the flash-attn package was not installed. Peak memory is "
-    "the memory that PyTorch allocated on the GPU."
+    "packs. The other trainers compute LoRA under bfloat16 autocast, which is TRL's default. They compute attention "
+    "with a mask and with PyTorch's own kernels, because the flash-attn package was not installed. Peak memory is the "
+    "largest amount of memory that PyTorch allocated on the GPU."
 )
 
 
 def _on_cpu(measured: Mapping[str, Any]) -> str:
     return (
-        f', and those under "Outside the steps" are from {rounds(measured, "costs")}. Each process runs two steps, of '
-        "which the second counts. PromptIntern's time includes the planning of packs. A step that takes less than "
+        f'. The figures under "Outside the steps" are from {rounds(measured, "costs")}. Each process runs two steps, '
+        "of which the second counts. PromptIntern's time includes the planning of packs. A step that takes less than "
         f"{SHORT:.0f} s is measured {OF_SHORT} times per round. Each process has {measured['threads']} threads. "
         f"PromptIntern's processes use {SPINS}={OUR_SPINS}, as its command line does; the others use libgomp's "
-        "default. PromptIntern may compute several packs at a time, each on its own threads; its pack size is the "
-        "number of tokens in all of them together. Peak memory includes the libraries that a method imports."
+        "default. PromptIntern may compute several packs concurrently, each on its own threads. The pack size given "
+        "for PromptIntern is the total number of tokens in all concurrent packs. Peak memory includes the libraries "
+        "that a method imports."
     )
 
 
@@ -175,8 +175,8 @@ def _alike(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## The same training"
     yield ""
     yield (
-        f"Each method trains the same {STEPS} steps of {ROWS} rows of the first stage. They are not timed. Packed TRL "
-        "is left out, because its steps contain other rows."
+        f"Each method trains the same {STEPS} steps of {ROWS} rows of the first stage. The steps are not timed. Packed "
+        "TRL is left out, because its steps contain other rows."
     )
     yield ""
     yield from table(
@@ -205,11 +205,12 @@ def _lengths(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "## The longer the template, the larger the gain"
     yield ""
     yield (
-        f"This compares the first stage with HF Trainer. PromptIntern computes {measured['rows']} rows "
-        f"{_arrangement(measured)} HF Trainer pads rows and takes steps of up to 16,384 tokens, but of at least 2 "
-        f"rows, in batches of up to {16 if on_gpu else 4} rows; its fastest batch size counts."
+        f"This table compares PromptIntern with HF Trainer in the first stage. PromptIntern computes "
+        f"{measured['rows']} rows {_arrangement(measured)} HF Trainer pads rows. Its steps have up to 16,384 tokens, "
+        f"but at least 2 rows. Batches of up to {16 if on_gpu else 4} rows were tried, and the table shows the fastest "
+        "batch size."
         + (
-            " Its time is scaled to PromptIntern's number of tokens per row."
+            " The time of HF Trainer is scaled to PromptIntern's number of tokens per row."
             if "gains" in measured["lengths"][0]
             else ""
         )
@@ -243,8 +244,8 @@ def _arrangement(measured: Mapping[str, Any]) -> str:
     if packs == 1:
         return "in one pack."
     return (
-        f"under one template, which is computed once for all of them, in {packs:.0f} packs of "
-        f"{measured['rows'] / packs:.0f} rows at the same time."
+        f"in {packs:.0f} concurrent packs of {measured['rows'] / packs:.0f} rows. All rows have the same template, "
+        "which is computed once for all of them."
     )
 
 
@@ -276,9 +277,10 @@ def _profile(measured: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     pack = PACK[measured["shape"]["device"]]
     yield (
-        f"These are shares of the time of a step of the first stage with {pack:,} tokens at a time, measured under "
-        "PyTorch's profiler, which slows down short operations. While threads compute packs of their own, the times of "
-        "all threads are added; the shared prefix, which they compute together, counts as the time of one thread."
+        f"This table divides the time of a step of the first stage, with {pack:,} tokens in all concurrent packs. It "
+        "was measured under PyTorch's profiler, which slows down short operations. While each thread computes its own "
+        "pack, the times of all threads are added. The shared prefix is computed by all threads together, and its time "
+        "counts as the time of one thread."
     )
     yield ""
     spent = measured["profile"]
