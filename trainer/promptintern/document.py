@@ -5,9 +5,10 @@ from pydantic.alias_generators import to_camel
 
 
 class Document(BaseModel):
-    """A JSON document, or a part of one, with names in camelCase.
+    """A JSON document, or a part of one, whose field names are in camelCase.
 
-    Instances are immutable. Unknown fields are refused, and so are NaN and infinity, because JSON cannot express them.
+    Instances are immutable. Unknown fields are refused. NaN and infinity are also refused, because JSON cannot
+    express them.
     """
 
     model_config = ConfigDict(

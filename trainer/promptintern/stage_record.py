@@ -1,4 +1,4 @@
-"""The models of the record that the manifest of a training holds.
+"""The models of the records that the manifests of stages and of the Direct arm hold.
 
 The manifest of a stage holds a ``StageRecord``; the manifest of the Direct arm holds a ``TrackRecord``. The job's
 status, the report and ``promptintern prepare`` are derived from these records.
@@ -22,27 +22,29 @@ Share = Annotated[float, Field(ge=0)]
 
 
 class Throughput(Document):
-    """The throughput of a training so far, over all workers and terms. The rates are per second of training time."""
+    """The training throughput of a stage or of the Direct arm so far, over all workers and terms.
+
+    Seconds are seconds of training time, without evaluation."""
 
     examples_per_second: Rate
     tokens_per_second: Rate
     """The number of prompt and answer tokens per second, counted as if every row were computed alone."""
     computed_tokens_per_second: Rate | None = None
-    """The number of tokens per second that went through the model, with shared tokens counted once; None until the
-    device has timed a step."""
+    """The number of tokens per second that the model computed. Tokens that rows of a step share count once. None until
+    the device has timed an optimizer step."""
     loss_tokens_per_second: Rate
-    """The number of tokens per second that have a loss."""
+    """The number of tokens per second from which a loss was computed."""
     mfu: Share | None = None
-    """The model FLOPs utilization; None on a CPU, or on a GPU whose peak is unknown."""
+    """The model FLOPs utilization; None on a CPU, or on a GPU whose peak FLOP/s is unknown."""
     time_shares: TimeShares | None = None
-    """The share of the training time that each phase took; None until the device has timed a step."""
+    """The share of the steps' time that each phase of a step took; None until the device has timed a step."""
 
 
 class TrackPlan(Document):
-    """The figures of a training that are known before its first step."""
+    """The figures of a stage or of the Direct arm that are known before its first optimizer step."""
 
     requested_rate: float
-    """The share of the template's tokens that the schedule asks for."""
+    """The share of the template's tokens that the compressor should keep according to the schedule."""
     achieved_rate: float
     """The share of the template's tokens that the compressor kept."""
     shots: Count
@@ -53,16 +55,16 @@ class TrackPlan(Document):
     prompt_tokens_p95: float
     """The 95th percentile of the number of prompt tokens, over the training rows."""
     training_tokens: Count
-    """The number of prompt and answer tokens, over all epochs."""
+    """The number of prompt and answer tokens of all training rows, over all epochs."""
 
 
 class TrackRecord(TrackPlan):
-    """The record of a committed training: a stage, or the Direct arm."""
+    """The record of a stage or of the Direct arm, which its manifest holds once it is committed."""
 
     name: str
-    """The name in messages, such as ``stage 2/4``."""
+    """The name of the stage or of the Direct arm in messages, such as ``stage 2/4``."""
     term: Count
-    """The term under which the training was committed."""
+    """The term of the driver whose workers committed the record."""
     steps: Count
     loss_first: float
     """The mean loss per answer token at the first optimizer step, in nats."""
@@ -77,12 +79,12 @@ class TrackRecord(TrackPlan):
     finished_at: datetime
 
     def to_meta(self) -> dict[str, Any]:
-        """Return the record as the ``meta`` of its manifest."""
+        """Return the record in the form in which the field ``meta`` of a manifest holds it."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any], where: str) -> Self:
-        """Return the record in the ``meta`` of the manifest at ``where``.
+        """Return the record in ``meta``, which is the field ``meta`` of the manifest at ``where``.
 
         Raises:
             RunFailed: if ``meta`` is not a record of this kind.
@@ -103,7 +105,7 @@ class StageRecord(TrackRecord):
     index: Count
     """The index of the stage, from 0."""
     metric: Metric
-    """The metric of the scores, which is the job's first metric."""
+    """The metric of ``score`` and ``full_prompt_score``, which is the job's first metric."""
     score: float
     """The score of the stage's adapter with the stage's own prompt, on the first ``scored_rows`` held-out rows."""
     full_prompt_score: float

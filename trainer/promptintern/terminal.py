@@ -1,4 +1,4 @@
-"""The output of all commands: lines that are never cut, and tables that fit the width of the terminal."""
+"""Prints the output of all commands: lines that are never cut, and tables that fit the width of the terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _UNLIMITED_WIDTH = 10_000
 
 
 def output_console() -> Console:
-    """Return the console for standard output. It is ``_LOG_COLUMNS`` wide if standard output is not a terminal."""
+    """Return a console for standard output, which is ``_LOG_COLUMNS`` wide if standard output is not a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_LOG_COLUMNS)
 
@@ -31,7 +31,7 @@ def print_error(text: str, style: str | None = None) -> None:
 
 
 def fitted_table(table: Table, console: Console) -> Table | Text:
-    """Return ``table``, or a text with one cell per line if the table is too wide for ``console``."""
+    """Return ``table`` if it fits the width of ``console``, or else a text with one cell of the table per line."""
     if Measurement.get(console, console.options.update(width=_UNLIMITED_WIDTH), table).maximum <= console.width:
         return table
     return Text("\n").join(_stacked_lines(table))

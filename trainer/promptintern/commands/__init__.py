@@ -1,1 +1,1 @@
-"""The commands that do not train: validate, prepare, predict and export."""
+"""The commands that do not train: ``validate``, ``prepare``, ``predict`` and ``export``."""

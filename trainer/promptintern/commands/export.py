@@ -1,4 +1,4 @@
-"""Exports the merged weights of a run, and measures their drift from the base model with its adapter."""
+"""Merges the adapter of a run into its base model, exports the result, and measures how its logits changed."""
 
 import tempfile
 from dataclasses import dataclass
@@ -21,21 +21,22 @@ _PROBES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """The difference between the merged model and the base model with its adapter, on the same probe prompts."""
+    """The difference in logits between a merged model and its base model with the adapter, on the same prompts."""
 
     largest_difference: float
-    """The largest absolute difference between corresponding logits of the two models."""
+    """The largest absolute difference between a logit of the merged model and the same logit of the base model with its
+    adapter."""
     largest_logit: float
     """The largest absolute logit of the base model with its adapter, for comparison."""
     agreement: float
-    """The share of positions at which both models have the same most likely next token."""
+    """The share of token positions at which the two models have the same most likely next token."""
     positions: int
 
 
 def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) -> Drift:
-    """Merge the run's adapter into its base model, write the result to ``target``, and return its drift.
+    """Merge the adapter of a run into its base model, write the merged model to ``target``, and return its drift.
 
-    The drift is measured on the model as it was written.
+    The drift is measured after the merged model has been read from ``target`` again.
 
     Raises:
         UserError: if ``target`` is not a new or empty local folder, or the run has no adapter.
@@ -73,9 +74,9 @@ def export_merged(run_uri: str, target: Path, *, base_model: str | None = None) 
 
 
 def _clear_sampling_settings(config: Any) -> None:
-    """Remove sampling settings that contradict the model's own ``do_sample``.
+    """Remove the sampling settings from a generation config if it turns sampling off (``do_sample``).
 
-    Some published models have such settings and cannot be saved with them.
+    Some published models have such settings although they turn sampling off, and cannot be saved with them.
     """
     if not config.do_sample:
         config.temperature = config.top_p = config.top_k = config.min_p = config.typical_p = None
@@ -83,7 +84,7 @@ def _clear_sampling_settings(config: Any) -> None:
 
 @torch.inference_mode()
 def _probe_logits(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """Return the logits at all positions of ``texts``, as ``[positions, vocabulary]`` in float32."""
+    """Return the logits at all token positions of ``texts``, as ``[positions, vocabulary]`` in float32."""
     device = next(model.parameters()).device
     rows = [tokenizer(text, return_tensors="pt").input_ids.to(device) for text in texts]
     return torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in rows]).cpu()

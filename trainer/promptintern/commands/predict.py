@@ -1,4 +1,4 @@
-"""Answers queries with a stored adapter."""
+"""Answers queries with an adapter from storage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ class InternalizedModel:
     prompt: InferencePrompt
     device: torch.device
     warning: str | None = None
-    """The reason to distrust the answers; None if no reason is known."""
+    """The reason to distrust the model's answers; None if no reason is known."""
 
     def answer(self, queries: Sequence[str], *, batch_size: int) -> list[Answer]:
-        """Return greedy answers to ``queries``.
+        """Return the answers to ``queries``, which are generated greedily.
 
         Raises:
-            UserError: if queries are empty or too long for the model; the error lists all of them.
+            UserError: if a query is empty or too long for the model; the error lists all such queries.
         """
         encoder = PromptEncoder(self.tokenizer, chat=self.prompt.chat)
         decoding = Decoding(
@@ -59,9 +59,9 @@ class InternalizedModel:
         return generate(self.model, self.tokenizer, ids, decoding=decoding, device=self.device)
 
     def render_prompts(self, queries: Sequence[str]) -> list[str]:
-        """Return the prompt of each query, built from the pieces of the template that the adapter expects.
+        """Return the prompt of each query, which consists of the pieces and the examples that the adapter expects.
 
-        If a gate stopped the run, the prompts also contain examples.
+        After a run that no gate stopped, prompts contain no examples.
         """
         pool = [
             Row(query=e.query, answer=e.answer, answers=(e.answer,), id=str(i), where=f"examples:{i}")
@@ -95,15 +95,15 @@ def _query_problem(query: str, tokens: int, max_prompt_tokens: int | None) -> st
 
 
 def load_internalized_model(adapter_uri: str, local: Path, *, base_model: str | None = None) -> InternalizedModel:
-    """Load a base model with an adapter, whose files are copied into ``local`` and verified.
+    """Copy the files of an adapter into ``local``, verify them, and load the base model with the adapter.
 
     Args:
         adapter_uri: The URI of the adapter's folder or of its run.
-        base_model: The URI of the base model, if it is not the one that the adapter records.
+        base_model: The URI of the base model; None to use the URI that the adapter records.
 
     Raises:
         UserError: if there is no adapter, the base model cannot be loaded, or the adapter does not fit the base model.
-        RunFailed: if a file differs from what the manifest lists.
+        RunFailed: if a file of the adapter does not match its entry in the manifest.
     """
     from peft import PeftModel
 
@@ -142,8 +142,8 @@ def fetch_adapter(uri: str, local: Path) -> InferencePrompt:
         uri: The URI of the adapter's folder or of its run.
 
     Raises:
-        UserError: if there is no finished adapter.
-        RunFailed: if a file differs from what the manifest lists.
+        UserError: if there is no committed adapter at ``uri``.
+        RunFailed: if a file of the adapter does not match its entry in the manifest.
     """
     store = open_store(uri)
     for folder in (store, store.child(ADAPTER_FOLDER)):

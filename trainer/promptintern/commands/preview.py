@@ -1,4 +1,4 @@
-"""Previews a job: computes the figures of its stages, and the prompt of one row at every stage."""
+"""Previews a job: computes the token counts of every stage, and the prompt of one training row at every stage."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from promptintern.stage_record import TrackPlan
 
 @dataclass(frozen=True, kw_only=True)
 class StagePreview:
-    """The preview of a stage."""
+    """The figures of a stage before training, and the prompt of one row."""
 
     index: int
     plan: TrackPlan
@@ -28,25 +28,28 @@ class StagePreview:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """The preview of a job."""
+    """The figures of a job before training, and the prompt of one training row at every stage."""
 
     name: str
     rows: int
     """The number of training rows."""
     where: str
-    """The place of the previewed row, such as ``train.jsonl:3``."""
+    """The file and the line of the previewed row, such as ``train.jsonl:3``."""
     answer: str
     stages: list[StagePreview]
     warnings: list[str]
     dropped: dict[str, int]
-    """The number of rows that are left out, by reason."""
+    """The number of rows that training or evaluation leaves out, by reason."""
 
 
 def preview(job: PromptInternJob, *, row: int) -> Preview:
-    """Render the prompts of every stage and count their tokens, with the compression that training would use.
+    """Return the preview of ``job``, with templates that are compressed as in training.
+
+    Args:
+        row: The index of the training row whose prompts are shown, from 0.
 
     Raises:
-        UserError: if anything is wrong with the job or its data, or if there is no training row ``row``.
+        UserError: if anything is wrong with the job or its data, or if there is no training row with the index ``row``.
     """
     data = load_data(job)
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))

@@ -33,14 +33,14 @@ _BRACED = re.compile(r"\{[a-z][a-z_]*\}")
 
 @dataclass(kw_only=True)
 class Findings:
-    """The results of checking a job."""
+    """The problems and warnings that a check of a job found, and a summary of the job."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
 
     def collect(self, check: Callable[[], T]) -> T | None:
-        """Return the result of ``check``, or None after adding the problems that it raises to ``problems``."""
+        """Return the result of ``check``. If it raises a ``UserError``, record the error's problems and return None."""
         try:
             return check()
         except UserError as error:
@@ -49,10 +49,10 @@ class Findings:
 
 
 def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
-    """Check the data, model, prompts and schedule of ``job``, without loading the base model's weights or training it.
+    """Check the data, model, prompts and schedule of ``job``, without training or loading the base model's weights.
 
     Args:
-        storage: Whether to check the storage by writing, reading and removing a file where the run will be stored.
+        storage: Whether to check the job's storage too, by writing, reading and removing a file in the run's folder.
     """
     findings = Findings()
     if storage and (storage_spec := job.spec.storage) is not None:
@@ -76,7 +76,7 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
 
 
 def _placeholder_warnings(job: PromptInternJob) -> list[str]:
-    """Return a warning for each word in braces that looks like a placeholder but is not one."""
+    """Return a warning for each word in braces, in the prompt's texts, that looks like a placeholder but is not one."""
     prompt = job.spec.prompt
     texts = {"template": prompt.template, "exampleTemplate": prompt.example_template}
     return [

@@ -1,1 +1,1 @@
-"""The computation of a whole run on every worker, from the loaded rows to the report."""
+"""The parts of a run, from loading the rows to writing the report."""

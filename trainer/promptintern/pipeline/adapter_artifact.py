@@ -17,7 +17,7 @@ from promptintern.storage.run import RunStore
 
 
 class PromptPiece(BaseModel):
-    """A piece of the prompt that the adapter expects."""
+    """A piece of the prompt that an adapter expects: a fixed text, or the place of the query or of the examples."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,7 +26,7 @@ class PromptPiece(BaseModel):
 
 
 class ExamplePair(BaseModel):
-    """A training row that may be shown as an example."""
+    """A training row that a prompt may contain as an example."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class ExamplePair(BaseModel):
 class InferencePrompt(BaseModel):
     """The content of ``promptintern.json``, which describes the prompt that an adapter expects.
 
-    After a complete run, the pieces contain little more than the query.
+    The prompt consists of ``pieces``. After a run that no gate stopped, they hold little more than the query.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,11 +55,12 @@ class InferencePrompt(BaseModel):
     stop: list[str]
     max_new_tokens: int
     examples: list[ExamplePair]
-    """The pool from which examples are retrieved. It is empty if ``shots`` is 0, which it is after a complete run."""
+    """The pool from which ``shots`` examples are retrieved for each prompt. The pool is empty if ``shots`` is 0, as
+    after a run that no gate stopped."""
 
 
 def inference_prompt(session: Session, stage: int) -> InferencePrompt:
-    """Return the description of the prompt that the adapter of ``stage`` expects, for ``predict``."""
+    """Return the description, for ``promptintern predict``, of the prompt that the adapter of ``stage`` expects."""
     spec = session.job.spec
     template, shots = session.templates[stage], session.stages[stage].shots
     return InferencePrompt(
@@ -77,7 +78,9 @@ def inference_prompt(session: Session, stage: int) -> InferencePrompt:
 
 
 def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) -> Manifest:
-    """Commit the adapter of ``stage`` to ``adapter/`` with its prompt and its model card. The first valid commit wins.
+    """Commit the adapter of ``stage`` to the run's folder ``adapter/``, with its prompt and its model card.
+
+    If a valid adapter is committed already, that adapter is kept.
 
     Raises:
         RunFailed: if the committed adapter is damaged.

@@ -1,4 +1,4 @@
-"""Finds the rows whose longest prompts, over all stages, fit the model's context length."""
+"""Finds the rows whose prompts fit the model's context length in every stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from promptintern.rows.types import Row
 from promptintern.schedule import full_prompt_shots
 
 TOO_LONG_TO_EVALUATE = "too long to evaluate"
-"""The reason for dropping held-out rows; all other reasons concern training rows."""
+"""The reason for which held-out rows are dropped. Training rows are dropped for other reasons."""
 _TOO_LONG_TO_TRAIN = "too long to train on"
 DEFAULT_MAX_TOKENS = 4096
-"""The maximum length of a sequence in tokens if neither the job nor the model's config limits it."""
+"""The maximum length of a prompt with its answer, in tokens, if neither the job nor the model's config limits it."""
 
 
 def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
-    """Return the maximum length of a sequence in tokens: the job's limit, or else the model's context length.
+    """Return the maximum length of a prompt with its answer, in tokens: the job's limit, or else the context length.
 
     Raises:
         UserError: if the job's limit exceeds the model's context length.
@@ -42,7 +42,7 @@ def max_tokens_of(job: PromptInternJob, model_config: Any) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptShape:
-    """The shape of a prompt: its template and its number of examples."""
+    """The properties on which the length of a row's prompt depends: the template and the number of examples."""
 
     template: CompressedTemplate
     shots: int
@@ -51,7 +51,9 @@ class PromptShape:
 def _longest_shapes(
     job: PromptInternJob, full: CompressedTemplate, by_stage: Sequence[CompressedTemplate]
 ) -> list[PromptShape]:
-    """Return the shapes that may have the longest prompts: the full prompt's, and those of templates by the user."""
+    """Return the shapes that may have the longest prompts.
+
+    They are the shape of the full prompt and, if the user wrote the templates, the shape of every stage's prompt."""
     shapes = [PromptShape(template=full, shots=full_prompt_shots(job.spec.schedule))]
     if job.spec.prompt.compressor.kind is CompressorKind.PRECOMPUTED:
         shapes += [PromptShape(template=t, shots=s.shots) for t, s in zip(by_stage, stages_of(job), strict=True)]
@@ -60,15 +62,15 @@ def _longest_shapes(
 
 @dataclass(frozen=True, kw_only=True)
 class FittingRows:
-    """The rows whose prompts fit the context length."""
+    """The rows whose prompts fit the context length in every stage, with their examples."""
 
     data: Data
-    """The rows that fit, and the number of rows that were dropped."""
+    """The rows that fit the context length, and the number of rows that were dropped."""
     examples: Examples
     max_tokens: int
-    """The maximum length of a sequence in tokens."""
+    """The maximum length of a prompt with its answer, in tokens."""
     warnings: list[str]
-    """The reasons to distrust the scores on the rows that fit."""
+    """Warnings about held-out rows whose accepted answers cannot be generated."""
 
 
 def fit_rows(
@@ -83,7 +85,7 @@ def fit_rows(
 ) -> FittingRows:
     """Retrieve the examples of each row, check that its prompts fit the model, and drop long rows if the job says so.
 
-    No prompt is ever truncated, because a prompt without its end would teach something else.
+    No prompt is ever truncated, because a model would learn something else from a truncated prompt.
 
     Args:
         full: The template at rate 1.
@@ -93,7 +95,8 @@ def fit_rows(
         model_config: The transformers config of the base model.
 
     Raises:
-        UserError: if a row does not fit or has no answer token; the error lists all such rows.
+        UserError: if a row has no answer token, a row is too long and the job does not drop long rows, or no row
+            is left. The error lists all rows with a problem.
     """
     max_tokens = max_tokens_of(job, model_config)
     shapes = _longest_shapes(job, full, by_stage)
@@ -161,9 +164,10 @@ def _flag_long_rows(
     max_tokens: int,
     max_prompt_tokens: int,
 ) -> tuple[list[bool], list[bool]]:
-    """Return one flag per training row and one per held-out row, which is True if the row is too long.
+    """Return a flag for each training row and for each held-out row. It is True if the row is too long in any shape.
 
-    A training row may have at most ``max_tokens`` tokens, and the prompt of a held-out row ``max_prompt_tokens``.
+    A training row is too long if its prompt and answer have more than ``max_tokens`` tokens, and a held-out row if its
+    prompt has more than ``max_prompt_tokens``.
     """
     answers, locations = [row.answer for row in data.train], [row.where for row in data.train]
     long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
@@ -193,7 +197,7 @@ def _too_long_problems(rows: Sequence[Row], flags: Sequence[bool], limit: str) -
 
 
 def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
-    """Return ``data`` without the flagged rows, which are counted as dropped."""
+    """Return ``data`` without the rows whose flag is True, and count these rows as dropped."""
     dropped = dict(data.dropped)
     for reason, flags in ((_TOO_LONG_TO_TRAIN, long_train), (TOO_LONG_TO_EVALUATE, long_eval)):
         if any(flags):
@@ -208,7 +212,7 @@ def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]
 
 
 def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:
-    """Return warnings about held-out rows that no arm can answer right, because generation would end too early."""
+    """Return warnings about held-out rows that no arm can answer right, because every accepted answer is cut off."""
     evaluation, rows = job.spec.evaluation, data.eval
     lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
     fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]

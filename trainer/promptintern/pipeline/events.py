@@ -10,7 +10,7 @@ from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A sentence for the log."""
+    """An event that only adds a sentence to the log."""
 
     text: str
     warning: bool = False
@@ -25,29 +25,29 @@ class Claimed:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBegan:
-    """The training of a stage or of the Direct arm starts or continues."""
+    """A stage or the Direct arm begins or continues to train."""
 
     name: str
     stage: int | None
     """The index of the stage, from 0; None for Direct."""
     plan: TrackPlan
     steps: int
-    """The number of optimizer steps of the whole training."""
+    """The number of optimizer steps of the stage or of Direct."""
     done: int
-    """The number of steps that were done before this start."""
+    """The number of optimizer steps that earlier workers have taken."""
     computed_tokens: int
-    """The number of tokens that go through the model in all steps; shared tokens count once."""
+    """The number of tokens that the model computes in all steps. Tokens that rows of a step share count once."""
     loss_tokens: int
-    """The number of tokens that have a loss, in all steps."""
+    """The number of tokens, in all steps, from which a loss is computed."""
     lanes: int
     """The largest number of packs that a worker computes concurrently."""
     started_at: datetime
-    """The time at which the training first started, possibly under an earlier driver."""
+    """The time at which the stage or Direct first began to train, possibly under an earlier driver."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """The training has taken another optimizer step."""
+    """A stage or the Direct arm has taken another optimizer step."""
 
     name: str
     stage: int | None
@@ -60,7 +60,7 @@ class Stepped:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The training of a stage or of the Direct arm has taken all its steps."""
+    """A stage or the Direct arm has taken all its optimizer steps."""
 
     name: str
     seconds: float
@@ -70,7 +70,7 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """Another batch of held-out queries was answered."""
+    """The model has answered another batch of held-out queries."""
 
     name: str
     done: int
@@ -79,7 +79,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A stage or an arm was scored."""
+    """The answers of a stage or of an arm were scored."""
 
     name: str
     metric: str
@@ -88,14 +88,14 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class StageDone:
-    """A stage was committed by these workers or by earlier ones."""
+    """A stage is committed, either by the present workers or by earlier ones."""
 
     record: StageRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved:
-    """A checkpoint of a training is stored."""
+    """A checkpoint of a stage or of the Direct arm is stored."""
 
     stage: int | None
     """The index of the stage, from 0; None for Direct."""
@@ -108,7 +108,7 @@ Event = Note | Claimed | TrainingBegan | Stepped | Trained | Answered | Scored |
 
 
 class Stopped(Exception):  # noqa: N818 -- an outcome, not an error
-    """The run saved its state at ``where`` and stopped, because its observer requested a stop."""
+    """The run stopped because its observer requested a stop. Its state is saved up to the point ``where``."""
 
     def __init__(self, where: str) -> None:
         super().__init__(where)
@@ -116,32 +116,33 @@ class Stopped(Exception):  # noqa: N818 -- an outcome, not an error
 
 
 Ending = Literal["stopped", "user", "failed", "infrastructure"]
-"""The way in which a run ended early: a requested stop, a user's mistake, a failed run, or failed infrastructure."""
+"""The cause for which a run ended early: a requested stop, a mistake of the user, another failure of the run, or a
+failure of the infrastructure."""
 
 
 class Observer(Protocol):
     """A receiver of a worker's events, which may ask the worker to stop."""
 
     def emit(self, event: Event) -> None:
-        """Record ``event``. This never blocks for long and never raises."""
+        """Record ``event``, without blocking for long and without raising an error."""
 
     def stop_requested(self) -> bool:
-        """Return whether the run should save and stop."""
+        """Return whether the run has been asked to save its state and stop."""
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Record how the run ended early. Only the first call counts.
+        """Record why the run ended early. Only the first call has an effect.
 
         Args:
-            kind: The kind of ending.
+            kind: The cause for which the run ended.
             problems: The place and the message of each problem.
         """
 
     def has_ending(self) -> bool:
-        """Return whether an ending was recorded."""
+        """Return whether ``record_ending`` has been called."""
 
     def record_saved(self, where: str) -> bool:
-        """Record that everything up to ``where`` is stored.
+        """Record that the state of the run is stored up to the point ``where``, and return whether the run goes on.
 
-        Return True if the workers restart elsewhere, because the pod of a worker is about to be deleted, or False if
-        the run stops.
+        The run goes on, with workers that restart elsewhere, if it saved because a worker's pod is about to be deleted.
+        Otherwise, the run stops.
         """

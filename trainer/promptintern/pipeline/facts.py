@@ -1,4 +1,4 @@
-"""Collects the facts of a run from its files, and writes the report that is computed from them.
+"""Collects the facts of a run from its files, and computes and writes the report.
 
 `promptintern.report.facts` holds the models of these facts.
 """
@@ -48,7 +48,7 @@ _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizer
 
 
 def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
-    """Write ``report/facts.json``, which holds all facts from which the report is built."""
+    """Write ``report/facts.json``, which holds all facts about the run from which the report is built."""
     keys = [str(stage.index) for stage in session.stages]
     manifests = {key: manifest for key in (*keys, DIRECT) if (manifest := store.stage_manifest(key)) is not None}
     stages = [store.record(key, manifests[key], StageRecord) for key in keys if key in manifests]

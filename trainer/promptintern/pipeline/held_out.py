@@ -1,4 +1,4 @@
-"""Answers held-out queries. Each worker answers a share of them."""
+"""Answers the held-out queries, divided among the workers."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from promptintern.pipeline.session import Session
 
 
 def decoding_of(session: Session) -> Decoding:
-    """Return the settings with which the job generates answers."""
+    """Return the settings with which the session's job generates answers."""
     evaluation = session.job.spec.evaluation
     return Decoding(
         max_new_tokens=evaluation.max_new_tokens,
@@ -24,15 +24,15 @@ def decoding_of(session: Session) -> Decoding:
 def answer_prompts(
     session: Session, prompts: Sequence[Sequence[int]], *, use_adapter: bool, name: str, observer: Observer
 ) -> list[Answer]:
-    """Generate an answer to each prompt. All workers return all answers.
+    """Return an answer to each prompt. Each worker generates some of the answers, and all workers return all answers.
 
     Args:
         prompts: The prompts, as token ids.
-        use_adapter: Whether the model answers with its adapter, rather than with the base weights only.
+        use_adapter: Whether to use the adapter; if False, the base weights alone generate the answers.
         name: The name of the stage or arm, for progress events.
 
     Raises:
-        Stopped: if a stop was requested. All workers raise it after the same batch.
+        Stopped: if a stop was requested; all workers raise this error after the same batch.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     own_indices = range(rank, len(prompts), world_size)
@@ -71,5 +71,5 @@ def _batches(rows: int, decoding: Decoding) -> int:
 
 
 def adapter_context(session: Session, *, use_adapter: bool) -> Any:
-    """Return a context in which the model answers with its adapter, or else with the base weights only."""
+    """Return a context in which the model uses its adapter (``use_adapter``), or else only the base weights."""
     return nullcontext() if use_adapter else session.adapter.model.disable_adapter()

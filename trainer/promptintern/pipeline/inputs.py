@@ -34,15 +34,15 @@ class Data:
     digests: dict[str, str]
     """The SHA-256 digest of each data file, by its role (``train`` or ``eval``)."""
     dropped: dict[str, int]
-    """The number of dropped rows, by reason. Rows are dropped only if the job says so."""
+    """The number of dropped rows, by reason. Rows are dropped only if the job's settings allow it."""
     warnings: list[str]
 
 
 def load_data(job: PromptInternJob) -> Data:
-    """Load the training rows and the held-out rows, and check them against each other.
+    """Load the training rows and the held-out rows of ``job``, and check both sets of rows.
 
     Raises:
-        UserError: if there are problems; the error lists those of both files.
+        UserError: if a file or a row has problems; the error lists the problems of both files.
     """
     spec = job.spec.data
     s3 = s3_options(job)
@@ -75,9 +75,9 @@ def load_data(job: PromptInternJob) -> Data:
 
 
 def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
-    """Return a problem if the two files have different system messages.
+    """Return a problem if the training rows and the held-out rows have different system messages.
 
-    In chat data, the system message is part of the prompt, which must be the same for all rows.
+    In chat data, the system message is part of the prompt, and all rows must have the same prompt.
     """
     if train is None or held_out is None or train == held_out:
         return []
@@ -110,7 +110,7 @@ def _system_warnings(job: PromptInternJob, system: str | None) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """The examples of each row, as indices of training rows, with the best example last."""
+    """The examples for the prompt of each row, as indices of training rows, with the best example last."""
 
     train: list[list[int]]
     eval: list[list[int]]
@@ -118,15 +118,15 @@ class Examples:
 
 
 def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: Any = None) -> Examples:
-    """Return the ``shots`` best examples for each row.
+    """Return the ``shots`` best examples for the prompt of each row.
 
-    The best examples come last, so a prompt with fewer shots uses the tail of the row's list.
+    The best example comes last, so a prompt with fewer shots uses the end of the row's list.
 
     Args:
         encoder: The encoder of an Embedding retriever; None for other retrievers.
 
     Raises:
-        UserError: if the pool is too small for ``shots``.
+        UserError: if there are too few training rows for ``shots`` examples.
     """
     if shots == 0:
         return Examples(train=[[] for _ in data.train], eval=[[] for _ in data.eval], shots=0)
@@ -147,10 +147,10 @@ def render_prompts(
     shots: int,
     pool: Sequence[Row],
 ) -> Iterator[str]:
-    """Return an iterator that renders the prompt of each row with ``template`` and ``shots`` examples.
+    """Return an iterator over the prompts of ``rows``, rendered with ``template`` and ``shots`` examples.
 
     Args:
-        neighbours: The best examples of each row, as indices into ``pool``, with the best example last.
+        neighbours: At least ``shots`` examples for each row, as indices into ``pool``, with the best example last.
     """
     return (
         render_prompt(
@@ -164,7 +164,7 @@ def render_prompts(
 
 
 def stages_of(job: PromptInternJob) -> list[Stage]:
-    """Return the job's stages."""
+    """Return the stages that the schedule of ``job`` defines."""
     return build_stages(job.spec.schedule, job.spec.training)
 
 

@@ -1,4 +1,4 @@
-"""A worker's part in a run: the reference arms, the stages and their gate, the adapter, the Direct arm and latency."""
+"""The work of a run on every worker: arms, stages and their gate, the adapter, and latency."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -35,16 +35,16 @@ from promptintern.storage.run import RunStore
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The outcome of the stages."""
+    """The result of training the stages, and the adapters that the arms used."""
 
     kept: int | None
     """The index of the stage whose adapter is the result; None if no stage passed the gate."""
     stopped_at: int | None
     """The index of the stage that failed the gate with ``onFail: Stop``; None if no gate stopped the run."""
     kept_digest: str | None = None
-    """The digest of the kept stage's manifest."""
+    """The digest of the manifest of the stage whose adapter is the result; None if no stage passed the gate."""
     arm_parents: dict[str, str | None] = field(default_factory=dict)
-    """The digest of the manifest whose adapter an arm used, by arm; None if the arm used the base weights."""
+    """The digest, by arm, of the manifest that lists the adapter of the arm; None if the arm used the base weights."""
 
 
 def evaluation_folder(arm: str) -> str:
@@ -53,10 +53,10 @@ def evaluation_folder(arm: str) -> str:
 
 
 def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observer: Observer) -> Outcome:
-    """Evaluate the arms, train the stages, and commit all results, except for those that storage already holds.
+    """Evaluate the arms, train the stages, and commit all results. Skip whatever storage already holds.
 
     Raises:
-        Stopped: if a stop was requested; everything is saved first.
+        Stopped: if a stop was requested; the state of the run is saved first.
         RunFailed: if the device or the storage fails, or a driver with a newer term has taken over.
     """
     run = _Run(session=session, store=store, trainer=trainer, observer=observer)
@@ -101,7 +101,7 @@ def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """The objects that all parts of a run share, with a method for each part."""
+    """A run in progress: the objects that all parts of the run need, with methods for training and evaluation."""
 
     session: Session
     store: RunStore
@@ -113,7 +113,7 @@ class _Run:
 
         Args:
             prompts: The prompts of all held-out rows, as token ids.
-            parent: The digest of the manifest whose adapter is loaded, or None to answer with the base weights.
+            parent: The digest of the manifest that lists the loaded adapter, or None to answer with the base weights.
         """
         folder = evaluation_folder(arm)
         document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=parent))
@@ -138,7 +138,7 @@ class _Run:
         """Train, evaluate and commit every stage in order, until a stage fails the gate with ``onFail: Stop``.
 
         Args:
-            full_answers: The answers of FullPrompt, with which the gate compares the answers of each stage.
+            full_answers: The answers of the FullPrompt arm. The gate compares the score of each stage with their score.
         """
         tracks = stage_tracks(self.session)
         kept: int | None = None
@@ -169,7 +169,7 @@ class _Run:
         return Outcome(kept=kept, stopped_at=None, kept_digest=kept_digest)
 
     def train_direct(self, prompts: Sequence[Sequence[int]]) -> str:
-        """Train Direct with the stages' budget, answer ``prompts``, and return the digest of Direct's manifest."""
+        """Train Direct with the budget of the stages, answer ``prompts``, and return Direct's manifest digest."""
         manifest = self._committed(DIRECT)
         if manifest is None:
             rows = self.session.encode_training(self.session.templates[-1], 0)
@@ -191,7 +191,7 @@ class _Run:
         return manifest.digest()
 
     def emit(self, event: Note | Scored | StageDone) -> None:
-        """Emit ``event`` on rank 0."""
+        """Send ``event`` to the observer if this worker has rank 0."""
         if distributed.rank() == 0:
             self.observer.emit(event)
 
@@ -202,7 +202,9 @@ class _Run:
         return self.store.record(key, manifest, StageRecord)
 
     def _steps_by_stage(self, tracks: Sequence[Track], prepare: Callable[[int], Future[PreparedTrack]]) -> list[int]:
-        """Return the number of steps of each stage, or zeros if every stage restarts the learning-rate schedule."""
+        """Return the number of optimizer steps of each stage.
+
+        All numbers are 0 if every stage restarts the learning-rate schedule, because they are not needed then."""
         if self.session.job.spec.training.between_stages.learning_rate is LearningRatePolicy.RESTART:
             return [0] * len(tracks)
         manifests = [self._committed(track.key) for track in tracks]
@@ -231,7 +233,9 @@ class _Run:
         return manifest
 
     def _evaluate_stage(self, track: Track, trained: TrackRecord, full_answers: Sequence[str]) -> StageRecord:
-        """Return the stage's record, with the scores of its own prompt and of FullPrompt on the first held-out rows."""
+        """Return the record of a trained stage.
+
+        It includes the scores of the stage and of FullPrompt on the first ``stageRows`` held-out rows."""
         evaluation = self.session.job.spec.evaluation
         count = min(evaluation.stage_rows, len(self.session.data.eval))
         prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots, limit=count)
@@ -268,11 +272,11 @@ class _Run:
 
     @property
     def _metric(self) -> Metric:
-        """The job's first metric, which decides the gate."""
+        """The job's first metric, by which the gate compares scores."""
         return self.session.job.spec.evaluation.metrics[0]
 
     def _score(self, predictions: Sequence[str]) -> float:
-        """Return the score of ``predictions``, which answer the first held-out rows."""
+        """Return the score of ``predictions``, which are answers to the first ``len(predictions)`` held-out rows."""
         accepted = [row.answers for row in self.session.data.eval[: len(predictions)]]
         if self._metric is Metric.BLEU:
             return bleu(predictions, accepted).score

@@ -24,10 +24,10 @@ class Result:
 
     stage: int
     digest: str
-    """The digest of the stage's manifest."""
+    """The digest of the manifest of the stage whose adapter is the result."""
     arm: str
     prompts: Sequence[Sequence[int]]
-    """The prompts of all held-out rows, as token ids."""
+    """The prompts that the adapter expects for all held-out rows, as token ids."""
 
 
 def measure_latency(
@@ -39,13 +39,13 @@ def measure_latency(
     full: Sequence[Sequence[int]],
     observer: Observer,
 ) -> None:
-    """Time the answers to the first held-out queries on rank 0 and store the figures.
+    """Time the answers to the first ``latencyQueries`` held-out queries on rank 0, and store the times.
 
-    The adapter is timed while it is merged into the base weights, as in serving. This must be the run's last use of the
-    model, because merging and unmerging rounds the base weights.
+    The adapter is timed while it is merged into the base weights, as in serving. The model must not be used
+    afterwards, because merging and unmerging change the base weights by rounding errors.
 
     Args:
-        result: The run's adapter, or None if no stage passed the gate.
+        result: The run's adapter with its prompts; None if no stage passed the gate.
         full: The full prompts of all held-out rows, as token ids.
     """
     count = min(session.job.spec.evaluation.latency_queries, len(full))

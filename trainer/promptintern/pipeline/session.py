@@ -1,4 +1,4 @@
-"""The session of a worker: the loaded model, the rows and the templates of all stages, for a whole run."""
+"""The session of a worker, which holds what a whole run uses: the model, the rows, and the templates of all stages."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -33,14 +33,14 @@ from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.schedule import Stage
 
 CPU_PACK_TOKENS = 2048
-"""The default number of tokens of a pack on a CPU. With twice as many tokens, a step of a model with 4 layers and
-hidden size 256 is about 10 % faster, but takes 120 MiB more memory."""
+"""The default number of tokens of a pack on a CPU. With twice this number, an optimizer step of a model with 4
+layers and hidden size 256 is about 10 % faster, but needs 120 MiB more memory."""
 DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """Everything that stays the same from the first stage to the report."""
+    """The objects that a worker uses for a whole run, from the first stage to the report."""
 
     job: PromptInternJob
     folder: ModelFolder
@@ -52,22 +52,22 @@ class Session:
     examples: Examples
     stages: list[Stage]
     templates: list[CompressedTemplate]
-    """The templates of the stages, in order."""
+    """The templates of the stages, in the order of the stages."""
     full_template: CompressedTemplate
-    """The template at rate 1."""
+    """The template at rate 1, which is uncompressed."""
     max_tokens: int
-    """The maximum length of a sequence in tokens."""
+    """The maximum length of a prompt with its answer, in tokens."""
     layouts: SupportedLayouts
     threads: int
-    """The number of threads that may compute packs concurrently. All workers use the smallest number of any of them,
-    because they must plan the same packs."""
+    """The number of threads of a worker that may compute packs concurrently. All workers use the
+    smallest number of any worker, because all workers must plan the same packs."""
     notes: list[str]
-    """Sentences for the report on how the run was computed."""
+    """Sentences for the report that say how the run is computed, such as why packing is off."""
     warnings: list[str]
-    """The reasons to distrust the scores, in addition to the warnings of ``data``."""
+    """Warnings about the scores, in addition to ``data.warnings``."""
 
     def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> Iterator[str]:
-        """Return an iterator over the prompts of all training or held-out rows."""
+        """Return an iterator over the prompts of all held-out rows (``held_out``) or else of all training rows."""
         return render_prompts(
             self.job,
             template,
@@ -83,7 +83,7 @@ class Session:
         return self.encoder.encode(prompts, [row.answer for row in self.data.train])
 
     def encode_held_out(self, template: CompressedTemplate, shots: int, *, limit: int | None = None) -> list[list[int]]:
-        """Return the prompts of the first ``limit`` held-out rows (all by default), as token ids."""
+        """Return the prompts of the first ``limit`` held-out rows, or of all held-out rows by default, as token ids."""
         prompts = islice(self.prompts(template, shots, held_out=True), limit)
         return [list(ids) for ids in self.encoder.encode_prompts(prompts)]
 
@@ -92,7 +92,7 @@ def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
     """Return the device on which this worker computes.
 
     Raises:
-        RunFailed: if the job asks for a GPU and this process sees none.
+        RunFailed: if the job asks for a GPU, but PyTorch finds none in this process.
     """
     requested = job.spec.compute.device
     gpu = torch.cuda.is_available()
@@ -107,13 +107,13 @@ def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
 
 
 def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Session:
-    """Load the model, retrieve examples, compress the template, check the rows, and attach the adapter.
+    """Load the model, compress the template, retrieve examples, check the rows, and attach the adapter.
 
-    Rank 0 compresses the template and sends the results to all workers.
+    Rank 0 compresses the template for all workers.
 
     Raises:
         UserError: if anything is wrong with the job, its data or its model.
-        RunFailed: if the job asks for a GPU and this process sees none.
+        RunFailed: if the job asks for a GPU, but PyTorch finds none in this process.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     device = pick_device(job, local_rank=local_rank)
@@ -182,7 +182,7 @@ def _checkpoint_gradients(adapter: Adapter) -> None:
 def compress_all(
     job: PromptInternJob, stages: Sequence[Stage], *, tokenizer: Any, model: Any, folder: ModelFolder | None = None
 ) -> list[CompressedTemplate]:
-    """Return the template at rate 1, followed by the template at the rate of each stage."""
+    """Compress the job's template, and return it at rate 1, followed by the template at the rate of each stage."""
     check_precomputed(job.spec.prompt, stages)
     compressor = build_compressor(
         job.spec.prompt,
@@ -195,7 +195,7 @@ def compress_all(
 
 
 def load_embedder(job: PromptInternJob, device: torch.device) -> Any:
-    """Return the encoder of an Embedding retriever, or None if the job has another retriever."""
+    """Return the encoder of the job's Embedding retriever, or None if the job has another retriever."""
     retriever = job.spec.prompt.retriever
     if retriever.kind is not RetrieverKind.EMBEDDING:
         return None
@@ -237,7 +237,7 @@ def _layouts(
 def _tokens_that_fit(
     job: PromptInternJob, adapter: Adapter, layouts: SupportedLayouts, tokenizer: Any, device: torch.device
 ) -> int | None:
-    """Return the number of tokens per pack that fits in the memory of every worker, or None if it is not measured."""
+    """Return the number of tokens that a pack can have in the memory of every worker, or None if it is not measured."""
     if job.spec.training.tokens_per_pack or not layouts.best.uses_tree_attention:
         return None
     vocabulary = _vocabulary(adapter, tokenizer)
@@ -254,7 +254,8 @@ def _vocabulary(adapter: Adapter, tokenizer: Any) -> int:
 def tokens_per_pack(job: PromptInternJob, layouts: SupportedLayouts, layout: PackLayout, device: torch.device) -> int:
     """Return the maximum number of tokens of a pack: the job's setting, or a default for the device.
 
-    The default is small for packs with a mask, because the size of a mask grows with the square of the pack's size.
+    The default is smaller for packs that need an attention mask, because the size of the mask grows with the square of
+    the number of tokens.
     """
     with_mask = 8192 if device.type == "cuda" else 1024
     default = (layouts.tokens_that_fit or CPU_PACK_TOKENS) if layout.uses_tree_attention else with_mask

@@ -1,4 +1,4 @@
-"""Computes the throughput of a training from its trajectory."""
+"""Computes the throughput of a track from the trajectory of its training."""
 
 from promptintern_api.training_status import TimeShares
 
@@ -8,10 +8,10 @@ from promptintern.stage_record import Throughput
 
 
 def throughput_of(trajectory: Trajectory, parameters: ParameterCounts, *, peak: float | None) -> Throughput:
-    """Return the throughput of a training of at least one step.
+    """Return the training throughput of a track, whose trajectory must have at least one optimizer step.
 
     Args:
-        peak: The peak FLOP/s of all devices together, or None if it is unknown.
+        peak: The peak FLOP/s of all devices in total, or None if it is unknown.
     """
     seconds, timed = max(trajectory.seconds, 1e-9), sum(trajectory.spent.values())
     totals = trajectory.totals

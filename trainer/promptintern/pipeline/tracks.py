@@ -1,4 +1,4 @@
-"""The tracks of a run: one training for each stage, and one for the Direct arm."""
+"""The tracks of a run: one track for each stage, and one for the Direct arm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,23 +22,23 @@ from promptintern.stage_record import TrackPlan
 
 DIRECT = "direct"
 _DIRECT_SEED = 1_000_003
-"""The part of the Direct arm's seed that replaces the index of a stage (0, 1, ...)."""
+"""The number in the seed of the Direct arm that stands in place of a stage's index (0, 1, ...)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """One training: a stage, or the Direct arm."""
+    """A stage or the Direct arm, which is trained from its first optimizer step to its commit."""
 
     key: str
-    """The name in storage: the stage's index, or ``direct``."""
+    """The name of the track in storage: the index of the stage, or ``direct``."""
     name: str
-    """The name in messages, such as ``stage 2/4``."""
+    """The name of the track in messages, such as ``stage 2/4``."""
     parent: str | None
     """The key of the track whose adapter this track starts from; None for a new adapter."""
     template: int
     """The index of the track's template in the session's templates."""
     stage: int | None
-    """The index of the stage; None for Direct."""
+    """The index of the stage, from 0; None for Direct."""
     shots: int
     epochs: int
     seed: tuple[int, ...]
@@ -54,7 +54,7 @@ class PreparedTrack:
     steps: Sequence[StepPlan]
     layout: PackLayout
     slow_reason: str | None
-    """The reason why ``layout`` is not the model's fastest pack layout; None if it is."""
+    """The reason why ``layout`` is not the model's fastest pack layout; None if it is the fastest."""
 
 
 def stage_tracks(session: Session) -> list[Track]:
@@ -76,7 +76,7 @@ def stage_tracks(session: Session) -> list[Track]:
 
 
 def direct_track(session: Session, rows: Sequence[Encoded], *, stage_tokens: Sequence[int]) -> Track:
-    """Return the track of the Direct arm, a plain fine-tune on the last stage's prompts with the budget of the stages.
+    """Return the track of the Direct arm: plain fine-tuning on the last stage's prompts with the budget of all stages.
 
     Args:
         rows: The encoded prompts and answers of the last stage.
@@ -102,10 +102,10 @@ def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None
     """Encode the rows of ``track`` and plan its steps.
 
     Args:
-        rows: The encoded rows, if the caller has them already.
+        rows: The encoded rows, or None to encode the rows here.
 
     Raises:
-        UserError: if a row is longer than the session's ``max_tokens``, or has no tokens with a loss.
+        UserError: if a row is longer than the session's ``max_tokens``, or has no answer tokens.
     """
     template = session.templates[track.template]
     if rows is None:
@@ -127,7 +127,7 @@ def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None
 
 
 def describe_track(template: CompressedTemplate, *, shots: int, epochs: int, rows: Sequence[Encoded]) -> TrackPlan:
-    """Return the plan of a training on the encoded ``rows``."""
+    """Return the figures of a track that are known before training. ``rows`` are its encoded training rows."""
     prompts = np.array([len(row.prompt_ids) for row in rows])
     return TrackPlan(
         requested_rate=template.requested_rate,
@@ -142,7 +142,7 @@ def describe_track(template: CompressedTemplate, *, shots: int, epochs: int, row
 
 
 def layout_of(session: Session, rows: Sequence[Encoded]) -> PackLayout:
-    """Return the pack layout of ``rows``."""
+    """Return the pack layout in which a track with these rows is computed."""
     return session.layouts.for_rows(_longest(rows))
 
 
@@ -152,7 +152,7 @@ def slow_reason(session: Session, rows: Sequence[Encoded]) -> str | None:
 
 
 def slow_rows(session: Session, rows: Sequence[Encoded]) -> int:
-    """Return the number of ``rows`` that are too long for the model's fastest pack layout."""
+    """Return the number of rows that are too long for the model's fastest pack layout."""
     layouts = session.layouts
     return sum(layouts.for_rows(length_of(row).total) is not layouts.best for row in rows)
 
@@ -164,7 +164,7 @@ def _longest(rows: Sequence[Encoded]) -> int:
 def plan_track(
     session: Session, track: Track, rows: Sequence[Encoded], *, layout: PackLayout, world_size: int
 ) -> list[StepPlan]:
-    """Plan the steps of ``track`` over its encoded rows."""
+    """Return the plan of each optimizer step of ``track``, whose encoded rows are ``rows``."""
     training = session.job.spec.training
     tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
     may_share = layout is PackLayout.PREFIX_TREE and _may_have_shared_prefix(session, rows)
@@ -186,17 +186,17 @@ def plan_track(
 
 
 def _may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
-    """Return whether the common beginning of the rows may be computed as a shared prefix.
+    """Return whether the tokens that all rows of a step begin with may be computed once, as a shared prefix.
 
-    This is not possible with gradient checkpointing, or if a row is longer than ``max_pack_tokens``. With such a row,
-    the result depends on the index of each token in its pack, which a shared prefix changes.
+    A shared prefix is impossible with gradient checkpointing, or if a row is longer than ``max_pack_tokens``. With such
+    a row, the result depends on the index of each token in its pack, and a shared prefix changes this index.
     """
     limit = session.layouts.max_pack_tokens
     return not session.job.spec.training.gradient_checkpointing and (limit is None or _longest(rows) <= limit)
 
 
 def lr_span_of(session: Session, track: Track, steps: int, *, before: int, after: int) -> LrSpan:
-    """Return the place of the track's steps in the learning-rate schedule.
+    """Return the position of a track's optimizer steps within the learning-rate schedule.
 
     Args:
         steps: The number of steps of this track.

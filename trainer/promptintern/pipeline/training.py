@@ -1,4 +1,4 @@
-"""Trains a track, from its newest checkpoint in storage to its commit."""
+"""Trains a track, starting from its newest checkpoint if it has one, and commits the result."""
 
 import copy
 import time
@@ -34,11 +34,11 @@ from promptintern.uris import display_uri
 
 _OPTIMIZER = "optimizer"
 _FENCE_SECONDS = 10
-"""The number of seconds between checks of whether a driver with a newer term has taken over."""
+"""The number of seconds between two checks of whether a driver with a newer term has taken over."""
 
 
 class TrackTrainer:
-    """A trainer of one track after another, in the same process group and with the same loaded model."""
+    """A trainer that trains the tracks of a run one after another, with one loaded model."""
 
     def __init__(
         self, session: Session, store: RunStore, *, term: int, observer: Observer, writer: BackgroundWriter
@@ -49,13 +49,16 @@ class TrackTrainer:
         self.observer = observer
         self.writer = writer
         self.started_at = _now()
-        """The time at which the current or most recent track began. It is stored in the track's checkpoints."""
+        """The time at which the most recent track first began to train, which checkpoints of the track store."""
         self._noted_reasons: set[str] = set()
         self._parameters = parameter_counts(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
 
     def train(self, prepared: PreparedTrack, lr_span: LrSpan) -> Trajectory:
-        """Train a track from its newest checkpoint, or else from its parent's adapter, and return its trajectory.
+        """Train a track to its last step and return its trajectory.
+
+        Training starts from the newest checkpoint of the track, or else from the adapter of its parent, or else from a
+        new adapter.
 
         Raises:
             Stopped: if a stop was requested before the last step; a checkpoint is saved first.
@@ -103,7 +106,7 @@ class TrackTrainer:
         return trajectory
 
     def _note_slow_rows(self, prepared: PreparedTrack) -> None:
-        """Emit a note that says why a track is slow, once for all tracks with the same reason."""
+        """Emit a note that says why a track cannot use the fastest pack layout, once for each reason."""
         reason, rows = prepared.slow_reason, prepared.rows
         if reason and reason not in self._noted_reasons:
             self._noted_reasons.add(reason)
@@ -111,18 +114,18 @@ class TrackTrainer:
             self.observer.emit(Note(text=f"{reason} One such row is enough; {share}."))
 
     def throughput(self, trajectory: Trajectory) -> Throughput:
-        """Return the throughput of all workers together, assuming that all of them have the same device."""
+        """Return the total throughput of all workers, assuming that every worker has the same kind of device."""
         peak = self._peak * distributed.world_size() if self._peak else None
         return throughput_of(trajectory, self._parameters, peak=peak)
 
     def save(self, track: Track, trajectory: Trajectory) -> None:
-        """Write a checkpoint of ``track``, the most recently trained track, and wait until it is stored."""
+        """Write a checkpoint of ``track``, the most recently trained track, and wait until the checkpoint is stored."""
         self._save(track, self._optimizer, trajectory)
         self.writer.drain()
         distributed.barrier()
 
     def commit(self, track: Track, trajectory: Trajectory, record: TrackRecord) -> Manifest:
-        """Store the track's adapter, trajectory and manifest. All workers return the committed manifest."""
+        """Commit the adapter and the trajectory of ``track``, and return the committed manifest on all workers."""
         manifest: Manifest | None = None
         if distributed.rank() == 0:
             self.writer.drain()
@@ -153,7 +156,7 @@ class TrackTrainer:
         return committed
 
     def load(self, key: str) -> None:
-        """Load the committed adapter of track ``key`` on all workers."""
+        """Load the committed adapter of the track with this key on all workers."""
         if distributed.rank() == 0:
             with TemporaryDirectory(prefix="promptintern-") as directory:
                 folder = Path(directory)
@@ -166,7 +169,7 @@ class TrackTrainer:
         return self.session.job.spec.training.between_stages.optimizer is OptimizerPolicy.KEEP
 
     def _restore(self, track: Track, optimizer: torch.optim.AdamW) -> Trajectory:
-        """Restore the newest checkpoint, or else the parent's state, and return the trajectory.
+        """Load the newest checkpoint of ``track``, or else the final state of its parent, and return the trajectory.
 
         Rank 0 reads the state and sends it to all workers.
         """
@@ -205,10 +208,10 @@ class TrackTrainer:
         return state
 
     def _after_step(self, track: Track, optimizer: torch.optim.AdamW, steps: int) -> Callable[[Trajectory], None]:
-        """Return a function to call after each step.
+        """Return a function that must be called after each optimizer step.
 
-        On rank 0, the function reports progress, checks the term, and writes checkpoints that are due. On other ranks,
-        it does nothing.
+        On rank 0, the function reports progress, and at intervals writes a checkpoint and checks that no newer term
+        exists. On other ranks, the function does nothing.
         """
         if distributed.rank() != 0:
             return lambda _trajectory: None
@@ -239,7 +242,7 @@ class TrackTrainer:
         return after_step
 
     def _save(self, track: Track, optimizer: torch.optim.AdamW, trajectory: Trajectory) -> None:
-        """Copy the state now, and write the checkpoint in the background while training continues."""
+        """Copy the state of training now, and write it as a checkpoint in the background while training continues."""
         if distributed.rank() != 0:
             return
         tensors = snapshot(self.session.adapter, optimizer)
@@ -274,9 +277,9 @@ class TrackTrainer:
 
 
 def base_model_name(uri: str) -> tuple[str, str | None]:
-    """Return the name and the revision of the base model for an adapter's config.
+    """Return the name and the revision of the base model at ``uri``, as an adapter's config records them.
 
-    A model that is not on the Hugging Face Hub is named by its path or URI, and has no revision.
+    A model that is not on the Hugging Face Hub is named by its path or URI, and its revision is None.
     """
     if uri.startswith("hf://"):
         name, _, revision = uri.removeprefix("hf://").partition("@")

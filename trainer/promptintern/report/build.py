@@ -40,7 +40,7 @@ from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import warnings_of
 
 MAX_EXAMPLES = 20
-"""The largest number of gained rows, and of lost rows, in the report."""
+"""The largest number of rows that the report shows as gained, and the largest number that it shows as lost."""
 
 ARM_DESCRIPTIONS = {
     FULL_PROMPT: "base weights, the whole template, all examples",
@@ -60,17 +60,17 @@ _COMPARED_ARMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class _ScoredArm:
-    """An arm with the scores of each row."""
+    """The answers of an arm, with the scores of each answer."""
 
     facts: ArmFacts
     matches: list[float]
-    """The exact-match score of each row: 1.0 (right) or 0.0 (wrong)."""
+    """The exact-match score of the answer to each row: 1.0 (right) or 0.0 (wrong)."""
     bleu: NDArray[np.int64] | None
-    """The BLEU statistics of each row, with shape [rows, 10]; None if the job did not ask for BLEU."""
+    """The BLEU statistics of the answer to each row, with shape [rows, 10]; None if the job did not ask for BLEU."""
 
 
 def build_report(facts: RunFacts) -> Report:
-    """Return the report of a run."""
+    """Return the report that follows from ``facts``."""
     accepted = [row.accepted for row in facts.rows]
     scored = [_score(arm, accepted, facts.metrics) for arm in facts.arms]
     arms = [_arm_report(arm, facts) for arm in scored]

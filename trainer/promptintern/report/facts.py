@@ -18,32 +18,32 @@ QUERY_ONLY = "QueryOnly"
 DIRECT = "Direct"
 BASE = "Base"
 KEPT_STAGE = "KeptStage"
-"""The arm that replaces QueryOnly if a gate stopped the run. It uses the adapter of the last stage that passed, with
-the prompt of that stage."""
+"""The name of the arm that replaces QueryOnly if a gate stopped the run. This arm uses the adapter and the prompt of
+the last stage that passed the gate."""
 
 
 class HeldOutRow(Document):
-    """A held-out row, which every arm answered."""
+    """A held-out row, which every arm of the run has answered."""
 
     id: str
     query: str
     accepted: list[str] = Field(min_length=1)
-    """All accepted answers; the first one is the answer that training teaches."""
+    """The accepted answers to the query. The report shows the first one as the expected answer."""
 
 
 class LatencyFacts(Document):
     """The time that an arm's answers took on the run's device."""
 
     seconds_alone: list[Seconds] = Field(min_length=1)
-    """The time of each query, in seconds, when queries are answered one by one."""
+    """The time to answer each query, in seconds, when queries are answered one by one."""
     batched_seconds: Seconds
-    """The total time of ``batched_queries`` queries, in seconds, when queries are answered in batches."""
+    """The total time to answer ``batched_queries`` queries, in seconds, when queries are answered in batches."""
     batched_queries: Count
     batch_size: Count
 
 
 class ArmFacts(Document):
-    """The answers of an arm to the held-out rows. Each list has one item per row."""
+    """The answers of an arm to the held-out rows. Each list has one item for each row."""
 
     name: str
     predictions: list[str]
@@ -54,15 +54,15 @@ class ArmFacts(Document):
 
 
 class GateFacts(Document):
-    """The settings and the result of the gate, which is the check after every stage."""
+    """The settings and the result of the gate, which compares the score of every stage with the score of FullPrompt."""
 
     max_drop: float = Field(ge=0)
-    """The allowed loss of score, as a share of the metric's range."""
+    """The loss of score that the gate allows, as a share of the metric's range."""
     on_fail: OnGateFail
     stopped_at: Count | None = None
-    """The index of the stage that failed the gate and ended training."""
+    """The index of the stage that failed the gate and thereby ended training; None if no gate stopped the run."""
     kept: Count | None = None
-    """The index of the stage whose adapter is the result; None if no stage passed."""
+    """The index of the stage whose adapter is the result of the run; None if no stage passed the gate."""
 
 
 class DroppedRows(Document):
@@ -73,25 +73,25 @@ class DroppedRows(Document):
 
 
 class SourceFacts(Document):
-    """The facts about one data file."""
+    """The facts about the file of the training rows or of the held-out rows."""
 
     uri: str
     digest: str
     """The SHA-256 digest of the file."""
     rows: Count
-    """The number of rows that were used."""
+    """The number of rows of the file that the run used."""
     dropped: list[DroppedRows] = Field(default_factory=list)
 
 
 class DataFacts(Document):
-    """The facts about the files of the training rows and of the held-out rows."""
+    """The facts about the two data files of a job."""
 
     train: SourceFacts
     eval: SourceFacts
 
 
 class LoraFacts(Document):
-    """The settings of the LoRA adapter."""
+    """The settings of the LoRA adapter that the run trained."""
 
     r: int
     alpha: float
@@ -100,7 +100,7 @@ class LoraFacts(Document):
 
 
 class JobFacts(Document):
-    """The facts about the job, and about the environment in which it ran."""
+    """The facts about a job and about the environment in which it ran."""
 
     name: str
     namespace: str
@@ -114,7 +114,7 @@ class JobFacts(Document):
     learning_rate: float
     seeds: dict[str, int]
     settings: dict[str, str] = Field(default_factory=dict)
-    """More settings of the spec that a reader may want to see, by name, such as the compressor and the retriever."""
+    """Further settings of the job that the report shows, by name, such as the compressor and the retriever."""
     versions: dict[str, str] = Field(default_factory=dict)
     """The versions of the trainer, of Python and of the libraries."""
     started_at: str | None = None
@@ -124,7 +124,7 @@ class JobFacts(Document):
 
 
 class PriceFacts(Document):
-    """The prices of the served model, per million prompt (input) and answer (output) tokens."""
+    """The prices of serving the model, per million prompt (input) tokens and per million answer (output) tokens."""
 
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
@@ -132,18 +132,18 @@ class PriceFacts(Document):
 
 
 class CurvePoint(Document):
-    """The mean loss of the steps after the previous point, up to and including ``step``."""
+    """A point of a loss curve, for the optimizer steps after the previous point, up to and including ``step``."""
 
     step: Count
     loss: float
-    """The mean loss per answer token, in nats."""
+    """The mean loss per answer token over the steps of this point, in nats."""
 
 
 class LossCurve(Document):
-    """The loss of one training over its steps, in at most a hundred points."""
+    """The loss of a stage or of the Direct arm over its optimizer steps, in at most 100 points."""
 
     track: str
-    """The stage's index, or ``direct``."""
+    """The index of the stage, or ``direct`` for the Direct arm."""
     points: list[CurvePoint]
 
 
@@ -155,11 +155,11 @@ class RunFacts(Document):
     metrics: list[Metric] = Field(min_length=1)
     """The job's metrics; the gate and the verdict use the first one."""
     max_new_tokens: Count | None = None
-    """The maximum number of tokens of an answer."""
+    """The maximum number of tokens that an arm may generate as an answer."""
     rows: list[HeldOutRow] = Field(min_length=1)
     arms: list[ArmFacts]
     stages: list[StageRecord]
-    """The records of the stages that were trained."""
+    """The records of the stages that were trained, which may be fewer than planned."""
     planned_stages: Count
     direct: TrackRecord | None = None
     loss: list[LossCurve] = Field(default_factory=list)
@@ -168,7 +168,7 @@ class RunFacts(Document):
     prices: PriceFacts | None = None
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
-    """Sentences on how the run was computed, such as why packing was off."""
+    """Sentences that say how the run was computed, such as why packing was off."""
 
     @model_validator(mode="after")
     def _check_arms(self) -> Self:
@@ -197,7 +197,7 @@ class RunFacts(Document):
 
 
 def facts_to_json(facts: RunFacts) -> str:
-    """Return the facts as a JSON document with names in camelCase."""
+    """Return ``facts`` as a JSON document with names in camelCase."""
     return facts.model_dump_json(by_alias=True, exclude_none=True, indent=1)
 
 

@@ -1,4 +1,4 @@
-"""Renders report.html, a single file that anyone can open anywhere, without a network or scripts."""
+"""Renders report.html, a self-contained page that requires neither a network nor scripts."""
 
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,11 +14,11 @@ from promptintern.report.schema import Report
 from promptintern.stage_record import Throughput
 
 WIDE, NARROW = 760, 342
-"""The widths, in pixels, of the two drawings of each plot. The style sheet shows the drawing that fits."""
+"""The widths, in pixels, at which each plot is drawn. The style sheet shows the drawing that fits the window."""
 NUM_OPEN_EXAMPLES = 3
-"""The number of gained rows, and of lost rows, that are shown at first; the other rows are folded."""
+"""The number of gained rows, and the number of lost rows, that the page shows until a reader unfolds the others."""
 MAX_TEXT_LENGTH = 1200
-"""The largest number of characters that are shown of a query, an answer or a warning."""
+"""The largest number of characters of a query, an answer or a warning that the page shows."""
 _OUTCOMES = {
     "Internalized": ("✓", "good", "Internalized"),
     "Inconclusive": ("~", "open", "Inconclusive"),
@@ -30,7 +30,7 @@ _READINGS = {"better": "better", "worse": "worse", "undecided": "undecided"}
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot, drawn at both widths."""
+    """A plot of the report, drawn once for wide windows and once for narrow windows."""
 
     wide: Markup
     narrow: Markup
@@ -38,7 +38,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyFigure:
-    """A figure below the headline, with the full prompt's figure for comparison."""
+    """A figure of the result that the page shows below its headline, with the full prompt's figure for comparison."""
 
     name: str
     value: str
@@ -46,7 +46,7 @@ class KeyFigure:
 
 
 def render_html(report: Report) -> str:
-    """Return the page as text, which must be stored in UTF-8. The same report always gives the same bytes."""
+    """Return the report as an HTML page, which must be stored in UTF-8. The same report always gives the same page."""
     symbol, tone, name = _OUTCOMES[report.verdict.outcome]
     return _template().render(
         report=report,
@@ -106,14 +106,14 @@ def _fewer_tokens(saved: float) -> str:
 
 
 def _throughputs(report: Report) -> dict[str, Throughput]:
-    """Return the throughput of every training that was timed, by the name of the training."""
+    """Return the throughput of every stage and of Direct, by name, if the phases of their steps were timed."""
     trainings = {f"Stage {stage.index + 1}": stage.throughput for stage in report.stages}
     trainings |= {"Direct": report.direct.throughput} if report.direct else {}
     return {name: throughput for name, throughput in trainings.items() if throughput.time_shares}
 
 
 def _phases(report: Report) -> list[str]:
-    """Return the phases of a step on which any training spent time, in their order within a step."""
+    """Return the phases of an optimizer step that took time in any stage or in Direct, in their order within a step."""
     shares = [throughput.time_shares for throughput in _throughputs(report).values()]
     return [phase for phase in TimeShares.model_fields if any(getattr(share, phase) for share in shares)]
 

@@ -1,4 +1,4 @@
-"""Reduces the losses of a training to at most 100 points, so that the curve of a long training stays small."""
+"""Reduces the losses of a stage or of the Direct arm to at most 100 points, so that the report stays small."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,11 +11,11 @@ MAX_POINTS = 100
 
 
 def loss_curve(track: str, losses: Sequence[float]) -> LossCurve:
-    """Return the loss curve of a training. Each point is the mean over consecutive optimizer steps.
+    """Return the loss curve of a stage or of the Direct arm. Each point is a mean over consecutive optimizer steps.
 
     Args:
-        track: The stage's index, or ``direct``.
-        losses: The mean loss per answer token of every optimizer step, in nats.
+        track: The index of the stage, or ``direct`` for the Direct arm.
+        losses: The mean loss per answer token at every optimizer step, in nats.
     """
     edges = np.linspace(0, len(losses), min(len(losses), MAX_POINTS) + 1).round().astype(int).tolist()
     points = [CurvePoint(step=end, loss=float(np.mean(losses[start:end]))) for start, end in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""Draws the report's plots (arms, tokens, stages, loss), each at a given width in pixels."""
+"""Draws the plots of the report (arms, tokens, stages and loss) at a given width in pixels."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -36,15 +36,15 @@ MARKERS: dict[str, Marker] = {
 STAGE_PANEL_HEIGHT = 120.0
 LOSS_PANEL_HEIGHT = 220.0
 AXIS_HEIGHT = 26.0
-"""The height, in pixels, of the numbers along a horizontal axis."""
+"""The height, in pixels, of the area for the numbers along a horizontal axis."""
 AXIS_WIDTH = 52.0
-"""The width, in pixels, of the numbers along a vertical axis."""
+"""The width, in pixels, of the area for the numbers along a vertical axis."""
 MIN_LABELLED_COLUMN = 66
-"""The width, in pixels, that a stage's labels need. If columns are narrower, some stages have no labels."""
+"""The width, in pixels, below which a column is too narrow for its labels, so that only some columns have labels."""
 
 
 def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Markup:
-    """Draw the score of every arm with its interval, and a dashed line at FullPrompt's score."""
+    """Draw the score of every arm with its 95 % interval, and a dashed line at the score of FullPrompt."""
     arms = report.arms
     figures = {arm.name: arm.figure(metric) for arm in arms}
     top = nice_top(max(figure.high for figure in figures.values()), limit=formatting.metric_range(metric))
@@ -97,7 +97,7 @@ def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Mark
 
 
 def tokens_plot(arms: Sequence[ArmReport], *, width: float, key: str) -> Markup:
-    """Draw a bar for each arm, with the mean number of prompt tokens per query."""
+    """Draw a bar for each arm, which shows the mean number of prompt tokens per query."""
     top = max(1.0, *(arm.prompt_tokens.mean for arm in arms))
     row, bar = 46.0, 18.0
     scale = Scale(top=top, start=0, end=width)
@@ -131,7 +131,7 @@ def tokens_plot(arms: Sequence[ArmReport], *, width: float, key: str) -> Markup:
 
 
 def stages_plot(stages: Sequence[StageRecord], metric: Metric, *, width: float, key: str) -> Markup:
-    """Draw two panels with one column per stage: the prompt tokens as bars, and below them the scores as a line."""
+    """Draw two panels with one column per stage: prompt tokens as bars, and below them scores as a line."""
     left, column = AXIS_WIDTH, (width - AXIS_WIDTH) / max(1, len(stages))
     label_every = max(1, -(-len(stages) * MIN_LABELLED_COLUMN // int(width - left)))
     centres = [left + column * (i + 0.5) for i in range(len(stages))]
@@ -232,7 +232,9 @@ def _score_panel(
 
 
 def loss_plot(curves: Sequence[LossCurve], *, width: float, key: str) -> Markup:
-    """Draw the mean loss per answer token: the stages one after another, and Direct as a dashed line from step 0."""
+    """Draw the mean loss per answer token over optimizer steps.
+
+    The stages follow one another, and Direct is a dashed line that begins at step 0."""
     stages = [curve for curve in curves if curve.track != "direct"]
     direct = next((curve for curve in curves if curve.track == "direct"), None)
     ends = list(accumulate(curve.points[-1].step for curve in stages))
@@ -278,18 +280,18 @@ def loss_plot(curves: Sequence[LossCurve], *, width: float, key: str) -> Markup:
 
 
 def glyph(arm: str) -> Markup:
-    """Draw the arm's mark at a small size, to be placed before the arm's name in a table."""
+    """Draw the mark of ``arm`` at a small size, to be placed before the name of the arm in a table."""
     mark = marker(MARKERS.get(arm, "circle"), 8, 8, f"mark {series_of(arm)}", size=5)
     return element("svg", mark, viewBox="0 0 16 16", width=16, height=16, class_="glyph", aria_hidden="true")
 
 
 def track_name(track: str) -> str:
-    """Return the name of a track, such as ``Stage 2`` or ``Direct``."""
+    """Return the name by which the report calls the track with this key, such as ``Stage 2`` or ``Direct``."""
     return DIRECT if track == "direct" else f"Stage {int(track) + 1}"
 
 
 def series_of(arm: str) -> str:
-    """Return the CSS class of an arm's marks."""
+    """Return the CSS class of the marks that stand for ``arm``."""
     return {FULL_PROMPT: "full", DIRECT: "direct", BASE: "base"}.get(arm, "result")
 
 

@@ -1,4 +1,4 @@
-"""The models of report.json, the report of a run, which `build.py` computes from the facts in `facts.py`."""
+"""The models of report.json, which holds the report of a run. `build.py` computes the report from `facts.RunFacts`."""
 
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ Outcome = Literal["Internalized", "Inconclusive", "NotInternalized", "StoppedByG
 class Figure(Document):
     """A score, or a difference of two scores, with its 95 % interval.
 
-    Exact match is a share from 0 to 1; BLEU is a number from 0 to 100.
+    An exact-match score is a share from 0 to 1, and a BLEU score is a number from 0 to 100.
     """
 
     value: float
@@ -24,7 +24,7 @@ class Figure(Document):
 
 
 class Spread(Document):
-    """The mean and the 95th percentile of a number of tokens, over the held-out rows."""
+    """The mean and the 95th percentile of the number of prompt or answer tokens, over the held-out rows."""
 
     mean: float
     p95: float
@@ -36,7 +36,7 @@ class Latency(Document):
     median_seconds: float
     p95_seconds: float
     queries: int
-    """The number of queries that were timed one by one, for the median and the 95th percentile."""
+    """The number of queries that were timed one by one, from which the median and the 95th percentile are computed."""
     batched_queries_per_second: float | None = None
     batch_size: int
 
@@ -56,7 +56,7 @@ class ArmReport(Document):
     """The cost of 1,000 queries in the job's currency; None if the job has no prices."""
 
     def figure(self, metric: Metric) -> Figure:
-        """Return the arm's score in ``metric``.
+        """Return the score of the arm in ``metric``.
 
         Raises:
             KeyError: if the job does not have this metric.
@@ -75,38 +75,40 @@ class Comparison(Document):
     against: str
     difference: Figure
     reading: Literal["better", "worse", "undecided"]
-    """The reading of the difference for ``arm``, which is undecided if the interval contains 0."""
+    """Whether ``arm`` is better or worse than ``against``; undecided if the interval of the difference contains 0."""
 
 
 class Savings(Document):
-    """The savings of the result compared with the full prompt."""
+    """The tokens, time and cost that the result of a run saves compared with the full prompt."""
 
     prompt_tokens: float
     """The share of FullPrompt's prompt tokens that the result does not send; negative if the result sends more."""
     latency_ratio: float | None = None
-    """The median latency of FullPrompt at batch size 1, divided by that of the result."""
+    """The median latency of FullPrompt, divided by the median latency of the result, for queries that are answered one
+    by one. None if no queries were timed."""
     throughput_ratio: float | None = None
-    """The number of batched queries per second of the result, divided by that of FullPrompt."""
+    """The number of queries per second that the result answers in batches, divided by the same number for FullPrompt.
+    None if no queries were timed."""
     cost: float | None = None
     """The share of FullPrompt's cost that the result saves; None if the job has no prices."""
 
 
 class Verdict(Document):
-    """The outcome of the run: whether the query alone is enough."""
+    """The answer to the question of whether the query alone is enough, with the reasons for the answer."""
 
     outcome: Outcome
     headline: str
     reasons: list[str]
-    """Sentences with the figures on which the outcome is based."""
+    """Sentences that give the figures on which ``outcome`` is based."""
     metric: Metric
     max_drop: float
     """The loss of score that the job allows, as a share of the metric's range."""
     arm: str | None = None
-    """The arm that was judged; None if no stage passed the gate."""
+    """The name of the arm that the verdict is about; None if no stage passed the gate."""
 
 
 class Example(Document):
-    """A held-out row that two arms answered differently."""
+    """A held-out row that only one of two arms answered right: the result or FullPrompt."""
 
     id: str
     query: str
@@ -116,7 +118,7 @@ class Example(Document):
 
 
 class Examples(Document):
-    """The rows that only the result (gained) or only the full prompt (lost) answers right, according to exact match."""
+    """The held-out rows that only the result (gained) or only FullPrompt (lost) answers with an exact match."""
 
     gained_total: int
     lost_total: int
@@ -125,7 +127,7 @@ class Examples(Document):
 
 
 class Reproducibility(Document):
-    """The seeds, versions and methods that are needed to compute the same figures again."""
+    """The seeds, versions and methods that a reader needs to compute the figures of the report again."""
 
     seeds: dict[str, int]
     versions: dict[str, str]
@@ -145,7 +147,7 @@ class Report(Document):
     arms: list[ArmReport]
     comparisons: list[Comparison]
     savings: Savings | None = None
-    """The savings of the result; None if no stage passed the gate."""
+    """The savings of the result compared with the full prompt; None if no stage passed the gate."""
     stages: list[StageRecord]
     planned_stages: int
     gate: GateFacts
@@ -163,7 +165,7 @@ class Report(Document):
 
 
 def report_to_json(report: Report) -> str:
-    """Return the text of report.json, with names in camelCase and without fields that are None."""
+    """Return ``report`` as the text of report.json, with names in camelCase and without fields that are None."""
     return report.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"
 
 
@@ -177,5 +179,5 @@ def report_from_json(text: str | bytes) -> Report:
 
 
 def report_json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of report.json, draft 2020-12."""
+    """Return the JSON Schema (draft 2020-12) of report.json."""
     return Report.model_json_schema(by_alias=True, mode="serialization")

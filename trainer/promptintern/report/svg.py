@@ -1,4 +1,4 @@
-"""Inline SVG: escaped elements, markers, linear scales and axis ticks. The style sheet defines the colours."""
+"""The parts of inline SVG plots: texts, lines, markers, scales and axis ticks. A style sheet defines the colours."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from markupsafe import Markup, escape
 LINE_HEIGHT = 18.0
 """The height of a line of text, in pixels."""
 CHARACTER_WIDTH = 7.2
-"""The largest width of a character, in pixels, from which the space for labels is computed."""
+"""The largest width of a character, in pixels. The space for a label is computed from this width."""
 
 Marker = Literal["circle", "square", "diamond", "triangle", "cross"]
 Anchor = Literal["start", "middle", "end"]
 
 
 def element(name: str, *children: str, **attributes: str | float) -> Markup:
-    """Return an SVG element with escaped text and attribute values.
+    """Return an SVG element. Texts and attribute values are escaped.
 
     In attribute names, a trailing underscore is removed (``class_``), and other underscores become hyphens
     (``stroke_width``).
@@ -29,7 +29,7 @@ def element(name: str, *children: str, **attributes: str | float) -> Markup:
 
 
 def picture(*children: str, width: float, height: float, key: str, title: str, description: str) -> Markup:
-    """Return a whole image with its accessible name and description. ``key`` must be unique in the page."""
+    """Return an ``svg`` element with an accessible title and description. ``key`` must be unique in the page."""
     return element(
         "svg",
         element("title", escape(title), id=f"{key}-title"),
@@ -44,23 +44,25 @@ def picture(*children: str, width: float, height: float, key: str, title: str, d
 
 
 def label(text: str, x: float, y: float, *, anchor: Anchor = "start", class_: str = "label") -> Markup:
-    """Return text with its baseline at ``y``."""
+    """Return a text element whose baseline is at ``y``. ``anchor`` is the end of the text that lies at ``x``."""
     return element("text", escape(text), x=x, y=y, text_anchor=anchor, class_=class_)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
-    """Return a straight line."""
+    """Return a straight line from (``x1``, ``y1``) to (``x2``, ``y2``)."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
-    """Return an open line through ``points``."""
+    """Return a line through ``points``, whose ends are not connected."""
     steps = " ".join(f"{'L' if i else 'M'}{_value(x)} {_value(y)}" for i, (x, y) in enumerate(points))
     return element("path", d=steps, class_=class_)
 
 
 def marker(shape: Marker, x: float, y: float, class_: str, *, size: float = 6) -> Markup:
-    """Return the mark of a data point. Series differ in shape, so that colour is not needed to distinguish them."""
+    """Return the mark of a data point.
+
+    Each series of data has its own shape, so that readers need no colours to distinguish the series."""
     match shape:
         case "circle":
             return element("circle", cx=x, cy=y, r=size, class_=class_)
@@ -93,16 +95,16 @@ class Scale:
     end: float
 
     def at(self, value: float) -> float:
-        """Return the position of ``value`` in pixels."""
+        """Return the position, in pixels, to which the scale maps ``value``."""
         return self.start + (self.end - self.start) * value / self.top
 
 
 _NICE_TOPS = {1.0: 5, 1.5: 3, 2.0: 4, 2.5: 5, 3.0: 3, 4.0: 4, 5.0: 5, 6.0: 3, 8.0: 4, 10.0: 5}
-"""The possible ends of an axis, as multiples of a power of ten, with the number of steps for each end."""
+"""The possible largest values of an axis, each as a multiple of a power of ten, with its number of tick intervals."""
 
 
 def nice_top(largest: float, *, limit: float = math.inf) -> float:
-    """Return the end of an axis for values up to ``largest``: a round number, or ``limit`` if that is smaller."""
+    """Return the largest value of an axis for data up to ``largest``: a round number, or ``limit`` if it is smaller."""
     if largest <= 0:
         return min(1.0, limit)
     power: float = 10.0 ** math.floor(math.log10(largest))
@@ -110,7 +112,7 @@ def nice_top(largest: float, *, limit: float = math.inf) -> float:
 
 
 def ticks(top: float) -> list[float]:
-    """Return round values from 0 to ``top``, which must be a result of ``nice_top``."""
+    """Return the values of the ticks of an axis from 0 to ``top``, which must be a result of ``nice_top``."""
     mantissa = top / 10.0 ** math.floor(math.log10(top) + 1e-9)
     num_steps = next((count for end, count in _NICE_TOPS.items() if abs(mantissa - end) < 1e-6), 4)
     return [top * i / num_steps for i in range(num_steps + 1)]

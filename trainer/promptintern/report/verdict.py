@@ -1,4 +1,4 @@
-"""The verdict on whether the query alone is enough, in sentences that require no knowledge of statistics."""
+"""Decides whether the query alone is enough, and explains the verdict without requiring knowledge of statistics."""
 
 from promptintern_api.evaluation import Metric
 
@@ -8,21 +8,21 @@ from promptintern.report.schema import ArmReport, Figure, Outcome, Savings, Verd
 from promptintern.stage_record import StageRecord
 
 TOLERANCE = 1e-9
-"""The tolerance for rounding errors of floats, which is far below the share of a single row."""
+"""The tolerance for rounding errors when scores are compared. It is far below the weight of a single row."""
 _MAX_ADVISED_ROWS = 1_000_000
 
 
 def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop: float) -> Outcome:
     """Return the outcome that follows from the interval of ``difference``.
 
-    The outcome is Internalized if the whole interval lies within the allowed loss, NotInternalized if the whole
-    interval lies beyond the allowed loss, and Inconclusive otherwise.
+    The outcome is NotInternalized if the whole interval shows a larger loss than ``max_drop``, Internalized if no part
+    of the interval does, and Inconclusive otherwise.
 
-    If FullPrompt's own score is no larger than the allowed loss, a model that gets every row wrong would pass. In this
-    case, the outcome is Inconclusive, unless the whole interval lies above 0.
+    If FullPrompt's own score is at most ``max_drop``, even a model that gets every row wrong could count as
+    Internalized. In this case, the outcome is Inconclusive instead, unless the whole interval lies above 0.
 
     Args:
-        full: FullPrompt's score.
+        full: The score of FullPrompt.
         difference: The score of the result minus the score of FullPrompt, on the same rows.
         max_drop: The allowed loss, as a share of the metric's range.
     """
@@ -35,7 +35,7 @@ def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop
 
 
 def is_full_prompt_too_weak(*, metric: Metric, full: Figure, max_drop: float) -> bool:
-    """Return whether FullPrompt's score is no larger than the allowed loss."""
+    """Return whether FullPrompt scores so low that a score of 0 would be within the allowed loss ``max_drop``."""
     return full.value <= max_drop * formatting.metric_range(metric) + TOLERANCE
 
 
@@ -50,16 +50,16 @@ def build_verdict(
     stages: list[StageRecord],
     planned_stages: int,
 ) -> Verdict:
-    """Return the verdict.
+    """Return the verdict on the result of a run.
 
     Args:
         metric: The job's first metric.
-        full: The FullPrompt arm.
-        result: The QueryOnly arm, or KeptStage if a gate stopped the run; None if no stage passed.
+        full: The figures of the FullPrompt arm.
+        result: The figures of QueryOnly, or of KeptStage if a gate stopped the run; None if no stage passed the gate.
         difference: The score of ``result`` minus the score of FullPrompt; None if there is no result.
         savings: The savings of ``result`` compared with FullPrompt; None if there is no result.
-        gate: The gate's settings, and the stage at which it stopped the run.
-        stages: The stages that were trained.
+        gate: The settings of the gate, and the stage at which it stopped the run, if any.
+        stages: The records of the stages that were trained.
         planned_stages: The number of stages in the schedule.
     """
 
@@ -160,9 +160,9 @@ def _stopped_by_gate(
 
 
 def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int) -> list[str]:
-    """Return a sentence with an estimate of the number of rows that would settle the verdict.
+    """Return a sentence that estimates how many held-out rows would make the verdict conclusive.
 
-    The width of an interval is inversely proportional to the square root of the number of rows.
+    The width of a confidence interval is inversely proportional to the square root of the number of rows.
     """
     margin = abs(difference.value + max_drop * formatting.metric_range(metric))
     reach = difference.value - difference.low
@@ -175,7 +175,8 @@ def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int)
 
 
 def _subject(stages: list[StageRecord]) -> str:
-    """Return a name for the prompt that was judged: the query alone, unless the schedule ends at a rate above 0."""
+    """Return the subject of the verdict's sentences: the query alone, or the query with a part of the template if the
+    schedule ends at a rate above 0."""
     last = stages[-1] if stages else None
     if last is None or last.requested_rate <= 0:
         return "The query alone"

@@ -1,4 +1,4 @@
-"""The warnings of the report, which a reader should know before relying on its figures."""
+"""Writes the warnings of the report, which say why a reader should be careful with its figures."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from promptintern.stage_record import StageRecord
 MIN_ROWS = 100
 """The number of held-out rows below which the report warns of wide intervals."""
 MIN_CUT_SHARE = 0.05
-"""The largest share of an arm's answers that may reach the length limit without a warning."""
+"""The share of an arm's answers that may reach the length limit. If the share is larger, the report warns of it."""
 
 
 def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the warnings of the run, followed by the warnings that result from its figures."""
+    """Return the warnings that the run recorded, followed by the warnings that result from its figures."""
     return [
         *facts.warnings,
         *_nothing_to_internalize(facts, arms, comparisons),

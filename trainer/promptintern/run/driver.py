@@ -1,4 +1,4 @@
-"""The driver, which registers the run, starts the workers, and writes the report at the end."""
+"""The driver of a run, which registers the run in storage, starts the workers, and writes the report at the end."""
 
 import contextlib
 import os
@@ -30,30 +30,30 @@ from promptintern.storage.store import open_store
 from promptintern.uris import display_uri
 
 MAX_WORKER_FAILURES = 3
-"""The number of times that Ray Train restarts the workers after losing one."""
+"""The number of times that Ray Train restarts the workers after one of them has failed."""
 _POLL_SECONDS = 0.2
 _CONTACT_TIMEOUT_SECONDS = 60.0
-"""The number of seconds without contact after which workers count as lost and unable to save.
+"""The number of seconds without a call from a worker after which all workers count as lost.
 
-Workers poll twice a second.
+Each worker calls the mailbox twice a second.
 """
 _OUT_OF_MEMORY = re.compile(r"Memory on the node .* was (\S+) used / (\S+) limit")
-"""The pattern of the memory sizes in the message of Ray's OutOfMemoryError."""
+"""A pattern that finds the used memory and the limit in the message of Ray's OutOfMemoryError."""
 _CONNECTION_LOST = re.compile(r"gloo/transport|Connection (?:reset|closed) by peer|DistBackendError|PodLeaving")
-"""The pattern of the errors that end a worker if another worker or its own pod is lost. Ray may notice this later."""
+"""A pattern of errors in a worker after the loss of another worker or of its own pod. Ray may notice the loss later."""
 
 
 def open_run(job: PromptInternJob, storage_uri: str) -> RunStore:
-    """Return the store of the run of ``job`` under ``storage_uri``."""
+    """Return the store of the run of ``job``, which is a folder below ``storage_uri``."""
     return RunStore(open_store(storage_uri, s3=s3_options(job)).child(run_folder(job)))
 
 
 def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: Observer) -> Report:
-    """Run ``job``, or continue it from the state in storage, and return its report.
+    """Run ``job``, or continue its run from the state in storage, and return the report.
 
     Args:
-        storage_uri: The URI of the folder of runs, which begins with ``file://`` or ``s3://``.
-        workers: The number of training processes; if it is 0, this process trains.
+        storage_uri: The URI of the folder that holds the folders of runs. It begins with ``file://`` or ``s3://``.
+        workers: The number of workers to start; if it is 0, this process trains.
 
     Raises:
         UserError: if anything is wrong with the job, its data or its model.
@@ -76,10 +76,11 @@ def run_job(job: PromptInternJob, *, storage_uri: str, workers: int, observer: O
 
 
 def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) -> None:
-    """Write ``job.json``, or check that the existing one records the same data.
+    """Write ``job.json`` to storage, or check that the file there records data files with the same digests.
 
     Raises:
-        UserError: if the data files have changed since the run began, or another version of promptintern began it.
+        UserError: if the data files have changed since the run began, or a version of promptintern with another format
+            began the run.
         RunFailed: if ``job.json`` is not a valid record of a run.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -108,7 +109,7 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
 
 
 def _set_ray_environment() -> None:
-    """Set the variables that Ray reads when it is imported."""
+    """Set the environment variables that Ray reads when it is imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -164,7 +165,7 @@ def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer
 
 
 def _run_trainer(trainer: Any, mailbox: Any, observer: Observer) -> BaseException | None:
-    """Train until the workers have finished or were lost too often. Return the error that ended training, or None."""
+    """Train until the workers have finished or Ray Train gives up. Return the error that ended training, or None."""
     import ray
 
     # Ray runs on another thread, where it leaves Ctrl-C to us. Meanwhile, this thread forwards the workers' events.
@@ -179,11 +180,11 @@ def _run_trainer(trainer: Any, mailbox: Any, observer: Observer) -> BaseExceptio
 
 
 def _check_gpus(job: PromptInternJob, observer: Observer) -> None:
-    """Check, before anything is loaded, that a worker sees the GPUs that it was given.
+    """Check that PyTorch sees the requested GPUs in a worker's pod, before any worker loads the model.
 
     Raises:
         UserError: if PyTorch sees fewer GPUs than the job requests.
-        Stopped: if a stop was requested before the first worker started.
+        Stopped: if a stop was requested before the check has finished.
     """
     import ray
 
@@ -230,9 +231,9 @@ def _raise_ending(ending: Any, error: BaseException | None) -> None:
 
 
 def _can_restart(error: BaseException, *, has_progressed: bool) -> bool:
-    """Return whether the driver can start the workers again after Ray Train has given up on them.
+    """Return whether the driver should start the workers again after Ray Train has given up on them.
 
-    The driver can do so if the run has made progress, unless a worker was killed for using too much memory. After such
+    It should do so if the run has made progress, unless a worker was killed for using too much memory. After such
     a kill, Ray Train itself fails and keeps the resources of the dead workers reserved, so new workers would wait for
     these resources forever. New workers would also need as much memory again.
     """
@@ -244,10 +245,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def failure_cause(error: BaseException) -> str:
-    """Return the error that ended the workers, in one line.
+    """Return a line that says why the workers ended.
 
-    If Ray killed a worker for using too much memory, the message ends with a page of advice on Ray's own settings, and
-    the cause is in the middle.
+    The line is usually the last one of the error's message. If Ray killed a worker for using too much memory, the cause
+    stands in the middle of the message, before a page of advice on Ray's own settings.
     """
     message = str(error).strip()
     if memory := _OUT_OF_MEMORY.search(message):
@@ -257,7 +258,9 @@ def failure_cause(error: BaseException) -> str:
 
 
 def _is_worker_loss(error: BaseException) -> bool:
-    """Return whether Ray lost workers or never got any; False if our code failed or used too much memory."""
+    """Return whether the infrastructure failed, so that Ray lost workers or could not start them.
+
+    Return False if the code of the trainer failed or used too much memory."""
     from ray.train import TrainingFailedError, WorkerGroupError
 
     if _is_out_of_memory(error):
@@ -274,7 +277,7 @@ def _is_worker_loss(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _ray(workers: int) -> Iterator[None]:
-    """Inside this block, use the Ray cluster at ``RAY_ADDRESS``, or else a small cluster that runs on this machine."""
+    """Inside this block, stay connected to the Ray cluster at ``RAY_ADDRESS``, or else to a new one on this machine."""
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -298,10 +301,10 @@ def _ray(workers: int) -> Iterator[None]:
 
 
 def _forward_events(mailbox: Any, observer: Observer, *, until: "Future[Any]") -> None:
-    """Forward events to ``observer``, and its request to stop to the workers, until the future ``until`` is done.
+    """Forward the workers' events to ``observer``, and its request to stop to the workers, until ``until`` is done.
 
     Raises:
-        Stopped: if a stop was requested and no worker is left to save.
+        Stopped: if a stop was requested and no worker is running that could save the state of the run.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""The observer for workers in other processes, which communicates with the driver through a Ray actor."""
+"""The observer of Ray workers, which communicates with the driver through a Ray actor."""
 
 import math
 import threading
@@ -39,27 +39,27 @@ class Mailbox:
                 self._count_progress(track, step)
 
     def take(self) -> list[Event]:
-        """Return all events since the last call. The driver calls this."""
+        """Return the events that were recorded since the driver last called this method."""
         events, self._events = self._events, []
         return events
 
     def request_stop(self) -> None:
-        """Ask the workers to save and stop. The driver calls this."""
+        """Record that the driver asks the workers to save and stop."""
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Return whether the driver requested a stop. Workers call this repeatedly, which shows that they are alive."""
+        """Return whether the driver requested a stop. Workers also show by calling this method that they are alive."""
         self._last_contact = time.monotonic()
         return self._stop
 
     def seconds_since_contact(self) -> float:
-        """Return the number of seconds since the last call from a worker."""
+        """Return the number of seconds since a worker last sent an event or called ``stop_requested``."""
         return time.monotonic() - self._last_contact
 
     def set_saved(self, where: str) -> None:
-        """Record that everything up to ``where`` is stored, and that the workers exit to restart elsewhere.
+        """Record that the run is saved up to the point ``where``, and that the workers exit and restart elsewhere.
 
-        A worker calls this.
+        A worker calls this method.
         """
         self._saved_at = where
         self._progress_count += 1
@@ -68,14 +68,14 @@ class Mailbox:
         )
 
     def saved_at(self) -> str | None:
-        """Return the point up to which the run is saved, or None if workers are running."""
+        """Return the point up to which the run is saved if no worker is running, or None if workers are running."""
         return self._saved_at
 
     def progress_count(self) -> int:
         """Return how many times the run got further than ever before, or saved in order to restart elsewhere.
 
-        Restarted workers report all committed stages again, and may save the same steps again. Neither counts, so
-        a run that fails at the same point every time makes no progress.
+        Restarted workers report all committed stages again, and may save checkpoints of the same steps again. These
+        repetitions do not count, so a run that fails at the same point every time makes no progress.
         """
         return self._progress_count
 
@@ -85,19 +85,19 @@ class Mailbox:
             self._progress_count += 1
 
     def set_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Record how the run ended. Workers call this, and only the first call counts."""
+        """Record why the run ended early. Workers call this method, and only the first call has an effect."""
         if self._ending is None:
             self._ending = (kind, list(problems))
 
     def ending(self) -> tuple[Ending, list[tuple[str, str]]] | None:
-        """Return the kind of ending and its problems, or None if no worker has recorded an ending."""
+        """Return the recorded cause of the run's end and its problems, or None if no worker has recorded an end."""
         return self._ending
 
 
 class RayObserver:
     """An observer that can be sent to workers.
 
-    It polls for a request to stop in the background, so that no training step waits for a round trip to the mailbox.
+    It asks the mailbox in the background whether to stop, so that no training step waits for the answer.
     """
 
     def __init__(self, mailbox: Any) -> None:
@@ -116,24 +116,26 @@ class RayObserver:
         self._mailbox.put.remote(event)
 
     def stop_requested(self) -> bool:
-        """Return whether a stop was requested. The answer is at most half a second old."""
+        """Return whether the worker should save and stop. The answer is at most half a second old.
+
+        The reason may be a request from the driver, or that the worker's pod is about to be deleted."""
         if self._poller is None:
             self._poller = threading.Thread(target=self._poll, daemon=True, name="stop-poller")
             self._poller.start()
         return self._stop.is_set()
 
     def record_ending(self, kind: Ending, problems: Sequence[tuple[str, str]]) -> None:
-        """Record the ending in the mailbox, and wait until it has arrived."""
+        """Record in the mailbox why the run ended early, and wait until the mailbox has received it."""
         ray.get(self._mailbox.set_ending.remote(kind, list(problems)))
 
     def has_ending(self) -> bool:
-        """Return whether any worker has recorded an ending."""
+        """Return whether any worker has recorded why the run ended early."""
         return ray.get(self._mailbox.ending.remote()) is not None
 
     def record_saved(self, where: str) -> bool:
-        """Return False if the driver requested the stop. Otherwise, record the save and return True.
+        """Return False if the driver requested a stop. Otherwise, record that the run is saved, and return True.
 
-        Without a request from the driver, the workers stop because the pod of one of them is leaving.
+        If the driver requested no stop, the workers save because the pod of a worker is about to be deleted.
         """
         if ray.get(self._mailbox.stop_requested.remote()):
             return False

@@ -1,4 +1,4 @@
-"""The work of a training process, which is a Ray worker, or the driver itself if there are no workers."""
+"""The work of a training process. The process is a Ray worker, or the driver if no Ray workers are used."""
 
 import os
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from promptintern.uris import display_uri
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """The input of a worker. Ray pickles it to send it to other processes."""
+    """The input of a worker, which Ray pickles and sends to the worker's process."""
 
     job: PromptInternJob
     store_uri: str
@@ -35,10 +35,10 @@ class WorkerTask:
 
 
 def work(task: WorkerTask, data: Data | None = None) -> None:
-    """Do one worker's share of the whole run.
+    """Do the share of one worker in a run, from claiming the run to storing its facts.
 
     Args:
-        data: The job's rows, if this process has loaded them already.
+        data: The rows of the job, or None to load the rows here.
 
     Raises:
         UserError: if anything is wrong with the job, its data or its model.
@@ -74,11 +74,11 @@ class PodLeaving(Exception):  # noqa: N818 -- an event, not an error
 
 
 def work_in_process_group(task: WorkerTask) -> None:
-    """Call ``work`` in a Ray worker and record how it ended, because Ray merely retries after an exception.
+    """Call ``work`` in a Ray worker, and record why it ended early if a restart of the workers cannot help.
 
-    Every error is also raised, because other workers may be waiting for this one. Ray Train then restarts all workers.
-    After a lost node or a broken connection, they continue from the newest checkpoint; after a recorded ending, they
-    return at once.
+    Errors are raised again after they are recorded, because other workers may be waiting for this one. Ray Train then
+    restarts all workers. If an ending is recorded, restarted workers return at once; otherwise, for example after the
+    loss of a node, they continue from the newest checkpoint.
     """
     if task.observer.has_ending():
         return
@@ -108,7 +108,7 @@ def work_in_process_group(task: WorkerTask) -> None:
 
 
 def _check_model(store: RunStore, folder: ModelFolder) -> None:
-    """Record the digest of the base model when the run begins, and later check that it is the same.
+    """Record the digest of the base model in storage, or check that it equals the digest recorded when the run began.
 
     Raises:
         UserError: if the base model has changed since the run began.
@@ -140,7 +140,7 @@ def _now() -> str:
 
 
 def _local_rank() -> int:
-    """Return the rank of this worker on its node. Ray knows it only if there are several workers."""
+    """Return the rank of this worker among the workers on its node. A single worker has the local rank 0."""
     if distributed.world_size() == 1:
         return 0
     from ray import train
