@@ -20,10 +20,10 @@ _LIBRARIES = {
     "trl": _TRL,
     "trl-packed": _TRL,
 }
-"""The libraries to import, by method. TRL takes about 150 MiB, which only the peaks of TRL must include."""
+"""The libraries to import by method. TRL takes about 150 MiB, so others do not import it."""
 SPINS = "GOMP_SPINCOUNT"
-"""The environment variable for the number of times that a waiting OpenMP thread spins before it sleeps. Our command line
-sets the variable; the other trainers leave libgomp's default."""
+"""The environment variable for the number of times that a waiting OpenMP thread spins before it sleeps. Our command
+line sets the variable; the other trainers leave libgomp's default."""
 OUR_SPINS = "20000"
 
 
