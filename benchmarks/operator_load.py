@@ -39,12 +39,16 @@ TARGET_P99_SECONDS, TARGET_MIB = 2.0, 300.0
 _ALL_JOBS = JOBS.replace("/namespaces/{}", "")
 _SETTLE_SECONDS = 8.0
 _MEMORY_SECONDS = 130.0
-"""A time in seconds that is a little longer than the interval at which the operator returns memory to the system."""
+"""The wait in seconds before the last memory measurement. It is a little longer than the interval at which the operator
+returns free memory to the system."""
 
 
 @dataclass(kw_only=True)
 class Figures:
-    """The measurements, with times in seconds unless the name has another unit, and the resident memory in MiB."""
+    """The measurements of the operator.
+
+    Times are in seconds, unless the name of a field has another unit. Memory is resident memory in MiB.
+    """
 
     jobs: int
     requested_rate: float
@@ -57,16 +61,16 @@ class Figures:
     ended: dict[str, int] = field(default_factory=dict)
     seconds_until_all_ended: float = 0.0
     changes: int = 0
-    """The number of changes to jobs, RayJobs, preflights and pods that the watches reported until all jobs ended."""
+    """The number of changes to jobs, RayJobs, preflights and pods that watches reported before all jobs had ended."""
     changes_per_second: float = 0.0
     reconciles_per_job: float = 0.0
     reconcile_ms: float = 0.0
     queue_ms: float = 0.0
     requests_per_job: dict[str, float] = field(default_factory=dict)
     fakes_requests_per_job: float = 0.0
-    """The number of writes by KubeRay, the kubelets and the Job controller, without the creation of the job."""
+    """The number of writes per job by the fakes of KubeRay, the kubelets and the Job controller."""
     cpu_ms_per_job: dict[str, float] = field(default_factory=dict)
-    """The CPU time by process. The fakes run in the process of the benchmark."""
+    """The CPU time per job in milliseconds, by process. The fakes run in the process of the benchmark."""
     memory: dict[str, float] = field(default_factory=dict)
     seconds_to_take_over: float = 0.0
     """The time from the start of a new operator process until it has reconciled every job."""
@@ -99,7 +103,7 @@ def main() -> None:
 
 
 def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures:
-    """Run all phases of the benchmark, and return the measurements."""
+    """Create and run ``jobs`` jobs, restart the operator, delete the jobs, and return the measurements."""
     figures = Figures(jobs=jobs, requested_rate=rate)
     operator.start()
     operator.wait_until_leading(60)
@@ -156,7 +160,7 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures
 
 
 def restart_and_delete(figures: Figures, place: Place, operator: Operator, tenants: list[Tenant]) -> None:
-    """Restart the operator while all jobs exist, then delete the jobs, and record the time and the memory."""
+    """Restart the operator while all jobs exist, then delete them, and record the restart time and the memory."""
     jobs = figures.jobs
     operator.kill()
     began = time.monotonic()
@@ -180,7 +184,7 @@ def restart_and_delete(figures: Figures, place: Place, operator: Operator, tenan
 def create(
     figures: Figures, tenants: list[Tenant], operator: Operator, jobs: int, rate: float
 ) -> dict[tuple[str, str], float]:
-    """Create the jobs, and return the time of each request by the namespace and name of the job."""
+    """Create ``jobs`` jobs at ``rate`` per second, and return the time of each creation by namespace and name."""
     created: dict[tuple[str, str], float] = {}
     start = time.monotonic()
     for number in range(jobs):
@@ -194,7 +198,7 @@ def create(
 
 
 def cpu_by_process(place: Place, operator: Operator) -> dict[str, float]:
-    """Return the CPU time in seconds that each process has used so far."""
+    """Return the CPU time in seconds used so far by the operator, the API server, etcd and this process."""
     server = {name: place.server.processes.pid(name) for name in ("kube-apiserver", "etcd")}
     pids = {"operator": operator.process.pid, **server, "fakes and benchmark": os.getpid()}
     return {name: cpu_seconds(pid) for name, pid in pids.items() if pid is not None}
@@ -211,7 +215,7 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, str]:
-    """Return a description of the machine and the versions of the measured programs."""
+    """Return the CPU and the versions of Python and of the measured programs, as text by name."""
     info = Path("/proc/cpuinfo")
     names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
     packages = ("promptintern-operator", "kopf", "kubernetes", "aiohttp")
@@ -226,7 +230,7 @@ def machine() -> dict[str, str]:
 
 
 def report(figures: Figures) -> str:
-    """Return a table of the figures as text."""
+    """Return the measurements as a table in plain text."""
 
     def line(name: str, values: dict[str, float], unit: str = "s") -> str:
         return f"{name:<34}" + "  ".join(f"{key} {value:.2f} {unit}" for key, value in values.items())
@@ -255,7 +259,7 @@ def report(figures: Figures) -> str:
 
 
 def verdict(is_met: bool) -> str:
-    """Return the word for a target that is met or missed."""
+    """Return "met" or "missed"."""
     return "met" if is_met else "missed"
 
 

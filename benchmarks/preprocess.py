@@ -1,12 +1,13 @@
-"""Measures the cost per row of preparing prompts for 10^3, 10^4 and 10^5 rows: retrieve, compress, render, tokenize.
+"""Measures the cost per row of preparing the prompts of 10^3, 10^4 and 10^5 rows.
 
     python benchmarks/preprocess.py [--sizes 1000 10000 100000] [--repeats 3] [--data rows.jsonl] [--json out.json]
 
-Each measurement runs in a separate process on one thread, the sizes take turns, and the table shows medians. By
-default, the rows are synthetic: 13-word queries and 8-word answers over a Zipfian vocabulary. They lack the word order
-and topics of real text, which makes retrieval hard. With --data, the rows come from a file; if the file is too short,
-each further row is spliced from two of its rows. Phases are measured in CPU time, which excludes other programs on the
-machine; "wall" is elapsed time. Memory is the peak resident set of the process.
+The phases are: retrieve examples, compress the template, render the prompts, tokenize them. Each measurement runs in a
+separate process on one thread, the sizes take turns, and the table shows medians. By default, the rows are synthetic:
+13-word queries and 8-word answers over a Zipfian vocabulary. They lack the word order and topics of real text, which
+makes retrieval hard. With --data, the rows come from a file; if the file is too short, each further row is spliced from
+two of its rows. Phases are measured in CPU time, which excludes other programs on the machine; "wall" is elapsed time.
+Memory is the peak resident set of the process.
 """
 
 import argparse
@@ -51,16 +52,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The measurements of one process."""
+    """The measurements of one process, which prepares the prompts of ``rows`` rows."""
 
     rows: int
     cpu_seconds: dict[str, float]
     wall_seconds: float
     peak_mib: float
     loaded_mib: float
-    """The peak memory before the first phase, when libraries, rows, tokenizer and model are loaded."""
+    """The peak memory in MiB before the first phase, when libraries, rows, tokenizer and model are loaded."""
     tokens: int
-    """The number of prompt and answer tokens in all stages."""
+    """The total number of prompt and answer tokens over all stages."""
     agreement: float
     """The share of the retrieved examples that an exhaustive search also retrieves, for a sample of queries."""
 
@@ -100,7 +101,7 @@ def in_fresh_process(rows: int, data: Path | None) -> dict[str, Any]:
 
 
 def measure(count: int, data: Path | None) -> Measurement:
-    """Run all phases for ``count`` rows as a run does, and return the measurements."""
+    """Prepare the prompts of ``count`` rows as a run does, and return the measurements of all phases."""
     from promptintern.compress import build_compressor
     from promptintern.prompt.encode import PromptEncoder
     from promptintern.prompt.render import render_prompt
@@ -171,7 +172,7 @@ class Clock:
 
 
 def agreement(rows: Sequence[Any], neighbours: Sequence[Sequence[int]], sample: int = 200) -> float:
-    """Return the mean share of a row's neighbours that an exhaustive search also finds, for a sample of rows."""
+    """Return the share of a row's neighbours that an exhaustive search also finds, averaged over ``sample`` rows."""
     from promptintern.retrieve.bm25 import BM25Index
     from promptintern.retrieve.pool import Pool, Retriever
 
@@ -207,9 +208,10 @@ def rows_of(data: Path | None, count: int) -> list[Any]:
 
 
 def real_rows(path: Path, count: int) -> list[Any]:
-    """Return ``count`` rows: first the rows of the file, and then spliced rows.
+    """Return ``count`` rows: the rows of the file at ``path``, followed by spliced rows if the file is too short.
 
-    A spliced row joins the first half of one query to the second half of another, and has the answer to the latter.
+    The query of a spliced row is the first half of one row's query and the second half of another row's query. Its
+    answer is that of the second row.
     """
     import random
 
@@ -231,7 +233,10 @@ def as_row(index: int, query: str, answer: str) -> Any:
 
 
 def small_tokenizer() -> Any:
-    """Return a byte-pair tokenizer of 8,192 tokens, trained on the template and the same 2,000 synthetic rows."""
+    """Return a byte-pair tokenizer of 8,192 tokens, trained on the template and on 2,000 synthetic rows.
+
+    The result is the same in every process.
+    """
     return byte_pairs([TEMPLATE] * 20 + [row.query for row in synthetic_rows(2000)], 8192)
 
 
@@ -253,9 +258,9 @@ def byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
 
 
 def small_model(vocabulary: int) -> Any:
-    """Return a small random Llama.
+    """Return a small Llama with random weights and ``vocabulary`` tokens, for compression.
 
-    The size of the model does not matter, because compression costs the same for any number of rows.
+    Its size does not matter, because the cost of compression does not depend on the number of rows.
     """
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -279,7 +284,7 @@ def peak_mib() -> float:
 
 
 def machine() -> dict[str, str]:
-    """Return a description of the machine and the versions of the measured libraries."""
+    """Return the CPU and the versions of Python and of the measured libraries, as text by name."""
     packages = ("promptintern", "bm25s", "numpy", "tokenizers", "transformers", "torch")
     info = Path("/proc/cpuinfo")
     names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
@@ -291,7 +296,7 @@ def machine() -> dict[str, str]:
 
 
 def report(measured: dict[int, list[dict[str, Any]]]) -> str:
-    """Return the table, and the ratio of the costs per row at the largest and the smallest size."""
+    """Return a table of the measurements by number of rows, and how the cost per row grows with that number."""
     lines = [
         f"{'rows':>8} "
         + " ".join(f"{phase:>19}" for phase in PHASES)

@@ -1,11 +1,12 @@
-"""Measures the exact match of the query alone by number of training rows, after stages and after direct fine-tuning.
+"""Measures how well models that were trained on few or many rows answer the query alone (exact match).
 
     python benchmarks/quality.py [--rows 8 16 24 32 128] [--worlds 5] [--held-out 500] [--out docs/quality.json]
 
-For each number of rows and each of several sample worlds that the base model has never seen, a first job trains Direct
-with equal rows (each row as often as in the stages), and a second job trains Direct with equal tokens (as many training
-tokens as in the stages). The stages of both jobs are the same, so the second job copies them from the first. The table
-shows the mean over the worlds and its 95 % t-interval.
+Training in stages is compared with direct fine-tuning (Direct). For each number of rows and each of several sample
+worlds that the base model has never seen, a first job trains Direct with equal rows (each row as often as in the
+stages), and a second job trains Direct with equal tokens (as many training tokens as in the stages). The stages of both
+jobs are the same, so the second job copies them from the first. The table shows the mean over the worlds and its 95 %
+t-interval.
 """
 
 import argparse
@@ -29,9 +30,9 @@ from promptintern.sample.job import build_job
 from promptintern_api import parse_job
 
 FIRST_WORLD = 2_000
-"""The number of the first world. The examples use other worlds."""
+"""The number of the first world that is measured. The examples in the documentation use other worlds."""
 _T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""The 0.975 quantile of Student's t-distribution by the number of measured values."""
+"""The 0.975 quantile of Student's t-distribution by the number of values, which is the degrees of freedom plus one."""
 
 
 class Quiet:
@@ -57,7 +58,7 @@ class Quiet:
 
 
 def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, float]:
-    """Run both jobs for one world, and return the exact match of each arm in percent."""
+    """Run the jobs with equal rows and equal tokens in one world, and return the exact match of each arm in percent."""
     storage = folder.as_uri()
     figures: dict[str, float] = {}
     first: Path | None = None
@@ -89,7 +90,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure, print a Markdown table, and write the figures of every world to --out."""
+    """Measure, print a Markdown table, and write the measurements of every world to --out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 24, 32, 128])
     parser.add_argument("--worlds", type=int, default=5)

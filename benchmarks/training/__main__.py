@@ -43,7 +43,7 @@ DOCS = Path("docs")
 
 
 def main() -> None:
-    """Measure, and write the page, its plot and the measurements."""
+    """Measure or read the measurements, and write them, the performance page and its plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="JSONL file of queries and answers (default: made-up rows)")
     parser.add_argument("--template-tokens", type=int, default=380)
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def merge_parts(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge the measurements of several runs with the same settings."""
+    """Merge the parts that separate runs of this benchmark measured with the same settings."""
     shared_keys = ("machine", "data", "shape", "rows", "template")
     assert all(part[key] == parts[0][key] for part in parts for key in shared_keys), (
         "the measurements have different settings"
@@ -104,7 +104,7 @@ def merge_parts(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the requested parts, and return the measurements."""
+    """Measure the parts in ``arguments.only``, and return their measurements by part, with the settings."""
     shape = shape_of(arguments.shape)
     measured: dict[str, Any] = {
         "machine": machine() | {name: version(name) for name in ("peft", "trl", "accelerate")},

@@ -1,6 +1,6 @@
-"""Checks that the methods train in the same way, over more and smaller steps than the other measurements.
+"""Compares the losses of our engine and the padded methods over more and smaller steps than in other measurements.
 
-The first steps of a new adapter reveal little, because the matrix B of LoRA starts at zero.
+Many steps are needed, because the matrix B of LoRA starts at zero, so the first steps of a new adapter reveal little.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _BATCH = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Alike:
-    """Our training of the first stage, compared with that of a padded method.
+    """The comparison of our engine with one padded method, both of which train the first stage.
 
     Attributes:
         first: The loss of the padded method in the first step.
         last: The loss of the padded method in the last step.
-        ours: Our loss in the last step.
-        losses: The largest relative difference between the losses of a step.
-        norms: The largest relative difference between the gradient norms of a step.
+        ours: The loss of our engine in the last step.
+        losses: The largest relative difference between the two losses of a step.
+        norms: The largest relative difference between the two gradient norms of a step.
     """
 
     first: float
@@ -37,7 +37,7 @@ class Alike:
 
 
 def alike(material: Path, shape: Shape) -> dict[str, Alike]:
-    """Compare our training with that of each padded method, and return the comparisons by method."""
+    """Compare our engine with each padded method, and return the comparisons by method."""
     ours = _train("ours", PACK[shape.device], material, shape)
     comparisons = {}
     for method in ("hf", "trl"):

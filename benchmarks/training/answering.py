@@ -31,7 +31,7 @@ class Answering:
 
 
 def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[str, Answering]:
-    """Return the cost of an answer by kind of prompt. The times are medians over ``repeats`` rounds.
+    """Return the cost of an answer to the full prompt and to the query only. Times are medians of ``repeats`` rounds.
 
     Args:
         last: The index of the stage whose prompts are the query alone.
@@ -54,7 +54,7 @@ def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[
 
 
 def answer(rows: list[Row], shape: Shape, tokenizer: Path) -> Answering:
-    """Time greedy answers of a fixed number of tokens, in the way that a run measures its latency."""
+    """Measure greedy answers to the prompts of ``rows`` as a run measures latency. All answers are equally long."""
     import torch
     from promptintern.evaluate.generate import Decoding, generate, time_queries
     from transformers import AutoTokenizer

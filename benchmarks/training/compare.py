@@ -1,6 +1,6 @@
-"""Compares the methods stage by stage.
+"""Compares the training speed of the methods in each stage.
 
-The first round measures all batch sizes, and later rounds measure only those that may be the fastest.
+The first round measures all batch sizes, and later rounds measure only the batch sizes that may be the fastest.
 """
 
 import statistics
@@ -17,22 +17,22 @@ from benchmarks.training.profile import PACK
 
 NAMES = {"hf": "HF Trainer + PEFT", "trl": "TRL, padded", "trl-packed": "TRL, packed (bfd)", "ours": "PromptIntern"}
 TOLERANCES = {"float32": (1e-5, 1e-5), "bfloat16": (5e-3, 5e-2)}
-"""The relative tolerances for the loss and the gradient norm of a step, by dtype. Rounding makes the updates of the
-methods differ slightly, and the differences carry over to later steps. Other rows or another scale of the gradient
-would make a larger difference."""
+"""The largest relative differences in the loss and the gradient norm of a step that rounding may cause between
+methods, by dtype. Such differences carry over to later steps. Other rows or another scale of the gradient would make a
+larger difference."""
 _LONG_ROWS = 300
-"""The mean number of tokens per row above which smaller batches are tried. Few long rows keep a machine busy."""
+"""The mean number of tokens per row above which smaller batches are tried. Even a few long rows keep a machine busy."""
 
 
 FAR_BEHIND, CLOSE = 1.2, 1.25
-"""The limits for further rounds after the first. A method stays if it takes at most ``FAR_BEHIND`` times as long as the
-fastest method other than ours, and ours always stays. A batch size stays if it takes at most ``CLOSE`` times as long as
-the best batch size of the method. One measurement on a shared machine may be off by a quarter, so an excluded setting
-is hardly ever the fastest."""
+"""The limits for measuring a method or a batch size again after the first round. A method is measured again if it takes
+at most ``FAR_BEHIND`` times as long as the fastest method other than ours; our method always is. A batch size is
+measured again if it takes at most ``CLOSE`` times as long as the best batch size of the method. One measurement on a
+shared machine may be off by a quarter, so an excluded setting is hardly ever the fastest."""
 
 
 SHORT, OF_SHORT = 3.0, 2
-"""The limit in seconds below which a step on a CPU counts as short, and the number of processes that measure a short
+"""The number of seconds up to which a step on a CPU counts as short, and the number of processes that measure a short
 step in each round. Other load on the machine distorts short steps more than long ones."""
 
 
@@ -43,7 +43,7 @@ class Setting:
     Attributes:
         size: The number of rows in a padded batch, or of tokens in a pack.
         rounds: The number of rounds in which the setting was measured.
-        seconds: The time of each step that counts, in all processes.
+        seconds: The time in seconds of each step of all processes, without the first step of a process.
         losses: The loss of each step of the last process.
         norms: The gradient norm of each step of the last process.
     """
@@ -73,7 +73,10 @@ def compare(
     repeats: int,
     methods: Sequence[str],
 ) -> list[Setting]:
-    """Measure steps of ``rows`` rows with each method in turn. The first step of a process does not count."""
+    """Measure each method in each stage, in ``repeats`` rounds, with ``rows`` rows in an optimizer step.
+
+    The first step of a process does not count.
+    """
     settings: list[Setting] = []
     for stage in stages:
         for method in methods:
@@ -110,9 +113,10 @@ def _measure(setting: Setting, material: Path, shape: Shape, *, rows: int, about
 def measure(
     method: str, size: int, material: Path, shape: Shape, *, stage: int, rows: int, steps: int | None = None
 ) -> Measured:
-    """Measure steps of ``rows`` rows in one process. The first step does not count.
+    """Train with ``method`` in a new process, and return the measurements. The first step does not count.
 
     Args:
+        rows: The number of rows in an optimizer step.
         steps: The number of steps, including the first. By default, one step counts on a CPU and three on a GPU.
     """
     assert method in ("ours", "trl-packed") or rows % size == 0, "padded batches must fill a step"
@@ -123,7 +127,7 @@ def measure(
 
 
 def steps_per_process(device: str) -> int:
-    """Return the number of steps in a process, including the first, which does not count."""
+    """Return the number of steps that a process trains, including the first, which is not measured."""
     return 2 if device == "cpu" else 4
 
 
@@ -143,7 +147,7 @@ def sizes_of(method: str, material: Path, shape: Shape, stage: int) -> tuple[int
 
 
 def best_of(settings: Sequence[Setting]) -> list[Setting]:
-    """Return the fastest setting of each method in each stage, among those that were measured in the most rounds."""
+    """Return the fastest setting of each method in each stage, among its settings with the most rounds."""
     best: dict[tuple[int, str], Setting] = {}
     for setting in settings:
         key = setting.stage, setting.method
@@ -157,7 +161,7 @@ def _rank(setting: Setting) -> tuple[int, float]:
 
 
 def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
-    """Return the settings that are fast enough for further rounds, by the limits ``FAR_BEHIND`` and ``CLOSE``."""
+    """Return the settings to measure in further rounds, by the limits ``FAR_BEHIND`` and ``CLOSE``."""
     best = {(s.stage, s.method): s.median for s in best_of(settings)}
 
     def may_win(setting: Setting) -> bool:
@@ -170,9 +174,9 @@ def in_the_running(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float] | None:
-    """Return the largest relative differences of a step's loss and gradient norm from those of the padded methods.
+    """Return the largest relative differences between our and the padded methods' loss and gradient norm of a step.
 
-    Return None if ``theirs`` has no padded method. Packed TRL does not count, because its steps contain other rows.
+    Return None if no setting in ``theirs`` is padded. Packed TRL does not count, because its steps have other rows.
     """
     padded = [s for s in theirs if s.method != "trl-packed"]
     if not padded:
@@ -182,17 +186,17 @@ def differences(ours: Setting, theirs: Sequence[Setting]) -> tuple[float, float]
 
 
 def relative_differences(ours: Setting | Measured, theirs: Setting | Measured) -> tuple[float, float]:
-    """Return the largest differences of a step's loss and gradient norm, relative to those of ``theirs``."""
+    """Return the largest differences in the loss and gradient norm of a step, relative to the values of ``theirs``."""
     return _furthest(ours.losses, theirs.losses), _furthest(ours.norms, theirs.norms)
 
 
 def is_same_training(off: tuple[float, float], dtype: str) -> bool:
-    """Return whether relative differences of the loss and the gradient norm are no more than rounding in ``dtype``."""
+    """Return whether the relative differences of loss and gradient norm, ``off``, are within the ``TOLERANCES``."""
     return all(found <= most for found, most in zip(off, TOLERANCES[dtype], strict=True))
 
 
 def other_trainings(settings: Sequence[Setting], dtype: str) -> list[int]:
-    """Return the stages in which our losses or gradient norms differ from the padded methods by more than rounding."""
+    """Return the stages in which our losses or gradient norms are not within ``TOLERANCES`` of the padded methods'."""
     wrong = []
     for stage in sorted({s.stage for s in settings}):
         here = [s for s in settings if s.stage == stage]

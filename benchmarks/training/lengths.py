@@ -1,4 +1,4 @@
-"""Measures the first stage at several template lengths and at several pack sizes."""
+"""Measures the training speed in the first stage at several template lengths and at several pack sizes."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from benchmarks.training.material import Shape, row_lengths, write_material
 from benchmarks.training.processes import say
 
 _PADDED_TOKENS = 16384
-"""The number of tokens in a padded step. The speed does not depend on it, and 64 long rows would take minutes."""
+"""The approximate number of tokens in a step of HF Trainer. It hardly affects the speed, but keeps a step from taking
+minutes, as 64 long rows would."""
 _ALL_ROWS = 2**20
 """A pack size that holds all rows of a step in one pack, or in one pack per lane."""
 
@@ -23,9 +24,9 @@ class Length:
         template: The number of tokens in the template.
         row: The mean number of tokens in a row.
         ours: The number of examples per second with our engine.
-        hf: The number of examples per second with HF Trainer and PEFT, padded and scaled to the length of our rows.
+        hf: The number of examples per second with HF Trainer and PEFT, padded, for rows as long as those of our engine.
         batch: The fastest batch size of HF Trainer.
-        packs: The number of our packs, which are all computed concurrently.
+        packs: The number of packs in a step of our engine, which are all computed concurrently.
         gains: The speed of our engine divided by that of HF Trainer, in each round.
     """
 
@@ -43,7 +44,7 @@ class PackSize:
     """The measurements of our engine at one pack size.
 
     Attributes:
-        pack: The number of tokens in all concurrent packs.
+        pack: The total number of tokens in all concurrent packs.
         lanes: The number of concurrent packs.
         rows_per_pack: The mean number of rows in a pack.
         ours: The number of examples per second.
@@ -66,7 +67,7 @@ def by_template(
     rows: int,
     repeats: int,
 ) -> list[Length]:
-    """Compare our engine with padded HF Trainer at each template length.
+    """Compare our engine with padded HF Trainer at each template length in ``templates`` (in tokens).
 
     Our engine computes all ``rows`` rows of a step in one pack, or in one pack per lane. The figures are medians
     over ``repeats`` rounds.
@@ -117,7 +118,7 @@ def by_pack(
     rows: int,
     repeats: int,
 ) -> list[PackSize]:
-    """Measure our engine with packs of different sizes on the same rows."""
+    """Measure our engine at each pack size in ``packs`` (in tokens), with the same ``rows`` rows in each step."""
     seconds: dict[int, list[float]] = {pack: [] for pack in packs}
     count: dict[int, float] = {}
     lanes: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Prepares what all methods and processes train: the tokenized rows of each stage, and a random model."""
+"""Prepares the input of all methods: the tokenized rows of each stage, and a model with random weights."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from benchmarks.preprocess import EXAMPLE, INSTRUCTIONS, byte_pairs, rows_of
 VOCABULARY = 4096
 SHOTS = 5
 MADE_UP = "made-up rows"
-"""The name of the data if the rows do not come from a file."""
+"""The name that the performance page gives to synthetic rows, which do not come from a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def mean_row(folder: Path, stage: int) -> float:
 
 
 def build_model(shape: Shape) -> Any:
-    """Return a random model on the device of ``shape``, with the same weights in every process."""
+    """Return a Llama of this shape on its device, with random weights that are the same in every process."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -119,7 +119,7 @@ def build_model(shape: Shape) -> Any:
 
 
 def shape_of(text: str) -> Shape:
-    """Return the shape with the fields of the JSON object ``text``, and with defaults for all other fields."""
+    """Return the shape that the JSON object ``text`` describes. Fields that are missing in it have their defaults."""
     return Shape(**json.loads(text))
 
 
@@ -129,7 +129,7 @@ def text_of(shape: Shape) -> str:
 
 
 def _template(tokenizer: Any, tokens: int) -> str:
-    """Return instructions followed by enough rules to reach ``tokens`` tokens."""
+    """Return a prompt template of ``tokens`` tokens or slightly more: instructions and as many rules as needed."""
     text, number = INSTRUCTIONS, 0
     while len(tokenizer(text)["input_ids"]) < tokens:
         number += 1

@@ -22,16 +22,17 @@ LEARNING_RATE = 2e-4
 
 @dataclass(kw_only=True)
 class Measured:
-    """The measurements of one process.
+    """The measurements of one process, which trained several optimizer steps with one method.
 
     Attributes:
-        seconds: The time of each step after the first, in which libraries warm up.
+        seconds: The time in seconds of each step after the first. In the first step, libraries warm up.
         losses: The loss of each step.
         norms: The gradient norm of each step, before clipping.
         packs: The mean number of packs in a step of our engine, or 0 for other methods.
-        lanes: The largest number of concurrent packs.
-        mfu: The model FLOPs utilization of our steps that count, or None if the peak of the device is not known.
-        peak_mib: The peak of the resident memory, or of the memory that PyTorch allocated on the GPU, in MiB.
+        lanes: The largest number of packs that our engine computes concurrently, or 1 for other methods.
+        mfu: The model FLOPs utilization of our engine in the steps after the first, or None if the device's peak FLOPs
+            are not known.
+        peak_mib: The peak memory in MiB: resident memory on a CPU, memory that PyTorch allocated on a GPU.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -45,11 +46,12 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """The training that one process measures.
+    """A training with one method, which one process performs and measures.
 
     Attributes:
         method: ``ours``, ``hf`` (Trainer and PEFT, padded), ``trl`` (SFTTrainer, padded) or ``trl-packed`` (bfd).
-        rows: The rows of all steps. For ``trl-packed``, they include an extra step, because the last is incomplete.
+        rows: The rows of all steps. For ``trl-packed``, there are rows for an extra step, because the last step is
+            incomplete.
         rows_per_step: The number of rows in an optimizer step.
         size: The number of rows in a padded batch, or of tokens in a pack.
         tokenizer: The folder of the tokenizer.
@@ -66,7 +68,7 @@ class Work:
     def of_stage(
         cls, material: Path, stage: int, *, method: str, rows: int, size: int, shape: Shape, steps: int = 2
     ) -> "Work":
-        """Return the training of the first ``steps`` steps of a stage, each with ``rows`` rows."""
+        """Return the work of training on the first ``steps * rows`` rows of a stage, ``rows`` rows per step."""
         return cls(
             method=method,
             rows=read_stage(material, stage)[: rows * steps],
@@ -78,7 +80,7 @@ class Work:
 
 
 def run(work: Work) -> Measured:
-    """Train as ``work`` says, and return the measurements of the steps that count."""
+    """Train as ``work`` describes, and return the measurements. The time of the first step is left out."""
     methods = {"ours": _ours, "hf": _hf, "trl": _trl, "trl-packed": _trl}
     if work.shape.device != "cpu":
         _wait_for_memory()
@@ -92,7 +94,7 @@ def _ours(work: Work) -> Measured:
 
 
 def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
-    """Train with our engine, as a run trains a stage.
+    """Train with our engine, as a run trains a stage, and return the measurements.
 
     Args:
         after_step: A function that is called after each step with the number of steps done.
@@ -152,7 +154,7 @@ def train_ours(work: Work, after_step: Callable[[int], None]) -> Measured:
 
 
 def _plan(work: Work, lanes: int, *, pack: bool) -> list[Any]:
-    """Plan steps with the same rows as those of the other methods, so that losses can be compared."""
+    """Return the steps of our engine, with the same rows as in the other methods, so that losses can be compared."""
     from promptintern.engine import distributed
     from promptintern.engine.attention.backends import min_node_savings_on, min_prefix_savings_on
     from promptintern.engine.attention.prefix_tree import Prefixes

@@ -10,7 +10,7 @@ _COLOURS = {"hf": "#8a8f98", "trl": "#b08d57", "trl-packed": "#6f8fa8", "ours": 
 
 
 def plot(measured: Mapping[str, Any], path: Path) -> None:
-    """Plot the examples per second by stage and method, and the gain over HF Trainer by template length."""
+    """Draw the examples per second by stage and method, and the speedup over HF Trainer by template length."""
     import matplotlib as mpl
 
     mpl.use("svg")

@@ -1,4 +1,4 @@
-"""Runs each measurement in a new process, forked from a process that has only imported the libraries."""
+"""Runs each measurement in a new process, which is forked from a process that has only imported the libraries."""
 
 import contextlib
 import multiprocessing
@@ -20,10 +20,10 @@ _LIBRARIES = {
     "trl": _TRL,
     "trl-packed": _TRL,
 }
-"""The libraries of each method. Importing TRL takes about 150 MiB, which only the peaks of TRL should include."""
+"""The libraries to import by method. TRL takes about 150 MiB, so others do not import it."""
 SPINS = "GOMP_SPINCOUNT"
-"""The environment variable for the number of times that a waiting thread spins before it sleeps. Our command line sets
-the variable. Other libraries leave libgomp's default."""
+"""The environment variable for the number of times that a waiting OpenMP thread spins before it sleeps. Our command
+line sets the variable; the other trainers leave libgomp's default."""
 OUR_SPINS = "20000"
 
 
@@ -31,8 +31,8 @@ def in_new_process(measure: Callable[..., T], *arguments: Any, method: str = "hf
     """Call ``measure`` in a new process and return the result. The output of libraries goes to standard error.
 
     Args:
-        method: The method whose libraries are imported. A process of our method gets the spin count of our command
-            line. libgomp reads the count only once, when it is loaded.
+        method: The method whose libraries are imported. For our method, the spin count of our command line is set
+            before libgomp, which reads the count only once, is loaded.
     """
     return _host(method).submit(_forked, _LIBRARIES[method], measure, *arguments).result()
 
@@ -67,5 +67,5 @@ def _quietly(measure: Callable[..., T], *arguments: Any) -> T:
 
 
 def say(text: str) -> None:
-    """Print progress to standard error."""
+    """Print ``text``, which reports progress, to standard error."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

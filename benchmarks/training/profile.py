@@ -1,4 +1,4 @@
-"""Profiles a step of our engine in the first stage by kind of operation."""
+"""Measures how the time of a step of our engine, in the first stage, divides into kinds of operations."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from benchmarks.training.methods import Work, train_ours
 from benchmarks.training.processes import OURS, in_new_process, say
 
 _PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::addmm_": 1, "aten::baddbmm": 1}
-"""The position of the first factor among the arguments of each matrix product."""
+"""The matrix products, with the position of the first factor among the tensor arguments."""
 _ATTENTION = "_attention_for_cpu"
 PRODUCTS, SHARED, OWN, REST = (
     "matrix products",
@@ -32,7 +32,7 @@ ATTENTION, OTHERS, WAITING = (
 
 
 PACK = {"cpu": 2048, "cuda": 32768}
-"""The pack size in tokens by device. The size for a CPU is the default of a run."""
+"""The pack size in tokens for each device. The size for a CPU is the default of ``tokensPerPack``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class Spent:
     """The time spent on one kind of operation.
 
     Attributes:
-        share: The share of the step's time.
-        gflops: The speed of all lanes together during that time in 10^9 operations per second, or None if the
-            operations were not counted. The shared prefix counts as the work of one lane.
+        share: The share of the step's time that was spent on this kind.
+        gflops: The total speed of all lanes in 10^9 operations per second during this time, or None if operations were
+            not counted. The computation of the shared prefix counts as the work of one lane.
     """
 
     share: float
@@ -50,7 +50,7 @@ class Spent:
 
 
 def shares(material: Path, shape: Shape, *, rows: int) -> dict[str, Spent]:
-    """Return the shares of the second step's time by kind of operation."""
+    """Profile two steps of ``rows`` rows, and return how the time of the second divides into kinds of operations."""
     say("profile of the first stage")
     work = Work.of_stage(material, 0, method="ours", rows=rows, size=PACK[shape.device], shape=shape)
     return in_new_process(_profile, work, method=OURS)
@@ -73,7 +73,10 @@ def _profile(work: Work) -> dict[str, Spent]:
 
 
 def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
-    """Return the shares of a step by kind of GPU kernel. Attention kernels do not show what they attend to."""
+    """Return the share of a step's time by kind of GPU kernel.
+
+    Attention to shared tokens is not a separate kind, because the profile of a GPU does not show it separately.
+    """
     spent = dict.fromkeys((PRODUCTS, ATTENTION, OTHERS), 0.0)
     for event in profiler.key_averages():
         kinds = [
@@ -89,7 +92,7 @@ def _by_kernel(profiler: Any, step: float) -> dict[str, Spent]:
 
 
 def _by_operation(profiler: Any, step: float, lanes: int) -> dict[str, Spent]:
-    """Return the shares and speeds of a step on a CPU by kind of operation, over all threads that compute packs."""
+    """Return the share of a step's time on a CPU, and the speed, by kind of operation, over all lanes."""
     seconds = dict.fromkeys((PRODUCTS, SHARED, OWN), 0.0)
     operations = dict.fromkeys(seconds, 0.0)
     for event in profiler.key_averages(group_by_input_shape=True):
@@ -106,7 +109,7 @@ def _by_operation(profiler: Any, step: float, lanes: int) -> dict[str, Spent]:
 
 
 def _kind(key: str, shapes: Sequence[Sequence[int]]) -> tuple[str, float] | None:
-    """Return the kind of an operation and its number of additions and multiplications, or None for other operations.
+    """Return the kind of an operation, and how many additions and multiplications it takes, or None if not counted.
 
     The product of ``[..., M, K]`` and ``[..., K, N]`` takes ``2 M K N`` operations. Attention takes two such products
     over queries, keys and head width in the forward pass, and five in the backward pass. Causal attention takes half

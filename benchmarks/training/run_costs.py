@@ -1,9 +1,9 @@
 """Measures what a run costs besides its steps: stage changes, checkpoints and starts of new processes.
 
-The usual way to train in stages is a script that is started once per stage. Our run stays in the same process, and when
-a stage ends, the prompts of the next stage are ready. Runs with storage on this machine's disk and runs with storage on
-a real S3 server take turns; all save a checkpoint every second. A run on S3 is stopped in its second-to-last stage, and
-a new process resumes it.
+The usual way to train in stages is a script that is started once per stage. A PromptIntern run stays in one process,
+and when a stage ends, the prompts of the next stage are ready. Runs that store their files on this machine's disk take
+turns with runs that store them on a real S3 server. All runs save a checkpoint every second. A run on S3 is stopped in
+its second-to-last stage, and a new process resumes it.
 """
 
 import json
@@ -27,7 +27,7 @@ from benchmarks.training.processes import OUR_SPINS, SPINS, say
 
 _ROWS, _STAGES = 640, 4
 _STOP_AFTER = 2
-"""The number of steps in the second-to-last stage after which the run is stopped, so that a new process resumes it."""
+"""The number of steps of the second-to-last stage after which a run on S3 is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class RunCosts:
     Attributes:
         stage: The median training time of a stage.
         change: The median time from the end of a stage's evaluation until the first step of the next stage begins.
-        share: The largest ratio of a stage change to the training time of the stage after it.
+        share: The largest ratio of the time of a stage change to the training time of the next stage.
         s3_change: The same as ``change``, with storage on the S3 server.
         s3_share: The same as ``share``, with storage on the S3 server.
         start: The median time from the start of a new process that resumes a run until its first step begins.
@@ -46,7 +46,7 @@ class RunCosts:
         s3_stored: The same as ``stored``, with storage on the S3 server.
         step: The mean time of a training step.
         every: The default time between checkpoints.
-        local: The median examples per second in the first stage, with storage on this machine.
+        local: The median number of examples per second in the first stage, with storage on this machine.
         s3: The same as ``local``, with storage on the S3 server.
     """
 
@@ -66,7 +66,7 @@ class RunCosts:
 
 
 def run_costs(tokenizer: Path, shape: Shape, *, data: Path | None, repeats: int) -> RunCosts:
-    """Run the jobs in new processes, as a user would start them, and return the costs."""
+    """Run ``repeats`` runs on disk and ``repeats`` runs on S3, each in new processes, and return their costs."""
     from promptintern_api.compute import CheckpointSpec
 
     runs: list[list[Event]] = []
@@ -116,9 +116,10 @@ def _first(run: Sequence[Event], kind: str) -> Event:
 
 
 def _changes(run: Sequence[Event]) -> Iterator[tuple[float, float]]:
-    """Yield the seconds from a stage's last answer to the next stage's first step, and the next stage's training time.
+    """Yield, for each stage but the first, the time between stages and the training time of the stage, in seconds.
 
-    The event of a trained stage carries the training time since the first step of the stage.
+    The time between stages is the time from the previous stage's last answer to the first step. The event ``Trained``
+    has the training time since the first step.
     """
     answered = ended = None
     for event in run:
@@ -132,7 +133,7 @@ def _changes(run: Sequence[Event]) -> Iterator[tuple[float, float]]:
 
 
 def _stored(run: Sequence[Event]) -> Iterator[float]:
-    """Yield the seconds from the end of each saved step until the checkpoint is stored."""
+    """Yield, for each checkpoint of ``run``, the seconds from the end of its step until it is stored."""
     stepped: dict[tuple[int, int], float] = {}
     for event in run:
         if event["event"] == "Stepped":
@@ -192,7 +193,7 @@ def _process(
 
 @contextmanager
 def _s3() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Yield the storage spec for a new S3 server, and its credentials as environment variables."""
+    """Start an S3 server, and yield a storage spec for it and environment variables with its credentials."""
     from tests.cluster.s3 import REGION, S3Server
 
     with tempfile.TemporaryDirectory() as folder:

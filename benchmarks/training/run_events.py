@@ -24,7 +24,7 @@ class Printer:
         self._stop = False
 
     def emit(self, event: Event) -> None:
-        """Print ``event``, and note whether it is the step after which the run should stop."""
+        """Print ``event``, and request a stop if it reports the step after which the run should stop."""
         line = {"event": type(event).__name__, "at": time.time(), "stage": getattr(event, "stage", None)}
         if isinstance(event, StageDone):
             line["stage"] = event.record.index
@@ -60,7 +60,7 @@ class Printer:
 
 
 def main() -> None:
-    """Run the job that the command line names."""
+    """Run or resume the job in the file that the command line names."""
     path, stop_after = sys.argv[1:]
     job = load_job(Path(path))
     assert job.spec.storage is not None

@@ -1,4 +1,4 @@
-"""Compares one worker with two, each on one thread."""
+"""Compares the training speed of one worker with that of two workers, each on one thread."""
 
 import multiprocessing
 import statistics
@@ -12,7 +12,7 @@ from benchmarks.training.processes import OURS, in_new_process, say
 
 
 def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int) -> dict[int, float]:
-    """Return the median examples per second of the first stage, by the number of workers."""
+    """Return the median number of examples per second in the first stage, by the number of workers."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
     work = Work.of_stage(material, 0, method="ours", rows=rows, size=pack, shape=shape)
     for repeat in range(repeats):
@@ -23,9 +23,9 @@ def scaling(material: Path, shape: Shape, *, rows: int, pack: int, repeats: int)
 
 
 def group(work: Work, count: int) -> list[float]:
-    """Train with ``count`` workers that exchange gradients through gloo.
+    """Train with ``count`` workers that exchange gradients through gloo, and return the first worker's step times.
 
-    Return the time in seconds that the first worker took for each step that counts.
+    The times are in seconds. The first step, in which libraries warm up, is left out.
     """
     context = multiprocessing.get_context("fork")
     results = context.Queue()

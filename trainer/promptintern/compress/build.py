@@ -1,4 +1,4 @@
-"""The compressor that spec.prompt describes."""
+"""Builds the compressor that spec.prompt describes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from promptintern.storage.options import S3Options
 
 
 class Compressor(Protocol):
-    """A compressor, which provides the template at every rate of the schedule."""
+    """A compressor, which returns the template compressed to any rate of the schedule."""
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """Return the template at ``rate``, from 0 to 1."""
+        """Return the template compressed to ``rate``, the share of its tokens to keep (0 to 1)."""
         ...
 
 
@@ -41,13 +41,13 @@ def build_compressor(
 
     Args:
         tokenizer: The tokenizer of the training model. Rates are counted in its tokens.
-        model: The job's base model, for SelfInformation.
+        model: The job's base model, which kind SelfInformation uses for scoring.
         model_digest: The base model's digest, for the cache key. If None, scores of SelfInformation are not cached.
-        s3: Options for reaching an LLMLingua2 model in S3.
+        s3: Options for loading the model of kind LLMLingua2 from S3.
         cache_dir: The folder for cached scores. Default: ``promptintern/compress`` in the user's cache folder.
 
     Raises:
-        UserError: if the template or a Precomputed template is invalid.
+        UserError: if the template, or a template of kind Precomputed, is invalid.
     """
     template = parse_template(spec.template, spec.protect)
     if spec.compressor.kind is CompressorKind.PRECOMPUTED:
@@ -70,7 +70,7 @@ def build_compressor(
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredTemplate:
-    """A template whose words are scored and ranked when the ranking is first needed."""
+    """A compressor that scores and ranks the words of a template when the ranking is first needed."""
 
     template: Template
     tokenizer: Any
@@ -86,7 +86,7 @@ class ScoredTemplate:
         )
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """Return the template at ``rate``. Rates 0 and 1 need no scores and therefore no model."""
+        """Return the template compressed to ``rate``. For rates 0 and 1, nothing is scored and no model is needed."""
         if rate in (0, 1):
             return self._with_ranking(range(len(split_units(self.template)))).compress(rate)
         return self._ranked.compress(rate)
@@ -134,5 +134,5 @@ def _score_with_classifier(template: Template, uri: str, s3: S3Options | None, c
 
 
 def _identity(template: Template) -> list[tuple[str, str]]:
-    """Return the kind and text of each template piece. Apart from the models, scores depend on nothing else."""
+    """Return the kind and text of each piece of ``template``, which determine the scores that a model gives it."""
     return [(piece.kind.value, piece.text) for piece in template.pieces]

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 _VERSION = 1
-"""The version of the scores. Increase it when the scores of the same input change."""
+"""The version of the scoring code. Increase it when a change of the code changes the scores of an input."""
 
 
 def cache_key(**parts: Any) -> str:
-    """Return a SHA-256 digest of ``parts`` (plain data), which is the same in every process."""
+    """Return the SHA-256 digest of ``parts`` (plain data). Equal parts have the same digest in every process."""
     text = json.dumps({"version": _VERSION, **parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Return the SHA-256 digest of a fast tokenizer's full definition."""
+    """Return the SHA-256 digest of the full definition of ``tokenizer``, a fast tokenizer."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 

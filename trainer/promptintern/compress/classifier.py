@@ -1,4 +1,4 @@
-"""Loading the token classification model that LLMLingua-2 needs."""
+"""Loads the token classification model that LLMLingua-2 needs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ def load_classifier(path: Path) -> tuple[Any, Any]:
     """Load the token classification model in the folder ``path`` in float32 on the CPU, and its fast tokenizer.
 
     Raises:
-        UserError: if the folder does not contain both.
+        UserError: if the folder does not contain both the model and the tokenizer.
     """
     import torch
     from transformers import AutoModelForTokenClassification, AutoTokenizer

@@ -13,19 +13,19 @@ from promptintern.schedule import Stage
 
 FIELD = "spec.prompt.compressor.templates"
 RATE_TOLERANCE = 1e-3
-"""The largest difference at which a template's rate matches a stage's rate, so that ``0.333`` matches 1/3."""
+"""The largest difference between a template's rate and a stage's rate that match, so that ``0.333`` matches 1/3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrecomputedTemplates:
-    """The templates that the user wrote, by rate."""
+    """A compressor that returns the templates that the user wrote for the rates."""
 
     full: Template
     by_rate: dict[float, Template]
     tokenizer: Any
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """Return the user's template for ``rate``. At rate 1, return the full template if the user wrote none.
+        """Return the user's template for ``rate``. If the user wrote none for rate 1, return the full template for it.
 
         Raises:
             UserError: if the user wrote no template for ``rate``.
@@ -44,7 +44,7 @@ class PrecomputedTemplates:
 
 
 def check_precomputed(spec: PromptSpec, stages: Sequence[Stage]) -> None:
-    """Check that a Precomputed compressor has a suitable template for each stage. Other compressors need no check.
+    """Check that a compressor of kind Precomputed has a suitable template for each stage. Skip other kinds.
 
     Raises:
         UserError: for every rate below 1 without a template, and for every template without {examples} whose stage has

@@ -1,6 +1,7 @@
-"""Compression by a ranking of the template's words.
+"""Compression of a template by a ranking of its words.
 
-Each rate keeps a prefix of the ranking, so a lower rate keeps a part of the words that a higher rate keeps.
+At each rate, the first words of the ranking are kept, so all words that are kept at a lower rate are also kept at a
+higher rate.
 """
 
 import re
@@ -18,7 +19,7 @@ white space before it; or white space at the end of a template piece."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """A word or character that is kept or removed as a whole."""
+    """A word or character of a template that compression keeps or removes as a whole."""
 
     text: str
     piece: int
@@ -28,12 +29,12 @@ class Unit:
 
     @property
     def end(self) -> int:
-        """The offset after the unit's last character."""
+        """The offset after the unit's last character, in the same text as ``start``."""
         return self.start + len(self.text)
 
 
 def split_units(template: Template) -> list[Unit]:
-    """Return the units of all literal pieces of ``template``, in order. A piece is the concatenation of its units."""
+    """Return the units of all literal pieces of ``template``, in order. They contain all text of a piece."""
     units, offset = [], 0
     for index, piece in enumerate(template.pieces):
         if piece.kind is LITERAL:
@@ -46,7 +47,7 @@ def split_units(template: Template) -> list[Unit]:
 
 
 def rank_units(scores: Sequence[float]) -> list[int]:
-    """Return the indices of the units by descending score, ties by position. The last units are removed first."""
+    """Return the indices of ``scores`` by descending score, ties by index. Compression removes the last units first."""
     return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
 
 
@@ -59,18 +60,21 @@ class CompressedTemplate:
     achieved_rate: float
     """The ratio ``tokens / full_tokens``, or 0 for a template without text."""
     tokens: int
-    """The number of the training model's tokens in the remaining text, including protected text."""
+    """The number of tokens in the remaining text, including protected text, with the training model's tokenizer."""
     full_tokens: int
-    """The number of tokens at rate 1."""
+    """The number of tokens in the full template (rate 1)."""
 
     @property
     def text(self) -> str:
-        """The text for display. Prompts are built from ``pieces``, since literal text may look like a placeholder."""
+        """The text for display. Prompts are built from ``pieces``, because literal text may look like a placeholder."""
         return "".join(piece.text for piece in self.pieces)
 
 
 def count_tokens(pieces: Iterable[Piece], tokenizer: Any) -> int:
-    """Return the number of tokens in the texts between placeholders, each tokenized alone without special tokens."""
+    """Return the number of tokens in ``pieces``, excluding special tokens.
+
+    Each text between placeholders is tokenized alone.
+    """
     runs = text_runs(pieces)
     if not runs:
         return 0
@@ -78,13 +82,13 @@ def count_tokens(pieces: Iterable[Piece], tokenizer: Any) -> int:
 
 
 def uncompressed(template: Template, tokenizer: Any) -> CompressedTemplate:
-    """Return ``template`` at rate 1."""
+    """Return ``template`` without compression (rate 1), with its number of tokens."""
     full = count_tokens(template.pieces, tokenizer)
     return compressed_template(template.pieces, rate=1.0, tokens=full, full_tokens=full)
 
 
 def compressed_template(pieces: tuple[Piece, ...], *, rate: float, tokens: int, full_tokens: int) -> CompressedTemplate:
-    """Return ``pieces`` with their token counts and the achieved rate."""
+    """Return a ``CompressedTemplate`` of ``pieces``, with the rate that was achieved."""
     achieved = tokens / full_tokens if full_tokens else 0.0
     return CompressedTemplate(
         pieces=pieces, requested_rate=rate, achieved_rate=achieved, tokens=tokens, full_tokens=full_tokens
@@ -93,7 +97,7 @@ def compressed_template(pieces: tuple[Piece, ...], *, rate: float, tokens: int, 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedTemplate:
-    """A template and the ranking of its units. The unit with the index ``ranking[0]`` is removed last."""
+    """A template and the ranking of its units, from the most to the least important."""
 
     template: Template
     units: Sequence[Unit]
@@ -105,17 +109,17 @@ class RankedTemplate:
 
     @cached_property
     def full_tokens(self) -> int:
-        """The number of tokens at rate 1."""
+        """The number of tokens in the full template (rate 1)."""
         return count_tokens(self.template.pieces, self.tokenizer)
 
     def compress(self, rate: float) -> CompressedTemplate:
-        """Return the template at ``rate`` (0 to 1): the longest prefix of the ranking that fits the rate.
+        """Return the template compressed to ``rate`` (0 to 1), with as many of the top-ranked units as fit the rate.
 
         Rate 1 leaves the template unchanged, and rate 0 keeps only protected pieces and placeholders. Protected text is
-        kept even if it alone exceeds the rate. The prefix is found by bisection over its length. Removing a word can
-        change how its neighbours are tokenized, so the token count may fall when the prefix becomes longer. Even
-        so, the result is within the rate (unless protected text alone exceeds it), and a lower rate never keeps a
-        longer prefix than a higher rate.
+        kept even if it alone exceeds the rate. The number of units to keep is found by bisection. Removing a word can
+        change how its neighbours are tokenized, so the token count may fall when more units are kept. Even so, the
+        result is within the rate (unless protected text alone exceeds it), and a lower rate never keeps more units than
+        a higher rate.
         """
         assert 0 <= rate <= 1
         if rate >= 1:
@@ -136,7 +140,7 @@ class RankedTemplate:
         )
 
     def keep(self, count: int) -> tuple[Piece, ...]:
-        """Return the pieces of the template with only the first ``count`` units of the ranking."""
+        """Return the pieces of the template, in which only the first ``count`` units of the ranking are kept."""
         kept: dict[int, list[str]] = {}
         for index in sorted(self.ranking[:count]):
             kept.setdefault(self.units[index].piece, []).append(self.units[index].text)

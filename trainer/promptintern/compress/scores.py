@@ -1,4 +1,4 @@
-"""Scores for the words of a template, from a causal language model or a token classifier."""
+"""Scores of the words of a template, computed with a causal language model or a token classifier."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ _LOGIT_ROWS = 256
 _CLASSIFIER_WINDOW = 512
 """The length of a classifier's longest window, in tokens. The LLMLingua-2 models were trained with this length."""
 KEEP_LABEL = 1
-"""The classifier's label for a token to keep."""
+"""The label by which the classifier marks a token to keep."""
 
 
 def self_information_scores(template: Template, model: Any, tokenizer: Any) -> list[float]:
-    """Return the mean surprisal of each unit's tokens in bits: -log2 p(token | prefix).
+    """Return each unit's score: the mean surprisal of its tokens in bits, -log2 p(token | preceding tokens).
 
     The method is from Li et al., "Compressing Context to Enhance Inference Efficiency of Large Language Models", EMNLP
     2023, with words as lexical units. Placeholders are left out. The first token is scored after the tokenizer's start
@@ -48,7 +48,7 @@ def self_information_scores(template: Template, model: Any, tokenizer: Any) -> l
 
 
 def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[float]:
-    """Return the mean probability of the label "keep" over each unit's tokens.
+    """Return each unit's score: the mean probability, over its tokens, of the label "keep".
 
     The method is from Pan et al., "LLMLingua-2", Findings of ACL 2024. Placeholders are left out. A template longer
     than the model's window is split after the last full stop or line break that fits, as in the llmlingua package. A
@@ -98,10 +98,10 @@ def _surprisals(logits: torch.Tensor, targets: torch.Tensor) -> list[float]:
 
 
 def _chunk_end(start: int, window: int, ends: Sequence[bool]) -> int:
-    """Return the end of the chunk that begins at token ``start``.
+    """Return the index after the last token of the chunk that begins at token ``start``.
 
-    This is the end of the text if the window reaches it, or else the position after the last sentence end in the
-    window, or else the end of the window.
+    A chunk has at most ``window`` tokens. It ends with the text or, if the window does not reach that far, after the
+    last token in the window that ends a sentence (``ends``), or else with the window.
     """
     stop = start + window
     if stop >= len(ends):
@@ -110,7 +110,10 @@ def _chunk_end(start: int, window: int, ends: Sequence[bool]) -> int:
 
 
 def _mean_by_unit(units: Sequence[Unit], spans: Sequence[tuple[int, int]], values: Sequence[float]) -> list[float]:
-    """Return the mean value of the tokens that begin in each unit, or of those that overlap it if none begins in it."""
+    """Return for each unit the mean of ``values`` over the tokens that begin in it.
+
+    If no token begins in a unit, return the mean over the tokens that overlap it, or 0 if there are none.
+    """
     scores, token = [], 0
     for unit in units:
         while token < len(spans) and spans[token][1] <= unit.start and spans[token][0] < unit.start:
@@ -127,7 +130,7 @@ def _mean_by_unit(units: Sequence[Unit], spans: Sequence[tuple[int, int]], value
 
 @contextmanager
 def _evaluation_mode(model: Any) -> Iterator[None]:
-    """Put ``model`` into evaluation mode without gradients, and restore its mode afterwards."""
+    """Put ``model`` into evaluation mode and disable gradients inside the block, and restore both afterwards."""
     training = model.training
     model.eval()
     try:

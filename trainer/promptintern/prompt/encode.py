@@ -1,4 +1,4 @@
-"""Encoding of prompts and answers as token ids, with the same boundary between them as in generation."""
+"""Encodes prompts and answers as token ids. Prompts are tokenized alone, as in generation."""
 
 import gc
 from array import array
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 CHAT_FIELD = "spec.prompt.chat"
 _BATCH = 1024
-"""The number of texts in one call of the tokenizer: enough for speed, and few enough to limit the memory."""
+"""The number of texts in one call of the tokenizer. More texts would need more memory; fewer texts would be slower."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """The token ids of one row, as views of C ints. Lists of Python ints would take about nine times as much memory."""
+    """The token ids of one row, as memory views of C-int arrays. Python lists would take about 9 times the memory."""
 
     prompt_ids: "memoryview[int]"
     answer_ids: "memoryview[int]"
@@ -30,11 +30,11 @@ class Encoded:
 class PromptEncoder:
     """An encoder of prompts and answers with one tokenizer.
 
-    In plain format, the encoded prompt is the tokens that the tokenizer puts before any text (such as ``<s>``), and
-    the tokens of the prompt's text. The encoded answer is the tokens of the answer's text, and the end token. In chat
+    In plain format, the encoded prompt is the tokens that the tokenizer puts before any text (such as ``<s>``), and the
+    tokens of the prompt's text. The encoded answer is the tokens of the answer's text, and the end token. In chat
     format, the base model's chat template is applied. The encoded prompt is the user turn, which holds the prompt's
-    text, and the opening of the assistant turn. The encoded answer is what the template writes for the answer, up to
-    the end token. Prompt and answer are tokenized separately, because inference tokenizes the prompt alone.
+    text, and the opening of the assistant turn. The encoded answer is the text that the template writes for the answer,
+    up to the end token. Prompt and answer are tokenized separately, because inference tokenizes the prompt alone.
     """
 
     def __init__(self, tokenizer: Any, *, chat: bool) -> None:
@@ -55,10 +55,11 @@ class PromptEncoder:
             self._check_chat()
 
     def encode(self, prompts: Iterable[str], answers: Sequence[str], *, locations: Sequence[str] = ()) -> list[Encoded]:
-        """Return the encoded rows in order. Prompts are read in batches, so not all of them need to be in memory.
+        """Return the encoded rows in order. Prompts are read in batches, so that not all are in memory at once.
 
         Args:
-            locations: The file and line of each row, for errors. If empty, rows are named by their number, from 1.
+            locations: The file and line of each row, for error messages. If empty, messages name the number of a row,
+                from 1.
 
         Raises:
             UserError: for every row whose answer has no tokens.
@@ -122,7 +123,7 @@ class PromptEncoder:
         return self._apply([{"role": "user", "content": prompt}], opens_answer=True)
 
     def _answer_turn(self, prompt: str, answer: str) -> str:
-        """Return what the chat template writes after the user turn if the assistant replies ``answer``."""
+        """Return the text that the chat template appends after the user turn ``prompt`` for the reply ``answer``."""
         opened = self._user_turn(prompt)
         whole = self._apply(
             [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], opens_answer=False
@@ -185,8 +186,8 @@ def _collector_off() -> Iterator[None]:
 def _packed(rows: "Iterable[array[int]]") -> "list[memoryview[int]]":
     """Copy ``rows`` into one buffer, and return a view of each row in the buffer.
 
-    Separate allocations for many rows, among those that the tokenizer makes and frees, would fragment the heap. With
-    10^5 rows, they became so slow that encoding a row took 1.4 times as long as with 10^3 rows.
+    A separate allocation for each row, between those that the tokenizer makes and frees, would fragment the heap. With
+    such allocations, encoding a row took 1.4 times as long in a set of 10^5 rows as in a set of 10^3 rows.
     """
     buffer, ends = array("i"), [0]
     for ids in rows:
@@ -203,7 +204,10 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _leading_specials(tokenizer: Any) -> list[int]:
-    """Return the tokens that the tokenizer puts before a text. Tokens that it puts after the text are ignored."""
+    """Return the ids of the tokens that ``tokenizer`` puts before every text, such as ``<s>``.
+
+    Tokens that it puts after the text are left out.
+    """
     bare: list[int] = tokenizer("x", add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer("x")["input_ids"]
     starts = [i for i in range(len(full)) if full[i : i + len(bare)] == bare]

@@ -1,4 +1,4 @@
-"""Rendering a template, a query and its examples into the prompt that the model reads."""
+"""Renders the prompt that the model reads from a template, a query and examples for the query."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _EXAMPLE_PLACEHOLDER = re.compile(r"\{(query|answer)\}")
 
 
 class AnyTemplate(Protocol):
-    """A full or compressed template."""
+    """A template, either full or compressed."""
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -22,7 +22,7 @@ class AnyTemplate(Protocol):
 
 
 def render_prompt(template: AnyTemplate, *, query: str, examples: Sequence[Row], example_template: str) -> str:
-    """Render the prompt for ``query`` in a single pass, so that braces in the query and the examples are kept.
+    """Return the prompt for ``query``. Braces in the query and the examples are kept as ordinary text.
 
     Raises:
         UserError: if there are examples, but the template has no {examples}.
@@ -39,7 +39,7 @@ def render_prompt(template: AnyTemplate, *, query: str, examples: Sequence[Row],
 
 
 def render_example(row: Row, example_template: str) -> str:
-    """Render ``row`` as one few-shot example."""
+    """Return ``row`` as the text of a few-shot example."""
     values = {"query": row.query, "answer": row.answer}
     return "".join(values[part] if odd else part for part, odd in _example_parts(example_template))
 

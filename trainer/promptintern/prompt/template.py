@@ -1,4 +1,4 @@
-"""Parsing of the user's template into pieces, so that literal braces are never parsed a second time."""
+"""Parses the user's template into pieces once, so that braces in its literal text are never taken for placeholders."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A template that is split into pieces. The concatenation of the pieces is the template."""
+    """A template that is split into pieces. The concatenated texts of the pieces are the template."""
 
     pieces: tuple[Piece, ...]
 
@@ -72,7 +72,7 @@ def parse_template(text: str, protect: Sequence[str] = (), *, field: str = "spec
 
     Raises:
         UserError: if ``text`` does not contain ``{query}`` exactly once or contains ``{examples}`` more than once, or
-            if a string in ``protect`` does not occur in its literal text.
+            if a string in ``protect`` does not occur in the text outside the placeholders.
     """
     pieces: list[Piece] = []
     protected_spans: set[str] = set()
@@ -112,9 +112,9 @@ def _protect_problems(protect: Sequence[str], protected_spans: set[str], field: 
 
 
 def _protected_pieces(text: str, protect: Sequence[str], protected_spans: set[str]) -> list[Piece]:
-    """Split ``text``, which has no placeholder, into literal and protected pieces.
+    """Split ``text``, which contains no placeholder, into literal and protected pieces.
 
-    The strings of ``protect`` that occur in ``text`` are added to ``protected_spans``.
+    Strings of ``protect`` that occur in ``text`` are protected, and are added to ``protected_spans``.
     """
     protected = bytearray(len(text))
     for span in protect:

@@ -1,4 +1,4 @@
-"""Retrieval of few-shot examples from the training rows, excluding the query itself and its duplicates."""
+"""Retrieval of few-shot examples from the training rows, without the row of the query itself and its duplicates."""
 
 from promptintern.retrieve.build import build_retriever
 from promptintern.retrieve.encoder import TextEncoder, load_encoder

@@ -1,4 +1,4 @@
-"""BM25 search over the queries of the pool. bm25s builds the index, and a search visits a bounded part of it."""
+"""BM25 search over the queries of the training rows. A search visits a limited part of an index that bm25s builds."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ _WORD = re.compile(rf"(?!\W)[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 MAX_POSTINGS = 4096
 """The largest number of index entries that one query visits."""
 MAX_CANDIDATES = 128
-"""The number of documents (or ``k``, if larger) that are scored in full if a query reaches ``MAX_POSTINGS``."""
+"""The number of documents whose full scores are computed if a query reaches ``MAX_POSTINGS`` (or ``k``, if larger)."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,7 +34,7 @@ class _CsrMatrix:
 
     indptr: Ints
     indices: Ints
-    """The column of each entry, in 64 bits, because numpy would convert other integers at every look-up."""
+    """The column of each entry, as 64-bit integers. NumPy would convert other integer types at every look-up."""
     weights: NDArray[np.float32]
 
 
@@ -89,7 +89,11 @@ class BM25Index:
         return best
 
     def _visit(self, terms: Sequence[int], counts: Counter[int]) -> tuple[Ints, Floats, bool]:
-        """Return the visited documents, the sums of their weights, and whether all entries were visited."""
+        """Visit the posting lists of ``terms``.
+
+        Return the documents in the visited entries, the sum of the weights of each of these documents, and whether all
+        entries were visited.
+        """
         sums, postings, budget = self._sums, self._postings, self._max_postings
         met: list[Ints] = []
         for term in terms:
@@ -107,9 +111,9 @@ class BM25Index:
         return visited, values, sum(self._lengths[term] for term in terms) <= self._max_postings
 
     def _full_scores(self, docs: Ints, counts: Counter[int]) -> Floats:
-        """Return the score of each document over all terms.
+        """Return the full score of each document in ``docs``: the sum over all terms of the query (``counts``).
 
-        Terms are added in their order, so a score does not depend on which other documents are scored.
+        Terms are always added in the same order, so a score does not depend on which other documents are scored.
         """
         query_counts, matrix = self._query_counts, self._documents
         query_counts[list(counts)] = list(counts.values())
@@ -123,7 +127,7 @@ class BM25Index:
 
 
 def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
-    """Return the ``k`` documents with the largest scores, in descending order, ties by document."""
+    """Return the ``k`` documents of ``docs`` with the largest scores, by descending score, ties by document number."""
     if len(docs) > 4 * k:
         floor = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = scores >= floor
@@ -132,14 +136,14 @@ def _largest(docs: Ints, scores: Floats, k: int) -> Ints:
 
 
 def _heaviest_first(matrix: _CsrMatrix) -> _CsrMatrix:
-    """Sort the entries of each row by descending weight, ties by column."""
+    """Return ``matrix`` with the entries of each row sorted by descending weight, ties by column."""
     row = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.weights, row))
     return _CsrMatrix(indptr=matrix.indptr, indices=matrix.indices[order], weights=matrix.weights[order])
 
 
 def _transposed(matrix: _CsrMatrix, *, rows: int) -> _CsrMatrix:
-    """Transpose ``matrix`` from a row per term to a row per document. A row's entries are in the order of the terms."""
+    """Return the transpose of ``matrix``, which has a row per document. A row's entries are in the order of terms."""
     term = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
     order = np.argsort(matrix.indices, kind="stable")
     starts = np.zeros(rows + 1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Construction of the retriever that spec.prompt.retriever describes, over the training rows."""
+"""Builds the retriever that spec.prompt.retriever describes, which finds examples in the training rows."""
 
 import hashlib
 import random
@@ -17,14 +17,14 @@ from promptintern.rows.types import Row
 
 
 def build_retriever(spec: RetrieverSpec, pool: Sequence[Row], *, seed: int, encoder: Any = None) -> Retriever:
-    """Build the retriever that ``spec`` describes over the rows ``pool``.
+    """Build the retriever that ``spec`` describes, which finds examples in the rows ``pool``.
 
     Args:
         seed: The seed for kind Random.
         encoder: The ``TextEncoder`` for kind Embedding. If None, it is loaded from ``spec.model_uri``.
 
     Raises:
-        UserError: if the encoder cannot be loaded.
+        UserError: if the encoder of kind Embedding cannot be loaded.
     """
     distinct = Pool.of(pool)
     return Retriever(distinct, _ranker(spec, distinct.texts, seed=seed, encoder=encoder))
@@ -50,7 +50,7 @@ def _default_encoder(spec: RetrieverSpec) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomDraw:
-    """A ranker that draws rows without replacement, with a separate random generator for each query."""
+    """A ranker that draws texts at random and without replacement. Each query has its own random generator."""
 
     size: int
     seed: int

@@ -9,10 +9,10 @@ import torch
 _QUERIES = 64
 """The number of queries in one matrix product."""
 _MARGIN = 1e-4
-"""The largest difference from the k-th best cosine at which a text is compared again, because the rounding of a matrix
-product depends on its shape."""
+"""How far a text's cosine may be below the k-th best cosine for the text to be compared again in float64. A matrix
+product rounds differently for different shapes."""
 _DIGITS = 6
-"""The number of decimal places to which cosines are rounded. Cosines that are then equal are ties."""
+"""The number of decimal places to which cosines are rounded. Cosines that are equal after rounding are ties."""
 
 
 class Encoder(Protocol):
@@ -24,7 +24,7 @@ class Encoder(Protocol):
 
 
 class EmbeddingIndex:
-    """An index that finds the texts of the pool that are nearest to a query."""
+    """An index that finds, among the texts from which it is built, those that are nearest to a query."""
 
     def __init__(self, texts: Sequence[str], encoder: Encoder) -> None:
         self._encoder = encoder
@@ -32,7 +32,7 @@ class EmbeddingIndex:
         self._index_by_text = {text: i for i, text in enumerate(texts)}
 
     def top(self, queries: Sequence[str], k: int) -> Iterator[list[int]]:
-        """Yield for each query the indices of the ``k`` nearest texts, nearest first, ties by index."""
+        """Yield, for each query, the indices of the ``k`` texts nearest to it, nearest first, ties by index."""
         for start in range(0, len(queries), _QUERIES):
             query_vectors = self._vectors_of(queries[start : start + _QUERIES])
             for query, cosines in zip(query_vectors, query_vectors @ self._vectors.T, strict=True):
@@ -40,7 +40,7 @@ class EmbeddingIndex:
                 yield self._sorted(query, (cosines >= floor).nonzero()[:, 0])[:k]
 
     def _vectors_of(self, queries: Sequence[str]) -> torch.Tensor:
-        """Return the vectors of ``queries``. Vectors of queries in the pool are stored; the others are encoded now."""
+        """Return the vectors of ``queries``. Queries that are not among the index's texts are encoded first."""
         new = list(dict.fromkeys(query for query in queries if query not in self._index_by_text))
         encoded = dict(zip(new, self._encoder.encode(new), strict=True)) if new else {}
         return torch.stack(
@@ -48,7 +48,10 @@ class EmbeddingIndex:
         )
 
     def _sorted(self, query: torch.Tensor, candidates: torch.Tensor) -> list[int]:
-        """Sort ``candidates`` by descending cosine, each computed in float64 and independent of the others."""
+        """Return the indices ``candidates`` by descending cosine to ``query``, ties by index.
+
+        Each cosine is computed separately and in float64, so it does not depend on the other candidates.
+        """
         indices = candidates.numpy()
         cosines = (self._vectors[candidates].numpy().astype(np.float64) * query.numpy()).sum(axis=-1)
         order: list[int] = indices[np.lexsort((indices, -cosines.round(_DIGITS)))].tolist()

@@ -17,8 +17,8 @@ _MAX_TOKENS = 512
 class TextEncoder:
     """An encoder that computes mean-pooled, normalised vectors with a transformer.
 
-    Every batch is padded to the same number of rows, and its width is rounded up to a power of two. A text is thus
-    always encoded in a batch of the same shape, and its vector does not depend on the other texts.
+    Every batch is padded to the same number of rows, and its width is rounded up to a power of two. Each
+    text is thus always encoded in a batch of the same shape, so its vector does not depend on the other texts.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:

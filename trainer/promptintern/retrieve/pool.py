@@ -14,18 +14,18 @@ depends only on that query, and the ranking for a smaller ``k`` is a prefix of t
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The training rows without duplicates. Only the first of several rows with the same query is in the pool."""
+    """The training rows without duplicates. Of several rows with the same query, only the first is in the pool."""
 
     texts: list[str]
-    """The distinct queries."""
+    """The queries of the rows in the pool, which are all different after normalisation."""
     rows: list[int]
-    """The index among the training rows of each text's row."""
+    """For each text, the index of its row among the training rows."""
     index_by_query: dict[str, int] = field(repr=False)
-    """The index in ``texts`` of each normalised query."""
+    """The index in ``texts``, by normalised query."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Pool":
-        """Return the pool of the training rows ``rows``."""
+        """Return the pool that is built from the training rows ``rows``."""
         index_by_query: dict[str, int] = {}
         first: list[int] = []
         for index, row in enumerate(rows):
@@ -44,11 +44,10 @@ class Retriever:
         self._rank = rank
 
     def neighbours(self, queries: Sequence[str], k: int) -> list[list[int]]:
-        """Return the indices of ``k`` rows for each query, best last, so that the best row is next to the query.
+        """Return the indices of ``k`` training rows for each query, best last, so that the best is next to the query.
 
         None of these rows has the same normalised query as the query itself, and no two are duplicates of each other.
-        The result for a query does not depend on the other queries, and its last ``j < k`` rows are the result for
-        ``j``.
+        The result for a query does not depend on the other queries. Its last ``j`` rows are the result for ``k = j``.
 
         Raises:
             UserError: at ``spec.schedule.shots``, if the pool has too few distinct queries for ``k``.

@@ -1,4 +1,4 @@
-"""Reading of chat records, {"messages": [system, user, assistant]}.
+"""Reads chat records, {"messages": [system, user, assistant]}.
 
 The user's message becomes the query of a row, and the assistant's message becomes the answer.
 """
@@ -42,7 +42,7 @@ class ChatReader:
         )
 
     def _turns(self, record: Mapping[str, Any], where: str) -> dict[str, Any] | None:
-        """Return the content of each message by role, or add a problem and return None if the messages form no row."""
+        """Return the content of the messages by role. If they form no row, add a problem and return None."""
         messages = record.get("messages")
         if not isinstance(messages, list):
             problem = (
@@ -79,7 +79,7 @@ class ChatReader:
 
 
 def _content(message: Mapping[str, Any]) -> Any:
-    """Return the content of ``message``. If it is a list of text parts, they are joined."""
+    """Return the content of ``message``. If the content is a list of text parts, return the joined text."""
     content = message.get("content")
     if isinstance(content, list) and content:
         texts = [

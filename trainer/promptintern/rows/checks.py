@@ -1,4 +1,4 @@
-"""Comparison of rows to find duplicates, and leaks between training rows and held-out rows."""
+"""Finds duplicate rows, and leaks between training rows and held-out rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _MAX_EXAMPLES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedRows:
-    """The result of the comparison. The training rows can be used if there are no problems."""
+    """The result of ``check_rows``. The rows in ``train`` can be used if there are no problems."""
 
     train: list[Row]
     problems: list[Problem]
@@ -25,9 +25,10 @@ class CheckedRows:
 
 
 def check_rows(train: Sequence[Row], eval_rows: Sequence[Row], *, on_leak: OnProblem) -> CheckedRows:
-    """Find leaks and duplicates by normalised queries.
+    """Find leaks and duplicates by comparing normalised queries.
 
-    A training row with the query of a held-out row is a leak. Depending on ``on_leak``, it is a problem or is dropped.
+    A training row with the query of a held-out row is a leak. ``on_leak`` says whether a leak is a problem or is
+    dropped from the training rows.
     """
     held_out: dict[str, Row] = {}
     for row in eval_rows:

@@ -1,4 +1,4 @@
-"""The definition of equal queries, by which leaks and duplicates are found and examples are retrieved."""
+"""Normalises queries. Two queries count as equal if they are equal after normalisation."""
 
 import unicodedata
 

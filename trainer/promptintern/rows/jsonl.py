@@ -1,4 +1,4 @@
-"""Reading of JSON Lines: each line of a file yields an object, or a problem at that line."""
+"""Reads JSON Lines. Each line of a file yields an object, or a problem at that line."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import describe_type
 
 MAX_LINE_BYTES = 16 * 2**20
-"""The largest size of a line. A file with a longer line is probably a single JSON document or not text."""
+"""The largest size of a line in bytes. A file with a longer line is probably a single JSON document, or not text."""
 _SIGNATURES = (
     (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
     (b"PK\x03\x04", "is a zip archive; unpack it first"),
@@ -20,13 +20,13 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class DuplicateKeyError(ValueError):
-    """An error for an object with the same key twice, because one of the values would be lost."""
+    """The error for a JSON object that has a key twice. Without it, one of the values would be lost silently."""
 
 
 def read_lines(file: IO[bytes], problems: ProblemList, *, file_name: str) -> Iterator[tuple[int, bytes]]:
-    """Yield each non-blank line as its number, from 1, and its content without line end and byte order mark.
+    """Yield the number, from 1, and the content of each non-blank line, without line end and byte order mark.
 
-    An unsuitable file and a line that is too long are added to ``problems``.
+    If the file has another format, or a line is too long, a problem is added to ``problems``.
     """
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
@@ -52,7 +52,7 @@ def read_lines(file: IO[bytes], problems: ProblemList, *, file_name: str) -> Ite
 def parse_objects(
     lines: Iterable[tuple[int, bytes]], problems: ProblemList, *, file_name: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number and the JSON object of each valid line. All other lines are added to ``problems``."""
+    """Yield the number and the JSON object of each valid line. For other lines, problems are added."""
     for number, line in lines:
         where = f"{file_name}:{number}"
         try:

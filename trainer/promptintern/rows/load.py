@@ -1,4 +1,4 @@
-"""Loading of the rows of a data file. Every problem is reported at its line."""
+"""Loads the rows of a data file. Every problem is reported at its line."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ class LoadedRows:
     """The content of a data file."""
 
     rows: list[Row]
-    """The rows without a problem."""
+    """The rows in which no problem was found."""
     sha256: str
     """The digest of the whole file, even if a limit leaves out some of the rows."""
     problems: list[Problem]
-    """The first problems, and, if there are more, a last one that states the number of further problems."""
+    """The first problems of the file and its rows. If there are more, a last problem states their number."""
     system: str | None = None
     """The system message that all rows of a chat file share."""
     warnings: Sequence[str] = ()
@@ -43,7 +43,7 @@ class _RowReader(Protocol):
 
 
 def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows:
-    """Load the rows of ``source``, whose field in the job is ``field`` (such as ``spec.data.train``).
+    """Load the rows of ``source``, which is the job's field ``field`` (such as ``spec.data.train``).
 
     Problems of the file and its rows, including a missing or unreadable file, are returned in ``problems``.
 
@@ -134,7 +134,7 @@ def _loaded(
 
 
 class _HashingReader:
-    """A file reader that updates a digest with everything that is read."""
+    """A file reader that computes the digest of everything that it reads."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

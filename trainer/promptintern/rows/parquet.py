@@ -1,4 +1,4 @@
-"""Reading of Parquet: the records of a file, with the columns that the job names, are read in batches."""
+"""Reads the records of a Parquet file in batches, with only the columns that the job names."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -17,9 +17,9 @@ _BATCH = 8192
 def read_records(
     file: IO[bytes], columns: Columns, problems: ProblemList, *, file_name: str, field: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the records in order.
+    """Yield the records of ``file`` in order.
 
-    If the file is not a readable Parquet file or lacks a required column, a problem of the whole file is added.
+    If the file is not a readable Parquet file or lacks a required column, add a problem that names the file.
     """
     try:
         table = pq.ParquetFile(file)

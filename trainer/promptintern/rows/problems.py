@@ -1,4 +1,4 @@
-"""The list of the problems of a file. All problems are counted, but only the first ones are kept."""
+"""A list of the problems of a data file. All problems are counted, but only the first ``MAX_LISTED`` are kept."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ MAX_LISTED = 20
 
 @dataclass(kw_only=True)
 class ProblemList:
-    """A list that counts all problems, but keeps only the first ``MAX_LISTED``."""
+    """A list of problems, which counts all of them, but keeps only the first ``MAX_LISTED``."""
 
     count: int = 0
     _first: list[Problem] = field(default_factory=list)
@@ -23,8 +23,8 @@ class ProblemList:
     def summary(self, *, where: str | None = None) -> list[Problem]:
         """Return the problems that were kept.
 
-        If there are more, a last problem states their number. It is at ``where``, or by default at the place of the
-        last problem that was kept.
+        If more problems were added, a further problem states the number of the others. Its place is ``where`` or, by
+        default, the place of the last problem that was kept.
         """
         more = self.count - len(self._first)
         if not more:

@@ -1,4 +1,4 @@
-"""Conversion of a file's record (a mapping of columns) to a row, or to problems at the record's line."""
+"""Converts the records of a file, which map columns to values, to rows, or to problems at the line of a record."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class RecordReader:
     """The data source's field in the job, such as ``spec.data.train``."""
     problems: ProblemList
     columns_seen: set[str] = dataclasses.field(default_factory=set)
-    """The optional columns that at least one record has had."""
+    """The optional columns that occurred in at least one of the records read so far."""
 
     def missing_column_warnings(self) -> list[str]:
         """Return a warning for each optional column that the job names, perhaps misspelled, but no record has."""
@@ -56,9 +56,9 @@ class RecordReader:
         number: int,
         problems_before: int,
     ) -> Row | None:
-        """Build the row with the optional columns of ``record``.
+        """Return the row with ``query``, the answers ``accepted`` and the optional columns of ``record``.
 
-        Return None if there are more than ``problems_before`` problems, because the record then has a problem.
+        Return None if the record has a problem, that is, if there are now more than ``problems_before`` problems.
         """
         names = self.columns
         self.columns_seen.update(name for name in (names.answers, names.tests, names.id) if name and name in record)
@@ -85,7 +85,7 @@ class RecordReader:
         return f"has no column {column!r}; {hint}Columns: {listed}. Set {self.field}.columns.{name} to the right one"
 
     def read_text(self, value: Any, where: str, description: str) -> str | None:
-        """Return ``value`` if it is usable text. Otherwise, add a problem and return None."""
+        """Return ``value`` if it is text that can be used. Otherwise, add a problem at ``where`` and return None."""
         if not isinstance(value, str):
             self.problems.add(where, f"{description} is {describe_type(value)}, not text")
         elif not value.strip():
@@ -101,9 +101,9 @@ class RecordReader:
         return None
 
     def _texts(self, value: Any, where: str, description: str, *, may_be_text: bool) -> list[str]:
-        """Return the usable texts in the list ``value``, which may also be a single text if ``may_be_text``.
+        """Return the usable texts in ``value``, and add a problem at ``where`` for each item that is not a usable text.
 
-        A problem is added for everything else.
+        ``value`` must be a list or, only if ``may_be_text`` is set, a single text. Otherwise, add a problem.
         """
         if may_be_text and not isinstance(value, list):
             text = self.read_text(value, where, description)

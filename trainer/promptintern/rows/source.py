@@ -1,4 +1,4 @@
-"""Opening of data files, local or in S3, with errors that name the field of the job and the file."""
+"""Opens data files, local or in S3. Errors name the field of the job and the file."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,11 +1,11 @@
-"""The type of the rows that loading returns."""
+"""The type of a row: a query and its accepted answers."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A query, the answer to learn, and all answers that evaluation accepts."""
+    """A row of data: a query, the answer that is learned, and all answers that evaluation accepts."""
 
     query: str
     answer: str

@@ -1,6 +1,6 @@
-"""The base model and data of ``sample://formulas``, which are shipped with the trainer.
+"""The base model and the data that ``sample://formulas`` names. They are shipped with the trainer.
 
-The data consists of questions about random worlds, each of which has its own formula language.
+The data consists of questions and answers in random worlds, each of which has its own formula language.
 """
 
 from itertools import islice
@@ -34,7 +34,7 @@ def sample_model_path(uri: str) -> Path:
 def sample_rows(uri: str) -> list[dict[str, str]]:
     """Return the rows that ``uri`` names, each with ``id``, ``query`` and ``answer``.
 
-    The first rows are the same for every number of rows.
+    With a larger number of rows in ``uri``, further rows follow the same first rows.
 
     Raises:
         UserError: if ``uri`` does not name sample data, or the world has fewer rows than ``uri`` requests.
@@ -64,7 +64,7 @@ def sample_template(world: int) -> str:
 
 
 def sample_world(world: int) -> World:
-    """Return the world with the number ``world``. Pretraining uses none of these worlds."""
+    """Return the world with the number ``world``. Pretraining uses other worlds, which have no number."""
     return make_world(f"formulas/{world}")
 
 

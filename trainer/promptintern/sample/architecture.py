@@ -1,4 +1,4 @@
-"""The sample model: a Llama model with about 1.4 million parameters. Its initial values help it learn to read."""
+"""The sample model: a Llama with about 1.4 million parameters, whose initial values help it learn to read prompts."""
 
 import math
 from typing import Any
@@ -8,9 +8,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def make_config(tokenizer: Any) -> LlamaConfig:
-    """Return the model's configuration.
+    """Return the configuration of the sample model.
 
-    Each layer has two wide heads, because recall needs keys that distinguish many words.
+    Each layer has two wide heads, because the model recalls words by attention keys, which must distinguish many words.
     """
     return LlamaConfig(
         vocab_size=len(tokenizer),
@@ -29,7 +29,7 @@ def make_config(tokenizer: Any) -> LlamaConfig:
 
 
 def make_model(tokenizer: Any, *, seed: int) -> LlamaForCausalLM:
-    """Return a new model, whose initial values depend only on ``seed`` and the number of tokens in the vocabulary."""
+    """Return a new sample model. Its initial values depend only on ``seed`` and the size of the vocabulary."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(make_config(tokenizer))
     _initialise(model)
@@ -38,10 +38,11 @@ def make_model(tokenizer: Any, *, seed: int) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def _initialise(model: LlamaForCausalLM) -> None:
-    """Set initial values from which the model easily learns to read.
+    """Set initial values of ``model`` from which it easily learns to read prompts.
 
-    With the library's initial values, recall stays near chance for a long time. Token embeddings are large compared
-    with what the layers add, so a token remains identifiable after the first layer.
+    With the initial values that transformers sets, recalling words from the prompt stays near chance for a long time.
+    Here, token embeddings are large compared with what the layers add, so a token remains identifiable after the first
+    layer.
     """
     model.model.embed_tokens.weight.normal_(std=0.5)
     for layer in model.model.layers:
@@ -53,9 +54,9 @@ def _initialise(model: LlamaForCausalLM) -> None:
 def _attend_back(model: LlamaForCausalLM, *, strength: float = 6.0, frequencies: int = 4) -> None:
     """Initialise the two heads of the first layer to attend to the previous and the second previous token.
 
-    Recall needs such heads first, and from random weights, they take hundreds of steps to appear. With rotary
-    positions, the attention score of a query bias and a key bias at a distance d is the sum over frequencies f of
-    strength^2 cos((d - offset) f), which is largest at the distance ``offset``, here 1 or 2.
+    To recall words from a prompt, a model first needs such heads, which take hundreds of steps to form from random
+    weights. With rotary positions, the attention score of a query bias and a key bias at a distance d is the sum over
+    frequencies f of strength^2 cos((d - offset) f), which is largest at the distance ``offset``, here 1 or 2.
     """
     config = model.config
     size = config.hidden_size // config.num_attention_heads

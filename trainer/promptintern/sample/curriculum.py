@@ -1,4 +1,4 @@
-"""The curriculum of the sample model's pretraining. Each level is harder than the previous one."""
+"""The curriculum for pretraining the sample model. Each level is harder than the previous one."""
 
 import random
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from promptintern.sample.worlds import (
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A part of a document. The loss is computed only on parts that are answers."""
+    """A part of a document. The loss is computed only on spans that are answers."""
 
     text: str
     is_answer: bool
 
 
 class Task(StrEnum):
-    """The kind of task that the answers of a document solve."""
+    """The kind of task in a document, which is solved by each answer."""
 
     BARE = "recall from pairs written word after word"
     RECALL = "recall from pairs written with signs"
@@ -37,7 +37,7 @@ class Task(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A level of the curriculum, which is a kind of document. Each level adds one difficulty to the previous level."""
+    """A level of the curriculum: a kind of document, with one difficulty more than on the previous level."""
 
     name: str
     task: Task = Task.FORMULA
@@ -45,9 +45,9 @@ class Level:
     functions: int = NUM_FUNCTIONS
     regions: int = NUM_REGIONS
     pool: int | None = None
-    """The number of nouns and of codes from which worlds are drawn. None means all."""
+    """Worlds are drawn from only this number of nouns and of codes, or from all of them if it is None."""
     answers: int = 8
-    """The number of answers in a document. The loss covers all answers, and each is an example for later ones."""
+    """The number of answers in a document. The loss covers them all, and each is an example for later answers."""
     sentences: bool = True
     """Whether questions are sentences rather than bare words."""
     places: bool = True
@@ -57,12 +57,12 @@ class Level:
     days: bool = True
     """Whether questions may name a number of days."""
     signs: bool = True
-    """Whether brackets, separator and mark differ between worlds. A line of rules then states them."""
+    """Whether brackets, separator and mark differ between worlds. If so, a line in each document states them."""
     prose: bool = True
-    """Whether documents contain the whole template."""
+    """Whether a document contains the whole prompt template of its world."""
     batch: int = 64
     min_accuracy: float = 0.97
-    """The share of answer tokens, including the end token, that must be right on new worlds to pass the level."""
+    """The share of answer tokens, including the end token, that must be right, in new worlds, to pass the level."""
 
 
 def _levels() -> tuple[Level, ...]:

@@ -1,4 +1,4 @@
-"""Prints a whole job on a sample world: ``python -m promptintern.sample.job --world W --rows N``."""
+"""Prints a complete job with the data of a sample world: ``python -m promptintern.sample.job --world W --rows N``."""
 
 import argparse
 import sys
@@ -17,11 +17,11 @@ STAGES: tuple[dict[str, float], ...] = (
     {"templateRate": 0.33, "shots": 1, "epochs": 4},
     {"templateRate": 0, "shots": 0, "epochs": 32},
 )
-"""A linear schedule with most epochs in the last stage, whose prompts are short and cheap."""
+"""The stages of a linear schedule. Most epochs are in the last stage, whose prompts are short and cheap."""
 
 
 def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, Any]:
-    """Return the job as plain data. With these settings, training on 128 rows takes minutes on a CPU."""
+    """Return the job as plain data. Its settings are for training that takes minutes on a CPU with 128 rows."""
     data = "sample://formulas/{split}?world={world}&rows={rows}"
     return {
         "apiVersion": "promptintern.dev/v1alpha1",
@@ -51,7 +51,7 @@ def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, A
 
 
 class _Readable(yaml.SafeDumper):
-    """A YAML dumper that writes multi-line text as a block."""
+    """A YAML dumper that writes text of several lines as a block."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -1,4 +1,4 @@
-"""Pretrains the sample model, level by level: ``python -m promptintern.sample.pretrain --out DIR``."""
+"""Pretrains the sample model level by level: ``python -m promptintern.sample.pretrain --out DIR``."""
 
 import argparse
 import json
@@ -26,13 +26,13 @@ SEED = 0
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 30
 REVIEW_SHARE = 0.2
-"""The share of steps that train on an earlier level."""
+"""The share of a level's steps that train on an earlier level instead."""
 WINDOW = 8
-"""The number of steps over which the accuracy is averaged. Every batch consists of new worlds, so this is not the
-accuracy on worlds that the model was trained on."""
+"""The number of steps over which a level's accuracy is averaged. Every batch is about new worlds, so the accuracy is
+measured on worlds that the model has not seen."""
 MAX_STEPS_PER_LEVEL = 1500
 FINISH_STEPS = 150
-"""The number of steps on the last level after it is passed, during which the learning rate falls to zero."""
+"""The number of further steps on the last level after it is passed. In these steps, the learning rate falls to zero."""
 GATE_WORLDS, GATE_QUESTIONS = 20, 20
 IGNORED = -100
 
@@ -91,7 +91,7 @@ def loss_and_accuracy(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.
 
 
 class Pretraining:
-    """The pretraining of a model. The documents of each step depend only on the seed and the step."""
+    """The pretraining of a model. The documents of a step depend only on the seed, the step and the level."""
 
     def __init__(self, tokenizer: Any, *, seed: int) -> None:
         self.tokenizer = tokenizer
@@ -155,7 +155,7 @@ def measure_scores(model: LlamaForCausalLM, tokenizer: Any) -> dict[str, float]:
 
 
 def check_scores(scores: dict[str, float]) -> None:
-    """Check that the weights are good enough to ship.
+    """Check from its scores that the pretrained model is good enough to ship.
 
     Raises:
         RunFailed: if the model does not read its prompt, or can answer without reading it.

@@ -1,4 +1,4 @@
-"""The prompt template of a world, with instructions, schema, rules and hints as a team would write them."""
+"""Writes the prompt template of a world: instructions, schema, rules and hints, in the words of a working team."""
 
 import random
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A measure of how well a model reads its prompt: the exact match on worlds that were not in pretraining."""
+"""Measures how well a model reads its prompt, by the exact match on worlds that were not in pretraining."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Probe:
 
 
 def make_probes(world_name: str, *, questions: int, shots: int, pool: int = 128) -> list[Probe]:
-    """Return held-out questions of a world with the full prompt. The examples are the pool's most similar questions."""
+    """Return held-out questions of a world with full prompts. The examples are the nearest of ``pool`` questions."""
     world = make_world(world_name)
     template = world_template(world)
     examples = list(islice(iterate_questions(world, Split.TRAIN), pool))

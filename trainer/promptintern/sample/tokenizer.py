@@ -1,4 +1,4 @@
-"""The sample model's tokenizer: a byte-level BPE tokenizer with a single token for every word of the worlds."""
+"""The sample model's tokenizer: a byte-level BPE tokenizer with a single token for every word of the sample worlds."""
 
 import random
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ VOCABULARY = 2048
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 PATTERN = r" ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]|\n|\s+(?!\S)|\s+"
-"""The pattern of the texts that are tokenized separately: words, numbers of at most two digits and single signs, each
-with the space before it, and line breaks and other white space."""
+"""The pattern that splits a text before its parts are tokenized separately. A part is a word, a number of at most two
+digits or a single sign, each with the space before it, or a line break or other white space."""
 
 COMMON_WORDS = """
 find grep awk sed sort uniq head tail cat cut tr xargs wc ls cp mv rm mkdir rmdir touch chmod chown ln tar gzip gunzip
@@ -75,7 +75,7 @@ def train_tokenizer() -> Any:
 
 
 def world_words() -> list[str]:
-    """Return all texts that must each be a single token."""
+    """Return all texts of the sample worlds, each of which must be a single token."""
     prose_words = {
         word
         for bank in (prose.ROLES, prose.TASKS, prose.RULES_FIRST, prose.RULES_SECOND, prose.RULES_THIRD, prose.HINTS)
@@ -93,7 +93,7 @@ def world_words() -> list[str]:
 
 
 def corpus() -> Iterator[str]:
-    """Yield texts in which the words of the worlds are frequent enough to become tokens, followed by common words."""
+    """Yield the training texts. The words of the sample worlds are frequent in them, so that each becomes a token."""
     for word in world_words():
         yield from [word] * 400
     rng = random.Random("tokenizer")

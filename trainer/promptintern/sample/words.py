@@ -15,7 +15,7 @@ NOUNS = _words(
     milk eggs honey apples oranges grapes potatoes books songs games photos letters parcels boxes bottles crates
     """
 )
-"""The nouns for the contents of columns. A world maps some of the nouns to column codes."""
+"""The nouns for what a column contains. A world maps some of the nouns to column codes."""
 
 AGGREGATES = _words(
     """

@@ -1,4 +1,4 @@
-"""Worlds, which are random formula languages, and the questions that can be answered in a world."""
+"""Worlds, which are random formula languages, and questions that have their answers in such a language."""
 
 import hashlib
 import random
@@ -43,7 +43,7 @@ NUM_WORDINGS = len(WITH_REGION) * len(LOOK_BACK)
 
 
 class Split(StrEnum):
-    """A split of a world's questions."""
+    """A split of a world's questions, for training or evaluation."""
 
     TRAIN = "train"
     EVAL = "eval"
@@ -51,7 +51,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A formula language. The template states the whole language, which a model cannot know without reading it."""
+    """A formula language. The prompt template describes it in full, and a base model can know it only from there."""
 
     name: str
     columns: Mapping[str, str]
@@ -72,11 +72,11 @@ class Question:
 
     aggregate: str
     nouns: tuple[str, ...]
-    """The nouns of one or two columns."""
+    """The nouns for the one or two columns that the question is about."""
     days: int | None
     region: str | None
     wording: int
-    """The wording. Modulo the number of phrasings, it is the index of the phrasing."""
+    """The number of the wording. Modulo the number of phrasings, it is the index of the phrasing of each part."""
 
     @property
     def meaning(self) -> str:
@@ -94,7 +94,7 @@ def make_world(
 ) -> World:
     """Return the world with the name ``name``, which is the same on every machine and with every Python version.
 
-    With ``pool``, only the first ``pool`` nouns and codes are used, as in the first level of pretraining.
+    If ``pool`` is given, only the first ``pool`` nouns and codes are used, as in the first level of pretraining.
     """
     rng = random.Random(name)
     codes = rng.sample(CODES[:pool], num_columns + num_regions)
@@ -134,8 +134,8 @@ def iterate_questions(world: World, split: Split) -> Iterator[Question]:
     """Yield the world's questions of one split in a fixed order. No meaning occurs twice or in both splits.
 
     Nouns, regions, aggregates and forms are dealt like cards: each occurs once before any is repeated, so even a few
-    rows show most of the language. About a quarter of the meanings are in the eval split. The iterator ends after a few
-    thousand questions, when (almost) no questions of the world remain.
+    questions show most of the language. About a quarter of the meanings are in the eval split. The iterator ends after
+    a few thousand questions, when (almost) no questions of the world remain.
     """
     rng = random.Random(f"{world.name}/{split}")
     nouns = _deal(rng, tuple(world.columns))
@@ -175,7 +175,7 @@ def split_of(world: World, question: Question) -> Split:
 def random_question(
     world: World, rng: random.Random, *, pairs: bool = True, days: bool = True, regions: bool = True
 ) -> Question:
-    """Return a random question of an allowed form, for pretraining."""
+    """Return a random question in ``world``, for pretraining. Its form is one that the arguments allow."""
     seconds = ["none", *(["column"] if pairs else []), *(["days"] if days else [])]
     second = rng.choice(seconds)
     return Question(
