@@ -1,4 +1,4 @@
-"""The API of PromptIntern on Kubernetes, which defines a job. The trainer and the operator define how a job runs."""
+"""The API of PromptIntern on Kubernetes, which defines what a job contains. The trainer and the operator run it."""
 
 from promptintern_api.errors import InvalidJob, Problem, parse_job
 from promptintern_api.job import PromptInternJob, PromptInternJobSpec

@@ -41,7 +41,7 @@ def api_reference() -> str:
 
 
 def _objects(name: str, place: str, schemas: dict[str, Schema]) -> Iterator[tuple[str, str]]:
-    """Yield ``name`` and every object below it, each with its path in a job, parents first."""
+    """Yield the object ``name`` and all objects nested in it, each with its path in a job, parents first."""
     yield name, place
     for field, node in schemas[name].get("properties", {}).items():
         for target, suffix in ((node.get("$ref"), ""), (node.get("items", {}).get("$ref"), "[]")):

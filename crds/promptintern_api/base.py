@@ -1,4 +1,4 @@
-"""The base of all API models, with camelCase on the wire, no unknown fields, and rules that the CRD contains too."""
+"""The base class of all API models, with camelCase on the wire, no unknown fields, and rules that the CRD also has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +19,15 @@ class Rule:
     """
 
     field: str
-    """The field that the user has to change, in camelCase and relative to the model."""
+    """The path of the field that the user has to change, in camelCase and relative to the model."""
     message: str
     """A predicate about ``field``, such as "must not repeat a metric"."""
     cel: str
     holds: Callable[[Any], bool]
     transition: bool = False
-    """Whether the rule compares with ``oldSelf``. Such a rule exists in CEL only, and ``holds`` is never called."""
+    """Whether the rule compares an object with ``oldSelf``, its previous version. Such a rule exists in CEL only, and
+    ``holds`` is never called.
+    """
 
 
 def _parse_numeral(value: Any) -> Any:

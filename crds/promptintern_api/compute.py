@@ -117,7 +117,7 @@ class Toleration(ApiModel):
 
 
 class ModelCache(ApiModel):
-    """A volume with base models, which saves each pod from downloading its model again."""
+    """A volume with base models, so that the pods of a job need not download them."""
 
     claim_name: Annotated[
         ObjectName,
@@ -150,7 +150,7 @@ class ModelCache(ApiModel):
 
 
 class Affinity(ApiModel):
-    """The scheduling constraints of a pod, as in a pod's spec."""
+    """The scheduling constraints of the worker pods, in the format of a pod's `spec.affinity`."""
 
     node_affinity: Annotated[
         dict[str, Any] | None,
@@ -183,8 +183,9 @@ class ComputeSpec(ApiModel):
             ge=0,
             le=16,
             description=(
-                "GPUs that each worker pod requests (nvidia.com/gpu). A worker trains on one GPU, so add workers to "
-                "use more GPUs. If it is above 0, a worker that finds no GPU fails. It must be 0 if `device` is CPU."
+                "Number of GPUs that each worker pod requests (nvidia.com/gpu). A worker trains on one GPU, so add "
+                "workers to use more GPUs. If it is above 0, a worker that finds no GPU fails. It must be 0 if "
+                "`device` is CPU."
             ),
         ),
     ] = 0
@@ -202,8 +203,8 @@ class ComputeSpec(ApiModel):
         StringConstraints(min_length=1, max_length=512),
         Field(
             description=(
-                "Image of all pods of the job. If it is left out, the chart's `trainer.image` at the start of each "
-                "attempt is used. The chart's `trainer.allowedImages` may limit the choice."
+                "Image of all pods of the job. If it is left out, each attempt uses the chart's `trainer.image` at the "
+                "time when the attempt starts. The chart's `trainer.allowedImages` may limit the choice."
             )
         ),
     ] = None
@@ -279,9 +280,9 @@ class ComputeSpec(ApiModel):
         Field(
             max_length=16,
             description=(
-                "Annotations of the job's ServiceAccount, promptintern-NAME, through which a cloud assigns an identity "
-                "to the pods. The author of the job must be allowed to create ServiceAccounts. If it is left out, the "
-                "ServiceAccount has no such annotations."
+                "Annotations of the job's ServiceAccount, promptintern-NAME, through which a cloud provider assigns an "
+                "identity to the pods. The author of the job must be allowed to create ServiceAccounts. If it is left "
+                "out, the ServiceAccount has no such annotations."
             ),
         ),
     ] = None
@@ -308,7 +309,7 @@ class ComputeSpec(ApiModel):
 
 
 class CheckpointSpec(ApiModel):
-    """The checkpoints within a stage, which bound the work that a hard kill can cost."""
+    """The checkpoints within a stage, which limit how much work is lost in a hard kill."""
 
     every_seconds: Annotated[
         int,
@@ -316,8 +317,8 @@ class CheckpointSpec(ApiModel):
             ge=1,
             le=86_400,
             description=(
-                "Seconds between two checkpoints within a stage. A hard kill costs at most this much work. A planned "
-                "stop saves first and costs no step."
+                "Seconds between two checkpoints within a stage. A hard kill loses at most the work of this time. In a "
+                "planned stop, the trainer saves first, so that no step is lost."
             ),
         ),
     ] = 300
@@ -361,16 +362,16 @@ class StorageSpec(ApiModel):
         Field(
             description=(
                 "Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Two more keys are optional: "
-                "AWS_SESSION_TOKEN, and ca.crt with the endpoint's own certificate authority. If `secretRef` is left "
-                "out, the pod's own identity is used. `promptintern run` does not read the Secret; it uses the "
-                "environment and ~/.aws, as every AWS tool does."
+                "AWS_SESSION_TOKEN, and ca.crt with the CA certificate of the endpoint. If `secretRef` is left out, "
+                "the pod's own identity is used. `promptintern run` does not read the Secret; it uses the environment "
+                "and ~/.aws, as every AWS tool does."
             )
         ),
     ] = None
 
 
 class Retries(ApiModel):
-    """The numbers of attempts that may fail before the job fails. Preemptions and suspensions are not counted."""
+    """The limits on the attempts that follow a failure. Preemptions and suspensions are not counted."""
 
     application: Annotated[
         int,
@@ -378,8 +379,8 @@ class Retries(ApiModel):
             ge=0,
             le=100,
             description=(
-                "Number of times that another attempt follows a failure of the trainer, such as too little memory. 0 "
-                "means that the first such failure ends the job."
+                "Maximum number of further attempts after failures of the trainer, such as a lack of memory. 0 means "
+                "that the first such failure ends the job."
             ),
         ),
     ] = 1
@@ -389,9 +390,9 @@ class Retries(ApiModel):
             ge=0,
             le=100,
             description=(
-                "Number of times that another attempt follows the loss or unavailability of a node, a pod, the storage "
-                "or an image. It also limits how often a lost check is repeated. 0 means that the first such failure "
-                "ends the job."
+                "Maximum number of further attempts after a node, a pod, the storage or an image was lost or "
+                "unavailable. The check before the first attempt may also be repeated this many times if it is lost. 0 "
+                "means that the first such failure ends the job."
             ),
         ),
     ] = 10

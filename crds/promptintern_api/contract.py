@@ -8,8 +8,8 @@ from enum import IntEnum
 from typing import Final
 
 RUN_FORMAT: Final = "2.0"
-"""The version of the files that a run stores. A run of another version is refused, and the operator ends an attempt
-whose RayJob was created for another version.
+"""The version of the format in which a run stores its files. A run of another version is refused, and the operator ends
+an attempt whose RayJob was created for another version.
 """
 
 
@@ -38,9 +38,9 @@ ENV_RAY_VERSION: Final = "PROMPTINTERN_RAY_VERSION"
 ENV_POD_FOLDER: Final = "PROMPTINTERN_POD_FOLDER"
 """The variable with the folder through which the preStop hook and the trainer of a pod communicate."""
 ENV_STORAGE_CA: Final = "PROMPTINTERN_STORAGE_CA"
-"""The variable with the path of the storage's certificate authority, which is used only if the file exists."""
+"""The variable with the path of the storage's CA certificate, which is used only if the file exists."""
 ENV_STORAGE_DEADLINE: Final = "PROMPTINTERN_STORAGE_DEADLINE_SECONDS"
-"""The variable with the number of seconds for which requests to a storage that does not answer are repeated."""
+"""The variable with the number of seconds for which requests to a storage that does not answer are retried."""
 
 OPERATOR_ENV_PREFIX: Final = "PROMPTINTERN_"
 """The prefix of the environment variables with the operator's own settings."""
@@ -59,7 +59,7 @@ LABEL_ATTEMPT: Final = "promptintern.dev/attempt"
 ANNOTATION_GENERATION: Final = "promptintern.dev/generation"
 """The annotation with the generation of the spec that a preflight checks."""
 ANNOTATION_TRY: Final = "promptintern.dev/try"
-"""The annotation with the number of a preflight among the preflights of one generation, from 1."""
+"""The annotation with the number of a preflight among the preflights of one generation, counted from 1."""
 ANNOTATION_RUN_FORMAT: Final = "promptintern.dev/run-format"
 """The annotation with the ``RUN_FORMAT`` of the operator that created a RayJob."""
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
@@ -79,10 +79,11 @@ def dependent_name(job: str) -> str:
 # Files of a run, below its folder in the storage
 
 JOB_FILE: Final = "job.json"
-"""The file with the job and the digests of its data, and the key of the resolved job in the job's ConfigMap."""
+"""The file with the job and the digests of its data. The ConfigMap of a job holds the resolved job under the same name.
+"""
 MODEL_FILE: Final = "model.json"
 MANIFEST_FILE: Final = "manifest.json"
-"""The file that is written last into every folder that is committed."""
+"""The commit record of a folder, which is written after all other files of the folder."""
 ADAPTER_FOLDER: Final = "adapter"
 PROMPT_FILE: Final = "promptintern.json"
 """The file in ``ADAPTER_FOLDER`` with the prompt that the adapter expects."""

@@ -60,7 +60,7 @@ def custom_resource_definition() -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """A dumper that writes every value in full, without anchors for objects that are shared in memory."""
+    """A YAML dumper that writes every value in full, without anchors and aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -78,7 +78,7 @@ def generated_files() -> dict[str, str]:
 
 
 def stale_files(root: Path) -> list[str]:
-    """Return the generated files that are missing under ``root`` or differ from the models."""
+    """Return the paths of the generated files that are missing or out of date under ``root``."""
     return [name for name, text in generated_files().items() if _read(root / name) != text]
 
 

@@ -1,4 +1,4 @@
-"""Parse a job, with errors that name the field and say what is wrong with it."""
+"""Parse a job, and report every mistake with the field that has to change."""
 
 import json
 import re
@@ -53,10 +53,11 @@ def parse_job(document: Any) -> PromptInternJob:
 
 
 def _to_json(document: Mapping[str, Any]) -> str:
-    """Serialize ``document`` to JSON, and stop if it grows too large, as a few YAML aliases can expand to gigabytes.
+    """Serialize ``document`` to JSON, but stop after ``MAX_BYTES``, as a few YAML aliases can expand to gigabytes.
 
     Raises:
-        InvalidJob: The document is too large for an API server, contains itself, or has a value that JSON lacks.
+        InvalidJob: The document is too large for an API server, contains itself, or has a value that JSON cannot
+            represent.
     """
     parts, bytes_left = [], MAX_BYTES
     try:

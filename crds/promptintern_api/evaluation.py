@@ -33,14 +33,14 @@ class OnGateFail(StrEnum):
 
 
 class DirectBudget(StrEnum):
-    """The amount of training in which the Direct arm equals all stages together."""
+    """The unit in which the training budget of the Direct arm is measured."""
 
     ROWS = "Rows"
     TOKENS = "Tokens"
 
 
 class Gate(ApiModel):
-    """A check of the score after every stage."""
+    """The check that compares the score of each stage with the score of FullPrompt."""
 
     max_drop: Annotated[
         Number,
@@ -58,8 +58,8 @@ class Gate(ApiModel):
         OnGateFail,
         Field(
             description=(
-                "Action if the drop is larger. Stop ends the training and keeps the last stage that passed. Continue "
-                "records the failure and goes on to the next stage."
+                "Action if a stage fails the gate. Stop ends the training and keeps the last stage that passed. "
+                "Continue records the failure and goes on to the next stage."
             )
         ),
     ] = OnGateFail.CONTINUE
@@ -82,7 +82,7 @@ class Prices(ApiModel):
 
 
 class EvaluationSpec(ApiModel):
-    """The evaluation of the result."""
+    """The evaluation of the trained model."""
 
     metrics: Annotated[
         list[Metric],
@@ -91,8 +91,8 @@ class EvaluationSpec(ApiModel):
             max_length=2,
             description=(
                 "Metrics of the report. ExactMatch is the share of answers that equal an accepted answer (0 to 1). "
-                "BLEU is the corpus score of sacrebleu (0 to 100). The first metric is the score of the stages, the "
-                "gate and the verdict. A metric may be listed once."
+                "BLEU is the corpus score of sacrebleu (0 to 100). The first metric gives the score of each stage and "
+                "decides the gate and the verdict. No metric may be listed twice."
             ),
             json_schema_extra={"x-kubernetes-list-type": "atomic"},  # the order matters
         ),
@@ -104,22 +104,25 @@ class EvaluationSpec(ApiModel):
             max_length=4,
             description=(
                 "Ways to answer the held-out rows, which the report compares. FullPrompt is the base model with the "
-                "whole template and K examples. QueryOnly is the internalized model with the prompt of the last stage. "
-                "Direct is a plain fine-tune on the query alone with the same budget. Base is the base model with the "
-                "query alone. FullPrompt and QueryOnly are required."
+                "whole template and K examples (`schedule.shots`, or the largest number in `schedule.explicit`). "
+                "QueryOnly is the internalized model with the prompt of the last stage. Direct is the base model "
+                "fine-tuned on the query alone, with the budget that `directBudget` sets. Base is the base model, "
+                "without training, with the query alone. FullPrompt and QueryOnly are required."
             ),
             json_schema_extra={"x-kubernetes-list-type": "set"},
         ),
     ] = [Arm.FULL_PROMPT, Arm.QUERY_ONLY, Arm.DIRECT, Arm.BASE]
-    gate: Annotated[Gate, Field(description="Check of the score after every stage.")] = Gate()
+    gate: Annotated[
+        Gate, Field(description="Check that compares the score of each stage with the score of FullPrompt.")
+    ] = Gate()
     stage_rows: Annotated[
         int,
         Field(
             ge=1,
             le=1_000_000,
             description=(
-                "Number of held-out rows, taken from the start of the file, that are answered after every stage for "
-                "its score and the gate."
+                "Number of held-out rows, taken from the start of the file, that are answered after every stage to "
+                "compute its score and check the gate."
             ),
         ),
     ] = 100
@@ -129,8 +132,8 @@ class EvaluationSpec(ApiModel):
             ge=1,
             le=65_536,
             description=(
-                "Longest generated answer, in tokens. A prompt and this many tokens together may not exceed "
-                "training.maxTokens."
+                "Maximum length of a generated answer, in tokens. A prompt and this many tokens together may not "
+                "exceed training.maxTokens."
             ),
         ),
     ] = 256
@@ -139,8 +142,9 @@ class EvaluationSpec(ApiModel):
         Field(
             max_length=16,
             description=(
-                "Strings at which an answer ends, once it holds more than white space. The string itself is not a part "
-                "of the answer. An answer also ends at the end token of the model and after `maxNewTokens`."
+                "Strings that end an answer once the answer contains more than white space. The string itself is not "
+                "part of the answer. An answer also ends at the end-of-sequence token of the model and after "
+                "`maxNewTokens` tokens."
             ),
         ),
     ] = []
@@ -162,8 +166,9 @@ class EvaluationSpec(ApiModel):
         DirectBudget,
         Field(
             description=(
-                "Training budget of the Direct arm. Rows trains on every row as often as all stages together. Tokens "
-                "trains on as many tokens as all stages together, which takes many more passes over the short prompts."
+                "Training budget of the Direct arm. Rows: Direct trains on every row as often as all stages do in "
+                "total. Tokens: Direct trains on as many tokens as all stages do in total, which takes many more "
+                "passes over the rows, because the prompts of Direct are short."
             )
         ),
     ] = DirectBudget.ROWS

@@ -51,8 +51,8 @@ class Metadata(ApiModel):
         StringConstraints(pattern=r"^[0-9A-Za-z-]{8,64}$"),
         Field(
             description=(
-                "Unique ID of the job, which the API server sets. It is a part of the run's folder in the storage. For "
-                "`promptintern run`, a digest of the fields that decide what the job computes takes its place."
+                "Unique ID of the job, which the API server sets. It is a part of the run's folder in the storage. "
+                "`promptintern run` instead uses a digest of the fields that decide what the job computes."
             )
         ),
     ] = None
@@ -75,7 +75,7 @@ def _shows_examples(spec: "PromptInternJobSpec") -> bool:
 
 
 class PromptInternJobSpec(ApiModel):
-    """The desired run: the prompt, the base model that internalizes it, and the evaluation of the result."""
+    """The desired run: the prompt, the base model that internalizes it, and the evaluation of the trained model."""
 
     model: Annotated[ModelSpec, Field(description="Base model whose weights learn the prompt.")]
     data: Annotated[DataSpec, Field(description="Training rows and held-out rows.")]
@@ -84,14 +84,16 @@ class PromptInternJobSpec(ApiModel):
         ScheduleSpec,
         Field(description="Stages in which the template and the examples are removed from the prompt."),
     ] = ScheduleSpec()
-    training: Annotated[TrainingSpec, Field(description="Training of every stage.")] = TrainingSpec()
-    evaluation: Annotated[EvaluationSpec, Field(description="Evaluation of the result.")] = EvaluationSpec()
+    training: Annotated[TrainingSpec, Field(description="Settings of the training, which apply to every stage.")] = (
+        TrainingSpec()
+    )
+    evaluation: Annotated[EvaluationSpec, Field(description="Evaluation of the trained model.")] = EvaluationSpec()
     compute: Annotated[
         ComputeSpec, Field(description="Workers, images, resources and placement of the job's pods.")
     ] = ComputeSpec()
     checkpoint: Annotated[
         CheckpointSpec,
-        Field(description="Checkpoints within a stage, which bound the work that a hard kill can cost."),
+        Field(description="Checkpoints within a stage, which limit how much work is lost in a hard kill."),
     ] = CheckpointSpec()
     storage: Annotated[
         StorageSpec | None,
@@ -107,7 +109,7 @@ class PromptInternJobSpec(ApiModel):
         Field(
             description=(
                 "Whether the job is suspended. When it becomes true, the trainer saves and the Ray cluster is deleted. "
-                "When it becomes false again, the job continues where it stopped. It may change at any time."
+                "When it becomes false again, the job continues where it stopped. The field may change at any time."
             )
         ),
     ] = False
@@ -115,7 +117,8 @@ class PromptInternJobSpec(ApiModel):
         Retries,
         Field(
             description=(
-                "Numbers of failed attempts after which another attempt follows. They may change while the job runs."
+                "How many failed attempts of each class may be followed by another attempt. The numbers may change "
+                "while the job runs."
             )
         ),
     ] = Retries()
@@ -194,14 +197,14 @@ class PromptInternJob(ApiModel):
     metadata: Annotated[Metadata, Field(description="Name, namespace and labels of the job.")]
     spec: Annotated[
         PromptInternJobSpec,
-        Field(description="Desired run: the prompt, the base model, and the evaluation of the result."),
+        Field(description="Desired run: the prompt, the base model, and the evaluation of the trained model."),
     ]
     status: Annotated[
         PromptInternJobStatus | None,
         Field(
             description=(
                 "Observed state of the job. The head pod of the job writes `training` and the operator writes all "
-                "other fields; users only read it."
+                "other fields; users only read the status."
             )
         ),
     ] = None

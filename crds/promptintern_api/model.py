@@ -25,8 +25,8 @@ class ModelSpec(ApiModel):
         Field(
             description=(
                 "URI of the base model: hf://ORG/NAME@REVISION (on a model hub), s3://BUCKET/PREFIX, file:///PATH (a "
-                "mounted folder as save_pretrained writes it), or sample://formulas (shipped with the trainer). The "
-                "weights must be safetensors. Code from the model's repository is never run."
+                "mounted folder in the format that `save_pretrained` writes), or sample://formulas (shipped with the "
+                "trainer). The weights must be safetensors. Code from the model's repository is never run."
             )
         ),
     ]

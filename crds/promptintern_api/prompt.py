@@ -38,7 +38,14 @@ class RetrieverKind(StrEnum):
 class PrecomputedTemplate(ApiModel):
     """A template that the user wrote for one rate."""
 
-    rate: Annotated[Number, Field(ge=0, le=1, description="Template rate of the stage that uses this text.")]
+    rate: Annotated[
+        Number,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the template's tokens that the schedule keeps in the stages that use this text.",
+        ),
+    ]
     template: Annotated[
         str,
         StringConstraints(max_length=262_144),
@@ -112,8 +119,8 @@ class Retriever(ApiModel):
         Field(
             description=(
                 "Method that chooses examples. BM25 ranks training rows by shared words. Embedding ranks them by the "
-                "cosine similarity of mean-pooled vectors. Random draws them by training.seed. A query never gets "
-                "itself or a duplicate of itself as an example."
+                "cosine similarity of mean-pooled vectors. Random draws them with the seed training.seed. A query "
+                "never gets itself or a duplicate of itself as an example."
             )
         ),
     ] = RetrieverKind.BM25
@@ -138,7 +145,7 @@ class Retriever(ApiModel):
 
 
 class PromptSpec(ApiModel):
-    """The prompt that is sent, and paid for, with every query today."""
+    """The prompt that is currently sent, and paid for, with every query."""
 
     template: Annotated[
         str,
@@ -166,7 +173,7 @@ class PromptSpec(ApiModel):
             max_length=16,
             description=(
                 "Literal pieces of the template that are kept at every rate, such as the cue before the answer. They "
-                "are a part of every prompt, even in the last stage, so keep them short."
+                "are part of every prompt, even in the last stage, so keep them short."
             ),
         ),
     ] = []

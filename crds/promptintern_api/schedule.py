@@ -28,7 +28,7 @@ class ExplicitStage(ApiModel):
         Field(
             ge=1,
             le=10_000,
-            description="Passes over the training rows. If it is left out, training.epochsPerStage applies.",
+            description="Number of passes over the training rows. If it is left out, training.epochsPerStage applies.",
         ),
     ] = None
 
@@ -37,23 +37,24 @@ DEFAULT_STAGES = 4
 
 
 class ScheduleSpec(ApiModel):
-    """The stages, given by a curve or by an explicit list."""
+    """The stages of the training, which follow either a curve or an explicit list."""
 
     stages: Annotated[
         int | None,
         Field(
             ge=1,
             le=64,
-            description="Number of stages. If it is left out, there are 4 stages, or the stages of `explicit`.",
+            description="Number of stages. If it is left out, the number is 4, or the length of `explicit`.",
         ),
     ] = None
     curve: Annotated[
         Curve | None,
         Field(
             description=(
-                "Shape of the descent of the rate and the shots. Linear falls evenly, Exponential falls fast at first, "
-                "and InverseExponential falls slowly at first. If it is left out, the curve is Linear. The names come "
-                "from the paper; the formulas are this project's interpretation of them (see docs/schedules.md)."
+                "Curve along which the template rate and the number of examples fall from stage to stage. Linear falls "
+                "evenly, Exponential falls fast at first, and InverseExponential falls slowly at first. If it is left "
+                "out, the curve is Linear. The names come from the paper; the formulas are this project's "
+                "interpretation of them (see docs/schedules.md)."
             )
         ),
     ] = None
@@ -71,8 +72,8 @@ class ScheduleSpec(ApiModel):
             ge=0,
             lt=1,
             description=(
-                "Template rate of the last stage. At 0, the prompt is the query and the protected pieces. If it is "
-                "left out, it is 0."
+                "Share of the template's tokens that the last stage keeps. At 0, the prompt contains only the query "
+                "and the pieces that `prompt.protect` lists. If it is left out, the share is 0."
             ),
         ),
     ] = None
@@ -83,7 +84,7 @@ class ScheduleSpec(ApiModel):
             max_length=64,
             description=(
                 "List of all stages. It cannot be combined with `stages`, `curve`, `shots` and `finalRate`. If it is "
-                "left out, these four fields give the stages."
+                "left out, these four fields determine the stages."
             ),
         ),
     ] = None

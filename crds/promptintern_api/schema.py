@@ -25,7 +25,7 @@ _BOUNDS = {
     "lt": ("maximum", "exclusiveMaximum"),
 }
 _ORDER = ("description", "type", "format", "enum", "default")
-"""The keys that come first in a node. The bounds follow, then the keys of ``_LAST``."""
+"""The keys that come first in a schema. The bounds follow, and then the keys of ``_LAST``."""
 _LAST = ("required", "properties", "items", "additionalProperties", RULES)
 
 _STATUS_MODULES = (PromptInternJobStatus.__module__, TrainingStatus.__module__)
@@ -95,7 +95,7 @@ def _name_rule(name: Schema) -> Schema:
 
 
 def _structural(node: Schema) -> Schema:
-    """Convert ``node`` from JSON Schema 2020-12 to OpenAPI 3.0."""
+    """Convert the schema ``node`` from JSON Schema 2020-12 to OpenAPI 3.0."""
     node = _without_null(node)
     node.pop("title", None)
     if node.get("additionalProperties") is False:

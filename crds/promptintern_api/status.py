@@ -61,7 +61,7 @@ class Condition(ApiModel):
 
 
 class Outcome(StrEnum):
-    """The way in which an attempt ended: with success, by suspension, or by a class of failure."""
+    """The way in which an attempt ended: with success, with a suspension, or with a failure of one of four classes."""
 
     SUCCEEDED = "Succeeded"
     SUSPENDED = "Suspended"
@@ -92,16 +92,18 @@ class PodStatus(ApiModel):
         int | None,
         Field(
             description=(
-                "Exit code of the first container that failed, or else of the first container. It is left out while "
-                "the container runs."
+                "Exit code of the first container that failed, or of the first container if none failed. It is left "
+                "out while the container runs."
             )
         ),
     ] = None
-    finished_at: Annotated[Time | None, Field(description="Time at which that container ended.")] = None
+    finished_at: Annotated[
+        Time | None, Field(description="Time at which the container that `exitCode` describes ended.")
+    ] = None
 
 
 class AttemptStatus(ApiModel):
-    """An attempt at the job, which is one RayJob."""
+    """An attempt to run the job. Each attempt is one RayJob."""
 
     number: Annotated[int, Field(ge=1, description="Number of the attempt, counted from 1.")]
     ray_job_name: Annotated[str, Field(description="Name of the attempt's RayJob.")]
@@ -118,7 +120,7 @@ class AttemptStatus(ApiModel):
         Time | None,
         Field(
             description=(
-                "Time since which the attempt has been active, which means that it does not wait in a queue. It is "
+                "Time at which the attempt last became active, which means that it no longer waits in a queue. It is "
                 "left out while the attempt waits, and once the attempt has ended."
             ),
         ),
@@ -146,15 +148,18 @@ class AttemptStatus(ApiModel):
     head_lost_at: Annotated[
         Time | None,
         Field(
-            description="Time since which the head pod has been lost. It is left out while the attempt has a head pod.",
+            description=(
+                "Time at which the operator noticed that the head pod is lost. It is left out while the attempt has a "
+                "head pod."
+            ),
         ),
     ] = None
     held_up_since: Annotated[
         Time | None,
         Field(
             description=(
-                "Time since which one cause has kept the Ray cluster from coming up. It is left out while nothing "
-                "holds the cluster up."
+                "Time at which the current cause began to keep the Ray cluster from coming up. It is left out while "
+                "nothing holds the cluster up."
             ),
         ),
     ] = None
@@ -163,7 +168,7 @@ class AttemptStatus(ApiModel):
         Field(
             description=(
                 "Time at which the operator first saw that the attempt failed. The operator then waits a few seconds "
-                "for its pods to report the cause."
+                "for the attempt's pods to report the cause."
             ),
         ),
     ] = None
@@ -177,8 +182,9 @@ class AttemptStatus(ApiModel):
                 "Way in which the attempt ended. Succeeded: all stages are done. Suspended: spec.suspend became true. "
                 "User: the job or its data is wrong, or spec.activeDeadlineSeconds has passed; the job then fails. "
                 "Application: the trainer failed. Infrastructure: a node, a pod, the storage or a model hub failed. "
-                "Preemption: the cluster removed a pod. spec.retries limits Application and Infrastructure; another "
-                "attempt follows Suspended and Preemption without a limit. It is left out while the attempt goes on."
+                "Preemption: the cluster removed a pod. spec.retries limits Application and Infrastructure; there is "
+                "no limit on the attempts that follow Suspended and Preemption. It is left out while the attempt goes "
+                "on."
             )
         ),
     ] = None
@@ -191,7 +197,7 @@ class AttemptStatus(ApiModel):
             max_length=64,
             description=(
                 "Last states of the attempt's pods, the head first, including pods that failed and were replaced. Only "
-                "the newest attempts keep them."
+                "the newest attempts keep these states."
             ),
             json_schema_extra=map_by("name"),
         ),
@@ -229,7 +235,7 @@ class PromptInternJobStatus(ApiModel):
         Field(
             max_length=1024,
             description=(
-                "Attempts at the job, one for each RayJob, the oldest first. If there are very many attempts, the "
+                "Attempts to run the job, one for each RayJob, the oldest first. If there are very many attempts, the "
                 "oldest preempted and suspended ones are dropped."
             ),
             json_schema_extra=map_by("number"),
@@ -243,8 +249,8 @@ class PromptInternJobStatus(ApiModel):
         Field(
             alias="currentHeadPodUID",
             description=(
-                "UID of the head pod that may write `training`; an admission policy of the chart enforces it. It is "
-                "left out while there is no head pod."
+                "UID of the head pod that may write `training`; an admission policy of the chart enforces this. The "
+                "UID is left out while there is no head pod."
             ),
         ),
     ] = None
@@ -252,8 +258,8 @@ class PromptInternJobStatus(ApiModel):
         Time | None,
         Field(
             description=(
-                "Time since which one cause has kept the check before the first attempt from starting. It is left out "
-                "while nothing holds the check up."
+                "Time at which the current cause began to keep the check before the first attempt from starting. It is "
+                "left out while nothing holds the check up."
             )
         ),
     ] = None

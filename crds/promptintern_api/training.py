@@ -31,7 +31,7 @@ class LearningRatePolicy(StrEnum):
 
 
 class Packing(StrEnum):
-    """Whether several prompts share one pack."""
+    """Whether several rows may share a pack."""
 
     AUTO = "Auto"
     NEVER = "Never"
@@ -50,8 +50,8 @@ class Lora(ApiModel):
             ge=0,
             lt=1,
             description=(
-                "Dropout probability on the input of the adapter. Prefixes that prompts have in common are computed "
-                "once only if this is 0."
+                "Dropout probability on the input of the adapter. Only at 0 can a prefix that several prompts share be "
+                "computed once for all of them."
             ),
         ),
     ] = 0.0
@@ -90,7 +90,7 @@ class BetweenStages(ApiModel):
 
 
 class TrainingSpec(ApiModel):
-    """The training of every stage."""
+    """The settings of the training, which apply to every stage."""
 
     lora: Annotated[Lora, Field(description="Adapter that learns the prompt.")] = Lora()
     learning_rate: Annotated[
@@ -115,14 +115,16 @@ class TrainingSpec(ApiModel):
     max_grad_norm: Annotated[
         Number,
         Field(
-            gt=0, le=1e6, description="Largest norm of the gradient of a step. A longer gradient is scaled down to it."
+            gt=0,
+            le=1e6,
+            description="Maximum norm of a step's gradient. A gradient with a larger norm is scaled down to this norm.",
         ),
     ] = 1.0
     between_stages: Annotated[
         BetweenStages, Field(description="State of the optimizer and of the learning rate that a stage inherits.")
     ] = BetweenStages()
     epochs_per_stage: Annotated[
-        int, Field(ge=1, le=10_000, description="Passes over the training rows in each stage.")
+        int, Field(ge=1, le=10_000, description="Number of passes over the training rows in each stage.")
     ] = 1
     tokens_per_batch: Annotated[
         int,
@@ -130,8 +132,9 @@ class TrainingSpec(ApiModel):
             ge=16,
             le=67_108_864,
             description=(
-                "Tokens of prompts and answers in one optimizer step, over all workers. A step takes rows in shuffled "
-                "order until the next row would exceed this number. A longer row forms a step by itself."
+                "Maximum number of tokens of prompts and answers in one optimizer step, over all workers. A step takes "
+                "rows in shuffled order until the next row would exceed this number. A row with more tokens forms a "
+                "step of its own."
             ),
         ),
     ] = 32_768
@@ -141,9 +144,9 @@ class TrainingSpec(ApiModel):
             ge=1,
             le=1_048_576,
             description=(
-                "Rows in one optimizer step, over all workers, at which the step ends even if `tokensPerBatch` is not "
-                "reached. With it, steps have as many rows in late stages, whose prompts are short, as in early "
-                "stages. If it is left out, only `tokensPerBatch` limits a step."
+                "Maximum number of rows in one optimizer step, over all workers; the step ends there even if "
+                "`tokensPerBatch` is not reached. If this field is set, late stages, whose prompts are short, have as "
+                "many rows per step as early stages. If it is left out, only `tokensPerBatch` limits a step."
             ),
         ),
     ] = None
@@ -153,9 +156,10 @@ class TrainingSpec(ApiModel):
             ge=16,
             le=4_194_304,
             description=(
-                "Tokens that a worker computes at once, in one pack or in several packs in parallel. Tokens that "
-                "prompts share count once. A smaller number needs less memory and gives the same step. It may not "
-                "exceed `tokensPerBatch`. If it is left out, the trainer chooses it."
+                "Maximum number of tokens that a worker computes at the same time, in one pack or in several packs in "
+                "parallel. Tokens of a prefix that several prompts share are counted once. A smaller number needs less "
+                "memory and does not change the result of a step. It may not exceed `tokensPerBatch`. If it is left "
+                "out, the trainer chooses it."
             ),
         ),
     ] = None
@@ -163,8 +167,8 @@ class TrainingSpec(ApiModel):
         Packing,
         Field(
             description=(
-                "Packing of rows. Auto puts several rows into a pack and computes what their prompts have in common "
-                "once, if the model allows that exactly. Never puts every row into a pack of its own."
+                "Packing of rows. Auto puts several rows into a pack, and computes each prefix that is common to their "
+                "prompts only once, if the model's result stays exact. Never puts every row into a pack of its own."
             )
         ),
     ] = Packing.AUTO
@@ -174,9 +178,9 @@ class TrainingSpec(ApiModel):
             ge=16,
             le=4_194_304,
             description=(
-                "Longest sequence of prompt and answer, in tokens. If it is left out, the context length of the base "
-                "model applies, or 4096 if its configuration names none. data.onTooLong says what happens to longer "
-                "rows."
+                "Maximum length of a prompt and its answer together, in tokens. If it is left out, the context length "
+                "of the base model applies, or 4096 if the model's configuration does not state one. data.onTooLong "
+                "determines what happens to longer rows."
             ),
         ),
     ] = None
@@ -184,7 +188,7 @@ class TrainingSpec(ApiModel):
         bool,
         Field(
             description=(
-                "Whether activations are recomputed in the backward pass, which needs less memory and about a third "
+                "Whether activations are recomputed in the backward pass, which saves memory but takes about a third "
                 "more time."
             ),
         ),
@@ -195,7 +199,8 @@ class TrainingSpec(ApiModel):
             ge=0,
             le=2**31 - 1,
             description=(
-                "Seed of the adapter's initial weights, the order of the rows, dropout, and the retriever Random."
+                "Seed of the adapter's initial weights, the order of the rows, the dropout, and the examples of "
+                "retriever Random."
             ),
         ),
     ] = 0

@@ -9,7 +9,7 @@ from promptintern_api.base import ApiModel, Time, map_by
 
 
 class StageStatus(ApiModel):
-    """A stage, as the trainer reports it."""
+    """The progress and the results of one stage."""
 
     index: Annotated[int, Field(ge=0, description="Number of the stage, counted from 0.")]
     rate: Annotated[float, Field(description="Share of the template's tokens that the prompts of the stage keep.")]
@@ -23,7 +23,7 @@ class StageStatus(ApiModel):
         float | None,
         Field(
             description=(
-                "Score of the stage on the first evaluation.stageRows held-out rows, by the first of "
+                "Score of the stage on the first evaluation.stageRows held-out rows, measured by the first metric of "
                 "evaluation.metrics. It is left out until the stage has been evaluated."
             )
         ),
@@ -37,15 +37,15 @@ class StageStatus(ApiModel):
         str | None,
         Field(
             description=(
-                "URI of the newest checkpoint of the stage. It is left out if there is none yet, and once the stage is "
-                "committed."
+                "URI of the newest checkpoint of the stage. It is left out before the first checkpoint, and once the "
+                "stage is committed."
             )
         ),
     ] = None
 
 
 class TimeShares(ApiModel):
-    """The shares of the training time that each activity took, as the first worker measures them. They sum to 1."""
+    """The share of the training time that each activity took, measured by the first worker. The shares sum to 1."""
 
     data: Annotated[float, Field(ge=0, description="Share spent on building packs and copying them to the device.")] = (
         0.0
@@ -69,7 +69,7 @@ class Progress(ApiModel):
     """The progress of the running stage."""
 
     step: Annotated[int, Field(ge=0, description="Number of optimizer steps of this stage that are done.")]
-    total: Annotated[int, Field(ge=0, description="Number of all optimizer steps of this stage.")]
+    total: Annotated[int, Field(ge=0, description="Total number of optimizer steps of this stage.")]
     examples_per_second: Annotated[
         float | None, Field(description="Training rows per second, averaged over the stage so far.")
     ] = None
@@ -78,25 +78,35 @@ class Progress(ApiModel):
     ] = None
     computed_tokens_per_second: Annotated[
         float | None,
-        Field(description="Tokens that the model computes per second; tokens that prompts share count once."),
+        Field(
+            description=(
+                "Tokens that the model computes per second; tokens of a prefix that several prompts share are counted "
+                "once."
+            )
+        ),
     ] = None
     loss_tokens_per_second: Annotated[
         float | None, Field(description="Answer tokens per second; only these tokens have a loss.")
     ] = None
     mfu: Annotated[
         float | None,
-        Field(description="Model FLOPs utilization, from 0 to 1. It is left out if the peak of the device is unknown."),
+        Field(
+            description=(
+                "Model FLOPs utilization, from 0 to 1. It is left out if the peak performance of the device is unknown."
+            )
+        ),
     ] = None
     time_shares: Annotated[
-        TimeShares | None, Field(description="Shares of the stage's training time, by the kind of work.")
+        TimeShares | None, Field(description="Share of the stage's training time that each activity took.")
     ] = None
     eta_seconds: Annotated[
-        float | None, Field(description="Seconds until the last step of this stage, estimated from its newest steps.")
+        float | None,
+        Field(description="Seconds until the last step of this stage, estimated from the most recent steps."),
     ] = None
 
 
 class Failure(ApiModel):
-    """The failure that a trainer reports."""
+    """A failure that the trainer reported."""
 
     failure_class: Annotated[
         str,

@@ -17,7 +17,7 @@ View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
 
 @dataclass(frozen=True)
 class Owner:
-    """The owner of a cached object. The namespace counts too, because tenants of other namespaces can copy the uid."""
+    """The owner of a cached object. The uid alone is not enough, because tenants of other namespaces can copy it."""
 
     namespace: str
     uid: str
@@ -102,10 +102,12 @@ class Cache:
         self.denials: dict[Owner, Denial] = {}
         """The newest denial of each job, kept until the denied action succeeds."""
         self.grants: dict[Owner, asyncio.Task[bool]] = {}
-        """The tasks that create the Role and RoleBinding of jobs in their check; each returns whether it succeeded."""
+        """The tasks that create the Role and RoleBinding of jobs under check. Each returns whether it succeeded."""
 
     def remove_job(self, key: Key) -> None:
-        """Remove a job that no longer exists, together with its denial, and cancel its grant."""
+        """Remove a job that no longer exists, together with its denial, and cancel the creation of its Role and
+        RoleBinding.
+        """
         job = self.jobs.pop(key)
         owner = Owner(key.namespace, job.uid)
         self.denials.pop(owner, None)
@@ -145,17 +147,17 @@ class Cache:
 
 
 def key_of(meta: Mapping[str, Any]) -> Key | None:
-    """Return the key of the job that the labels of a dependent name, or None if they name no job."""
+    """Return the key of the job that the labels of an object name, or None if they name no job."""
     name = (meta.get("labels") or {}).get(LABEL_JOB)
     return Key(meta["namespace"], name) if name else None
 
 
 def owner_of(meta: Mapping[str, Any], *, controlled: bool) -> Owner | None:
-    """Return the identity of the job to which a dependent belongs, or None if it belongs to none.
+    """Return the identity of the job to which an object belongs, or None if it belongs to no job.
 
     Args:
-        meta: The metadata of the dependent.
-        controlled: Whether the job must also be the controller of the dependent, as for every kind that the operator
+        meta: The metadata of the object.
+        controlled: Whether the job must also be the controller of the object, as for every kind that the operator
             creates.
     """
     uid = (meta.get("labels") or {}).get(LABEL_JOB_UID)

@@ -1,4 +1,4 @@
-"""The dependents that a job's pods need, which are created for its check and ensured when an attempt begins."""
+"""Create the dependents of a job for its check, and ensure that they exist when an attempt begins."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -39,7 +39,7 @@ class Dependents:
     async def prepare(self, job: ResolvedJob, *, written: asyncio.Future[bool]) -> bool:
         """Create or update the dependents that a check needs, and start to create the Role and the RoleBinding.
 
-        Only a head needs the Role and the RoleBinding, so the check does not wait for them. Before the API server
+        Only a head pod needs the Role and the RoleBinding, so the check does not wait for them. Before the API server
         creates either of them, it waits for etcd for a tenth of a second or more.
 
         Args:
@@ -145,12 +145,12 @@ async def gather_all(*steps: Awaitable[T]) -> list[T]:
 
 
 def _rights_manifests(job: PromptInternJob) -> list[Manifest]:
-    """Return the Role, then the RoleBinding, which the API server accepts only once it can resolve the Role."""
+    """Return the Role, then the RoleBinding; the API server accepts a RoleBinding only if its Role exists."""
     return [role(job), role_binding(job)]
 
 
 def _is_being_checked(job: PromptInternJob, *, since: datetime) -> bool:
-    """Return whether ``job`` is in a check that began after ``since``, so that its dependents are assumed to exist."""
+    """Return whether ``job`` is being checked and the check began after ``since``."""
     conditions = job.status.conditions if job.status else []
     return any(c.type == "Accepted" and c.reason == "Checking" and c.last_transition_time > since for c in conditions)
 

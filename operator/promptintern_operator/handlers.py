@@ -87,7 +87,7 @@ def kopf_settings(*, limited: bool) -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.watching.chunk_size = 500
     settings.queueing.worker_limit = 64
-    # An idle worker stays bound to its object for this long. At 5 s, 64 workers would handle only 13 objects a second.
+    # An idle worker stays bound to its object for this long. With 5 s, 64 workers would handle 13 objects per second.
     settings.queueing.idle_timeout = 0.1
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.persistence.progress_storage = _NoProgress()
@@ -99,7 +99,9 @@ def kopf_settings(*, limited: bool) -> kopf.OperatorSettings:
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """A diff storage that stores nothing. Kopf would copy every object three times for handlers that are not used."""
+    """A diff storage that stores nothing. By default, Kopf copies every object three times for handlers that are not
+    used here.
+    """
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()

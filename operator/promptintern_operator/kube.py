@@ -102,7 +102,7 @@ class Kube:
             raise
 
     async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
-        """Return the uids of all objects of a kind that match ``selector``, page by page, in one or all namespaces."""
+        """Return the uids of all objects of a kind that match ``selector``, in ``namespace`` or in all namespaces."""
         uids: set[str] = set()
         token = ""
         while True:
@@ -152,7 +152,7 @@ class Kube:
         await self._request("PATCH", _path(manifest), manifest, query=_as_manager(), content_type=_APPLY)
 
     async def remove_annotations(self, body: Mapping[str, Any], *, keep: Container[str]) -> None:
-        """Remove all annotations of ``body`` from the object, except those named in ``keep``."""
+        """Remove the annotations of the object ``body``, except those named in ``keep``."""
         meta = body["metadata"]
         removed = {name: None for name in meta.get("annotations") or {} if name not in keep}
         if removed:

@@ -27,7 +27,7 @@ TOO_OLD = KubeRay(
 
 
 async def find_kuberay(kube: Kube) -> KubeRay:
-    """Return whether this cluster can run RayJobs, according to the CustomResourceDefinition of RayJobs.
+    """Return the state of KubeRay in this cluster, according to the CustomResourceDefinition of RayJobs.
 
     Raises:
         RequestFailed: if the API server does not answer.
@@ -49,7 +49,7 @@ async def find_kuberay(kube: Kube) -> KubeRay:
 
 
 async def watch_kuberay(kube: Kube, cache: Cache, queue: Workqueue, *, unwatched: asyncio.Event) -> None:
-    """Keep ``cache.kuberay`` up to date forever, and requeue every job when it changes.
+    """Keep ``cache.kuberay`` up to date forever, and requeue every job when the value changes.
 
     Args:
         kube: The client of the API server.

@@ -113,8 +113,8 @@ async def _watch(
 ) -> None:
     """Run Kopf until ``stop`` or ``pause`` is set.
 
-    ``kopf.operator`` is not used here, because at its end it treats every task that the process started later as its
-    own: it waits 5 s for these tasks and then cancels them, including the renewal of the lease.
+    ``kopf.operator`` is not used here, because when it ends, it treats every task that the process has started since as
+    its own: it waits 5 s for these tasks and then cancels them, including the renewal of the lease.
     """
     tasks = await kopf.spawn_tasks(
         registry=registry,
@@ -140,7 +140,7 @@ async def _watch(
 async def _reconcile_jobs(
     kube: Kube, queue: Workqueue, reconciler: Reconciler, cache: Cache, settings: Settings
 ) -> None:
-    """Reconcile the jobs of each namespace once it has synced; until then, an object missing in the cache may exist."""
+    """Reconcile jobs in namespaces that have synced; elsewhere, an object that is not in the cache may still exist."""
     kueue = False
     try:
         kueue = await kube.serves(WORKLOADS)

@@ -16,7 +16,7 @@ async def serve_probes(
         port: The port to listen on.
         silence: A function that returns the seconds since the last activity of the watch that has been silent longest.
         limit: The silence in seconds after which the liveness probe fails, so that the kubelet restarts the operator.
-        ready: A function that returns whether the operator is the leader or can become it.
+        ready: A function that returns whether the operator is the leader or can become the leader.
     """
 
     async def healthz(_: web.Request) -> web.Response:

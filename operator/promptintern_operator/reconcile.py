@@ -119,14 +119,14 @@ class Reconciler:
         try:
             status = PromptInternJobStatus.model_validate(cached.body.get("status") or {})
         except ValidationError:
-            return  # its status cannot be parsed either
+            return  # the status of the job cannot be parsed either
         now = datetime.now(UTC).replace(microsecond=0)
         result = unreadable(status, problems, generation=cached.generation, now=now)
         if result is not None and await self._write_status(key, cached, result):
             await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
 
     async def _observe(self, key: Key, cached: CachedJob, job: PromptInternJob) -> Observed:
-        """Return the observed objects. Request a RayJob that seems to be missing, since the watch may lag behind."""
+        """Return the observed objects. Request a RayJob that the cache lacks, because the watch may lag behind."""
         observed = self._cache.observed(Owner(key.namespace, cached.uid))
         attempts = job.status.attempts if job.status else []
         if attempts and attempts[-1].outcome is None:
@@ -138,7 +138,7 @@ class Reconciler:
         return observed
 
     async def _write_status(self, key: Key, cached: CachedJob, result: Plan) -> bool:
-        """Write the status if it has changed. Return False if the plan is outdated because the job has changed too."""
+        """Write the status if it has changed. Return False if the plan is outdated because the job has changed."""
         before = cached.body.get("status") or {}
         mine = {name: value for name, value in before.items() if name != "training"}
         if is_same_status(mine, result.status):
@@ -197,7 +197,7 @@ class Reconciler:
         match action:
             case StartPreflight(generation=generation, number=number):
                 # Dependents do nothing on their own, so they may be created while the status is being written. The
-                # check starts to run, so it must wait until the status is written.
+                # check runs as soon as it exists, so it must not be created before the status is written.
                 if not await self._dependents.prepare(job, written=written):
                     return
                 check = preflight_job(job, self._settings, generation=generation, number=number)
@@ -222,7 +222,7 @@ class Reconciler:
         log.info("action", action=type(action).__name__, **vars(action))
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
-        """Create an object and return it, or return the existing object if the job already controls one."""
+        """Create an object and return it, or return the existing object of this name if the job controls it."""
         body = await self._kube.create(manifest)
         if body is None:
             name = manifest["metadata"]["name"]

@@ -16,7 +16,7 @@ class _Value(BaseModel):
 
 
 class EgressRule(_Value):
-    """A rule for what the pods of jobs may reach: addresses, pods selected by labels, or certain ports anywhere."""
+    """A rule that lets the pods of jobs reach addresses, pods selected by labels, or certain ports anywhere."""
 
     cidr: str | None = None
     except_: Annotated[list[str], Field(alias="except")] = []
@@ -36,14 +36,14 @@ class EgressRule(_Value):
 
 
 class PodSize(_Value):
-    """The CPU and the memory of a container if its job does not set them."""
+    """The default CPU and memory of a container, for jobs that do not set them."""
 
     cpu: str
     memory: str
 
 
 class DefaultStorage(_Value):
-    """The storage of jobs without ``spec.storage``, with the fields of ``spec.storage``."""
+    """The storage of jobs that leave out ``spec.storage``, with the same fields as ``spec.storage``."""
 
     uri: str
     endpoint: str | None = None
@@ -79,7 +79,9 @@ class Settings(BaseSettings):
         EgressRule(cidr="::/0", except_=["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128"]),
     )
     kuberay_namespace: str | None = None
-    """The namespace of the KubeRay operator, which alone may connect to the head from outside; None allows any."""
+    """The namespace of the KubeRay operator, which alone may connect to head pods from outside; None allows every
+    namespace.
+    """
 
     checks_in_queue: bool = False
     """Whether a check gets its job's labels for Kueue, so that the check waits for quota too."""

@@ -1,4 +1,4 @@
-"""Find out whether the caches have synced; until then, an object that is missing from a cache may still exist."""
+"""Determine whether the cache has synced; before that, an object that is not in the cache may still exist."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from promptintern_operator.watch_health import are_watched, is_forbidden
 
 
 class HasSynced:
-    """A check of whether all kinds have been listed in a namespace. Watches then keep the namespace synced.
+    """A check of whether all watched kinds have been listed in a namespace. After that, the watches keep it synced.
 
     Args:
         cache: The cache, which says whether the API server serves RayJobs.

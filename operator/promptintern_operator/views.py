@@ -1,4 +1,4 @@
-"""Views, which hold only the fields that the operator needs of each watched object, as there may be thousands."""
+"""Views of watched objects, with only the fields that the operator needs, because there may be thousands of objects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,9 +96,9 @@ class PreflightView:
     uid: str
     generation: int
     number: int
-    """The number of the check among those of its generation, from 1; a check that was lost is repeated."""
+    """The number of the check among the checks of its generation, from 1; a check that was lost is repeated."""
     started: datetime | None
-    """The time since which the check may run; Kueue may admit the check some time after its creation."""
+    """The time at which the check was allowed to start, which is later than its creation if it waited for Kueue."""
     deleting: bool
     queued: bool
     """Whether the check is waiting for Kueue to admit it."""
@@ -118,7 +118,7 @@ class WorkloadView:
     ray_job_uid: str | None
     quota_reserved: bool
     evicted: str | None
-    """The reason of the eviction, if the workload is evicted now."""
+    """The reason of the eviction if the Workload is evicted now, else None."""
     message: str
     """Kueue's message about the quota."""
 

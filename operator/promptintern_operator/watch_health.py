@@ -10,9 +10,9 @@ from promptintern_api.contract import OPERATOR
 
 _LAST_ACTIVITY: dict[str, float] = {}
 _WATCHED: set[str] = set()
-"""The paths of the kinds that Kopf lists or watches."""
+"""The API paths that Kopf lists or watches."""
 _FORBIDDEN: set[str] = set()
-"""The paths of the kinds, each in one namespace, that the operator may not watch."""
+"""The API paths, each of one kind in one namespace, that the operator may not watch."""
 
 
 class _TrackedContent:
@@ -64,13 +64,13 @@ class TrackedResponse(aiohttp.ClientResponse):
 
 
 def silence() -> float:
-    """Return the seconds since the last activity of the watch that has been silent longest, or 0 without watches."""
+    """Return for how many seconds the longest-silent watch has been silent, or 0 if there are no watches."""
     now = time.monotonic()
     return max((now - moment for moment in _LAST_ACTIVITY.values()), default=0.0)
 
 
 def are_watched(plurals: Iterable[str], namespace: str | None = None) -> bool:
-    """Return whether a watch of every kind has begun, which means that all existing objects are listed.
+    """Return whether a watch of every kind has begun, which means that all existing objects have been listed.
 
     Args:
         plurals: The plural names of the kinds.
@@ -86,7 +86,7 @@ def is_forbidden(namespace: str) -> bool:
 
 
 def is_watched(plural: str) -> bool:
-    """Return whether Kopf lists or watches the kind, or was refused permission when it last tried."""
+    """Return whether Kopf lists or watches the kind ``plural``, or was denied permission when it last tried."""
     return any(path.endswith(f"/{plural}") for path in (*_WATCHED, *_FORBIDDEN))
 
 

@@ -26,8 +26,8 @@ ResolvedJob = NewType("ResolvedJob", PromptInternJob)
 def resolve(job: PromptInternJob, settings: Settings) -> ResolvedJob:
     """Return ``job`` with the chart's defaults filled in.
 
-    An accepted job keeps the storage with which it was accepted, even if the chart's default has changed, because its
-    checkpoints are there and its author's right to use the Secret of that storage was checked.
+    An accepted job keeps the storage with which it was accepted, even if the chart's default has changed, because the
+    checkpoints of the job are there, and its author's right to use the Secret of that storage was checked.
     """
     spec = job.spec
     storage = spec.storage or (job.status.storage if job.status else None)
@@ -50,7 +50,7 @@ def resolve(job: PromptInternJob, settings: Settings) -> ResolvedJob:
 
 
 def refusals(job: ResolvedJob) -> list[str]:
-    """Return the reasons why ``job`` cannot run in this cluster, each with its field; the preflight finds others."""
+    """Return why ``job`` cannot run in this cluster, one text for each reason; the preflight finds other reasons."""
     storage, cache = job.spec.storage, job.spec.compute.model_cache
     if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, CA_FOLDER, TOKEN_FOLDER):
         return ["spec.compute.modelCache.mountPath: is a path that the pods use for something else; choose another one"]

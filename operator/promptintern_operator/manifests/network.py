@@ -1,4 +1,4 @@
-"""The connections of a job's pods: with each other, from KubeRay, to DNS, and to the destinations in the chart."""
+"""The allowed connections of a job's pods: with each other, from KubeRay, to DNS, and to the chart's destinations."""
 
 from promptintern_api import PromptInternJob
 from promptintern_api.contract import LABEL_JOB_UID
@@ -8,8 +8,8 @@ from promptintern_operator.settings import EgressRule, Settings
 
 _DASHBOARD = 8265
 _NODE_LOCAL_DNS = ("169.254.0.0/16", "fd00::/8")
-"""The addresses on which NodeLocal DNSCache listens, because it has no pod IP. Clouds serve credentials on such
-addresses too, but not on the DNS port.
+"""The address ranges on which NodeLocal DNSCache listens; no pod selector matches it, because it has no pod IP. Clouds
+serve credentials on such addresses too, but not on the DNS port.
 """
 _KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}
 """The label that both KubeRay's chart and its manifests set on the pods of its operator."""

@@ -20,7 +20,7 @@ _UNITS = {"": Fraction(1), "m": Fraction(1, 1000)} | {
 }
 _CACHE, _CONFIG, _TEMPORARY, _TOKEN, _CA = "model-cache", "job", "scratch", "api-token", "storage-ca"
 _CA_KEY = "ca.crt"
-"""The key of the certificate authority in the storage's Secret, as in Secrets of type kubernetes.io/tls."""
+"""The key of the CA certificate in the storage's Secret, as in Secrets of type kubernetes.io/tls."""
 
 CONTAINER_SECURITY: Manifest = {
     "allowPrivilegeEscalation": False,
@@ -195,7 +195,7 @@ def mounts(job: ResolvedJob, *, token: bool) -> list[Manifest]:
 
 
 def container_size(resources: Resources, default: PodSize, *, gpus: int = 0) -> Manifest:
-    """Return the CPU, memory and GPUs of a container, with ``default`` for what the job's ``resources`` leave out."""
+    """Return the CPU, memory and GPUs of a container, with ``default`` for values that ``resources`` leaves out."""
     size: Manifest = {"cpu": resources.cpu or default.cpu, "memory": resources.memory or default.memory}
     return size | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
 

@@ -30,7 +30,7 @@ def budget_of(outcome: Outcome, retries: Retries) -> int | None:
 
 
 def is_spent(attempts: Sequence[AttemptStatus], retries: Retries) -> bool:
-    """Return whether the end of the newest attempt uses up the budget, so that no other attempt may follow."""
+    """Return whether the newest attempt exceeds the retry budget of its outcome, so that no attempt may follow."""
     outcome = attempts[-1].outcome
     assert outcome is not None
     allowed = budget_of(outcome, retries)
@@ -72,7 +72,7 @@ def fold(attempts: Sequence[AttemptStatus], limit: int) -> list[AttemptStatus]:
     """Return ``attempts`` shortened to ``limit`` entries by dropping the oldest attempts that no budget counts.
 
     The result is longer than ``limit`` if too few attempts can be dropped. The run time of a dropped attempt is added
-    to the next attempt, because deadlines count it.
+    to the next attempt, because the deadline of the job includes it.
     """
     kept = list(attempts)
     while len(kept) > limit:

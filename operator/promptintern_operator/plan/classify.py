@@ -30,11 +30,13 @@ NODE_TROUBLE = (
 )
 _PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet")
 _SIDECAR = "logs"
-"""The name of the log shipper's container, which is restarted, so that its end does not explain a failure."""
+"""The name of the log shipper's container, which is restarted whenever it ends, so that its end does not explain a
+failure.
+"""
 _OOM = "OOMKilled"
 _SHORTLY_BEFORE = timedelta(minutes=10)
-"""The time within which the end of an attempt is attributed to an earlier kill of a container for lack of memory. After
-more time, the worker would have recovered from the kill.
+"""The time after a kill for lack of memory within which the end of an attempt is attributed to the kill. An attempt
+that runs for longer has recovered from the kill.
 """
 _TAIL_LINES, _MESSAGE_CHARACTERS = 12, 2000
 _MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 512
@@ -148,7 +150,7 @@ def _failure(
 
 
 def _was_removed(pod: PodView, ray_job: RayJobView) -> bool:
-    """Return whether the deletion of ``pod`` was requested before Ray's job ended; KubeRay deletes all pods later."""
+    """Return whether deletion of ``pod`` was requested before Ray's job ended. Afterwards, KubeRay deletes all pods."""
     if ray_job.ended is None or pod.deletion_requested is None:
         return pod.deleting
     return pod.deletion_requested <= ray_job.ended

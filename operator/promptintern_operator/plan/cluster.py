@@ -122,7 +122,7 @@ def _report_pods(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft) -
 def _end_if_not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft, limits: Limits) -> Ending | None:
     """Return how the attempt ends if its cluster cannot come up, else None.
 
-    KubeRay alone would recreate failed pods forever.
+    Otherwise, KubeRay would recreate failed pods forever.
     """
     attempt = draft.newest_attempt
     assert attempt is not None
@@ -150,7 +150,7 @@ def _end_if_not_up(ray_job: RayJobView, pods: list[PodView], draft: StatusDraft,
 def _end_if_not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limits) -> Ending | None:
     """Return how the attempt ends if KubeRay cannot reach the cluster, else None.
 
-    KubeRay alone would retry forever and report nothing.
+    Otherwise, KubeRay would retry forever and report nothing.
     """
     ready = draft.conditions.get("ClusterReady")
     if ray_job.job_status or ray_job.deployment != "Running" or ready is None or ready.status != "True":

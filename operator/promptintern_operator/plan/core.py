@@ -37,8 +37,8 @@ def plan(
         generation: The generation of the job's spec.
         now: The current time, with a time zone.
         limits: The timeouts and backoffs.
-        refusals: The reasons for which the operator's settings rule out running the job in this cluster.
-        storage: The storage for the results of the job if it is accepted now.
+        refusals: The reasons why the operator's settings do not allow the job in this cluster.
+        storage: The storage for the results, which is recorded in the status if the job is accepted now.
     """
     draft = StatusDraft.from_status(job.status, generation=generation, now=now)
     training = job.status.training if job.status else None
@@ -65,7 +65,9 @@ def plan(
 
 
 def unreadable(status: PromptInternJobStatus | None, problems: str, *, generation: int, now: datetime) -> Plan | None:
-    """Return the plan for a job that this operator cannot parse, such as one of a newer CRD, or None if it has begun.
+    """Return the plan for a job that this operator cannot parse, or None if the job has already been accepted.
+
+    Such a job may have been written for the CRD of a newer version.
 
     Args:
         status: The current status of the job.

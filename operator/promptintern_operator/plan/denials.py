@@ -23,7 +23,7 @@ INVALID = "Invalid"
 """The reason of a denial if an object violates its schema. A retry would fail too, because the spec stays the same."""
 _FAILED, _NOT_DELETED = "CreateFailed", "DeleteFailed"
 _KNOWN_TEXTS = (("exceeded quota", "QuotaExceeded"), ("because it is being terminated", "NamespaceTerminating"))
-"""The texts that every version of the API server uses, each with the reason that it stands for."""
+"""The texts that identify an error in every version of the API server, each with the reason of the denial."""
 DENIALS = (NAME_TAKEN, EARLIER_JOB, _FAILED, *(reason for _, reason in _KNOWN_TEXTS))
 """All reasons for which an object cannot be created yet, so that its creation is retried."""
 _RETRIED = "the API server denied the request, which will be retried"
@@ -75,7 +75,7 @@ def denial_for(
 
 
 def denial_reason(message: str, *, default: str) -> str:
-    """Return the reason that a known text in ``message`` stands for, or ``default`` if there is no known text."""
+    """Return the reason that a known text in ``message`` identifies, or ``default`` if there is no known text."""
     return next((word for text, word in _KNOWN_TEXTS if text in message), default)
 
 

@@ -177,7 +177,7 @@ class StatusDraft:
         return next((word for holds, word in words if holds), Phase.PENDING)
 
     def _events(self) -> list[EventRecord]:
-        """Return one event for each reason of the changed conditions, as a warning if any condition warrants one."""
+        """Return one event for each reason of the changed conditions, as a warning if any of them needs one."""
         old = {c.type: (c.status, c.reason) for c in self.previous.conditions}
         changed = [c for c in self.conditions.values() if old.get(c.type) != (c.status, c.reason)]
         records: dict[str, EventRecord] = {}

@@ -131,7 +131,8 @@ def _held_up_since(reason: str, preflight: PreflightView, draft: StatusDraft) ->
     """Return the time since which ``reason`` has held up this check.
 
     The time in the status counts only if it belongs to this check and to the same reason. The reason Checking is
-    accepted too, because the status has it until the cause is known, and again after the check has been recreated.
+    accepted too, because condition Accepted has this reason until the cause is known, and again after the check has
+    been recreated.
     """
     since, current_reason = draft.previous.check_held_up_since, _current_reason(draft)
     if (

@@ -27,7 +27,7 @@ class StartPreflight:
 
 @dataclass(frozen=True)
 class StartAttempt:
-    """The action that creates the RayJob of an attempt, after the dependents of the job."""
+    """The action that creates the RayJob of an attempt, once all dependents of the job exist."""
 
     number: int
 
@@ -64,13 +64,13 @@ class Denial:
     reason: str
     message: str
     since: datetime
-    """The time of the first of consecutive denials. A restarted operator counts from the start, because the status does
-    not hold this time.
+    """The time of the first denial in the current series of denials. A restarted operator begins a new series, because
+    the status does not record this time.
     """
     at: datetime
     """The time of the last denial."""
     times: int
-    """The number of consecutive denials."""
+    """The number of denials in the current series."""
 
 
 @dataclass(frozen=True, kw_only=True)
