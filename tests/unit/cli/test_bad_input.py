@@ -404,6 +404,21 @@ def test_predict_without_an_adapter_says_what_is_missing(
     assert "adapter/manifest.json" in ran.err
 
 
+@pytest.mark.parametrize("arguments", [("report",), ("predict", "a query"), ("export", "--merged", "merged")])
+def test_a_run_of_another_version_is_refused(
+    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of such a run are whole, so nobody may be told that they are damaged."""
+    for name in ("job.json", "adapter/manifest.json", "report/facts.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"schemaVersion": "1.0", "files": {}}))
+    command, *others = arguments
+    ran = promptintern(command, tmp_path, *others, capsys=capsys, monkeypatch=monkeypatch)
+    assert ran.code == 2
+    assert "was written by another version of promptintern (run format 1.0" in " ".join(ran.err.split())
+    assert "damaged" not in ran.err
+
+
 def test_export_into_a_full_folder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,7 +203,9 @@ def export(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
     merged: Annotated[
         Path,
-        typer.Option("--merged", metavar="DIR", help="Folder to write the merged model to; it must not exist yet."),
+        typer.Option(
+            "--merged", metavar="DIR", help="Folder to write the merged model to; it must be empty or not exist yet."
+        ),
     ],
     base_model: BaseModel = None,
 ) -> None:

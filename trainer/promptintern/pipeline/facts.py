@@ -41,6 +41,7 @@ from promptintern.report.loss_curve import loss_curve
 from promptintern.report.schema import Report, report_to_json
 from promptintern.stage_record import StageRecord, TrackRecord
 from promptintern.storage.run import RunStore, stage_folder
+from promptintern.storage.run_format import check_format
 from promptintern.uris import display_uri
 
 FACTS = f"{REPORT_FOLDER}/facts.json"
@@ -96,8 +97,9 @@ def write_report(store: RunStore) -> Report:
     """Build ``report/report.json`` and ``report/report.html`` from ``report/facts.json``.
 
     Raises:
-        UserError: if the facts of the run are missing or damaged.
+        UserError: if the facts of the run are missing or damaged, or another version of this program wrote them.
     """
+    check_format(store.read_json(JOB_FILE) or {}, f"{display_uri(store.store.uri)}/{JOB_FILE}")
     try:
         facts = facts_from_json(store.store.read(FACTS))
     except FileNotFoundError:
