@@ -4,7 +4,7 @@
 some of the names.
 """
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 RUN_FORMAT: Final = "2.0"
@@ -54,7 +54,7 @@ OPERATOR_SELECTOR: Final = f"{LABEL_MANAGED_BY}={OPERATOR}"
 LABEL_JOB: Final = "promptintern.dev/job"
 LABEL_JOB_UID: Final = "promptintern.dev/job-uid"
 LABEL_ROLE: Final = "promptintern.dev/role"
-"""The label with the role of a pod: ``head``, ``worker`` or ``preflight``."""
+"""The label with the ``PodRole`` of a pod."""
 LABEL_ATTEMPT: Final = "promptintern.dev/attempt"
 ANNOTATION_GENERATION: Final = "promptintern.dev/generation"
 """The annotation with the generation of the spec that a preflight checks."""
@@ -74,6 +74,27 @@ TRAINER_FIELD_MANAGER: Final = "promptintern-trainer"
 def dependent_name(job: str) -> str:
     """Return the name of the ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy of the job ``job``."""
     return f"promptintern-{job}"
+
+
+class PodRole(StrEnum):
+    """The role of a pod of a job, which is the value of ``LABEL_ROLE``."""
+
+    HEAD = "head"
+    """The head pod of an attempt's Ray cluster."""
+    WORKER = "worker"
+    """A worker pod of an attempt's Ray cluster."""
+    PREFLIGHT = "preflight"
+    """The pod that checks the job before its first attempt."""
+
+
+HEAD_CONTAINER: Final = "ray-head"
+"""The container of a head pod that runs Ray and the driver."""
+CHECK_CONTAINER: Final = "check"
+"""The container of a preflight's pod."""
+RAY_LOGS: Final = "/tmp/ray/session_latest/logs"
+"""The folder, in a pod of a Ray cluster, with Ray's logs of the current session."""
+DRIVER_LOG_PREFIX: Final = "job-driver-"
+"""The prefix that Ray gives to the names of the driver's log files in ``RAY_LOGS``."""
 
 
 # Files of a run, below its folder in the storage

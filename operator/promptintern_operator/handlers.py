@@ -5,6 +5,7 @@ from typing import Any
 
 import kopf
 from promptintern_api.contract import LABEL_JOB, OPERATOR_SELECTOR
+from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern_operator.cache import Cache, CachedJob, ObjectCache, Owner, key_of, owner_of
 from promptintern_operator.queue import Key, Workqueue
@@ -17,7 +18,7 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
     """Return a registry of handlers that update ``cache`` and add jobs to ``queue``."""
     registry = kopf.OperatorRegistry()
 
-    @kopf.on.event("promptintern.dev", "v1alpha1", "promptinternjobs", registry=registry)
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_changed(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
         meta = body["metadata"]
         key = Key(meta["namespace"], meta["name"])

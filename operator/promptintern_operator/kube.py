@@ -9,6 +9,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
 from promptintern_api.contract import OPERATOR
+from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern_operator.metrics import API_REQUESTS
 
@@ -47,7 +48,7 @@ class Resource:
         return "/".join(filter(None, [*parts, self.plural, name, subresource]))
 
 
-JOBS = Resource("promptintern.dev/v1alpha1", "promptinternjobs")
+JOBS = Resource(f"{GROUP}/{VERSION}", PLURAL)
 RAY_JOBS = Resource("ray.io/v1", "rayjobs")
 PODS = Resource("v1", "pods")
 PREFLIGHTS = Resource("batch/v1", "jobs")

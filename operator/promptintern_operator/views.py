@@ -11,6 +11,7 @@ from promptintern_api.contract import (
     ANNOTATION_TRY,
     LABEL_QUEUE,
     LABEL_ROLE,
+    PodRole,
 )
 
 Body = Mapping[str, Any]
@@ -159,7 +160,7 @@ def pod_view(body: Body) -> PodView:
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
-        role=_label(meta, LABEL_ROLE) or "worker",
+        role=_label(meta, LABEL_ROLE) or PodRole.WORKER,
         cluster=_label(meta, "ray.io/cluster"),
         created=parse_time(meta["creationTimestamp"]),
         deleting=_is_deleting(meta),

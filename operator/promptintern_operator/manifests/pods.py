@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from promptintern_api.compute import Resources
-from promptintern_api.contract import ENV_STORAGE_CA, LABEL_ROLE
+from promptintern_api.contract import ENV_STORAGE_CA, LABEL_ROLE, PodRole
 
 from promptintern_operator.manifests.config import CA_FOLDER, FOLDER, SCRATCH, TOKEN_FOLDER, ResolvedJob
 from promptintern_operator.manifests.meta import Manifest, child_name, job_labels
@@ -31,9 +31,9 @@ CONTAINER_SECURITY: Manifest = {
 }
 
 
-def pod_labels(job: ResolvedJob, role: str) -> dict[str, str]:
+def pod_labels(job: ResolvedJob, role: PodRole) -> dict[str, str]:
     """Return the labels of a pod of ``job`` with ``role``."""
-    return job_labels(job) | {LABEL_ROLE: role}
+    return job_labels(job) | {LABEL_ROLE: role.value}
 
 
 def pod_spec(job: ResolvedJob, containers: list[Manifest], *, token: bool = False, **more: Any) -> Manifest:

@@ -1,6 +1,13 @@
 """The preflight: a CPU-only Job that runs `promptintern validate` with the job's own credentials."""
 
-from promptintern_api.contract import ANNOTATION_GENERATION, ANNOTATION_TRY, LABEL_ROLE, ExitCode
+from promptintern_api.contract import (
+    ANNOTATION_GENERATION,
+    ANNOTATION_TRY,
+    CHECK_CONTAINER,
+    LABEL_ROLE,
+    ExitCode,
+    PodRole,
+)
 
 from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob
 from promptintern_operator.manifests.meta import Manifest, kueue_labels, metadata, preflight_name
@@ -14,12 +21,14 @@ _TRIES, _SECONDS = 3, 3600
 def preflight_job(job: ResolvedJob, settings: Settings, *, generation: int, number: int = 1) -> Manifest:
     """Return the ``number``-th Job that checks ``generation`` of the spec."""
     copied = kueue_labels(job.metadata.labels) if settings.checks_in_queue else {}
-    meta = metadata(job, preflight_name(job, generation, number), more_labels=copied | {LABEL_ROLE: "preflight"})
+    meta = metadata(
+        job, preflight_name(job, generation, number), more_labels=copied | {LABEL_ROLE: PodRole.PREFLIGHT.value}
+    )
     size = {"cpu": settings.preflight_size.cpu, "memory": settings.preflight_size.memory}
     check = container(
         job,
         settings,
-        name="check",
+        name=CHECK_CONTAINER,
         size=size,
         command=["promptintern", "validate", JOB_PATH, "--findings", _FINDINGS],
         terminationMessagePath=_FINDINGS,
@@ -37,7 +46,7 @@ def preflight_job(job: ResolvedJob, settings: Settings, *, generation: int, numb
                     {
                         "action": "FailJob",
                         "onExitCodes": {
-                            "containerName": "check",
+                            "containerName": CHECK_CONTAINER,
                             "operator": "In",
                             "values": [int(ExitCode.USER_ERROR)],
                         },
@@ -47,7 +56,7 @@ def preflight_job(job: ResolvedJob, settings: Settings, *, generation: int, numb
                 ]
             },
             "template": {
-                "metadata": {"labels": pod_labels(job, "preflight")},
+                "metadata": {"labels": pod_labels(job, PodRole.PREFLIGHT)},
                 "spec": pod_spec(job, [check], **cpu_placement(job)),
             },
         },

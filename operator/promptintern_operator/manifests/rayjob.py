@@ -5,9 +5,11 @@ from promptintern_api.contract import (
     ENV_POD_FOLDER,
     ENV_RAY_JOB,
     ENV_RAY_VERSION,
+    HEAD_CONTAINER,
     LABEL_ATTEMPT,
     LABEL_QUEUE,
     RUN_FORMAT,
+    PodRole,
 )
 
 from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob
@@ -67,7 +69,7 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
     ray = container(
         job,
         settings,
-        name="ray-head",
+        name=HEAD_CONTAINER,
         size=container_size(compute.head_resources, settings.head_size),
         token=True,
         env=_ray_environment(job, name) | {"RAY_JOB_STOP_WAIT_TIME_S": str(grace)},
@@ -76,7 +78,7 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
             {"name": "dashboard", "containerPort": 8265},
             {"name": "client", "containerPort": 10001},
         ],
-        lifecycle=_save_hook("head", grace),
+        lifecycle=_save_hook(PodRole.HEAD, grace),
     )
     logs = container(
         job,
@@ -97,7 +99,7 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
             "object-store-memory": str(_OBJECT_STORE_BYTES),
         },
         "template": {
-            "metadata": {"labels": pod_labels(job, "head")},
+            "metadata": {"labels": pod_labels(job, PodRole.HEAD)},
             "spec": pod_spec(
                 job,
                 [ray],
@@ -121,7 +123,7 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         name="ray-worker",
         size=size,
         env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(cores(size["cpu"]))},
-        lifecycle=_save_hook("worker", grace),
+        lifecycle=_save_hook(PodRole.WORKER, grace),
     )
     return {
         "groupName": _GROUP,
@@ -131,7 +133,7 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         # One slot per pod, so that no pod gets two workers.
         "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
         "template": {
-            "metadata": {"labels": pod_labels(job, "worker")},
+            "metadata": {"labels": pod_labels(job, PodRole.WORKER)},
             "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **worker_placement(job)),
         },
     }
@@ -145,6 +147,6 @@ def _ray_environment(job: ResolvedJob, name: str) -> dict[str, str]:
     }
 
 
-def _save_hook(role: str, grace: int) -> Manifest:
-    command = ["promptintern", "pod", "save", "--role", role, "--seconds", str(max(grace - 5, 0))]
+def _save_hook(role: PodRole, grace: int) -> Manifest:
+    command = ["promptintern", "pod", "save", "--role", role.value, "--seconds", str(max(grace - 5, 0))]
     return {"preStop": {"exec": {"command": command}}}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from promptintern_api.contract import ExitCode
+from promptintern_api.contract import ExitCode, PodRole
 from promptintern_api.status import Outcome, PodStatus
 from promptintern_api.training_status import Failure
 
@@ -115,7 +115,7 @@ def _failure(
     ]
     lost = [f"pod {pod.name} ({why})" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
     # A drain or a user removed the head pod; the trainer did not fail.
-    leaving = [pod.name for pod in pods if pod.role == "head" and code in _STOPPED and _was_removed(pod, ray_job)]
+    leaving = [pod.name for pod in pods if pod.role == PodRole.HEAD and code in _STOPPED and _was_removed(pod, ray_job)]
     failure_class = trainer_failure.failure_class if trainer_failure is not None else None
     is_refused = code == ExitCode.USER_ERROR or failure_class == "User"
     is_infrastructure = code == ExitCode.INFRASTRUCTURE or failure_class == "Infrastructure"
@@ -198,7 +198,7 @@ def _passed_limit(pod: PodView, container: ContainerView) -> str:
     cause = "because its node ran out of memory"
     if container.memory_limit:
         cause = f"for exceeding its memory limit of {container.memory_limit}"
-    field = "headResources" if pod.role == "head" else "resources"
+    field = "headResources" if pod.role == PodRole.HEAD else "resources"
     return (
         f"container {container.name} of pod {pod.name} was killed {cause}; raise "
         f"spec.compute.{field}.memory, or lower spec.training.tokensPerPack"
@@ -254,7 +254,7 @@ def last_states(pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = (
         pods: The pods of the attempt, as last observed.
         earlier_states: The pod states that the status has kept so far.
     """
-    ordered = sorted(pods, key=lambda pod: (pod.role != "head", pod.name))
+    ordered = sorted(pods, key=lambda pod: (pod.role != PodRole.HEAD, pod.name))
     names = {pod.name for pod in pods}
     gone = [state for state in earlier_states if state.name not in names and (state.reason or state.exit_code)]
     return [*map(_last_state, ordered[:_MOST_PODS]), *gone[:_MOST_GONE]]

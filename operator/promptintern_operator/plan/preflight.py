@@ -1,10 +1,11 @@
 """Decide whether a job may start. A preflight Job runs `promptintern validate` with the job's own credentials."""
 
 import json
+import signal
 from datetime import datetime, timedelta
 
 from promptintern_api import PromptInternJob
-from promptintern_api.contract import ExitCode
+from promptintern_api.contract import ExitCode, PodRole
 
 from promptintern_operator.plan.attempts import backoff
 from promptintern_operator.plan.classify import (
@@ -18,8 +19,8 @@ from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.types import DeletePreflight, Limits, Observed, StartPreflight
 from promptintern_operator.views import ContainerView, PodView, PreflightView
 
-_KILLED = (137, 143)
-"""The exit codes of a process that was ended by SIGKILL or SIGTERM."""
+_ENDED_BY_SIGNAL = (128 + signal.SIGKILL, ExitCode.TERMINATED)
+"""The exit codes of a container whose process was ended by SIGKILL or SIGTERM."""
 _NO_POD = "CheckHasNoPod"
 _CHECKING = "data, model, prompts and credentials are being checked"
 
@@ -80,7 +81,9 @@ def _current_reason(draft: StatusDraft) -> str | None:
 
 def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
     """Return the pods of a preflight. The name of each pod is the name of the Job with a suffix of five letters."""
-    return [pod for pod in observed.pods if pod.role == "preflight" and pod.name.rpartition("-")[0] == preflight.name]
+    return [
+        pod for pod in observed.pods if pod.role == PodRole.PREFLIGHT and pod.name.rpartition("-")[0] == preflight.name
+    ]
 
 
 def _follow_check(
@@ -184,12 +187,12 @@ def _loss_reason(pod: PodView | None, container: ContainerView | None, message: 
     """Return why the check was lost through no fault of the job or of the check, or None if it was not lost."""
     if pod is None or container is None or container.exit_code is None:
         return f"its pod is gone: {message}"
-    taken = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
-    if taken is not None:
-        return f"the cluster removed pod {pod.name} ({taken})"
+    removal_reason = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
+    if removal_reason is not None:
+        return f"the cluster removed pod {pod.name} ({removal_reason})"
     if container.exit_code == ExitCode.INFRASTRUCTURE:
         return _findings(message)
-    if container.exit_code in _KILLED and container.exit_reason != "OOMKilled":
+    if container.exit_code in _ENDED_BY_SIGNAL and container.exit_reason != "OOMKilled":
         return f"pod {pod.name} was killed"
     return None
 

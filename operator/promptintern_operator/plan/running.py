@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from promptintern_api import PromptInternJob
-from promptintern_api.contract import RUN_FORMAT
+from promptintern_api.contract import RUN_FORMAT, PodRole
 from promptintern_api.status import AttemptStatus, Outcome
 from promptintern_api.training_status import Failure
 
@@ -27,7 +27,7 @@ def follow_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft,
     if ray_job is None:
         return _handle_missing_ray_job(attempt, observed, draft, limits)
     attempt = draft.update_attempt(ray_job_uid=ray_job.uid)
-    pods = [pod for pod in observed.pods if pod.role != "preflight" and _is_of(pod, ray_job)]
+    pods = [pod for pod in observed.pods if pod.role != PodRole.PREFLIGHT and _is_of(pod, ray_job)]
     ending = ending_of(ray_job, pods, _trainer_failure(job, draft), earlier_states=attempt.pods)
     if ray_job.deleting and (ending is None or _is_saving(draft)):
         message = f"RayJob {ray_job.name} is being deleted; KubeRay must be running to finish this"
@@ -138,7 +138,9 @@ def _is_saving(draft: StatusDraft) -> bool:
 
 def _track_head(pods: list[PodView], draft: StatusDraft) -> None:
     """Count a new head pod and record its uid, because only the newest head pod may report the progress of training."""
-    heads = [pod for pod in pods if pod.role == "head" and not pod.deleting and pod.phase in ("Pending", "Running")]
+    heads = [
+        pod for pod in pods if pod.role == PodRole.HEAD and not pod.deleting and pod.phase in ("Pending", "Running")
+    ]
     newest = max(heads, key=lambda pod: (pod.created, pod.uid), default=None)
     if newest is None or newest.uid == draft.head_uid:
         return

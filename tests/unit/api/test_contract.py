@@ -1,21 +1,34 @@
-"""The contract is spelled once in Python, and the chart, the images and the documentation say the same."""
+"""The contract is spelled once in Python, and the chart and the documentation say the same."""
 
 import ast
 import re
+import shlex
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from promptintern_api import contract
+import typer
+import typer.core
+from hypothesis import given, settings
+from promptintern.cli.app import app
+from promptintern_api import PromptInternJob, contract
+from promptintern_operator.manifests.config import resolve
+from promptintern_operator.manifests.preflight import preflight_job
+from promptintern_operator.manifests.rayjob import ray_job
+from promptintern_operator.settings import DefaultStorage, Settings
+
+from tests.unit.operator.jobs import jobs
 
 ROOT = Path(__file__).parents[3]
+SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://all/runs", secret_name="all-s3"))
 PACKAGES = ("crds", "operator", "trainer/promptintern")
 STRINGS = {
     name: value
     for name, value in vars(contract).items()
     if name.isupper() and isinstance(value, str) and name not in ("RUN_FORMAT", "OPERATOR_ENV_PREFIX")
 }
-COMMON = {"adapter", "report", "logs"}
+COMMON = {"adapter", "report", "logs", "check"}
 """Words of the contract that mean something else in most places."""
 
 
@@ -43,19 +56,73 @@ def test_each_word_is_spelled_once(value: str) -> None:
 
 
 def test_exit_codes_are_spelled_once() -> None:
-    """No module but the contract ends a process with a number."""
+    """No module but the contract has an exit code as a number, and none ends a process with a number."""
+    codes = {int(code) for code in contract.ExitCode if code > contract.ExitCode.USER_ERROR}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"(sys\.exit|typer\.Exit|SystemExit)\(\d+\)", text), path
+            if path.name != "contract.py":
+                numbers = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+                assert not codes & {number for number in numbers if isinstance(number, int)}, path
+
+
+def test_names_of_dependents_are_spelled_once() -> None:
+    """No code but ``dependent_name`` puts the prefix before a name; prefixes of temporary folders may be the same."""
+    prefixes = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            texts = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.JoinedStr))
+            starts = [text.values[0] for text in texts if text.values]
+            prefixes += [path.name for start in starts if ast.unparse(start).strip("'") == "promptintern-"]
+    assert prefixes == ["contract.py"]
+
+
+@settings(max_examples=10, derandomize=True)
+@given(jobs())
+def test_pods_run_commands_that_exist(job: PromptInternJob) -> None:
+    """The command line of each container is one that the trainer's command line accepts."""
+    cli = typer.main.get_command(app)
+    resolved = resolve(job, SETTINGS)
+    manifests = [ray_job(resolved, SETTINGS, number=1), preflight_job(resolved, SETTINGS, generation=1, number=1)]
+    commands = list(trainer_commands(manifests))
+    assert {command[1] for command in commands} == {"pod", "validate"}
+    for command in commands:
+        found, rest, context = cli, command[1:], None
+        while isinstance(found, typer.core.TyperGroup):
+            context = found.make_context(None, rest[:1], parent=context)
+            found, rest = found.commands[rest[0]], rest[1:]
+        found.make_context(None, list(rest), parent=context)
+
+
+def trainer_commands(value: object) -> Iterator[list[str]]:
+    """Yield every command line of the trainer in a manifest: a list, or the entry point of a RayJob."""
+    if isinstance(value, dict):
+        for entry in value.values():
+            yield from trainer_commands(entry)
+    elif isinstance(value, list) and value and value[0] == "promptintern":
+        yield value
+    elif isinstance(value, list):
+        for entry in value:
+            yield from trainer_commands(entry)
+    elif isinstance(value, str) and value.startswith("promptintern "):
+        yield shlex.split(value)
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/cli.md"])
 def test_documented_exit_codes(path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8").casefold()
-    codes = {int(code) for code in re.findall(r"\b(\d{1,3})\b", text[text.index("exit code") :][:400])}
-    public = {int(code) for code in contract.ExitCode} - {contract.ExitCode.INFRASTRUCTURE}
-    assert codes >= public & ({0, 1, 2, 130, 143} if path == "README.md" else {0, 1, 2})
+    codes = {int(code) for code in re.findall(r"\b(\d{1,3})\b", text[text.index("exit code") :][:800])}
+    assert codes >= {int(code) for code in contract.ExitCode} - {contract.ExitCode.INFRASTRUCTURE}
+
+
+def test_documented_files() -> None:
+    """The page about the storage names every file and folder of a run that the contract names."""
+    text = (ROOT / "docs/storage.md").read_text(encoding="utf-8")
+    names = {value for name, value in STRINGS.items() if name.endswith(("_FILE", "_FOLDER")) and "/" not in value}
+    missing = {name for name in names - {contract.ENV_POD_FOLDER} if name not in text}
+    assert len(names) > 5
+    assert not missing
 
 
 def test_documented_environment_variables() -> None:

@@ -5,7 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from promptintern_api.contract import LOGS_FOLDER
+from promptintern_api.contract import (
+    CHECK_CONTAINER,
+    DRIVER_LOG_PREFIX,
+    HEAD_CONTAINER,
+    LOGS_FOLDER,
+    RAY_LOGS,
+    PodRole,
+)
 from promptintern_api.status import AttemptStatus
 
 from promptintern.cluster import messages
@@ -14,9 +21,6 @@ from promptintern.cluster.objects import Job, Pod, newest
 from promptintern.cluster.run_location import RunLocation
 from promptintern.errors import RunFailed, UserError
 
-RAY_LOGS = "/tmp/ray/session_latest/logs"
-HEAD_CONTAINER, CHECK_CONTAINER = "ray-head", "check"
-_DRIVER = "job-driver-"
 _POLL_SECONDS, _STORED_SECONDS = 2.0, 15.0
 _PATIENCE_SECONDS = 600.0
 _SHUTDOWN_SECONDS = 30.0
@@ -27,7 +31,7 @@ _MIN_ANCHOR_BYTES = 128
 _MAX_READ_BYTES = 4 << 20
 READ_SCRIPT = rf"""cd "$1" 2>/dev/null || exit 0
 shift
-for f in $(ls -tr {_DRIVER}*.log 2>/dev/null); do
+for f in $(ls -tr {DRIVER_LOG_PREFIX}*.log 2>/dev/null); do
   from=0
   for known in "$@"; do case $known in "$f:"*) from=${{known##*:}};; esac; done
   bytes=$(( $(wc -c < "$f") - from ))
@@ -204,7 +208,7 @@ class LogReader:
 
     def _head(self, job: Job, attempt: AttemptStatus) -> Pod | None:
         try:
-            pods = self._cluster.pods(job.name, "head")
+            pods = self._cluster.pods(job.name, PodRole.HEAD)
         except Forbidden as error:
             self._note_once(f"{error.problems[0].message}; showing the stored log instead")
             self._no_exec = True
@@ -246,7 +250,7 @@ class LogReader:
         location = self._locate_run(job)
         with location.hinting():
             store = location.open().child(LOGS_FOLDER, attempt.ray_job_name)
-            stored = {path: store.read(path) for path in store.list() if path.startswith(_DRIVER)}
+            stored = {path: store.read(path) for path in store.list() if path.startswith(DRIVER_LOG_PREFIX)}
         for path, content in stored.items():
             position = self._positions.get((attempt.ray_job_name, path))
             new_content = bytes_after(content, position.tail) if position else content
@@ -281,7 +285,7 @@ class LogReader:
 
     def _check_pod(self, job: Job) -> Pod | None:
         try:
-            return newest(self._cluster.pods(job.name, "preflight"))
+            return newest(self._cluster.pods(job.name, PodRole.PREFLIGHT))
         except Forbidden as error:
             self._note_once(error.problems[0].message)
             return None

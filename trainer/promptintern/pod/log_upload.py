@@ -7,19 +7,19 @@ import threading
 from pathlib import Path
 
 import structlog
+from promptintern_api.contract import DRIVER_LOG_PREFIX, RAY_LOGS
 
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.store import Store
 
-RAY_LOGS = Path("/tmp/ray/session_latest/logs")
-_PATTERNS = ("job-driver-*.log", "gcs_server.*", "raylet.*", "python-core-driver-*.log")
+_PATTERNS = (f"{DRIVER_LOG_PREFIX}*.log", "gcs_server.*", "raylet.*", "python-core-driver-*.log")
 TAIL_BYTES = 1 << 20
 SECONDS_BETWEEN = 15.0
 _log = structlog.get_logger("promptintern.pod")
 
 
 def upload_logs(
-    store: Store, stop: threading.Event, *, logs: Path = RAY_LOGS, seconds: float = SECONDS_BETWEEN
+    store: Store, stop: threading.Event, *, logs: Path = Path(RAY_LOGS), seconds: float = SECONDS_BETWEEN
 ) -> None:
     """Upload the tails of changed logs every ``seconds`` until ``stop`` is set, and then once more.
 

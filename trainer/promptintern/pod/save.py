@@ -11,6 +11,8 @@ import signal
 import time
 from pathlib import Path
 
+from promptintern_api.contract import PodRole
+
 from promptintern.leaving import announce_leaving, process_id, wait_for_exit
 
 _EXIT_CODE_SECONDS = 7.0
@@ -23,7 +25,7 @@ def save(folder: Path, *, role: str, seconds: float) -> bool:
     Return False if it has not ended after ``seconds``.
     """
     announce_leaving(folder)
-    if role == "worker":
+    if role == PodRole.WORKER:
         return wait_for_exit(folder, "worker", seconds)
     deadline = time.monotonic() + seconds
     driver = process_id(folder, "driver")

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import yaml
+from promptintern_api.job import GROUP, KIND, VERSION
 
 from promptintern.sample import MODEL_URI, sample_template
 from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE
@@ -24,8 +25,8 @@ def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, A
     """Return the job as plain data. Its settings are for training that takes minutes on a CPU with 128 rows."""
     data = "sample://formulas/{split}?world={world}&rows={rows}"
     return {
-        "apiVersion": "promptintern.dev/v1alpha1",
-        "kind": "PromptInternJob",
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
         "metadata": {"name": name},
         "spec": {
             "model": {"uri": MODEL_URI, "dtype": "float32"},
