@@ -57,11 +57,28 @@ def _reason(error: Exception) -> str:
 def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
     """Return the job in the YAML file ``path`` with ``a.b=c`` overrides applied.
 
-    A URI field may also contain a plain path, which is relative to the file's folder or, in an override, to the working
-    directory.
-
     Raises:
         UserError: if the file cannot be read, does not contain exactly one YAML mapping, or is not a valid job.
+    """
+    return parse_document(read_document(path, overrides))
+
+
+def parse_document(document: dict[str, Any]) -> PromptInternJob:
+    """Return the job in ``document``. Raise ``UserError`` if it is not a valid job."""
+    try:
+        return parse_job(document)
+    except InvalidJob as error:
+        raise UserError(error.problems) from None
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the YAML mapping in the file ``path`` with ``a.b=c`` overrides applied; it need not be a valid job.
+
+    A URI field may also contain a plain path, which is relative to the file's folder or, in an override, to the working
+    directory. The returned URI fields contain URIs.
+
+    Raises:
+        UserError: if the file cannot be read, or does not contain exactly one YAML mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -83,11 +100,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
     document = documents[0]
     if not isinstance(document, dict):
         raise UserError.at(str(path), "is not a mapping; a job starts with apiVersion and kind")
-    document = with_overrides(_absolute(document, path.resolve().parent), overrides)
-    try:
-        return parse_job(document)
-    except InvalidJob as error:
-        raise UserError(error.problems) from None
+    return with_overrides(_absolute(document, path.resolve().parent), overrides)
 
 
 def with_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

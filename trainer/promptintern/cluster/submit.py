@@ -7,7 +7,6 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-import yaml
 from promptintern_api import PromptInternJob, PromptInternJobSpec
 from promptintern_api.job import MUTABLE_SPEC_FIELDS
 from pydantic import ValidationError
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 from promptintern.cluster.api_errors import AlreadyExists, Conflict, NotFound
 from promptintern.cluster.objects import Document, Job
 from promptintern.errors import Problem, UserError
-from promptintern.job import JobLoader, load_job, with_overrides
+from promptintern.job import parse_document, read_document
 from promptintern.uris import display_uri
 
 _SENT_METADATA = ("labels", "annotations")
@@ -88,13 +87,13 @@ def read_submission(path: Path, overrides: Sequence[str]) -> Submission:
     Raises:
         UserError: if the job is not valid, or names files that only this machine can read.
     """
-    job = load_job(path, overrides)
+    document = read_document(path, overrides)
+    job = parse_document(document)
     problems = find_local_paths(job)
     if problems:
         raise UserError(problems)
     # PromptInternJob keeps only the metadata that the trainer needs; labels and annotations come from the file itself.
-    document = yaml.load(path.read_text(encoding="utf-8"), Loader=JobLoader)  # noqa: S506 -- it is a SafeLoader
-    metadata = with_overrides(document, overrides).get("metadata") or {}
+    metadata = document.get("metadata") or {}
     sent_metadata = {name: metadata[name] for name in _SENT_METADATA if metadata.get(name)}
     return Submission(
         job=job,

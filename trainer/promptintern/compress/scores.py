@@ -1,8 +1,7 @@
 """Scores of the words of a template, computed with a causal language model or a token classifier."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from promptintern.compress.classifier import FIELD
 from promptintern.compress.ranked import Unit, split_units
 from promptintern.errors import UserError
-from promptintern.models import context_length
+from promptintern.models import context_length, evaluation_mode
 from promptintern.prompt.template import Template
 
 _MAX_WINDOW = 2048
@@ -37,7 +36,7 @@ def self_information_scores(template: Template, model: Any, tokenizer: Any) -> l
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     window = min(context_length(model.config) or _MAX_WINDOW, _MAX_WINDOW) - 1  # one position is for the start token
     surprisal: list[float] = []
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         while len(surprisal) < len(ids):
             first = max(0, len(surprisal) - window // 2)
             inputs = torch.tensor([[start, *ids[first : first + window]]], device=_device(model))
@@ -70,7 +69,7 @@ def llmlingua2_scores(template: Template, model: Any, tokenizer: Any) -> list[fl
     text = template.plain_text
     ends = [text[a:b].strip(" ") in (".", "\n") for a, b in spans]
     keep: list[float] = []
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         while len(keep) < len(ids):
             stop = _chunk_end(len(keep), window, ends)
             chunk = ids[len(keep) : stop]
@@ -126,18 +125,6 @@ def _mean_by_unit(units: Sequence[Unit], spans: Sequence[tuple[int, int]], value
         beginning = [i for i in overlapping if spans[i][0] >= unit.start] or overlapping
         scores.append(sum(values[i] for i in beginning) / len(beginning) if beginning else 0.0)
     return scores
-
-
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    """Put ``model`` into evaluation mode and disable gradients inside the block, and restore both afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 def _device(model: Any) -> torch.device:

@@ -88,10 +88,6 @@ class Adapter:
         with torch.no_grad():
             self.flat.copy_(values)
 
-    def reset(self) -> None:
-        """Set all parameters to the values that they had right after creation."""
-        self.load_flat(self.initial)
-
     def save(self, folder: Path, *, base_name: str, revision: str | None = None) -> None:
         """Write ``adapter_model.safetensors`` and ``adapter_config.json`` in the form that stock PEFT and vLLM read."""
         from peft import get_peft_model_state_dict

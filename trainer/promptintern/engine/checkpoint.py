@@ -24,8 +24,6 @@ class Totals:
     tokens: int = 0
     loss_tokens: int = 0
     computed: int = 0
-    computed_loss_tokens: int = 0
-    """The number of loss tokens in the steps for which the number of computed tokens is known."""
 
 
 @dataclass(kw_only=True)
@@ -41,12 +39,11 @@ class Trajectory:
     loss_tokens: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     computed: list[int] = field(default_factory=list)
-    """The number of tokens that the model computed in every step. This list is shorter than the other lists if the
-    track was begun by an older version, which did not record this number."""
+    """The number of tokens that the model computed in every step."""
     seconds: float = 0.0
     """The training time in seconds, without evaluation, over all attempts and head restarts."""
     spent: dict[Phase, float] = field(default_factory=dict)
-    """The number of seconds spent in each phase, summed over all steps that have an entry in ``computed``."""
+    """The number of seconds spent in each phase, summed over all steps."""
 
     def __post_init__(self) -> None:
         # Rates are reported at every step, and a stage may have 100,000 steps, so the sums are kept up to date.
@@ -55,7 +52,6 @@ class Trajectory:
             tokens=sum(self.tokens),
             loss_tokens=sum(self.loss_tokens),
             computed=sum(self.computed),
-            computed_loss_tokens=sum(self.loss_tokens[self.steps - len(self.computed) :]),
         )
 
     @property
@@ -85,7 +81,6 @@ class Trajectory:
         self.totals.tokens += tokens
         self.totals.loss_tokens += loss_tokens
         self.totals.computed += computed
-        self.totals.computed_loss_tokens += loss_tokens
 
     def add_seconds(self, seconds: Mapping[Phase, float]) -> None:
         """Add ``seconds``, the time spent in each phase."""

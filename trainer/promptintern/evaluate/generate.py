@@ -11,6 +11,7 @@ import torch
 from promptintern.engine.fused.patching import base_of
 from promptintern.errors import RunFailed
 from promptintern.evaluate.prefix import CachedPrefix, compute_prefix
+from promptintern.models import evaluation_mode
 
 _LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
 """The largest difference between logits that a different order of summation may cause, in float32 and in 16-bit types.
@@ -60,7 +61,7 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[Answer | None] = [None] * len(prompts)
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         prefix = _usable_prefix(model, tokenizer, prompts, device) if share_prefix else None
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
@@ -84,7 +85,7 @@ def time_queries(
 ) -> list[float]:
     """Answer each prompt alone, after one untimed warm-up answer, and return the seconds that each answer took."""
     seconds = []
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for number, prompt in enumerate([*prompts[:1], *prompts]):
             began = time.perf_counter()
             _generate_batch(model, tokenizer, [prompt], decoding, device, None)
@@ -134,17 +135,6 @@ def _first_logits(
     output = _greedy_output(model, tokenizer, prompts, device, prefix, **settings)
     logits: torch.Tensor = output.logits[0]
     return logits
-
-
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
 
 
 def _generate_with_halving(

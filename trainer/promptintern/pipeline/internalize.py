@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 from promptintern_api.evaluation import Arm, Metric, OnGateFail
 from promptintern_api.training import LearningRatePolicy
@@ -27,6 +28,7 @@ from promptintern.pipeline.tracks import (
     stage_tracks,
 )
 from promptintern.pipeline.training import TrackTrainer
+from promptintern.prompt.encode import Encoded
 from promptintern.report.facts import KEPT_STAGE
 from promptintern.stage_record import StageRecord, TrackRecord
 from promptintern.storage.manifest import Manifest
@@ -148,7 +150,7 @@ class _Run:
 
             def prepare(number: int) -> Future[PreparedTrack]:
                 if number not in pending:
-                    pending[number] = executor.submit(prepare_track, self.session, tracks[number])
+                    pending[number] = executor.submit(self._prepare, tracks[number])
                 return pending[number]
 
             steps = self._steps_by_stage(tracks, prepare)
@@ -172,7 +174,7 @@ class _Run:
         """Train Direct with the budget of the stages, answer ``prompts``, and return Direct's manifest digest."""
         manifest = self._committed(DIRECT)
         if manifest is None:
-            rows = self.session.encode_training(self.session.templates[-1], 0)
+            rows = self._last_rows
             stages = ((str(stage.index), self._committed(str(stage.index))) for stage in self.session.stages)
             track = direct_track(
                 self.session,
@@ -190,6 +192,15 @@ class _Run:
         self.evaluate_arm(Arm.DIRECT, prompts, parent=manifest.digest())
         return manifest.digest()
 
+    @cached_property
+    def _last_rows(self) -> list[Encoded]:
+        """The encoded training rows of the last stage, whose prompts have no examples. Direct trains on them, too."""
+        return self.session.encode_training(self.session.templates[-1], 0)
+
+    def _prepare(self, stage: Track) -> PreparedTrack:
+        is_last = stage.template == len(self.session.templates) - 1
+        return prepare_track(self.session, stage, self._last_rows if is_last else None)
+
     def emit(self, event: Note | Scored | StageDone) -> None:
         """Send ``event`` to the observer if this worker has rank 0."""
         if distributed.rank() == 0:
@@ -204,7 +215,9 @@ class _Run:
     def _steps_by_stage(self, tracks: Sequence[Track], prepare: Callable[[int], Future[PreparedTrack]]) -> list[int]:
         """Return the number of optimizer steps of each stage.
 
-        All numbers are 0 if every stage restarts the learning-rate schedule, because they are not needed then."""
+        All numbers are 0 if every stage restarts the learning-rate schedule, because they are not needed then.
+        Otherwise all stages are prepared here, and a stage's encoded rows stay in memory until the stage is trained.
+        """
         if self.session.job.spec.training.between_stages.learning_rate is LearningRatePolicy.RESTART:
             return [0] * len(tracks)
         manifests = [self._committed(track.key) for track in tracks]

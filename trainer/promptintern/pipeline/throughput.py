@@ -15,7 +15,7 @@ def throughput_of(trajectory: Trajectory, parameters: ParameterCounts, *, peak: 
     """
     seconds, timed = max(trajectory.seconds, 1e-9), sum(trajectory.spent.values())
     totals = trajectory.totals
-    flops = training_flops(parameters, computed=totals.computed, loss_tokens=totals.computed_loss_tokens)
+    flops = training_flops(parameters, computed=totals.computed, loss_tokens=totals.loss_tokens)
     return Throughput(
         examples_per_second=totals.rows / seconds,
         tokens_per_second=totals.tokens / seconds,
