@@ -70,7 +70,7 @@ def _to_json(document: Mapping[str, Any]) -> str:
         raise InvalidJob([Problem(where="document", message="contains itself or is nested too deeply")]) from None
     except TypeError as error:
         raise InvalidJob(
-            [Problem(where="document", message=f"contains {error}, which JSON cannot represent")]
+            [Problem(where="document", message=f"contains a key or value that JSON cannot represent: {error}")]
         ) from None
     if bytes_left < 0:
         message = f"is larger than {MAX_BYTES:,} bytes, the most that an API server accepts"

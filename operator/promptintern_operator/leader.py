@@ -52,7 +52,7 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
     ) -> None:
         super().__init__(name, namespace, identity, api)
         self._seconds = seconds
-        self._tenure = leadership
+        self._leadership = leadership
 
     async def get(self, name: str, namespace: str) -> tuple[bool, LeaderElectionRecord | Exception | None]:
         try:
@@ -72,8 +72,12 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
 
     async def release(self) -> None:
         """Release the lease, so that another replica can take over at once."""
-        found, _ = await self.get(self.name, self.namespace)
-        if found and self.lease_reference is not None and self.lease_reference.spec.holder_identity == self.identity:
+        lease_exists, _ = await self.get(self.name, self.namespace)
+        if (
+            lease_exists
+            and self.lease_reference is not None
+            and self.lease_reference.spec.holder_identity == self.identity
+        ):
             spec: V1LeaseSpec = self.lease_reference.spec
             spec.holder_identity = None  # other replicas wait for their own lease duration, whatever the lease says
             await self._in_time(
@@ -84,7 +88,7 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
         began = Leadership.now()
         taken = await self._in_time(request)
         if taken:
-            self._tenure.renew(began)
+            self._leadership.renew(began)
         return taken
 
     async def _in_time(self, request: Awaitable[object]) -> bool:

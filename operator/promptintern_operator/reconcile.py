@@ -140,8 +140,8 @@ class Reconciler:
     async def _write_status(self, key: Key, cached: CachedJob, result: Plan) -> bool:
         """Write the status if it has changed. Return False if the plan is outdated because the job has changed."""
         before = cached.body.get("status") or {}
-        mine = {name: value for name, value in before.items() if name != "training"}
-        if is_same_status(mine, result.status):
+        operator_fields = {name: value for name, value in before.items() if name != "training"}
+        if is_same_status(operator_fields, result.status):
             return True
         try:
             written = await self._kube.apply_job_status(

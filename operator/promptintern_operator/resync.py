@@ -20,9 +20,9 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
         RequestFailed: if a kind cannot be listed; objects that have already been removed stay removed.
     """
     changed: set[Key] = set()
-    known_jobs = {job.uid: key for key, job in cache.jobs.items()}
+    cached_jobs = {job.uid: key for key, job in cache.jobs.items()}
     listing = await _list(kube, JOBS, namespaces, selector="")
-    for uid, key in known_jobs.items():
+    for uid, key in cached_jobs.items():
         if listing.lacks(key.namespace, uid) and cache.jobs.get(key) is not None and cache.jobs[key].uid == uid:
             cache.remove_job(key)
             changed.add(key)

@@ -165,7 +165,7 @@ class LogReader:
             self._wait_for_shutdown(job, attempt, head)
             self._finish(job, attempt)
             if number is None and not job.is_over:
-                self._note_once("waiting for the next attempt" if not job.spec.get("suspend") else "")
+                self._note_once(f"waiting for attempt {attempt.number + 1}" if not job.spec.get("suspend") else "")
             return job.is_over or number is not None
         if head is not None and HEAD_CONTAINER in head.running_containers:
             self._read_head(head, attempt)

@@ -78,8 +78,8 @@ class TrainingProgress:
         )
 
     def _change(self, stage: int, **changes: object) -> None:
-        known = self._stages.get(stage) or StageStatus(index=stage, rate=0, shots=0, prompt_tokens=0)
-        self._stages[stage] = known.model_copy(update=changes)
+        stored = self._stages.get(stage) or StageStatus(index=stage, rate=0, shots=0, prompt_tokens=0)
+        self._stages[stage] = stored.model_copy(update=changes)
 
     def _seconds_left(self, steps: int) -> float | None:
         (began, before), (now, done) = self._recent[0], self._recent[-1]

@@ -162,7 +162,7 @@ class LocalBackend:
             except FileNotFoundError:
                 return None
 
-        return self._run("look at", path, stat)
+        return self._run("stat", path, stat)
 
     def sizes(self, folder: str) -> dict[str, int]:
         path = self._path(folder)

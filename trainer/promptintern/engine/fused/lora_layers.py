@@ -74,5 +74,5 @@ def flatten_weights(layers: Sequence[LoraWeights]) -> tuple[list[float], list[Te
 
 def unflatten_weights(flat: Sequence[Tensor], scales: Sequence[float]) -> list[LoraWeights]:
     """Return the weights of the layers that ``flatten_weights`` flattened."""
-    matrices = zip(flat[::3], flat[1::3], flat[2::3], scales, strict=True)
-    return [LoraWeights(weight=weight, a=a, b=b, scale=scale) for weight, a, b, scale in matrices]
+    by_layer = zip(flat[::3], flat[1::3], flat[2::3], scales, strict=True)
+    return [LoraWeights(weight=weight, a=a, b=b, scale=scale) for weight, a, b, scale in by_layer]
