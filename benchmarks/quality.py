@@ -58,7 +58,10 @@ class Quiet:
 
 
 def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, float]:
-    """Run the jobs with equal rows and equal tokens in one world, and return the exact match of each arm in percent."""
+    """Run two jobs in one world, and return the exact match of each arm in percent.
+
+    Direct trains on as many rows as the stages in the first job, and on as many tokens in the second.
+    """
     storage = folder.as_uri()
     figures: dict[str, float] = {}
     first: Path | None = None

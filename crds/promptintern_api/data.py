@@ -50,8 +50,8 @@ class Columns(ApiModel):
         ColumnName | None,
         Field(
             description=(
-                "Column with a list of tests for the program in the answer. The tests are reserved for the metric "
-                "pass@1. If it is left out, a row has no tests."
+                "Column with a list of tests for the program in the answer. The tests are reserved for a "
+                "future metric, pass@1, and are not used yet. If it is left out, a row has no tests."
             )
         ),
     ] = None

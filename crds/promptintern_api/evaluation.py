@@ -10,7 +10,7 @@ from promptintern_api.base import ApiModel, Number, Rule
 
 
 class Metric(StrEnum):
-    """A score: from 0 to 1 for each answer (ExactMatch), or from 0 to 100 for a set of answers (BLEU)."""
+    """A metric: ExactMatch, the share of right answers (0 to 1), or BLEU, a score of all answers (0 to 100)."""
 
     EXACT_MATCH = "ExactMatch"
     BLEU = "BLEU"

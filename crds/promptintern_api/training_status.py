@@ -116,7 +116,7 @@ class Failure(ApiModel):
             description=(
                 "Class of the failure, which says who has to act. User: the job or its data is wrong. Application: the "
                 "trainer failed. Infrastructure: a node, a pod, the storage or a model hub failed. Preemption: the "
-                "cluster removed a pod; trainers do not report this class themselves."
+                "cluster removed a pod; this version's trainer never sets this class."
             ),
         ),
     ]

@@ -87,7 +87,7 @@ class _Base:
 
 
 class LogObserver(_Base):
-    """An observer that prints one line per event, except that it prints progress at most every few seconds."""
+    """An observer that prints each event that matters to people on one line, and progress at most every few seconds."""
 
     def __init__(self, console: Console, stop: StopFlag) -> None:
         super().__init__(stop)

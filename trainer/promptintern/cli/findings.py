@@ -43,7 +43,7 @@ def exiting_on_infrastructure_failure() -> Iterator[None]:
 
 
 def findings_json(problems: tuple[Problem, ...] | list[Problem], *, limit: int = _MAX_BYTES) -> str:
-    """Return as many ``problems`` as fit into ``limit`` bytes as JSON, and the number of omitted problems.
+    """Return JSON of at most ``limit`` bytes with as many ``problems`` as fit, and the number of the others.
 
     The first problem is shortened, if necessary, but never omitted.
     """

@@ -76,7 +76,8 @@ class Question:
     days: int | None
     region: str | None
     wording: int
-    """The number of the wording. Modulo the number of phrasings, it is the index of the phrasing of each part."""
+    """A number that selects the phrasing of each part of the question, as an index modulo the number of
+    phrasings."""
 
     @property
     def meaning(self) -> str:
