@@ -11,7 +11,7 @@ from promptintern.engine.lanes import lane_pool
 from promptintern.engine.packing.forward import compute_shared_prefix, pack_loss, pack_tensors
 from promptintern.engine.packing.layout import PackLayout, patched_for
 from promptintern.engine.packing.planning import StepPlan, plan_steps
-from promptintern.engine.throughput import phase_clock
+from promptintern.engine.throughput import activity_clock
 from promptintern.pipeline.inputs import length_of
 from promptintern.prompt.encode import Encoded
 from promptintern_api.training import Lora
@@ -79,7 +79,7 @@ def gradient_of_step(
     )
     with patched_for(adapter.model, PackLayout.PREFIX_TREE), lane_pool(lanes) as pool:
         loss, computed = compute_gradients(
-            adapter, rows, step, PackLayout.PREFIX_TREE, pool=pool, device=CPU, clock=phase_clock(CPU)
+            adapter, rows, step, PackLayout.PREFIX_TREE, pool=pool, device=CPU, clock=activity_clock(CPU)
         )
     assert computed == step.computed
     return loss / step.loss_tokens, adapter.grad.clone(), step

@@ -1,12 +1,12 @@
-"""The time of phases, and the arithmetic of training."""
+"""The time of activities, and the arithmetic of training."""
 
 import pytest
 import torch
 from promptintern.engine.adapter import attach_lora
 from promptintern.engine.throughput import (
+    Activity,
+    ActivityClock,
     ParameterCounts,
-    Phase,
-    PhaseClock,
     device_peak,
     parameter_counts,
     peak_flops,
@@ -17,11 +17,11 @@ from promptintern_api.training import Lora
 from tests.tiny import tiny_model
 
 
-def test_seconds_are_summed_by_phase() -> None:
+def test_seconds_are_summed_by_activity() -> None:
     moments = iter([10.0, 11.0, 13.0, 14.5, 20.0])
-    clock = PhaseClock(lambda: next(moments), lambda start, end: end - start)
-    for phase in ("data", "forward", "data"):
-        clock.record(phase)  # type: ignore[arg-type]
+    clock = ActivityClock(lambda: next(moments), lambda start, end: end - start)
+    for activity in ("data", "forward", "data"):
+        clock.record(activity)  # type: ignore[arg-type]
     assert clock.collect() == {"data": 2.5, "forward": 2.0}
     clock.record("save")
     assert clock.collect() == {"save": 5.5}
@@ -31,10 +31,10 @@ def test_seconds_are_summed_by_phase() -> None:
 def test_a_record_that_the_device_has_not_reached_comes_later() -> None:
     moments = iter(range(10))
     reached = 2
-    clock = PhaseClock(lambda: next(moments), lambda start, end: float(end - start) if end <= reached else None)
-    phases: list[Phase] = ["forward", "backward", "optimizer"]
-    for phase in phases:
-        clock.record(phase)
+    clock = ActivityClock(lambda: next(moments), lambda start, end: float(end - start) if end <= reached else None)
+    activities: list[Activity] = ["forward", "backward", "optimizer"]
+    for activity in activities:
+        clock.record(activity)
     assert clock.collect() == {"forward": 1.0, "backward": 1.0}
     reached = 3
     clock.record("save")

@@ -46,5 +46,5 @@ def test_a_device_that_has_reported_no_time_yet() -> None:
     assert rates.time_shares is None
 
 
-def test_the_status_has_a_share_for_each_phase_of_a_step() -> None:
-    assert tuple(TimeShares.model_fields) == get_args(engine.Phase)
+def test_the_status_has_a_share_for_each_activity_of_a_step() -> None:
+    assert tuple(TimeShares.model_fields) == get_args(engine.Activity)

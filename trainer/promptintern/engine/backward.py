@@ -12,7 +12,7 @@ from promptintern.engine.lanes import LanePool
 from promptintern.engine.packing.forward import compute_shared_prefix, pack_loss, pack_tensors
 from promptintern.engine.packing.layout import PackLayout
 from promptintern.engine.packing.planning import Pack, StepPlan
-from promptintern.engine.throughput import PhaseClock, phase_clock
+from promptintern.engine.throughput import ActivityClock, activity_clock
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 
@@ -27,7 +27,7 @@ def compute_gradients(
     *,
     pool: LanePool,
     device: torch.device,
-    clock: PhaseClock,
+    clock: ActivityClock,
 ) -> tuple[float, int]:
     """Compute the gradients of a step's mean loss per answer token, and store them in ``adapter.grad``.
 
@@ -52,7 +52,7 @@ def compute_gradients(
             layout=layout,
             loss_tokens=step.loss_tokens,
             device=device,
-            clock=clock if is_first else phase_clock(device),
+            clock=clock if is_first else activity_clock(device),
             shared_prefix=shared_prefix if is_first or not shared_prefix else shared_prefix.fork(),
             grad=None if is_first else torch.zeros_like(adapter.grad),
             loss=torch.zeros((), dtype=torch.float64, device=device),
@@ -90,7 +90,7 @@ class _Lane:
     layout: PackLayout
     loss_tokens: int
     device: torch.device
-    clock: PhaseClock
+    clock: ActivityClock
     shared_prefix: SharedPrefix | None
     grad: Tensor | None
     loss: Tensor

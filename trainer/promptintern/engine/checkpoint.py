@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from promptintern.engine.adapter import Adapter
-from promptintern.engine.throughput import Phase
+from promptintern.engine.throughput import Activity
 from promptintern.errors import RunFailed
 
 _TENSORS = "state.safetensors"
@@ -42,8 +42,8 @@ class Trajectory:
     """The number of tokens that the model computed in every step."""
     seconds: float = 0.0
     """The training time in seconds, without evaluation, over all attempts and head restarts."""
-    spent: dict[Phase, float] = field(default_factory=dict)
-    """The number of seconds spent in each phase, summed over all steps."""
+    spent: dict[Activity, float] = field(default_factory=dict)
+    """The number of seconds spent in each activity, summed over all steps."""
 
     def __post_init__(self) -> None:
         # Rates are reported at every step, and a stage may have 100,000 steps, so the sums are kept up to date.
@@ -82,10 +82,10 @@ class Trajectory:
         self.totals.loss_tokens += loss_tokens
         self.totals.computed += computed
 
-    def add_seconds(self, seconds: Mapping[Phase, float]) -> None:
-        """Add ``seconds``, the time spent in each phase."""
-        for phase, added in seconds.items():
-            self.spent[phase] = self.spent.get(phase, 0.0) + added
+    def add_seconds(self, seconds: Mapping[Activity, float]) -> None:
+        """Add ``seconds``, the time spent in each activity."""
+        for activity, added in seconds.items():
+            self.spent[activity] = self.spent.get(activity, 0.0) + added
             self.seconds += added
 
     def write(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The time spent in each phase of training, the floating-point operations of training, and the peak FLOP/s of GPUs."""
+"""The time of each activity of training, the floating-point operations of training, and the peak FLOP/s of GPUs."""
 
 import re
 import time
@@ -12,8 +12,8 @@ from torch import nn
 
 from promptintern.engine.adapter import Adapter
 
-Phase = Literal["data", "forward", "backward", "exchange", "optimizer", "save"]
-"""A phase of a step. The first lane of the first worker measures the time of each phase.
+Activity = Literal["data", "forward", "backward", "exchange", "optimizer", "save"]
+"""An activity of a step. The first lane of the first worker measures the time of each activity.
 
 ``exchange`` is the all-reduce of gradients, which occurs only with several workers and includes the time spent waiting
 for the other workers. ``optimizer`` includes clipping. ``save`` is the time for which reports and checkpoints block the
@@ -40,8 +40,8 @@ The figures are for dense products: bfloat16 with tensor cores, and float32 with
 to TF32 by default)."""
 
 
-class PhaseClock:
-    """A clock that assigns all elapsed time, without gaps, to phases.
+class ActivityClock:
+    """A clock that assigns all elapsed time, without gaps, to activities.
 
     Args:
         mark: A function that returns a mark of the present moment.
@@ -53,46 +53,46 @@ class PhaseClock:
         self._mark = mark
         self._between = between
         self._last = mark()
-        self._open: deque[tuple[Phase, Any, Any]] = deque()
+        self._open: deque[tuple[Activity, Any, Any]] = deque()
 
-    def record(self, phase: Phase) -> None:
-        """Assign the time since the previous record to ``phase``."""
+    def record(self, activity: Activity) -> None:
+        """Assign the time since the previous record to ``activity``."""
         now = self._mark()
-        self._open.append((phase, self._last, now))
+        self._open.append((activity, self._last, now))
         self._last = now
 
-    def collect(self) -> dict[Phase, float]:
-        """Return the number of seconds recorded for each phase since the last call of this method.
+    def collect(self) -> dict[Activity, float]:
+        """Return the number of seconds recorded for each activity since the last call of this method.
 
         This method does not wait for the device: time up to a record that the device has not reached yet is returned by
         a later call.
         """
-        seconds_by_phase: dict[Phase, float] = {}
+        seconds_by_activity: dict[Activity, float] = {}
         while self._open:
-            phase, start, end = self._open[0]
+            activity, start, end = self._open[0]
             seconds = self._between(start, end)
             if seconds is None:
                 break
             self._open.popleft()
-            seconds_by_phase[phase] = seconds_by_phase.get(phase, 0.0) + seconds
-        return seconds_by_phase
+            seconds_by_activity[activity] = seconds_by_activity.get(activity, 0.0) + seconds
+        return seconds_by_activity
 
 
-def phase_clock(device: torch.device) -> PhaseClock:
+def activity_clock(device: torch.device) -> ActivityClock:
     """Return a running clock for ``device``.
 
     On CUDA, the marks are events in the stream, so the clock measures the time of the GPU. This time includes the time
     that the GPU waits for the host, and excludes what the host does while the GPU computes.
     """
     if device.type != "cuda":
-        return PhaseClock(time.perf_counter, lambda start, end: end - start)
+        return ActivityClock(time.perf_counter, lambda start, end: end - start)
 
     def mark() -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(device))
         return event
 
-    return PhaseClock(mark, lambda start, end: start.elapsed_time(end) / 1000 if end.query() else None)
+    return ActivityClock(mark, lambda start, end: start.elapsed_time(end) / 1000 if end.query() else None)
 
 
 @dataclass(frozen=True, kw_only=True)

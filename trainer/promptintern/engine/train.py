@@ -15,7 +15,7 @@ from promptintern.engine.lanes import lane_pool
 from promptintern.engine.lr_schedule import learning_rate
 from promptintern.engine.packing.layout import PackLayout, patched_for
 from promptintern.engine.packing.planning import StepPlan
-from promptintern.engine.throughput import phase_clock
+from promptintern.engine.throughput import activity_clock
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 
@@ -71,7 +71,7 @@ def train_track(
     adapter.model.train()
     lanes = max((step.lanes for step in task.steps), default=1)
     with patched_for(adapter.model, task.layout), lane_pool(lanes) as pool:
-        clock = phase_clock(device)
+        clock = activity_clock(device)
         for number in range(trajectory.steps, len(task.steps)):
             step = task.steps[number]
             # The seed depends only on the track, step and rank, so resuming does not need the state of a generator.

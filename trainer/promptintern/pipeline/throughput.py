@@ -22,7 +22,7 @@ def throughput_of(trajectory: Trajectory, parameters: ParameterCounts, *, peak: 
         computed_tokens_per_second=totals.computed / timed if timed else None,
         loss_tokens_per_second=totals.loss_tokens / seconds,
         mfu=flops / timed / peak if timed and peak else None,
-        time_shares=TimeShares(**{phase: spent / timed for phase, spent in trajectory.spent.items()})
+        time_shares=TimeShares(**{activity: spent / timed for activity, spent in trajectory.spent.items()})
         if timed
         else None,
     )

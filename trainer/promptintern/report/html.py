@@ -54,7 +54,7 @@ def render_html(report: Report) -> str:
         key_figures=key_figures(report),
         plots=_plots(report),
         throughputs=_throughputs(report),
-        phases=_phases(report),
+        activities=_activities(report),
         readings=_READINGS,
         metric_names=formatting.METRIC_NAMES,
         open_examples=NUM_OPEN_EXAMPLES,
@@ -106,16 +106,16 @@ def _fewer_tokens(saved: float) -> str:
 
 
 def _throughputs(report: Report) -> dict[str, Throughput]:
-    """Return the throughput of every stage and of Direct, by name, if the phases of their steps were timed."""
+    """Return the throughput of every stage and of Direct, by name, if the activities of their steps were timed."""
     trainings = {f"Stage {stage.index + 1}": stage.throughput for stage in report.stages}
     trainings |= {"Direct": report.direct.throughput} if report.direct else {}
     return {name: throughput for name, throughput in trainings.items() if throughput.time_shares}
 
 
-def _phases(report: Report) -> list[str]:
-    """Return the phases of an optimizer step that took time in any stage or in Direct, in their order within a step."""
+def _activities(report: Report) -> list[str]:
+    """Return the activities that took time in any stage or in Direct, in their order within an optimizer step."""
     shares = [throughput.time_shares for throughput in _throughputs(report).values()]
-    return [phase for phase in TimeShares.model_fields if any(getattr(share, phase) for share in shares)]
+    return [activity for activity in TimeShares.model_fields if any(getattr(share, activity) for share in shares)]
 
 
 def _plots(report: Report) -> dict[str, Plot]:
