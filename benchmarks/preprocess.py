@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def in_fresh_process(rows: int, data: Path | None) -> dict[str, Any]:
-    """Measure ``rows`` rows in a child process, so that no caches or memory of another size affect the result."""
+    """Measure ``rows`` rows in a child process, so that earlier measurements leave no caches and no memory."""
     command = [sys.executable, __file__, "--measure", str(rows), *(["--data", str(data)] if data else [])]
     completed = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])

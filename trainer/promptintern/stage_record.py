@@ -33,11 +33,11 @@ class Throughput(Document):
     """The number of tokens per second that the model computed. Tokens that rows of a step share count once. None until
     the device has timed an optimizer step."""
     loss_tokens_per_second: Rate
-    """The number of tokens per second from which a loss was computed."""
+    """The number of answer tokens per second. Only answer tokens have a loss."""
     mfu: Share | None = None
     """The model FLOPs utilization; None on a CPU, or on a GPU whose peak FLOP/s is unknown."""
     time_shares: TimeShares | None = None
-    """The share of the steps' time that each phase of a step took; None until the device has timed a step."""
+    """The share of the steps' time that each activity of a step took; None until the device has timed a step."""
 
 
 class TrackPlan(Document):

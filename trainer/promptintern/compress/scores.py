@@ -28,9 +28,9 @@ def self_information_scores(template: Template, model: Any, tokenizer: Any) -> l
 
     The method is from Li et al., "Compressing Context to Enhance Inference Efficiency of Large Language Models", EMNLP
     2023, with words as lexical units. Placeholders are left out. The first token is scored after the tokenizer's start
-    token, or after its end token if it has no start token. A template longer than the model's context (or 2,048
-    tokens) is read in windows that overlap by half, and each token is scored in the first window that contains it. A
-    unit without tokens scores 0.
+    token, or after its end token if it has no start token. A template that, with the start
+    token, has more tokens than the model's context or than 2,048 is read in windows that overlap by half. Each token is
+    scored in the first window that contains it. A unit without tokens scores 0.
     """
     ids, spans = _tokenize(template, tokenizer)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -64,8 +64,8 @@ class ActivityClock:
     def collect(self) -> dict[Activity, float]:
         """Return the number of seconds recorded for each activity since the last call of this method.
 
-        This method does not wait for the device: time up to a record that the device has not reached yet is returned by
-        a later call.
+        This method does not wait for the device. If the device has not yet reached the moment of a call of ``record``,
+        a later call of this method returns the time up to that moment.
         """
         seconds_by_activity: dict[Activity, float] = {}
         while self._open:

@@ -11,7 +11,7 @@ from promptintern.sample import MODEL_URI, sample_template
 from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE
 
 EVAL_ROWS = 1000
-"""The number of held-out rows, enough to distinguish a difference of one percentage point from chance."""
+"""The number of held-out rows, enough to distinguish a difference of about two percentage points from chance."""
 STAGES: tuple[dict[str, float], ...] = (
     {"templateRate": 1, "shots": 3, "epochs": 1},
     {"templateRate": 0.67, "shots": 2, "epochs": 2},

@@ -334,7 +334,10 @@ class RunStore:
         return committed
 
     def committed_document(self, folder: str, *, parent: str | None) -> dict[str, Any] | None:
-        """Return the value of the document of ``folder``, or None if there is no document with this ``parent``.
+        """Return the value of the document of ``folder``, or None if there is none that is based on ``parent``.
+
+        Args:
+            parent: The digest of the manifest on which the document is based, or None if it is based on no manifest.
 
         Raises:
             RunFailed: if the file differs from its manifest.
