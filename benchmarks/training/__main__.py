@@ -48,7 +48,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="JSONL file of queries and answers (default: made-up rows)")
     parser.add_argument("--template-tokens", type=int, default=380)
     parser.add_argument(
-        "--stages", type=int, nargs="+", default=[0, 1, 2, 3], help="stages to measure, of a schedule of four"
+        "--stages",
+        type=int,
+        nargs="+",
+        choices=range(4),
+        default=[0, 1, 2, 3],
+        help="stages to measure, of a schedule of four",
+        metavar="STAGE",
     )
     parser.add_argument("--rows", type=int, default=64, help="rows in an optimizer step")
     parser.add_argument("--repeats", type=int, default=3)

@@ -34,7 +34,7 @@ def costs_section(measured: Mapping[str, Any]) -> Iterator[str]:
                 f"at most {costs['s3_share']:.1%} of the next stage's time",
             ],
             [
-                "start of a new process, for a stage or to resume",
+                "start of a new process that resumes a run, or trains one stage of a script",
                 f"{costs['start']:.1f}",
                 f"{costs['start'] / costs['stage']:.0%} of a stage's time",
             ],
@@ -49,8 +49,9 @@ def costs_section(measured: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield (
-        "Checkpoints are written or uploaded while training continues. The first stage was also trained with a "
-        f"checkpoint every second. It reached {costs['local']:.1f} examples/s with storage on this machine's disk. "
+        "Checkpoints are written or uploaded while training continues. All runs of this section saved one every "
+        "second. The S3 run was stopped and resumed, so it has fewer changes of stages. The first stage reached "
+        f"{costs['local']:.1f} examples/s with storage on this machine's disk. "
         f"With storage on an S3 server on this machine, it reached {costs['s3']:.1f} examples/s, which is "
         f"{costs['s3'] / costs['local']:.2f} times the speed with the disk."
     )

@@ -38,7 +38,7 @@ def _parse_numeral(value: Any) -> Any:
 
 
 Number = Annotated[float, BeforeValidator(_parse_numeral)]
-"""A float. A numeral in a string is accepted too, because PyYAML reads ``2e-4`` as a string, unlike kubectl."""
+"""A float. A numeral in a string is accepted too: for kubectl ``2e-4`` is a number, but PyYAML reads it as a string."""
 
 
 Time = Annotated[

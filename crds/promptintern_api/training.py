@@ -158,8 +158,8 @@ class TrainingSpec(ApiModel):
             description=(
                 "Maximum number of tokens that a worker computes at the same time, in one pack or in several packs in "
                 "parallel. Tokens of a prefix that several prompts share are counted once. A smaller number needs less "
-                "memory and does not change the result of a step. It may not exceed `tokensPerBatch`. If it is left "
-                "out, the trainer chooses it."
+                "memory and changes the result of a step only by rounding. It may not exceed `tokensPerBatch`. If "
+                "it is left out, the trainer chooses it."
             ),
         ),
     ] = None

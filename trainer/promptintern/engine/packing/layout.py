@@ -173,9 +173,11 @@ def tree_attention_fault(adapter: Adapter, *, vocab_size: int, device: torch.dev
     Three random rows are used: two have a long common prefix, and one has a prompt long enough for its own kernel call.
     As the reference, each row is computed without tree attention in a pack of its own. With tree attention, the rows
     are computed in one pack and, if the device's backend uses shared prefixes, also in two packs with a shared prefix.
-    Loss and gradients may differ from the reference only by rounding: for every LoRA matrix, the norm of the
-    difference, relative to the norm of the gradient, must be at most 1e-4 in float32. In bfloat16, whose rounding step
-    is 2**-8, two exact computations differ by up to 0.1, and a wrong one differs by about 1; the limit is 0.3.
+    Loss and gradients may differ from the reference only by rounding. For every LoRA matrix, the norm of the gradients'
+    difference is compared with the norm of that matrix's gradient, or with a thousandth of the largest such norm if
+    that is larger. The ratio must be at most 1e-4 in float32. In bfloat16, whose rounding step is 2**-8, two correct
+    computations differ by up to 0.1, and a wrong one differs by about 1; the limit is 0.3. The relative difference of
+    the losses must be at most 1e-4 in float32, and 5e-2 in bfloat16.
     """
     model = adapter.model.get_base_model()
     name = type(model).__name__

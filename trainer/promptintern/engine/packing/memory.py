@@ -12,8 +12,8 @@ from promptintern.prompt.encode import Encoded
 MIN_TOKENS, MAX_TOKENS = 2048, 32768
 _PROBE_TOKENS, _PROBE_ROW_TOKENS = 1024, 128
 _MEMORY_SHARE = 0.5
-"""The share of the GPU memory left by the weights that a pack may use. The rest is for answers longer than the answers
-in the measured pass, and for memory lost to fragmentation."""
+"""The share that a pack may use of the GPU memory left free by the weights. The rest is for answers longer than
+those in the measured pass, and for memory lost to fragmentation."""
 
 
 def tokens_that_fit(adapter: Adapter, layout: PackLayout, *, vocab_size: int, device: torch.device) -> int | None:
