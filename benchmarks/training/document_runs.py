@@ -34,7 +34,7 @@ def costs_section(measured: Mapping[str, Any]) -> Iterator[str]:
                 f"at most {costs['s3_share']:.1%} of the next stage's time",
             ],
             [
-                "start of a new process that resumes a run, or trains one stage of a script",
+                "start of a new process, as when a run is resumed",
                 f"{costs['start']:.1f}",
                 f"{costs['start'] / costs['stage']:.0%} of a stage's time",
             ],

@@ -155,7 +155,7 @@ def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False
 
 
 def volumes(job: ResolvedJob, *, token: bool) -> list[Manifest]:
-    """Return the volumes for the job, scratch space, the storage's CA certificate, the model cache and the token."""
+    """Return the volumes: the job's ConfigMap, scratch space, the storage's CA certificate, the cache and the token."""
     specs: list[Manifest] = [
         {"name": _CONFIG, "configMap": {"name": child_name(job)}},
         {"name": _TEMPORARY, "emptyDir": {}},

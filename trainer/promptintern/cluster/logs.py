@@ -361,7 +361,7 @@ def parse_output(output: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def bytes_after(content: bytes, tail: bytes) -> bytes | None:
-    """Return the bytes of ``content`` that follow ``tail``, or None if bytes between them are missing.
+    """Return the bytes of ``content`` that follow ``tail``, or None if ``content`` begins after the end of ``tail``.
 
     Args:
         content: The stored tail of a log file.

@@ -49,7 +49,7 @@ class TrackTrainer:
         self.observer = observer
         self.writer = writer
         self.started_at = _now()
-        """The time at which the most recent track first began to train, which checkpoints of the track store."""
+        """The time at which the most recent track first began to train. The track's checkpoints store this time."""
         self._noted_reasons: set[str] = set()
         self._parameters = parameter_counts(session.adapter)
         self._peak = device_peak(session.device, DTYPES[session.job.spec.model.dtype])
