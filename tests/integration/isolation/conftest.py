@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from promptintern_api import PromptInternJob, parse_job
-from promptintern_operator.manifests.config import config_map
+from promptintern_operator.manifests.config import config_map, resolve
 from promptintern_operator.manifests.identity import role, role_binding, service_account
 from promptintern_operator.manifests.rayjob import ray_job
 from promptintern_operator.settings import Settings
@@ -195,13 +195,14 @@ def _job(world: World, team: str, name: str) -> None:
     world.server.wait_for(lambda: _was_created(world.ask(f"{team}'s user", "POST", path, job(name))), 30, "the job")
     manifest = world.server.get("pij", name, team)
     assert manifest is not None
-    parsed, settings = parse_job(manifest), Settings()
+    settings = Settings()
+    parsed = resolve(parse_job(manifest), settings)
     ray = ray_job(parsed, settings, number=1)
     for manifest, at in (
         (service_account(parsed), "/api/v1/namespaces/{}/serviceaccounts"),
         (role(parsed), f"/apis/{RBAC}/v1/namespaces/{{}}/roles"),
         (role_binding(parsed), f"/apis/{RBAC}/v1/namespaces/{{}}/rolebindings"),
-        (config_map(parsed, settings), "/api/v1/namespaces/{}/configmaps"),
+        (config_map(parsed), "/api/v1/namespaces/{}/configmaps"),
         (ray, "/apis/ray.io/v1/namespaces/{}/rayjobs"),
     ):
         path = at.format(team)
