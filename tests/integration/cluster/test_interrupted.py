@@ -20,6 +20,8 @@ from tests.integration.cluster import holding
 ROOT = Path(__file__).parents[3]
 START_SECONDS = 240
 END_SECONDS = 30
+_WITH_DEFAULT_SIGNALS = ("env", "--default-signal=INT,HUP")
+"""What undoes the ignored signals that a child inherits from nohup or from a shell's background job."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +51,7 @@ class Session:
         }
         with (folder / "pytest.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", str(holding.__file__), *options],
+                [*_WITH_DEFAULT_SIGNALS, sys.executable, "-m", "pytest", str(holding.__file__), *options],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,

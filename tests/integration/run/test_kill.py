@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -129,8 +130,8 @@ def test_a_planned_stop_saves_first_and_loses_no_step(
     assert began == {_started(stage / "manifest.json")}, "a stage began when its first step was done"
 
 
-def _started(manifest: Path) -> str:
-    return str(json.loads(manifest.read_text())["meta"]["startedAt"])
+def _started(manifest: Path) -> datetime:
+    return datetime.fromisoformat(json.loads(manifest.read_text())["meta"]["startedAt"])
 
 
 def test_a_second_run_takes_over_and_the_first_one_ends(
