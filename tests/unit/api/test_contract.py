@@ -32,16 +32,22 @@ COMMON = {"adapter", "report", "logs", "check"}
 """Words of the contract that mean something else in most places."""
 
 
+MODULES = {
+    path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8"))
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+"""The syntax trees of the packages' modules."""
+
+
 def literals() -> dict[str, list[str]]:
     """Every string in the packages' code, without docstrings, with the places where it stands."""
     found = defaultdict(list)
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
-                    found[node.value].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    for path, tree in MODULES.items():
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+                found[node.value].append(f"{path}:{node.lineno}")
     return dict(found)
 
 
@@ -58,23 +64,19 @@ def test_each_word_is_spelled_once(value: str) -> None:
 def test_exit_codes_are_spelled_once() -> None:
     """No module but the contract has an exit code as a number, and none ends a process with a number."""
     codes = {int(code) for code in contract.ExitCode if code > contract.ExitCode.USER_ERROR}
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            assert not re.search(r"(sys\.exit|typer\.Exit|SystemExit)\(\d+\)", text), path
-            if path.name != "contract.py":
-                numbers = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
-                assert not codes & {number for number in numbers if isinstance(number, int)}, path
+    for path, tree in MODULES.items():
+        assert not re.search(r"(sys\.exit|typer\.Exit|SystemExit)\(\d+\)", (ROOT / path).read_text("utf-8")), path
+        if path.name != "contract.py":
+            numbers = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            assert not codes & {number for number in numbers if isinstance(number, int)}, path
 
 
 def test_names_of_dependents_are_spelled_once() -> None:
     """No code but ``dependent_name`` puts the prefix before a name; prefixes of temporary folders may be the same."""
     prefixes = []
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            texts = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.JoinedStr))
-            starts = [text.values[0] for text in texts if text.values]
-            prefixes += [path.name for start in starts if ast.unparse(start).strip("'") == "promptintern-"]
+    for path, tree in MODULES.items():
+        starts = (node.values[0] for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) and node.values)
+        prefixes += [path.name for start in starts if ast.unparse(start).strip("'") == "promptintern-"]
     assert prefixes == ["contract.py"]
 
 
