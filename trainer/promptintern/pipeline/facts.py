@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
-from promptintern_api.contract import JOB_FILE, REPORT_FOLDER, REPORT_HTML, REPORT_JSON
+from promptintern_api.contract import REPORT_FOLDER, REPORT_HTML, REPORT_JSON
 from promptintern_api.evaluation import Arm
 
 from promptintern.engine import distributed
@@ -40,8 +40,8 @@ from promptintern.report.html import render_html
 from promptintern.report.loss_curve import loss_curve
 from promptintern.report.schema import Report, report_to_json
 from promptintern.stage_record import StageRecord, TrackRecord
+from promptintern.storage.job_file import read_job
 from promptintern.storage.run import RunStore, stage_folder
-from promptintern.storage.run_format import check_format
 from promptintern.uris import display_uri
 
 FACTS = f"{REPORT_FOLDER}/facts.json"
@@ -99,7 +99,7 @@ def write_report(store: RunStore) -> Report:
     Raises:
         UserError: if the facts of the run are missing or damaged, or another version of this program wrote them.
     """
-    check_format(store.read_json(JOB_FILE) or {}, f"{display_uri(store.store.uri)}/{JOB_FILE}")
+    read_job(store)  # refuses a run of another version, whose facts would look damaged
     try:
         facts = facts_from_json(store.store.read(FACTS))
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def write_report(store: RunStore) -> Report:
 
 def _job(session: Session, store: RunStore) -> JobFacts:
     job, spec = session.job, session.job.spec
-    created = (store.read_json(JOB_FILE) or {}).get("created")
+    created = (read_job(store) or {}).get("created")
     return JobFacts(
         name=job.metadata.name,
         namespace=job.metadata.namespace,

@@ -24,8 +24,8 @@ from promptintern.pipeline.facts import write_report
 from promptintern.pipeline.inputs import load_data, s3_options
 from promptintern.report.schema import Report
 from promptintern.run.worker import WorkerTask, work, work_in_process_group
+from promptintern.storage.job_file import read_job
 from promptintern.storage.run import RunStore
-from promptintern.storage.run_format import check_format
 from promptintern.storage.store import open_store
 from promptintern.uris import display_uri
 
@@ -87,8 +87,7 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
     document = {"schemaVersion": RUN_FORMAT, "job": job.to_wire(), "data": digests, "created": created}
     if store.create_json(JOB_FILE, document):
         return
-    registered = store.read_json(JOB_FILE)
-    check_format(registered or {}, f"{display_uri(store.store.uri)}/{JOB_FILE}")
+    registered = read_job(store)
     if registered is None or not isinstance(registered.get("data"), dict):
         raise RunFailed(
             f"{display_uri(store.store.uri)}/{JOB_FILE} does not record the data that the run began with; "
