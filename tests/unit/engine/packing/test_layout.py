@@ -261,14 +261,18 @@ def test_rows_longer_than_a_sliding_window_are_masked() -> None:
     assert attention_window(adapter.model) == 6
 
 
+LIMITED = SupportedLayouts(
+    best=PackLayout.PREFIX_TREE,
+    for_long_rows=PackLayout.MASKED,
+    attention_window=100,
+    rope_scaling_limit=200,
+    reason="",
+)
+"""Layouts of a model in which long rows are masked, and longer rows unpacked."""
+
+
 def test_the_reason_for_a_slower_layout_names_the_limit() -> None:
-    layouts = SupportedLayouts(
-        best=PackLayout.PREFIX_TREE,
-        for_long_rows=PackLayout.MASKED,
-        attention_window=100,
-        rope_scaling_limit=200,
-        reason="",
-    )
+    layouts = LIMITED
     assert layouts.slow_reason(100) == ""
     assert "longer than 100 tokens are computed with a mask" in layouts.slow_reason(101)
     assert layouts.slow_reason(102) == layouts.slow_reason(101), "one message for all stages"
@@ -284,13 +288,7 @@ def test_the_reason_for_a_slower_layout_names_the_limit() -> None:
 
 
 def test_limits_decide_by_the_longest_row() -> None:
-    layouts = SupportedLayouts(
-        best=PackLayout.PREFIX_TREE,
-        for_long_rows=PackLayout.MASKED,
-        attention_window=100,
-        rope_scaling_limit=200,
-        reason="",
-    )
+    layouts = LIMITED
     assert [layouts.for_rows(n) for n in (100, 101, 200, 201)] == [
         PackLayout.PREFIX_TREE,
         PackLayout.MASKED,
