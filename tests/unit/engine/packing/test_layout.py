@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from promptintern.engine.adapter import Adapter, attach_lora
 from promptintern.engine.attention.cpu import CpuKernel
@@ -33,13 +33,18 @@ def in_order(rows: list[Encoded]) -> list[Encoded]:
 def assert_same(
     adapter: Adapter, actual: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor], rel: float = 1e-5
 ) -> None:
-    """Loss and the gradient of every LoRA matrix; a norm that is tiny beside the others is rounding."""
+    """Compare the loss and the gradient of every LoRA matrix.
+
+    A gradient that is small beside the others is a difference of large numbers, so it is compared down to a few units
+    of rounding of the largest one: in 400 random cases the worst error of a small one was 1.2e-7 of the largest norm.
+    """
     assert abs(actual[0] - expected[0]) <= rel * abs(expected[0])
     norms = [expected[1][slot.start : slot.stop].norm().item() for slot in adapter.slots]
     assert min(norms) > 0  # there is something to compare
+    rounding_error = 4 * torch.finfo(torch.float32).eps * max(norms)
     for slot, norm in zip(adapter.slots, norms, strict=True):
         off = (actual[1] - expected[1])[slot.start : slot.stop].norm().item()
-        assert off <= rel * max(norm, 1e-3 * max(norms)), slot
+        assert off <= max(rel * norm, rounding_error), slot
 
 
 @pytest.mark.parametrize("architecture", FULL_ATTENTION)
@@ -88,6 +93,8 @@ longer than the limit are not packed."""
 
 
 @settings(max_examples=40)
+@example(13763, 1, 3, 1, "qwen2", "linear", 4, 1)  # one gradient is 200 times smaller than the largest
+@example(975828, 1, 67, 1, "mixtral", "default", 4, 3)  # one is 1,100 times smaller
 @given(
     st.integers(0, 10**6),
     st.integers(1, 14),
