@@ -12,7 +12,8 @@ _HEAD = f"""\
 
 # {KIND}, {GROUP}/{VERSION}
 
-This page describes every field of a job, for `promptintern run` and `kubectl apply` alike.
+This page describes every field of a job, for `promptintern run` and `kubectl apply` alike. (`promptintern run` also
+accepts a plain path where the table requires a URI, and makes it a `file://` URI.)
 `kubectl explain {KIND.lower()}.spec` shows the same descriptions.
 
 - A field without a default may be left out unless its default column says `required`. A field that is `null` counts as

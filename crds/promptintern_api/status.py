@@ -258,8 +258,8 @@ class PromptInternJobStatus(ApiModel):
         Time | None,
         Field(
             description=(
-                "Time at which the current cause began to keep the check before the first attempt from starting. It is "
-                "left out while nothing holds the check up."
+                "Time since which the same cause has kept the check from starting. It is left out while nothing holds "
+                "the check up."
             )
         ),
     ] = None

@@ -157,9 +157,10 @@ class TrainingSpec(ApiModel):
             le=4_194_304,
             description=(
                 "Maximum number of tokens that a worker computes at the same time, in one pack or in several packs in "
-                "parallel. Tokens of a prefix that several prompts share are counted once, or not at all if all "
-                "prompts of a step share it. A smaller number needs less memory and changes the result of a step only "
-                "by rounding. It may not exceed `tokensPerBatch`. If it is left out, the trainer chooses it."
+                "parallel. Tokens of a prefix that several prompts share are counted once. On a CPU, tokens that all "
+                "prompts of a step begin with may not be counted at all. A smaller number needs less memory and "
+                "changes the result of a step only by rounding. It may not exceed `tokensPerBatch`. If it is left "
+                "out, the trainer chooses it."
             ),
         ),
     ] = None

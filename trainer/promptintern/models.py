@@ -44,7 +44,7 @@ class ModelFolder:
     path: Path
 
     def digest(self) -> str:
-        """Return a SHA-256 of the names and sizes of the model's files, the small files, and blocks of the large files.
+        """Return a SHA-256 of the names and sizes of the files, of small files, and of some blocks of each large file.
 
         The blocks are evenly spaced. Further training changes nearly every weight, and therefore also the blocks.
         """
@@ -260,9 +260,9 @@ def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.de
 
 
 def _disable_dropout(config: Any) -> None:
-    """Set every dropout rate to 0, because a packed row must not depend on the other rows of its pack.
+    """Set every dropout rate in ``config`` to 0, because a packed row must not depend on the other rows of its pack.
 
-    The configuration is changed before the model is built, because models store the rates under different names.
+    Call this function before the model is built from ``config``; a built model keeps its own copies of the rates.
     """
     for name, value in vars(config).items():
         if "drop" in name and isinstance(value, float):

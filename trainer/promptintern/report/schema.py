@@ -118,7 +118,7 @@ class Example(Document):
 
 
 class Examples(Document):
-    """The held-out rows that only the result (gained) or only FullPrompt (lost) answers with an exact match."""
+    """The held-out rows that only the trained model (gained) or only FullPrompt (lost) answers with an exact match."""
 
     gained_total: int
     lost_total: int

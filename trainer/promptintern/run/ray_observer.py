@@ -90,7 +90,7 @@ class Mailbox:
             self._ending = (kind, list(problems))
 
     def ending(self) -> tuple[Ending, list[tuple[str, str]]] | None:
-        """Return the recorded cause of the run's end and its problems, or None if no worker has recorded an end."""
+        """Return how the run ended early and the problems that caused it, or None if no worker has recorded an end."""
         return self._ending
 
 
