@@ -1,11 +1,11 @@
-"""spec.data: training rows and held-out rows."""
+"""spec.data: training rows, queries without answers, and held-out rows."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from promptintern_api.base import ApiModel
+from promptintern_api.base import ApiModel, Rule
 from promptintern_api.uris import DataUri
 
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -97,20 +97,36 @@ class DataSource(ApiModel):
 
 
 class DataSpec(ApiModel):
-    """The training rows and the held-out rows."""
+    """The training rows, the queries without answers, and the held-out rows."""
 
     train: Annotated[
-        DataSource,
-        Field(description="File with the training rows. The few-shot examples are retrieved from them as well."),
-    ]
+        DataSource | None,
+        Field(
+            description=(
+                "File with the training rows. The few-shot examples are retrieved from them as well. It may be left "
+                "out if `queries` is set."
+            )
+        ),
+    ] = None
+    queries: Annotated[
+        DataSource | None,
+        Field(
+            description=(
+                "File with queries without answers, such as a log of queries. The base model answers them with the "
+                "full prompt, and the trained model learns from these answers (see training.teacher). Answers in the "
+                "file are not read. Of several equal queries, only the first is used. If the field is left out, the "
+                "job learns only from `train`."
+            )
+        ),
+    ] = None
     eval: Annotated[DataSource, Field(description="File with the held-out rows, which every arm answers.")]
     on_leak: Annotated[
         OnProblem,
         Field(
             description=(
-                "Action on a training row whose query also occurs in `eval`. Queries are compared without regard to "
-                "case, white space and punctuation at the end. Error refuses the job and names the rows. Drop leaves "
-                "the row out of `train` and counts it."
+                "Action on a row of `train` or `queries` whose query also occurs in `eval`. Queries are compared "
+                "without regard to case, white space and punctuation at the end. Error refuses the job and names the "
+                "rows. Drop leaves the row out and counts it."
             )
         ),
     ] = OnProblem.ERROR
@@ -119,9 +135,19 @@ class DataSpec(ApiModel):
         Field(
             description=(
                 "Action on a row that does not fit: a training row whose longest prompt plus answer exceeds "
-                "training.maxTokens, or a held-out row whose prompt leaves no room for evaluation.maxNewTokens. Error "
+                "training.maxTokens, or a query or held-out row whose prompt leaves no room for "
+                "evaluation.maxNewTokens. Error "
                 "refuses the job and names the row. Drop leaves the row out of the run and counts it. Nothing is ever "
                 "truncated."
             )
         ),
     ] = OnProblem.ERROR
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="train",
+            message="is required unless data.queries is set; name a file of rows or of queries to learn from",
+            cel="has(self.train) || has(self.queries)",
+            holds=lambda self: self.train is not None or self.queries is not None,
+        ),
+    )

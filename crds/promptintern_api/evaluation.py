@@ -25,6 +25,13 @@ class Arm(StrEnum):
     BASE = "Base"
 
 
+class Reference(StrEnum):
+    """The answers with which the answers of every arm are compared."""
+
+    ANSWERS = "Answers"
+    FULL_PROMPT = "FullPrompt"
+
+
 class OnGateFail(StrEnum):
     """The action taken if a stage fails its gate."""
 
@@ -112,6 +119,17 @@ class EvaluationSpec(ApiModel):
             json_schema_extra={"x-kubernetes-list-type": "set"},
         ),
     ] = [Arm.FULL_PROMPT, Arm.QUERY_ONLY, Arm.DIRECT, Arm.BASE]
+    reference: Annotated[
+        Reference | None,
+        Field(
+            description=(
+                "Answers with which the answers of every arm are compared. Answers are the written answers in "
+                "`data.eval`. FullPrompt are the answers of the arm FullPrompt, so `data.eval` needs no answers; the "
+                "scores then say how far an arm agrees with the full prompt, not whether it is right. If the field is "
+                "left out, it is Answers."
+            )
+        ),
+    ] = None
     gate: Annotated[
         Gate, Field(description="Check that compares the score of each stage with the score of FullPrompt.")
     ] = Gate()

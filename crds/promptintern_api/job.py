@@ -78,7 +78,7 @@ class PromptInternJobSpec(ApiModel):
     """The desired run: the prompt, the base model that internalizes it, and the evaluation of the trained model."""
 
     model: Annotated[ModelSpec, Field(description="Base model whose weights learn the prompt.")]
-    data: Annotated[DataSpec, Field(description="Training rows and held-out rows.")]
+    data: Annotated[DataSpec, Field(description="Training rows, queries without answers, and held-out rows.")]
     prompt: Annotated[PromptSpec, Field(description="Prompt that the model is to internalize.")]
     schedule: Annotated[
         ScheduleSpec,
@@ -159,6 +159,25 @@ class PromptInternJobSpec(ApiModel):
                 "(has(self.schedule.shots) && self.schedule.shots == 0)))"
             ),
             holds=lambda self: count_placeholder(self.prompt.template, "examples") > 0 or not _shows_examples(self),
+        ),
+        Rule(
+            field="schedule.shots",
+            message=(
+                "must be 0 without data.train, because examples are training rows; with schedule.explicit, set shots "
+                "to 0 in every stage"
+            ),
+            cel=(
+                "has(self.data.train) || (has(self.schedule) && "
+                "(has(self.schedule.explicit) ? self.schedule.explicit.all(s, s.shots == 0) : "
+                "(has(self.schedule.shots) && self.schedule.shots == 0)))"
+            ),
+            holds=lambda self: self.data.train is not None or not _shows_examples(self),
+        ),
+        Rule(
+            field="training.teacher",
+            message="must be left out without data.queries, because it teaches only queries without answers",
+            cel="!has(self.training) || !has(self.training.teacher) || has(self.data.queries)",
+            holds=lambda self: self.training.teacher is None or self.data.queries is not None,
         ),
         Rule(
             field="compute.gpusPerWorker",

@@ -37,6 +37,64 @@ class Packing(StrEnum):
     NEVER = "Never"
 
 
+class TeacherLoss(StrEnum):
+    """The loss by which the trained model learns from its teacher."""
+
+    FORWARD_KL = "ForwardKL"
+    JENSEN_SHANNON = "JensenShannon"
+    ANSWERS = "Answers"
+
+
+DEFAULT_TOP_K = 64
+
+
+class Teacher(ApiModel):
+    """The teacher of the queries without answers: the base model with the full prompt."""
+
+    loss: Annotated[
+        TeacherLoss,
+        Field(
+            description=(
+                "Loss per token of the teacher's answer. ForwardKL is the Kullback-Leibler divergence of the trained "
+                "model's distribution over the next token from the teacher's. JensenShannon is the Jensen-Shannon "
+                "divergence of the two. Answers is the cross-entropy of the teacher's answer, as if somebody had "
+                "written the answer."
+            )
+        ),
+    ] = TeacherLoss.FORWARD_KL
+    top_k: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=4096,
+            description=(
+                "Number of next tokens whose probabilities are stored for each token of the teacher's answer. All "
+                "other tokens together are one further outcome. It must be left out with loss Answers. If it is left "
+                f"out otherwise, it is {DEFAULT_TOP_K}."
+            ),
+        ),
+    ] = None
+    weight: Annotated[
+        Number,
+        Field(
+            gt=0,
+            le=1000,
+            description=(
+                "Weight of the loss of an answer token of the teacher. An answer token of a training row has weight 1."
+            ),
+        ),
+    ] = 1.0
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="topK",
+            message="must be left out if loss is Answers, which uses no probabilities of the teacher",
+            cel="!has(self.topK) || !has(self.loss) || self.loss != 'Answers'",
+            holds=lambda self: self.top_k is None or self.loss is not TeacherLoss.ANSWERS,
+        ),
+    )
+
+
 class Lora(ApiModel):
     """The LoRA adapter that learns the prompt."""
 
@@ -194,6 +252,15 @@ class TrainingSpec(ApiModel):
             ),
         ),
     ] = False
+    teacher: Annotated[
+        Teacher | None,
+        Field(
+            description=(
+                "How the trained model learns from the base model with the full prompt, which answers `data.queries`. "
+                "It must be left out without `data.queries`. If it is left out otherwise, its defaults apply."
+            )
+        ),
+    ] = None
     seed: Annotated[
         int,
         Field(

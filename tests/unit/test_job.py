@@ -101,6 +101,13 @@ def test_a_run_is_named_by_what_it_computes(tmp_path: Path) -> None:
     assert run_folder(same[0]) == f"default/one-{run_id(same[0])}"
 
 
+def test_a_new_version_continues_the_runs_of_old_jobs() -> None:
+    """A new optional field must not change the id, or a run that has begun would start again."""
+    examples = Path(__file__).parents[2] / "examples"
+    ids = {name: run_id(load_job(examples / f"{name}.yaml")) for name in ("quickstart", "few-rows")}
+    assert ids == {"quickstart": "8a768f91", "few-rows": "deeb8fbb"}
+
+
 def test_a_cluster_names_a_run_by_its_uid(tmp_path: Path) -> None:
     job = load_job(write(tmp_path), ["metadata.uid=0a1b2c3d-4e5f-6789-abcd-ef0123456789"])
     assert run_id(job) == "0a1b2c3d"

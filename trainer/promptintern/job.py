@@ -16,6 +16,7 @@ from promptintern.uris import to_uri
 _URI_FIELDS = (
     ("model", "uri"),
     ("data", "train", "uri"),
+    ("data", "queries", "uri"),
     ("data", "eval", "uri"),
     ("storage", "uri"),
     ("prompt", "compressor", "modelUri"),

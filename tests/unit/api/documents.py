@@ -58,6 +58,8 @@ class BadJob:
 _MODEL = "hf://acme/encoder@main"
 _STAGE = {"templateRate": 1, "shots": 2}
 _LAST = {"templateRate": 0, "shots": 0}
+_QUERIES = {"uri": "s3://rows/queries.jsonl"}
+_ONLY_QUERIES = {"queries": _QUERIES, "eval": {"uri": "s3://rows/eval.jsonl"}}
 
 
 def _bad(changes: dict[str, Any], field: str, message: str) -> BadJob:
@@ -233,6 +235,40 @@ BAD_JOBS = (
     ),
     _bad({"spec.evaluation.arms": ["QueryOnly", "Base"]}, "spec.evaluation.arms", "must hold QueryOnly and FullPrompt"),
     _bad({"spec.compute": {"device": "CPU", "gpusPerWorker": 1}}, "spec.compute.gpusPerWorker", "must be 0"),
+    # The teacher
+    _bad({"spec.data.train": REMOVED}, "spec.data.train", "is required unless data.queries is set"),
+    _bad({"spec.data": _ONLY_QUERIES}, "spec.schedule.shots", "must be 0 without data.train"),
+    _bad(
+        {"spec.data": _ONLY_QUERIES, "spec.schedule": {"explicit": [_STAGE, _LAST]}},
+        "spec.schedule.shots",
+        "set shots to 0 in every stage",
+    ),
+    _bad({"spec.training.teacher": {}}, "spec.training.teacher", "must be left out without data.queries"),
+    _bad(
+        {"spec.data.queries": _QUERIES, "spec.training.teacher": {"loss": "Answers", "topK": 8}},
+        "spec.training.teacher.topK",
+        "must be left out if loss is Answers",
+    ),
+    _bad(
+        {"spec.data.queries": _QUERIES, "spec.training.teacher": {"topK": 0}},
+        "spec.training.teacher.topK",
+        "greater than or equal to 1",
+    ),
+    _bad(
+        {"spec.data.queries": _QUERIES, "spec.training.teacher": {"weight": 0}},
+        "spec.training.teacher.weight",
+        "greater than 0",
+    ),
+    _bad(
+        {"spec.evaluation.reference": "Teacher"},
+        "spec.evaluation.reference",
+        "'Answers' or 'FullPrompt', got 'Teacher'",
+    ),
+    _bad(
+        {"spec.data.queries": _QUERIES, "spec.training.teacher": {"loss": "ReverseKL"}},
+        "spec.training.teacher.loss",
+        "'ForwardKL', 'JensenShannon' or 'Answers', got 'ReverseKL'",
+    ),
 )
 
 GOOD_CHANGES: tuple[dict[str, Any], ...] = (
@@ -260,5 +296,12 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
         "spec.schedule": {"stages": None, "shots": 3},
     },
     {"spec.suspend": True, "spec.activeDeadlineSeconds": 3600, "spec.ttlSecondsAfterFinished": 0},
+    {"spec.data": _ONLY_QUERIES, "spec.schedule": {"shots": 0}},
+    {"spec.data": _ONLY_QUERIES, "spec.schedule": {"explicit": [{"templateRate": 0.5, "shots": 0}, _LAST]}},
+    {"spec.data.queries": _QUERIES},
+    {"spec.evaluation.reference": "FullPrompt"},
+    {"spec.data.queries": _QUERIES, "spec.training": {"teacher": None}},
+    {"spec.data.queries": _QUERIES, "spec.training": {"teacher": {"loss": "JensenShannon", "topK": 20}}},
+    {"spec.data.queries": _QUERIES, "spec.training": {"teacher": {"loss": "Answers", "weight": 0.5}}},
 )
 """Changes to ``small_job`` that leave it valid."""

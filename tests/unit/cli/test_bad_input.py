@@ -113,7 +113,51 @@ def _same_file(job: Job, _folder: Path) -> None:
     job["spec"]["data"]["eval"] = job["spec"]["data"]["train"]
 
 
+def _queries(job: Job, folder: Path, *rows: object) -> None:
+    (folder / "queries.jsonl").write_bytes(lines(*rows))
+    job["spec"]["data"]["queries"] = {"uri": f"file://{folder}/queries.jsonl"}
+
+
+def _held_out_queries(job: Job, _folder: Path) -> None:
+    job["spec"]["data"]["queries"] = job["spec"]["data"]["eval"]
+
+
+def _known_queries(job: Job, folder: Path) -> None:
+    query = json.loads((folder / "train.jsonl").read_text().splitlines()[2])["query"]
+    _queries(job, folder, {"query": query})
+
+
+def _leaked_query(job: Job, folder: Path) -> None:
+    query = json.loads((folder / "eval.jsonl").read_text().splitlines()[0])["query"]
+    _queries(job, folder, {"query": "new"}, {"query": query.upper()})
+
+
 CASES = [
+    Bad(
+        name="the held-out rows as queries",
+        change=_held_out_queries,
+        says=("spec.data.eval.uri", "is the file of the queries", "onLeak: Drop"),
+    ),
+    Bad(
+        name="queries that are all known",
+        change=_known_queries,
+        says=("spec.data.queries", "has no rows left"),
+    ),
+    Bad(
+        name="a query that is held out",
+        change=_leaked_query,
+        says=("eval.jsonl:1", "has the same query as query", "queries.jsonl:2"),
+    ),
+    Bad(
+        name="a query without text",
+        change=lambda job, folder: _queries(job, folder, {"query": "new"}, {"answer": "x"}),
+        says=("queries.jsonl:2", "has no column 'query'"),
+    ),
+    Bad(
+        name="a query that leaves no room for an answer",
+        change=lambda job, folder: _queries(job, folder, {"query": "x " * 600}),
+        says=("queries.jsonl:1", "tokens of prompt, the most that leaves room for maxNewTokens"),
+    ),
     Bad(name="a table of text", change=_table, says=("spec.data.train.uri", "train.csv", "JSONL or Parquet")),
     Bad(name="the same file twice", change=_same_file, says=("spec.data.eval.uri", "is the training file")),
     Bad(

@@ -2,9 +2,13 @@
 
 import random
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+import numpy as np
 from promptintern.prompt.encode import Encoded
+from promptintern.prompt.teacher_targets import TeacherTargets
+from promptintern_api.training import TeacherLoss
 
 from tests.tiny import VOCABULARY
 
@@ -35,3 +39,26 @@ def random_family(seed: int, count: int, *, template: int = 40, longest: int = 4
         query = random_ids(draw, draw.randint(1, 20)) if draw.random() < 0.7 else []
         rows.append(encoded([*root, *draw.choice(examples), *query], random_ids(draw, draw.randint(1, 6))))
     return rows
+
+
+def taught(rows: Sequence[Encoded], *, loss: TeacherLoss, k: int = 5, seed: int = 0) -> list[Encoded]:
+    """The rows, of which two in three have a teacher with random distributions; all of them have different weights."""
+    draw = np.random.default_rng(seed)
+    changed = []
+    for i, row in enumerate(rows):
+        if i % 3 == 0:
+            changed.append(replace(row, weight=1 + i / 10))
+            continue
+        logits = draw.normal(size=(len(row.answer_ids), VOCABULARY)) * 2
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        ids = np.argsort(-p, axis=1)[:, :k]
+        best = np.take_along_axis(p, ids, axis=1)
+        targets = TeacherTargets(
+            ids=ids.astype(np.int32),
+            log_probs=np.log(best).astype(np.float32),
+            rest=np.log(1 - best.sum(1)).astype(np.float32),
+            loss=loss,
+            weight=0.5 + i / 10,
+        )
+        changed.append(replace(row, weight=0.25 * (i % 2), teacher=targets))
+    return changed

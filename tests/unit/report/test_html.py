@@ -6,8 +6,10 @@ from itertools import pairwise
 
 import pytest
 from promptintern.report.build import build_report
-from promptintern.report.facts import RunFacts
+from promptintern.report.facts import DataFacts, DroppedRows, RunFacts, SourceFacts, TeacherFacts
 from promptintern.report.html import MAX_TEXT_LENGTH, render_html
+from promptintern_api.evaluation import Reference
+from promptintern_api.training import TeacherLoss
 
 from tests.unit.report.figures import BOTH, facts, stage, throughput
 
@@ -180,6 +182,60 @@ def test_the_throughput_of_every_training_that_was_timed() -> None:
     assert "31 %" in direct
     assert "MFU" not in "".join(text for _, text in page_of(STOPPED.model_copy(update={"direct": None})).all("table"))
     assert not [text for _, text in page_of(BARE).all("caption") if "throughput" in text]
+
+
+def taught(**changes: object) -> RunFacts:
+    """A run that learned from queries without answers."""
+    run = facts(direct=None)
+    data = DataFacts(
+        queries=SourceFacts(
+            uri="s3://team-a/<log>.jsonl",
+            digest="c3" * 32,
+            rows=900,
+            dropped=[DroppedRows(reason="the teacher's answer is empty", rows=100)],
+        ),
+        eval=run.data.eval,
+    )
+    teacher = TeacherFacts(loss=TeacherLoss.FORWARD_KL, top_k=64, weight=1)
+    return run.model_copy(update={"data": data, "teacher": teacher, **changes})
+
+
+def test_a_run_without_written_answers_shows_its_teacher() -> None:
+    text = " ".join(Page(render_html(build_report(taught()))).texts[0].split())
+    assert "Queries that the teacher answered" in text
+    assert "100 left out: the teacher's answer is empty" in text
+    assert "divergence over its 64 most likely tokens and all other tokens together." in text
+    assert "c3" * 32 in text
+    assert "Training rows" not in text
+    assert "Training file" not in text
+    weighted = TeacherFacts(loss=TeacherLoss.ANSWERS, weight=2)
+    text = " ".join(Page(render_html(build_report(taught(teacher=weighted)))).texts[0].split())
+    assert "The loss is the cross-entropy of the teacher's answers, with weight 2." in text
+
+
+def test_agreement_with_the_full_prompt_is_called_so() -> None:
+    run = facts().model_copy(update={"reference": Reference.FULL_PROMPT})
+    report = build_report(run)
+    assert "exact match with the answers of the full prompt" in report.verdict.headline
+    assert "against 100.0 %" not in report.verdict.headline
+    text = " ".join(Page(render_html(report)).texts[0].split())
+    assert "The answers of every arm are compared with the answers of FullPrompt, not with written answers." in text
+
+
+def test_entries_that_no_row_mentions_are_named() -> None:
+    one = facts().model_copy(update={"uncovered": ["claims=<KD>"]})
+    (warning,) = (w for w in build_report(one).warnings if w.startswith("No training row mentions"))
+    assert "1 entry of the template's lists: claims=<KD>." in warning
+    assert "claims=&lt;KD&gt;" in render_html(build_report(one))
+    many = facts().model_copy(update={"uncovered": [f"e{i}" for i in range(30)]})
+    (warning,) = (w for w in build_report(many).warnings if w.startswith("No training row mentions"))
+    assert "30 entries" in warning
+    assert "e11 and 18 more." in warning
+    assert not [w for w in build_report(facts()).warnings if w.startswith("No training row mentions")]
+
+
+def test_a_run_without_a_teacher_names_none() -> None:
+    assert "Teacher" not in Page(render_html(build_report(facts()))).texts[0]
 
 
 def test_the_same_report_gives_the_same_bytes() -> None:

@@ -1,9 +1,9 @@
 """Leaks and duplicates."""
 
 import pytest
-from promptintern.rows.checks import check_rows
+from promptintern.rows.checks import check_queries, check_rows
 from promptintern.rows.duplicates import normalise_query
-from promptintern.rows.types import Row
+from promptintern.rows.types import Query, Row
 from promptintern_api.data import OnProblem
 
 
@@ -83,3 +83,31 @@ def test_repeated_held_out_queries_give_a_warning() -> None:
     held_out = rows("e", ("b", "1"), ("B ", "1"), ("c", "1"))
     (warning,) = check_rows(train, held_out, on_leak=OnProblem.ERROR).warnings
     assert "3 held-out rows have only 2 distinct queries" in warning
+
+
+def asked(*texts: str) -> list[Query]:
+    return [Query(query=text, id=str(i), where=f"log:{i}") for i, text in enumerate(texts, start=1)]
+
+
+def test_a_leaked_query_names_both_places() -> None:
+    checked = check_queries(asked("a", "Same."), [], rows("dev", ("same", "1")), on_leak=OnProblem.ERROR)
+    (problem,) = checked.problems
+    assert problem.where == "dev:1"
+    assert "query log:2" in problem.message
+
+
+def test_repeated_and_leaked_queries_are_dropped_and_counted() -> None:
+    log = asked("a", "A.", "known", "leaked", "b")
+    train, dev = rows("train", ("Known", "1")), rows("dev", ("leaked", "1"))
+    checked = check_queries(log, train, dev, on_leak=OnProblem.DROP)
+    assert [query.where for query in checked.queries] == ["log:1", "log:5"]
+    assert (checked.dropped_leaks, checked.dropped_repeats, checked.problems) == (1, 2, [])
+
+
+@pytest.mark.parametrize("where", ["train", "dev"])
+def test_no_query_is_left(where: str) -> None:
+    known = {"train": [], "dev": []} | {where: rows(where, ("a", "1"))}
+    checked = check_queries(asked("a", "A"), known["train"], known["dev"], on_leak=OnProblem.DROP)
+    (problem,) = checked.problems
+    assert problem.where == "spec.data.queries"
+    assert "has no rows left" in problem.message

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from promptintern.rows.load import LoadedRows, load_rows
-from promptintern.rows.types import Row
+from promptintern.rows.load import LoadedRows, load_queries, load_rows
+from promptintern.rows.types import Query, Row
 from promptintern_api.data import DataSource
 
 
-def load(path: Path, **source: Any) -> LoadedRows:
+def load(path: Path, **source: Any) -> LoadedRows[Row]:
     spec = DataSource.model_validate({"uri": f"file://{path}", **source})
     return load_rows(spec, field="spec.data.train")
 
@@ -247,3 +247,85 @@ def test_an_optional_column_that_no_row_has_gives_a_warning(file: Path) -> None:
     loaded = load(file, columns={"id": "name", "answers": "more"})
     assert loaded.problems == []
     assert loaded.warnings == ["spec.data.train.columns.answers: no row has a column 'more'"]
+
+
+def queries(path: Path, **source: Any) -> LoadedRows[Query]:
+    spec = DataSource.model_validate({"uri": f"file://{path}", **source})
+    return load_queries(spec, field="spec.data.queries")
+
+
+def test_queries_need_no_answer(file: Path) -> None:
+    write(file, [{"query": "a", "name": "x"}, {"query": "b"}])
+    loaded = queries(file, columns={"id": "name"})
+    assert loaded.problems == []
+    assert loaded.rows == [Query(query="a", id="x", where=f"{file}:1"), Query(query="b", id="2", where=f"{file}:2")]
+    assert loaded.warnings == []
+
+
+def test_the_answers_of_queries_are_not_read_and_a_warning_says_so(file: Path) -> None:
+    write(file, [{"query": "a", "answer": 7}, {"query": "b"}, {"query": "c", "answer": "d"}])
+    loaded = queries(file)
+    assert loaded.problems == []
+    assert all(type(query) is Query for query in loaded.rows)
+    (warning,) = loaded.warnings
+    assert warning.startswith("spec.data.queries: the answers of 2 rows are not read")
+    assert "spec.data.train" in warning
+
+
+def test_queries_of_a_chat_log(file: Path) -> None:
+    write(
+        file,
+        [
+            messages(("system", "s"), ("user", "a")),
+            messages(("system", "s"), ("user", "b"), ("assistant", "c")),
+        ],
+    )
+    loaded = queries(file)
+    assert loaded.problems == []
+    assert [query.query for query in loaded.rows] == ["a", "b"]
+    assert loaded.system == "s"
+    assert len(loaded.warnings) == 1
+
+
+def test_queries_in_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"q": ["a", "b"]}), path)
+    loaded = queries(path, columns={"query": "q"})
+    assert loaded.problems == []
+    assert [query.query for query in loaded.rows] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"text": "a"}, "has no column 'query'"),
+        ({"query": " "}, "column 'query' is blank"),
+        (messages(("assistant", "a")), "has messages with the roles assistant"),
+        (messages(("user", "a"), ("user", "b")), "has messages with the roles user, user"),
+    ],
+)
+def test_bad_queries(file: Path, record: dict[str, Any], words: str) -> None:
+    write(file, [record])
+    (problem,) = queries(file).problems
+    assert words in problem.message
+
+
+def test_sample_queries_are_the_training_rows_without_answers() -> None:
+    uris = [f"sample://formulas/{split}?world=1&rows=5" for split in ("queries", "train")]
+    asked = load_queries(DataSource(uri=uris[0]), field="spec.data.queries")
+    answered = load_rows(DataSource(uri=uris[1]), field="spec.data.train")
+    assert [query.query for query in asked.rows] == [row.query for row in answered.rows]
+    assert asked.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("field", "advice"),
+    [
+        ("spec.data.train", "or name the file in spec.data.queries if it has no answers"),
+        ("spec.data.eval", "or set spec.evaluation.reference: FullPrompt if the file has no answers"),
+    ],
+)
+def test_a_file_without_answers_says_what_to_do(file: Path, field: str, advice: str) -> None:
+    write(file, [{"query": "a"}])
+    (problem,) = load_rows(DataSource(uri=f"file://{file}"), field=field).problems
+    assert advice in problem.message

@@ -1,7 +1,7 @@
 """How the driver knows that a run makes progress, and that a worker lives and will save."""
 
 import pytest
-from promptintern.pipeline.events import CheckpointSaved, Note, StageDone
+from promptintern.pipeline.events import CheckpointSaved, Note, ShardStored, StageDone
 from promptintern.run import ray_observer
 from promptintern.run.ray_observer import Mailbox
 
@@ -35,6 +35,15 @@ def test_a_checkpoint_is_progress_if_it_is_further_than_any_before(stage: int | 
         mailbox.put(event)
         counts.append(mailbox.progress_count())
     assert counts == [1, 1, 1, 2]
+
+
+def test_a_shard_of_the_teacher_is_progress_once() -> None:
+    mailbox = Mailbox()
+    counts = []
+    for event in (ShardStored(number=0), ShardStored(number=0), ShardStored(number=1), saved(None, 1)):
+        mailbox.put(event)
+        counts.append(mailbox.progress_count())
+    assert counts == [1, 1, 2, 3]
 
 
 def test_a_restart_in_another_pod_counts_as_progress() -> None:

@@ -28,6 +28,7 @@ from promptintern.pipeline.events import (
     Event,
     Note,
     Scored,
+    ShardStored,
     StageDone,
     Stepped,
     Trained,
@@ -105,7 +106,7 @@ class LogObserver(_Base):
                 if done < rows and time.monotonic() - self._last < _LINE_SECONDS:
                     return
                 self._last = time.monotonic()
-            case Claimed() | StageDone() | CheckpointSaved():
+            case Claimed() | StageDone() | CheckpointSaved() | ShardStored():
                 return  # meant for programs
         self._console.print(_line(event), highlight=False, markup=False, soft_wrap=True)
 
@@ -129,7 +130,7 @@ class BarObserver(_Base):
                 self._bar(f"train {event.name}", event.done, event.steps, text)
             case Answered():
                 self._bar(f"answer {event.name}", event.done, event.rows, "")
-            case Claimed() | StageDone() | CheckpointSaved():
+            case Claimed() | StageDone() | CheckpointSaved() | ShardStored():
                 pass  # meant for programs
             case _:
                 self._print(event)

@@ -14,7 +14,7 @@ def print_preview(shown: Preview) -> None:
     for warning in shown.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))
     for reason, count in shown.dropped.items():
-        out.print(Text(f"left out: {count} rows {reason}", style="yellow"))
+        out.print(Text(f"left out: {count} rows ({reason})", style="yellow"))
     table = Table(title=f"{shown.name}: {shown.rows} training rows", title_justify="left")
     for column in (
         "stage",
@@ -42,4 +42,10 @@ def print_preview(shown: Preview) -> None:
     out.print(f"\nThe prompt of the row at {shown.where}, at every stage:", markup=False)
     for stage in shown.stages:
         out.print(Panel(Text(stage.prompt), title=f"stage {stage.index + 1}", title_align="left"))
-    out.print(Panel(Text(shown.answer), title="answer (the training target)", title_align="left"))
+    if shown.queries:
+        out.print(
+            f"The teacher answers {shown.queries:,} queries when the run begins. The training tokens above do not "
+            "include its answers."
+        )
+    if shown.answer is not None:
+        out.print(Panel(Text(shown.answer), title="answer (the training target)", title_align="left"))

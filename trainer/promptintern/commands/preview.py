@@ -1,5 +1,6 @@
 """Previews a job: computes the token counts of every stage, and the prompt of one training row at every stage."""
 
+from array import array
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,8 @@ from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.inputs import load_data, render_prompts, s3_options, stages_of
 from promptintern.pipeline.session import DTYPES, compress_all, load_embedder
 from promptintern.pipeline.tracks import describe_track
-from promptintern.prompt.encode import PromptEncoder
+from promptintern.prompt.encode import Encoded, PromptEncoder
+from promptintern.rows.types import Query
 from promptintern.stage_record import TrackPlan
 
 
@@ -32,10 +34,13 @@ class Preview:
 
     name: str
     rows: int
-    """The number of training rows."""
+    """The number of training rows, including the queries that the teacher is to answer."""
+    queries: int
+    """The number of queries that the teacher is to answer."""
     where: str
     """The file and the line of the previewed row, such as ``train.jsonl:3``."""
-    answer: str
+    answer: str | None
+    """The answer of the previewed row; None if the teacher is to answer it."""
     stages: list[StagePreview]
     warnings: list[str]
     dropped: dict[str, int]
@@ -46,7 +51,8 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
     """Return the preview of ``job``, with templates that are compressed as in training.
 
     Args:
-        row: The index of the training row whose prompts are shown, from 0.
+        row: The index of the row whose prompts are shown, from 0. The queries without answers follow the training
+            rows.
 
     Raises:
         UserError: if anything is wrong with the job or its data, or if there is no training row with the index ``row``.
@@ -73,20 +79,27 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
         embedder=load_embedder(job, device),
         model_config=config,
     )
-    train, neighbours = fitting_rows.data.train, fitting_rows.examples.train
-    if row >= len(train):
-        raise UserError.at("--row", f"is {row}, but the training rows are numbered from 0 to {len(train) - 1}")
+    train = fitting_rows.data.train
+    rows: list[Query] = [*train, *fitting_rows.data.queries]
+    neighbours = [*fitting_rows.examples.train, *fitting_rows.examples.queries]
+    if row >= len(rows):
+        raise UserError.at("--row", f"is {row}, but the training rows are numbered from 0 to {len(rows) - 1}")
     previews = []
     for stage, template in zip(stages, templates, strict=True):
-        prompts = list(render_prompts(job, template, rows=train, neighbours=neighbours, shots=stage.shots, pool=train))
-        encoded = encoder.encode(prompts, [r.answer for r in train])
+        prompts = list(render_prompts(job, template, rows=rows, neighbours=neighbours, shots=stage.shots, pool=train))
+        encoded = encoder.encode(prompts[: len(train)], [r.answer for r in train])
+        encoded += [
+            Encoded(prompt_ids=memoryview(ids), answer_ids=memoryview(array("i")))
+            for ids in encoder.encode_prompts(prompts[len(train) :])
+        ]
         plan = describe_track(template, shots=stage.shots, epochs=stage.epochs, rows=encoded)
         previews.append(StagePreview(index=stage.index, plan=plan, prompt=prompts[row]))
     return Preview(
         name=job.metadata.name,
-        rows=len(train),
-        where=train[row].where,
-        answer=train[row].answer,
+        rows=len(rows),
+        queries=len(rows) - len(train),
+        where=rows[row].where,
+        answer=train[row].answer if row < len(train) else None,
         stages=previews,
         warnings=[*data.warnings, *fitting_rows.warnings],
         dropped=fitting_rows.data.dropped,

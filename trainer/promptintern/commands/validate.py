@@ -1,7 +1,7 @@
 """Checks everything about a job that can be checked without training, and lists all problems at once."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,7 +24,9 @@ from promptintern.pipeline.inputs import (
     stages_of,
 )
 from promptintern.pipeline.session import compress_all, load_embedder
+from promptintern.pipeline.teaching import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder
+from promptintern.rows.types import Query
 from promptintern.run.driver import open_run
 
 T = TypeVar("T")
@@ -66,6 +68,8 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
         findings.collect(lambda: attach_lora(empty_model(model.config), job.spec.training.lora, seed=0))
     embedder = findings.collect(lambda: load_embedder(job, torch.device("cpu")))
     encoder = findings.collect(lambda: PromptEncoder(model.tokenizer, chat=job.spec.prompt.chat)) if model else None
+    if model and (teacher := teacher_of(job)):
+        findings.collect(lambda: top_k_of(teacher, model.config))
     if data is not None:
         findings.warnings += data.warnings
     findings.warnings += _placeholder_warnings(job)
@@ -104,6 +108,16 @@ def _load_tokenizer_and_config(job: PromptInternJob) -> _TokenizerAndConfig:
     return _TokenizerAndConfig(tokenizer=load_tokenizer(folder), config=load_config(folder))
 
 
+def _counts(data: Data) -> str:
+    """Return the numbers of rows in words; files that the job does not have are left out."""
+    counts: dict[str, Sequence[Query]] = {
+        "training rows": data.train,
+        "queries without answers": data.queries,
+        "held-out rows": data.eval,
+    }
+    return ", ".join(f"{len(rows)} {name}" for name, rows in counts.items() if rows)
+
+
 def _check_prompts(
     job: PromptInternJob,
     data: Data,
@@ -129,7 +143,7 @@ def _check_prompts(
     findings.warnings += fitting_rows.warnings
     findings.summary += [
         f"the job {job.metadata.name} is valid",
-        f"data: {len(fitting_rows.data.train)} training rows, {len(fitting_rows.data.eval)} held-out rows"
+        f"data: {_counts(fitting_rows.data)}"
         + "".join(f", {count} dropped ({reason})" for reason, count in fitting_rows.data.dropped.items()),
         f"schedule: {len(stages)} stage{'s' if len(stages) > 1 else ''}; the template rate goes from "
         f"{stages[0].rate:g} to {stages[-1].rate:g}, the number of examples from {fitting_rows.examples.shots} to 0",

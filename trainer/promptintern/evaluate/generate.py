@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -18,6 +19,14 @@ _LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
 The unit of the difference is the standard deviation of the logits."""
 
 
+class Ending(StrEnum):
+    """What ended an answer."""
+
+    END_TOKEN = "end token"
+    STOP = "stop string"
+    LENGTH = "maximum number of tokens"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """A generated answer."""
@@ -25,6 +34,7 @@ class Answer:
     text: str
     tokens: int
     """The number of generated tokens, including the end token if there is one."""
+    ending: Ending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +262,13 @@ def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str])
     over = ends | {tokenizer.pad_token_id}
     length = next((i for i, token in enumerate(ids) if token in over), None)
     text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Answer(text=truncate_at_stop(text, stop), tokens=len(ids) if length is None else length + 1)
+    cut = truncate_at_stop(text, stop)
+    ending = Ending.LENGTH if length is None else Ending.END_TOKEN
+    return Answer(
+        text=cut,
+        tokens=len(ids) if length is None else length + 1,
+        ending=Ending.STOP if len(cut) < len(text) else ending,
+    )
 
 
 def truncate_at_stop(text: str, stop: Sequence[str]) -> str:

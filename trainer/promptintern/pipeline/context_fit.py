@@ -1,7 +1,7 @@
 """Finds the rows whose prompts fit the model's context length in every stage."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from promptintern_api import PromptInternJob
@@ -13,14 +13,23 @@ from promptintern.errors import Problem, UserError
 from promptintern.evaluate.generate import truncate_at_stop
 from promptintern.evaluate.metrics import normalise_answer
 from promptintern.models import context_length
-from promptintern.pipeline.inputs import Data, Examples, length_of, render_prompts, retrieve_examples, stages_of
+from promptintern.pipeline.inputs import (
+    QUERIES_DROPPED,
+    Data,
+    Examples,
+    length_of,
+    render_prompts,
+    retrieve_examples,
+    stages_of,
+)
 from promptintern.prompt.encode import PromptEncoder
-from promptintern.rows.types import Row
+from promptintern.rows.types import Query, Row
 from promptintern.schedule import full_prompt_shots
 
 TOO_LONG_TO_EVALUATE = "too long to evaluate"
 """The reason for which held-out rows are dropped. Training rows are dropped for other reasons."""
 _TOO_LONG_TO_TRAIN = "too long to train on"
+_TOO_LONG_TO_TEACH = f"{QUERIES_DROPPED} too long for the teacher"
 DEFAULT_MAX_TOKENS = 4096
 """The maximum length of a prompt with its answer, in tokens, if neither the job nor the model's config limits it."""
 
@@ -112,46 +121,51 @@ def fit_rows(
     if should_drop and examples.shots:
         # Rows that are too long without examples are dropped first. As examples, they would make other rows too long.
         without_examples = [PromptShape(template=shape.template, shots=0) for shape in shapes]
-        data = _drop_rows(
+        flags = _flag_long_rows(
+            job,
             data,
-            *_flag_long_rows(
-                job,
-                data,
-                examples,
-                without_examples,
-                encoder=encoder,
-                max_tokens=max_tokens,
-                max_prompt_tokens=max_prompt_tokens,
-            ),
+            examples,
+            without_examples,
+            encoder=encoder,
+            max_tokens=max_tokens,
+            max_prompt_tokens=max_prompt_tokens,
         )
+        data = _drop_rows(data, flags)
         _check_rows_left(data, max_tokens)
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
     while True:
-        long_train, long_eval = _flag_long_rows(
+        flags = _flag_long_rows(
             job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens
         )
-        if not any(long_train) and not any(long_eval):
+        if not any(map(any, (flags.train, flags.queries, flags.eval))):
             warnings = _answer_warnings(job, data, encoder)
             return FittingRows(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
         if not should_drop:
+            prompt_limit = f"{max_prompt_tokens} tokens of prompt, the most that leaves room for maxNewTokens"
             raise UserError(
-                _too_long_problems(data.train, long_train, f"{max_tokens} tokens of prompt and answer")
-                + _too_long_problems(
-                    data.eval,
-                    long_eval,
-                    f"{max_prompt_tokens} tokens of prompt, the most that leaves room for maxNewTokens",
-                )
+                _too_long_problems(data.train, flags.train, f"{max_tokens} tokens of prompt and answer")
+                + _too_long_problems(data.queries, flags.queries, prompt_limit)
+                + _too_long_problems(data.eval, flags.eval, prompt_limit)
             )
-        data = _drop_rows(data, long_train, long_eval)
+        data = _drop_rows(data, flags)
         _check_rows_left(data, max_tokens)
         # A dropped row is no longer an example, so examples are retrieved again, and may be longer than before.
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
 
 
 def _check_rows_left(data: Data, max_tokens: int) -> None:
-    for kind, rows in (("training", data.train), ("held-out", data.eval)):
+    for kind, rows in (("training", [*data.train, *data.queries]), ("held-out", data.eval)):
         if not rows:
             raise UserError.at("spec.training.maxTokens", f"no {kind} row fits in {max_tokens} tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LongRows:
+    """A flag for every row, which is True if the row is too long."""
+
+    train: list[bool]
+    queries: list[bool]
+    eval: list[bool]
 
 
 def _flag_long_rows(
@@ -163,28 +177,38 @@ def _flag_long_rows(
     encoder: PromptEncoder,
     max_tokens: int,
     max_prompt_tokens: int,
-) -> tuple[list[bool], list[bool]]:
-    """Return a flag for each training row and for each held-out row. It is True if the row is too long in any shape.
+) -> _LongRows:
+    """Return a flag for each row. It is True if the row is too long in any shape.
 
-    A training row is too long if its prompt and answer have more than ``max_tokens`` tokens, and a held-out row if its
-    prompt has more than ``max_prompt_tokens``.
+    A training row is too long if its prompt and answer have more than ``max_tokens`` tokens; a query or a held-out row
+    is too long if its prompt has more than ``max_prompt_tokens``.
     """
     answers, locations = [row.answer for row in data.train], [row.where for row in data.train]
-    long_train, long_eval = [False] * len(data.train), [False] * len(data.eval)
+    flags = _LongRows(
+        train=[False] * len(data.train), queries=[False] * len(data.queries), eval=[False] * len(data.eval)
+    )
     for shape in shapes:
-        template, shots = shape.template, shape.shots
-        prompts = render_prompts(
-            job, template, rows=data.train, neighbours=examples.train, shots=shots, pool=data.train
-        )
+
+        def prompts_of(
+            rows: Sequence[Query], neighbours: Sequence[Sequence[int]], shape: PromptShape = shape
+        ) -> Iterator[str]:
+            return render_prompts(
+                job, shape.template, rows=rows, neighbours=neighbours, shots=shape.shots, pool=data.train
+            )
+
+        prompts = prompts_of(data.train, examples.train)
         for i, encoded in enumerate(encoder.encode(prompts, answers, locations=locations)):
-            long_train[i] |= length_of(encoded).total > max_tokens
-        prompts = render_prompts(job, template, rows=data.eval, neighbours=examples.eval, shots=shots, pool=data.train)
-        for i, ids in enumerate(encoder.encode_prompts(prompts)):
-            long_eval[i] |= len(ids) > max_prompt_tokens
-    return long_train, long_eval
+            flags.train[i] |= length_of(encoded).total > max_tokens
+        for long, rows, neighbours in (
+            (flags.queries, data.queries, examples.queries),
+            (flags.eval, data.eval, examples.eval),
+        ):
+            for i, ids in enumerate(encoder.encode_prompts(prompts_of(rows, neighbours))):
+                long[i] |= len(ids) > max_prompt_tokens
+    return flags
 
 
-def _too_long_problems(rows: Sequence[Row], flags: Sequence[bool], limit: str) -> list[Problem]:
+def _too_long_problems(rows: Sequence[Query], flags: Sequence[bool], limit: str) -> list[Problem]:
     return [
         Problem(
             where=row.where,
@@ -196,24 +220,28 @@ def _too_long_problems(rows: Sequence[Row], flags: Sequence[bool], limit: str) -
     ]
 
 
-def _drop_rows(data: Data, long_train: Sequence[bool], long_eval: Sequence[bool]) -> Data:
+def _drop_rows(data: Data, flags: _LongRows) -> Data:
     """Return ``data`` without the rows whose flag is True, and count these rows as dropped."""
     dropped = dict(data.dropped)
-    for reason, flags in ((_TOO_LONG_TO_TRAIN, long_train), (TOO_LONG_TO_EVALUATE, long_eval)):
-        if any(flags):
-            dropped[reason] = dropped.get(reason, 0) + sum(flags)
-    return Data(
-        train=[row for row, flag in zip(data.train, long_train, strict=True) if not flag],
-        eval=[row for row, flag in zip(data.eval, long_eval, strict=True) if not flag],
-        digests=data.digests,
+    for reason, long in (
+        (_TOO_LONG_TO_TRAIN, flags.train),
+        (_TOO_LONG_TO_TEACH, flags.queries),
+        (TOO_LONG_TO_EVALUATE, flags.eval),
+    ):
+        if any(long):
+            dropped[reason] = dropped.get(reason, 0) + sum(long)
+    return replace(
+        data,
+        train=[row for row, flag in zip(data.train, flags.train, strict=True) if not flag],
+        queries=[query for query, flag in zip(data.queries, flags.queries, strict=True) if not flag],
+        eval=[row for row, flag in zip(data.eval, flags.eval, strict=True) if not flag],
         dropped=dropped,
-        warnings=data.warnings,
     )
 
 
 def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:
     """Return warnings about held-out rows that no arm can answer right, because every accepted answer is cut off."""
-    evaluation, rows = job.spec.evaluation, data.eval
+    evaluation, rows = job.spec.evaluation, [row for row in data.eval if isinstance(row, Row)]
     lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
     fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]
     survives_stop = [

@@ -70,7 +70,7 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """The model has answered another batch of held-out queries."""
+    """The model has answered another batch of queries: held-out queries, or those of the teacher."""
 
     name: str
     done: int
@@ -104,7 +104,16 @@ class CheckpointSaved:
     """The folder of the checkpoint, relative to the run's folder."""
 
 
-Event = Note | Claimed | TrainingBegan | Stepped | Trained | Answered | Scored | StageDone | CheckpointSaved
+@dataclass(frozen=True, kw_only=True)
+class ShardStored:
+    """A shard of the teacher's answers is committed, either by the present workers or by earlier ones."""
+
+    number: int
+
+
+Event = (
+    Note | Claimed | TrainingBegan | Stepped | Trained | Answered | Scored | StageDone | CheckpointSaved | ShardStored
+)
 
 
 class Stopped(Exception):  # noqa: N818 -- an outcome, not an error

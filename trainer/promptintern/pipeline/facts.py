@@ -5,20 +5,26 @@
 
 import json
 import platform
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
 from promptintern_api.contract import REPORT_FOLDER, REPORT_HTML, REPORT_JSON
-from promptintern_api.evaluation import Arm
+from promptintern_api.data import DataSource
+from promptintern_api.evaluation import Arm, Reference
+from promptintern_api.training import TeacherLoss
 
 from promptintern.engine import distributed
 from promptintern.errors import UserError
 from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
-from promptintern.pipeline.internalize import Outcome, evaluation_folder
+from promptintern.pipeline.inputs import QUERIES_DROPPED
+from promptintern.pipeline.internalize import Outcome, accepted_answers, evaluation_folder
 from promptintern.pipeline.latency import LATENCY_FOLDER
 from promptintern.pipeline.session import Session
+from promptintern.pipeline.teaching import teacher_of, top_k_of
 from promptintern.pipeline.tracks import DIRECT
+from promptintern.prompt.coverage import uncovered_entries
 from promptintern.report.build import build_report
 from promptintern.report.facts import (
     KEPT_STAGE,
@@ -33,6 +39,7 @@ from promptintern.report.facts import (
     PriceFacts,
     RunFacts,
     SourceFacts,
+    TeacherFacts,
     facts_from_json,
     facts_to_json,
 )
@@ -44,6 +51,8 @@ from promptintern.storage.job_file import read_job
 from promptintern.storage.run import RunStore, stage_folder
 from promptintern.uris import display_uri
 
+MAX_UNCOVERED = 1000
+"""The largest number of entries of the template that the facts name as uncovered."""
 FACTS = f"{REPORT_FOLDER}/facts.json"
 _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizers", "sacrebleu", "bm25s", "safetensors")
 
@@ -55,12 +64,19 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
     stages = [store.record(key, manifests[key], StageRecord) for key in keys if key in manifests]
     direct = store.record(DIRECT, manifests[DIRECT], TrackRecord) if DIRECT in manifests else None
     tracks = {str(stage.index): stage for stage in stages} | ({DIRECT: direct} if direct else {})
+    arms = _arms(store, outcome)
+    full_answers = next(arm.predictions for arm in arms if arm.name == Arm.FULL_PROMPT)
+    accepted = accepted_answers(session, full_answers)
     facts = RunFacts(
         job=_job(session, store),
         metrics=list(session.job.spec.evaluation.metrics),
         max_new_tokens=session.job.spec.evaluation.max_new_tokens,
-        rows=[HeldOutRow(id=row.id, query=row.query, accepted=list(row.answers)) for row in session.data.eval],
-        arms=_arms(store, outcome),
+        rows=[
+            HeldOutRow(id=row.id, query=row.query, accepted=list(answers))
+            for row, answers in zip(session.data.eval, accepted, strict=True)
+        ],
+        reference=session.job.spec.evaluation.reference or Reference.ANSWERS,
+        arms=arms,
         stages=stages,
         planned_stages=len(session.stages),
         direct=direct,
@@ -71,7 +87,9 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
             stopped_at=outcome.stopped_at,
             kept=outcome.kept,
         ),
+        uncovered=uncovered_entries(session.job.spec.prompt.template, _training_texts(session))[:MAX_UNCOVERED],
         data=_data(session),
+        teacher=_teacher(session),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
         warnings=[*session.data.warnings, *session.warnings],
         notes=[*session.notes, *dict.fromkeys(track.slow_reason for track in tracks.values() if track.slow_reason)],
@@ -182,18 +200,53 @@ def _losses(store: RunStore, key: str, term: int) -> list[float]:
 
 def _data(session: Session) -> DataFacts:
     spec, data = session.job.spec.data, session.data
-    dropped = [DroppedRows(reason=reason, rows=rows) for reason, rows in data.dropped.items()]
+    taught = len(session.lessons.lessons)
     return DataFacts(
-        train=SourceFacts(
-            uri=spec.train.uri,
-            digest=data.digests["train"],
-            rows=len(data.train),
-            dropped=[d for d in dropped if d.reason != TOO_LONG_TO_EVALUATE],
-        ),
-        eval=SourceFacts(
-            uri=spec.eval.uri,
-            digest=data.digests["eval"],
-            rows=len(data.eval),
-            dropped=[d for d in dropped if d.reason == TOO_LONG_TO_EVALUATE],
-        ),
+        train=_source(session, "train", spec.train, len(data.train)),
+        queries=_source(session, "queries", spec.queries, taught, session.lessons.dropped),
+        eval=_source(session, "eval", spec.eval, len(data.eval)),
     )
+
+
+def _source(
+    session: Session, role: str, source: DataSource | None, rows: int, also_dropped: Mapping[str, int] | None = None
+) -> SourceFacts | None:
+    """Return the facts about the file ``source``, which has the given role, or None if the job has no such file."""
+    if source is None:
+        return None
+    dropped = {
+        reason.removeprefix(QUERIES_DROPPED).strip(): count
+        for reason, count in session.data.dropped.items()
+        if _role_of(reason) == role
+    }
+    return SourceFacts(
+        uri=source.uri,
+        digest=session.data.digests[role],
+        rows=rows,
+        dropped=[
+            DroppedRows(reason=reason, rows=count) for reason, count in {**dropped, **(also_dropped or {})}.items()
+        ],
+    )
+
+
+def _role_of(reason: str) -> str:
+    if reason == TOO_LONG_TO_EVALUATE:
+        return "eval"
+    return "queries" if reason.startswith(QUERIES_DROPPED) else "train"
+
+
+def _training_texts(session: Session) -> Iterator[str]:
+    """Yield all queries and answers from which the run learned."""
+    for row in session.data.train:
+        yield from (row.query, row.answer)
+    for lesson in session.lessons.lessons:
+        yield from (session.data.queries[lesson.query].query, lesson.text)
+
+
+def _teacher(session: Session) -> TeacherFacts | None:
+    teacher = teacher_of(session.job)
+    if teacher is None:
+        return None
+    config = session.adapter.model.get_base_model().config
+    top_k = None if teacher.loss is TeacherLoss.ANSWERS else top_k_of(teacher, config)
+    return TeacherFacts(loss=teacher.loss, top_k=top_k, weight=teacher.weight)

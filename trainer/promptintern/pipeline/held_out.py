@@ -1,4 +1,4 @@
-"""Answers the held-out queries, divided among the workers."""
+"""Answers queries, divided among the workers."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,14 @@ def decoding_of(session: Session) -> Decoding:
 
 
 def answer_prompts(
-    session: Session, prompts: Sequence[Sequence[int]], *, use_adapter: bool, name: str, observer: Observer
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    *,
+    use_adapter: bool,
+    name: str,
+    observer: Observer,
+    done_before: int = 0,
+    total: int | None = None,
 ) -> list[Answer]:
     """Return an answer to each prompt. Each worker generates some of the answers, and all workers return all answers.
 
@@ -30,6 +37,8 @@ def answer_prompts(
         prompts: The prompts, as token ids.
         use_adapter: Whether to use the adapter; if False, the base weights alone generate the answers.
         name: The name of the stage or arm, for progress events.
+        done_before: The number of prompts that were answered in earlier calls, for progress events.
+        total: The number of prompts in all calls, or None if this is the only call.
 
     Raises:
         Stopped: if a stop was requested; all workers raise this error after the same batch.
@@ -44,7 +53,8 @@ def answer_prompts(
 
     def progress(done: int) -> None:
         if rank == 0:
-            observer.emit(Answered(name=name, done=min(done * world_size, len(prompts)), rows=len(prompts)))
+            done_now = done_before + min(done * world_size, len(prompts))
+            observer.emit(Answered(name=name, done=done_now, rows=len(prompts) if total is None else total))
         check_stop()
 
     check_stop()

@@ -1,10 +1,12 @@
 """The inputs of training and evaluation that are derived from a job: rows, examples, templates, prompts and stages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from promptintern_api import PromptInternJob
+from promptintern_api.data import OnProblem
+from promptintern_api.evaluation import Reference
 
 from promptintern.compress import CompressedTemplate, uncompressed
 from promptintern.engine.packing.planning import Length
@@ -13,11 +15,14 @@ from promptintern.prompt.encode import Encoded
 from promptintern.prompt.render import render_prompt
 from promptintern.prompt.template import parse_template
 from promptintern.retrieve import build_retriever
-from promptintern.rows.checks import check_rows
-from promptintern.rows.load import load_rows
-from promptintern.rows.types import Row
+from promptintern.rows.checks import CheckedQueries, check_queries, check_rows
+from promptintern.rows.load import LoadedRows, load_queries, load_rows
+from promptintern.rows.types import Query, Row
 from promptintern.schedule import Stage, build_stages
 from promptintern.storage.options import S3Options
+
+QUERIES_DROPPED = "queries:"
+"""The beginning of the reasons for which queries without answers are dropped."""
 
 
 def s3_options(job: PromptInternJob) -> S3Options:
@@ -30,62 +35,107 @@ class Data:
     """The checked rows of a job."""
 
     train: list[Row]
-    eval: list[Row]
+    """The training rows; empty if the job learns only from queries without answers."""
+    queries: list[Query]
+    """The queries without answers, which the teacher answers; empty if the job has none."""
+    eval: Sequence[Query]
+    """The held-out rows. They have no answers if the job compares all arms with FullPrompt."""
     digests: dict[str, str]
-    """The SHA-256 digest of each data file, by its role (``train`` or ``eval``)."""
+    """The SHA-256 digest of each data file, by its role (``train``, ``queries`` or ``eval``)."""
     dropped: dict[str, int]
     """The number of dropped rows, by reason. Rows are dropped only if the job's settings allow it."""
     warnings: list[str]
 
 
 def load_data(job: PromptInternJob) -> Data:
-    """Load the training rows and the held-out rows of ``job``, and check both sets of rows.
+    """Load the training rows, the queries without answers and the held-out rows of ``job``, and check all of them.
 
     Raises:
-        UserError: if a file or a row has problems; the error lists the problems of both files.
+        UserError: if a file or a row has problems; the error lists the problems of all files.
     """
     spec = job.spec.data
     s3 = s3_options(job)
-    if spec.train.uri == spec.eval.uri:
+    if spec.train is not None and spec.train.uri == spec.eval.uri:
         raise UserError.at(
             "spec.data.eval.uri", "is the training file; name a file of rows that are held out from training"
         )
-    train = load_rows(spec.train, field="spec.data.train", s3=s3)
-    held_out = load_rows(spec.eval, field="spec.data.eval", s3=s3)
-    problems = [*train.problems, *held_out.problems]
+    if spec.queries is not None and spec.queries.uri == spec.eval.uri and spec.on_leak is OnProblem.ERROR:
+        raise UserError.at(
+            "spec.data.eval.uri",
+            "is the file of the queries; name a file of held-out rows, or set spec.data.onLeak: Drop to leave the "
+            "held-out rows out of the queries",
+        )
+    train = load_rows(spec.train, field="spec.data.train", s3=s3) if spec.train else _NO_ROWS
+    queries = load_queries(spec.queries, field="spec.data.queries", s3=s3) if spec.queries else _NO_QUERIES
+    held_out = _load_held_out(job)
+    problems = [*train.problems, *queries.problems, *held_out.problems]
     if problems:
         raise UserError(problems)
     checked = check_rows(train.rows, held_out.rows, on_leak=spec.on_leak)
-    problems = [*_system_problems(train.system, held_out.system), *checked.problems]
+    checked_queries = check_queries(queries.rows, checked.train, held_out.rows, on_leak=spec.on_leak)
+    systems = {"train": train.system, "queries": queries.system, "eval": held_out.system}
+    problems = [*_system_problems(systems), *checked.problems, *checked_queries.problems]
     if problems:
         raise UserError(problems)
     return Data(
         train=list(checked.train),
+        queries=checked_queries.queries,
         eval=list(held_out.rows),
-        digests={"train": train.sha256, "eval": held_out.sha256},
-        dropped={"leaked into eval": checked.dropped_leaks} if checked.dropped_leaks else {},
+        digests={
+            role: file.sha256
+            for role, file in (("train", train), ("queries", queries), ("eval", held_out))
+            if file.sha256
+        },
+        dropped=_dropped(checked.dropped_leaks, checked_queries),
         warnings=[
             *train.warnings,
+            *queries.warnings,
             *held_out.warnings,
-            *_system_warnings(job, train.system or held_out.system),
+            *_system_warnings(job, next((system for system in systems.values() if system), None)),
             *_gpu_warnings(job),
             *checked.warnings,
         ],
     )
 
 
-def _system_problems(train: str | None, held_out: str | None) -> list[Problem]:
-    """Return a problem if the training rows and the held-out rows have different system messages.
+def _load_held_out(job: PromptInternJob) -> LoadedRows[Row] | LoadedRows[Query]:
+    """Load the held-out rows, without their answers if the job compares all arms with FullPrompt."""
+    source, s3, field = job.spec.data.eval, s3_options(job), "spec.data.eval"
+    if job.spec.evaluation.reference is Reference.FULL_PROMPT:
+        return load_queries(source, field=field, s3=s3)
+    return load_rows(source, field=field, s3=s3)
+
+
+_NO_ROWS: LoadedRows[Row] = LoadedRows(rows=[], sha256="", problems=[])
+_NO_QUERIES: LoadedRows[Query] = LoadedRows(rows=[], sha256="", problems=[])
+
+
+def _dropped(leaks: int, queries: CheckedQueries) -> dict[str, int]:
+    """Return the number of dropped rows by reason, without reasons for which no row was dropped."""
+    counts = {
+        "leaked into eval": leaks,
+        f"{QUERIES_DROPPED} leaked into eval": queries.dropped_leaks,
+        f"{QUERIES_DROPPED} repeated": queries.dropped_repeats,
+    }
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _system_problems(systems: Mapping[str, str | None]) -> list[Problem]:
+    """Return a problem for each file whose system message differs from that of an earlier file.
 
     In chat data, the system message is part of the prompt, and all rows must have the same prompt.
+
+    Args:
+        systems: The system message of each file by its role, or None for a file that has none.
     """
-    if train is None or held_out is None or train == held_out:
-        return []
+    (first, expected), *others = [*((r, s) for r, s in systems.items() if s is not None), ("", None)]
     return [
         Problem(
-            where="spec.data.eval.uri",
-            message="has another system message than spec.data.train.uri; the prompt must be the same for all rows",
+            where=f"spec.data.{role}.uri",
+            message=f"has another system message than spec.data.{first}.uri; the prompt must be the same for all rows",
         )
+        for role, system in others
+        if system is not None and system != expected
     ]
 
 
@@ -113,6 +163,7 @@ class Examples:
     """The examples for the prompt of each row, as indices of training rows, with the best example last."""
 
     train: list[list[int]]
+    queries: list[list[int]]
     eval: list[list[int]]
     shots: int
 
@@ -129,10 +180,13 @@ def retrieve_examples(job: PromptInternJob, data: Data, *, shots: int, encoder: 
         UserError: if there are too few training rows for ``shots`` examples.
     """
     if shots == 0:
-        return Examples(train=[[] for _ in data.train], eval=[[] for _ in data.eval], shots=0)
+        return Examples(
+            train=[[] for _ in data.train], queries=[[] for _ in data.queries], eval=[[] for _ in data.eval], shots=0
+        )
     retriever = build_retriever(job.spec.prompt.retriever, data.train, seed=job.spec.training.seed, encoder=encoder)
     return Examples(
         train=retriever.neighbours([row.query for row in data.train], shots),
+        queries=retriever.neighbours([query.query for query in data.queries], shots),
         eval=retriever.neighbours([row.query for row in data.eval], shots),
         shots=shots,
     )
@@ -142,7 +196,7 @@ def render_prompts(
     job: PromptInternJob,
     template: CompressedTemplate,
     *,
-    rows: Sequence[Row],
+    rows: Sequence[Query],
     neighbours: Sequence[Sequence[int]],
     shots: int,
     pool: Sequence[Row],

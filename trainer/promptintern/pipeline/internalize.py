@@ -30,6 +30,7 @@ from promptintern.pipeline.tracks import (
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.prompt.encode import Encoded
 from promptintern.report.facts import KEPT_STAGE
+from promptintern.rows.types import Row
 from promptintern.stage_record import StageRecord, TrackRecord
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore
@@ -61,7 +62,9 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         Stopped: if a stop was requested; the state of the run is saved first.
         RunFailed: if the device or the storage fails, or a driver with a newer term has taken over.
     """
-    run = _Run(session=session, store=store, trainer=trainer, observer=observer)
+    run = _Run(
+        session=session, store=store, trainer=trainer, observer=observer, accepted=accepted_answers(session, None)
+    )
     for note in session.notes:
         run.emit(Note(text=note))
     for warning in session.warnings:
@@ -72,6 +75,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
 
     arm_parents: dict[str, str | None] = {Arm.FULL_PROMPT: None}
     full_answers = run.evaluate_arm(Arm.FULL_PROMPT, full, parent=None)
+    run = replace(run, accepted=accepted_answers(session, full_answers))
     if Arm.BASE in requested:
         arm_parents[Arm.BASE] = None
         run.evaluate_arm(Arm.BASE, query_only, parent=None)
@@ -84,10 +88,23 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         if distributed.rank() == 0:
             commit_adapter(session, store, stage=result.stage, term=trainer.term)
         distributed.barrier()
-    if Arm.DIRECT in requested:
+    if Arm.DIRECT in requested and not session.data.train:
+        run.emit(Note(text="there is no arm Direct, because Direct learns only from written answers (data.train)"))
+    elif Arm.DIRECT in requested:
         arm_parents[Arm.DIRECT] = run.train_direct(query_only)
     measure_latency(session, store, trainer, result, full=full, observer=observer)
     return replace(outcome, arm_parents=arm_parents)
+
+
+def accepted_answers(session: Session, full_answers: Sequence[str] | None) -> list[tuple[str, ...]]:
+    """Return the accepted answers to each held-out row: the written ones, or else the answers of FullPrompt.
+
+    Args:
+        full_answers: The answers of FullPrompt, or None if they are not known yet. Without them, the list is empty if
+            the held-out rows have no written answers.
+    """
+    written = [row.answers for row in session.data.eval if isinstance(row, Row)]
+    return written or [(answer,) for answer in full_answers or ()]
 
 
 def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> Result | None:
@@ -109,6 +126,8 @@ class _Run:
     store: RunStore
     trainer: TrackTrainer
     observer: Observer
+    accepted: Sequence[Sequence[str]]
+    """The accepted answers to each held-out row; empty as long as they are not known."""
 
     def evaluate_arm(self, arm: str, prompts: Sequence[Sequence[int]], *, parent: str | None) -> list[str]:
         """Answer all held-out queries as ``arm``, commit the answers, and return their texts.
@@ -133,7 +152,8 @@ class _Run:
                 lambda: self.store.commit_document(folder, new, term=self.trainer.term, parent=parent)
             )
         predictions: list[str] = document["predictions"]
-        self.emit(Scored(name=f"arm {arm}", metric=self._metric, score=self._score(predictions)))
+        if self.accepted:
+            self.emit(Scored(name=f"arm {arm}", metric=self._metric, score=self._score(predictions)))
         return predictions
 
     def train_stages(self, full_answers: Sequence[str]) -> Outcome:
@@ -174,13 +194,13 @@ class _Run:
         """Train Direct with the budget of the stages, answer ``prompts``, and return Direct's manifest digest."""
         manifest = self._committed(DIRECT)
         if manifest is None:
-            rows = self._last_rows
+            rows = self._last_rows[: len(self.session.data.train)]  # the rows that the teacher answered come last
             stages = ((str(stage.index), self._committed(str(stage.index))) for stage in self.session.stages)
             track = direct_track(
                 self.session,
                 rows,
                 stage_tokens=[
-                    self._stage_record(key, stage).training_tokens for key, stage in stages if stage is not None
+                    self._written_tokens(self._stage_record(key, stage)) for key, stage in stages if stage is not None
                 ],
             )
             prepared = prepare_track(self.session, track, rows)
@@ -191,6 +211,10 @@ class _Run:
             self.trainer.load(DIRECT)
         self.evaluate_arm(Arm.DIRECT, prompts, parent=manifest.digest())
         return manifest.digest()
+
+    def _written_tokens(self, record: StageRecord) -> int:
+        """Return the stage's training tokens that belong to rows with written answers, if all rows are equally long."""
+        return round(record.training_tokens * len(self.session.data.train) / record.rows)
 
     @cached_property
     def _last_rows(self) -> list[Encoded]:
@@ -290,7 +314,7 @@ class _Run:
 
     def _score(self, predictions: Sequence[str]) -> float:
         """Return the score of ``predictions``, which are answers to the first ``len(predictions)`` held-out rows."""
-        accepted = [row.answers for row in self.session.data.eval[: len(predictions)]]
+        accepted = self.accepted[: len(predictions)]
         if self._metric is Metric.BLEU:
             return bleu(predictions, accepted).score
         return math.fsum(exact_match(predictions, accepted)) / len(predictions)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -29,7 +29,9 @@ from promptintern.pipeline.inputs import (
     s3_options,
     stages_of,
 )
+from promptintern.pipeline.lessons import Lessons
 from promptintern.prompt.encode import Encoded, PromptEncoder
+from promptintern.rows.types import Query
 from promptintern.schedule import Stage
 
 CPU_PACK_TOKENS = 2048
@@ -65,26 +67,31 @@ class Session:
     """Sentences for the report that say how the run is computed, such as why packing is off."""
     warnings: list[str]
     """Warnings about the scores, in addition to ``data.warnings``."""
+    lessons: Lessons = field(default_factory=Lessons)
+    """What the teacher taught; empty before the teaching pass, and if there are no queries without answers."""
 
-    def prompts(self, template: CompressedTemplate, shots: int, *, held_out: bool) -> Iterator[str]:
-        """Return an iterator over the prompts of all held-out rows (``held_out``) or else of all training rows."""
-        return render_prompts(
-            self.job,
-            template,
-            rows=self.data.eval if held_out else self.data.train,
-            neighbours=self.examples.eval if held_out else self.examples.train,
-            shots=shots,
-            pool=self.data.train,
-        )
+    @property
+    def training_queries(self) -> list[Query]:
+        """The queries of ``encode_training``: the training rows, and then the queries that the teacher answered."""
+        return [*self.data.train, *(self.data.queries[lesson.query] for lesson in self.lessons.lessons)]
+
+    def prompts(
+        self, template: CompressedTemplate, shots: int, *, rows: Sequence[Query], neighbours: Sequence[Sequence[int]]
+    ) -> Iterator[str]:
+        """Return an iterator over the prompts of ``rows``, whose examples are ``neighbours``."""
+        return render_prompts(self.job, template, rows=rows, neighbours=neighbours, shots=shots, pool=self.data.train)
 
     def encode_training(self, template: CompressedTemplate, shots: int) -> list[Encoded]:
-        """Return the prompts and answers of all training rows, as token ids."""
-        prompts = self.prompts(template, shots, held_out=False)
-        return self.encoder.encode(prompts, [row.answer for row in self.data.train])
+        """Return the prompts and answers of ``training_queries``, as token ids."""
+        prompts = self.prompts(template, shots, rows=self.data.train, neighbours=self.examples.train)
+        written = self.encoder.encode(prompts, [row.answer for row in self.data.train])
+        neighbours = [self.examples.queries[lesson.query] for lesson in self.lessons.lessons]
+        prompts = self.prompts(template, shots, rows=self.training_queries[len(written) :], neighbours=neighbours)
+        return written + self.lessons.rows(self.encoder.encode_prompts(prompts))
 
     def encode_held_out(self, template: CompressedTemplate, shots: int, *, limit: int | None = None) -> list[list[int]]:
         """Return the prompts of the first ``limit`` held-out rows, or of all held-out rows by default, as token ids."""
-        prompts = islice(self.prompts(template, shots, held_out=True), limit)
+        prompts = islice(self.prompts(template, shots, rows=self.data.eval, neighbours=self.examples.eval), limit)
         return [list(ids) for ids in self.encoder.encode_prompts(prompts)]
 
 

@@ -113,7 +113,7 @@ def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None
     check_lengths(
         [length_of(row) for row in rows],
         max_tokens=session.max_tokens,
-        wheres=[row.where for row in session.data.train],
+        wheres=[row.where for row in session.training_queries[: len(rows)]],
     )
     layout = layout_of(session, rows)
     return PreparedTrack(
@@ -167,7 +167,7 @@ def plan_track(
     """Return the plan of each optimizer step of ``track``, whose encoded rows are ``rows``."""
     training = session.job.spec.training
     tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
-    may_share = layout is PackLayout.PREFIX_TREE and _may_have_shared_prefix(session, rows)
+    may_share = layout is PackLayout.PREFIX_TREE and may_have_shared_prefix(session, rows)
     return plan_steps(
         [length_of(row) for row in rows],
         seed=track.seed,
@@ -185,7 +185,7 @@ def plan_track(
     )
 
 
-def _may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
+def may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
     """Return whether the tokens that all rows of a step begin with may be computed once, as a shared prefix.
 
     A shared prefix is impossible with gradient checkpointing, or if a row is longer than ``max_pack_tokens``. With such

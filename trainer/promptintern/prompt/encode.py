@@ -9,6 +9,7 @@ from itertools import islice, pairwise
 from typing import Any, TypeVar
 
 from promptintern.errors import Problem, UserError
+from promptintern.prompt.teacher_targets import TeacherTargets
 from promptintern.rows.problems import MAX_LISTED
 
 T = TypeVar("T")
@@ -25,6 +26,10 @@ class Encoded:
     prompt_ids: "memoryview[int]"
     answer_ids: "memoryview[int]"
     """The token ids of the answer, including the end token."""
+    weight: float = 1.0
+    """The weight of the cross-entropy of each answer token."""
+    teacher: TeacherTargets | None = None
+    """The teacher's distributions at the answer tokens; None if only the answer is learned."""
 
 
 class PromptEncoder:

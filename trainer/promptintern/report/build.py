@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from promptintern_api.evaluation import Metric
+from promptintern_api.evaluation import Metric, Reference
 
 from promptintern.evaluate.intervals import Interval, bootstrap, newcombe_paired, paired_bootstrap, wilson
 from promptintern.evaluate.metrics import bleu, bleu_of_statistics, bleu_per_row_statistics, exact_match
@@ -88,9 +88,10 @@ def build_report(facts: RunFacts) -> Report:
             gate=facts.gate,
             stages=facts.stages,
             planned_stages=facts.planned_stages,
+            reference=facts.reference,
         ),
         warnings=warnings_of(facts, arms, comparisons),
-        notes=facts.notes,
+        notes=[*_reference_notes(facts), *facts.notes],
         metrics=facts.metrics,
         arms=arms,
         comparisons=comparisons,
@@ -102,7 +103,10 @@ def build_report(facts: RunFacts) -> Report:
         loss=facts.loss,
         examples=_examples(facts, scored),
         job=facts.job,
+        reference=facts.reference,
+        uncovered=facts.uncovered,
         data=facts.data,
+        teacher=facts.teacher,
         prices=facts.prices,
         reproducibility=Reproducibility(
             seeds=facts.job.seeds,
@@ -113,6 +117,15 @@ def build_report(facts: RunFacts) -> Report:
             interval_methods=_methods(arms, comparisons),
         ),
     )
+
+
+def _reference_notes(facts: RunFacts) -> list[str]:
+    if facts.reference is Reference.ANSWERS:
+        return []
+    return [
+        "The answers of every arm are compared with the answers of FullPrompt, not with written answers. The scores "
+        "say how far an arm agrees with the full prompt. FullPrompt itself has the largest possible score."
+    ]
 
 
 def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _ScoredArm:
@@ -127,7 +140,7 @@ def _arm_report(arm: _ScoredArm, facts: RunFacts) -> ArmReport:
     prompt, answer = _spread(arm.facts.prompt_tokens), _spread(arm.facts.answer_tokens)
     return ArmReport(
         name=arm.facts.name,
-        description=ARM_DESCRIPTIONS.get(arm.facts.name, ""),
+        description=_description(arm.facts.name, facts),
         rows=len(arm.matches),
         exact_match=_figure(wilson(int(sum(arm.matches)), len(arm.matches))),
         bleu=None if arm.bleu is None else _figure(bootstrap(arm.bleu, score=bleu_of_statistics)),
@@ -136,6 +149,12 @@ def _arm_report(arm: _ScoredArm, facts: RunFacts) -> ArmReport:
         latency=_latency(arm.facts.latency) if arm.facts.latency else None,
         cost_per_thousand=_cost_per_thousand(prompt, answer, facts.prices) if facts.prices else None,
     )
+
+
+def _description(arm: str, facts: RunFacts) -> str:
+    if arm == DIRECT and facts.data.queries:
+        return "plain fine-tune on the query alone, on the rows with written answers only"
+    return ARM_DESCRIPTIONS.get(arm, "")
 
 
 def _figure(interval: Interval) -> Figure:

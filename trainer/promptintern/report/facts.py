@@ -7,7 +7,8 @@
 from typing import Literal, Self
 
 from promptintern_api.contract import RUN_FORMAT
-from promptintern_api.evaluation import Metric, OnGateFail
+from promptintern_api.evaluation import Metric, OnGateFail, Reference
+from promptintern_api.training import TeacherLoss
 from pydantic import Field, model_validator
 
 from promptintern.document import Document
@@ -28,7 +29,8 @@ class HeldOutRow(Document):
     id: str
     query: str
     accepted: list[str] = Field(min_length=1)
-    """The accepted answers to the query. The report shows the first one as the expected answer."""
+    """The accepted answers to the query. The report shows the first one as the expected answer. If the run compares all
+    arms with FullPrompt, the only one is the answer of FullPrompt."""
 
 
 class LatencyFacts(Document):
@@ -73,7 +75,7 @@ class DroppedRows(Document):
 
 
 class SourceFacts(Document):
-    """The facts about the file of the training rows or of the held-out rows."""
+    """The facts about the file of the training rows, of the queries without answers, or of the held-out rows."""
 
     uri: str
     digest: str
@@ -84,10 +86,22 @@ class SourceFacts(Document):
 
 
 class DataFacts(Document):
-    """The facts about the two data files of a job."""
+    """The facts about the data files of a job."""
 
-    train: SourceFacts
+    train: SourceFacts | None = None
+    """The training rows; None if the job learned only from queries without answers."""
+    queries: SourceFacts | None = None
+    """The queries without answers; None if the job has none. ``rows`` counts the queries that the teacher answered."""
     eval: SourceFacts
+
+
+class TeacherFacts(Document):
+    """The settings of the teacher, which is the base model with the full prompt."""
+
+    loss: TeacherLoss
+    top_k: Count | None = None
+    """The number of tokens of each distribution of the teacher; None with loss ``Answers``."""
+    weight: float
 
 
 class LoraFacts(Document):
@@ -157,6 +171,8 @@ class RunFacts(Document):
     max_new_tokens: Count | None = None
     """The maximum number of tokens that an arm may generate as an answer."""
     rows: list[HeldOutRow] = Field(min_length=1)
+    reference: Reference = Reference.ANSWERS
+    """The answers with which the answers of every arm are compared."""
     arms: list[ArmFacts]
     stages: list[StageRecord]
     """The records of the stages that were trained, which may be fewer than planned."""
@@ -164,7 +180,11 @@ class RunFacts(Document):
     direct: TrackRecord | None = None
     loss: list[LossCurve] = Field(default_factory=list)
     gate: GateFacts
+    uncovered: list[str] = Field(default_factory=list)
+    """The entries of the template's lists that no training row mentions, neither in its query nor in its answer."""
     data: DataFacts
+    teacher: TeacherFacts | None = None
+    """The settings of the teacher; None if the job has no queries without answers."""
     prices: PriceFacts | None = None
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)

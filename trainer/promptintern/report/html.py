@@ -6,10 +6,11 @@ from functools import cache, partial
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from promptintern_api.evaluation import Metric
+from promptintern_api.training import TeacherLoss
 from promptintern_api.training_status import TimeShares
 
 from promptintern.report import formatting, plots
-from promptintern.report.facts import FULL_PROMPT
+from promptintern.report.facts import FULL_PROMPT, TeacherFacts
 from promptintern.report.schema import Report
 from promptintern.stage_record import Throughput
 
@@ -55,11 +56,26 @@ def render_html(report: Report) -> str:
         plots=_plots(report),
         throughputs=_throughputs(report),
         activities=_activities(report),
+        teacher=_describe_teacher(report.teacher),
         readings=_READINGS,
         metric_names=formatting.METRIC_NAMES,
         open_examples=NUM_OPEN_EXAMPLES,
         BLEU=Metric.BLEU,
     )
+
+
+def _describe_teacher(teacher: TeacherFacts | None) -> str:
+    """Return sentences that say who taught and with which loss; an empty string if there was no teacher."""
+    if teacher is None:
+        return ""
+    loss = {
+        TeacherLoss.FORWARD_KL: "The loss is the forward Kullback-Leibler divergence",
+        TeacherLoss.JENSEN_SHANNON: "The loss is the Jensen-Shannon divergence",
+        TeacherLoss.ANSWERS: "The loss is the cross-entropy of the teacher's answers",
+    }[teacher.loss]
+    outcomes = f" over its {teacher.top_k} most likely tokens and all other tokens together" if teacher.top_k else ""
+    weight = f", with weight {formatting.number(teacher.weight)}" if teacher.weight != 1 else ""
+    return f"The base model with the full prompt answered the queries. {loss}{outcomes}{weight}."
 
 
 def key_figures(report: Report) -> list[KeyFigure]:

@@ -2,10 +2,11 @@
 
 from typing import Any, Literal
 
-from promptintern_api.evaluation import Metric
+from promptintern_api.evaluation import Metric, Reference
+from pydantic import Field
 
 from promptintern.document import Document
-from promptintern.report.facts import DataFacts, GateFacts, JobFacts, LossCurve, PriceFacts
+from promptintern.report.facts import DataFacts, GateFacts, JobFacts, LossCurve, PriceFacts, TeacherFacts
 from promptintern.stage_record import StageRecord, TrackRecord
 
 Outcome = Literal["Internalized", "Inconclusive", "NotInternalized", "StoppedByGate"]
@@ -138,7 +139,7 @@ class Reproducibility(Document):
 class Report(Document):
     """The whole report of a run."""
 
-    schema_version: Literal["2.0"] = "2.0"
+    schema_version: Literal["2.1"] = "2.1"
     verdict: Verdict
     warnings: list[str]
     notes: list[str]
@@ -155,7 +156,13 @@ class Report(Document):
     loss: list[LossCurve]
     examples: Examples
     job: JobFacts
+    reference: Reference = Reference.ANSWERS
+    """The answers with which the answers of every arm are compared."""
+    uncovered: list[str] = Field(default_factory=list)
+    """The entries of the template's lists that no training row mentions, neither in its query nor in its answer."""
     data: DataFacts
+    teacher: TeacherFacts | None = None
+    """The settings of the teacher; None if the job has no queries without answers."""
     prices: PriceFacts | None = None
     reproducibility: Reproducibility
 

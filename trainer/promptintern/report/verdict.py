@@ -1,6 +1,6 @@
 """Decides whether the query alone is enough, and explains the verdict without requiring knowledge of statistics."""
 
-from promptintern_api.evaluation import Metric
+from promptintern_api.evaluation import Metric, Reference
 
 from promptintern.report import formatting
 from promptintern.report.facts import FULL_PROMPT, GateFacts
@@ -49,6 +49,7 @@ def build_verdict(
     gate: GateFacts,
     stages: list[StageRecord],
     planned_stages: int,
+    reference: Reference = Reference.ANSWERS,
 ) -> Verdict:
     """Return the verdict on the result of a run.
 
@@ -61,6 +62,7 @@ def build_verdict(
         gate: The settings of the gate, and the stage at which it stopped the run, if any.
         stages: The records of the stages that were trained.
         planned_stages: The number of stages in the schedule.
+        reference: The answers with which the answers of every arm are compared.
     """
 
     def with_outcome(outcome: Outcome, headline: str, reasons: list[str]) -> Verdict:
@@ -82,20 +84,24 @@ def build_verdict(
     subject = _subject(stages)
     result_score = formatting.named_score(metric, result.figure(metric).value)
     full_score = formatting.named_score(metric, full.figure(metric).value)
-    against = f"{result_score}, against {formatting.score(metric, full.figure(metric).value)} with the full prompt"
+    reaches = (
+        f"it reaches {result_score}, against {formatting.score(metric, full.figure(metric).value)} with the full prompt"
+    )
+    if reference is Reference.FULL_PROMPT:
+        reaches = f"it reaches {result_score} with the answers of the full prompt"
     allowed = formatting.points(metric, gate.max_drop * formatting.metric_range(metric))
     if outcome == "Internalized":
         claim = "now does better than the full prompt" if difference.low > 0 else "is now enough"
         return with_outcome(
             outcome,
-            f"{subject} {claim}: it reaches {against}{_fewer_tokens(savings)}.",
+            f"{subject} {claim}: {reaches}{_fewer_tokens(savings)}.",
             [*interval_reasons, f"The whole interval lies within the allowed loss of {allowed}."],
         )
     if outcome == "NotInternalized":
         loss = formatting.points(metric, -difference.value)
         return with_outcome(
             outcome,
-            f"{subject} is not enough yet: it reaches {against}. The loss is {loss}, and the job allows {allowed}.",
+            f"{subject} is not enough yet: {reaches}. The loss is {loss}, and the job allows {allowed}.",
             [*interval_reasons, "The whole interval lies beyond the allowed loss."],
         )
     if is_full_prompt_too_weak(metric=metric, full=full.figure(metric), max_drop=gate.max_drop):
@@ -111,7 +117,7 @@ def build_verdict(
         )
     return with_outcome(
         outcome,
-        f"The result is not settled: {_lower_first(subject)} reaches {against}, but {formatting.count(full.rows)} "
+        f"It is not settled whether {_lower_first(subject)} is enough: {reaches}, but {formatting.count(full.rows)} "
         f"held-out rows are too few to show whether the loss stays within {allowed}.",
         [*interval_reasons, *_rows_advice(metric, difference, gate.max_drop, full.rows)],
     )

@@ -12,6 +12,8 @@ from promptintern.stage_record import StageRecord
 
 MIN_ROWS = 100
 """The number of held-out rows below which the report warns of wide intervals."""
+MAX_NAMED = 12
+"""The largest number of uncovered entries of the template that a warning names."""
 MIN_CUT_SHARE = 0.05
 """The share of an arm's answers that may reach the length limit. If the share is larger, the report warns of it."""
 
@@ -22,6 +24,7 @@ def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequenc
         *facts.warnings,
         *_nothing_to_internalize(facts, arms, comparisons),
         *_direct_is_as_good(facts, arms, comparisons),
+        *_uncovered_entries(facts),
         *_failed_gates(facts),
         *_few_rows(facts),
         *_cut_answers(facts),
@@ -60,10 +63,14 @@ def _nothing_to_internalize(facts: RunFacts, arms: Sequence[ArmReport], comparis
     metric = facts.metrics[0]
     full = next(arm for arm in arms if arm.name == FULL_PROMPT).figure(metric)
     if is_full_prompt_too_weak(metric=metric, full=full, max_drop=facts.gate.max_drop):
+        learned = (
+            "What the result can do, it learned from the written answers and not from the prompt."
+            if facts.data.train
+            else "It was the teacher, so the result learned wrong answers; use a stronger base model or written ones."
+        )
         return [
             "The base model hardly ever answers correctly, even with the full prompt "
-            f"({formatting.named_score(metric, full.value)}). What the result can do, it learned from the training "
-            "answers and not from the prompt."
+            f"({formatting.named_score(metric, full.value)}). {learned}"
         ]
     comparison = _find_comparison(comparisons, metric, FULL_PROMPT, BASE)
     if comparison is None or comparison.reading == "better":
@@ -72,6 +79,19 @@ def _nothing_to_internalize(facts: RunFacts, arms: Sequence[ArmReport], comparis
         "The base model answers as well with the query alone as with the full prompt (FullPrompt minus Base: "
         f"{formatting.difference(metric, comparison.difference.value)}), so the prompt adds nothing "
         "that could be internalized."
+    ]
+
+
+def _uncovered_entries(facts: RunFacts) -> list[str]:
+    if not facts.uncovered:
+        return []
+    count = len(facts.uncovered)
+    named = ", ".join(formatting.shorten(entry, 40) for entry in facts.uncovered[:MAX_NAMED])
+    more = f" and {formatting.count(count - MAX_NAMED)} more" if count > MAX_NAMED else ""
+    entries = "1 entry" if count == 1 else f"{formatting.count(count)} entries"
+    return [
+        f"No training row mentions {entries} of the template's lists: {named}{more}. What no row shows, the adapter "
+        "cannot know; add rows or queries about them."
     ]
 
 

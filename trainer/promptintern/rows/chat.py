@@ -1,6 +1,7 @@
 """Reads chat records, {"messages": [system, user, assistant]}.
 
-The user's message becomes the query of a row, and the assistant's message becomes the answer.
+The user's message becomes the query of a row, and the assistant's message becomes the answer. Records that are read as
+queries need no assistant's message.
 """
 
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from promptintern.rows.record import RecordReader, describe_type
-from promptintern.rows.types import Row
+from promptintern.rows.types import Query
 
 ROLES = ("system", "user", "assistant")
 
@@ -23,14 +24,18 @@ class ChatReader:
     _system_where: str | None = field(default=None, init=False)
     """The location of the record from which ``system`` was read."""
 
-    def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None:
-        """Return the row in ``record``. If the record has a problem, add the problem at ``where`` and return None."""
+    def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Query | None:
+        """Return the row or query in ``record``. If it has a problem, add the problem at ``where`` and return None."""
         problems_before = self.reader.problems.count
         turns = self._turns(record, where)
         if turns is None:
             return None
         query = self.reader.read_text(turns["user"], where, "the user's message")
-        answer = self.reader.read_text(turns["assistant"], where, "the assistant's message")
+        answer = None
+        if self.reader.labelled:
+            answer = self.reader.read_text(turns["assistant"], where, "the assistant's message")
+        else:
+            self.reader.unread_answers += "assistant" in turns
         self._check_system(turns.get("system"), where)
         return self.reader.build_row(
             record,
@@ -51,7 +56,8 @@ class ChatReader:
             self._add_problem(where, f"{problem}; a chat row is {{'messages': [{{'role': ..., 'content': ...}}, ...]}}")
             return None
         roles = [message.get("role") if isinstance(message, Mapping) else None for message in messages]
-        if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
+        answered = [["user", "assistant"], ["system", "user", "assistant"]]
+        if roles not in (answered if self.reader.labelled else [*answered, ["user"], ["system", "user"]]):
             shown = ", ".join(map(str, roles[:8])) + (", ..." if len(roles) > 8 else "") or "none"
             self._add_problem(
                 where,

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Generic, Protocol, TypeVar, cast
 
 from promptintern_api.data import DataFormat, DataSource
 
@@ -16,19 +16,20 @@ from promptintern.rows.parquet import read_records
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import RecordReader
 from promptintern.rows.source import open_source
-from promptintern.rows.types import Row
+from promptintern.rows.types import Query, Row
 from promptintern.storage.options import S3Options
 from promptintern.uris import display_uri
 
 _CHUNK = 2**20
+Q = TypeVar("Q", bound=Query)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedRows:
+class LoadedRows(Generic[Q]):
     """The content of a data file."""
 
-    rows: list[Row]
-    """The rows in which no problem was found."""
+    rows: list[Q]
+    """The rows or queries in which no problem was found."""
     sha256: str
     """The digest of the whole file, even if a limit leaves out some of the rows."""
     problems: list[Problem]
@@ -39,10 +40,10 @@ class LoadedRows:
 
 
 class _RowReader(Protocol):
-    def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None: ...
+    def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Query | None: ...
 
 
-def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows:
+def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows[Row]:
     """Load the rows of ``source``, which is the job's field ``field`` (such as ``spec.data.train``).
 
     Problems of the file and its rows, including a missing or unreadable file, are returned in ``problems``.
@@ -50,10 +51,20 @@ def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) ->
     Raises:
         RunFailed: if the S3 server cannot be reached or keeps failing.
     """
+    return cast("LoadedRows[Row]", _load(source, field=field, s3=s3, labelled=True))
+
+
+def load_queries(source: DataSource, *, field: str, s3: S3Options | None = None) -> LoadedRows[Query]:
+    """Load the queries of ``source`` as ``load_rows`` loads rows, without reading any answers."""
+    return _load(source, field=field, s3=s3, labelled=False)
+
+
+def _load(source: DataSource, *, field: str, s3: S3Options | None, labelled: bool) -> LoadedRows[Query]:
     problems = ProblemList()
+    reader = RecordReader(columns=source.columns, field=field, problems=problems, labelled=labelled)
     try:
         if source.uri.startswith("sample://"):
-            return _load_sample(source, field, problems)
+            return _load_sample(source, reader)
         with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
             if source.uri.lower().endswith((".csv", ".tsv")):
                 raise UserError.at(
@@ -61,8 +72,8 @@ def load_rows(source: DataSource, *, field: str, s3: S3Options | None = None) ->
                     f"{display_uri(source.uri)} is CSV or TSV, which is not supported; save it as JSONL or Parquet",
                 )
             if _is_parquet(source):
-                return _load_parquet(source, field, file, problems)
-            return _load_jsonl(source, field, file, problems)
+                return _load_parquet(source, file, reader)
+            return _load_jsonl(source, file, reader)
     except UserError as error:
         return LoadedRows(rows=[], sha256="", problems=list(error.problems))
 
@@ -73,26 +84,24 @@ def _is_parquet(source: DataSource) -> bool:
     return source.format is DataFormat.PARQUET
 
 
-def _load_sample(source: DataSource, field: str, problems: ProblemList) -> LoadedRows:
+def _load_sample(source: DataSource, reader: RecordReader) -> LoadedRows[Query]:
     from promptintern.sample import sample_rows
 
     try:
         records = sample_rows(source.uri)
     except UserError as error:
         raise UserError(
-            [Problem(where=f"{field}.uri", message=problem.message) for problem in error.problems]
+            [Problem(where=f"{reader.field}.uri", message=problem.message) for problem in error.problems]
         ) from None
     digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
-    reader = RecordReader(columns=source.columns, field=field, problems=problems)
     numbered = ((f"{source.uri}:{i}", i, record) for i, record in enumerate(records, start=1))
     return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
 
 
-def _load_jsonl(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
-    name, hashing = display_uri(source.uri), _HashingReader(file)
+def _load_jsonl(source: DataSource, file: IO[bytes], records: RecordReader) -> LoadedRows[Query]:
+    name, hashing, problems = display_uri(source.uri), _HashingReader(file), records.problems
     objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, file_name=name), problems, file_name=name)
     first = list(islice(objects, 1))
-    records = RecordReader(columns=source.columns, field=field, problems=problems)
     chat = source.format is DataFormat.CHAT or (
         source.format is DataFormat.AUTO and bool(first) and "messages" in first[0][1]
     )
@@ -102,25 +111,31 @@ def _load_jsonl(source: DataSource, field: str, file: IO[bytes], problems: Probl
     return _loaded(rows, source, records, digest=hashing.digest_of_all(), system=reader.system if reader else None)
 
 
-def _load_parquet(source: DataSource, field: str, file: IO[bytes], problems: ProblemList) -> LoadedRows:
+def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader) -> LoadedRows[Query]:
     digest = _HashingReader(file).digest_of_all()
     file.seek(0)
     name = display_uri(source.uri)
-    reader = RecordReader(columns=source.columns, field=field, problems=problems)
-    records = read_records(file, source.columns, problems, file_name=name, field=field)
+    records = read_records(
+        file,
+        source.columns,
+        reader.problems,
+        file_name=name,
+        field=reader.field,
+        required=reader.required_columns,
+    )
     numbered = ((f"{name}#{number}", number, record) for number, record in enumerate(records, start=1))
     return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
 
 
-def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> list[Row]:
+def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> list[Query]:
     """Return the valid rows among the first ``limit`` records, or among all records if ``limit`` is None."""
     read = (reader.read(record, where=where, number=number) for where, number, record in islice(numbered, limit))
     return [row for row in read if row is not None]
 
 
 def _loaded(
-    rows: list[Row], source: DataSource, reader: RecordReader, *, digest: str, system: str | None = None
-) -> LoadedRows:
+    rows: list[Query], source: DataSource, reader: RecordReader, *, digest: str, system: str | None = None
+) -> LoadedRows[Query]:
     name, problems = display_uri(source.uri), reader.problems
     if not rows and not problems.count:
         problems.add(f"{reader.field}.uri", f"{name} contains no rows")
@@ -129,7 +144,7 @@ def _loaded(
         sha256=digest,
         problems=problems.summary(where=name),
         system=system,
-        warnings=reader.missing_column_warnings() if rows else (),
+        warnings=reader.warnings() if rows else (),
     )
 
 

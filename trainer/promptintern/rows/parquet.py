@@ -1,6 +1,6 @@
 """Reads the records of a Parquet file in batches, with only the columns that the job names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import IO, Any
 
@@ -15,16 +15,25 @@ _BATCH = 8192
 
 
 def read_records(
-    file: IO[bytes], columns: Columns, problems: ProblemList, *, file_name: str, field: str
+    file: IO[bytes],
+    columns: Columns,
+    problems: ProblemList,
+    *,
+    file_name: str,
+    field: str,
+    required: Sequence[str] = ("query", "answer"),
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of ``file`` in order.
 
     If the file is not a readable Parquet file or lacks a required column, add a problem that names the file.
+
+    Args:
+        required: The fields of ``columns`` that name a required column.
     """
     try:
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names
-        missing = [name for name in ("query", "answer") if getattr(columns, name) not in names]
+        missing = [name for name in required if getattr(columns, name) not in names]
         for name in missing:
             problems.add(file_name, _missing_column(getattr(columns, name), names, f"{field}.columns.{name}"))
         if missing:

@@ -1,4 +1,4 @@
-"""Converts the records of a file, which map columns to values, to rows, or to problems at the line of a record."""
+"""Converts the records of a file, which map columns to values, to rows or queries, or to problems at their line."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,39 +9,75 @@ from typing import Any
 from promptintern_api.data import Columns
 
 from promptintern.rows.problems import ProblemList
-from promptintern.rows.types import Row
+from promptintern.rows.types import Query, Row
+
+_WITHOUT_ANSWERS = {
+    "spec.data.train": ", or name the file in spec.data.queries if it has no answers",
+    "spec.data.eval": ", or set spec.evaluation.reference: FullPrompt if the file has no answers",
+}
+"""What to do if a file has no answers, by the field of the job that names the file."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class RecordReader:
-    """A reader that converts records to rows by a column mapping, and collects problems."""
+    """A reader that converts records to rows or queries by a column mapping, and collects problems."""
 
     columns: Columns
     field: str
     """The data source's field in the job, such as ``spec.data.train``."""
     problems: ProblemList
+    labelled: bool = True
+    """Whether each record has an answer, and becomes a row. If False, records become queries."""
     columns_seen: set[str] = dataclasses.field(default_factory=set)
     """The optional columns that occurred in at least one of the records read so far."""
+    unread_answers: int = 0
+    """The number of records read so far that have an answer although records become queries."""
 
-    def missing_column_warnings(self) -> list[str]:
+    def warnings(self) -> list[str]:
+        """Return the warnings about all records: columns that no record has, and answers that are not read."""
+        return [*self._missing_column_warnings(), *self._unread_answer_warnings()]
+
+    def _unread_answer_warnings(self) -> list[str]:
+        if not self.unread_answers:
+            return []
+        return [f"{self.field}: the answers of {self.unread_answers} rows are not read; {self._use_of_answers}"]
+
+    @property
+    def _use_of_answers(self) -> str:
+        if self.field == "spec.data.eval":
+            return "to compare with these answers, set spec.evaluation.reference to Answers"
+        return "to learn from these answers, name the file in spec.data.train instead"
+
+    def _missing_column_warnings(self) -> list[str]:
         """Return a warning for each optional column that the job names, perhaps misspelled, but no record has."""
-        named: dict[str, str | None] = {name: getattr(self.columns, name) for name in ("answers", "tests", "id")}
+        optional = ("answers", "tests", "id") if self.labelled else ("id",)
+        named: dict[str, str | None] = {name: getattr(self.columns, name) for name in optional}
         return [
             f"{self.field}.columns.{name}: no row has a column {column!r}"
             for name, column in named.items()
             if column is not None and column not in self.columns_seen
         ]
 
-    def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Row | None:
-        """Return the row in ``record``. If the record has a problem, add the problem at ``where`` and return None."""
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """The fields of ``columns`` that name a column which every record must have."""
+        return ("query", "answer") if self.labelled else ("query",)
+
+    def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Query | None:
+        """Return the row or query in ``record``. If it has a problem, add the problem at ``where`` and return None."""
         problems_before = self.problems.count
-        missing = [n for n in ("query", "answer") if getattr(self.columns, n) not in record]
+        missing = [n for n in self.required_columns if getattr(self.columns, n) not in record]
         for name in missing:
             self.problems.add(where, self._missing_column(name, record))
         if missing:
             return None
         query = self.read_text(record[self.columns.query], where, f"column {self.columns.query!r}")
-        accepted = self._texts(record[self.columns.answer], where, f"column {self.columns.answer!r}", may_be_text=True)
+        accepted: list[str] = []
+        if self.labelled:
+            column = self.columns.answer
+            accepted = self._texts(record[column], where, f"column {column!r}", may_be_text=True)
+        else:
+            self.unread_answers += self.columns.answer in record
         return self.build_row(
             record, query=query, accepted=accepted, where=where, number=number, problems_before=problems_before
         )
@@ -55,12 +91,19 @@ class RecordReader:
         where: str,
         number: int,
         problems_before: int,
-    ) -> Row | None:
+    ) -> Query | None:
         """Return the row with ``query``, the answers ``accepted`` and the optional columns of ``record``.
 
-        Return None if the record has a problem, that is, if there are now more than ``problems_before`` problems.
+        Return a query if the records have no answers. Return None if the record has a problem, that is, if there are
+        now more than ``problems_before`` problems.
         """
         names = self.columns
+        if not self.labelled:
+            self.columns_seen.update({names.id} & record.keys() if names.id else ())
+            name = self._row_id(record, where, default=str(number))
+            if self.problems.count > problems_before or query is None:
+                return None
+            return Query(query=query, id=name, where=where)
         self.columns_seen.update(name for name in (names.answers, names.tests, names.id) if name and name in record)
         further = self._optional_texts(record, names.answers, where)
         tests = self._optional_texts(record, names.tests, where)
@@ -82,7 +125,10 @@ class RecordReader:
         close = get_close_matches(column, names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "") if names else "none"
-        return f"has no column {column!r}; {hint}Columns: {listed}. Set {self.field}.columns.{name} to the right one"
+        return (
+            f"has no column {column!r}; {hint}Columns: {listed}. Set {self.field}.columns.{name} to the right one"
+            + (_WITHOUT_ANSWERS.get(self.field, "") if name == "answer" else "")
+        )
 
     def read_text(self, value: Any, where: str, description: str) -> str | None:
         """Return ``value`` if it is text that can be used. Otherwise, add a problem at ``where`` and return None."""

@@ -1,17 +1,23 @@
-"""The type of a row: a query and its accepted answers."""
+"""The types of the rows of data: a query, and a row, which also has answers."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A row of data: a query, the answer that is learned, and all answers that evaluation accepts."""
+class Query:
+    """A query, which may have no answer."""
 
     query: str
+    id: str
+    where: str
+    """The place of the query for messages: ``file:line``, or ``file#row`` for Parquet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row(Query):
+    """A row of data: a query, the answer that is learned, and all answers that evaluation accepts."""
+
     answer: str
     answers: tuple[str, ...]
     """All accepted answers, with ``answer`` first."""
-    id: str
-    where: str
-    """The place of the row for messages: ``file:line``, or ``file#row`` for Parquet."""
     tests: tuple[str, ...] = ()

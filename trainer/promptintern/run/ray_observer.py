@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from promptintern.leaving import is_leaving
-from promptintern.pipeline.events import CheckpointSaved, Claimed, Ending, Event, Note, StageDone
+from promptintern.pipeline.events import CheckpointSaved, Claimed, Ending, Event, Note, ShardStored, StageDone
 
 _POLL_SECONDS = 0.5
 
@@ -22,7 +22,7 @@ class Mailbox:
         self._stop = False
         self._ending: tuple[Ending, list[tuple[str, str]]] | None = None
         self._saved_at: str | None = "the start"
-        self._furthest: dict[int | None, float] = {}
+        self._furthest: dict[int | str | None, float] = {}
         self._progress_count = 0
         self._last_contact = time.monotonic()
 
@@ -35,6 +35,8 @@ class Mailbox:
                 self._saved_at = None
             case StageDone(record=record):
                 self._count_progress(record.index, math.inf)
+            case ShardStored(number=number):
+                self._count_progress("teacher", number)
             case CheckpointSaved(stage=track, step=step):
                 self._count_progress(track, step)
 
@@ -79,7 +81,7 @@ class Mailbox:
         """
         return self._progress_count
 
-    def _count_progress(self, track: int | None, step: float) -> None:
+    def _count_progress(self, track: int | str | None, step: float) -> None:
         if step > self._furthest.get(track, -1):
             self._furthest[track] = step
             self._progress_count += 1

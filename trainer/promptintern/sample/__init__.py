@@ -14,9 +14,11 @@ from promptintern.sample.worlds import Split, World, answer_question, iterate_qu
 __all__ = ["MODEL_URI", "sample_model_path", "sample_rows", "sample_template", "sample_world"]
 
 MODEL_URI = "sample://formulas"
+_QUERIES = "/queries"
 _AVAILABLE = (
-    "the model sample://formulas, the data sample://formulas/train?world=W&rows=N and "
-    "sample://formulas/eval?world=W&rows=N (W a whole number from 0, N from 1; default 0 and 128)"
+    "the model sample://formulas, the data sample://formulas/train?world=W&rows=N, the same data without answers "
+    "(sample://formulas/queries?world=W&rows=N) and sample://formulas/eval?world=W&rows=N (W a whole number from 0, N "
+    "from 1; default 0 and 128)"
 )
 
 
@@ -34,13 +36,15 @@ def sample_model_path(uri: str) -> Path:
 def sample_rows(uri: str) -> list[dict[str, str]]:
     """Return the rows that ``uri`` names, each with ``id``, ``query`` and ``answer``.
 
+    The split ``queries`` has the rows of the split ``train`` without their answers.
+
     With a larger number of rows in ``uri``, further rows follow the same first rows.
 
     Raises:
         UserError: if ``uri`` does not name sample data, or the world has fewer rows than ``uri`` requests.
     """
     parts = urlsplit(uri)
-    splits = {f"/{split}": split for split in Split}
+    splits = {f"/{split}": split for split in Split} | {_QUERIES: Split.TRAIN}
     if parts.scheme != "sample" or parts.netloc != "formulas" or parts.path not in splits:
         raise UserError.at("spec.data", f"{uri} is not sample data; available are {_AVAILABLE}")
     number, count = _parameters(uri, parts.query)
@@ -49,7 +53,7 @@ def sample_rows(uri: str) -> list[dict[str, str]]:
         {
             "id": f"w{number}-{split}-{index}",
             "query": word_question(question),
-            "answer": answer_question(world, question),
+            **({} if parts.path == _QUERIES else {"answer": answer_question(world, question)}),
         }
         for index, question in enumerate(islice(iterate_questions(world, split), count))
     ]

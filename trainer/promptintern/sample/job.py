@@ -1,4 +1,7 @@
-"""Prints a complete job with the data of a sample world: ``python -m promptintern.sample.job --world W --rows N``."""
+"""Prints a complete job with the data of a sample world: ``python -m promptintern.sample.job --world W --rows N``.
+
+With ``--queries N`` instead of ``--rows N``, the job has no written answers, and learns from its teacher.
+"""
 
 import argparse
 import sys
@@ -19,27 +22,37 @@ STAGES: tuple[dict[str, float], ...] = (
     {"templateRate": 0, "shots": 0, "epochs": 32},
 )
 """The stages of a linear schedule. Most epochs are in the last stage, whose prompts are short and cheap."""
+TAUGHT_STAGES: tuple[dict[str, float], ...] = ({"templateRate": 0, "shots": 0, "epochs": 5},)
+"""The stages of a job that learns only from queries. On the sample, further stages before this one change nothing (see
+benchmarks/teacher_quality.py)."""
 
 
-def build_job(*, world: int, rows: int, name: str = "quickstart") -> dict[str, Any]:
-    """Return the job as plain data. Its settings are for training that takes minutes on a CPU with 128 rows."""
-    data = "sample://formulas/{split}?world={world}&rows={rows}"
+def build_job(*, world: int, rows: int = 0, queries: int = 0, name: str = "quickstart") -> dict[str, Any]:
+    """Return the job as plain data. Its settings are for training that takes minutes on a CPU.
+
+    Args:
+        rows: The number of training rows, such as 128; if it is 0, the job has none.
+        queries: The number of queries without answers, such as 1,000; if it is 0, the job has none.
+    """
+    counts = {"train": rows, "queries": queries, "eval": EVAL_ROWS}
+    data = {
+        split: {"uri": f"sample://formulas/{split}?world={world}&rows={count}"}
+        for split, count in counts.items()
+        if count
+    }
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
         "metadata": {"name": name},
         "spec": {
             "model": {"uri": MODEL_URI, "dtype": "float32"},
-            "data": {
-                "train": {"uri": data.format(split="train", world=world, rows=rows)},
-                "eval": {"uri": data.format(split="eval", world=world, rows=EVAL_ROWS)},
-            },
+            "data": data,
             "prompt": {
                 "template": sample_template(world),
                 "exampleTemplate": EXAMPLE_TEMPLATE,
                 "protect": [CUE],
             },
-            "schedule": {"explicit": [dict(stage) for stage in STAGES]},
+            "schedule": {"explicit": [dict(stage) for stage in (STAGES if rows else TAUGHT_STAGES)]},
             "training": {
                 "lora": {"r": 16, "alpha": 32},
                 "learningRate": 0.002,
@@ -64,10 +77,10 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Readable.add_representer(str, _represent_text)
 
 
-def render_job(*, world: int, rows: int, name: str) -> str:
+def render_job(*, world: int, rows: int = 0, queries: int = 0, name: str) -> str:
     """Return the job as YAML, with the template as a readable block."""
     return yaml.dump(
-        build_job(world=world, rows=rows, name=name),
+        build_job(world=world, rows=rows, queries=queries, name=name),
         Dumper=_Readable,
         sort_keys=False,
         width=120,
@@ -79,10 +92,15 @@ def main() -> None:
     """Print the job that the command line describes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=int, required=True)
-    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--rows", type=int, default=0)
+    parser.add_argument("--queries", type=int, default=0)
     parser.add_argument("--name", default="quickstart")
     arguments = parser.parse_args()
-    sys.stdout.write(render_job(world=arguments.world, rows=arguments.rows, name=arguments.name))
+    if not arguments.rows and not arguments.queries:
+        parser.error("give --rows or --queries")
+    sys.stdout.write(
+        render_job(world=arguments.world, rows=arguments.rows, queries=arguments.queries, name=arguments.name)
+    )
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from pydantic.alias_generators import to_camel
 
 from promptintern.errors import RunFailed
-from promptintern.storage.file_entry import FileEntry
 from promptintern.storage.run_format import check_format
-from promptintern.storage.store import Store, check_path, hash_file
+from promptintern.storage.store import FileEntry, Store, check_path, hash_file
 
 __all__ = ["FileEntry", "Manifest", "commit_folder", "fetch_folder", "read_manifest"]
 
@@ -39,7 +38,7 @@ class Manifest(BaseModel):
 
     schema_version: Literal["2.0"] = RUN_FORMAT
     kind: str
-    """The kind of the folder: ``stage``, ``checkpoint``, ``adapter`` or ``document``."""
+    """The kind of the folder: ``stage``, ``checkpoint``, ``adapter``, ``document`` or ``teacher``."""
     files: dict[Annotated[str, AfterValidator(check_path)], FileEntry]
     """The size and digest of each file, by path relative to the committed folder."""
     parent: str | None = None

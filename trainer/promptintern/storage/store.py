@@ -6,10 +6,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import structlog
+from pydantic import BaseModel, ConfigDict, Field
 
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.backend import TEMPORARY, Backend
-from promptintern.storage.file_entry import FileEntry
 from promptintern.storage.local import LocalBackend, replacing, translated_errors
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
@@ -18,6 +18,15 @@ _WRITE_ATTEMPTS = 3
 """The maximum number of times that a file is written if the content read back differs."""
 _CHUNK = 1 << 20
 _log = structlog.get_logger("promptintern.storage")
+
+
+class FileEntry(BaseModel):
+    """A file's size in bytes and the SHA-256 of its content, in hex."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 def open_store(uri: str, *, s3: S3Options | None = None, policy: RetryPolicy | None = None) -> "Store":

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from promptintern.engine.answer_loss import AnswerTargets
 from promptintern.engine.fused import chunked_loss as module
 from promptintern.engine.fused.chunked_loss import chunked_loss
 
@@ -32,7 +33,7 @@ def test_losses_and_gradients(architecture: str, chunk_rows: int, monkeypatch: p
     (expected_grad,) = torch.autograd.grad(expected @ weights, hidden)
     with chunked_loss(model) as is_chunked:
         assert is_chunked
-        chunked = losses(model, hidden, answers=ANSWERS)
+        chunked = losses(model, hidden, answers=AnswerTargets(labels=ANSWERS))
         assert chunked.shape == (1, len(ANSWERS), 1)
         (chunked_grad,) = torch.autograd.grad(chunked[0, :, 0] @ weights, hidden)
     assert torch.allclose(chunked[0, :, 0], expected, rtol=1e-5)
@@ -62,4 +63,4 @@ def test_logits_that_differ_from_the_output_layers_are_returned_whole(change: Ca
     hidden = model.get_input_embeddings()(IDS)
     with chunked_loss(model) as is_chunked:
         assert not is_chunked
-        assert losses(model, hidden, answers=ANSWERS).shape == (1, len(ANSWERS), VOCABULARY)
+        assert losses(model, hidden, answers=AnswerTargets(labels=ANSWERS)).shape == (1, len(ANSWERS), VOCABULARY)

@@ -13,14 +13,22 @@ from promptintern.engine.adapter import Adapter, attach_lora
 from promptintern.engine.attention.cpu import CpuKernel
 from promptintern.engine.attention.prefix_tree import Prefixes
 from promptintern.engine.attention.registration import attention_window, rope_scaling_limit
+from promptintern.engine.fused import chunked_loss
 from promptintern.engine.fused.last_layer import attention_of, last_layer
-from promptintern.engine.packing.layout import PackLayout, SupportedLayouts, probe_layouts, tree_attention_fault
+from promptintern.engine.packing.forward import pack_tensors, pack_top_k
+from promptintern.engine.packing.layout import (
+    PackLayout,
+    SupportedLayouts,
+    patched_for,
+    probe_layouts,
+    tree_attention_fault,
+)
 from promptintern.prompt.encode import Encoded
-from promptintern_api.training import Lora
+from promptintern_api.training import Lora, TeacherLoss
 
 from tests.tiny import ARCHITECTURES, VOCABULARY, random_model, tiny_config, tiny_model
 from tests.unit.engine.adapters import CPU, gradient, with_random_lora
-from tests.unit.engine.rows import random_family, random_rows
+from tests.unit.engine.rows import random_family, random_rows, taught
 
 FULL_ATTENTION = [name for name in ARCHITECTURES if name != "mistral"]
 """Tiny Mistral has a sliding window of 6 tokens."""
@@ -135,6 +143,49 @@ def test_any_window(seed: int, count: int, template: int, longest: int, window: 
     assert_same(
         adapter, gradient(adapter, [rows], layout), gradient(adapter, [[row] for row in rows], PackLayout.UNPACKED)
     )
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
+@pytest.mark.parametrize("layout", [PackLayout.MASKED, PackLayout.VARLEN, PackLayout.PREFIX_TREE])
+@pytest.mark.parametrize("loss", [TeacherLoss.FORWARD_KL, TeacherLoss.JENSEN_SHANNON])
+def test_rows_with_a_teacher_are_computed_as_alone(
+    architecture: str, layout: PackLayout, loss: TeacherLoss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(chunked_loss._CHUNK_LOGITS, "cpu", 40 * VOCABULARY)  # several chunks
+    adapter = with_random_lora(tiny_model(architecture))
+    rows = in_order(taught(random_family(1, 9), loss=loss))
+    expected = gradient(adapter, [[row] for row in rows], PackLayout.UNPACKED)
+    assert_same(adapter, gradient(adapter, [rows], layout), expected)
+    if layout is PackLayout.PREFIX_TREE:
+        assert_same(adapter, gradient(adapter, [rows[:4], rows[4:]], layout, prefix_tokens=40), expected)
+
+
+@pytest.mark.parametrize("layout", [PackLayout.UNPACKED, PackLayout.MASKED, PackLayout.VARLEN, PackLayout.PREFIX_TREE])
+def test_the_teachers_distributions_are_those_of_rows_alone(
+    layout: PackLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(chunked_loss._CHUNK_LOGITS, "cpu", 6 * VOCABULARY)  # several chunks
+    adapter = with_random_lora(tiny_model("llama"))
+    rows = in_order(random_family(1, 1 if layout is PackLayout.UNPACKED else 7))
+    with patched_for(adapter.model, layout):
+        pack = pack_tensors(
+            rows,
+            device=CPU,
+            tree_attention=layout.uses_tree_attention,
+            share_prefixes=layout is PackLayout.PREFIX_TREE,
+        )
+        ids, log_probs = pack_top_k(adapter.model, pack, 4)
+    start = 0
+    for row in rows:
+        whole = torch.tensor([[*row.prompt_ids, *row.answer_ids]])
+        with torch.no_grad():
+            logits = adapter.model(input_ids=whole).logits[0, len(row.prompt_ids) - 1 : -1]
+        expected = torch.log_softmax(logits.float(), dim=1)
+        stop = start + len(row.answer_ids)
+        assert torch.equal(ids[start:stop].long(), expected.topk(4).indices)
+        assert torch.allclose(log_probs[start:stop, :4], expected.topk(4).values, atol=1e-4)
+        start = stop
+    assert start == len(ids)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])

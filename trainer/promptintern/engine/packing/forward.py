@@ -1,4 +1,4 @@
-"""The computation of one pack: the summed loss of its answer tokens, with no row influencing another."""
+"""The computation of one pack: the loss or the distributions at its answer tokens, with no row influencing another."""
 
 from array import array
 from collections.abc import Sequence
@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from promptintern.engine.answer_loss import AnswerTargets, LossOfLogits, Teaching, top_k_of_logits
 from promptintern.engine.attention.backends import backend_for, min_node_savings_on
 from promptintern.engine.attention.prefix_tree import Prefixes, PrefixTree, build_tree
 from promptintern.engine.attention.shared_prefix import SharedPrefix
 from promptintern.engine.attention.tree_attention import TreeAttention, plan_tree_attention
 from promptintern.engine.device import to_device
-from promptintern.engine.fused.chunked_loss import are_losses
+from promptintern.engine.fused.chunked_loss import TopKRequest, are_losses
 from promptintern.prompt.encode import Encoded
 
 
@@ -27,7 +29,7 @@ class PackTensors:
         position_ids: The position of each token in its row, ``[1, T]`` int64.
         predicts: The indices, ``[L]`` int64, of the tokens whose next token is an answer token, row by row, without
             duplicates.
-        labels: The answer tokens that follow the tokens in ``predicts``, ``[L]`` int64.
+        targets: What the model should predict after the tokens in ``predicts``, for ``L`` answer tokens.
         attention: The tree attention of the pack; None if transformers instead masks attention between rows (it
             recognizes the beginning of a row by the position id 0).
     """
@@ -35,7 +37,7 @@ class PackTensors:
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     predicts: torch.Tensor
-    labels: torch.Tensor
+    targets: AnswerTargets
     attention: TreeAttention | None
 
 
@@ -113,18 +115,77 @@ def pack_tensors(
         input_ids=to_device([ids], device),
         position_ids=to_device([positions], device),
         predicts=to_device(predicts, device),
-        labels=to_device(labels, device),
+        targets=_targets(rows, labels, device),
         attention=plan_tree_attention(tree, backend, device=device, shared_prefix=shared_prefix) if backend else None,
     )
 
 
+def _targets(rows: Sequence[Encoded], labels: list[int], device: torch.device) -> AnswerTargets:
+    """Return the targets of the answer tokens of ``rows``, which are ``labels``, row by row."""
+    weights = None
+    if any(row.weight != 1 for row in rows):
+        weights = torch.tensor([row.weight for row in rows for _ in row.answer_ids], dtype=torch.float32, device=device)
+    taught = [row.teacher for row in rows if row.teacher is not None]
+    if not taught:
+        return AnswerTargets(labels=to_device(labels, device), weights=weights)
+    k = taught[0].ids.shape[1]
+    ids = np.zeros((len(labels), k), np.int64)
+    log_probs = np.full((len(labels), k + 1), -np.inf, np.float32)
+    teacher_weights = np.zeros(len(labels), np.float32)
+    start = 0
+    for row in rows:
+        cut = slice(start, start + len(row.answer_ids))
+        if row.teacher is not None:
+            ids[cut] = row.teacher.ids
+            log_probs[cut, :-1], log_probs[cut, -1] = row.teacher.log_probs, row.teacher.rest
+            teacher_weights[cut] = row.teacher.weight
+        start = cut.stop
+    return AnswerTargets(
+        labels=to_device(labels, device),
+        weights=weights,
+        teaching=Teaching(
+            ids=torch.from_numpy(ids).to(device),
+            log_probs=torch.from_numpy(log_probs).to(device),
+            weights=torch.from_numpy(teacher_weights).to(device),
+            loss=taught[0].loss,
+        ),
+    )
+
+
 def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
-    """Return the sum of ``-ln p`` over the pack's answer tokens, as a float32 scalar.
+    """Return the summed loss of the pack's answer tokens, as a float32 scalar: ``-ln p`` without weights and teacher.
 
     The output layer runs only for the tokens that predict an answer token. With a vocabulary of 128k tokens and answers
     of 20 tokens, all other logits would take most of the memory.
     """
-    extra = {} if pack.attention is None else {"tree_attention": pack.attention, "answers": pack.labels}
+    logits = _answer_logits(model, pack, pack.targets)
+    if are_losses(logits):
+        return logits.sum()
+    logits = logits.reshape(-1, logits.shape[-1])
+    if pack.targets.is_plain:
+        return F.cross_entropy(logits.float(), pack.targets.labels, reduction="sum")
+    losses: torch.Tensor = LossOfLogits.apply(logits, pack.targets)
+    return losses.sum()
+
+
+@torch.no_grad()
+def pack_top_k(model: Any, pack: PackTensors, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the model's distributions at the pack's answer tokens.
+
+    Returns:
+        The ``k`` most likely tokens ``[L, k]`` int32, and the log-probabilities of these tokens and of all other tokens
+        together, ``[L, k + 1]`` float32.
+    """
+    request = TopKRequest(k)
+    logits = _answer_logits(model, pack, request)
+    if are_losses(logits):
+        return request.ids, request.log_probs
+    return top_k_of_logits(logits.reshape(-1, logits.shape[-1]), k)
+
+
+def _answer_logits(model: Any, pack: PackTensors, answers: AnswerTargets | TopKRequest) -> torch.Tensor:
+    """Return the logits of the tokens that predict an answer token, or the losses of a model that returns these."""
+    extra = {} if pack.attention is None else {"tree_attention": pack.attention, "answers": answers}
     logits: torch.Tensor = model(
         input_ids=pack.input_ids,
         position_ids=pack.position_ids,
@@ -132,9 +193,7 @@ def pack_loss(model: Any, pack: PackTensors) -> torch.Tensor:
         use_cache=False,
         **extra,
     ).logits
-    if are_losses(logits):
-        return logits.sum()
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), pack.labels, reduction="sum")
+    return logits
 
 
 def compute_shared_prefix(model: Any, ids: Sequence[int], *, device: torch.device) -> SharedPrefix:

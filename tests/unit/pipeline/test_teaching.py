@@ -1,0 +1,231 @@
+"""The teaching pass: what the teacher's answers become, and what is refused when they are read again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from promptintern.errors import RunFailed, UserError
+from promptintern.pipeline.events import Event, Note, ShardStored
+from promptintern.pipeline.inputs import load_data
+from promptintern.pipeline.lessons import (
+    Distributions,
+    Shard,
+    TeacherAnswer,
+    UnansweredQuery,
+    read_lessons,
+    write_shard,
+)
+from promptintern.pipeline.session import Session, open_session
+from promptintern.pipeline.teaching import EMPTY, UNFINISHED, encode_where_possible, teach
+from promptintern.sample.job import build_job
+from promptintern.storage.run import RunStore
+from promptintern.storage.shards import commit_shard, remove_leftovers, shard_manifest
+from promptintern.storage.store import open_store
+from promptintern_api import parse_job
+from promptintern_api.training import Teacher, TeacherLoss
+from safetensors.numpy import save_file
+
+
+class Recorder:
+    """An observer that keeps all events and never stops."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def stop_requested(self) -> bool:
+        return False
+
+
+def session_of(rows: int = 0, **evaluation: Any) -> Session:
+    job = build_job(world=4, rows=rows, queries=12, name="taught")
+    job["spec"]["data"]["eval"]["uri"] = "sample://formulas/eval?world=4&rows=4"
+    job["spec"]["evaluation"] |= evaluation
+    parsed = parse_job(job)
+    return open_session(parsed, load_data(parsed))
+
+
+def store_in(folder: Path) -> tuple[RunStore, int]:
+    store = RunStore(open_store(folder.as_uri()))
+    return store, store.claim_term({})
+
+
+def taught(session: Session, folder: Path) -> tuple[Session, Recorder]:
+    store, term = store_in(folder)
+    recorder = Recorder()
+    return teach(session, store, term=term, observer=recorder), recorder  # type: ignore[arg-type]
+
+
+def test_the_lessons_are_the_answers_of_the_full_prompt(tmp_path: Path) -> None:
+    session, recorder = taught(session_of(), tmp_path)
+    train = load_data(parse_job(build_job(world=4, rows=12))).train
+    assert [session.data.queries[lesson.query].query for lesson in session.lessons.lessons] == [r.query for r in train]
+    assert [lesson.text for lesson in session.lessons.lessons] == [row.answer for row in train]
+    assert ShardStored(number=0) in recorder.events
+    assert Note(text="the teacher answered 12 of 12 queries") in recorder.events
+    rows = session.encode_training(session.templates[-1], 0)
+    assert all(row.weight == 0 and row.teacher is not None for row in rows)
+    assert all(len(row.teacher.ids) == len(row.answer_ids) for row in rows if row.teacher)
+    assert session.tokenizer.decode(list(rows[0].answer_ids[:-1])) == train[0].answer
+
+
+def test_written_answers_come_first_and_keep_their_weight(tmp_path: Path) -> None:
+    session, _ = taught(session_of(rows=5), tmp_path)
+    rows = session.encode_training(session.templates[-1], 0)
+    assert [row.teacher is None for row in rows] == [True] * 5 + [False] * 7  # 5 of the 12 queries are also rows
+    assert [row.weight for row in rows] == [1.0] * 5 + [0.0] * 7
+    assert len(session.training_queries) == len(rows)
+
+
+def test_where_an_answer_was_cut_at_a_stop_string_its_end_is_certain(tmp_path: Path) -> None:
+    """The teacher itself would go on there, and a student that learned this would never end its answers."""
+    stop = _bracket()
+    session, _ = taught(session_of(stop=[stop]), tmp_path)
+    end = session.tokenizer.eos_token_id
+    for lesson in session.lessons.lessons:
+        assert stop not in lesson.text
+        targets = lesson.targets
+        assert targets is not None
+        assert lesson.answer_ids[-1] == end
+        assert targets.ids[-1][0] == end
+        assert targets.log_probs[-1][0] == 0
+        assert len(set(targets.ids[-1].tolist())) == targets.ids.shape[1], "no token occurs twice"
+        probabilities = np.exp(np.append(targets.log_probs[-1], targets.rest[-1]).astype(np.float64))
+        assert probabilities.sum() == 1
+        assert targets.ids[0][0] == lesson.answer_ids[0], "the other tokens keep the teacher's distributions"
+
+
+def _bracket() -> str:
+    """Return the bracket that opens the arguments of every formula of the world."""
+    answer = load_data(parse_job(build_job(world=4, rows=1))).train[0].answer
+    return next(sign for sign in answer if not sign.isalnum())
+
+
+def test_an_answer_that_would_be_too_long_with_its_end_token_is_left_out(tmp_path: Path) -> None:
+    lengths = [len(lesson.answer_ids) for lesson in taught(session_of(), tmp_path / "all")[0].lessons.lessons]
+    limit = max(lengths) - 1
+    session, recorder = taught(session_of(maxNewTokens=limit), tmp_path / "some")
+    kept = [length for length in lengths if length <= limit]
+    assert 0 < len(kept) < len(lengths)
+    assert [len(lesson.answer_ids) for lesson in session.lessons.lessons] == kept
+    assert session.lessons.dropped == {UNFINISHED: len(lengths) - len(kept)}
+    (note,) = (event for event in recorder.events if isinstance(event, Note))
+    assert note.warning
+    assert UNFINISHED in note.text
+
+
+class PickyEncoder:
+    """An encoder that refuses some answers, as chat templates and normalizers do."""
+
+    def encode(self, prompts: list[str], answers: list[str]) -> list[Any]:
+        if any("</think>" in answer or not answer.strip() for answer in answers):
+            raise UserError.at("spec.prompt.chat", "the chat template does not write the answer")
+        return [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+@pytest.mark.parametrize("bad", [[], [0], [3, 4], [1, 6], list(range(7))])
+def test_one_odd_answer_does_not_end_the_run(bad: list[int]) -> None:
+    answers = [f"x</think>{i}" if i in bad else f"a{i}" for i in range(7)]
+    encoded = encode_where_possible(PickyEncoder(), ["p"] * 7, answers)  # type: ignore[arg-type]
+    assert encoded == [None if i in bad else ("p", f"a{i}") for i in range(7)]
+    assert encode_where_possible(PickyEncoder(), ["p"], [" "]) == [None]  # type: ignore[arg-type]
+
+
+def write_valid(folder: Path) -> None:
+    shard = Shard(
+        answers=[TeacherAnswer(query=0, text="a", tokens=[5, 2]), TeacherAnswer(query=2, text="b", tokens=[2])],
+        dropped=[UnansweredQuery(query=1, reason=EMPTY)],
+    )
+    ids = np.array([[5, 1], [2, 3], [2, 0]], np.int32)
+    log_probs = np.log(np.array([[0.7, 0.2, 0.1]] * 3, np.float32))
+    write_shard(folder, shard, Distributions(ids=ids, log_probs=log_probs))
+
+
+def read(folder: Path, loss: TeacherLoss = TeacherLoss.FORWARD_KL) -> Any:
+    teacher = Teacher(loss=loss)
+    return read_lessons(folder, teacher=teacher, queries=range(3), top_k=2, vocabulary=10, where="s3://b/run/teacher/0")
+
+
+def test_a_shard_comes_back(tmp_path: Path) -> None:
+    write_valid(tmp_path)
+    lessons = read(tmp_path)
+    assert [(lesson.query, lesson.text, list(lesson.answer_ids)) for lesson in lessons.lessons] == [
+        (0, "a", [5, 2]),
+        (2, "b", [2]),
+    ]
+    assert [len(lesson.targets.ids) for lesson in lessons.lessons] == [2, 1]
+    assert lessons.dropped == {EMPTY: 1}
+    assert [lesson.targets for lesson in read(tmp_path, TeacherLoss.ANSWERS).lessons] == [None, None]
+
+
+def change(**fields: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "answers.json"
+        document = json.loads(path.read_text())
+        document["answers"][0] |= fields
+        path.write_text(json.dumps(document))
+
+    return apply
+
+
+def tensors(ids: Any, log_probs: Any) -> Callable[[Path], None]:
+    return lambda folder: save_file({"ids": ids, "log_probs": log_probs}, folder / "distributions.safetensors")
+
+
+IDS, LOG_PROBS = np.zeros((3, 2), np.int32), np.full((3, 3), -1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "answers.json").write_text("[]"), "should be an object"),
+        (lambda folder: (folder / "answers.json").write_text("{"), "Invalid JSON"),
+        (lambda folder: (folder / "distributions.safetensors").unlink(), "No such file"),
+        (lambda folder: (folder / "distributions.safetensors").write_bytes(b"x" * 40), ""),
+        (change(query=7), "other queries than 0 to 2"),
+        (change(tokens=[10**9]), "outside the vocabulary of 10 tokens"),
+        (change(tokens=[]), "at least 1 item"),
+        (change(tokens=[5, 2, 2]), "have the shapes"),
+        (tensors(IDS[:, :1], LOG_PROBS), "have the shapes"),
+        (tensors(IDS, LOG_PROBS.astype(np.float64)), "have the types"),
+        (tensors(IDS - 7, LOG_PROBS), "impossible values"),
+        (tensors(IDS + 10, LOG_PROBS), "impossible values"),
+        (tensors(IDS, LOG_PROBS * np.nan), "impossible values"),
+        (tensors(IDS, -LOG_PROBS), "impossible values"),
+    ],
+)
+def test_a_damaged_shard_is_refused(damage: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    write_valid(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(RunFailed, match="s3://b/run/teacher/0 holds no valid answers of the teacher") as refused:
+        read(tmp_path)
+    assert words in str(refused.value)
+    assert "remove this folder" in str(refused.value)
+
+
+def test_only_files_that_the_manifest_does_not_list_are_removed(tmp_path: Path) -> None:
+    store, first = store_in(tmp_path / "run")
+    local = tmp_path / "local"
+    local.mkdir()
+    write_valid(local)
+    for name in ("teacher/000000/t0/answers.json", "teacher/000001/t0/answers.json"):
+        store.store.write(name, b"late")
+    manifest = commit_shard(store, 0, local=local, term=first, meta={})
+    left = {"teacher/000000/manifest.json", "teacher/000001/t0/answers.json"} | {
+        f"teacher/000000/t{first}/{name}" for name in manifest.files
+    }
+    assert set(store.store.list("teacher")) == left
+    store.store.write("teacher/000000/t9/answers.json", b"late")
+    second = store.claim_term({})
+    remove_leftovers(store, term=second)
+    assert set(store.store.list("teacher")) == left, "a shard that is not committed keeps its files"
+    assert shard_manifest(store, 0) == manifest
+    store.store.write("teacher/000000/t9/answers.json", b"of a newer driver")
+    with pytest.raises(RunFailed, match="another process took over"):
+        remove_leftovers(store, term=first)
+    assert "teacher/000000/t9/answers.json" in store.store.list("teacher")

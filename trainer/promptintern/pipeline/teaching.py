@@ -1,0 +1,356 @@
+"""The teaching pass: the base model, with the full prompt, answers the queries that have no answer.
+
+The queries are divided into shards. Each shard is answered, scored and committed before the next one begins, so a run
+that was killed continues with the first shard that is missing. Stages and epochs read the answers and the
+distributions from the shards, and never compute the teacher again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from promptintern_api import PromptInternJob
+from promptintern_api.training import DEFAULT_TOP_K, Teacher, TeacherLoss
+
+from promptintern.engine import distributed
+from promptintern.engine.attention.backends import min_node_savings_on, min_prefix_savings_on
+from promptintern.engine.attention.prefix_tree import Prefixes
+from promptintern.engine.fused.patching import train_mode
+from promptintern.engine.packing.forward import compute_shared_prefix, pack_tensors, pack_top_k
+from promptintern.engine.packing.layout import PackLayout, patched_for
+from promptintern.engine.packing.planning import StepPlan, plan_steps
+from promptintern.errors import RunFailed, UserError
+from promptintern.evaluate.generate import Answer, Ending
+from promptintern.pipeline.events import Note, Observer, ShardStored
+from promptintern.pipeline.held_out import answer_prompts
+from promptintern.pipeline.inputs import length_of
+from promptintern.pipeline.lessons import (
+    Distributions,
+    Lessons,
+    Shard,
+    TeacherAnswer,
+    UnansweredQuery,
+    join_lessons,
+    read_lessons,
+    write_shard,
+)
+from promptintern.pipeline.session import Session, tokens_per_pack
+from promptintern.pipeline.tracks import layout_of, may_have_shared_prefix
+from promptintern.prompt.encode import Encoded, PromptEncoder
+from promptintern.storage.run import RunStore
+from promptintern.storage.shards import commit_shard, fetch_shard, remove_leftovers, shard_folder, shard_manifest
+from promptintern.uris import display_uri
+
+SHARD_QUERIES = 256
+"""The number of queries in a shard."""
+UNFINISHED = "the teacher's answer does not fit into evaluation.maxNewTokens"
+EMPTY = "the teacher's answer is empty"
+NOT_ENCODABLE = "the tokenizer or the chat template cannot write the teacher's answer"
+_ADVICE = {
+    UNFINISHED: "raise evaluation.maxNewTokens, or set evaluation.stop if the base model continues after its answer",
+    EMPTY: "change the prompt so that the base model answers, or use a stronger base model",
+    NOT_ENCODABLE: "set prompt.chat to false, or use a base model whose template does not change answers",
+}
+
+
+def teacher_of(job: PromptInternJob) -> Teacher | None:
+    """Return the settings of the job's teacher, or None if the job has no queries without answers."""
+    if job.spec.data.queries is None:
+        return None
+    return job.spec.training.teacher or Teacher()
+
+
+def top_k_of(teacher: Teacher, model_config: Any) -> int:
+    """Return the number of tokens of each stored distribution.
+
+    Args:
+        model_config: The transformers config of the base model.
+
+    Raises:
+        UserError: if the job asks for more tokens than the vocabulary of the base model has.
+    """
+    vocabulary = vocabulary_of(model_config)
+    if teacher.top_k is not None and teacher.top_k > vocabulary:
+        raise UserError.at(
+            "spec.training.teacher.topK",
+            f"is {teacher.top_k}, but the vocabulary of the base model has {vocabulary} tokens",
+        )
+    return min(teacher.top_k or DEFAULT_TOP_K, vocabulary)
+
+
+def vocabulary_of(model_config: Any) -> int:
+    """Return the number of token ids of a model with this transformers config."""
+    size: int = model_config.get_text_config().vocab_size
+    return size
+
+
+def teach(session: Session, store: RunStore, *, term: int, observer: Observer) -> Session:
+    """Let the teacher answer all queries that are not answered yet, and return the session with all lessons.
+
+    The adapter must be new, so that the model computes what the base model computes.
+
+    Raises:
+        UserError: if no query has an answer that can be learned, and there are no training rows; or if the job asks for
+            the probabilities of more tokens than there are.
+        RunFailed: if the device has too little memory, or the storage holds something else than this run's shards.
+        Stopped: if a stop was requested; the shards that were committed remain.
+    """
+    teacher = teacher_of(session.job)
+    if teacher is None:
+        return session
+    config = session.adapter.model.get_base_model().config
+    queries = session.data.queries
+    prompts = session.prompts(
+        session.full_template, session.examples.shots, rows=queries, neighbours=session.examples.queries
+    )
+    teaching = _TeachingPass(
+        session=session,
+        store=store,
+        term=term,
+        observer=observer,
+        teacher=teacher,
+        top_k=top_k_of(teacher, config),
+        vocabulary=vocabulary_of(config),
+        prompts=list(prompts),
+    )
+    distributed.from_rank_zero(lambda: remove_leftovers(store, term=term))
+    lessons = join_lessons(teaching.shard(number) for number in range(-(-len(queries) // SHARD_QUERIES)))
+    if not lessons.lessons and not session.data.train:
+        advice = "; ".join(_ADVICE[reason] for reason in lessons.dropped)
+        raise UserError.at(
+            "spec.data.queries", f"no query has an answer that can be learned ({_reasons(lessons)}); {advice}"
+        )
+    if distributed.rank() == 0:
+        text = f"the teacher answered {len(lessons.lessons):,} of {len(queries):,} queries"
+        left_out = f"; {_reasons(lessons)}" if lessons.dropped else ""
+        observer.emit(Note(text=text + left_out, warning=bool(lessons.dropped)))
+    return replace(session, lessons=lessons)
+
+
+def _reasons(lessons: Lessons) -> str:
+    return "; ".join(f"{count:,} times, {reason}" for reason, count in lessons.dropped.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TeachingPass:
+    session: Session
+    store: RunStore
+    term: int
+    observer: Observer
+    teacher: Teacher
+    top_k: int
+    vocabulary: int
+    prompts: Sequence[str]
+    """The full prompt of each query."""
+
+    def shard(self, number: int) -> Lessons:
+        """Return the lessons of the shard with this number. Answer, score and commit it first if it is missing."""
+        queries = range(number * SHARD_QUERIES, min((number + 1) * SHARD_QUERIES, len(self.prompts)))
+        lessons = distributed.from_rank_zero(lambda: self._read(number, queries))
+        if lessons is None:
+            answers = self._answer(queries)
+            distributions = None
+            if self.teacher.loss is not TeacherLoss.ANSWERS and answers.rows:
+                distributions = _end_where_cut(self._score(answers.rows), answers)
+
+            def commit() -> Lessons | None:
+                with TemporaryDirectory(prefix="promptintern-") as folder:
+                    write_shard(Path(folder), answers.shard, distributions)
+                    commit_shard(self.store, number, local=Path(folder), term=self.term, meta={})
+                return self._read(number, queries)
+
+            lessons = distributed.from_rank_zero(commit)
+        assert lessons is not None
+        if distributed.rank() == 0:
+            self.observer.emit(ShardStored(number=number))
+        return lessons
+
+    def _read(self, number: int, queries: range) -> Lessons | None:
+        manifest = shard_manifest(self.store, number)
+        if manifest is None:
+            return None
+        with TemporaryDirectory(prefix="promptintern-") as folder:
+            fetch_shard(self.store, number, manifest, Path(folder))
+            return read_lessons(
+                Path(folder),
+                teacher=self.teacher,
+                queries=queries,
+                top_k=self.top_k,
+                vocabulary=self.vocabulary,
+                where=f"{display_uri(self.store.store.uri)}/{shard_folder(number)}",
+            )
+
+    def _answer(self, queries: range) -> "_Answers":
+        """Let the teacher answer the queries with these indices."""
+        encoder = self.session.encoder
+        prompts = [self.prompts[i] for i in queries]
+        answers = answer_prompts(
+            self.session,
+            [list(ids) for ids in encoder.encode_prompts(prompts)],
+            use_adapter=False,
+            name="teacher",
+            observer=self.observer,
+            done_before=queries.start,
+            total=len(self.prompts),
+        )
+        rows = encode_where_possible(encoder, prompts, [answer.text for answer in answers])
+        limit = self.session.job.spec.evaluation.max_new_tokens
+        faults = [_fault(answer, row, limit) for answer, row in zip(answers, rows, strict=True)]
+        kept = [
+            (i, answer, row) for i, answer, row, fault in zip(queries, answers, rows, faults, strict=True) if not fault
+        ]
+        return _Answers(
+            shard=Shard(
+                answers=[
+                    TeacherAnswer(query=i, text=answer.text, tokens=list(row.answer_ids))
+                    for i, answer, row in kept
+                    if row
+                ],
+                dropped=[
+                    UnansweredQuery(query=i, reason=fault) for i, fault in zip(queries, faults, strict=True) if fault
+                ],
+            ),
+            rows=[row for _, _, row in kept if row],
+            cut=[answer.ending is Ending.STOP for _, answer, _ in kept],
+        )
+
+    def _score(self, rows: Sequence[Encoded]) -> Distributions:
+        """Return the teacher's distributions at the answer tokens of all rows. Each worker computes some rows.
+
+        Raises:
+            RunFailed: if the device has too little memory.
+        """
+        own = range(distributed.rank(), len(rows), distributed.world_size())
+        try:
+            scored = _score_rows(self.session, [rows[i] for i in own], self.top_k)
+        except torch.OutOfMemoryError:
+            raise RunFailed(
+                f"{self.session.device} has too little memory to compute the teacher's probabilities; lower "
+                "training.tokensPerPack"
+            ) from None
+        by_index: dict[int, Distributions] = {}
+        for share in distributed.gather_objects(dict(zip(own, scored, strict=True))):
+            by_index.update(share)
+        return Distributions(
+            ids=np.concatenate([by_index[i].ids for i in range(len(rows))]),
+            log_probs=np.concatenate([by_index[i].log_probs for i in range(len(rows))]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answers:
+    """The teacher's answers to the queries of a shard."""
+
+    shard: Shard
+    rows: Sequence[Encoded]
+    """The full prompt and the answer of each answered query."""
+    cut: Sequence[bool]
+    """Whether each answer was cut at a stop string, so that the teacher itself would have gone on."""
+
+
+def _end_where_cut(distributions: Distributions, answers: _Answers) -> Distributions:
+    """Make the end token certain where an answer was cut at a stop string.
+
+    The teacher itself would go on there. A student that learned this would go on as well, and its answers would end
+    only where the same stop strings are used.
+    """
+    ids, log_probs = distributions.ids.copy(), distributions.log_probs.copy()
+    last = np.cumsum([len(row.answer_ids) for row in answers.rows]) - 1
+    for index, row, cut in zip(last, answers.rows, answers.cut, strict=True):
+        if cut:
+            end = row.answer_ids[-1]
+            others = ids[index][ids[index] != end]
+            ids[index] = [end, *others[: ids.shape[1] - 1]]
+            log_probs[index] = [0.0, *[-np.inf] * ids.shape[1]]
+    return Distributions(ids=ids, log_probs=log_probs)
+
+
+def encode_where_possible(
+    encoder: PromptEncoder, prompts: Sequence[str], answers: Sequence[str]
+) -> list[Encoded | None]:
+    """Return the encoded row of each prompt and answer, or None where the answer cannot be encoded.
+
+    A model writes the answers, so one odd answer must not end the run.
+    """
+    if not any(answer.strip() for answer in answers):
+        return [None] * len(answers)
+    try:
+        return list(encoder.encode(prompts, answers))
+    except UserError:
+        if len(answers) == 1:
+            return [None]
+    middle = len(answers) // 2
+    return [
+        row
+        for cut in (slice(middle), slice(middle, None))
+        for row in encode_where_possible(encoder, prompts[cut], answers[cut])
+    ]
+
+
+def _fault(answer: Answer, row: Encoded | None, limit: int) -> str | None:
+    """Return why ``answer`` cannot be learned, or None if it can.
+
+    Args:
+        row: The encoded answer, or None if it cannot be encoded.
+        limit: The maximum number of tokens of an answer. An answer that was cut at a stop string, or that a chat
+            template wrote, may have more tokens than were generated.
+    """
+    if answer.ending is Ending.LENGTH:
+        return UNFINISHED
+    if not answer.text.strip():
+        return EMPTY
+    if row is None:
+        return NOT_ENCODABLE
+    return UNFINISHED if len(row.answer_ids) > limit else None
+
+
+@torch.no_grad()
+def _score_rows(session: Session, rows: Sequence[Encoded], k: int) -> list[Distributions]:
+    """Return the distributions of this worker's model at the answer tokens of each row."""
+    if not rows:
+        return []
+    model, device, layout = session.adapter.model, session.device, layout_of(session, rows)
+    step = _plan(session, rows, layout)
+    scored: dict[int, Distributions] = {}
+    with train_mode(model, training=False), patched_for(model, layout):
+        prefix = rows[0].prompt_ids[: step.prefix_tokens]
+        shared_prefix = compute_shared_prefix(model, prefix, device=device) if step.prefix_tokens else None
+        for pack in step.workers[0]:
+            tensors = pack_tensors(
+                [rows[i] for i in pack.rows],
+                device=device,
+                tree_attention=layout.uses_tree_attention,
+                share_prefixes=layout is PackLayout.PREFIX_TREE,
+                shared_prefix=shared_prefix,
+            )
+            ids, log_probs = (x.cpu().numpy() for x in pack_top_k(model, tensors, k))
+            ends = np.cumsum([len(rows[i].answer_ids) for i in pack.rows])[:-1]
+            for i, row_ids, row_log_probs in zip(
+                pack.rows, np.split(ids, ends), np.split(log_probs, ends), strict=True
+            ):
+                scored[i] = Distributions(ids=row_ids, log_probs=row_log_probs)
+    return [scored[i] for i in range(len(rows))]
+
+
+def _plan(session: Session, rows: Sequence[Encoded], layout: PackLayout) -> StepPlan:
+    """Plan ``rows`` as one step of one worker, which shares prefixes as a training step does."""
+    shares = layout is PackLayout.PREFIX_TREE
+    may_have_prefix = shares and may_have_shared_prefix(session, rows)
+    (step,) = plan_steps(
+        [length_of(row) for row in rows],
+        seed=(0,),
+        epochs=1,
+        tokens_per_batch=2**62,
+        rows_per_batch=None,
+        tokens_per_pack=tokens_per_pack(session.job, session.layouts, layout, session.device),
+        pack=layout.is_packed,
+        world_size=1,
+        prefixes=Prefixes([row.prompt_ids for row in rows]) if shares else None,
+        min_node_savings=min_node_savings_on(session.device),
+        min_prefix_savings=min_prefix_savings_on(session.device) if may_have_prefix else None,
+    )
+    return step

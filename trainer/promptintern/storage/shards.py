@@ -1,0 +1,84 @@
+"""Shards: the folders in which a run stores the teacher's answers, some queries in each."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from promptintern_api.contract import MANIFEST_FILE
+from pydantic import JsonValue
+
+from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder, read_manifest
+from promptintern.storage.run import RunStore
+
+TEACHER_FOLDER = "teacher"
+_FILE = re.compile(rf"{TEACHER_FOLDER}/(\d+)/(t\d+)/")
+_MANIFEST = re.compile(rf"{TEACHER_FOLDER}/(\d+)/{re.escape(MANIFEST_FILE)}")
+
+
+def shard_manifest(run: RunStore, number: int) -> Manifest | None:
+    """Return the manifest of the shard with this number, or None if the shard is not committed yet."""
+    return read_manifest(run.store, f"{shard_folder(number)}/{MANIFEST_FILE}")
+
+
+def commit_shard(run: RunStore, number: int, *, local: Path, term: int, meta: Mapping[str, JsonValue]) -> Manifest:
+    """Commit the files of ``local`` as the shard with this number, and remove what other terms left of the shard.
+
+    Return the manifest of the shard, which is that of another term if that term committed the shard earlier.
+
+    Raises:
+        FencedOut: if a newer term was claimed before the commit.
+    """
+    manifest = commit_folder(
+        run.store,
+        folder=f"{shard_folder(number)}/t{term}",
+        local=local,
+        manifest_path=f"{shard_folder(number)}/{MANIFEST_FILE}",
+        kind="teacher",
+        term=term,
+        parent=None,
+        meta=meta,
+        fence=lambda: run.check_term(term),
+    )
+    _remove_others(run, number, term)
+    return manifest
+
+
+def remove_leftovers(run: RunStore, *, term: int) -> None:
+    """Remove the files that killed drivers left in committed shards.
+
+    Raises:
+        FencedOut: if a newer term than ``term`` was claimed.
+    """
+    paths = run.store.list(TEACHER_FOLDER)
+    committed = {int(match[1]) for match in map(_MANIFEST.fullmatch, paths) if match}
+    terms = {(int(match[1]), match[2]) for match in map(_FILE.match, paths) if match}
+    for number in sorted(committed):
+        if sum(shard == number for shard, _ in terms) > 1:
+            _remove_others(run, number, term)
+
+
+def _remove_others(run: RunStore, number: int, term: int) -> None:
+    """Remove the files of a committed shard that its manifest does not list. They are never read again."""
+    folder = shard_folder(number)
+    others = {path for path in run.store.list(folder) if not path.endswith(f"/{MANIFEST_FILE}")}
+    manifest = shard_manifest(run, number)
+    if manifest is not None:
+        others -= {f"{folder}/t{manifest.term}/{name}" for name in manifest.files}
+        if others:
+            run.check_term(term)  # a newer driver may have removed the manifest and committed the shard again
+        for path in sorted(others):
+            run.store.delete(path)
+
+
+def fetch_shard(run: RunStore, number: int, manifest: Manifest, local: Path) -> None:
+    """Copy the files of a committed shard to ``local``, and check each file against ``manifest``.
+
+    Raises:
+        RunFailed: if a file is missing or differs from the committed one; the message names the file.
+    """
+    fetch_folder(run.store, manifest, folder=f"{shard_folder(number)}/t{manifest.term}", local=local)
+
+
+def shard_folder(number: int) -> str:
+    """Return the folder of the shard with this number, relative to the run's folder."""
+    return f"{TEACHER_FOLDER}/{number:06d}"
