@@ -20,7 +20,7 @@ TIMED = tests/integration/operator
 BESIDE = $(MAKE) --no-print-directory --jobs 2 --keep-going
 # One job is disturbed while another one trains with two workers; more jobs at once would take longer.
 E2E = $(addprefix tests/e2e/test_,quickstart.py faults.py two_workers.py)
-E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py gpus.py upgrade.py kueue.py)
+E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py teacher.py gpus.py upgrade.py kueue.py)
 
 .PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults prerequisites gpu cluster-up cluster-down kind-up kind-down \
 	kill check format generate snapshots quality bench preprocess clean
@@ -31,9 +31,9 @@ help: ## Show this list
 setup: ## Install uv and the locked environment
 	@tools/setup.sh >/dev/null
 
-demo: ## Internalize the sample prompt twice (few rows, many rows) and print both verdicts
+demo: ## Internalize the sample prompt from queries without answers, and for comparison from 16 answered rows
 	@$(RUN) promptintern run examples/few-rows.yaml --workdir $(WORKDIR)
-	@$(RUN) promptintern run examples/quickstart.yaml --workdir $(WORKDIR)
+	@$(RUN) promptintern run examples/queries-only.yaml --workdir $(WORKDIR)
 
 test: prerequisites ## Run unit and integration tests, then test the whole product on a real Kubernetes cluster
 	@$(BESIDE) timed untimed
@@ -88,7 +88,7 @@ gpu: ## Run tests that need a CUDA GPU: kernels against a reference attention, g
 	@$(RUN) pytest tests/gpu
 
 kill: ## Kill a run at 20 random moments and compare the adapters, bit for bit
-	@PROMPTINTERN_KILL_POINTS=20 $(RUN) pytest tests/integration/run/test_kill.py -v
+	@PROMPTINTERN_KILL_POINTS=20 $(RUN) pytest tests/integration/run/test_kill.py tests/integration/run/test_teacher.py -v
 
 # A machine without a GPU cannot run the GPU tests, so at least their types are checked here.
 check: ## Run quality gates: format, lint, types, layers, freshness of generated files
@@ -103,6 +103,7 @@ generate: ## Write the CRD, docs/api.md and the sample jobs again
 	@$(RUN) promptintern-crd --write
 	@$(RUN) python -m promptintern.sample.job --world 1 --rows 128 > examples/quickstart.yaml
 	@$(RUN) python -m promptintern.sample.job --world 1 --rows 16 --name few-rows > examples/few-rows.yaml
+	@$(RUN) python -m promptintern.sample.job --world 1 --queries 1000 --name queries-only > examples/queries-only.yaml
 
 snapshots: ## Write the chart's rendered snapshots and its table of values again
 	@PROMPTINTERN_RENEW_SNAPSHOTS=1 $(RUN) pytest tests/unit/chart -q
