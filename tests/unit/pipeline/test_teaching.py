@@ -14,6 +14,7 @@ from promptintern.pipeline.lessons import (
     Distributions,
     Shard,
     TeacherAnswer,
+    TeachingCost,
     UnansweredQuery,
     read_lessons,
     write_shard,
@@ -68,6 +69,7 @@ def test_the_lessons_are_the_answers_of_the_full_prompt(tmp_path: Path) -> None:
     assert [lesson.text for lesson in session.lessons.lessons] == [row.answer for row in train]
     assert ShardStored(number=0) in recorder.events
     assert Note(text="the teacher answered 12 of 12 queries") in recorder.events
+    assert session.lessons.cost.answer_tokens == sum(len(lesson.answer_ids) for lesson in session.lessons.lessons)
     rows = session.encode_training(session.templates[-1], 0)
     assert all(row.weight == 0 and row.teacher is not None for row in rows)
     assert all(len(row.teacher.ids) == len(row.answer_ids) for row in rows if row.teacher)
@@ -146,9 +148,11 @@ def write_valid(folder: Path) -> None:
     write_shard(folder, shard, Distributions(ids=ids, log_probs=log_probs))
 
 
-def read(folder: Path, loss: TeacherLoss = TeacherLoss.FORWARD_KL) -> Any:
+def read(folder: Path, loss: TeacherLoss = TeacherLoss.FORWARD_KL, **meta: Any) -> Any:
     teacher = Teacher(loss=loss)
-    return read_lessons(folder, teacher=teacher, queries=range(3), top_k=2, vocabulary=10, where="s3://b/run/teacher/0")
+    return read_lessons(
+        folder, meta, teacher=teacher, queries=range(3), top_k=2, vocabulary=10, where="s3://b/run/teacher/0"
+    )
 
 
 def test_a_shard_comes_back(tmp_path: Path) -> None:
@@ -160,6 +164,9 @@ def test_a_shard_comes_back(tmp_path: Path) -> None:
     ]
     assert [len(lesson.targets.ids) for lesson in lessons.lessons] == [2, 1]
     assert lessons.dropped == {EMPTY: 1}
+    assert read(tmp_path, answerTokens=7, scoreSeconds=0.5).cost == TeachingCost(answer_tokens=7, score_seconds=0.5)
+    with pytest.raises(RunFailed, match="answerTokens"):
+        read(tmp_path, answerTokens=-1)
     assert [lesson.targets for lesson in read(tmp_path, TeacherLoss.ANSWERS).lessons] == [None, None]
 
 

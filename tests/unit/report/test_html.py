@@ -196,7 +196,14 @@ def taught(**changes: object) -> RunFacts:
         ),
         eval=run.data.eval,
     )
-    teacher = TeacherFacts(loss=TeacherLoss.FORWARD_KL, top_k=64, weight=1)
+    teacher = TeacherFacts(
+        loss=TeacherLoss.FORWARD_KL,
+        top_k=64,
+        weight=1,
+        answer_tokens=12_000,
+        answer_seconds=60,
+        score_seconds=5,
+    )
     return run.model_copy(update={"data": data, "teacher": teacher, **changes})
 
 
@@ -205,6 +212,7 @@ def test_a_run_without_written_answers_shows_its_teacher() -> None:
     assert "Queries that the teacher answered" in text
     assert "100 left out: the teacher's answer is empty" in text
     assert "divergence over its 64 most likely tokens and all other tokens together." in text
+    assert "to generate 12,000 answer tokens (200 per second), and 5.0 s to compute their probabilities." in text
     assert "c3" * 32 in text
     assert "Training rows" not in text
     assert "Training file" not in text

@@ -249,4 +249,12 @@ def _teacher(session: Session) -> TeacherFacts | None:
         return None
     config = session.adapter.model.get_base_model().config
     top_k = None if teacher.loss is TeacherLoss.ANSWERS else top_k_of(teacher, config)
-    return TeacherFacts(loss=teacher.loss, top_k=top_k, weight=teacher.weight)
+    cost = session.lessons.cost
+    return TeacherFacts(
+        loss=teacher.loss,
+        top_k=top_k,
+        weight=teacher.weight,
+        answer_tokens=cost.answer_tokens,
+        answer_seconds=cost.answer_seconds,
+        score_seconds=cost.score_seconds,
+    )

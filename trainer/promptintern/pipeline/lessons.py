@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from promptintern.document import Document
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 from promptintern.prompt.teacher_targets import TeacherTargets
+from promptintern.stage_record import Count, Seconds
 
 _ANSWERS, _DISTRIBUTIONS = "answers.json", "distributions.safetensors"
 
@@ -56,6 +58,24 @@ class UnansweredQuery(Document):
     reason: str
 
 
+class TeachingCost(Document):
+    """What the teacher's answers and distributions cost; the manifest of a shard holds it."""
+
+    answer_tokens: Count = 0
+    """The number of tokens that the teacher generated, including those of answers that are left out."""
+    answer_seconds: Seconds = 0.0
+    """The time that it took to generate them."""
+    score_seconds: Seconds = 0.0
+    """The time that it took to compute the distributions."""
+
+    def __add__(self, other: "TeachingCost") -> "TeachingCost":
+        return TeachingCost(
+            answer_tokens=self.answer_tokens + other.answer_tokens,
+            answer_seconds=self.answer_seconds + other.answer_seconds,
+            score_seconds=self.score_seconds + other.score_seconds,
+        )
+
+
 class Shard(Document):
     """The answers to the queries of one shard."""
 
@@ -85,6 +105,7 @@ class Lessons:
     lessons: Sequence[Lesson] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
     """The number of queries that the teacher could not answer, by reason."""
+    cost: TeachingCost = field(default_factory=TeachingCost)
 
     def rows(self, prompts: "Sequence[array[int]]") -> list[Encoded]:
         """Return the encoded rows that consist of ``prompts``, one for each lesson, and the teacher's answers."""
@@ -103,11 +124,13 @@ def join_lessons(parts: Iterable[Lessons]) -> Lessons:
     """Return the lessons of all ``parts`` in order."""
     lessons: list[Lesson] = []
     dropped: dict[str, int] = {}
+    cost = TeachingCost()
     for part in parts:
         lessons += part.lessons
+        cost += part.cost
         for reason, count in part.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
-    return Lessons(lessons=lessons, dropped=dropped)
+    return Lessons(lessons=lessons, dropped=dropped, cost=cost)
 
 
 def write_shard(folder: Path, shard: Shard, distributions: Distributions | None) -> None:
@@ -123,10 +146,20 @@ def write_shard(folder: Path, shard: Shard, distributions: Distributions | None)
         save_file({"ids": distributions.ids, "log_probs": distributions.log_probs}, folder / _DISTRIBUTIONS)
 
 
-def read_lessons(folder: Path, *, teacher: Teacher, queries: range, top_k: int, vocabulary: int, where: str) -> Lessons:
+def read_lessons(
+    folder: Path,
+    meta: Mapping[str, Any],
+    *,
+    teacher: Teacher,
+    queries: range,
+    top_k: int,
+    vocabulary: int,
+    where: str,
+) -> Lessons:
     """Return the lessons of the shard in ``folder``.
 
     Args:
+        meta: The field ``meta`` of the shard's manifest, which holds the cost of the shard.
         queries: The indices of the shard's queries.
         top_k: The number of tokens of each distribution.
         vocabulary: The number of token ids of the model.
@@ -136,6 +169,7 @@ def read_lessons(folder: Path, *, teacher: Teacher, queries: range, top_k: int, 
         RunFailed: if the files are not those of a shard of this run.
     """
     try:
+        cost = TeachingCost.model_validate(meta)
         shard = Shard.model_validate_json((folder / _ANSWERS).read_bytes())
         if fault := _fault_of(shard, queries, vocabulary):
             raise ValueError(fault)
@@ -169,6 +203,7 @@ def read_lessons(folder: Path, *, teacher: Teacher, queries: range, top_k: int, 
             for answer, target in zip(shard.answers, targets, strict=True)
         ],
         dropped=dropped,
+        cost=cost,
     )
 
 

@@ -5,6 +5,7 @@ that was killed continues with the first shard that is missing. Stages and epoch
 distributions from the shards, and never compute the teacher again.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from promptintern.pipeline.lessons import (
     Lessons,
     Shard,
     TeacherAnswer,
+    TeachingCost,
     UnansweredQuery,
     join_lessons,
     read_lessons,
@@ -152,15 +154,24 @@ class _TeachingPass:
         queries = range(number * SHARD_QUERIES, min((number + 1) * SHARD_QUERIES, len(self.prompts)))
         lessons = distributed.from_rank_zero(lambda: self._read(number, queries))
         if lessons is None:
+            began = time.perf_counter()
             answers = self._answer(queries)
+            answered = time.perf_counter()
             distributions = None
             if self.teacher.loss is not TeacherLoss.ANSWERS and answers.rows:
                 distributions = _end_where_cut(self._score(answers.rows), answers)
+            cost = TeachingCost(
+                answer_tokens=answers.tokens,
+                answer_seconds=round(answered - began, 3),
+                score_seconds=round(time.perf_counter() - answered, 3),
+            )
 
             def commit() -> Lessons | None:
                 with TemporaryDirectory(prefix="promptintern-") as folder:
                     write_shard(Path(folder), answers.shard, distributions)
-                    commit_shard(self.store, number, local=Path(folder), term=self.term, meta={})
+                    commit_shard(
+                        self.store, number, local=Path(folder), term=self.term, meta=cost.model_dump(by_alias=True)
+                    )
                 return self._read(number, queries)
 
             lessons = distributed.from_rank_zero(commit)
@@ -177,6 +188,7 @@ class _TeachingPass:
             fetch_shard(self.store, number, manifest, Path(folder))
             return read_lessons(
                 Path(folder),
+                manifest.meta,
                 teacher=self.teacher,
                 queries=queries,
                 top_k=self.top_k,
@@ -216,6 +228,7 @@ class _TeachingPass:
             ),
             rows=[row for _, _, row in kept if row],
             cut=[answer.ending is Ending.STOP for _, answer, _ in kept],
+            tokens=sum(answer.tokens for answer in answers),
         )
 
     def _score(self, rows: Sequence[Encoded]) -> Distributions:
@@ -250,6 +263,8 @@ class _Answers:
     """The full prompt and the answer of each answered query."""
     cut: Sequence[bool]
     """Whether each answer was cut at a stop string, so that the teacher itself would have gone on."""
+    tokens: int
+    """The number of generated tokens, including those of answers that are left out."""
 
 
 def _end_where_cut(distributions: Distributions, answers: _Answers) -> Distributions:

@@ -102,6 +102,12 @@ class TeacherFacts(Document):
     top_k: Count | None = None
     """The number of tokens of each distribution of the teacher; None with loss ``Answers``."""
     weight: float
+    answer_tokens: Count = 0
+    """The number of tokens that the teacher generated."""
+    answer_seconds: Seconds = 0.0
+    """The time that the teacher took to generate its answers."""
+    score_seconds: Seconds = 0.0
+    """The time that it took to compute the teacher's distributions."""
 
 
 class LoraFacts(Document):

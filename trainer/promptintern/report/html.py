@@ -75,7 +75,16 @@ def _describe_teacher(teacher: TeacherFacts | None) -> str:
     }[teacher.loss]
     outcomes = f" over its {teacher.top_k} most likely tokens and all other tokens together" if teacher.top_k else ""
     weight = f", with weight {formatting.number(teacher.weight)}" if teacher.weight != 1 else ""
-    return f"The base model with the full prompt answered the queries. {loss}{outcomes}{weight}."
+    speed = ""
+    if teacher.answer_seconds:
+        per_second = formatting.count(round(teacher.answer_tokens / teacher.answer_seconds))
+        speed = (
+            f" It took {formatting.duration(teacher.answer_seconds)} to generate "
+            f"{formatting.count(teacher.answer_tokens)} answer tokens ({per_second} per second)"
+        )
+        scored = f", and {formatting.duration(teacher.score_seconds)} to compute their probabilities"
+        speed += (scored if teacher.top_k else "") + "."
+    return f"The base model with the full prompt answered the queries. {loss}{outcomes}{weight}.{speed}"
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
