@@ -53,7 +53,7 @@ def write_material(folder: Path, *, data: Path | None, rows: int, template_token
     tokenizer = byte_pairs([*examples, *[INSTRUCTIONS] * 20], VOCABULARY)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder / "tokenizer")
-    head = _template(tokenizer, template_tokens)
+    head = fill_template(tokenizer, template_tokens)
     spec = PromptSpec(
         template=head + "\n\n{examples}Request: {query}\nCommand:",
         example_template=EXAMPLE,
@@ -128,7 +128,7 @@ def text_of(shape: Shape) -> str:
     return json.dumps(asdict(shape))
 
 
-def _template(tokenizer: Any, tokens: int) -> str:
+def fill_template(tokenizer: Any, tokens: int) -> str:
     """Return a prompt template of ``tokens`` tokens or slightly more: instructions and as many rules as needed."""
     text, number = INSTRUCTIONS, 0
     while len(tokenizer(text)["input_ids"]) < tokens:

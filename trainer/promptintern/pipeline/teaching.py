@@ -239,7 +239,7 @@ class _TeachingPass:
         """
         own = range(distributed.rank(), len(rows), distributed.world_size())
         try:
-            scored = _score_rows(self.session, [rows[i] for i in own], self.top_k)
+            scored = score_rows(self.session, [rows[i] for i in own], self.top_k)
         except torch.OutOfMemoryError:
             raise RunFailed(
                 f"{self.session.device} has too little memory to compute the teacher's probabilities; lower "
@@ -324,7 +324,7 @@ def _fault(answer: Answer, row: Encoded | None, limit: int) -> str | None:
 
 
 @torch.no_grad()
-def _score_rows(session: Session, rows: Sequence[Encoded], k: int) -> list[Distributions]:
+def score_rows(session: Session, rows: Sequence[Encoded], k: int) -> list[Distributions]:
     """Return the distributions of this worker's model at the answer tokens of each row."""
     if not rows:
         return []
