@@ -105,6 +105,20 @@ class Progress(ApiModel):
     ] = None
 
 
+class Answering(ApiModel):
+    """The queries that the model is answering."""
+
+    name: Annotated[
+        str,
+        Field(
+            max_length=100,
+            description="What the answers are for: the teacher, an arm such as `arm FullPrompt`, or a stage.",
+        ),
+    ]
+    answered: Annotated[int, Field(ge=0, description="Number of queries that are answered.")]
+    queries: Annotated[int, Field(ge=0, description="Total number of queries.")]
+
+
 class Failure(ApiModel):
     """A failure that the trainer reported."""
 
@@ -157,6 +171,10 @@ class TrainingStatus(ApiModel):
     progress: Annotated[
         Progress | None,
         Field(description="Progress of the running stage. It is left out while no stage is being trained."),
+    ] = None
+    answering: Annotated[
+        Answering | None,
+        Field(description="Queries that the model is answering. It is left out while a stage is being trained."),
     ] = None
     failure: Annotated[
         Failure | None, Field(description="Failure that ended the trainer. It is left out unless the trainer failed.")

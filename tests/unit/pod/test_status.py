@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from promptintern.pipeline.events import Claimed, StageDone, Stepped, TrainingBegan
+from promptintern.pipeline.events import Answered, Claimed, StageDone, Stepped, TrainingBegan
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.status import StatusWriter
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
@@ -207,3 +207,20 @@ def test_a_stage_that_continues_has_no_time_left_before_its_first_step() -> None
     told = progress.status().progress
     assert told is not None
     assert (told.step, told.eta_seconds) == (5, None)
+
+
+def test_queries_that_are_being_answered_are_told() -> None:
+    progress = TrainingProgress(run_uri="s3://b/run")
+    progress.note(Claimed(term=1))
+    progress.note(Answered(name="teacher", done=512, rows=1000))
+    told = progress.status().to_wire()
+    assert told["answering"] == {"name": "teacher", "answered": 512, "queries": 1000}
+    progress.note(BEGAN)
+    assert "answering" not in progress.status().to_wire(), "a stage is trained now"
+    progress.note(Answered(name="stage 1/2", done=1, rows=100))
+    assert progress.status().to_wire()["answering"]["queries"] == 100
+    progress.note(DONE)
+    assert "answering" not in progress.status().to_wire()
+    progress.note(Answered(name="arm QueryOnly", done=1, rows=100))
+    progress.succeed()
+    assert "answering" not in progress.status().to_wire()

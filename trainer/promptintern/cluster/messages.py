@@ -171,9 +171,18 @@ def _stage_changes(old: StageStatus | None, new: StageStatus) -> list[str]:
 
 
 def progress_line(job: Job) -> str | None:
-    """Return a line with the steps, loss and speed of the running stage, or None if no stage is running."""
+    """Return a line about the running stage (steps, loss and speed) or about the queries that are being answered.
+
+    Return None if neither is known.
+    """
     training = job.status.training
-    if training is None or training.progress is None or job.is_over or not training.stages:
+    if training is None or job.is_over:
+        return None
+    if training.answering is not None:
+        answering = training.answering
+        name = " ".join(printable(answering.name).split())
+        return f"{name}: answered {answering.answered:,} of {answering.queries:,} queries"
+    if training.progress is None or not training.stages:
         return None
     progress = training.progress
     stage = max(training.stages, key=lambda stage: stage.index)

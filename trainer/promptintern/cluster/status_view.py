@@ -101,8 +101,11 @@ def _condition(sentence: str) -> Text:
 
 def _stages(job: Job, now: datetime, console: Console) -> list[RenderableType]:
     training = job.status.training
-    if training is None or not training.stages:
+    if training is None:
         return []
+    line = messages.progress_line(job)
+    if not training.stages:
+        return [Text(line)] if line else []
     table = _table("stages", "stage")
     for name in ("rate", "examples", "prompt tokens", "loss", "score", "time"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -117,9 +120,13 @@ def _stages(job: Job, now: datetime, console: Console) -> list[RenderableType]:
             _stage_duration(stage, now, running=job.status.phase is Phase.TRAINING),
         )
     blocks: list[RenderableType] = [fitted_table(table, console)]
-    line = messages.progress_line(job)
-    if line and training.progress is not None:
-        if console.is_terminal and console.width > _BAR_WIDTH and training.progress.total:
+    if line:
+        if (
+            training.progress is not None
+            and console.is_terminal
+            and console.width > _BAR_WIDTH
+            and training.progress.total
+        ):
             blocks.append(
                 ProgressBar(total=training.progress.total, completed=training.progress.step, width=_BAR_WIDTH)
             )

@@ -6,9 +6,17 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
-from promptintern_api.training_status import Failure, Outputs, Progress, StageStatus, TimeShares, TrainingStatus
+from promptintern_api.training_status import (
+    Answering,
+    Failure,
+    Outputs,
+    Progress,
+    StageStatus,
+    TimeShares,
+    TrainingStatus,
+)
 
-from promptintern.pipeline.events import CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
+from promptintern.pipeline.events import Answered, CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 _RECENT_STEPS = 20
@@ -27,6 +35,7 @@ class TrainingProgress:
         self._term = 0
         self._stages: dict[int, StageStatus] = {}
         self._progress: Progress | None = None
+        self._answering: Answering | None = None
         self._failure: Failure | None = None
         self._outputs: Outputs | None = None
 
@@ -38,6 +47,7 @@ class TrainingProgress:
             case TrainingBegan(stage=int() as stage):
                 self._change(stage, **_planned(event.plan), started_at=event.started_at)
                 self._progress = Progress(step=event.done, total=event.steps)
+                self._answering = None
                 self._recent.clear()
                 self._recent.append((self._clock(), event.done))
             case Stepped(stage=int() as stage):
@@ -49,11 +59,13 @@ class TrainingProgress:
                     **_rounded(event.throughput),
                     eta_seconds=self._seconds_left(event.steps),
                 )
+            case Answered():
+                self._answering = Answering(name=event.name[:100], answered=event.done, queries=event.rows)
             case CheckpointSaved(stage=int() as stage):
                 self._change(stage, checkpoint=f"{self._run_uri}/{event.folder}")
             case StageDone(record=record):
                 self._stages[record.index] = stage_status(record)
-                self._progress = None
+                self._progress = self._answering = None
 
     def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
         """Record that the trainer failed with ``message``, and who or what caused the failure."""
@@ -65,7 +77,7 @@ class TrainingProgress:
             adapter=f"{self._run_uri}/{ADAPTER_FOLDER}",
             report=f"{self._run_uri}/{REPORT_FOLDER}/{REPORT_HTML}",
         )
-        self._progress = None
+        self._progress = self._answering = None
 
     def status(self) -> TrainingStatus:
         """Return the status after the events so far."""
@@ -73,6 +85,7 @@ class TrainingProgress:
             term=self._term,
             stages=[self._stages[index] for index in sorted(self._stages)],
             progress=self._progress,
+            answering=self._answering,
             failure=self._failure,
             outputs=self._outputs,
         )
