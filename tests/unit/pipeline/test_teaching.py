@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from promptintern.commands.validate import check_job
 from promptintern.errors import RunFailed, UserError
 from promptintern.pipeline.events import Event, Note, ShardStored
 from promptintern.pipeline.inputs import load_data
@@ -28,6 +29,8 @@ from promptintern.storage.store import open_store
 from promptintern_api import parse_job
 from promptintern_api.training import Teacher, TeacherLoss
 from safetensors.numpy import save_file
+
+from tests.tiny import tiny_job, write_tiny_model
 
 
 class Recorder:
@@ -236,3 +239,21 @@ def test_only_files_that_the_manifest_does_not_list_are_removed(tmp_path: Path) 
     with pytest.raises(RunFailed, match="another process took over"):
         remove_leftovers(store, term=first)
     assert "teacher/000000/t9/answers.json" in store.store.list("teacher")
+
+
+@pytest.mark.parametrize(("thinks", "with_queries"), [(True, True), (True, False), (False, True)])
+def test_a_template_of_a_model_that_thinks_gives_a_warning(*, thinks: bool, with_queries: bool, tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+        + ("{# <think> #}" if thinks else "")
+        + "{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+        + "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    job = tiny_job(tmp_path, model={"uri": f"file://{write_tiny_model(tmp_path / 'chat', chat_template=template)}"})
+    job["spec"]["prompt"]["chat"] = True
+    if with_queries:
+        (tmp_path / "queries.jsonl").write_text('{"query": "nine and nine"}\n')
+        job["spec"]["data"]["queries"] = {"uri": f"file://{tmp_path}/queries.jsonl"}
+    findings = check_job(parse_job(job))
+    assert findings.problems == []
+    assert any("can think before it answers" in w for w in findings.warnings) == (thinks and with_queries)

@@ -138,7 +138,7 @@ def fit_rows(
             job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens
         )
         if not any(map(any, (flags.train, flags.queries, flags.eval))):
-            warnings = _answer_warnings(job, data, encoder)
+            warnings = [*_answer_warnings(job, data, encoder), *_thinking_warnings(data, encoder)]
             return FittingRows(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
         if not should_drop:
             prompt_limit = f"{max_prompt_tokens} tokens of prompt, the most that leaves room for maxNewTokens"
@@ -237,6 +237,15 @@ def _drop_rows(data: Data, flags: _LongRows) -> Data:
         eval=[row for row, flag in zip(data.eval, flags.eval, strict=True) if not flag],
         dropped=dropped,
     )
+
+
+def _thinking_warnings(data: Data, encoder: PromptEncoder) -> list[str]:
+    if not data.queries or not encoder.may_think:
+        return []
+    return [
+        "the base model can think before it answers (its chat template has <think>), but the teacher answers without "
+        "thinking, so its answers may be worse than those that you get today; compare FullPrompt's score with them"
+    ]
 
 
 def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:

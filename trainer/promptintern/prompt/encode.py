@@ -59,6 +59,11 @@ class PromptEncoder:
         if chat:
             self._check_chat()
 
+    @property
+    def may_think(self) -> bool:
+        """Whether the chat template is that of a model that can think before it answers. No thoughts are encoded."""
+        return self._chat and "<think>" in str(self._tokenizer.chat_template)
+
     def encode(self, prompts: Iterable[str], answers: Sequence[str], *, locations: Sequence[str] = ()) -> list[Encoded]:
         """Return the encoded rows in order. Prompts are read in batches, so that not all are in memory at once.
 
