@@ -48,6 +48,31 @@ class TeacherLoss(StrEnum):
 DEFAULT_TOP_K = 64
 
 
+class Samples(ApiModel):
+    """The random answers of the teacher to each query, of which the most frequent one is learned."""
+
+    count: Annotated[int, Field(ge=2, le=64, description="Number of answers to each query.")] = 5
+    temperature: Annotated[
+        Number,
+        Field(
+            gt=0,
+            le=5,
+            description="Temperature at which the answers are drawn. At 1, tokens have the teacher's probabilities.",
+        ),
+    ] = 0.7
+    min_agreement: Annotated[
+        Number,
+        Field(
+            ge=0,
+            le=1,
+            description=(
+                "Smallest share of the answers to a query that must be equal to the most frequent one, apart from "
+                "white space. A query with less agreement is left out and counted."
+            ),
+        ),
+    ] = 0.5
+
+
 class Teacher(ApiModel):
     """The teacher of the queries without answers: the base model with the full prompt."""
 
@@ -72,6 +97,15 @@ class Teacher(ApiModel):
                 "other tokens together are one further outcome. It must be left out with loss Answers. If it is left "
                 f"out otherwise, it is {DEFAULT_TOP_K}."
             ),
+        ),
+    ] = None
+    samples: Annotated[
+        Samples | None,
+        Field(
+            description=(
+                "Several random answers to each query, of which the most frequent one is learned if enough of them "
+                "agree. If it is left out, the teacher gives its most likely tokens (greedy)."
+            )
         ),
     ] = None
     weight: Annotated[

@@ -260,6 +260,16 @@ BAD_JOBS = (
         "greater than 0",
     ),
     _bad(
+        {"spec.data.queries": _QUERIES, "spec.training.teacher": {"samples": {"count": 1}}},
+        "spec.training.teacher.samples.count",
+        "greater than or equal to 2",
+    ),
+    _bad(
+        {"spec.data.queries": _QUERIES, "spec.training.teacher": {"samples": {"minAgreement": 1.5}}},
+        "spec.training.teacher.samples.minAgreement",
+        "less than or equal to 1",
+    ),
+    _bad(
         {"spec.evaluation.reference": "Teacher"},
         "spec.evaluation.reference",
         "'Answers' or 'FullPrompt', got 'Teacher'",
@@ -301,6 +311,7 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.data.queries": _QUERIES},
     {"spec.evaluation.reference": "FullPrompt"},
     {"spec.data.queries": _QUERIES, "spec.training": {"teacher": None}},
+    {"spec.data.queries": _QUERIES, "spec.training": {"teacher": {"samples": {}}}},
     {"spec.data.queries": _QUERIES, "spec.training": {"teacher": {"loss": "JensenShannon", "topK": 20}}},
     {"spec.data.queries": _QUERIES, "spec.training": {"teacher": {"loss": "Answers", "weight": 0.5}}},
 )

@@ -21,7 +21,7 @@ from promptintern.pipeline.lessons import (
     write_shard,
 )
 from promptintern.pipeline.session import Session, open_session
-from promptintern.pipeline.teaching import EMPTY, UNFINISHED, encode_where_possible, teach
+from promptintern.pipeline.teaching import DISAGREEING, EMPTY, UNFINISHED, encode_where_possible, teach
 from promptintern.sample.job import build_job
 from promptintern.storage.run import RunStore
 from promptintern.storage.shards import commit_shard, remove_leftovers, shard_manifest
@@ -46,8 +46,10 @@ class Recorder:
         return False
 
 
-def session_of(rows: int = 0, **evaluation: Any) -> Session:
+def session_of(rows: int = 0, teacher: dict[str, Any] | None = None, **evaluation: Any) -> Session:
     job = build_job(world=4, rows=rows, queries=12, name="taught")
+    if teacher:
+        job["spec"]["training"]["teacher"] = teacher
     job["spec"]["data"]["eval"]["uri"] = "sample://formulas/eval?world=4&rows=4"
     job["spec"]["evaluation"] |= evaluation
     parsed = parse_job(job)
@@ -122,6 +124,21 @@ def test_an_answer_that_would_be_too_long_with_its_end_token_is_left_out(tmp_pat
     (note,) = (event for event in recorder.events if isinstance(event, Note))
     assert note.warning
     assert UNFINISHED in note.text
+
+
+def test_samples_of_a_teacher_that_is_sure_are_its_greedy_answers(tmp_path: Path) -> None:
+    greedy, _ = taught(session_of(), tmp_path / "greedy")
+    sampled, _ = taught(session_of(teacher={"samples": {"count": 3, "temperature": 0.5}}), tmp_path / "sampled")
+    assert [lesson.text for lesson in sampled.lessons.lessons] == [lesson.text for lesson in greedy.lessons.lessons]
+    assert sampled.lessons.cost.answer_tokens == 3 * greedy.lessons.cost.answer_tokens
+
+
+def test_queries_whose_samples_disagree_are_left_out_in_the_same_way_every_time(tmp_path: Path) -> None:
+    samples = {"count": 4, "temperature": 4.0, "minAgreement": 1.0}
+    runs = [taught(session_of(rows=5, teacher={"samples": samples}), tmp_path / str(i))[0] for i in range(2)]
+    assert runs[0].lessons.dropped[DISAGREEING] > 3
+    assert runs[0].lessons.dropped == runs[1].lessons.dropped
+    assert [lesson.text for lesson in runs[0].lessons.lessons] == [lesson.text for lesson in runs[1].lessons.lessons]
 
 
 class PickyEncoder:

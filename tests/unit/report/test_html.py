@@ -219,6 +219,9 @@ def test_a_run_without_written_answers_shows_its_teacher() -> None:
     weighted = TeacherFacts(loss=TeacherLoss.ANSWERS, weight=2)
     text = " ".join(Page(render_html(build_report(taught(teacher=weighted)))).texts[0].split())
     assert "The loss is the cross-entropy of the teacher's answers, with weight 2." in text
+    drawn = TeacherFacts(loss=TeacherLoss.ANSWERS, weight=1, samples=5, temperature=0.7)
+    text = " ".join(Page(render_html(build_report(taught(teacher=drawn)))).texts[0].split())
+    assert "Of 5 answers to each query, drawn at temperature 0.7, the most frequent one is learned." in text
 
 
 def test_agreement_with_the_full_prompt_is_called_so() -> None:

@@ -15,6 +15,7 @@ from promptintern.engine.lanes import lane_pool
 from promptintern.engine.lr_schedule import learning_rate
 from promptintern.engine.packing.layout import PackLayout, patched_for
 from promptintern.engine.packing.planning import StepPlan
+from promptintern.engine.seeding import mix
 from promptintern.engine.throughput import activity_clock
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
@@ -75,7 +76,7 @@ def train_track(
         for number in range(trajectory.steps, len(task.steps)):
             step = task.steps[number]
             # The seed depends only on the track, step and rank, so resuming does not need the state of a generator.
-            torch.manual_seed(_mix(*task.seed, number, distributed.rank()))
+            torch.manual_seed(mix(*task.seed, number, distributed.rank()))
             try:
                 loss, computed = compute_gradients(
                     adapter, task.rows, step, task.layout, pool=pool, device=device, clock=clock
@@ -121,12 +122,3 @@ def train_track(
             if sums[1] > 0 and number + 1 < len(task.steps):
                 return False
         return True
-
-
-def _mix(*numbers: int) -> int:
-    """Hash ``numbers`` into one seed (FNV-1a, 64 bits)."""
-    state = 0xCBF29CE484222325
-    for number in numbers:
-        for byte in number.to_bytes(8, "little"):
-            state = ((state ^ byte) * 0x100000001B3) % 2**64
-    return state

@@ -1,4 +1,4 @@
-"""Generation of greedy answers to encoded prompts, in batches."""
+"""Generation of answers to encoded prompts, in batches: greedy, or drawn at a temperature."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from promptintern.engine.fused.patching import base_of
+from promptintern.engine.seeding import mix
 from promptintern.errors import RunFailed
 from promptintern.evaluate.prefix import CachedPrefix, compute_prefix
 from promptintern.models import evaluation_mode
@@ -44,6 +45,10 @@ class Decoding:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     batch_size: int = 32
+    temperature: float = 0.0
+    """The temperature at which tokens are drawn; 0 for greedy answers."""
+    seed: tuple[int, ...] = ()
+    """The numbers that seed the draws of each batch, together with the number of its first prompt."""
 
 
 def generate(
@@ -56,7 +61,7 @@ def generate(
     share_prefix: bool = True,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Answer]:
-    """Return greedy answers to ``prompts`` (token ids), in the order of the prompts.
+    """Return answers to ``prompts`` (token ids), in the order of the prompts.
 
     Prompts of similar length share a batch, with padding after their shared prefix. A batch that does not fit into the
     device's memory is halved.
@@ -76,6 +81,8 @@ def generate(
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
             batch_prompts, batch_answers = [prompts[i] for i in batch], None
+            if decoding.temperature:
+                torch.manual_seed(mix(*decoding.seed, start))
             try:
                 batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
             except RunFailed:
@@ -142,7 +149,7 @@ def _first_logits(
 ) -> torch.Tensor:
     """Return the logits of the first token of the answer to each prompt, float ``[prompts, vocabulary]``."""
     settings = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
-    output = _greedy_output(model, tokenizer, prompts, device, prefix, **settings)
+    output = _output(model, tokenizer, prompts, device, prefix, **settings)
     logits: torch.Tensor = output.logits[0]
     return logits
 
@@ -183,13 +190,15 @@ def _generate_batch(
     width = max(map(len, prompts))
     stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
     criteria = [stop] if stop else None
-    settings = {"max_new_tokens": decoding.max_new_tokens}
-    output = _greedy_output(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
+    settings: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens}
+    if decoding.temperature:
+        settings |= {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
+    output = _output(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
     ends = end_tokens(model, tokenizer)
     return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
 
 
-def _greedy_output(
+def _output(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
@@ -199,7 +208,7 @@ def _greedy_output(
     stopping_criteria: Any = None,
     **settings: Any,
 ) -> Any:
-    """Return the output of transformers' greedy generation for one batch.
+    """Return the output of transformers' generation for one batch, which is greedy unless ``settings`` say otherwise.
 
     ``settings`` are fields of transformers' ``GenerationConfig``.
     """
@@ -222,12 +231,11 @@ def _greedy_output(
             attention_mask=mask,
             past_key_values=prefix.cache_for(len(prompts)) if prefix else None,
             generation_config=GenerationConfig(
-                do_sample=False,
                 num_beams=1,
                 eos_token_id=sorted(end_tokens(model, tokenizer)),
                 pad_token_id=pad,
                 use_cache=True,
-                **settings,
+                **{"do_sample": False, **settings},
             ),
             stopping_criteria=stopping_criteria,
         )

@@ -254,6 +254,8 @@ def _teacher(session: Session) -> TeacherFacts | None:
         loss=teacher.loss,
         top_k=top_k,
         weight=teacher.weight,
+        samples=teacher.samples.count if teacher.samples else None,
+        temperature=teacher.samples.temperature if teacher.samples else None,
         answer_tokens=cost.answer_tokens,
         answer_seconds=cost.answer_seconds,
         score_seconds=cost.score_seconds,

@@ -28,6 +28,7 @@ def answer_prompts(
     use_adapter: bool,
     name: str,
     observer: Observer,
+    decoding: Decoding | None = None,
     done_before: int = 0,
     total: int | None = None,
 ) -> list[Answer]:
@@ -37,6 +38,7 @@ def answer_prompts(
         prompts: The prompts, as token ids.
         use_adapter: Whether to use the adapter; if False, the base weights alone generate the answers.
         name: The name of the stage or arm, for progress events.
+        decoding: The settings with which the answers are generated, or None for those of the job.
         done_before: The number of prompts that were answered in earlier calls, for progress events.
         total: The number of prompts in all calls, or None if this is the only call.
 
@@ -45,7 +47,7 @@ def answer_prompts(
     """
     rank, world_size = distributed.rank(), distributed.world_size()
     own_indices = range(rank, len(prompts), world_size)
-    decoding = decoding_of(session)
+    decoding = decoding or decoding_of(session)
 
     def check_stop() -> None:
         if distributed.any_worker(observer.stop_requested()):

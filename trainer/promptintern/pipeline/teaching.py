@@ -25,9 +25,10 @@ from promptintern.engine.packing.forward import compute_shared_prefix, pack_tens
 from promptintern.engine.packing.layout import PackLayout, patched_for
 from promptintern.engine.packing.planning import StepPlan, plan_steps
 from promptintern.errors import RunFailed, UserError
+from promptintern.evaluate.agreement import most_frequent
 from promptintern.evaluate.generate import Answer, Ending
 from promptintern.pipeline.events import Note, Observer, ShardStored
-from promptintern.pipeline.held_out import answer_prompts
+from promptintern.pipeline.held_out import answer_prompts, decoding_of
 from promptintern.pipeline.inputs import length_of
 from promptintern.pipeline.lessons import (
     Distributions,
@@ -51,10 +52,12 @@ SHARD_QUERIES = 256
 """The number of queries in a shard."""
 UNFINISHED = "the teacher's answer does not fit into evaluation.maxNewTokens"
 EMPTY = "the teacher's answer is empty"
+DISAGREEING = "too few of the teacher's answers to the query agree"
 NOT_ENCODABLE = "the tokenizer or the chat template cannot write the teacher's answer"
 _ADVICE = {
     UNFINISHED: "raise evaluation.maxNewTokens, or set evaluation.stop if the base model continues after its answer",
     EMPTY: "change the prompt so that the base model answers, or use a stronger base model",
+    DISAGREEING: "lower training.teacher.samples.minAgreement or temperature",
     NOT_ENCODABLE: "set prompt.chat to false, or use a base model whose template does not change answers",
 }
 
@@ -200,18 +203,16 @@ class _TeachingPass:
         """Let the teacher answer the queries with these indices."""
         encoder = self.session.encoder
         prompts = [self.prompts[i] for i in queries]
-        answers = answer_prompts(
-            self.session,
-            [list(ids) for ids in encoder.encode_prompts(prompts)],
-            use_adapter=False,
-            name="teacher",
-            observer=self.observer,
-            done_before=queries.start,
-            total=len(self.prompts),
-        )
+        samples = self.teacher.samples
+        drawn = [self._draw(queries, prompts, number) for number in range(samples.count if samples else 1)]
+        chosen = [most_frequent(answers) for answers in zip(*drawn, strict=True)]
+        answers = [answer for answer, _ in chosen]
         rows = encode_where_possible(encoder, prompts, [answer.text for answer in answers])
         limit = self.session.job.spec.evaluation.max_new_tokens
-        faults = [_fault(answer, row, limit) for answer, row in zip(answers, rows, strict=True)]
+        faults = [
+            DISAGREEING if samples and share < samples.min_agreement else _fault(answer, row, limit)
+            for (answer, share), row in zip(chosen, rows, strict=True)
+        ]
         kept = [
             (i, answer, row) for i, answer, row, fault in zip(queries, answers, rows, faults, strict=True) if not fault
         ]
@@ -228,7 +229,27 @@ class _TeachingPass:
             ),
             rows=[row for _, _, row in kept if row],
             cut=[answer.ending is Ending.STOP for _, answer, _ in kept],
-            tokens=sum(answer.tokens for answer in answers),
+            tokens=sum(answer.tokens for answers in drawn for answer in answers),
+        )
+
+    def _draw(self, queries: range, prompts: Sequence[str], number: int) -> list[Answer]:
+        """Return an answer to each prompt: the greedy one, or the sample with this number."""
+        samples = self.teacher.samples
+        decoding = decoding_of(self.session)
+        if samples:
+            seed = self.session.job.spec.training.seed
+            decoding = replace(
+                decoding, temperature=samples.temperature, seed=(seed, queries.start, number, distributed.rank())
+            )
+        return answer_prompts(
+            self.session,
+            [list(ids) for ids in self.session.encoder.encode_prompts(prompts)],
+            use_adapter=False,
+            name=f"teacher, sample {number + 1} of {samples.count}" if samples else "teacher",
+            observer=self.observer,
+            decoding=decoding,
+            done_before=queries.start,
+            total=len(self.prompts),
         )
 
     def _score(self, rows: Sequence[Encoded]) -> Distributions:

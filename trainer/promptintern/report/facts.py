@@ -102,6 +102,10 @@ class TeacherFacts(Document):
     top_k: Count | None = None
     """The number of tokens of each distribution of the teacher; None with loss ``Answers``."""
     weight: float
+    samples: Count | None = None
+    """The number of answers that were drawn for each query; None if the answers are greedy."""
+    temperature: float | None = None
+    """The temperature at which the answers were drawn; None if the answers are greedy."""
     answer_tokens: Count = 0
     """The number of tokens that the teacher generated."""
     answer_seconds: Seconds = 0.0

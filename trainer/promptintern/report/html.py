@@ -84,7 +84,13 @@ def _describe_teacher(teacher: TeacherFacts | None) -> str:
         )
         scored = f", and {formatting.duration(teacher.score_seconds)} to compute their probabilities"
         speed += (scored if teacher.top_k else "") + "."
-    return f"The base model with the full prompt answered the queries. {loss}{outcomes}{weight}.{speed}"
+    drawn = ""
+    if teacher.samples and teacher.temperature is not None:
+        drawn = (
+            f" Of {teacher.samples} answers to each query, drawn at temperature "
+            f"{formatting.number(teacher.temperature)}, the most frequent one is learned."
+        )
+    return f"The base model with the full prompt answered the queries.{drawn} {loss}{outcomes}{weight}.{speed}"
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
