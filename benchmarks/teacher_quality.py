@@ -4,10 +4,10 @@
                                          [--out docs/teacher-quality.json]
 
 In each of several sample worlds that the base model has never seen, jobs learn from a number of queries that the base
-model with the full prompt answers, with or without 16 training rows, and with or without a stage at rate 0.5 before
-the last one.
-Without stages, the rows are as many ("equal rows") or the training tokens are about as many ("equal tokens") as with
-stages. The table shows the mean over the worlds and its 95 % t-interval, and the differences paired by world.
+model with the full prompt answers, with or without 16 training rows, and with or without a stage at rate 0.5 before the
+last one. (The 16 rows are also among the queries, so the teacher answers only the others.) Without stages, the rows are
+as many ("equal rows") or the training tokens are about as many ("equal tokens") as with stages. The table shows the
+mean over the worlds and its 95 % t-interval, and the differences paired by world.
 """
 
 import argparse

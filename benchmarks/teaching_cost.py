@@ -2,10 +2,10 @@
 
     python -m benchmarks.teaching_cost [--data rows.jsonl] [--queries 256] [--templates 256 2048 8192] [--repeats 2]
 
-The model is the Llama with random weights of benchmarks/training. For each length of the template, one process lets the
-model generate an answer to every query, computes the probabilities of the tokens of the rows' own answers (the answers
-of a model with random weights do not end), and trains one epoch of these rows at rate 1. The table gives medians over
-the repeats, and the smallest and the largest ratio. The lengths take turns.
+The model is the Llama with random weights of benchmarks/training. For each length of the template, the benchmark lets
+the model generate an answer to every query, computes the probabilities of the tokens of the rows' own answers (the
+answers of a model with random weights do not end), and trains one epoch of these rows at rate 1. The table gives
+medians over the repeats, and the smallest and the largest ratio. The lengths take turns.
 """
 
 import argparse

@@ -55,7 +55,7 @@ class Samples(ApiModel):
     temperature: Annotated[
         Number,
         Field(
-            gt=0,
+            ge=0.01,
             le=5,
             description="Temperature at which the answers are drawn. At 1, tokens have the teacher's probabilities.",
         ),

@@ -106,7 +106,7 @@ class Progress(ApiModel):
 
 
 class Answering(ApiModel):
-    """The queries that the model is answering."""
+    """The answers that the model is generating."""
 
     name: Annotated[
         str,
@@ -115,8 +115,8 @@ class Answering(ApiModel):
             description="What the answers are for: the teacher, an arm such as `arm FullPrompt`, or a stage.",
         ),
     ]
-    answered: Annotated[int, Field(ge=0, description="Number of queries that are answered.")]
-    queries: Annotated[int, Field(ge=0, description="Total number of queries.")]
+    answered: Annotated[int, Field(ge=0, description="Number of answers that are generated.")]
+    total: Annotated[int, Field(ge=0, description="Total number of answers.")]
 
 
 class Failure(ApiModel):
@@ -174,7 +174,7 @@ class TrainingStatus(ApiModel):
     ] = None
     answering: Annotated[
         Answering | None,
-        Field(description="Queries that the model is answering. It is left out while a stage is being trained."),
+        Field(description="Answers that the model is generating. It is left out while a stage is being trained."),
     ] = None
     failure: Annotated[
         Failure | None, Field(description="Failure that ended the trainer. It is left out unless the trainer failed.")

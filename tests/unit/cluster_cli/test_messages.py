@@ -106,9 +106,9 @@ def test_progress_line() -> None:
 
 
 def test_progress_line_of_queries_that_are_being_answered() -> None:
-    answering = {"name": "teacher\n\x1b[31m", "answered": 512, "queries": 1000}
+    answering = {"name": "teacher\n\x1b[31m", "answered": 512, "total": 1000}
     job = stored(phase="Training", training={"answering": answering})
-    assert messages.progress_line(job) == "teacher [31m: answered 512 of 1,000 queries"
+    assert messages.progress_line(job) == "teacher [31m: answered 512 of 1,000"
 
 
 @pytest.mark.parametrize(

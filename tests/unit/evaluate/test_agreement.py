@@ -1,7 +1,7 @@
 """The most frequent of several answers."""
 
 import pytest
-from promptintern.evaluate.agreement import most_frequent
+from promptintern.evaluate.agreement import are_unfinished, most_frequent
 from promptintern.evaluate.generate import Answer, Ending
 
 
@@ -26,7 +26,12 @@ def test_the_most_frequent_answer(texts: list[str], chosen: int, share: float) -
     assert found_share == pytest.approx(share)
 
 
-def test_unfinished_answers_agree_with_no_other() -> None:
-    answers = [answer("a", Ending.LENGTH), answer("a", Ending.LENGTH), answer("b"), answer("b")]
-    assert most_frequent(answers) == (answers[2], 0.5)
-    assert most_frequent(answers[:2]) == (answers[0], 0.5)
+def test_unfinished_answers_count_only_if_there_are_no_others() -> None:
+    cut, good = answer("a", Ending.LENGTH), answer("b")
+    assert most_frequent([cut, good]) == (good, 0.5)
+    assert most_frequent([good, cut]) == (good, 0.5)
+    assert most_frequent([cut, cut, good]) == (good, pytest.approx(1 / 3))
+    assert most_frequent([cut, cut])[0] is cut
+    assert are_unfinished([cut, cut, good])
+    assert are_unfinished([cut, good])
+    assert not are_unfinished([cut, good, good])

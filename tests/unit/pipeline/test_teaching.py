@@ -134,9 +134,9 @@ def test_samples_of_a_teacher_that_is_sure_are_its_greedy_answers(tmp_path: Path
 
 
 def test_queries_whose_samples_disagree_are_left_out_in_the_same_way_every_time(tmp_path: Path) -> None:
-    samples = {"count": 4, "temperature": 4.0, "minAgreement": 1.0}
+    samples = {"count": 4, "temperature": 2.0, "minAgreement": 1.0}
     runs = [taught(session_of(rows=5, teacher={"samples": samples}), tmp_path / str(i))[0] for i in range(2)]
-    assert runs[0].lessons.dropped[DISAGREEING] > 3
+    assert runs[0].lessons.dropped[DISAGREEING] > 0
     assert runs[0].lessons.dropped == runs[1].lessons.dropped
     assert [lesson.text for lesson in runs[0].lessons.lessons] == [lesson.text for lesson in runs[1].lessons.lessons]
 

@@ -214,13 +214,25 @@ def test_queries_that_are_being_answered_are_told() -> None:
     progress.note(Claimed(term=1))
     progress.note(Answered(name="teacher", done=512, rows=1000))
     told = progress.status().to_wire()
-    assert told["answering"] == {"name": "teacher", "answered": 512, "queries": 1000}
+    assert told["answering"] == {"name": "teacher", "answered": 512, "total": 1000}
     progress.note(BEGAN)
     assert "answering" not in progress.status().to_wire(), "a stage is trained now"
     progress.note(Answered(name="stage 1/2", done=1, rows=100))
-    assert progress.status().to_wire()["answering"]["queries"] == 100
+    assert progress.status().to_wire()["answering"]["total"] == 100
     progress.note(DONE)
     assert "answering" not in progress.status().to_wire()
     progress.note(Answered(name="arm QueryOnly", done=1, rows=100))
+    progress.note(replace(BEGAN, name="arm Direct", stage=None))
+    assert "answering" not in progress.status().to_wire(), "Direct is trained now"
+    progress.note(Answered(name="arm Direct", done=1, rows=100))
     progress.succeed()
     assert "answering" not in progress.status().to_wire()
+
+
+def test_answers_before_the_first_stage_are_told() -> None:
+    server = Server()
+    writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.05, patience=0.2)
+    writer.record(Claimed(term=1))
+    writer.record(Answered(name="teacher", done=512, rows=1000))
+    writer.close()
+    assert server.told[-1]["answering"] == {"name": "teacher", "answered": 512, "total": 1000}

@@ -171,7 +171,7 @@ def _stage_changes(old: StageStatus | None, new: StageStatus) -> list[str]:
 
 
 def progress_line(job: Job) -> str | None:
-    """Return a line about the running stage (steps, loss and speed) or about the queries that are being answered.
+    """Return a line about the running stage (steps, loss and speed) or about the answers that are being generated.
 
     Return None if neither is known.
     """
@@ -181,7 +181,7 @@ def progress_line(job: Job) -> str | None:
     if training.answering is not None:
         answering = training.answering
         name = " ".join(printable(answering.name).split())
-        return f"{name}: answered {answering.answered:,} of {answering.queries:,} queries"
+        return f"{name}: answered {answering.answered:,} of {answering.total:,}"
     if training.progress is None or not training.stages:
         return None
     progress = training.progress

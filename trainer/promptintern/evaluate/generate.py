@@ -81,16 +81,14 @@ def generate(
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
             batch_prompts, batch_answers = [prompts[i] for i in batch], None
-            if decoding.temperature:
-                torch.manual_seed(mix(*decoding.seed, start))
             try:
-                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
+                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix, start)
             except RunFailed:
                 if prefix is None:
                     raise
             if batch_answers is None:  # outside the handler and without the prefix, more memory is free
                 prefix = None
-                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix)
+                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix, start)
             for row, answer in zip(batch, batch_answers, strict=True):
                 answers[row] = answer
             progress(min(start + decoding.batch_size, len(order)))
@@ -161,7 +159,14 @@ def _generate_with_halving(
     decoding: Decoding,
     device: torch.device,
     prefix: CachedPrefix | None,
+    number: int,
 ) -> list[Answer]:
+    """Return the answers to one batch, in two halves if the device has too little memory for all.
+
+    ``number`` is the number of the batch's first prompt. It seeds the draws of the batch.
+    """
+    if decoding.temperature:
+        torch.manual_seed(mix(*decoding.seed, number))
     try:
         return _generate_batch(model, tokenizer, prompts, decoding, device, prefix)
     except torch.OutOfMemoryError:
@@ -174,8 +179,8 @@ def _generate_with_halving(
     middle = len(prompts) // 2
     return [
         answer
-        for part in (prompts[:middle], prompts[middle:])
-        for answer in _generate_with_halving(model, tokenizer, part, decoding, device, prefix)
+        for part, first in ((prompts[:middle], number), (prompts[middle:], number + middle))
+        for answer in _generate_with_halving(model, tokenizer, part, decoding, device, prefix, first)
     ]
 
 

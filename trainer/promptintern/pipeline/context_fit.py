@@ -6,6 +6,7 @@ from typing import Any
 
 from promptintern_api import PromptInternJob
 from promptintern_api.data import OnProblem
+from promptintern_api.evaluation import Reference
 from promptintern_api.prompt import CompressorKind
 
 from promptintern.compress import CompressedTemplate
@@ -138,7 +139,7 @@ def fit_rows(
             job, data, examples, shapes, encoder=encoder, max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens
         )
         if not any(map(any, (flags.train, flags.queries, flags.eval))):
-            warnings = [*_answer_warnings(job, data, encoder), *_thinking_warnings(data, encoder)]
+            warnings = [*_answer_warnings(job, data, encoder), *_thinking_warnings(job, data, encoder)]
             return FittingRows(data=data, examples=examples, max_tokens=max_tokens, warnings=warnings)
         if not should_drop:
             prompt_limit = f"{max_prompt_tokens} tokens of prompt, the most that leaves room for maxNewTokens"
@@ -239,12 +240,15 @@ def _drop_rows(data: Data, flags: _LongRows) -> Data:
     )
 
 
-def _thinking_warnings(data: Data, encoder: PromptEncoder) -> list[str]:
+def _thinking_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -> list[str]:
     if not data.queries or not encoder.may_think:
         return []
+    advice = "compare the score of FullPrompt with theirs"
+    if job.spec.evaluation.reference is Reference.FULL_PROMPT:
+        advice = "read some answers of FullPrompt in the report"
     return [
         "the base model can think before it answers (its chat template has <think>), but the teacher answers without "
-        "thinking, so its answers may be worse than those that you get today; compare FullPrompt's score with them"
+        f"thinking, so its answers may be worse than those that you get today; {advice}"
     ]
 
 

@@ -18,8 +18,9 @@ from promptintern.document import Document
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 from promptintern.prompt.teacher_targets import TeacherTargets
-from promptintern.stage_record import Count, Seconds
 
+_MAX = 10**12
+"""The largest number of tokens or seconds that a cost may have."""
 _ANSWERS, _DISTRIBUTIONS = "answers.json", "distributions.safetensors"
 
 
@@ -61,18 +62,18 @@ class UnansweredQuery(Document):
 class TeachingCost(Document):
     """What the teacher's answers and distributions cost; the manifest of a shard holds it."""
 
-    answer_tokens: Count = 0
+    answer_tokens: int = Field(default=0, ge=0, le=_MAX)
     """The number of tokens that the teacher generated, including those of answers that are left out."""
-    answer_seconds: Seconds = 0.0
+    answer_seconds: float = Field(default=0.0, ge=0, le=_MAX)
     """The time that it took to generate them."""
-    score_seconds: Seconds = 0.0
+    score_seconds: float = Field(default=0.0, ge=0, le=_MAX)
     """The time that it took to compute the distributions."""
 
     def __add__(self, other: "TeachingCost") -> "TeachingCost":
         return TeachingCost(
-            answer_tokens=self.answer_tokens + other.answer_tokens,
-            answer_seconds=self.answer_seconds + other.answer_seconds,
-            score_seconds=self.score_seconds + other.score_seconds,
+            answer_tokens=min(_MAX, self.answer_tokens + other.answer_tokens),
+            answer_seconds=min(_MAX, self.answer_seconds + other.answer_seconds),
+            score_seconds=min(_MAX, self.score_seconds + other.score_seconds),
         )
 
 

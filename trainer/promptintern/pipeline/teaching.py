@@ -25,7 +25,7 @@ from promptintern.engine.packing.forward import compute_shared_prefix, pack_tens
 from promptintern.engine.packing.layout import PackLayout, patched_for
 from promptintern.engine.packing.planning import StepPlan, plan_steps
 from promptintern.errors import RunFailed, UserError
-from promptintern.evaluate.agreement import most_frequent
+from promptintern.evaluate.agreement import are_unfinished, most_frequent
 from promptintern.evaluate.generate import Answer, Ending
 from promptintern.pipeline.events import Note, Observer, ShardStored
 from promptintern.pipeline.held_out import answer_prompts, decoding_of
@@ -205,13 +205,14 @@ class _TeachingPass:
         prompts = [self.prompts[i] for i in queries]
         samples = self.teacher.samples
         drawn = [self._draw(queries, prompts, number) for number in range(samples.count if samples else 1)]
-        chosen = [most_frequent(answers) for answers in zip(*drawn, strict=True)]
+        by_query = list(zip(*drawn, strict=True))
+        chosen = [most_frequent(answers) for answers in by_query]
         answers = [answer for answer, _ in chosen]
         rows = encode_where_possible(encoder, prompts, [answer.text for answer in answers])
         limit = self.session.job.spec.evaluation.max_new_tokens
         faults = [
-            DISAGREEING if samples and share < samples.min_agreement else _fault(answer, row, limit)
-            for (answer, share), row in zip(chosen, rows, strict=True)
+            _disagreement(answers_to_one) if samples and share < samples.min_agreement else _fault(answer, row, limit)
+            for answers_to_one, (answer, share), row in zip(by_query, chosen, rows, strict=True)
         ]
         kept = [
             (i, answer, row) for i, answer, row, fault in zip(queries, answers, rows, faults, strict=True) if not fault
@@ -235,6 +236,7 @@ class _TeachingPass:
     def _draw(self, queries: range, prompts: Sequence[str], number: int) -> list[Answer]:
         """Return an answer to each prompt: the greedy one, or the sample with this number."""
         samples = self.teacher.samples
+        count = samples.count if samples else 1
         decoding = decoding_of(self.session)
         if samples:
             seed = self.session.job.spec.training.seed
@@ -245,11 +247,11 @@ class _TeachingPass:
             self.session,
             [list(ids) for ids in self.session.encoder.encode_prompts(prompts)],
             use_adapter=False,
-            name=f"teacher, sample {number + 1} of {samples.count}" if samples else "teacher",
+            name="teacher",
             observer=self.observer,
             decoding=decoding,
-            done_before=queries.start,
-            total=len(self.prompts),
+            done_before=queries.start * count + number * len(queries),
+            total=len(self.prompts) * count,
         )
 
     def _score(self, rows: Sequence[Encoded]) -> Distributions:
@@ -325,6 +327,11 @@ def encode_where_possible(
         for cut in (slice(middle), slice(middle, None))
         for row in encode_where_possible(encoder, prompts[cut], answers[cut])
     ]
+
+
+def _disagreement(answers: Sequence[Answer]) -> str:
+    """Return why too few of ``answers`` to one query are equal."""
+    return UNFINISHED if are_unfinished(answers) else DISAGREEING
 
 
 def _fault(answer: Answer, row: Encoded | None, limit: int) -> str | None:

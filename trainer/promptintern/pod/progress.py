@@ -50,6 +50,8 @@ class TrainingProgress:
                 self._answering = None
                 self._recent.clear()
                 self._recent.append((self._clock(), event.done))
+            case TrainingBegan():
+                self._answering = None  # Direct, which has no entry among the stages
             case Stepped(stage=int() as stage):
                 self._change(stage, loss=event.loss)
                 self._recent.append((self._clock(), event.done))
@@ -60,7 +62,7 @@ class TrainingProgress:
                     eta_seconds=self._seconds_left(event.steps),
                 )
             case Answered():
-                self._answering = Answering(name=event.name[:100], answered=event.done, queries=event.rows)
+                self._answering = Answering(name=event.name[:100], answered=event.done, total=event.rows)
             case CheckpointSaved(stage=int() as stage):
                 self._change(stage, checkpoint=f"{self._run_uri}/{event.folder}")
             case StageDone(record=record):

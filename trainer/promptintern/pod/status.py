@@ -58,6 +58,10 @@ def patch_of(job: PromptInternJob) -> Patch:
     return patch
 
 
+_TOLD = ("stages", "answering", "failure", "outputs")
+"""The fields of which a status must have one before it is written."""
+
+
 class StatusWriter:
     """A writer that applies the newest status in its own thread, at most once every ``seconds``.
 
@@ -129,8 +133,9 @@ class StatusWriter:
     def _send(self) -> bool:
         with self._lock:
             status = self._progress.status().to_wire()
-        # A new driver writes nothing until it has a stage or a result, because its status replaces the previous one.
-        if status == self._sent or not (status.get("stages") or status.get("failure") or status.get("outputs")):
+        # A new driver writes nothing until it has something to tell, because its status replaces the previous one. It
+        # generates answers before the first stage only if no earlier driver has trained a stage.
+        if status == self._sent or not any(status.get(name) for name in _TOLD):
             return False
         try:
             self._patch(status)

@@ -76,7 +76,7 @@ def _describe_teacher(teacher: TeacherFacts | None) -> str:
     outcomes = f" over its {teacher.top_k} most likely tokens and all other tokens together" if teacher.top_k else ""
     weight = f", with weight {formatting.number(teacher.weight)}" if teacher.weight != 1 else ""
     speed = ""
-    if teacher.answer_seconds:
+    if teacher.answer_seconds >= 0.001:
         per_second = formatting.count(round(teacher.answer_tokens / teacher.answer_seconds))
         speed = (
             f" It took {formatting.duration(teacher.answer_seconds)} to generate "

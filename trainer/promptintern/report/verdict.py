@@ -84,24 +84,22 @@ def build_verdict(
     subject = _subject(stages)
     result_score = formatting.named_score(metric, result.figure(metric).value)
     full_score = formatting.named_score(metric, full.figure(metric).value)
-    reaches = (
-        f"it reaches {result_score}, against {formatting.score(metric, full.figure(metric).value)} with the full prompt"
-    )
+    reached = f"{result_score}, against {formatting.score(metric, full.figure(metric).value)} with the full prompt"
     if reference is Reference.FULL_PROMPT:
-        reaches = f"it reaches {result_score} with the answers of the full prompt"
+        reached = f"{result_score} with the answers of the full prompt"
     allowed = formatting.points(metric, gate.max_drop * formatting.metric_range(metric))
     if outcome == "Internalized":
         claim = "now does better than the full prompt" if difference.low > 0 else "is now enough"
         return with_outcome(
             outcome,
-            f"{subject} {claim}: {reaches}{_fewer_tokens(savings)}.",
+            f"{subject} {claim}: it reaches {reached}{_fewer_tokens(savings)}.",
             [*interval_reasons, f"The whole interval lies within the allowed loss of {allowed}."],
         )
     if outcome == "NotInternalized":
         loss = formatting.points(metric, -difference.value)
         return with_outcome(
             outcome,
-            f"{subject} is not enough yet: {reaches}. The loss is {loss}, and the job allows {allowed}.",
+            f"{subject} is not enough yet: it reaches {reached}. The loss is {loss}, and the job allows {allowed}.",
             [*interval_reasons, "The whole interval lies beyond the allowed loss."],
         )
     if is_full_prompt_too_weak(metric=metric, full=full.figure(metric), max_drop=gate.max_drop):
@@ -117,7 +115,7 @@ def build_verdict(
         )
     return with_outcome(
         outcome,
-        f"It is not settled whether {_lower_first(subject)} is enough: {reaches}, but {formatting.count(full.rows)} "
+        f"The result is not settled: {_lower_first(subject)} reaches {reached}, but {formatting.count(full.rows)} "
         f"held-out rows are too few to show whether the loss stays within {allowed}.",
         [*interval_reasons, *_rows_advice(metric, difference, gate.max_drop, full.rows)],
     )

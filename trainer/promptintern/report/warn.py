@@ -64,7 +64,7 @@ def _nothing_to_internalize(facts: RunFacts, arms: Sequence[ArmReport], comparis
     full = next(arm for arm in arms if arm.name == FULL_PROMPT).figure(metric)
     if is_full_prompt_too_weak(metric=metric, full=full, max_drop=facts.gate.max_drop):
         learned = (
-            "What the result can do, it learned from the written answers and not from the prompt."
+            "What the result can do, it learned from the training answers and not from the prompt."
             if facts.data.train
             else "It was the teacher, so the result learned wrong answers; use a stronger base model or written ones."
         )
