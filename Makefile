@@ -23,7 +23,7 @@ E2E = $(addprefix tests/e2e/test_,quickstart.py faults.py two_workers.py)
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py teacher.py gpus.py upgrade.py kueue.py)
 
 .PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults prerequisites gpu cluster-up cluster-down kind-up kind-down \
-	kill check format generate snapshots quality bench preprocess clean
+	kill check format generate snapshots quality teaching-cost bench preprocess clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -108,8 +108,12 @@ generate: ## Write the CRD, docs/api.md and the sample jobs again
 snapshots: ## Write the chart's rendered snapshots and its table of values again
 	@PROMPTINTERN_RENEW_SNAPSHOTS=1 $(RUN) pytest tests/unit/chart -q
 
-quality: ## Benchmark: QueryOnly against Direct by number of rows (hours on a laptop)
+quality: ## Benchmark: QueryOnly against Direct by number of rows, and learning from a teacher (hours on a laptop)
 	@$(RUN) python benchmarks/quality.py
+	@$(RUN) python benchmarks/teacher_quality.py
+
+teaching-cost: ## Benchmark: the cost of the teaching pass beside an epoch, by length of the template (DATA=rows.jsonl for your own rows)
+	@$(RUN) python -m benchmarks.teaching_cost $(if $(DATA),--data $(DATA))
 
 bench: setup ## Benchmark: training speed against HF Trainer and TRL, written to docs/performance.md (DATA=rows.jsonl for your own rows)
 	@$(RUN) --with trl==1.16.0 --with matplotlib==3.10.9 python -m benchmarks.training $(if $(DATA),--data $(DATA))
