@@ -85,6 +85,15 @@ def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, flo
     return figures
 
 
+def machine() -> dict[str, str]:
+    """Return the machine and the versions of Python and of the measured libraries, as text by name."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("promptintern", "torch", "transformers", "peft")},
+    }
+
+
 def interval(values: list[float]) -> tuple[float, float]:
     """Return the mean of ``values`` and the half-width of its 95 % t-interval, which is NaN for a single value."""
     if len(values) < 2:
@@ -110,12 +119,7 @@ def main() -> None:
             results.setdefault(str(rows), []).append(figures)
             elapsed = time.monotonic() - start
             print(f"[{elapsed:6.0f} s] rows {rows}, world {world}: {figures}", file=sys.stderr, flush=True)
-    machine = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("promptintern", "torch", "transformers", "peft")},
-    }
-    document = {"machine": machine, "heldOutRows": arguments.held_out, "exactMatch": results}
+    document = {"machine": machine(), "heldOutRows": arguments.held_out, "exactMatch": results}
     arguments.out.write_text(json.dumps(document, indent=1) + "\n")
     arms = list(next(iter(results.values()))[0])
     print(f"| rows | {' | '.join(arms)} |\n|---:|{'---:|' * len(arms)}")

@@ -12,14 +12,11 @@ mean over the worlds and its 95 % t-interval, and the differences paired by worl
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ from promptintern.cli.console import quiet_libraries
 from promptintern.run.driver import run_job
 from promptintern.sample.job import TAUGHT_STAGES, build_job
 from promptintern_api import parse_job
-from quality import FIRST_WORLD, Quiet, interval
+from quality import FIRST_WORLD, Quiet, interval, machine
 
 LAST = {"templateRate": 0, "shots": 0}
 STAGES = ({"templateRate": 0.5, "shots": 0, "epochs": 1}, {**LAST, "epochs": 4})
@@ -118,11 +115,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/teacher-quality.json"))
     arguments = parser.parse_args()
     quiet_libraries()
-    machine = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("promptintern", "torch", "transformers", "peft")},
-    }
     results: dict[str, list[dict[str, float]]] = {}
     start = time.monotonic()
     for name in arguments.settings:
@@ -132,7 +124,7 @@ def main() -> None:
             results.setdefault(name, []).append(figures)
             elapsed = time.monotonic() - start
             print(f"[{elapsed:6.0f} s] {name}, world {world}: {figures}", file=sys.stderr, flush=True)
-            document = {"machine": machine, "heldOutRows": arguments.held_out, "results": results}
+            document = {"machine": machine(), "heldOutRows": arguments.held_out, "results": results}
             arguments.out.write_text(json.dumps(document, indent=1) + "\n")
     print_tables(results)
 

@@ -67,6 +67,14 @@ class Metadata(ApiModel):
     ] = {}
 
 
+_SHOWS_NO_EXAMPLES = (
+    "(has(self.schedule) && "
+    "(has(self.schedule.explicit) ? self.schedule.explicit.all(s, s.shots == 0) : "
+    "(has(self.schedule.shots) && self.schedule.shots == 0)))"
+)
+"""The opposite of ``_shows_examples``, in CEL."""
+
+
 def _shows_examples(spec: "PromptInternJobSpec") -> bool:
     schedule = spec.schedule
     if schedule.explicit is not None:
@@ -153,11 +161,7 @@ class PromptInternJobSpec(ApiModel):
                 "must hold {examples}, because the schedule has examples; to train without examples, set "
                 "schedule.shots to 0"
             ),
-            cel=(
-                "self.prompt.template.contains('{examples}') || (has(self.schedule) && "
-                "(has(self.schedule.explicit) ? self.schedule.explicit.all(s, s.shots == 0) : "
-                "(has(self.schedule.shots) && self.schedule.shots == 0)))"
-            ),
+            cel=f"self.prompt.template.contains('{{examples}}') || {_SHOWS_NO_EXAMPLES}",
             holds=lambda self: count_placeholder(self.prompt.template, "examples") > 0 or not _shows_examples(self),
         ),
         Rule(
@@ -166,11 +170,7 @@ class PromptInternJobSpec(ApiModel):
                 "must be 0 without data.train, because examples are training rows; with schedule.explicit, set shots "
                 "to 0 in every stage"
             ),
-            cel=(
-                "has(self.data.train) || (has(self.schedule) && "
-                "(has(self.schedule.explicit) ? self.schedule.explicit.all(s, s.shots == 0) : "
-                "(has(self.schedule.shots) && self.schedule.shots == 0)))"
-            ),
+            cel=f"has(self.data.train) || {_SHOWS_NO_EXAMPLES}",
             holds=lambda self: self.data.train is not None or not _shows_examples(self),
         ),
         Rule(

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,6 @@ def test_killed_in_the_teaching_pass_and_continued(share: float, job: Path, undi
 
 
 def _slept(seconds: float) -> bool:
-    import time
-
     time.sleep(seconds)
     return True
 

@@ -1,6 +1,6 @@
 """The collective operations that training needs. They also work in a single process without a process group."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -63,6 +63,17 @@ def gather_objects(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def own_share(count: int) -> range:
+    """Return the indices, among ``count`` items, of the items that this worker computes: every ``world_size``-th."""
+    return range(rank(), count, world_size())
+
+
+def gather_shares(own: Sequence[T], count: int) -> list[T]:
+    """Return, on every worker, all ``count`` items in order. ``own`` are the items of this worker's ``own_share``."""
+    shares = gather_objects(list(own))
+    return [shares[i % len(shares)][i // len(shares)] for i in range(count)]
 
 
 def barrier() -> None:

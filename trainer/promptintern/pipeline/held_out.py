@@ -46,7 +46,7 @@ def answer_prompts(
         Stopped: if a stop was requested; all workers raise this error after the same batch.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
-    own_indices = range(rank, len(prompts), world_size)
+    own_indices = distributed.own_share(len(prompts))
     decoding = decoding or decoding_of(session)
 
     def check_stop() -> None:
@@ -72,10 +72,7 @@ def answer_prompts(
     # Each check is a collective operation, so workers with fewer batches than the first one catch up here.
     for _ in range(_batches(len(range(0, len(prompts), world_size)), decoding) - _batches(len(own_indices), decoding)):
         check_stop()
-    answers_by_index: dict[int, Answer] = {}
-    for share in distributed.gather_objects(dict(zip(own_indices, answers, strict=True))):
-        answers_by_index.update(share)
-    return [answers_by_index[i] for i in range(len(prompts))]
+    return distributed.gather_shares(answers, len(prompts))
 
 
 def _batches(rows: int, decoding: Decoding) -> int:

@@ -18,18 +18,14 @@ from promptintern_api import PromptInternJob
 from promptintern_api.training import DEFAULT_TOP_K, Teacher, TeacherLoss
 
 from promptintern.engine import distributed
-from promptintern.engine.attention.backends import min_node_savings_on, min_prefix_savings_on
-from promptintern.engine.attention.prefix_tree import Prefixes
 from promptintern.engine.fused.patching import train_mode
 from promptintern.engine.packing.forward import compute_shared_prefix, pack_tensors, pack_top_k
 from promptintern.engine.packing.layout import PackLayout, patched_for
-from promptintern.engine.packing.planning import StepPlan, plan_steps
 from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.agreement import are_unfinished, most_frequent
 from promptintern.evaluate.generate import Answer, Ending
 from promptintern.pipeline.events import Note, Observer, ShardStored
 from promptintern.pipeline.held_out import answer_prompts, decoding_of
-from promptintern.pipeline.inputs import length_of
 from promptintern.pipeline.lessons import (
     Distributions,
     Lessons,
@@ -41,8 +37,8 @@ from promptintern.pipeline.lessons import (
     read_lessons,
     write_shard,
 )
-from promptintern.pipeline.session import Session, tokens_per_pack
-from promptintern.pipeline.tracks import layout_of, may_have_shared_prefix
+from promptintern.pipeline.session import Session
+from promptintern.pipeline.tracks import layout_of, plan_rows
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.storage.run import RunStore
 from promptintern.storage.shards import commit_shard, fetch_shard, remove_leftovers, shard_folder, shard_manifest
@@ -108,10 +104,6 @@ def teach(session: Session, store: RunStore, *, term: int, observer: Observer) -
     if teacher is None:
         return session
     config = session.adapter.model.get_base_model().config
-    queries = session.data.queries
-    prompts = session.prompts(
-        session.full_template, session.examples.shots, rows=queries, neighbours=session.examples.queries
-    )
     teaching = _TeachingPass(
         session=session,
         store=store,
@@ -120,17 +112,16 @@ def teach(session: Session, store: RunStore, *, term: int, observer: Observer) -
         teacher=teacher,
         top_k=top_k_of(teacher, config),
         vocabulary=vocabulary_of(config),
-        prompts=list(prompts),
     )
     distributed.from_rank_zero(lambda: remove_leftovers(store, term=term))
-    lessons = join_lessons(teaching.shard(number) for number in range(-(-len(queries) // SHARD_QUERIES)))
+    lessons = join_lessons(teaching.shard(number) for number in range(-(-teaching.count // SHARD_QUERIES)))
     if not lessons.lessons and not session.data.train:
         advice = "; ".join(_ADVICE[reason] for reason in lessons.dropped)
         raise UserError.at(
             "spec.data.queries", f"no query has an answer that can be learned ({_reasons(lessons)}); {advice}"
         )
     if distributed.rank() == 0:
-        text = f"the teacher answered {len(lessons.lessons):,} of {len(queries):,} queries"
+        text = f"the teacher answered {len(lessons.lessons):,} of {teaching.count:,} queries"
         left_out = f"; {_reasons(lessons)}" if lessons.dropped else ""
         observer.emit(Note(text=text + left_out, warning=bool(lessons.dropped)))
     return replace(session, lessons=lessons)
@@ -149,12 +140,15 @@ class _TeachingPass:
     teacher: Teacher
     top_k: int
     vocabulary: int
-    prompts: Sequence[str]
-    """The full prompt of each query."""
+
+    @property
+    def count(self) -> int:
+        """The number of queries."""
+        return len(self.session.data.queries)
 
     def shard(self, number: int) -> Lessons:
         """Return the lessons of the shard with this number. Answer, score and commit it first if it is missing."""
-        queries = range(number * SHARD_QUERIES, min((number + 1) * SHARD_QUERIES, len(self.prompts)))
+        queries = range(number * SHARD_QUERIES, min((number + 1) * SHARD_QUERIES, self.count))
         lessons = distributed.from_rank_zero(lambda: self._read(number, queries))
         if lessons is None:
             began = time.perf_counter()
@@ -201,40 +195,48 @@ class _TeachingPass:
 
     def _answer(self, queries: range) -> "_Answers":
         """Let the teacher answer the queries with these indices."""
-        encoder = self.session.encoder
-        prompts = [self.prompts[i] for i in queries]
+        session, encoder = self.session, self.session.encoder
+        prompts = list(
+            session.prompts(
+                session.full_template,
+                session.examples.shots,
+                rows=[session.data.queries[i] for i in queries],
+                neighbours=[session.examples.queries[i] for i in queries],
+            )
+        )
+        ids = [list(prompt) for prompt in encoder.encode_prompts(prompts)]
         samples = self.teacher.samples
-        drawn = [self._draw(queries, prompts, number) for number in range(samples.count if samples else 1)]
+        drawn = [self._draw(queries, ids, number) for number in range(samples.count if samples else 1)]
         by_query = list(zip(*drawn, strict=True))
         chosen = [most_frequent(answers) for answers in by_query]
         answers = [answer for answer, _ in chosen]
         rows = encode_where_possible(encoder, prompts, [answer.text for answer in answers])
-        limit = self.session.job.spec.evaluation.max_new_tokens
+        limit = session.job.spec.evaluation.max_new_tokens
         faults = [
             _disagreement(answers_to_one) if samples and share < samples.min_agreement else _fault(answer, row, limit)
             for answers_to_one, (answer, share), row in zip(by_query, chosen, rows, strict=True)
         ]
         kept = [
-            (i, answer, row) for i, answer, row, fault in zip(queries, answers, rows, faults, strict=True) if not fault
+            (i, answer, row)
+            for i, answer, row, fault in zip(queries, answers, rows, faults, strict=True)
+            if row and not fault
         ]
         return _Answers(
             shard=Shard(
                 answers=[
-                    TeacherAnswer(query=i, text=answer.text, tokens=list(row.answer_ids))
-                    for i, answer, row in kept
-                    if row
+                    TeacherAnswer(query=i, text=answer.text, tokens=list(row.answer_ids)) for i, answer, row in kept
                 ],
                 dropped=[
                     UnansweredQuery(query=i, reason=fault) for i, fault in zip(queries, faults, strict=True) if fault
                 ],
             ),
-            rows=[row for _, _, row in kept if row],
+            rows=[row for _, _, row in kept],
             cut=[answer.ending is Ending.STOP for _, answer, _ in kept],
             tokens=sum(answer.tokens for answers in drawn for answer in answers),
         )
 
-    def _draw(self, queries: range, prompts: Sequence[str], number: int) -> list[Answer]:
-        """Return an answer to each prompt: the greedy one, or the sample with this number."""
+    def _draw(self, queries: range, prompts: Sequence[Sequence[int]], number: int) -> list[Answer]:
+        """Return an answer to each prompt (token ids): the greedy one, or the sample with this number."""
         samples = self.teacher.samples
         count = samples.count if samples else 1
         decoding = decoding_of(self.session)
@@ -245,13 +247,13 @@ class _TeachingPass:
             )
         return answer_prompts(
             self.session,
-            [list(ids) for ids in self.session.encoder.encode_prompts(prompts)],
+            prompts,
             use_adapter=False,
             name="teacher",
             observer=self.observer,
             decoding=decoding,
             done_before=queries.start * count + number * len(queries),
-            total=len(self.prompts) * count,
+            total=self.count * count,
         )
 
     def _score(self, rows: Sequence[Encoded]) -> Distributions:
@@ -260,20 +262,17 @@ class _TeachingPass:
         Raises:
             RunFailed: if the device has too little memory.
         """
-        own = range(distributed.rank(), len(rows), distributed.world_size())
+        own = [rows[i] for i in distributed.own_share(len(rows))]
         try:
-            scored = score_rows(self.session, [rows[i] for i in own], self.top_k)
+            scored = score_rows(self.session, own, self.top_k)
         except torch.OutOfMemoryError:
             raise RunFailed(
                 f"{self.session.device} has too little memory to compute the teacher's probabilities; lower "
                 "training.tokensPerPack"
             ) from None
-        by_index: dict[int, Distributions] = {}
-        for share in distributed.gather_objects(dict(zip(own, scored, strict=True))):
-            by_index.update(share)
+        by_row = distributed.gather_shares(scored, len(rows))
         return Distributions(
-            ids=np.concatenate([by_index[i].ids for i in range(len(rows))]),
-            log_probs=np.concatenate([by_index[i].log_probs for i in range(len(rows))]),
+            ids=np.concatenate([row.ids for row in by_row]), log_probs=np.concatenate([row.log_probs for row in by_row])
         )
 
 
@@ -357,7 +356,18 @@ def score_rows(session: Session, rows: Sequence[Encoded], k: int) -> list[Distri
     if not rows:
         return []
     model, device, layout = session.adapter.model, session.device, layout_of(session, rows)
-    step = _plan(session, rows, layout)
+    # All rows are one step of one worker, so the template is computed once.
+    (step,) = plan_rows(
+        session,
+        rows,
+        layout=layout,
+        seed=(0,),
+        epochs=1,
+        tokens_per_batch=2**62,
+        rows_per_batch=None,
+        world_size=1,
+        threads=1,
+    )
     scored: dict[int, Distributions] = {}
     with train_mode(model, training=False), patched_for(model, layout):
         prefix = rows[0].prompt_ids[: step.prefix_tokens]
@@ -377,23 +387,3 @@ def score_rows(session: Session, rows: Sequence[Encoded], k: int) -> list[Distri
             ):
                 scored[i] = Distributions(ids=row_ids, log_probs=row_log_probs)
     return [scored[i] for i in range(len(rows))]
-
-
-def _plan(session: Session, rows: Sequence[Encoded], layout: PackLayout) -> StepPlan:
-    """Plan ``rows`` as one step of one worker, which shares prefixes as a training step does."""
-    shares = layout is PackLayout.PREFIX_TREE
-    may_have_prefix = shares and may_have_shared_prefix(session, rows)
-    (step,) = plan_steps(
-        [length_of(row) for row in rows],
-        seed=(0,),
-        epochs=1,
-        tokens_per_batch=2**62,
-        rows_per_batch=None,
-        tokens_per_pack=tokens_per_pack(session.job, session.layouts, layout, session.device),
-        pack=layout.is_packed,
-        world_size=1,
-        prefixes=Prefixes([row.prompt_ids for row in rows]) if shares else None,
-        min_node_savings=min_node_savings_on(session.device),
-        min_prefix_savings=min_prefix_savings_on(session.device) if may_have_prefix else None,
-    )
-    return step

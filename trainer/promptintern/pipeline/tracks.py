@@ -166,26 +166,56 @@ def plan_track(
 ) -> list[StepPlan]:
     """Return the plan of each optimizer step of ``track``, whose encoded rows are ``rows``."""
     training = session.job.spec.training
-    tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
-    may_share = layout is PackLayout.PREFIX_TREE and may_have_shared_prefix(session, rows)
-    return plan_steps(
-        [length_of(row) for row in rows],
+    return plan_rows(
+        session,
+        rows,
+        layout=layout,
         seed=track.seed,
         epochs=track.epochs,
         tokens_per_batch=training.tokens_per_batch,
         rows_per_batch=training.rows_per_batch,
+        world_size=world_size,
+        threads=session.threads,
+    )
+
+
+def plan_rows(
+    session: Session,
+    rows: Sequence[Encoded],
+    *,
+    layout: PackLayout,
+    seed: Sequence[int],
+    epochs: int,
+    tokens_per_batch: int,
+    rows_per_batch: int | None,
+    world_size: int,
+    threads: int,
+) -> list[StepPlan]:
+    """Return the plan of each step of ``rows``, with as much sharing of prefixes as ``layout`` allows.
+
+    ``threads`` is the number of threads of a worker that may compute packs concurrently; ``plan_steps`` describes the
+    other arguments.
+    """
+    tokens = tokens_per_pack(session.job, session.layouts, layout, session.device)
+    may_share = layout is PackLayout.PREFIX_TREE and _may_have_shared_prefix(session, rows)
+    return plan_steps(
+        [length_of(row) for row in rows],
+        seed=seed,
+        epochs=epochs,
+        tokens_per_batch=tokens_per_batch,
+        rows_per_batch=rows_per_batch,
         tokens_per_pack=tokens,
         pack=layout.is_packed,
         world_size=world_size,
         # Lanes make packs smaller. Without a shared prefix, each pack would recompute the common beginning of the rows.
-        lanes=lane_count(session.threads, tokens_per_pack=tokens) if may_share else 1,
+        lanes=lane_count(threads, tokens_per_pack=tokens) if may_share else 1,
         prefixes=Prefixes([row.prompt_ids for row in rows]) if layout is PackLayout.PREFIX_TREE else None,
         min_node_savings=min_node_savings_on(session.device),
         min_prefix_savings=min_prefix_savings_on(session.device) if may_share else None,
     )
 
 
-def may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
+def _may_have_shared_prefix(session: Session, rows: Sequence[Encoded]) -> bool:
     """Return whether the tokens that all rows of a step begin with may be computed once, as a shared prefix.
 
     A shared prefix is impossible with gradient checkpointing, or if a row is longer than ``max_pack_tokens``. With such

@@ -53,6 +53,8 @@ def uncovered_entries(template: str, texts: Iterable[str]) -> list[str]:
         texts: The queries and the answers from which the model learns.
     """
     entries = list_entries(template)
+    if not entries:
+        return []
     words_by_entry = {entry: set(_WORD.findall(entry.casefold())) for entry in entries}
     shared = Counter(word for words in words_by_entry.values() for word in words)
     mentioned: set[str] = set()
