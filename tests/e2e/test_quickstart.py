@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from tests.e2e import project
-from tests.e2e.outcome import check_answers, check_bucket, check_rows
+from tests.e2e.outcome import check_answers, check_bucket, check_progress
 from tests.e2e.tenant import Team
 from tests.e2e.watching import JobHistory
 
 
 def test_it_succeeds_and_kubectl_showed_its_stages(team: Team, quickstart: JobHistory) -> None:
     assert team.condition(quickstart.name, "Succeeded").get("status") == "True", team.describe(quickstart.name)
-    check_rows(quickstart.rows)
+    check_progress(team, quickstart.name, quickstart.rows)
 
 
 def test_all_stages_ran_in_worker_pods(team: Team, quickstart: JobHistory) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.e2e.outcome import check_answers, check_bucket, check_rows
+from tests.e2e.outcome import check_answers, check_bucket, check_progress
 from tests.e2e.tenant import Team
 from tests.e2e.user import Shell
 from tests.e2e.watching import JobHistory
@@ -14,7 +14,7 @@ def test_two_worker_pods_train_one_adapter(team: Team, two_workers: JobHistory, 
     stages = team.status(two_workers.name)["training"]["stages"]
     assert [stage["index"] for stage in stages] == [0, 1, 2, 3]
     assert stages[-1]["score"] > 0.9
-    check_rows(two_workers.rows)
+    check_progress(team, two_workers.name, two_workers.rows)
     check_bucket(team, two_workers.name)
     check_answers(team, two_workers.name, tmp_path / "fetched")
 
