@@ -24,7 +24,7 @@ from promptintern.engine.train import LrSpan
 from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import open_session
-from promptintern.pipeline.teaching import score_rows
+from promptintern.pipeline.teaching.scoring import score_rows
 from promptintern.pipeline.tracks import prepare_track, stage_tracks
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter

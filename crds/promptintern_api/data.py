@@ -112,10 +112,10 @@ class DataSpec(ApiModel):
         DataSource | None,
         Field(
             description=(
-                "File with queries without answers, such as a log of queries. The base model answers them with the "
-                "full prompt, and the trained model learns from these answers (see training.teacher). Answers in the "
-                "file are not read. Of several equal queries, only the first is used. If the field is left out, the "
-                "job learns only from `train`."
+                "File with queries without answers, such as a log of queries. A teacher answers them, by default the "
+                "base model with the full prompt, and the trained model learns from these answers (see "
+                "training.teacher). Answers in the file are not read. Of several equal queries, only the first is "
+                "used. If the field is left out, the job learns only from `train`."
             )
         ),
     ] = None

@@ -14,7 +14,7 @@ from promptintern_api.model import ModelSpec
 from promptintern_api.prompt import PromptSpec, count_placeholder
 from promptintern_api.schedule import ScheduleSpec
 from promptintern_api.status import PromptInternJobStatus
-from promptintern_api.training import TrainingSpec
+from promptintern_api.training import TeacherLoss, TeacherModel, TrainingSpec
 
 GROUP = "promptintern.dev"
 VERSION = "v1alpha1"
@@ -73,6 +73,18 @@ _SHOWS_NO_EXAMPLES = (
     "(has(self.schedule.shots) && self.schedule.shots == 0)))"
 )
 """The opposite of ``_shows_examples``, in CEL."""
+
+
+_HAS_STAGES = (
+    "!has(self.schedule) || (has(self.schedule.explicit) ? self.schedule.explicit.size() > 1 : "
+    "(!has(self.schedule.stages) || self.schedule.stages > 1))"
+)
+"""Whether there is more than one stage, in CEL."""
+
+
+def _teaches_rows(spec: "PromptInternJobSpec") -> bool:
+    teacher = spec.training.teacher
+    return teacher is None or (teacher.model is not TeacherModel.BASE and teacher.loss is not TeacherLoss.ANSWERS)
 
 
 def _shows_examples(spec: "PromptInternJobSpec") -> bool:
@@ -175,9 +187,29 @@ class PromptInternJobSpec(ApiModel):
         ),
         Rule(
             field="training.teacher",
-            message="must be left out without data.queries, because it teaches only queries without answers",
-            cel="!has(self.training) || !has(self.training.teacher) || has(self.data.queries)",
-            holds=lambda self: self.training.teacher is None or self.data.queries is not None,
+            message=(
+                "has nothing to teach without data.queries; leave it out, or set its model to PreviousStage or "
+                "BestStage and its loss to ForwardKL or JensenShannon, so that stages teach the training rows"
+            ),
+            cel=(
+                "!has(self.training) || !has(self.training.teacher) || has(self.data.queries) || "
+                "(has(self.training.teacher.model) && self.training.teacher.model != 'Base' && "
+                "(!has(self.training.teacher.loss) || self.training.teacher.loss != 'Answers'))"
+            ),
+            holds=lambda self: self.data.queries is not None or _teaches_rows(self),
+        ),
+        Rule(
+            field="training.teacher.model",
+            message="must be Base if there is only one stage, because no earlier stage can teach it",
+            cel=(
+                "!has(self.training) || !has(self.training.teacher) || !has(self.training.teacher.model) || "
+                f"self.training.teacher.model == 'Base' || {_HAS_STAGES}"
+            ),
+            holds=lambda self: (
+                self.training.teacher is None
+                or self.training.teacher.model is TeacherModel.BASE
+                or self.schedule.num_stages > 1
+            ),
         ),
         Rule(
             field="compute.gpusPerWorker",

@@ -45,6 +45,14 @@ class TeacherLoss(StrEnum):
     ANSWERS = "Answers"
 
 
+class TeacherModel(StrEnum):
+    """The model that teaches a stage."""
+
+    BASE = "Base"
+    PREVIOUS_STAGE = "PreviousStage"
+    BEST_STAGE = "BestStage"
+
+
 DEFAULT_TOP_K = 64
 
 
@@ -74,8 +82,20 @@ class Samples(ApiModel):
 
 
 class Teacher(ApiModel):
-    """The teacher of the queries without answers: the base model with the full prompt."""
+    """The teacher of a stage: a model that has a longer prompt than the stage."""
 
+    model: Annotated[
+        TeacherModel,
+        Field(
+            description=(
+                "Model that teaches. Base is the base model with the full prompt. PreviousStage is the model of the "
+                "previous stage with the prompt of that stage. BestStage is the model with the highest score so far: "
+                "that of an earlier stage, with its own prompt, or the base model with the full prompt. A stage "
+                "teaches both the queries and the training rows, and the first stage learns from the training rows "
+                "alone. Without training rows, the base model teaches the first stage."
+            )
+        ),
+    ] = TeacherModel.BASE
     loss: Annotated[
         TeacherLoss,
         Field(
@@ -290,8 +310,9 @@ class TrainingSpec(ApiModel):
         Teacher | None,
         Field(
             description=(
-                "How the trained model learns from the base model with the full prompt, which answers `data.queries`. "
-                "It must be left out without `data.queries`. If it is left out otherwise, its defaults apply."
+                "How the trained model learns from a model with a longer prompt, which answers `data.queries`. If it "
+                "is left out and there are queries, its defaults apply. Without queries, it must be left out, unless "
+                "`model` is PreviousStage or BestStage and `loss` is not Answers."
             )
         ),
     ] = None
@@ -316,5 +337,22 @@ class TrainingSpec(ApiModel):
                 "self.tokensPerBatch : 32768)"
             ),
             holds=lambda self: self.tokens_per_pack is None or self.tokens_per_pack <= self.tokens_per_batch,
+        ),
+        Rule(
+            field="betweenStages.learningRate",
+            message=(
+                "must be Restart if a stage teaches (teacher.model), because the number of steps of a stage is not "
+                "known before the earlier stages are trained"
+            ),
+            cel=(
+                "!has(self.teacher) || !has(self.teacher.model) || self.teacher.model == 'Base' || "
+                "!has(self.betweenStages) || !has(self.betweenStages.learningRate) || "
+                "self.betweenStages.learningRate == 'Restart'"
+            ),
+            holds=lambda self: (
+                self.teacher is None
+                or self.teacher.model is TeacherModel.BASE
+                or self.between_stages.learning_rate is LearningRatePolicy.RESTART
+            ),
         ),
     )

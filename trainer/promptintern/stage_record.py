@@ -104,6 +104,8 @@ class StageRecord(TrackRecord):
 
     index: Count
     """The index of the stage, from 0."""
+    teacher: str | None = None
+    """The model that taught the stage, such as ``base model`` or ``stage 1``; None if the stage had no teacher."""
     metric: Metric
     """The metric of ``score`` and ``full_prompt_score``, which is the job's first metric."""
     score: float

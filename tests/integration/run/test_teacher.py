@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from promptintern.pipeline.teaching import SHARD_QUERIES
+from promptintern.pipeline.teaching.teaching_pass import SHARD_ROWS
 from promptintern.sample.job import build_job
 from safetensors.numpy import load_file
 
 from tests.integration.run.process import adapters, finish, run_command, run_folder, run_to_end, start, stop_at
 
-QUERIES = 2 * SHARD_QUERIES + 40
+QUERIES = 2 * SHARD_ROWS + 40
 POINTS = 10 if int(os.environ.get("PROMPTINTERN_KILL_POINTS", "1")) > 1 else 2
 """The number of random moments; `make kill` has 10."""
 draw = random.Random(20261129)
@@ -43,14 +43,16 @@ def teacher_job(folder: Path, **teacher: Any) -> Path:
 
 
 def shards(workdir: Path) -> dict[str, bytes]:
-    """Return the committed files of all shards, by shard and name."""
+    """Return the committed files of all shards, by teacher, shard and name."""
     folder = run_folder(workdir)
     assert folder is not None
     files = {}
-    for manifest in sorted(folder.glob("teacher/*/manifest.json")):
+    for manifest in sorted(folder.glob("teacher/*/*/manifest.json")):
         document = json.loads(manifest.read_text())
         for name in document["files"]:
-            files[f"{manifest.parent.name}/{name}"] = (manifest.parent / f"t{document['term']}" / name).read_bytes()
+            files[f"{manifest.parent.parent.name}/{manifest.parent.name}/{name}"] = (
+                manifest.parent / f"t{document['term']}" / name
+            ).read_bytes()
     return files
 
 
@@ -73,11 +75,11 @@ def test_every_query_has_an_answer_and_a_distribution_at_each_of_its_tokens(undi
     files = shards(undisturbed)
     assert len(files) == 2 * 3
     for shard in range(3):
-        answers = json.loads(files[f"{shard:06d}/answers.json"])["answers"]
-        first = shard * SHARD_QUERIES
-        assert [a["query"] for a in answers] == list(range(first, min(first + SHARD_QUERIES, QUERIES)))
+        answers = json.loads(files[f"base/{shard:06d}/answers.json"])["answers"]
+        first = shard * SHARD_ROWS
+        assert [a["row"] for a in answers] == list(range(first, min(first + SHARD_ROWS, QUERIES)))
         path = tmp_path / f"{shard}.safetensors"
-        path.write_bytes(files[f"{shard:06d}/distributions.safetensors"])
+        path.write_bytes(files[f"base/{shard:06d}/distributions.safetensors"])
         tensors = load_file(path)
         tokens = [token for answer in answers for token in answer["tokens"]]
         assert tensors["ids"].shape[0] == len(tokens)
@@ -91,13 +93,15 @@ def test_killed_in_the_teaching_pass_and_continued(share: float, job: Path, undi
     committed = int(share * 3)
 
     def reached(folder: Path, _seconds: float) -> bool:
-        return (folder / "terms/1.json").exists() and len(list(folder.glob("teacher/*/manifest.json"))) >= committed
+        return (folder / "terms/1.json").exists() and len(
+            list(folder.glob("teacher/base/*/manifest.json"))
+        ) >= committed
 
     process = start(job, tmp_path)
     delay = (share * 3) % 1
     assert stop_at(process, tmp_path, lambda f, s: reached(f, s) and _slept(delay), signal.SIGKILL)
     finish(process)
-    assert len(list(tmp_path.glob("*/*/teacher/*/manifest.json"))) < 3, "the pass had ended before the kill"
+    assert len(list(tmp_path.glob("*/*/teacher/base/*/manifest.json"))) < 3, "the pass had ended before the kill"
     ended = run_to_end(job, tmp_path)
     assert ended.code == 0, ended.text
     assert shards(tmp_path) == shards(undisturbed)
@@ -111,7 +115,7 @@ def _slept(seconds: float) -> bool:
 
 def test_a_stopped_pass_continues_with_the_next_shard(job: Path, undisturbed: Path, tmp_path: Path) -> None:
     process = start(job, tmp_path)
-    assert stop_at(process, tmp_path, lambda f, _: any(f.glob("teacher/*/manifest.json")), signal.SIGTERM)
+    assert stop_at(process, tmp_path, lambda f, _: any(f.glob("teacher/base/*/manifest.json")), signal.SIGTERM)
     stopped = finish(process)
     assert stopped.code == 128 + signal.SIGTERM, stopped.text
     ended = run_to_end(job, tmp_path)
@@ -128,6 +132,64 @@ def test_two_workers_share_the_pass(job: Path, undisturbed: Path, tmp_path: Path
         for workdir in (tmp_path, undisturbed)
     )
     assert answers == alone
+
+
+STAGES = (
+    {"templateRate": 1, "shots": 2, "epochs": 1},
+    {"templateRate": 0.5, "shots": 1, "epochs": 1},
+    {"templateRate": 0, "shots": 0, "epochs": 1},
+)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job whose second and third stage learn from the stage before them, on 20 rows and 276 queries."""
+    folder = tmp_path_factory.mktemp("chain")
+    job = yaml.safe_load(teacher_job(folder, model="PreviousStage").read_text())
+    job["spec"]["data"] |= {
+        "train": {"uri": "sample://formulas/train?world=3&rows=20"},
+        "queries": {"uri": f"sample://formulas/queries?world=3&rows={SHARD_ROWS + 40}"},
+    }
+    job["spec"]["schedule"] = {"explicit": list(STAGES)}
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed_chain(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    ended = run_to_end(chain, workdir)
+    assert ended.code == 0, ended.text
+    (report,) = workdir.glob("*/*/report/report.json")
+    stages = json.loads(report.read_text())["stages"]
+    assert [stage.get("teacher") for stage in stages] == [None, "stage 1", "stage 2"]
+    assert [stage["rows"] for stage in stages] == [20, 296, 296]
+    return workdir
+
+
+@pytest.mark.parametrize("teacher", ["stage-0", "stage-1"])
+def test_killed_while_a_stage_teaches_and_continued(
+    teacher: str, chain: Path, undisturbed_chain: Path, tmp_path: Path
+) -> None:
+    process = start(chain, tmp_path)
+    assert stop_at(process, tmp_path, lambda f, _: any(f.glob(f"teacher/{teacher}/*/manifest.json")), signal.SIGKILL)
+    finish(process)
+    assert len(list(tmp_path.glob(f"*/*/teacher/{teacher}/*/manifest.json"))) < 2, "the pass had ended before the kill"
+    ended = run_to_end(chain, tmp_path)
+    assert ended.code == 0, ended.text
+    assert shards(tmp_path) == shards(undisturbed_chain)
+    assert adapters(tmp_path) == adapters(undisturbed_chain)
+
+
+def test_stages_teach_without_any_query(chain: Path, tmp_path: Path) -> None:
+    job = yaml.safe_load(chain.read_text())
+    del job["spec"]["data"]["queries"]
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    ended = run_to_end(path, tmp_path / "runs")
+    assert ended.code == 0, ended.text
+    assert {name.split("/")[0] for name in shards(tmp_path / "runs")} == {"stage-0", "stage-1"}
 
 
 @pytest.mark.parametrize("teacher", [{"loss": "Answers"}, {"loss": "JensenShannon", "topK": 8, "weight": 2}])

@@ -243,11 +243,35 @@ BAD_JOBS = (
         "spec.schedule.shots",
         "set shots to 0 in every stage",
     ),
-    _bad({"spec.training.teacher": {}}, "spec.training.teacher", "must be left out without data.queries"),
+    _bad({"spec.training.teacher": {}}, "spec.training.teacher", "has nothing to teach without data.queries"),
     _bad(
         {"spec.data.queries": _QUERIES, "spec.training.teacher": {"loss": "Answers", "topK": 8}},
         "spec.training.teacher.topK",
         "must be left out if loss is Answers",
+    ),
+    _bad(
+        {"spec.training.teacher": {"model": "BestStage", "loss": "Answers"}},
+        "spec.training.teacher",
+        "has nothing to teach without data.queries",
+    ),
+    _bad(
+        {
+            "spec.data.queries": _QUERIES,
+            "spec.training.teacher": {"model": "PreviousStage"},
+            "spec.training.betweenStages": {"learningRate": "Continue"},
+        },
+        "spec.training.betweenStages.learningRate",
+        "must be Restart if a stage teaches",
+    ),
+    _bad(
+        {"spec.training.teacher": {"model": "PreviousStage"}, "spec.schedule": {"explicit": [_LAST]}},
+        "spec.training.teacher.model",
+        "must be Base if there is only one stage",
+    ),
+    _bad(
+        {"spec.training.teacher": {"model": "BestStage"}, "spec.schedule": {"stages": 1}},
+        "spec.training.teacher.model",
+        "must be Base if there is only one stage",
     ),
     _bad(
         {"spec.data.queries": _QUERIES, "spec.training.teacher": {"topK": 0}},
@@ -294,6 +318,15 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.prompt.retriever": {"kind": "Embedding", "modelUri": _MODEL}},
     {"spec.training": {"learningRate": 2e-4, "lora": {"r": 8, "alpha": 16}, "tokensPerPack": 64}},
     {"spec.training": {"lora": {}, "betweenStages": {"optimizer": "Keep"}}},
+    {"spec.training.teacher": {"model": "PreviousStage"}},
+    {"spec.training.teacher": {"model": "BestStage", "loss": "JensenShannon", "weight": 0.5}},
+    {"spec.training.teacher": {"model": "BestStage"}, "spec.schedule": {"explicit": [_STAGE, _LAST]}},
+    {"spec.data.queries": _QUERIES, "spec.training.teacher": {"model": "BestStage", "loss": "Answers"}},
+    {
+        "spec.data.queries": _QUERIES,
+        "spec.training.teacher": {"model": "Base"},
+        "spec.training.betweenStages": {"learningRate": "Continue"},
+    },
     {"spec.evaluation": {"metrics": ["BLEU"], "arms": ["FullPrompt", "QueryOnly"], "gate": {"onFail": "Stop"}}},
     {"spec.evaluation": {"prices": {"inputPerMillion": 1, "outputPerMillion": 2.5}}},
     {"spec.compute": {"device": "CPU", "workers": 1, "tolerations": [{"key": "gpu", "operator": "Exists"}]}},

@@ -178,7 +178,7 @@ def test_no_stage_is_encoded_twice_under_one_learning_rate_schedule(
 
     tracks = stage_tracks(session)
     store = RunStore(open_store(tmp_path.as_uri()))
-    run: Any = _Run(session=session, store=store, trainer=None, observer=None, accepted=[])  # type: ignore[arg-type]
+    run: Any = _Run(session=session, store=store, trainer=None, observer=None, teachers=None, accepted=[])  # type: ignore[arg-type]
     steps = run._steps_by_stage(tracks, encode)
     assert encoded == [track.template for track in tracks]
     assert steps == [len(prepare_track(session, track).steps) for track in tracks]

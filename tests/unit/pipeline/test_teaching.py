@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,12 @@ import pytest
 from promptintern.commands.validate import check_job
 from promptintern.errors import RunFailed, UserError
 from promptintern.pipeline.events import Event, Note, ShardStored
-from promptintern.pipeline.inputs import load_data
-from promptintern.pipeline.lessons import (
+from promptintern.pipeline.inputs import load_data, stages_of
+from promptintern.pipeline.session import Session, open_session
+from promptintern.pipeline.teaching.choice import TeachingModel, base_teacher, teacher_of_stage
+from promptintern.pipeline.teaching.lessons import (
     Distributions,
+    Lessons,
     Shard,
     TeacherAnswer,
     TeachingCost,
@@ -20,9 +25,9 @@ from promptintern.pipeline.lessons import (
     read_lessons,
     write_shard,
 )
-from promptintern.pipeline.session import Session, open_session
-from promptintern.pipeline.teaching import DISAGREEING, EMPTY, UNFINISHED, encode_where_possible, teach
+from promptintern.pipeline.teaching.teaching_pass import DISAGREEING, EMPTY, UNFINISHED, encode_where_possible, teach
 from promptintern.sample.job import build_job
+from promptintern.stage_record import StageRecord
 from promptintern.storage.run import RunStore
 from promptintern.storage.shards import commit_shard, remove_leftovers, shard_manifest
 from promptintern.storage.store import open_store
@@ -61,18 +66,27 @@ def store_in(folder: Path) -> tuple[RunStore, int]:
     return store, store.claim_term({})
 
 
-def taught(session: Session, folder: Path) -> tuple[Session, Recorder]:
+def taught(session: Session, folder: Path, model: TeachingModel | None = None) -> tuple[Session, Recorder]:
+    """Return the session with all lessons of ``model``, or of the base model by default."""
     store, term = store_in(folder)
     recorder = Recorder()
-    return teach(session, store, term=term, observer=recorder), recorder  # type: ignore[arg-type]
+    lessons = teach(
+        session,
+        store,
+        model or base_teacher(session),
+        load=lambda key: None,
+        term=term,
+        observer=recorder,  # type: ignore[arg-type]
+    )
+    return replace(session, lessons=lessons), recorder
 
 
 def test_the_lessons_are_the_answers_of_the_full_prompt(tmp_path: Path) -> None:
     session, recorder = taught(session_of(), tmp_path)
     train = load_data(parse_job(build_job(world=4, rows=12))).train
-    assert [session.data.queries[lesson.query].query for lesson in session.lessons.lessons] == [r.query for r in train]
+    assert [session.pool[lesson.row].query for lesson in session.lessons.lessons] == [r.query for r in train]
     assert [lesson.text for lesson in session.lessons.lessons] == [row.answer for row in train]
-    assert ShardStored(number=0) in recorder.events
+    assert ShardStored(teacher="base", number=0) in recorder.events
     assert Note(text="the teacher answered 12 of 12 queries") in recorder.events
     assert session.lessons.cost.answer_tokens == sum(len(lesson.answer_ids) for lesson in session.lessons.lessons)
     rows = session.encode_training(session.templates[-1], 0)
@@ -87,6 +101,73 @@ def test_written_answers_come_first_and_keep_their_weight(tmp_path: Path) -> Non
     assert [row.teacher is None for row in rows] == [True] * 5 + [False] * 7  # 5 of the 12 queries are also rows
     assert [row.weight for row in rows] == [1.0] * 5 + [0.0] * 7
     assert len(session.training_queries) == len(rows)
+
+
+def test_a_stage_teaches_written_answers_too_and_they_keep_their_cross_entropy(tmp_path: Path) -> None:
+    session = session_of(rows=5, teacher={"model": "PreviousStage", "topK": 8})
+    stage = replace(base_teacher(session), name="stage-0", title="teacher (stage 1)", stage="0", digest="abc")
+    session, recorder = taught(session, tmp_path, stage)
+    assert Note(text="the teacher (stage 1) answered 7 of 7 queries") in recorder.events
+    assert [lesson.row for lesson in session.lessons.lessons] == list(range(12))
+    rows = session.encode_training(session.templates[-1], 0)
+    assert [row.weight for row in rows] == [1.0] * 5 + [0.0] * 7
+    assert all(row.teacher is not None and len(row.teacher.ids) == len(row.answer_ids) for row in rows)
+    plain = replace(session, lessons=Lessons()).encode_training(session.templates[-1], 0)
+    assert [bytes(row.answer_ids) for row in plain] == [bytes(row.answer_ids) for row in rows[:5]]
+    with pytest.raises(RunFailed, match=r"holds the answers of another model than the teacher \(stage 1\)"):
+        taught(session, tmp_path, replace(stage, digest="other"))
+
+
+def test_a_stage_teaches_only_queries_if_only_answers_are_learned(tmp_path: Path) -> None:
+    session = session_of(rows=5, teacher={"model": "PreviousStage", "loss": "Answers"})
+    stage = replace(base_teacher(session), name="stage-0", stage="0", digest="abc")
+    session, _ = taught(session, tmp_path, stage)
+    assert [lesson.row for lesson in session.lessons.lessons] == list(range(5, 12))
+
+
+def record(index: int, score: float, full: float = 0.5) -> tuple[StageRecord, str]:
+    fields: dict[str, Any] = {"index": index, "score": score, "full_prompt_score": full}
+    return StageRecord.model_construct(**fields), f"digest {index}"
+
+
+@pytest.mark.parametrize(
+    ("model", "scores", "teacher"),
+    [
+        ("PreviousStage", [], None),
+        ("PreviousStage", [0.1], "stage 1"),
+        ("PreviousStage", [0.9, 0.1], "stage 2"),
+        ("BestStage", [], None),
+        ("BestStage", [0.9, 0.6], "stage 1"),
+        ("BestStage", [0.6, 0.6], "stage 2"),
+        ("BestStage", [0.5], "stage 1"),
+        ("BestStage", [0.4, 0.3], "base model"),
+        ("Base", [], "base model"),
+        ("Base", [0.9, 0.9], "base model"),
+    ],
+)
+def test_the_model_that_teaches_a_stage(model: str, scores: list[float], teacher: str | None) -> None:
+    job = build_job(world=4, rows=3, queries=12)
+    job["spec"]["training"]["teacher"] = {"model": model}
+    parsed = parse_job(job)
+    session: Any = SimpleNamespace(
+        job=parsed,
+        data=SimpleNamespace(train=[1]),
+        stages=stages_of(parsed),
+        templates=["t0", "t1", "t2", "t3"],
+        full_template="full",
+        examples=SimpleNamespace(shots=3),
+    )
+    earlier = [record(i, score) for i, score in enumerate(scores)]
+    chosen = teacher_of_stage(session, earlier)
+    assert (chosen.label if chosen else None) == teacher
+    if chosen and chosen.stage is not None:
+        index = int(chosen.stage)
+        assert (chosen.digest, chosen.template) == (f"digest {index}", f"t{index}")
+        assert chosen.shots == session.stages[index].shots
+    session.data.train = []
+    first = teacher_of_stage(session, [])
+    assert first is not None, "without training rows, the first stage learns from the base model"
+    assert first.label == "base model"
 
 
 def test_where_an_answer_was_cut_at_a_stop_string_its_end_is_certain(tmp_path: Path) -> None:
@@ -160,8 +241,8 @@ def test_one_odd_answer_does_not_end_the_run(bad: list[int]) -> None:
 
 def write_valid(folder: Path) -> None:
     shard = Shard(
-        answers=[TeacherAnswer(query=0, text="a", tokens=[5, 2]), TeacherAnswer(query=2, text="b", tokens=[2])],
-        dropped=[UnansweredQuery(query=1, reason=EMPTY)],
+        answers=[TeacherAnswer(row=0, text="a", tokens=[5, 2]), TeacherAnswer(row=2, text="b", tokens=[2])],
+        dropped=[UnansweredQuery(row=1, reason=EMPTY)],
     )
     ids = np.array([[5, 1], [2, 3], [2, 0]], np.int32)
     log_probs = np.log(np.array([[0.7, 0.2, 0.1]] * 3, np.float32))
@@ -171,14 +252,14 @@ def write_valid(folder: Path) -> None:
 def read(folder: Path, loss: TeacherLoss = TeacherLoss.FORWARD_KL, **meta: Any) -> Any:
     teacher = Teacher(loss=loss)
     return read_lessons(
-        folder, meta, teacher=teacher, queries=range(3), top_k=2, vocabulary=10, where="s3://b/run/teacher/0"
+        folder, meta, teacher=teacher, rows=range(3), written=0, top_k=2, vocabulary=10, where="s3://b/run/teacher/0"
     )
 
 
 def test_a_shard_comes_back(tmp_path: Path) -> None:
     write_valid(tmp_path)
     lessons = read(tmp_path)
-    assert [(lesson.query, lesson.text, list(lesson.answer_ids)) for lesson in lessons.lessons] == [
+    assert [(lesson.row, lesson.text, list(lesson.answer_ids)) for lesson in lessons.lessons] == [
         (0, "a", [5, 2]),
         (2, "b", [2]),
     ]
@@ -214,7 +295,7 @@ IDS, LOG_PROBS = np.zeros((3, 2), np.int32), np.full((3, 3), -1, np.float32)
         (lambda folder: (folder / "answers.json").write_text("{"), "Invalid JSON"),
         (lambda folder: (folder / "distributions.safetensors").unlink(), "No such file"),
         (lambda folder: (folder / "distributions.safetensors").write_bytes(b"x" * 40), ""),
-        (change(query=7), "other queries than 0 to 2"),
+        (change(row=7), "other rows than 0 to 2"),
         (change(tokens=[10**9]), "outside the vocabulary of 10 tokens"),
         (change(tokens=[]), "at least 1 item"),
         (change(tokens=[5, 2, 2]), "have the shapes"),
@@ -240,22 +321,22 @@ def test_only_files_that_the_manifest_does_not_list_are_removed(tmp_path: Path) 
     local = tmp_path / "local"
     local.mkdir()
     write_valid(local)
-    for name in ("teacher/000000/t0/answers.json", "teacher/000001/t0/answers.json"):
+    for name in ("teacher/base/000000/t0/answers.json", "teacher/stage-0/000001/t0/answers.json"):
         store.store.write(name, b"late")
-    manifest = commit_shard(store, 0, local=local, term=first, meta={})
-    left = {"teacher/000000/manifest.json", "teacher/000001/t0/answers.json"} | {
-        f"teacher/000000/t{first}/{name}" for name in manifest.files
+    manifest = commit_shard(store, "teacher/base/000000", local=local, term=first, parent=None, meta={})
+    left = {"teacher/base/000000/manifest.json", "teacher/stage-0/000001/t0/answers.json"} | {
+        f"teacher/base/000000/t{first}/{name}" for name in manifest.files
     }
     assert set(store.store.list("teacher")) == left
-    store.store.write("teacher/000000/t9/answers.json", b"late")
+    store.store.write("teacher/base/000000/t9/answers.json", b"late")
     second = store.claim_term({})
     remove_leftovers(store, term=second)
     assert set(store.store.list("teacher")) == left, "a shard that is not committed keeps its files"
-    assert shard_manifest(store, 0) == manifest
-    store.store.write("teacher/000000/t9/answers.json", b"of a newer driver")
+    assert shard_manifest(store, "teacher/base/000000") == manifest
+    store.store.write("teacher/base/000000/t9/answers.json", b"of a newer driver")
     with pytest.raises(RunFailed, match="another process took over"):
         remove_leftovers(store, term=first)
-    assert "teacher/000000/t9/answers.json" in store.store.list("teacher")
+    assert "teacher/base/000000/t9/answers.json" in store.store.list("teacher")
 
 
 @pytest.mark.parametrize(("thinks", "with_queries"), [(True, True), (True, False), (False, True)])

@@ -8,7 +8,7 @@ import pytest
 from promptintern.engine import throughput as engine
 from promptintern.engine.checkpoint import Trajectory
 from promptintern.engine.throughput import ParameterCounts
-from promptintern.pipeline.throughput import throughput_of
+from promptintern.pipeline.training import throughput_of
 from promptintern_api.training_status import TimeShares
 
 WEIGHTS = ParameterCounts(base=1000, head=100, lora=10)

@@ -40,7 +40,12 @@ def test_a_checkpoint_is_progress_if_it_is_further_than_any_before(stage: int | 
 def test_a_shard_of_the_teacher_is_progress_once() -> None:
     mailbox = Mailbox()
     counts = []
-    for event in (ShardStored(number=0), ShardStored(number=0), ShardStored(number=1), saved(None, 1)):
+    for event in (
+        ShardStored(teacher="base", number=0),
+        ShardStored(teacher="base", number=0),
+        ShardStored(teacher="base", number=1),
+        saved(None, 1),
+    ):
         mailbox.put(event)
         counts.append(mailbox.progress_count())
     assert counts == [1, 1, 2, 3]

@@ -24,7 +24,7 @@ from promptintern.pipeline.inputs import (
     stages_of,
 )
 from promptintern.pipeline.session import compress_all, load_embedder
-from promptintern.pipeline.teaching import teacher_of, top_k_of
+from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.rows.types import Query
 from promptintern.run.driver import open_run

@@ -106,8 +106,10 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStored:
-    """A shard of the teacher's answers is committed, either by the present workers or by earlier ones."""
+    """A shard of a teacher's answers is committed, either by the present workers or by earlier ones."""
 
+    teacher: str
+    """The name of the teacher in storage."""
     number: int
 
 

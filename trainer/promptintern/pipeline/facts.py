@@ -22,7 +22,7 @@ from promptintern.pipeline.inputs import QUERIES_DROPPED
 from promptintern.pipeline.internalize import Outcome, accepted_answers, evaluation_folder
 from promptintern.pipeline.latency import LATENCY_FOLDER
 from promptintern.pipeline.session import Session
-from promptintern.pipeline.teaching import teacher_of, top_k_of
+from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.pipeline.tracks import DIRECT
 from promptintern.prompt.coverage import uncovered_entries
 from promptintern.report.build import build_report
@@ -200,7 +200,7 @@ def _losses(store: RunStore, key: str, term: int) -> list[float]:
 
 def _data(session: Session) -> DataFacts:
     spec, data = session.job.spec.data, session.data
-    taught = len(session.lessons.lessons)
+    taught = len(session.training_queries) - len(data.train)
     return DataFacts(
         train=_source(session, "train", spec.train, len(data.train)),
         queries=_source(session, "queries", spec.queries, taught, session.lessons.dropped),
@@ -239,8 +239,10 @@ def _training_texts(session: Session) -> Iterator[str]:
     """Yield all queries and answers from which the run learned."""
     for row in session.data.train:
         yield from (row.query, row.answer)
+    pool, written = session.pool, len(session.data.train)
     for lesson in session.lessons.lessons:
-        yield from (session.data.queries[lesson.query].query, lesson.text)
+        if lesson.row >= written:
+            yield from (pool[lesson.row].query, lesson.text)
 
 
 def _teacher(session: Session) -> TeacherFacts | None:
@@ -251,6 +253,7 @@ def _teacher(session: Session) -> TeacherFacts | None:
     top_k = None if teacher.loss is TeacherLoss.ANSWERS else top_k_of(teacher, config)
     cost = session.lessons.cost
     return TeacherFacts(
+        model=teacher.model,
         loss=teacher.loss,
         top_k=top_k,
         weight=teacher.weight,

@@ -18,6 +18,10 @@ from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stop
 from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.latency import Result, measure_latency
 from promptintern.pipeline.session import Session
+from promptintern.pipeline.teaching.lessons import Lessons
+from promptintern.pipeline.teaching.settings import stages_teach
+from promptintern.pipeline.teaching.stage_teachers import StageTeachers
+from promptintern.pipeline.teaching.teaching_pass import teach
 from promptintern.pipeline.tracks import (
     DIRECT,
     PreparedTrack,
@@ -46,6 +50,8 @@ class Outcome:
     """The index of the stage that failed the gate with ``onFail: Stop``; None if no gate stopped the run."""
     kept_digest: str | None = None
     """The digest of the manifest of the stage whose adapter is the result; None if no stage passed the gate."""
+    lessons: Lessons = field(default_factory=Lessons)
+    """What the last trained stage learned from its teacher, with the cost of all teachers."""
     arm_parents: dict[str, str | None] = field(default_factory=dict)
     """The digest, by arm, of the manifest that lists the adapter of the arm; None if the arm used the base weights."""
 
@@ -62,8 +68,19 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         Stopped: if a stop was requested; the state of the run is saved first.
         RunFailed: if the device or the storage fails, or a driver with a newer term has taken over.
     """
+    teachers = StageTeachers(
+        session=session,
+        teach=lambda model: teach(session, store, model, load=trainer.load, term=trainer.term, observer=observer),
+    )
+    if not stages_teach(session.job):
+        session = replace(session, lessons=teachers.lessons([]))
     run = _Run(
-        session=session, store=store, trainer=trainer, observer=observer, accepted=accepted_answers(session, None)
+        session=session,
+        store=store,
+        trainer=trainer,
+        observer=observer,
+        teachers=teachers,
+        accepted=accepted_answers(session, None),
     )
     for note in session.notes:
         run.emit(Note(text=note))
@@ -126,6 +143,7 @@ class _Run:
     store: RunStore
     trainer: TrackTrainer
     observer: Observer
+    teachers: StageTeachers
     accepted: Sequence[Sequence[str]]
     """The accepted answers to each held-out row; empty as long as they are not known."""
 
@@ -164,31 +182,42 @@ class _Run:
         """
         tracks = stage_tracks(self.session)
         kept: int | None = None
+        stopped_at: int | None = None
         kept_digest: str | None = None
+        earlier: list[tuple[StageRecord, str]] = []
+        lessons = self.session.lessons
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as executor:
             pending: dict[int, Future[PreparedTrack]] = {}
 
             def prepare(number: int) -> Future[PreparedTrack]:
                 if number not in pending:
-                    pending[number] = executor.submit(self._prepare, tracks[number])
+                    pending[number] = executor.submit(self._prepare, tracks[number], lessons)
                 return pending[number]
 
             steps = self._steps_by_stage(tracks, prepare)
             for number, track in enumerate(tracks):
+                lessons = self.teachers.lessons(earlier)
                 manifest = self._committed(track.key)
                 if manifest is None:
                     prepared = prepare(number).result()
                     del pending[number]
-                    if number + 1 < len(tracks):
+                    if number + 1 < len(tracks) and lessons is self.session.lessons:
                         prepare(number + 1)  # renders and tokenizes the next stage's prompts while this one trains
-                    manifest = self._train_stage(prepared, steps, full_answers)
+                    manifest = self._train_stage(prepared, steps, full_answers, self.teachers.label(earlier))
                 record = self._stage_record(track.key, manifest)
                 self.emit(StageDone(record=record))
                 if record.gate == "failed" and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
                     self.emit(Note(text=_gate_message(record, kept), warning=True))
-                    return Outcome(kept=kept, stopped_at=number, kept_digest=kept_digest)
+                    stopped_at = number
+                    break
                 kept, kept_digest = number, manifest.digest()
-        return Outcome(kept=kept, stopped_at=None, kept_digest=kept_digest)
+                earlier.append((record, kept_digest))
+        return Outcome(
+            kept=kept,
+            stopped_at=stopped_at,
+            kept_digest=kept_digest,
+            lessons=replace(lessons, cost=self.teachers.cost),
+        )
 
     def train_direct(self, prompts: Sequence[Sequence[int]]) -> str:
         """Train Direct with the budget of the stages, answer ``prompts``, and return Direct's manifest digest."""
@@ -221,7 +250,9 @@ class _Run:
         """The encoded training rows of the last stage, whose prompts have no examples. Direct trains on them, too."""
         return self.session.encode_training(self.session.templates[-1], 0)
 
-    def _prepare(self, stage: Track) -> PreparedTrack:
+    def _prepare(self, stage: Track, lessons: Lessons) -> PreparedTrack:
+        if lessons is not self.session.lessons:
+            return prepare_track(replace(self.session, lessons=lessons), stage)
         is_last = stage.template == len(self.session.templates) - 1
         return prepare_track(self.session, stage, self._last_rows if is_last else None)
 
@@ -252,7 +283,9 @@ class _Run:
             for number, manifest in enumerate(manifests)
         ]
 
-    def _train_stage(self, prepared: PreparedTrack, steps: Sequence[int], full_answers: Sequence[str]) -> Manifest:
+    def _train_stage(
+        self, prepared: PreparedTrack, steps: Sequence[int], full_answers: Sequence[str], teacher: str | None
+    ) -> Manifest:
         track = prepared.track
         number = track.template
         lr_span = lr_span_of(
@@ -261,7 +294,7 @@ class _Run:
         trajectory = self.trainer.train(prepared, lr_span)
         trained = self._track_record(prepared, trajectory)
         try:
-            record = self._evaluate_stage(track, trained, full_answers)
+            record = self._evaluate_stage(track, trained, full_answers, teacher)
         except Stopped:
             self.trainer.save(track, trajectory)
             raise
@@ -269,7 +302,9 @@ class _Run:
         self.emit(Scored(name=track.name, metric=record.metric, score=record.score))
         return manifest
 
-    def _evaluate_stage(self, track: Track, trained: TrackRecord, full_answers: Sequence[str]) -> StageRecord:
+    def _evaluate_stage(
+        self, track: Track, trained: TrackRecord, full_answers: Sequence[str], teacher: str | None
+    ) -> StageRecord:
         """Return the record of a trained stage.
 
         It includes the scores of the stage and of FullPrompt on the first ``stageRows`` held-out rows."""
@@ -284,6 +319,7 @@ class _Run:
         return StageRecord(
             **dict(trained),
             index=track.template,
+            teacher=teacher,
             metric=self._metric,
             score=score,
             full_prompt_score=full_score,

@@ -29,7 +29,7 @@ from promptintern.pipeline.inputs import (
     s3_options,
     stages_of,
 )
-from promptintern.pipeline.lessons import Lessons
+from promptintern.pipeline.teaching.lessons import Lesson, Lessons, lesson_rows
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.rows.types import Query
 from promptintern.schedule import Stage
@@ -68,12 +68,17 @@ class Session:
     warnings: list[str]
     """Warnings about the scores, in addition to ``data.warnings``."""
     lessons: Lessons = field(default_factory=Lessons)
-    """What the teacher taught; empty before the teaching pass, and if there are no queries without answers."""
+    """What the teacher of the present stage taught; empty before the teaching pass, and if nothing is taught."""
+
+    @property
+    def pool(self) -> list[Query]:
+        """The rows from which a run may learn: the training rows, and then the queries without answers."""
+        return [*self.data.train, *self.data.queries]
 
     @property
     def training_queries(self) -> list[Query]:
         """The queries of ``encode_training``: the training rows, and then the queries that the teacher answered."""
-        return [*self.data.train, *(self.data.queries[lesson.query] for lesson in self.lessons.lessons)]
+        return [*self.data.train, *(self.pool[lesson.row] for lesson in self._answered)]
 
     def prompts(
         self, template: CompressedTemplate, shots: int, *, rows: Sequence[Query], neighbours: Sequence[Sequence[int]]
@@ -85,9 +90,20 @@ class Session:
         """Return the prompts and answers of ``training_queries``, as token ids."""
         prompts = self.prompts(template, shots, rows=self.data.train, neighbours=self.examples.train)
         written = self.encoder.encode(prompts, [row.answer for row in self.data.train])
-        neighbours = [self.examples.queries[lesson.query] for lesson in self.lessons.lessons]
-        prompts = self.prompts(template, shots, rows=self.training_queries[len(written) :], neighbours=neighbours)
-        return written + self.lessons.rows(self.encoder.encode_prompts(prompts))
+        scored = {lesson.row: lesson for lesson in self.lessons.lessons if lesson.row < len(written)}
+        written = [replace(row, teacher=scored[i].targets) if i in scored else row for i, row in enumerate(written)]
+        prompts = self.prompts_of([lesson.row for lesson in self._answered], template, shots)
+        return written + lesson_rows(self._answered, self.encoder.encode_prompts(prompts))
+
+    def prompts_of(self, rows: Sequence[int], template: CompressedTemplate, shots: int) -> Iterator[str]:
+        """Return an iterator over the prompts of the rows with these indices in ``pool``."""
+        pool, neighbours = self.pool, [*self.examples.train, *self.examples.queries]
+        return self.prompts(template, shots, rows=[pool[i] for i in rows], neighbours=[neighbours[i] for i in rows])
+
+    @property
+    def _answered(self) -> list[Lesson]:
+        """The lessons whose answers the teacher gave."""
+        return [lesson for lesson in self.lessons.lessons if lesson.row >= len(self.data.train)]
 
     def encode_held_out(self, template: CompressedTemplate, shots: int, *, limit: int | None = None) -> list[list[int]]:
         """Return the prompts of the first ``limit`` held-out rows, or of all held-out rows by default, as token ids."""

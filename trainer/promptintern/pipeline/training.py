@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from promptintern_api.training import OptimizerPolicy
+from promptintern_api.training_status import TimeShares
 
 from promptintern.engine import distributed
 from promptintern.engine.checkpoint import (
@@ -20,11 +21,10 @@ from promptintern.engine.checkpoint import (
     snapshot,
     write_state,
 )
-from promptintern.engine.throughput import device_peak, parameter_counts
+from promptintern.engine.throughput import ParameterCounts, device_peak, parameter_counts, training_flops
 from promptintern.engine.train import LrSpan, TrackTask, train_track
 from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.pipeline.session import DTYPES, Session
-from promptintern.pipeline.throughput import throughput_of
 from promptintern.pipeline.tracks import PreparedTrack, Track, slow_rows
 from promptintern.stage_record import Throughput, TrackRecord
 from promptintern.storage.background import BackgroundWriter
@@ -155,9 +155,11 @@ class TrackTrainer:
             self.load(track.key)
         return committed
 
-    def load(self, key: str) -> None:
-        """Load the committed adapter of the track with this key on all workers."""
-        if distributed.rank() == 0:
+    def load(self, key: str | None) -> None:
+        """Load the committed adapter of the track with this key, or a new adapter for None, on all workers."""
+        if key is None:
+            self.session.adapter.load_flat(self.session.adapter.initial)
+        elif distributed.rank() == 0:
             with TemporaryDirectory(prefix="promptintern-") as directory:
                 folder = Path(directory)
                 self.store.fetch_stage(key, folder)
@@ -274,6 +276,27 @@ class TrackTrainer:
             )
 
         self.writer.submit(write, replaceable=True)
+
+
+def throughput_of(trajectory: Trajectory, parameters: ParameterCounts, *, peak: float | None) -> Throughput:
+    """Return the training throughput of a track, whose trajectory must have at least one optimizer step.
+
+    Args:
+        peak: The peak FLOP/s of all devices in total, or None if it is unknown.
+    """
+    seconds, timed = max(trajectory.seconds, 1e-9), sum(trajectory.spent.values())
+    totals = trajectory.totals
+    flops = training_flops(parameters, computed=totals.computed, loss_tokens=totals.loss_tokens)
+    return Throughput(
+        examples_per_second=totals.rows / seconds,
+        tokens_per_second=totals.tokens / seconds,
+        computed_tokens_per_second=totals.computed / timed if timed else None,
+        loss_tokens_per_second=totals.loss_tokens / seconds,
+        mfu=flops / timed / peak if timed and peak else None,
+        time_shares=TimeShares(**{activity: spent / timed for activity, spent in trajectory.spent.items()})
+        if timed
+        else None,
+    )
 
 
 def base_model_name(uri: str) -> tuple[str, str | None]:

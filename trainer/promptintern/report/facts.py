@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from promptintern_api.contract import RUN_FORMAT
 from promptintern_api.evaluation import Metric, OnGateFail, Reference
-from promptintern_api.training import TeacherLoss
+from promptintern_api.training import TeacherLoss, TeacherModel
 from pydantic import Field, model_validator
 
 from promptintern.document import Document
@@ -96,8 +96,10 @@ class DataFacts(Document):
 
 
 class TeacherFacts(Document):
-    """The settings of the teacher, which is the base model with the full prompt."""
+    """The settings of the teacher, and what its answers cost."""
 
+    model: TeacherModel = TeacherModel.BASE
+    """The model that taught: the base model with the full prompt, or earlier stages with their own prompts."""
     loss: TeacherLoss
     top_k: Count | None = None
     """The number of tokens of each distribution of the teacher; None with loss ``Answers``."""

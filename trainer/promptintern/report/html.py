@@ -6,7 +6,7 @@ from functools import cache, partial
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from promptintern_api.evaluation import Metric
-from promptintern_api.training import TeacherLoss
+from promptintern_api.training import TeacherLoss, TeacherModel
 from promptintern_api.training_status import TimeShares
 
 from promptintern.report import formatting, plots
@@ -64,6 +64,18 @@ def render_html(report: Report) -> str:
     )
 
 
+_STAGES_TEACH = (
+    "Each stage after the first was taught by {}, which answered the queries and scored the written answers."
+)
+_TEACHERS = {
+    TeacherModel.BASE: "The base model with the full prompt answered the queries.",
+    TeacherModel.PREVIOUS_STAGE: _STAGES_TEACH.format("the model of the stage before it with that stage's prompt"),
+    TeacherModel.BEST_STAGE: _STAGES_TEACH.format(
+        "the best model so far (an earlier stage with its own prompt, or the base model with the full prompt)"
+    ),
+}
+
+
 def _describe_teacher(teacher: TeacherFacts | None) -> str:
     """Return sentences that say who taught and with which loss; an empty string if there was no teacher."""
     if teacher is None:
@@ -90,7 +102,7 @@ def _describe_teacher(teacher: TeacherFacts | None) -> str:
             f" Of {teacher.samples} answers to each query, drawn at temperature "
             f"{formatting.number(teacher.temperature)}, the most frequent one is learned."
         )
-    return f"The base model with the full prompt answered the queries.{drawn} {loss}{outcomes}{weight}.{speed}"
+    return f"{_TEACHERS[teacher.model]}{drawn} {loss}{outcomes}{weight}.{speed}"
 
 
 def key_figures(report: Report) -> list[KeyFigure]:

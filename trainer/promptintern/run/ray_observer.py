@@ -35,8 +35,8 @@ class Mailbox:
                 self._saved_at = None
             case StageDone(record=record):
                 self._count_progress(record.index, math.inf)
-            case ShardStored(number=number):
-                self._count_progress("teacher", number)
+            case ShardStored(teacher=teacher, number=number):
+                self._count_progress(teacher, number)
             case CheckpointSaved(stage=track, step=step):
                 self._count_progress(track, step)
 

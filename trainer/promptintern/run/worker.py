@@ -1,7 +1,7 @@
 """The work of a training process. The process is a Ray worker, or the driver if no Ray workers are used."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from promptintern_api import PromptInternJob
@@ -16,7 +16,6 @@ from promptintern.pipeline.facts import store_facts
 from promptintern.pipeline.inputs import Data, load_data, s3_options
 from promptintern.pipeline.internalize import internalize
 from promptintern.pipeline.session import Session, open_session
-from promptintern.pipeline.teaching import teach
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
@@ -63,12 +62,11 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
 
 def _train(session: Session, store: RunStore, term: int, observer: Observer) -> None:
     with BackgroundWriter() as writer:
-        session = teach(session, store, term=term, observer=observer)
         trainer = TrackTrainer(session, store, term=term, observer=observer, writer=writer)
         outcome = internalize(session, store, trainer, observer)
         if distributed.rank() == 0:
             store.check_term(term)
-            store_facts(session, store, outcome)
+            store_facts(replace(session, lessons=outcome.lessons), store, outcome)
 
 
 class PodLeaving(Exception):  # noqa: N818 -- an event, not an error

@@ -1,4 +1,4 @@
-"""Shards: the folders in which a run stores the teacher's answers, some queries in each."""
+"""Shards: the folders in which a run stores the answers and distributions of its teachers, some rows in each."""
 
 import re
 from collections.abc import Mapping
@@ -11,35 +11,40 @@ from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder,
 from promptintern.storage.run import RunStore
 
 TEACHER_FOLDER = "teacher"
-_FILE = re.compile(rf"{TEACHER_FOLDER}/(\d+)/(t\d+)/")
-_MANIFEST = re.compile(rf"{TEACHER_FOLDER}/(\d+)/{re.escape(MANIFEST_FILE)}")
+_FILE = re.compile(rf"({TEACHER_FOLDER}/[^/]+/\d+)/(t\d+)/")
+_MANIFEST = re.compile(rf"({TEACHER_FOLDER}/[^/]+/\d+)/{re.escape(MANIFEST_FILE)}")
 
 
-def shard_manifest(run: RunStore, number: int) -> Manifest | None:
-    """Return the manifest of the shard with this number, or None if the shard is not committed yet."""
-    return read_manifest(run.store, f"{shard_folder(number)}/{MANIFEST_FILE}")
+def shard_manifest(run: RunStore, folder: str) -> Manifest | None:
+    """Return the manifest of the shard in ``folder``, or None if the shard is not committed yet."""
+    return read_manifest(run.store, f"{folder}/{MANIFEST_FILE}")
 
 
-def commit_shard(run: RunStore, number: int, *, local: Path, term: int, meta: Mapping[str, JsonValue]) -> Manifest:
-    """Commit the files of ``local`` as the shard with this number, and remove what other terms left of the shard.
+def commit_shard(
+    run: RunStore, folder: str, *, local: Path, term: int, parent: str | None, meta: Mapping[str, JsonValue]
+) -> Manifest:
+    """Commit the files of ``local`` as the shard in ``folder``, and remove what other terms left of the shard.
 
     Return the manifest of the shard, which is that of another term if that term committed the shard earlier.
+
+    Args:
+        parent: The digest of the manifest that lists the teacher's adapter, or None for the base model.
 
     Raises:
         FencedOut: if a newer term was claimed before the commit.
     """
     manifest = commit_folder(
         run.store,
-        folder=f"{shard_folder(number)}/t{term}",
+        folder=f"{folder}/t{term}",
         local=local,
-        manifest_path=f"{shard_folder(number)}/{MANIFEST_FILE}",
+        manifest_path=f"{folder}/{MANIFEST_FILE}",
         kind="teacher",
         term=term,
-        parent=None,
+        parent=parent,
         meta=meta,
         fence=lambda: run.check_term(term),
     )
-    _remove_others(run, number, term)
+    _remove_others(run, folder, term)
     return manifest
 
 
@@ -50,18 +55,17 @@ def remove_leftovers(run: RunStore, *, term: int) -> None:
         FencedOut: if a newer term than ``term`` was claimed.
     """
     paths = run.store.list(TEACHER_FOLDER)
-    committed = {int(match[1]) for match in map(_MANIFEST.fullmatch, paths) if match}
-    terms = {(int(match[1]), match[2]) for match in map(_FILE.match, paths) if match}
-    for number in sorted(committed):
-        if sum(shard == number for shard, _ in terms) > 1:
-            _remove_others(run, number, term)
+    committed = {match[1] for match in map(_MANIFEST.fullmatch, paths) if match}
+    terms = {(match[1], match[2]) for match in map(_FILE.match, paths) if match}
+    for folder in sorted(committed):
+        if sum(shard == folder for shard, _ in terms) > 1:
+            _remove_others(run, folder, term)
 
 
-def _remove_others(run: RunStore, number: int, term: int) -> None:
+def _remove_others(run: RunStore, folder: str, term: int) -> None:
     """Remove the files of a committed shard that its manifest does not list. They are never read again."""
-    folder = shard_folder(number)
     others = {path for path in run.store.list(folder) if not path.endswith(f"/{MANIFEST_FILE}")}
-    manifest = shard_manifest(run, number)
+    manifest = shard_manifest(run, folder)
     if manifest is not None:
         others -= {f"{folder}/t{manifest.term}/{name}" for name in manifest.files}
         if others:
@@ -70,15 +74,19 @@ def _remove_others(run: RunStore, number: int, term: int) -> None:
             run.store.delete(path)
 
 
-def fetch_shard(run: RunStore, number: int, manifest: Manifest, local: Path) -> None:
+def fetch_shard(run: RunStore, folder: str, manifest: Manifest, local: Path) -> None:
     """Copy the files of a committed shard to ``local``, and check each file against ``manifest``.
 
     Raises:
         RunFailed: if a file is missing or differs from the committed one; the message names the file.
     """
-    fetch_folder(run.store, manifest, folder=f"{shard_folder(number)}/t{manifest.term}", local=local)
+    fetch_folder(run.store, manifest, folder=f"{folder}/t{manifest.term}", local=local)
 
 
-def shard_folder(number: int) -> str:
-    """Return the folder of the shard with this number, relative to the run's folder."""
-    return f"{TEACHER_FOLDER}/{number:06d}"
+def shard_folder(teacher: str, number: int) -> str:
+    """Return the folder of the shard with this number, relative to the run's folder.
+
+    Args:
+        teacher: The name of the teacher in storage, such as ``base`` or ``stage-0``.
+    """
+    return f"{TEACHER_FOLDER}/{teacher}/{number:06d}"

@@ -1,4 +1,7 @@
-"""Lessons: the teacher's answers to queries without answers, as storage holds them and as the stages learn them."""
+"""Lessons: what a teacher says about rows, as storage holds it and as the stages learn it.
+
+A row is a query without an answer, which the teacher answers, or a training row, whose written answer it scores.
+"""
 
 import json
 from array import array
@@ -42,10 +45,10 @@ class Distributions:
 
 
 class TeacherAnswer(Document):
-    """The teacher's answer to one query, as storage holds it."""
+    """The answer to one row that the teacher gave or scored, as storage holds it."""
 
-    query: int = Field(ge=0)
-    """The index of the query among the job's queries without answers."""
+    row: int = Field(ge=0)
+    """The index of the row among the training rows and, after them, the queries without answers."""
     text: str
     tokens: list[int] = Field(min_length=1)
     """The token ids of the answer, including the end token."""
@@ -54,8 +57,8 @@ class TeacherAnswer(Document):
 class UnansweredQuery(Document):
     """A query that the teacher could not answer."""
 
-    query: int = Field(ge=0)
-    """The index of the query among the job's queries without answers."""
+    row: int = Field(ge=0)
+    """The index of the query, counted as in ``TeacherAnswer``."""
     reason: str
 
 
@@ -78,7 +81,7 @@ class TeachingCost(Document):
 
 
 class Shard(Document):
-    """The answers to the queries of one shard."""
+    """The answers to the rows of one shard."""
 
     answers: list[TeacherAnswer]
     dropped: list[UnansweredQuery]
@@ -86,10 +89,10 @@ class Shard(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """The teacher's answer to one query, as the stages learn it."""
+    """The answer to one row, as the stages learn it."""
 
-    query: int
-    """The index of the query among the job's queries without answers."""
+    row: int
+    """The index of the row among the training rows and, after them, the queries without answers."""
     text: str
     answer_ids: "array[int]"
     """The token ids of the answer, including the end token."""
@@ -101,24 +104,25 @@ class Lesson:
 
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
-    """The lessons of a run or of a shard."""
+    """The lessons of a teacher or of a shard."""
 
     lessons: Sequence[Lesson] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
     """The number of queries that the teacher could not answer, by reason."""
     cost: TeachingCost = field(default_factory=TeachingCost)
 
-    def rows(self, prompts: "Sequence[array[int]]") -> list[Encoded]:
-        """Return the encoded rows that consist of ``prompts``, one for each lesson, and the teacher's answers."""
-        return [
-            Encoded(
-                prompt_ids=memoryview(prompt),
-                answer_ids=memoryview(lesson.answer_ids),
-                weight=lesson.weight,
-                teacher=lesson.targets,
-            )
-            for prompt, lesson in zip(prompts, self.lessons, strict=True)
-        ]
+
+def lesson_rows(lessons: Sequence[Lesson], prompts: "Sequence[array[int]]") -> list[Encoded]:
+    """Return the encoded rows that consist of ``prompts``, one for each lesson, and the lessons' answers."""
+    return [
+        Encoded(
+            prompt_ids=memoryview(prompt),
+            answer_ids=memoryview(lesson.answer_ids),
+            weight=lesson.weight,
+            teacher=lesson.targets,
+        )
+        for prompt, lesson in zip(prompts, lessons, strict=True)
+    ]
 
 
 def join_lessons(parts: Iterable[Lessons]) -> Lessons:
@@ -152,7 +156,8 @@ def read_lessons(
     meta: Mapping[str, Any],
     *,
     teacher: Teacher,
-    queries: range,
+    rows: range,
+    written: int,
     top_k: int,
     vocabulary: int,
     where: str,
@@ -161,7 +166,8 @@ def read_lessons(
 
     Args:
         meta: The field ``meta`` of the shard's manifest, which holds the cost of the shard.
-        queries: The indices of the shard's queries.
+        rows: The indices of the shard's rows.
+        written: The number of training rows. The rows before this index have written answers.
         top_k: The number of tokens of each distribution.
         vocabulary: The number of token ids of the model.
         where: The place of the shard in storage, for messages.
@@ -172,7 +178,7 @@ def read_lessons(
     try:
         cost = TeachingCost.model_validate(meta)
         shard = Shard.model_validate_json((folder / _ANSWERS).read_bytes())
-        if fault := _fault_of(shard, queries, vocabulary):
+        if fault := _fault_of(shard, rows, vocabulary):
             raise ValueError(fault)
         targets: Iterable[TeacherTargets | None] = [None] * len(shard.answers)
         if teacher.loss is not TeacherLoss.ANSWERS and shard.answers:
@@ -195,10 +201,10 @@ def read_lessons(
     return Lessons(
         lessons=[
             Lesson(
-                query=answer.query,
+                row=answer.row,
                 text=answer.text,
                 answer_ids=array("i", answer.tokens),
-                weight=weight,
+                weight=1.0 if answer.row < written else weight,
                 targets=target,
             )
             for answer, target in zip(shard.answers, targets, strict=True)
@@ -208,11 +214,11 @@ def read_lessons(
     )
 
 
-def _fault_of(shard: Shard, queries: range, vocabulary: int) -> str | None:
+def _fault_of(shard: Shard, rows: range, vocabulary: int) -> str | None:
     """Return what is wrong with the answers of a shard, or None if nothing is."""
-    found = sorted([answer.query for answer in shard.answers] + [entry.query for entry in shard.dropped])
-    if found != list(queries):
-        return f"it has other queries than {queries.start} to {queries.stop - 1}"
+    found = sorted([answer.row for answer in shard.answers] + [entry.row for entry in shard.dropped])
+    if found != list(rows):
+        return f"it has other rows than {rows.start} to {rows.stop - 1}"
     if not all(0 <= token < vocabulary for answer in shard.answers for token in answer.tokens):
         return f"a token id is outside the vocabulary of {vocabulary} tokens"
     return None
