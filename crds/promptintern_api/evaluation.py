@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Number, Rule
+from promptintern_api.data import DataSource
+from promptintern_api.prompt import count_placeholder
 
 
 class Metric(StrEnum):
@@ -86,6 +88,67 @@ class Prices(ApiModel):
         StringConstraints(min_length=1, max_length=8),
         Field(description="Currency that the report shows beside costs."),
     ] = "USD"
+
+
+class Retention(ApiModel):
+    """The check of what the trained model still does under another prompt than the one that it internalized."""
+
+    template: Annotated[
+        str | None,
+        StringConstraints(min_length=1, max_length=262_144),
+        Field(
+            description=(
+                "Other prompt, with {query} where the query goes. If it is left out, the queries of `data` are the "
+                "prompts."
+            )
+        ),
+    ] = None
+    data: Annotated[
+        DataSource | None,
+        Field(
+            description=(
+                "File with queries that the base model and the trained model answer under this prompt. Answers in the "
+                "file are not read. If it is left out, neutral prompts of many kinds that the trainer has are used."
+            )
+        ),
+    ] = None
+    max_divergence: Annotated[
+        Number,
+        Field(
+            gt=0,
+            le=100,
+            description=(
+                "Largest mean Kullback-Leibler divergence of the trained model from the base model that passes the "
+                "check, in nats per token of the base model's answers."
+            ),
+        ),
+    ] = 0.25
+    max_changed: Annotated[
+        Number | None,
+        Field(
+            ge=0,
+            le=1,
+            description=(
+                "Largest share of changed answers that passes the check. One other token makes another answer, so the "
+                "share is large if answers are long. If it is left out, only `maxDivergence` decides."
+            ),
+        ),
+    ] = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="template",
+            message="must hold the placeholder {query} exactly once",
+            cel="!has(self.template) || self.template.split('{query}').size() == 2",
+            holds=lambda self: self.template is None or count_placeholder(self.template, "query") == 1,
+        ),
+        Rule(
+            field="data",
+            message="is required with template; name a file of queries for this prompt",
+            cel="!has(self.template) || has(self.data)",
+            holds=lambda self: self.template is None or self.data is not None,
+        ),
+    )
 
 
 class EvaluationSpec(ApiModel):
@@ -196,6 +259,16 @@ class EvaluationSpec(ApiModel):
             description=(
                 "Prices of the served model, from which the report computes the cost of 1,000 queries. If it is left "
                 "out, the report shows no costs."
+            )
+        ),
+    ] = None
+
+    retention: Annotated[
+        Retention | None,
+        Field(
+            description=(
+                "Check of what the trained model still does under another prompt. If it is left out, nothing is "
+                "checked."
             )
         ),
     ] = None

@@ -294,6 +294,21 @@ BAD_JOBS = (
         "less than or equal to 1",
     ),
     _bad(
+        {"spec.evaluation.retention": {"template": "{query}"}},
+        "spec.evaluation.retention.data",
+        "is required with template",
+    ),
+    _bad(
+        {"spec.evaluation.retention": {"template": "no query", "data": _QUERIES}},
+        "spec.evaluation.retention.template",
+        "must hold the placeholder {query} exactly once",
+    ),
+    _bad(
+        {"spec.evaluation.retention": {"maxDivergence": 0}},
+        "spec.evaluation.retention.maxDivergence",
+        "greater than 0",
+    ),
+    _bad(
         {"spec.evaluation.reference": "Teacher"},
         "spec.evaluation.reference",
         "'Answers' or 'FullPrompt', got 'Teacher'",
@@ -327,6 +342,8 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
         "spec.training.teacher": {"model": "Base"},
         "spec.training.betweenStages": {"learningRate": "Continue"},
     },
+    {"spec.evaluation.retention": {}},
+    {"spec.evaluation.retention": {"template": "Translate {query}:", "data": _QUERIES, "maxChanged": 0.5}},
     {"spec.evaluation": {"metrics": ["BLEU"], "arms": ["FullPrompt", "QueryOnly"], "gate": {"onFail": "Stop"}}},
     {"spec.evaluation": {"prices": {"inputPerMillion": 1, "outputPerMillion": 2.5}}},
     {"spec.compute": {"device": "CPU", "workers": 1, "tolerations": [{"key": "gpu", "operator": "Exists"}]}},

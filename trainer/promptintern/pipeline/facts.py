@@ -21,6 +21,7 @@ from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
 from promptintern.pipeline.inputs import QUERIES_DROPPED
 from promptintern.pipeline.internalize import Outcome, accepted_answers, evaluation_folder
 from promptintern.pipeline.latency import LATENCY_FOLDER
+from promptintern.pipeline.retention import RETENTION_FOLDER
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.pipeline.tracks import DIRECT
@@ -37,6 +38,7 @@ from promptintern.report.facts import (
     LatencyFacts,
     LoraFacts,
     PriceFacts,
+    RetentionFacts,
     RunFacts,
     SourceFacts,
     TeacherFacts,
@@ -89,6 +91,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         ),
         uncovered=uncovered_entries(session.job.spec.prompt.template, _training_texts(session))[:MAX_UNCOVERED],
         data=_data(session),
+        retention=_retention(store, outcome),
         teacher=_teacher(session),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
         warnings=[*session.data.warnings, *session.warnings],
@@ -190,6 +193,11 @@ def _arms(store: RunStore, outcome: Outcome) -> list[ArmFacts]:
                 )
             )
     return arms
+
+
+def _retention(store: RunStore, outcome: Outcome) -> RetentionFacts | None:
+    document = outcome.kept_digest and store.committed_document(RETENTION_FOLDER, parent=outcome.kept_digest)
+    return RetentionFacts.model_validate(document) if document else None
 
 
 def _losses(store: RunStore, key: str, term: int) -> list[float]:

@@ -40,8 +40,10 @@ class Data:
     """The queries without answers, which the teacher answers; empty if the job has none."""
     eval: Sequence[Query]
     """The held-out rows. They have no answers if the job compares all arms with FullPrompt."""
+    retention: Sequence[Query]
+    """The queries that are asked under another prompt; empty if the job has none."""
     digests: dict[str, str]
-    """The SHA-256 digest of each data file, by its role (``train``, ``queries`` or ``eval``)."""
+    """The SHA-256 digest of each data file, by its role (``train``, ``queries``, ``eval`` or ``retention``)."""
     dropped: dict[str, int]
     """The number of dropped rows, by reason. Rows are dropped only if the job's settings allow it."""
     warnings: list[str]
@@ -68,7 +70,8 @@ def load_data(job: PromptInternJob) -> Data:
     train = load_rows(spec.train, field="spec.data.train", s3=s3) if spec.train else _NO_ROWS
     queries = load_queries(spec.queries, field="spec.data.queries", s3=s3) if spec.queries else _NO_QUERIES
     held_out = _load_held_out(job)
-    problems = [*train.problems, *queries.problems, *held_out.problems]
+    retention = _load_retention(job)
+    problems = [*train.problems, *queries.problems, *held_out.problems, *retention.problems]
     if problems:
         raise UserError(problems)
     checked = check_rows(train.rows, held_out.rows, on_leak=spec.on_leak)
@@ -81,9 +84,15 @@ def load_data(job: PromptInternJob) -> Data:
         train=list(checked.train),
         queries=checked_queries.queries,
         eval=list(held_out.rows),
+        retention=list(retention.rows),
         digests={
             role: file.sha256
-            for role, file in (("train", train), ("queries", queries), ("eval", held_out))
+            for role, file in (
+                ("train", train),
+                ("queries", queries),
+                ("eval", held_out),
+                ("retention", retention),
+            )
             if file.sha256
         },
         dropped=_dropped(checked.dropped_leaks, checked_queries),
@@ -91,6 +100,7 @@ def load_data(job: PromptInternJob) -> Data:
             *train.warnings,
             *queries.warnings,
             *held_out.warnings,
+            *retention.warnings,
             *_system_warnings(job, next((system for system in systems.values() if system), None)),
             *_gpu_warnings(job),
             *checked.warnings,
@@ -104,6 +114,14 @@ def _load_held_out(job: PromptInternJob) -> LoadedRows[Row] | LoadedRows[Query]:
     if job.spec.evaluation.reference is Reference.FULL_PROMPT:
         return load_queries(source, field=field, s3=s3)
     return load_rows(source, field=field, s3=s3)
+
+
+def _load_retention(job: PromptInternJob) -> LoadedRows[Query]:
+    """Load the queries that are asked under another prompt, if the job has any."""
+    retention = job.spec.evaluation.retention
+    if retention is None or retention.data is None:
+        return _NO_QUERIES
+    return load_queries(retention.data, field="spec.evaluation.retention.data", s3=s3_options(job))
 
 
 _NO_ROWS: LoadedRows[Row] = LoadedRows(rows=[], sha256="", problems=[])

@@ -17,6 +17,7 @@ from promptintern.pipeline.adapter_artifact import commit_adapter
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
 from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.latency import Result, measure_latency
+from promptintern.pipeline.retention import check_retention, retention_prompts
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import Lessons
 from promptintern.pipeline.teaching.settings import stages_teach
@@ -74,6 +75,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     )
     if not stages_teach(session.job):
         session = replace(session, lessons=teachers.lessons([]))
+    retention = retention_prompts(session)
     run = _Run(
         session=session,
         store=store,
@@ -105,6 +107,8 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         if distributed.rank() == 0:
             commit_adapter(session, store, stage=result.stage, term=trainer.term)
         distributed.barrier()
+    if retention is not None and result is not None:
+        check_retention(session, store, trainer, retention, result, observer)
     if Arm.DIRECT in requested and not session.data.train:
         run.emit(Note(text="there is no arm Direct, because Direct learns only from written answers (data.train)"))
     elif Arm.DIRECT in requested:

@@ -106,6 +106,7 @@ def build_report(facts: RunFacts) -> Report:
         reference=facts.reference,
         uncovered=facts.uncovered,
         data=facts.data,
+        retention=facts.retention,
         teacher=facts.teacher,
         prices=facts.prices,
         reproducibility=Reproducibility(

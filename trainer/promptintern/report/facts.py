@@ -116,6 +116,28 @@ class TeacherFacts(Document):
     """The time that it took to compute the teacher's distributions."""
 
 
+class RetentionFacts(Document):
+    """What the trained model does under another prompt than the one that it internalized, compared with the base."""
+
+    prompts: int = Field(ge=1)
+    changed: Count
+    """The number of prompts to which the greedy answer changed."""
+    tokens: Count
+    """The number of tokens of the base model's answers."""
+    divergence: float = Field(ge=0)
+    """The mean Kullback-Leibler divergence of the trained model from the base model at these tokens, in nats."""
+    max_divergence: float
+    max_changed: float | None = None
+    neutral: bool
+    """Whether the prompts are those of the trainer, and not those of the job."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figures are within the job's limits."""
+        may_change = self.prompts if self.max_changed is None else self.max_changed * self.prompts
+        return self.divergence <= self.max_divergence and self.changed <= may_change
+
+
 class LoraFacts(Document):
     """The settings of the LoRA adapter that the run trained."""
 
@@ -195,6 +217,8 @@ class RunFacts(Document):
     uncovered: list[str] = Field(default_factory=list)
     """The entries of the template's lists that no training row mentions, neither in its query nor in its answer."""
     data: DataFacts
+    retention: RetentionFacts | None = None
+    """What the trained model does under another prompt; None if the job does not check this."""
     teacher: TeacherFacts | None = None
     """The settings of the teacher; None if the job has no queries without answers."""
     prices: PriceFacts | None = None

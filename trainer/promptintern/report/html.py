@@ -10,7 +10,7 @@ from promptintern_api.training import TeacherLoss, TeacherModel
 from promptintern_api.training_status import TimeShares
 
 from promptintern.report import formatting, plots
-from promptintern.report.facts import FULL_PROMPT, TeacherFacts
+from promptintern.report.facts import FULL_PROMPT, RetentionFacts, TeacherFacts
 from promptintern.report.schema import Report
 from promptintern.stage_record import Throughput
 
@@ -57,10 +57,24 @@ def render_html(report: Report) -> str:
         throughputs=_throughputs(report),
         activities=_activities(report),
         teacher=_describe_teacher(report.teacher),
+        retention=_describe_retention(report.retention),
         readings=_READINGS,
         metric_names=formatting.METRIC_NAMES,
         open_examples=NUM_OPEN_EXAMPLES,
         BLEU=Metric.BLEU,
+    )
+
+
+def _describe_retention(retention: RetentionFacts | None) -> str:
+    """Return sentences that say how far the trained model behaves as the base model under another prompt."""
+    if retention is None:
+        return ""
+    limit = "" if retention.max_changed is None else f" (limit {formatting.percent(retention.max_changed)})"
+    return (
+        f"{formatting.count(retention.changed)} of {formatting.count(retention.prompts)} answers changed{limit}. "
+        f"The divergence from the base model is {formatting.number(retention.divergence)} nats per answer token "
+        f"(limit {formatting.number(retention.max_divergence)}). "
+        f"The check {'passed' if retention.passed else 'failed'}."
     )
 
 

@@ -6,7 +6,15 @@ from promptintern_api.evaluation import Metric, Reference
 from pydantic import Field
 
 from promptintern.document import Document
-from promptintern.report.facts import DataFacts, GateFacts, JobFacts, LossCurve, PriceFacts, TeacherFacts
+from promptintern.report.facts import (
+    DataFacts,
+    GateFacts,
+    JobFacts,
+    LossCurve,
+    PriceFacts,
+    RetentionFacts,
+    TeacherFacts,
+)
 from promptintern.stage_record import StageRecord, TrackRecord
 
 Outcome = Literal["Internalized", "Inconclusive", "NotInternalized", "StoppedByGate"]
@@ -161,6 +169,8 @@ class Report(Document):
     uncovered: list[str] = Field(default_factory=list)
     """The entries of the template's lists that no training row mentions, neither in its query nor in its answer."""
     data: DataFacts
+    retention: RetentionFacts | None = None
+    """What the trained model does under another prompt; None if the job does not check this."""
     teacher: TeacherFacts | None = None
     """The settings of the teacher; None if the job has no queries without answers."""
     prices: PriceFacts | None = None

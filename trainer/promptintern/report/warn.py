@@ -26,6 +26,7 @@ def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequenc
         *_direct_is_as_good(facts, arms, comparisons),
         *_uncovered_entries(facts),
         *_failed_gates(facts),
+        *_forgotten(facts),
         *_few_rows(facts),
         *_cut_answers(facts),
         *_zero_bleu(facts, arms),
@@ -101,6 +102,20 @@ def _failed_gates(facts: RunFacts) -> list[str]:
         "because the job sets onFail: Continue."
         for stage in facts.stages
         if stage.gate == "failed" and stage.index != facts.gate.stopped_at
+    ]
+
+
+def _forgotten(facts: RunFacts) -> list[str]:
+    retention = facts.retention
+    if retention is None or retention.passed:
+        return []
+    limit = "" if retention.max_changed is None else f" (the job allows {formatting.percent(retention.max_changed)})"
+    return [
+        "The adapter also changes what the model does under other prompts: "
+        f"{formatting.count(retention.changed)} of {formatting.count(retention.prompts)} answers changed{limit}, and "
+        f"the divergence from the base model is {formatting.number(retention.divergence)} nats per token (the job "
+        f"allows {formatting.number(retention.max_divergence)}). Serve it only for the prompt that it internalized, or "
+        "train it for fewer epochs, at a lower learning rate or on more rows."
     ]
 
 

@@ -1,13 +1,14 @@
 """Computes the teacher's distributions over the next token at answer tokens."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 from promptintern.engine import distributed
 from promptintern.engine.fused.patching import train_mode
-from promptintern.engine.packing.forward import compute_shared_prefix, pack_tensors, pack_top_k
+from promptintern.engine.packing.forward import PackTensors, compute_shared_prefix, pack_loss, pack_tensors, pack_top_k
 from promptintern.engine.packing.layout import PackLayout, patched_for
 from promptintern.errors import RunFailed
 from promptintern.pipeline.session import Session
@@ -59,8 +60,25 @@ def end_where_cut(distributions: Distributions, rows: Sequence[Encoded], cut: Se
 @torch.no_grad()
 def score_rows(session: Session, rows: Sequence[Encoded], k: int) -> list[Distributions]:
     """Return the distributions of this worker's model at the answer tokens of each row."""
+    scored: dict[int, Distributions] = {}
+    for indices, tensors in _packs(session, rows):
+        ids, log_probs = (x.cpu().numpy() for x in pack_top_k(session.adapter.model, tensors, k))
+        ends = np.cumsum([len(rows[i].answer_ids) for i in indices])[:-1]
+        for i, row_ids, row_log_probs in zip(indices, np.split(ids, ends), np.split(log_probs, ends), strict=True):
+            scored[i] = Distributions(ids=row_ids, log_probs=row_log_probs)
+    return [scored[i] for i in range(len(rows))]
+
+
+@torch.no_grad()
+def loss_of_rows(session: Session, rows: Sequence[Encoded]) -> float:
+    """Return the summed loss of this worker's model at the answer tokens of all rows."""
+    return math.fsum(float(pack_loss(session.adapter.model, tensors)) for _, tensors in _packs(session, rows))
+
+
+def _packs(session: Session, rows: Sequence[Encoded]) -> Iterator[tuple[Sequence[int], PackTensors]]:
+    """Yield packs that hold all rows, as the indices of their rows and their tensors, with the model in eval mode."""
     if not rows:
-        return []
+        return
     model, device, layout = session.adapter.model, session.device, layout_of(session, rows)
     # All rows are one step of one worker, so the template is computed once.
     (step,) = plan_rows(
@@ -74,22 +92,17 @@ def score_rows(session: Session, rows: Sequence[Encoded], k: int) -> list[Distri
         world_size=1,
         threads=1,
     )
-    scored: dict[int, Distributions] = {}
     with train_mode(model, training=False), patched_for(model, layout):
         prefix = rows[0].prompt_ids[: step.prefix_tokens]
         shared_prefix = compute_shared_prefix(model, prefix, device=device) if step.prefix_tokens else None
         for pack in step.workers[0]:
-            tensors = pack_tensors(
-                [rows[i] for i in pack.rows],
-                device=device,
-                tree_attention=layout.uses_tree_attention,
-                share_prefixes=layout is PackLayout.PREFIX_TREE,
-                shared_prefix=shared_prefix,
+            yield (
+                pack.rows,
+                pack_tensors(
+                    [rows[i] for i in pack.rows],
+                    device=device,
+                    tree_attention=layout.uses_tree_attention,
+                    share_prefixes=layout is PackLayout.PREFIX_TREE,
+                    shared_prefix=shared_prefix,
+                ),
             )
-            ids, log_probs = (x.cpu().numpy() for x in pack_top_k(model, tensors, k))
-            ends = np.cumsum([len(rows[i].answer_ids) for i in pack.rows])[:-1]
-            for i, row_ids, row_log_probs in zip(
-                pack.rows, np.split(ids, ends), np.split(log_probs, ends), strict=True
-            ):
-                scored[i] = Distributions(ids=row_ids, log_probs=row_log_probs)
-    return [scored[i] for i in range(len(rows))]

@@ -1,0 +1,137 @@
+"""Checks what the trained model still does under another prompt than the one that it internalized."""
+
+from dataclasses import dataclass
+
+from promptintern_api.evaluation import Retention
+from promptintern_api.training import DEFAULT_TOP_K, TeacherLoss
+
+from promptintern.engine import distributed
+from promptintern.errors import UserError
+from promptintern.evaluate.neutral import NEUTRAL_PROMPTS
+from promptintern.pipeline.events import Note, Observer
+from promptintern.pipeline.held_out import answer_prompts
+from promptintern.pipeline.latency import Result
+from promptintern.pipeline.session import Session
+from promptintern.pipeline.teaching.lessons import Distributions
+from promptintern.pipeline.teaching.scoring import loss_of_rows, score_rows
+from promptintern.pipeline.teaching.settings import vocabulary_of
+from promptintern.pipeline.teaching.teaching_pass import encode_where_possible
+from promptintern.pipeline.training import TrackTrainer
+from promptintern.prompt.encode import Encoded
+from promptintern.prompt.teacher_targets import TeacherTargets
+from promptintern.report.facts import RetentionFacts
+from promptintern.storage.run import RunStore
+
+RETENTION_FOLDER = "evaluation/retention"
+_FIELD = "spec.evaluation.retention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionPrompts:
+    """The prompts of the check, as texts and as token ids."""
+
+    settings: Retention
+    texts: list[str]
+    ids: list[list[int]]
+
+
+def retention_prompts(session: Session) -> RetentionPrompts | None:
+    """Return the prompts of the check that fit the context length, or None if the job asks for no check.
+
+    Raises:
+        UserError: if no prompt fits.
+    """
+    settings = session.job.spec.evaluation.retention
+    if settings is None:
+        return None
+    queries = [query.query for query in session.data.retention] if settings.data else list(NEUTRAL_PROMPTS)
+    texts = [(settings.template or "{query}").replace("{query}", query) for query in queries]
+    room = session.max_tokens - session.job.spec.evaluation.max_new_tokens
+    prompts = [
+        (text, list(ids))
+        for text, ids in zip(texts, session.encoder.encode_prompts(texts), strict=True)
+        if len(ids) <= room
+    ]
+    if not prompts:
+        raise UserError.at(
+            _FIELD,
+            f"no prompt fits: a prompt may have {room} tokens, which are training.maxTokens less "
+            "evaluation.maxNewTokens; shorten the template or the queries",
+        )
+    return RetentionPrompts(settings=settings, texts=[text for text, _ in prompts], ids=[ids for _, ids in prompts])
+
+
+def check_retention(
+    session: Session,
+    store: RunStore,
+    trainer: TrackTrainer,
+    prompts: RetentionPrompts,
+    result: Result,
+    observer: Observer,
+) -> None:
+    """Compare the trained model with the base model under another prompt, and commit the figures.
+
+    Both models answer all prompts greedily. The divergence is that of the trained model from the base model, at the
+    tokens of the base model's answers, over the ``DEFAULT_TOP_K`` most likely tokens and all other tokens together.
+
+    Raises:
+        Stopped: if a stop was requested.
+    """
+    if distributed.from_rank_zero(lambda: store.committed_document(RETENTION_FOLDER, parent=result.digest)) is not None:
+        return
+
+    def answer(*, use_adapter: bool) -> list[str]:
+        answers = answer_prompts(session, prompts.ids, use_adapter=use_adapter, name="retention", observer=observer)
+        return [answer.text for answer in answers]
+
+    trainer.load(None)
+    before = answer(use_adapter=False)
+    rows = [row for row in encode_where_possible(session.encoder, prompts.texts, before) if row is not None]
+    own = [rows[i] for i in distributed.own_share(len(rows))]
+    vocabulary = vocabulary_of(session.adapter.model.get_base_model().config)
+    taught = [
+        _with_targets(row, distributions)
+        for row, distributions in zip(own, score_rows(session, own, min(DEFAULT_TOP_K, vocabulary)), strict=True)
+    ]
+    trainer.load(str(result.stage))
+    losses = distributed.gather_objects(loss_of_rows(session, taught))
+    after = answer(use_adapter=True)
+    tokens = sum(len(row.answer_ids) for row in rows)
+    facts = RetentionFacts(
+        prompts=len(prompts.texts),
+        changed=sum(a != b for a, b in zip(before, after, strict=True)),
+        tokens=tokens,
+        divergence=max(0.0, sum(losses)) / max(1, tokens),
+        max_divergence=prompts.settings.max_divergence,
+        max_changed=prompts.settings.max_changed,
+        neutral=prompts.settings.data is None,
+    )
+    distributed.from_rank_zero(
+        lambda: store.commit_document(
+            RETENTION_FOLDER, facts.model_dump(mode="json", by_alias=True), term=trainer.term, parent=result.digest
+        )
+    )
+    if distributed.rank() == 0:
+        observer.emit(
+            Note(
+                text=f"retention: {facts.changed} of {facts.prompts} answers under another prompt changed, and the "
+                f"divergence from the base model is {facts.divergence:.3g} nats per token",
+                warning=not facts.passed,
+            )
+        )
+
+
+def _with_targets(row: Encoded, distributions: Distributions) -> Encoded:
+    """Return ``row`` with the forward divergence from ``distributions`` as its only loss."""
+    return Encoded(
+        prompt_ids=row.prompt_ids,
+        answer_ids=row.answer_ids,
+        weight=0.0,
+        teacher=TeacherTargets(
+            ids=distributions.ids,
+            log_probs=distributions.log_probs[:, :-1],
+            rest=distributions.log_probs[:, -1],
+            loss=TeacherLoss.FORWARD_KL,
+            weight=1.0,
+        ),
+    )
