@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from promptintern_api.base import ApiModel, Rule
+from promptintern_api.base import ApiModel, Number, Rule
 from promptintern_api.uris import DataUri
 
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -96,6 +96,37 @@ class DataSource(ApiModel):
     ] = None
 
 
+class Generate(ApiModel):
+    """The queries that the base model writes, where there is no log of queries or only a short one."""
+
+    count: Annotated[int, Field(ge=1, le=1_000_000, description="Number of queries to write.")] = 1000
+    temperature: Annotated[
+        Number,
+        Field(
+            ge=0.01,
+            le=5,
+            description="Temperature at which queries are drawn. At 1, tokens have the base model's probabilities.",
+        ),
+    ] = 1.0
+    max_new_tokens: Annotated[
+        int, Field(ge=1, le=4096, description="Maximum length of a query, in tokens. Longer queries are left out.")
+    ] = 64
+    multiline: Annotated[
+        bool, Field(description="Whether a query may have several lines. If not, a query ends at a line break.")
+    ] = False
+    min_valid: Annotated[
+        Number,
+        Field(
+            ge=0,
+            le=1,
+            description=(
+                "Smallest share of the drawn queries that must be valid and distinct. With a smaller share, the job is "
+                "refused."
+            ),
+        ),
+    ] = 0.5
+
+
 class DataSpec(ApiModel):
     """The training rows, the queries without answers, and the held-out rows."""
 
@@ -104,7 +135,7 @@ class DataSpec(ApiModel):
         Field(
             description=(
                 "File with the training rows. The few-shot examples are retrieved from them as well. It may be left "
-                "out if `queries` is set."
+                "out if `queries` or `generate` is set."
             )
         ),
     ] = None
@@ -116,6 +147,16 @@ class DataSpec(ApiModel):
                 "base model with the full prompt, and the trained model learns from these answers (see "
                 "training.teacher). Answers in the file are not read. Of several equal queries, only the first is "
                 "used. If the field is left out, the job learns only from `train`."
+            )
+        ),
+    ] = None
+    generate: Annotated[
+        Generate | None,
+        Field(
+            description=(
+                "Queries that the base model writes before the training, by continuing the full prompt at the place of "
+                "the query. They are used like `queries`, and in addition to these. If the field is left out, no "
+                "queries are written."
             )
         ),
     ] = None
@@ -146,8 +187,16 @@ class DataSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="train",
-            message="is required unless data.queries is set; name a file of rows or of queries to learn from",
-            cel="has(self.train) || has(self.queries)",
-            holds=lambda self: self.train is not None or self.queries is not None,
+            message=(
+                "is required unless data.queries or data.generate is set; name a file of rows or of queries to learn "
+                "from"
+            ),
+            cel="has(self.train) || has(self.queries) || has(self.generate)",
+            holds=lambda self: self.train is not None or self.has_queries,
         ),
     )
+
+    @property
+    def has_queries(self) -> bool:
+        """Whether there are queries without answers, from a file or written by the base model."""
+        return self.queries is not None or self.generate is not None

@@ -188,15 +188,17 @@ class PromptInternJobSpec(ApiModel):
         Rule(
             field="training.teacher",
             message=(
-                "has nothing to teach without data.queries; leave it out, or set its model to PreviousStage or "
-                "BestStage and its loss to ForwardKL or JensenShannon, so that stages teach the training rows"
+                "has nothing to teach without data.queries or data.generate; leave it out, or set its model to "
+                "PreviousStage or BestStage and its loss to ForwardKL or JensenShannon, so that stages teach the "
+                "training rows"
             ),
             cel=(
                 "!has(self.training) || !has(self.training.teacher) || has(self.data.queries) || "
+                "has(self.data.generate) || "
                 "(has(self.training.teacher.model) && self.training.teacher.model != 'Base' && "
                 "(!has(self.training.teacher.loss) || self.training.teacher.loss != 'Answers'))"
             ),
-            holds=lambda self: self.data.queries is not None or _teaches_rows(self),
+            holds=lambda self: self.data.has_queries or _teaches_rows(self),
         ),
         Rule(
             field="training.teacher.model",

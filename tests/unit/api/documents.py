@@ -236,7 +236,9 @@ BAD_JOBS = (
     _bad({"spec.evaluation.arms": ["QueryOnly", "Base"]}, "spec.evaluation.arms", "must hold QueryOnly and FullPrompt"),
     _bad({"spec.compute": {"device": "CPU", "gpusPerWorker": 1}}, "spec.compute.gpusPerWorker", "must be 0"),
     # The teacher
-    _bad({"spec.data.train": REMOVED}, "spec.data.train", "is required unless data.queries is set"),
+    _bad({"spec.data.train": REMOVED}, "spec.data.train", "is required unless data.queries or data.generate is set"),
+    _bad({"spec.data.generate": {"count": 0}}, "spec.data.generate.count", "greater than or equal to 1"),
+    _bad({"spec.data.generate": {"minValid": 2}}, "spec.data.generate.minValid", "less than or equal to 1"),
     _bad({"spec.data": _ONLY_QUERIES}, "spec.schedule.shots", "must be 0 without data.train"),
     _bad(
         {"spec.data": _ONLY_QUERIES, "spec.schedule": {"explicit": [_STAGE, _LAST]}},
@@ -333,6 +335,8 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.prompt.retriever": {"kind": "Embedding", "modelUri": _MODEL}},
     {"spec.training": {"learningRate": 2e-4, "lora": {"r": 8, "alpha": 16}, "tokensPerPack": 64}},
     {"spec.training": {"lora": {}, "betweenStages": {"optimizer": "Keep"}}},
+    {"spec.data.generate": {}, "spec.training.teacher": {}},
+    {"spec.data.generate": {"count": 20, "temperature": 0.7, "multiline": True}, "spec.data.queries": _QUERIES},
     {"spec.training.teacher": {"model": "PreviousStage"}},
     {"spec.training.teacher": {"model": "BestStage", "loss": "JensenShannon", "weight": 0.5}},
     {"spec.training.teacher": {"model": "BestStage"}, "spec.schedule": {"explicit": [_STAGE, _LAST]}},

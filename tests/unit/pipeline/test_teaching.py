@@ -29,7 +29,7 @@ from promptintern.pipeline.teaching.teaching_pass import DISAGREEING, EMPTY, UNF
 from promptintern.sample.job import build_job
 from promptintern.stage_record import StageRecord
 from promptintern.storage.run import RunStore
-from promptintern.storage.shards import commit_shard, remove_leftovers, shard_manifest
+from promptintern.storage.shards import TEACHER_FOLDER, commit_shard, remove_leftovers, shard_manifest
 from promptintern.storage.store import open_store
 from promptintern_api import parse_job
 from promptintern_api.training import Teacher, TeacherLoss
@@ -330,12 +330,12 @@ def test_only_files_that_the_manifest_does_not_list_are_removed(tmp_path: Path) 
     assert set(store.store.list("teacher")) == left
     store.store.write("teacher/base/000000/t9/answers.json", b"late")
     second = store.claim_term({})
-    remove_leftovers(store, term=second)
+    remove_leftovers(store, TEACHER_FOLDER, term=second)
     assert set(store.store.list("teacher")) == left, "a shard that is not committed keeps its files"
     assert shard_manifest(store, "teacher/base/000000") == manifest
     store.store.write("teacher/base/000000/t9/answers.json", b"of a newer driver")
     with pytest.raises(RunFailed, match="another process took over"):
-        remove_leftovers(store, term=first)
+        remove_leftovers(store, TEACHER_FOLDER, term=first)
     assert "teacher/base/000000/t9/answers.json" in store.store.list("teacher")
 
 

@@ -128,12 +128,23 @@ def prepare(
     overrides: Overrides = None,
     row: Annotated[int, typer.Option(min=0, help="Index of the training row to show, from 0.")] = 0,
 ) -> None:
-    """Show what would be trained: a table of the stages, and the prompt of one row at every stage."""
-    from promptintern.cli.preview import print_preview
-    from promptintern.commands.preview import preview
-    from promptintern.job import load_job
+    """Show what would be trained: a table of the stages, and the prompt of one row at every stage.
 
-    print_preview(preview(load_job(job, overrides or []), row=row))
+    If the base model is to write queries (data.generate), the first 20 of them are shown as well.
+    """
+    stop = StopFlag()
+    with stop.installed():
+        from promptintern.cli.preview import print_preview
+        from promptintern.commands.preview import preview
+        from promptintern.job import load_job
+        from promptintern.pipeline.events import Stopped
+
+        try:
+            with terminal_observer(stop) as observer:
+                shown = preview(load_job(job, overrides or []), row=row, observer=observer)
+        except Stopped:
+            raise typer.Exit(128 + (stop.signal or 15)) from None
+    print_preview(shown)
 
 
 @app.command(

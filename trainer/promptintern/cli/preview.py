@@ -47,5 +47,13 @@ def print_preview(shown: Preview) -> None:
             f"The teacher answers {shown.queries:,} queries when the run begins. The training tokens above do not "
             "include its answers."
         )
+    if shown.written is not None:
+        out.print(
+            Text(
+                f"When the run begins, the base model writes {shown.written.count:,} queries, and the teacher answers "
+                f"them. The figures above are of the first ones: {shown.written.summary}."
+            )
+        )
+        out.print(Panel(Text("\n".join(shown.written.queries)), title="written queries", title_align="left"))
     if shown.answer is not None:
         out.print(Panel(Text(shown.answer), title="answer (the training target)", title_align="left"))

@@ -1,21 +1,30 @@
 """Previews a job: computes the token counts of every stage, and the prompt of one training row at every stage."""
 
+import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from promptintern_api import PromptInternJob
 from promptintern_api.prompt import CompressorKind
 
+from promptintern.compress import CompressedTemplate
 from promptintern.errors import UserError
 from promptintern.models import fetch_model, load_base_model, load_config, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
-from promptintern.pipeline.inputs import load_data, render_prompts, s3_options, stages_of
-from promptintern.pipeline.session import DTYPES, compress_all, load_embedder
+from promptintern.pipeline.events import Observer
+from promptintern.pipeline.inputs import Data, Examples, load_data, render_prompts, s3_options, stages_of
+from promptintern.pipeline.session import DTYPES, compress_all, load_embedder, open_session
+from promptintern.pipeline.teaching.self_study import DRAWS, check_valid_share, describe, draw_queries, with_queries
+from promptintern.pipeline.teaching.written import SelfStudy, is_written
 from promptintern.pipeline.tracks import describe_track
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.rows.types import Query
 from promptintern.stage_record import TrackPlan
+
+SHOWN_QUERIES = 20
+"""The number of written queries that a preview shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +38,17 @@ class StagePreview:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WrittenPreview:
+    """The first queries that the base model writes when the run begins."""
+
+    count: int
+    """The number of queries that the run asks for."""
+    queries: Sequence[str]
+    summary: str
+    """A sentence that says how many of the drawn queries are valid and distinct."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preview:
     """The figures of a job before training, and the prompt of one training row at every stage."""
 
@@ -36,7 +56,9 @@ class Preview:
     rows: int
     """The number of training rows, including the queries that the teacher is to answer."""
     queries: int
-    """The number of queries that the teacher is to answer."""
+    """The number of queries that the teacher is to answer, without those that the base model is to write."""
+    written: WrittenPreview | None
+    """The first queries that the base model writes; None if it writes none."""
     where: str
     """The file and the line of the previewed row, such as ``train.jsonl:3``."""
     answer: str | None
@@ -47,45 +69,26 @@ class Preview:
     """The number of rows that training or evaluation leaves out, by reason."""
 
 
-def preview(job: PromptInternJob, *, row: int) -> Preview:
+def preview(job: PromptInternJob, *, row: int, observer: Observer) -> Preview:
     """Return the preview of ``job``, with templates that are compressed as in training.
 
     Args:
         row: The index of the row whose prompts are shown, from 0. The queries without answers follow the training
             rows.
+        observer: A receiver of the progress while the base model writes queries.
 
     Raises:
         UserError: if anything is wrong with the job or its data, or if there is no training row with the index ``row``.
     """
     data = load_data(job)
-    folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
-    tokenizer = load_tokenizer(folder)
-    config = load_config(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = (
-        load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
-        if job.spec.prompt.compressor.kind is CompressorKind.SELF_INFORMATION
-        else None
-    )
-    stages = stages_of(job)
-    full, *templates = compress_all(job, stages, tokenizer=tokenizer, model=model, folder=folder)
-    encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
-    fitting_rows = fit_rows(
-        job,
-        data,
-        full=full,
-        by_stage=templates,
-        encoder=encoder,
-        embedder=load_embedder(job, device),
-        model_config=config,
-    )
-    train = fitting_rows.data.train
-    rows: list[Query] = [*train, *fitting_rows.data.queries]
-    neighbours = [*fitting_rows.examples.train, *fitting_rows.examples.queries]
+    inputs = _inputs_with_written_queries(job, data, observer) if job.spec.data.generate else _inputs(job, data)
+    encoder, train = inputs.encoder, inputs.data.train
+    rows: list[Query] = [*train, *inputs.data.queries]
+    neighbours = [*inputs.examples.train, *inputs.examples.queries]
     if row >= len(rows):
         raise UserError.at("--row", f"is {row}, but the training rows are numbered from 0 to {len(rows) - 1}")
     previews = []
-    for stage, template in zip(stages, templates, strict=True):
+    for stage, template in zip(stages_of(job), inputs.templates, strict=True):
         prompts = list(render_prompts(job, template, rows=rows, neighbours=neighbours, shots=stage.shots, pool=train))
         encoded = encoder.encode(prompts[: len(train)], [r.answer for r in train])
         encoded += [
@@ -97,10 +100,74 @@ def preview(job: PromptInternJob, *, row: int) -> Preview:
     return Preview(
         name=job.metadata.name,
         rows=len(rows),
-        queries=len(rows) - len(train),
+        queries=sum(not is_written(query) for query in inputs.data.queries),
+        written=inputs.written,
         where=rows[row].where,
         answer=train[row].answer if row < len(train) else None,
         stages=previews,
-        warnings=[*data.warnings, *fitting_rows.warnings],
-        dropped=fitting_rows.data.dropped,
+        warnings=[*data.warnings, *inputs.warnings],
+        dropped=inputs.data.dropped,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What the previewed prompts are made of."""
+
+    encoder: PromptEncoder
+    templates: Sequence[CompressedTemplate]
+    """The templates of the stages."""
+    data: Data
+    examples: Examples
+    warnings: Sequence[str]
+    written: WrittenPreview | None = None
+
+
+def _inputs(job: PromptInternJob, data: Data) -> _Inputs:
+    folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
+    tokenizer = load_tokenizer(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = (
+        load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
+        if job.spec.prompt.compressor.kind is CompressorKind.SELF_INFORMATION
+        else None
+    )
+    full, *templates = compress_all(job, stages_of(job), tokenizer=tokenizer, model=model, folder=folder)
+    encoder = PromptEncoder(tokenizer, chat=job.spec.prompt.chat)
+    fitting = fit_rows(
+        job,
+        data,
+        full=full,
+        by_stage=templates,
+        encoder=encoder,
+        embedder=load_embedder(job, device),
+        model_config=load_config(folder),
+    )
+    return _Inputs(
+        encoder=encoder,
+        templates=templates,
+        data=fitting.data,
+        examples=fitting.examples,
+        warnings=fitting.warnings,
+    )
+
+
+def _inputs_with_written_queries(job: PromptInternJob, data: Data, observer: Observer) -> _Inputs:
+    """Return the inputs with the first queries that the base model writes in a run. They are not stored."""
+    settings = job.spec.data.generate
+    assert settings is not None
+    session = open_session(job, data)
+    # The draws of a run are seeded by batch, so the same batches give the same queries.
+    batch = job.spec.evaluation.batch_size
+    draws = min(DRAWS, batch * math.ceil(2 * SHOWN_QUERIES / batch))
+    study = SelfStudy() + draw_queries(session, 0, draws, SelfStudy(), observer=observer)
+    check_valid_share(study, settings)
+    session = with_queries(session, study, settings.count)
+    return _Inputs(
+        encoder=session.encoder,
+        templates=session.templates,
+        data=session.data,
+        examples=session.examples,
+        warnings=session.warnings,
+        written=WrittenPreview(count=settings.count, queries=study.queries[:SHOWN_QUERIES], summary=describe(study)),
     )

@@ -108,14 +108,17 @@ def _load_tokenizer_and_config(job: PromptInternJob) -> _TokenizerAndConfig:
     return _TokenizerAndConfig(tokenizer=load_tokenizer(folder), config=load_config(folder))
 
 
-def _counts(data: Data) -> str:
+def _counts(job: PromptInternJob, data: Data) -> str:
     """Return the numbers of rows in words; files that the job does not have are left out."""
     counts: dict[str, Sequence[Query]] = {
         "training rows": data.train,
         "queries without answers": data.queries,
         "held-out rows": data.eval,
     }
-    return ", ".join(f"{len(rows)} {name}" for name, rows in counts.items() if rows)
+    words = [f"{len(rows)} {name}" for name, rows in counts.items() if rows]
+    if job.spec.data.generate is not None:
+        words.insert(-1, f"{job.spec.data.generate.count} queries that the base model will write")
+    return ", ".join(words)
 
 
 def _check_prompts(
@@ -143,7 +146,7 @@ def _check_prompts(
     findings.warnings += fitting_rows.warnings
     findings.summary += [
         f"the job {job.metadata.name} is valid",
-        f"data: {_counts(fitting_rows.data)}"
+        f"data: {_counts(job, fitting_rows.data)}"
         + "".join(f", {count} dropped ({reason})" for reason, count in fitting_rows.data.dropped.items()),
         f"schedule: {len(stages)} stage{'s' if len(stages) > 1 else ''}; the template rate goes from "
         f"{stages[0].rate:g} to {stages[-1].rate:g}, the number of examples from {fitting_rows.examples.shots} to 0",

@@ -132,7 +132,7 @@ def fit_rows(
             max_prompt_tokens=max_prompt_tokens,
         )
         data = _drop_rows(data, flags)
-        _check_rows_left(data, max_tokens)
+        _check_rows_left(job, data, max_tokens)
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
     while True:
         flags = _flag_long_rows(
@@ -149,14 +149,14 @@ def fit_rows(
                 + _too_long_problems(data.eval, flags.eval, prompt_limit)
             )
         data = _drop_rows(data, flags)
-        _check_rows_left(data, max_tokens)
+        _check_rows_left(job, data, max_tokens)
         # A dropped row is no longer an example, so examples are retrieved again, and may be longer than before.
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
 
 
-def _check_rows_left(data: Data, max_tokens: int) -> None:
+def _check_rows_left(job: PromptInternJob, data: Data, max_tokens: int) -> None:
     for kind, rows in (("training", [*data.train, *data.queries]), ("held-out", data.eval)):
-        if not rows:
+        if not rows and (kind == "held-out" or job.spec.data.generate is None):
             raise UserError.at("spec.training.maxTokens", f"no {kind} row fits in {max_tokens} tokens")
 
 

@@ -24,6 +24,7 @@ from promptintern.pipeline.latency import LATENCY_FOLDER
 from promptintern.pipeline.retention import RETENTION_FOLDER
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
+from promptintern.pipeline.teaching.written import is_written
 from promptintern.pipeline.tracks import DIRECT
 from promptintern.prompt.coverage import uncovered_entries
 from promptintern.report.build import build_report
@@ -42,6 +43,7 @@ from promptintern.report.facts import (
     RunFacts,
     SourceFacts,
     TeacherFacts,
+    WrittenFacts,
     facts_from_json,
     facts_to_json,
 )
@@ -208,11 +210,27 @@ def _losses(store: RunStore, key: str, term: int) -> list[float]:
 
 def _data(session: Session) -> DataFacts:
     spec, data = session.job.spec.data, session.data
-    taught = len(session.training_queries) - len(data.train)
+    taught = session.training_queries[len(data.train) :]
+    written = sum(is_written(query) for query in taught)
+    unanswered = session.lessons.dropped
     return DataFacts(
         train=_source(session, "train", spec.train, len(data.train)),
-        queries=_source(session, "queries", spec.queries, taught, session.lessons.dropped),
+        queries=_source(session, "queries", spec.queries, len(taught) - written, unanswered),
+        written=_written(session, written, {} if spec.queries else unanswered),
         eval=_source(session, "eval", spec.eval, len(data.eval)),
+    )
+
+
+def _written(session: Session, rows: int, also_dropped: Mapping[str, int]) -> WrittenFacts | None:
+    study = session.self_study
+    if study is None:
+        return None
+    dropped = {**study.dropped, **also_dropped}
+    return WrittenFacts(
+        drawn=study.drawn,
+        valid=len(study.queries),
+        rows=rows,
+        dropped=[DroppedRows(reason=reason, rows=count) for reason, count in dropped.items()],
     )
 
 

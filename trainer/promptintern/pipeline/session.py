@@ -30,6 +30,7 @@ from promptintern.pipeline.inputs import (
     stages_of,
 )
 from promptintern.pipeline.teaching.lessons import Lesson, Lessons, lesson_rows
+from promptintern.pipeline.teaching.written import SelfStudy
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.rows.types import Query
 from promptintern.schedule import Stage
@@ -67,6 +68,8 @@ class Session:
     """Sentences for the report that say how the run is computed, such as why packing is off."""
     warnings: list[str]
     """Warnings about the scores, in addition to ``data.warnings``."""
+    self_study: SelfStudy | None = None
+    """The queries that the base model wrote, which ``data.queries`` holds too; None if it wrote none."""
     lessons: Lessons = field(default_factory=Lessons)
     """What the teacher of the present stage taught; empty before the teaching pass, and if nothing is taught."""
 

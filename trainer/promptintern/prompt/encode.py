@@ -97,6 +97,19 @@ class PromptEncoder:
         """Return the token ids of each prompt, for generation."""
         return [ids for batch in _batches(prompts) for ids in self._prompt_ids(batch)]
 
+    def encode_openings(self, prompts: Iterable[str], mark: str) -> "list[array[int]]":
+        """Return the token ids of each prompt up to the text ``mark``, for generating what stands in its place.
+
+        Spaces before the mark are left out, because most tokenizers write a space together with the word after it.
+        """
+        texts = [self._user_turn(prompt) if self._chat else prompt for prompt in prompts]
+        openings = [text.partition(mark)[0].rstrip(" ") for text in texts]
+        return [
+            (self._prefix + ids) or array("i", [self._eos])
+            for batch in _batches(openings)
+            for ids in self._tokenize(batch)
+        ]
+
     def answer_lengths(self, answers: Iterable[str]) -> list[int]:
         """Return the number of tokens in each answer's text, without the end token and the chat template."""
         return [len(ids) for batch in _batches(answers) for ids in self._tokenize(batch, specials_as_text=True)]

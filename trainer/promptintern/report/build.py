@@ -153,7 +153,7 @@ def _arm_report(arm: _ScoredArm, facts: RunFacts) -> ArmReport:
 
 
 def _description(arm: str, facts: RunFacts) -> str:
-    if arm == DIRECT and facts.data.queries:
+    if arm == DIRECT and (facts.data.queries or facts.data.written):
         return "plain fine-tune on the query alone, on the rows with written answers only"
     return ARM_DESCRIPTIONS.get(arm, "")
 

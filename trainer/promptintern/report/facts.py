@@ -85,13 +85,27 @@ class SourceFacts(Document):
     dropped: list[DroppedRows] = Field(default_factory=list)
 
 
+class WrittenFacts(Document):
+    """The queries that the base model wrote."""
+
+    drawn: Count
+    """The number of queries that were drawn."""
+    valid: Count
+    """The number of drawn queries that are valid and distinct."""
+    rows: Count
+    """The number of written queries from which the run learned."""
+    dropped: list[DroppedRows] = Field(default_factory=list)
+
+
 class DataFacts(Document):
-    """The facts about the data files of a job."""
+    """The facts about the data of a job."""
 
     train: SourceFacts | None = None
     """The training rows; None if the job learned only from queries without answers."""
     queries: SourceFacts | None = None
     """The queries without answers; None if the job has none. ``rows`` counts the queries that the teacher answered."""
+    written: WrittenFacts | None = None
+    """The queries that the base model wrote; None if it wrote none."""
     eval: SourceFacts
 
 

@@ -16,6 +16,7 @@ from promptintern.pipeline.facts import store_facts
 from promptintern.pipeline.inputs import Data, load_data, s3_options
 from promptintern.pipeline.internalize import internalize
 from promptintern.pipeline.session import Session, open_session
+from promptintern.pipeline.teaching.self_study import add_written_queries
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
@@ -62,6 +63,7 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
 
 def _train(session: Session, store: RunStore, term: int, observer: Observer) -> None:
     with BackgroundWriter() as writer:
+        session = add_written_queries(session, store, term=term, observer=observer)
         trainer = TrackTrainer(session, store, term=term, observer=observer, writer=writer)
         outcome = internalize(session, store, trainer, observer)
         if distributed.rank() == 0:

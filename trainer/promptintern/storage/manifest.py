@@ -38,7 +38,7 @@ class Manifest(BaseModel):
 
     schema_version: Literal["2.0"] = RUN_FORMAT
     kind: str
-    """The kind of the folder: ``stage``, ``checkpoint``, ``adapter``, ``document`` or ``teacher``."""
+    """The kind of the folder: ``stage``, ``checkpoint``, ``adapter``, ``document``, ``teacher`` or ``queries``."""
     files: dict[Annotated[str, AfterValidator(check_path)], FileEntry]
     """The size and digest of each file, by path relative to the committed folder."""
     parent: str | None = None

@@ -1,4 +1,7 @@
-"""Shards: the folders in which a run stores the answers and distributions of its teachers, some rows in each."""
+"""Shards: the folders in which a run stores what its models write before the training, some rows in each.
+
+These are the answers and distributions of its teachers, and the queries that the base model writes.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,9 +13,9 @@ from pydantic import JsonValue
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder, read_manifest
 from promptintern.storage.run import RunStore
 
-TEACHER_FOLDER = "teacher"
-_FILE = re.compile(rf"({TEACHER_FOLDER}/[^/]+/\d+)/(t\d+)/")
-_MANIFEST = re.compile(rf"({TEACHER_FOLDER}/[^/]+/\d+)/{re.escape(MANIFEST_FILE)}")
+TEACHER_FOLDER, QUERIES_FOLDER = "teacher", "queries"
+_FILE = re.compile(r"(.+/\d+)/(t\d+)/[^/]+")
+_MANIFEST = re.compile(rf"(.+/\d+)/{re.escape(MANIFEST_FILE)}")
 
 
 def shard_manifest(run: RunStore, folder: str) -> Manifest | None:
@@ -38,7 +41,7 @@ def commit_shard(
         folder=f"{folder}/t{term}",
         local=local,
         manifest_path=f"{folder}/{MANIFEST_FILE}",
-        kind="teacher",
+        kind=folder.partition("/")[0],
         term=term,
         parent=parent,
         meta=meta,
@@ -48,15 +51,15 @@ def commit_shard(
     return manifest
 
 
-def remove_leftovers(run: RunStore, *, term: int) -> None:
-    """Remove the files that killed drivers left in committed shards.
+def remove_leftovers(run: RunStore, root: str, *, term: int) -> None:
+    """Remove the files that killed drivers left in the committed shards below the folder ``root``.
 
     Raises:
         FencedOut: if a newer term than ``term`` was claimed.
     """
-    paths = run.store.list(TEACHER_FOLDER)
+    paths = run.store.list(root)
     committed = {match[1] for match in map(_MANIFEST.fullmatch, paths) if match}
-    terms = {(match[1], match[2]) for match in map(_FILE.match, paths) if match}
+    terms = {(match[1], match[2]) for match in map(_FILE.fullmatch, paths) if match}
     for folder in sorted(committed):
         if sum(shard == folder for shard, _ in terms) > 1:
             _remove_others(run, folder, term)

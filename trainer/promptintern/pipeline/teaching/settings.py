@@ -10,7 +10,7 @@ from promptintern.errors import UserError
 
 def teacher_of(job: PromptInternJob) -> Teacher | None:
     """Return the settings of the job's teacher, or None if nothing is taught."""
-    if job.spec.training.teacher is None and job.spec.data.queries is not None:
+    if job.spec.training.teacher is None and job.spec.data.has_queries:
         return Teacher()
     return job.spec.training.teacher
 

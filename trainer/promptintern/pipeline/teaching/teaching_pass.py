@@ -33,9 +33,17 @@ from promptintern.pipeline.teaching.lessons import (
 )
 from promptintern.pipeline.teaching.scoring import end_where_cut, score_on_all_workers
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of, vocabulary_of
+from promptintern.pipeline.teaching.written import count_reasons
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.storage.run import RunStore
-from promptintern.storage.shards import commit_shard, fetch_shard, remove_leftovers, shard_folder, shard_manifest
+from promptintern.storage.shards import (
+    TEACHER_FOLDER,
+    commit_shard,
+    fetch_shard,
+    remove_leftovers,
+    shard_folder,
+    shard_manifest,
+)
 from promptintern.uris import display_uri
 
 SHARD_ROWS = 256
@@ -87,24 +95,21 @@ def teach(
         top_k=top_k_of(teacher, config),
         vocabulary=vocabulary_of(config),
     )
-    distributed.from_rank_zero(lambda: remove_leftovers(store, term=term))
+    distributed.from_rank_zero(lambda: remove_leftovers(store, TEACHER_FOLDER, term=term))
     lessons = join_lessons(teaching.shard(number) for number in range(-(-len(teaching.rows) // SHARD_ROWS)))
     queries, written = len(session.data.queries), len(session.data.train)
     answered = sum(lesson.row >= written for lesson in lessons.lessons)
     if queries and not answered and not written:
         advice = "; ".join(_ADVICE[reason] for reason in lessons.dropped)
         raise UserError.at(
-            "spec.data.queries", f"no query has an answer that can be learned ({_reasons(lessons)}); {advice}"
+            "spec.data.queries",
+            f"no query has an answer that can be learned ({count_reasons(lessons.dropped)}); {advice}",
         )
     if queries and distributed.rank() == 0:
         text = f"the {model.title} answered {answered:,} of {queries:,} queries"
-        left_out = f"; {_reasons(lessons)}" if lessons.dropped else ""
+        left_out = f"; {count_reasons(lessons.dropped)}" if lessons.dropped else ""
         observer.emit(Note(text=text + left_out, warning=bool(lessons.dropped)))
     return lessons
-
-
-def _reasons(lessons: Lessons) -> str:
-    return "; ".join(f"{count:,} times, {reason}" for reason, count in lessons.dropped.items())
 
 
 @dataclass(frozen=True, kw_only=True)
