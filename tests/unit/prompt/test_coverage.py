@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from promptintern.prompt.coverage import list_entries, uncovered_entries
+from promptintern.prompt.coverage import list_entries, sentences, uncovered_entries
 from promptintern.sample import sample_rows, sample_template, sample_world
 
 
@@ -53,3 +53,22 @@ def test_uncovered_entries_are_entries_and_more_text_covers_more(template: str, 
     uncovered = uncovered_entries(template, texts)
     assert set(uncovered) <= set(list_entries(template))
     assert set(uncovered_entries(template, [*texts, template])) <= set(uncovered)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("Write one command. Do not explain it!\nRequest: {query}", ["Write one command.", "Do not explain it!"]),
+        ("You are a helper.\n{examples}\nAnswer the question {query} now.\nBash:", ["You are a helper."]),
+        ("Columns: claims=KD, bonus=KF, days=MF.\nKeep the order.\nKeep the order.", ["Keep the order."]),
+        ("Version 3.5 of the tool is used here", ["Version 3.5 of the tool is used here"]),
+        ("", []),
+    ],
+)
+def test_sentences_of_a_template(template: str, expected: list[str]) -> None:
+    assert sentences(template) == expected
+
+
+@given(st.text(max_size=200))
+def test_a_sentence_is_a_part_of_its_template(template: str) -> None:
+    assert all(sentence in template and sentence == sentence.strip() for sentence in sentences(template))

@@ -18,6 +18,7 @@ from promptintern_api.training import TeacherLoss
 from promptintern.engine import distributed
 from promptintern.errors import UserError
 from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
+from promptintern.pipeline.coverage import COVERAGE_FOLDER
 from promptintern.pipeline.inputs import QUERIES_DROPPED
 from promptintern.pipeline.internalize import Outcome, accepted_answers, evaluation_folder
 from promptintern.pipeline.latency import LATENCY_FOLDER
@@ -92,6 +93,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
             kept=outcome.kept,
         ),
         uncovered=uncovered_entries(session.job.spec.prompt.template, _training_texts(session))[:MAX_UNCOVERED],
+        unneeded=_unneeded(store),
         data=_data(session),
         retention=_retention(store, outcome),
         teacher=_teacher(session),
@@ -195,6 +197,11 @@ def _arms(store: RunStore, outcome: Outcome) -> list[ArmFacts]:
                 )
             )
     return arms
+
+
+def _unneeded(store: RunStore) -> list[str]:
+    document = store.committed_document(COVERAGE_FOLDER, parent=None)
+    return list(document["unneeded"]) if document else []
 
 
 def _retention(store: RunStore, outcome: Outcome) -> RetentionFacts | None:

@@ -14,6 +14,7 @@ from promptintern.engine import distributed
 from promptintern.engine.checkpoint import Trajectory
 from promptintern.evaluate.metrics import bleu, exact_match
 from promptintern.pipeline.adapter_artifact import commit_adapter
+from promptintern.pipeline.coverage import find_unneeded_sentences
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
 from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.latency import Result, measure_latency
@@ -76,6 +77,8 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     if not stages_teach(session.job):
         session = replace(session, lessons=teachers.lessons([]))
     retention = retention_prompts(session)
+    trainer.load(None)
+    find_unneeded_sentences(session, store, term=trainer.term, observer=observer)
     run = _Run(
         session=session,
         store=store,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from promptintern_api.evaluation import Retention
-from promptintern_api.training import DEFAULT_TOP_K, TeacherLoss
+from promptintern_api.training import DEFAULT_TOP_K
 
 from promptintern.engine import distributed
 from promptintern.errors import UserError
@@ -12,13 +12,10 @@ from promptintern.pipeline.events import Note, Observer
 from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.latency import Result
 from promptintern.pipeline.session import Session
-from promptintern.pipeline.teaching.lessons import Distributions
-from promptintern.pipeline.teaching.scoring import loss_of_rows, score_rows
+from promptintern.pipeline.teaching.scoring import divergence_of_rows, score_rows, with_divergence
 from promptintern.pipeline.teaching.settings import vocabulary_of
 from promptintern.pipeline.teaching.teaching_pass import encode_where_possible
 from promptintern.pipeline.training import TrackTrainer
-from promptintern.prompt.encode import Encoded
-from promptintern.prompt.teacher_targets import TeacherTargets
 from promptintern.report.facts import RetentionFacts
 from promptintern.storage.run import RunStore
 
@@ -90,18 +87,18 @@ def check_retention(
     own = [rows[i] for i in distributed.own_share(len(rows))]
     vocabulary = vocabulary_of(session.adapter.model.get_base_model().config)
     taught = [
-        _with_targets(row, distributions)
+        with_divergence(row, distributions)
         for row, distributions in zip(own, score_rows(session, own, min(DEFAULT_TOP_K, vocabulary)), strict=True)
     ]
     trainer.load(str(result.stage))
-    losses = distributed.gather_objects(loss_of_rows(session, taught))
+    divergences = distributed.gather_objects(divergence_of_rows(session, taught))
     after = answer(use_adapter=True)
     tokens = sum(len(row.answer_ids) for row in rows)
     facts = RetentionFacts(
         prompts=len(prompts.texts),
         changed=sum(a != b for a, b in zip(before, after, strict=True)),
         tokens=tokens,
-        divergence=max(0.0, sum(losses)) / max(1, tokens),
+        divergence=sum(divergences) / max(1, tokens),
         max_divergence=prompts.settings.max_divergence,
         max_changed=prompts.settings.max_changed,
         neutral=prompts.settings.data is None,
@@ -119,19 +116,3 @@ def check_retention(
                 warning=not facts.passed,
             )
         )
-
-
-def _with_targets(row: Encoded, distributions: Distributions) -> Encoded:
-    """Return ``row`` with the forward divergence from ``distributions`` as its only loss."""
-    return Encoded(
-        prompt_ids=row.prompt_ids,
-        answer_ids=row.answer_ids,
-        weight=0.0,
-        teacher=TeacherTargets(
-            ids=distributions.ids,
-            log_probs=distributions.log_probs[:, :-1],
-            rest=distributions.log_probs[:, -1],
-            loss=TeacherLoss.FORWARD_KL,
-            weight=1.0,
-        ),
-    )

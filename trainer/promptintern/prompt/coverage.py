@@ -1,4 +1,4 @@
-"""Finds the entries of a template's lists that no training row mentions, and that training therefore cannot teach."""
+"""Finds the parts of a template that no training row needs, and that training therefore cannot teach."""
 
 import re
 from collections import Counter
@@ -12,6 +12,9 @@ MIN_ITEMS = 3
 """The minimum number of entries of a list."""
 MAX_WORDS = 4
 """The maximum number of words of an entry. Longer items are sentences, whose words say little about their use."""
+MIN_SENTENCE_WORDS = 3
+"""The minimum number of words of a sentence. Shorter texts are labels and cues."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 
 def list_entries(template: str) -> list[str]:
@@ -65,3 +68,19 @@ def uncovered_entries(template: str, texts: Iterable[str]) -> list[str]:
         for entry, words in words_by_entry.items()
         if not ({word for word in words if shared[word] == 1} or words) & mentioned
     ]
+
+
+def sentences(template: str) -> list[str]:
+    """Return the sentences of ``template``, in order and without duplicates.
+
+    A sentence ends at a line break, or at a full stop, an exclamation mark or a question mark before a space. Texts of
+    fewer than ``MIN_SENTENCE_WORDS`` words, texts with a placeholder, and lists of entries are left out.
+    """
+    found = []
+    for part in _SENTENCE_END.split(template):
+        text = part.strip()
+        if "{query}" in text or "{examples}" in text or list_entries(text):
+            continue
+        if len(_WORD.findall(text)) >= MIN_SENTENCE_WORDS:
+            found.append(text)
+    return list(dict.fromkeys(found))

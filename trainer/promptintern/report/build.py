@@ -13,6 +13,7 @@ from promptintern_api.evaluation import Metric, Reference
 
 from promptintern.evaluate.intervals import Interval, bootstrap, newcombe_paired, paired_bootstrap, wilson
 from promptintern.evaluate.metrics import bleu, bleu_of_statistics, bleu_per_row_statistics, exact_match
+from promptintern.report import formatting
 from promptintern.report.facts import (
     BASE,
     DIRECT,
@@ -37,7 +38,7 @@ from promptintern.report.schema import (
     Spread,
 )
 from promptintern.report.verdict import build_verdict
-from promptintern.report.warn import warnings_of
+from promptintern.report.warn import MAX_NAMED, warnings_of
 
 MAX_EXAMPLES = 20
 """The largest number of rows that the report shows as gained, and the largest number that it shows as lost."""
@@ -91,7 +92,7 @@ def build_report(facts: RunFacts) -> Report:
             reference=facts.reference,
         ),
         warnings=warnings_of(facts, arms, comparisons),
-        notes=[*_reference_notes(facts), *facts.notes],
+        notes=[*_reference_notes(facts), *_unneeded_notes(facts), *facts.notes],
         metrics=facts.metrics,
         arms=arms,
         comparisons=comparisons,
@@ -105,6 +106,7 @@ def build_report(facts: RunFacts) -> Report:
         job=facts.job,
         reference=facts.reference,
         uncovered=facts.uncovered,
+        unneeded=facts.unneeded,
         data=facts.data,
         retention=facts.retention,
         teacher=facts.teacher,
@@ -126,6 +128,17 @@ def _reference_notes(facts: RunFacts) -> list[str]:
     return [
         "The answers of every arm are compared with the answers of FullPrompt, not with written answers. The scores "
         "say how far an arm agrees with the full prompt. FullPrompt itself has the largest possible score."
+    ]
+
+
+def _unneeded_notes(facts: RunFacts) -> list[str]:
+    if not facts.unneeded:
+        return []
+    named = " ".join(f"\u201c{formatting.shorten(sentence, 80)}\u201d" for sentence in facts.unneeded[:MAX_NAMED])
+    more = f" and {formatting.count(len(facts.unneeded) - MAX_NAMED)} more" if len(facts.unneeded) > MAX_NAMED else ""
+    return [
+        "The base model gives the same answers to training rows without these sentences of the template, one at a "
+        f"time: {named}{more}. What no training row needs, the adapter does not learn."
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from promptintern_api.training import TeacherLoss
 
 from promptintern.engine import distributed
 from promptintern.engine.fused.patching import train_mode
@@ -15,6 +16,7 @@ from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import Distributions
 from promptintern.pipeline.tracks import layout_of, plan_rows
 from promptintern.prompt.encode import Encoded
+from promptintern.prompt.teacher_targets import TeacherTargets
 
 
 def score_on_all_workers(session: Session, rows: Sequence[Encoded], k: int) -> Distributions:
@@ -69,10 +71,26 @@ def score_rows(session: Session, rows: Sequence[Encoded], k: int) -> list[Distri
     return [scored[i] for i in range(len(rows))]
 
 
+def with_divergence(row: Encoded, distributions: Distributions) -> Encoded:
+    """Return ``row`` with the forward divergence from ``distributions`` as its only loss."""
+    return Encoded(
+        prompt_ids=row.prompt_ids,
+        answer_ids=row.answer_ids,
+        weight=0.0,
+        teacher=TeacherTargets(
+            ids=distributions.ids,
+            log_probs=distributions.log_probs[:, :-1],
+            rest=distributions.log_probs[:, -1],
+            loss=TeacherLoss.FORWARD_KL,
+            weight=1.0,
+        ),
+    )
+
+
 @torch.no_grad()
-def loss_of_rows(session: Session, rows: Sequence[Encoded]) -> float:
-    """Return the summed loss of this worker's model at the answer tokens of all rows."""
-    return math.fsum(float(pack_loss(session.adapter.model, tensors)) for _, tensors in _packs(session, rows))
+def divergence_of_rows(session: Session, rows: Sequence[Encoded]) -> float:
+    """Return the summed divergence of this worker's model at the answer tokens of rows of ``with_divergence``."""
+    return max(0.0, math.fsum(float(pack_loss(session.adapter.model, pack)) for _, pack in _packs(session, rows)))
 
 
 def _packs(session: Session, rows: Sequence[Encoded]) -> Iterator[tuple[Sequence[int], PackTensors]]:
