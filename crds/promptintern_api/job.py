@@ -9,12 +9,12 @@ from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
 from promptintern_api.contract import LABEL_PRIORITY, LABEL_QUEUE
 from promptintern_api.data import DataSpec
-from promptintern_api.evaluation import EvaluationSpec
+from promptintern_api.evaluation import EvaluationSpec, OnGateFail
 from promptintern_api.model import ModelSpec
 from promptintern_api.prompt import PromptSpec, count_placeholder
 from promptintern_api.schedule import ScheduleSpec
 from promptintern_api.status import PromptInternJobStatus
-from promptintern_api.training import TeacherLoss, TeacherModel, TrainingSpec
+from promptintern_api.training import LearningRatePolicy, TeacherLoss, TeacherModel, TrainingSpec
 
 GROUP = "promptintern.dev"
 VERSION = "v1alpha1"
@@ -75,6 +75,8 @@ _SHOWS_NO_EXAMPLES = (
 """The opposite of ``_shows_examples``, in CEL."""
 
 
+_IS_ADAPTIVE = "has(self.schedule) && has(self.schedule.curve) && self.schedule.curve == 'Adaptive'"
+"""Whether the stages are chosen while the job runs, in CEL."""
 _HAS_STAGES = (
     "!has(self.schedule) || (has(self.schedule.explicit) ? self.schedule.explicit.size() > 1 : "
     "(!has(self.schedule.stages) || self.schedule.stages > 1))"
@@ -212,6 +214,34 @@ class PromptInternJobSpec(ApiModel):
                 or self.training.teacher.model is TeacherModel.BASE
                 or self.schedule.num_stages > 1
             ),
+        ),
+        Rule(
+            field="training.betweenStages.learningRate",
+            message=(
+                "must be Restart with schedule.curve Adaptive, because the number of steps is not known before the "
+                "stages are trained"
+            ),
+            cel=(
+                f"!({_IS_ADAPTIVE}) || !has(self.training) || !has(self.training.betweenStages) || "
+                "!has(self.training.betweenStages.learningRate) || "
+                "self.training.betweenStages.learningRate == 'Restart'"
+            ),
+            holds=lambda self: (
+                not self.schedule.is_adaptive
+                or self.training.between_stages.learning_rate is LearningRatePolicy.RESTART
+            ),
+        ),
+        Rule(
+            field="evaluation.gate.onFail",
+            message=(
+                "must be Continue with schedule.curve Adaptive, which discards a stage that fails and tries a smaller "
+                "step"
+            ),
+            cel=(
+                f"!({_IS_ADAPTIVE}) || !has(self.evaluation) || !has(self.evaluation.gate) || "
+                "!has(self.evaluation.gate.onFail) || self.evaluation.gate.onFail == 'Continue'"
+            ),
+            holds=lambda self: not self.schedule.is_adaptive or self.evaluation.gate.on_fail is OnGateFail.CONTINUE,
         ),
         Rule(
             field="compute.gpusPerWorker",

@@ -14,6 +14,7 @@ class Curve(StrEnum):
     LINEAR = "Linear"
     EXPONENTIAL = "Exponential"
     INVERSE_EXPONENTIAL = "InverseExponential"
+    ADAPTIVE = "Adaptive"
 
 
 class ExplicitStage(ApiModel):
@@ -34,6 +35,7 @@ class ExplicitStage(ApiModel):
 
 
 DEFAULT_STAGES = 4
+DEFAULT_ADAPTIVE_STAGES = 8
 
 
 class ScheduleSpec(ApiModel):
@@ -44,7 +46,10 @@ class ScheduleSpec(ApiModel):
         Field(
             ge=1,
             le=64,
-            description="Number of stages. If it is left out, the number is 4, or the length of `explicit`.",
+            description=(
+                "Number of stages. If it is left out, the number is 4, or the length of `explicit`. With curve "
+                "Adaptive, it is the largest number of stages, and 8 if it is left out."
+            ),
         ),
     ] = None
     curve: Annotated[
@@ -52,9 +57,11 @@ class ScheduleSpec(ApiModel):
         Field(
             description=(
                 "Curve along which the template rate and the number of examples fall from stage to stage. Linear falls "
-                "evenly, Exponential falls fast at first, and InverseExponential falls slowly at first. If it is left "
-                "out, the curve is Linear. The names come from the paper; the formulas are this project's "
-                "interpretation of them (see docs/schedules.md)."
+                "evenly, Exponential falls fast at first, and InverseExponential falls slowly at first. Adaptive falls "
+                "as fast as the score allows: a stage whose score drops by more than evaluation.gate.maxDrop is "
+                "discarded, and a smaller step is tried. If it is left out, the curve is Linear. The names of the "
+                "first three come from the paper; the formulas are this project's interpretation of them (see "
+                "docs/schedules.md)."
             )
         ),
     ] = None
@@ -126,7 +133,14 @@ class ScheduleSpec(ApiModel):
 
     @property
     def num_stages(self) -> int:
-        """The number of stages of the job."""
+        """The number of stages of the job; with curve Adaptive, the largest number of stages."""
         if self.explicit is not None:
             return len(self.explicit)
-        return DEFAULT_STAGES if self.stages is None else self.stages
+        if self.stages is not None:
+            return self.stages
+        return DEFAULT_ADAPTIVE_STAGES if self.is_adaptive else DEFAULT_STAGES
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the stages are chosen while the job runs."""
+        return self.curve is Curve.ADAPTIVE

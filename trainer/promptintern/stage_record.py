@@ -104,6 +104,10 @@ class StageRecord(TrackRecord):
 
     index: Count
     """The index of the stage, from 0."""
+    position: Count | None = None
+    """The position of the stage in an adaptive schedule; None if the schedule is not adaptive."""
+    accepted: bool | None = None
+    """Whether an adaptive schedule went on from the stage, and not from an earlier one; None if it is not adaptive."""
     teacher: str | None = None
     """The model that taught the stage, such as ``base model`` or ``stage 1``; None if the stage had no teacher."""
     metric: Metric
@@ -114,3 +118,8 @@ class StageRecord(TrackRecord):
     """The score of FullPrompt on the first ``scored_rows`` held-out rows."""
     scored_rows: Count
     gate: Literal["passed", "failed"]
+
+    @property
+    def planned(self) -> int:
+        """The index of the stage's rate, shots and template among those that the schedule has."""
+        return self.index if self.position is None else self.position

@@ -130,7 +130,11 @@ BAD_JOBS = (
     _bad({"spec.activeDeadlineSeconds": 0}, "spec.activeDeadlineSeconds", "greater than or equal to 1, got 0"),
     _bad({"spec.ttlSecondsAfterFinished": -1}, "spec.ttlSecondsAfterFinished", "greater than or equal to 0, got -1"),
     # Enums and patterns
-    _bad({"spec.schedule.curve": "linear"}, "spec.schedule.curve", "'Linear', 'Exponential' or 'InverseExponential'"),
+    _bad(
+        {"spec.schedule.curve": "linear"},
+        "spec.schedule.curve",
+        "'Linear', 'Exponential', 'InverseExponential' or 'Adaptive'",
+    ),
     _bad({"spec.model.dtype": "float16"}, "spec.model.dtype", "'float32' or 'bfloat16', got 'float16'"),
     _bad({"spec.evaluation.metrics": ["F1"]}, "spec.evaluation.metrics[0]", "'ExactMatch' or 'BLEU', got 'F1'"),
     _bad(
@@ -266,6 +270,16 @@ BAD_JOBS = (
         "must be Restart if a stage teaches",
     ),
     _bad(
+        {"spec.schedule": {"curve": "Adaptive"}, "spec.training.betweenStages": {"learningRate": "Continue"}},
+        "spec.training.betweenStages.learningRate",
+        "must be Restart with schedule.curve Adaptive",
+    ),
+    _bad(
+        {"spec.schedule": {"curve": "Adaptive"}, "spec.evaluation": {"gate": {"onFail": "Stop"}}},
+        "spec.evaluation.gate.onFail",
+        "must be Continue with schedule.curve Adaptive",
+    ),
+    _bad(
         {"spec.training.teacher": {"model": "PreviousStage"}, "spec.schedule": {"explicit": [_LAST]}},
         "spec.training.teacher.model",
         "must be Base if there is only one stage",
@@ -335,6 +349,8 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.prompt.retriever": {"kind": "Embedding", "modelUri": _MODEL}},
     {"spec.training": {"learningRate": 2e-4, "lora": {"r": 8, "alpha": 16}, "tokensPerPack": 64}},
     {"spec.training": {"lora": {}, "betweenStages": {"optimizer": "Keep"}}},
+    {"spec.schedule": {"curve": "Adaptive", "stages": 20, "shots": 3}, "spec.evaluation": {"gate": {"maxDrop": 0.1}}},
+    {"spec.schedule": {"curve": "Linear"}, "spec.evaluation": {"gate": {"onFail": "Stop"}}},
     {"spec.data.generate": {}, "spec.training.teacher": {}},
     {"spec.data.generate": {"count": 20, "temperature": 0.7, "multiline": True}, "spec.data.queries": _QUERIES},
     {"spec.training.teacher": {"model": "PreviousStage"}},

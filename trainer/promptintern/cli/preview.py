@@ -27,6 +27,8 @@ def print_preview(shown: Preview) -> None:
         "training tokens",
     ):
         table.add_column(column, justify="right")
+    if shown.max_stages is not None:
+        table.caption = f"The run chooses at most {shown.max_stages} of these stages by their scores."
     for stage in shown.stages:
         table.add_row(
             str(stage.index + 1),

@@ -64,6 +64,8 @@ class Preview:
     answer: str | None
     """The answer of the previewed row; None if the teacher is to answer it."""
     stages: list[StagePreview]
+    max_stages: int | None
+    """The largest number of stages that an adaptive schedule chooses; None if all stages are trained."""
     warnings: list[str]
     dropped: dict[str, int]
     """The number of rows that training or evaluation leaves out, by reason."""
@@ -105,6 +107,7 @@ def preview(job: PromptInternJob, *, row: int, observer: Observer) -> Preview:
         where=rows[row].where,
         answer=train[row].answer if row < len(train) else None,
         stages=previews,
+        max_stages=job.spec.schedule.num_stages if job.spec.schedule.is_adaptive else None,
         warnings=[*data.warnings, *inputs.warnings],
         dropped=inputs.data.dropped,
     )

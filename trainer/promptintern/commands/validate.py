@@ -148,7 +148,13 @@ def _check_prompts(
         f"the job {job.metadata.name} is valid",
         f"data: {_counts(job, fitting_rows.data)}"
         + "".join(f", {count} dropped ({reason})" for reason, count in fitting_rows.data.dropped.items()),
-        f"schedule: {len(stages)} stage{'s' if len(stages) > 1 else ''}; the template rate goes from "
-        f"{stages[0].rate:g} to {stages[-1].rate:g}, the number of examples from {fitting_rows.examples.shots} to 0",
+        f"schedule: {_schedule(job)}; the template rate goes from {stages[0].rate:g} to {stages[-1].rate:g}, the "
+        f"number of examples from {fitting_rows.examples.shots} to 0",
         f"length: the template has {template.full_tokens} tokens; a sequence may have {fitting_rows.max_tokens} tokens",
     ]
+
+
+def _schedule(job: PromptInternJob) -> str:
+    count = job.spec.schedule.num_stages
+    stages = "1 stage" if count == 1 else f"{count} stages"
+    return f"at most {stages}, chosen by their scores" if job.spec.schedule.is_adaptive else stages

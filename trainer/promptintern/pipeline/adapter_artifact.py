@@ -59,10 +59,14 @@ class InferencePrompt(BaseModel):
     after a run that no gate stopped."""
 
 
-def inference_prompt(session: Session, stage: int) -> InferencePrompt:
-    """Return the description, for ``promptintern predict``, of the prompt that the adapter of ``stage`` expects."""
+def inference_prompt(session: Session, planned: int) -> InferencePrompt:
+    """Return the description, for ``promptintern predict``, of the prompt that the adapter of a stage expects.
+
+    Args:
+        planned: The index of the stage's template in the session's ``templates``.
+    """
     spec = session.job.spec
-    template, shots = session.templates[stage], session.stages[stage].shots
+    template, shots = session.templates[planned], session.stages[planned].shots
     return InferencePrompt(
         base_model=spec.model.uri,
         base_digest=session.folder.digest(),
@@ -92,7 +96,7 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) 
         record = store.record(str(stage), lineage, StageRecord)
         for name in (WEIGHTS, CONFIG):
             (folder / name).write_bytes((fetched / name).read_bytes())
-        (folder / PROMPT_FILE).write_text(inference_prompt(session, stage).model_dump_json(indent=2))
+        (folder / PROMPT_FILE).write_text(inference_prompt(session, record.planned).model_dump_json(indent=2))
         (folder / "README.md").write_text(_model_card(session, record, lineage.digest()), encoding="utf-8")
         manifest = commit_folder(
             store.store,
@@ -132,8 +136,8 @@ def _model_card(session: Session, record: StageRecord, digest: str) -> str:
         job=job,
         base=base_model_name(job.spec.model.uri)[0],
         record=record,
-        stages=len(session.stages),
+        stages=session.job.spec.schedule.num_stages,
         digest=digest,
-        prompt="".join(piece.text for piece in session.templates[record.index].pieces),
+        prompt="".join(piece.text for piece in session.templates[record.planned].pieces),
         data=session.data.digests,
     )

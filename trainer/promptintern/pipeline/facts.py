@@ -51,7 +51,7 @@ from promptintern.report.facts import (
 from promptintern.report.html import render_html
 from promptintern.report.loss_curve import loss_curve
 from promptintern.report.schema import Report, report_to_json
-from promptintern.stage_record import StageRecord, TrackRecord
+from promptintern.stage_record import TrackRecord
 from promptintern.storage.job_file import read_job
 from promptintern.storage.run import RunStore, stage_folder
 from promptintern.uris import display_uri
@@ -64,10 +64,9 @@ _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizer
 
 def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
     """Write ``report/facts.json``, which holds all facts about the run from which the report is built."""
-    keys = [str(stage.index) for stage in session.stages]
-    manifests = {key: manifest for key in (*keys, DIRECT) if (manifest := store.stage_manifest(key)) is not None}
-    stages = [store.record(key, manifests[key], StageRecord) for key in keys if key in manifests]
-    direct = store.record(DIRECT, manifests[DIRECT], TrackRecord) if DIRECT in manifests else None
+    manifest = store.stage_manifest(DIRECT)
+    direct = store.record(DIRECT, manifest, TrackRecord) if manifest is not None else None
+    stages = outcome.records
     tracks = {str(stage.index): stage for stage in stages} | ({DIRECT: direct} if direct else {})
     arms = _arms(store, outcome)
     full_answers = next(arm.predictions for arm in arms if arm.name == Arm.FULL_PROMPT)
@@ -83,7 +82,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         reference=session.job.spec.evaluation.reference or Reference.ANSWERS,
         arms=arms,
         stages=stages,
-        planned_stages=len(session.stages),
+        planned_stages=len(stages) if session.job.spec.schedule.is_adaptive else len(session.stages),
         direct=direct,
         loss=[loss_curve(key, _losses(store, key, track.term)) for key, track in tracks.items()],
         gate=GateFacts(

@@ -22,7 +22,7 @@ from promptintern.pipeline.retention import check_retention, retention_prompts
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import Lessons
 from promptintern.pipeline.teaching.settings import stages_teach
-from promptintern.pipeline.teaching.stage_teachers import StageTeachers
+from promptintern.pipeline.teaching.stage_teachers import Earlier, StageTeachers
 from promptintern.pipeline.teaching.teaching_pass import teach
 from promptintern.pipeline.tracks import (
     DIRECT,
@@ -30,6 +30,7 @@ from promptintern.pipeline.tracks import (
     Track,
     direct_track,
     lr_span_of,
+    next_track,
     prepare_track,
     stage_tracks,
 )
@@ -46,6 +47,8 @@ from promptintern.storage.run import RunStore
 class Outcome:
     """The result of training the stages, and the adapters that the arms used."""
 
+    records: Sequence[StageRecord] = ()
+    """The records of all stages that were trained, in order."""
     kept: int | None
     """The index of the stage whose adapter is the result; None if no stage passed the gate."""
     stopped_at: int | None
@@ -115,7 +118,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     if Arm.DIRECT in requested and not session.data.train:
         run.emit(Note(text="there is no arm Direct, because Direct learns only from written answers (data.train)"))
     elif Arm.DIRECT in requested:
-        arm_parents[Arm.DIRECT] = run.train_direct(query_only)
+        arm_parents[Arm.DIRECT] = run.train_direct(query_only, outcome.records)
     measure_latency(session, store, trainer, result, full=full, observer=observer)
     return replace(outcome, arm_parents=arm_parents)
 
@@ -135,11 +138,11 @@ def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> 
     """Return the run's result, which is the adapter of the kept stage, or None if no stage passed the gate."""
     if outcome.kept is None or outcome.kept_digest is None:
         return None
-    stage, digest = session.stages[outcome.kept], outcome.kept_digest
-    if stage is session.stages[-1]:
-        return Result(stage=stage.index, digest=digest, arm=Arm.QUERY_ONLY, prompts=query_only)
-    prompts = session.encode_held_out(session.templates[stage.index], stage.shots)
-    return Result(stage=stage.index, digest=digest, arm=KEPT_STAGE, prompts=prompts)
+    record, digest = outcome.records[outcome.kept], outcome.kept_digest
+    if record.planned == len(session.stages) - 1:
+        return Result(stage=record.index, digest=digest, arm=Arm.QUERY_ONLY, prompts=query_only)
+    prompts = session.encode_held_out(session.templates[record.planned], record.shots)
+    return Result(stage=record.index, digest=digest, arm=KEPT_STAGE, prompts=prompts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,11 +190,9 @@ class _Run:
         Args:
             full_answers: The answers of the FullPrompt arm. The gate compares the score of each stage with their score.
         """
-        tracks = stage_tracks(self.session)
-        kept: int | None = None
-        stopped_at: int | None = None
-        kept_digest: str | None = None
+        tracks = [] if self.session.job.spec.schedule.is_adaptive else stage_tracks(self.session)
         earlier: list[tuple[StageRecord, str]] = []
+        stopped_at: int | None = None
         lessons = self.session.lessons
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as executor:
             pending: dict[int, Future[PreparedTrack]] = {}
@@ -202,7 +203,9 @@ class _Run:
                 return pending[number]
 
             steps = self._steps_by_stage(tracks, prepare)
-            for number, track in enumerate(tracks):
+            while (track := next_track(self.session, [record for record, _ in earlier])) is not None:
+                number = len(earlier)
+                tracks[number:] = tracks[number:] or [track]
                 lessons = self.teachers.lessons(earlier)
                 manifest = self._committed(track.key)
                 if manifest is None:
@@ -210,34 +213,44 @@ class _Run:
                     del pending[number]
                     if number + 1 < len(tracks) and lessons is self.session.lessons:
                         prepare(number + 1)  # renders and tokenizes the next stage's prompts while this one trains
-                    manifest = self._train_stage(prepared, steps, full_answers, self.teachers.label(earlier))
+                    manifest = self._train_stage(prepared, steps, full_answers, earlier)
                 record = self._stage_record(track.key, manifest)
                 self.emit(StageDone(record=record))
+                earlier.append((record, manifest.digest()))
                 if record.gate == "failed" and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
-                    self.emit(Note(text=_gate_message(record, kept), warning=True))
                     stopped_at = number
                     break
-                kept, kept_digest = number, manifest.digest()
-                earlier.append((record, kept_digest))
+        outcome = self._outcome(earlier, stopped_at, replace(lessons, cost=self.teachers.cost))
+        if stopped_at is not None:
+            self.emit(Note(text=_gate_message(outcome.records[stopped_at], outcome.kept), warning=True))
+        return outcome
+
+    def _outcome(self, stages: Earlier, stopped_at: int | None, lessons: Lessons) -> Outcome:
+        """Return the outcome of the trained ``stages``. Its adapter is that of the last stage of the schedule."""
+        last = len(self.session.stages) - 1
+        kept = [
+            index
+            for index, (record, _) in enumerate(stages)
+            if index != stopped_at and (record.position is None or record.position == last)
+        ]
         return Outcome(
-            kept=kept,
+            records=[record for record, _ in stages],
+            kept=kept[-1] if kept else None,
+            kept_digest=stages[kept[-1]][1] if kept else None,
             stopped_at=stopped_at,
-            kept_digest=kept_digest,
-            lessons=replace(lessons, cost=self.teachers.cost),
+            lessons=lessons,
         )
 
-    def train_direct(self, prompts: Sequence[Sequence[int]]) -> str:
-        """Train Direct with the budget of the stages, answer ``prompts``, and return Direct's manifest digest."""
+    def train_direct(self, prompts: Sequence[Sequence[int]], stages: Sequence[StageRecord]) -> str:
+        """Train Direct with the budget of ``stages``, answer ``prompts``, and return Direct's manifest digest."""
         manifest = self._committed(DIRECT)
         if manifest is None:
             rows = self._last_rows[: len(self.session.data.train)]  # the rows that the teacher answered come last
-            stages = ((str(stage.index), self._committed(str(stage.index))) for stage in self.session.stages)
             track = direct_track(
                 self.session,
                 rows,
-                stage_tokens=[
-                    self._written_tokens(self._stage_record(key, stage)) for key, stage in stages if stage is not None
-                ],
+                epochs=sum(record.epochs for record in stages),
+                stage_tokens=[self._written_tokens(record) for record in stages],
             )
             prepared = prepare_track(self.session, track, rows)
             lr_span = lr_span_of(self.session, track, len(prepared.steps), before=0, after=0)
@@ -258,10 +271,8 @@ class _Run:
         return self.session.encode_training(self.session.templates[-1], 0)
 
     def _prepare(self, stage: Track, lessons: Lessons) -> PreparedTrack:
-        if lessons is not self.session.lessons:
-            return prepare_track(replace(self.session, lessons=lessons), stage)
-        is_last = stage.template == len(self.session.templates) - 1
-        return prepare_track(self.session, stage, self._last_rows if is_last else None)
+        is_last = stage.template == len(self.session.templates) - 1 and lessons is self.session.lessons
+        return prepare_track(replace(self.session, lessons=lessons), stage, self._last_rows if is_last else None)
 
     def emit(self, event: Note | Scored | StageDone) -> None:
         """Send ``event`` to the observer if this worker has rank 0."""
@@ -291,7 +302,11 @@ class _Run:
         ]
 
     def _train_stage(
-        self, prepared: PreparedTrack, steps: Sequence[int], full_answers: Sequence[str], teacher: str | None
+        self,
+        prepared: PreparedTrack,
+        steps: Sequence[int],
+        full_answers: Sequence[str],
+        earlier: Earlier,
     ) -> Manifest:
         track = prepared.track
         number = track.template
@@ -301,7 +316,7 @@ class _Run:
         trajectory = self.trainer.train(prepared, lr_span)
         trained = self._track_record(prepared, trajectory)
         try:
-            record = self._evaluate_stage(track, trained, full_answers, teacher)
+            record = self._evaluate_stage(track, trained, full_answers, earlier)
         except Stopped:
             self.trainer.save(track, trajectory)
             raise
@@ -310,7 +325,11 @@ class _Run:
         return manifest
 
     def _evaluate_stage(
-        self, track: Track, trained: TrackRecord, full_answers: Sequence[str], teacher: str | None
+        self,
+        track: Track,
+        trained: TrackRecord,
+        full_answers: Sequence[str],
+        earlier: Earlier,
     ) -> StageRecord:
         """Return the record of a trained stage.
 
@@ -321,19 +340,26 @@ class _Run:
         answers = answer_prompts(self.session, prompts, use_adapter=True, name=track.name, observer=self.observer)
         score = self._score([answer.text for answer in answers])
         full_score = self._score(full_answers[:count])
-        scale = 100 if self._metric is Metric.BLEU else 1
-        drop = (full_score - score) / scale
+        is_adaptive = self.session.job.spec.schedule.is_adaptive
+        start = earlier[int(track.parent)][0].score if track.parent is not None else score
         return StageRecord(
             **dict(trained),
-            index=track.template,
-            teacher=teacher,
+            index=len(earlier),
+            position=track.template if is_adaptive else None,
+            accepted=self._is_within_gate(score, start) if is_adaptive else None,
+            teacher=self.teachers.label(earlier),
             metric=self._metric,
             score=score,
             full_prompt_score=full_score,
             scored_rows=count,
-            # The tolerance covers the rounding of float sums, and is far below the weight of one row.
-            gate="failed" if drop > evaluation.gate.max_drop + 1e-9 else "passed",
+            gate="passed" if self._is_within_gate(score, full_score) else "failed",
         )
+
+    def _is_within_gate(self, score: float, reference: float) -> bool:
+        """Return whether ``score`` is at most ``gate.maxDrop`` below ``reference``."""
+        scale = 100 if self._metric is Metric.BLEU else 1
+        # The tolerance covers the rounding of float sums, and is far below the weight of one row.
+        return (reference - score) / scale <= self.session.job.spec.evaluation.gate.max_drop + 1e-9
 
     def _track_record(self, prepared: PreparedTrack, trajectory: Trajectory) -> TrackRecord:
         return TrackRecord(

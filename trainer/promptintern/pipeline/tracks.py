@@ -18,7 +18,8 @@ from promptintern.engine.train import LrSpan
 from promptintern.pipeline.inputs import length_of
 from promptintern.pipeline.session import Session, tokens_per_pack
 from promptintern.prompt.encode import Encoded
-from promptintern.stage_record import TrackPlan
+from promptintern.schedule import Attempt, last_accepted, next_position
+from promptintern.stage_record import StageRecord, TrackPlan
 
 DIRECT = "direct"
 _DIRECT_SEED = 1_000_003
@@ -58,32 +59,67 @@ class PreparedTrack:
 
 
 def stage_tracks(session: Session) -> list[Track]:
-    """Return the tracks of all stages in order."""
-    count = len(session.stages)
+    """Return the tracks of all stages of a schedule that is not adaptive, in order."""
     return [
-        Track(
-            key=str(stage.index),
-            name=f"stage {stage.index + 1}/{count}",
-            parent=str(stage.index - 1) if stage.index else None,
-            template=stage.index,
-            stage=stage.index,
-            shots=stage.shots,
-            epochs=stage.epochs,
-            seed=(session.job.spec.training.seed, stage.index),
-        )
+        _stage_track(session, stage.index, planned=stage.index, parent=stage.index - 1, of=f"{len(session.stages)}")
         for stage in session.stages
     ]
 
 
-def direct_track(session: Session, rows: Sequence[Encoded], *, stage_tokens: Sequence[int]) -> Track:
+def next_track(session: Session, records: Sequence[StageRecord]) -> Track | None:
+    """Return the track of the stage that follows the stages with these records, or None if no stage follows."""
+    index, schedule = len(records), session.job.spec.schedule
+    if not schedule.is_adaptive:
+        return stage_tracks(session)[index] if index < len(session.stages) else None
+    attempts = attempts_of(records)
+    position = next_position(attempts, positions=len(session.stages), max_stages=schedule.num_stages)
+    if position is None:
+        return None
+    return _stage_track(
+        session,
+        index,
+        planned=position,
+        parent=last_accepted(attempts) if records else -1,
+        of=f"at most {schedule.num_stages}",
+    )
+
+
+def attempts_of(records: Sequence[StageRecord]) -> list[Attempt]:
+    """Return what an adaptive schedule reads of the stages that were trained."""
+    return [Attempt(position=record.planned, accepted=record.accepted is not False) for record in records]
+
+
+def _stage_track(session: Session, index: int, *, planned: int, parent: int, of: str) -> Track:
+    """Return the track of a stage.
+
+    Args:
+        index: The number of stages before it.
+        planned: The index of its rate, shots and template in the session's ``stages``.
+        parent: The index of the stage whose adapter it starts from; negative for a new adapter.
+        of: The number of stages, for messages.
+    """
+    stage = session.stages[planned]
+    return Track(
+        key=str(index),
+        name=f"stage {index + 1}/{of}" if of.isdecimal() else f"stage {index + 1} of {of}",
+        parent=str(parent) if parent >= 0 else None,
+        template=planned,
+        stage=index,
+        shots=stage.shots,
+        epochs=stage.epochs,
+        seed=(session.job.spec.training.seed, index),
+    )
+
+
+def direct_track(session: Session, rows: Sequence[Encoded], *, epochs: int, stage_tokens: Sequence[int]) -> Track:
     """Return the track of the Direct arm: plain fine-tuning on the last stage's prompts with the budget of all stages.
 
     Args:
         rows: The encoded prompts and answers of the last stage.
+        epochs: The number of epochs of all stages that were trained.
         stage_tokens: The number of training tokens, over all epochs, of each stage that was trained. A gate may
             have stopped the run before the last stage.
     """
-    epochs = sum(stage.epochs for stage in session.stages[: len(stage_tokens)])
     if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
         epochs = max(1, round(sum(stage_tokens) / sum(length_of(row).total for row in rows)))
     return Track(

@@ -92,7 +92,7 @@ def build_report(facts: RunFacts) -> Report:
             reference=facts.reference,
         ),
         warnings=warnings_of(facts, arms, comparisons),
-        notes=[*_reference_notes(facts), *_unneeded_notes(facts), *facts.notes],
+        notes=[*_reference_notes(facts), *_adaptive_notes(facts), *_unneeded_notes(facts), *facts.notes],
         metrics=facts.metrics,
         arms=arms,
         comparisons=comparisons,
@@ -128,6 +128,22 @@ def _reference_notes(facts: RunFacts) -> list[str]:
     return [
         "The answers of every arm are compared with the answers of FullPrompt, not with written answers. The scores "
         "say how far an arm agrees with the full prompt. FullPrompt itself has the largest possible score."
+    ]
+
+
+def _adaptive_notes(facts: RunFacts) -> list[str]:
+    discarded = [stage for stage in facts.stages if stage.accepted is False]
+    if all(stage.accepted is None for stage in facts.stages):
+        return []
+    count = len(facts.stages)
+    note = f"The schedule is adaptive: it took {count} {'stage' if count == 1 else 'stages'}"
+    if not discarded:
+        return [f"{note}, none of which was discarded."]
+    numbers = ", ".join(str(stage.index + 1) for stage in discarded)
+    share = sum(stage.training_tokens for stage in discarded) / sum(stage.training_tokens for stage in facts.stages)
+    return [
+        f"{note}. The score of stage {numbers} dropped too far, so training went on from an earlier stage. The "
+        f"discarded training is {formatting.percent(share)} of the training tokens."
     ]
 
 

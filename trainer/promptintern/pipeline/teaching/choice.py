@@ -55,19 +55,19 @@ def teacher_of_stage(session: Session, earlier: Sequence[tuple[StageRecord, str]
         return base_teacher(session)
     if not earlier:
         return None if session.data.train else base_teacher(session)
+    earlier = [stage for stage in earlier if stage[0].accepted is not False]
     record, digest = earlier[-1]
     if teacher.model is TeacherModel.BEST_STAGE:
         # Of stages with the same score, the last one is chosen, because it has the shortest prompt.
         record, digest = max(reversed(earlier), key=lambda stage: stage[0].score)
         if record.full_prompt_score > record.score:
             return base_teacher(session)
-    stage = session.stages[record.index]
     return TeachingModel(
         name=f"stage-{record.index}",
         label=f"stage {record.index + 1}",
         title=f"teacher (stage {record.index + 1})",
         stage=str(record.index),
         digest=digest,
-        template=session.templates[record.index],
-        shots=stage.shots,
+        template=session.templates[record.planned],
+        shots=session.stages[record.planned].shots,
     )
