@@ -9,7 +9,7 @@ from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
 from promptintern_api.contract import LABEL_PRIORITY, LABEL_QUEUE
 from promptintern_api.data import DataSpec
-from promptintern_api.evaluation import EvaluationSpec, OnGateFail
+from promptintern_api.evaluation import EvaluationSpec, OnGateFail, Reference
 from promptintern_api.model import ModelSpec
 from promptintern_api.prompt import PromptSpec, count_placeholder
 from promptintern_api.schedule import ScheduleSpec
@@ -242,6 +242,23 @@ class PromptInternJobSpec(ApiModel):
                 "!has(self.evaluation.gate.onFail) || self.evaluation.gate.onFail == 'Continue'"
             ),
             holds=lambda self: not self.schedule.is_adaptive or self.evaluation.gate.on_fail is OnGateFail.CONTINUE,
+        ),
+        Rule(
+            field="training.teacher.model",
+            message=(
+                "must be Base or PreviousStage if evaluation.reference is FullPrompt, because the full prompt then has "
+                "the highest score by definition"
+            ),
+            cel=(
+                "!has(self.training) || !has(self.training.teacher) || !has(self.training.teacher.model) || "
+                "self.training.teacher.model != 'BestStage' || !has(self.evaluation) || "
+                "!has(self.evaluation.reference) || self.evaluation.reference != 'FullPrompt'"
+            ),
+            holds=lambda self: (
+                self.training.teacher is None
+                or self.training.teacher.model is not TeacherModel.BEST_STAGE
+                or self.evaluation.reference is not Reference.FULL_PROMPT
+            ),
         ),
         Rule(
             field="compute.gpusPerWorker",

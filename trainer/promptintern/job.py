@@ -18,6 +18,7 @@ _URI_FIELDS = (
     ("data", "train", "uri"),
     ("data", "queries", "uri"),
     ("data", "eval", "uri"),
+    ("evaluation", "retention", "data", "uri"),
     ("storage", "uri"),
     ("prompt", "compressor", "modelUri"),
     ("prompt", "retriever", "modelUri"),

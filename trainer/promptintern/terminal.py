@@ -1,5 +1,6 @@
 """Prints the output of all commands: lines that are never cut, and tables that fit the width of the terminal."""
 
+import re
 import sys
 from collections.abc import Iterator
 
@@ -28,6 +29,11 @@ def print_line(text: str) -> None:
 def print_error(text: str, style: str | None = None) -> None:
     """Print ``text`` unchanged to standard error."""
     Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with spaces in place of characters that would move a terminal's cursor or change its colours."""
+    return re.sub(r"[^\S\n]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text)
 
 
 def fitted_table(table: Table, console: Console) -> Table | Text:

@@ -290,6 +290,15 @@ BAD_JOBS = (
         "must be Base if there is only one stage",
     ),
     _bad(
+        {
+            "spec.data.queries": _QUERIES,
+            "spec.training.teacher": {"model": "BestStage"},
+            "spec.evaluation": {"reference": "FullPrompt"},
+        },
+        "spec.training.teacher.model",
+        "must be Base or PreviousStage if evaluation.reference is FullPrompt",
+    ),
+    _bad(
         {"spec.data.queries": _QUERIES, "spec.training.teacher": {"topK": 0}},
         "spec.training.teacher.topK",
         "greater than or equal to 1",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from promptintern.errors import UserError
+from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.neutral import NEUTRAL_PROMPTS
 from promptintern.pipeline.events import Event, Note
 from promptintern.pipeline.inputs import load_data
@@ -124,3 +124,13 @@ def test_the_gate(divergence: float, changed: int, max_changed: float | None, pa
         neutral=True,
     )
     assert facts.passed == passed
+
+
+def test_nothing_that_was_compared_is_no_pass() -> None:
+    facts = RetentionFacts(prompts=3, changed=0, tokens=0, divergence=0, max_divergence=0.25, neutral=True)
+    assert not facts.passed
+
+
+def test_probabilities_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="are not finite"):
+        checked(float("nan"), tmp_path)

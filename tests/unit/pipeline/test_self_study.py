@@ -1,6 +1,7 @@
 """Queries that the base model writes: which of them count, and what storage holds of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +18,18 @@ from promptintern.pipeline.teaching.self_study import (
     COPIED,
     EMPTY,
     LEAKED,
+    NO_ROOM,
     REPEATED,
     UNFINISHED,
+    UNREADABLE,
     add_written_queries,
     describe,
     stop_texts,
+    with_queries,
 )
-from promptintern.pipeline.teaching.written import SelfStudy, WrittenQueries, is_written
+from promptintern.pipeline.teaching.written import SelfStudy, WrittenQueries
 from promptintern.prompt.encode import PromptEncoder
+from promptintern.prompt.template import parse_template
 from promptintern.sample import MODEL_URI
 from promptintern.sample.job import build_job
 from promptintern.storage.run import RunStore
@@ -68,7 +73,7 @@ def test_written_queries_come_after_those_of_the_file_and_are_the_same_every_tim
     first, recorder = written(session_of(count=6), tmp_path / "run")
     queries = [query.query for query in first.data.queries]
     assert len(queries) == len(set(queries)) == 2 + 6
-    assert [is_written(query) for query in first.data.queries] == [False] * 2 + [True] * 6
+    assert [query.is_written for query in first.data.queries] == [False] * 2 + [True] * 6
     assert len(first.examples.queries) == 8
     study = first.self_study
     assert study is not None
@@ -102,7 +107,7 @@ def test_too_few_valid_queries_refuse_the_job(tmp_path: Path) -> None:
         UserError, match=r"spec.data.generate: the base model wrote \d+ queries.*at least 90 %"
     ) as refused:
         written(session_of(count=20, temperature=0.01, minValid=0.9), tmp_path)
-    assert "80 times, the query" in str(refused.value), "four draws for each of the 20 queries that the job asks for"
+    assert "8 times, the query" in str(refused.value), "the share is checked after every shard"
 
 
 def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:
@@ -115,6 +120,12 @@ def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:
 
 def query(text: str, ending: Ending = Ending.STOP) -> Answer:
     return Answer(text=text, tokens=3, ending=ending)
+
+
+def study_of(*queries: str) -> SelfStudy:
+    study = SelfStudy()
+    study.add(WrittenQueries(queries=list(queries), dropped={}))
+    return study
 
 
 def test_which_queries_are_left_out() -> None:
@@ -131,20 +142,37 @@ def test_which_queries_are_left_out() -> None:
         query("  "),
         query("cut off", Ending.LENGTH),
         query("show the date", Ending.END_TOKEN),
+        query("a\x1b]0;title\x07b"),
     ]
-    shard = self_study._valid(
-        session,
-        ["Task: count the lines of a file\nTask:"] * len(answers),
-        answers,
-        SelfStudy(queries=["Written before."]),
-    )
+    openings = ["Task: count the lines of a file\nTask: \x1aquery\x1a"] * len(answers)
+    shard = self_study._valid(session, openings, answers, study_of("Written before."))
     assert shard.queries == ["list all files", "show the date"]
-    assert shard.dropped == {REPEATED: 3, LEAKED: 1, COPIED: 1, EMPTY: 1, UNFINISHED: 1}
-    study = SelfStudy() + shard + WrittenQueries(queries=["x"], dropped={EMPTY: 1})
-    assert (study.drawn, len(study.queries), study.dropped[EMPTY]) == (11, 3, 2)
+    assert shard.dropped == {REPEATED: 3, LEAKED: 1, COPIED: 1, EMPTY: 1, UNFINISHED: 1, UNREADABLE: 1}
+    study = SelfStudy()
+    study.add(shard)
+    study.add(WrittenQueries(queries=["x"], dropped={EMPTY: 1}))
+    assert (study.drawn, len(study.queries), study.dropped[EMPTY]) == (12, 3, 2)
     assert describe(study).startswith(
-        "the base model wrote 11 queries, of which 3 (27 %) are valid and distinct; 3 times"
+        "the base model wrote 12 queries, of which 3 (25 %) are valid and distinct; 3 times"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "is_copied"),
+    [
+        ("cat", False),
+        ("7", False),
+        ("query", False),
+        ("17 classes", False),
+        ("black", True),
+        ("dog", True),
+        ("categorise the animal", True),
+        ("the animal", False),
+    ],
+)
+def test_short_queries_are_copied_only_if_they_are_a_whole_line_of_the_prompt(text: str, is_copied: bool) -> None:
+    opening = "Categorise the animal, 17 classes.\nAnimal: dog\nBlack\nAnimal: \x1aquery\x1a\nClass:"
+    assert self_study._is_copied(text, opening) == is_copied
 
 
 @pytest.mark.parametrize(
@@ -152,6 +180,8 @@ def test_which_queries_are_left_out() -> None:
     [
         ("Task: {query}\nBash:", False, ("\n",)),
         ("Task: {query}\nBash:", True, ("\nBash:",)),
+        ('Task: "{query}"\nBash:', False, ('"', "\n")),
+        ("<q>{query}</q>\nA:", False, ("</q>", "\n")),
         ("Task: {query} =>", False, (" =>", "\n")),
         ("Task: {query} =>", True, (" =>",)),
         ("Task: {query}", False, ("\n",)),
@@ -161,7 +191,7 @@ def test_which_queries_are_left_out() -> None:
     ],
 )
 def test_where_a_query_ends(template: str, multiline: bool, stops: tuple[str, ...]) -> None:
-    session: Any = SimpleNamespace(job=SimpleNamespace(spec=SimpleNamespace(prompt=SimpleNamespace(template=template))))
+    session: Any = SimpleNamespace(full_template=parse_template(template))
     assert stop_texts(session, multiline=multiline) == stops
 
 
@@ -187,3 +217,29 @@ def test_an_opening_ends_where_the_query_begins(chat: bool, prompt: str, opening
     expected = tokenizer(opening, add_special_tokens=False)["input_ids"]
     assert list(ids)[-len(expected) :] == expected
     assert encoder.encode_openings(["MARK\n"], "MARK")[0], "there is a token from which generation can begin"
+
+
+def test_a_chat_template_that_changes_the_text_is_refused() -> None:
+    tokenizer = load_tokenizer(fetch_model(MODEL_URI))
+    tokenizer.chat_template = CHAT.replace("{{ m.content }}", "{{ m.content | upper }}")
+    encoder = PromptEncoder(tokenizer, chat=False)
+    encoder._chat = True
+    with pytest.raises(UserError, match="changes the text of the prompt"):
+        encoder.encode_openings(["Task: mark"], "mark")
+
+
+def test_openings_that_leave_no_room_are_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_of(count=4)
+    monkeypatch.setattr(self_study, "answer_prompts", lambda _session, prompts, **_: [query("x")] * len(prompts))
+    shard = self_study.draw_queries(replace(session, max_tokens=100), 0, 8, SelfStudy(), observer=Recorder())  # type: ignore[arg-type]
+    assert shard == WrittenQueries(queries=[], dropped={NO_ROOM: 8})
+
+
+def test_written_queries_that_are_too_long_are_left_out_and_do_not_refuse_the_job() -> None:
+    session = session_of(count=4)
+    limit = session.job.spec.training.model_copy(update={"max_tokens": 300})
+    spec = session.job.spec.model_copy(update={"training": limit})
+    short = replace(session, job=session.job.model_copy(update={"spec": spec}), max_tokens=300)
+    added = with_queries(short, study_of("list files", "word " * 200))
+    assert [q.query for q in added.data.queries if q.is_written] == ["list files"]
+    assert added.data.dropped == {"queries: too long for the teacher": 1}

@@ -130,20 +130,14 @@ def prepare(
 ) -> None:
     """Show what would be trained: a table of the stages, and the prompt of one row at every stage.
 
-    If the base model is to write queries (data.generate), the first 20 of them are shown as well.
+    If the base model is to write queries (data.generate), 20 queries of this kind are shown as well.
     """
-    stop = StopFlag()
-    with stop.installed():
-        from promptintern.cli.preview import print_preview
-        from promptintern.commands.preview import preview
-        from promptintern.job import load_job
-        from promptintern.pipeline.events import Stopped
+    from promptintern.cli.preview import print_preview
+    from promptintern.commands.preview import preview
+    from promptintern.job import load_job
 
-        try:
-            with terminal_observer(stop) as observer:
-                shown = preview(load_job(job, overrides or []), row=row, observer=observer)
-        except Stopped:
-            raise typer.Exit(128 + (stop.signal or 15)) from None
+    with terminal_observer(StopFlag()) as observer:  # signals end the command at once, because it stores nothing
+        shown = preview(load_job(job, overrides or []), row=row, observer=observer)
     print_preview(shown)
 
 

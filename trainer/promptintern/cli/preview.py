@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from promptintern.commands.preview import Preview
+from promptintern.terminal import printable
 
 
 def print_preview(shown: Preview) -> None:
@@ -43,7 +44,7 @@ def print_preview(shown: Preview) -> None:
     out.print(table)
     out.print(f"\nThe prompt of the row at {shown.where}, at every stage:", markup=False)
     for stage in shown.stages:
-        out.print(Panel(Text(stage.prompt), title=f"stage {stage.index + 1}", title_align="left"))
+        out.print(Panel(Text(printable(stage.prompt)), title=f"stage {stage.index + 1}", title_align="left"))
     if shown.queries:
         out.print(
             f"The teacher answers {shown.queries:,} queries when the run begins. The training tokens above do not "
@@ -53,9 +54,10 @@ def print_preview(shown: Preview) -> None:
         out.print(
             Text(
                 f"When the run begins, the base model writes {shown.written.count:,} queries, and the teacher answers "
-                f"them. The figures above are of the first ones: {shown.written.summary}."
+                f"them. The figures above are of queries like these: {shown.written.summary}."
             )
         )
-        out.print(Panel(Text("\n".join(shown.written.queries)), title="written queries", title_align="left"))
+        lines = (f"{number}. {printable(query)}" for number, query in enumerate(shown.written.queries, start=1))
+        out.print(Panel(Text("\n".join(lines)), title="written queries", title_align="left"))
     if shown.answer is not None:
         out.print(Panel(Text(shown.answer), title="answer (the training target)", title_align="left"))

@@ -1,6 +1,5 @@
 """Messages for the user about a job: its conditions, changes and progress, and the command to run next."""
 
-import re
 from datetime import datetime, timedelta
 
 from promptintern_api.status import AttemptStatus, Condition, Outcome, Phase
@@ -8,6 +7,7 @@ from promptintern_api.training_status import StageStatus
 
 from promptintern.cluster.objects import Job
 from promptintern.report.formatting import duration
+from promptintern.terminal import printable
 
 _HEADINGS = {
     ("Accepted", "Unknown"): "being checked",
@@ -67,11 +67,6 @@ def condition_message(condition: Condition) -> str:
     if len(lines) > 1:
         return "\n".join([f"{heading}{reason}:", *(f"  {line}" for line in lines)])
     return f"{heading}{reason}: {lines[0]}" if lines else f"{heading}{reason}"
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with spaces in place of characters that would move a terminal's cursor or change its colours."""
-    return re.sub(r"[^\S\n]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", " ", text)
 
 
 def waiting_for_operator(job: Job, now: datetime) -> str | None:

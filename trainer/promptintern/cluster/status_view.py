@@ -12,7 +12,7 @@ from rich.text import Text
 
 from promptintern.cluster import messages
 from promptintern.cluster.objects import Job
-from promptintern.terminal import fitted_table
+from promptintern.terminal import fitted_table, printable
 
 _COLOURS = {
     Phase.SUCCEEDED: "green",
@@ -161,7 +161,7 @@ def _attempts(job: Job, now: datetime, console: Console) -> list[RenderableType]
         )
     blocks: list[RenderableType] = [fitted_table(table, console)]
     blocks += [
-        Text(f"attempt {attempt.number}: {messages.printable(attempt.message)}")
+        Text(f"attempt {attempt.number}: {printable(attempt.message)}")
         for attempt in ordered
         if attempt.message and attempt.outcome is not Outcome.SUCCEEDED
     ]
@@ -182,7 +182,7 @@ def _failed_pods(attempt: AttemptStatus) -> list[str]:
             continue
         node = f" on {pod.node}" if pod.node else ""
         code = f", exit code {pod.exit_code}" if pod.exit_code is not None else ""
-        message = f": {messages.printable(pod.message)}" if pod.message else ""
+        message = f": {printable(pod.message)}" if pod.message else ""
         lines.append(f"  pod {pod.name}{node}: {pod.reason or pod.phase or 'ended'}{code}{message}")
     return lines
 

@@ -1,12 +1,12 @@
 """Previews a job: computes the token counts of every stage, and the prompt of one training row at every stage."""
 
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from promptintern_api import PromptInternJob
+from promptintern_api.compute import Device
 from promptintern_api.prompt import CompressorKind
 
 from promptintern.compress import CompressedTemplate
@@ -16,15 +16,17 @@ from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.events import Observer
 from promptintern.pipeline.inputs import Data, Examples, load_data, render_prompts, s3_options, stages_of
 from promptintern.pipeline.session import DTYPES, compress_all, load_embedder, open_session
-from promptintern.pipeline.teaching.self_study import DRAWS, check_valid_share, describe, draw_queries, with_queries
-from promptintern.pipeline.teaching.written import SelfStudy, is_written
+from promptintern.pipeline.teaching.self_study import describe, draw_queries, share_fault, with_queries
+from promptintern.pipeline.teaching.written import SelfStudy
 from promptintern.pipeline.tracks import describe_track
 from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.rows.types import Query
 from promptintern.stage_record import TrackPlan
 
 SHOWN_QUERIES = 20
-"""The number of written queries that a preview shows."""
+"""The largest number of written queries that a preview shows."""
+DRAWN_QUERIES = 40
+"""The number of queries that the base model writes for a preview."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class StagePreview:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenPreview:
-    """The first queries that the base model writes when the run begins."""
+    """Queries as the base model writes them when the run begins."""
 
     count: int
     """The number of queries that the run asks for."""
@@ -58,7 +60,7 @@ class Preview:
     queries: int
     """The number of queries that the teacher is to answer, without those that the base model is to write."""
     written: WrittenPreview | None
-    """The first queries that the base model writes; None if it writes none."""
+    """Queries as the base model writes them; None if it writes none."""
     where: str
     """The file and the line of the previewed row, such as ``train.jsonl:3``."""
     answer: str | None
@@ -87,6 +89,8 @@ def preview(job: PromptInternJob, *, row: int, observer: Observer) -> Preview:
     encoder, train = inputs.encoder, inputs.data.train
     rows: list[Query] = [*train, *inputs.data.queries]
     neighbours = [*inputs.examples.train, *inputs.examples.queries]
+    if not rows:
+        raise UserError.at("spec.data.generate", "there is no row to show: " + "; ".join(inputs.warnings))
     if row >= len(rows):
         raise UserError.at("--row", f"is {row}, but the training rows are numbered from 0 to {len(rows) - 1}")
     previews = []
@@ -102,7 +106,7 @@ def preview(job: PromptInternJob, *, row: int, observer: Observer) -> Preview:
     return Preview(
         name=job.metadata.name,
         rows=len(rows),
-        queries=sum(not is_written(query) for query in inputs.data.queries),
+        queries=sum(not query.is_written for query in inputs.data.queries),
         written=inputs.written,
         where=rows[row].where,
         answer=train[row].answer if row < len(train) else None,
@@ -156,21 +160,21 @@ def _inputs(job: PromptInternJob, data: Data) -> _Inputs:
 
 
 def _inputs_with_written_queries(job: PromptInternJob, data: Data, observer: Observer) -> _Inputs:
-    """Return the inputs with the first queries that the base model writes in a run. They are not stored."""
-    settings = job.spec.data.generate
-    assert settings is not None
-    session = open_session(job, data)
-    # The draws of a run are seeded by batch, so the same batches give the same queries.
-    batch = job.spec.evaluation.batch_size
-    draws = min(DRAWS, batch * math.ceil(2 * SHOWN_QUERIES / batch))
-    study = SelfStudy() + draw_queries(session, 0, draws, SelfStudy(), observer=observer)
-    check_valid_share(study, settings)
-    session = with_queries(session, study, settings.count)
+    """Return the inputs with queries that the base model writes as in a run. They are not stored."""
+    assert job.spec.data.generate is not None
+    compute = job.spec.compute.model_copy(update={"device": Device.AUTO, "gpus_per_worker": 0})
+    session = open_session(job.model_copy(update={"spec": job.spec.model_copy(update={"compute": compute})}), data)
+    study = SelfStudy()
+    study.add(draw_queries(session, 0, DRAWN_QUERIES, study, observer=observer))
+    fault = share_fault(study, job.spec.data.generate)
+    session = with_queries(session, study) if study.queries else session
     return _Inputs(
         encoder=session.encoder,
         templates=session.templates,
         data=session.data,
         examples=session.examples,
-        warnings=session.warnings,
-        written=WrittenPreview(count=settings.count, queries=study.queries[:SHOWN_QUERIES], summary=describe(study)),
+        warnings=[*session.warnings, *([f"a run would be refused: {fault}"] if fault else [])],
+        written=WrittenPreview(
+            count=job.spec.data.generate.count, queries=study.queries[:SHOWN_QUERIES], summary=describe(study)
+        ),
     )

@@ -23,6 +23,7 @@ from promptintern.pipeline.inputs import (
     s3_options,
     stages_of,
 )
+from promptintern.pipeline.retention import fitting_prompts
 from promptintern.pipeline.session import compress_all, load_embedder
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder
@@ -82,13 +83,25 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
 def _placeholder_warnings(job: PromptInternJob) -> list[str]:
     """Return a warning for each word in braces, in the prompt's texts, that looks like a placeholder but is not one."""
     prompt = job.spec.prompt
-    texts = {"template": prompt.template, "exampleTemplate": prompt.example_template}
+    texts = {"prompt.template": prompt.template, "prompt.exampleTemplate": prompt.example_template}
+    if (retention := job.spec.evaluation.retention) and retention.template:
+        texts["evaluation.retention.template"] = retention.template
     return [
-        f"spec.prompt.{name} contains {word}, which is not a placeholder and is sent literally"
+        f"spec.{name} contains {word}, which is not a placeholder and is sent literally"
         for name, text in texts.items()
         for word in dict.fromkeys(_BRACED.findall(text))
         if word not in ("{query}", "{examples}", "{answer}")
     ]
+
+
+def _check_room_for_written_queries(job: PromptInternJob, template_tokens: int, max_tokens: int) -> None:
+    generate = job.spec.data.generate
+    if generate is not None and template_tokens + generate.max_new_tokens > max_tokens:
+        raise UserError.at(
+            "spec.data.generate.maxNewTokens",
+            f"is {generate.max_new_tokens}, but the template has {template_tokens} tokens and a sequence may have "
+            f"{max_tokens}",
+        )
 
 
 def _check_classifier(job: PromptInternJob) -> None:
@@ -143,6 +156,8 @@ def _check_prompts(
         embedder=embedder,
         model_config=model.config,
     )
+    findings.collect(lambda: fitting_prompts(job, data, encoder, max_tokens=fitting_rows.max_tokens))
+    findings.collect(lambda: _check_room_for_written_queries(job, template.full_tokens, fitting_rows.max_tokens))
     findings.warnings += fitting_rows.warnings
     findings.summary += [
         f"the job {job.metadata.name} is valid",

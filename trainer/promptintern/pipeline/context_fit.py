@@ -92,6 +92,7 @@ def fit_rows(
     encoder: PromptEncoder,
     embedder: Any,
     model_config: Any,
+    needs_training_rows: bool = True,
 ) -> FittingRows:
     """Retrieve the examples of each row, check that its prompts fit the model, and drop long rows if the job says so.
 
@@ -103,6 +104,7 @@ def fit_rows(
             other templates are shorter than ``full``.
         embedder: The encoder of an Embedding retriever; None for other retrievers.
         model_config: The transformers config of the base model.
+        needs_training_rows: Whether a training row or a query must be left.
 
     Raises:
         UserError: if a row has no answer token, a row is too long and the job does not drop long rows, or no row
@@ -132,7 +134,7 @@ def fit_rows(
             max_prompt_tokens=max_prompt_tokens,
         )
         data = _drop_rows(data, flags)
-        _check_rows_left(job, data, max_tokens)
+        _check_rows_left(data, max_tokens, needs_training_rows=needs_training_rows)
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
     while True:
         flags = _flag_long_rows(
@@ -149,14 +151,14 @@ def fit_rows(
                 + _too_long_problems(data.eval, flags.eval, prompt_limit)
             )
         data = _drop_rows(data, flags)
-        _check_rows_left(job, data, max_tokens)
+        _check_rows_left(data, max_tokens, needs_training_rows=needs_training_rows)
         # A dropped row is no longer an example, so examples are retrieved again, and may be longer than before.
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
 
 
-def _check_rows_left(job: PromptInternJob, data: Data, max_tokens: int) -> None:
+def _check_rows_left(data: Data, max_tokens: int, *, needs_training_rows: bool) -> None:
     for kind, rows in (("training", [*data.train, *data.queries]), ("held-out", data.eval)):
-        if not rows and (kind == "held-out" or job.spec.data.generate is None):
+        if not rows and (kind == "held-out" or needs_training_rows):
             raise UserError.at("spec.training.maxTokens", f"no {kind} row fits in {max_tokens} tokens")
 
 

@@ -24,8 +24,8 @@ from promptintern.pipeline.internalize import Outcome, accepted_answers, evaluat
 from promptintern.pipeline.latency import LATENCY_FOLDER
 from promptintern.pipeline.retention import RETENTION_FOLDER
 from promptintern.pipeline.session import Session
+from promptintern.pipeline.teaching.lessons import TeachingCost
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
-from promptintern.pipeline.teaching.written import is_written
 from promptintern.pipeline.tracks import DIRECT
 from promptintern.prompt.coverage import uncovered_entries
 from promptintern.report.build import build_report
@@ -54,6 +54,7 @@ from promptintern.report.schema import Report, report_to_json
 from promptintern.stage_record import TrackRecord
 from promptintern.storage.job_file import read_job
 from promptintern.storage.run import RunStore, stage_folder
+from promptintern.storage.shards import TEACHER_FOLDER, total_meta
 from promptintern.uris import display_uri
 
 MAX_UNCOVERED = 1000
@@ -95,7 +96,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         unneeded=_unneeded(store),
         data=_data(session),
         retention=_retention(store, outcome),
-        teacher=_teacher(session),
+        teacher=_teacher(session, store),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
         warnings=[*session.data.warnings, *session.warnings],
         notes=[*session.notes, *dict.fromkeys(track.slow_reason for track in tracks.values() if track.slow_reason)],
@@ -217,7 +218,7 @@ def _losses(store: RunStore, key: str, term: int) -> list[float]:
 def _data(session: Session) -> DataFacts:
     spec, data = session.job.spec.data, session.data
     taught = session.training_queries[len(data.train) :]
-    written = sum(is_written(query) for query in taught)
+    written = sum(query.is_written for query in taught)
     unanswered = session.lessons.dropped
     return DataFacts(
         train=_source(session, "train", spec.train, len(data.train)),
@@ -277,13 +278,15 @@ def _training_texts(session: Session) -> Iterator[str]:
             yield from (pool[lesson.row].query, lesson.text)
 
 
-def _teacher(session: Session) -> TeacherFacts | None:
+def _teacher(session: Session, store: RunStore) -> TeacherFacts | None:
     teacher = teacher_of(session.job)
     if teacher is None:
         return None
     config = session.adapter.model.get_base_model().config
     top_k = None if teacher.loss is TeacherLoss.ANSWERS else top_k_of(teacher, config)
-    cost = session.lessons.cost
+    cost = TeachingCost()
+    for meta in total_meta(store, TEACHER_FOLDER):
+        cost += TeachingCost.model_validate(meta)
     return TeacherFacts(
         model=teacher.model,
         loss=teacher.loss,

@@ -25,6 +25,15 @@ QUERIES_DROPPED = "queries:"
 """The beginning of the reasons for which queries without answers are dropped."""
 
 
+FILE_FIELDS = {
+    "train": "spec.data.train",
+    "queries": "spec.data.queries",
+    "eval": "spec.data.eval",
+    "retention": "spec.evaluation.retention.data",
+}
+"""The field of the job that names a data file, by the role of the file."""
+
+
 def s3_options(job: PromptInternJob) -> S3Options:
     """Return the options for connecting to the job's S3 server."""
     return S3Options.of(job.spec.storage)
@@ -67,8 +76,8 @@ def load_data(job: PromptInternJob) -> Data:
             "is the file of the queries; name a file of held-out rows, or set spec.data.onLeak: Drop to leave the "
             "held-out rows out of the queries",
         )
-    train = load_rows(spec.train, field="spec.data.train", s3=s3) if spec.train else _NO_ROWS
-    queries = load_queries(spec.queries, field="spec.data.queries", s3=s3) if spec.queries else _NO_QUERIES
+    train = load_rows(spec.train, field=FILE_FIELDS["train"], s3=s3) if spec.train else _NO_ROWS
+    queries = load_queries(spec.queries, field=FILE_FIELDS["queries"], s3=s3) if spec.queries else _NO_QUERIES
     held_out = _load_held_out(job)
     retention = _load_retention(job)
     problems = [*train.problems, *queries.problems, *held_out.problems, *retention.problems]
@@ -110,7 +119,7 @@ def load_data(job: PromptInternJob) -> Data:
 
 def _load_held_out(job: PromptInternJob) -> LoadedRows[Row] | LoadedRows[Query]:
     """Load the held-out rows, without their answers if the job compares all arms with FullPrompt."""
-    source, s3, field = job.spec.data.eval, s3_options(job), "spec.data.eval"
+    source, s3, field = job.spec.data.eval, s3_options(job), FILE_FIELDS["eval"]
     if job.spec.evaluation.reference is Reference.FULL_PROMPT:
         return load_queries(source, field=field, s3=s3)
     return load_rows(source, field=field, s3=s3)
@@ -121,7 +130,7 @@ def _load_retention(job: PromptInternJob) -> LoadedRows[Query]:
     retention = job.spec.evaluation.retention
     if retention is None or retention.data is None:
         return _NO_QUERIES
-    return load_queries(retention.data, field="spec.evaluation.retention.data", s3=s3_options(job))
+    return load_queries(retention.data, field=FILE_FIELDS["retention"], s3=s3_options(job))
 
 
 _NO_ROWS: LoadedRows[Row] = LoadedRows(rows=[], sha256="", problems=[])

@@ -1,6 +1,5 @@
 """The work of a run on every worker: arms, stages and their gate, the adapter, and latency."""
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from promptintern_api.training import LearningRatePolicy
 
 from promptintern.engine import distributed
 from promptintern.engine.checkpoint import Trajectory
-from promptintern.evaluate.metrics import bleu, exact_match
+from promptintern.evaluate.metrics import is_within_drop, score_answers
 from promptintern.pipeline.adapter_artifact import commit_adapter
 from promptintern.pipeline.coverage import find_unneeded_sentences
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
@@ -21,7 +20,7 @@ from promptintern.pipeline.latency import Result, measure_latency
 from promptintern.pipeline.retention import check_retention, retention_prompts
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import Lessons
-from promptintern.pipeline.teaching.settings import stages_teach
+from promptintern.pipeline.teaching.settings import stages_teach, teacher_of, top_k_of
 from promptintern.pipeline.teaching.stage_teachers import Earlier, StageTeachers
 from promptintern.pipeline.teaching.teaching_pass import teach
 from promptintern.pipeline.tracks import (
@@ -70,16 +69,19 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     """Evaluate the arms, train the stages, and commit all results. Skip whatever storage already holds.
 
     Raises:
+        UserError: if no prompt of the retention check fits, if the job asks for the probabilities of more tokens than
+            there are, or if no query has an answer that can be learned and there are no training rows.
         Stopped: if a stop was requested; the state of the run is saved first.
         RunFailed: if the device or the storage fails, or a driver with a newer term has taken over.
     """
+    retention = retention_prompts(session)
+    if teacher := teacher_of(session.job):
+        top_k_of(teacher, session.adapter.model.get_base_model().config)
     teachers = StageTeachers(
-        session=session,
-        teach=lambda model: teach(session, store, model, load=trainer.load, term=trainer.term, observer=observer),
+        session, lambda model: teach(session, store, model, load=trainer.load, term=trainer.term, observer=observer)
     )
     if not stages_teach(session.job):
         session = replace(session, lessons=teachers.lessons([]))
-    retention = retention_prompts(session)
     trainer.load(None)
     find_unneeded_sentences(session, store, term=trainer.term, observer=observer)
     run = _Run(
@@ -206,9 +208,9 @@ class _Run:
             while (track := next_track(self.session, [record for record, _ in earlier])) is not None:
                 number = len(earlier)
                 tracks[number:] = tracks[number:] or [track]
-                lessons = self.teachers.lessons(earlier)
                 manifest = self._committed(track.key)
                 if manifest is None:
+                    lessons = self.teachers.lessons(earlier)
                     prepared = prepare(number).result()
                     del pending[number]
                     if number + 1 < len(tracks) and lessons is self.session.lessons:
@@ -220,7 +222,7 @@ class _Run:
                 if record.gate == "failed" and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
                     stopped_at = number
                     break
-        outcome = self._outcome(earlier, stopped_at, replace(lessons, cost=self.teachers.cost))
+        outcome = self._outcome(earlier, stopped_at, self.teachers.lessons(earlier[:-1]))
         if stopped_at is not None:
             self.emit(Note(text=_gate_message(outcome.records[stopped_at], outcome.kept), warning=True))
         return outcome
@@ -357,9 +359,7 @@ class _Run:
 
     def _is_within_gate(self, score: float, reference: float) -> bool:
         """Return whether ``score`` is at most ``gate.maxDrop`` below ``reference``."""
-        scale = 100 if self._metric is Metric.BLEU else 1
-        # The tolerance covers the rounding of float sums, and is far below the weight of one row.
-        return (reference - score) / scale <= self.session.job.spec.evaluation.gate.max_drop + 1e-9
+        return is_within_drop(self._metric, score, reference, self.session.job.spec.evaluation.gate.max_drop)
 
     def _track_record(self, prepared: PreparedTrack, trajectory: Trajectory) -> TrackRecord:
         return TrackRecord(
@@ -383,10 +383,7 @@ class _Run:
 
     def _score(self, predictions: Sequence[str]) -> float:
         """Return the score of ``predictions``, which are answers to the first ``len(predictions)`` held-out rows."""
-        accepted = self.accepted[: len(predictions)]
-        if self._metric is Metric.BLEU:
-            return bleu(predictions, accepted).score
-        return math.fsum(exact_match(predictions, accepted)) / len(predictions)
+        return score_answers(self._metric, predictions, self.accepted[: len(predictions)])
 
 
 def _gate_message(record: StageRecord, kept: int | None) -> str:

@@ -1,21 +1,27 @@
 """Checks what the trained model still does under another prompt than the one that it internalized."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from promptintern_api import PromptInternJob
 from promptintern_api.evaluation import Retention
 from promptintern_api.training import DEFAULT_TOP_K
 
 from promptintern.engine import distributed
-from promptintern.errors import UserError
+from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.neutral import NEUTRAL_PROMPTS
 from promptintern.pipeline.events import Note, Observer
 from promptintern.pipeline.held_out import answer_prompts
+from promptintern.pipeline.inputs import Data
 from promptintern.pipeline.latency import Result
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.scoring import divergence_of_rows, score_rows, with_divergence
 from promptintern.pipeline.teaching.settings import vocabulary_of
 from promptintern.pipeline.teaching.teaching_pass import encode_where_possible
 from promptintern.pipeline.training import TrackTrainer
+from promptintern.prompt.encode import Encoded, PromptEncoder
 from promptintern.report.facts import RetentionFacts
 from promptintern.storage.run import RunStore
 
@@ -30,6 +36,8 @@ class RetentionPrompts:
     settings: Retention
     texts: list[str]
     ids: list[list[int]]
+    too_long: int
+    """The number of prompts that are left out because they do not fit the context length."""
 
 
 def retention_prompts(session: Session) -> RetentionPrompts | None:
@@ -38,16 +46,25 @@ def retention_prompts(session: Session) -> RetentionPrompts | None:
     Raises:
         UserError: if no prompt fits.
     """
-    settings = session.job.spec.evaluation.retention
+    return fitting_prompts(session.job, session.data, session.encoder, max_tokens=session.max_tokens)
+
+
+def fitting_prompts(
+    job: PromptInternJob, data: Data, encoder: PromptEncoder, *, max_tokens: int
+) -> RetentionPrompts | None:
+    """Return the prompts of the check that fit into ``max_tokens`` tokens, or None if the job asks for no check.
+
+    Raises:
+        UserError: if no prompt fits.
+    """
+    settings = job.spec.evaluation.retention
     if settings is None:
         return None
-    queries = [query.query for query in session.data.retention] if settings.data else list(NEUTRAL_PROMPTS)
+    queries = [query.query for query in data.retention] if settings.data else list(NEUTRAL_PROMPTS)
     texts = [(settings.template or "{query}").replace("{query}", query) for query in queries]
-    room = session.max_tokens - session.job.spec.evaluation.max_new_tokens
+    room = max_tokens - job.spec.evaluation.max_new_tokens
     prompts = [
-        (text, list(ids))
-        for text, ids in zip(texts, session.encoder.encode_prompts(texts), strict=True)
-        if len(ids) <= room
+        (text, list(ids)) for text, ids in zip(texts, encoder.encode_prompts(texts), strict=True) if len(ids) <= room
     ]
     if not prompts:
         raise UserError.at(
@@ -55,7 +72,12 @@ def retention_prompts(session: Session) -> RetentionPrompts | None:
             f"no prompt fits: a prompt may have {room} tokens, which are training.maxTokens less "
             "evaluation.maxNewTokens; shorten the template or the queries",
         )
-    return RetentionPrompts(settings=settings, texts=[text for text, _ in prompts], ids=[ids for _, ids in prompts])
+    return RetentionPrompts(
+        settings=settings,
+        texts=[text for text, _ in prompts],
+        ids=[ids for _, ids in prompts],
+        too_long=len(texts) - len(prompts),
+    )
 
 
 def check_retention(
@@ -81,24 +103,17 @@ def check_retention(
         answers = answer_prompts(session, prompts.ids, use_adapter=use_adapter, name="retention", observer=observer)
         return [answer.text for answer in answers]
 
-    trainer.load(None)
     before = answer(use_adapter=False)
     rows = [row for row in encode_where_possible(session.encoder, prompts.texts, before) if row is not None]
-    own = [rows[i] for i in distributed.own_share(len(rows))]
-    vocabulary = vocabulary_of(session.adapter.model.get_base_model().config)
-    taught = [
-        with_divergence(row, distributions)
-        for row, distributions in zip(own, score_rows(session, own, min(DEFAULT_TOP_K, vocabulary)), strict=True)
-    ]
+    divergence = _divergence(session, trainer, rows, str(result.stage))
     trainer.load(str(result.stage))
-    divergences = distributed.gather_objects(divergence_of_rows(session, taught))
     after = answer(use_adapter=True)
-    tokens = sum(len(row.answer_ids) for row in rows)
     facts = RetentionFacts(
         prompts=len(prompts.texts),
         changed=sum(a != b for a, b in zip(before, after, strict=True)),
-        tokens=tokens,
-        divergence=sum(divergences) / max(1, tokens),
+        too_long=prompts.too_long,
+        tokens=sum(len(row.answer_ids) for row in rows),
+        divergence=divergence,
         max_divergence=prompts.settings.max_divergence,
         max_changed=prompts.settings.max_changed,
         neutral=prompts.settings.data is None,
@@ -112,7 +127,36 @@ def check_retention(
         observer.emit(
             Note(
                 text=f"retention: {facts.changed} of {facts.prompts} answers under another prompt changed, and the "
-                f"divergence from the base model is {facts.divergence:.3g} nats per token",
+                f"divergence from the base model is {facts.divergence:.3g} nats per token"
+                + (f"; {facts.too_long} prompts are too long for the model and are left out" if facts.too_long else ""),
                 warning=not facts.passed,
             )
         )
+
+
+def _divergence(session: Session, trainer: TrackTrainer, rows: Sequence[Encoded], stage: str) -> float:
+    """Return the mean divergence of the model of ``stage`` from the base model at the answer tokens of ``rows``.
+
+    Raises:
+        RunFailed: if the device has too little memory, or if a probability is not a finite number.
+    """
+    if not rows:
+        return 0.0
+    trainer.load(None)
+    own = [rows[i] for i in distributed.own_share(len(rows))]
+    vocabulary = vocabulary_of(session.adapter.model.get_base_model().config)
+    try:
+        before = score_rows(session, own, min(DEFAULT_TOP_K, vocabulary))
+        trainer.load(stage)
+        divergence = divergence_of_rows(
+            session, [with_divergence(row, scores) for row, scores in zip(own, before, strict=True)]
+        )
+    except torch.OutOfMemoryError:
+        raise RunFailed(
+            f"{session.device} has too little memory for the prompts of evaluation.retention; lower "
+            "training.tokensPerPack or shorten the prompts"
+        ) from None
+    mean: float = sum(distributed.gather_objects(divergence)) / sum(len(row.answer_ids) for row in rows)
+    if not math.isfinite(mean):
+        raise RunFailed("the probabilities of the trained model under another prompt are not finite numbers")
+    return mean

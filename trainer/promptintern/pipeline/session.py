@@ -81,7 +81,8 @@ class Session:
     @property
     def training_queries(self) -> list[Query]:
         """The queries of ``encode_training``: the training rows, and then the queries that the teacher answered."""
-        return [*self.data.train, *(self.pool[lesson.row] for lesson in self._answered)]
+        pool = self.pool
+        return [*self.data.train, *(pool[lesson.row] for lesson in self._answered)]
 
     def prompts(
         self, template: CompressedTemplate, shots: int, *, rows: Sequence[Query], neighbours: Sequence[Sequence[int]]
@@ -161,6 +162,7 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Se
         encoder=encoder,
         embedder=load_embedder(job, device),
         model_config=base.config,
+        needs_training_rows=job.spec.data.generate is None,
     )
     adapter = attach_lora(base, job.spec.training.lora, seed=job.spec.training.seed)
     layouts, notes = _layouts(job, adapter, tokenizer, device)

@@ -101,8 +101,13 @@ class PromptEncoder:
         """Return the token ids of each prompt up to the text ``mark``, for generating what stands in its place.
 
         Spaces before the mark are left out, because most tokenizers write a space together with the word after it.
+
+        Raises:
+            UserError: if the chat template changes the mark.
         """
         texts = [self._user_turn(prompt) if self._chat else prompt for prompt in prompts]
+        if not all(mark in text for text in texts):
+            raise UserError.at(CHAT_FIELD, "the chat template changes the text of the prompt; set chat to false")
         openings = [text.partition(mark)[0].rstrip(" ") for text in texts]
         return [
             (self._prefix + ids) or array("i", [self._eos])

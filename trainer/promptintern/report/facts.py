@@ -134,6 +134,8 @@ class RetentionFacts(Document):
     """What the trained model does under another prompt than the one that it internalized, compared with the base."""
 
     prompts: int = Field(ge=1)
+    too_long: Count = 0
+    """The number of further prompts, which are left out because they do not fit the model's context length."""
     changed: Count
     """The number of prompts to which the greedy answer changed."""
     tokens: Count
@@ -147,7 +149,9 @@ class RetentionFacts(Document):
 
     @property
     def passed(self) -> bool:
-        """Whether the figures are within the job's limits."""
+        """Whether the figures are within the job's limits. Without any answer to compare, the check fails."""
+        if not self.tokens:
+            return False
         may_change = self.prompts if self.max_changed is None else self.max_changed * self.prompts
         return self.divergence <= self.max_divergence and self.changed <= may_change
 

@@ -10,7 +10,7 @@ from promptintern_api.training import TeacherLoss, TeacherModel
 from promptintern_api.training_status import TimeShares
 
 from promptintern.report import formatting, plots
-from promptintern.report.facts import FULL_PROMPT, RetentionFacts, TeacherFacts
+from promptintern.report.facts import FULL_PROMPT, RetentionFacts
 from promptintern.report.schema import Report
 from promptintern.stage_record import Throughput
 
@@ -56,7 +56,7 @@ def render_html(report: Report) -> str:
         plots=_plots(report),
         throughputs=_throughputs(report),
         activities=_activities(report),
-        teacher=_describe_teacher(report.teacher),
+        teacher=_describe_teacher(report),
         retention=_describe_retention(report.retention),
         readings=_READINGS,
         metric_names=formatting.METRIC_NAMES,
@@ -78,22 +78,17 @@ def _describe_retention(retention: RetentionFacts | None) -> str:
     )
 
 
-_STAGES_TEACH = (
-    "Each stage after the first was taught by {}, which answered the queries and scored the written answers."
-)
-_TEACHERS = {
-    TeacherModel.BASE: "The base model with the full prompt answered the queries.",
-    TeacherModel.PREVIOUS_STAGE: _STAGES_TEACH.format("the model of the stage before it with that stage's prompt"),
-    TeacherModel.BEST_STAGE: _STAGES_TEACH.format(
-        "the best model so far (an earlier stage with its own prompt, or the base model with the full prompt)"
-    ),
-}
-
-
-def _describe_teacher(teacher: TeacherFacts | None) -> str:
+def _describe_teacher(report: Report) -> str:
     """Return sentences that say who taught and with which loss; an empty string if there was no teacher."""
+    teacher = report.teacher
     if teacher is None:
         return ""
+    who = "The base model with the full prompt answered the queries."
+    if teacher.model is not TeacherModel.BASE:
+        scores = teacher.top_k is not None and report.data.train is not None
+        asked = report.data.queries is not None or report.data.written is not None
+        work = ["answered the queries"] * asked + ["scored the written answers if it was a stage"] * scores
+        who = f"The table of the stages names the teacher of each stage. It {' and '.join(work)}."
     loss = {
         TeacherLoss.FORWARD_KL: "The loss is the forward Kullback-Leibler divergence",
         TeacherLoss.JENSEN_SHANNON: "The loss is the Jensen-Shannon divergence",
@@ -102,7 +97,7 @@ def _describe_teacher(teacher: TeacherFacts | None) -> str:
     outcomes = f" over its {teacher.top_k} most likely tokens and all other tokens together" if teacher.top_k else ""
     weight = f", with weight {formatting.number(teacher.weight)}" if teacher.weight != 1 else ""
     speed = ""
-    if teacher.answer_seconds >= 0.001:
+    if teacher.answer_tokens and teacher.answer_seconds >= 0.001:
         per_second = formatting.count(round(teacher.answer_tokens / teacher.answer_seconds))
         speed = (
             f" It took {formatting.duration(teacher.answer_seconds)} to generate "
@@ -116,7 +111,7 @@ def _describe_teacher(teacher: TeacherFacts | None) -> str:
             f" Of {teacher.samples} answers to each query, drawn at temperature "
             f"{formatting.number(teacher.temperature)}, the most frequent one is learned."
         )
-    return f"{_TEACHERS[teacher.model]}{drawn} {loss}{outcomes}{weight}.{speed}"
+    return f"{who}{drawn} {loss}{outcomes}{weight}.{speed}"
 
 
 def key_figures(report: Report) -> list[KeyFigure]:

@@ -16,6 +16,11 @@ _WITHOUT_ANSWERS = {
     "spec.data.eval": ", or set spec.evaluation.reference: FullPrompt if the file has no answers",
 }
 """What to do if a file has no answers, by the field of the job that names the file."""
+_WITH_ANSWERS = {
+    "spec.data.eval": "to compare with these answers, set spec.evaluation.reference to Answers",
+    "spec.data.queries": "to learn from these answers, name the file in spec.data.train instead",
+}
+"""What to do if a file of queries has answers, by the field of the job that names the file."""
 
 
 @dataclass(kw_only=True)
@@ -38,15 +43,10 @@ class RecordReader:
         return [*self._missing_column_warnings(), *self._unread_answer_warnings()]
 
     def _unread_answer_warnings(self) -> list[str]:
-        if not self.unread_answers:
+        advice = _WITH_ANSWERS.get(self.field)
+        if not self.unread_answers or advice is None:
             return []
-        return [f"{self.field}: the answers of {self.unread_answers} rows are not read; {self._use_of_answers}"]
-
-    @property
-    def _use_of_answers(self) -> str:
-        if self.field == "spec.data.eval":
-            return "to compare with these answers, set spec.evaluation.reference to Answers"
-        return "to learn from these answers, name the file in spec.data.train instead"
+        return [f"{self.field}: the answers of {self.unread_answers} rows are not read; {advice}"]
 
     def _missing_column_warnings(self) -> list[str]:
         """Return a warning for each optional column that the job names, perhaps misspelled, but no record has."""

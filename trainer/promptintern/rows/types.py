@@ -11,6 +11,8 @@ class Query:
     id: str
     where: str
     """The place of the query for messages: ``file:line``, or ``file#row`` for Parquet."""
+    is_written: bool = False
+    """Whether the base model wrote the query, so that it is in no file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

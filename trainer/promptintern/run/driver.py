@@ -21,7 +21,7 @@ from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserEr
 from promptintern.job import run_folder
 from promptintern.pipeline.events import Note, Observer, Stopped
 from promptintern.pipeline.facts import write_report
-from promptintern.pipeline.inputs import load_data, s3_options
+from promptintern.pipeline.inputs import FILE_FIELDS, load_data, s3_options
 from promptintern.report.schema import Report
 from promptintern.run.worker import WorkerTask, work, work_in_process_group
 from promptintern.storage.job_file import read_job
@@ -98,7 +98,7 @@ def _register(job: PromptInternJob, store: RunStore, digests: dict[str, str]) ->
         raise UserError(
             [
                 Problem(
-                    where=f"spec.data.{role}.uri",
+                    where=f"{FILE_FIELDS[role]}.uri",
                     message=f"the file has changed since this run began on {registered.get('created')}; give the job "
                     f"another name, or remove {display_uri(store.store.uri)}",
                 )

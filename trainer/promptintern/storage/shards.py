@@ -51,6 +51,18 @@ def commit_shard(
     return manifest
 
 
+def remove_shard(run: RunStore, folder: str) -> None:
+    """Remove the manifest of the shard in ``folder``, so that the shard counts as missing."""
+    run.store.delete(f"{folder}/{MANIFEST_FILE}")
+
+
+def total_meta(run: RunStore, root: str) -> list[Mapping[str, JsonValue]]:
+    """Return the field ``meta`` of the manifest of every committed shard below the folder ``root``."""
+    folders = [match[1] for path in run.store.list(root) if (match := _MANIFEST.fullmatch(path))]
+    manifests = (shard_manifest(run, folder) for folder in sorted(folders))
+    return [manifest.meta for manifest in manifests if manifest is not None]
+
+
 def remove_leftovers(run: RunStore, root: str, *, term: int) -> None:
     """Remove the files that killed drivers left in the committed shards below the folder ``root``.
 

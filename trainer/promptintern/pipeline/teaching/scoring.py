@@ -90,7 +90,8 @@ def with_divergence(row: Encoded, distributions: Distributions) -> Encoded:
 @torch.no_grad()
 def divergence_of_rows(session: Session, rows: Sequence[Encoded]) -> float:
     """Return the summed divergence of this worker's model at the answer tokens of rows of ``with_divergence``."""
-    return max(0.0, math.fsum(float(pack_loss(session.adapter.model, pack)) for _, pack in _packs(session, rows)))
+    total = math.fsum(float(pack_loss(session.adapter.model, pack)) for _, pack in _packs(session, rows))
+    return 0.0 if total < 0 else total  # rounding may make a divergence of 0 negative
 
 
 def _packs(session: Session, rows: Sequence[Encoded]) -> Iterator[tuple[Sequence[int], PackTensors]]:

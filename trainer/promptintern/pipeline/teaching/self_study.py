@@ -7,13 +7,14 @@ shards, which storage holds, so that a run that was killed continues with the sa
 
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from promptintern_api.data import Generate
+from promptintern_api.data import Generate, OnProblem
 from pydantic import ValidationError
 
 from promptintern.engine import distributed
@@ -42,22 +43,26 @@ MAX_DRAWS_PER_QUERY = 4
 """The number of draws for each query of ``data.generate.count`` after which no more queries are drawn."""
 UNFINISHED = "the query does not end within data.generate.maxNewTokens"
 EMPTY = "the query is empty"
+UNREADABLE = "the query has control characters"
 COPIED = "the query stands in the prompt"
 REPEATED = "the query repeats another one"
 LEAKED = "the query is also a held-out one"
+NO_ROOM = "the prompt with its examples leaves no room for a query"
+_MIN_COPIED_WORDS = 3
+"""The number of words from which on a part of the prompt counts as copied. Fewer words must be a whole line of it."""
 _FIELD = "spec.data.generate"
 _FILE = "queries.json"
 _SEED = 2_000_003
 """The number in the seeds of the draws that tells them from other draws of the run."""
 _MAX_STOP = 16
-"""The number of characters after the place of the query at whose first one a query ends."""
+"""The largest number of characters of the text after the query by which its end is recognized."""
 _MARK = "\x1aquery\x1a"
+_UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
+_LABEL = re.compile(r"^[^:]{1,40}:\s*")
 
 
 def add_written_queries(session: Session, store: RunStore, *, term: int, observer: Observer) -> Session:
     """Let the base model write queries if the job asks for it, and return the session with these queries.
-
-    The adapter must be new, so that the model computes what the base model computes.
 
     Raises:
         UserError: if too small a share of the drawn queries is valid.
@@ -71,14 +76,15 @@ def add_written_queries(session: Session, store: RunStore, *, term: int, observe
     study = SelfStudy()
     number = 0
     while len(study.queries) < settings.count and study.drawn < MAX_DRAWS_PER_QUERY * settings.count:
-        study += _shard(session, store, number, study, term=term, observer=observer)
+        study.add(_shard(session, store, number, study, term=term, observer=observer))
         if distributed.rank() == 0:
             observer.emit(ShardStored(teacher=QUERIES_FOLDER, number=number))
+        if fault := share_fault(study, settings):
+            raise UserError.at(_FIELD, fault)
         number += 1
     if distributed.rank() == 0:
-        observer.emit(Note(text=describe(study)))
-    check_valid_share(study, settings)
-    return with_queries(session, study, settings.count)
+        observer.emit(Note(text=describe(study), warning=len(study.queries) < settings.count))
+    return with_queries(session, study)
 
 
 def describe(study: SelfStudy) -> str:
@@ -90,43 +96,49 @@ def describe(study: SelfStudy) -> str:
     )
 
 
-def check_valid_share(study: SelfStudy, settings: Generate) -> None:
-    """Check that enough of the drawn queries are valid.
-
-    Raises:
-        UserError: if too small a share of them is.
-    """
+def share_fault(study: SelfStudy, settings: Generate) -> str | None:
+    """Return why too few of the drawn queries are valid, or None if enough are."""
     if study.queries and study.valid_share >= settings.min_valid:
-        return
-    raise UserError.at(
-        _FIELD,
-        f"{describe(study)}, but the job asks for at least {100 * settings.min_valid:g} % (minValid). Show the model "
-        "what a query looks like (examples in the template, or data.train with shots), change temperature or "
-        "maxNewTokens, or name a log of queries in data.queries",
+        return None
+    least = f"at least {100 * settings.min_valid:g} % (minValid)" if settings.min_valid else "at least one valid query"
+    return (
+        f"{describe(study)}, but the job asks for {least}. Show the model what a query looks like (examples in the "
+        "template, or data.train with shots), change temperature or maxNewTokens, or name a log of queries in "
+        "data.queries"
     )
 
 
-def with_queries(session: Session, study: SelfStudy, count: int) -> Session:
-    """Return the session with the first ``count`` written queries after those of the job's file."""
+def with_queries(session: Session, study: SelfStudy) -> Session:
+    """Return the session with the written queries after those of the job's file, at most as many as the job asks for.
+
+    Written queries whose prompts are too long are left out, whatever ``data.onTooLong`` says, because the user cannot
+    change them.
+
+    Raises:
+        UserError: if no row is left to learn from.
+    """
+    job = session.job
+    assert job.spec.data.generate is not None
+    data = job.spec.data.model_copy(update={"on_too_long": OnProblem.DROP})
     fitting = fit_rows(
-        session.job,
-        replace(session.data, queries=[*session.data.queries, *written_rows(study.queries[:count])]),
+        job.model_copy(update={"spec": job.spec.model_copy(update={"data": data})}),
+        replace(
+            session.data, queries=[*session.data.queries, *written_rows(study.queries[: job.spec.data.generate.count])]
+        ),
         full=session.full_template,
         by_stage=session.templates,
         encoder=session.encoder,
-        embedder=load_embedder(session.job, session.device),
+        embedder=load_embedder(job, session.device),
         model_config=session.adapter.model.get_base_model().config,
     )
     return replace(session, data=fitting.data, examples=fitting.examples, warnings=fitting.warnings, self_study=study)
 
 
-def draw_queries(
-    session: Session, number: int, draws: int, earlier: SelfStudy, *, observer: Observer
-) -> WrittenQueries:
+def draw_queries(session: Session, number: int, draws: int, study: SelfStudy, *, observer: Observer) -> WrittenQueries:
     """Draw ``draws`` queries of the shard with this number, and return those that are valid and distinct.
 
     Args:
-        earlier: The queries of earlier shards.
+        study: The queries of earlier shards.
     """
     settings = session.job.spec.data.generate
     assert settings is not None
@@ -139,27 +151,33 @@ def draw_queries(
         seed=(seed, _SEED, number, distributed.rank()),
     )
     openings = list(_openings(session, random.Random(f"{seed} {_SEED} {number}"), draws))
+    ids = [list(tokens) for tokens in session.encoder.encode_openings(openings, _MARK)]
+    room = session.max_tokens - settings.max_new_tokens
+    fitting = [i for i in range(draws) if len(ids[i]) <= room]
     answers = answer_prompts(
         session,
-        [list(ids) for ids in session.encoder.encode_openings(openings, _MARK)],
+        [ids[i] for i in fitting],
         use_adapter=False,
         name="queries",
         observer=observer,
         decoding=decoding,
-        done_before=earlier.drawn,
-        total=max(settings.count, earlier.drawn + draws),
+        done_before=study.drawn,
+        total=max(settings.count, study.drawn + draws),
     )
-    return _valid(session, openings, answers, earlier)
+    shard = _valid(session, [openings[i] for i in fitting], answers, study)
+    if len(fitting) < draws:
+        shard.dropped[NO_ROOM] = draws - len(fitting)
+    return shard
 
 
 def stop_texts(session: Session, *, multiline: bool) -> tuple[str, ...]:
     """Return the texts at which a query ends: what follows the query in the template, and a line break."""
-    following = session.job.spec.prompt.template.partition("{query}")[2].partition("{examples}")[0]
-    following = following[:_MAX_STOP].rstrip()
-    stops = [following] if following else []
+    text = "".join(piece.text for piece in session.full_template.pieces)
+    following = text.partition("{query}")[2].partition("{examples}")[0][:_MAX_STOP]
     if not multiline:
-        stops = [text for text in stops if not text.startswith("\n")] + ["\n"]
-    return tuple(stops)
+        following = following.partition("\n")[0]
+    stops = [following.rstrip()] if following.strip() else []
+    return tuple(stops if multiline else [*stops, "\n"])
 
 
 def _openings(session: Session, draw: random.Random, count: int) -> Iterator[str]:
@@ -174,37 +192,48 @@ def _openings(session: Session, draw: random.Random, count: int) -> Iterator[str
         )
 
 
-def _valid(session: Session, openings: Sequence[str], answers: Sequence[Answer], earlier: SelfStudy) -> WrittenQueries:
+def _valid(session: Session, openings: Sequence[str], answers: Sequence[Answer], study: SelfStudy) -> WrittenQueries:
     held_out = {normalise_query(row.query) for row in session.data.eval}
-    known = {normalise_query(row.query) for row in session.pool} | set(map(normalise_query, earlier.queries))
+    used = {normalise_query(row.query) for row in session.pool} | study.keys
     queries: list[str] = []
     dropped: dict[str, int] = {}
     for opening, answer in zip(openings, answers, strict=True):
         query = answer.text.strip()
         key = normalise_query(query)
-        if fault := _fault(answer, key, opening, held_out=held_out, known=known):
+        if fault := _fault(answer, key, opening, held_out=held_out, used=used):
             dropped[fault] = dropped.get(fault, 0) + 1
         else:
-            known.add(key)
+            used.add(key)
             queries.append(query)
     return WrittenQueries(queries=queries, dropped=dropped)
 
 
-def _fault(answer: Answer, key: str, opening: str, *, held_out: set[str], known: set[str]) -> str | None:
+def _fault(answer: Answer, key: str, opening: str, *, held_out: set[str], used: set[str]) -> str | None:
     """Return why a written query, which is ``key`` after normalisation, cannot be used, or None if it can."""
     if not key:
         return EMPTY
     if answer.ending is Ending.LENGTH:
         return UNFINISHED
-    if key in normalise_query(opening):
-        return COPIED
+    if _UNREADABLE.search(answer.text):
+        return UNREADABLE
     if key in held_out:
         return LEAKED
-    return REPEATED if key in known else None
+    if key in used:
+        return REPEATED
+    return COPIED if _is_copied(key, opening) else None
+
+
+def _is_copied(key: str, opening: str) -> bool:
+    """Return whether the normalised query ``key`` stands in the prompt ``opening``."""
+    lines = [normalise_query(line) for line in opening.replace(_MARK, "").splitlines()]
+    if any(line == key or _LABEL.sub("", line) == key for line in lines):
+        return True
+    is_long = len(key.split()) >= _MIN_COPIED_WORDS
+    return is_long and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", " ".join(lines)) is not None
 
 
 def _shard(
-    session: Session, store: RunStore, number: int, earlier: SelfStudy, *, term: int, observer: Observer
+    session: Session, store: RunStore, number: int, study: SelfStudy, *, term: int, observer: Observer
 ) -> WrittenQueries:
     """Return the queries of the shard with this number. Draw and commit them first if they are missing."""
     folder = f"{QUERIES_FOLDER}/{number:06d}"
@@ -227,7 +256,7 @@ def _shard(
     shard = distributed.from_rank_zero(read)
     if shard is not None:
         return shard
-    drawn = draw_queries(session, number, DRAWS, earlier, observer=observer)
+    drawn = draw_queries(session, number, DRAWS, study, observer=observer)
 
     def commit() -> WrittenQueries | None:
         with TemporaryDirectory(prefix="promptintern-") as local:

@@ -1,11 +1,10 @@
 """The teachers of a run: what each stage learns from a model with a longer prompt."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.choice import TeachingModel, teacher_of_stage
-from promptintern.pipeline.teaching.lessons import Lessons, TeachingCost
+from promptintern.pipeline.teaching.lessons import Lessons
 from promptintern.stage_record import StageRecord
 
 Earlier = Sequence[tuple[StageRecord, str]]
@@ -13,33 +12,32 @@ Earlier = Sequence[tuple[StageRecord, str]]
 _NONE = Lessons()
 
 
-@dataclass(frozen=True, kw_only=True)
 class StageTeachers:
-    """The teachers of a run's stages. Each of them answers the queries once, however many stages it teaches."""
+    """The teachers of a run's stages. The lessons of one teacher are in memory at a time."""
 
-    session: Session
-    teach: Callable[[TeachingModel], Lessons]
-    """A function that returns all lessons of a teacher, from storage or by a teaching pass."""
-    _lessons: dict[str, Lessons] = field(default_factory=dict)
+    def __init__(self, session: Session, teach: Callable[[TeachingModel], Lessons]) -> None:
+        """Create the teachers of the stages of ``session``.
+
+        Args:
+            teach: A function that returns all lessons of a teacher, from storage or by a teaching pass.
+        """
+        self._session = session
+        self._teach = teach
+        self._newest: tuple[str | None, Lessons] = (None, _NONE)
 
     def lessons(self, earlier: Earlier) -> Lessons:
         """Return the lessons of the stage that follows the ``earlier`` stages; empty if it has no teacher."""
-        model = teacher_of_stage(self.session, earlier)
+        model = teacher_of_stage(self._session, earlier)
         if model is None:
             return _NONE
-        if model.name not in self._lessons:
-            self._lessons[model.name] = self.teach(model)
-        return self._lessons[model.name]
+        name, lessons = self._newest
+        if name != model.name:
+            self._newest = (None, _NONE)  # frees the memory before the pass
+            lessons = self._teach(model)
+            self._newest = (model.name, lessons)
+        return lessons
 
     def label(self, earlier: Earlier) -> str | None:
-        """Return how a report calls the teacher of the stage that follows ``earlier``; None if it has no teacher."""
-        model = teacher_of_stage(self.session, earlier)
-        return model.label if model else None
-
-    @property
-    def cost(self) -> TeachingCost:
-        """The cost of all teachers together."""
-        total = TeachingCost()
-        for lessons in self._lessons.values():
-            total += lessons.cost
-        return total
+        """Return how a report calls the teacher of the stage that follows ``earlier``; None if nothing was taught."""
+        model = teacher_of_stage(self._session, earlier)
+        return model.label if model and self.lessons(earlier).lessons else None

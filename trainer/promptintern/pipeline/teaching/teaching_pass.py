@@ -7,14 +7,14 @@ the shards, and never compute the teacher again.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from promptintern_api.training import Teacher, TeacherLoss
 
 from promptintern.engine import distributed
-from promptintern.errors import RunFailed, UserError
+from promptintern.errors import UserError
 from promptintern.evaluate.agreement import are_unfinished, most_frequent
 from promptintern.evaluate.generate import Answer, Ending
 from promptintern.pipeline.events import Note, Observer, ShardStored
@@ -41,6 +41,7 @@ from promptintern.storage.shards import (
     commit_shard,
     fetch_shard,
     remove_leftovers,
+    remove_shard,
     shard_folder,
     shard_manifest,
 )
@@ -73,7 +74,7 @@ def teach(
 
     Args:
         load: A function that loads the adapter of the stage with a key, or a new adapter for None. It is called
-            only if a shard is missing.
+            before each missing shard.
 
     Raises:
         UserError: if no query has an answer that can be learned, and there are no training rows; or if the job asks for
@@ -102,7 +103,7 @@ def teach(
     if queries and not answered and not written:
         advice = "; ".join(_ADVICE[reason] for reason in lessons.dropped)
         raise UserError.at(
-            "spec.data.queries",
+            "spec.data.queries" if session.job.spec.data.queries else "spec.data.generate",
             f"no query has an answer that can be learned ({count_reasons(lessons.dropped)}); {advice}",
         )
     if queries and distributed.rank() == 0:
@@ -123,8 +124,6 @@ class _TeachingPass:
     teacher: Teacher
     top_k: int
     vocabulary: int
-    loaded: list[str | None] = field(default_factory=list)
-    """The key of the stage whose adapter was loaded for this pass; empty as long as none was needed."""
 
     @property
     def rows(self) -> range:
@@ -138,10 +137,7 @@ class _TeachingPass:
         rows = self.rows[number * SHARD_ROWS : (number + 1) * SHARD_ROWS]
         lessons = distributed.from_rank_zero(lambda: self._read(number, rows))
         if lessons is None:
-            if not self.loaded:
-                self.load(self.model.stage)
-                self.loaded.append(self.model.stage)
-            began = time.perf_counter()
+            self.load(self.model.stage)
             answers = self._answer(rows)
             answered = time.perf_counter()
             distributions = None
@@ -150,7 +146,7 @@ class _TeachingPass:
                 distributions = end_where_cut(scores, answers.rows, answers.cut)
             cost = TeachingCost(
                 answer_tokens=answers.tokens,
-                answer_seconds=round(answered - began, 3),
+                answer_seconds=round(answers.seconds, 3),
                 score_seconds=round(time.perf_counter() - answered, 3),
             )
 
@@ -180,11 +176,10 @@ class _TeachingPass:
         manifest = shard_manifest(self.store, self._folder(number))
         if manifest is None:
             return None
-        if manifest.parent != self.model.digest:
-            raise RunFailed(
-                f"{display_uri(self.store.store.uri)}/{self._folder(number)} holds the answers of another model than "
-                f"the {self.model.title}; remove this folder, and the run creates it again"
-            )
+        if manifest.parent != self.model.digest:  # the stage that teaches was removed and trained again
+            self.store.check_term(self.term)
+            remove_shard(self.store, self._folder(number))
+            return None
         with TemporaryDirectory(prefix="promptintern-") as folder:
             fetch_shard(self.store, self._folder(number), manifest, Path(folder))
             return read_lessons(
@@ -220,6 +215,7 @@ class _TeachingPass:
             rows=[*encoded, *answers.rows],
             cut=[False] * len(encoded) + list(answers.cut),
             tokens=answers.tokens,
+            seconds=answers.seconds,
         )
 
     def _prompts(self, rows: range) -> list[str]:
@@ -229,6 +225,7 @@ class _TeachingPass:
         """Let the teacher answer the queries with these indices in the session's ``pool``."""
         session, encoder = self.session, self.session.encoder
         prompts = self._prompts(queries)
+        began = time.perf_counter()
         ids = [list(prompt) for prompt in encoder.encode_prompts(prompts)]
         samples = self.teacher.samples
         drawn = [self._draw(queries, ids, number) for number in range(samples.count if samples else 1)]
@@ -258,6 +255,7 @@ class _TeachingPass:
             rows=[row for _, _, row in kept],
             cut=[answer.ending is Ending.STOP for _, answer, _ in kept],
             tokens=sum(answer.tokens for answers in drawn for answer in answers),
+            seconds=time.perf_counter() - began,
         )
 
     def _draw(self, queries: range, prompts: Sequence[Sequence[int]], number: int) -> list[Answer]:
@@ -294,6 +292,8 @@ class _Answers:
     """Whether each of these answers was cut at a stop string, so that the teacher itself would have gone on."""
     tokens: int
     """The number of generated tokens, including those of answers that are left out."""
+    seconds: float
+    """The time that it took to generate them."""
 
 
 def encode_where_possible(

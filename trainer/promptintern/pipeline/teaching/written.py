@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from promptintern.document import Document
+from promptintern.rows.duplicates import normalise_query
 from promptintern.rows.types import Query
-
-_WRITTEN = "written query"
 
 
 class WrittenQueries(Document):
@@ -17,20 +16,24 @@ class WrittenQueries(Document):
     """The number of drawn queries that are left out, by reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SelfStudy:
-    """All queries that the base model wrote."""
+    """All queries that the base model has written so far."""
 
-    queries: Sequence[str] = ()
+    queries: list[str] = field(default_factory=list)
     drawn: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    """The number of drawn queries that are left out, by reason."""
+    keys: set[str] = field(default_factory=set)
+    """The normalised queries."""
 
-    def __add__(self, shard: WrittenQueries) -> "SelfStudy":
-        dropped = dict(self.dropped)
+    def add(self, shard: WrittenQueries) -> None:
+        """Add the queries of one more shard."""
+        self.queries += shard.queries
+        self.keys.update(map(normalise_query, shard.queries))
+        self.drawn += len(shard.queries) + sum(shard.dropped.values())
         for reason, count in shard.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-        drawn = self.drawn + len(shard.queries) + sum(shard.dropped.values())
-        return SelfStudy(queries=[*self.queries, *shard.queries], drawn=drawn, dropped=dropped)
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     @property
     def valid_share(self) -> float:
@@ -40,12 +43,10 @@ class SelfStudy:
 
 def written_rows(queries: Sequence[str]) -> list[Query]:
     """Return the written ``queries`` as rows."""
-    return [Query(query=query, id=f"written-{i + 1}", where=f"{_WRITTEN} {i + 1}") for i, query in enumerate(queries)]
-
-
-def is_written(query: Query) -> bool:
-    """Return whether the base model wrote ``query``."""
-    return query.where.startswith(_WRITTEN)
+    return [
+        Query(query=query, id=f"written-{i + 1}", where=f"written query {i + 1}", is_written=True)
+        for i, query in enumerate(queries)
+    ]
 
 
 def count_reasons(dropped: Mapping[str, int]) -> str:
