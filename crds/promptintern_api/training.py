@@ -134,7 +134,8 @@ class Teacher(ApiModel):
             gt=0,
             le=1000,
             description=(
-                "Weight of the loss of an answer token of the teacher. An answer token of a training row has weight 1."
+                "Weight of the teacher's loss at an answer token. The cross-entropy of an answer token of a training "
+                "row has weight 1."
             ),
         ),
     ] = 1.0

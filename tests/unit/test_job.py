@@ -1,12 +1,15 @@
 """Reading a job: files, overrides, and which changes start a new run."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from promptintern.errors import UserError
-from promptintern.job import load_job, run_folder, run_id
+from promptintern.job import _URI_FIELDS, load_job, run_folder, run_id
 from promptintern.uris import display_uri
+from promptintern_api.job import PromptInternJobSpec
+from pydantic import BaseModel
 
 JOB = {
     "apiVersion": "promptintern.dev/v1alpha1",
@@ -30,6 +33,23 @@ def test_plain_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
     job = load_job(write(tmp_path))
     assert job.spec.data.train.uri == f"file://{tmp_path}/train.jsonl"
     assert job.spec.data.eval.uri == "file:///data/eval.jsonl"
+
+
+def uri_fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """Return the paths of all fields of ``model`` that hold a URI, by their names in a job."""
+    found = set()
+    for field in model.model_fields.values():
+        name = str(field.alias)
+        if name in ("uri", "modelUri"):
+            found.add((*path, name))
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                found |= uri_fields(part, (*path, name))
+    return found
+
+
+def test_every_field_that_holds_a_uri_may_hold_a_plain_path() -> None:
+    assert uri_fields(PromptInternJobSpec) == set(_URI_FIELDS)
 
 
 def test_plain_paths_in_overrides_are_relative_to_the_working_directory(

@@ -214,14 +214,22 @@ def test_chat_models(runner: Runner) -> None:
     assert runner("predict", runner.output, "add 1 to 1").code == 0
 
 
-def test_changed_data_is_not_mixed_into_a_run(runner: Runner) -> None:
+@pytest.mark.parametrize(
+    ("name", "field"), [("train.jsonl", "spec.data.train.uri"), ("other.jsonl", "spec.evaluation.retention.data.uri")]
+)
+def test_changed_data_is_not_mixed_into_a_run(name: str, field: str, runner: Runner) -> None:
+    write_rows(runner.folder / "other.jsonl", 4)
     job = tiny_job(runner.folder)
-    assert runner.run(job).code == 0
+    job["spec"]["evaluation"]["retention"] = {"data": {"uri": "other.jsonl"}}
+    ran = runner.run(job)
+    assert ran.code == 0, ran.err
+    assert "retention: " in ran.err
+    assert "to learn from these answers" not in ran.err, "the file of the check is not for training"
     tiny = write_job(runner.folder, job)
-    write_rows(runner.folder / "train.jsonl", 13)
+    write_rows(runner.folder / name, 13)
     ran = runner("run", tiny, "--workdir", runner.folder / "runs")
     assert ran.code == 2
-    assert "spec.data.train.uri: the file has changed" in ran.err
+    assert f"{field}: the file has changed" in ran.err
 
 
 def test_a_changed_base_model_is_not_mixed_into_a_run(runner: Runner) -> None:

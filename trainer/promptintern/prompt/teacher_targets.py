@@ -1,4 +1,4 @@
-"""The teacher's distributions over the next token, from which a row without a written answer is learned."""
+"""The teacher's distributions over the next token, from which a row is learned."""
 
 from dataclasses import dataclass
 

@@ -240,7 +240,7 @@ class RunFacts(Document):
     retention: RetentionFacts | None = None
     """What the trained model does under another prompt; None if the job does not check this."""
     teacher: TeacherFacts | None = None
-    """The settings of the teacher; None if the job has no queries without answers."""
+    """The settings of the teacher, and what its answers cost; None if nothing was taught."""
     prices: PriceFacts | None = None
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)

@@ -53,11 +53,13 @@ class RunStore:
 
     - ``job.json`` and ``model.json``: the job, data and model with which the run began
     - ``terms/<n>.json``: the claim of term ``n``; the claim with the highest number owns the run
-    - ``teacher/<shard>/``: the teacher's answers to queries without answers and their ``manifest.json``
+    - ``queries/<shard>/``: the queries that the base model wrote and their ``manifest.json``
+    - ``teacher/<teacher>/<shard>/``: a teacher's answers and their ``manifest.json``
     - ``stages/<key>/manifest.json`` and ``stages/<key>/t<term>/adapter/``: the committed result of a stage
     - ``stages/<key>/t<term>/checkpoints/step-<n>/``: a checkpoint and its ``manifest.json``
     - ``evaluation/<arm>/``: the answers of an arm and their ``manifest.json``
-    - ``evaluation/latency/``: the measured latencies and their ``manifest.json``
+    - ``evaluation/latency/``, ``evaluation/retention/`` and ``evaluation/coverage/``: further figures and their
+      ``manifest.json``
     - ``adapter/``, ``report/`` and ``logs/``: the final adapter, the report, and the logs
     """
 
