@@ -108,9 +108,10 @@ generate: ## Write the CRD, docs/api.md and the sample jobs again
 snapshots: ## Write the chart's rendered snapshots and its table of values again
 	@PROMPTINTERN_RENEW_SNAPSHOTS=1 $(RUN) pytest tests/unit/chart -q
 
-quality: ## Benchmark: QueryOnly against Direct by number of rows, and learning from a teacher (hours on a laptop)
+quality: ## Benchmark: QueryOnly against Direct by number of rows, teachers, curricula, retention (hours on a laptop)
 	@$(RUN) python benchmarks/quality.py
 	@$(RUN) python benchmarks/teacher_quality.py
+	@$(RUN) python benchmarks/curricula.py
 
 teaching-cost: ## Benchmark: the cost of the teaching pass beside an epoch, by length of the template (DATA=rows.jsonl for your own rows)
 	@$(RUN) python -m benchmarks.teaching_cost $(if $(DATA),--data $(DATA))

@@ -112,6 +112,7 @@ def load_data(job: PromptInternJob) -> Data:
             *retention.warnings,
             *_system_warnings(job, next((system for system in systems.values() if system), None)),
             *_gpu_warnings(job),
+            *_protect_warnings(job),
             *checked.warnings,
         ],
     )
@@ -173,6 +174,18 @@ def _gpu_warnings(job: PromptInternJob) -> list[str]:
     return [
         f"spec.compute.gpusPerWorker is {gpus}, but a worker trains on one GPU and leaves the others idle; to use "
         "more GPUs, raise spec.compute.workers"
+    ]
+
+
+def _protect_warnings(job: PromptInternJob) -> list[str]:
+    """Return a warning for each protected text that occurs several times in the template, and is kept everywhere."""
+    counts = [job.spec.prompt.template.count(span) for span in job.spec.prompt.protect]
+    return [
+        f"spec.prompt.protect[{index}] ({span!r:.60}) occurs {count} times in the template and is kept at each of "
+        "them, even at rate 0; if only one of them is meant, write the others differently or make the protected text "
+        "longer"
+        for index, (span, count) in enumerate(zip(job.spec.prompt.protect, counts, strict=True))
+        if count > 1
     ]
 
 
