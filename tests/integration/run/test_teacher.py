@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from promptintern.pipeline.teaching.teaching_pass import SHARD_ROWS
+from promptintern.sample import sample_rows
 from promptintern.sample.job import build_job
 from safetensors.numpy import load_file
 
@@ -180,6 +181,43 @@ def test_killed_while_a_stage_teaches_and_continued(
     assert ended.code == 0, ended.text
     assert shards(tmp_path) == shards(undisturbed_chain)
     assert adapters(tmp_path) == adapters(undisturbed_chain)
+
+
+def test_two_workers_learn_from_the_stages_before(chain: Path, tmp_path: Path) -> None:
+    ended = run_command(chain, tmp_path, "--workers", "2")
+    assert ended.code == 0, ended.text
+    (report,) = tmp_path.glob("*/*/report/report.json")
+    stages = json.loads(report.read_text())["stages"]
+    assert [stage.get("teacher") for stage in stages] == [None, "stage 1", "stage 2"]
+
+
+def test_an_earlier_stage_than_the_newest_may_teach(chain: Path, tmp_path: Path) -> None:
+    """The adapter of the best stage is loaded from storage, while that of the newest stage is in memory."""
+    job = yaml.safe_load(chain.read_text())
+    spec = job["spec"]
+    spec["training"]["teacher"]["model"] = "BestStage"
+    # The second stage has no template and learns nothing in one epoch, so the first one stays the best.
+    spec["schedule"] = {
+        "explicit": [
+            {"templateRate": 1, "shots": 2, "epochs": 2},
+            {"templateRate": 0, "shots": 1, "epochs": 1},
+            {"templateRate": 0, "shots": 0, "epochs": 1},
+        ]
+    }
+    spec["evaluation"]["stageRows"] = 20
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    ended = run_to_end(path, tmp_path / "runs")
+    assert ended.code == 0, ended.text
+    (report,) = tmp_path.glob("runs/*/*/report/report.json")
+    stages = json.loads(report.read_text())["stages"]
+    assert stages[1]["score"] < stages[0]["score"]
+    assert [stage.get("teacher") for stage in stages] == [None, "stage 1", "stage 1"]
+    answers = [text for name, text in sorted(shards(tmp_path / "runs").items()) if name.endswith("answers.json")]
+    texts = {entry["row"]: entry["text"] for answer in answers for entry in json.loads(answer)["answers"]}
+    rows = sample_rows(f"sample://formulas/train?world=3&rows={SHARD_ROWS + 40}")
+    right = sum(texts.get(i + 20) == row["answer"] for i, row in enumerate(rows[20:]))
+    assert right > 200, "the first stage, which has its whole prompt, gives right answers"
 
 
 def test_stages_teach_without_any_query(chain: Path, tmp_path: Path) -> None:
