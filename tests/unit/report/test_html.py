@@ -6,10 +6,18 @@ from itertools import pairwise
 
 import pytest
 from promptintern.report.build import build_report
-from promptintern.report.facts import DataFacts, DroppedRows, RunFacts, SourceFacts, TeacherFacts
+from promptintern.report.facts import (
+    DataFacts,
+    DroppedRows,
+    RetentionFacts,
+    RunFacts,
+    SourceFacts,
+    TeacherFacts,
+    WrittenFacts,
+)
 from promptintern.report.html import MAX_TEXT_LENGTH, render_html
 from promptintern_api.evaluation import Reference
-from promptintern_api.training import TeacherLoss
+from promptintern_api.training import TeacherLoss, TeacherModel
 
 from tests.unit.report.figures import BOTH, facts, stage, throughput
 
@@ -251,3 +259,70 @@ def test_a_run_without_a_teacher_names_none() -> None:
 
 def test_the_same_report_gives_the_same_bytes() -> None:
     assert render_html(build_report(STOPPED)) == render_html(build_report(STOPPED))
+
+
+def text_of(run: RunFacts) -> str:
+    return " ".join(Page(render_html(build_report(run))).texts[0].split())
+
+
+def test_the_check_under_another_prompt_is_shown_and_a_failure_is_a_warning() -> None:
+    retention = RetentionFacts(
+        prompts=200, changed=20, tokens=900, divergence=0.051, max_divergence=0.25, max_changed=0.2, neutral=False
+    )
+    run = facts().model_copy(update={"retention": retention})
+    assert "Under another prompt20 of 200 answers changed (limit 20 %). The divergence" in text_of(run)
+    assert "The check passed." in text_of(run)
+    assert not [w for w in build_report(run).warnings if "other prompts" in w]
+    failed = facts().model_copy(
+        update={"retention": retention.model_copy(update={"divergence": 0.7, "neutral": True, "max_changed": None})}
+    )
+    assert "Under neutral prompts20 of 200 answers changed. The divergence from the base model is 0.7" in text_of(
+        failed
+    )
+    assert "The check failed." in text_of(failed)
+    (warning,) = (w for w in build_report(failed).warnings if "other prompts" in w)
+    assert "is 0.7 nats per token (the job allows 0.25)" in warning
+
+
+def test_queries_that_the_base_model_wrote_are_counted() -> None:
+    run = taught()
+    written = WrittenFacts(
+        drawn=512, valid=450, rows=400, dropped=[DroppedRows(reason="the query repeats another one", rows=62)]
+    )
+    run = run.model_copy(update={"data": run.data.model_copy(update={"queries": None, "written": written})})
+    text = text_of(run)
+    assert "Queries that the base model wrote400 learned from. Of 512 that were drawn, 450 (88 %) are valid" in text
+    assert "62 left out: the query repeats another one" in text
+    assert "Queries that the teacher answered" not in text
+
+
+def test_the_teacher_of_each_stage_is_named() -> None:
+    run = facts()
+    stages = [stage.model_copy(update={"teacher": f"stage {i}" if i else None}) for i, stage in enumerate(run.stages)]
+    teacher = TeacherFacts(model=TeacherModel.PREVIOUS_STAGE, loss=TeacherLoss.FORWARD_KL, top_k=8, weight=1)
+    text = text_of(run.model_copy(update={"stages": stages, "teacher": teacher}))
+    assert "taught by stage 1" in text
+    assert "It scored the written answers if it was a stage. The loss" in text
+
+
+def test_a_stage_that_an_adaptive_schedule_discarded_is_named() -> None:
+    run = facts()
+    stages = [
+        stage.model_copy(update={"position": 4 * i, "accepted": i != 1, "gate": "failed" if i == 1 else "passed"})
+        for i, stage in enumerate(run.stages)
+    ]
+    report = build_report(run.model_copy(update={"stages": stages}))
+    assert any("The score of stage 2 dropped too far" in note for note in report.notes)
+    assert not [w for w in report.warnings if "fell below the gate" in w]
+    assert "the stage before it that was not discarded" in text_of(run.model_copy(update={"stages": stages}))
+    everything = [stage.model_copy(update={"accepted": True}) for stage in stages]
+    assert any(
+        "none of which was discarded" in n for n in build_report(run.model_copy(update={"stages": everything})).notes
+    )
+
+
+def test_sentences_that_no_row_needs_are_named() -> None:
+    run = facts().model_copy(update={"unneeded": ["Be <polite>.", "Think first."]})
+    (note,) = (n for n in build_report(run).notes if "without these sentences" in n)
+    assert "\u201cBe <polite>.\u201d \u201cThink first.\u201d" in note
+    assert "Be &lt;polite&gt;." in render_html(build_report(run))

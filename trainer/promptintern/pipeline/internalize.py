@@ -343,12 +343,13 @@ class _Run:
         score = self._score([answer.text for answer in answers])
         full_score = self._score(full_answers[:count])
         is_adaptive = self.session.job.spec.schedule.is_adaptive
-        start = earlier[int(track.parent)][0].score if track.parent is not None else score
+        start = earlier[int(track.parent)][0] if track.parent is not None else None
+        accepted = start is None or self._is_within_gate(score, start.score) or track.template - start.planned == 1
         return StageRecord(
             **dict(trained),
             index=len(earlier),
             position=track.template if is_adaptive else None,
-            accepted=self._is_within_gate(score, start) if is_adaptive else None,
+            accepted=accepted if is_adaptive else None,
             teacher=self.teachers.label(earlier),
             metric=self._metric,
             score=score,

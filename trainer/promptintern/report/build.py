@@ -132,7 +132,7 @@ def _reference_notes(facts: RunFacts) -> list[str]:
 
 
 def _adaptive_notes(facts: RunFacts) -> list[str]:
-    discarded = [stage for stage in facts.stages if stage.accepted is False]
+    discarded = [stage for stage in facts.stages if stage.accepted is False and stage.index != facts.gate.kept]
     if all(stage.accepted is None for stage in facts.stages):
         return []
     count = len(facts.stages)

@@ -101,7 +101,9 @@ def _failed_gates(facts: RunFacts) -> list[str]:
         f"Stage {stage.index + 1} fell below the gate{_stage_scores(facts.metrics[0], stage)}. Training went on, "
         "because the job sets onFail: Continue."
         for stage in facts.stages
-        if stage.gate == "failed" and stage.index != facts.gate.stopped_at
+        if stage.gate == "failed"
+        and stage.index != facts.gate.stopped_at
+        and (stage.accepted is not False or stage.index == facts.gate.kept)
     ]
 
 
