@@ -149,6 +149,7 @@ def on_policy(world: int, held_out: int) -> Iterator[tuple[str, Figures]]:
     for queries in QUERIES:
         document = job_document(world, held_out, queries=queries)
         document["spec"]["schedule"] = {"explicit": [{**LAST, "epochs": 5}]}
+        document["spec"]["training"]["teacher"] = {"loss": "JensenShannon"}
         job = parse_job(document)
         with tempfile.TemporaryDirectory(prefix="promptintern-curricula-") as folder, BackgroundWriter() as writer:
             session = open_session(job, load_data(job))
@@ -161,22 +162,18 @@ def on_policy(world: int, held_out: int) -> Iterator[tuple[str, Figures]]:
             )
             seconds = train_epochs(taught, trainer, "0", None, 5)
             yield f"{queries} queries", {"QueryOnly": accuracy(session), "seconds": seconds}
-            began = time.perf_counter()
-            parent = "0"
-            for number in range(ROUNDS):
-                own = replace(session, lessons=student_lessons(session, trainer, parent))
-                key = f"own-{number}"
-                train_epochs(own, trainer, key, parent, 1)
-                parent = key
-            yield (
-                f"{queries} queries, {ROUNDS} epochs on the student's answers",
-                {"QueryOnly": accuracy(session), "seconds": time.perf_counter() - began},
-            )
-            seconds = train_epochs(taught, trainer, "more", "0", ROUNDS)
-            yield (
-                f"{queries} queries, {ROUNDS} more epochs on the teacher's answers",
-                {"QueryOnly": accuracy(session), "seconds": seconds},
-            )
+            for whose in ("student's", "teacher's"):
+                began = time.perf_counter()
+                parent = "0"
+                for number in range(ROUNDS):
+                    key = f"{whose[0]}{number}"
+                    own = whose == "student's"
+                    lessons = student_lessons(session, trainer, parent) if own else taught.lessons
+                    train_epochs(replace(session, lessons=lessons), trainer, key, parent, 1)
+                    parent = key
+                seconds = time.perf_counter() - began
+                name = f"{queries} queries, then {ROUNDS} epochs on the {whose} answers"
+                yield name, {"QueryOnly": accuracy(session), "seconds": seconds}
 
 
 def train_epochs(session: Session, trainer: TrackTrainer, key: str, parent: str | None, epochs: int) -> float:

@@ -234,8 +234,8 @@ class PromptInternJobSpec(ApiModel):
         Rule(
             field="evaluation.gate.onFail",
             message=(
-                "must be Continue with schedule.curve Adaptive, which discards a stage that fails and tries a smaller "
-                "step"
+                "must be Continue with schedule.curve Adaptive, which discards a stage whose score drops too far below "
+                "that of the stage it started from, and tries a smaller step"
             ),
             cel=(
                 f"!({_IS_ADAPTIVE}) || !has(self.evaluation) || !has(self.evaluation.gate) || "

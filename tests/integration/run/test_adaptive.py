@@ -48,7 +48,12 @@ def test_it_goes_back_after_a_stage_whose_score_drops_and_ends_with_the_query_al
     taken = decisions(undisturbed)
     assert taken[0] == (0, True)
     assert any(not accepted for _, accepted in taken), "the job is so short that a large step must fail"
-    assert taken[-1][0] == 16
+    assert 16 in [position for position, _ in taken]
+    card = next(undisturbed.glob("*/*/adapter/t*/README.md")).read_text()
+    assert "Send the query alone." in card
+    assert "The gate stopped the run" not in card
+    prompt = json.loads(next(undisturbed.glob("*/*/adapter/t*/promptintern.json")).read_text())
+    assert prompt["shots"] == 0
     document = report(undisturbed)
     assert document["verdict"]["arm"] == "QueryOnly"
     assert any("The schedule is adaptive" in note for note in document["notes"])

@@ -91,5 +91,5 @@ def test_prepare_shows_the_queries_and_says_if_a_run_would_be_refused(job: Path)
     )
     assert "written queries" in shown.stdout
     text = " ".join(shown.stdout.split())
-    assert "a run would be refused: the base model wrote 40 queries" in text
+    assert "a run may be refused: the base model wrote 40 queries" in text
     assert "\x1b" not in shown.stdout

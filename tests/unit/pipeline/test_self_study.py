@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from promptintern.commands.validate import check_job
 from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.generate import Answer, Ending
 from promptintern.models import fetch_model, load_tokenizer
@@ -243,3 +244,21 @@ def test_written_queries_that_are_too_long_are_left_out_and_do_not_refuse_the_jo
     added = with_queries(short, study_of("list files", "word " * 200))
     assert [q.query for q in added.data.queries if q.is_written] == ["list files"]
     assert added.data.dropped == {"queries: too long for the teacher": 1}
+
+
+def test_the_check_of_a_job_without_any_row_to_learn_from_yet(tmp_path: Path) -> None:
+    """A held-out row that is too long is dropped, although nothing else is there before the base model has written."""
+    (tmp_path / "eval.jsonl").write_text(
+        json.dumps({"query": "sum", "answer": "x"}) + "\n" + json.dumps({"query": "word " * 3000, "answer": "x"}) + "\n"
+    )
+    job = build_job(world=4, queries=1, name="written")
+    job["spec"]["data"] = {
+        "generate": {},
+        "eval": {"uri": f"file://{tmp_path}/eval.jsonl"},
+        "onTooLong": "Drop",
+    }
+    findings = check_job(parse_job(job))
+    assert findings.problems == []
+    assert any("1000 queries that the base model will write" in line for line in findings.summary)
+    job["spec"]["data"]["generate"] = {"maxNewTokens": 2000}
+    assert [problem.where for problem in check_job(parse_job(job)).problems] == ["spec.data.generate.maxNewTokens"]

@@ -1,6 +1,7 @@
 """The teaching pass: what the teacher's answers become, and what is refused when they are read again."""
 
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from promptintern.pipeline.teaching.lessons import (
     read_lessons,
     write_shard,
 )
+from promptintern.pipeline.teaching.stage_teachers import StageTeachers
 from promptintern.pipeline.teaching.teaching_pass import DISAGREEING, EMPTY, UNFINISHED, encode_where_possible, teach
 from promptintern.sample.job import build_job
 from promptintern.stage_record import StageRecord
@@ -124,6 +126,30 @@ def test_a_stage_teaches_only_queries_if_only_answers_are_learned(tmp_path: Path
     stage = replace(base_teacher(session), name="stage-0", stage="0", digest="abc")
     session, _ = taught(session, tmp_path, stage)
     assert [lesson.row for lesson in session.lessons.lessons] == list(range(5, 12))
+
+
+def test_the_lessons_of_one_teacher_are_in_memory_at_a_time() -> None:
+    session: Any = SimpleNamespace(
+        data=SimpleNamespace(train=[1]),
+        stages=stages_of(parse_job(build_job(world=4, rows=3))),
+        templates=["t0", "t1", "t2", "t3"],
+    )
+    job = build_job(world=4, rows=3, queries=12)
+    job["spec"]["training"]["teacher"] = {"model": "PreviousStage"}
+    session.job = parse_job(job)
+    alive: list[weakref.ref[Lessons]] = []
+
+    def teach_anew(_model: TeachingModel) -> Lessons:
+        assert not any(ref() for ref in alive)
+        lessons = Lessons(dropped={"x": 1})
+        alive.append(weakref.ref(lessons))
+        return lessons
+
+    teachers = StageTeachers(session, teach_anew)
+    teachers.lessons([record(0, 0.5)])
+    teachers.lessons([record(0, 0.5)])
+    teachers.lessons([record(0, 0.5), record(1, 0.5)])
+    assert len(alive) == 2
 
 
 def record(index: int, score: float, full: float = 0.5) -> tuple[StageRecord, str]:

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from promptintern.pipeline import coverage
 from promptintern.pipeline.coverage import COVERAGE_FOLDER, find_unneeded_sentences
-from promptintern.pipeline.events import Event, Stopped
+from promptintern.pipeline.events import Event, Note, Stopped
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session
 from promptintern.sample.job import build_job
@@ -67,3 +68,16 @@ def test_the_result_is_stored_and_read_again(tmp_path: Path, monkeypatch: pytest
 def test_nothing_is_scored_without_sentences_or_rows(tmp_path: Path) -> None:
     assert found(session_of(template="{examples}{query}" + CUE), tmp_path / "short") == []
     assert found(session_of(rows=0), tmp_path / "no lessons yet") == []
+
+
+def test_a_device_with_too_little_memory_skips_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    recorder = Recorder()
+    session = session_of()
+    monkeypatch.setattr(coverage, "divergence_of_rows", fail)
+    assert found(session, tmp_path / "later", recorder) == []
+    monkeypatch.setattr(coverage, "score_rows", fail)
+    assert found(session, tmp_path / "at once") == []
+    assert any("too little memory" in event.text for event in recorder.events if isinstance(event, Note))

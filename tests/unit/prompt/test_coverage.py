@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from promptintern.prompt.coverage import list_entries, sentences, uncovered_entries
+from promptintern.prompt.coverage import list_entries, sentences, uncovered_entries, without_sentence
 from promptintern.sample import sample_rows, sample_template, sample_world
 
 
@@ -72,3 +72,11 @@ def test_sentences_of_a_template(template: str, expected: list[str]) -> None:
 @given(st.text(max_size=200))
 def test_a_sentence_is_a_part_of_its_template(template: str) -> None:
     assert all(sentence in template and sentence == sentence.strip() for sentence in sentences(template))
+
+
+def test_only_the_sentence_itself_is_removed() -> None:
+    template = "Use the table.\nUse the table. Use the table.below\nGo."
+    assert without_sentence("Use the table\nUse the table below only for dates", "Use the table") == (
+        "\nUse the table below only for dates"
+    )
+    assert without_sentence(template, "Use the table.") == "\n Use the table.below\nGo."

@@ -302,7 +302,7 @@ def test_the_teacher_of_each_stage_is_named() -> None:
     teacher = TeacherFacts(model=TeacherModel.PREVIOUS_STAGE, loss=TeacherLoss.FORWARD_KL, top_k=8, weight=1)
     text = text_of(run.model_copy(update={"stages": stages, "teacher": teacher}))
     assert "taught by stage 1" in text
-    assert "It scored the written answers if it was a stage. The loss" in text
+    assert "The teacher scored the written answers if it was a stage. The loss" in text
 
 
 def test_a_stage_that_an_adaptive_schedule_discarded_is_named() -> None:
@@ -323,6 +323,22 @@ def test_a_stage_that_an_adaptive_schedule_discarded_is_named() -> None:
 
 def test_sentences_that_no_row_needs_are_named() -> None:
     run = facts().model_copy(update={"unneeded": ["Be <polite>.", "Think first."]})
-    (note,) = (n for n in build_report(run).notes if "without these sentences" in n)
+    (note,) = (n for n in build_report(run).notes if n.startswith("Without one of these sentences"))
     assert "\u201cBe <polite>.\u201d \u201cThink first.\u201d" in note
     assert "Be &lt;polite&gt;." in render_html(build_report(run))
+
+
+def test_the_verdict_is_about_the_kept_stage_even_if_a_discarded_one_came_later() -> None:
+    run = facts()
+    kept = run.stages[-1].model_copy(update={"position": 16, "accepted": False})
+    later = kept.model_copy(
+        update={"index": kept.index + 1, "position": 12, "requested_rate": 0.4, "achieved_rate": 0.37}
+    )
+    stages = [
+        *(s.model_copy(update={"position": i, "accepted": True}) for i, s in enumerate(run.stages[:-1])),
+        kept,
+        later,
+    ]
+    report = build_report(run.model_copy(update={"stages": stages}))
+    assert report.verdict.headline.startswith("The query alone")
+    assert any("but the schedule had to end there" in note for note in report.notes)

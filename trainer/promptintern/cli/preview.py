@@ -18,7 +18,7 @@ def print_preview(shown: Preview) -> None:
         out.print(Text(f"left out: {count} rows ({reason})", style="yellow"))
     table = Table(title=f"{shown.name}: {shown.rows} training rows", title_justify="left")
     for column in (
-        "stage",
+        "stage" if shown.max_stages is None else "position",
         "target rate",
         "achieved rate",
         "shots",
@@ -29,10 +29,12 @@ def print_preview(shown: Preview) -> None:
     ):
         table.add_column(column, justify="right")
     if shown.max_stages is not None:
-        table.caption = f"The run chooses at most {shown.max_stages} of these stages by their scores."
+        table.caption = (
+            f"The run takes at most {shown.max_stages} stages, at positions that it chooses by their scores."
+        )
     for stage in shown.stages:
         table.add_row(
-            str(stage.index + 1),
+            str(stage.index + (shown.max_stages is None)),
             f"{stage.plan.requested_rate:.3f}",
             f"{stage.plan.achieved_rate:.3f}",
             str(stage.plan.shots),
@@ -60,4 +62,4 @@ def print_preview(shown: Preview) -> None:
         lines = (f"{number}. {printable(query)}" for number, query in enumerate(shown.written.queries, start=1))
         out.print(Panel(Text("\n".join(lines)), title="written queries", title_align="left"))
     if shown.answer is not None:
-        out.print(Panel(Text(shown.answer), title="answer (the training target)", title_align="left"))
+        out.print(Panel(Text(printable(shown.answer)), title="answer (the training target)", title_align="left"))

@@ -149,6 +149,7 @@ def _inputs(job: PromptInternJob, data: Data) -> _Inputs:
         encoder=encoder,
         embedder=load_embedder(job, device),
         model_config=load_config(folder),
+        needs_training_rows=True,
     )
     return _Inputs(
         encoder=encoder,
@@ -173,7 +174,7 @@ def _inputs_with_written_queries(job: PromptInternJob, data: Data, observer: Obs
         templates=session.templates,
         data=session.data,
         examples=session.examples,
-        warnings=[*session.warnings, *([f"a run would be refused: {fault}"] if fault else [])],
+        warnings=[*session.warnings, *([f"a run may be refused: {fault}"] if fault else [])],
         written=WrittenPreview(
             count=job.spec.data.generate.count, queries=study.queries[:SHOWN_QUERIES], summary=describe(study)
         ),

@@ -100,7 +100,7 @@ def _check_room_for_written_queries(job: PromptInternJob, template_tokens: int, 
         raise UserError.at(
             "spec.data.generate.maxNewTokens",
             f"is {generate.max_new_tokens}, but the template has {template_tokens} tokens and a sequence may have "
-            f"{max_tokens}",
+            f"{max_tokens}; lower it, shorten the template, or raise training.maxTokens",
         )
 
 
@@ -155,6 +155,7 @@ def _check_prompts(
         encoder=encoder,
         embedder=embedder,
         model_config=model.config,
+        needs_training_rows=job.spec.data.generate is None,
     )
     findings.collect(lambda: fitting_prompts(job, data, encoder, max_tokens=fitting_rows.max_tokens))
     findings.collect(lambda: _check_room_for_written_queries(job, template.full_tokens, fitting_rows.max_tokens))

@@ -92,7 +92,7 @@ def fit_rows(
     encoder: PromptEncoder,
     embedder: Any,
     model_config: Any,
-    needs_training_rows: bool = True,
+    needs_training_rows: bool,
 ) -> FittingRows:
     """Retrieve the examples of each row, check that its prompts fit the model, and drop long rows if the job says so.
 

@@ -1,23 +1,28 @@
 """Finds the sentences of the template without which the base model gives the same answers to the training rows."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+import torch
 from promptintern_api.training import DEFAULT_TOP_K
 
 from promptintern.compress import CompressedTemplate, uncompressed
 from promptintern.engine import distributed
 from promptintern.errors import UserError
-from promptintern.pipeline.events import Observer, Stopped
+from promptintern.pipeline.events import Note, Observer, Stopped
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import Lesson, lesson_rows
 from promptintern.pipeline.teaching.scoring import divergence_of_rows, score_rows, with_divergence
 from promptintern.pipeline.teaching.settings import vocabulary_of
-from promptintern.prompt.coverage import sentences
+from promptintern.prompt.coverage import sentences, without_sentence
 from promptintern.prompt.encode import Encoded
 from promptintern.prompt.template import parse_template
 from promptintern.storage.run import RunStore
 
+T = TypeVar("T")
 COVERAGE_FOLDER = "evaluation/coverage"
 MAX_SENTENCES = 32
 """The number of sentences, from the start of the template, that are tried."""
@@ -56,22 +61,36 @@ def _unneeded(session: Session, tried: Sequence[str], observer: Observer) -> lis
     if not sample.rows:
         return []
     vocabulary = vocabulary_of(session.adapter.model.get_base_model().config)
-    taught = score_rows(session, sample.encode(session.full_template), min(DEFAULT_TOP_K, vocabulary))
-    found = []
+    taught = _unless_out_of_memory(
+        lambda: score_rows(session, sample.encode(session.full_template), min(DEFAULT_TOP_K, vocabulary))
+    )
+    found: list[str] = []
     for sentence in tried:
         if distributed.any_worker(observer.stop_requested()):
             raise Stopped("the check of the template's sentences")
         template = _without(session, sentence)
         if template is None:
             continue
-        rows = [
-            with_divergence(row, distributions)
-            for row, distributions in zip(sample.encode(template), taught, strict=True)
-        ]
-        total = sum(distributed.gather_objects(divergence_of_rows(session, rows)))
-        if total < MIN_DIVERGENCE * sample.rows:
+        total = None
+        if taught is not None:
+            rows = map(with_divergence, sample.encode(template), taught)
+            total = _unless_out_of_memory(partial(divergence_of_rows, session, list(rows)))
+        if total is None:
+            if distributed.rank() == 0:
+                text = "the template's sentences are not checked, because the device has too little memory"
+                observer.emit(Note(text=text))
+            return []
+        if sum(distributed.gather_objects(total)) < MIN_DIVERGENCE * sample.rows:
             found.append(sentence)
     return found
+
+
+def _unless_out_of_memory(compute: Callable[[], T]) -> T | None:
+    """Return what ``compute`` returns, or None on all workers if the device of any of them has too little memory."""
+    result = None
+    with contextlib.suppress(torch.OutOfMemoryError):
+        result = compute()
+    return None if distributed.any_worker(result is None) else result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +121,7 @@ class _Sample:
 def _without(session: Session, sentence: str) -> CompressedTemplate | None:
     """Return the template without ``sentence``, or None if nothing else is left that could be a template."""
     prompt = session.job.spec.prompt
-    text = prompt.template.replace(sentence, "")
+    text = without_sentence(prompt.template, sentence)
     try:
         parsed = parse_template(text, [span for span in prompt.protect if span in text])
     except UserError:

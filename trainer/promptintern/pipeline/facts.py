@@ -19,12 +19,13 @@ from promptintern.engine import distributed
 from promptintern.errors import UserError
 from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
 from promptintern.pipeline.coverage import COVERAGE_FOLDER
+from promptintern.pipeline.held_out import accepted_answers, evaluation_folder
 from promptintern.pipeline.inputs import QUERIES_DROPPED
-from promptintern.pipeline.internalize import Outcome, accepted_answers, evaluation_folder
+from promptintern.pipeline.internalize import Outcome
 from promptintern.pipeline.latency import LATENCY_FOLDER
 from promptintern.pipeline.retention import RETENTION_FOLDER
 from promptintern.pipeline.session import Session
-from promptintern.pipeline.teaching.lessons import TeachingCost
+from promptintern.pipeline.teaching.lessons import TeachingCost, read_cost
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.pipeline.tracks import DIRECT
 from promptintern.prompt.coverage import uncovered_entries
@@ -286,7 +287,7 @@ def _teacher(session: Session, store: RunStore) -> TeacherFacts | None:
     top_k = None if teacher.loss is TeacherLoss.ANSWERS else top_k_of(teacher, config)
     cost = TeachingCost()
     for meta in total_meta(store, TEACHER_FOLDER):
-        cost += TeachingCost.model_validate(meta)
+        cost += read_cost(meta, f"{display_uri(store.store.uri)}/{TEACHER_FOLDER}")
     return TeacherFacts(
         model=teacher.model,
         loss=teacher.loss,

@@ -1,4 +1,4 @@
-"""Answers queries, divided among the workers."""
+"""Answers queries, divided among the workers, and the answers that are accepted."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,23 @@ from promptintern.engine import distributed
 from promptintern.evaluate.generate import Answer, Decoding, generate
 from promptintern.pipeline.events import Answered, Observer, Stopped
 from promptintern.pipeline.session import Session
+from promptintern.rows.types import Row
+
+
+def evaluation_folder(arm: str) -> str:
+    """Return the folder of an arm's answers, relative to the run's folder."""
+    return f"evaluation/{arm}"
+
+
+def accepted_answers(session: Session, full_answers: Sequence[str] | None) -> list[tuple[str, ...]]:
+    """Return the accepted answers to each held-out row: the written ones, or else the answers of FullPrompt.
+
+    Args:
+        full_answers: The answers of FullPrompt, or None if they are not known yet. Without them, the list is empty if
+            the held-out rows have no written answers.
+    """
+    written = [row.answers for row in session.data.eval if isinstance(row, Row)]
+    return written or [(answer,) for answer in full_answers or ()]
 
 
 def decoding_of(session: Session) -> Decoding:

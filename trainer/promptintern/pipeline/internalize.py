@@ -15,7 +15,7 @@ from promptintern.evaluate.metrics import is_within_drop, score_answers
 from promptintern.pipeline.adapter_artifact import commit_adapter
 from promptintern.pipeline.coverage import find_unneeded_sentences
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
-from promptintern.pipeline.held_out import answer_prompts
+from promptintern.pipeline.held_out import accepted_answers, answer_prompts, evaluation_folder
 from promptintern.pipeline.latency import Result, measure_latency
 from promptintern.pipeline.retention import check_retention, retention_prompts
 from promptintern.pipeline.session import Session
@@ -36,7 +36,6 @@ from promptintern.pipeline.tracks import (
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.prompt.encode import Encoded
 from promptintern.report.facts import KEPT_STAGE
-from promptintern.rows.types import Row
 from promptintern.stage_record import StageRecord, TrackRecord
 from promptintern.storage.manifest import Manifest
 from promptintern.storage.run import RunStore
@@ -58,11 +57,6 @@ class Outcome:
     """What the last trained stage learned from its teacher, with the cost of all teachers."""
     arm_parents: dict[str, str | None] = field(default_factory=dict)
     """The digest, by arm, of the manifest that lists the adapter of the arm; None if the arm used the base weights."""
-
-
-def evaluation_folder(arm: str) -> str:
-    """Return the folder of an arm's answers, relative to the run's folder."""
-    return f"evaluation/{arm}"
 
 
 def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observer: Observer) -> Outcome:
@@ -123,17 +117,6 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         arm_parents[Arm.DIRECT] = run.train_direct(query_only, outcome.records)
     measure_latency(session, store, trainer, result, full=full, observer=observer)
     return replace(outcome, arm_parents=arm_parents)
-
-
-def accepted_answers(session: Session, full_answers: Sequence[str] | None) -> list[tuple[str, ...]]:
-    """Return the accepted answers to each held-out row: the written ones, or else the answers of FullPrompt.
-
-    Args:
-        full_answers: The answers of FullPrompt, or None if they are not known yet. Without them, the list is empty if
-            the held-out rows have no written answers.
-    """
-    written = [row.answers for row in session.data.eval if isinstance(row, Row)]
-    return written or [(answer,) for answer in full_answers or ()]
 
 
 def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> Result | None:
@@ -207,17 +190,22 @@ class _Run:
             steps = self._steps_by_stage(tracks, prepare)
             while (track := next_track(self.session, [record for record, _ in earlier])) is not None:
                 number = len(earlier)
-                tracks[number:] = tracks[number:] or [track]
+                if number == len(tracks):
+                    tracks.append(track)
                 manifest = self._committed(track.key)
                 if manifest is None:
+                    lessons = self.session.lessons  # the lessons of an earlier teacher need not stay in memory
                     lessons = self.teachers.lessons(earlier)
                     prepared = prepare(number).result()
                     del pending[number]
                     if number + 1 < len(tracks) and lessons is self.session.lessons:
                         prepare(number + 1)  # renders and tokenizes the next stage's prompts while this one trains
                     manifest = self._train_stage(prepared, steps, full_answers, earlier)
+                    del prepared
                 record = self._stage_record(track.key, manifest)
                 self.emit(StageDone(record=record))
+                if record.accepted is False:
+                    self.emit(Note(text=f"{record.name} dropped too far below the stage that it started from"))
                 earlier.append((record, manifest.digest()))
                 if record.gate == "failed" and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
                     stopped_at = number
@@ -228,17 +216,20 @@ class _Run:
         return outcome
 
     def _outcome(self, stages: Earlier, stopped_at: int | None, lessons: Lessons) -> Outcome:
-        """Return the outcome of the trained ``stages``. Its adapter is that of the last stage of the schedule."""
+        """Return the outcome of the trained ``stages``, whose adapter is the best one at the end of the schedule."""
         last = len(self.session.stages) - 1
-        kept = [
+        ends = [
             index
             for index, (record, _) in enumerate(stages)
             if index != stopped_at and (record.position is None or record.position == last)
         ]
+        if self.session.job.spec.schedule.is_adaptive:  # it may have tried its last position several times
+            ends.sort(key=lambda index: stages[index][0].score)
+        kept = ends[-1] if ends else None
         return Outcome(
             records=[record for record, _ in stages],
-            kept=kept[-1] if kept else None,
-            kept_digest=stages[kept[-1]][1] if kept else None,
+            kept=kept,
+            kept_digest=None if kept is None else stages[kept][1],
             stopped_at=stopped_at,
             lessons=lessons,
         )

@@ -14,7 +14,7 @@ MAX_WORDS = 4
 """The maximum number of words of an entry. Longer items are sentences, whose words say little about their use."""
 MIN_SENTENCE_WORDS = 3
 """The minimum number of words of a sentence. Shorter texts are labels and cues."""
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
+_SENTENCE_END = re.compile(r"((?<=[.!?])\s+|\n)")
 
 
 def list_entries(template: str) -> list[str]:
@@ -77,10 +77,16 @@ def sentences(template: str) -> list[str]:
     fewer than ``MIN_SENTENCE_WORDS`` words, texts with a placeholder, and lists of entries are left out.
     """
     found = []
-    for part in _SENTENCE_END.split(template):
+    for part in _SENTENCE_END.split(template)[::2]:
         text = part.strip()
         if "{query}" in text or "{examples}" in text or list_entries(text):
             continue
         if len(_WORD.findall(text)) >= MIN_SENTENCE_WORDS:
             found.append(text)
     return list(dict.fromkeys(found))
+
+
+def without_sentence(template: str, sentence: str) -> str:
+    """Return ``template`` without all occurrences of ``sentence``, one of its ``sentences``."""
+    parts = _SENTENCE_END.split(template)
+    return "".join("" if i % 2 == 0 and part.strip() == sentence else part for i, part in enumerate(parts))

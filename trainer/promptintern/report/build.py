@@ -137,13 +137,15 @@ def _adaptive_notes(facts: RunFacts) -> list[str]:
         return []
     count = len(facts.stages)
     note = f"The schedule is adaptive: it took {count} {'stage' if count == 1 else 'stages'}"
+    forced = any(stage.accepted is False and stage.index == facts.gate.kept for stage in facts.stages)
+    end = " The last step dropped too far as well, but the schedule had to end there." if forced else ""
     if not discarded:
-        return [f"{note}, none of which was discarded."]
+        return [f"{note}, none of which was discarded.{end}"]
     numbers = ", ".join(str(stage.index + 1) for stage in discarded)
     share = sum(stage.training_tokens for stage in discarded) / sum(stage.training_tokens for stage in facts.stages)
     return [
         f"{note}. The score of stage {numbers} dropped too far, so training went on from an earlier stage. The "
-        f"discarded training is {formatting.percent(share)} of the training tokens."
+        f"discarded training is {formatting.percent(share)} of the training tokens.{end}"
     ]
 
 
@@ -153,8 +155,9 @@ def _unneeded_notes(facts: RunFacts) -> list[str]:
     named = " ".join(f"\u201c{formatting.shorten(sentence, 80)}\u201d" for sentence in facts.unneeded[:MAX_NAMED])
     more = f" and {formatting.count(len(facts.unneeded) - MAX_NAMED)} more" if len(facts.unneeded) > MAX_NAMED else ""
     return [
-        "The base model gives the same answers to training rows without these sentences of the template, one at a "
-        f"time: {named}{more}. What no training row needs, the adapter does not learn."
+        "Without one of these sentences of the template, the base model's probabilities of the training answers hardly "
+        f"change: {named}{more}. Such a sentence may be superfluous, be repeated elsewhere in the prompt, be ignored "
+        "by the base model, or concern no training row."
     ]
 
 

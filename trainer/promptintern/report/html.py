@@ -88,7 +88,7 @@ def _describe_teacher(report: Report) -> str:
         scores = teacher.top_k is not None and report.data.train is not None
         asked = report.data.queries is not None or report.data.written is not None
         work = ["answered the queries"] * asked + ["scored the written answers if it was a stage"] * scores
-        who = f"The table of the stages names the teacher of each stage. It {' and '.join(work)}."
+        who = f"The table of the stages names the teacher of each stage. The teacher {' and '.join(work)}."
     loss = {
         TeacherLoss.FORWARD_KL: "The loss is the forward Kullback-Leibler divergence",
         TeacherLoss.JENSEN_SHANNON: "The loss is the Jensen-Shannon divergence",

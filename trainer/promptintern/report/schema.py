@@ -169,7 +169,7 @@ class Report(Document):
     uncovered: list[str] = Field(default_factory=list)
     """The entries of the template's lists that no training row mentions, neither in its query nor in its answer."""
     unneeded: list[str] = Field(default_factory=list)
-    """The sentences of the template without which the base model gives the same answers to training rows."""
+    """The sentences of the template without which the base model's probabilities of training answers hardly change."""
     data: DataFacts
     retention: RetentionFacts | None = None
     """What the trained model does under another prompt; None if the job does not check this."""

@@ -81,7 +81,7 @@ def build_verdict(
         return with_outcome("StoppedByGate", headline, reasons + interval_reasons)
     assert result is not None and difference is not None, "a run that no gate stopped has QueryOnly"
     outcome = decide_outcome(metric=metric, full=full.figure(metric), difference=difference, max_drop=gate.max_drop)
-    subject = _subject(stages)
+    subject = _subject(stages, gate)
     result_score = formatting.named_score(metric, result.figure(metric).value)
     full_score = formatting.named_score(metric, full.figure(metric).value)
     reached = f"{result_score}, against {formatting.score(metric, full.figure(metric).value)} with the full prompt"
@@ -178,10 +178,10 @@ def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int)
     ]
 
 
-def _subject(stages: list[StageRecord]) -> str:
+def _subject(stages: list[StageRecord], gate: GateFacts) -> str:
     """Return the subject of the verdict's sentences: the query alone, or the query with a part of the template if the
     schedule ends at a rate above 0."""
-    last = stages[-1] if stages else None
+    last = next((stage for stage in stages if stage.index == gate.kept), None)
     if last is None or last.requested_rate <= 0:
         return "The query alone"
     return f"The query with {formatting.percent(last.achieved_rate)} of the template"

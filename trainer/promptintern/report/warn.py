@@ -111,6 +111,8 @@ def _forgotten(facts: RunFacts) -> list[str]:
     retention = facts.retention
     if retention is None or retention.passed:
         return []
+    if not retention.tokens:
+        return ["The base model gives no answer under the other prompt, so evaluation.retention could compare nothing."]
     limit = "" if retention.max_changed is None else f" (the job allows {formatting.percent(retention.max_changed)})"
     return [
         "The adapter also changes what the model does under other prompts: "

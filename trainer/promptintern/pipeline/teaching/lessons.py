@@ -80,6 +80,21 @@ class TeachingCost(Document):
         )
 
 
+def read_cost(meta: Mapping[str, Any], where: str) -> TeachingCost:
+    """Return the cost in ``meta``, which is the field ``meta`` of a shard's manifest below ``where``.
+
+    Raises:
+        RunFailed: if it is not a cost.
+    """
+    try:
+        return TeachingCost.model_validate(meta)
+    except ValidationError as error:
+        raise RunFailed(
+            f"{where} has a damaged manifest ({error.errors()[0]['msg']}); remove the folder of the teacher, and the "
+            "run creates it again"
+        ) from None
+
+
 class Shard(Document):
     """The answers to the rows of one shard."""
 

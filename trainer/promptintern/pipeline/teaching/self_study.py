@@ -130,6 +130,7 @@ def with_queries(session: Session, study: SelfStudy) -> Session:
         encoder=session.encoder,
         embedder=load_embedder(job, session.device),
         model_config=session.adapter.model.get_base_model().config,
+        needs_training_rows=True,
     )
     return replace(session, data=fitting.data, examples=fitting.examples, warnings=fitting.warnings, self_study=study)
 

@@ -30,12 +30,10 @@ class StageTeachers:
         model = teacher_of_stage(self._session, earlier)
         if model is None:
             return _NONE
-        name, lessons = self._newest
-        if name != model.name:
+        if self._newest[0] != model.name:
             self._newest = (None, _NONE)  # frees the memory before the pass
-            lessons = self._teach(model)
-            self._newest = (model.name, lessons)
-        return lessons
+            self._newest = (model.name, self._teach(model))
+        return self._newest[1]
 
     def label(self, earlier: Earlier) -> str | None:
         """Return how a report calls the teacher of the stage that follows ``earlier``; None if nothing was taught."""
