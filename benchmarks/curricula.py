@@ -53,6 +53,12 @@ LAST = {"templateRate": 0, "shots": 0}
 ROUNDS = 2
 """The number of further epochs, each on new answers of the student."""
 QUERIES = (64, 250)
+CONTINUATIONS = {
+    f"{ROUNDS} epochs on the student's answers, JensenShannon": TeacherLoss.JENSEN_SHANNON,
+    f"{ROUNDS} epochs on the student's answers, ForwardKL": TeacherLoss.FORWARD_KL,
+    f"{ROUNDS} epochs on the teacher's answers, ForwardKL": None,
+}
+"""How training continues after the first epochs, and with which loss. Each epoch has its own learning-rate schedule."""
 RETENTION = {
     "1,000 queries, learning rate 0.002": {"queries": 1000, "rate": 0.002, "epochs": 5},
     "1,000 queries, learning rate 0.0005": {"queries": 1000, "rate": 0.0005, "epochs": 5},
@@ -149,7 +155,6 @@ def on_policy(world: int, held_out: int) -> Iterator[tuple[str, Figures]]:
     for queries in QUERIES:
         document = job_document(world, held_out, queries=queries)
         document["spec"]["schedule"] = {"explicit": [{**LAST, "epochs": 5}]}
-        document["spec"]["training"]["teacher"] = {"loss": "JensenShannon"}
         job = parse_job(document)
         with tempfile.TemporaryDirectory(prefix="promptintern-curricula-") as folder, BackgroundWriter() as writer:
             session = open_session(job, load_data(job))
@@ -162,18 +167,16 @@ def on_policy(world: int, held_out: int) -> Iterator[tuple[str, Figures]]:
             )
             seconds = train_epochs(taught, trainer, "0", None, 5)
             yield f"{queries} queries", {"QueryOnly": accuracy(session), "seconds": seconds}
-            for whose in ("student's", "teacher's"):
+            for name, loss in CONTINUATIONS.items():
                 began = time.perf_counter()
                 parent = "0"
                 for number in range(ROUNDS):
-                    key = f"{whose[0]}{number}"
-                    own = whose == "student's"
-                    lessons = student_lessons(session, trainer, parent) if own else taught.lessons
+                    key = f"{loss or 'teacher'}-{number}"
+                    lessons = student_lessons(session, trainer, parent, loss) if loss else taught.lessons
                     train_epochs(replace(session, lessons=lessons), trainer, key, parent, 1)
                     parent = key
                 seconds = time.perf_counter() - began
-                name = f"{queries} queries, then {ROUNDS} epochs on the {whose} answers"
-                yield name, {"QueryOnly": accuracy(session), "seconds": seconds}
+                yield f"{queries} queries, then {name}", {"QueryOnly": accuracy(session), "seconds": seconds}
 
 
 def train_epochs(session: Session, trainer: TrackTrainer, key: str, parent: str | None, epochs: int) -> float:
@@ -200,11 +203,8 @@ def commit(trainer: TrackTrainer, key: str) -> None:
         trainer.store.commit_stage(key, term=trainer.term, local=Path(folder), parent=None, meta={})
 
 
-def student_lessons(session: Session, trainer: TrackTrainer, key: str) -> Lessons:
-    """Let the adapter ``key`` answer all queries alone, and let the base model with the full prompt score the answers.
-
-    The loss is the Jensen-Shannon divergence, which is bounded where the student's answers surprise the teacher.
-    """
+def student_lessons(session: Session, trainer: TrackTrainer, key: str, loss: TeacherLoss) -> Lessons:
+    """Let the adapter ``key`` answer all queries alone, and let the base model with the full prompt score them."""
     rows = range(len(session.data.train), len(session.pool))
     trainer.load(key)
     alone = session.encoder.encode_prompts(session.prompts_of(rows, session.templates[-1], 0))
@@ -229,7 +229,7 @@ def student_lessons(session: Session, trainer: TrackTrainer, key: str) -> Lesson
                     ids=scores.ids,
                     log_probs=scores.log_probs[:, :-1],
                     rest=scores.log_probs[:, -1],
-                    loss=TeacherLoss.JENSEN_SHANNON,
+                    loss=loss,
                     weight=1.0,
                 ),
             )
