@@ -49,10 +49,10 @@ def test_it_goes_back_after_a_stage_whose_score_drops_and_ends_with_the_query_al
     assert taken[0] == (0, True)
     assert any(not accepted for _, accepted in taken), "the job is so short that a large step must fail"
     assert 16 in [position for position, _ in taken]
-    card = next(undisturbed.glob("*/*/adapter/t*/README.md")).read_text()
+    card = next(undisturbed.glob("*/*/adapter/README.md")).read_text()
     assert "Send the query alone." in card
     assert "The gate stopped the run" not in card
-    prompt = json.loads(next(undisturbed.glob("*/*/adapter/t*/promptintern.json")).read_text())
+    prompt = json.loads(next(undisturbed.glob("*/*/adapter/promptintern.json")).read_text())
     assert prompt["shots"] == 0
     document = report(undisturbed)
     assert document["verdict"]["arm"] == "QueryOnly"
