@@ -76,6 +76,13 @@ def finish(process: "WarmProcess | subprocess.Popen[str]", seconds: float = 300)
     return Ended(code=process.returncode, text=text)
 
 
+def report(workdir: Path) -> dict[str, Any]:
+    """Return the report.json of the only run below ``workdir``."""
+    (path,) = workdir.glob("*/*/report/report.json")
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
 def run_to_end(job: Path, workdir: Path | None, *arguments: str, **environment: str) -> Ended:
     """Complete a run in a warm process."""
     return finish(start(job, workdir, *arguments, **environment))

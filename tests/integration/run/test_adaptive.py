@@ -3,13 +3,12 @@
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from promptintern.sample.job import build_job
 
-from tests.integration.run.process import adapters, finish, run_to_end, start, stop_at
+from tests.integration.run.process import adapters, finish, report, run_to_end, start, stop_at
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +22,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("job") / "job.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
-
-
-def report(workdir: Path) -> dict[str, Any]:
-    (path,) = workdir.glob("*/*/report/report.json")
-    document: dict[str, Any] = json.loads(path.read_text())
-    return document
 
 
 def decisions(workdir: Path) -> list[tuple[int, bool]]:

@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from promptintern.sample.job import build_job
 
-from tests.integration.run.process import adapters, finish, run_command, run_folder, run_to_end, start, stop_at
+from tests.integration.run.process import adapters, finish, report, run_command, run_folder, run_to_end, start, stop_at
 
 COUNT = 40
 
@@ -41,12 +40,6 @@ def written(workdir: Path) -> list[str]:
         for path in sorted(manifest.parent.glob(f"t{json.loads(manifest.read_text())['term']}/queries.json"))
         for query in json.loads(path.read_text())["queries"]
     ]
-
-
-def report(workdir: Path) -> dict[str, Any]:
-    (path,) = workdir.glob("*/*/report/report.json")
-    document: dict[str, Any] = json.loads(path.read_text())
-    return document
 
 
 @pytest.fixture(scope="module")

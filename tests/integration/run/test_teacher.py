@@ -16,7 +16,7 @@ from promptintern.sample import sample_rows
 from promptintern.sample.job import build_job
 from safetensors.numpy import load_file
 
-from tests.integration.run.process import adapters, finish, run_command, run_folder, run_to_end, start, stop_at
+from tests.integration.run.process import adapters, finish, report, run_command, run_folder, run_to_end, start, stop_at
 
 QUERIES = 2 * SHARD_ROWS + 40
 POINTS = 10 if int(os.environ.get("PROMPTINTERN_KILL_POINTS", "1")) > 1 else 2
@@ -162,8 +162,7 @@ def undisturbed_chain(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     workdir = tmp_path_factory.mktemp("undisturbed")
     ended = run_to_end(chain, workdir)
     assert ended.code == 0, ended.text
-    (report,) = workdir.glob("*/*/report/report.json")
-    stages = json.loads(report.read_text())["stages"]
+    stages = report(workdir)["stages"]
     assert [stage.get("teacher") for stage in stages] == [None, "stage 1", "stage 2"]
     assert [stage["rows"] for stage in stages] == [20, 296, 296]
     return workdir
@@ -186,8 +185,7 @@ def test_killed_while_a_stage_teaches_and_continued(
 def test_two_workers_learn_from_the_stages_before(chain: Path, tmp_path: Path) -> None:
     ended = run_command(chain, tmp_path, "--workers", "2")
     assert ended.code == 0, ended.text
-    (report,) = tmp_path.glob("*/*/report/report.json")
-    stages = json.loads(report.read_text())["stages"]
+    stages = report(tmp_path)["stages"]
     assert [stage.get("teacher") for stage in stages] == [None, "stage 1", "stage 2"]
 
 
@@ -209,8 +207,7 @@ def test_an_earlier_stage_than_the_newest_may_teach(chain: Path, tmp_path: Path)
     path.write_text(yaml.safe_dump(job))
     ended = run_to_end(path, tmp_path / "runs")
     assert ended.code == 0, ended.text
-    (report,) = tmp_path.glob("runs/*/*/report/report.json")
-    stages = json.loads(report.read_text())["stages"]
+    stages = report(tmp_path / "runs")["stages"]
     assert stages[1]["score"] < stages[0]["score"]
     assert [stage.get("teacher") for stage in stages] == [None, "stage 1", "stage 1"]
     answers = [text for name, text in sorted(shards(tmp_path / "runs").items()) if name.endswith("answers.json")]
@@ -266,8 +263,7 @@ def test_a_log_of_queries_is_enough(tmp_path: Path) -> None:
     ended = run_to_end(teacher_job(tmp_path), tmp_path / "runs", *settings)
     assert ended.code == 0, ended.text
     assert "exact match with the answers of the full prompt" in " ".join(ended.text.split())
-    (report,) = tmp_path.glob("runs/*/*/report/report.json")
-    document = json.loads(report.read_text())
+    document = report(tmp_path / "runs")
     assert document["reference"] == "FullPrompt"
     scores = {arm["name"]: arm["exactMatch"]["value"] for arm in document["arms"]}
     assert scores["FullPrompt"] == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.neutral import NEUTRAL_PROMPTS
-from promptintern.pipeline.events import Event, Note
+from promptintern.pipeline.events import Note
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.latency import Result
 from promptintern.pipeline.retention import RETENTION_FOLDER, check_retention, retention_prompts
@@ -19,18 +19,7 @@ from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
 from promptintern_api import parse_job
 
-
-class Recorder:
-    """An observer that keeps all events and never stops."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def stop_requested(self) -> bool:
-        return False
+from tests.unit.pipeline.recorder import Recorder
 
 
 class Trainer:

@@ -11,7 +11,7 @@ from promptintern.commands.validate import check_job
 from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.generate import Answer, Ending
 from promptintern.models import fetch_model, load_tokenizer
-from promptintern.pipeline.events import Event, Note
+from promptintern.pipeline.events import Note
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.teaching import self_study
@@ -37,18 +37,7 @@ from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
 from promptintern_api import parse_job
 
-
-class Recorder:
-    """An observer that keeps all events and never stops."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def stop_requested(self) -> bool:
-        return False
+from tests.unit.pipeline.recorder import Recorder
 
 
 def session_of(rows: int = 0, queries: int = 2, **generate: Any) -> Session:

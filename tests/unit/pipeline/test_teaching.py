@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from promptintern.commands.validate import check_job
 from promptintern.errors import RunFailed, UserError
-from promptintern.pipeline.events import Event, Note, ShardStored
+from promptintern.pipeline.events import Note, ShardStored
 from promptintern.pipeline.inputs import load_data, stages_of
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.teaching.choice import TeachingModel, base_teacher, teacher_of_stage
@@ -38,19 +38,7 @@ from promptintern_api.training import Teacher, TeacherLoss
 from safetensors.numpy import save_file
 
 from tests.tiny import tiny_job, write_tiny_model
-
-
-class Recorder:
-    """An observer that keeps all events and never stops."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def stop_requested(self) -> bool:
-        return False
+from tests.unit.pipeline.recorder import Recorder
 
 
 def session_of(rows: int = 0, teacher: dict[str, Any] | None = None, **evaluation: Any) -> Session:

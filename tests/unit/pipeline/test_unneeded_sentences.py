@@ -7,7 +7,7 @@ import pytest
 import torch
 from promptintern.pipeline import coverage
 from promptintern.pipeline.coverage import COVERAGE_FOLDER, find_unneeded_sentences
-from promptintern.pipeline.events import Event, Note, Stopped
+from promptintern.pipeline.events import Note, Stopped
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session
 from promptintern.sample.job import build_job
@@ -16,22 +16,10 @@ from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
 from promptintern_api import parse_job
 
+from tests.unit.pipeline.recorder import Recorder
+
 NEEDED = "- Use , between two columns, or between a column and a number of days."
 IDLE = "This is the third edition of the handbook."
-
-
-class Recorder:
-    """An observer that keeps all events, and asks the run to stop if it was told to."""
-
-    def __init__(self, *, stop: bool = False) -> None:
-        self.events: list[Event] = []
-        self.stop = stop
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def stop_requested(self) -> bool:
-        return self.stop
 
 
 def session_of(rows: int = 6, template: str | None = None) -> Session:

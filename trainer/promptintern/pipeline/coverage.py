@@ -7,7 +7,6 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from promptintern_api.training import DEFAULT_TOP_K
 
 from promptintern.compress import CompressedTemplate, uncompressed
 from promptintern.engine import distributed
@@ -16,7 +15,7 @@ from promptintern.pipeline.events import Note, Observer, Stopped
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import Lesson, lesson_rows
 from promptintern.pipeline.teaching.scoring import divergence_of_rows, score_rows, with_divergence
-from promptintern.pipeline.teaching.settings import vocabulary_of
+from promptintern.pipeline.teaching.settings import default_top_k
 from promptintern.prompt.coverage import sentences, without_sentence
 from promptintern.prompt.encode import Encoded
 from promptintern.prompt.template import parse_template
@@ -60,10 +59,8 @@ def _unneeded(session: Session, tried: Sequence[str], observer: Observer) -> lis
     sample = _Sample(session=session, written=written, lessons=lessons[: MAX_ROWS - len(written)])
     if not sample.rows:
         return []
-    vocabulary = vocabulary_of(session.adapter.model.get_base_model().config)
-    taught = _unless_out_of_memory(
-        lambda: score_rows(session, sample.encode(session.full_template), min(DEFAULT_TOP_K, vocabulary))
-    )
+    top_k = default_top_k(session.adapter.model.get_base_model().config)
+    taught = _unless_out_of_memory(lambda: score_rows(session, sample.encode(session.full_template), top_k))
     found: list[str] = []
     for sentence in tried:
         if distributed.any_worker(observer.stop_requested()):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from promptintern_api import PromptInternJob
 from promptintern_api.evaluation import Retention
-from promptintern_api.training import DEFAULT_TOP_K
 
 from promptintern.engine import distributed
 from promptintern.errors import RunFailed, UserError
@@ -18,7 +17,7 @@ from promptintern.pipeline.inputs import Data
 from promptintern.pipeline.latency import Result
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.scoring import divergence_of_rows, score_rows, with_divergence
-from promptintern.pipeline.teaching.settings import vocabulary_of
+from promptintern.pipeline.teaching.settings import default_top_k
 from promptintern.pipeline.teaching.teaching_pass import encode_where_possible
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.prompt.encode import Encoded, PromptEncoder
@@ -144,9 +143,9 @@ def _divergence(session: Session, trainer: TrackTrainer, rows: Sequence[Encoded]
         return 0.0
     trainer.load(None)
     own = [rows[i] for i in distributed.own_share(len(rows))]
-    vocabulary = vocabulary_of(session.adapter.model.get_base_model().config)
+    top_k = default_top_k(session.adapter.model.get_base_model().config)
     try:
-        before = score_rows(session, own, min(DEFAULT_TOP_K, vocabulary))
+        before = score_rows(session, own, top_k)
         trainer.load(stage)
         divergence = divergence_of_rows(
             session, [with_divergence(row, scores) for row, scores in zip(own, before, strict=True)]

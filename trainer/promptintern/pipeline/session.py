@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -73,16 +74,20 @@ class Session:
     lessons: Lessons = field(default_factory=Lessons)
     """What the teacher of the present stage taught; empty before the teaching pass, and if nothing is taught."""
 
-    @property
+    @cached_property
     def pool(self) -> list[Query]:
         """The rows from which a run may learn: the training rows, and then the queries without answers."""
         return [*self.data.train, *self.data.queries]
 
+    @cached_property
+    def _pool_neighbours(self) -> list[list[int]]:
+        """The examples of each row of ``pool``."""
+        return [*self.examples.train, *self.examples.queries]
+
     @property
     def training_queries(self) -> list[Query]:
         """The queries of ``encode_training``: the training rows, and then the queries that the teacher answered."""
-        pool = self.pool
-        return [*self.data.train, *(pool[lesson.row] for lesson in self._answered)]
+        return [*self.data.train, *(self.pool[lesson.row] for lesson in self._answered)]
 
     def prompts(
         self, template: CompressedTemplate, shots: int, *, rows: Sequence[Query], neighbours: Sequence[Sequence[int]]
@@ -101,8 +106,8 @@ class Session:
 
     def prompts_of(self, rows: Sequence[int], template: CompressedTemplate, shots: int) -> Iterator[str]:
         """Return an iterator over the prompts of the rows with these indices in ``pool``."""
-        pool, neighbours = self.pool, [*self.examples.train, *self.examples.queries]
-        return self.prompts(template, shots, rows=[pool[i] for i in rows], neighbours=[neighbours[i] for i in rows])
+        neighbours = [self._pool_neighbours[i] for i in rows]
+        return self.prompts(template, shots, rows=[self.pool[i] for i in rows], neighbours=neighbours)
 
     @property
     def _answered(self) -> list[Lesson]:

@@ -36,7 +36,12 @@ def top_k_of(teacher: Teacher, model_config: Any) -> int:
             "spec.training.teacher.topK",
             f"is {teacher.top_k}, but the vocabulary of the base model has {vocabulary} tokens",
         )
-    return min(teacher.top_k or DEFAULT_TOP_K, vocabulary)
+    return teacher.top_k or default_top_k(model_config)
+
+
+def default_top_k(model_config: Any) -> int:
+    """Return the number of tokens of a distribution if the job does not ask for another one."""
+    return min(DEFAULT_TOP_K, vocabulary_of(model_config))
 
 
 def vocabulary_of(model_config: Any) -> int:
