@@ -1,10 +1,11 @@
 """spec.compute, spec.checkpoint, spec.storage and spec.retries: where a job runs, and how it survives failures."""
 
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
+from promptintern_api.affinity import Affinity, LabelValue
 from promptintern_api.base import ApiModel, Rule
 from promptintern_api.secret_ref import ObjectName, SecretRef
 from promptintern_api.uris import StorageUri
@@ -149,23 +150,6 @@ class ModelCache(ApiModel):
     ] = False
 
 
-class Affinity(ApiModel):
-    """The scheduling constraints of the worker pods, in the format of a pod's `spec.affinity`."""
-
-    node_affinity: Annotated[
-        dict[str, Any] | None,
-        Field(description="Rules about the nodes that the pods may run on, as in a pod's `spec.affinity`."),
-    ] = None
-    pod_affinity: Annotated[
-        dict[str, Any] | None,
-        Field(description="Rules that place the pods near other pods, as in a pod's `spec.affinity`."),
-    ] = None
-    pod_anti_affinity: Annotated[
-        dict[str, Any] | None,
-        Field(description="Rules that keep the pods away from other pods, as in a pod's `spec.affinity`."),
-    ] = None
-
-
 class ComputeSpec(ApiModel):
     """The Ray cluster of a job. `promptintern run` uses only `device`, `gpusPerWorker` and its own flag `--workers`."""
 
@@ -233,14 +217,14 @@ class ComputeSpec(ApiModel):
         ),
     ] = Resources()
     node_selector: Annotated[
-        dict[str, str] | None,
+        dict[str, LabelValue] | None,
         Field(
             max_length=64,
             description="Labels that a node must have to run worker pods. If it is left out, any node will do.",
         ),
     ] = None
     head_node_selector: Annotated[
-        dict[str, str] | None,
+        dict[str, LabelValue] | None,
         Field(
             max_length=64,
             description=(
@@ -276,7 +260,7 @@ class ComputeSpec(ApiModel):
         ),
     ] = None
     service_account_annotations: Annotated[
-        dict[str, str] | None,
+        dict[str, Annotated[str, StringConstraints(max_length=4096)]] | None,
         Field(
             max_length=16,
             description=(

@@ -19,6 +19,10 @@ def count_placeholder(text: str, name: str) -> int:
     return sum(1 for match in PLACEHOLDER.finditer(text) if match[1] == name)
 
 
+MAX_PROMPT_BYTES = 262_144
+"""The largest sum of the sizes of all texts of a prompt, which must fit into the job's ConfigMap of at most 1 MiB."""
+
+
 class CompressorKind(StrEnum):
     """The way in which the words of a template are ranked for removal."""
 
@@ -193,6 +197,20 @@ class PromptSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             field="template",
+            message=(
+                f"must have at most {MAX_PROMPT_BYTES:,} bytes in UTF-8, together with exampleTemplate and all "
+                "compressor.templates"
+            ),
+            cel=(
+                "bytes(self.template).size() + "
+                "(has(self.exampleTemplate) ? bytes(self.exampleTemplate).size() : 0) + "
+                "(has(self.compressor) && has(self.compressor.templates) ? "
+                f"self.compressor.templates.map(t, bytes(t.template).size()).sum() : 0) <= {MAX_PROMPT_BYTES}"
+            ),
+            holds=lambda self: self.text_bytes <= MAX_PROMPT_BYTES,
+        ),
+        Rule(
+            field="template",
             message="must hold the placeholder {query} exactly once",
             cel="self.template.split('{query}').size() == 2",
             holds=lambda self: count_placeholder(self.template, "query") == 1,
@@ -232,3 +250,9 @@ class PromptSpec(ApiModel):
             holds=lambda self: all(piece in self.template and not PLACEHOLDER.search(piece) for piece in self.protect),
         ),
     )
+
+    @property
+    def text_bytes(self) -> int:
+        """The size in bytes, in UTF-8, of the template, the example template and the compressed templates together."""
+        shorter = [item.template for item in self.compressor.templates or []]
+        return sum(len(text.encode()) for text in (self.template, self.example_template, *shorter))

@@ -100,9 +100,8 @@ def _structural(node: Schema) -> Schema:
     node.pop("title", None)
     if node.get("additionalProperties") is False:
         del node["additionalProperties"]  # forbidden in a structural schema, which refuses unknown fields anyway
-    elif node.get("additionalProperties") is True:
-        del node["additionalProperties"]
-        node["x-kubernetes-preserve-unknown-fields"] = True
+    # A field of arbitrary JSON could nest deeper than a client can parse, and would have no schema here.
+    assert node.get("additionalProperties") is not True, node
     if "const" in node:
         node["enum"] = [node.pop("const")]
     for keyword, (bound, exclusive) in _BOUNDS.items():

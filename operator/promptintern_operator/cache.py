@@ -1,16 +1,16 @@
-"""The operator's cache, which the watches fill with jobs and with views of the objects that belong to them."""
+"""The operator's cache, which the watches fill with views of jobs and of the objects that belong to them."""
 
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from promptintern_api.contract import LABEL_JOB, LABEL_JOB_UID
 
 from promptintern_operator.plan import Denial, KubeRay, Observed
 from promptintern_operator.queue import Key
-from promptintern_operator.views import PodView, PreflightView, RayJobView, WorkloadView, controller_of
+from promptintern_operator.views import JobView, PodView, PreflightView, RayJobView, WorkloadView, controller_of
 
 View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
 
@@ -62,35 +62,11 @@ class ObjectCache(Generic[View]):
         return tuple(self._views.get(owner, {}).values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class CachedJob:
-    """A PromptInternJob as it was last observed."""
-
-    uid: str
-    version: str
-    generation: int
-    body: Mapping[str, Any]
-
-    @classmethod
-    def from_body(cls, body: Mapping[str, Any]) -> Self:
-        """Build a cached job from an API object without managedFields, which only the API server needs.
-
-        The managedFields take up half of the object.
-        """
-        meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-        return cls(
-            uid=meta["uid"],
-            version=meta["resourceVersion"],
-            generation=meta.get("generation", 0),
-            body={**body, "metadata": meta},
-        )
-
-
 class Cache:
     """Everything that the operator has observed."""
 
     def __init__(self) -> None:
-        self.jobs: dict[Key, CachedJob] = {}
+        self.jobs: dict[Key, JobView] = {}
         self.ray_jobs: ObjectCache[RayJobView] = ObjectCache()
         self.pods: ObjectCache[PodView] = ObjectCache()
         self.preflights: ObjectCache[PreflightView] = ObjectCache()
@@ -139,11 +115,11 @@ class Cache:
     def awaits_first_attempt(self, key: Key) -> bool:
         """Return whether there is a job at ``key`` that has not had an attempt yet."""
         job = self.jobs.get(key)
-        return job is not None and not (job.body.get("status") or {}).get("attempts")
+        return job is not None and not job.attempted
 
     def phases(self) -> Counter[str]:
         """Count the jobs in each phase."""
-        return Counter(str((job.body.get("status") or {}).get("phase") or "Pending") for job in self.jobs.values())
+        return Counter(job.phase for job in self.jobs.values())
 
 
 def key_of(meta: Mapping[str, Any]) -> Key | None:

@@ -1,15 +1,20 @@
-"""Kopf's handlers, which store each change in the cache and add its job to the workqueue. Kopf writes nothing."""
+"""Kopf's handlers, which store each change in the cache and add its job to the workqueue. Kopf writes nothing.
 
-from collections.abc import Callable, Mapping
+The objects that Kopf delivers are already reduced to their views (see ``intake.py``).
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import kopf
+import msgspec
 from promptintern_api.contract import LABEL_JOB, OPERATOR_SELECTOR
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
-from promptintern_operator.cache import Cache, CachedJob, ObjectCache, Owner, key_of, owner_of
+from promptintern_operator.cache import Cache, ObjectCache, Owner, key_of, owner_of
+from promptintern_operator.kube import PAGE
 from promptintern_operator.queue import Key, Workqueue
-from promptintern_operator.views import pod_view, preflight_view, ray_job_view, workload_view
+from promptintern_operator.views import JobView, PodView, PreflightView, RayJobView, WorkloadView, ray_job_uid_of
 
 _OURS = {LABEL_JOB: kopf.PRESENT}
 
@@ -28,16 +33,13 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
         elif (cached := cache.jobs.get(key)) is not None and cached.version == meta["resourceVersion"]:
             return  # our own write, whose response arrived before this event
         else:
-            cache.jobs[key] = CachedJob.from_body(event["object"])
+            cache.jobs[key] = msgspec.convert(event["object"]["view"], JobView)
         await queue.add(key)
 
-    def watch_children(
-        resource: tuple[str, ...], objects: ObjectCache[Any], view: Callable[[Any], Any], *, in_bursts: bool
-    ) -> None:
+    def watch_children(resource: tuple[str, ...], objects: ObjectCache[Any], view: type, *, in_bursts: bool) -> None:
         @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-changed")
         async def child_changed(event: Mapping[str, Any], **_: Any) -> None:
-            body = event["object"]
-            meta = body["metadata"]
+            meta = event["object"]["metadata"]
             owner, key = owner_of(meta, controlled=resource[-1] != "pods"), key_of(meta)
             if owner is None or key is None:
                 return
@@ -47,7 +49,7 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
             else:
                 if resource[-1] == "rayjobs":
                     cache.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
-                if not objects.put(owner, meta["uid"], view(body)):
+                if not objects.put(owner, meta["uid"], msgspec.convert(event["object"]["view"], view)):
                     return  # no field that a plan reads has changed
             if in_bursts:
                 queue.add_batched(key)
@@ -56,20 +58,21 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
 
     # The start and the end of a cluster cause bursts of changes to its RayJob and pods, so these changes are batched.
     # Changes to a preflight are not batched, because the job waits for the end of its check.
-    watch_children(("ray.io", "v1", "rayjobs"), cache.ray_jobs, ray_job_view, in_bursts=True)
-    watch_children(("v1", "pods"), cache.pods, pod_view, in_bursts=True)
-    watch_children(("batch", "v1", "jobs"), cache.preflights, preflight_view, in_bursts=False)
+    watch_children(("ray.io", "v1", "rayjobs"), cache.ray_jobs, RayJobView, in_bursts=True)
+    watch_children(("v1", "pods"), cache.pods, PodView, in_bursts=True)
+    watch_children(("batch", "v1", "jobs"), cache.preflights, PreflightView, in_bursts=False)
 
     @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
     async def workload_changed(event: Mapping[str, Any], **_: Any) -> None:
-        view, meta = workload_view(event["object"]), event["object"]["metadata"]
-        if view.ray_job_uid is None:
+        meta = event["object"]["metadata"]
+        ray_job_uid = ray_job_uid_of(meta)
+        if ray_job_uid is None:
             return
-        owner = Owner(meta["namespace"], view.ray_job_uid)
+        owner = Owner(meta["namespace"], ray_job_uid)
         if event["type"] == "DELETED":
             cache.workloads.remove(owner, meta["uid"])
         else:
-            cache.workloads.put(owner, meta["uid"], view)
+            cache.workloads.put(owner, meta["uid"], msgspec.convert(event["object"]["view"], WorkloadView))
         if (key := cache.ray_job_owners.get(owner)) is not None:
             await queue.add(key)
 
@@ -86,7 +89,8 @@ def kopf_settings(*, limited: bool) -> kopf.OperatorSettings:
     settings.scanning.disabled = limited  # otherwise Kopf first tries for a minute to list namespaces
     settings.posting.enabled = False
     settings.peering.standalone = True
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = PAGE
+    settings.watching.reconnect_backoff = 1.0
     settings.queueing.worker_limit = 64
     # An idle worker stays bound to its object for this long. With 5 s, 64 workers would handle 13 objects per second.
     settings.queueing.idle_timeout = 0.1

@@ -1,21 +1,25 @@
 """The requests that the operator sends to the API server, through the async client of the kubernetes package."""
 
-import json
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
+import msgspec
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
 from promptintern_api.contract import OPERATOR
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern_operator.metrics import API_REQUESTS
+from promptintern_operator.parsing import parse
 
 _APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
 _META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-_SECONDS, _PAGE = 30.0, 500
+_SECONDS = 30.0
+PAGE = 50
+"""The number of objects on a page of a listing. An object may have 1.5 MiB."""
+T = TypeVar("T")
 
 
 class RequestFailed(Exception):  # noqa: N818 -- the name says what happened
@@ -68,6 +72,32 @@ _BY_KIND = {
 }
 
 
+class _Refusal(msgspec.Struct):
+    """The Status of a request that the API server refused."""
+
+    message: str | None = None
+    reason: str | None = None
+
+
+class _Meta(msgspec.Struct):
+    uid: str
+
+
+class _Item(msgspec.Struct):
+    metadata: _Meta
+
+
+class _PageMeta(msgspec.Struct):
+    token: str | None = msgspec.field(default=None, name="continue")
+
+
+class _Page(msgspec.Struct):
+    """A page of a listing, of which only the uids are read."""
+
+    metadata: _PageMeta
+    items: list[_Item] | None = None
+
+
 def api_client() -> ApiClient:
     """Return a client of the API server with the default configuration.
 
@@ -107,12 +137,16 @@ class Kube:
         uids: set[str] = set()
         token = ""
         while True:
-            query = [("limit", str(_PAGE)), ("labelSelector", selector), ("continue", token)]
-            answer = await self._request(
-                "GET", resource.path(namespace), query=[(name, value) for name, value in query if value], only_meta=True
+            query = [("limit", str(PAGE)), ("labelSelector", selector), ("continue", token)]
+            page = await self._ask(
+                "GET",
+                resource.path(namespace),
+                query=[(name, value) for name, value in query if value],
+                only_meta=True,
+                kind=_Page,
             )
-            uids |= {item["metadata"]["uid"] for item in answer.get("items") or []}
-            token = answer.get("metadata", {}).get("continue") or ""
+            uids |= {item.metadata.uid for item in page.items or []}
+            token = page.metadata.token or ""
             if not token:
                 return uids
 
@@ -197,8 +231,21 @@ class Kube:
         *,
         query: list[tuple[str, str]] | None = None,
         content_type: str = _JSON,
-        only_meta: bool = False,
     ) -> dict[str, Any]:
+        return await self._ask(method, path, body, query=query, content_type=content_type, kind=dict[str, Any])
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        kind: type[T],
+        query: list[tuple[str, str]] | None = None,
+        content_type: str = _JSON,
+        only_meta: bool = False,
+    ) -> T:
+        """Send a request and parse the answer as ``kind``; what ``kind`` does not name is skipped."""
         verb = "APPLY" if content_type == _APPLY else method
         if method != "GET" and not self._may_write():
             raise RequestFailed(
@@ -219,16 +266,19 @@ class Kube:
             API_REQUESTS.labels(verb=verb, code="0").inc()
             raise RequestFailed(f"{method} {path}: {error or type(error).__name__}", status=0) from error
         API_REQUESTS.labels(verb=verb, code=str(answer.status)).inc()
-        content = _parsed(content)
         if not 200 <= answer.status <= 299:
-            message = content.get("message") or answer.reason or ""
+            refusal = _refusal(content)
+            message = refusal.message or answer.reason or ""
             raise RequestFailed(
                 f"{method} {path}: {answer.status} {message}",
                 status=answer.status,
-                reason=str(content.get("reason")),
+                reason=refusal.reason or "",
                 server_message=message,
             )
-        return content
+        try:
+            return parse(content, kind)
+        except msgspec.MsgspecError as error:
+            raise RequestFailed(f"{method} {path}: the answer cannot be read: {error}", status=0) from error
 
 
 def _path(manifest: Mapping[str, Any]) -> str:
@@ -240,9 +290,9 @@ def _as_manager() -> list[tuple[str, str]]:
     return [("fieldManager", OPERATOR), ("force", "true")]
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
+def _refusal(content: bytes) -> _Refusal:
+    """Return the Status with which the API server refused a request, or an empty one if the content is no Status."""
     try:
-        value = json.loads(content)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return parse(content, _Refusal)
+    except msgspec.MsgspecError:
+        return _Refusal()

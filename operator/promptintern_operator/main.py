@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from typing import Any
@@ -35,6 +36,8 @@ _UNSYNCED_RETRY_SECONDS = 5.0
 for all namespaces; after that, only jobs in namespaces that the operator cannot list still have to wait.
 """
 _RESYNC_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+"""The time that Kopf gets to end."""
 _log = structlog.get_logger("promptintern.operator")
 
 
@@ -132,7 +135,7 @@ async def _watch(
     finally:
         for task in (*tasks, *events):
             task.cancel()
-        await asyncio.gather(*tasks, *events, return_exceptions=True)
+        await asyncio.wait([*tasks, *events], timeout=_STOP_SECONDS)
     for task in done:
         task.result()
 
@@ -211,7 +214,7 @@ def log_as_json() -> None:
 
 
 def main() -> None:
-    """Run the operator. Exit with status 2 if a setting is invalid."""
+    """Run the operator. Exit with status 2 if a setting is invalid, and with status 1 if the operator fails."""
     log_as_json()
     try:
         settings = Settings()
@@ -220,7 +223,16 @@ def main() -> None:
             name = OPERATOR_ENV_PREFIX + "_".join(map(str, problem["loc"])).upper()
             print(f"error: {name}: {problem['msg']}", file=sys.stderr)
         sys.exit(ExitCode.USER_ERROR)
-    asyncio.run(run(settings))
+    code = ExitCode.DONE
+    try:
+        asyncio.new_event_loop().run_until_complete(run(settings))
+    except Exception:  # noqa: BLE001 -- logged
+        _log.exception("the operator failed; this process ends")
+        code = ExitCode.FAILED
+    # asyncio.run and sys.exit would wait for tasks of Kopf that do not end when they are cancelled.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

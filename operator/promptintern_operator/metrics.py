@@ -22,6 +22,11 @@ START_SECONDS = Histogram(
 API_REQUESTS = Counter(
     "promptintern_api_requests", "Number of requests to the API server, without watches.", ["verb", "code"]
 )
+SKIPPED_OBJECTS = Counter(
+    "promptintern_skipped_objects",
+    "Number of watched objects that could not be read and were skipped, by kind.",
+    ["kind"],
+)
 LEADING = Gauge("promptintern_leader", "1 while this replica is the leader, else 0.")
 WATCH_SILENCE = Gauge(
     "promptintern_watch_silence_seconds", "Time since the last activity of the watch that has been silent longest."

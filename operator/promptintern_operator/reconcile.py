@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -11,7 +11,7 @@ from promptintern_api import InvalidJob, PromptInternJob, parse_job
 from promptintern_api.status import PromptInternJobStatus
 from pydantic import ValidationError
 
-from promptintern_operator.cache import Cache, CachedJob, Owner
+from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.dependents import Dependents, check_owner
 from promptintern_operator.events import event_manifest
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
@@ -38,7 +38,7 @@ from promptintern_operator.plan import (
 from promptintern_operator.plan.denials import denial_for
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
-from promptintern_operator.views import controller_of, preflight_view, ray_job_view
+from promptintern_operator.views import JobView, controller_of, job_view, parse_time, preflight_view, ray_job_view
 
 _log = structlog.get_logger("promptintern.operator")
 
@@ -66,18 +66,23 @@ class Reconciler:
             RequestFailed: if a request failed; the job must be requeued.
         """
         cached = self._cache.jobs.get(key)
-        if cached is None or "deletionTimestamp" in cached.body["metadata"]:
+        if cached is None or cached.deleting:
             self._queue.forget(key)
             return
         log = _log.bind(namespace=key.namespace, job=key.name)
         with RECONCILE_SECONDS.time():
+            body = cached.body() or await self._kube.get(JOB_RESOURCE, key.namespace, key.name)
+            if body is None:
+                return  # the watch will deliver the deletion
+            cached = self._update_cache(key, cached, body)
+            before = body.get("status") or {}
             try:
-                job = resolve(parse_job(cached.body), self._settings)
+                job = resolve(_parsed(body, log), self._settings)
             except InvalidJob as error:
                 # The API server accepted the job under the schema of another version; a user has to change the job.
                 log.error("cannot parse the job", problems=str(error))
                 RECONCILES.labels(result="unreadable").inc()
-                await self._report_unreadable(key, cached, str(error), log)
+                await self._report_unreadable(key, cached, before, str(error), log)
                 return
             now = datetime.now(UTC).replace(microsecond=0)
             observed = await self._observe(key, cached, job)
@@ -90,7 +95,7 @@ class Reconciler:
                 refusals=refusals(job),
                 storage=job.spec.storage,
             )
-            writing = asyncio.create_task(self._write_status(key, cached, result))
+            writing = asyncio.create_task(self._write_status(key, cached, before, result))
             try:
                 for action in result.actions:
                     if not isinstance(action, StartPreflight) and not await writing:
@@ -115,17 +120,30 @@ class Reconciler:
                 self._queue.add_after(key, (result.requeue_at - now).total_seconds())
             RECONCILES.labels(result="done").inc()
 
-    async def _report_unreadable(self, key: Key, cached: CachedJob, problems: str, log: Any) -> None:
+    def _update_cache(self, key: Key, cached: JobView, body: Mapping[str, Any]) -> JobView:
+        """Return the view of ``body``, and replace ``cached`` in the cache by it unless the watch has delivered a newer
+        version.
+        """
+        if body["metadata"]["resourceVersion"] == cached.version:
+            return cached
+        newer = job_view(body)
+        if self._cache.jobs.get(key) is cached:
+            self._cache.jobs[key] = newer
+        return newer
+
+    async def _report_unreadable(
+        self, key: Key, cached: JobView, before: Mapping[str, Any], problems: str, log: Any
+    ) -> None:
         try:
-            status = PromptInternJobStatus.model_validate(cached.body.get("status") or {})
+            status = PromptInternJobStatus.model_validate(_operator_part(before))
         except ValidationError:
             return  # the status of the job cannot be parsed either
         now = datetime.now(UTC).replace(microsecond=0)
         result = unreadable(status, problems, generation=cached.generation, now=now)
-        if result is not None and await self._write_status(key, cached, result):
+        if result is not None and await self._write_status(key, cached, before, result):
             await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
 
-    async def _observe(self, key: Key, cached: CachedJob, job: PromptInternJob) -> Observed:
+    async def _observe(self, key: Key, cached: JobView, job: PromptInternJob) -> Observed:
         """Return the observed objects. Request a RayJob that the cache lacks, because the watch may lag behind."""
         observed = self._cache.observed(Owner(key.namespace, cached.uid))
         attempts = job.status.attempts if job.status else []
@@ -137,11 +155,16 @@ class Reconciler:
                     return replace(observed, ray_jobs=(*observed.ray_jobs, ray_job_view(body)))
         return observed
 
-    async def _write_status(self, key: Key, cached: CachedJob, result: Plan) -> bool:
-        """Write the status if it has changed. Return False if the plan is outdated because the job has changed."""
-        before = cached.body.get("status") or {}
-        operator_fields = {name: value for name, value in before.items() if name != "training"}
-        if is_same_status(operator_fields, result.status):
+    async def _write_status(self, key: Key, cached: JobView, before: Mapping[str, Any], result: Plan) -> bool:
+        """Write the status if it has changed. Return False if the plan is outdated because the job has changed.
+
+        Args:
+            key: The key of the job.
+            cached: The version of the job from which the plan was computed.
+            before: The whole status of this version.
+            result: The plan.
+        """
+        if is_same_status(_operator_part(before), result.status):
             return True
         try:
             written = await self._kube.apply_job_status(
@@ -154,12 +177,11 @@ class Reconciler:
             RECONCILES.labels(result="outdated").inc()
             self._queue.add_after(key, 2.0)
             return False
-        if self._cache.jobs.get(key) is cached:  # otherwise the watch has already delivered a newer version
-            self._cache.jobs[key] = CachedJob.from_body(written)
+        self._update_cache(key, cached, written)
         _count_changes(before, result.status)
         return True
 
-    async def _record(self, key: Key, cached: CachedJob, event: EventRecord, log: Any) -> None:
+    async def _record(self, key: Key, cached: JobView, event: EventRecord, log: Any) -> None:
         log.info("event", reason=event.reason, message=event.message)
         try:
             await self._kube.record_event(
@@ -260,8 +282,30 @@ def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
             ATTEMPTS.labels(outcome=attempt["outcome"]).inc()
     if after.get("completionTime") and not before.get("completionTime"):
         for stage in (before.get("training") or {}).get("stages", []):
-            if stage.get("startedAt") and stage.get("finishedAt"):
-                took: timedelta = datetime.fromisoformat(stage["finishedAt"]) - datetime.fromisoformat(
-                    stage["startedAt"]
-                )
-                STAGE_SECONDS.labels(stage=str(stage["index"])).observe(took.total_seconds())
+            began, finished = parse_time(stage.get("startedAt")), parse_time(stage.get("finishedAt"))
+            if began is not None and finished is not None:
+                STAGE_SECONDS.labels(stage=str(stage["index"])).observe((finished - began).total_seconds())
+
+
+def _operator_part(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a status that the operator writes."""
+    return {name: value for name, value in status.items() if name != "training"}
+
+
+def _parsed(body: Mapping[str, Any], log: Any) -> PromptInternJob:
+    """Parse a job, without the head pod's part of the status if only that part is invalid.
+
+    The head pod runs a tenant's code, so its part must not decide whether the operator can read the rest.
+
+    Raises:
+        InvalidJob: if the rest is invalid.
+    """
+    try:
+        return parse_job(body)
+    except InvalidJob as error:
+        status = body.get("status") or {}
+        if "training" not in status:
+            raise
+        job = parse_job({**body, "status": _operator_part(status)})
+        log.warning("cannot read the head pod's part of the status", problems=str(error))
+        return job

@@ -1,10 +1,13 @@
 """Views of watched objects, with only the fields that the operator needs, because there may be thousands of objects."""
 
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from promptintern_api.contract import (
     ANNOTATION_GENERATION,
     ANNOTATION_RUN_FORMAT,
@@ -14,7 +17,34 @@ from promptintern_api.contract import (
     PodRole,
 )
 
+from promptintern_operator.parsing import parse
+
 Body = Mapping[str, Any]
+
+_FIRST_YEAR, _LAST_YEAR = 1970, 2999
+"""The years of valid times. Near the ends of Python's range of years, arithmetic with a time may overflow."""
+_KEPT_BYTES = 16 * 2**10
+"""The largest compressed job that is kept. There may be thousands of jobs with templates of 256 KiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView:
+    """The view of a PromptInternJob, with the whole job in compressed form unless the job is large."""
+
+    uid: str
+    version: str
+    """The resource version of the job."""
+    generation: int
+    deleting: bool
+    phase: str
+    attempted: bool
+    """Whether the job has had an attempt."""
+    packed: bytes | None
+    """The whole job, as compressed JSON, or None if the job is too large to be kept."""
+
+    def body(self) -> dict[str, Any] | None:
+        """Return the whole job, or None if the job is too large to be kept."""
+        return parse(zlib.decompress(self.packed)) if self.packed is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +154,22 @@ class WorkloadView:
     """Kueue's message about the quota."""
 
 
+def job_view(body: Body) -> JobView:
+    """Return the view of a PromptInternJob without managedFields, which only the API server needs."""
+    meta, status = body["metadata"], body.get("status") or {}
+    kept = {**body, "metadata": {name: value for name, value in meta.items() if name != "managedFields"}}
+    packed = zlib.compress(msgspec.json.encode(kept), level=1)
+    return JobView(
+        uid=meta["uid"],
+        version=meta["resourceVersion"],
+        generation=meta.get("generation") or 0,
+        deleting=_is_deleting(meta),
+        phase=status.get("phase") or "Pending",
+        attempted=bool(status.get("attempts")),
+        packed=packed if len(packed) <= _KEPT_BYTES else None,
+    )
+
+
 def ray_job_view(body: Body) -> RayJobView:
     """Return the view of a ray.io/v1 RayJob."""
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
@@ -131,7 +177,7 @@ def ray_job_view(body: Body) -> RayJobView:
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
-        created=parse_time(meta["creationTimestamp"]),
+        created=_created(meta),
         deleting=_is_deleting(meta),
         suspended=bool(spec.get("suspend")),
         deployment=status.get("jobDeploymentStatus") or "",
@@ -140,7 +186,7 @@ def ray_job_view(body: Body) -> RayJobView:
         message=status.get("message") or "",
         run_format=(meta.get("annotations") or {}).get(ANNOTATION_RUN_FORMAT),
         cluster=status.get("rayClusterName") or None,
-        ended=parse_time(status["endTime"]) if status.get("endTime") else None,
+        ended=parse_time(status.get("endTime")),
         worker_memory=_worker_memory(spec),
         queue=_label(meta, LABEL_QUEUE),
         pod_refusal=refusal.get("message") if refusal.get("status") == "True" else None,
@@ -162,10 +208,10 @@ def pod_view(body: Body) -> PodView:
         uid=meta["uid"],
         role=_label(meta, LABEL_ROLE) or PodRole.WORKER,
         cluster=_label(meta, "ray.io/cluster"),
-        created=parse_time(meta["creationTimestamp"]),
+        created=_created(meta),
         deleting=_is_deleting(meta),
         deletion_requested=_deletion_requested(meta),
-        deletion_due=parse_time(meta["deletionTimestamp"]) if _is_deleting(meta) else None,
+        deletion_due=parse_time(meta.get("deletionTimestamp")),
         phase=status.get("phase") or "Pending",
         reason=status.get("reason"),
         message=status.get("message"),
@@ -184,15 +230,15 @@ def preflight_view(body: Body) -> PreflightView:
     return PreflightView(
         name=meta["name"],
         uid=meta["uid"],
-        generation=int((meta.get("annotations") or {}).get(ANNOTATION_GENERATION, 0)),
-        number=int((meta.get("annotations") or {}).get(ANNOTATION_TRY, 1)),
-        started=parse_time(status["startTime"]) if status.get("startTime") else None,
+        generation=_number(meta, ANNOTATION_GENERATION, 0),
+        number=_number(meta, ANNOTATION_TRY, 1),
+        started=parse_time(status.get("startTime")),
         deleting=_is_deleting(meta),
         queued=bool(spec.get("suspend")),
         succeeded=_condition(status, "Complete").get("status") == "True",
         failed=failed.get("message", "the Job failed") if failed.get("status") == "True" else None,
         timed_out=failed.get("status") == "True" and failed.get("reason") == "DeadlineExceeded",
-        failed_at=parse_time(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
+        failed_at=parse_time(failed.get("lastTransitionTime")) if failed.get("status") == "True" else None,
     )
 
 
@@ -201,24 +247,33 @@ def workload_view(body: Body) -> WorkloadView:
     meta, status = body["metadata"], body.get("status") or {}
     reserved = _condition(status, "QuotaReserved")
     evicted = _condition(status, "Evicted")
-    owners = [owner["uid"] for owner in meta.get("ownerReferences") or [] if owner.get("kind") == "RayJob"]
     return WorkloadView(
         name=meta["name"],
-        ray_job_uid=owners[0] if owners else None,
+        ray_job_uid=ray_job_uid_of(meta),
         quota_reserved=reserved.get("status") == "True",
         evicted=evicted.get("reason") if evicted.get("status") == "True" else None,
         message=str(reserved.get("message", "")),
     )
 
 
-def parse_time(text: str) -> datetime:
-    """Parse a time in the format of the API server."""
-    return datetime.fromisoformat(text)
+def parse_time(text: object) -> datetime | None:
+    """Parse a time in the format of the API server, or return None if it is none. Tenants may write anything."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment is not None and _FIRST_YEAR <= moment.year <= _LAST_YEAR else None
 
 
 def controller_of(meta: Body) -> Body:
     """Return the controlling owner reference, or {} if there is none. Labels prove nothing, as anybody can set them."""
     return next((owner for owner in meta.get("ownerReferences") or [] if owner.get("controller")), {})
+
+
+def ray_job_uid_of(meta: Body) -> str | None:
+    """Return the uid of the RayJob that owns a Workload, or None if no RayJob does."""
+    owners = meta.get("ownerReferences") or []
+    return next((owner["uid"] for owner in owners if owner.get("kind") == "RayJob"), None)
 
 
 def _container(item: Body, memory: str | None) -> ContainerView:
@@ -232,7 +287,7 @@ def _container(item: Body, memory: str | None) -> ContainerView:
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason"),
         exit_message=ended.get("message"),
-        ended_at=parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
+        ended_at=parse_time(ended.get("finishedAt")),
         memory_limit=memory,
     )
 
@@ -246,9 +301,15 @@ def _worker_memory(spec: Body) -> str | None:
 
 def _deletion_requested(meta: Body) -> datetime | None:
     """Return when the deletion was requested; the deletionTimestamp of a pod is the end of its grace period."""
-    if not _is_deleting(meta):
-        return None
-    return parse_time(meta["deletionTimestamp"]) - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    due = parse_time(meta.get("deletionTimestamp"))
+    return due - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0) if due is not None else None
+
+
+def _created(meta: Body) -> datetime:
+    """Return the time of creation, which the API server sets."""
+    created = parse_time(meta["creationTimestamp"])
+    assert created is not None, meta["creationTimestamp"]
+    return created
 
 
 def _is_deleting(meta: Body) -> bool:
@@ -259,6 +320,12 @@ def _label(meta: Body, name: str) -> str | None:
     return (meta.get("labels") or {}).get(name)
 
 
+def _number(meta: Body, annotation: str, default: int) -> int:
+    """Return the number in an annotation, or ``default`` if there is none; tenants may write anything there."""
+    text = (meta.get("annotations") or {}).get(annotation, "")
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else default
+
+
 def _condition(status: Body, kind: str) -> Body:
     conditions: Sequence[Body] = status.get("conditions") or []
-    return next((condition for condition in conditions if condition["type"] == kind), {})
+    return next((condition for condition in conditions if condition.get("type") == kind), {})

@@ -1,4 +1,7 @@
-"""Record the last activity of each watch, including bookmarks, because a watch can die without an error."""
+"""The responses that Kopf reads: their objects are reduced, and the last activity of each watch is recorded.
+
+Activity includes bookmarks, because a watch can die without an error.
+"""
 
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -7,6 +10,8 @@ from typing import Any
 import aiohttp
 import kopf
 from promptintern_api.contract import OPERATOR
+
+from promptintern_operator.intake import reduce_page, reduce_stream
 
 _LAST_ACTIVITY: dict[str, float] = {}
 _WATCHED: set[str] = set()
@@ -23,8 +28,11 @@ class _TrackedContent:
         self._path = path
         _LAST_ACTIVITY[path] = time.monotonic()
 
-    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the chunks of the stream, and record each of them as activity of the watch."""
+    def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Return an iterator over the lines of the stream, with reduced objects."""
+        return reduce_stream(_plural(self._path), self._chunks(size))
+
+    async def _chunks(self, size: int) -> AsyncIterator[bytes]:
         async for piece in self._content.iter_chunked(size):
             _LAST_ACTIVITY[self._path] = time.monotonic()
             yield piece
@@ -34,7 +42,13 @@ class _TrackedContent:
 
 
 class TrackedResponse(aiohttp.ClientResponse):
-    """A response that records the activity of a watch."""
+    """A response with reduced objects that records the activity of a watch."""
+
+    async def json(self, **more: Any) -> Any:
+        """Return the content as JSON values; the objects of a listing are reduced."""
+        if self.status == 200 and "limit" in self.url.query:
+            return reduce_page(_plural(self.url.path), await self.read())
+        return await super().json(**more)
 
     async def start(self, connection: Any) -> "TrackedResponse":
         """Start to read the response; data that arrives from now on counts as activity of the watch."""
@@ -95,6 +109,10 @@ def forget(plural: str) -> None:
     for path in {*_LAST_ACTIVITY, *_WATCHED, *_FORBIDDEN}:
         if path.endswith(f"/{plural}"):
             _drop(path)
+
+
+def _plural(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _drop(path: str) -> None:

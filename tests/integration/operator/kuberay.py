@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+from promptintern_operator.parsing import parse
 
 from tests.integration.operator.requests import CHILDREN, MERGE, PODS, PREFLIGHTS, RAY_JOBS, Body
 
@@ -145,7 +146,7 @@ class FakeKubeRay:
         async with self._session.get(self._url + path, timeout=aiohttp.ClientTimeout(total=30)) as answer:
             if answer.status != 200:
                 raise aiohttp.ClientConnectionError(str(answer.status))
-            listing = await answer.json()
+            listing = parse(await answer.read())
         listed = {item["metadata"]["uid"]: item for item in listing["items"]}
         for uid in [uid for uid in alive if uid not in listed]:
             yield "DELETED", alive.pop(uid)
@@ -156,7 +157,7 @@ class FakeKubeRay:
         forever = aiohttp.ClientTimeout(total=None, sock_read=30)
         async with self._session.get(self._url + path + query, timeout=forever) as answer:
             async for line in answer.content:
-                change = json.loads(line)
+                change = parse(line)
                 item = change["object"]
                 if change["type"] == "ERROR":
                     return
@@ -191,7 +192,7 @@ class FakeKubeRay:
                     headers={"Content-Type": kind},
                     timeout=aiohttp.ClientTimeout(total=30),
                 ) as answer:
-                    content = await answer.json(content_type=None)
+                    content = parse(await answer.read())
                     if answer.status < 300:
                         return dict(content)
                     if answer.status in (404, 409):

@@ -27,7 +27,7 @@ class Place:
         self._folder = folder
         self._operators: list[Operator] = []
 
-    def operator(self, name: str = "operator-0", **settings: object) -> Operator:
+    def operator(self, name: str = "operator-0", **settings: Any) -> Operator:
         """Return an operator that is not started yet; it ends with the place."""
         operator = Operator(self.release, self._folder, name, **({"retry_seconds": 0.5} | settings))
         self._operators.append(operator)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,22 @@ from tests.cluster.client import wait_for
 from tests.cluster.control_plane import free_port
 from tests.integration.operator.chart import Release
 
-PROGRAM = Path(sys.executable).with_name("promptintern-operator")
+PROGRAM = (str(Path(sys.executable).with_name("promptintern-operator")),)
 
 
 class Operator:
     """One replica, which can be started again after it ended."""
 
-    def __init__(self, release: Release, folder: Path, name: str = "operator-0", **settings: object) -> None:
+    def __init__(
+        self,
+        release: Release,
+        folder: Path,
+        name: str = "operator-0",
+        program: Sequence[str] = PROGRAM,
+        **settings: object,
+    ) -> None:
         """``settings`` are fields of the operator's settings that differ from the chart's."""
+        self._program = list(program)
         self.name = name
         self.log_file = folder / f"{name}.log"
         self._probes, self._metrics = free_port(), free_port()
@@ -46,7 +55,7 @@ class Operator:
         """Start it, without waiting until it leads."""
         assert not self.alive
         with self.log_file.open("ab") as log:
-            self._process = guard.start([str(PROGRAM)], env=self._environment, stdout=log, stderr=log, cwd="/")
+            self._process = guard.start(self._program, env=self._environment, stdout=log, stderr=log, cwd="/")
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

@@ -7,6 +7,8 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from promptintern_operator.parsing import parse
+
 from tests.cluster.api_server import ApiServer
 
 Body = dict[str, Any]
@@ -61,11 +63,19 @@ class Requests:
             Refused: if the answer is an error.
             OSError: if there is none.
         """
-        data = None if body is None else json.dumps(body).encode()
+        return self.ask_raw(method, path, None if body is None else json.dumps(body).encode(), kind)
+
+    def ask_raw(self, method: str, path: str, data: bytes | None, kind: str) -> Body:
+        """Send one request with a body that is already encoded, and return the response.
+
+        Raises:
+            Refused: if the answer is an error.
+            OSError: if there is none.
+        """
         request = urllib.request.Request(self._url + path, method=method, data=data, headers={"Content-Type": kind})
         try:
             with urllib.request.urlopen(request, context=self._context, timeout=30) as answer:
-                return dict(json.loads(answer.read()))
+                return dict(parse(answer.read()))
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             message = json.loads(text).get("message") if text.startswith("{") else text

@@ -2,7 +2,7 @@
 
 It fills in the defaults of the structural schema, validates the object (by draft 4 of JSON Schema, whose
 ``exclusiveMinimum: true`` is that of OpenAPI 3.0), refuses unknown fields as kubectl requests, requires the items of
-sets to be unique, and evaluates the CEL rules in cel-python with the three functions of Kubernetes that our rules use.
+sets to be unique, and evaluates the CEL rules in cel-python with the four functions of Kubernetes that our rules use.
 The integration tests send the same documents to a real API server.
 """
 
@@ -25,6 +25,7 @@ _ENVIRONMENT = celpy.Environment()
 _FUNCTIONS: dict[str, Any] = {
     "split": lambda text, separator: celtypes.ListType(map(celtypes.StringType, text.split(separator))),
     "isSorted": lambda items: celtypes.BoolType(all(a <= b for a, b in pairwise(items))),
+    "sum": lambda items: sum(items, celtypes.IntType(0)),
     "indexOf": lambda text, piece: celtypes.IntType(text.find(piece)),
 }
 

@@ -58,6 +58,24 @@ class BadJob:
 _MODEL = "hf://acme/encoder@main"
 _STAGE = {"templateRate": 1, "shots": 2}
 _LAST = {"templateRate": 0, "shots": 0}
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_NODE_TERMS = f"spec.compute.affinity.nodeAffinity.{_REQUIRED}.nodeSelectorTerms"
+_NODE_ITEM = f"{_NODE_TERMS}[0].matchExpressions[0]"
+_LARGEST = 262_144 - len("{query}\n{answer}\n\n")
+"""The largest template beside the default example template, in bytes."""
+
+
+def _required_node(term: dict[str, Any]) -> dict[str, Any]:
+    return {"nodeAffinity": {_REQUIRED: {"nodeSelectorTerms": [term]}}}
+
+
+def _template(size: int, letter: str = "a") -> str:
+    """Return a template of ``size`` bytes."""
+    rest = size - len("{examples}{query}")
+    width = len(letter.encode())
+    return "{examples}{query}" + letter * (rest // width) + "a" * (rest % width)
+
+
 _QUERIES = {"uri": "s3://rows/queries.jsonl"}
 _ONLY_QUERIES = {"queries": _QUERIES, "eval": {"uri": "s3://rows/eval.jsonl"}}
 
@@ -92,6 +110,7 @@ BAD_JOBS = (
         {"spec.compute.affinity": {"podAfinity": {}}}, "spec.compute.affinity.podAfinity", "did you mean podAffinity?"
     ),
     _bad({"spec.compute.podTemplate": {}}, "spec.compute.podTemplate", "is not a known field"),
+    _bad({"spec.compute.affinity": _required_node({"deep": {}})}, f"{_NODE_TERMS}[0].deep", "is not a known field"),
     # Types
     _bad({"spec.model": "sample://formulas"}, "spec.model", "should be an object"),
     _bad({"spec.schedule.stages": "4"}, "spec.schedule.stages", "should be a valid integer, got '4'"),
@@ -162,6 +181,22 @@ BAD_JOBS = (
     _bad({"spec.data.onLeak": "Ignore"}, "spec.data.onLeak", "'Error' or 'Drop', got 'Ignore'"),
     _bad({"spec.compute.device": "GPU"}, "spec.compute.device", "'Auto', 'CPU' or 'CUDA', got 'GPU'"),
     _bad({"spec.compute.rayVersion": "2.x"}, "spec.compute.rayVersion", "'2.x' does not match"),
+    *(
+        _bad({"spec.compute.affinity": _required_node({"matchExpressions": [item]})}, f"{_NODE_ITEM}.{field}", problem)
+        for item, field, problem in (
+            ({"key": "zone", "operator": "Near"}, "operator", "does not match"),
+            ({"key": "zone", "operator": "In"}, "values", "must be set for operators In and NotIn"),
+            ({"key": "zone", "operator": "Exists", "values": ["a"]}, "values", "left out for Exists and DoesNotExist"),
+            ({"key": "cores", "operator": "Gt", "values": ["many"]}, "values", "must be one integer"),
+            ({"key": "zone", "operator": "In", "values": ["a" * 64]}, "values[0]", "at most 63 characters"),
+        )
+    ),
+    _bad(
+        {"spec.compute.affinity": {"podAffinity": {_REQUIRED: [{}]}}},
+        f"spec.compute.affinity.podAffinity.{_REQUIRED}[0].topologyKey",
+        "is required",
+    ),
+    _bad({"spec.compute.nodeSelector": {"zone": "a" * 64}}, "spec.compute.nodeSelector.zone", "at most 63 characters"),
     _bad({"spec.compute.tolerations": [{"operator": "In"}]}, "spec.compute.tolerations[0].operator", "does not match"),
     _bad(
         {"spec.compute.tolerations": [{"effect": "NoSchedule"}]},
@@ -189,6 +224,19 @@ BAD_JOBS = (
         "'s3.example' does not match",
     ),
     # Rules across fields
+    _bad({"spec.prompt.template": _template(_LARGEST + 1)}, "spec.prompt.template", "at most 262,144 bytes in UTF-8"),
+    _bad({"spec.prompt.template": _template(_LARGEST + 1, "€")}, "spec.prompt.template", "at most 262,144 bytes"),
+    _bad(
+        {
+            "spec.prompt.template": _template(131_072),
+            "spec.prompt.compressor": {
+                "kind": "Precomputed",
+                "templates": [{"rate": rate, "template": _template(32_768, "😀")} for rate in (0.8, 0.6, 0.4, 0)],
+            },
+        },
+        "spec.prompt.template",
+        "together with exampleTemplate and all compressor.templates",
+    ),
     _bad({"spec.prompt.template": "no query {examples}"}, "spec.prompt.template", "{query} exactly once"),
     _bad({"spec.prompt.template": "{examples}{query}{query}"}, "spec.prompt.template", "{query} exactly once"),
     _bad({"spec.prompt.template": "{examples}{examples}{query}"}, "spec.prompt.template", "{examples} at most once"),
@@ -350,7 +398,32 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.prompt.template": "{query}", "spec.schedule": {"shots": 0}},
     {"spec.prompt.template": "{query}", "spec.schedule": {"explicit": [_LAST]}},
     {"spec.prompt.template": '{examples}{"a": {b}} {Query} {query}'},
+    {"spec.prompt.template": _template(_LARGEST)},
+    {"spec.prompt.template": _template(_LARGEST, "😀")},
     {"spec.prompt.protect": ["\n=", "formula"]},
+    {"spec.compute.affinity": {"nodeAffinity": {}}},
+    {
+        "spec.compute.affinity": _required_node(
+            {
+                "matchExpressions": [
+                    {"key": "zone", "operator": "In", "values": ["a", "b"]},
+                    {"key": "gpu", "operator": "Exists"},
+                    {"key": "cores", "operator": "Gt", "values": ["-8"]},
+                ],
+                "matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}],
+            }
+        )
+    },
+    {
+        "spec.compute.affinity": {
+            "podAntiAffinity": {
+                _REQUIRED: [{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "a"}}}],
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 5, "podAffinityTerm": {"topologyKey": "zone", "namespaceSelector": {}}}
+                ],
+            }
+        }
+    },
     {"spec.schedule": {"explicit": [_STAGE, _STAGE, {"templateRate": 0.5, "shots": 1, "epochs": 3}, _LAST]}},
     {"spec.schedule": {"stages": 64, "curve": "Exponential", "shots": 256, "finalRate": 0.25}},
     {"spec.prompt.compressor": {"kind": "LLMLingua2", "modelUri": _MODEL}},

@@ -11,7 +11,7 @@ from promptintern_operator.kube import RequestFailed, Resource
 from tests.unit.operator.builders import job
 
 Body = dict[str, Any]
-_KINDS = {"rayjobs": "RayJob", "jobs": "Job"}
+_KINDS = {"rayjobs": "RayJob", "jobs": "Job", "promptinternjobs": "PromptInternJob"}
 
 
 class FakeKube:

@@ -22,6 +22,7 @@ _CACHE = st.fixed_dictionaries(
     {"claimName": _NAMES},
     optional={"mountPath": st.sampled_from(["/models", "/data/hf"]), "readOnly": st.booleans()},
 )
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _COMPUTE: dict[str, st.SearchStrategy[Any]] = {
     "workers": st.integers(1, 1024),
     "gpusPerWorker": st.integers(0, 16),
@@ -32,7 +33,7 @@ _COMPUTE: dict[str, st.SearchStrategy[Any]] = {
     "nodeSelector": st.dictionaries(_NAMES, _NAMES, max_size=3),
     "headNodeSelector": st.dictionaries(_NAMES, _NAMES, max_size=3),
     "tolerations": st.lists(_TOLERATION, max_size=3),
-    "affinity": st.just({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}),
+    "affinity": st.just({"podAntiAffinity": {REQUIRED: [{"labelSelector": {}, "topologyKey": "zone"}]}}),
     "priorityClassName": _NAMES,
     "imagePullSecrets": st.lists(st.fixed_dictionaries({"name": _NAMES}), max_size=3),
     "modelCache": _CACHE,

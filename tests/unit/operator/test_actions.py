@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from promptintern_operator.cache import Cache, CachedJob, Owner
+from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.kube import RequestFailed
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.settings import DefaultStorage, Settings
-from promptintern_operator.views import preflight_view
+from promptintern_operator.views import job_view, preflight_view
 
 from tests.unit.operator.builders import JOB_UID
 from tests.unit.operator.fake_kube import Body, FakeKube, job_body
@@ -31,7 +31,7 @@ class Place:
 
     async def reconcile(self) -> None:
         """Reconcile once, after the watch delivered the last status."""
-        self.cache.jobs[KEY] = CachedJob.from_body(job_body(self.kube.status, generation=self.generation))
+        self.cache.jobs[KEY] = job_view(job_body(self.kube.status, generation=self.generation))
         await self.reconciler.reconcile(KEY)
         self.queue.forget(KEY)
 

@@ -1,6 +1,7 @@
 """The effect of watch events on the cache and the workqueue."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +10,14 @@ from promptintern_api.contract import LABEL_JOB as JOB
 from promptintern_api.contract import LABEL_JOB_UID as JOB_UID
 from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.handlers import build_registry
+from promptintern_operator.intake import reduce_event
 from promptintern_operator.queue import Key, Workqueue
 
 KEY = Key("team-a", "small")
 
 
 class Watches:
-    """Calls the handlers as Kopf would, without an API server, with a queue that only records its keys."""
+    """Calls the handlers as Kopf would, with reduced objects, and with a queue that only records its keys."""
 
     def __init__(self) -> None:
         self.cache, self.added = Cache(), list[tuple[str, Key]]()
@@ -33,7 +35,9 @@ class Watches:
     def show(self, handler: str, body: Mapping[str, Any], what: str = "MODIFIED") -> list[tuple[str, Key]]:
         """Deliver one change and return the keys that were queued."""
         self.added = []
-        asyncio.run(self._handlers[handler](event={"type": what, "object": body}, body=body))
+        plural = {"job_changed": "promptinternjobs", "workload_changed": "workloads"}.get(handler) or handler[:-8]
+        event = json.loads(reduce_event(plural, json.dumps({"type": what, "object": body}).encode()))
+        asyncio.run(self._handlers[handler](event=event, body=event["object"]))
         return self.added
 
 
@@ -58,7 +62,7 @@ def a_workload(uid: str, ray_job: str) -> dict[str, Any]:
 def test_a_changed_job_is_queued_at_once_and_our_own_write_is_not() -> None:
     watches = Watches()
     assert watches.show("job_changed", a_job()) == [("at once", KEY)]
-    assert "managedFields" not in watches.cache.jobs[KEY].body["metadata"]
+    assert "managedFields" not in (watches.cache.jobs[KEY].body() or {})["metadata"]
     assert watches.show("job_changed", a_job()) == []
     assert watches.show("job_changed", a_job(version=2)) == [("at once", KEY)]
     assert watches.show("job_changed", a_job(version=2), "DELETED") == [("at once", KEY)]

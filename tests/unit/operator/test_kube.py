@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from promptintern_operator.kube import JOBS, Kube, api_client
 
@@ -11,12 +12,12 @@ def test_an_empty_list_may_be_null(monkeypatch: pytest.MonkeyPatch) -> None:
     """The API server does so for lists of metadata only."""
     pages = [{"items": [{"metadata": {"uid": "a"}}], "metadata": {"continue": "more"}}, {"items": None, "metadata": {}}]
 
-    async def answer(*_: object, **__: object) -> Any:
-        return pages.pop(0)
+    async def answer(*_: object, kind: Any, **__: object) -> Any:
+        return msgspec.convert(pages.pop(0), kind)
 
     api: Any = None
     kube = Kube(api)
-    monkeypatch.setattr(kube, "_request", answer)
+    monkeypatch.setattr(kube, "_ask", answer)
     assert asyncio.run(kube.list_uids(JOBS, None, selector="")) == {"a"}
 
 

@@ -3,15 +3,17 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from promptintern_operator.cache import Cache, CachedJob, Owner
+from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.kube import RequestFailed
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.settings import DefaultStorage, Settings
+from promptintern_operator.views import job_view
 
 from tests.unit.operator.builders import JOB_UID, pod, preflight, ray_job
 from tests.unit.operator.fake_kube import FakeKube, job_body
@@ -26,7 +28,7 @@ class World:
 
     def __init__(self, status: dict[str, Any]) -> None:
         self.kube, self.cache = FakeKube(), Cache()
-        self.cache.jobs[KEY] = CachedJob.from_body(job_body(status))
+        self.cache.jobs[KEY] = job_view(job_body(status))
 
     def reconcile(self) -> list[str]:
         """Reconcile once and return the requests."""
@@ -226,7 +228,7 @@ def test_an_object_is_deleted_once() -> None:
 
 def test_a_newer_job_that_the_watch_delivered_meanwhile_is_kept() -> None:
     world = World({})
-    newer = CachedJob.from_body(job_body({}, version=7))
+    newer = job_view(job_body({}, version=7))
     write: Callable[..., Any] = world.kube.apply_job_status
 
     async def written(*args: Any, **more: Any) -> Any:
@@ -241,14 +243,14 @@ def test_a_newer_job_that_the_watch_delivered_meanwhile_is_kept() -> None:
 def test_a_job_that_this_operator_cannot_parse_reports_it() -> None:
     """The job has fields of a newer CRD, which this version does not know."""
     world = World({})
-    body = world.cache.jobs[KEY].body
+    body = world.cache.jobs[KEY].body() or {}
     newer = {**body, "spec": {**body["spec"], "quantum": {"bits": 5}}}
-    world.cache.jobs[KEY] = CachedJob.from_body(newer)
+    world.cache.jobs[KEY] = job_view(newer)
     assert world.reconcile() == ["status"]
     assert world.kube.condition("Accepted")[:2] == ("False", "Unsupported")
     assert "spec.quantum" in world.kube.condition("Accepted")[2]
     assert world.event_reasons() == ["Unsupported"]
-    world.cache.jobs[KEY] = CachedJob.from_body({**newer, "status": world.kube.status})
+    world.cache.jobs[KEY] = job_view({**newer, "status": world.kube.status})
     assert world.reconcile() == [], "it is reported once"
 
 
@@ -272,3 +274,43 @@ def test_a_job_keeps_the_storage_that_it_was_accepted_with() -> None:
     assert "other" not in attempt
     assert "s3://platform/runs" in config
     assert "elsewhere" not in config
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"stages": [{"index": 0, "rate": 1, "shots": 0, "promptTokens": 1, "startedAt": "2025-01-01T00:00:00+99:99"}]},
+        {"stages": [{"index": "none"}]},
+        {"term": -1},
+        {"invented": True},
+    ],
+)
+def test_an_invalid_report_of_the_head_pod_stops_no_suspension(training: dict[str, Any]) -> None:
+    """The head pod runs a tenant's code. An older CRD accepts reports that cannot be parsed."""
+    world = World(running() | {"training": training})
+    world.cache.ray_jobs.put(OWNER, "ray-job-1", ray_job(name="small-a1"))
+    body = world.cache.jobs[KEY].body() or {}
+    world.cache.jobs[KEY] = job_view({**body, "spec": {**body["spec"], "suspend": True}})
+    assert "delete rayjobs" in world.reconcile()
+
+
+def test_an_invalid_report_does_not_excuse_an_invalid_job() -> None:
+    world = World({"training": {"term": -1}})
+    body = world.cache.jobs[KEY].body() or {}
+    world.cache.jobs[KEY] = job_view({**body, "spec": {**body["spec"], "quantum": 1}})
+    assert world.reconcile() == ["status"]
+    assert "spec.quantum" in world.kube.condition("Accepted")[2]
+
+
+def test_a_large_job_is_fetched_for_each_reconciliation() -> None:
+    world = World({})
+    body = world.cache.jobs[KEY].body() or {}
+    world.cache.jobs[KEY] = replace(world.cache.jobs[KEY], packed=None)
+    world.kube.objects["PromptInternJob", "small"] = body
+    assert world.reconcile()[:2] == ["get promptinternjobs", "status"]
+
+
+def test_a_large_job_that_is_gone_is_left_alone() -> None:
+    world = World({})
+    world.cache.jobs[KEY] = replace(world.cache.jobs[KEY], packed=None)
+    assert world.reconcile() == ["get promptinternjobs"]
