@@ -61,7 +61,9 @@ def _judge(server: ApiServer, namespace: str, method: str, content_type: str) ->
     def send(document: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:
         path = jobs if method == "POST" else f"{jobs}/{quote(document['metadata']['name'], safe='')}"
         query = "dryRun=All&fieldValidation=Strict&fieldManager=kubectl"
-        connection.request(method, f"{path}?{query}", json.dumps(document), {"Content-Type": content_type})
+        connection.request(
+            method, f"{path}?{query}", json.dumps(document, ensure_ascii=False).encode(), {"Content-Type": content_type}
+        )
         response = connection.getresponse()
         body = json.loads(response.read())
         return response.status, body.get("message", ""), body

@@ -15,7 +15,16 @@ from promptintern_api.job import MUTABLE_SPEC_FIELDS, PromptInternJobSpec
 from tests.cluster.api_server import ApiServer
 from tests.integration.api.conftest import Judge
 from tests.unit.api import test_admission as in_python
-from tests.unit.api.documents import BAD_JOBS, GOOD_CHANGES, REMOVED, BadJob, small_job, with_changes
+from tests.unit.api.documents import (
+    BAD_JOBS,
+    GOOD_CHANGES,
+    LARGE_BAD_JOBS,
+    LARGE_GOOD_CHANGES,
+    REMOVED,
+    BadJob,
+    small_job,
+    with_changes,
+)
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 
@@ -53,7 +62,7 @@ def test_a_bad_job_is_refused_at_its_field(server: ApiServer, namespace: str, ba
 
 def test_bad_jobs_are_refused_by_server_side_apply_too(apply_judge: Judge) -> None:
     """The same documents are refused as `kubectl apply --server-side` sends them."""
-    answers = [(bad, *apply_judge(bad.document)) for bad in BAD_JOBS]
+    answers = [(bad, *apply_judge(bad.document)) for bad in (*BAD_JOBS, *LARGE_BAD_JOBS)]
     accepted = [
         (bad.label, code, output) for bad, code, output, _ in answers if code < 400 or not is_refused(output, bad.field)
     ]
@@ -77,6 +86,14 @@ def test_a_good_job_is_stored_as_the_same_job(server: ApiServer, namespace: str,
     assert "created" in output, output
     stored = server.get("pij", f"good-{number}", namespace)
     assert stored is not None
+    assert parse_job(stored).spec == parse_job(document).spec
+
+
+@pytest.mark.parametrize("number", range(len(LARGE_GOOD_CHANGES)))
+def test_a_job_of_the_largest_size_is_accepted(apply_judge: Judge, number: int) -> None:
+    document = with_changes(small_job(), LARGE_GOOD_CHANGES[number])
+    code, output, stored = apply_judge(document)
+    assert code == 201, output
     assert parse_job(stored).spec == parse_job(document).spec
 
 

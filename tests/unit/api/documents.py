@@ -224,19 +224,6 @@ BAD_JOBS = (
         "'s3.example' does not match",
     ),
     # Rules across fields
-    _bad({"spec.prompt.template": _template(_LARGEST + 1)}, "spec.prompt.template", "at most 262,144 bytes in UTF-8"),
-    _bad({"spec.prompt.template": _template(_LARGEST + 1, "€")}, "spec.prompt.template", "at most 262,144 bytes"),
-    _bad(
-        {
-            "spec.prompt.template": _template(131_072),
-            "spec.prompt.compressor": {
-                "kind": "Precomputed",
-                "templates": [{"rate": rate, "template": _template(32_768, "😀")} for rate in (0.8, 0.6, 0.4, 0)],
-            },
-        },
-        "spec.prompt.template",
-        "together with exampleTemplate and all compressor.templates",
-    ),
     _bad({"spec.prompt.template": "no query {examples}"}, "spec.prompt.template", "{query} exactly once"),
     _bad({"spec.prompt.template": "{examples}{query}{query}"}, "spec.prompt.template", "{query} exactly once"),
     _bad({"spec.prompt.template": "{examples}{examples}{query}"}, "spec.prompt.template", "{examples} at most once"),
@@ -398,8 +385,6 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.prompt.template": "{query}", "spec.schedule": {"shots": 0}},
     {"spec.prompt.template": "{query}", "spec.schedule": {"explicit": [_LAST]}},
     {"spec.prompt.template": '{examples}{"a": {b}} {Query} {query}'},
-    {"spec.prompt.template": _template(_LARGEST)},
-    {"spec.prompt.template": _template(_LARGEST, "😀")},
     {"spec.prompt.protect": ["\n=", "formula"]},
     {"spec.compute.affinity": {"nodeAffinity": {}}},
     {
@@ -468,3 +453,24 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.data.queries": _QUERIES, "spec.training": {"teacher": {"loss": "Answers", "weight": 0.5}}},
 )
 """Changes to ``small_job`` that leave it valid."""
+
+LARGE_BAD_JOBS: tuple[BadJob, ...] = (
+    _bad({"spec.prompt.template": _template(_LARGEST + 1)}, "spec.prompt.template", "at most 262,144 bytes in UTF-8"),
+    _bad({"spec.prompt.template": _template(_LARGEST + 1, "€")}, "spec.prompt.template", "at most 262,144 bytes"),
+    _bad(
+        {
+            "spec.prompt.template": _template(131_072),
+            "spec.prompt.compressor": {
+                "kind": "Precomputed",
+                "templates": [{"rate": rate, "template": _template(32_768, "😀")} for rate in (0.8, 0.6, 0.4, 0)],
+            },
+        },
+        "spec.prompt.template",
+        "together with exampleTemplate and all compressor.templates",
+    ),
+)
+LARGE_GOOD_CHANGES: tuple[dict[str, Any], ...] = (
+    {"spec.prompt.template": _template(_LARGEST)},
+    {"spec.prompt.template": _template(_LARGEST, "😀")},
+)
+"""Changes that `kubectl apply` without --server-side cannot send, because it copies the job into an annotation."""

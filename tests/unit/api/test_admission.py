@@ -9,7 +9,15 @@ from promptintern_api import InvalidJob, parse_job
 from promptintern_api.schema import Schema
 
 from tests.unit.api.admission import SCHEMA, refusals, with_defaults
-from tests.unit.api.documents import BAD_JOBS, GOOD_CHANGES, BadJob, small_job, with_changes
+from tests.unit.api.documents import (
+    BAD_JOBS,
+    GOOD_CHANGES,
+    LARGE_BAD_JOBS,
+    LARGE_GOOD_CHANGES,
+    BadJob,
+    small_job,
+    with_changes,
+)
 
 
 def accepts(document: dict[str, Any]) -> bool:
@@ -20,7 +28,7 @@ def accepts(document: dict[str, Any]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("bad", BAD_JOBS, ids=lambda bad: bad.label)
+@pytest.mark.parametrize("bad", (*BAD_JOBS, *LARGE_BAD_JOBS), ids=lambda bad: bad.label)
 def test_the_server_refuses_a_bad_job_at_the_same_field(bad: BadJob) -> None:
     refused = refusals(bad.document)
     if bad.field.startswith("metadata."):
@@ -29,7 +37,9 @@ def test_the_server_refuses_a_bad_job_at_the_same_field(bad: BadJob) -> None:
         assert bad.field in {field for field, _ in refused}
 
 
-@pytest.mark.parametrize("changes", GOOD_CHANGES, ids=lambda changes: "-".join(changes) or "small")
+@pytest.mark.parametrize(
+    "changes", (*GOOD_CHANGES, *LARGE_GOOD_CHANGES), ids=lambda changes: "-".join(changes) or "small"
+)
 def test_the_server_accepts_a_good_job_and_its_defaults_change_nothing(changes: dict[str, Any]) -> None:
     document = with_changes(small_job(), changes)
     assert refusals(document) == []

@@ -7,10 +7,18 @@ import pytest
 from promptintern_api import InvalidJob, parse_job
 from promptintern_api.errors import MAX_BYTES
 
-from tests.unit.api.documents import BAD_JOBS, GOOD_CHANGES, BadJob, small_job, with_changes
+from tests.unit.api.documents import (
+    BAD_JOBS,
+    GOOD_CHANGES,
+    LARGE_BAD_JOBS,
+    LARGE_GOOD_CHANGES,
+    BadJob,
+    small_job,
+    with_changes,
+)
 
 
-@pytest.mark.parametrize("bad", BAD_JOBS, ids=lambda bad: bad.label)
+@pytest.mark.parametrize("bad", (*BAD_JOBS, *LARGE_BAD_JOBS), ids=lambda bad: bad.label)
 def test_a_bad_job_is_refused_at_its_field(bad: BadJob) -> None:
     with pytest.raises(InvalidJob) as caught:
         parse_job(bad.document)
@@ -18,7 +26,9 @@ def test_a_bad_job_is_refused_at_its_field(bad: BadJob) -> None:
     assert any(bad.message in problem.message for problem in problems), str(caught.value)
 
 
-@pytest.mark.parametrize("changes", GOOD_CHANGES, ids=lambda changes: "-".join(changes) or "small")
+@pytest.mark.parametrize(
+    "changes", (*GOOD_CHANGES, *LARGE_GOOD_CHANGES), ids=lambda changes: "-".join(changes) or "small"
+)
 def test_a_job_survives_the_wire(changes: dict[str, Any]) -> None:
     job = parse_job(with_changes(small_job(), changes))
     assert parse_job(job.to_wire()) == job
