@@ -1,12 +1,13 @@
 """spec.compute, spec.checkpoint, spec.storage and spec.retries: where a job runs, and how it survives failures."""
 
+import re
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from promptintern_api.affinity import Affinity, LabelValue
 from promptintern_api.base import ApiModel, Rule
+from promptintern_api.placement import Affinity, LabelValue, Toleration
 from promptintern_api.secret_ref import ObjectName, SecretRef
 from promptintern_api.uris import StorageUri
 
@@ -44,77 +45,9 @@ class Resources(ApiModel):
     ] = None
 
 
-class Toleration(ApiModel):
-    """A toleration of a taint, as in a pod's spec."""
-
-    key: Annotated[
-        str | None,
-        Field(
-            max_length=317,
-            description=(
-                "Key of the taint. If it is left out, `operator` must be Exists, and the toleration matches every key."
-            ),
-        ),
-    ] = None
-    operator: Annotated[
-        str | None,
-        StringConstraints(pattern=r"^(Exists|Equal)$", max_length=6),
-        Field(
-            description=(
-                "Relation of the key to the value: Exists matches every value, Equal matches `value` only. If it is "
-                "left out, Kubernetes assumes Equal."
-            )
-        ),
-    ] = None
-    value: Annotated[
-        str | None,
-        Field(
-            max_length=63,
-            description="Value of the taint, for operator Equal. It must be left out if `operator` is Exists.",
-        ),
-    ] = None
-    effect: Annotated[
-        str | None,
-        StringConstraints(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16),
-        Field(
-            description=(
-                "Effect of the taint: NoSchedule, PreferNoSchedule or NoExecute. If it is left out, the toleration "
-                "matches every effect."
-            )
-        ),
-    ] = None
-    toleration_seconds: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            description=(
-                "Seconds for which a taint with effect NoExecute is tolerated. If it is left out, the taint is "
-                "tolerated without a limit."
-            ),
-        ),
-    ] = None
-
-    # The API server checks these rules for pods, but not for the pod templates of a RayJob.
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            field="operator",
-            message="must be Exists if key is left out",
-            cel="(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
-            holds=lambda self: bool(self.key) or self.operator == "Exists",
-        ),
-        Rule(
-            field="value",
-            message="must be left out if operator is Exists",
-            cel="!has(self.value) || self.value == '' || !has(self.operator) || self.operator != 'Exists'",
-            holds=lambda self: not self.value or self.operator != "Exists",
-        ),
-        Rule(
-            field="effect",
-            message="must be NoExecute if tolerationSeconds is set",
-            cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-            holds=lambda self: self.toleration_seconds is None or self.effect == "NoExecute",
-        ),
-    )
+_SYSTEM = "bin|boot|dev|etc|home|lib|lib32|lib64|libx32|opt|proc|root|run|sbin|sys|tmp|usr|var"
+_NOT_A_MOUNT_PATH = rf"^/*$|(^|/)\.\.?(/|$)|//|^/({_SYSTEM})(/|$)"
+"""The paths at which a volume would replace files of the image, which may be the only image that the chart allows."""
 
 
 class ModelCache(ApiModel):
@@ -135,7 +68,7 @@ class ModelCache(ApiModel):
         Field(
             description=(
                 "Path at which all pods of the job mount the volume. Models from a hub are cached in the volume's "
-                "folder `hub`."
+                "folder `hub`. It may not be in a folder that the image uses, such as /usr or /opt."
             )
         ),
     ] = "/models"
@@ -148,6 +81,18 @@ class ModelCache(ApiModel):
             )
         ),
     ] = False
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="mountPath",
+            message=(
+                "must be a plain path outside the folders of the image, such as /models or /mnt/models, because a "
+                "volume there would replace the image's own files"
+            ),
+            cel=f"!has(self.mountPath) || !self.mountPath.matches('{_NOT_A_MOUNT_PATH}')".replace("\\", "\\\\"),
+            holds=lambda self: re.search(_NOT_A_MOUNT_PATH, self.mount_path) is None,
+        ),
+    )
 
 
 class ComputeSpec(ApiModel):

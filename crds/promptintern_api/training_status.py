@@ -11,7 +11,7 @@ from promptintern_api.base import ApiModel, Time, map_by
 class StageStatus(ApiModel):
     """The progress and the results of one stage."""
 
-    index: Annotated[int, Field(ge=0, description="Number of the stage, counted from 0.")]
+    index: Annotated[int, Field(ge=0, le=63, description="Number of the stage, counted from 0.")]
     rate: Annotated[float, Field(description="Share of the template's tokens that the prompts of the stage keep.")]
     shots: Annotated[int, Field(description="Number of examples in the prompts of the stage.")]
     prompt_tokens: Annotated[float, Field(description="Mean number of prompt tokens per training row.")]

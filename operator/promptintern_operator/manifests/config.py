@@ -1,7 +1,6 @@
 """The ConfigMap from which the pods read their job, with the chart's defaults filled in and without secrets."""
 
 import json
-import posixpath
 from typing import NewType
 
 from promptintern_api import PromptInternJob
@@ -52,8 +51,6 @@ def resolve(job: PromptInternJob, settings: Settings) -> ResolvedJob:
 def refusals(job: ResolvedJob) -> list[str]:
     """Return why ``job`` cannot run in this cluster, one text for each reason; the preflight finds other reasons."""
     storage, cache = job.spec.storage, job.spec.compute.model_cache
-    if cache is not None and posixpath.normpath(cache.mount_path) in (FOLDER, SCRATCH, CA_FOLDER, TOKEN_FOLDER):
-        return ["spec.compute.modelCache.mountPath: is a path that the pods use for something else; choose another one"]
     if storage is None:
         return ["spec.storage: is required, because this cluster has no default storage"]
     if storage.uri.startswith("file://") and cache is None:

@@ -196,6 +196,14 @@ BAD_JOBS = (
         f"spec.compute.affinity.podAffinity.{_REQUIRED}[0].topologyKey",
         "is required",
     ),
+    *(
+        _bad(
+            {"spec.compute.modelCache": {"claimName": "models", "mountPath": path}},
+            "spec.compute.modelCache.mountPath",
+            "replace the image's own files",
+        )
+        for path in ("//", "/opt/promptintern", "/usr", "/etc/x", "/models/../usr", "/./x", "//usr", "/tmp", "/var/")
+    ),
     _bad({"spec.compute.nodeSelector": {"zone": "a" * 64}}, "spec.compute.nodeSelector.zone", "at most 63 characters"),
     _bad({"spec.compute.tolerations": [{"operator": "In"}]}, "spec.compute.tolerations[0].operator", "does not match"),
     _bad(
@@ -387,6 +395,8 @@ GOOD_CHANGES: tuple[dict[str, Any], ...] = (
     {"spec.prompt.template": '{examples}{"a": {b}} {Query} {query}'},
     {"spec.prompt.protect": ["\n=", "formula"]},
     {"spec.compute.affinity": {"nodeAffinity": {}}},
+    {"spec.compute.modelCache": {"claimName": "models", "mountPath": "/mnt/models.d"}},
+    {"spec.compute.modelCache": {"claimName": "models", "mountPath": "/users/"}},
     {
         "spec.compute.affinity": _required_node(
             {

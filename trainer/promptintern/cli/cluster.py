@@ -1,6 +1,5 @@
 """The commands for jobs in a cluster: `submit`, `status`, `logs` and `fetch`. They use the user's kubeconfig."""
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from promptintern.cli.options import JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
-from promptintern.terminal import output_console, print_error, print_line
+from promptintern.terminal import output_console, print_error, print_line, write_log
 
 if TYPE_CHECKING:
     from promptintern.cluster.client import Cluster
@@ -145,7 +144,7 @@ def logs(
     cluster = _connect(context, namespace)
     reader = LogReader(
         cluster,
-        out=_write_log,
+        out=write_log,
         note=lambda text: print_error(text, style="yellow"),
         locate_run=lambda job: locate_run(cluster, job, endpoint=endpoint),
     )
@@ -361,9 +360,3 @@ def _print_report(folder: Path, parent: Path) -> None:
     from promptintern.cli.verdict import print_verdict
 
     print_verdict(report, str(parent))
-
-
-def _write_log(content: bytes) -> None:
-    sys.stdout.flush()
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()

@@ -36,6 +36,7 @@ from promptintern.pipeline.events import (
 )
 from promptintern.report import formatting
 from promptintern.stage_record import Throughput
+from promptintern.terminal import SafeConsole
 
 _LINE_SECONDS = 5.0
 """The minimum number of seconds between two lines of progress in a log."""
@@ -108,7 +109,7 @@ class LogObserver(_Base):
                 self._last = time.monotonic()
             case Claimed() | StageDone() | CheckpointSaved() | ShardStored():
                 return  # meant for programs
-        self._console.print(_line(event), highlight=False, markup=False, soft_wrap=True)
+        self._console.print(_line(event), soft_wrap=True)
 
 
 class BarObserver(_Base):
@@ -137,7 +138,7 @@ class BarObserver(_Base):
 
     def _print(self, event: Note | TrainingBegan | Trained | Scored) -> None:
         style = "yellow" if isinstance(event, Note) and event.warning else None
-        self._progress.console.print(_line(event), style=style, highlight=False, markup=False)
+        self._progress.console.print(_line(event), style=style)
 
     def _bar(self, name: str, done: int, total: int, text: str) -> None:
         if name not in self._tasks:
@@ -189,17 +190,17 @@ def _rates(speed: Throughput) -> list[str]:
 @contextmanager
 def terminal_observer(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
     """Provide an observer that prints to standard error: progress bars on a terminal, and plain lines elsewhere."""
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     if not console.is_terminal:
-        yield LogObserver(Console(file=sys.stderr, width=200), stop)
+        yield LogObserver(SafeConsole(file=sys.stderr, width=200), stop)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield BarObserver(progress, stop)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import typer
 from promptintern_api.contract import ExitCode
 
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError
+from promptintern.terminal import print_error
 
 _MAX_BYTES = 4000
 """The maximum size of the JSON text in bytes, because a container's termination message holds at most 4,096 bytes."""
@@ -38,7 +38,7 @@ def exiting_on_infrastructure_failure() -> Iterator[None]:
     try:
         yield
     except InfrastructureFailed as error:
-        print(f"failed: {error}", file=sys.stderr, flush=True)
+        print_error(f"failed: {error}")
         raise typer.Exit(ExitCode.INFRASTRUCTURE) from None
 
 

@@ -3,11 +3,12 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from promptintern.errors import UserError
+from promptintern.terminal import print_error, write_lines
 from promptintern.uris import to_uri
 
 STDOUT = "-"
@@ -44,25 +45,20 @@ def answer_queries(
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
         model = load_internalized_model(to_uri(adapter), Path(local), base_model=base_model)
         if model.warning:
-            print(f"warning: {model.warning}", file=sys.stderr)
+            print_error(f"warning: {model.warning}")
         answers = [answer.text for answer in model.answer(queries_to_answer, batch_size=batch_size)]
     if output_file is None:
-        _write(sys.stdout, (answer.strip() for answer in answers))
+        write_lines(sys.stdout, (answer.strip() for answer in answers))
         return
     lines = (
         json.dumps(record | {"answer": answer}, ensure_ascii=False)
         for record, answer in zip(records, answers, strict=True)
     )
     if output_file == STDOUT:
-        _write(sys.stdout, lines)
+        write_lines(sys.stdout, lines)
         return
     with Path(output_file).open("w", encoding="utf-8", errors="replace") as file:
-        _write(file, lines)
-
-
-def _write(file: Any, lines: Iterable[str]) -> None:
-    for line in lines:
-        file.write(f"{line}\n")
+        write_lines(file, lines)
 
 
 def _check_output(output_file: str | None) -> None:

@@ -1,17 +1,16 @@
 """The terminal output of ``promptintern prepare``."""
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from promptintern.commands.preview import Preview
-from promptintern.terminal import printable
+from promptintern.terminal import SafeConsole, printable
 
 
 def print_preview(shown: Preview) -> None:
     """Print a table of the stages, then the prompt of the same row at every stage."""
-    out = Console(highlight=False)
+    out = SafeConsole()
     for warning in shown.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))
     for reason, count in shown.dropped.items():
@@ -44,7 +43,7 @@ def print_preview(shown: Preview) -> None:
             f"{stage.plan.training_tokens:,}",
         )
     out.print(table)
-    out.print(f"\nThe prompt of the row at {shown.where}, at every stage:", markup=False)
+    out.print(f"\nThe prompt of the row at {shown.where}, at every stage:")
     for stage in shown.stages:
         out.print(Panel(Text(printable(stage.prompt)), title=f"stage {stage.index + 1}", title_align="left"))
     if shown.queries:

@@ -22,9 +22,9 @@ def print_verdict(report: Report, run_uri: str) -> None:
     for warning in report.warnings:
         out.print(Text(f"note: {warning}", style="yellow"), soft_wrap=True)
     folder = display_uri(run_uri)
-    out.print(f"report:  {folder}/{REPORT_FOLDER}/{REPORT_HTML}", markup=False, soft_wrap=True)
+    out.print(f"report:  {folder}/{REPORT_FOLDER}/{REPORT_HTML}", soft_wrap=True)
     if verdict.arm is not None:
-        out.print(f"adapter: {folder}/{ADAPTER_FOLDER}", markup=False, soft_wrap=True)
+        out.print(f"adapter: {folder}/{ADAPTER_FOLDER}", soft_wrap=True)
 
 
 def _arms_table(report: Report) -> Table:

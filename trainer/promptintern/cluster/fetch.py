@@ -82,8 +82,10 @@ def _fetch_adapter(store: Store, local: Path) -> bool:
 def _fetch_report(store: Store, local: Path) -> bool:
     names = store.list()
     for name in names:
-        (local / name).parent.mkdir(parents=True, exist_ok=True)
-        store.download(name, local / name)
+        try:
+            store.download(name, local / name)
+        except ValueError as error:  # whoever may write to the bucket chose the name
+            raise RunFailed(f"{store.uri}: {error}; delete this file from the storage") from None
     return REPORT_HTML in names
 
 

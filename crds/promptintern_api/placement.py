@@ -1,6 +1,7 @@
-"""spec.compute.affinity: the scheduling constraints of worker pods, with the fields of a pod's `spec.affinity`.
+"""spec.compute.tolerations and spec.compute.affinity: where pods may run, with the fields of a pod's spec.
 
-The schema is written out in full, because a field without a schema could nest deeper than a client can parse.
+The schema of the affinity is written out in full, because a field without a schema could nest deeper than a client can
+parse.
 """
 
 from typing import Annotated, ClassVar
@@ -25,6 +26,79 @@ _VALUES = Rule(
         or bool(self.values) == (self.operator in ("In", "NotIn"))
     ),
 )
+
+
+class Toleration(ApiModel):
+    """A toleration of a taint, as in a pod's spec."""
+
+    key: Annotated[
+        str | None,
+        Field(
+            max_length=317,
+            description=(
+                "Key of the taint. If it is left out, `operator` must be Exists, and the toleration matches every key."
+            ),
+        ),
+    ] = None
+    operator: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^(Exists|Equal)$", max_length=6),
+        Field(
+            description=(
+                "Relation of the key to the value: Exists matches every value, Equal matches `value` only. If it is "
+                "left out, Kubernetes assumes Equal."
+            )
+        ),
+    ] = None
+    value: Annotated[
+        str | None,
+        Field(
+            max_length=63,
+            description="Value of the taint, for operator Equal. It must be left out if `operator` is Exists.",
+        ),
+    ] = None
+    effect: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16),
+        Field(
+            description=(
+                "Effect of the taint: NoSchedule, PreferNoSchedule or NoExecute. If it is left out, the toleration "
+                "matches every effect."
+            )
+        ),
+    ] = None
+    toleration_seconds: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description=(
+                "Seconds for which a taint with effect NoExecute is tolerated. If it is left out, the taint is "
+                "tolerated without a limit."
+            ),
+        ),
+    ] = None
+
+    # The API server checks these rules for pods, but not for the pod templates of a RayJob.
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="operator",
+            message="must be Exists if key is left out",
+            cel="(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
+            holds=lambda self: bool(self.key) or self.operator == "Exists",
+        ),
+        Rule(
+            field="value",
+            message="must be left out if operator is Exists",
+            cel="!has(self.value) || self.value == '' || !has(self.operator) || self.operator != 'Exists'",
+            holds=lambda self: not self.value or self.operator != "Exists",
+        ),
+        Rule(
+            field="effect",
+            message="must be NoExecute if tolerationSeconds is set",
+            cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            holds=lambda self: self.toleration_seconds is None or self.effect == "NoExecute",
+        ),
+    )
 
 
 class LabelSelectorRequirement(ApiModel):
