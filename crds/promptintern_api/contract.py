@@ -7,7 +7,7 @@ some of the names.
 from enum import IntEnum, StrEnum
 from typing import Final
 
-RUN_FORMAT: Final = "2.0"
+RUN_FORMAT: Final = "2.1"
 """The version of the format in which a run stores its files. A run of another version is refused, and the operator ends
 an attempt whose RayJob was created for another version.
 """

@@ -1,5 +1,7 @@
 """Base models are fetched completely, identified by digest, and loaded without dropout."""
 
+import hashlib
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from promptintern import digest as digest_module
 from promptintern import models
 from promptintern.errors import InfrastructureFailed, UserError
 from promptintern.models import ModelFolder, fetch_model, load_base_model
@@ -58,7 +61,7 @@ def test_workers_that_fetch_the_same_model_at_once_all_get_it_whole(
 
 
 @pytest.mark.parametrize("size", [1000, 20 * 2**20])
-def test_the_digest_changes_with_the_weights_and_with_nothing_else(tmp_path: Path, size: int) -> None:
+def test_every_byte_counts_and_nothing_else(tmp_path: Path, size: int) -> None:
     first = tmp_path / "first"
     first.mkdir()
     (first / "config.json").write_text("{}")
@@ -67,10 +70,41 @@ def test_the_digest_changes_with_the_weights_and_with_nothing_else(tmp_path: Pat
     (tmp_path / "copy/README.md").write_text("words")
     digest = folder(first).digest()
     assert folder(tmp_path / "copy").digest() == digest
-    trained = bytearray(size)
-    trained[::7] = b"\1" * len(trained[::7])
-    (first / "model.safetensors").write_bytes(trained)
+    for position in (0, size // 3, size - 1):
+        with (first / "model.safetensors").open("r+b") as weights:
+            weights.seek(position)
+            weights.write(b"\1")
+            weights.flush()
+            assert folder(first).digest() != digest
+            weights.seek(position)
+            weights.write(b"\0")
+        assert folder(first).digest() == digest
+    (first / "config.json").rename(first / "generation_config.json")
     assert folder(first).digest() != digest
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, reads, real = tmp_path / "model.safetensors", list[str](), hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: reads.append(file.name) or real(file, name))
+    model.write_bytes(b"a" * 100)
+    assert folder(tmp_path).digest() == folder(tmp_path).digest()
+    assert len(reads) == 2, "a file that has just changed may change again within the resolution of its times"
+    monkeypatch.setattr(digest_module, "_SETTLED_SECONDS", -1)
+    before = folder(tmp_path).digest()
+    assert folder(tmp_path).digest() == before
+    assert len(reads) == 3
+    stat = model.stat()
+    model.write_bytes(b"b" * 100)
+    os.utime(model, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert folder(tmp_path).digest() != before, "the time of the last change of the inode cannot be set"
+
+
+def test_the_cached_folder_of_a_model_depends_on_its_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_tiny_model(tmp_path / "source")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stores = {name: open_store(shutil.copytree(source, tmp_path / name).as_uri()) for name in ("a", "b")}
+    monkeypatch.setattr("promptintern.storage.store.open_store", lambda uri, **_: stores[uri[-1]])
+    assert fetch_model("s3://bucket/a").path != fetch_model("s3://bucket/b").path
 
 
 def other_config(name: str) -> Any:

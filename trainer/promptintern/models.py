@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
+from promptintern.digest import digest_of_files
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError, first_line
 from promptintern.sample import sample_model_path
 from promptintern.storage.options import S3Options
@@ -30,10 +31,6 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _DUPLICATE_WEIGHTS = ("*/*", "consolidated*.safetensors")
 """The name patterns of second copies of the weights in other formats, which some models on hubs contain."""
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SMALL_FILE_BYTES = 4 * 2**20
-"""The largest size in bytes of a file that a model's digest covers completely."""
-_NUM_BLOCKS, _BLOCK_BYTES = 256, 64 * 2**10
-"""The number of blocks that a model's digest covers in each large file, and the size of a block in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +41,8 @@ class ModelFolder:
     path: Path
 
     def digest(self) -> str:
-        """Return a SHA-256 of the names and sizes of the files, of small files, and of some blocks of each large file.
-
-        The blocks are evenly spaced. Further training changes nearly every weight, and therefore also the blocks.
-        """
-        total = hashlib.sha256()
-        for path in sorted(p for p in self.path.iterdir() if p.is_file() and _is_model_file(p.name)):
-            size = path.stat().st_size
-            total.update(f"{path.name}:{size};".encode())
-            if size <= _SMALL_FILE_BYTES:
-                total.update(path.read_bytes())
-                continue
-            with path.open("rb") as file:
-                for number in range(_NUM_BLOCKS):
-                    file.seek(number * (size - _BLOCK_BYTES) // (_NUM_BLOCKS - 1))
-                    total.update(file.read(_BLOCK_BYTES))
-        return total.hexdigest()
+        """Return a SHA-256 of the names, the sizes and every byte of the files that can be loaded."""
+        return digest_of_files(p for p in self.path.iterdir() if p.is_file() and _is_model_file(p.name))
 
 
 def cache_root() -> Path:
@@ -111,7 +94,7 @@ def _is_model_file(name: str) -> bool:
 
 
 def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
-    """Download the model's files ``names`` to a new folder in ``root`` that is named after their digest, and return it.
+    """Download the model's files ``names`` to a folder in ``root`` that is named after URI and digest, and return it.
 
     The folder appears only when it is complete, because several workers on one machine may fetch the same model at
     the same time. A model that has changed since the last fetch gets another folder.
@@ -120,7 +103,8 @@ def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
     try:
         for name in names:
             store.download(name, partial / name)
-        target = root / ModelFolder(uri=store.uri, path=partial).digest()[:16]
+        digest = ModelFolder(uri=store.uri, path=partial).digest()
+        target = root / hashlib.sha256(f"{store.uri}\n{digest}".encode()).hexdigest()[:32]
         try:
             partial.rename(target)
         except OSError:

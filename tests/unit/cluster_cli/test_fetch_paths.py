@@ -1,7 +1,6 @@
 """Names of files in a bucket, which whoever may write there chooses, lead nowhere outside the target folder."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from promptintern.cluster import fetch

@@ -42,7 +42,7 @@ def ray_job(number: int = 1, deployment: str = "Running", job_status: str = "", 
         "ended": None,
         "worker_memory": "8Gi",
         "queue": None,
-        "run_format": "2.0",
+        "run_format": "2.1",
         "pod_refusal": None,
     }
     return RayJobView(**(defaults | more))

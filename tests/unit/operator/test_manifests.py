@@ -257,7 +257,7 @@ def test_pods_mount_only_their_volumes_and_each_path_once(any_job: PromptInternJ
 
 @pytest.mark.parametrize("path", [FOLDER, SCRATCH, CA_FOLDER, TOKEN_FOLDER])
 def test_no_model_cache_takes_a_path_of_the_pods(path: str) -> None:
-    with pytest.raises(InvalidJob, match="modelCache.mountPath"):
+    with pytest.raises(InvalidJob, match=r"modelCache\.mountPath"):
         job(storage=STORAGE, compute__modelCache={"claimName": "models", "mountPath": path})
 
 

@@ -51,7 +51,7 @@ def test_commit_and_fetch(store: Store, files: Path, tmp_path: Path) -> None:
     assert (tmp_path / "copy/weights").read_bytes() == b"w" * 1000
     assert (tmp_path / "copy/sub/config.json").read_bytes() == b"{}"
     document = json.loads(store.read("manifest.json"))
-    assert document["schemaVersion"] == "2.0"
+    assert document["schemaVersion"] == "2.1"
     assert document["meta"] == {"rate": 0.5, "shots": 3}
 
 

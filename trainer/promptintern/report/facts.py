@@ -216,7 +216,7 @@ class LossCurve(Document):
 class RunFacts(Document):
     """All facts of a run, from which the report is computed."""
 
-    schema_version: Literal["2.0"] = RUN_FORMAT
+    schema_version: Literal["2.1"] = RUN_FORMAT
     job: JobFacts
     metrics: list[Metric] = Field(min_length=1)
     """The job's metrics; the gate and the verdict use the first one."""

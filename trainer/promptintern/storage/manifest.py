@@ -36,7 +36,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-    schema_version: Literal["2.0"] = RUN_FORMAT
+    schema_version: Literal["2.1"] = RUN_FORMAT
     kind: str
     """The kind of the folder: ``stage``, ``checkpoint``, ``adapter``, ``document``, ``teacher`` or ``queries``."""
     files: dict[Annotated[str, AfterValidator(check_path)], FileEntry]
