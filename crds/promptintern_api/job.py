@@ -1,9 +1,9 @@
 """PromptInternJob, v1alpha1: the whole object."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
@@ -68,9 +68,8 @@ class Metadata(ApiModel):
 
 
 _SHOWS_NO_EXAMPLES = (
-    "(has(self.schedule) && "
-    "(has(self.schedule.explicit) ? self.schedule.explicit.all(s, s.shots == 0) : "
-    "(has(self.schedule.shots) && self.schedule.shots == 0)))"
+    "((has(self.schedule) && has(self.schedule.explicit)) ? self.schedule.explicit.all(s, s.shots == 0) : "
+    "((has(self.schedule) && has(self.schedule.shots)) ? self.schedule.shots == 0 : !has(self.data.train)))"
 )
 """The opposite of ``_shows_examples``, in CEL."""
 
@@ -78,8 +77,9 @@ _SHOWS_NO_EXAMPLES = (
 _IS_ADAPTIVE = "has(self.schedule) && has(self.schedule.curve) && self.schedule.curve == 'Adaptive'"
 """Whether the stages are chosen while the job runs, in CEL."""
 _HAS_STAGES = (
-    "!has(self.schedule) || (has(self.schedule.explicit) ? self.schedule.explicit.size() > 1 : "
-    "(!has(self.schedule.stages) || self.schedule.stages > 1))"
+    "((has(self.schedule) && has(self.schedule.explicit)) ? self.schedule.explicit.size() > 1 : "
+    "((has(self.schedule) && has(self.schedule.stages)) ? self.schedule.stages > 1 : "
+    "(has(self.data.train) || (has(self.schedule) && has(self.schedule.curve)))))"
 )
 """Whether there is more than one stage, in CEL."""
 
@@ -167,6 +167,22 @@ class PromptInternJobSpec(ApiModel):
             ),
         ),
     ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_schedule_without_rows(cls, data: Any) -> Any:
+        """Without training rows there are no examples, and a stage with the teacher's own prompt teaches nothing.
+
+        Therefore the defaults are then no examples and, unless the user asks for a curve, a single stage.
+        """
+        if not isinstance(data, dict) or not isinstance(data.get("data"), dict):
+            return data
+        schedule = data.get("schedule") or {}
+        if data["data"].get("train") is not None or not isinstance(schedule, dict) or schedule.get("explicit"):
+            return data
+        given = {name: value for name, value in schedule.items() if value is not None}
+        defaults = {"shots": 0} if "curve" in given else {"shots": 0, "stages": 1}
+        return {**data, "schedule": defaults | given}
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

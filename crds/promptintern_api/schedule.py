@@ -48,7 +48,8 @@ class ScheduleSpec(ApiModel):
             le=64,
             description=(
                 "Number of stages. If it is left out, the number is 4, or the length of `explicit`. With curve "
-                "Adaptive, it is the largest number of stages, and 8 if it is left out."
+                "Adaptive, it is the largest number of stages, and 8 if it is left out. Without `data.train`, and "
+                "without a curve, it is 1 if it is left out."
             ),
         ),
     ] = None
@@ -70,7 +71,10 @@ class ScheduleSpec(ApiModel):
         Field(
             ge=0,
             le=256,
-            description="Number of examples in the prompt of the first stage (K). If it is left out, K is 5.",
+            description=(
+                "Number of examples in the prompt of the first stage (K). If it is left out, K is 5, or 0 without "
+                "`data.train`."
+            ),
         ),
     ] = None
     final_rate: Annotated[

@@ -12,9 +12,10 @@ from promptintern_api.contract import LABEL_JOB, OPERATOR_SELECTOR
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern_operator.cache import Cache, ObjectCache, Owner, key_of, owner_of
-from promptintern_operator.kube import PAGE
+from promptintern_operator.intake import KINDS
+from promptintern_operator.parsing import PAGE
 from promptintern_operator.queue import Key, Workqueue
-from promptintern_operator.views import JobView, PodView, PreflightView, RayJobView, WorkloadView, ray_job_uid_of
+from promptintern_operator.views import JobView, ray_job_uid_of
 
 _OURS = {LABEL_JOB: kopf.PRESENT}
 
@@ -36,7 +37,9 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
             cache.jobs[key] = msgspec.convert(event["object"]["view"], JobView)
         await queue.add(key)
 
-    def watch_children(resource: tuple[str, ...], objects: ObjectCache[Any], view: type, *, in_bursts: bool) -> None:
+    def watch_children(resource: tuple[str, ...], objects: ObjectCache[Any], *, in_bursts: bool) -> None:
+        view = KINDS[resource[-1]].view
+
         @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-changed")
         async def child_changed(event: Mapping[str, Any], **_: Any) -> None:
             meta = event["object"]["metadata"]
@@ -58,9 +61,9 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
 
     # The start and the end of a cluster cause bursts of changes to its RayJob and pods, so these changes are batched.
     # Changes to a preflight are not batched, because the job waits for the end of its check.
-    watch_children(("ray.io", "v1", "rayjobs"), cache.ray_jobs, RayJobView, in_bursts=True)
-    watch_children(("v1", "pods"), cache.pods, PodView, in_bursts=True)
-    watch_children(("batch", "v1", "jobs"), cache.preflights, PreflightView, in_bursts=False)
+    watch_children(("ray.io", "v1", "rayjobs"), cache.ray_jobs, in_bursts=True)
+    watch_children(("v1", "pods"), cache.pods, in_bursts=True)
+    watch_children(("batch", "v1", "jobs"), cache.preflights, in_bursts=False)
 
     @kopf.on.event("kueue.x-k8s.io", "v1beta1", "workloads", registry=registry)
     async def workload_changed(event: Mapping[str, Any], **_: Any) -> None:
@@ -72,7 +75,7 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
         if event["type"] == "DELETED":
             cache.workloads.remove(owner, meta["uid"])
         else:
-            cache.workloads.put(owner, meta["uid"], msgspec.convert(event["object"]["view"], WorkloadView))
+            cache.workloads.put(owner, meta["uid"], msgspec.convert(event["object"]["view"], KINDS["workloads"].view))
         if (key := cache.ray_job_owners.get(owner)) is not None:
             await queue.add(key)
 

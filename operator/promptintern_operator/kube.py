@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -11,15 +11,14 @@ from kubernetes.aio.client.exceptions import ApiException
 from promptintern_api.contract import OPERATOR
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
+from promptintern_operator.intake import job_view
 from promptintern_operator.metrics import API_REQUESTS
-from promptintern_operator.parsing import parse
+from promptintern_operator.parsing import PAGE, PAGE_BYTES, parse, parse_object, read_at_most, smaller
+from promptintern_operator.views import JobView
 
 _APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
 _META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _SECONDS = 30.0
-PAGE = 50
-"""The number of objects on a page of a listing. An object may have 1.5 MiB."""
-T = TypeVar("T")
 
 
 class RequestFailed(Exception):  # noqa: N818 -- the name says what happened
@@ -34,6 +33,10 @@ class RequestFailed(Exception):  # noqa: N818 -- the name says what happened
         self.reason = reason
         self.server_message = server_message
         """The message of the API server without the method and the path of the request, to show to users."""
+
+
+class _TooLarge(RequestFailed):
+    """Raised if an answer is larger than the caller allows."""
 
 
 @dataclass(frozen=True)
@@ -132,21 +135,36 @@ class Kube:
                 return None
             raise
 
+    async def get_job(self, namespace: str, name: str) -> tuple[JobView, dict[str, Any]] | None:
+        """Return the view of a PromptInternJob and the whole job, or None if the job does not exist."""
+        try:
+            content = await self._send("GET", JOBS.path(namespace, name))
+        except RequestFailed as error:
+            if error.status == 404:
+                return None
+            raise
+        return job_view(content), parse_object(content)
+
     async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
         """Return the uids of all objects of a kind that match ``selector``, in ``namespace`` or in all namespaces."""
         uids: set[str] = set()
-        token = ""
+        token, count = "", PAGE
         while True:
-            query = [("limit", str(PAGE)), ("labelSelector", selector), ("continue", token)]
-            page = await self._ask(
-                "GET",
-                resource.path(namespace),
-                query=[(name, value) for name, value in query if value],
-                only_meta=True,
-                kind=_Page,
-            )
+            query = [("limit", str(count)), ("labelSelector", selector), ("continue", token)]
+            try:
+                content = await self._send(
+                    "GET",
+                    resource.path(namespace),
+                    query=[(name, value) for name, value in query if value],
+                    only_meta=True,
+                    limit=PAGE_BYTES if count > 1 else None,
+                )
+            except _TooLarge:
+                count = smaller(count)
+                continue
+            page = parse(content, _Page)
             uids |= {item.metadata.uid for item in page.items or []}
-            token = page.metadata.token or ""
+            token, count = page.metadata.token or "", PAGE
             if not token:
                 return uids
 
@@ -196,8 +214,8 @@ class Kube:
 
     async def apply_job_status(
         self, namespace: str, name: str, *, uid: str, version: str, status: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Replace the operator's part of a job's status and return the updated job.
+    ) -> JobView:
+        """Replace the operator's part of a job's status and return the view of the updated job.
 
         The request fails with 409 if the job is no longer at resource version ``version``.
         """
@@ -208,7 +226,7 @@ class Kube:
             "status": status,
         }
         path = JOBS.path(namespace, name, "status")
-        return await self._request("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
+        return job_view(await self._send("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY))
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
         """Delete the object with this uid, and its dependents in the background. A missing object is not an error."""
@@ -232,20 +250,20 @@ class Kube:
         query: list[tuple[str, str]] | None = None,
         content_type: str = _JSON,
     ) -> dict[str, Any]:
-        return await self._ask(method, path, body, query=query, content_type=content_type, kind=dict[str, Any])
+        return parse_object(await self._send(method, path, body, query=query, content_type=content_type))
 
-    async def _ask(
+    async def _send(
         self,
         method: str,
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        kind: type[T],
         query: list[tuple[str, str]] | None = None,
         content_type: str = _JSON,
         only_meta: bool = False,
-    ) -> T:
-        """Send a request and parse the answer as ``kind``; what ``kind`` does not name is skipped."""
+        limit: int | None = None,
+    ) -> bytes:
+        """Send a request and return the content of the answer, of at most ``limit`` bytes."""
         verb = "APPLY" if content_type == _APPLY else method
         if method != "GET" and not self._may_write():
             raise RequestFailed(
@@ -261,11 +279,14 @@ class Kube:
                 auth_settings=["BearerToken"],
             )
             answer = await self._api.call_api(*prepared, _request_timeout=_SECONDS)
-            content = await answer.read()
+            content = await read_at_most(answer.response.content.iter_chunked(2**16), limit)
         except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
             API_REQUESTS.labels(verb=verb, code="0").inc()
             raise RequestFailed(f"{method} {path}: {error or type(error).__name__}", status=0) from error
         API_REQUESTS.labels(verb=verb, code=str(answer.status)).inc()
+        if content is None:
+            answer.response.close()
+            raise _TooLarge(f"{method} {path}: the answer is too large", status=0)
         if not 200 <= answer.status <= 299:
             refusal = _refusal(content)
             message = refusal.message or answer.reason or ""
@@ -275,10 +296,7 @@ class Kube:
                 reason=refusal.reason or "",
                 server_message=message,
             )
-        try:
-            return parse(content, kind)
-        except msgspec.MsgspecError as error:
-            raise RequestFailed(f"{method} {path}: the answer cannot be read: {error}", status=0) from error
+        return content
 
 
 def _path(manifest: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import kopf
@@ -102,19 +103,23 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
         asyncio.create_task(_reconcile_jobs(kube, queue, reconciler, cache, settings)),
     ]
     try:
-        await _watch(registry, settings, stop, unwatched)
+        await _watch(registry, settings, stop, unwatched, helpers)
         while unwatched.is_set() and not stop.is_set():
             unwatched.clear()
-            await _watch(registry, settings, stop, unwatched)
+            await _watch(registry, settings, stop, unwatched, helpers)
     finally:
         for helper in (*helpers, *cache.grants.values()):
             helper.cancel()
 
 
 async def _watch(
-    registry: kopf.OperatorRegistry, settings: Settings, stop: asyncio.Event, pause: asyncio.Event
+    registry: kopf.OperatorRegistry,
+    settings: Settings,
+    stop: asyncio.Event,
+    pause: asyncio.Event,
+    helpers: Collection[asyncio.Task[None]],
 ) -> None:
-    """Run Kopf until ``stop`` or ``pause`` is set.
+    """Run Kopf until ``stop`` or ``pause`` is set, or one of the ``helpers``, which run forever, fails.
 
     ``kopf.operator`` is not used here, because when it ends, it treats every task that the process has started since as
     its own: it waits 5 s for these tasks and then cancels them, including the renewal of the lease.
@@ -131,7 +136,7 @@ async def _watch(
     stop_at_signals(stop)  # Kopf has replaced our handlers with its own
     events = [asyncio.create_task(event.wait()) for event in (stop, pause)]
     try:
-        done, _ = await asyncio.wait([*tasks, *events], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([*tasks, *events, *helpers], return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in (*tasks, *events):
             task.cancel()

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from promptintern_api import InvalidJob, PromptInternJob, parse_job
 from promptintern_api.status import PromptInternJobStatus
+from promptintern_api.training_status import TrainingStatus
 from pydantic import ValidationError
 
 from promptintern_operator.cache import Cache, Owner
@@ -38,7 +39,7 @@ from promptintern_operator.plan import (
 from promptintern_operator.plan.denials import denial_for
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
-from promptintern_operator.views import JobView, controller_of, job_view, parse_time, preflight_view, ray_job_view
+from promptintern_operator.views import JobView, controller_of, preflight_view, ray_job_view
 
 _log = structlog.get_logger("promptintern.operator")
 
@@ -71,10 +72,11 @@ class Reconciler:
             return
         log = _log.bind(namespace=key.namespace, job=key.name)
         with RECONCILE_SECONDS.time():
-            body = cached.body() or await self._kube.get(JOB_RESOURCE, key.namespace, key.name)
-            if body is None:
-                return  # the watch will deliver the deletion
-            cached = self._update_cache(key, cached, body)
+            found = await self._read(key, cached)
+            if found is None:
+                self._queue.add_after(key, 2.0)  # by then, the watch has probably delivered the change
+                return
+            cached, body = found
             before = body.get("status") or {}
             try:
                 job = resolve(_parsed(body, log), self._settings)
@@ -109,6 +111,7 @@ class Reconciler:
                 # Events are recorded even if an action failed. They are recorded last, because nothing waits for them.
                 written = await writing
                 if written:
+                    _count_changes(before, result.status, job.status.training if job.status else None)
                     await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
             if not written:
                 return
@@ -120,13 +123,18 @@ class Reconciler:
                 self._queue.add_after(key, (result.requeue_at - now).total_seconds())
             RECONCILES.labels(result="done").inc()
 
-    def _update_cache(self, key: Key, cached: JobView, body: Mapping[str, Any]) -> JobView:
-        """Return the view of ``body``, and replace ``cached`` in the cache by it unless the watch has delivered a newer
-        version.
-        """
-        if body["metadata"]["resourceVersion"] == cached.version:
-            return cached
-        newer = job_view(body)
+    async def _read(self, key: Key, cached: JobView) -> tuple[JobView, dict[str, Any]] | None:
+        """Return the newest view of a job and the whole job, or None if the job is gone or is being deleted."""
+        body = cached.body()
+        if body is not None:
+            return cached, body
+        found = await self._kube.get_job(key.namespace, key.name)
+        if found is None or found[0].uid != cached.uid or found[0].deleting:
+            return None
+        return self._update_cache(key, cached, found[0]), found[1]
+
+    def _update_cache(self, key: Key, cached: JobView, newer: JobView) -> JobView:
+        """Replace ``cached`` by ``newer``, unless the watch has delivered another version; return ``newer``."""
         if self._cache.jobs.get(key) is cached:
             self._cache.jobs[key] = newer
         return newer
@@ -178,7 +186,6 @@ class Reconciler:
             self._queue.add_after(key, 2.0)
             return False
         self._update_cache(key, cached, written)
-        _count_changes(before, result.status)
         return True
 
     async def _record(self, key: Key, cached: JobView, event: EventRecord, log: Any) -> None:
@@ -275,16 +282,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any], training: TrainingStatus | None) -> None:
     ended = {a["number"] for a in before.get("attempts", []) if a.get("outcome")}
     for attempt in after.get("attempts", []):
         if attempt.get("outcome") and attempt["number"] not in ended:
             ATTEMPTS.labels(outcome=attempt["outcome"]).inc()
-    if after.get("completionTime") and not before.get("completionTime"):
-        for stage in (before.get("training") or {}).get("stages", []):
-            began, finished = parse_time(stage.get("startedAt")), parse_time(stage.get("finishedAt"))
-            if began is not None and finished is not None:
-                STAGE_SECONDS.labels(stage=str(stage["index"])).observe((finished - began).total_seconds())
+    if after.get("completionTime") and not before.get("completionTime") and training is not None:
+        for stage in training.stages:
+            if stage.started_at is not None and stage.finished_at is not None:
+                seconds = (stage.finished_at - stage.started_at).total_seconds()
+                STAGE_SECONDS.labels(stage=str(stage.index)).observe(seconds)
 
 
 def _operator_part(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,8 +75,10 @@ class Settings(BaseSettings):
     worker_size: PodSize = PodSize(cpu="2", memory="8Gi")
     preflight_size: PodSize = PodSize(cpu="1", memory="4Gi")
     egress: tuple[EgressRule, ...] = (
-        EgressRule(cidr="0.0.0.0/0", except_=["169.254.0.0/16"]),
-        EgressRule(cidr="::/0", except_=["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128"]),
+        EgressRule(cidr="0.0.0.0/0", except_=["169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32"]),
+        EgressRule(
+            cidr="::/0", except_=["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128", "fd00:c1::a9fe:a9fe/128"]
+        ),
     )
     kuberay_namespace: str | None = None
     """The namespace of the KubeRay operator, which alone may connect to head pods from outside; None allows every

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
 from promptintern_api.contract import (
     ANNOTATION_GENERATION,
     ANNOTATION_RUN_FORMAT,
@@ -23,6 +22,8 @@ Body = Mapping[str, Any]
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 2999
 """The years of valid times. Near the ends of Python's range of years, arithmetic with a time may overflow."""
+_LONGEST_GRACE = 366 * 86_400
+"""The longest grace period in seconds that is believed."""
 _KEPT_BYTES = 16 * 2**10
 """The largest compressed job that is kept. There may be thousands of jobs with templates of 256 KiB."""
 
@@ -154,25 +155,15 @@ class WorkloadView:
     """Kueue's message about the quota."""
 
 
-def job_view(body: Body) -> JobView:
-    """Return the view of a PromptInternJob without managedFields, which only the API server needs."""
-    meta, status = body["metadata"], body.get("status") or {}
-    kept = {**body, "metadata": {name: value for name, value in meta.items() if name != "managedFields"}}
-    packed = zlib.compress(msgspec.json.encode(kept), level=1)
-    return JobView(
-        uid=meta["uid"],
-        version=meta["resourceVersion"],
-        generation=meta.get("generation") or 0,
-        deleting=_is_deleting(meta),
-        phase=status.get("phase") or "Pending",
-        attempted=bool(status.get("attempts")),
-        packed=packed if len(packed) <= _KEPT_BYTES else None,
-    )
+def pack(job: bytes) -> bytes | None:
+    """Return the JSON of a job in compressed form, or None if the job is too large to be kept."""
+    packed = zlib.compress(job, level=1)
+    return packed if len(packed) <= _KEPT_BYTES else None
 
 
 def ray_job_view(body: Body) -> RayJobView:
     """Return the view of a ray.io/v1 RayJob."""
-    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
+    meta, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     refusal = _condition(status.get("rayClusterStatus") or {}, "ReplicaFailure")
     return RayJobView(
         name=meta["name"],
@@ -195,7 +186,7 @@ def ray_job_view(body: Body) -> RayJobView:
 
 def pod_view(body: Body) -> PodView:
     """Return the view of a v1 Pod."""
-    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status") or {}
+    meta, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     scheduled = _condition(status, "PodScheduled")
     disrupted = _condition(status, "DisruptionTarget")
     limits = {
@@ -302,13 +293,15 @@ def _worker_memory(spec: Body) -> str | None:
 def _deletion_requested(meta: Body) -> datetime | None:
     """Return when the deletion was requested; the deletionTimestamp of a pod is the end of its grace period."""
     due = parse_time(meta.get("deletionTimestamp"))
-    return due - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0) if due is not None else None
+    grace = min(max(meta.get("deletionGracePeriodSeconds") or 0, 0), _LONGEST_GRACE)
+    return due - timedelta(seconds=grace) if due is not None else None
 
 
 def _created(meta: Body) -> datetime:
     """Return the time of creation, which the API server sets."""
     created = parse_time(meta["creationTimestamp"])
-    assert created is not None, meta["creationTimestamp"]
+    if created is None:
+        raise ValueError(f"the creationTimestamp {meta['creationTimestamp']!r:.100} is no time")
     return created
 
 

@@ -5,13 +5,15 @@ Activity includes bookmarks, because a watch can die without an error.
 
 import time
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import kopf
+import msgspec
 from promptintern_api.contract import OPERATOR
 
-from promptintern_operator.intake import reduce_page, reduce_stream
+from promptintern_operator.intake import reduce_page, reduce_stream, skip_object
+from promptintern_operator.parsing import PAGE_BYTES, read_at_most, smaller
 
 _LAST_ACTIVITY: dict[str, float] = {}
 _WATCHED: set[str] = set()
@@ -44,11 +46,29 @@ class _TrackedContent:
 class TrackedResponse(aiohttp.ClientResponse):
     """A response with reduced objects that records the activity of a watch."""
 
+    session: ClassVar[aiohttp.ClientSession | None] = None
+    """The session to which the response belongs; each session has its own subclass."""
+
     async def json(self, **more: Any) -> Any:
-        """Return the content as JSON values; the objects of a listing are reduced."""
-        if self.status == 200 and "limit" in self.url.query:
-            return reduce_page(_plural(self.url.path), await self.read())
-        return await super().json(**more)
+        """Return the content as JSON values; the objects of a listing are reduced.
+
+        A page of a listing that is large or nests deep is requested again with fewer objects.
+        """
+        if self.status != 200 or "limit" not in self.url.query:
+            return await super().json(**more)
+        plural, count = _plural(self.url.path), int(self.url.query["limit"])
+        content = await read_at_most(self.content.iter_chunked(2**16), PAGE_BYTES if count > 1 else None)
+        if content is not None:
+            try:
+                return await reduce_page(plural, content)
+            except msgspec.MsgspecError:
+                if count == 1:
+                    return skip_object(plural, content)
+        self.close()
+        assert self.session is not None
+        async with self.session.get(self.url.update_query(limit=smaller(count))) as answer:
+            answer.raise_for_status()
+            return await answer.json()
 
     async def start(self, connection: Any) -> "TrackedResponse":
         """Start to read the response; data that arrives from now on counts as activity of the watch."""
@@ -63,6 +83,10 @@ class TrackedResponse(aiohttp.ClientResponse):
             self.close()
             _drop(path)
             raise aiohttp.ClientConnectionError(f"{path} is not served now")
+        if "limit" in self.url.query and (self.status == 410 or self.status >= 500):
+            # The listing took too long, or the API server has a moment of weakness.
+            self.close()
+            raise aiohttp.ClientConnectionError(f"{path} cannot be listed now: {self.status}")
         if self.status == 403 and "/namespaces/" in path:
             # The namespace is gone together with our rights, or our Role in it has not been created yet.
             self.close()
@@ -123,11 +147,13 @@ def _drop(path: str) -> None:
 
 def tracked_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
     """Return a session for Kopf that records the activity of its watches."""
+    response_class: type[TrackedResponse] = type("_Response", (TrackedResponse,), {})
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers={"User-Agent": OPERATOR, **info.as_http_headers()},
-        response_class=TrackedResponse,
+        response_class=response_class,
     )
+    response_class.session = session
     return kopf.AiohttpSession(
         server=info.server,
         default_namespace=info.default_namespace,

@@ -2,16 +2,19 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from promptintern_operator.intake import job_view
 from promptintern_operator.kube import RequestFailed, Resource
+from promptintern_operator.views import JobView
 
 from tests.unit.operator.builders import job
 
 Body = dict[str, Any]
-_KINDS = {"rayjobs": "RayJob", "jobs": "Job", "promptinternjobs": "PromptInternJob"}
+_KINDS = {"rayjobs": "RayJob", "jobs": "Job"}
 
 
 class FakeKube:
@@ -71,16 +74,26 @@ class FakeKube:
         self.requests.append(f"delete {resource.plural}")
         self.objects.pop((_KINDS[resource.plural], name), None)
 
-    async def apply_job_status(self, *_: str, uid: str, version: str, status: Body) -> Body:
+    async def apply_job_status(self, *_: str, uid: str, version: str, status: Body) -> JobView:
         self.requests.append("status")
         self.status = dict(status)
-        return job_body(self.status, version=int(version) + 1)
+        return view_of_job(job_body(self.status, version=int(version) + 1))
+
+    async def get_job(self, namespace: str, name: str) -> tuple[JobView, Body] | None:
+        self.requests.append("get promptinternjobs")
+        body = self.objects.get(("PromptInternJob", name))
+        return (view_of_job(body), body) if body else None
 
     async def record_event(self, event: Body) -> None:
         self.events.append(event)
 
     def condition(self, kind: str) -> tuple[str, str, str]:
         return next((c["status"], c["reason"], c["message"]) for c in self.status["conditions"] if c["type"] == kind)
+
+
+def view_of_job(body: Mapping[str, Any]) -> JobView:
+    """Return the view of a job that the API server delivers as ``body``."""
+    return job_view(json.dumps(body).encode())
 
 
 def job_body(status: Body, version: int = 1, generation: int = 1) -> Body:

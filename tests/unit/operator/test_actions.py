@@ -12,10 +12,10 @@ from promptintern_operator.kube import RequestFailed
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.settings import DefaultStorage, Settings
-from promptintern_operator.views import job_view, preflight_view
+from promptintern_operator.views import preflight_view
 
 from tests.unit.operator.builders import JOB_UID
-from tests.unit.operator.fake_kube import Body, FakeKube, job_body
+from tests.unit.operator.fake_kube import Body, FakeKube, job_body, view_of_job
 
 SETTINGS = Settings(default_storage=DefaultStorage(uri="s3://all/runs"))
 KEY, OWNER = Key("team-a", "small"), Owner("team-a", JOB_UID)
@@ -31,7 +31,7 @@ class Place:
 
     async def reconcile(self) -> None:
         """Reconcile once, after the watch delivered the last status."""
-        self.cache.jobs[KEY] = job_view(job_body(self.kube.status, generation=self.generation))
+        self.cache.jobs[KEY] = view_of_job(job_body(self.kube.status, generation=self.generation))
         await self.reconciler.reconcile(KEY)
         self.queue.forget(KEY)
 

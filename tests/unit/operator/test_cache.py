@@ -2,10 +2,10 @@
 
 from promptintern_operator.cache import Cache, ObjectCache, Owner, owner_of
 from promptintern_operator.queue import Key
-from promptintern_operator.views import RayJobView, job_view
+from promptintern_operator.views import RayJobView
 
 from tests.unit.operator.builders import ray_job
-from tests.unit.operator.fake_kube import job_body
+from tests.unit.operator.fake_kube import job_body, view_of_job
 
 OWNER = Owner("team-a", "job-1")
 
@@ -58,7 +58,7 @@ def test_awaiting_the_first_attempt() -> None:
     cache = Cache()
     statuses = {"new": {}, "checked": {"phase": "Checking"}, "running": {"attempts": [{"number": 1}]}}
     for name, status in statuses.items():
-        cache.jobs[Key("team-a", name)] = job_view(job_body(status))
+        cache.jobs[Key("team-a", name)] = view_of_job(job_body(status))
     names = [*statuses, "gone"]
     assert [name for name in names if cache.awaits_first_attempt(Key("team-a", name))] == ["new", "checked"]
 

@@ -334,7 +334,18 @@ def _reaches(address: str, port: int, protocol: str = "TCP") -> bool:
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "169.254.169.123"]
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.170.2",
+        "fe80::1",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "169.254.169.123",
+        "168.63.129.16",
+        "100.100.100.200",
+        "fd00:c1::a9fe:a9fe",
+    ],
 )
 def test_the_metadata_server_of_a_cloud_is_unreachable(address: str) -> None:
     assert not any(_reaches(address, port) for port in (80, 443, 8080))

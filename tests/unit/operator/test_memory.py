@@ -11,19 +11,19 @@ import pytest
 STORY = """
 import json, os
 from promptintern_operator.memory import trim
+from promptintern_operator.intake import job_view
 from promptintern_operator.queue import Key
 from promptintern_operator.cache import Cache
-from promptintern_operator.views import job_view
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 spec = [{"field": os.urandom(9).hex()} for _ in range(1000)]
-text = json.dumps({"metadata": {"uid": "x", "resourceVersion": "1"}, "spec": spec})
+text = json.dumps({"metadata": {"uid": "x", "resourceVersion": "1"}, "spec": spec}).encode()
 cache, stays, before = Cache(), [], resident()
 for number in range(1000):
-    cache.jobs[Key("team-a", str(number))] = job_view(json.loads(text))
+    cache.jobs[Key("team-a", str(number))] = job_view(text)
     stays.append({number: str(number)})
 full = resident()
 cache.jobs.clear()

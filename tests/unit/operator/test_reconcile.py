@@ -13,10 +13,9 @@ from promptintern_operator.kube import RequestFailed
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.settings import DefaultStorage, Settings
-from promptintern_operator.views import job_view
 
 from tests.unit.operator.builders import JOB_UID, pod, preflight, ray_job
-from tests.unit.operator.fake_kube import FakeKube, job_body
+from tests.unit.operator.fake_kube import FakeKube, job_body, view_of_job
 
 KEY, OWNER = Key("team-a", "small"), Owner("team-a", JOB_UID)
 DEPENDENTS = ["ServiceAccount", "Role", "ConfigMap", "NetworkPolicy", "RoleBinding"]
@@ -28,7 +27,7 @@ class World:
 
     def __init__(self, status: dict[str, Any]) -> None:
         self.kube, self.cache = FakeKube(), Cache()
-        self.cache.jobs[KEY] = job_view(job_body(status))
+        self.cache.jobs[KEY] = view_of_job(job_body(status))
 
     def reconcile(self) -> list[str]:
         """Reconcile once and return the requests."""
@@ -228,7 +227,7 @@ def test_an_object_is_deleted_once() -> None:
 
 def test_a_newer_job_that_the_watch_delivered_meanwhile_is_kept() -> None:
     world = World({})
-    newer = job_view(job_body({}, version=7))
+    newer = view_of_job(job_body({}, version=7))
     write: Callable[..., Any] = world.kube.apply_job_status
 
     async def written(*args: Any, **more: Any) -> Any:
@@ -245,12 +244,12 @@ def test_a_job_that_this_operator_cannot_parse_reports_it() -> None:
     world = World({})
     body = world.cache.jobs[KEY].body() or {}
     newer = {**body, "spec": {**body["spec"], "quantum": {"bits": 5}}}
-    world.cache.jobs[KEY] = job_view(newer)
+    world.cache.jobs[KEY] = view_of_job(newer)
     assert world.reconcile() == ["status"]
     assert world.kube.condition("Accepted")[:2] == ("False", "Unsupported")
     assert "spec.quantum" in world.kube.condition("Accepted")[2]
     assert world.event_reasons() == ["Unsupported"]
-    world.cache.jobs[KEY] = job_view({**newer, "status": world.kube.status})
+    world.cache.jobs[KEY] = view_of_job({**newer, "status": world.kube.status})
     assert world.reconcile() == [], "it is reported once"
 
 
@@ -290,14 +289,14 @@ def test_an_invalid_report_of_the_head_pod_stops_no_suspension(training: dict[st
     world = World(running() | {"training": training})
     world.cache.ray_jobs.put(OWNER, "ray-job-1", ray_job(name="small-a1"))
     body = world.cache.jobs[KEY].body() or {}
-    world.cache.jobs[KEY] = job_view({**body, "spec": {**body["spec"], "suspend": True}})
+    world.cache.jobs[KEY] = view_of_job({**body, "spec": {**body["spec"], "suspend": True}})
     assert "delete rayjobs" in world.reconcile()
 
 
 def test_an_invalid_report_does_not_excuse_an_invalid_job() -> None:
     world = World({"training": {"term": -1}})
     body = world.cache.jobs[KEY].body() or {}
-    world.cache.jobs[KEY] = job_view({**body, "spec": {**body["spec"], "quantum": 1}})
+    world.cache.jobs[KEY] = view_of_job({**body, "spec": {**body["spec"], "quantum": 1}})
     assert world.reconcile() == ["status"]
     assert "spec.quantum" in world.kube.condition("Accepted")[2]
 

@@ -7,10 +7,9 @@ from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.kube import RequestFailed, Resource
 from promptintern_operator.queue import Key
 from promptintern_operator.resync import resync
-from promptintern_operator.views import job_view
 
 from tests.unit.operator.builders import JOB_UID, pod, ray_job, workload
-from tests.unit.operator.fake_kube import job_body
+from tests.unit.operator.fake_kube import job_body, view_of_job
 
 KEY, OWNER, RAY = Key("team-a", "small"), Owner("team-a", JOB_UID), Owner("team-a", "ray-job-1")
 
@@ -33,7 +32,7 @@ class Lists:
 def full() -> Cache:
     """Return a cache with a job, its RayJob, a pod and a Workload."""
     cache = Cache()
-    cache.jobs[KEY] = job_view(job_body({}))
+    cache.jobs[KEY] = view_of_job(job_body({}))
     cache.ray_jobs.put(OWNER, "ray-job-1", ray_job())
     cache.ray_job_owners[RAY] = KEY
     cache.pods.put(OWNER, "uid-of-head", pod())
@@ -82,7 +81,7 @@ def test_only_a_forbidden_namespace_keeps_its_cached_objects() -> None:
     """The namespace was deleted with our Role, or the Role alone was; in that case its jobs run on."""
     cache = full()
     other, lost = Owner("team-b", "job-2"), Owner("team-b", "ray-job-2")
-    cache.jobs[Key("team-b", "small")] = job_view(job_body({}) | {"metadata": _meta("team-b", "job-2")})
+    cache.jobs[Key("team-b", "small")] = view_of_job(job_body({}) | {"metadata": _meta("team-b", "job-2")})
     cache.ray_jobs.put(other, "ray-job-2", ray_job())
     cache.ray_job_owners[lost] = Key("team-b", "small")
     lists = Lists()

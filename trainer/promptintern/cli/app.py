@@ -268,11 +268,19 @@ def main() -> None:
         )
         sys.exit(ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 -- a bug: print one line, and save the traceback
+        print_error(f"failed: {type(error).__name__}: {error}", style="red")
+        print_error(f"this is a bug in promptintern; the traceback is in {_save_traceback()}")
+        sys.exit(ExitCode.FAILED)
+
+
+def _save_traceback() -> str:
+    """Save the traceback of the current exception, and return where it is."""
+    try:
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
-        print_error(f"failed: {type(error).__name__}: {error}", style="red")
-        print_error(f"this is a bug in promptintern; the traceback is in {file.name}")
-        sys.exit(ExitCode.FAILED)
+    except OSError as error:
+        return f"no file, because none could be written: {error.strerror}"
+    return file.name
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from promptintern.errors import RunFailed, UserError
+from promptintern.storage.local import writing_files
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -95,7 +96,8 @@ class Adapter:
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         tensors = {name: state[name].detach().cpu().contiguous().clone() for name in sorted(state)}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        with writing_files(folder):
+            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         config = self.model.peft_config["default"]
         config.base_model_name_or_path = base_name
         config.revision = revision

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from promptintern.engine.adapter import Adapter
 from promptintern.engine.throughput import Activity
 from promptintern.errors import RunFailed
+from promptintern.storage.local import writing_files
 
 _TENSORS = "state.safetensors"
 _TRAJECTORY = "trajectory.json"
@@ -135,8 +136,9 @@ def _prefixed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def write_state(folder: Path, tensors: dict[str, torch.Tensor], *, buffer_digest: str) -> None:
     """Write the snapshot ``tensors`` to ``state.safetensors`` in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / _TENSORS, metadata={"layout": buffer_digest})
+    with writing_files(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / _TENSORS, metadata={"layout": buffer_digest})
 
 
 def read_state(folder: Path, *, buffer_digest: str) -> dict[str, torch.Tensor]:

@@ -133,8 +133,8 @@ def fit_rows(
             max_tokens=max_tokens,
             max_prompt_tokens=max_prompt_tokens,
         )
-        data = _drop_rows(data, flags)
-        _check_rows_left(data, max_tokens, needs_training_rows=needs_training_rows)
+        before, data = data, _drop_rows(data, flags)
+        _check_rows_left(data, before, max_tokens, needs_training_rows=needs_training_rows)
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
     while True:
         flags = _flag_long_rows(
@@ -150,16 +150,20 @@ def fit_rows(
                 + _too_long_problems(data.queries, flags.queries, prompt_limit)
                 + _too_long_problems(data.eval, flags.eval, prompt_limit)
             )
-        data = _drop_rows(data, flags)
-        _check_rows_left(data, max_tokens, needs_training_rows=needs_training_rows)
+        before, data = data, _drop_rows(data, flags)
+        _check_rows_left(data, before, max_tokens, needs_training_rows=needs_training_rows)
         # A dropped row is no longer an example, so examples are retrieved again, and may be longer than before.
         examples = retrieve_examples(job, data, shots=examples.shots, encoder=embedder)
 
 
-def _check_rows_left(data: Data, max_tokens: int, *, needs_training_rows: bool) -> None:
-    for kind, rows in (("training", [*data.train, *data.queries]), ("held-out", data.eval)):
-        if not rows and (kind == "held-out" or needs_training_rows):
-            raise UserError.at("spec.training.maxTokens", f"no {kind} row fits in {max_tokens} tokens")
+def _check_rows_left(data: Data, before: Data, max_tokens: int, *, needs_training_rows: bool) -> None:
+    remedy = "raise spec.training.maxTokens, shorten the template, or give shorter rows"
+    if not data.eval:
+        raise UserError.at("spec.data.eval", f"has no row that fits into {max_tokens} tokens; {remedy}")
+    if not data.train and not data.queries and needs_training_rows:
+        fields = "spec.data.train", "spec.data.queries"
+        given = [field for field, rows in zip(fields, (before.train, before.queries), strict=True) if rows]
+        raise UserError.at(" and ".join(given), f"have no row left that fits into {max_tokens} tokens; {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)

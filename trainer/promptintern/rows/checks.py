@@ -115,7 +115,7 @@ def _find_leaks(
 
 def _leak_message(held_out: Query, row: Query, name: str) -> str:
     return (
-        f"has the same query as {name} {row.where} ({_short(held_out.query)}), so its score would be "
+        f"has the same query as {name} {row.where}, so its score would be "
         f"meaningless; remove one of them, or set spec.data.onLeak: Drop to leave the {name} out"
     )
 

@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+
+from safetensors import SafetensorError
 
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.backend import TEMPORARY
@@ -63,6 +66,31 @@ def translated_errors(path: Path, operation: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise classify_error(error, path, operation) from error
+
+
+@contextlib.contextmanager
+def writing_files(folder: Path) -> Iterator[None]:
+    """Translate the errors of writing files to the local ``folder`` inside this block.
+
+    Raises:
+        UserError: if the folder cannot be written to.
+        RunFailed: if there is no space left, or a write failed for another reason.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as failure:
+        error = failure if isinstance(failure, OSError) else _os_error(failure)
+        if error is None:
+            raise
+        translated = classify_error(error, folder, "write")
+        is_final = isinstance(translated, RunFailed | UserError)
+        raise (translated if is_final else RunFailed(f"{folder}: write failed: {error.strerror}")) from failure
+
+
+def _os_error(error: SafetensorError) -> OSError | None:
+    """Return the operating system's error that safetensors reports, of which only the text has the number."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 @contextlib.contextmanager

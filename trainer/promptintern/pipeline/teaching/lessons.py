@@ -21,6 +21,7 @@ from promptintern.document import Document
 from promptintern.errors import RunFailed
 from promptintern.prompt.encode import Encoded
 from promptintern.prompt.teacher_targets import TeacherTargets
+from promptintern.storage.local import writing_files
 
 _MAX = 10**12
 """The largest number of tokens or seconds that a cost may have."""
@@ -159,11 +160,16 @@ def write_shard(folder: Path, shard: Shard, distributions: Distributions | None)
     Args:
         distributions: The distributions at the tokens of all answers, one answer after another, or None if only the
             answers are learned.
+
+    Raises:
+        UserError: if the folder cannot be written to.
+        RunFailed: if there is no space left.
     """
     text = json.dumps(shard.model_dump(mode="json", by_alias=True), ensure_ascii=False, indent=0)
-    (folder / _ANSWERS).write_text(text + "\n", encoding="utf-8")
-    if distributions is not None:
-        save_file({"ids": distributions.ids, "log_probs": distributions.log_probs}, folder / _DISTRIBUTIONS)
+    with writing_files(folder):
+        (folder / _ANSWERS).write_text(text + "\n", encoding="utf-8")
+        if distributions is not None:
+            save_file({"ids": distributions.ids, "log_probs": distributions.log_probs}, folder / _DISTRIBUTIONS)
 
 
 def read_lessons(
