@@ -1,6 +1,6 @@
 """Measures an adaptive schedule, training on the student's own answers, and what adapters change under another prompt.
 
-    python benchmarks/curricula.py [--benchmarks adaptive on-policy retention] [--worlds 5] [--held-out 500]
+    python benchmarks/curricula.py [--benchmarks adaptive on-policy retention] [--worlds 5] [--held-out 300]
                                    [--out docs/curricula.json]
 
 - adaptive: 128 training rows with curve Adaptive, and with curve Linear and about as many training tokens.
@@ -64,6 +64,7 @@ RETENTION = {
     "1,000 queries, learning rate 0.0005": {"queries": 1000, "rate": 0.0005, "epochs": 5},
     "1,000 queries, learning rate 0.00025": {"queries": 1000, "rate": 0.00025, "epochs": 6},
     "16 rows, learning rate 0.002, 100 epochs": {"rows": 16, "rate": 0.002, "epochs": 100},
+    "16 rows, learning rate 0.00025, 800 epochs": {"rows": 16, "rate": 0.00025, "epochs": 800},
 }
 
 
@@ -268,7 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmarks", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
     parser.add_argument("--worlds", type=int, default=5)
-    parser.add_argument("--held-out", type=int, default=500)
+    parser.add_argument("--held-out", type=int, default=300)
     parser.add_argument("--out", type=Path, default=Path("docs/curricula.json"))
     arguments = parser.parse_args()
     quiet_libraries()
