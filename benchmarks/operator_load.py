@@ -1,11 +1,12 @@
 """Measures the cost and speed of the operator with many jobs, on a real kube-apiserver with fake KubeRay and kubelets.
 
-    python benchmarks/operator_load.py [--jobs 1000] [--rate 10] [--running 20] [--json FILE]
+    python benchmarks/operator_load.py [--jobs 1000] [--rate 10] [--running 20] [--large 0] [--json FILE]
 
 Jobs are created at a steady rate. Each job is checked at once (the fake preflight takes no time), gets a RayJob with a
 head and a worker pod, trains for --running seconds and ends. The operator is a process with the chart's permissions and
-settings. After all jobs have ended, it is killed and started again, and then all jobs are deleted. The API server,
-etcd, the fakes and this program share the machine with the operator.
+settings. With --large, that many of the jobs have prompts of the largest allowed size. After all jobs have ended, the
+operator is killed and started again, and then all jobs are deleted. The API server, etcd, the fakes and this program
+share the machine with the operator.
 
 The module is not called operator.py, because that name would hide the standard library's module from the other
 benchmarks.
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import platform
+import random
 import statistics
 import sys
 import tempfile
@@ -27,11 +29,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from promptintern_api.prompt import MAX_PROMPT_BYTES
+
 from tests.cluster import programs
 from tests.cluster.client import wait_for
 from tests.integration.operator.kuberay import Life
 from tests.integration.operator.place import Place, Tenant, place_in
-from tests.integration.operator.process import Operator, cpu_seconds
+from tests.integration.operator.process import Operator, cpu_seconds, memory_mib
 from tests.integration.operator.requests import JOBS
 
 NAMESPACES = 10
@@ -51,6 +55,7 @@ class Figures:
     """
 
     jobs: int
+    large: int
     requested_rate: float
     rate: float = 0.0
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
@@ -84,6 +89,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=10, help="jobs created per second")
     parser.add_argument("--running", type=float, default=20, help="seconds for which each job trains")
+    parser.add_argument("--large", type=int, default=0, help="jobs whose prompts have the largest allowed size")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--log", type=Path, help="write the operator's log here")
     arguments = parser.parse_args()
@@ -91,7 +97,7 @@ def main() -> None:
         place.kuberay.usual_life = Life(starting=1, running=arguments.running)
         operator = place.operator()
         try:
-            figures = measure(place, operator, arguments.jobs, arguments.rate)
+            figures = measure(place, operator, arguments.jobs, arguments.rate, arguments.large)
         finally:
             if arguments.log:
                 arguments.log.write_text(operator.text())
@@ -102,9 +108,11 @@ def main() -> None:
     print(json.dumps(document["machine"]))
 
 
-def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures:
-    """Create and run ``jobs`` jobs, restart the operator, delete the jobs, and return the measurements."""
-    figures = Figures(jobs=jobs, requested_rate=rate)
+def measure(place: Place, operator: Operator, jobs: int, rate: float, large: int) -> Figures:
+    """Create and run ``jobs`` jobs, of which ``large`` are large, restart the operator, delete the jobs, and return the
+    measurements.
+    """
+    figures = Figures(jobs=jobs, requested_rate=rate, large=large)
     operator.start()
     operator.wait_until_leading(60)
     time.sleep(_SETTLE_SECONDS)
@@ -117,13 +125,15 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float) -> Figures
     created = create(figures, tenants, operator, jobs, rate)
     figures.rate = jobs / (time.monotonic() - began)
     echo(f"created {jobs} jobs at {figures.rate:.1f} per second")
-    wait_for(lambda: place.kuberay.ended >= created.keys(), 900, "the end of all jobs")
+    wait_for(lambda: place.kuberay.ended >= created.keys(), 900 + jobs, "the end of all jobs")
     figures.seconds_until_all_ended = time.monotonic() - began
     spent = cpu_by_process(place, operator)
     figures.cpu_ms_per_job = {name: 1000 * (spent[name] - cpu[name]) / jobs for name in spent}
     figures.cpu_ms_per_job["all"] = sum(figures.cpu_ms_per_job.values())
     figures.fakes_requests_per_job = place.kuberay.requests / jobs
     figures.memory[f"{jobs} jobs"] = operator.rss_mib
+    figures.memory["peak"] = operator.peak_mib
+    figures.memory["etcd"], figures.memory["kube-apiserver"] = server_memory(place)
     figures.load_after = os.getloadavg()[0]
     figures.ended = dict(Counter(str(job["status"]["phase"]) for job in place.requests.items(_ALL_JOBS)))
     echo(f"all jobs ended: {figures.ended}")
@@ -171,6 +181,7 @@ def restart_and_delete(figures: Figures, place: Place, operator: Operator, tenan
     figures.seconds_to_take_over = time.monotonic() - began
     time.sleep(_SETTLE_SECONDS)
     figures.memory[f"{jobs} jobs, after a restart"] = operator.rss_mib
+    figures.memory["peak after the restart"] = operator.peak_mib
     echo(f"took over after {figures.seconds_to_take_over:.1f} s")
 
     for tenant in tenants:
@@ -190,11 +201,26 @@ def create(
     for number in range(jobs):
         tenant, name = tenants[number % len(tenants)], f"job-{number}"
         time.sleep(max(0.0, start + number / rate - time.monotonic()))
+        is_large = number * figures.large // jobs != (number + 1) * figures.large // jobs
+        spec = {"prompt__template": large_template(number)} if is_large else {}
         created[tenant.name, name] = time.monotonic()
-        tenant.submit(name)
+        tenant.submit(name, **spec)
         if number + 1 == 100:
             figures.memory["100 jobs"] = operator.rss_mib
     return created
+
+
+def large_template(seed: int) -> str:
+    """Return a random template of about the largest allowed size, in letters that have four bytes each."""
+    letters = random.Random(seed).choices(range(0x1F300, 0x1F600), k=(MAX_PROMPT_BYTES - 64) // 4)
+    return "{examples}{query}" + "".join(map(chr, letters))
+
+
+def server_memory(place: Place) -> tuple[float, float]:
+    """Return the resident memory of etcd and of the API server in MiB."""
+    pids = [place.server.processes.pid(name) for name in ("etcd", "kube-apiserver")]
+    etcd, server = (memory_mib(pid, "VmRSS") if pid is not None else 0.0 for pid in pids)
+    return etcd, server
 
 
 def cpu_by_process(place: Place, operator: Operator) -> dict[str, float]:
@@ -235,11 +261,12 @@ def report(figures: Figures) -> str:
     def line(name: str, values: dict[str, float], unit: str = "s") -> str:
         return f"{name:<34}" + "  ".join(f"{key} {value:.2f} {unit}" for key, value in values.items())
 
-    p99, top = figures.creation_to_ray_job["p99"], max(figures.memory.values())
+    p99 = figures.creation_to_ray_job["p99"]
+    top = max(value for name, value in figures.memory.items() if name not in ("etcd", "kube-apiserver"))
     return "\n".join(
         [
-            f"{figures.jobs} jobs at {figures.rate:.1f}/s (requested: {figures.requested_rate:.1f}/s); load average of "
-            f"the machine {figures.load_before:.1f} before, {figures.load_after:.1f} after",
+            f"{figures.jobs} jobs ({figures.large} of them large) at {figures.rate:.1f}/s (requested: "
+            f"{figures.requested_rate:.1f}/s); load average of the machine {figures.load_before:.1f} before, {figures.load_after:.1f} after",
             line("creation to preflight Job", figures.creation_to_check),
             line("creation to RayJob", figures.creation_to_ray_job),
             line("preflight's end to RayJob", figures.acceptance_to_ray_job),

@@ -137,8 +137,12 @@ class Operator:
     @property
     def rss_mib(self) -> float:
         """The resident set size in MiB."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return memory_mib(self.process.pid, "VmRSS")
+
+    @property
+    def peak_mib(self) -> float:
+        """The largest resident set size so far in MiB."""
+        return memory_mib(self.process.pid, "VmHWM")
 
     @property
     def cpu_seconds(self) -> float:
@@ -150,3 +154,9 @@ def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process so far, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int, field: str) -> float:
+    """Return a field of ``/proc/PID/status``, such as VmRSS, in MiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) / 1024
