@@ -266,7 +266,8 @@ def report(figures: Figures) -> str:
     return "\n".join(
         [
             f"{figures.jobs} jobs ({figures.large} of them large) at {figures.rate:.1f}/s (requested: "
-            f"{figures.requested_rate:.1f}/s); load average of the machine {figures.load_before:.1f} before, {figures.load_after:.1f} after",
+            f"{figures.requested_rate:.1f}/s); load average of the machine {figures.load_before:.1f} before, "
+            f"{figures.load_after:.1f} after",
             line("creation to preflight Job", figures.creation_to_check),
             line("creation to RayJob", figures.creation_to_ray_job),
             line("preflight's end to RayJob", figures.acceptance_to_ray_job),

@@ -50,11 +50,15 @@ class Dependents:
         Returns:
             Whether all dependents of the check exist and are up to date.
         """
+        account = service_account(job)
+        new_account = await self._kube.create(account)
+        if new_account is None:  # somebody else's account must not get the job's rights
+            check_owner(await self._kube.read(account), job)
         self._cache.track_grant(
             _owner(job), asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}")
         )
         manifests = self._pod_manifests(job)
-        created = await gather_all(*map(self._kube.create, manifests))
+        created = [new_account, *await gather_all(*map(self._kube.create, manifests[1:]))]
         try:
             if not await written:
                 return False
@@ -74,13 +78,17 @@ class Dependents:
         if is_granted and _is_being_checked(job, since=datetime.now(UTC) - _HOLD):
             return
 
+        account, *others = self._pod_manifests(job)
+        await self._ensure(account, job)  # somebody else's account must not get the job's rights
+
         async def ensure_rights() -> None:
             for manifest in _rights_manifests(job):
                 await self._ensure(manifest, job)
 
-        await gather_all(ensure_rights(), *(self._ensure(manifest, job) for manifest in self._pod_manifests(job)))
+        await gather_all(ensure_rights(), *(self._ensure(manifest, job) for manifest in others))
 
     def _pod_manifests(self, job: ResolvedJob) -> list[Manifest]:
+        """Return the ServiceAccount and what else a pod needs."""
         return [service_account(job), config_map(job), network_policy(job, self._settings)]
 
     async def _grant(self, job: PromptInternJob) -> bool:

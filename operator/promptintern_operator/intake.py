@@ -18,7 +18,7 @@ from promptintern_api.job import PLURAL
 
 from promptintern_operator import shapes, views
 from promptintern_operator.metrics import SKIPPED_OBJECTS
-from promptintern_operator.parsing import Meta, parse
+from promptintern_operator.parsing import Meta, parse, without_items
 
 _LINE_BYTES = 16 * 2**20
 """The largest event of a watch. etcd refuses objects above 1.5 MiB, unless it is told otherwise."""
@@ -117,10 +117,7 @@ def skip_object(plural: str, content: bytes) -> dict[str, Any]:
         msgspec.MsgspecError: if the rest of the page cannot be parsed either.
     """
     _report(plural, content, "it nests too deep")
-    # The API server writes the metadata of a page before the items, or the kind and the metadata after them.
-    begin = content.index(b'"items":[') + len(b'"items":[')
-    end = content.rfind(b'],"kind":')
-    page = parse(content[:begin] + (content[end:] if end > begin else b"]}"), _Page)
+    page = parse(without_items(content), _Page)
     return {"apiVersion": page.api_version, "kind": page.kind, "metadata": page.metadata, "items": []}
 
 

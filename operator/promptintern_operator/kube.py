@@ -1,8 +1,9 @@
 """The requests that the operator sends to the API server, through the async client of the kubernetes package."""
 
+import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -13,12 +14,15 @@ from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern_operator.intake import job_view
 from promptintern_operator.metrics import API_REQUESTS
-from promptintern_operator.parsing import PAGE, PAGE_BYTES, parse, parse_object, read_at_most, smaller
+from promptintern_operator.parsing import PAGE, PAGE_BYTES, parse, parse_object, read_at_most, smaller, without_items
 from promptintern_operator.views import JobView
 
 _APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
 _META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _SECONDS = 30.0
+_UID = re.compile(rb'"uid":"([-0-9A-Za-z]{8,64})"')
+"""The uid of an object in metadata, where only the name and the namespace come before it."""
+T = TypeVar("T")
 
 
 class RequestFailed(Exception):  # noqa: N818 -- the name says what happened
@@ -143,7 +147,7 @@ class Kube:
             if error.status == 404:
                 return None
             raise
-        return job_view(content), parse_object(content)
+        return _readable(job_view, content, f"job {name}"), _readable(parse_object, content, f"job {name}")
 
     async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
         """Return the uids of all objects of a kind that match ``selector``, in ``namespace`` or in all namespaces."""
@@ -159,10 +163,12 @@ class Kube:
                     only_meta=True,
                     limit=PAGE_BYTES if count > 1 else None,
                 )
-            except _TooLarge:
+                page = _uids_of(content, is_single=count == 1)
+            except (_TooLarge, msgspec.MsgspecError) as error:
+                if count == 1:
+                    raise RequestFailed(f"a page of {resource.plural} cannot be read: {error}", status=0) from error
                 count = smaller(count)
                 continue
-            page = parse(content, _Page)
             uids |= {item.metadata.uid for item in page.items or []}
             token, count = page.metadata.token or "", PAGE
             if not token:
@@ -226,7 +232,8 @@ class Kube:
             "status": status,
         }
         path = JOBS.path(namespace, name, "status")
-        return job_view(await self._send("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY))
+        content = await self._send("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
+        return _readable(job_view, content, f"job {name}")
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
         """Delete the object with this uid, and its dependents in the background. A missing object is not an error."""
@@ -250,7 +257,8 @@ class Kube:
         query: list[tuple[str, str]] | None = None,
         content_type: str = _JSON,
     ) -> dict[str, Any]:
-        return parse_object(await self._send(method, path, body, query=query, content_type=content_type))
+        content = await self._send(method, path, body, query=query, content_type=content_type)
+        return _readable(parse_object, content, f"{method} {path}")
 
     async def _send(
         self,
@@ -306,6 +314,34 @@ def _path(manifest: Mapping[str, Any]) -> str:
 
 def _as_manager() -> list[tuple[str, str]]:
     return [("fieldManager", OPERATOR), ("force", "true")]
+
+
+def _readable(read: Callable[[bytes], T], content: bytes, what: str) -> T:
+    """Return ``read(content)``.
+
+    Raises:
+        RequestFailed: if the content cannot be read, for example because a tenant has nested it too deep.
+    """
+    try:
+        return read(content)
+    except msgspec.MsgspecError as error:
+        raise RequestFailed(f"{what}: the answer cannot be read: {error}", status=0) from error
+
+
+def _uids_of(content: bytes, *, is_single: bool) -> _Page:
+    """Return a page of uids. The uid of a single object is found even if the object nests too deep.
+
+    Raises:
+        msgspec.MsgspecError: if the page cannot be read.
+    """
+    try:
+        return parse(content, _Page)
+    except msgspec.MsgspecError:
+        found = _UID.search(content, content.find(b'"items":['))
+        if not is_single or found is None:
+            raise
+        page = parse(without_items(content), _Page)
+        return _Page(metadata=page.metadata, items=[_Item(metadata=_Meta(uid=found[1].decode()))])
 
 
 def _refusal(content: bytes) -> _Refusal:

@@ -100,6 +100,19 @@ def prune(content: bytes) -> bytes:
     return bytes(kept)
 
 
+def without_items(page: bytes) -> bytes:
+    """Return the JSON of a page of a listing without its items.
+
+    The API server writes the metadata of a page before the items, or the kind and the metadata after them.
+
+    Raises:
+        ValueError: if the page has no items.
+    """
+    begin = page.index(b'"items":[') + len(b'"items":[')
+    end = page.rfind(b'],"kind":')
+    return page[:begin] + (page[end:] if end >= begin else b"]}")
+
+
 async def read_at_most(chunks: AsyncIterator[bytes], limit: int | None) -> bytes | None:
     """Return the content of a response, or None if it has more than ``limit`` bytes."""
     content = bytearray()

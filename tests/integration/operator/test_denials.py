@@ -52,6 +52,8 @@ def test_a_foreign_object_is_neither_used_nor_changed(place: Place, team: Tenant
     assert f"{kind} promptintern-mine" in team.wait_for_condition("mine", condition, "NameTaken")
     assert team.ray_jobs() == []
     assert place.requests.ask("GET", f"{path}/promptintern-mine") == foreign
+    if kind == "ServiceAccount":
+        assert place.requests.find(f"{RBAC.format(team.name)}/rolebindings/promptintern-mine") is None
     place.requests.ask("DELETE", f"{path}/promptintern-mine")
     team.wait("mine", "Succeeded", 90)
 

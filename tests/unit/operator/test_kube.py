@@ -21,6 +21,39 @@ def test_an_empty_list_may_be_null(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asyncio.run(kube.list_uids(JOBS, None, selector="")) == {"a"}
 
 
+@pytest.mark.parametrize("metadata_last", [True, False])
+def test_an_object_that_nests_too_deep_keeps_its_place_in_a_list_of_uids(
+    monkeypatch: pytest.MonkeyPatch, metadata_last: bool
+) -> None:
+    """Otherwise a tenant's object would end the resync, or hide that other objects are gone."""
+    deep = '{"f:a":' * 20_000 + "{}" + "}" * 20_000
+    meta = {
+        name: f'{{"metadata":{{"name":"{name}","namespace":"a","uid":"uid-of-{name}","x":MORE}}}}' for name in "abcde"
+    }
+    objects = [meta[name].replace("MORE", deep if name == "c" else "{}") for name in "abcde"]
+    requested: list[tuple[int, int]] = []
+
+    async def answer(*_: object, query: list[tuple[str, str]], **__: object) -> bytes:
+        asked = dict(query)
+        start, count = int(asked.get("continue") or 0), int(asked["limit"])
+        requested.append((start, count))
+        rest = f',"continue":"{start + count}"' if start + count < len(objects) else ""
+        listed, about = (
+            f'"items":[{",".join(objects[start : start + count])}]',
+            f'"metadata":{{"resourceVersion":"9"{rest}}}',
+        )
+        inner = (
+            f'{listed},"kind":"PartialObjectMetadataList",{about}' if metadata_last else f'"kind":"X",{about},{listed}'
+        )
+        return f"{{{inner}}}".encode()
+
+    api: Any = None
+    kube = Kube(api)
+    monkeypatch.setattr(kube, "_send", answer)
+    assert asyncio.run(kube.list_uids(JOBS, None, selector="")) == {f"uid-of-{name}" for name in "abcde"}
+    assert requested[:2] == [(0, 50), (0, 7)]
+
+
 def test_the_client_reads_no_proxies_or_passwords_from_the_environment() -> None:
     async def main() -> None:
         async with api_client() as api, api.rest_client._create_pool_manager() as session:
