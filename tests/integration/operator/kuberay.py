@@ -17,9 +17,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-from promptintern_operator.parsing import parse
 
-from tests.integration.operator.requests import CHILDREN, MERGE, PODS, PREFLIGHTS, RAY_JOBS, Body
+from tests.integration.operator.requests import CHILDREN, MERGE, PODS, PREFLIGHTS, RAY_JOBS, Body, loads
 
 FINALIZER = "ray.io/rayjob-finalizer"
 JOB, JOB_UID = "promptintern.dev/job", "promptintern.dev/job-uid"
@@ -146,7 +145,7 @@ class FakeKubeRay:
         async with self._session.get(self._url + path, timeout=aiohttp.ClientTimeout(total=30)) as answer:
             if answer.status != 200:
                 raise aiohttp.ClientConnectionError(str(answer.status))
-            listing = parse(await answer.read())
+            listing = loads(await answer.read())
         listed = {item["metadata"]["uid"]: item for item in listing["items"]}
         for uid in [uid for uid in alive if uid not in listed]:
             yield "DELETED", alive.pop(uid)
@@ -157,7 +156,7 @@ class FakeKubeRay:
         forever = aiohttp.ClientTimeout(total=None, sock_read=30)
         async with self._session.get(self._url + path + query, timeout=forever) as answer:
             async for line in answer.content:
-                change = parse(line)
+                change = loads(line)
                 item = change["object"]
                 if change["type"] == "ERROR":
                     return
@@ -192,7 +191,7 @@ class FakeKubeRay:
                     headers={"Content-Type": kind},
                     timeout=aiohttp.ClientTimeout(total=30),
                 ) as answer:
-                    content = parse(await answer.read())
+                    content = loads(await answer.read())
                     if answer.status < 300:
                         return dict(content)
                     if answer.status in (404, 409):
