@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.client import wait_for
+from tests.cluster.errors import NoCluster
 from tests.integration.operator.kuberay import Life
-from tests.integration.operator.place import Place, Tenant
+from tests.integration.operator.place import Place, Tenant, place_in
 from tests.integration.operator.process import Operator
 from tests.integration.operator.requests import JOBS, PODS, PREFLIGHTS, RAY_JOBS, Body, Refused, Requests
 from tests.unit.api.documents import small_job, with_changes
@@ -48,6 +49,16 @@ RULES = [
 
 
 @pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """An API server of its own, because hostile objects would disturb the tests' own clients in other files."""
+    try:
+        with place_in(tmp_path_factory.mktemp("hostile")) as place:
+            yield place
+    except NoCluster as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
 def operator(place: Place) -> Iterator[Operator]:
     """One operator for all tests of this file; none of them may end it."""
     process = place.operator("operator-hostile")
@@ -57,15 +68,6 @@ def operator(place: Place) -> Iterator[Operator]:
     assert process.alive
     assert process.stop() == 0
     assert not [line for line in process.text().splitlines() if "Traceback" in line]
-
-
-@pytest.fixture
-def team(place: Place) -> Iterator[Tenant]:
-    """A separate namespace for this test, whose objects disturb no later test."""
-    tenant = place.namespace()
-    yield tenant
-    for path in (JOBS, PODS, PREFLIGHTS, RAY_JOBS):
-        place.requests.ask("DELETE", f"{path.format(tenant.name)}?propagationPolicy=Background")
 
 
 def tenant_of(place: Place, namespace: str) -> Requests:
