@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from promptintern_operator import intake
 from promptintern_operator.intake import _LINE_BYTES, reduce_event, reduce_page, reduce_stream, skip_object
 from promptintern_operator.metrics import SKIPPED_OBJECTS
 from promptintern_operator.parsing import TOO_DEEP, parse, prune
@@ -64,6 +65,13 @@ def with_deep_fields(plural: str) -> dict[str, Any]:
     return {**body, "metadata": {**body["metadata"], "managedFields": [{"fieldsV1": "DEEP"}]}}
 
 
+def record_errors(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return a list to which the fields of each logged error are added."""
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(intake._log, "error", lambda event, **fields: lines.append({"event": event, **fields}))
+    return lines
+
+
 def event_of(plural: str, content: str, what: str = "ADDED") -> Any:
     """Return a reduced event, or None if it is skipped."""
     line = reduce_event(plural, f'{{"type":"{what}","object":{content}}}'.encode())
@@ -95,13 +103,14 @@ def test_a_deep_field_that_nobody_reads_hides_nothing(plural: str, part: str) ->
 
 
 @pytest.mark.parametrize("plural", POISON)
-def test_a_large_deep_object_is_skipped_and_named(plural: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_large_deep_object_is_skipped_and_named(plural: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pruning takes time, which a tenant must not cause for everybody."""
+    log = record_errors(monkeypatch)
     poison = text(with_deep_fields(plural)).replace(DEEP, DEEPER)
     assert event_of(plural, poison) is None
     with pytest.raises(msgspec.DecodeError):  # the page is then requested with fewer objects
         page_of(plural, text(POISON[plural]), poison)
-    assert POISON[plural]["metadata"]["name"] in capsys.readouterr().out
+    assert [line["name"] for line in log] == [POISON[plural]["metadata"]["name"]]
 
 
 @pytest.mark.parametrize("metadata_last", [True, False])
@@ -131,15 +140,14 @@ def test_a_page_without_its_only_object_leads_to_the_next_page(metadata_last: bo
     ],
 )
 def test_an_object_that_cannot_be_read_is_named_and_skipped(
-    broken: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    broken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = SKIPPED_OBJECTS.labels(kind="pods")._value.get()
+    log, before = record_errors(monkeypatch), SKIPPED_OBJECTS.labels(kind="pods")._value.get()
     assert len(page_of("pods", text(POISON["pods"]), text(broken), text(POISON["pods"]))) == 2
     assert reduce_event("pods", json.dumps({"type": "MODIFIED", "object": broken}).encode()) == b""
     assert SKIPPED_OBJECTS.labels(kind="pods")._value.get() == before + 2
-    output = capsys.readouterr().out
-    assert "object skipped" in output
-    assert ("bad" in output, "team-a" in output) == ("team-a" in text(broken),) * 2
+    place = {"name": "bad", "namespace": "team-a"} if "team-a" in text(broken) else {}
+    assert [{name: line[name] for name in ("name", "namespace") if name in line} for line in log] == [place] * 2
 
 
 def test_the_deletion_of_an_object_that_cannot_be_read_is_still_seen() -> None:

@@ -444,7 +444,7 @@ def test_an_attempt_that_another_version_started_ends_for_that_reason(run_format
     result = story.reconcile(old, HEAD, WORKER)
     assert result.actions == (DeleteRayJob("small-a1", "ray-job-1"),)
     assert story.attempt["outcome"] == "User"
-    assert f"format {run_format or '1.0'} and not 2.0; delete the PromptInternJob" in story.attempt["message"]
+    assert f"format {run_format or '1.0'} and not {RUN_FORMAT}; delete the PromptInternJob" in story.attempt["message"]
     reasons = {c["type"]: (c["status"], c["reason"]) for c in story.status["conditions"]}
     assert reasons["Failed"] == ("True", "UnsupportedRunFormat")
     assert "UnsupportedRunFormat" in {event.reason for event in result.events}
