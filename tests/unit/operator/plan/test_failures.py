@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from promptintern_api.contract import RUN_FORMAT
 from promptintern_operator.plan import DeleteRayJob, StartAttempt
 from promptintern_operator.views import PodView
 
