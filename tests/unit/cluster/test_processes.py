@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.cluster.client import wait_for
 from tests.cluster.processes import Processes, start_time
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
@@ -61,7 +62,8 @@ def test_a_process_whose_starter_was_killed_is_found_by_its_command_line(tmp_pat
     (tmp_path / "never.json").write_text(json.dumps({"argv": [*argv, "x"], "env": {}, "pid": None, "started": None}))
     processes = Processes(tmp_path)
     assert processes.pid("never") is None
-    assert processes.pid("orphan") == orphan.pid
+    # The command line of a process may be empty for a moment after Popen has returned.
+    assert wait_for(lambda: processes.pid("orphan"), 10, "the command line") == orphan.pid
     processes.kill("orphan")
     assert orphan.wait() == -signal.SIGKILL
 
