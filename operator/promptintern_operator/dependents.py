@@ -50,15 +50,14 @@ class Dependents:
         Returns:
             Whether all dependents of the check exist and are up to date.
         """
-        account = service_account(job)
+        account, *others = manifests = self._pod_manifests(job)
         new_account = await self._kube.create(account)
         if new_account is None:  # somebody else's account must not get the job's rights
             check_owner(await self._kube.read(account), job)
         self._cache.track_grant(
             _owner(job), asyncio.create_task(self._grant(job), name=f"rights of {job.metadata.name}")
         )
-        manifests = self._pod_manifests(job)
-        created = [new_account, *await gather_all(*map(self._kube.create, manifests[1:]))]
+        created = [new_account, *await gather_all(*map(self._kube.create, others))]
         try:
             if not await written:
                 return False

@@ -132,21 +132,15 @@ class Kube:
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
         """Return the object, or None if it does not exist."""
-        try:
-            return await self._request("GET", resource.path(namespace, name))
-        except RequestFailed as error:
-            if error.status == 404:
-                return None
-            raise
+        path = resource.path(namespace, name)
+        content = await self._find(path)
+        return None if content is None else _readable(parse_object, content, f"GET {path}")
 
     async def get_job(self, namespace: str, name: str) -> tuple[JobView, dict[str, Any]] | None:
         """Return the view of a PromptInternJob and the whole job, or None if the job does not exist."""
-        try:
-            content = await self._send("GET", JOBS.path(namespace, name))
-        except RequestFailed as error:
-            if error.status == 404:
-                return None
-            raise
+        content = await self._find(JOBS.path(namespace, name))
+        if content is None:
+            return None
         return _readable(job_view, content, f"job {name}"), _readable(parse_object, content, f"job {name}")
 
     async def list_uids(self, resource: Resource, namespace: str | None, *, selector: str) -> set[str]:
@@ -176,12 +170,9 @@ class Kube:
 
     async def serves(self, resource: Resource) -> bool:
         """Return whether the API server serves ``resource``."""
-        try:
-            group = await self._request("GET", f"/apis/{resource.api_version}")
-        except RequestFailed as error:
-            if error.status == 404:
-                return False
-            raise
+        path = f"/apis/{resource.api_version}"
+        content = await self._find(path)
+        group = {} if content is None else _readable(parse_object, content, f"GET {path}")
         return any(kind.get("name") == resource.plural for kind in group.get("resources", []))
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -247,6 +238,15 @@ class Kube:
     async def record_event(self, event: Mapping[str, Any]) -> None:
         """Create an Event."""
         await self._request("POST", EVENTS.path(event["metadata"]["namespace"]), event)
+
+    async def _find(self, path: str) -> bytes | None:
+        """Return the content at ``path``, or None if nothing is there."""
+        try:
+            return await self._send("GET", path)
+        except RequestFailed as error:
+            if error.status == 404:
+                return None
+            raise
 
     async def _request(
         self,

@@ -1,6 +1,7 @@
 """The operator as a process, with the chart's own rights, on a real API server. KubeRay and kubelets are fakes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,14 +10,19 @@ from tests.integration.operator.place import Place, Tenant, place_in
 from tests.integration.operator.process import Operator
 
 
-@pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A separate API server for these tests, which they may stop. Each file ends the operators that it starts."""
+def place_or_skip(folder: Path) -> Iterator[Place]:
+    """Yield a place below ``folder``, or skip the tests if there are no programs for it."""
     try:
-        with place_in(tmp_path_factory.mktemp("operator")) as place:
+        with place_in(folder) as place:
             yield place
     except NoCluster as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A separate API server for these tests, which they may stop. Each file ends the operators that it starts."""
+    yield from place_or_skip(tmp_path_factory.mktemp("operator"))
 
 
 @pytest.fixture(scope="module")

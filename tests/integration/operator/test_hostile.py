@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.client import wait_for
-from tests.cluster.errors import NoCluster
+from tests.integration.operator.conftest import place_or_skip
 from tests.integration.operator.kuberay import Life
-from tests.integration.operator.place import Place, Tenant, place_in
+from tests.integration.operator.place import Place, Tenant
 from tests.integration.operator.process import Operator
 from tests.integration.operator.requests import JOBS, PODS, PREFLIGHTS, RAY_JOBS, Body, Refused, Requests
 from tests.unit.api.documents import small_job, with_changes
@@ -51,11 +51,7 @@ RULES = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """An API server of its own, because hostile objects would disturb the tests' own clients in other files."""
-    try:
-        with place_in(tmp_path_factory.mktemp("hostile")) as place:
-            yield place
-    except NoCluster as missing:
-        pytest.skip(str(missing))
+    yield from place_or_skip(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="module")
