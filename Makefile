@@ -6,6 +6,7 @@ SHELL := /bin/bash
 UV = $$(tools/setup.sh)
 RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
+KILLS = $(or $(PROMPTINTERN_KILL_POINTS),20)
 # Waiting threads spin only briefly, because another process may need their core (see promptintern/cli/app.py).
 export GOMP_SPINCOUNT ?= 20000
 # Hundreds of processes import the same modules, so Python must keep its bytecode even if the environment forbids it.
@@ -87,8 +88,9 @@ prerequisites:
 gpu: ## Run tests that need a CUDA GPU: kernels against a reference attention, gradients, reproducible bits
 	@$(RUN) pytest tests/gpu
 
-kill: ## Kill a run at 20 random moments and compare the adapters, bit for bit
-	@PROMPTINTERN_KILL_POINTS=20 $(RUN) pytest tests/integration/run/test_kill.py tests/integration/run/test_teacher.py -v
+kill: ## Kill runs at random moments (PROMPTINTERN_KILL_POINTS=20) and compare the adapters, bit for bit; continues where it stopped
+	@PROMPTINTERN_KILL_POINTS=$(KILLS) $(RUN) pytest tests/integration/run/test_kill.py tests/integration/run/test_teacher.py -v
+	@$(RUN) python -m tests.integration.run.lives --kills $(KILLS)
 
 # A machine without a GPU cannot run the GPU tests, so at least their types are checked here.
 check: ## Run quality gates: format, lint, types, layers, freshness of generated files

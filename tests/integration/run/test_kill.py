@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import signal
 from datetime import datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.run.lives import live
 from tests.integration.run.process import (
     Moment,
     adapters,
@@ -21,9 +21,8 @@ from tests.integration.run.process import (
     write_job,
 )
 
-RANDOM_POINTS = int(os.environ.get("PROMPTINTERN_KILL_POINTS", "1"))
-"""Number of random moments besides the chosen ones; `make kill` sets 20."""
-THOROUGH = RANDOM_POINTS > 1
+THOROUGH = "PROMPTINTERN_KILL_POINTS" in os.environ
+"""Whether to kill the Direct arm too, as `make kill` does, which also kills lives at random moments (see `lives`)."""
 
 
 def mid_checkpoint(folder: Path, _seconds: float) -> bool:
@@ -47,14 +46,12 @@ def after(seconds: float) -> Moment:
     return lambda _folder, passed: passed >= seconds
 
 
-draw = random.Random(20261123)
 MOMENTS: dict[str, Moment] = {
     "mid-checkpoint": mid_checkpoint,
     "mid-commit": mid_commit,
     "stage boundary": stage_boundary,
     **({"Direct arm": direct_arm} if THOROUGH else {}),
 }
-SECONDS = [draw.uniform(0.05, 12 if THOROUGH else 6) for _ in range(RANDOM_POINTS)]
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +81,10 @@ def test_killed_and_continued_is_bit_identical(
     assert adapters(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("seconds", SECONDS)
-def test_killed_at_a_random_moment(
-    seconds: float, job: Path, undisturbed: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    while True:
-        workdir = tmp_path_factory.mktemp("runs")
-        process = start(job, workdir)
-        killed = stop_at(process, workdir, after(seconds), signal.SIGKILL)
-        finish(process)
-        if killed:
-            break
-        seconds /= 2  # the run ended before that moment
-    ended = run_to_end(job, workdir)
-    assert ended.code == 0, ended.text
-    assert adapters(workdir) == undisturbed
+def test_killed_at_random_moments(job: Path, undisturbed: dict[str, bytes]) -> None:
+    life = live(20261123, job, undisturbed, seconds=3.0)
+    assert life.kills
+    assert life.problem is None
 
 
 def test_killed_again_and_again(job: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
