@@ -72,7 +72,7 @@ TRAINER_FIELD_MANAGER: Final = "promptintern-trainer"
 
 
 def dependent_name(job: str) -> str:
-    """Return the name of the ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy of the job ``job``."""
+    """Return the name of the ServiceAccount, Role, RoleBinding and NetworkPolicy of the job ``job``."""
     return f"promptintern-{job}"
 
 

@@ -276,6 +276,25 @@ class PromptInternJobStatus(ApiModel):
             )
         ),
     ] = None
+    config_map: Annotated[
+        str | None,
+        Field(
+            description=(
+                "Name of the ConfigMap from which the job's newest pods read the job. It is immutable, and its name "
+                "and the digest in the pods' commands depend on its content. It is left out before the check."
+            )
+        ),
+    ] = None
+    check_uid: Annotated[
+        str | None,
+        Field(
+            alias="checkUID",
+            description=(
+                "UID of the Job of the newest check. The operator believes no other Job that claims to be the check. "
+                "The UID is written together with the next change of the status."
+            ),
+        ),
+    ] = None
     completion_time: Annotated[
         Time | None, Field(description="Time at which the job succeeded or failed. It is left out until then.")
     ] = None

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from promptintern_operator.plan import Denial, KubeRay, Observed
 from promptintern_operator.queue import Key
 from promptintern_operator.views import JobView, PodView, PreflightView, RayJobView, WorkloadView, controller_of
 
+Created = TypeVar("Created", RayJobView, PreflightView)
 View = TypeVar("View", RayJobView, PodView, PreflightView, WorkloadView)
 
 
@@ -75,6 +76,8 @@ class Cache:
         self.ray_job_owners: dict[Owner, Key] = {}
         """The key of each RayJob's job, which is needed because a Workload of Kueue names only its RayJob."""
         self.kuberay = KubeRay(usable=True)
+        self.created: defaultdict[Owner, set[str]] = defaultdict(set)
+        """The uids of the RayJobs and preflights of each job that this process created."""
         self.denials: dict[Owner, Denial] = {}
         """The newest denial of each job, kept until the denied action succeeds."""
         self.grants: dict[Owner, asyncio.Task[bool]] = {}
@@ -86,6 +89,7 @@ class Cache:
         """
         job = self.jobs.pop(key)
         owner = Owner(key.namespace, job.uid)
+        self.created.pop(owner, None)
         self.denials.pop(owner, None)
         self.cancel_grant(owner)
 
@@ -99,15 +103,26 @@ class Cache:
         if task := self.grants.pop(owner, None):
             task.cancel()
 
-    def observed(self, owner: Owner) -> Observed:
-        """Return all objects that belong to the job ``owner``."""
-        ray_jobs = self.ray_jobs.by_owner(owner)
+    def observed(self, owner: Owner, recorded: Collection[str]) -> Observed:
+        """Return all objects that belong to the job ``owner``.
+
+        Anybody who may create RayJobs or Jobs can name the job as their controller. Therefore only those count that
+        this process created, and those that an earlier process recorded in the job's status.
+
+        Args:
+            owner: The job.
+            recorded: The uids of RayJobs and preflights in the status of the job.
+        """
+        own = {*recorded, *self.created.get(owner, ())}
+        ray_jobs, foreign_ray_jobs = _split(self.ray_jobs.by_owner(owner), own)
+        preflights, foreign_preflights = _split(self.preflights.by_owner(owner), own)
         rays = [Owner(owner.namespace, ray_job.uid) for ray_job in ray_jobs]
         return Observed(
             ray_jobs=ray_jobs,
             pods=self.pods.by_owner(owner),
-            preflights=self.preflights.by_owner(owner),
+            preflights=preflights,
             workloads=tuple(workload for ray in rays for workload in self.workloads.by_owner(ray)),
+            foreign=(*foreign_ray_jobs, *foreign_preflights),
             kuberay=self.kuberay,
             denial=self.denials.get(owner),
         )
@@ -120,6 +135,12 @@ class Cache:
     def phases(self) -> Counter[str]:
         """Count the jobs in each phase."""
         return Counter(job.phase for job in self.jobs.values())
+
+
+def _split(views: Iterable[Created], own: Collection[str]) -> tuple[tuple[Created, ...], tuple[Created, ...]]:
+    """Return the views whose uid is in ``own``, and the other views."""
+    found = tuple(views)
+    return tuple(v for v in found if v.uid in own), tuple(v for v in found if v.uid not in own)
 
 
 def key_of(meta: Mapping[str, Any]) -> Key | None:

@@ -10,7 +10,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.job import KIND
 
 from promptintern_operator.cache import Cache, Owner
-from promptintern_operator.kube import Kube, RequestFailed
+from promptintern_operator.kube import CONFIG_MAPS, Kube, RequestFailed
 from promptintern_operator.manifests.config import ResolvedJob, config_map
 from promptintern_operator.manifests.identity import role, role_binding, service_account
 from promptintern_operator.manifests.meta import Manifest
@@ -64,16 +64,17 @@ class Dependents:
         except RequestFailed:
             return False
         existing = [manifest for manifest, new in zip(manifests, created, strict=True) if new is None]
-        await gather_all(*(self._update(manifest, job) for manifest in existing))
+        await gather_all(self._delete_outdated_config_map(job), *(self._update(manifest, job) for manifest in existing))
         return True
 
     async def ensure(self, job: ResolvedJob) -> None:
         """Ensure that all dependents of an attempt exist; dependents created for a recent check are assumed to exist.
 
-        Existing objects are not changed, because the job was accepted as the ConfigMap describes it.
+        Existing objects are not changed.
         """
         grant = self._cache.grants.pop(_owner(job), None)
         is_granted = grant is not None and await grant
+        await self._delete_outdated_config_map(job)
         if is_granted and _is_being_checked(job, since=datetime.now(UTC) - _HOLD):
             return
 
@@ -105,9 +106,26 @@ class Dependents:
             return False
         return True
 
+    async def _delete_outdated_config_map(self, job: ResolvedJob) -> None:
+        """Delete the ConfigMap that the status names if new pods read another one. No pod reads the former any more."""
+        name = job.status.config_map if job.status else None
+        manifest = config_map(job)
+        if name is None or name == manifest["metadata"]["name"]:
+            return
+        try:
+            body = await self._kube.read({**manifest, "metadata": {**manifest["metadata"], "name": name}})
+            check_owner(body, job)
+            await self._kube.delete(CONFIG_MAPS, job.metadata.namespace, name, uid=body["metadata"]["uid"])
+        except RequestFailed as error:  # it is deleted together with the job at the latest
+            if error.status != 404:
+                _log.warning("cannot delete the outdated ConfigMap", name=name, error=str(error))
+
     async def _update(self, manifest: Manifest, job: PromptInternJob) -> None:
         body = await self._kube.read(manifest)
         check_owner(body, job)
+        if manifest.get("immutable"):
+            _check_content(body, manifest)
+            return
         await self._kube.apply(manifest, uid=body["metadata"]["uid"])
         # Server-side apply keeps annotations that it did not write, so remove those that the spec no longer names.
         await self._kube.remove_annotations(body, keep=manifest["metadata"].get("annotations", {}))
@@ -120,6 +138,8 @@ class Dependents:
                 raise
             body = await self._kube.create(manifest) or await self._kube.read(manifest)
         check_owner(body, job)
+        if manifest.get("immutable"):
+            _check_content(body, manifest)
 
 
 def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
@@ -140,6 +160,17 @@ def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
         raise RequestFailed(message, status=409, reason=EARLIER_JOB, server_message=message)
     message = f"{what} already exists and does not belong to this job; delete it, or give the job another name"
     raise RequestFailed(message, status=409, reason=NAME_TAKEN, server_message=message)
+
+
+def _check_content(body: Mapping[str, Any], manifest: Manifest) -> None:
+    """Check that an existing ConfigMap has the content of ``manifest`` for good.
+
+    Raises:
+        RequestFailed: if it does not, so that somebody else wrote it, with a reason that the job can report.
+    """
+    if body.get("data") != manifest["data"] or body.get("immutable") is not True:
+        message = f"{manifest['kind']} {manifest['metadata']['name']} was not written by the operator; delete it"
+        raise RequestFailed(message, status=409, reason=NAME_TAKEN, server_message=message)
 
 
 async def gather_all(*steps: Awaitable[T]) -> list[T]:

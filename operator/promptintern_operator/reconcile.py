@@ -17,7 +17,7 @@ from promptintern_operator.dependents import Dependents, check_owner
 from promptintern_operator.events import event_manifest
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
 from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
-from promptintern_operator.manifests.config import ResolvedJob, refusals, resolve
+from promptintern_operator.manifests.config import ResolvedJob, config_map_name, refusals, resolve
 from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.preflight import preflight_job
 from promptintern_operator.manifests.rayjob import ray_job
@@ -36,10 +36,10 @@ from promptintern_operator.plan import (
     plan,
     unreadable,
 )
-from promptintern_operator.plan.denials import denial_for
+from promptintern_operator.plan.denials import EARLIER_JOB, denial_for
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
-from promptintern_operator.views import JobView, controller_of, preflight_view, ray_job_view
+from promptintern_operator.views import JobView, preflight_view, ray_job_view
 
 _log = structlog.get_logger("promptintern.operator")
 
@@ -96,6 +96,7 @@ class Reconciler:
                 limits=self._limits,
                 refusals=refusals(job),
                 storage=job.spec.storage,
+                config_map=config_map_name(job),
             )
             writing = asyncio.create_task(self._write_status(key, cached, before, result))
             try:
@@ -153,15 +154,21 @@ class Reconciler:
 
     async def _observe(self, key: Key, cached: JobView, job: PromptInternJob) -> Observed:
         """Return the observed objects. Request a RayJob that the cache lacks, because the watch may lag behind."""
-        observed = self._cache.observed(Owner(key.namespace, cached.uid))
+        owner = Owner(key.namespace, cached.uid)
+        observed = self._cache.observed(owner, recorded_uids(job.status))
         attempts = job.status.attempts if job.status else []
         if attempts and attempts[-1].outcome is None:
             name = attempts[-1].ray_job_name
-            if all(ray_job.name != name for ray_job in observed.ray_jobs):
+            if all(ray_job.name != name for ray_job in (*observed.ray_jobs, *observed.foreign)):
                 body = await self._kube.get(RAY_JOBS, key.namespace, name)
-                if body is not None and controller_of(body["metadata"]).get("uid") == cached.uid:
+                if body is not None and self._is_own(body["metadata"]["uid"], job):
                     return replace(observed, ray_jobs=(*observed.ray_jobs, ray_job_view(body)))
         return observed
+
+    def _is_own(self, uid: str, job: PromptInternJob) -> bool:
+        """Return whether the operator created the RayJob or preflight ``uid`` of ``job``."""
+        owner = Owner(job.metadata.namespace, job.metadata.uid or "")
+        return uid in self._cache.created.get(owner, ()) or uid in recorded_uids(job.status)
 
     async def _write_status(self, key: Key, cached: JobView, before: Mapping[str, Any], result: Plan) -> bool:
         """Write the status if it has changed. Return False if the plan is outdated because the job has changed.
@@ -172,7 +179,7 @@ class Reconciler:
             before: The whole status of this version.
             result: The plan.
         """
-        if is_same_status(_operator_part(before), result.status):
+        if is_same_status(_hurried_part(before), _hurried_part(result.status)):
             return True
         try:
             written = await self._kube.apply_job_status(
@@ -232,10 +239,12 @@ class Reconciler:
                 check = preflight_job(job, self._settings, generation=generation, number=number)
                 created = await self._create(check, job, PREFLIGHTS)
                 # Cache the check at once, so that it is not created again before the watch delivers it.
+                self._cache.created[owner].add(created["metadata"]["uid"])
                 self._cache.preflights.put_if_absent(owner, created["metadata"]["uid"], preflight_view(created))
             case StartAttempt(number=number):
                 await self._dependents.ensure(job)
                 created = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
+                self._cache.created[owner].add(created["metadata"]["uid"])
                 self._cache.ray_job_owners[Owner(namespace, created["metadata"]["uid"])] = Key(
                     namespace, job.metadata.name
                 )
@@ -251,7 +260,11 @@ class Reconciler:
         log.info("action", action=type(action).__name__, **vars(action))
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
-        """Create an object and return it, or return the existing object of this name if the job controls it."""
+        """Create an object and return it, or return the existing object of this name if the operator created it.
+
+        Raises:
+            RequestFailed: if the request fails, or if the name is taken.
+        """
         body = await self._kube.create(manifest)
         if body is None:
             name = manifest["metadata"]["name"]
@@ -261,6 +274,11 @@ class Reconciler:
                     f"{manifest['kind']} {name} existed when it was to be created, but is gone now", status=409
                 )
             check_owner(body, job)
+            if not self._is_own(body["metadata"]["uid"], job):
+                # The next plan deletes it, since no plan may rely on what somebody else created. If the answer to an
+                # earlier request was lost, this deletes what that request created.
+                message = f"{manifest['kind']} {name} was not created by this operator, and is being deleted"
+                raise RequestFailed(message, status=409, reason=EARLIER_JOB, server_message=message)
         return body
 
 
@@ -292,6 +310,22 @@ def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any], training
             if stage.started_at is not None and stage.finished_at is not None:
                 seconds = (stage.finished_at - stage.started_at).total_seconds()
                 STAGE_SECONDS.labels(stage=str(stage.index)).observe(seconds)
+
+
+def recorded_uids(status: PromptInternJobStatus | None) -> set[str]:
+    """Return the uids of the RayJobs and of the preflight that the status of a job records."""
+    if status is None:
+        return set()
+    return {uid for uid in (status.check_uid, *(each.ray_job_uid for each in status.attempts)) if uid is not None}
+
+
+def _hurried_part(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a status whose change is written at once.
+
+    The uid of the check is written together with the next change. If the operator is restarted before, the check is
+    repeated.
+    """
+    return {name: value for name, value in _operator_part(status).items() if name != "checkUID"}
 
 
 def _operator_part(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,9 @@ class PodView:
     role: str
     """The role of the pod: ``head``, ``worker`` or ``preflight``."""
     cluster: str | None
+    """The name of the RayCluster that controls the pod, or None if none does."""
+    preflight_uid: str | None
+    """The uid of the preflight that controls the pod, or None if none does."""
     created: datetime
     deleting: bool
     deletion_requested: datetime | None
@@ -194,11 +197,13 @@ def pod_view(body: Body) -> PodView:
         for container in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
     }
     statuses = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
+    controller = controller_of(meta)
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
         role=_label(meta, LABEL_ROLE) or PodRole.WORKER,
-        cluster=_label(meta, "ray.io/cluster"),
+        cluster=controller.get("name") if controller.get("kind") == "RayCluster" else None,
+        preflight_uid=controller.get("uid") if controller.get("kind") == "Job" else None,
         created=_created(meta),
         deleting=_is_deleting(meta),
         deletion_requested=_deletion_requested(meta),

@@ -1,5 +1,6 @@
 """Reading a job: files, overrides, and which changes start a new run."""
 
+import hashlib
 from pathlib import Path
 from typing import get_args
 
@@ -163,3 +164,12 @@ def test_what_only_the_report_shows_continues_the_same_run(tmp_path: Path) -> No
     priced = ["evaluation.prices={inputPerMillion: 1, outputPerMillion: 2}"]
     assert run_id(load_job(path, priced)) == run_id(load_job(path))
     assert run_id(load_job(path, ["evaluation.maxNewTokens=3"])) != run_id(load_job(path))
+
+
+def test_a_file_with_another_digest_than_the_operator_wrote_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_job(path, sha256=digest) == load_job(path)
+    path.write_text(path.read_text() + "\n# changed\n")
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        load_job(path, sha256=digest)

@@ -56,13 +56,19 @@ def _reason(error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def load_job(path: Path, overrides: Sequence[str] = ()) -> PromptInternJob:
+def load_job(path: Path, overrides: Sequence[str] = (), *, sha256: str | None = None) -> PromptInternJob:
     """Return the job in the YAML file ``path`` with ``a.b=c`` overrides applied.
 
+    Args:
+        path: The file.
+        overrides: The overrides.
+        sha256: The digest that the file must have, or None if it may have any.
+
     Raises:
-        UserError: if the file cannot be read, does not contain exactly one YAML mapping, or is not a valid job.
+        UserError: if the file cannot be read, has another digest, does not contain exactly one YAML mapping, or is not
+            a valid job.
     """
-    return parse_document(read_document(path, overrides))
+    return parse_document(read_document(path, overrides, sha256=sha256))
 
 
 def parse_document(document: dict[str, Any]) -> PromptInternJob:
@@ -73,17 +79,25 @@ def parse_document(document: dict[str, Any]) -> PromptInternJob:
         raise UserError(error.problems) from None
 
 
-def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_document(path: Path, overrides: Sequence[str] = (), *, sha256: str | None = None) -> dict[str, Any]:
     """Return the YAML mapping in the file ``path`` with ``a.b=c`` overrides applied; it need not be a valid job.
 
     A URI field may also contain a plain path, which is relative to the file's folder or, in an override, to the working
     directory. The returned URI fields contain URIs.
 
     Raises:
-        UserError: if the file cannot be read, or does not contain exactly one YAML mapping.
+        UserError: if the file cannot be read, has another digest than ``sha256``, or does not contain exactly one YAML
+            mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise UserError.at(
+                str(path),
+                "is not what the operator wrote: its SHA-256 differs. Somebody has replaced the ConfigMap of the "
+                "job; find out who may change ConfigMaps in this namespace, then delete the job and create it again",
+            )
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError.at(str(path), f"is not UTF-8 text (byte {error.start})") from None
     except OSError as error:

@@ -94,6 +94,10 @@ seccompProfile:
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts]
   verbs: [create, patch]
+# A ConfigMap is immutable, so a changed job gets another one.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [delete]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [create, patch]

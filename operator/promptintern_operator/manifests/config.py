@@ -1,11 +1,13 @@
 """The ConfigMap from which the pods read their job, with the chart's defaults filled in and without secrets."""
 
+import hashlib
 import json
 from typing import NewType
 
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import StorageSpec
 from promptintern_api.contract import JOB_FILE
+from promptintern_api.job import MUTABLE_SPEC_FIELDS
 from promptintern_api.secret_ref import SecretRef
 
 from promptintern_operator.manifests.meta import Manifest, child_name, metadata
@@ -16,6 +18,7 @@ JOB_PATH = f"{FOLDER}/{JOB_FILE}"
 SCRATCH = "/tmp"
 CA_FOLDER = "/etc/promptintern-storage"
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+_NAME_DIGITS = 16
 
 
 ResolvedJob = NewType("ResolvedJob", PromptInternJob)
@@ -61,12 +64,30 @@ def refusals(job: ResolvedJob) -> list[str]:
     return []
 
 
+def job_text(job: ResolvedJob) -> str:
+    """Return the job as its pods read it: without its status, its labels, and what may change while it runs."""
+    metadata = job.metadata.model_copy(update={"labels": {}})
+    document = job.model_copy(update={"status": None, "metadata": metadata}).to_wire()
+    document["spec"] = {name: value for name, value in document["spec"].items() if name not in MUTABLE_SPEC_FIELDS}
+    return json.dumps(document, indent=1, ensure_ascii=False)
+
+
+def job_digest(job: ResolvedJob) -> str:
+    """Return the SHA-256 of ``job_text``, which the pods verify, because others may be able to replace a ConfigMap."""
+    return hashlib.sha256(job_text(job).encode()).hexdigest()
+
+
+def config_map_name(job: ResolvedJob) -> str:
+    """Return the name of the job's ConfigMap, which depends on its content."""
+    return f"{child_name(job)}-{job_digest(job)[:_NAME_DIGITS]}"
+
+
 def config_map(job: ResolvedJob) -> Manifest:
-    """Return the ConfigMap that holds the resolved job without its status."""
-    document = job.model_copy(update={"status": None}).to_wire()
+    """Return the immutable ConfigMap that holds the job for its pods."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(job, child_name(job)),
-        "data": {JOB_FILE: json.dumps(document, indent=1, ensure_ascii=False)},
+        "metadata": metadata(job, config_map_name(job)),
+        "immutable": True,
+        "data": {JOB_FILE: job_text(job)},
     }

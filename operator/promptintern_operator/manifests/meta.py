@@ -19,7 +19,7 @@ Manifest = dict[str, Any]
 
 
 def child_name(job: PromptInternJob) -> str:
-    """Return the name of the job's ServiceAccount, Role, RoleBinding, ConfigMap and NetworkPolicy."""
+    """Return the name of the job's ServiceAccount, Role, RoleBinding and NetworkPolicy."""
     return dependent_name(job.metadata.name)
 
 

@@ -7,7 +7,14 @@ from typing import Any
 from promptintern_api.compute import Resources
 from promptintern_api.contract import ENV_STORAGE_CA, LABEL_ROLE, PodRole
 
-from promptintern_operator.manifests.config import CA_FOLDER, FOLDER, SCRATCH, TOKEN_FOLDER, ResolvedJob
+from promptintern_operator.manifests.config import (
+    CA_FOLDER,
+    FOLDER,
+    SCRATCH,
+    TOKEN_FOLDER,
+    ResolvedJob,
+    config_map_name,
+)
 from promptintern_operator.manifests.meta import Manifest, child_name, job_labels
 from promptintern_operator.settings import PodSize, Settings
 
@@ -157,7 +164,7 @@ def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False
 def volumes(job: ResolvedJob, *, token: bool) -> list[Manifest]:
     """Return the volumes: the job's ConfigMap, scratch space, the storage's CA certificate, the cache and the token."""
     specs: list[Manifest] = [
-        {"name": _CONFIG, "configMap": {"name": child_name(job)}},
+        {"name": _CONFIG, "configMap": {"name": config_map_name(job)}},
         {"name": _TEMPORARY, "emptyDir": {}},
     ]
     secret = _storage_secret(job)

@@ -9,7 +9,7 @@ from promptintern_api.contract import (
     PodRole,
 )
 
-from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob
+from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob, job_digest
 from promptintern_operator.manifests.meta import Manifest, kueue_labels, metadata, preflight_name
 from promptintern_operator.manifests.pods import container, cpu_placement, pod_labels, pod_spec
 from promptintern_operator.settings import Settings
@@ -30,7 +30,7 @@ def preflight_job(job: ResolvedJob, settings: Settings, *, generation: int, numb
         settings,
         name=CHECK_CONTAINER,
         size=size,
-        command=["promptintern", "validate", JOB_PATH, "--findings", _FINDINGS],
+        command=["promptintern", "validate", JOB_PATH, "--sha256", job_digest(job), "--findings", _FINDINGS],
         terminationMessagePath=_FINDINGS,
         terminationMessagePolicy="FallbackToLogsOnError",
     )

@@ -12,7 +12,7 @@ from promptintern_api.contract import (
     PodRole,
 )
 
-from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob
+from promptintern_operator.manifests.config import JOB_PATH, ResolvedJob, job_digest
 from promptintern_operator.manifests.meta import Manifest, kueue_labels, metadata
 from promptintern_operator.manifests.pods import (
     container,
@@ -46,7 +46,7 @@ def ray_job(job: ResolvedJob, settings: Settings, *, number: int) -> Manifest:
         "metadata": metadata(job, name, more_labels=copied | {LABEL_ATTEMPT: str(number)})
         | {"annotations": {ANNOTATION_RUN_FORMAT: RUN_FORMAT}},
         "spec": {
-            "entrypoint": f"promptintern pod drive {JOB_PATH}",
+            "entrypoint": f"promptintern pod drive {JOB_PATH} --sha256 {job_digest(job)}",
             "submissionMode": "HTTPMode",
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 0,
@@ -87,7 +87,7 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         size=_SHIPPER,
         env={ENV_RAY_JOB: name},
         restartPolicy="Always",
-        command=["promptintern", "pod", "ship-logs", JOB_PATH],
+        command=["promptintern", "pod", "ship-logs", JOB_PATH, "--sha256", job_digest(job)],
     )
     return {
         "rayStartParams": {

@@ -14,7 +14,17 @@ from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.lifecycle import finish_or_retry, start_attempt, suspend
 from promptintern_operator.plan.preflight import check_preflight
 from promptintern_operator.plan.running import follow_attempt
-from promptintern_operator.plan.types import DeleteJob, DeletePreflight, DeleteRayJob, Limits, Observed, Plan
+from promptintern_operator.plan.types import (
+    DeleteJob,
+    DeletePreflight,
+    DeleteRayJob,
+    Limits,
+    Observed,
+    Plan,
+    StartAttempt,
+    StartPreflight,
+)
+from promptintern_operator.views import RayJobView
 
 
 def plan(
@@ -26,6 +36,7 @@ def plan(
     limits: Limits,
     refusals: Sequence[str] = (),
     storage: StorageSpec | None = None,
+    config_map: str | None = None,
 ) -> Plan:
     """Return the status of ``job`` and the next actions.
 
@@ -39,6 +50,7 @@ def plan(
         limits: The timeouts and backoffs.
         refusals: The reasons why the operator's settings do not allow the job in this cluster.
         storage: The storage for the results, which is recorded in the status if the job is accepted now.
+        config_map: The name of the ConfigMap for pods that start now, which is then recorded in the status.
     """
     draft = StatusDraft.from_status(job.status, generation=generation, now=now)
     training = job.status.training if job.status else None
@@ -61,6 +73,8 @@ def plan(
     _report_leftovers(observed, draft)
     _delete_after_ttl(job, draft)
     postpone_denied(observed, draft, limits)
+    if any(isinstance(action, StartPreflight | StartAttempt) for action in draft.actions):
+        draft.config_map = config_map
     return draft.plan(training, stages=job.spec.schedule.num_stages)
 
 
@@ -143,11 +157,15 @@ def _report_leftovers(observed: Observed, draft: StatusDraft) -> None:
 
 
 def _remove_leftovers(observed: Observed, draft: StatusDraft) -> None:
-    """Delete the RayJobs of earlier attempts, and preflights that are outdated or were replaced.
+    """Delete the RayJobs of earlier attempts, preflights that are outdated or were replaced, and foreign objects.
 
     The RayJob of the newest attempt is kept while the attempt runs, and also afterwards if KubeRay reports that the
     RayJob has ended. All preflights of an ended job are deleted.
     """
+    for foreign in observed.foreign:
+        if not foreign.deleting:
+            kind = DeleteRayJob if isinstance(foreign, RayJobView) else DeletePreflight
+            draft.add_action(kind(foreign.name, foreign.uid))
     attempt = draft.newest_attempt
     for ray_job in observed.ray_jobs:
         current = attempt is not None and attempt.ray_job_name == ray_job.name

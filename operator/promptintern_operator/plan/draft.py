@@ -9,7 +9,7 @@ from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInter
 from promptintern_api.training_status import TrainingStatus
 
 from promptintern_operator.plan.attempts import fold
-from promptintern_operator.plan.types import Action, EventRecord, Plan, StartAttempt
+from promptintern_operator.plan.types import Action, EventRecord, Plan, StartAttempt, StartPreflight
 
 _KEPT_ATTEMPTS = 256
 """The number of attempts that the status keeps. It exceeds the sum of the retry budgets, so that only attempts that no
@@ -36,6 +36,8 @@ class StatusDraft:
     start_time: datetime | None
     completion_time: datetime | None
     storage: StorageSpec | None
+    config_map: str | None
+    check_uid: str | None
     check_held_up_since: datetime | None = None
     """The time since which the check has been held up, or None; every draft begins with None."""
     actions: list[Action] = field(default_factory=list)
@@ -55,6 +57,8 @@ class StatusDraft:
             start_time=previous.start_time,
             completion_time=previous.completion_time,
             storage=previous.storage,
+            config_map=previous.config_map,
+            check_uid=previous.check_uid,
         )
 
     # Conditions
@@ -106,9 +110,12 @@ class StatusDraft:
     # The result
 
     def add_action(self, action: Action) -> None:
-        """Add an action. Deletions come before a new attempt, so that no two RayJobs of a job run at once."""
+        """Add an action.
+
+        Deletions come first, so that no two RayJobs of a job run at once, and names are free when they are needed.
+        """
         self.actions.append(action)
-        self.actions.sort(key=lambda a: isinstance(a, StartAttempt))
+        self.actions.sort(key=lambda a: isinstance(a, StartAttempt | StartPreflight))
 
     def postpone(self, action: Action) -> None:
         """Drop ``action`` and all actions after it from this plan."""
@@ -147,6 +154,8 @@ class StatusDraft:
             start_time=self.start_time,
             completion_time=self.completion_time,
             storage=self.storage,
+            config_map=self.config_map,
+            check_uid=self.check_uid,
             **_columns(training, stages),
         )
         return Plan(

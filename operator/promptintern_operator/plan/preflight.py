@@ -5,7 +5,7 @@ import signal
 from datetime import datetime, timedelta
 
 from promptintern_api import PromptInternJob
-from promptintern_api.contract import ExitCode, PodRole
+from promptintern_api.contract import ExitCode
 
 from promptintern_operator.plan.attempts import backoff
 from promptintern_operator.plan.classify import (
@@ -36,6 +36,8 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: StatusDraft
         draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false again")
     current = [check for check in observed.preflights if check.generation == draft.generation]
     preflight = max(current, key=lambda check: check.number, default=None)
+    if preflight is not None:
+        draft.check_uid = preflight.uid
     if preflight is None:
         _start_check(observed, draft, limits)
     elif preflight.succeeded:
@@ -80,10 +82,7 @@ def _current_reason(draft: StatusDraft) -> str | None:
 
 
 def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
-    """Return the pods of a preflight. The name of each pod is the name of the Job with a suffix of five letters."""
-    return [
-        pod for pod in observed.pods if pod.role == PodRole.PREFLIGHT and pod.name.rpartition("-")[0] == preflight.name
-    ]
+    return [pod for pod in observed.pods if pod.preflight_uid == preflight.uid]
 
 
 def _follow_check(

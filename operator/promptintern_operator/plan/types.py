@@ -75,12 +75,14 @@ class Denial:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """All objects that belong to one job, as the watches last reported them."""
+    """The objects of one job, as the watches last reported them."""
 
     ray_jobs: tuple[RayJobView, ...] = ()
     pods: tuple[PodView, ...] = ()
     preflights: tuple[PreflightView, ...] = ()
     workloads: tuple[WorkloadView, ...] = ()
+    foreign: tuple[RayJobView | PreflightView, ...] = ()
+    """RayJobs and preflights that name the job as their controller, but that the operator did not create."""
     kuberay: KubeRay = KubeRay(usable=True)
     denial: Denial | None = None
     """The newest denial of an action, or None if there was no denial or the action has succeeded since."""

@@ -1,6 +1,7 @@
 """`fetch` from a real S3 server, for a job in a real API server."""
 
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,11 @@ class Place:
 
 
 @pytest.fixture
-def place(installed: ApiServer, namespace: str, s3_server: S3Server, s3_bucket: str) -> Place:
+def place(
+    installed: ApiServer, namespace: str, s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    """A job, and a user who trusts its S3 server."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
     return place_for(installed, namespace, s3_server, s3_bucket, in_spec=True)
 
 
@@ -43,19 +48,6 @@ def place_for(server: ApiServer, namespace: str, s3: S3Server, bucket: str, *, i
     uid = job["metadata"]["uid"]
     store = open_store(f"{storage['uri']}/{namespace}/small-{uid[:8]}", s3=S3Options(endpoint=s3.url))
     return Place(namespace=namespace, uid=uid, store=store, bucket=bucket)
-
-
-def resolved(server: ApiServer, place: Place, storage: dict[str, str]) -> None:
-    """Create the ConfigMap that the operator would create."""
-    job = with_changes(small_job(), {"spec.storage": storage, "metadata.uid": place.uid})
-    server.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "promptintern-small", "namespace": place.namespace},
-            "data": {"job.json": json.dumps(job)},
-        }
-    )
 
 
 def store_adapter(store: Store, folder: Path, base_model: str = "sample://formulas") -> None:
@@ -101,48 +93,55 @@ def test_adapter_and_report_arrive_whole(command: Command, place: Place, tmp_pat
     assert "is not empty" in again.err
 
 
-def test_the_clusters_default_storage(
+def test_the_default_storage_that_the_job_was_accepted_with(
     command: Command, installed: ApiServer, namespace: str, s3_server: S3Server, s3_bucket: str, tmp_path: Path
 ) -> None:
     place = place_for(installed, namespace, s3_server, s3_bucket, in_spec=False)
     store_adapter(place.store, tmp_path / "local", base_model="file:///models/llama")
     ran = command("fetch", "small", tmp_path / "got")
     assert ran.code == 2
-    assert "spec.storage is not set" in ran.err
-    assert "ConfigMap promptintern-small" in ran.err
+    assert "spec.storage is not set, and the operator has not accepted the job yet" in ran.err
 
-    resolved(installed, place, {"uri": f"s3://{s3_bucket}/runs", "endpoint": s3_server.url})
-    ran = command("fetch", "small", tmp_path / "got")
+    storage = {"uri": f"s3://{s3_bucket}/runs", "endpoint": s3_server.url}
+    set_status(installed, namespace, "small", phase="Succeeded", storage=storage)
+    ran = command("fetch", "small", tmp_path / "got", "--endpoint", s3_server.url)
     assert ran.code == 0, ran.err
     assert "--base-model FOLDER" in ran.out
 
 
-def test_the_default_storage_that_the_job_was_accepted_with(
-    command: Command, installed: ApiServer, namespace: str, s3_server: S3Server, s3_bucket: str, tmp_path: Path
+@pytest.mark.parametrize("words", [("fetch", "small", "got"), ("logs", "small")])
+def test_nothing_is_signed_for_a_server_that_only_the_job_names(
+    words: tuple[str, ...],
+    command: Command,
+    installed: ApiServer,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A user who may not read ConfigMaps finds the storage in the status."""
-    place = place_for(installed, namespace, s3_server, s3_bucket, in_spec=False)
-    store_adapter(place.store, tmp_path / "local", base_model="file:///models/llama")
-    storage = {"uri": f"s3://{s3_bucket}/runs", "endpoint": s3_server.url}
-    set_status(installed, namespace, "small", phase="Succeeded", storage=storage)
-    ran = command("fetch", "small", tmp_path / "got")
-    assert ran.code == 0, ran.err
+    """Whoever may write jobs would otherwise receive requests that are signed with the reader's credentials."""
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        storage = {"uri": "s3://bucket/runs", "endpoint": endpoint}
+        installed.apply(with_changes(small_job(), {"spec.storage": storage}), namespace)
+        attempt = {"number": 1, "rayJobName": "small-a1", "outcome": "Succeeded"}
+        set_status(installed, namespace, "small", phase="Succeeded", attempts=[attempt])
+        ran = command(*words)
+        assert ran.code == 2
+        assert f"give --endpoint {endpoint}" in " ".join(ran.err.split())
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert not (tmp_path / "got").exists()
 
 
 @pytest.mark.parametrize("endpoint", ["http://s3.nowhere.svc:9000", "http://s3.nowhere:7070"])
 def test_an_endpoint_that_only_pods_know(
-    endpoint: str,
-    command: Command,
-    place: Place,
-    installed: ApiServer,
-    s3_server: S3Server,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    endpoint: str, command: Command, place: Place, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROMPTINTERN_STORAGE_DEADLINE_SECONDS", "1")
     store_adapter(place.store, tmp_path / "local")
-    resolved(installed, place, {"uri": f"s3://{place.bucket}/runs", "endpoint": endpoint})
-    ran = command("fetch", "small", tmp_path / "got")
+    ran = command("fetch", "small", tmp_path / "got", "--endpoint", endpoint)
     assert ran.code == 1
     assert "give --endpoint http://127.0.0.1:PORT" in ran.err
     assert not (tmp_path / "got").exists()

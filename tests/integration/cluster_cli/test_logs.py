@@ -13,13 +13,17 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.s3 import S3Server
 from tests.integration.cluster_cli.conftest import Command
 from tests.integration.cluster_cli.moves import NOW, attempt, condition, grant, rule, set_status
-from tests.integration.cluster_cli.test_fetch import Place, place_for, resolved
+from tests.integration.cluster_cli.test_fetch import Place, place_for
 
 DRIVER = "logs/small-a1/job-driver-small-a1-x.log"
 
 
 @pytest.fixture
-def place(installed: ApiServer, namespace: str, s3_server: S3Server, s3_bucket: str) -> Place:
+def place(
+    installed: ApiServer, namespace: str, s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    """A job, and a user who trusts its S3 server."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
     return place_for(installed, namespace, s3_server, s3_bucket, in_spec=True)
 
 
@@ -163,7 +167,7 @@ def test_a_stored_log_whose_server_only_pods_know(
     command: Command, place: Place, installed: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROMPTINTERN_STORAGE_DEADLINE_SECONDS", "1")
-    resolved(installed, place, {"uri": f"s3://{place.bucket}/runs", "endpoint": "http://s3.nowhere:7070"})
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3.nowhere:7070")
     ended(installed, place)
     ran = command("logs", "small")
     assert ran.code == 1

@@ -1,5 +1,6 @@
 """One request for every verb and resource, and a table of the responses."""
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class Resource:
     name: str
     group: str
     named: str
-    """The object's name; ``{}`` stands for the job."""
+    """The object's name, of which ``*`` stands for any end; ``{}`` stands for the job."""
     verbs: tuple[str, ...] = VERBS
 
     def root(self, namespace: str) -> str:
@@ -33,7 +34,7 @@ RESOURCES = (
     Resource(name="promptinternjobs/status", group=_OURS, named="{}", verbs=("get", "update", "patch")),
     Resource(name="secrets", group=_CORE, named=SECRET),
     Resource(name="rayjobs", group=_RAY, named="{}-a1"),
-    Resource(name="configmaps", group=_CORE, named="promptintern-{}"),
+    Resource(name="configmaps", group=_CORE, named="promptintern-{}-*"),
     Resource(name="pods", group=_CORE, named="{}-head"),
     Resource(name="pods/exec", group=_CORE, named="{}-head", verbs=("get", "create")),
     Resource(name="pods/portforward", group=_CORE, named="{}-head", verbs=("get", "create")),
@@ -60,7 +61,7 @@ def _word(answer: Answer) -> str:
 
 def _ask(world: World, who: str, namespace: str, job: str, resource: Resource, verb: str) -> Answer:
     root, part = resource.root(namespace), resource.name.partition("/")[2]
-    one = at(root.lstrip("/"), resource.named.format(job), part)
+    one = at(root.lstrip("/"), _name(world, root, resource.named.format(job)), part)
     if part in ("exec", "portforward"):
         one += "?command=id&stdout=true&ports=8265"
         return world.ask(who, "GET" if verb == "get" else "POST", one)
@@ -81,6 +82,15 @@ def _ask(world: World, who: str, namespace: str, job: str, resource: Resource, v
         "delete": ("DELETE", one, None),
     }[verb]
     return world.ask(who, method, f"{path}?dryRun=All", body, _MERGE if method == "PATCH" else "")
+
+
+def _name(world: World, root: str, named: str) -> str:
+    """Return the name of the only object whose name matches ``named``."""
+    if "*" not in named:
+        return named
+    items = world.ask("admin", "GET", root).body["items"]
+    (name,) = fnmatch.filter([item["metadata"]["name"] for item in items], named)
+    return name
 
 
 def _another(body: Manifest) -> Manifest:

@@ -268,7 +268,12 @@ class FakeKubeRay:
         body = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "namespace": meta["namespace"], "labels": {**labels, "owner": meta["uid"]}},
+            "metadata": {
+                "name": name,
+                "namespace": meta["namespace"],
+                "labels": {**labels, "owner": meta["uid"]},
+                "ownerReferences": [_controller(owner, cluster)],
+            },
             "spec": template["spec"],
         }
         self.counts["pods"] += 1
@@ -350,6 +355,13 @@ class FakeKubeRay:
         for path in CHILDREN:
             now = options | ({"gracePeriodSeconds": 0} if path == PODS else {})
             await self._ask("DELETE", f"{path.format(meta['namespace'])}?labelSelector={JOB_UID}={meta['uid']}", now)
+
+
+def _controller(owner: Body, cluster: str | None) -> Body:
+    """Return the controller of a pod: the RayCluster ``cluster`` of the RayJob ``owner``, or else ``owner`` itself."""
+    ray_cluster = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "name": cluster}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"]}
+    return {**(ray_cluster if cluster else job), "uid": owner["metadata"]["uid"], "controller": True}
 
 
 def _at(kind: str, item: Body) -> str:

@@ -12,7 +12,6 @@ ALL = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
 ADMIN = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
 FOREIGN: dict[str, tuple[str, Body]] = {
     "ServiceAccount": ("/api/v1/namespaces/{}/serviceaccounts", {"apiVersion": "v1"}),
-    "ConfigMap": ("/api/v1/namespaces/{}/configmaps", {"apiVersion": "v1", "data": {"mine": "yes"}}),
     # The operator could not grant what these two grant, and need not: it only reads them.
     "Role": (f"{RBAC}/roles", {"apiVersion": "rbac.authorization.k8s.io/v1", "rules": ALL}),
     "RoleBinding": (f"{RBAC}/rolebindings", {"apiVersion": "rbac.authorization.k8s.io/v1", "roleRef": ADMIN}),
@@ -58,11 +57,12 @@ def test_a_foreign_object_is_neither_used_nor_changed(place: Place, team: Tenant
     team.wait("mine", "Succeeded", 90)
 
 
-def test_a_changed_spec_updates_the_dependents(place: Place, team: Tenant) -> None:
+def test_a_changed_spec_gets_another_config_map(place: Place, team: Tenant) -> None:
     place.kuberay.checks["mended-check-1"] = Check(findings='[{"where": "spec.x", "message": "is wrong"}]')
     team.submit("mended")
     team.wait("mended", "Refused")
     team.change("mended", training={"seed": 7})
     team.wait("mended", "Succeeded", 60)
-    path = f"/api/v1/namespaces/{team.name}/configmaps/promptintern-mended"
-    assert '"seed": 7' in place.requests.ask("GET", path)["data"]["job.json"]
+    (config,) = place.requests.items(f"/api/v1/namespaces/{team.name}/configmaps")
+    assert '"seed": 7' in config["data"]["job.json"]
+    assert config["metadata"]["name"] == team.status("mended")["configMap"]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.client import wait_for
 from tests.integration.operator.conftest import place_or_skip
-from tests.integration.operator.kuberay import Life
+from tests.integration.operator.kuberay import Check, Life
 from tests.integration.operator.place import Place, Tenant
 from tests.integration.operator.process import Operator
 from tests.integration.operator.requests import JOBS, PODS, PREFLIGHTS, RAY_JOBS, Body, Refused, Requests
@@ -41,7 +41,7 @@ QUICK = 20.0
 """The time in seconds that an undisturbed job may take from its creation to its end."""
 KINDS = {"promptinternjobs", "pods", "jobs", "rayjobs"}
 RULES = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["*"]},
+    {"apiGroups": [""], "resources": ["pods", "configmaps"], "verbs": ["*"]},
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["*"]},
     {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["*"]},
     {"apiGroups": ["promptintern.dev"], "resources": ["promptinternjobs"], "verbs": ["*"]},
@@ -213,6 +213,71 @@ def test_a_job_above_the_bound_is_refused(place: Place, operator: Operator, team
     with pytest.raises(Refused, match="at most 262,144 bytes in UTF-8"):
         job = with_changes(small_job(), {"spec.prompt.template": template})
         tenant_of(place, team.name).ask("POST", JOBS.format(team.name), job)
+
+
+def forged(team: Tenant, job: str, name: str, **more: Any) -> Body:
+    """Return an object with the labels and the controller of a real job."""
+    uid = (team.find(job) or {})["metadata"]["uid"]
+    labels = {**OURS, "promptintern.dev/job": job, "promptintern.dev/job-uid": uid}
+    owner = {**OWNER, "name": job, "uid": uid}
+    return {"metadata": {"name": name, "labels": labels, "ownerReferences": [owner], **more}}
+
+
+def uid_of(place: Place, path: str) -> str | None:
+    """Return the uid of an object, or None if it does not exist."""
+    found = place.requests.find(path)
+    return found["metadata"]["uid"] if found else None
+
+
+def test_a_self_made_check_is_deleted_and_never_believed(place: Place, operator: Operator, team: Tenant) -> None:
+    team.submit("trick", suspend=True)
+    team.wait("trick", "Suspended", QUICK)
+    hostile, path = tenant_of(place, team.name), PREFLIGHTS.format(team.name)
+    annotations = {"promptintern.dev/generation": "2"}
+    body = forged(team, "trick", "trick-check-2", annotations=annotations) | {"spec": {"template": {"spec": POD}}}
+    body["spec"]["template"]["metadata"] = {"labels": body["metadata"]["labels"]}
+    theirs = hostile.ask("POST", path, body)["metadata"]["uid"]
+    wait_for(lambda: uid_of(place, f"{path}/trick-check-2") != theirs, QUICK, "its end")
+    hostile.ask("POST", path, body)
+    place.kuberay.checks["trick-check-2"] = Check(findings='[{"where": "spec.x", "message": "is wrong"}]')
+    team.change("trick", suspend=False)
+    team.wait("trick", "Refused", QUICK)
+    own = place.requests.ask("GET", f"{path}/trick-check-2")
+    assert own["metadata"]["uid"] == team.status("trick")["checkUID"]
+    assert own["spec"]["template"]["spec"]["containers"][0]["name"] == "check"
+
+
+def test_a_self_made_attempt_is_deleted_and_never_believed(place: Place, operator: Operator, team: Tenant) -> None:
+    team.submit("false", suspend=True)
+    team.wait("false", "Suspended", QUICK)
+    hostile, path = tenant_of(place, team.name), RAY_JOBS.format(team.name)
+    ray_job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "spec": {"suspend": True}}
+    theirs = hostile.ask("POST", path, forged(team, "false", "false-a1") | ray_job)["metadata"]["uid"]
+    team.change("false", suspend=False)
+    status = team.wait("false", "Succeeded", QUICK)
+    assert status["attempts"][0]["rayJobUID"] not in (theirs, None)
+    assert len(status["attempts"]) == 1
+
+
+def test_a_config_map_that_somebody_replaced_starts_no_attempt(place: Place, operator: Operator, team: Tenant) -> None:
+    team.submit("firm", Life(ends="never"), Life())
+    team.wait("firm", "Training", QUICK)
+    hostile = tenant_of(place, team.name)
+    path = f"/api/v1/namespaces/{team.name}/configmaps/{team.status('firm')['configMap']}"
+    with pytest.raises(Refused, match="immutable"):
+        hostile.merge(path, {"data": {"job.json": "{}"}})
+    body = hostile.ask("GET", path)
+    team.change("firm", suspend=True)
+    team.wait("firm", "Suspended", QUICK)
+    hostile.ask("DELETE", path)
+    meta = {name: body["metadata"][name] for name in ("name", "labels", "ownerReferences")}
+    other = {"metadata": meta, "data": {"job.json": body["data"]["job.json"].replace("s3://", "s3://theirs-")}}
+    hostile.ask("POST", path.rpartition("/")[0], other)
+    team.change("firm", suspend=False)
+    assert "was not written by the operator" in team.wait_for_condition("firm", "ClusterReady", "NameTaken")
+    hostile.ask("DELETE", path)
+    team.wait("firm", "Succeeded", 60)
+    assert hostile.ask("GET", path)["data"] == body["data"]
 
 
 _DYING = """

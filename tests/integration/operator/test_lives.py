@@ -84,8 +84,8 @@ def test_refused_and_fixed(place: Place, team: Tenant) -> None:
     assert all(c["observedGeneration"] == 2 for c in status["conditions"])
     checks = {name for kind, namespace, name in place.kuberay.seen_at if (kind, namespace) == ("Job", team.name)}
     assert checks == {"wrong-check-1", "wrong-check-2"}
-    config = place.requests.find(f"/api/v1/namespaces/{team.name}/configmaps/promptintern-wrong")
-    assert config is not None and "fixed.jsonl" in config["data"]["job.json"]
+    config = place.requests.ask("GET", f"/api/v1/namespaces/{team.name}/configmaps/{status['configMap']}")
+    assert "fixed.jsonl" in config["data"]["job.json"]
 
 
 def test_no_change_after_acceptance(team: Tenant) -> None:

@@ -20,6 +20,8 @@ ANOTHER: dict[str, Any] = {
     "checkHeldUpSince": TIME,
     "startTime": "2026-01-02T00:00:00Z",
     "storage": {"uri": "s3://elsewhere/runs"},
+    "configMap": "promptintern-one-0123456789abcdef",
+    "checkUID": "00000000-0000-0000-0000-000000000001",
     "completionTime": TIME,
     "stage": "4/4",
     "tokens": 3,

@@ -14,7 +14,7 @@ NEEDED = {
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("", "pods"): {"list", "watch"},
     ("kueue.x-k8s.io", "workloads"): {"list", "watch"},
-    ("", "configmaps"): {"create", "patch"},
+    ("", "configmaps"): {"create", "patch", "delete"},
     ("", "serviceaccounts"): {"create", "patch"},
     ("rbac.authorization.k8s.io", "roles"): {"create", "patch"},
     ("rbac.authorization.k8s.io", "rolebindings"): {"create", "patch"},

@@ -68,6 +68,7 @@ def pod(name: str = "head", *, role: str = "head", attempt: int = 1, **more: Any
         "uid": f"uid-of-{name}",
         "role": role,
         "cluster": f"cluster-{attempt}" if role != "preflight" else None,
+        "preflight_uid": None,
         "created": NOW,
         "deleting": False,
         "deletion_requested": None,
@@ -117,7 +118,12 @@ def preflight_pod(generation: int = 1, *, name: str = "x1", **more: Any) -> PodV
         "ready": False,
         "containers": (container("check", **of_container),),
     }
-    return pod(f"small-check-{generation}-{name}", role="preflight", **(defaults | more))
+    return pod(
+        f"small-check-{generation}-{name}",
+        role="preflight",
+        preflight_uid=f"check-{generation}",
+        **(defaults | more),
+    )
 
 
 def workload(number: int = 1, **more: Any) -> WorkloadView:

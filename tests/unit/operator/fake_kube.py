@@ -14,7 +14,7 @@ from promptintern_operator.views import JobView
 from tests.unit.operator.builders import job
 
 Body = dict[str, Any]
-_KINDS = {"rayjobs": "RayJob", "jobs": "Job"}
+_KINDS = {"rayjobs": "RayJob", "jobs": "Job", "configmaps": "ConfigMap"}
 
 
 class FakeKube:

@@ -12,7 +12,7 @@ from promptintern_operator.kube import RequestFailed
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
 from promptintern_operator.settings import DefaultStorage, Settings
-from promptintern_operator.views import preflight_view
+from promptintern_operator.views import preflight_view, ray_job_view
 
 from tests.unit.operator.builders import JOB_UID
 from tests.unit.operator.fake_kube import Body, FakeKube, job_body, view_of_job
@@ -28,10 +28,15 @@ class Place:
         self.kube, self.cache, self.queue = FakeKube(), Cache(), Workqueue()
         self.reconciler = Reconciler(self.kube, self.cache, self.queue, SETTINGS)  # type: ignore[arg-type]
         self.generation = 1
+        self.rows = ""
+        """The URI of the training rows, or "" for that of the small job."""
 
     async def reconcile(self) -> None:
         """Reconcile once, after the watch delivered the last status."""
-        self.cache.jobs[KEY] = view_of_job(job_body(self.kube.status, generation=self.generation))
+        body = job_body(self.kube.status, generation=self.generation)
+        if self.rows:
+            body["spec"]["data"]["train"] = {"uri": self.rows}
+        self.cache.jobs[KEY] = view_of_job(body)
         await self.reconciler.reconcile(KEY)
         self.queue.forget(KEY)
 
@@ -50,6 +55,10 @@ class Place:
         check = self.kube.objects["Job", "small-check-1"]
         check["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
         self.cache.preflights.put(OWNER, check["metadata"]["uid"], preflight_view(check))
+
+
+def config_maps(place: Place) -> list[Body]:
+    return [body for (kind, _), body in place.kube.objects.items() if kind == "ConfigMap"]
 
 
 def refusing(kind: str, status: int, message: str) -> Callable[[str], None]:
@@ -148,7 +157,7 @@ def test_a_transient_error_between_denials_does_not_reset_their_count() -> None:
     run(story)
 
 
-@pytest.mark.parametrize("kind", ["ServiceAccount", "ConfigMap", "NetworkPolicy"])
+@pytest.mark.parametrize("kind", ["ServiceAccount", "NetworkPolicy"])
 def test_a_foreign_object_is_neither_changed_nor_trusted(kind: str) -> None:
     async def story(place: Place) -> None:
         theirs = place.kube.put(foreign(kind, "promptintern-small", labels={"mine": "yes"}))
@@ -205,7 +214,7 @@ def test_an_attempt_waits_until_its_names_are_free(kind: str, owner: Body | None
         await place.reconcile()
         place.check_takes_long()
         place.check_succeeds()
-        name = "small-a1" if kind == "RayJob" else "promptintern-small"
+        name = "small-a1" if kind == "RayJob" else place.kube.status["configMap"]
         place.kube.put(foreign(kind, name, ownerReferences=[owner] if owner else []))
         await place.reconcile()
         await place.reconcile()
@@ -215,13 +224,39 @@ def test_an_attempt_waits_until_its_names_are_free(kind: str, owner: Body | None
     run(story)
 
 
-def test_a_changed_spec_updates_the_dependents() -> None:
+def test_a_changed_spec_gets_another_config_map_and_loses_the_former() -> None:
     async def story(place: Place) -> None:
         await place.reconcile()
-        place.kube.objects["ConfigMap", "promptintern-small"]["data"] = {"job.json": "old"}
-        place.generation = 2
+        (former,) = config_maps(place)
+        assert place.kube.status["configMap"] == former["metadata"]["name"]
+        assert former["immutable"]
+        place.generation, place.rows = 2, "file:///other.jsonl"
         await place.reconcile()
-        assert place.kube.objects["ConfigMap", "promptintern-small"]["data"] != {"job.json": "old"}
+        (current,) = config_maps(place)
+        assert place.kube.status["configMap"] == current["metadata"]["name"]
+        assert current["data"] != former["data"]
+
+    run(story)
+
+
+def test_a_config_map_that_somebody_else_wrote_is_not_used() -> None:
+    """It names the job as its controller, and it has the right name, but another content, or one that may change."""
+
+    async def story(place: Place) -> None:
+        await place.reconcile()
+        (own,) = config_maps(place)
+        forged = {**own, "data": {"job.json": "{}"}}
+        for theirs in (forged, {**own, "immutable": False}):
+            place.kube.objects.pop(("Job", "small-check-1"), None)
+            place.cache = Cache()
+            place.kube.status = {}
+            place.reconciler = Reconciler(place.kube, place.cache, place.queue, SETTINGS)  # type: ignore[arg-type]
+            place.kube.put(theirs)
+            await place.reconcile()
+            await place.reconcile()
+            assert place.kube.condition("Accepted")[:2] == ("Unknown", "NameTaken")
+            assert "was not written by the operator" in place.kube.condition("Accepted")[2]
+            assert ("Job", "small-check-1") not in place.kube.objects
 
     run(story)
 
@@ -245,5 +280,73 @@ def test_the_owner_of_a_new_ray_job_is_cached_before_its_watch_delivers_it() -> 
         await place.reconcile()
         uid = place.kube.objects["RayJob", "small-a1"]["metadata"]["uid"]
         assert place.cache.ray_job_owners == {Owner("team-a", uid): KEY}
+
+    run(story)
+
+
+@pytest.mark.parametrize("kind", ["Job", "RayJob"])
+def test_an_object_that_the_operator_did_not_create_is_deleted_and_never_believed(kind: str) -> None:
+    """Its name, labels and controller are right, and it claims success; all of that can be forged."""
+
+    async def story(place: Place) -> None:
+        await place.reconcile()
+        if kind == "RayJob":
+            place.check_succeeds()
+            await place.reconcile()
+        name = {"Job": "small-check-1", "RayJob": "small-a1"}[kind]
+        forged = place.kube.put(place.kube.objects.pop((kind, name)))
+        forged["status"] = {
+            "conditions": [{"type": "Complete", "status": "True"}],
+            "jobDeploymentStatus": "Complete",
+            "jobStatus": "SUCCEEDED",
+        }
+        fresh = Cache()
+        place.cache = fresh
+        place.reconciler = Reconciler(place.kube, fresh, place.queue, SETTINGS)  # type: ignore[arg-type]
+        if kind == "Job":
+            fresh.preflights.put(OWNER, forged["metadata"]["uid"], preflight_view(forged))
+        else:
+            fresh.ray_jobs.put(OWNER, forged["metadata"]["uid"], ray_job_view(forged))
+        await place.reconcile()
+        assert "completionTime" not in place.kube.status
+        assert ("startTime" in place.kube.status) == (kind == "RayJob")
+        current = place.kube.objects[kind, name]
+        assert current["metadata"]["uid"] != forged["metadata"]["uid"], "the operator creates its own"
+
+    run(story)
+
+
+def test_an_object_whose_name_was_taken_in_between_is_not_adopted() -> None:
+    """The watch has not yet delivered the other object."""
+
+    async def story(place: Place) -> None:
+        await place.reconcile()
+        place.check_succeeds()
+        owner = {"kind": "PromptInternJob", "name": "small", "uid": JOB_UID, "controller": True}
+        place.kube.put(foreign("RayJob", "small-a1", ownerReferences=[owner]))
+        await place.reconcile()
+        await place.reconcile()
+        assert place.kube.condition("ClusterReady")[:2] == ("False", "EarlierJobDeleting")
+        assert "was not created by this operator" in place.kube.condition("ClusterReady")[2]
+        assert place.cache.ray_jobs.by_owner(OWNER) == ()
+
+    run(story)
+
+
+def test_what_an_earlier_process_recorded_is_believed() -> None:
+    async def story(place: Place) -> None:
+        await place.reconcile()
+        place.check_succeeds()
+        await place.reconcile()
+        await place.reconcile()
+        ray_job = place.kube.objects["RayJob", "small-a1"]
+        assert place.kube.status["attempts"][0]["rayJobUID"] == ray_job["metadata"]["uid"]
+        assert place.kube.status["checkUID"] == place.kube.objects["Job", "small-check-1"]["metadata"]["uid"]
+        fresh = Cache()
+        fresh.ray_jobs.put(OWNER, ray_job["metadata"]["uid"], ray_job_view(ray_job))
+        place.cache, place.kube.requests = fresh, []
+        place.reconciler = Reconciler(place.kube, fresh, place.queue, SETTINGS)  # type: ignore[arg-type]
+        await place.reconcile()
+        assert place.kube.requests == []
 
     run(story)

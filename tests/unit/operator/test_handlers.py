@@ -90,7 +90,7 @@ def test_the_cache_is_empty_when_all_objects_are_gone(job_first: bool) -> None:
     seen += [("workload_changed", a_workload(f"quota of {name}", f"rayjobs-changed of {name}")) for name in names]
     for handler, body in seen:
         watches.show(handler, body, "ADDED")
-    assert watches.cache.observed(Owner("team-a", "uid-of-job-0")).workloads
+    assert watches.cache.observed(Owner("team-a", "uid-of-job-0"), {"rayjobs-changed of job-0"}).workloads
     for handler, body in seen if job_first else reversed(seen):
         watches.show(handler, body, "DELETED")
     cache = watches.cache

@@ -40,9 +40,15 @@ class World:
         return self.kube.requests
 
     def check_succeeds(self) -> None:
-        """Let the check succeed that was created, or any."""
+        """Let the check succeed that was created, or one that this process created before."""
         uid = self.kube.objects.get(("Job", "small-check-1"), {"metadata": {"uid": "check-1"}})["metadata"]["uid"]
+        self.cache.created[OWNER].add(uid)
         self.cache.preflights.put(OWNER, uid, preflight(succeeded=True, uid=uid))
+
+    def config_map(self) -> dict[str, Any]:
+        """Return the only ConfigMap."""
+        (body,) = (body for (kind, _), body in self.kube.objects.items() if kind == "ConfigMap")
+        return body
 
     def event_reasons(self) -> list[str]:
         """Return the reasons of the Events of the last reconciliation."""
@@ -92,7 +98,7 @@ def test_the_first_attempt_reuses_the_dependents_of_the_check() -> None:
 )
 def test_otherwise_missing_dependents_are_created_again(status: dict[str, Any], why: str) -> None:
     world = World(status)
-    world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    world.check_succeeds()
     created = [what for what in world.reconcile() if what.startswith("create")]
     assert sorted(created[:-1]) == sorted(f"create {kind}" for kind in DEPENDENTS), why
     assert created[-1] == "create RayJob"
@@ -144,14 +150,14 @@ def test_the_grant_of_a_job_that_is_gone_is_forgotten() -> None:
 
 def test_an_outdated_plan_changes_no_object_and_starts_no_check() -> None:
     world = World({})
-    config = world.kube.put(
+    policy = world.kube.put(
         {
-            "kind": "ConfigMap",
+            "kind": "NetworkPolicy",
             "metadata": {
                 "name": "promptintern-small",
                 "ownerReferences": [{"kind": "PromptInternJob", "name": "small", "uid": JOB_UID, "controller": True}],
             },
-            "data": {"job.json": "newer"},
+            "spec": {"of": "a newer operator"},
         }
     )
 
@@ -161,7 +167,7 @@ def test_an_outdated_plan_changes_no_object_and_starts_no_check() -> None:
 
     world.kube.apply_job_status = outdated  # type: ignore[method-assign]
     world.reconcile()
-    assert config["data"] == {"job.json": "newer"}
+    assert policy["spec"] == {"of": "a newer operator"}
     assert ("Job", "small-check-1") not in world.kube.objects
     assert world.event_reasons() == []
 
@@ -207,7 +213,7 @@ def _no(kind: str) -> Callable[[str], None]:
 
 def test_events_are_recorded_even_if_an_action_fails() -> None:
     world = World(checking())
-    world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    world.check_succeeds()
     world.kube.refuse = _no("RayJob")
     with pytest.raises(RequestFailed):
         world.reconcile()
@@ -219,7 +225,8 @@ def test_events_are_recorded_even_if_an_action_fails() -> None:
 
 def test_an_object_is_deleted_once() -> None:
     world = World(running())
-    world.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    world.check_succeeds()
+    world.cache.created[OWNER].add("ray-job-1")
     world.cache.ray_jobs.put(OWNER, "ray-job-1", ray_job(deployment="Complete", job_status="SUCCEEDED"))
     world.cache.pods.put(OWNER, "head", pod())
     assert world.reconcile() == ["status", "delete jobs"]
@@ -263,14 +270,14 @@ def test_a_job_keeps_the_storage_that_it_was_accepted_with() -> None:
     assert world.kube.status["storage"] == {"uri": "s3://platform/runs"}
     moved = Settings(default_storage=DefaultStorage(uri="s3://elsewhere/runs", secret_name="other"))
     again = World({**running(outcome="Suspended"), "storage": world.kube.status["storage"]})
-    again.cache.preflights.put(OWNER, "check-1", preflight(succeeded=True))
+    again.check_succeeds()
 
     async def main() -> None:
         await Reconciler(again.kube, again.cache, Workqueue(), moved).reconcile(KEY)  # type: ignore[arg-type]
 
     asyncio.run(main())
     attempt = json.dumps(again.kube.objects["RayJob", "small-a2"])
-    config = again.kube.objects["ConfigMap", "promptintern-small"]["data"]["job.json"]
+    config = again.config_map()["data"]["job.json"]
     assert "other" not in attempt
     assert "s3://platform/runs" in config
     assert "elsewhere" not in config
@@ -288,6 +295,7 @@ def test_a_job_keeps_the_storage_that_it_was_accepted_with() -> None:
 def test_an_invalid_report_of_the_head_pod_stops_no_suspension(training: dict[str, Any]) -> None:
     """The head pod runs a tenant's code. An older CRD accepts reports that cannot be parsed."""
     world = World(running() | {"training": training})
+    world.cache.created[OWNER].add("ray-job-1")
     world.cache.ray_jobs.put(OWNER, "ray-job-1", ray_job(name="small-a1"))
     body = world.cache.jobs[KEY].body() or {}
     world.cache.jobs[KEY] = view_of_job({**body, "spec": {**body["spec"], "suspend": True}})

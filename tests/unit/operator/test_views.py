@@ -51,7 +51,10 @@ def test_a_ray_job_without_a_status(status: dict[str, Any]) -> None:
 
 
 HEAD = {
-    "metadata": _meta(labels={**LABELS, "promptintern.dev/role": "head", "ray.io/cluster": "it-raycluster-x7"}),
+    "metadata": _meta(
+        labels={**LABELS, "promptintern.dev/role": "head", "ray.io/cluster": "it-raycluster-x7"},
+        ownerReferences=[{"kind": "RayCluster", "name": "it-raycluster-x7", "uid": "u", "controller": True}],
+    ),
     "spec": {
         "nodeName": "node-1",
         "containers": [{"name": "ray-head", "resources": {"limits": {"cpu": "1", "memory": "4Gi"}}}],
@@ -87,6 +90,18 @@ def test_a_head_pod_that_runs() -> None:
     ray, logs = view.containers
     assert (ray.name, ray.exit_code, ray.memory_limit) == ("ray-head", None, "4Gi")
     assert (logs.name, logs.exit_reason, logs.memory_limit) == ("logs", "OOMKilled", "256Mi")
+
+
+def test_a_pod_belongs_to_what_controls_it_whatever_its_labels_say() -> None:
+    meta = {name: value for name, value in HEAD["metadata"].items() if name != "ownerReferences"}
+    assert pod_view({**HEAD, "metadata": meta}).cluster is None
+    owner = {"kind": "Job", "name": "it-check-1", "uid": "check-uid", "controller": True}
+    of_check = pod_view({**HEAD, "metadata": {**meta, "ownerReferences": [owner]}})
+    assert (of_check.cluster, of_check.preflight_uid) == (None, "check-uid")
+    assert (
+        pod_view({**HEAD, "metadata": {**meta, "ownerReferences": [owner | {"controller": False}]}}).preflight_uid
+        is None
+    )
 
 
 def test_an_unschedulable_pod() -> None:

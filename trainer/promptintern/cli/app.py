@@ -104,6 +104,7 @@ def validate(
     findings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the problems to this file, as JSON.", hidden=True)
     ] = None,
+    sha256: Annotated[str | None, typer.Option(help="Digest that the file must have.", hidden=True)] = None,
 ) -> None:
     """Check everything that can be checked without training, and list every problem with its field or file:line."""
     from promptintern.cli.findings import exiting_on_infrastructure_failure, writing_findings
@@ -112,7 +113,7 @@ def validate(
 
     with exiting_on_infrastructure_failure() if findings else contextlib.nullcontext(), writing_findings(findings):
         # Only pods write findings. Pods have the job's credentials, so the storage can be checked as well.
-        result = check_job(load_job(job, overrides or []), storage=findings is not None)
+        result = check_job(load_job(job, overrides or [], sha256=sha256), storage=findings is not None)
     for warning in result.warnings:
         print_error(f"warning: {warning}", style="yellow")
     if result.problems:

@@ -35,8 +35,9 @@ Endpoint = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="URL of the S3 server as this machine reaches it, if it differs from the job's endpoint.",
-        show_default=False,
+        help="URL of the S3 server to which your AWS credentials may be sent, as this machine reaches it. It is needed "
+        "if the job names an S3 server, whose choice was the author's.",
+        show_default="AWS_ENDPOINT_URL_S3, or AWS_ENDPOINT_URL",
     ),
 ]
 
@@ -146,7 +147,7 @@ def logs(
         cluster,
         out=write_log,
         note=lambda text: print_error(text, style="yellow"),
-        locate_run=lambda job: locate_run(cluster, job, endpoint=endpoint),
+        locate_run=lambda job: locate_run(job, endpoint=endpoint),
     )
     if follow:
         reader.follow(name, attempt)
@@ -176,7 +177,7 @@ def fetch(
     check_target(folder)
     cluster = _connect(context, namespace)
     job = cluster.job(name)
-    location = locate_run(cluster, job, endpoint=endpoint)
+    location = locate_run(job, endpoint=endpoint)
     fetched = download(location, job, folder)
     if fetched.report is not None:
         _print_report(fetched.report, folder)

@@ -13,10 +13,11 @@ from promptintern.errors import UserError
 app = typer.Typer(name="pod", help="Commands that the operator's pods run.", no_args_is_help=True)
 
 Job = Annotated[Path, typer.Argument(metavar="JOB", help="File with the resolved job.")]
+Digest = Annotated[str | None, typer.Option("--sha256", help="Digest that the file must have.")]
 
 
 @app.command()
-def drive(job: Job) -> None:
+def drive(job: Job, sha256: Digest = None) -> None:
     """Run the job in this pod's Ray cluster, and write its progress to the job's status."""
     from promptintern.cli.console import StopFlag, terminal_observer
     from promptintern.cli.findings import exiting_on_infrastructure_failure
@@ -28,7 +29,7 @@ def drive(job: Job) -> None:
         from promptintern.pipeline.events import Stopped
         from promptintern.pod.drive import drive as run_driver
 
-        loaded = load_job(job)
+        loaded = load_job(job, sha256=sha256)
         try:
             with terminal_observer(stop) as observer:
                 report, uri = run_driver(loaded, observer)
@@ -53,7 +54,7 @@ def save(
 
 
 @app.command("ship-logs")
-def ship_logs(job: Job) -> None:
+def ship_logs(job: Job, sha256: Digest = None) -> None:
     """Upload the tails of the Ray cluster's logs to storage until the pod ends. The log sidecar runs this command."""
     import os
 
@@ -63,7 +64,7 @@ def ship_logs(job: Job) -> None:
     from promptintern.storage.options import S3Options
     from promptintern.storage.store import open_store
 
-    loaded = load_job(job)
+    loaded = load_job(job, sha256=sha256)
     if loaded.spec.storage is None:
         raise UserError.at("spec.storage", "is required")
     stop = threading.Event()

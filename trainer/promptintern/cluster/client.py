@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,7 @@ from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.kube_config import KubeConfigMerger
 from kubernetes.stream import stream
-from promptintern_api.contract import JOB_FILE, LABEL_JOB, LABEL_ROLE, dependent_name
+from promptintern_api.contract import LABEL_JOB, LABEL_ROLE
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern.cluster.api_errors import NotFound, Unreachable, translate_error
@@ -257,18 +257,7 @@ class Cluster:
     def _jobs(self) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, PLURAL
 
-    # The dependents of a job
-
-    def resolved_job(self, job: str) -> str | None:
-        """Return the resolved form of ``job``, as the JSON text that its pods read, or None if it has no ConfigMap."""
-        name = dependent_name(job)
-        try:
-            with self._translating_errors(f"ConfigMap {name}"):
-                config_map = self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=_TIMEOUT)
-        except NotFound:
-            return None
-        data: Mapping[str, str] = config_map.data or {}
-        return data.get(JOB_FILE)
+    # The pods of a job
 
     def pods(self, job: str, role: str) -> list[Pod]:
         """Return the pods of ``job`` that have the role ``role``: head, worker or preflight."""

@@ -1,32 +1,26 @@
 """The location of a job's run in storage, and access to the run with the user's own AWS credentials."""
 
 import contextlib
-import json
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from promptintern_api.contract import ADAPTER_FOLDER, dependent_name
+from promptintern_api.contract import ADAPTER_FOLDER
 
-from promptintern.cluster.api_errors import Forbidden
-from promptintern.cluster.objects import Document, Job
+from promptintern.cluster.objects import Job
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy
 from promptintern.storage.store import Store, open_store
 from promptintern.uris import display_uri
 
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""The environment variables of AWS's tools that name an S3 server, the more specific one first."""
 _PATIENCE_SECONDS = 20.0
 """The number of seconds for which a failed storage request is retried: fewer than in a run, because a user waits."""
-
-
-class ResolvedJobClient(Protocol):
-    """The part of a cluster client that ``locate_run`` needs."""
-
-    def resolved_job(self, job: str) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +30,10 @@ class RunLocation:
     uri: str
     """The URI of the run's folder."""
     endpoint: str | None
+    """The endpoint that the user named."""
     region: str | None
+    job_endpoint: str | None = None
+    """The endpoint that the job names. Nothing is signed for it unless the user names it too."""
     is_endpoint_unknown: bool = False
     """Whether the job does not say which S3 server holds the run, so that it need not be AWS."""
 
@@ -44,8 +41,17 @@ class RunLocation:
         """Open the run's folder.
 
         Raises:
-            UserError: if the folder is not on this machine, but on a volume of the job's pods.
+            UserError: if the folder is not on this machine, but on a volume of the job's pods, or if only the job names
+                the S3 server.
         """
+        if self.endpoint is None and self.job_endpoint is not None and self.uri.startswith("s3://"):
+            raise UserError.at(
+                "spec.storage.endpoint",
+                f"is {self.job_endpoint}. Requests to this server would carry a signature of your AWS credentials, and "
+                "the server was chosen by whoever wrote the job. If you trust it, "
+                f"give --endpoint {self.job_endpoint}, or set AWS_ENDPOINT_URL_S3 to it; if only pods can reach it, "
+                "forward its port (kubectl port-forward) and give --endpoint http://127.0.0.1:PORT",
+            )
         if self.uri.startswith("file://") and not Path(display_uri(self.uri)).is_dir():
             raise UserError.at(
                 self.uri,
@@ -86,34 +92,30 @@ def _is_resolvable(host: str) -> bool:
     return True
 
 
-def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = None) -> RunLocation:
+def locate_run(job: Job, *, endpoint: str | None = None) -> RunLocation:
     """Return the location of the run of ``job``.
 
-    The storage is taken from the first place that names one: the resolved job, the spec, the status, or the outputs
-    that the trainer reported.
+    The storage is taken from the first place that names one: the spec, the status, or the outputs that the trainer
+    reported.
 
     Args:
-        cluster: The job's cluster.
         job: The job.
-        endpoint: The URL at which this machine reaches the S3 server; it replaces the job's endpoint.
+        endpoint: The URL at which this machine reaches the S3 server, or None to read it from the environment.
 
     Raises:
-        UserError: if no storage is named anywhere; the message says what is missing.
+        UserError: if no storage is named anywhere.
     """
-    missing = f"there is no ConfigMap {dependent_name(job.name)}"
-    try:
-        storage = _storage_of(cluster.resolved_job(job.name), job)
-    except Forbidden as error:
-        storage, missing = None, str(error.problems[0].message)
-    storage = storage or job.spec.get("storage")
+    endpoint = endpoint or next(filter(None, map(os.environ.get, _ENDPOINT_VARIABLES)), None)
+    storage = job.spec.get("storage")
     if storage is None and job.status.storage is not None:
         storage = job.status.storage.to_wire()
     folder = f"{job.namespace}/{job.name}-{job.uid[:8]}"
     if storage:
         return RunLocation(
             uri=f"{storage['uri'].rstrip('/')}/{folder}",
-            endpoint=endpoint or storage.get("endpoint"),
+            endpoint=endpoint,
             region=storage.get("region"),
+            job_endpoint=storage.get("endpoint"),
         )
     outputs = job.status.training.outputs if job.status.training else None
     if outputs and outputs.adapter and outputs.adapter.endswith(f"/{ADAPTER_FOLDER}"):
@@ -125,18 +127,5 @@ def locate_run(cluster: ResolvedJobClient, job: Job, *, endpoint: str | None = N
         )
     raise UserError.at(
         f"PromptInternJob {job.name}",
-        "does not say where its run is stored: spec.storage is not set, and the cluster's default cannot be read "
-        f"({missing})",
+        "does not say where its run is stored: spec.storage is not set, and the operator has not accepted the job yet",
     )
-
-
-def _storage_of(text: str | None, job: Job) -> Document | None:
-    try:
-        resolved: Any = json.loads(text or "null")
-        # A ConfigMap with another uid belongs to an earlier job of the same name.
-        if resolved and resolved["metadata"].get("uid") == job.uid:
-            storage: Document | None = resolved["spec"].get("storage")
-            return storage
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return None

@@ -189,7 +189,7 @@ def test_a_check_is_not_repeated_for_ever() -> None:
     lost = preflight_pod(reason="Evicted", exit_code=137)
     assert story.reconcile(preflight(failed=BACKOFF_LIMIT), lost, after=20).actions == (StartPreflight(1, 2),)
     again = preflight(number=2, failed=BACKOFF_LIMIT)
-    story.reconcile(again, renamed(lost, name="small-check-1-2-x1"))
+    story.reconcile(again, renamed(lost, preflight_uid="check-1-2"))
     assert story.condition("Failed") == ("True", "CheckFailed")
     assert "Evicted" in story.message("Failed")
 
@@ -203,7 +203,7 @@ def test_findings_count_even_if_the_pod_was_evicted() -> None:
 
 def test_the_pods_of_a_repeated_check_do_not_count_for_the_first() -> None:
     story = Story()
-    stuck = renamed(preflight_pod(waiting_reason="ImagePullBackOff"), name="small-check-1-2-x1")
+    stuck = renamed(preflight_pod(waiting_reason="ImagePullBackOff"), preflight_uid="check-1-2")
     story.reconcile(preflight(), stuck)
     assert story.condition("Accepted") == ("Unknown", "Checking")
 
@@ -230,7 +230,7 @@ def test_a_check_that_could_not_start_is_repeated_if_an_attempt_would_be() -> No
     assert story.reconcile(preflight(), full).actions == result.actions, "an interrupted operator repeats it"
     assert set(result.actions) == {StartPreflight(1, 2), DeletePreflight("small-check-1", "check-1")}
     assert story.condition("Failed") is None
-    again = (preflight(number=2, started=story.now), renamed(full, name="small-check-1-2-x1"))
+    again = (preflight(number=2, started=story.now), renamed(full, preflight_uid="check-1-2"))
     story.reconcile(*again, after=1)
     assert story.condition("Accepted") == ("Unknown", "Unschedulable")
     story.reconcile(*again, after=899)
