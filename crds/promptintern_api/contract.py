@@ -62,6 +62,12 @@ ANNOTATION_TRY: Final = "promptintern.dev/try"
 """The annotation with the number of a preflight among the preflights of one generation, counted from 1."""
 ANNOTATION_RUN_FORMAT: Final = "promptintern.dev/run-format"
 """The annotation with the ``RUN_FORMAT`` of the operator that created a RayJob."""
+ANNOTATION_RETRY: Final = "promptintern.dev/retry"
+"""The annotation with which a user requests that a refused job is checked again, or a failed job is tried again. Every
+new value is a new request.
+"""
+RETRY_CHARACTERS: Final = 128
+"""The number of characters of this annotation that count."""
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 LABEL_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
 

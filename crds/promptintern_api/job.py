@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
-from promptintern_api.contract import LABEL_PRIORITY, LABEL_QUEUE
+from promptintern_api.contract import ANNOTATION_RETRY, LABEL_PRIORITY, LABEL_QUEUE
 from promptintern_api.data import DataSpec
 from promptintern_api.evaluation import EvaluationSpec, OnGateFail, Reference
 from promptintern_api.model import ModelSpec
@@ -62,6 +62,15 @@ class Metadata(ApiModel):
             description=(
                 f"Labels of the job. The label {LABEL_QUEUE} names the queue in which every attempt waits until Kueue "
                 f"admits it, and {LABEL_PRIORITY} sets the priority in the queue."
+            )
+        ),
+    ] = {}
+    annotations: Annotated[
+        dict[str, str],
+        Field(
+            description=(
+                f"Annotations of the job. A new value of {ANNOTATION_RETRY} has a refused job checked again, and gives "
+                "a failed job another attempt."
             )
         ),
     ] = {}

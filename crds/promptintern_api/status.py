@@ -8,6 +8,7 @@ from pydantic import Field
 
 from promptintern_api.base import ApiModel, Time, map_by
 from promptintern_api.compute import StorageSpec
+from promptintern_api.contract import ANNOTATION_RETRY, RETRY_CHARACTERS
 from promptintern_api.training_status import TrainingStatus
 
 
@@ -261,6 +262,30 @@ class PromptInternJobStatus(ApiModel):
                 "Time since which the same cause has kept the check from starting. It is left out while nothing holds "
                 "the check up."
             )
+        ),
+    ] = None
+    handled_retry: Annotated[
+        str | None,
+        Field(
+            max_length=RETRY_CHARACTERS,
+            description=f"Value of the annotation {ANNOTATION_RETRY} at which the operator last acted.",
+        ),
+    ] = None
+    retried_after_attempt: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description=(
+                "Number of the last attempt before the newest requested retry. spec.retries limits only the attempts "
+                "after it."
+            ),
+        ),
+    ] = None
+    retried_after_check: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Number of the last check before the newest requested retry. Only later checks count.",
         ),
     ] = None
     start_time: Annotated[

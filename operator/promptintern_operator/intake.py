@@ -13,7 +13,13 @@ from typing import Any
 
 import msgspec
 import structlog
-from promptintern_api.contract import LABEL_JOB, LABEL_JOB_UID, LABEL_MANAGED_BY
+from promptintern_api.contract import (
+    ANNOTATION_RETRY,
+    LABEL_JOB,
+    LABEL_JOB_UID,
+    LABEL_MANAGED_BY,
+    RETRY_CHARACTERS,
+)
 from promptintern_api.job import PLURAL
 
 from promptintern_operator import shapes, views
@@ -214,6 +220,11 @@ def _job_view(item: _Object, *, api_version: str, kind: str) -> views.JobView:
         generation=meta.generation,
         deletion_timestamp=meta.deletion_timestamp,
         labels=meta.labels,
+        annotations={
+            name: value[:RETRY_CHARACTERS]
+            for name, value in (meta.annotations or {}).items()
+            if name == ANNOTATION_RETRY
+        },
     )
     whole = {
         "apiVersion": item.api_version or api_version,

@@ -49,6 +49,8 @@ def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) 
     only on ``seed`` and the attempt, so that jobs that failed together do not restart together. No budget limits
     preemptions, so only these delays keep a job that is preempted repeatedly from restarting without a pause.
     """
+    if not attempts:
+        return None
     newest = attempts[-1]
     failures = _streak(attempts, Outcome.APPLICATION, Outcome.INFRASTRUCTURE)
     preemptions = _streak(attempts, Outcome.PREEMPTION)
@@ -68,15 +70,17 @@ def _streak(attempts: Sequence[AttemptStatus], *outcomes: Outcome) -> int:
     return sum(1 for _ in itertools.takewhile(lambda attempt: attempt.outcome in outcomes, reversed(attempts)))
 
 
-def fold(attempts: Sequence[AttemptStatus], limit: int) -> list[AttemptStatus]:
+def fold(attempts: Sequence[AttemptStatus], limit: int, *, retried_after: int = 0) -> list[AttemptStatus]:
     """Return ``attempts`` shortened to ``limit`` entries by dropping the oldest attempts that no budget counts.
 
-    The result is longer than ``limit`` if too few attempts can be dropped. The run time of a dropped attempt is added
-    to the next attempt, because the deadline of the job includes it.
+    No budget counts a preemption, a suspension, or an attempt up to number ``retried_after``. The result is longer than
+    ``limit`` if too few attempts can be dropped. The run time of a dropped attempt is added to the next one, since the
+    deadline of the job includes it.
     """
     kept = list(attempts)
     while len(kept) > limit:
-        index = next((i for i, a in enumerate(kept[:-1]) if a.outcome in (Outcome.PREEMPTION, Outcome.SUSPENDED)), None)
+        uncounted = (Outcome.PREEMPTION, Outcome.SUSPENDED)
+        index = next((i for i, a in enumerate(kept[:-1]) if a.outcome in uncounted or a.number <= retried_after), None)
         if index is None:
             break
         ran, following = kept[index].active_seconds or 0.0, kept[index + 1]

@@ -13,6 +13,7 @@ from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.lifecycle import finish_or_retry, start_attempt, suspend
 from promptintern_operator.plan.preflight import check_preflight
+from promptintern_operator.plan.retry import retry
 from promptintern_operator.plan.running import follow_attempt
 from promptintern_operator.plan.types import (
     DeleteJob,
@@ -55,6 +56,7 @@ def plan(
     draft = StatusDraft.from_status(job.status, generation=generation, now=now)
     training = job.status.training if job.status else None
     steps: list[Callable[[PromptInternJob, Observed, StatusDraft, Limits], bool]] = [
+        retry,
         _is_over,
         lambda *_: _refuse(draft, refusals),
         check_preflight,
@@ -99,7 +101,7 @@ def unreadable(status: PromptInternJobStatus | None, problems: str, *, generatio
 
 
 def _is_over(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
-    return draft.previous.completion_time is not None
+    return draft.completion_time is not None
 
 
 def _refuse(draft: StatusDraft, refusals: Sequence[str]) -> bool:
@@ -119,8 +121,8 @@ def _check_deadline(job: PromptInternJob, draft: StatusDraft) -> None:
             draft.requeue_by(draft.now + timedelta(seconds=left))
         return
     message = (
-        f"the job ran for as long as spec.activeDeadlineSeconds allows ({deadline} s); the field can be raised while a "
-        "job runs, but not after it has ended"
+        f"the job ran for as long as spec.activeDeadlineSeconds allows ({deadline} s); raise the field, and try "
+        "the job again"
     )
     if draft.running_attempt is not None:
         draft.update_attempt(

@@ -38,6 +38,9 @@ class StatusDraft:
     storage: StorageSpec | None
     config_map: str | None
     check_uid: str | None
+    handled_retry: str | None
+    retried_after_attempt: int | None
+    retried_after_check: int | None
     check_held_up_since: datetime | None = None
     """The time since which the check has been held up, or None; every draft begins with None."""
     actions: list[Action] = field(default_factory=list)
@@ -59,6 +62,9 @@ class StatusDraft:
             storage=previous.storage,
             config_map=previous.config_map,
             check_uid=previous.check_uid,
+            handled_retry=previous.handled_retry,
+            retried_after_attempt=previous.retried_after_attempt,
+            retried_after_check=previous.retried_after_check,
         )
 
     # Conditions
@@ -101,6 +107,11 @@ class StatusDraft:
         """The newest attempt, or None if it has ended."""
         return self.newest_attempt if self.newest_attempt and self.newest_attempt.outcome is None else None
 
+    @property
+    def counted_attempts(self) -> list[AttemptStatus]:
+        """The attempts that count against the retry budgets: those after the newest requested retry."""
+        return [attempt for attempt in self.attempts if attempt.number > (self.retried_after_attempt or 0)]
+
     def update_attempt(self, **changes: Any) -> AttemptStatus:
         """Apply ``changes`` to the newest attempt, and return the changed attempt."""
         changed = self.attempts[-1].model_copy(update=changes)
@@ -139,7 +150,7 @@ class StatusDraft:
             training: The trainer's part of the status, for the columns of ``kubectl get``.
             stages: The number of stages of the job.
         """
-        attempts = fold(self.attempts, _KEPT_ATTEMPTS)
+        attempts = fold(self.attempts, _KEPT_ATTEMPTS, retried_after=self.retried_after_attempt or 0)
         attempts = [a.model_copy(update={"pods": []}) for a in attempts[:-_KEPT_WITH_PODS]] + attempts[
             -_KEPT_WITH_PODS:
         ]
@@ -156,6 +167,9 @@ class StatusDraft:
             storage=self.storage,
             config_map=self.config_map,
             check_uid=self.check_uid,
+            handled_retry=self.handled_retry,
+            retried_after_attempt=self.retried_after_attempt,
+            retried_after_check=self.retried_after_check,
             **_columns(training, stages),
         )
         return Plan(

@@ -69,7 +69,7 @@ def start_attempt(job: PromptInternJob, observed: Observed, draft: StatusDraft, 
     number = 1
     if draft.newest_attempt is not None:
         number = draft.newest_attempt.number + 1
-        due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
+        due = next_start(draft.counted_attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
         if due is not None and not draft.is_due(due):
             return True
     if not observed.kuberay.usable:
@@ -91,7 +91,7 @@ def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft
         return False
     if attempt.outcome is Outcome.SUCCEEDED:
         finish(draft, succeeded=True, reason="Succeeded", message=f"attempt {attempt.number}: {attempt.message}")
-    elif is_spent(draft.attempts, job.spec.retries):
+    elif is_spent(draft.counted_attempts, job.spec.retries):
         reason = {Outcome.USER: "Refused"}.get(attempt.outcome, "RetriesExhausted")
         if draft.reason("Training") == UNSUPPORTED_RUN_FORMAT:
             reason = UNSUPPORTED_RUN_FORMAT
@@ -99,6 +99,6 @@ def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft
     elif job.spec.suspend:  # the attempt ended before it could save, so ``suspend`` ignored it
         return suspend(job, observed, draft, limits)
     else:
-        due = next_start(draft.attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
+        due = next_start(draft.counted_attempts, limits=limits, seed=job.metadata.uid or job.metadata.name)
         draft.requeue_by(due or draft.now)
     return True

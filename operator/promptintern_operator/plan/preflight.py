@@ -34,12 +34,13 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: StatusDraft
         return True
     if "Suspended" in draft.conditions:
         draft.set_condition("Suspended", False, "Resumed", "spec.suspend is false again")
-    current = [check for check in observed.preflights if check.generation == draft.generation]
+    first = (draft.retried_after_check or 0) + 1
+    current = [c for c in observed.preflights if c.generation == draft.generation and c.number >= first]
     preflight = max(current, key=lambda check: check.number, default=None)
     if preflight is not None:
         draft.check_uid = preflight.uid
     if preflight is None:
-        _start_check(observed, draft, limits)
+        _start_check(observed, draft, limits, first)
     elif preflight.succeeded:
         draft.start_time = draft.now
         draft.set_condition("Accepted", True, "Valid", "data, model, prompts and credentials passed the check")
@@ -51,7 +52,7 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: StatusDraft
     return True
 
 
-def _start_check(observed: Observed, draft: StatusDraft, limits: Limits, number: int = 1) -> None:
+def _start_check(observed: Observed, draft: StatusDraft, limits: Limits, number: int) -> None:
     reason = _current_reason(draft)
     if reason == "Refused":
         return
@@ -81,6 +82,11 @@ def _current_reason(draft: StatusDraft) -> str | None:
     return condition.reason if condition and condition.observed_generation == draft.generation else None
 
 
+def _tries(preflight: PreflightView, draft: StatusDraft) -> int:
+    """Return how many checks there were since the newest requested retry, together with this one."""
+    return preflight.number - (draft.retried_after_check or 0)
+
+
 def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
     return [pod for pod in observed.pods if pod.preflight_uid == preflight.uid]
 
@@ -104,7 +110,7 @@ def _follow_check(
     draft.set_condition("Accepted", None, reason, message)
     if not draft.is_due(since + timedelta(seconds=limits.stuck)):
         return
-    if reason not in STUCK_BY_USER and preflight.number <= job.spec.retries.infrastructure:
+    if reason not in STUCK_BY_USER and _tries(preflight, draft) <= job.spec.retries.infrastructure:
         _start_check(observed, draft, limits, preflight.number + 1)
     else:
         finish(draft, succeeded=False, reason=reason, message=f"the check could not start: {message}")
@@ -165,8 +171,9 @@ def _handle_failure(
         draft.set_condition("Accepted", False, "Refused", _findings(message))
         return
     lost = None if preflight.timed_out else _loss_reason(newest, container, message)
-    if lost is not None and preflight.number <= job.spec.retries.infrastructure:
-        pause = timedelta(seconds=backoff(limits.retry, preflight.number, limits.retry_max))
+    tries = _tries(preflight, draft)
+    if lost is not None and tries <= job.spec.retries.infrastructure:
+        pause = timedelta(seconds=backoff(limits.retry, tries, limits.retry_max))
         if draft.is_due(failed_at + pause):
             _start_check(observed, draft, limits, preflight.number + 1)
         else:

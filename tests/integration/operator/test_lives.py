@@ -217,3 +217,25 @@ def test_metrics(place: Place, team: Tenant, operator: Operator) -> None:
     forbidden = [key for key in operator.metrics() if key[0] == "promptintern_api_requests_total" and "403" in key]
     assert not forbidden, "the chart's rights are too few"
     assert operator.probe("/healthz") == operator.probe("/readyz") == 200
+
+
+def test_a_refused_job_is_checked_again_on_request(place: Place, team: Tenant) -> None:
+    """The Secret was wrong; the spec is right, and stays as it is."""
+    place.kuberay.checks["secret-check-1"] = Check(findings='[{"where": "spec.storage", "message": "wrong key"}]')
+    team.submit("secret", Life())
+    team.wait("secret", "Refused")
+    place.requests.merge(team.path("secret"), {"metadata": {"annotations": {"promptintern.dev/retry": "mended"}}})
+    status = team.wait("secret", "Succeeded")
+    assert status["handledRetry"] == "mended"
+    assert status["observedGeneration"] == 1
+    checks = {name for kind, namespace, name in place.kuberay.seen_at if (kind, namespace) == ("Job", team.name)}
+    assert checks == {"secret-check-1", "secret-check-1-2"}
+
+
+def test_a_failed_job_is_tried_again_on_request(place: Place, team: Tenant) -> None:
+    team.submit("again", Life(ends="crashes"), Life(), retries={"application": 0})
+    team.wait("again", "Failed")
+    place.requests.merge(team.path("again"), {"metadata": {"annotations": {"promptintern.dev/retry": "mended"}}})
+    team.wait("again", "Succeeded")
+    assert team.attempts("again") == ["Application", "Succeeded"]
+    assert {"Retried"} <= {reason for reason, _ in team.events("again")}

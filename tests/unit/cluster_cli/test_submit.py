@@ -132,3 +132,43 @@ def test_a_conflict_is_retried(tmp_path: Path) -> None:
 def test_a_job_that_cannot_be_changed(tmp_path: Path, existing: Job, says: str) -> None:
     with pytest.raises(UserError, match=says):
         submit(FakeCluster(existing), submission(tmp_path, {"spec.training.seed": 1}))
+
+
+@pytest.mark.parametrize("phase", ["Refused", "Failed"])
+@pytest.mark.parametrize("changes", [{}, {"metadata.labels": {"a.b/c": "d"}}])
+def test_a_refused_or_failed_job_is_tried_again(tmp_path: Path, phase: str, changes: dict[str, Any]) -> None:
+    """The cause may have been outside the spec, for example in a Secret."""
+    cluster = FakeCluster(stored(phase=phase))
+    assert submit(cluster, submission(tmp_path, changes)).action is Action.RETRIED
+    (patch,) = cluster.patched
+    assert patch["metadata"].get("labels", {}) == changes.get("metadata.labels", {})
+    request = patch["metadata"]["annotations"]["promptintern.dev/retry"]
+    submit(cluster, submission(tmp_path, changes))
+    assert cluster.patched[1]["metadata"]["annotations"]["promptintern.dev/retry"] != request, "a new request"
+
+
+def test_a_failed_job_whose_deadline_is_raised_is_tried_again(tmp_path: Path) -> None:
+    cluster = FakeCluster(stored(phase="Failed"))
+    assert submit(cluster, submission(tmp_path, {"spec.activeDeadlineSeconds": 900})).action is Action.RETRIED
+    assert cluster.patched[0]["spec"] == {"activeDeadlineSeconds": 900}
+
+
+@pytest.mark.parametrize(
+    "existing",
+    [
+        stored(phase="Succeeded"),
+        stored(phase="Training", startTime=EARLIER),
+        stored(phase="Checking"),
+        stored({"metadata.annotations": {"promptintern.dev/retry": "now"}}, phase="Refused"),
+    ],
+)
+def test_there_is_nothing_to_try_again(tmp_path: Path, existing: Job) -> None:
+    """The last one is about to be tried again."""
+    assert submit(FakeCluster(existing), submission(tmp_path)).action is Action.UNCHANGED
+
+
+def test_a_job_is_not_settled_until_the_operator_reacts_to_a_retry() -> None:
+    annotations = {"metadata.annotations": {"promptintern.dev/retry": "now"}}
+    assert not stored(annotations, phase="Failed").is_settled
+    assert not stored(annotations, phase="Failed", handledRetry="before").is_settled
+    assert stored(annotations, phase="Failed", handledRetry="now").is_settled

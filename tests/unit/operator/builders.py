@@ -114,16 +114,12 @@ def preflight_pod(generation: int = 1, *, name: str = "x1", **more: Any) -> PodV
     of_container = {key: more.pop(key) for key in list(more) if key.startswith(("exit_", "waiting_"))}
     ended = "exit_code" in of_container
     defaults: dict[str, Any] = {
+        "preflight_uid": f"check-{generation}",
         "phase": "Failed" if ended else "Pending",
         "ready": False,
         "containers": (container("check", **of_container),),
     }
-    return pod(
-        f"small-check-{generation}-{name}",
-        role="preflight",
-        preflight_uid=f"check-{generation}",
-        **(defaults | more),
-    )
+    return pod(f"small-check-{generation}-{name}", role="preflight", **(defaults | more))
 
 
 def workload(number: int = 1, **more: Any) -> WorkloadView:

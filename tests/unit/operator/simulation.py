@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from promptintern_api import PromptInternJob
+from promptintern_api.contract import ANNOTATION_RETRY
 from promptintern_api.status import PromptInternJobStatus
 from promptintern_operator.plan import (
     Action,
@@ -267,6 +268,19 @@ class World:
         return "completionTime" in self.status
 
     @property
+    def can_be_retried(self) -> bool:
+        """Whether the job has failed and the user asked for a retry to which the operator has yet to react."""
+        failed = any(c["type"] == "Failed" and c["status"] == "True" for c in self.status.get("conditions", []))
+        return failed and self.job.metadata.annotations.get(ANNOTATION_RETRY) != self.status.get("handledRetry")
+
+    def ask_for_retry(self) -> None:
+        """The user gives the annotation a new value, which changes no generation."""
+        self.count += 1
+        annotations = {ANNOTATION_RETRY: str(self.count)}
+        metadata = self.job.metadata.model_copy(update={"annotations": annotations})
+        self.job = self.job.model_copy(update={"metadata": metadata})
+
+    @property
     def is_refused(self) -> bool:
         return any(c["type"] == "Accepted" and c["reason"] == "Refused" for c in self.status.get("conditions", []))
 
@@ -308,4 +322,5 @@ INCIDENTS: dict[str, Incident] = {
     "the API server allows": World.api_server_allows,
     "the user suspends": lambda w: w.change(suspend=True),
     "the user resumes": lambda w: w.change(suspend=False),
+    "the user asks for a retry": World.ask_for_retry,
 }

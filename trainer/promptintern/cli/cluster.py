@@ -70,7 +70,7 @@ def submit(
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Create a job in a cluster, or change an existing job of the same name.
+    """Create a job in a cluster, change an existing job of the same name, or try a refused or failed job again.
 
     Labels, annotations and the fields suspend, retries, activeDeadlineSeconds and ttlSecondsAfterFinished can change at
     any time; they stay as they are if the file leaves them out. All other fields can change until the job is accepted.
@@ -214,6 +214,8 @@ def _print_submitted(submitted: "SubmissionResult", *, file: Path, flags: str, d
         Action.CREATED: f"{where}: created",
         Action.UNCHANGED: f"{where}: already exists and does not differ from the file ({phase}); nothing was changed",
         Action.UPDATED: f"{where}: changed",
+        Action.RETRIED: f"{where}: was {phase}, and is "
+        + ("checked again" if job.status.start_time is None else "tried again; the run continues where it ended"),
         Action.REPLACED: f"{where}: was not accepted yet; its spec was replaced by that of {file}",
     }[submitted.action]
     print_line(f"{message} (dry run: nothing was stored)" if dry_run else message)

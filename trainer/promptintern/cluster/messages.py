@@ -72,7 +72,7 @@ def condition_message(condition: Condition) -> str:
 def waiting_for_operator(job: Job, now: datetime) -> str | None:
     """Return a message if the operator has not observed the newest spec of ``job``, or None if it has."""
     if not job.has_unobserved_spec:
-        return None
+        return "the operator has not reacted to the requested retry yet" if job.has_pending_retry else None
     if job.status.phase is None and now - job.created > timedelta(seconds=30):
         return (
             "no operator has observed this job yet; check that it is running and serves this namespace: "
@@ -91,9 +91,15 @@ def next_step(job: Job, *, flags: str = "") -> str | None:
     if job.is_deleting:
         return None
     if status.phase is Phase.REFUSED:
-        return f"next: correct the job, then submit it again with: promptintern submit JOB{flags}"
+        return (
+            "next: correct the job, or what it needs (a Secret, a file), then have it checked again with: promptintern "
+            f"submit JOB{flags}"
+        )
     if status.phase is Phase.FAILED:
-        return f"next: promptintern logs {job.name}{flags}"
+        return (
+            f"next: promptintern logs {job.name}{flags}; to continue the run after its cause is gone: promptintern "
+            f"submit JOB{flags}"
+        )
     if status.phase is Phase.SUSPENDED:
         return (
             f"next: continue it with: kubectl patch pij {job.name}{flags} --type merge "

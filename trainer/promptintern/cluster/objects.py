@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from promptintern_api.contract import ENV_RAY_JOB
+from promptintern_api.contract import ANNOTATION_RETRY, ENV_RAY_JOB, RETRY_CHARACTERS
 from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus
 from pydantic import ValidationError
 
@@ -64,7 +64,7 @@ class Job:
         """Whether the job has ended or its newest spec was refused, so that nothing changes until the user acts."""
         accepted = self.condition("Accepted")
         newest = accepted is None or accepted.observed_generation in (None, self.generation)
-        return self.is_over or (self.status.phase is Phase.REFUSED and newest)
+        return not self.has_pending_retry and (self.is_over or (self.status.phase is Phase.REFUSED and newest))
 
     def condition(self, kind: str) -> Condition | None:
         """Return the condition of type ``kind``, or None if the job has none."""
@@ -81,6 +81,12 @@ class Job:
     def has_unobserved_spec(self) -> bool:
         """Whether the operator has yet to observe the newest spec of the job."""
         return (self.status.observed_generation or 0) < self.generation
+
+    @property
+    def has_pending_retry(self) -> bool:
+        """Whether a retry was requested to which the operator has yet to react."""
+        request = (self.document["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, "")
+        return request[:RETRY_CHARACTERS] not in ("", self.status.handled_retry)
 
 
 def _parse_readable(document: Document) -> PromptInternJobStatus:

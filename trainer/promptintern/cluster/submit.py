@@ -8,11 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from promptintern_api import PromptInternJob, PromptInternJobSpec
+from promptintern_api.contract import ANNOTATION_RETRY
 from promptintern_api.job import MUTABLE_SPEC_FIELDS
+from promptintern_api.status import Phase
 from pydantic import ValidationError
 
 from promptintern.cluster.api_errors import AlreadyExists, Conflict, NotFound
-from promptintern.cluster.objects import Document, Job
+from promptintern.cluster.objects import Document, Job, now
 from promptintern.errors import Problem, UserError
 from promptintern.job import parse_document, read_document
 from promptintern.uris import display_uri
@@ -57,6 +59,8 @@ class Action(Enum):
     UNCHANGED = "unchanged"
     UPDATED = "updated"
     """The job was changed, but only in fields that may change at any time."""
+    RETRIED = "retried"
+    """The job had been refused or had failed, and is now checked or tried again."""
     REPLACED = "replaced"
     """The whole spec was replaced, because the job had not been accepted yet."""
 
@@ -143,6 +147,8 @@ def _file_uris(node: Any, where: str) -> list[tuple[str, str]]:
 def submit(cluster: SubmitClient, submission: Submission, *, dry_run: bool = False) -> SubmissionResult:
     """Create the submitted job, or update an existing job of the same name if all fields that differ may still change.
 
+    A job that was refused or has failed is then checked or tried again.
+
     Raises:
         UserError: if the API server refuses the job, or the spec of the existing job differs and can no longer change.
     """
@@ -173,9 +179,14 @@ def _update_existing(
     if existing.is_deleting:
         raise UserError.at(where, f"is being deleted; submit it again when it no longer exists: kubectl get pij {name}")
     differences = find_differences(existing, submission)
+    fixed = [difference for difference in differences if not _may_change(difference.field)]
+    if not fixed and _needs_retry(existing, differences):
+        change = _patch(differences)
+        change.setdefault("metadata", {}).setdefault("annotations", {})[ANNOTATION_RETRY] = now().isoformat()
+        retried = cluster.patch(name, change, dry_run=dry_run)
+        return SubmissionResult(action=Action.RETRIED, job=retried, differences=differences)
     if not differences:
         return SubmissionResult(action=Action.UNCHANGED, job=existing)
-    fixed = [difference for difference in differences if not _may_change(difference.field)]
     if not fixed:
         changed = cluster.patch(name, _patch(differences), dry_run=dry_run)
         return SubmissionResult(action=Action.UPDATED, job=changed, differences=differences)
@@ -203,6 +214,13 @@ def _update_existing(
     return SubmissionResult(
         action=Action.REPLACED, job=cluster.replace(replacement, dry_run=dry_run), differences=differences
     )
+
+
+def _needs_retry(existing: Job, differences: Sequence[Difference]) -> bool:
+    """Return whether nothing happens to ``existing`` unless a retry is requested. A new spec is checked anyway."""
+    if existing.status.phase is Phase.REFUSED:
+        return existing.is_settled and not any(each.field.startswith("spec.") for each in differences)
+    return existing.is_settled and existing.status.phase is Phase.FAILED
 
 
 def _next_name(name: str) -> str:

@@ -16,6 +16,7 @@ ENDS = (
     "somebody deletes the RayJob",
     "the user suspends",
     "the user resumes",
+    "the user asks for a retry",
 )
 
 
@@ -102,7 +103,7 @@ class Life(RuleBasedStateMachine):
     def _reconcile(self, seen: Observed, done: int | None = None) -> None:
         if self.world.deleted:
             return
-        was_over, before = self.world.is_over, self.world.status
+        was_over, before = self.world.is_over and not self.world.can_be_retried, self.world.status
         seen = self.world.freshest(seen)
         result = self.world.decide(seen)
         assert self.world.decide(seen) == result, "the same arguments give the same plan"
@@ -135,7 +136,7 @@ class Life(RuleBasedStateMachine):
             if life.is_over or life.deleted:
                 break
             if life.is_refused:
-                life.change()
+                life.ask_for_retry()
             self._one_fair_step()
         assert life.is_over or life.deleted, "the job never ends"
         for _ in range(4):
