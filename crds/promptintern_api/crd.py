@@ -18,17 +18,27 @@ CHART_FILE = "charts/promptintern/files/crd.yaml"
 _HEADER = "# Generated from crds/promptintern_api by `promptintern-crd --write`. Change the models.\n"
 _COLUMNS = (
     ("Phase", "string", ".status.phase", "The state of the job in one word."),
+    ("Reason", "string", ".status.reason", "What holds the job up, or how it ended."),
     ("Stage", "string", ".status.stage", "The newest stage and the number of stages."),
     ("Tokens", "number", ".status.tokens", "Mean number of prompt tokens per query in the newest stage."),
     ("Score", "string", ".status.score", "The newest score on held-out rows."),
+    ("Verdict", "string", ".status.verdict", "Whether the query alone is enough."),
     ("Age", "date", ".metadata.creationTimestamp", "The time since the job was created."),
 )
+_WIDE_COLUMNS = (
+    ("Full prompt", "number", ".status.tokensBefore", "Mean number of tokens of the full prompt."),
+    ("RayJob", "string", ".status.rayJobName", "The RayJob of the newest attempt."),
+    ("Report", "string", ".status.training.outputs.report", "URI of the report."),
+)
+"""The columns that only `kubectl get -o wide` shows."""
 
 
 def custom_resource_definition() -> dict[str, Any]:
     """Return the manifest of the CRD (apiextensions.k8s.io/v1), which needs Kubernetes 1.30 or newer."""
     columns = [
-        {"name": name, "type": kind, "jsonPath": path, "description": text} for name, kind, path, text in _COLUMNS
+        {"name": name, "type": kind, "jsonPath": path, "description": text, "priority": priority}
+        for priority, group in enumerate((_COLUMNS, _WIDE_COLUMNS))
+        for name, kind, path, text in group
     ]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -37,7 +37,7 @@ class Condition(ApiModel):
                 "Type of the condition. Accepted: the check of the spec passed, and the job may start. QuotaReserved: "
                 "Kueue admitted the attempt. ClusterReady: all pods of the Ray cluster are ready. Training: the "
                 "trainer runs. Suspended: spec.suspend is true and the cluster is gone. Succeeded and Failed: the job "
-                "is over."
+                "is over. Internalized: the query alone is enough."
             ),
         ),
     ]
@@ -323,16 +323,45 @@ class PromptInternJobStatus(ApiModel):
     completion_time: Annotated[
         Time | None, Field(description="Time at which the job succeeded or failed. It is left out until then.")
     ] = None
+    reason: Annotated[
+        str | None,
+        Field(
+            max_length=1024,
+            description=(
+                "Reason of the condition that explains the phase, for `kubectl get`: what holds the job up, or how it "
+                "ended."
+            ),
+        ),
+    ] = None
     stage: Annotated[
         str | None,
         Field(description="Newest stage, counted from 1, and the number of stages, such as 2/4, for `kubectl get`."),
     ] = None
     tokens: Annotated[
         float | None,
-        Field(description="Mean number of prompt tokens per query in the newest stage, for `kubectl get`."),
+        Field(
+            description=(
+                "Mean number of prompt tokens per query, for `kubectl get`: in the newest stage or, once the run has "
+                "succeeded, of the result."
+            )
+        ),
+    ] = None
+    tokens_before: Annotated[
+        float | None,
+        Field(description="Mean number of tokens of the full prompt, for `kubectl get`, once the run has succeeded."),
     ] = None
     score: Annotated[
-        str | None, Field(description="Score of the newest stage that has been evaluated, for `kubectl get`.")
+        str | None,
+        Field(
+            description=(
+                "Score, for `kubectl get`: of the newest stage that has been evaluated, on evaluation.stageRows rows, "
+                "or, once the run has succeeded, of the result on all held-out rows, with its 95 % interval."
+            )
+        ),
+    ] = None
+    verdict: Annotated[
+        str | None,
+        Field(max_length=64, description="Verdict on the result, for `kubectl get`, once the run has succeeded."),
     ] = None
     training: Annotated[
         TrainingStatus | None,

@@ -1,6 +1,7 @@
 """status.training: the part of the status that the head pod of the job writes."""
 
 # ruff: noqa: RUF012 -- pydantic copies a default for every object
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -66,8 +67,12 @@ class TimeShares(ApiModel):
 
 
 class Progress(ApiModel):
-    """The progress of the running stage."""
+    """The progress of the running stage, or of the arm Direct."""
 
+    name: Annotated[
+        str | None,
+        Field(max_length=100, description="What is being trained, such as `stage 2/4` or `arm Direct`."),
+    ] = None
     step: Annotated[int, Field(ge=0, description="Number of optimizer steps of this stage that are done.")]
     total: Annotated[int, Field(ge=0, description="Total number of optimizer steps of this stage.")]
     examples_per_second: Annotated[
@@ -117,6 +122,49 @@ class Answering(ApiModel):
     ]
     answered: Annotated[int, Field(ge=0, description="Number of answers that are generated.")]
     total: Annotated[int, Field(ge=0, description="Total number of answers.")]
+    eta_seconds: Annotated[
+        float | None,
+        Field(description="Seconds until the last of these answers, estimated from the most recent ones."),
+    ] = None
+
+
+class VerdictOutcome(StrEnum):
+    """The answer to the question of whether the query alone is enough."""
+
+    INTERNALIZED = "Internalized"
+    INCONCLUSIVE = "Inconclusive"
+    NOT_INTERNALIZED = "NotInternalized"
+    STOPPED_BY_GATE = "StoppedByGate"
+
+
+class Result(ApiModel):
+    """The figures of a finished run, as in the report."""
+
+    verdict: Annotated[
+        VerdictOutcome,
+        Field(
+            description=(
+                "Verdict on the result. Internalized: the query alone is enough. Inconclusive: the held-out rows do "
+                "not show whether it is. NotInternalized: it is not. StoppedByGate: a stage lost too much, so that the "
+                "result still needs a part of the prompt."
+            )
+        ),
+    ]
+    headline: Annotated[str, Field(max_length=4096, description="Verdict in one sentence, with its figures.")]
+    metric: Annotated[str, Field(max_length=64, description="Metric of the scores.")]
+    score: Annotated[
+        float | None,
+        Field(description="Score of the result on all held-out rows. It is left out if no stage passed the gate."),
+    ] = None
+    score_low: Annotated[float | None, Field(description="Lower end of the 95 % interval of `score`.")] = None
+    score_high: Annotated[float | None, Field(description="Upper end of the 95 % interval of `score`.")] = None
+    full_prompt_score: Annotated[float, Field(description="Score of the base model with the full prompt.")]
+    rows: Annotated[int, Field(ge=0, description="Number of held-out rows.")]
+    tokens_before: Annotated[float, Field(ge=0, description="Mean number of tokens of the full prompt.")]
+    tokens_after: Annotated[
+        float | None,
+        Field(ge=0, description="Mean number of prompt tokens that the result needs. It is left out like `score`."),
+    ] = None
 
 
 class Failure(ApiModel):
@@ -178,6 +226,9 @@ class TrainingStatus(ApiModel):
     ] = None
     failure: Annotated[
         Failure | None, Field(description="Failure that ended the trainer. It is left out unless the trainer failed.")
+    ] = None
+    result: Annotated[
+        Result | None, Field(description="Verdict and figures. They are left out until the run has succeeded.")
     ] = None
     outputs: Annotated[
         Outputs | None, Field(description="Results of the run. They are left out until the run has succeeded.")

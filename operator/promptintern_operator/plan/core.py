@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import StorageSpec
 from promptintern_api.status import Outcome, PromptInternJobStatus
+from promptintern_api.training_status import TrainingStatus, VerdictOutcome
 
 from promptintern_operator.plan.attempts import active_seconds, pause_fields
 from promptintern_operator.plan.denials import postpone_denied
@@ -74,6 +75,7 @@ def plan(
     _remove_leftovers(observed, draft)
     _report_leftovers(observed, draft)
     _delete_after_ttl(job, draft)
+    _judge(training, draft)
     postpone_denied(observed, draft, limits)
     if any(isinstance(action, StartPreflight | StartAttempt) for action in draft.actions):
         draft.config_map = config_map
@@ -132,6 +134,23 @@ def _check_deadline(job: PromptInternJob, draft: StatusDraft) -> None:
             message=message,
         )
     finish(draft, succeeded=False, reason="DeadlineExceeded", message=message)
+
+
+def _judge(training: TrainingStatus | None, draft: StatusDraft) -> None:
+    """Report the verdict of a run that succeeded as condition Internalized."""
+    if not draft.is_true("Succeeded") or training is None or training.result is None:
+        draft.drop_condition("Internalized")
+        return
+    result = training.result
+    match result.verdict:
+        case VerdictOutcome.INTERNALIZED:
+            draft.set_condition("Internalized", True, "Internalized", result.headline)
+        case VerdictOutcome.NOT_INTERNALIZED:
+            draft.set_condition("Internalized", False, "NotInternalized", result.headline)
+        case VerdictOutcome.STOPPED_BY_GATE:
+            draft.set_condition("Internalized", False, "StoppedByGate", result.headline)
+        case VerdictOutcome.INCONCLUSIVE:
+            draft.set_condition("Internalized", None, "Inconclusive", result.headline)
 
 
 def _delete_after_ttl(job: PromptInternJob, draft: StatusDraft) -> None:

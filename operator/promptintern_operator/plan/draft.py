@@ -9,6 +9,7 @@ from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInter
 from promptintern_api.training_status import TrainingStatus
 
 from promptintern_operator.plan.attempts import fold
+from promptintern_operator.plan.columns import columns
 from promptintern_operator.plan.types import Action, EventRecord, Plan, StartAttempt, StartPreflight
 
 _KEPT_ATTEMPTS = 256
@@ -170,7 +171,8 @@ class StatusDraft:
             handled_retry=self.handled_retry,
             retried_after_attempt=self.retried_after_attempt,
             retried_after_check=self.retried_after_check,
-            **_columns(training, stages),
+            reason=self.explaining_reason(),
+            **columns(training, stages, is_finished=self.is_true("Succeeded")),
         )
         return Plan(
             status=status.to_wire(),
@@ -199,6 +201,12 @@ class StatusDraft:
         ]
         return next((word for holds, word in words if holds), Phase.PENDING)
 
+    def explaining_reason(self) -> str | None:
+        """Return the reason of the condition that explains the phase: what holds the job up, or how it ended."""
+        ended = (kind for kind in ("Failed", "Succeeded", "Suspended") if self.is_true(kind))
+        waiting = (kind for kind in _BAD_UNLESS_TRUE if kind in self.conditions and not self.is_true(kind))
+        return self.reason([*ended, *waiting, "Training"][0])
+
     def _events(self) -> list[EventRecord]:
         """Return one event for each reason of the changed conditions, as a warning if any of them needs one."""
         old = {c.type: (c.status, c.reason) for c in self.previous.conditions}
@@ -213,16 +221,3 @@ def _is_warning(condition: Condition) -> bool:
     if condition.type == "Failed":
         return condition.status == "True"
     return condition.type in _BAD_UNLESS_TRUE and condition.status != "True" and condition.reason not in _QUIET_REASONS
-
-
-def _columns(training: TrainingStatus | None, stages: int) -> dict[str, Any]:
-    if training is None or not training.stages:
-        return {}
-    newest = max(training.stages, key=lambda stage: stage.index)
-    scores = [stage for stage in training.stages if stage.score is not None]
-    scored = max(scores, key=lambda stage: stage.index, default=None)
-    return {
-        "stage": f"{newest.index + 1}/{stages}",
-        "tokens": round(newest.prompt_tokens, 1),
-        "score": f"{scored.score:.3f}" if scored and scored.score is not None else None,
-    }

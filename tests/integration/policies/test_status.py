@@ -28,6 +28,9 @@ ANOTHER: dict[str, Any] = {
     "completionTime": TIME,
     "stage": "4/4",
     "tokens": 3,
+    "reason": "Succeeded",
+    "tokensBefore": 99,
+    "verdict": "Internalized",
     "score": "1.000",
 }
 """Another value for every field that the operator owns."""

@@ -5,12 +5,16 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import pytest
 from promptintern.pipeline.events import Answered, Claimed, StageDone, Stepped, TrainingBegan
-from promptintern.pod.progress import TrainingProgress
+from promptintern.pod.progress import TrainingProgress, result_of
 from promptintern.pod.status import StatusWriter
+from promptintern.report.build import build_report
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 from promptintern_api.evaluation import Metric
 from promptintern_api.training_status import TimeShares
+
+from tests.unit.report.figures import facts, stage
 
 STARTED, FINISHED = "2026-01-02T03:04:05+00:00", "2026-01-02T04:04:05+00:00"
 PLAN = TrackPlan(
@@ -65,6 +69,11 @@ DONE = StageDone(
 )
 
 
+def succeed(progress: TrainingProgress) -> None:
+    """Let the run end with a report."""
+    progress.succeed(build_report(facts(rows=200)))
+
+
 class Server:
     """Takes what is told, or refuses for a while."""
 
@@ -94,7 +103,7 @@ def test_it_is_told_at_most_once_in_a_while_and_the_last_word_counts() -> None:
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), server.patch, seconds=0.2)
     for event in (Claimed(term=1), BEGAN, STEPPED, DONE):
         writer.record(event)
-    writer.close(TrainingProgress.succeed)
+    writer.close(succeed)
     assert server.told[-1]["outputs"]["adapter"] == "s3://b/run/adapter"
     assert server.told[-1]["stages"][0]["score"] == 0.9
     assert all(later - earlier >= 0.19 for earlier, later in zip(server.times, server.times[1:], strict=False))
@@ -125,7 +134,7 @@ def test_a_head_that_the_operator_has_not_seen_yet_says_its_last_word_again() ->
     writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), patch, seconds=0.05, patience=5)
     writer.record(Claimed(term=1))
     writer.record(BEGAN)
-    writer.close(TrainingProgress.succeed)
+    writer.close(succeed)
     assert server.told[-1]["outputs"]["report"].startswith("s3://b/run")
 
 
@@ -146,7 +155,7 @@ def test_a_stop_or_a_job_that_is_gone_is_not_waited_for() -> None:
     def away(_: dict[str, Any]) -> None:
         raise ConnectionError
 
-    for patch, change in ((refuse, TrainingProgress.succeed), (away, None)):
+    for patch, change in ((refuse, succeed), (away, None)):
         writer = StatusWriter(TrainingProgress(run_uri="s3://b/run"), patch, seconds=0.05, patience=60)
         writer.record(Claimed(term=1))
         writer.record(BEGAN)
@@ -193,7 +202,14 @@ def test_how_fast_it_goes_is_told() -> None:
     told = progress.status().to_wire()["progress"]
     rates = {"examplesPerSecond": 2.0, "tokensPerSecond": 100.0, "computedTokensPerSecond": 60.0}
     assert told.pop("timeShares") == {part: float(part == "forward") for part in PARTS}
-    assert told == {"step": 4, "total": 10, **rates, "lossTokensPerSecond": 10.0, "etaSeconds": told["etaSeconds"]}
+    assert told == {
+        "name": "stage 1/2",
+        "step": 4,
+        "total": 10,
+        **rates,
+        "lossTokensPerSecond": 10.0,
+        "etaSeconds": told["etaSeconds"],
+    }
     untimed = RATES.model_copy(update={"computed_tokens_per_second": None, "mfu": 0.31249})
     progress.note(replace(STEPPED, throughput=untimed))
     told = progress.status().to_wire()["progress"]
@@ -223,9 +239,11 @@ def test_queries_that_are_being_answered_are_told() -> None:
     assert "answering" not in progress.status().to_wire()
     progress.note(Answered(name="arm QueryOnly", done=1, rows=100))
     progress.note(replace(BEGAN, name="arm Direct", stage=None))
-    assert "answering" not in progress.status().to_wire(), "Direct is trained now"
+    told = progress.status().to_wire()
+    assert "answering" not in told, "Direct is trained now"
+    assert told["progress"]["name"] == "arm Direct"
     progress.note(Answered(name="arm Direct", done=1, rows=100))
-    progress.succeed()
+    succeed(progress)
     assert "answering" not in progress.status().to_wire()
 
 
@@ -236,3 +254,45 @@ def test_answers_before_the_first_stage_are_told() -> None:
     writer.record(Answered(name="teacher", done=512, rows=1000))
     writer.close()
     assert server.told[-1]["answering"] == {"name": "teacher", "answered": 512, "total": 1000}
+
+
+@pytest.mark.parametrize("what", ["answers", "Direct"])
+def test_the_time_left_is_told_for_answers_and_for_direct_too(what: str) -> None:
+    now = 100.0
+    progress = TrainingProgress(run_uri="s3://b/run", clock=lambda: now)
+    if what == "Direct":
+        progress.note(replace(BEGAN, name="arm Direct", stage=None, steps=40))
+    for done in range(4, 41, 4):
+        now += 2.0
+        answered = Answered(name="arm FullPrompt", done=done, rows=40)
+        stepped = replace(STEPPED, name="arm Direct", stage=None, done=done, steps=40)
+        progress.note(answered if what == "answers" else stepped)
+        told = progress.status().to_wire()
+    assert told["answering" if what == "answers" else "progress"]["etaSeconds"] == 0.0
+    assert ("progress" in told) == (what == "Direct")
+    progress.note(Answered(name="arm QueryOnly", done=4, rows=40))
+    told = progress.status().to_wire()
+    assert "progress" not in told
+    assert "etaSeconds" not in told["answering"], "one batch tells no speed"
+    now += 3.0
+    progress.note(Answered(name="arm QueryOnly", done=10, rows=40))
+    assert progress.status().to_wire()["answering"]["etaSeconds"] == 15.0
+
+
+def test_the_result_is_that_of_the_report() -> None:
+    report = build_report(facts(rows=200))
+    result = result_of(report).to_wire()
+    assert (result["verdict"], result["headline"]) == (report.verdict.outcome, report.verdict.headline)
+    arm, full = report.arm("QueryOnly"), report.arm("FullPrompt")
+    assert arm is not None and full is not None
+    figure = arm.figure(report.verdict.metric)
+    assert (result["score"], result["scoreLow"], result["scoreHigh"]) == (figure.value, figure.low, figure.high)
+    assert (result["tokensBefore"], result["tokensAfter"]) == (full.prompt_tokens.mean, arm.prompt_tokens.mean)
+    assert result["rows"] == 200
+
+
+def test_a_run_without_a_stage_that_passed_the_gate_has_no_score() -> None:
+    nothing = facts(stopped_at=0, kept=None, result=None, stages=[stage(0, score=0.5, gate="failed")])
+    result = result_of(build_report(nothing)).to_wire()
+    assert result["verdict"] == "StoppedByGate"
+    assert not {"score", "scoreLow", "scoreHigh", "tokensAfter"} & set(result)

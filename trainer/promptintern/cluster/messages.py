@@ -18,9 +18,13 @@ _HEADINGS = {
     ("Suspended", "True"): "suspended",
     ("Suspended", "False"): "being suspended",
     ("Succeeded", "True"): "succeeded",
+    ("Internalized", "True"): "verdict",
+    ("Internalized", "False"): "verdict",
+    ("Internalized", "Unknown"): "verdict",
     ("Failed", "True"): "failed",
 }
 _TERMINAL_TYPES = ("Succeeded", "Failed")
+_VERDICT = "Internalized"
 _IMPLIED = {
     ("Accepted", "True"),
     ("QuotaReserved", "True"),
@@ -39,7 +43,7 @@ def relevant_conditions(job: Job) -> list[Condition]:
     conditions = job.status.conditions
     ends = [condition for condition in conditions if condition.type in _TERMINAL_TYPES and condition.status == "True"]
     if ends:
-        return ends
+        return [*ends, *(condition for condition in conditions if condition.type == _VERDICT)]
     suspended = [condition for condition in conditions if condition.type == "Suspended" and condition.status == "True"]
     if suspended:
         return suspended
@@ -182,16 +186,19 @@ def progress_line(job: Job) -> str | None:
     if training.answering is not None:
         answering = training.answering
         name = " ".join(printable(answering.name).split())
-        return f"{name}: answered {answering.answered:,} of {answering.total:,}"
-    if training.progress is None or not training.stages:
+        left = f", {duration(answering.eta_seconds)} left" if answering.eta_seconds is not None else ""
+        return f"{name}: answered {answering.answered:,} of {answering.total:,}{left}"
+    if training.progress is None:
         return None
     progress = training.progress
-    stage = max(training.stages, key=lambda stage: stage.index)
+    stage = max(training.stages, key=lambda stage: stage.index, default=None)
+    name = " ".join(printable(progress.name or "").split()) or (f"stage {stage.index + 1}" if stage else "training")
+    is_stage = stage is not None and not name.startswith("arm ")
     share = f" ({100 * progress.step / progress.total:.0f} %)" if progress.total else ""
-    loss = f", loss {stage.loss:.4f}" if stage.loss is not None else ""
+    loss = f", loss {stage.loss:.4f}" if is_stage and stage and stage.loss is not None else ""
     speed = f", {progress.tokens_per_second:,.0f} tokens/s" if progress.tokens_per_second else ""
     left = f", {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
-    return f"stage {stage.index + 1}: step {progress.step}/{progress.total}{share}{loss}{speed}{left}"
+    return f"{name}: step {progress.step}/{progress.total}{share}{loss}{speed}{left}"
 
 
 def elapsed(start: datetime, end: datetime) -> str:

@@ -56,17 +56,20 @@ def job_blocks(job: Job, *, now: datetime, console: Console, flags: str = "") ->
 
 def jobs_table(jobs: Sequence[Job], *, now: datetime, console: Console, all_namespaces: bool = False) -> RenderableType:
     """Return a table with one row per job and the columns of `kubectl get pij`."""
-    table = _table("", "namespace", "name", "phase") if all_namespaces else _table("", "name", "phase")
-    for name in ("stage", "tokens", "score", "age"):
+    names = ("name", "phase", "reason")
+    table = _table("", "namespace", *names) if all_namespaces else _table("", *names)
+    for name in ("stage", "tokens", "score", "verdict", "age"):
         table.add_column(name, justify="right", no_wrap=True)
     for job in jobs:
         status = job.status
         cells = [
             Text(job.name),
             _phase(job),
+            Text(status.reason or ""),
             Text(status.stage or ""),
             Text(f"{status.tokens:g}" if status.tokens is not None else ""),
             Text(status.score or ""),
+            Text(status.verdict or ""),
             Text(messages.age(job.created, now)),
         ]
         table.add_row(*([Text(job.namespace), *cells] if all_namespaces else cells))

@@ -47,7 +47,7 @@ def drive(job: PromptInternJob, observer: Observer) -> tuple[Report, str]:
                 workers=job.spec.compute.workers,
                 observer=StatusObserver(observer, writer),
             )
-            last_update = TrainingProgress.succeed
+            last_update = partial(TrainingProgress.succeed, report=report)
         except UserError as error:
             last_update = partial(TrainingProgress.fail, who="User", message=str(error), ray_job=ray_job)
             raise

@@ -11,12 +11,16 @@ from promptintern_api.training_status import (
     Failure,
     Outputs,
     Progress,
+    Result,
     StageStatus,
     TimeShares,
     TrainingStatus,
+    VerdictOutcome,
 )
 
 from promptintern.pipeline.events import Answered, CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
+from promptintern.report.facts import FULL_PROMPT
+from promptintern.report.schema import Report
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
 
 _RECENT_STEPS = 20
@@ -37,6 +41,7 @@ class TrainingProgress:
         self._progress: Progress | None = None
         self._answering: Answering | None = None
         self._failure: Failure | None = None
+        self._result: Result | None = None
         self._outputs: Outputs | None = None
 
     def note(self, event: Event) -> None:
@@ -46,23 +51,31 @@ class TrainingProgress:
                 self._term = term
             case TrainingBegan(stage=int() as stage):
                 self._change(stage, **_planned(event.plan), started_at=event.started_at)
-                self._progress = Progress(step=event.done, total=event.steps)
-                self._answering = None
-                self._recent.clear()
-                self._recent.append((self._clock(), event.done))
+                self._begin_training(event)
             case TrainingBegan():
-                self._answering = None  # Direct, which has no entry among the stages
-            case Stepped(stage=int() as stage):
-                self._change(stage, loss=event.loss)
+                self._begin_training(event)  # Direct, which has no entry among the stages
+            case Stepped():
+                if event.stage is not None:
+                    self._change(event.stage, loss=event.loss)
                 self._recent.append((self._clock(), event.done))
                 self._progress = Progress(
+                    name=event.name[:100],
                     step=event.done,
                     total=event.steps,
                     **_rounded(event.throughput),
                     eta_seconds=self._seconds_left(event.steps),
                 )
             case Answered():
-                self._answering = Answering(name=event.name[:100], answered=event.done, total=event.rows)
+                if self._answering is None or self._answering.name != event.name[:100]:
+                    self._recent.clear()
+                self._recent.append((self._clock(), event.done))
+                self._progress = None
+                self._answering = Answering(
+                    name=event.name[:100],
+                    answered=event.done,
+                    total=event.rows,
+                    eta_seconds=self._seconds_left(event.rows),
+                )
             case CheckpointSaved(stage=int() as stage):
                 self._change(stage, checkpoint=f"{self._run_uri}/{event.folder}")
             case StageDone(record=record):
@@ -73,8 +86,9 @@ class TrainingProgress:
         """Record that the trainer failed with ``message``, and who or what caused the failure."""
         self._failure = Failure(failure_class=who, message=message[:32_768], ray_job=ray_job)
 
-    def succeed(self) -> None:
-        """Record that the run has finished, and where its outputs are."""
+    def succeed(self, report: Report) -> None:
+        """Record that the run has finished, with the result in ``report``, and where its outputs are."""
+        self._result = result_of(report)
         self._outputs = Outputs(
             adapter=f"{self._run_uri}/{ADAPTER_FOLDER}",
             report=f"{self._run_uri}/{REPORT_FOLDER}/{REPORT_HTML}",
@@ -89,8 +103,15 @@ class TrainingProgress:
             progress=self._progress,
             answering=self._answering,
             failure=self._failure,
+            result=self._result,
             outputs=self._outputs,
         )
+
+    def _begin_training(self, event: TrainingBegan) -> None:
+        self._progress = Progress(name=event.name[:100], step=event.done, total=event.steps)
+        self._answering = None
+        self._recent.clear()
+        self._recent.append((self._clock(), event.done))
 
     def _change(self, stage: int, **changes: object) -> None:
         stored = self._stages.get(stage) or StageStatus(index=stage, rate=0, shots=0, prompt_tokens=0)
@@ -110,6 +131,26 @@ def stage_status(record: StageRecord) -> StageStatus:
         score=record.score,
         started_at=record.started_at,
         finished_at=record.finished_at,
+    )
+
+
+def result_of(report: Report) -> Result:
+    """Return the result in ``report``."""
+    verdict = report.verdict
+    full, arm = report.arm(FULL_PROMPT), report.arm(verdict.arm) if verdict.arm else None
+    assert full is not None, "every report has the arm FullPrompt"
+    score = arm.figure(verdict.metric) if arm is not None else None
+    return Result(
+        verdict=VerdictOutcome(verdict.outcome),
+        headline=verdict.headline[:4096],
+        metric=verdict.metric.value,
+        score=score and score.value,
+        score_low=score and score.low,
+        score_high=score and score.high,
+        full_prompt_score=full.figure(verdict.metric).value,
+        rows=full.rows,
+        tokens_before=full.prompt_tokens.mean,
+        tokens_after=arm.prompt_tokens.mean if arm is not None else None,
     )
 
 
