@@ -29,6 +29,16 @@ class StageStatus(ApiModel):
             )
         ),
     ] = None
+    seconds: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description=(
+                "Seconds for which the stage has been trained, over all attempts, without evaluation and without the "
+                "time between attempts."
+            ),
+        ),
+    ] = None
     started_at: Annotated[Time | None, Field(description="Time at which the training of the stage began.")] = None
     finished_at: Annotated[
         Time | None,

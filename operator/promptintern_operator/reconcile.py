@@ -307,9 +307,8 @@ def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any], training
             ATTEMPTS.labels(outcome=attempt["outcome"]).inc()
     if after.get("completionTime") and not before.get("completionTime") and training is not None:
         for stage in training.stages:
-            if stage.started_at is not None and stage.finished_at is not None:
-                seconds = (stage.finished_at - stage.started_at).total_seconds()
-                STAGE_SECONDS.labels(stage=str(stage.index)).observe(seconds)
+            if stage.seconds is not None:
+                STAGE_SECONDS.labels(stage=str(stage.index)).observe(stage.seconds)
 
 
 def recorded_uids(status: PromptInternJobStatus | None) -> set[str]:

@@ -115,6 +115,8 @@ def container(
         "resources": {"requests": dict(size), "limits": {k: v for k, v in size.items() if k != "cpu"}},
         "env": [*({"name": key, "value": value} for key, value in environment(job, env).items()), *credentials(job)],
         "volumeMounts": mounts(job, token=token),
+        # KubeRay deletes a pod that failed, so the end of its log must be in its state by then.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     } | more
 
 

@@ -32,7 +32,6 @@ def preflight_job(job: ResolvedJob, settings: Settings, *, generation: int, numb
         size=size,
         command=["promptintern", "validate", JOB_PATH, "--sha256", job_digest(job), "--findings", _FINDINGS],
         terminationMessagePath=_FINDINGS,
-        terminationMessagePolicy="FallbackToLogsOnError",
     )
     return {
         "apiVersion": "batch/v1",

@@ -80,15 +80,6 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         ],
         lifecycle=_save_hook(PodRole.HEAD, grace),
     )
-    logs = container(
-        job,
-        settings,
-        name="logs",
-        size=_SHIPPER,
-        env={ENV_RAY_JOB: name},
-        restartPolicy="Always",
-        command=["promptintern", "pod", "ship-logs", JOB_PATH, "--sha256", job_digest(job)],
-    )
     return {
         "rayStartParams": {
             "num-cpus": "0",
@@ -104,8 +95,7 @@ def _head(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
                 job,
                 [ray],
                 token=True,
-                # A native sidecar ends after the trainer, so it sees the whole log.
-                initContainers=[logs],
+                initContainers=[_log_shipper(job, settings, name, PodRole.HEAD)],
                 terminationGracePeriodSeconds=grace,
                 **cpu_placement(job),
             ),
@@ -134,9 +124,23 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
         "rayStartParams": {"num-cpus": "1", "object-store-memory": str(_OBJECT_STORE_BYTES)},
         "template": {
             "metadata": {"labels": pod_labels(job, PodRole.WORKER)},
-            "spec": pod_spec(job, [ray], terminationGracePeriodSeconds=grace, **worker_placement(job)),
+            "spec": pod_spec(
+                job,
+                [ray],
+                initContainers=[_log_shipper(job, settings, name, PodRole.WORKER)],
+                terminationGracePeriodSeconds=grace,
+                **worker_placement(job),
+            ),
         },
     }
+
+
+def _log_shipper(job: ResolvedJob, settings: Settings, name: str, role: PodRole) -> Manifest:
+    """Return the sidecar that uploads logs. As a native sidecar, it ends after Ray, so it sees the whole log."""
+    command = ["promptintern", "pod", "ship-logs", JOB_PATH, "--role", role.value, "--sha256", job_digest(job)]
+    return container(
+        job, settings, name="logs", size=_SHIPPER, env={ENV_RAY_JOB: name}, restartPolicy="Always", command=command
+    )
 
 
 def _ray_environment(job: ResolvedJob, name: str) -> dict[str, str]:

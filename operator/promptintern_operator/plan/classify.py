@@ -39,7 +39,7 @@ _SHORTLY_BEFORE = timedelta(minutes=10)
 that runs for longer has recovered from the kill.
 """
 _TAIL_LINES, _MESSAGE_CHARACTERS = 12, 2000
-_MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 512
+_MOST_PODS, _MOST_GONE, _POD_MESSAGE = 48, 16, 1024
 
 STUCK_BY_USER = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
 """The reasons for which a container waits until the user acts; another attempt would not help."""
@@ -273,7 +273,7 @@ def _last_state(pod: PodView) -> PodStatus:
         node=pod.node,
         phase=pod.phase,
         reason=reason,
-        message=message[:_POD_MESSAGE] if message else None,
+        message=_tail(message)[-_POD_MESSAGE:] if message else None,
         exit_code=ended.exit_code if ended else None,
         finished_at=ended.ended_at if ended else None,
     )

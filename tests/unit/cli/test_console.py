@@ -19,7 +19,7 @@ RATES = Throughput(
     time_shares=TimeShares(data=0.02, forward=0.4, backward=0.58),
 )
 UNTIMED = RATES.model_copy(update={"computed_tokens_per_second": None, "time_shares": None})
-STEPPED = Stepped(name="stage 1/4", stage=0, done=10, steps=10, loss=1.2345, throughput=RATES)
+STEPPED = Stepped(name="stage 1/4", stage=0, done=10, steps=10, loss=1.2345, seconds=5.0, throughput=RATES)
 TRAINED = Trained(name="stage 1/4", seconds=200.0, throughput=RATES)
 
 

@@ -143,12 +143,13 @@ def test_every_container_has_the_ca_certificate_of_the_storage(any_job: PromptIn
 @given(jobs())
 def test_memory_limits_equal_requests_and_only_workers_get_gpus(any_job: PromptInternJob) -> None:
     gpus = any_job.spec.compute.gpus_per_worker
-    for name, template in pod_templates(any_job).items():
+    for template in pod_templates(any_job).values():
         for container in containers(template["spec"]):
             requests, limits = container["resources"]["requests"], container["resources"]["limits"]
             assert {"cpu", "memory"} <= requests.keys()
             assert limits == {name: size for name, size in requests.items() if name != "cpu"}
-            assert limits.get(GPU) == (str(gpus) if name == "worker" and gpus else None)
+            assert limits.get(GPU) == (str(gpus) if container["name"] == "ray-worker" and gpus else None)
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
 @FEW

@@ -13,6 +13,9 @@ from promptintern import leaving
 from promptintern.pod import save as hook
 from promptintern.pod.log_upload import tail, upload_logs
 from promptintern.storage.store import open_store
+from promptintern_api.contract import PodRole
+
+from tests.cluster.client import wait_for
 
 
 @pytest.fixture
@@ -83,22 +86,26 @@ def test_a_process_that_died_is_not_there(folder: Path) -> None:
         os.kill(gone.pid, signal.SIG_DFL)
 
 
-def test_the_end_of_a_log_is_uploaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [(PodRole.HEAD, "job-driver-x.log"), (PodRole.WORKER, "raylet.out"), (PodRole.WORKER, "worker-1-01-7.err")],
+)
+def test_the_end_of_a_log_is_uploaded(tmp_path: Path, role: PodRole, name: str) -> None:
     logs, store = tmp_path / "logs", open_store((tmp_path / "store").as_uri())
     logs.mkdir()
-    log = logs / "job-driver-x.log"
+    log = logs / name
     log.write_text("first\n")
     (logs / "other.log").write_text("not wanted\n")
     stop = threading.Event()
-    thread = threading.Thread(target=upload_logs, args=(store, stop), kwargs={"logs": logs, "seconds": 0.05})
+    options = {"role": role, "logs": logs, "seconds": 0.05}
+    thread = threading.Thread(target=upload_logs, args=(store, stop), kwargs=options, daemon=True)
     thread.start()
-    while store.list() != ["job-driver-x.log"]:
-        time.sleep(0.02)
+    wait_for(lambda: store.list() == [name], 30, "the first upload")
     log.write_text("first\nlast\n")
     stop.set()
     thread.join()
-    assert store.read("job-driver-x.log") == b"first\nlast\n"
-    assert store.list() == ["job-driver-x.log"]
+    assert store.read(name) == b"first\nlast\n"
+    assert store.list() == [name]
 
 
 def test_a_tail_begins_with_a_line(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ RATES = Throughput(
     loss_tokens_per_second=10.0,
     time_shares=TimeShares(forward=1.0),
 )
-STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, throughput=RATES)
+STEPPED = Stepped(name="stage 1/2", stage=0, done=4, steps=10, loss=0.5, seconds=2.04, throughput=RATES)
 PARTS = ("data", "forward", "backward", "exchange", "optimizer", "save")
 DONE = StageDone(
     record=StageRecord(
@@ -215,6 +215,16 @@ def test_how_fast_it_goes_is_told() -> None:
     told = progress.status().to_wire()["progress"]
     assert "computedTokensPerSecond" not in told
     assert told["mfu"] == 0.312
+
+
+def test_the_time_of_a_stage_is_that_of_its_training() -> None:
+    """A stage that was suspended for an hour did not take an hour."""
+    progress = TrainingProgress(run_uri="s3://b/run")
+    progress.note(BEGAN)
+    progress.note(STEPPED)
+    assert progress.status().to_wire()["stages"][0]["seconds"] == 2.0
+    progress.note(DONE)
+    assert progress.status().to_wire()["stages"][0]["seconds"] == round(DONE.record.seconds, 1)
 
 
 def test_a_stage_that_continues_has_no_time_left_before_its_first_step() -> None:

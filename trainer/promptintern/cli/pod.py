@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from promptintern_api.contract import ENV_RAY_JOB, LOGS_FOLDER, ExitCode
+from promptintern_api.contract import ENV_RAY_JOB, LOGS_FOLDER, ExitCode, PodRole
 
 from promptintern.errors import UserError
 
+_BEFORE_LOGS_SECONDS = 10.0
+"""The wait in seconds before the sidecar imports anything, so that it does not slow down the start of Ray."""
 app = typer.Typer(name="pod", help="Commands that the operator's pods run.", no_args_is_help=True)
 
 Job = Annotated[Path, typer.Argument(metavar="JOB", help="File with the resolved job.")]
@@ -54,10 +56,19 @@ def save(
 
 
 @app.command("ship-logs")
-def ship_logs(job: Job, sha256: Digest = None) -> None:
-    """Upload the tails of the Ray cluster's logs to storage until the pod ends. The log sidecar runs this command."""
+def ship_logs(
+    job: Job,
+    role: Annotated[PodRole, typer.Option(help="Role of this pod: head or worker.")] = PodRole.HEAD,
+    sha256: Digest = None,
+) -> None:
+    """Upload the tails of this pod's logs of Ray to storage until the pod ends. The log sidecar runs this command."""
     import os
+    import socket
 
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait(_BEFORE_LOGS_SECONDS)
     # The sidecar has little memory, so nothing here may import torch.
     from promptintern.job import load_job, run_folder
     from promptintern.pod.log_upload import upload_logs
@@ -67,9 +78,7 @@ def ship_logs(job: Job, sha256: Digest = None) -> None:
     loaded = load_job(job, sha256=sha256)
     if loaded.spec.storage is None:
         raise UserError.at("spec.storage", "is required")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     storage = loaded.spec.storage
     store = open_store(storage.uri, s3=S3Options.of(storage)).child(run_folder(loaded))
-    upload_logs(store.child(LOGS_FOLDER, os.environ.get(ENV_RAY_JOB, "local")), stop)
+    folder = store.child(LOGS_FOLDER, os.environ.get(ENV_RAY_JOB, "local"))
+    upload_logs(folder if role is PodRole.HEAD else folder.child(socket.gethostname()), stop, role=role)

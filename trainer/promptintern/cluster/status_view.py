@@ -12,6 +12,7 @@ from rich.text import Text
 
 from promptintern.cluster import messages
 from promptintern.cluster.objects import Job
+from promptintern.report.formatting import duration
 from promptintern.terminal import fitted_table, printable
 
 _COLOURS = {
@@ -120,7 +121,7 @@ def _stages(job: Job, now: datetime, console: Console) -> list[RenderableType]:
             f"{stage.prompt_tokens:.1f}",
             f"{stage.loss:.4f}" if stage.loss is not None else "",
             f"{stage.score:.3f}" if stage.score is not None else "",
-            _stage_duration(stage, now, running=job.status.phase is Phase.TRAINING),
+            _stage_duration(stage, now, is_running=job.status.phase is Phase.TRAINING),
         )
     blocks: list[RenderableType] = [fitted_table(table, console)]
     if line:
@@ -137,8 +138,11 @@ def _stages(job: Job, now: datetime, console: Console) -> list[RenderableType]:
     return blocks
 
 
-def _stage_duration(stage: StageStatus, now: datetime, *, running: bool) -> str:
-    if stage.started_at is None or (stage.finished_at is None and not running):
+def _stage_duration(stage: StageStatus, now: datetime, *, is_running: bool) -> str:
+    """Return how long the stage was trained; a trainer of an older version reports only when it began and ended."""
+    if stage.seconds is not None:
+        return duration(stage.seconds)
+    if stage.started_at is None or (stage.finished_at is None and not is_running):
         return ""
     return messages.elapsed(stage.started_at, stage.finished_at or now)
 

@@ -55,6 +55,8 @@ class Stepped:
     done: int
     steps: int
     loss: float
+    seconds: float
+    """The training time so far in seconds, over all attempts, without evaluation."""
     throughput: Throughput
 
 

@@ -230,6 +230,7 @@ class TrackTrainer:
                     done=trajectory.steps,
                     steps=steps,
                     loss=trajectory.loss[-1],
+                    seconds=trajectory.seconds,
                     throughput=self.throughput(trajectory),
                 )
             )

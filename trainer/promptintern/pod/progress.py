@@ -56,7 +56,7 @@ class TrainingProgress:
                 self._begin_training(event)  # Direct, which has no entry among the stages
             case Stepped():
                 if event.stage is not None:
-                    self._change(event.stage, loss=event.loss)
+                    self._change(event.stage, loss=event.loss, seconds=round(event.seconds, 1))
                 self._recent.append((self._clock(), event.done))
                 self._progress = Progress(
                     name=event.name[:100],
@@ -129,6 +129,7 @@ def stage_status(record: StageRecord) -> StageStatus:
         **_planned(record),
         loss=record.loss_last,
         score=record.score,
+        seconds=round(record.seconds, 1),
         started_at=record.started_at,
         finished_at=record.finished_at,
     )
