@@ -1,5 +1,6 @@
 """Whole runs on a tiny model, in this process: what a user gets, under the settings that change the course of a run."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -393,3 +394,25 @@ def test_a_file_in_the_place_of_the_workdir_is_named(runner: Runner) -> None:
     ran = runner("run", write_job(runner.folder, tiny_job(runner.folder)), "--workdir", runner.folder / "file")
     assert ran.code == 2, ran.err
     assert str(runner.folder / "file") in ran.err
+
+
+def test_an_adapter_with_options_that_the_trainer_never_writes_is_refused(runner: Runner) -> None:
+    """Whoever can write to the folder can also commit the changed file, so its digest protects nobody."""
+    assert runner.run(tiny_job(runner.folder)).code == 0
+    adapter = runner.output / "adapter"
+    config = adapter / "adapter_config.json"
+    content = json.dumps(
+        json.loads(config.read_text()) | {"megatron_config": {}, "megatron_core": "evil.core"}
+    ).encode()
+    config.write_bytes(content)
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    manifest["files"]["adapter_config.json"] |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    for arguments in (
+        ("predict", runner.output, "add 1 to 2"),
+        ("export", adapter, "--merged", runner.folder / "merged"),
+    ):
+        refused = runner(*arguments)
+        assert refused.code == 2, refused.err
+        assert "adapter_config.json: sets 'megatron_core'" in " ".join(refused.err.split())
+        assert "Traceback" not in refused.err

@@ -11,6 +11,7 @@ from promptintern_api.model import Dtype
 
 from promptintern.compress import CompressedTemplate
 from promptintern.engine.adapter import WEIGHTS
+from promptintern.engine.adapter_config import read_adapter_config
 from promptintern.errors import Problem, UserError
 from promptintern.evaluate.generate import Answer, Decoding, generate
 from promptintern.models import ModelFolder, context_length, fetch_model, load_base_model, load_tokenizer
@@ -102,19 +103,21 @@ def load_internalized_model(adapter_uri: str, local: Path, *, base_model: str | 
         base_model: The URI of the base model; None to use the URI that the adapter records.
 
     Raises:
-        UserError: if there is no adapter, the base model cannot be loaded, or the adapter does not fit the base model.
+        UserError: if there is no adapter, its ``adapter_config.json`` holds anything that the trainer does not write,
+            the base model cannot be loaded, or the adapter does not fit the base model.
         RunFailed: if a file of the adapter does not match its entry in the manifest.
     """
     from peft import PeftModel
 
     prompt = fetch_adapter(adapter_uri, local)
+    config = read_adapter_config(local, where=adapter_uri)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     field = "--base-model" if base_model else f"{PROMPT_FILE}: base_model"
     folder = fetch_model(base_model or prompt.base_model, field=field)
     tokenizer = load_tokenizer(folder, field=field)
     base = load_base_model(folder, dtype=DTYPES[Dtype(prompt.dtype)], device=device, field=field)
     try:
-        model = PeftModel.from_pretrained(base, str(local), torch_device=str(device))
+        model = PeftModel.from_pretrained(base, str(local), config=config.peft_config(), torch_device=str(device))
     except Exception as error:  # noqa: BLE001 -- each kind of mismatch raises a different error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError.at(

@@ -10,11 +10,11 @@ from promptintern_api.training import Lora
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from promptintern.engine.adapter_config import CONFIG
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.local import writing_files
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)

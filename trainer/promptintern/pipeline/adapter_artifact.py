@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE
 from pydantic import BaseModel, ConfigDict
 
-from promptintern.engine.adapter import CONFIG, WEIGHTS
+from promptintern.engine.adapter import WEIGHTS
+from promptintern.engine.adapter_config import CONFIG
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import base_model_name
 from promptintern.stage_record import StageRecord
