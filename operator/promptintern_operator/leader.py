@@ -6,7 +6,15 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 import structlog
-from kubernetes.aio.client import ApiClient, V1Lease, V1LeaseSpec, V1ObjectMeta
+from kubernetes.aio.client import (
+    ApiClient,
+    AuthenticationV1Api,
+    V1Lease,
+    V1LeaseSpec,
+    V1ObjectMeta,
+    V1OwnerReference,
+    V1SelfSubjectReview,
+)
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
@@ -48,11 +56,19 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
     """A lease lock whose requests time out, so that a replaced leader stops even if the API server hangs."""
 
     def __init__(
-        self, name: str, namespace: str, identity: str, api: ApiClient, seconds: float, leadership: Leadership
+        self,
+        name: str,
+        namespace: str,
+        identity: str,
+        api: ApiClient,
+        seconds: float,
+        leadership: Leadership,
+        owner: V1OwnerReference | None,
     ) -> None:
         super().__init__(name, namespace, identity, api)
         self._seconds = seconds
         self._leadership = leadership
+        self._owners = [owner] if owner else None
 
     async def get(self, name: str, namespace: str) -> tuple[bool, LeaderElectionRecord | Exception | None]:
         try:
@@ -64,10 +80,13 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
 
     async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
         # The inherited method sends a request that fails the library's own validation (kubernetes 37).
-        lease = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        metadata = V1ObjectMeta(name=name, owner_references=self._owners)
+        lease = V1Lease(metadata=metadata, spec=self.update_lease(election_record))
         return await self._take(self.api_instance.create_namespaced_lease(namespace, lease))
 
     async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
+        if self._owners and self.lease_reference is not None:  # an earlier version created leases without an owner
+            self.lease_reference.metadata.owner_references = self._owners
         return await self._take(super().update(name, namespace, updated_record))
 
     async def release(self) -> None:
@@ -99,6 +118,29 @@ class _TimedLeaseLock(LeaseLock):  # type: ignore[misc]
             return False
 
 
+def owner_of_lease(user_name: str, uid: str, namespace: str) -> V1OwnerReference | None:
+    """Return a reference to the ServiceAccount with this user name, or None if there is none in ``namespace``.
+
+    The lease is owned by the operator's ServiceAccount, so that it is deleted when the release is uninstalled.
+    """
+    prefix = f"system:serviceaccount:{namespace}:"
+    if not uid or not user_name.startswith(prefix):
+        return None
+    return V1OwnerReference(api_version="v1", kind="ServiceAccount", name=user_name.removeprefix(prefix), uid=uid)
+
+
+async def _find_owner(api: ApiClient, namespace: str, seconds: float) -> V1OwnerReference | None:
+    """Ask the API server who this process is. A lease without an owner works as well, so every failure gives None."""
+    try:
+        async with asyncio.timeout(seconds):
+            review = await AuthenticationV1Api(api).create_self_subject_review(V1SelfSubjectReview())
+    except (aiohttp.ClientError, OSError, TimeoutError, ApiException) as error:
+        _log.warning("the lease gets no owner; it will stay when the release is uninstalled", error=str(error))
+        return None
+    user = review.status.user_info
+    return owner_of_lease(user.username or "", user.uid or "", namespace)
+
+
 async def lead(api: ApiClient, settings: Settings, leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
     """Wait to become the leader, then run ``work``. Return once ``work`` returns or the lease is lost.
 
@@ -110,13 +152,15 @@ async def lead(api: ApiClient, settings: Settings, leadership: Leadership, work:
         leadership: The period that is extended whenever the lease is renewed.
         work: The coroutine function to run while leading.
     """
+    seconds = settings.lease_seconds / 10
     lock = _TimedLeaseLock(
         settings.lease_name,
         settings.operator_namespace,
         settings.pod_name,
         api,
-        seconds=settings.lease_seconds / 10,
+        seconds=seconds,
         leadership=leadership,
+        owner=await _find_owner(api, settings.operator_namespace, seconds),
     )
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -34,6 +34,29 @@ def led_at(operator: Operator) -> float:
     return time.monotonic()
 
 
+def test_the_lease_goes_with_the_release(place: Place) -> None:
+    """The garbage collector deletes it with its owner. A lease from before there were owners gets one, too."""
+    server, system = place.server, "promptintern-system"
+    server.apply(
+        {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": "promptintern", "namespace": system},
+        }
+    )
+    account = server.get("serviceaccount", "promptintern", system)
+    assert account is not None
+    owner = {"apiVersion": "v1", "kind": "ServiceAccount", "name": "promptintern", "uid": account["metadata"]["uid"]}
+    for name in ("operator-a", "operator-b"):  # the first finds a lease, the second creates one
+        operator = place.operator(name, lease_seconds=LEASE)
+        operator.start()
+        operator.wait_until_leading(40)
+        lease = server.get("lease", "promptintern", system)
+        assert lease is not None and lease["metadata"]["ownerReferences"] == [owner]
+        assert operator.stop() == 0
+        server.delete("lease", "promptintern", system)
+
+
 def test_one_leads(replicas: tuple[Operator, Operator], team: Tenant) -> None:
     first, second = replicas
     team.submit("one")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from promptintern_operator.kube import JOBS, Kube, RequestFailed
-from promptintern_operator.leader import Leadership
+from promptintern_operator.leader import Leadership, owner_of_lease
 
 
 def test_leadership_ends_with_the_last_renewal_of_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +37,22 @@ def test_a_former_leader_sends_no_writes() -> None:
     with pytest.raises(RequestFailed, match="nobody there"):
         asyncio.run(kube.get(JOBS, "team-a", "small"))
     assert methods == ["GET"]
+
+
+@pytest.mark.parametrize(
+    ("user", "uid", "owner"),
+    [
+        ("system:serviceaccount:system:operator", "u1", ("v1", "ServiceAccount", "operator", "u1")),
+        ("system:serviceaccount:another:operator", "u1", None),
+        ("system:serviceaccount:system:operator", "", None),
+        ("alice", "u1", None),
+        ("", "", None),
+    ],
+)
+def test_the_lease_belongs_to_the_operators_service_account(
+    user: str, uid: str, owner: tuple[str, str, str, str] | None
+) -> None:
+    """An owner in another namespace would make the garbage collector delete the lease."""
+    reference = owner_of_lease(user, uid, "system")
+    found = reference and (reference.api_version, reference.kind, reference.name, reference.uid)
+    assert found == owner
