@@ -16,7 +16,16 @@ _OPERATORS = "app.kubernetes.io/name=promptintern"
 OPERATOR_IMAGE = "localhost/promptintern-operator:test"
 TRAINER_IMAGE = "localhost/promptintern-trainer:test"
 
-_SHARED = ("pyproject.toml", "uv.lock", "crds/pyproject.toml", "operator/pyproject.toml", "trainer/pyproject.toml")
+_SHARED = (
+    "pyproject.toml",
+    "uv.lock",
+    "tools/uv.txt",
+    "tools/sbom.sh",
+    "tools/libraries.sh",
+    "crds/pyproject.toml",
+    "operator/pyproject.toml",
+    "trainer/pyproject.toml",
+)
 _PACKAGES = {
     OPERATOR_IMAGE: ("operator", ("crds/promptintern_api", "operator/promptintern_operator")),
     TRAINER_IMAGE: ("trainer", ("crds/promptintern_api", "trainer/promptintern")),
