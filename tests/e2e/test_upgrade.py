@@ -22,6 +22,11 @@ def test_a_running_job_survives_upgrade_uninstall_and_installation(team: Team, t
         assert cluster.get("crd", "promptinternjobs.promptintern.dev"), "helm uninstall removed the CRD"
         (attempt,) = team.status(name)["attempts"]
         assert cluster.get("rayjob", attempt["rayJobName"], team.namespace)
+        cluster.wait_for(
+            lambda: cluster.get("lease", project.RELEASE, project.SYSTEM) is None,
+            timeout=120,
+            what="the removal of the Lease by the garbage collector",
+        )
         project.install(cluster, secret=SECRET, bucket=bucket)
         team.wait(name, seconds=900)
     assert team.condition(name, "Succeeded").get("status") == "True", team.describe(name)
