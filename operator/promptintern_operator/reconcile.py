@@ -58,6 +58,7 @@ class Reconciler:
             queue=settings.queue_seconds,
             retry=settings.retry_seconds,
             retry_max=settings.retry_seconds_max,
+            kuberay_namespace=settings.kuberay_namespace,
         )
 
     async def reconcile(self, key: Key) -> None:

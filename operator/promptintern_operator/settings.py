@@ -23,7 +23,7 @@ class EgressRule(_Value):
     namespace_selector: dict[str, Any] | None = None
     pod_selector: dict[str, Any] | None = None
     ports: list[int] = []
-    """The allowed TCP ports; an empty list allows all ports."""
+    """The allowed ports; an empty list allows all ports."""
 
     @model_validator(mode="after")
     def _says_where(self) -> Self:
@@ -74,15 +74,33 @@ class Settings(BaseSettings):
     head_size: PodSize = PodSize(cpu="1", memory="4Gi")
     worker_size: PodSize = PodSize(cpu="2", memory="8Gi")
     preflight_size: PodSize = PodSize(cpu="1", memory="4Gi")
+    dns: tuple[EgressRule, ...] = (
+        EgressRule(
+            namespace_selector={"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+            pod_selector={
+                "matchExpressions": [{"key": "k8s-app", "operator": "In", "values": ["kube-dns", "node-local-dns"]}]
+            },
+            ports=[53],
+        ),
+        EgressRule(cidr="169.254.0.0/16", ports=[53]),
+    )
+    """The DNS servers of the pods of jobs; the ports are UDP and TCP ports. The second rule is for NodeLocal DNSCache,
+    whose address belongs to no pod. Clouds serve credentials on such addresses too, but not on the DNS port.
+    """
     egress: tuple[EgressRule, ...] = (
         EgressRule(cidr="0.0.0.0/0", except_=["169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32"]),
         EgressRule(
-            cidr="::/0", except_=["fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128", "fd00:c1::a9fe:a9fe/128"]
+            cidr="::/0",
+            except_=[
+                *("fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128", "fd00:c1::a9fe:a9fe/128"),
+                *("fd00:a9fe:a9fe::1/128", "fd00:42::42/128"),
+            ],
         ),
     )
-    kuberay_namespace: str | None = None
-    """The namespace of the KubeRay operator, which alone may connect to head pods from outside; None allows every
-    namespace.
+    """The destinations of the pods of jobs besides each other and DNS; the ports are TCP ports."""
+    kuberay_namespace: str = "kuberay"
+    """The namespace of the KubeRay operator, which alone may connect to head pods from outside. An empty value allows
+    pods with KubeRay's label in every namespace.
     """
 
     checks_in_queue: bool = False

@@ -44,12 +44,12 @@
 {{- fail "defaultStorage.uri: is required if any other field of defaultStorage is set" }}
 {{- end }}
 {{- end }}
+- name: PROMPTINTERN_DNS
+  value: {{ toJson .Values.dns | quote }}
 - name: PROMPTINTERN_EGRESS
   value: {{ toJson .Values.egress | quote }}
-{{- with .Values.kuberayNamespace }}
 - name: PROMPTINTERN_KUBERAY_NAMESPACE
-  value: {{ . }}
-{{- end }}
+  value: {{ .Values.kuberayNamespace | quote }}
 - name: PROMPTINTERN_CHECKS_IN_QUEUE
   value: {{ .Values.kueue.checksInQueue | quote }}
 {{- range $role := list "head" "worker" "preflight" }}

@@ -69,6 +69,28 @@ seccompProfile:
 {{- dict "cpu" (toString .cpu) "memory" (toString .memory) | toJson -}}
 {{- end -}}
 
+{{/* An entry of the value `dns` as an egress rule of a NetworkPolicy, in JSON. */}}
+{{- define "promptintern.dnsRule" -}}
+{{- $rule := dict }}
+{{- $peer := pick . "namespaceSelector" "podSelector" }}
+{{- if .cidr }}
+{{- $peer = dict "ipBlock" (pick . "cidr" "except") }}
+{{- end }}
+{{- if $peer }}
+{{- $_ := set $rule "to" (list $peer) }}
+{{- end }}
+{{- $ports := list }}
+{{- range $protocol := list "UDP" "TCP" }}
+{{- range $.ports }}
+{{- $ports = append $ports (dict "protocol" $protocol "port" .) }}
+{{- end }}
+{{- end }}
+{{- if $ports }}
+{{- $_ := set $rule "ports" $ports }}
+{{- end }}
+{{- toJson $rule -}}
+{{- end -}}
+
 {{/* The operator's rights on jobs and their dependents. None of them reads a Secret. */}}
 {{- define "promptintern.rules" -}}
 - apiGroups: [promptintern.dev]

@@ -7,10 +7,6 @@ from promptintern_operator.manifests.meta import Manifest, child_name, metadata,
 from promptintern_operator.settings import EgressRule, Settings
 
 _DASHBOARD = 8265
-_NODE_LOCAL_DNS = ("169.254.0.0/16", "fd00::/8")
-"""The address ranges on which NodeLocal DNSCache listens; no pod selector matches it, because it has no pod IP. Clouds
-serve credentials on such addresses too, but not on the DNS port.
-"""
 _KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}
 """The label that both KubeRay's chart and its manifests set on the pods of its operator."""
 
@@ -31,11 +27,8 @@ def network_policy(job: PromptInternJob, settings: Settings) -> Manifest:
             ],
             "egress": [
                 {"to": [own]},
-                {
-                    "to": [{"namespaceSelector": {}}, *({"ipBlock": {"cidr": cidr}} for cidr in _NODE_LOCAL_DNS)],
-                    "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
-                },
-                *map(_egress, settings.egress),
+                *(_egress(rule, "UDP", "TCP") for rule in settings.dns),
+                *(_egress(rule, "TCP") for rule in settings.egress),
             ],
         },
     }
@@ -43,15 +36,15 @@ def network_policy(job: PromptInternJob, settings: Settings) -> Manifest:
 
 def _kuberay(settings: Settings) -> Manifest:
     namespace: Manifest = {}
-    if settings.kuberay_namespace is not None:
+    if settings.kuberay_namespace:
         namespace = {"matchLabels": {"kubernetes.io/metadata.name": settings.kuberay_namespace}}
     return {"namespaceSelector": namespace, "podSelector": {"matchLabels": _KUBERAY}}
 
 
-def _egress(rule: EgressRule) -> Manifest:
+def _egress(rule: EgressRule, *protocols: str) -> Manifest:
     selectors = {"namespaceSelector": rule.namespace_selector, "podSelector": rule.pod_selector}
     peer: Manifest = {kind: selector for kind, selector in selectors.items() if selector is not None}
     if rule.cidr is not None:
         peer = {"ipBlock": {"cidr": rule.cidr} | ({"except": list(rule.except_)} if rule.except_ else {})}
-    ports = [{"protocol": "TCP", "port": port} for port in rule.ports]
+    ports = [{"protocol": protocol, "port": port} for protocol in protocols for port in rule.ports]
     return ({"to": [peer]} if peer else {}) | ({"ports": ports} if ports else {})

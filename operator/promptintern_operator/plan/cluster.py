@@ -155,10 +155,11 @@ def _end_if_not_submitted(ray_job: RayJobView, draft: StatusDraft, limits: Limit
     ready = draft.conditions.get("ClusterReady")
     if ray_job.job_status or ray_job.deployment != "Running" or ready is None or ready.status != "True":
         return None
+    where = f" in namespace {limits.kuberay_namespace}" if limits.kuberay_namespace else ""
     detail = (
         f"the Ray cluster is up, but KubeRay has not submitted RayJob {ray_job.name} to it; check that KubeRay is "
-        "running and can reach port 8265 of the head pod (the chart's kuberayNamespace, the network policies of the "
-        "namespace)"
+        f"running{where} (the chart's kuberayNamespace), and that no network policy keeps it from port 8265 of the "
+        "head pod"
     )
     if draft.is_due(ready.last_transition_time + timedelta(seconds=limits.silent)):
         draft.set_condition("Training", False, "NotSubmitted", detail)

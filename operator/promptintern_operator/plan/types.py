@@ -90,7 +90,7 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The settings that ``plan`` needs, in seconds."""
+    """The settings that ``plan`` needs; times are in seconds."""
 
     stuck: float = 900
     queue: float = 30
@@ -103,6 +103,8 @@ class Limits:
     free_retry: float = 1
     """The first delay before a retry that no budget counts, which doubles up to ``free_retry_max``."""
     free_retry_max: float = 60
+    kuberay_namespace: str = ""
+    """The only namespace from which KubeRay may connect to head pods; an empty value means every namespace."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ NAMED: dict[str, Values] = {
     "default": {},
     "namespaced": {
         "namespaces": ["team-a", "team-b"],
-        "kuberayNamespace": "kuberay",
+        "kuberayNamespace": "",
         "defaultStorage": {"uri": "s3://platform/runs", "secretName": "platform-s3"},
     },
     "everything": EVERYTHING,

@@ -5,14 +5,18 @@ import json
 import re
 from itertools import pairwise
 
+import pytest
 import yaml
 from prometheus_client import REGISTRY
 from promptintern_api.compute import ComputeSpec
 from promptintern_api.crd import custom_resource_definition
 from promptintern_api.status import PromptInternJobStatus
 from promptintern_operator import metrics
+from promptintern_operator.manifests.network import network_policy
+from promptintern_operator.settings import EgressRule, Settings
 
-from tests.unit.chart.conftest import CHART, EVERYTHING, NAMESPACE, ROOT, Helm, Manifest, of_kind
+from tests.unit.chart.conftest import CHART, DEFAULTS, EVERYTHING, NAMESPACE, ROOT, Helm, Manifest, Values, of_kind
+from tests.unit.operator.builders import job
 
 SOURCE = ROOT / "crds" / "promptinternjobs.promptintern.dev.yaml"
 COPY = CHART / "files" / "crd.yaml"
@@ -68,6 +72,15 @@ def test_services_budgets_and_policies_select_the_operator_alone(helm: Helm) -> 
         assert selector.items() <= labels.items()
         assert not selector.items() <= test["metadata"]["labels"].items()
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("values", [DEFAULTS, EVERYTHING], ids=["default", "everything"])
+def test_the_operator_reaches_the_same_dns_servers_as_jobs(helm: Helm, values: Values) -> None:
+    (network,) = of_kind(helm.objects(values=values | {"networkPolicy": {"enabled": True}}), "NetworkPolicy")
+    rules = tuple(EgressRule.model_validate(rule) for rule in values["dns"])
+    of_jobs = network_policy(job(), Settings(dns=rules, egress=()))
+    assert network["spec"]["egress"][1:] == of_jobs["spec"]["egress"][1:]
+    assert len(rules) == 2
 
 
 def test_two_releases_that_are_limited_to_namespaces_share_no_name(helm: Helm) -> None:

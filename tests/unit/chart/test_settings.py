@@ -63,6 +63,14 @@ def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> Non
         worker_size=PodSize(cpu="8", memory="64Gi"),
         preflight_size=PodSize(cpu="2", memory="6Gi"),
         checks_in_queue=True,
+        dns=(
+            EgressRule(
+                namespace_selector={"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}},
+                pod_selector={"matchLabels": {"dns.operator.openshift.io/daemonset-dns": "default"}},
+                ports=[5353],
+            ),
+            EgressRule(cidr="fd00::10/128", ports=[53]),
+        ),
         egress=(
             EgressRule(cidr="10.1.0.0/16", except_=["10.1.2.0/24"], ports=[443, 9000]),
             EgressRule(
@@ -72,7 +80,7 @@ def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> Non
             ),
             EgressRule(ports=[6443]),
         ),
-        kuberay_namespace="kuberay",
+        kuberay_namespace="ray-system",
         stuck_seconds=60,
         queue_seconds=5,
         retry_seconds=1,

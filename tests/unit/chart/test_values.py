@@ -141,6 +141,8 @@ def test_every_kind_of_value_can_be_given_by_set(helm: Helm) -> None:
         ({"defaultStorage": {"uri": "s3://b", "endpoint": "s3.example"}}, "endpoint"),
         ({"defaultStorage": {"uri": "s3://b", "secretRef": {"name": "x"}}}, "secretRef"),
         ({"defaultStorage": {"secretName": "x"}}, "defaultStorage.uri: is required"),
+        ({"dns": [{}]}, "dns"),
+        ({"dns": [{"cidr": "10.0.0.10", "ports": [53]}]}, "cidr"),
         ({"egress": [{"except": []}]}, "cidr"),
         ({"egress": [{}]}, "cidr"),
         ({"egress": [{"ports": []}]}, "egress"),

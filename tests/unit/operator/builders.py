@@ -15,7 +15,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 JOB_UID = "0b3ac4fe-1111-2222-3333-444455556666"
 QUEUE_LABEL = {"kueue.x-k8s.io/queue-name": "team-a"}
 NO_KUBERAY = KubeRay(usable=False, reason="KubeRayMissing", message="KubeRay is not installed")
-LIMITS = Limits(stuck=900, queue=30, silent=60, settle=0, retry=10, retry_max=600)
+LIMITS = Limits(stuck=900, queue=30, silent=60, settle=0, retry=10, retry_max=600, kuberay_namespace="kuberay")
 """Limits without the wait for the pods of a failed RayJob, which only one file of tests is about."""
 
 

@@ -131,7 +131,7 @@ def test_a_cluster_that_kuberay_cannot_reach_is_reported_and_given_up() -> None:
     assert (result.requeue_at - story.now).total_seconds() == 60
     result = story.reconcile(silent, HEAD, after=60)
     assert story.condition("Training") == ("False", "NotSubmitted")
-    assert "kuberayNamespace" in story.message("Training")
+    assert "KubeRay is running in namespace kuberay (the chart's kuberayNamespace)" in story.message("Training")
     assert [(each.reason, each.warning) for each in result.events] == [("NotSubmitted", True)]
     assert story.reconcile(silent, HEAD, after=839).actions == ()
     assert story.reconcile(silent, HEAD, after=1).actions == (DeleteRayJob("small-a1", "ray-job-1"),)
