@@ -4,8 +4,9 @@ import argparse
 import sys
 from typing import get_args
 
-from tests.cluster import external, images, kuberay, kueue, lifecycle, packages, programs, s3
+from tests.cluster import external, images, kuberay, kueue, lifecycle, packages, policy_engine, programs, s3
 from tests.cluster.client import Client
+from tests.cluster.cluster import missing_capabilities
 from tests.cluster.errors import CommandFailed, NoCluster
 from tests.cluster.paths import Tier, home
 
@@ -69,6 +70,8 @@ def _print_status(tier: Tier) -> bool:
 def _build(tier: Tier) -> None:
     """Build everything that takes long before the tests begin, so that it does not count against one test's timeout."""
     s3.build()
+    if not missing_capabilities():
+        policy_engine.build()
     if tier == "api":
         programs.build(programs.API_TIER)
         return

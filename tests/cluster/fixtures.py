@@ -29,7 +29,7 @@ def cluster() -> Iterator[Cluster | ExternalCluster]:
     try:
         external = preferred()
     except NoCluster as missing:
-        _skip_or_fail(missing)
+        skip_or_fail(missing)
     if external is not None:
         yield external
     else:
@@ -54,10 +54,11 @@ def _shared(tier: Tier) -> Iterator[ApiServer]:
         with lifecycle.shared(tier) as cluster:
             yield cluster
     except NoCluster as missing:
-        _skip_or_fail(missing)
+        skip_or_fail(missing)
 
 
-def _skip_or_fail(missing: NoCluster) -> NoReturn:
+def skip_or_fail(missing: NoCluster) -> NoReturn:
+    """Skip the test because of what this machine lacks, or fail it if no test may be skipped."""
     if os.environ.get("PROMPTINTERN_REQUIRE_CLUSTER"):
         raise missing
     pytest.skip(str(missing))

@@ -1,14 +1,11 @@
 """A real S3 server for tests: versitygw, built from its Go module, on a loopback port."""
 
 import contextlib
-import hashlib
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +14,8 @@ from pathlib import Path
 
 import botocore.session
 
-from tests.cluster import guard
+from tests.cluster import guard, modules
+from tests.cluster.errors import NoCluster
 
 MODULE = Path(__file__).with_name("versitygw")
 PACKAGE = "github.com/versity/versitygw/cmd/versitygw"
@@ -35,29 +33,10 @@ def build() -> Path:
     Raises:
         NoServer: if Go is missing, or the module cannot be downloaded or compiled.
     """
-    pinned = hashlib.sha256((MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptintern" / "bin"
-    program = cache / f"versitygw-{pinned}"
-    if program.exists():
-        return program
-    go = shutil.which("go")
-    if go is None:
-        raise NoServer("no S3 server: Go is not installed, so versitygw cannot be built")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        unfinished = Path(folder) / "versitygw"
-        built = subprocess.run(
-            [go, "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", str(unfinished), PACKAGE],
-            cwd=MODULE,
-            env={**os.environ, "CGO_ENABLED": "0"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if built.returncode != 0:
-            raise NoServer(f"no S3 server: versitygw cannot be built:\n{built.stderr[-2000:]}")
-        unfinished.replace(program)
-    return program
+    try:
+        return modules.build(MODULE, PACKAGE, "versitygw")
+    except NoCluster as missing:
+        raise NoServer(f"no S3 server: {missing}") from missing
 
 
 class S3Server:

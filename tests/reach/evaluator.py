@@ -65,7 +65,7 @@ def _matches(rule: Manifest, namespace: str, peer: Endpoint, port: Port, side: s
 
 
 def _is_port(rule: Manifest, port: Port) -> bool:
-    return rule.get("protocol", "TCP") == port.protocol and rule.get("port", port.number) == port.number
+    return bool(rule.get("protocol", "TCP") == port.protocol and rule.get("port", port.number) == port.number)
 
 
 def _is_peer(rule: Manifest, namespace: str, peer: Endpoint) -> bool:
