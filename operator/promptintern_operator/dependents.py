@@ -70,7 +70,7 @@ class Dependents:
     async def ensure(self, job: ResolvedJob) -> None:
         """Ensure that all dependents of an attempt exist; dependents created for a recent check are assumed to exist.
 
-        Existing objects are not changed.
+        Of the existing objects, only the NetworkPolicy is changed, because it depends on the settings as well.
         """
         grant = self._cache.grants.pop(_owner(job), None)
         is_granted = grant is not None and await grant
@@ -140,6 +140,8 @@ class Dependents:
         check_owner(body, job)
         if manifest.get("immutable"):
             _check_content(body, manifest)
+        if manifest["kind"] == "NetworkPolicy" and body["spec"] != manifest["spec"]:
+            await self._kube.apply(manifest, uid=body["metadata"]["uid"])
 
 
 def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:

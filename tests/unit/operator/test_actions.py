@@ -132,6 +132,24 @@ def test_a_policy_that_denies_the_attempt_is_reported_at_once(kind: str) -> None
     run(story)
 
 
+def test_an_attempt_starts_with_the_network_policy_of_the_current_settings() -> None:
+    """The settings may have changed since the check, for example the namespace of KubeRay."""
+
+    async def story(place: Place) -> None:
+        await place.reconcile()
+        place.check_takes_long()
+        place.check_succeeds()
+        policy = place.kube.objects["NetworkPolicy", "promptintern-small"]
+        expected = policy["spec"]
+        policy["spec"] = {**expected, "ingress": []}
+        await place.reconcile()
+        await place.reconcile()
+        assert ("RayJob", "small-a1") in place.kube.objects
+        assert place.kube.objects["NetworkPolicy", "promptintern-small"]["spec"] == expected
+
+    run(story)
+
+
 def test_a_transient_error_is_left_to_the_workqueue() -> None:
     async def story(place: Place) -> None:
         place.kube.refuse = refusing("Job", 503, "not now")
