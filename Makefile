@@ -21,7 +21,7 @@ TIMED = tests/integration/operator
 BESIDE = $(MAKE) --no-print-directory --jobs 2 --keep-going
 # One job is disturbed while another one trains with two workers; more jobs at once would take longer.
 E2E = $(addprefix tests/e2e/test_,quickstart.py faults.py two_workers.py)
-E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py teacher.py gpus.py upgrade.py kueue.py)
+E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py teacher.py gpus.py upgrade.py kueue.py reach.py)
 
 .PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults prerequisites gpu cluster-up cluster-down kind-up kind-down \
 	kill check format generate snapshots quality teaching-cost bench preprocess clean
@@ -60,7 +60,7 @@ e2e: ## Test the whole product on a real Kubernetes cluster: images, chart, jobs
 	@$(RUN) python -m tests.cluster build
 	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest $(E2E)
 
-e2e-more: ## Test what users and platform teams do on a real Kubernetes cluster: suspend, delete, correct; GPUs, Kueue, helm upgrade
+e2e-more: ## Test what users and platform teams do on a real Kubernetes cluster: suspend, delete, correct; GPUs, Kueue, helm upgrade, network policies
 	@$(RUN) python -m tests.cluster build
 	@PROMPTINTERN_REQUIRE_CLUSTER=1 $(RUN) pytest $(E2E_MORE) -v
 

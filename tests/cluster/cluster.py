@@ -1,4 +1,4 @@
-"""Tier ``node``: a whole Kubernetes on this machine, with KubeRay, an S3 server and, on request, Kueue."""
+"""Tier ``node``: a whole Kubernetes with KubeRay and an S3 server; on request, with Kueue or a policy engine."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.cluster import kuberay, kueue, network, packages, programs
+from tests.cluster import kuberay, kueue, network, packages, policy_engine, programs
 from tests.cluster.api_server import ApiServer
 from tests.cluster.containers import PAUSE_IMAGE, Containers
 from tests.cluster.control_plane import ControlPlane, free_port
@@ -19,6 +19,7 @@ from tests.cluster.paths import search_path
 from tests.cluster.programs import Echo, program
 
 _API_PORT = 6443
+_POLICY_ENGINE = "policy-engine"
 _S3_PORT = 7070
 _SOCKET_LIMIT = 100
 """Maximum length of a socket's path. Linux takes 107 bytes, and some programs append to the path."""
@@ -90,6 +91,7 @@ class Cluster(Nodes, ApiServer):
 
     def down(self) -> None:
         """End the whole cluster and restore the machine's settings; images stay in the cache."""
+        self.processes.stop(_POLICY_ENGINE)
         self.s3.kill()
         self.node.stop()
         for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
@@ -124,6 +126,16 @@ class Cluster(Nodes, ApiServer):
     def stop_kueue(self) -> None:
         """Remove Kueue with all its queues and Workloads; no test may still use them."""
         kueue.remove(self)
+
+    def start_policy_engine(self) -> None:
+        """Enforce NetworkPolicies, which nothing else does in this cluster: for IPv4, between pods, and to the node."""
+        self.processes.start(_POLICY_ENGINE, policy_engine.command(self.kubeconfig, NAME))
+        network.judge_connections()
+
+    def stop_policy_engine(self) -> None:
+        """Enforce no NetworkPolicies any more."""
+        network.stop_judging_connections()
+        self.processes.stop(_POLICY_ENGINE)
 
     def _start_controllers(self) -> None:
         manager = self._component("kube-controller-manager")

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from tests.cluster import policy_engine
 from tests.cluster.errors import CommandFailed, NoCluster
 from tests.cluster.paths import search_path
 
@@ -22,6 +23,7 @@ SERVICES = "10.214.0.0/16"
 CNI_NETWORK = "promptintern"
 
 _REJECTED = (("-i", BRIDGE, "!", "-o", BRIDGE), ("!", "-i", BRIDGE, "-o", BRIDGE))
+_JUDGED = (("FORWARD", "-i", BRIDGE, "-o", BRIDGE), ("INPUT", "-i", BRIDGE))
 _SET = {"net/ipv4/ip_forward": "1"}
 _CHANGED_BY_KUBERNETES = (
     "vm/overcommit_memory",
@@ -56,6 +58,7 @@ def down(home: Path) -> None:
     """Remove what ``up`` and the cluster's programs created; do nothing if ``up`` did not get so far."""
     if not _saved_sysctls(home).exists():
         return
+    stop_judging_connections()
     for rule in _REJECTED:
         while run("iptables", "-w", "-D", "FORWARD", *rule, "-j", "REJECT", check=False):
             pass
@@ -68,6 +71,19 @@ def down(home: Path) -> None:
             run(iptables, "-w", *command, check=False)
     _remove_cached_results()
     _restore_sysctls(home)
+
+
+def judge_connections() -> None:
+    """Have a policy engine judge new connections between pods, and from pods to the node."""
+    for rule in _JUDGED:
+        run("iptables", "-w", "-I", *rule, *policy_engine.QUEUE)
+
+
+def stop_judging_connections() -> None:
+    """Undo ``judge_connections``, or do nothing."""
+    for rule in _JUDGED:
+        while run("iptables", "-w", "-D", *rule, *policy_engine.QUEUE, check=False):
+            pass
 
 
 def rules_to_remove(saved: str) -> list[list[str]]:

@@ -13,7 +13,10 @@ from tests.cluster import guard, modules
 from tests.cluster.namespaces import Namespace
 
 MODULE = Path(__file__).with_name("netpol")
-_QUEUE = ("-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", "100")
+QUEUE = ("-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", "100")
+"""The end of a rule of iptables that has the program judge new connections. While the program does not listen, the
+kernel drops their packets.
+"""
 
 
 def build() -> Path:
@@ -21,20 +24,18 @@ def build() -> Path:
     return modules.build(MODULE, ".", "netpol")
 
 
+def command(kubeconfig: Path, node: str) -> list[str]:
+    """The command line of the program, which enforces the policies of the pods of one node."""
+    return [str(build()), f"--kubeconfig={kubeconfig}", f"--node={node}"]
+
+
 @contextlib.contextmanager
 def running(namespace: Namespace, kubeconfig: Path, node: str, log: Path) -> Iterator[None]:
-    """Run the program, and have it judge all connections that ``namespace`` forwards.
-
-    While the program does not listen, the kernel drops their packets.
-    """
+    """Run the program, and have it judge all connections that ``namespace`` forwards."""
     for iptables in ("iptables", "ip6tables"):
-        namespace.run(iptables, "-w", "-A", "FORWARD", *_QUEUE)
+        namespace.run(iptables, "-w", "-A", "FORWARD", *QUEUE)
     with log.open("ab") as output:
-        engine = guard.start(
-            namespace.command(str(build()), f"--kubeconfig={kubeconfig}", f"--node={node}"),
-            stdout=output,
-            stderr=output,
-        )
+        engine = guard.start(namespace.command(*command(kubeconfig, node)), stdout=output, stderr=output)
     try:
         yield
     finally:

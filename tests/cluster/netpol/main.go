@@ -5,6 +5,8 @@ import (
 	"context"
 	"flag"
 	"log"
+	"os/signal"
+	"syscall"
 
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -16,7 +18,10 @@ func main() {
 	kubeconfig := flag.String("kubeconfig", "", "file with the address and the credentials of the API server")
 	node := flag.String("node", "", "name of the node whose pods the policies apply to")
 	flag.Parse()
-	if err := run(context.Background(), *kubeconfig, *node); err != nil {
+	// At its end, the controller removes its rules.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *kubeconfig, *node); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -16,7 +16,7 @@ from tests.reach.table import CHARTS, Connection, connections, endpoints, polici
 
 VERSIONS = (4, 6)
 _NODE = "node"
-_TIMEOUT_SECONDS = 60
+_TIMEOUT_SECONDS = 120
 _PACKAGES = ("iproute2", "iptables")
 
 
