@@ -25,7 +25,10 @@ def check_progress(team: Team, name: str, rows: Sequence[Row]) -> None:
     tokens = [float(row.tokens) for row in rows if row.tokens != "<none>"]
     assert tokens == sorted(tokens, reverse=True), rows
     records = team.status(name)["training"]["stages"]
-    assert tokens[-1] == pytest.approx(records[-1]["promptTokens"], abs=0.1)
+    result = team.status(name)["training"]["result"]
+    assert tokens[-1] == pytest.approx(result["tokensAfter"], abs=0.1)
+    assert rows[-1].score == f"{result['score']:.3f} [{result['scoreLow']:.3f}, {result['scoreHigh']:.3f}]"
+    assert team.condition(name, "Internalized")["reason"] == result["verdict"] == team.status(name)["verdict"]
     assert records[-1]["promptTokens"] < 0.1 * records[0]["promptTokens"], records
 
 

@@ -1,6 +1,7 @@
 """A team with a namespace, a Secret and a bucket, and its view of its jobs."""
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ class Team:
                 *("get", "pij", name, "--namespace", self.namespace, "--no-headers", "-o", f"custom-columns={columns}"),
                 check=False,
             )
-            fields = output.split()
+            fields = re.split(r"\s{2,}", output.strip())  # a score has an interval, with a space before it
             if len(fields) == 4:
                 row = Row(phase=fields[0], stage=fields[1], tokens=fields[2], score=fields[3])
                 if row != last:
