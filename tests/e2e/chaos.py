@@ -18,16 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import lifecycle
-from tests.cluster.cluster import Cluster
-from tests.e2e import faults, project
+from tests.e2e import faults
 from tests.e2e.short_job import TIMEOUT_SECONDS, short
-from tests.e2e.tenant import SECRET, Team
+from tests.e2e.tenant import Team, team_on_cluster
 from tests.e2e.terms import TermWatch
 
 _KINDS = ("pods", "jobs", "rayjobs", "rayclusters", "services", "configmaps", "serviceaccounts", "roles")
@@ -136,17 +133,6 @@ def version() -> str:
     return output.stdout.strip()
 
 
-@contextlib.contextmanager
-def cluster_with_team() -> Iterator[Team]:
-    """Start the cluster, and install the product for one team."""
-    with lifecycle.shared("node") as cluster:
-        assert isinstance(cluster, Cluster)
-        project.load_images(cluster)
-        team = Team.create(cluster, f"chaos-{secrets.token_hex(3)}")
-        project.install(cluster, secret=SECRET, bucket=team.account.bucket)
-        yield team
-
-
 def main() -> int:
     """Play stories until there were enough faults; return 1 if one of them had a problem."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -157,7 +143,7 @@ def main() -> int:
     lines = options.results.read_text().splitlines() if options.results.exists() else []
     stories = [story for line in lines if (story := json.loads(line))["version"] == version()]
     seeds = iter(range(1 + max((story["seed"] for story in stories), default=0), sys.maxsize))
-    with cluster_with_team() as team, tempfile.TemporaryDirectory() as folder:
+    with team_on_cluster("chaos") as team, tempfile.TemporaryDirectory() as folder:
         name = team.submit(name="undisturbed", **JOB)
         team.wait(name, seconds=TIMEOUT_SECONDS)
         undisturbed = digest_of(team.adapter(name, Path(folder, "undisturbed")))

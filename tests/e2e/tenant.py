@@ -1,7 +1,9 @@
 """A team with a namespace, a Secret and a bucket, and its view of its jobs."""
 
+import contextlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +15,10 @@ from typing import Any
 import s3fs
 import yaml
 
+from tests.cluster import lifecycle
 from tests.cluster.cluster import Cluster
 from tests.cluster.object_store import Tenant as Account
+from tests.e2e import project
 from tests.e2e.project import ROOT
 
 SECRET = "s3"
@@ -195,3 +199,14 @@ class Team:
         file = folder / "adapter_model.safetensors"
         self.files.get_file(f"{self.run_folder(name)}/adapter/adapter_model.safetensors", str(file))
         return file.read_bytes()
+
+
+@contextlib.contextmanager
+def team_on_cluster(name: str) -> Iterator[Team]:
+    """Start the cluster, and install the product for a team whose name begins with ``name``."""
+    with lifecycle.shared("node") as cluster:
+        assert isinstance(cluster, Cluster)
+        project.load_images(cluster)
+        team = Team.create(cluster, f"{name}-{secrets.token_hex(3)}")
+        project.install(cluster, secret=SECRET, bucket=team.account.bucket)
+        yield team
