@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
+from promptintern_api.apply import apply_body
 from promptintern_api.contract import OPERATOR
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
@@ -17,7 +18,9 @@ from promptintern_operator.metrics import API_REQUESTS
 from promptintern_operator.parsing import PAGE, PAGE_BYTES, parse, parse_object, read_at_most, smaller, without_items
 from promptintern_operator.views import JobView
 
-_APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
+_MERGE, _JSON = "application/merge-patch+json", "application/json"
+_APPLY = "application/apply-patch+yaml; charset=utf-8"
+"""The content type of server-side apply. Without the parameter, the client library would encode the body itself."""
 _META = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _SECONDS = 30.0
 _UID = re.compile(rb'"uid":"([-0-9A-Za-z]{8,64})"')
@@ -283,7 +286,7 @@ class Kube:
                 path,
                 query_params=query or [],
                 header_params={"Accept": _META if only_meta else _JSON, "Content-Type": content_type},
-                body=body,
+                body=apply_body(body) if content_type == _APPLY and body is not None else body,
                 auth_settings=["BearerToken"],
             )
             answer = await self._api.call_api(*prepared, _request_timeout=_SECONDS)

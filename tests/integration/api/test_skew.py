@@ -19,6 +19,7 @@ TRAINING: dict[str, Any] = {
     "term": 1,
     "stages": [{"index": index, "rate": 1.0, "shots": 3, "promptTokens": 900.5, "loss": 0.25} for index in (0, 1)],
     "progress": {"step": 3, "total": 10, "timeShares": {"data": 0.5}},
+    "failure": {"class": "User", "message": "row 3: 🚀"},  # YAML writes it in another way than JSON
 }
 
 
@@ -50,4 +51,5 @@ def test_unknown_fields_are_left_out(api_server: ApiServer, tmp_path: Path, monk
     assert [entry["unknown"] for entry in entries] == ["progress.timeShares, stages.loss"], "they are logged once"
     assert updated is not None
     known = [{name: value for name, value in stage.items() if name != "loss"} for stage in TRAINING["stages"]]
-    assert updated["status"]["training"] == {"term": 2, "stages": known, "progress": {"step": 3, "total": 10}}
+    others = {"progress": {"step": 3, "total": 10}, "failure": TRAINING["failure"]}
+    assert updated["status"]["training"] == {"term": 2, "stages": known, **others}

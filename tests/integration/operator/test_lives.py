@@ -88,6 +88,21 @@ def test_refused_and_fixed(place: Place, team: Tenant) -> None:
     assert "fixed.jsonl" in config["data"]["job.json"]
 
 
+def test_texts_that_yaml_writes_in_another_way(place: Place, team: Tenant) -> None:
+    """Server-side apply parses YAML. A status with an emoji was once refused, again and again."""
+    odd = "🚀\x7f\x85\u2028\ufeff\ufffe"
+    place.kuberay.checks["odd-check-1"] = Check(findings=json.dumps([{"where": "data", "message": odd}]))
+    team.submit("odd", Life(), storage={"uri": f"s3://{odd}"})
+    team.wait("odd", "Refused")
+    assert odd in team.condition("odd", "Accepted")[2]
+
+    team.change("odd", prompt={"template": f"{{examples}}{{query}}{odd}"})
+    status = team.wait("odd", "Succeeded")
+    assert status["storage"]["uri"] == f"s3://{odd}"
+    config = place.requests.ask("GET", f"/api/v1/namespaces/{team.name}/configmaps/{status['configMap']}")
+    assert json.loads(config["data"]["job.json"])["spec"]["prompt"]["template"].endswith(odd)
+
+
 def test_no_change_after_acceptance(team: Tenant) -> None:
     team.submit("firm", FOR_EVER)
     team.wait("firm", "Training")

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from promptintern_api import PromptInternJob
+from promptintern_api.apply import apply_body
 from promptintern_api.contract import TRAINER_FIELD_MANAGER
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
@@ -34,26 +35,23 @@ def patch_of(job: PromptInternJob) -> Patch:
     from kubernetes import client, config
 
     config.load_incluster_config()
-    api = client.CustomObjectsApi()
+    api = client.ApiClient()
+    path = f"/apis/{GROUP}/{VERSION}/namespaces/{job.metadata.namespace}/{PLURAL}/{job.metadata.name}/status"
+    meta = {"name": job.metadata.name, "namespace": job.metadata.namespace, "uid": job.metadata.uid}
 
     def patch(training: dict[str, Any]) -> None:
-        api.patch_namespaced_custom_object_status(
-            GROUP,
-            VERSION,
-            job.metadata.namespace,
-            PLURAL,
-            job.metadata.name,
-            {
-                "apiVersion": job.api_version,
-                "kind": job.kind,
-                "metadata": {"name": job.metadata.name, "namespace": job.metadata.namespace, "uid": job.metadata.uid},
-                "status": {"training": training},
-            },
-            field_manager=TRAINER_FIELD_MANAGER,
-            force=True,
-            _content_type="application/apply-patch+yaml",
-            _request_timeout=_TIMEOUT,
+        status = {"training": training}
+        request = api.param_serialize(
+            "PATCH",
+            path,
+            query_params=[("fieldManager", TRAINER_FIELD_MANAGER), ("force", "true")],
+            header_params={"Accept": "application/json", "Content-Type": "application/apply-patch+yaml"},
+            body=apply_body({"apiVersion": job.api_version, "kind": job.kind, "metadata": meta, "status": status}),
+            auth_settings=["BearerToken"],
         )
+        answer = api.call_api(*request, _request_timeout=_TIMEOUT)
+        answer.read()
+        api.response_deserialize(answer, {"200": "object"})
 
     return patch
 
