@@ -8,7 +8,7 @@ from typing import Any
 
 import kopf
 import msgspec
-from promptintern_api.contract import LABEL_JOB, OPERATOR_SELECTOR
+from promptintern_api.contract import OPERATOR_SELECTOR
 from promptintern_api.job import GROUP, PLURAL, VERSION
 
 from promptintern_operator.cache import Cache, ObjectCache, Owner, key_of, owner_of
@@ -16,8 +16,6 @@ from promptintern_operator.intake import KINDS
 from promptintern_operator.parsing import PAGE
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.views import JobView, ray_job_uid_of
-
-_OURS = {LABEL_JOB: kopf.PRESENT}
 
 
 def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
@@ -39,21 +37,29 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
 
     def watch_children(resource: tuple[str, ...], objects: ObjectCache[Any], *, in_bursts: bool) -> None:
         view = KINDS[resource[-1]].view
+        homes: dict[str, tuple[Owner, Key]] = {}
+        """The job to which each object belonged so far, by the uid of the object; a tenant may change its labels."""
 
-        @kopf.on.event(*resource, labels=_OURS, registry=registry, id=f"{resource[-1]}-changed")
+        @kopf.on.event(*resource, registry=registry, id=f"{resource[-1]}-changed")
         async def child_changed(event: Mapping[str, Any], **_: Any) -> None:
-            meta = event["object"]["metadata"]
+            meta, is_deleted = event["object"]["metadata"], event["type"] == "DELETED"
             owner, key = owner_of(meta, controlled=resource[-1] != "pods"), key_of(meta)
-            if owner is None or key is None:
-                return
-            if event["type"] == "DELETED":
-                objects.remove(owner, meta["uid"])
+            home = (owner, key) if owner is not None and key is not None else None
+            before = homes.pop(meta["uid"], home)
+            if before is not None and (is_deleted or before != home):
+                objects.remove(before[0], meta["uid"])
                 cache.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
-            else:
-                if resource[-1] == "rayjobs":
-                    cache.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = key
-                if not objects.put(owner, meta["uid"], msgspec.convert(event["object"]["view"], view)):
-                    return  # no field that a plan reads has changed
+                await add(before[1])
+            if home is None or is_deleted:
+                return
+            homes[meta["uid"]] = home
+            if resource[-1] == "rayjobs":
+                cache.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = home[1]
+            # Nothing is to be done unless a field that a plan reads has changed.
+            if objects.put(home[0], meta["uid"], msgspec.convert(event["object"]["view"], view)):
+                await add(home[1])
+
+        async def add(key: Key) -> None:
             if in_bursts:
                 queue.add_batched(key)
             else:

@@ -97,3 +97,16 @@ def test_the_cache_is_empty_when_all_objects_are_gone(job_first: bool) -> None:
     object_caches = (cache.ray_jobs, cache.pods, cache.preflights, cache.workloads)
     assert (cache.jobs, cache.ray_job_owners) == ({}, {})
     assert [objects._views for objects in object_caches] == [{}] * 4
+
+
+@pytest.mark.parametrize("labels", [{}, {JOB: "other", JOB_UID: "uid-of-other"}, {JOB: "small", JOB_UID: "x"}])
+def test_an_object_that_leaves_its_job_is_forgotten_at_once(labels: dict[str, str]) -> None:
+    """Its deletion, which no longer names the job, was once noticed only at the next resync."""
+    watches = Watches()
+    watches.show("pods-changed", a_child("pod"))
+    changed = a_child("pod")
+    changed["metadata"]["labels"] = labels
+    assert watches.show("pods-changed", changed)[0] == ("soon", KEY)
+    assert watches.cache.pods.by_owner(Owner("team-a", "uid-of-small")) == ()
+    watches.show("pods-changed", changed, "DELETED")
+    assert watches.cache.pods.entries() == []
