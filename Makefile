@@ -24,7 +24,7 @@ E2E = $(addprefix tests/e2e/test_,quickstart.py faults.py two_workers.py)
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py teacher.py gpus.py upgrade.py kueue.py reach.py)
 
 .PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults chaos prerequisites gpu cluster-up cluster-down kind-up kind-down \
-	kill check format generate snapshots quality teaching-cost bench preprocess clean
+	kill fuzz check format generate snapshots quality teaching-cost bench preprocess clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -95,6 +95,9 @@ gpu: ## Run tests that need a CUDA GPU: kernels against a reference attention, g
 kill: ## Kill runs at random moments (PROMPTINTERN_KILL_POINTS=20) and compare the adapters, bit for bit; continues where it stopped
 	@PROMPTINTERN_KILL_POINTS=$(KILLS) $(RUN) pytest tests/integration/run/test_kill.py tests/integration/run/test_teacher.py -v
 	@$(RUN) python -m tests.integration.run.lives --kills $(KILLS)
+
+fuzz: prerequisites ## Send hostile specs and statuses to the operator (PROMPTINTERN_FUZZ_CASES=10000); continues where it stopped
+	@$(RUN) python -m tests.integration.operator.fuzz --cases $(or $(PROMPTINTERN_FUZZ_CASES),10000)
 
 # A machine without a GPU cannot run the GPU tests, so at least their types are checked here.
 check: ## Run quality gates: format, lint, types, layers, freshness of generated files

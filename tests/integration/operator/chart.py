@@ -9,7 +9,7 @@ import yaml
 from tests.cluster import programs
 from tests.cluster.api_server import ApiServer
 from tests.cluster.client import wait_for
-from tests.integration.operator.requests import Refused, Requests
+from tests.integration.operator.requests import Body, Refused, Requests
 
 ROOT = Path(__file__).parents[3]
 CRD = ROOT / "crds" / "promptinternjobs.promptintern.dev.yaml"
@@ -28,8 +28,12 @@ class Release:
 
 
 def install_crd(requests: Requests, file: Path) -> None:
-    """Create a CRD and wait until it is served: kubectl takes seconds for KubeRay's half a megabyte."""
-    definition = yaml.load(file.read_text(), yaml.CSafeLoader)
+    """Create the CRD in ``file``: kubectl takes seconds for KubeRay's half a megabyte."""
+    create_crd(requests, yaml.load(file.read_text(), yaml.CSafeLoader))
+
+
+def create_crd(requests: Requests, definition: Body) -> None:
+    """Create a CRD and wait until it is served."""
     requests.ask("POST", CRDS, definition)
     spec = definition["spec"]
     path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"

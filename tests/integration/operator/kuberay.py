@@ -68,6 +68,8 @@ class FakeKubeRay:
         self.checks: dict[str, Check] = {}
         """The course of each preflight, by the name of its Job."""
         self.usual_life = Life()
+        self.most_pods: int | None = None
+        """The number of pods that a cluster has at most, or None if it has as many as its RayJob asks for."""
         self.seen_at: dict[tuple[str, str, str], float] = {}
         """The time at which each RayJob and preflight was first seen, by kind, namespace and name (monotonic)."""
         self.checked_at: dict[tuple[str, str], float] = {}
@@ -238,6 +240,7 @@ class FakeKubeRay:
             return
         spec = item["spec"]["rayClusterSpec"]
         groups = [spec["headGroupSpec"], *(g for g in spec["workerGroupSpecs"] for _ in range(g.get("replicas", 1)))]
+        groups = groups[: self.most_pods]
         pods = [await self._create_pod(item, f"{cluster}-{i}", g["template"], cluster) for i, g in enumerate(groups)]
         await asyncio.sleep(life.starting)
         for pod in pods:

@@ -59,8 +59,10 @@ def administrator(server: ApiServer) -> ssl.SSLContext:
 class Requests:
     """A client that takes the paths above, without the server."""
 
-    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+    def __init__(self, url: str, context: ssl.SSLContext, token: str | None = None) -> None:
+        """``token`` authenticates the requests if the context has no client certificate."""
         self._url, self._context = url, context
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, kind: str = "application/json"
@@ -80,7 +82,8 @@ class Requests:
             Refused: if the answer is an error.
             OSError: if there is none.
         """
-        request = urllib.request.Request(self._url + path, method=method, data=data, headers={"Content-Type": kind})
+        headers = {"Content-Type": kind, **self._headers}
+        request = urllib.request.Request(self._url + path, method=method, data=data, headers=headers)
         try:
             with urllib.request.urlopen(request, context=self._context, timeout=30) as answer:
                 return dict(loads(answer.read()))
