@@ -11,6 +11,9 @@ from promptintern_api.compute import StorageSpec
 from promptintern_api.contract import ANNOTATION_RETRY, RETRY_CHARACTERS
 from promptintern_api.training_status import TrainingStatus
 
+MAX_REASON, MAX_MESSAGE = 1024, 32_768
+"""The largest numbers of characters of a reason and of a message."""
+
 
 class Phase(StrEnum):
     """The state of a job in one word, derived from its conditions."""
@@ -48,12 +51,12 @@ class Condition(ApiModel):
     reason: Annotated[
         str,
         Field(
-            max_length=1024,
+            max_length=MAX_REASON,
             description="Cause of the status in one word, for programs. docs/conditions.md lists all reasons.",
         ),
     ]
     message: Annotated[
-        str, Field(max_length=32_768, description="Explanation for people: what happened, where, and what to do.")
+        str, Field(max_length=MAX_MESSAGE, description="Explanation for people: what happened, where, and what to do.")
     ]
     last_transition_time: Annotated[Time, Field(description="Time at which `status` last changed.")]
     observed_generation: Annotated[
@@ -84,7 +87,9 @@ class PodStatus(ApiModel):
     ] = None
     reason: Annotated[
         str | None,
-        Field(max_length=1024, description="Reason why the pod is waiting or ended, in one word, such as OOMKilled."),
+        Field(
+            max_length=MAX_REASON, description="Reason why the pod is waiting or ended, in one word, such as OOMKilled."
+        ),
     ] = None
     message: Annotated[
         str | None, Field(max_length=4096, description="Explanation of why the pod is waiting or ended, for people.")
@@ -189,9 +194,9 @@ class AttemptStatus(ApiModel):
             )
         ),
     ] = None
-    message: Annotated[str | None, Field(max_length=32_768, description="Explanation of the outcome, for people.")] = (
-        None
-    )
+    message: Annotated[
+        str | None, Field(max_length=MAX_MESSAGE, description="Explanation of the outcome, for people.")
+    ] = None
     pods: Annotated[
         list[PodStatus],
         Field(

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from promptintern_api.contract import ExitCode, PodRole
-from promptintern_api.status import Outcome, PodStatus
+from promptintern_api.status import MAX_REASON, Outcome, PodStatus
 from promptintern_api.training_status import Failure
 
 from promptintern_operator.views import ContainerView, PodView, RayJobView
 
-_EXIT_CODE = re.compile(r"exit code (-?\d+)")
+_EXIT_CODE = re.compile(r"exit code (-?[0-9]{1,9})(?![0-9])")
 _ENDED_BY_SIGNAL, _SAVED = (-2, -15), (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 """The exit codes of a driver that SIGINT or SIGTERM killed (Ray negates the number of the signal), and of a driver that
 saved and exited after such a signal.
@@ -272,7 +272,7 @@ def _last_state(pod: PodView) -> PodStatus:
         name=pod.name,
         node=pod.node,
         phase=pod.phase,
-        reason=reason,
+        reason=reason[:MAX_REASON] if reason else None,
         message=_tail(message)[-_POD_MESSAGE:] if message else None,
         exit_code=ended.exit_code if ended else None,
         finished_at=ended.ended_at if ended else None,

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from promptintern_api.compute import StorageSpec
-from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus
+from promptintern_api.status import MAX_MESSAGE, MAX_REASON, AttemptStatus, Condition, Phase, PromptInternJobStatus
 from promptintern_api.training_status import TrainingStatus
 
 from promptintern_operator.plan.attempts import fold
@@ -17,6 +17,8 @@ _KEPT_ATTEMPTS = 256
 budget counts are ever dropped.
 """
 _KEPT_WITH_PODS = 5
+_EVENT_REASON = 128
+"""The largest number of characters of an Event's reason."""
 _BAD_UNLESS_TRUE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
 _QUIET_REASONS = (
     *("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued", "Removing"),
@@ -78,8 +80,8 @@ class StatusDraft:
         self.conditions[kind] = Condition(
             type=kind,
             status=value,
-            reason=reason,
-            message=message[:32_768],
+            reason=reason[:MAX_REASON],
+            message=message[:MAX_MESSAGE],
             last_transition_time=old.last_transition_time if is_same and old else self.now,
             observed_generation=self.generation,
         )
@@ -213,7 +215,9 @@ class StatusDraft:
         changed = [c for c in self.conditions.values() if old.get(c.type) != (c.status, c.reason)]
         records: dict[str, EventRecord] = {}
         for c in sorted(changed, key=_is_warning):
-            records[c.reason] = EventRecord(reason=c.reason, message=c.message[:1024], warning=_is_warning(c))
+            records[c.reason] = EventRecord(
+                reason=c.reason[:_EVENT_REASON], message=c.message[:1024], warning=_is_warning(c)
+            )
         return list(records.values())
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from promptintern_api.status import Outcome
+from promptintern_api.status import MAX_MESSAGE, Outcome
 
 from promptintern_operator.plan.attempts import pause_fields
 from promptintern_operator.plan.classify import Ending, last_states
@@ -20,7 +20,7 @@ def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> 
     draft.update_attempt(
         **pause_fields(attempt, draft.now),
         outcome=ending.outcome,
-        message=ending.message[:32_768],
+        message=ending.message[:MAX_MESSAGE],
         finished_at=draft.now,
         pods=last_states(pods, attempt.pods) or attempt.pods,
     )
