@@ -7,7 +7,7 @@ UV = $$(tools/setup.sh)
 RUN = $(UV) run --frozen --no-sync
 WORKDIR ?= runs
 KILLS = $(or $(PROMPTINTERN_KILL_POINTS),20)
-# Waiting threads spin only briefly, because another process may need their core (see promptintern/cli/app.py).
+# Waiting threads spin only briefly, because another process may need their core (see promptintern/cli/libraries.py).
 export GOMP_SPINCOUNT ?= 20000
 # Hundreds of processes import the same modules, so Python must keep its bytecode even if the environment forbids it.
 unexport PYTHONDONTWRITEBYTECODE

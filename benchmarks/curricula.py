@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from promptintern.cli.console import quiet_libraries
+from promptintern.cli.libraries import quiet_libraries
 from promptintern.evaluate.generate import Ending
 from promptintern.evaluate.metrics import exact_match
 from promptintern.pipeline.held_out import answer_prompts

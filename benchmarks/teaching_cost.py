@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptintern.cli.console import quiet_libraries
+from promptintern.cli.libraries import quiet_libraries
 from promptintern.engine.train import LrSpan
 from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.inputs import load_data

@@ -1,5 +1,8 @@
-"""Runs the command line in this process and captures its output and exit code."""
+"""Runs the command line, and captures its output and exit code."""
 
+import json
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,31 @@ def promptintern(*arguments: str | Path, capsys: pytest.CaptureFixture[str], mon
         code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     captured = capsys.readouterr()
     return Ran(code=code, out=captured.out, err=captured.err)
+
+
+_LISTING_MODULES = """
+import json, sys
+from promptintern.cli.app import main
+try:
+    main()
+finally:
+    print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+
+
+def imported_modules(*arguments: str | Path, **environment: str) -> tuple[str, set[str]]:
+    """Run ``promptintern ARGUMENTS`` in a process of its own. Return its output and the modules that it imported."""
+    command = [sys.executable, "-c", _LISTING_MODULES, *map(str, arguments)]
+    ran = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=os.environ | environment, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout, set(json.loads(ran.stderr.splitlines()[-1]))
+
+
+def packages(modules: set[str]) -> set[str]:
+    """Return the names of the top-level packages of ``modules``."""
+    return {module.partition(".")[0] for module in modules}
 
 
 def write_job(folder: Path, job: dict[str, Any]) -> Path:

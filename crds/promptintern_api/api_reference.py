@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from promptintern_api.job import GROUP, KIND, VERSION
+from promptintern_api.kind import GROUP, KIND, VERSION
 from promptintern_api.schema import RULES, Schema, definitions
 
 _HEAD = f"""\

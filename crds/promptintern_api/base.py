@@ -71,6 +71,7 @@ class ApiModel(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
         use_enum_values=False,
+        defer_build=True,  # a program builds the validators of the models that it uses, and no others
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from promptintern_api.api_reference import api_reference
-from promptintern_api.job import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
+from promptintern_api.kind import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
 from promptintern_api.schema import open_api_schema
 
 CRD_FILE = f"crds/{PLURAL}.{GROUP}.yaml"

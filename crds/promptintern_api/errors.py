@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -12,21 +11,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_snake
 
 from promptintern_api.job import PromptInternJob
+from promptintern_api.problem import Problem
 
 MAX_BYTES = 3 * 1024 * 1024
 """The largest request that a Kubernetes API server accepts, in bytes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """A mistake in a job or in a file, with its place."""
-
-    where: str
-    """The place of the mistake: a field such as ``spec.prompt.template``, or ``file:line``."""
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.message}"
 
 
 class InvalidJob(ValueError):  # noqa: N818 -- the name says what the document is

@@ -16,12 +16,6 @@ from promptintern_api.schedule import ScheduleSpec
 from promptintern_api.status import PromptInternJobStatus
 from promptintern_api.training import LearningRatePolicy, TeacherLoss, TeacherModel, TrainingSpec
 
-GROUP = "promptintern.dev"
-VERSION = "v1alpha1"
-KIND = "PromptInternJob"
-PLURAL = "promptinternjobs"
-SHORT_NAME = "pij"
-
 MUTABLE_SPEC_FIELDS = ("suspend", "retries", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 """The fields of the spec that may change once the job has been accepted; all other fields are fixed from then on."""
 

@@ -6,7 +6,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from promptintern_api.base import ApiModel, Rule
-from promptintern_api.job import GROUP, KIND, VERSION, PromptInternJob, PromptInternJobSpec
+from promptintern_api.job import PromptInternJob, PromptInternJobSpec
+from promptintern_api.kind import GROUP, KIND, VERSION
 from promptintern_api.status import PromptInternJobStatus
 from promptintern_api.training_status import TrainingStatus
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import structlog
 from promptintern_api import PromptInternJob
-from promptintern_api.job import KIND
+from promptintern_api.kind import KIND
 
 from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.kube import CONFIG_MAPS, Kube, RequestFailed

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from promptintern_api.contract import OPERATOR
-from promptintern_api.job import GROUP, KIND, VERSION
+from promptintern_api.kind import GROUP, KIND, VERSION
 
 from promptintern_operator.plan import EventRecord
 from promptintern_operator.queue import Key

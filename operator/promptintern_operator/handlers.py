@@ -9,7 +9,7 @@ from typing import Any
 import kopf
 import msgspec
 from promptintern_api.contract import OPERATOR_SELECTOR
-from promptintern_api.job import GROUP, PLURAL, VERSION
+from promptintern_api.kind import GROUP, PLURAL, VERSION
 
 from promptintern_operator.cache import Cache, ObjectCache, Owner, key_of, owner_of
 from promptintern_operator.intake import KINDS

@@ -20,7 +20,7 @@ from promptintern_api.contract import (
     LABEL_MANAGED_BY,
     RETRY_CHARACTERS,
 )
-from promptintern_api.job import PLURAL
+from promptintern_api.kind import PLURAL
 
 from promptintern_operator import shapes, views
 from promptintern_operator.metrics import SKIPPED_OBJECTS

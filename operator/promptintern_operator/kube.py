@@ -11,7 +11,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
 from promptintern_api.apply import apply_body
 from promptintern_api.contract import OPERATOR
-from promptintern_api.job import GROUP, PLURAL, VERSION
+from promptintern_api.kind import GROUP, PLURAL, VERSION
 
 from promptintern_operator.intake import job_view
 from promptintern_operator.metrics import API_REQUESTS

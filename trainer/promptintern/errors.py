@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Self
 
-from promptintern_api import Problem
+from promptintern_api.problem import Problem
 
 __all__ = [
     "CredentialsRefused",

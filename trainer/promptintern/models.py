@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import torch
+from promptintern_api.model import Dtype
 from torch import nn
 
 from promptintern.digest import digest_of_files
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from promptintern.storage.store import Store
 
 FIELD = "spec.model.uri"
+DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """The name patterns of a model's data files: configuration, safetensors weights, tokenizer and chat template."""
 _DUPLICATE_WEIGHTS = ("*/*", "consolidated*.safetensors")

@@ -1,7 +1,7 @@
 """The identity of a job's pods and their only right, which is to report the progress of training."""
 
 from promptintern_api import PromptInternJob
-from promptintern_api.job import GROUP, PLURAL
+from promptintern_api.kind import GROUP, PLURAL
 
 from promptintern_operator.manifests.meta import Manifest, child_name, metadata
 

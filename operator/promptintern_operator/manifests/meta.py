@@ -13,7 +13,7 @@ from promptintern_api.contract import (
     OPERATOR,
     dependent_name,
 )
-from promptintern_api.job import GROUP, KIND, VERSION
+from promptintern_api.kind import GROUP, KIND, VERSION
 
 Manifest = dict[str, Any]
 

@@ -1,5 +1,6 @@
 """The command line ``promptintern COMMAND``. Commands import their modules when they run, so that the help is fast."""
 
+import atexit
 import contextlib
 import io
 import os
@@ -13,17 +14,11 @@ import typer
 from promptintern_api.contract import ExitCode
 
 from promptintern.cli import cluster, pod
-from promptintern.cli.console import StopFlag, quiet_libraries, terminal_observer
+from promptintern.cli.libraries import quiet_libraries
 from promptintern.cli.options import BaseModel, JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
 from promptintern.terminal import print_error, print_line
 from promptintern.uris import to_uri
-
-_SPIN_COUNT = "20000"
-"""The number of times that a waiting OpenMP thread spins before it sleeps (GOMP_SPINCOUNT): about ten microseconds. By
-default, libgomp spins for milliseconds, which makes a model with short operations 50 times slower while another process
-uses one of the cores. On an otherwise idle machine, this value reduces the speed by up to a tenth. The images set the
-same value."""
 
 app = typer.Typer(
     name="promptintern",
@@ -77,6 +72,8 @@ def run(
     overrides: Overrides = None,
 ) -> None:
     """Run all stages and arms of a job and write the report. After an interruption, run the command again to resume."""
+    from promptintern.cli.console import StopFlag, terminal_observer
+
     stop = StopFlag()
     with stop.installed():
         from promptintern.cli.verdict import print_verdict
@@ -133,6 +130,7 @@ def prepare(
 
     If the base model is to write queries (data.generate), 20 queries of this kind are shown as well.
     """
+    from promptintern.cli.console import StopFlag, terminal_observer
     from promptintern.cli.preview import print_preview
     from promptintern.commands.preview import preview
     from promptintern.job import load_job
@@ -143,7 +141,7 @@ def prepare(
 
 
 @app.command(
-    epilog="Example: promptintern predict promptintern-runs/default/quickstart-1a2b3c4d/adapter 'total of revenue'"
+    epilog="Example: promptintern predict ./quickstart/adapter 'In the north, what is the highest bonus and miles?'"
 )
 def predict(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Folder or URI of the adapter, or of its run.")],
@@ -239,7 +237,6 @@ def _storage_uri(workdir: Path | None, job_uri: str | None) -> str:
 def main() -> None:
     """Run the command line. Exit with 2 after a user's mistake and with 1 after a failed run, without a traceback."""
     quiet_libraries()
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for terminals without Unicode
@@ -284,5 +281,26 @@ def _save_traceback() -> str:
     return file.name
 
 
+def program() -> None:
+    """Run the command line in a process of its own.
+
+    The process ends after the functions that were registered with atexit, without freeing every object first, which
+    takes a second of CPU time if transformers was imported.
+    """
+    code: int = ExitCode.FAILED
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(end)  # The function that is registered first is called last.
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -10,6 +10,7 @@ from promptintern_api.contract import ADAPTER_FOLDER, REPORT_HTML, REPORT_JSON, 
 from rich.console import Console
 from rich.text import Text
 
+from promptintern.cli.libraries import without_collection
 from promptintern.cli.options import JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
 from promptintern.terminal import output_console, print_error, print_line, write_log
@@ -195,7 +196,8 @@ def fetch(
 
 
 def _connect(context: str | None, namespace: str | None) -> "Cluster":
-    from promptintern.cluster.client import connect
+    with without_collection():
+        from promptintern.cluster.client import connect
 
     return connect(context=context, namespace=namespace)
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-import structlog
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -204,24 +203,3 @@ def terminal_observer(stop: StopFlag) -> Iterator[LogObserver | BarObserver]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield BarObserver(progress, stop)
-
-
-def quiet_libraries() -> None:
-    """Hide the warnings and progress bars of libraries, and send the log of storage retries to standard error."""
-    import logging
-    import os
-    import warnings
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore")
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-    )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from promptintern.cli.libraries import without_collection
 from promptintern.errors import UserError
 from promptintern.terminal import print_error, write_lines
 from promptintern.uris import to_uri
@@ -30,8 +31,6 @@ def answer_queries(
     Raises:
         UserError: if no query is given, a query cannot be used, or a file cannot be read or written.
     """
-    from promptintern.commands.predict import load_internalized_model
-
     records = [{"query": query} for query in queries]
     if input_file is not None:
         records += _from_jsonl(input_file)
@@ -43,7 +42,10 @@ def answer_queries(
     _check_output(output_file)
     queries_to_answer = [record["query"] for record in records]
     with tempfile.TemporaryDirectory(prefix="promptintern-") as local:
-        model = load_internalized_model(to_uri(adapter), Path(local), base_model=base_model)
+        with without_collection():
+            from promptintern.commands.predict import load_internalized_model
+
+            model = load_internalized_model(to_uri(adapter), Path(local), base_model=base_model)
         if model.warning:
             print_error(f"warning: {model.warning}")
         answers = [answer.text for answer in model.answer(queries_to_answer, batch_size=batch_size)]

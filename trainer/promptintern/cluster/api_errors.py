@@ -7,7 +7,7 @@ from typing import Any
 
 import urllib3.exceptions
 from kubernetes.client.exceptions import ApiException
-from promptintern_api.job import GROUP, PLURAL
+from promptintern_api.kind import GROUP, PLURAL
 
 from promptintern.api_status import parse_status
 from promptintern.errors import Problem, RunFailed, UserError

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.kube_config import KubeConfigMerger
 from kubernetes.stream import stream
 from promptintern_api.contract import LABEL_JOB, LABEL_ROLE
-from promptintern_api.job import GROUP, PLURAL, VERSION
+from promptintern_api.kind import GROUP, PLURAL, VERSION
 
 from promptintern.cluster.api_errors import NotFound, Unreachable, translate_error
 from promptintern.cluster.objects import Document, Job, Pod
@@ -169,7 +170,11 @@ class Cluster:
         self.server = access.server
         self._api = access.api
         self._custom = client.CustomObjectsApi(access.api)
-        self._core = client.CoreV1Api(access.api)
+
+    @cached_property
+    def _core(self) -> Any:
+        """The client of pods. Its import takes longer than a request about a job, so it is imported on first use."""
+        return client.CoreV1Api(self._api)
 
     # Jobs
 
@@ -296,7 +301,7 @@ class Cluster:
         """
         with self._translating_errors(f"exec in pod {pod}"):
             socket = stream(
-                client.CoreV1Api(self._api).connect_get_namespaced_pod_exec,
+                self._core.connect_get_namespaced_pod_exec,
                 pod,
                 self.namespace,
                 container=container,

@@ -14,13 +14,11 @@ from promptintern.engine.adapter import WEIGHTS
 from promptintern.engine.adapter_config import read_adapter_config
 from promptintern.errors import Problem, UserError
 from promptintern.evaluate.generate import Answer, Decoding, generate
-from promptintern.models import ModelFolder, context_length, fetch_model, load_base_model, load_tokenizer
-from promptintern.pipeline.adapter_artifact import InferencePrompt, read_prompt
-from promptintern.pipeline.session import DTYPES
+from promptintern.models import DTYPES, ModelFolder, context_length, fetch_model, load_base_model, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
+from promptintern.prompt.inference import InferencePrompt, read_prompt
 from promptintern.prompt.render import render_prompt
 from promptintern.prompt.template import Piece, PieceKind
-from promptintern.retrieve import build_retriever
 from promptintern.rows.types import Row
 from promptintern.storage.manifest import fetch_folder, read_manifest
 from promptintern.storage.store import open_store
@@ -72,6 +70,8 @@ class InternalizedModel:
         neighbours: list[list[int]] = [[] for _ in queries]
         if shots:
             from promptintern_api.prompt import Retriever
+
+            from promptintern.retrieve import build_retriever
 
             neighbours = build_retriever(Retriever(), pool, seed=0).neighbours(list(queries), shots)
         pieces = tuple(Piece(text=p.text, kind=PieceKind(p.kind)) for p in self.prompt.pieces)

@@ -11,11 +11,11 @@ from promptintern_api.prompt import CompressorKind
 
 from promptintern.compress import CompressedTemplate
 from promptintern.errors import UserError
-from promptintern.models import fetch_model, load_base_model, load_config, load_tokenizer
+from promptintern.models import DTYPES, fetch_model, load_base_model, load_config, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.events import Observer
 from promptintern.pipeline.inputs import Data, Examples, load_data, render_prompts, s3_options, stages_of
-from promptintern.pipeline.session import DTYPES, compress_all, load_embedder, open_session
+from promptintern.pipeline.session import compress_all, load_embedder, open_session
 from promptintern.pipeline.teaching.self_study import describe, draw_queries, share_fault, with_queries
 from promptintern.pipeline.teaching.written import SelfStudy
 from promptintern.pipeline.tracks import describe_track

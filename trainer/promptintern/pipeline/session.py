@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
-from promptintern_api.model import Dtype
 from promptintern_api.prompt import RetrieverKind
 from promptintern_api.training import Packing
 
@@ -21,7 +20,7 @@ from promptintern.engine.lanes import lane_threads, pin_thread_settings
 from promptintern.engine.packing.layout import PackLayout, SupportedLayouts, probe_layouts
 from promptintern.engine.packing.memory import tokens_that_fit
 from promptintern.errors import RunFailed, UserError
-from promptintern.models import ModelFolder, fetch_model, load_base_model, load_tokenizer
+from promptintern.models import DTYPES, ModelFolder, fetch_model, load_base_model, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.inputs import (
     Data,
@@ -39,7 +38,6 @@ from promptintern.schedule import Stage
 CPU_PACK_TOKENS = 2048
 """The default number of tokens of a pack on a CPU. With twice this number, an optimizer step of a model with 4
 layers and hidden size 256 is about 10 % faster, but needs 120 MiB more memory."""
-DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)

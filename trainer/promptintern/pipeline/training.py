@@ -23,8 +23,9 @@ from promptintern.engine.checkpoint import (
 )
 from promptintern.engine.throughput import ParameterCounts, device_peak, parameter_counts, training_flops
 from promptintern.engine.train import LrSpan, TrackTask, train_track
+from promptintern.models import DTYPES
 from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
-from promptintern.pipeline.session import DTYPES, Session
+from promptintern.pipeline.session import Session
 from promptintern.pipeline.tracks import PreparedTrack, Track, slow_rows
 from promptintern.stage_record import Throughput, TrackRecord
 from promptintern.storage.background import BackgroundWriter

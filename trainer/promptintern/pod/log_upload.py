@@ -6,10 +6,10 @@ The driver's log contains the workers' output, but not why a worker's process or
 import threading
 from pathlib import Path
 
-import structlog
 from promptintern_api.contract import DRIVER_LOG_PREFIX, RAY_LOGS, PodRole
 
 from promptintern.errors import RunFailed, UserError
+from promptintern.log import get_logger
 from promptintern.storage.store import Store
 
 _PATTERNS = {
@@ -18,7 +18,7 @@ _PATTERNS = {
 }
 TAIL_BYTES = 1 << 20
 SECONDS_BETWEEN = 15.0
-_log = structlog.get_logger("promptintern.pod")
+_log = get_logger("promptintern.pod")
 
 
 def upload_logs(

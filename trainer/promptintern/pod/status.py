@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import structlog
 from promptintern_api import PromptInternJob
 from promptintern_api.apply import apply_body
 from promptintern_api.contract import TRAINER_FIELD_MANAGER
-from promptintern_api.job import GROUP, PLURAL, VERSION
+from promptintern_api.kind import GROUP, PLURAL, VERSION
 
+from promptintern.log import get_logger
 from promptintern.pipeline.events import Ending, Event, Observer
 from promptintern.pod.progress import TrainingProgress
 from promptintern.pod.unknown_fields import Patch, dropping_unknown_fields, error_message
@@ -23,7 +23,7 @@ _GONE = (401, 404)
 """The HTTP status codes after which writing is pointless, because the job or this pod's identity no longer exists. 403
 is not one of them: a pod may write only after the operator has observed it, which takes a while if no operator was
 running."""
-_log = structlog.get_logger("promptintern.pod")
+_log = get_logger("promptintern.pod")
 
 
 def patch_of(job: PromptInternJob) -> Patch:

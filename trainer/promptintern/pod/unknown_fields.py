@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from promptintern.api_status import parse_status
+from promptintern.log import get_logger
 
 FieldPath = tuple[str, ...]
 """The path of a field below ``status.training``: the names of the nested fields, without list indices."""
@@ -17,7 +16,7 @@ Patch = Callable[[dict[str, Any]], None]
 
 _UNKNOWN = re.compile(r"\.status\.training\.(\S+): field not declared in schema")
 _INDEX = re.compile(r"\[[^\]]*\]")
-_log = structlog.get_logger("promptintern.pod")
+_log = get_logger("promptintern.pod")
 
 
 def dropping_unknown_fields(patch: Patch) -> Patch:

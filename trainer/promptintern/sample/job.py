@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import yaml
-from promptintern_api.job import GROUP, KIND, VERSION
+from promptintern_api.kind import GROUP, KIND, VERSION
 
 from promptintern.sample import MODEL_URI, sample_template
 from promptintern.sample.prose import CUE, EXAMPLE_TEMPLATE

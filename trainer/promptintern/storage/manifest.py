@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import structlog
 from promptintern_api.contract import RUN_FORMAT
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
 from promptintern.errors import RunFailed
+from promptintern.log import get_logger
 from promptintern.storage.run_format import check_format
 from promptintern.storage.store import FileEntry, Store, check_path, hash_file
 
@@ -20,7 +20,7 @@ __all__ = ["FileEntry", "Manifest", "commit_folder", "fetch_folder", "read_manif
 
 _DOWNLOAD_ATTEMPTS = 3
 """The maximum number of times that a file is fetched if the fetched content differs from the manifest."""
-_log = structlog.get_logger("promptintern.storage")
+_log = get_logger("promptintern.storage")
 
 
 def _finite(value: JsonValue) -> JsonValue:

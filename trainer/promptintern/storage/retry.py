@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
 from promptintern_api.contract import ENV_STORAGE_DEADLINE
 
 from promptintern.errors import InfrastructureFailed, UserError
+from promptintern.log import get_logger
 
-_log = structlog.get_logger("promptintern.storage")
+_log = get_logger("promptintern.storage")
 _T = TypeVar("_T")
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
 from promptintern_api.contract import MANIFEST_FILE, RUN_FORMAT
 from pydantic import JsonValue
 
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError
+from promptintern.log import get_logger
 from promptintern.stage_record import TrackRecord
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder, read_manifest
 from promptintern.storage.store import Store
@@ -24,7 +24,7 @@ _TERM_FOLDER = re.compile(r"(stages/[^/]+/t\d+/[^/]+)/")
 _CHECKPOINT = re.compile(rf"(stages/[^/]+/t(\d+)/checkpoints/step-(\d+))/{re.escape(MANIFEST_FILE)}")
 _DOCUMENT = "document.json"
 R = TypeVar("R", bound=TrackRecord)
-_log = structlog.get_logger("promptintern.storage")
+_log = get_logger("promptintern.storage")
 
 
 class FencedOut(InfrastructureFailed):

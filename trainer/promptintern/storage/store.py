@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from promptintern.errors import RunFailed, UserError
+from promptintern.log import get_logger
 from promptintern.storage.backend import TEMPORARY, Backend
 from promptintern.storage.local import LocalBackend, replacing, translated_errors
 from promptintern.storage.options import S3Options
@@ -17,7 +17,7 @@ from promptintern.storage.retry import RetryPolicy
 _WRITE_ATTEMPTS = 3
 """The maximum number of times that a file is written if the content read back differs."""
 _CHUNK = 1 << 20
-_log = structlog.get_logger("promptintern.storage")
+_log = get_logger("promptintern.storage")
 
 
 class FileEntry(BaseModel):
