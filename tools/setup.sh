@@ -30,5 +30,6 @@ else
     fi
     uv="$home/bin/uv"
 fi
-"$uv" sync --frozen --quiet >&2
+# Bytecode is compiled here, because an environment with PYTHONDONTWRITEBYTECODE would compile it for every command.
+"$uv" sync --frozen --quiet --compile-bytecode >&2
 echo "$uv"
