@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from promptintern.sample import sample_rows
 
+from tests.documented import documented_questions
 from tests.e2e.tenant import Row, Team
 from tests.e2e.user import Shell
 
@@ -53,3 +54,5 @@ def check_answers(team: Team, name: str, folder: Path) -> None:
     answers = shell.predict(folder / "adapter", [row["query"] for row in held_out])
     correct = sum(answer == row["answer"] for answer, row in zip(answers, held_out, strict=True))
     assert correct >= 36, "the report has an exact match of 98 % or more"
+    documented = {question.query: question.answer for question in documented_questions() if question.answer}
+    assert shell.predict(folder / "adapter", [*documented]) == [*documented.values()]
