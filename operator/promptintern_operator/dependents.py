@@ -11,7 +11,7 @@ from promptintern_api.kind import KIND
 
 from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.kube import CONFIG_MAPS, Kube, RequestFailed
-from promptintern_operator.manifests.config import ResolvedJob, config_map
+from promptintern_operator.manifests.config import ResolvedJob, config_map, config_map_name
 from promptintern_operator.manifests.identity import role, role_binding, service_account
 from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.network import network_policy
@@ -74,9 +74,11 @@ class Dependents:
         """
         grant = self._cache.grants.pop(_owner(job), None)
         is_granted = grant is not None and await grant
-        await self._delete_outdated_config_map(job)
-        if is_granted and _is_being_checked(job, since=datetime.now(UTC) - _HOLD):
+        checked = job.status.config_map if job.status else None
+        is_recent = _is_being_checked(job, since=datetime.now(UTC) - _HOLD) and checked == config_map_name(job)
+        if is_granted and is_recent:
             return
+        await self._delete_outdated_config_map(job)
 
         account, *others = self._pod_manifests(job)
         await self._ensure(account, job)  # somebody else's account must not get the job's rights

@@ -229,9 +229,15 @@ class Kube:
         content = await self._send("PATCH", path, manifest, query=_as_manager(), content_type=_APPLY)
         return _readable(job_view, content, f"job {name}")
 
-    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
-        """Delete the object with this uid, and its dependents in the background. A missing object is not an error."""
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, *, uid: str, version: str | None = None
+    ) -> None:
+        """Delete the object with this uid, and its dependents in the background. A missing object is not an error.
+
+        With ``version``, the object is deleted only if it still has this resource version.
+        """
+        preconditions = {"uid": uid} | ({"resourceVersion": version} if version is not None else {})
+        options = {"propagationPolicy": "Background", "preconditions": preconditions}
         try:
             await self._request("DELETE", resource.path(namespace, name), options)
         except RequestFailed as error:

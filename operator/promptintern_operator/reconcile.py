@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 from promptintern_api import InvalidJob, PromptInternJob, parse_job
-from promptintern_api.status import PromptInternJobStatus
-from promptintern_api.training_status import TrainingStatus
+from promptintern_api.contract import LABEL_MANAGED_BY, OPERATOR
+from promptintern_api.status import Phase, PromptInternJobStatus
 from pydantic import ValidationError
 
 from promptintern_operator.cache import Cache, Owner
@@ -36,10 +36,10 @@ from promptintern_operator.plan import (
     plan,
     unreadable,
 )
-from promptintern_operator.plan.denials import EARLIER_JOB, denial_for
+from promptintern_operator.plan.denials import EARLIER_JOB, NAME_TAKEN, denial_for
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.settings import Settings
-from promptintern_operator.views import JobView, preflight_view, ray_job_view
+from promptintern_operator.views import JobView, RayJobView, preflight_view, ray_job_view
 
 _log = structlog.get_logger("promptintern.operator")
 
@@ -113,7 +113,7 @@ class Reconciler:
                 # Events are recorded even if an action failed. They are recorded last, because nothing waits for them.
                 written = await writing
                 if written:
-                    _count_changes(before, result.status, job.status.training if job.status else None)
+                    _count_changes(before, result.status, job)
                     await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
             if not written:
                 return
@@ -160,7 +160,8 @@ class Reconciler:
         attempts = job.status.attempts if job.status else []
         if attempts and attempts[-1].outcome is None:
             name = attempts[-1].ray_job_name
-            if all(ray_job.name != name for ray_job in (*observed.ray_jobs, *observed.foreign)):
+            foreign = [view for view in observed.foreign if isinstance(view, RayJobView)]
+            if all(ray_job.name != name for ray_job in (*observed.ray_jobs, *foreign)):
                 body = await self._kube.get(RAY_JOBS, key.namespace, name)
                 if body is not None and self._is_own(body["metadata"]["uid"], job):
                     return replace(observed, ray_jobs=(*observed.ray_jobs, ray_job_view(body)))
@@ -257,7 +258,8 @@ class Reconciler:
                 await self._kube.delete(PREFLIGHTS, namespace, name, uid=child_uid)
                 self._cache.preflights.update(owner, child_uid, deleting=True)
             case DeleteJob():
-                await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid)
+                version = self._cache.jobs[Key(namespace, job.metadata.name)].version
+                await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid, version=version)
         log.info("action", action=type(action).__name__, **vars(action))
 
     async def _create(self, manifest: Manifest, job: PromptInternJob, resource: Resource) -> dict[str, Any]:
@@ -276,10 +278,13 @@ class Reconciler:
                 )
             check_owner(body, job)
             if not self._is_own(body["metadata"]["uid"], job):
-                # The next plan deletes it, since no plan may rely on what somebody else created. If the answer to an
-                # earlier request was lost, this deletes what that request created.
-                message = f"{manifest['kind']} {name} was not created by this operator, and is being deleted"
-                raise RequestFailed(message, status=409, reason=EARLIER_JOB, server_message=message)
+                # The next plan deletes it if the watch shows it, since no plan may rely on what somebody else created.
+                # If the answer to an earlier request was lost, this deletes what that request created.
+                is_watched = (body["metadata"].get("labels") or {}).get(LABEL_MANAGED_BY) == OPERATOR
+                end = "is being deleted" if is_watched else "has to be deleted by hand"
+                message = f"{manifest['kind']} {name} was not created by this operator, and {end}"
+                reason = EARLIER_JOB if is_watched else NAME_TAKEN
+                raise RequestFailed(message, status=409, reason=reason, server_message=message)
         return body
 
 
@@ -301,15 +306,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any], training: TrainingStatus | None) -> None:
+def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any], job: PromptInternJob) -> None:
     ended = {a["number"] for a in before.get("attempts", []) if a.get("outcome")}
     for attempt in after.get("attempts", []):
         if attempt.get("outcome") and attempt["number"] not in ended:
             ATTEMPTS.labels(outcome=attempt["outcome"]).inc()
-    if after.get("completionTime") and not before.get("completionTime") and training is not None:
+    training = job.status.training if job.status else None
+    has_succeeded = after.get("phase") == Phase.SUCCEEDED and before.get("phase") != Phase.SUCCEEDED
+    if has_succeeded and training is not None:
+        # The head pod wrote these numbers. They must not disturb a metric that all tenants share.
+        longest = sum(attempt.get("activeSeconds", 0.0) for attempt in after["attempts"])
         for stage in training.stages:
-            if stage.seconds is not None:
-                STAGE_SECONDS.labels(stage=str(stage.index)).observe(stage.seconds)
+            if stage.seconds is not None and stage.index < job.spec.schedule.num_stages:
+                STAGE_SECONDS.labels(stage=str(stage.index)).observe(min(stage.seconds, longest))
 
 
 def recorded_uids(status: PromptInternJobStatus | None) -> set[str]:

@@ -64,28 +64,36 @@ def delete_operator(team: Team, name: str) -> None:
 def stop_api_server(team: Team, name: str) -> None:
     """Stop the API server for 30 s."""
     team.cluster.stop_api_server()
-    time.sleep(30)
-    team.cluster.start_api_server()
+    try:
+        time.sleep(30)
+    finally:
+        team.cluster.start_api_server()
 
 
 def stop_storage(team: Team, name: str) -> None:
     """Stop the S3 server for 30 s."""
     team.cluster.s3.stop()
-    time.sleep(30)
-    team.cluster.s3.start()
+    try:
+        time.sleep(30)
+    finally:
+        team.cluster.s3.start()
 
 
 def stop_kuberay(team: Team, name: str) -> None:
     """Stop KubeRay for 60 s."""
     team.cluster.stop_kuberay()
-    time.sleep(60)
-    team.cluster.start_kuberay()
+    try:
+        time.sleep(60)
+    finally:
+        team.cluster.start_kuberay()
 
 
 def drain_node(team: Team, name: str) -> None:
     """Evict the job's pods, then allow new ones on the node."""
-    team.cluster.drain(f"promptintern.dev/job={name}")
-    team.cluster.uncordon()
+    try:
+        team.cluster.drain(f"promptintern.dev/job={name}")
+    finally:
+        team.cluster.uncordon()
 
 
 def suspend_and_resume(team: Team, name: str) -> None:

@@ -149,3 +149,8 @@ matchResources:
         values: {{ toJson . }}
 {{- end -}}
 {{- end -}}
+
+{{- /* CEL that holds if a request gives the annotation that requests a retry a new value. */ -}}
+{{- define "promptintern.asksForRetry" -}}
+object.metadata.?annotations['promptintern.dev/retry'].orValue('') != oldObject.metadata.?annotations['promptintern.dev/retry'].orValue('')
+{{- end -}}

@@ -7,7 +7,7 @@ from typing import NewType
 from promptintern_api import PromptInternJob
 from promptintern_api.compute import StorageSpec
 from promptintern_api.contract import JOB_FILE
-from promptintern_api.job import MUTABLE_SPEC_FIELDS
+from promptintern_api.job import MUTABLE_SPEC_FIELDS, Metadata
 from promptintern_api.secret_ref import SecretRef
 
 from promptintern_operator.manifests.meta import Manifest, child_name, metadata
@@ -65,8 +65,11 @@ def refusals(job: ResolvedJob) -> list[str]:
 
 
 def job_text(job: ResolvedJob) -> str:
-    """Return the job as its pods read it: without its status, its labels, and what may change while it runs."""
-    metadata = job.metadata.model_copy(update={"labels": {}})
+    """Return the job as its pods read it: without its status, its metadata, and the fields that may change any time.
+
+    The text must not depend on labels and annotations, because anybody may change them while a job is checked or runs.
+    """
+    metadata = Metadata(name=job.metadata.name, namespace=job.metadata.namespace, uid=job.metadata.uid)
     document = job.model_copy(update={"status": None, "metadata": metadata}).to_wire()
     document["spec"] = {name: value for name, value in document["spec"].items() if name not in MUTABLE_SPEC_FIELDS}
     return json.dumps(document, indent=1, ensure_ascii=False)

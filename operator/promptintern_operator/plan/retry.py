@@ -4,7 +4,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.contract import ANNOTATION_RETRY, RETRY_CHARACTERS
 
 from promptintern_operator.plan.draft import StatusDraft
-from promptintern_operator.plan.types import Limits, Observed
+from promptintern_operator.plan.types import Limits, Observed, StartPreflight
 
 _MESSAGE = f"the annotation {ANNOTATION_RETRY} requested another try"
 
@@ -27,6 +27,9 @@ def retry(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: 
     elif draft.reason("Accepted") != "Refused":
         return False
     if draft.start_time is None:
-        draft.retried_after_check = max((check.number for check in observed.preflights), default=None)
+        numbers = [check.number for check in observed.preflights]
+        if observed.denial is not None and isinstance(observed.denial.action, StartPreflight):
+            numbers.append(observed.denial.action.number)  # the denial is about that check, and must not stop the next
+        draft.retried_after_check = max(numbers, default=None)
         draft.drop_condition("Accepted")
     return False

@@ -105,6 +105,9 @@ def test_creating(people: World, author: str, spec: dict[str, Any], refusal: str
     [
         ("pods-only", {"metadata": {"labels": {"team": "a"}}}, False),
         ("pods-only", {"metadata": {"finalizers": ["example.org/hold"]}}, False),
+        ("pods-only", {"metadata": {"annotations": {"note": "x"}}}, False),
+        ("pods-only", {"metadata": {"annotations": {"promptintern.dev/retry": "now"}}}, True),  # it starts pods
+        ("all", {"metadata": {"annotations": {"promptintern.dev/retry": "now"}}}, False),
         ("pods-only", {"spec": {"suspend": False}}, False),  # the Secret has not changed
         ("pods-only", {"spec": {"retries": {"application": 5}}}, True),
         ("pods-only", {"spec": {"compute": {"workers": 8}}}, True),

@@ -78,7 +78,7 @@ def test_an_image_cannot_be_changed_to_another(world: World, author: str) -> Non
         assert answer.status == status, answer
 
 
-def test_a_job_of_an_older_list_can_be_suspended_and_labelled_but_not_resumed(world: World, author: str) -> None:
+def test_a_job_of_an_older_list_can_be_suspended_and_labelled_but_not_resumed_or_tried_again(world: World, author: str) -> None:
     """The image was admitted before it was removed from the list."""
     policy = f"promptintern-{world.release_namespace}-images"
     binding = world.server.get("validatingadmissionpolicybinding", policy)
@@ -95,6 +95,9 @@ def test_a_job_of_an_older_list_can_be_suspended_and_labelled_but_not_resumed(wo
         )
     world.server.wait_for(lambda: world.create(author, running("elsewhere.example/a")).status == 403)
     assert world.merge(author, "older", {"metadata": {"labels": {"team": "a"}}}).status == 200
+    retry = world.merge(author, "older", {"metadata": {"annotations": {"promptintern.dev/retry": "now"}}})
+    assert retry.status == 403 and "-images" in retry.message, retry
+    assert world.merge(author, "older", {"metadata": {"annotations": {"note": "x"}}}).status == 200
     assert world.merge(author, "older", {"spec": {"suspend": True}}).status == 200
     answer = world.merge(author, "older", {"spec": {"suspend": False}})
     assert answer.status == 403 and "-images" in answer.message, answer

@@ -22,7 +22,7 @@ NEEDED = {
     ("events.k8s.io", "events"): {"create"},
 }
 DEFINITIONS = {("apiextensions.k8s.io", "customresourcedefinitions"): {"get", "list", "watch"}}
-LEASES = {("coordination.k8s.io", "leases"): {"create", "get", "update"}}
+LEASES = {("coordination.k8s.io", "leases"): {"create", "get", "update", "delete"}}
 
 
 def _granted(rules: list[Manifest]) -> dict[tuple[str, str], set[str]]:

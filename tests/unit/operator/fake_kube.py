@@ -70,7 +70,9 @@ class FakeKube:
         meta = self.objects[body["kind"], body["metadata"]["name"]]["metadata"]
         meta["annotations"] = {name: value for name, value in meta.get("annotations", {}).items() if name in keep}
 
-    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, *, uid: str, version: str | None = None
+    ) -> None:
         self.requests.append(f"delete {resource.plural}")
         self.objects.pop((_KINDS[resource.plural], name), None)
 

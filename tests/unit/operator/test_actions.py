@@ -334,17 +334,21 @@ def test_an_object_that_the_operator_did_not_create_is_deleted_and_never_believe
     run(story)
 
 
-def test_an_object_whose_name_was_taken_in_between_is_not_adopted() -> None:
-    """The watch has not yet delivered the other object."""
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [({"app.kubernetes.io/managed-by": "promptintern-operator"}, "EarlierJobDeleting"), ({}, "NameTaken")],
+)
+def test_an_object_whose_name_was_taken_in_between_is_not_adopted(labels: dict[str, str], reason: str) -> None:
+    """The watch has not yet delivered the other object, or never will, because it lacks the label."""
 
     async def story(place: Place) -> None:
         await place.reconcile()
         place.check_succeeds()
         owner = {"kind": "PromptInternJob", "name": "small", "uid": JOB_UID, "controller": True}
-        place.kube.put(foreign("RayJob", "small-a1", ownerReferences=[owner]))
+        place.kube.put(foreign("RayJob", "small-a1", ownerReferences=[owner], labels=labels))
         await place.reconcile()
         await place.reconcile()
-        assert place.kube.condition("ClusterReady")[:2] == ("False", "EarlierJobDeleting")
+        assert place.kube.condition("ClusterReady")[:2] == ("False", reason)
         assert "was not created by this operator" in place.kube.condition("ClusterReady")[2]
         assert place.cache.ray_jobs.by_owner(OWNER) == ()
 

@@ -334,3 +334,33 @@ def test_an_account_of_somebody_else_gets_no_rights() -> None:
     assert "create Role" not in requests
     assert "create RoleBinding" not in requests
     assert world.cache.denials[OWNER].reason == "NameTaken"
+
+
+def test_an_annotation_during_the_check_changes_nothing_that_pods_read() -> None:
+    """Anybody may annotate a job while it is checked, for example to ask for a retry that does nothing yet."""
+    world = World({})
+    world.reconcile()
+    name = world.config_map()["metadata"]["name"]
+    body = world.cache.jobs[KEY].body() or {}
+    body["metadata"]["annotations"] = {"promptintern.dev/retry": "please", "argocd.argoproj.io/tracking-id": "x"}
+    world.cache.jobs[KEY] = view_of_job(body)
+    world.check_succeeds()
+    assert world.reconcile() == ["status", "create RayJob"]
+    head = world.kube.objects["RayJob", "small-a1"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert {"name": "job", "configMap": {"name": name}} in head["volumes"]
+    assert world.config_map()["metadata"]["name"] == name
+
+
+def test_an_attempt_whose_job_text_differs_from_that_of_the_check_gets_its_config_map() -> None:
+    """The operator was upgraded during the check, so that the trainer's image is another one."""
+    world = World({})
+    world.reconcile()
+    world.check_succeeds()
+    upgraded = SETTINGS.model_copy(update={"trainer_image": "promptintern/trainer:next"})
+
+    async def main() -> None:
+        await Reconciler(world.kube, world.cache, Workqueue(), upgraded).reconcile(KEY)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+    head = world.kube.objects["RayJob", "small-a1"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert {"name": "job", "configMap": {"name": world.config_map()["metadata"]["name"]}} in head["volumes"]

@@ -284,8 +284,9 @@ def _save_traceback() -> str:
 def program() -> None:
     """Run the command line in a process of its own.
 
-    The process ends after the functions that were registered with atexit, without freeing every object first, which
-    takes a second of CPU time if transformers was imported.
+    The process ends after the functions that commands and libraries register with atexit while they run, without
+    freeing every object first, which takes a second of CPU time if transformers was imported. Functions that were
+    registered before, such as the shutdown of the module logging, are not called; they have nothing to do here.
     """
     code: int = ExitCode.FAILED
 
@@ -294,7 +295,7 @@ def program() -> None:
         sys.stderr.flush()
         os._exit(code)
 
-    atexit.register(end)  # The function that is registered first is called last.
+    atexit.register(end)  # Functions that are registered later are called earlier.
     try:
         main()
     except SystemExit as ended:

@@ -85,6 +85,7 @@ class TrainingProgress:
     def fail(self, *, who: Literal["User", "Application", "Infrastructure"], message: str, ray_job: str | None) -> None:
         """Record that the trainer failed with ``message``, and who or what caused the failure."""
         self._failure = Failure(failure_class=who, message=message[:32_768], ray_job=ray_job)
+        self._progress = self._answering = None
 
     def succeed(self, report: Report) -> None:
         """Record that the run has finished, with the result in ``report``, and where its outputs are."""

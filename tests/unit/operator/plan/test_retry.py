@@ -1,10 +1,11 @@
 """A refused or failed job is checked or started again if a user asks for it."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from promptintern_api.contract import ANNOTATION_RETRY, RETRY_CHARACTERS
-from promptintern_operator.plan import StartAttempt, StartPreflight
+from promptintern_operator.plan import Denial, StartAttempt, StartPreflight
 
 from tests.unit.operator.builders import Story, crashed, failed, job, preflight, preflight_pod, ray_job, running
 
@@ -132,3 +133,22 @@ def test_very_many_retries_keep_the_status_small() -> None:
         story.reconcile(crashed(number))
     assert len(story.attempts) <= 256
     assert story.attempt["number"] == 399
+
+
+def test_a_denied_check_can_be_requested_again() -> None:
+    """The quota that denied it was raised after the job had given up."""
+    story = Story()
+    story.reconcile()
+    denial = Denial(
+        action=StartPreflight(1, 1),
+        reason="QuotaExceeded",
+        message="exceeded quota",
+        since=story.now,
+        at=story.now + timedelta(hours=1),
+        times=9,
+    )
+    story.reconcile(denial, after=3600)
+    assert story.condition("Failed") == ("True", "QuotaExceeded")
+    ask(story)
+    assert story.reconcile(denial, after=3600).actions == (StartPreflight(1, 2),)
+    assert story.phase == "Checking"
