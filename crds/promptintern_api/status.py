@@ -320,8 +320,7 @@ class PromptInternJobStatus(ApiModel):
         Field(
             alias="checkUID",
             description=(
-                "UID of the Job of the newest check. The operator believes no other Job that claims to be the check. "
-                "The UID is written together with the next change of the status."
+                "UID of the Job of the newest check. The operator believes no other Job that claims to be the check."
             ),
         ),
     ] = None

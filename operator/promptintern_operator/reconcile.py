@@ -181,7 +181,7 @@ class Reconciler:
             before: The whole status of this version.
             result: The plan.
         """
-        if is_same_status(_hurried_part(before), _hurried_part(result.status)):
+        if is_same_status(_operator_part(before), result.status):
             return True
         try:
             written = await self._kube.apply_job_status(
@@ -326,15 +326,6 @@ def recorded_uids(status: PromptInternJobStatus | None) -> set[str]:
     if status is None:
         return set()
     return {uid for uid in (status.check_uid, *(each.ray_job_uid for each in status.attempts)) if uid is not None}
-
-
-def _hurried_part(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a status whose change is written at once.
-
-    The uid of the check is written together with the next change. If the operator is restarted before, the check is
-    repeated.
-    """
-    return {name: value for name, value in _operator_part(status).items() if name != "checkUID"}
 
 
 def _operator_part(status: Mapping[str, Any]) -> dict[str, Any]:

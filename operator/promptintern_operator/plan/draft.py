@@ -20,6 +20,8 @@ _KEPT_WITH_PODS = 5
 _EVENT_REASON = 128
 """The largest number of characters of an Event's reason."""
 _BAD_UNLESS_TRUE = ("Accepted", "QuotaReserved", "ClusterReady", "Training")
+_UNTOLD = ("Ended",)
+"""The reasons that get no Event, because they only follow from the end of the job or of an attempt, which gets one."""
 _QUIET_REASONS = (
     *("Checking", "Starting", "Pending", "Suspended", "Ended", "Saving", "Queued", "Removing"),
     "EarlierJobDeleting",  # usually over within seconds
@@ -212,7 +214,9 @@ class StatusDraft:
     def _events(self) -> list[EventRecord]:
         """Return one event for each reason of the changed conditions, as a warning if any of them needs one."""
         old = {c.type: (c.status, c.reason) for c in self.previous.conditions}
-        changed = [c for c in self.conditions.values() if old.get(c.type) != (c.status, c.reason)]
+        changed = [
+            c for c in self.conditions.values() if old.get(c.type) != (c.status, c.reason) and c.reason not in _UNTOLD
+        ]
         records: dict[str, EventRecord] = {}
         for c in sorted(changed, key=_is_warning):
             records[c.reason] = EventRecord(

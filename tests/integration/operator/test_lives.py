@@ -58,7 +58,6 @@ def test_each_transition_is_one_event(team: Tenant) -> None:
         "Ready": 1,
         "Running": 1,
         "Succeeded": 1,
-        "Ended": 1,
     }
     wait_for(lambda: Counter(reason for reason, _ in team.events("recorded")) == expected, 10, "all Events")
     order = [reason for reason, _ in team.events("recorded")]

@@ -78,7 +78,9 @@ def test_an_image_cannot_be_changed_to_another(world: World, author: str) -> Non
         assert answer.status == status, answer
 
 
-def test_a_job_of_an_older_list_can_be_suspended_and_labelled_but_not_resumed_or_tried_again(world: World, author: str) -> None:
+def test_a_job_of_an_older_list_can_be_suspended_and_labelled_but_not_resumed_or_tried_again(
+    world: World, author: str
+) -> None:
     """The image was admitted before it was removed from the list."""
     policy = f"promptintern-{world.release_namespace}-images"
     binding = world.server.get("validatingadmissionpolicybinding", policy)

@@ -372,3 +372,18 @@ def test_what_an_earlier_process_recorded_is_believed() -> None:
         assert place.kube.requests == []
 
     run(story)
+
+
+def test_a_restart_does_not_repeat_a_check_that_runs() -> None:
+    async def story(place: Place) -> None:
+        await place.reconcile()
+        await place.reconcile()
+        check = place.kube.objects["Job", "small-check-1"]
+        fresh = Cache()
+        fresh.preflights.put(OWNER, check["metadata"]["uid"], preflight_view(check))
+        place.cache, place.kube.requests = fresh, []
+        place.reconciler = Reconciler(place.kube, fresh, place.queue, SETTINGS)  # type: ignore[arg-type]
+        await place.reconcile()
+        assert place.kube.requests == []
+
+    run(story)

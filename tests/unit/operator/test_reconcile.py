@@ -76,6 +76,8 @@ def test_a_check_is_preceded_by_its_dependents() -> None:
     requests = world.reconcile()
     assert sorted(requests[:-1]) == sorted(["status", *(f"create {kind}" for kind in DEPENDENTS)])
     assert requests[-1] == "create Job"
+    assert world.reconcile() == ["status"], "the uid of the check is recorded"
+    assert world.kube.status["checkUID"] == world.kube.objects["Job", "small-check-1"]["metadata"]["uid"]
     assert world.reconcile() == [], "written and created objects are cached before the watches deliver them"
 
 
