@@ -132,9 +132,9 @@ class Cache:
         job = self.jobs.get(key)
         return job is not None and not job.attempted
 
-    def phases(self) -> Counter[str]:
-        """Count the jobs in each phase."""
-        return Counter(job.phase for job in self.jobs.values())
+    def job_counts(self) -> Counter[tuple[str, str]]:
+        """Count the jobs by namespace and phase."""
+        return Counter((key.namespace, job.phase) for key, job in self.jobs.items())
 
 
 def _split(views: Iterable[Created], own: Collection[str]) -> tuple[tuple[Created, ...], tuple[Created, ...]]:

@@ -17,11 +17,11 @@ from pydantic import ValidationError
 
 from promptintern_operator.cache import Cache
 from promptintern_operator.handlers import build_registry, kopf_settings
+from promptintern_operator.job_metrics import JOB_METRICS
 from promptintern_operator.kube import WORKLOADS, Kube, RequestFailed, api_client
 from promptintern_operator.kuberay import find_kuberay, watch_kuberay
 from promptintern_operator.leader import Leadership, lead
 from promptintern_operator.memory import trim
-from promptintern_operator.metrics import JOBS_BY_PHASE
 from promptintern_operator.probes import serve_probes
 from promptintern_operator.queue import Key, Workqueue
 from promptintern_operator.reconcile import Reconciler
@@ -30,7 +30,7 @@ from promptintern_operator.settings import Settings
 from promptintern_operator.sync import HasSynced
 from promptintern_operator.watch_health import silence, tracked_session
 
-_PHASE_GAUGE_SECONDS = 10.0
+_JOB_GAUGE_SECONDS = 10.0
 _SYNC_TRIES, _SYNC_SECONDS = 480, 0.25
 _UNSYNCED_RETRY_SECONDS = 5.0
 """The delay after which a job is requeued if its namespace has not synced. The operator first waits up to two minutes
@@ -98,7 +98,7 @@ async def work_until(stop: asyncio.Event, kube: Kube, settings: Settings) -> Non
     reconciler = Reconciler(kube, cache, queue, settings)
     helpers = [
         asyncio.create_task(watch_kuberay(kube, cache, queue, unwatched=unwatched)),
-        asyncio.create_task(_update_phase_gauge(cache)),
+        asyncio.create_task(_update_job_gauge(cache)),
         asyncio.create_task(_resync(kube, cache, queue, settings)),
         asyncio.create_task(_reconcile_jobs(kube, queue, reconciler, cache, settings)),
     ]
@@ -187,12 +187,10 @@ async def _resync(kube: Kube, cache: Cache, queue: Workqueue, settings: Settings
         trim()
 
 
-async def _update_phase_gauge(cache: Cache) -> None:
+async def _update_job_gauge(cache: Cache) -> None:
     while True:
-        JOBS_BY_PHASE.clear()
-        for phase, count in cache.phases().items():
-            JOBS_BY_PHASE.labels(phase=phase).set(count)
-        await asyncio.sleep(_PHASE_GAUGE_SECONDS)
+        JOB_METRICS.update(cache.job_counts())
+        await asyncio.sleep(_JOB_GAUGE_SECONDS)
 
 
 def log_as_json() -> None:

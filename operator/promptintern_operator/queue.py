@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from promptintern_operator.metrics import QUEUE_DEPTH, QUEUE_SECONDS
+from promptintern_operator.metrics import QUEUE_DEPTH, QUEUE_SECONDS, RECONCILES
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 60.0
 _BURST_SECONDS = 1.0
@@ -78,6 +78,7 @@ class Workqueue:
             try:
                 await reconcile(key)
             except Exception as error:  # noqa: BLE001 -- a retry may succeed after any error
+                RECONCILES.labels(result="failed").inc()
                 failures = self._failures.get(key, 0)
                 self._failures[key] = failures + 1
                 delay = min(_FIRST_BACKOFF * 2 ** min(failures, 10), _LAST_BACKOFF)

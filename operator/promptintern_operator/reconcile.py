@@ -9,19 +9,20 @@ from typing import Any
 import structlog
 from promptintern_api import InvalidJob, PromptInternJob, parse_job
 from promptintern_api.contract import LABEL_MANAGED_BY, OPERATOR
-from promptintern_api.status import Phase, PromptInternJobStatus
+from promptintern_api.status import PromptInternJobStatus
 from pydantic import ValidationError
 
 from promptintern_operator.cache import Cache, Owner
 from promptintern_operator.dependents import Dependents, check_owner
 from promptintern_operator.events import event_manifest
+from promptintern_operator.job_metrics import JOB_METRICS
 from promptintern_operator.kube import JOBS as JOB_RESOURCE
 from promptintern_operator.kube import PREFLIGHTS, RAY_JOBS, Kube, RequestFailed, Resource
 from promptintern_operator.manifests.config import ResolvedJob, config_map_name, refusals, resolve
 from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.preflight import preflight_job
 from promptintern_operator.manifests.rayjob import ray_job
-from promptintern_operator.metrics import ATTEMPTS, RECONCILE_SECONDS, RECONCILES, STAGE_SECONDS, START_SECONDS
+from promptintern_operator.metrics import RECONCILE_SECONDS, RECONCILES, START_SECONDS
 from promptintern_operator.plan import (
     Action,
     DeleteJob,
@@ -71,6 +72,7 @@ class Reconciler:
         if cached is None or cached.deleting:
             self._queue.forget(key)
             return
+        JOB_METRICS.begin(key.namespace)
         log = _log.bind(namespace=key.namespace, job=key.name)
         with RECONCILE_SECONDS.time():
             found = await self._read(key, cached)
@@ -113,7 +115,7 @@ class Reconciler:
                 # Events are recorded even if an action failed. They are recorded last, because nothing waits for them.
                 written = await writing
                 if written:
-                    _count_changes(before, result.status, job)
+                    JOB_METRICS.count_changes(before, result, job)
                     await asyncio.gather(*(self._record(key, cached, event, log) for event in result.events))
             if not written:
                 return
@@ -221,6 +223,7 @@ class Reconciler:
                 raise
             log.warning("action denied", reason=denial.reason, error=str(error))
             RECONCILES.labels(result="denied").inc()
+            JOB_METRICS.count_denial(owner.namespace, denial)
             self._cache.denials[owner] = denial
             return False
         if previous is not None and previous.action == action and await written:
@@ -304,21 +307,6 @@ def _plain(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _count_changes(before: Mapping[str, Any], after: Mapping[str, Any], job: PromptInternJob) -> None:
-    ended = {a["number"] for a in before.get("attempts", []) if a.get("outcome")}
-    for attempt in after.get("attempts", []):
-        if attempt.get("outcome") and attempt["number"] not in ended:
-            ATTEMPTS.labels(outcome=attempt["outcome"]).inc()
-    training = job.status.training if job.status else None
-    has_succeeded = after.get("phase") == Phase.SUCCEEDED and before.get("phase") != Phase.SUCCEEDED
-    if has_succeeded and training is not None:
-        # The head pod wrote these numbers. They must not disturb a metric that all tenants share.
-        longest = sum(attempt.get("activeSeconds", 0.0) for attempt in after["attempts"])
-        for stage in training.stages:
-            if stage.seconds is not None and stage.index < job.spec.schedule.num_stages:
-                STAGE_SECONDS.labels(stage=str(stage.index)).observe(min(stage.seconds, longest))
 
 
 def recorded_uids(status: PromptInternJobStatus | None) -> set[str]:

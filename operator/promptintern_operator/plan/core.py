@@ -133,6 +133,7 @@ def _check_deadline(job: PromptInternJob, draft: StatusDraft) -> None:
             finished_at=draft.now,
             message=message,
         )
+        draft.attempt_ending = "DeadlineExceeded"
     finish(draft, succeeded=False, reason="DeadlineExceeded", message=message)
 
 

@@ -21,7 +21,9 @@ of the same name.
 """
 INVALID = "Invalid"
 """The reason of a denial if an object violates its schema. A retry would fail too, because the spec stays the same."""
-_FAILED, _NOT_DELETED = "CreateFailed", "DeleteFailed"
+NOT_DELETED = "DeleteFailed"
+"""The reason of a denial if an object cannot be deleted."""
+_FAILED = "CreateFailed"
 _KNOWN_TEXTS = (("exceeded quota", "QuotaExceeded"), ("because it is being terminated", "NamespaceTerminating"))
 """The texts that identify an error in every version of the API server, each with the reason of the denial."""
 DENIALS = (NAME_TAKEN, EARLIER_JOB, _FAILED, *(reason for _, reason in _KNOWN_TEXTS))
@@ -53,7 +55,7 @@ def denial_for(
     if (transient or hiccup) and not name_taken:
         return None
     deleting = isinstance(action, _DELETIONS)
-    kind = _NOT_DELETED if deleting else denial_reason(message, default=_FAILED)
+    kind = NOT_DELETED if deleting else denial_reason(message, default=_FAILED)
     # A policy that denied the request may change; the schema of the object does not.
     if status == 422 and not deleting and "denied request" not in message:
         kind = INVALID

@@ -50,6 +50,8 @@ class StatusDraft:
     """The time since which the check has been held up, or None; every draft begins with None."""
     actions: list[Action] = field(default_factory=list)
     requeue_at: datetime | None = None
+    attempt_ending: str | None = None
+    """The reason why the newest attempt ended, if this draft ends it, else None."""
 
     @classmethod
     def from_status(cls, status: PromptInternJobStatus | None, *, generation: int, now: datetime) -> "StatusDraft":
@@ -183,6 +185,7 @@ class StatusDraft:
             actions=tuple(self.actions),
             events=tuple(self._events()),
             requeue_at=self.requeue_at,
+            attempt_ending=self.attempt_ending,
         )
 
     def phase(self) -> Phase:

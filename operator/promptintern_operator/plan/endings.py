@@ -24,6 +24,7 @@ def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> 
         finished_at=draft.now,
         pods=last_states(pods, attempt.pods) or attempt.pods,
     )
+    draft.attempt_ending = ending.reason
     if ending.outcome is not Outcome.SUSPENDED:
         draft.set_condition("Training", False, ending.reason, f"attempt {attempt.number}: {ending.message}")
     if draft.is_true("ClusterReady") or draft.reason("ClusterReady") == "Deleting":

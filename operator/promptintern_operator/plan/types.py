@@ -125,3 +125,5 @@ class Plan:
     actions: tuple[Action, ...] = ()
     events: tuple[EventRecord, ...] = ()
     requeue_at: datetime | None = None
+    attempt_ending: str | None = None
+    """The reason why the newest attempt ended, if this plan ends it, else None."""

@@ -210,7 +210,10 @@ def test_metrics(place: Place, team: Tenant, operator: Operator) -> None:
     names = {key[0] for key in operator.metrics()}
     assert names >= {
         "promptintern_jobs",
+        "promptintern_jobs_ended_total",
         "promptintern_attempts_ended_total",
+        "promptintern_attempt_failures_total",
+        "promptintern_denials_total",
         "promptintern_reconciles_total",
         "promptintern_reconcile_seconds_bucket",
         "promptintern_queue_wait_seconds_bucket",
@@ -221,13 +224,19 @@ def test_metrics(place: Place, team: Tenant, operator: Operator) -> None:
         "promptintern_watch_silence_seconds",
     }
     jobs = place.requests.items(JOBS.replace("/namespaces/{}", ""))
-    phases = Counter(("promptintern_jobs", str(job["status"]["phase"])) for job in jobs)
-    wait_for(
-        lambda: {k: v for k, v in operator.metrics().items() if k[0] == "promptintern_jobs"} == dict(phases),
-        20,
-        f"jobs by phase: {phases}",
+    phases = Counter(
+        ("promptintern_jobs", str(job["metadata"]["namespace"]), str(job["status"]["phase"])) for job in jobs
     )
-    assert operator.metrics()["promptintern_attempts_ended_total", "Succeeded"] >= 1
+    wait_for(
+        lambda: {k: v for k, v in operator.metrics().items() if k[0] == "promptintern_jobs" and v} == dict(phases),
+        20,
+        f"jobs by namespace and phase: {phases}",
+    )
+    metrics = operator.metrics()
+    assert metrics["promptintern_jobs_ended_total", team.name, "Succeeded"] == 1
+    assert metrics["promptintern_attempts_ended_total", team.name, "Succeeded"] == 1
+    assert metrics["promptintern_attempts_ended_total", team.name, "Infrastructure"] == 0
+    assert metrics["promptintern_denials_total", team.name, "QuotaExceeded"] == 0
     forbidden = [key for key in operator.metrics() if key[0] == "promptintern_api_requests_total" and "403" in key]
     assert not forbidden, "the chart's rights are too few"
     assert operator.probe("/healthz") == operator.probe("/readyz") == 200

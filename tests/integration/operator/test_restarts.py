@@ -95,6 +95,6 @@ def test_objects_deleted_while_the_operator_was_stopped(place: Place, team: Tena
         operator.signal(signal.SIGCONT)
     team.wait("robbed", "Succeeded", 30)
     assert team.attempts("robbed") == ["Infrastructure", "Succeeded"]
-    left = lambda: operator.metrics().get(("promptintern_jobs", "Training"), 0)  # noqa: E731
+    left = lambda: operator.metrics().get(("promptintern_jobs", team.name, "Training"), 0)  # noqa: E731
     wait_for(lambda: left() == 0, 20, "the job that is gone to be forgotten")
     operator.stop()
