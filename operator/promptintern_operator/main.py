@@ -154,6 +154,9 @@ async def _reconcile_jobs(
         kueue = await kube.serves(WORKLOADS)
     except RequestFailed as error:
         _log.warning("cannot detect Kueue", error=str(error))
+    else:
+        if not kueue:
+            _log.info("Kueue not found", message="jobs run without quotas of Kueue until it is installed")
     has_synced = HasSynced(cache, namespaces=settings.namespaces, kueue=kueue)
     for _ in range(_SYNC_TRIES):
         if has_synced.where_allowed():
@@ -213,7 +216,14 @@ def log_as_json() -> None:
             ],
         )
     )
+    handler.addFilter(is_worth_logging)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for Kopf's warning that nothing but Kueue's kind is missing, because Kueue is optional."""
+    _, unresolved, selectors = record.getMessage().partition("Unresolved resources cannot be served")
+    return not unresolved or selectors.count("Selector(") != 1 or "kueue.x-k8s.io" not in selectors
 
 
 def main() -> None:

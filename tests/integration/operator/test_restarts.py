@@ -1,9 +1,11 @@
 """The operator and the API server stop and restart at any moment: jobs go on, and no action is repeated."""
 
+import json
 import random
 import signal
 import time
 from collections import Counter
+from datetime import datetime, timedelta
 
 from tests.cluster.client import wait_for
 from tests.integration.operator.kuberay import Life
@@ -72,6 +74,19 @@ def test_many_jobs_are_taken_over_at_once(place: Place, team: Tenant) -> None:
     took = time.monotonic() - began
     assert took < 8, f"it took {took:.1f} s"
     operator.stop()
+
+
+def test_a_healthy_cluster_without_kueue_causes_no_warning(place: Place, team: Tenant) -> None:
+    operator = place.operator("without-kueue")
+    operator.start()
+    operator.wait_until_leading(40)
+    team.submit("plain", Life())
+    team.wait("plain", "Succeeded")
+    assert len(operator.log_lines("Kueue not found")) == 1
+    assert operator.stop() == 0
+    lines = [json.loads(line) for line in operator.text().splitlines()]
+    assert [line for line in lines if line["level"] != "info"] == []
+    assert all(datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0) for line in lines)
 
 
 def test_objects_deleted_while_the_operator_was_stopped(place: Place, team: Tenant) -> None:
