@@ -79,8 +79,8 @@ def waiting_for_operator(job: Job, now: datetime) -> str | None:
         return "the operator has not reacted to the requested retry yet" if job.has_pending_retry else None
     if job.status.phase is None and now - job.created > timedelta(seconds=30):
         return (
-            "no operator has observed this job yet; check that it is running and serves this namespace: "
-            "kubectl get pods --all-namespaces -l app.kubernetes.io/name=promptintern"
+            "no operator has observed this job yet; ask the administrator of the cluster whether the operator of "
+            "PromptIntern runs, and serves this namespace"
         )
     return "the operator has not observed the newest spec yet"
 
