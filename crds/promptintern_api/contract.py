@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
 
 # Environment variables of the trainer's containers
 
+ENV_JOB: Final = "PROMPTINTERN_JOB"
+"""The variable with the name of the job to which the process's pod belongs; messages then address the job's author."""
 ENV_RAY_JOB: Final = "PROMPTINTERN_RAY_JOB"
 """The variable with the name of the RayJob in whose cluster the process runs."""
 ENV_RAY_VERSION: Final = "PROMPTINTERN_RAY_VERSION"

@@ -16,6 +16,7 @@ import torch
 from promptintern_api.model import Dtype
 from torch import nn
 
+from promptintern.advice import set_hub_token
 from promptintern.digest import digest_of_files
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError, first_line
 from promptintern.sample import sample_model_path
@@ -133,9 +134,7 @@ def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
             )
         )
     except GatedRepoError:
-        raise UserError.at(
-            field, f"{name} is gated: accept its terms and set HF_TOKEN (spec.model.secretRef)"
-        ) from None
+        raise UserError.at(field, f"{name} is gated: accept its terms, and {set_hub_token()}") from None
     except RepositoryNotFoundError:
         raise UserError.at(
             field, f"the model {name}@{revision or 'main'} does not exist, or the token has no access to it"

@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from promptintern_api.compute import Resources
-from promptintern_api.contract import ENV_STORAGE_CA, LABEL_ROLE, PodRole
+from promptintern_api.contract import ENV_JOB, ENV_STORAGE_CA, LABEL_ROLE, PodRole
 
 from promptintern_operator.manifests.config import (
     CA_FOLDER,
@@ -130,6 +130,7 @@ def environment(job: ResolvedJob, more: dict[str, str] | None = None) -> dict[st
             "HOME": f"{SCRATCH}/home",
             "HF_HOME": cache.mount_path if cache is not None and writable else f"{SCRATCH}/huggingface",
             "PYTHONUNBUFFERED": "1",
+            ENV_JOB: job.metadata.name,
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         | authority

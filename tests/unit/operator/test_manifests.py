@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from promptintern_api import InvalidJob, PromptInternJob
+from promptintern_api.contract import ENV_JOB
 from promptintern_operator.manifests.config import (
     CA_FOLDER,
     FOLDER,
@@ -70,6 +71,12 @@ def _walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(node, list):
         for value in node:
             yield from _walk(value, path)
+
+
+def test_every_container_knows_its_job_so_that_its_messages_address_the_author() -> None:
+    for role_name, template in pod_templates(job()).items():
+        for each in containers(template["spec"]):
+            assert {"name": ENV_JOB, "value": job().metadata.name} in each["env"], (role_name, each["name"])
 
 
 @FEW

@@ -16,7 +16,7 @@ FULL = SafetensorError("Error while serializing: I/O error: No space left on dev
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), FULL], ids=["system", "safetensors"])
 def test_a_full_disk(tmp_path: Path, error: Exception) -> None:
     with (
-        pytest.raises(RunFailed, match=r"there is no space left .* free some space and run again"),
+        pytest.raises(RunFailed, match=r"there is no space left .* free some space; run the same command again"),
         writing_files(tmp_path),
     ):
         raise error

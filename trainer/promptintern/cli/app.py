@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from promptintern_api.contract import ExitCode
 
+from promptintern.advice import is_in_job
 from promptintern.cli import cluster, pod
 from promptintern.cli.libraries import quiet_libraries
 from promptintern.cli.options import BaseModel, JobFile, Overrides
@@ -266,19 +267,26 @@ def main() -> None:
         )
         sys.exit(ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 -- a bug: print one line, and save the traceback
+        place = _save_traceback() if not is_in_job() else _print_traceback()
         print_error(f"failed: {type(error).__name__}: {error}", style="red")
-        print_error(f"this is a bug in promptintern; the traceback is in {_save_traceback()}")
+        print_error(f"this is a bug in promptintern; the traceback is {place}")
         sys.exit(ExitCode.FAILED)
 
 
 def _save_traceback() -> str:
-    """Save the traceback of the current exception, and return where it is."""
+    """Save the traceback of the current exception to a file, and say where it is."""
     try:
         with tempfile.NamedTemporaryFile("w", prefix="promptintern-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
     except OSError as error:
-        return f"no file, because none could be written: {error.strerror}"
-    return file.name
+        return f"lost, because no file could be written: {error.strerror}"
+    return f"in {file.name}"
+
+
+def _print_traceback() -> str:
+    """Print the traceback of the current exception to the log, because a pod's files are lost with the pod."""
+    traceback.print_exc()
+    return "above"
 
 
 def program() -> None:

@@ -17,6 +17,7 @@ from promptintern_api import PromptInternJob
 from promptintern_api.compute import Device
 from promptintern_api.contract import JOB_FILE, RUN_FORMAT
 
+from promptintern.advice import run_again
 from promptintern.errors import InfrastructureFailed, Problem, RunFailed, UserError, credentials_worked_before
 from promptintern.job import run_folder
 from promptintern.pipeline.events import Note, Observer, Stopped
@@ -224,8 +225,7 @@ def _raise_ending(ending: Any, error: BaseException | None) -> None:
     if error is not None:
         times = "" if _is_out_of_memory(error) else f" {MAX_WORKER_FAILURES + 1} times, the last time"
         raise (InfrastructureFailed if _is_worker_loss(error) else RunFailed)(
-            f"the workers failed{times} with: {failure_cause(error)}; run the same command again to continue from the "
-            "newest checkpoint"
+            f"the workers failed{times} with: {failure_cause(error)}; {run_again()}"
         ) from error
 
 

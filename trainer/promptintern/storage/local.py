@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from safetensors import SafetensorError
 
+from promptintern.advice import run_again
 from promptintern.errors import RunFailed, UserError
 from promptintern.storage.backend import TEMPORARY
 from promptintern.storage.retry import RetryPolicy, Transient
@@ -41,8 +42,8 @@ def classify_error(error: OSError, path: Path, operation: str) -> Exception:
         return Transient(reason)
     if error.errno in _NO_SPACE:
         return RunFailed(
-            f"{path}: {operation} failed because there is no space left ({reason}; {_space(path)}); free some space "
-            "and run again"
+            f"{path}: {operation} failed because there is no space left ({reason}; {_space(path)}); free some space; "
+            f"{run_again()}"
         )
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return UserError.at(str(path), f"cannot {operation}: {reason}; choose a folder that this user may write to")

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from promptintern_api.contract import ENV_STORAGE_DEADLINE
 
+from promptintern.advice import is_in_job, run_again
 from promptintern.errors import InfrastructureFailed, UserError
 from promptintern.log import get_logger
 
@@ -79,12 +80,11 @@ class RetryPolicy:
                 began = began or now
                 wait = min(self.first_wait * 2 ** min(attempt - 1, 32), self.longest_wait) * (0.5 + self.jitter() / 2)
                 if now + wait - began > self.deadline:
+                    hint = "" if is_in_job() else f" ({ENV_STORAGE_DEADLINE} sets how long failed requests are retried)"
                     target = ", ".join(f"{name} {value}" for name, value in about.items())
                     raise InfrastructureFailed(
                         f"storage: {operation} failed on {target}, {attempt} times in {now - began:.0f} s; the "
-                        f"last error was: {error}. Check that the storage is up and reachable, then run the same "
-                        f"command again; it continues from what is stored ({ENV_STORAGE_DEADLINE} sets how long failed "
-                        "requests are retried)"
+                        f"last error was: {error}. Check that the storage is up and reachable; {run_again()}{hint}"
                     ) from error
                 _log.warning(
                     "storage: retrying",

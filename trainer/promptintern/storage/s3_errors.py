@@ -10,6 +10,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from fsspec.asyn import FSTimeoutError
 
+from promptintern.advice import check_credentials, set_credentials
 from promptintern.errors import CredentialsRefused, RunFailed, UserError
 from promptintern.storage.retry import Transient, is_transient_status
 
@@ -113,16 +114,14 @@ def _no_bucket(r: FailedRequest) -> Exception:
 def _no_credentials(r: FailedRequest) -> Exception:
     return CredentialsRefused.at(
         r.bucket_uri,
-        f"{r.operation}: there are no usable credentials ({r.reason}); set AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws",
+        f"{r.operation}: there are no usable credentials ({r.reason}); {set_credentials()}",
     )
 
 
 def _wrong_credentials(r: FailedRequest) -> Exception:
     return CredentialsRefused.at(
         r.bucket_uri,
-        f"{r.operation}: {r.endpoint} refused the credentials ({r.code}: {r.reason}); check AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY or the profile in use, and this machine's clock",
+        f"{r.operation}: {r.endpoint} refused the credentials ({r.code}: {r.reason}); {check_credentials()}",
     )
 
 
