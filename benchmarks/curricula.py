@@ -23,9 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from promptintern.cli.libraries import quiet_libraries
 from promptintern.evaluate.generate import Ending
 from promptintern.evaluate.metrics import exact_match
+from promptintern.libraries import quiet_libraries
 from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session

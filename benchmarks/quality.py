@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from promptintern.cli.libraries import quiet_libraries
+from promptintern.libraries import quiet_libraries
 from promptintern.pipeline.events import Event
 from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job

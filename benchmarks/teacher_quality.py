@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from promptintern.cli.libraries import quiet_libraries
+from promptintern.libraries import quiet_libraries
 from promptintern.run.driver import run_job
 from promptintern.sample.job import TAUGHT_STAGES, build_job
 from promptintern_api import parse_job

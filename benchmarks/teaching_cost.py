@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptintern.cli.libraries import quiet_libraries
 from promptintern.engine.train import LrSpan
+from promptintern.libraries import quiet_libraries
 from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import open_session

@@ -12,8 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.e2e.tenant import Team
 
 _TERM = re.compile(r"/terms/(\d+)\.json$")
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
-"""The time at the beginning of Ray's log lines; a driver's first one is written when it connects to Ray."""
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+"""The time at the beginning of each line of a driver's log."""
 _CHECKPOINT = re.compile(r"/stages/([^/]+)/t\d+/checkpoints/step-(\d+)/manifest\.json$")
 
 
@@ -121,7 +121,7 @@ class TermWatch:
 def join_in_order(logs: Iterable[str]) -> str:
     """Join drivers' logs in the order of their first timestamps, because their file names are random.
 
-    Logs without a timestamp are left out: their drivers did not reach Ray.
+    Logs without a timestamp are left out: their drivers printed nothing.
     """
     started = [(stamp[0], log) for log in logs if (stamp := _TIMESTAMP.search(log))]
     return "".join(log for _, log in sorted(started))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.integration.run.process import adapters, finish, run_command, run_folder, start_command, write_job
+from tests.integration.run.ray_cluster import ray_cluster
 from tests.integration.run.reference import EPOCHS, check_trajectory
+
+FOR_USERS = re.compile(
+    r"starting Ray with 2 workers|(?:stage|arm) [\w/]+(?:: | continue)|saved at |timing |note: |warning: "
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +68,26 @@ def test_a_killed_worker_is_replaced_under_a_new_term(job: Path, undisturbed: Pa
     os.kill(training_workers(process.pid)[0], signal.SIGKILL)
     ended = finish(process)
     assert ended.code == 0, ended.text
+    assert "warning: worker 0 failed: " in ended.text or "warning: worker 1 failed: " in ended.text
     assert adapters(tmp_path) == adapters(undisturbed)
     folder = run_folder(tmp_path)
     assert folder is not None
     assert len(list(folder.glob("terms/*.json"))) == 2
     assert json.loads((folder / "stages/2/manifest.json").read_text())["term"] == 2
+
+
+def test_the_log_in_a_ray_cluster_has_only_lines_for_users(job: Path, tmp_path: Path) -> None:
+    """The driver prints the output of all processes of the cluster, as in a job's pods. A stop causes no noise."""
+    with ray_cluster(cpus=3) as environment:
+        process = start_command(job, tmp_path / "runs", "--workers", "2", **environment)
+        wait_for(lambda: (f := run_folder(tmp_path / "runs")) and (f / "stages/0/manifest.json").exists())
+        process.send_signal(signal.SIGTERM)
+        stopped = finish(process)
+        assert stopped.code == 143, stopped.text
+        finished = run_command(job, tmp_path / "runs", "--workers", "2", **environment)
+    assert finished.code == 0, finished.text
+    log = (stopped.text + finished.text).partition("\n\n")[0]  # the report's table follows
+    assert [line for line in log.splitlines() if not FOR_USERS.match(line)] == []
 
 
 def test_a_stop_while_two_workers_answer_is_heeded(job: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from promptintern_api.contract import ExitCode
 
 from promptintern.advice import is_in_job
 from promptintern.cli import cluster, pod
-from promptintern.cli.libraries import quiet_libraries
 from promptintern.cli.options import BaseModel, JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
+from promptintern.libraries import quiet_libraries
 from promptintern.terminal import print_error, print_line
 from promptintern.uris import to_uri
 

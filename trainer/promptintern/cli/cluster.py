@@ -10,9 +10,9 @@ from promptintern_api.contract import ADAPTER_FOLDER, REPORT_HTML, REPORT_JSON, 
 from rich.console import Console
 from rich.text import Text
 
-from promptintern.cli.libraries import without_collection
 from promptintern.cli.options import JobFile, Overrides
 from promptintern.errors import RunFailed, UserError
+from promptintern.libraries import without_collection
 from promptintern.terminal import output_console, print_error, print_line, write_log
 
 if TYPE_CHECKING:

@@ -24,7 +24,9 @@ def drive(job: Job, sha256: Digest = None) -> None:
     from promptintern.cli.console import StopFlag, terminal_observer
     from promptintern.cli.findings import exiting_on_infrastructure_failure
     from promptintern.cli.verdict import print_verdict
+    from promptintern.pod.timed import print_times
 
+    print_times()
     stop = StopFlag()
     with stop.installed(), exiting_on_infrastructure_failure():
         from promptintern.job import load_job

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from promptintern.cli.libraries import without_collection
 from promptintern.errors import UserError
+from promptintern.libraries import without_collection
 from promptintern.terminal import print_error, write_lines
 from promptintern.uris import to_uri
 

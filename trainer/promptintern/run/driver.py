@@ -113,6 +113,7 @@ def _set_ray_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # the driver's log is a file
     # A worker imports torch before it answers, which takes a long time on a small or busy machine.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     # The watcher takes seconds to start, and waits for Ray's own autoscaler to remove nodes, which never happens here.
@@ -124,11 +125,11 @@ def _set_ray_environment() -> None:
 def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer: Observer) -> None:
     _set_ray_environment()
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from promptintern.run.ray_observer import Mailbox, RayObserver
+    from promptintern.run.ray_observer import FailureNotes, Mailbox, RayObserver
 
     observer.emit(Note(text=f"starting Ray with {workers} worker{'s' if workers > 1 else ''}"))
     gpu = job.spec.compute.device is not Device.CPU and job.spec.compute.gpus_per_worker > 0
@@ -146,7 +147,12 @@ def _train_on_ray(job: PromptInternJob, task: WorkerTask, workers: int, observer
                 use_gpu=gpu,
                 resources_per_worker={"CPU": 1, **({"GPU": job.spec.compute.gpus_per_worker} if gpu else {})},
             ),
-            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES)),
+            run_config=RunConfig(
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+                logging_config=LoggingConfig(log_level="ERROR"),
+                callbacks=[FailureNotes(mailbox)],
+            ),
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=3600),
         )
         if gpu:
@@ -281,7 +287,8 @@ def _ray(workers: int) -> Iterator[None]:
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)  # because only the driver's log is kept
+        # Users read the driver's log, so it has the output of all processes, and of Ray's own log only errors.
+        ray.init(log_to_driver=True, logging_config=ray.LoggingConfig(log_level="ERROR"))
     else:
         ray.init(
             num_cpus=max(workers, os.cpu_count() or 1),

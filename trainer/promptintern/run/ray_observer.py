@@ -1,17 +1,21 @@
 """The observer of Ray workers, which communicates with the driver through a Ray actor."""
 
 import math
+import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
+from ray.train import UserCallback
 
 from promptintern.leaving import is_leaving
 from promptintern.pipeline.events import CheckpointSaved, Claimed, Ending, Event, Note, ShardStored, StageDone
 
 _POLL_SECONDS = 0.5
+_OURS = re.compile(r"^promptintern\.[\w.]+(:|$)", re.MULTILINE)
+"""A pattern that finds one of our own exceptions at the end of a traceback."""
 
 
 class Mailbox:
@@ -94,6 +98,23 @@ class Mailbox:
     def ending(self) -> tuple[Ending, list[tuple[str, str]]] | None:
         """Return how the run ended early and the problems that caused it, or None if no worker has recorded an end."""
         return self._ending
+
+
+class FailureNotes(UserCallback):  # type: ignore[misc]
+    """A callback in Ray Train's controller that tells the driver how workers failed before Ray Train restarts them.
+
+    Failures that our own exceptions describe are left out: the driver reports them once the run has ended.
+    """
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """Send the driver a warning about each worker that failed, with the traceback."""
+        for rank, error in sorted(worker_exceptions.items()):
+            text = str(error).strip() or type(error).__name__
+            if not _OURS.search(text):
+                self._mailbox.put.remote(Note(text=f"worker {rank} failed: {text}", warning=True))
 
 
 class RayObserver:

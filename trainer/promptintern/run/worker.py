@@ -10,6 +10,7 @@ from promptintern_api.contract import MODEL_FILE, RUN_FORMAT
 from promptintern.engine import distributed
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError, credentials_worked_before
 from promptintern.leaving import register_process, wait_while_leaving
+from promptintern.libraries import quiet_libraries
 from promptintern.models import ModelFolder
 from promptintern.pipeline.events import Claimed, Observer, Stopped
 from promptintern.pipeline.facts import store_facts
@@ -82,6 +83,7 @@ def work_in_process_group(task: WorkerTask) -> None:
     restarts all workers. If an ending is recorded, restarted workers return at once; otherwise, for example after the
     loss of a node, they continue from the newest checkpoint.
     """
+    quiet_libraries()
     if task.observer.has_ending():
         return
     wait_while_leaving()

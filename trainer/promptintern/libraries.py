@@ -1,7 +1,9 @@
-"""What the commands do before and while they import libraries, so that these are quiet and load quickly."""
+"""What processes do before and while they import libraries, so that these are quiet and load quickly."""
 
 import gc
+import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +16,19 @@ same value."""
 
 
 def quiet_libraries() -> None:
-    """Hide the warnings and progress bars of libraries, and let waiting threads sleep."""
+    """Hide the warnings, logs and progress bars of libraries, and let waiting threads sleep.
+
+    Call this before transformers is imported. Errors that libraries log are still shown.
+    """
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read when torch is imported
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore")
+    printed = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    for handler in logging.getLogger().handlers:
+        # The level of a logger would not do, because some libraries set it themselves. Ray's files keep everything.
+        if isinstance(handler, logging.StreamHandler) and handler.stream in printed:
+            handler.setLevel(logging.ERROR)
 
 
 @contextmanager
