@@ -125,7 +125,7 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float, large: int
     created = create(figures, tenants, operator, jobs, rate)
     figures.rate = jobs / (time.monotonic() - began)
     echo(f"created {jobs} jobs at {figures.rate:.1f} per second")
-    wait_for(lambda: place.kuberay.ended >= created.keys(), 900 + jobs, "the end of all jobs")
+    wait_for(lambda: _has_ended(place, operator, created), 900 + jobs, "the end of all jobs")
     figures.seconds_until_all_ended = time.monotonic() - began
     spent = cpu_by_process(place, operator)
     figures.cpu_ms_per_job = {name: 1000 * (spent[name] - cpu[name]) / jobs for name in spent}
@@ -167,6 +167,17 @@ def measure(place: Place, operator: Operator, jobs: int, rate: float, large: int
 
     restart_and_delete(figures, place, operator, tenants)
     return figures
+
+
+def _has_ended(place: Place, operator: Operator, created: dict[tuple[str, str], float]) -> bool:
+    """Return whether all jobs have ended.
+
+    Raises:
+        RuntimeError: if the operator has ended, for example because the machine was too busy to renew its lease.
+    """
+    if not operator.alive:
+        raise RuntimeError(f"the operator ended: {operator.text()[-2000:]}")
+    return place.kuberay.ended >= created.keys()
 
 
 def restart_and_delete(figures: Figures, place: Place, operator: Operator, tenants: list[Tenant]) -> None:
