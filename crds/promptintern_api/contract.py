@@ -4,6 +4,7 @@
 some of the names.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Final
 
@@ -70,6 +71,13 @@ new value is a new request.
 """
 RETRY_CHARACTERS: Final = 128
 """The number of characters of this annotation that count."""
+
+
+def retry_request(annotations: Mapping[str, str] | None) -> str:
+    """Return the part of ``ANNOTATION_RETRY`` that counts, or "" if no retry was ever requested."""
+    return (annotations or {}).get(ANNOTATION_RETRY, "")[:RETRY_CHARACTERS]
+
+
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 LABEL_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
 

@@ -103,8 +103,8 @@ class Cache:
         if task := self.grants.pop(owner, None):
             task.cancel()
 
-    def observed(self, owner: Owner, recorded: Collection[str]) -> Observed:
-        """Return all objects that belong to the job ``owner``.
+    def own_uids(self, owner: Owner, recorded: Collection[str]) -> set[str]:
+        """Return the uids of the RayJobs and preflights of the job ``owner`` that the operator created.
 
         Anybody who may create RayJobs or Jobs can name the job as their controller. Therefore only those count that
         this process created, and those that an earlier process recorded in the job's status.
@@ -113,7 +113,11 @@ class Cache:
             owner: The job.
             recorded: The uids of RayJobs and preflights in the status of the job.
         """
-        own = {*recorded, *self.created.get(owner, ())}
+        return {*recorded, *self.created.get(owner, ())}
+
+    def observed(self, owner: Owner, recorded: Collection[str]) -> Observed:
+        """Return all objects that belong to the job ``owner``. The arguments are those of ``own_uids``."""
+        own = self.own_uids(owner, recorded)
         ray_jobs, foreign_ray_jobs = _split(self.ray_jobs.by_owner(owner), own)
         preflights, foreign_preflights = _split(self.preflights.by_owner(owner), own)
         rays = [Owner(owner.namespace, ray_job.uid) for ray_job in ray_jobs]

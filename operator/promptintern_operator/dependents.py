@@ -110,23 +110,21 @@ class Dependents:
 
     async def _delete_outdated_config_map(self, job: ResolvedJob) -> None:
         """Delete the ConfigMap that the status names if new pods read another one. No pod reads the former any more."""
-        name = job.status.config_map if job.status else None
-        manifest = config_map(job)
-        if name is None or name == manifest["metadata"]["name"]:
+        name, namespace = job.status.config_map if job.status else None, job.metadata.namespace
+        if name in (None, config_map_name(job)):
             return
         try:
-            body = await self._kube.read({**manifest, "metadata": {**manifest["metadata"], "name": name}})
+            body = await self._kube.read({"kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}})
             check_owner(body, job)
-            await self._kube.delete(CONFIG_MAPS, job.metadata.namespace, name, uid=body["metadata"]["uid"])
+            await self._kube.delete(CONFIG_MAPS, namespace, name, uid=body["metadata"]["uid"])
         except RequestFailed as error:  # it is deleted together with the job at the latest
             if error.status != 404:
                 _log.warning("cannot delete the outdated ConfigMap", name=name, error=str(error))
 
     async def _update(self, manifest: Manifest, job: PromptInternJob) -> None:
         body = await self._kube.read(manifest)
-        check_owner(body, job)
+        _check_existing(body, manifest, job)
         if manifest.get("immutable"):
-            _check_content(body, manifest)
             return
         await self._kube.apply(manifest, uid=body["metadata"]["uid"])
         # Server-side apply keeps annotations that it did not write, so remove those that the spec no longer names.
@@ -139,9 +137,7 @@ class Dependents:
             if error.status != 404:
                 raise
             body = await self._kube.create(manifest) or await self._kube.read(manifest)
-        check_owner(body, job)
-        if manifest.get("immutable"):
-            _check_content(body, manifest)
+        _check_existing(body, manifest, job)
         if manifest["kind"] == "NetworkPolicy" and body["spec"] != manifest["spec"]:
             await self._kube.apply(manifest, uid=body["metadata"]["uid"])
 
@@ -166,13 +162,14 @@ def check_owner(body: Mapping[str, Any], job: PromptInternJob) -> None:
     raise RequestFailed(message, status=409, reason=NAME_TAKEN, server_message=message)
 
 
-def _check_content(body: Mapping[str, Any], manifest: Manifest) -> None:
-    """Check that an existing ConfigMap has the content of ``manifest`` for good.
+def _check_existing(body: Mapping[str, Any], manifest: Manifest, job: PromptInternJob) -> None:
+    """Check that ``job`` controls an existing object, and that an immutable one has the content of ``manifest``.
 
     Raises:
-        RequestFailed: if it does not, so that somebody else wrote it, with a reason that the job can report.
+        RequestFailed: if somebody else wrote the object, with a reason that the job can report.
     """
-    if body.get("data") != manifest["data"] or body.get("immutable") is not True:
+    check_owner(body, job)
+    if manifest.get("immutable") and (body.get("data") != manifest["data"] or body.get("immutable") is not True):
         message = f"{manifest['kind']} {manifest['metadata']['name']} was not written by the operator; delete it"
         raise RequestFailed(message, status=409, reason=NAME_TAKEN, server_message=message)
 

@@ -18,7 +18,7 @@ from promptintern_api.contract import (
     LABEL_JOB,
     LABEL_JOB_UID,
     LABEL_MANAGED_BY,
-    RETRY_CHARACTERS,
+    retry_request,
 )
 from promptintern_api.kind import PLURAL
 
@@ -220,11 +220,7 @@ def _job_view(item: _Object, *, api_version: str, kind: str) -> views.JobView:
         generation=meta.generation,
         deletion_timestamp=meta.deletion_timestamp,
         labels=meta.labels,
-        annotations={
-            name: value[:RETRY_CHARACTERS]
-            for name, value in (meta.annotations or {}).items()
-            if name == ANNOTATION_RETRY
-        },
+        annotations={ANNOTATION_RETRY: request} if (request := retry_request(meta.annotations)) else {},
     )
     whole = {
         "apiVersion": item.api_version or api_version,

@@ -99,7 +99,7 @@ class Reconciler:
                 limits=self._limits,
                 refusals=refusals(job),
                 storage=job.spec.storage,
-                config_map=config_map_name(job),
+                config_map=lambda: config_map_name(job),
             )
             writing = asyncio.create_task(self._write_status(key, cached, before, result))
             try:
@@ -172,7 +172,7 @@ class Reconciler:
     def _is_own(self, uid: str, job: PromptInternJob) -> bool:
         """Return whether the operator created the RayJob or preflight ``uid`` of ``job``."""
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
-        return uid in self._cache.created.get(owner, ()) or uid in recorded_uids(job.status)
+        return uid in self._cache.own_uids(owner, recorded_uids(job.status))
 
     async def _write_status(self, key: Key, cached: JobView, before: Mapping[str, Any], result: Plan) -> bool:
         """Write the status if it has changed. Return False if the plan is outdated because the job has changed.

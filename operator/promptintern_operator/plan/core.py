@@ -38,7 +38,7 @@ def plan(
     limits: Limits,
     refusals: Sequence[str] = (),
     storage: StorageSpec | None = None,
-    config_map: str | None = None,
+    config_map: Callable[[], str | None] = lambda: None,
 ) -> Plan:
     """Return the status of ``job`` and the next actions.
 
@@ -52,7 +52,8 @@ def plan(
         limits: The timeouts and backoffs.
         refusals: The reasons why the operator's settings do not allow the job in this cluster.
         storage: The storage for the results, which is recorded in the status if the job is accepted now.
-        config_map: The name of the ConfigMap for pods that start now, which is then recorded in the status.
+        config_map: A function that returns the name of the ConfigMap for pods that start now. It is called only if some
+            do, and the name is then recorded in the status.
     """
     draft = StatusDraft.from_status(job.status, generation=generation, now=now)
     training = job.status.training if job.status else None
@@ -78,7 +79,7 @@ def plan(
     _judge(training, draft)
     postpone_denied(observed, draft, limits)
     if any(isinstance(action, StartPreflight | StartAttempt) for action in draft.actions):
-        draft.config_map = config_map
+        draft.config_map = config_map()
     return draft.plan(training, stages=job.spec.schedule.num_stages)
 
 

@@ -1,7 +1,7 @@
 """Check or start a job again on request, because the cause of its refusal or failure was outside its spec."""
 
 from promptintern_api import PromptInternJob
-from promptintern_api.contract import ANNOTATION_RETRY, RETRY_CHARACTERS
+from promptintern_api.contract import ANNOTATION_RETRY, retry_request
 
 from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.plan.types import Limits, Observed, StartPreflight
@@ -15,7 +15,7 @@ def retry(job: PromptInternJob, observed: Observed, draft: StatusDraft, limits: 
     A refused job is checked again. A failed job gets another attempt, which continues its run, and whose failures count
     against new retry budgets. In any other state there is nothing to try again.
     """
-    request = job.metadata.annotations.get(ANNOTATION_RETRY, "")[:RETRY_CHARACTERS]
+    request = retry_request(job.metadata.annotations)
     if request in ("", draft.handled_retry):
         return False
     draft.handled_retry = request

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from promptintern_api.contract import ANNOTATION_RETRY, ENV_RAY_JOB, RETRY_CHARACTERS
+from promptintern_api.contract import ENV_RAY_JOB, retry_request
 from promptintern_api.status import AttemptStatus, Condition, Phase, PromptInternJobStatus
 from pydantic import ValidationError
 
@@ -85,8 +85,7 @@ class Job:
     @property
     def has_pending_retry(self) -> bool:
         """Whether a retry was requested to which the operator has yet to react."""
-        request = (self.document["metadata"].get("annotations") or {}).get(ANNOTATION_RETRY, "")
-        return request[:RETRY_CHARACTERS] not in ("", self.status.handled_retry)
+        return retry_request(self.document["metadata"].get("annotations")) not in ("", self.status.handled_retry)
 
 
 def _parse_readable(document: Document) -> PromptInternJobStatus:
