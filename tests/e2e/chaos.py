@@ -11,7 +11,6 @@ import argparse
 import collections
 import contextlib
 import hashlib
-import json
 import random
 import secrets
 import subprocess
@@ -27,6 +26,7 @@ from tests.e2e import faults
 from tests.e2e.short_job import TIMEOUT_SECONDS, short
 from tests.e2e.tenant import Team, team_on_cluster
 from tests.e2e.terms import TermWatch
+from tests.resumable import Results
 
 _KINDS = (
     *("pods", "jobs", "rayjobs", "rayclusters", "services", "configmaps"),
@@ -159,19 +159,16 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--results", type=Path, default=Path(".cache/chaos.jsonl"))
     options = parser.parse_args()
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    stories = [story for line in lines if (story := json.loads(line))["version"] == version()]
+    results = Results(options.results, version())
+    stories = results.documents
     seeds = iter(range(1 + max((story["seed"] for story in stories), default=0), sys.maxsize))
     with team_on_cluster("chaos") as team, tempfile.TemporaryDirectory() as folder:
         name = team.submit(name="undisturbed", **JOB)
         team.wait(name, seconds=TIMEOUT_SECONDS)
         undisturbed = digest_of(team.adapter(name, Path(folder, "undisturbed")))
         while _count(stories) < options.faults:
-            story = asdict(play(team, next(seeds), undisturbed, Path(folder))) | {"version": version()}
-            stories.append(story)
-            with options.results.open("a") as file:
-                file.write(json.dumps(story) + "\n")
+            story = asdict(play(team, next(seeds), undisturbed, Path(folder)))
+            results.add(story)
             met = ", ".join(f"{fault['kind']} in {fault['phase']}" for fault in story["faults"])
             print(
                 f"{_count(stories)} of {options.faults} faults; {met}: {story['problem'] or story['outcomes']}",

@@ -10,15 +10,13 @@ of another version of the trainer are left out.
 import argparse
 import collections
 import concurrent.futures
-import hashlib
-import json
 import random
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import promptintern
 
 from tests.integration.run.process import adapters, finish, run_folder, run_to_end, start, write_job
+from tests.resumable import Results, source_version
 
 ARMS = ("FullPrompt", "QueryOnly", "Direct")
 _ANOTHER_KILL = 0.6
@@ -105,24 +104,6 @@ def _where(workdir: Path) -> str:
     return "after a checkpoint" if checkpoints else "before a checkpoint"
 
 
-def version() -> str:
-    """Return a digest of the trainer's source."""
-    root = Path(promptintern.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def stored(results: Path) -> Iterator[dict[str, Any]]:
-    """Yield the stored lives of this version of the trainer."""
-    if results.exists():
-        for line in results.read_text().splitlines():
-            document = json.loads(line)
-            if document["version"] == version():
-                yield document
-
-
 def main() -> int:
     """Live lives until there were enough kills; return 1 if one of them ended with a problem."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,7 +111,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="lives at the same time")
     parser.add_argument("--results", type=Path, default=Path(".cache/kills.jsonl"))
     options = parser.parse_args()
-    options.results.parent.mkdir(parents=True, exist_ok=True)
+    results = Results(options.results, source_version(promptintern.__file__))
+    lives = results.documents
     with tempfile.TemporaryDirectory(prefix="lives-") as folder:
         job = write_job(Path(folder), arms=ARMS)
         for workdir in (Path(folder, "first"), Path(folder, "undisturbed")):  # the first process starts slowly
@@ -141,7 +123,6 @@ def main() -> int:
                 print(ended.text, file=sys.stderr)
                 return 1
         undisturbed = adapters(workdir)
-        lives = list(stored(options.results))
         lock, done = threading.Lock(), {life["seed"] for life in lives}
         seeds = (seed for seed in range(sys.maxsize) if seed not in done)
 
@@ -151,10 +132,9 @@ def main() -> int:
                     if _killed(lives) >= options.kills:
                         return
                     seed = next(seeds)
-                life = asdict(live(seed, job, undisturbed, seconds=seconds)) | {"version": version()}
-                with lock, options.results.open("a") as file:
-                    file.write(json.dumps(life) + "\n")
-                    lives.append(life)
+                life = asdict(live(seed, job, undisturbed, seconds=seconds))
+                with lock:
+                    results.add(life)
                     print(f"{_killed(lives)} of {options.kills} kills", flush=True)
 
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:

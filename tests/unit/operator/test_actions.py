@@ -25,11 +25,16 @@ class Place:
     """A reconciler and its job."""
 
     def __init__(self) -> None:
-        self.kube, self.cache, self.queue = FakeKube(), Cache(), Workqueue()
-        self.reconciler = Reconciler(self.kube, self.cache, self.queue, SETTINGS)  # type: ignore[arg-type]
+        self.kube, self.queue = FakeKube(), Workqueue()
+        self.restart()
         self.generation = 1
         self.rows = ""
         """The URI of the training rows, or "" for that of the small job."""
+
+    def restart(self) -> None:
+        """Start a new process, whose watches have delivered nothing yet."""
+        self.cache = Cache()
+        self.reconciler = Reconciler(self.kube, self.cache, self.queue, SETTINGS)  # type: ignore[arg-type]
 
     async def reconcile(self) -> None:
         """Reconcile once, after the watch delivered the last status."""
@@ -266,9 +271,8 @@ def test_a_config_map_that_somebody_else_wrote_is_not_used() -> None:
         forged = {**own, "data": {"job.json": "{}"}}
         for theirs in (forged, {**own, "immutable": False}):
             place.kube.objects.pop(("Job", "small-check-1"), None)
-            place.cache = Cache()
+            place.restart()
             place.kube.status = {}
-            place.reconciler = Reconciler(place.kube, place.cache, place.queue, SETTINGS)  # type: ignore[arg-type]
             place.kube.put(theirs)
             await place.reconcile()
             await place.reconcile()
@@ -318,13 +322,11 @@ def test_an_object_that_the_operator_did_not_create_is_deleted_and_never_believe
             "jobDeploymentStatus": "Complete",
             "jobStatus": "SUCCEEDED",
         }
-        fresh = Cache()
-        place.cache = fresh
-        place.reconciler = Reconciler(place.kube, fresh, place.queue, SETTINGS)  # type: ignore[arg-type]
+        place.restart()
         if kind == "Job":
-            fresh.preflights.put(OWNER, forged["metadata"]["uid"], preflight_view(forged))
+            place.cache.preflights.put(OWNER, forged["metadata"]["uid"], preflight_view(forged))
         else:
-            fresh.ray_jobs.put(OWNER, forged["metadata"]["uid"], ray_job_view(forged))
+            place.cache.ray_jobs.put(OWNER, forged["metadata"]["uid"], ray_job_view(forged))
         await place.reconcile()
         assert "completionTime" not in place.kube.status
         assert ("startTime" in place.kube.status) == (kind == "RayJob")
@@ -364,10 +366,9 @@ def test_what_an_earlier_process_recorded_is_believed() -> None:
         ray_job = place.kube.objects["RayJob", "small-a1"]
         assert place.kube.status["attempts"][0]["rayJobUID"] == ray_job["metadata"]["uid"]
         assert place.kube.status["checkUID"] == place.kube.objects["Job", "small-check-1"]["metadata"]["uid"]
-        fresh = Cache()
-        fresh.ray_jobs.put(OWNER, ray_job["metadata"]["uid"], ray_job_view(ray_job))
-        place.cache, place.kube.requests = fresh, []
-        place.reconciler = Reconciler(place.kube, fresh, place.queue, SETTINGS)  # type: ignore[arg-type]
+        place.restart()
+        place.cache.ray_jobs.put(OWNER, ray_job["metadata"]["uid"], ray_job_view(ray_job))
+        place.kube.requests = []
         await place.reconcile()
         assert place.kube.requests == []
 
@@ -379,10 +380,9 @@ def test_a_restart_does_not_repeat_a_check_that_runs() -> None:
         await place.reconcile()
         await place.reconcile()
         check = place.kube.objects["Job", "small-check-1"]
-        fresh = Cache()
-        fresh.preflights.put(OWNER, check["metadata"]["uid"], preflight_view(check))
-        place.cache, place.kube.requests = fresh, []
-        place.reconciler = Reconciler(place.kube, fresh, place.queue, SETTINGS)  # type: ignore[arg-type]
+        place.restart()
+        place.cache.preflights.put(OWNER, check["metadata"]["uid"], preflight_view(check))
+        place.kube.requests = []
         await place.reconcile()
         assert place.kube.requests == []
 

@@ -10,8 +10,6 @@ Results of another version of the operator or of the fuzzer are left out.
 
 import argparse
 import collections
-import hashlib
-import json
 import statistics
 import sys
 import tempfile
@@ -29,6 +27,7 @@ from tests.integration.operator.fuzz.log import LogReader
 from tests.integration.operator.fuzz.neighbour import Neighbour
 from tests.integration.operator.fuzz.schemas import install_workloads, schemas_of
 from tests.integration.operator.place import place_in
+from tests.resumable import Results, source_version
 
 SIZE = 400
 """The number of cases in a batch."""
@@ -54,25 +53,6 @@ def prepared(folder: Path, *, period: float) -> Iterator[Batch]:
             place.kuberay.problems.clear()  # pods that the API server refuses, and objects that only resemble RayJobs
 
 
-def version() -> str:
-    """Return a digest of the source of the operator, of the API and of the fuzzer."""
-    digest = hashlib.sha256()
-    for file in (promptintern_api.__file__, promptintern_operator.__file__, __file__):
-        root = Path(str(file)).parent
-        for path in sorted(root.rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def stored(results: Path, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield the stored batches of this seed and of this version of the operator."""
-    if results.exists():
-        for line in results.read_text().splitlines():
-            document = json.loads(line)
-            if (document["version"], document["seed"]) == (version(), seed):
-                yield document
-
-
 def main() -> int:
     """Run the batches that are missing; return 1 if there was a problem in any batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,8 +65,9 @@ def main() -> int:
     parser.add_argument("--log", type=Path, help="copy the operator's log here")
     parser.add_argument("--only", type=int, nargs="*", help="send only the cases with these numbers, and store nothing")
     options = parser.parse_args()
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    batches = [] if options.only else list(stored(options.results, options.seed))
+    version = source_version(promptintern_api.__file__, promptintern_operator.__file__, __file__)
+    results = Results(options.results, version)
+    batches = [] if options.only else [batch for batch in results.documents if batch["seed"] == options.seed]
     done = {batch["batch"] for batch in batches}
     missing = [n for n in range(-(-options.cases // SIZE)) if n not in done]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, prepared(Path(folder), period=options.period) as batch:
@@ -97,8 +78,7 @@ def main() -> int:
                 batches.append(result)
                 print(f"batch {number}: {result['seconds']} s, {len(result['problems'])} problems", flush=True)
                 if not options.only:
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(result | {"version": version(), "seed": options.seed}) + "\n")
+                    results.add(result | {"seed": options.seed})
         finally:
             if options.log:
                 options.log.write_bytes((Path(folder) / "operator-0.log").read_bytes())
