@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from promptintern_api.contract import LABEL_JOB, LABEL_JOB_UID
 
@@ -22,6 +22,13 @@ class Owner:
 
     namespace: str
     uid: str
+
+
+class Home(NamedTuple):
+    """The job to which an object belongs."""
+
+    owner: Owner
+    key: Key
 
 
 class ObjectCache(Generic[View]):
@@ -73,8 +80,10 @@ class Cache:
         self.preflights: ObjectCache[PreflightView] = ObjectCache()
         self.workloads: ObjectCache[WorkloadView] = ObjectCache()
         """The Workloads of Kueue, by the RayJob that owns each of them."""
-        self.ray_job_owners: dict[Owner, Key] = {}
-        """The key of each RayJob's job, which is needed because a Workload of Kueue names only its RayJob."""
+        self.homes: dict[Owner, Home] = {}
+        """The job to which each RayJob, pod and preflight belongs, by the namespace and uid of the object. A tenant may
+        change the labels that say so, and a Workload of Kueue names only its RayJob.
+        """
         self.kuberay = KubeRay(usable=True)
         self.created: defaultdict[Owner, set[str]] = defaultdict(set)
         """The uids of the RayJobs and preflights of each job that this process created."""
@@ -92,6 +101,12 @@ class Cache:
         self.created.pop(owner, None)
         self.denials.pop(owner, None)
         self.cancel_grant(owner)
+
+    def add_created(self, home: Home, objects: ObjectCache[Created], uid: str, view: Created) -> None:
+        """Store what this process has just created, so that it is not created again before the watch delivers it."""
+        self.created[home.owner].add(uid)
+        self.homes.setdefault(Owner(home.owner.namespace, uid), home)
+        objects.put_if_absent(home.owner, uid, view)
 
     def track_grant(self, owner: Owner, task: asyncio.Task[bool]) -> None:
         """Store the task that creates the Role and RoleBinding of the job ``owner``, and cancel an earlier task."""

@@ -17,7 +17,7 @@ from promptintern_operator.manifests.meta import Manifest
 from promptintern_operator.manifests.network import network_policy
 from promptintern_operator.plan.denials import EARLIER_JOB, NAME_TAKEN
 from promptintern_operator.settings import Settings
-from promptintern_operator.views import controller_of
+from promptintern_operator.views import JobView, controller_of
 
 _HOLD = timedelta(minutes=5)
 """The time for which dependents that were created for a check are assumed to still exist."""
@@ -36,7 +36,7 @@ class Dependents:
         self._cache = cache
         self._settings = settings
 
-    async def prepare(self, job: ResolvedJob, *, written: asyncio.Future[bool]) -> bool:
+    async def prepare(self, job: ResolvedJob, *, written: asyncio.Future[JobView | None]) -> bool:
         """Create or update the dependents that a check needs, and start to create the Role and the RoleBinding.
 
         Only a head pod needs the Role and the RoleBinding, so the check does not wait for them. Before the API server
@@ -44,7 +44,7 @@ class Dependents:
 
         Args:
             job: The job to check.
-            written: A future that resolves to True once the status is written, or at once if the status needs no write.
+            written: The version of the job once its status is written, or None if the job has changed meanwhile.
                 Existing objects are changed only after that. If the write fails, the caller handles the error.
 
         Returns:

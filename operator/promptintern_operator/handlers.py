@@ -11,7 +11,7 @@ import msgspec
 from promptintern_api.contract import OPERATOR_SELECTOR
 from promptintern_api.kind import GROUP, PLURAL, VERSION
 
-from promptintern_operator.cache import Cache, ObjectCache, Owner, key_of, owner_of
+from promptintern_operator.cache import Cache, Home, ObjectCache, Owner, key_of, owner_of
 from promptintern_operator.intake import KINDS
 from promptintern_operator.parsing import PAGE
 from promptintern_operator.queue import Key, Workqueue
@@ -37,27 +37,23 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
 
     def watch_children(resource: tuple[str, ...], objects: ObjectCache[Any], *, in_bursts: bool) -> None:
         view = KINDS[resource[-1]].view
-        homes: dict[str, tuple[Owner, Key]] = {}
-        """The job to which each object belonged so far, by the uid of the object; a tenant may change its labels."""
 
         @kopf.on.event(*resource, registry=registry, id=f"{resource[-1]}-changed")
         async def child_changed(event: Mapping[str, Any], **_: Any) -> None:
             meta, is_deleted = event["object"]["metadata"], event["type"] == "DELETED"
+            this = Owner(meta["namespace"], meta["uid"])
             owner, key = owner_of(meta, controlled=resource[-1] != "pods"), key_of(meta)
-            home = (owner, key) if owner is not None and key is not None else None
-            before = homes.pop(meta["uid"], home)
+            home = Home(owner, key) if owner is not None and key is not None else None
+            before = cache.homes.pop(this, home)
             if before is not None and (is_deleted or before != home):
-                objects.remove(before[0], meta["uid"])
-                cache.ray_job_owners.pop(Owner(meta["namespace"], meta["uid"]), None)
-                await add(before[1])
+                objects.remove(before.owner, this.uid)
+                await add(before.key)
             if home is None or is_deleted:
                 return
-            homes[meta["uid"]] = home
-            if resource[-1] == "rayjobs":
-                cache.ray_job_owners[Owner(meta["namespace"], meta["uid"])] = home[1]
+            cache.homes[this] = home
             # Nothing is to be done unless a field that a plan reads has changed.
-            if objects.put(home[0], meta["uid"], msgspec.convert(event["object"]["view"], view)):
-                await add(home[1])
+            if objects.put(home.owner, this.uid, msgspec.convert(event["object"]["view"], view)):
+                await add(home.key)
 
         async def add(key: Key) -> None:
             if in_bursts:
@@ -82,8 +78,8 @@ def build_registry(cache: Cache, queue: Workqueue) -> kopf.OperatorRegistry:
             cache.workloads.remove(owner, meta["uid"])
         else:
             cache.workloads.put(owner, meta["uid"], msgspec.convert(event["object"]["view"], KINDS["workloads"].view))
-        if (key := cache.ray_job_owners.get(owner)) is not None:
-            await queue.add(key)
+        if (home := cache.homes.get(owner)) is not None:
+            await queue.add(home.key)
 
     return registry
 

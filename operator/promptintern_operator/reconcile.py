@@ -12,7 +12,7 @@ from promptintern_api.contract import LABEL_MANAGED_BY, OPERATOR
 from promptintern_api.status import PromptInternJobStatus
 from pydantic import ValidationError
 
-from promptintern_operator.cache import Cache, Owner
+from promptintern_operator.cache import Cache, Home, Owner
 from promptintern_operator.dependents import Dependents, check_owner
 from promptintern_operator.events import event_manifest
 from promptintern_operator.job_metrics import JOB_METRICS
@@ -174,8 +174,9 @@ class Reconciler:
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
         return uid in self._cache.own_uids(owner, recorded_uids(job.status))
 
-    async def _write_status(self, key: Key, cached: JobView, before: Mapping[str, Any], result: Plan) -> bool:
-        """Write the status if it has changed. Return False if the plan is outdated because the job has changed.
+    async def _write_status(self, key: Key, cached: JobView, before: Mapping[str, Any], result: Plan) -> JobView | None:
+        """Write the status if it has changed. Return the version of the job that the plan's actions are based on, or
+        None if the plan is outdated because the job has changed.
 
         Args:
             key: The key of the job.
@@ -184,7 +185,7 @@ class Reconciler:
             result: The plan.
         """
         if is_same_status(_operator_part(before), result.status):
-            return True
+            return cached
         try:
             written = await self._kube.apply_job_status(
                 key.namespace, key.name, uid=cached.uid, version=cached.version, status=result.status
@@ -195,9 +196,8 @@ class Reconciler:
             # The watch will deliver a newer version. Requeue the job anyway, in case that version is lost.
             RECONCILES.labels(result="outdated").inc()
             self._queue.add_after(key, 2.0)
-            return False
-        self._update_cache(key, cached, written)
-        return True
+            return None
+        return self._update_cache(key, cached, written)
 
     async def _record(self, key: Key, cached: JobView, event: EventRecord, log: Any) -> None:
         log.info("event", reason=event.reason, message=event.message)
@@ -208,7 +208,9 @@ class Reconciler:
         except RequestFailed as error:
             log.warning("cannot record an event", error=str(error))
 
-    async def _try_action(self, action: Action, job: ResolvedJob, written: asyncio.Future[bool], log: Any) -> bool:
+    async def _try_action(
+        self, action: Action, job: ResolvedJob, written: asyncio.Future[JobView | None], log: Any
+    ) -> bool:
         """Execute ``action``; return False if the API server denied it for a reason that the job must report."""
         owner = Owner(job.metadata.namespace, job.metadata.uid or "")
         previous = self._cache.denials.get(owner)
@@ -232,9 +234,12 @@ class Reconciler:
             await self._queue.add(Key(job.metadata.namespace, job.metadata.name))
         return True
 
-    async def _execute(self, action: Action, job: ResolvedJob, written: asyncio.Future[bool], log: Any) -> None:
+    async def _execute(
+        self, action: Action, job: ResolvedJob, written: asyncio.Future[JobView | None], log: Any
+    ) -> None:
         namespace, uid = job.metadata.namespace, job.metadata.uid or ""
         owner = Owner(namespace, uid)
+        home = Home(owner, Key(namespace, job.metadata.name))
         match action:
             case StartPreflight(generation=generation, number=number):
                 # Dependents do nothing on their own, so they may be created while the status is being written. The
@@ -243,17 +248,13 @@ class Reconciler:
                     return
                 check = preflight_job(job, self._settings, generation=generation, number=number)
                 created = await self._create(check, job, PREFLIGHTS)
-                # Cache the check at once, so that it is not created again before the watch delivers it.
-                self._cache.created[owner].add(created["metadata"]["uid"])
-                self._cache.preflights.put_if_absent(owner, created["metadata"]["uid"], preflight_view(created))
+                self._cache.add_created(
+                    home, self._cache.preflights, created["metadata"]["uid"], preflight_view(created)
+                )
             case StartAttempt(number=number):
                 await self._dependents.ensure(job)
                 created = await self._create(ray_job(job, self._settings, number=number), job, RAY_JOBS)
-                self._cache.created[owner].add(created["metadata"]["uid"])
-                self._cache.ray_job_owners[Owner(namespace, created["metadata"]["uid"])] = Key(
-                    namespace, job.metadata.name
-                )
-                self._cache.ray_jobs.put_if_absent(owner, created["metadata"]["uid"], ray_job_view(created))
+                self._cache.add_created(home, self._cache.ray_jobs, created["metadata"]["uid"], ray_job_view(created))
             case DeleteRayJob(name=name, uid=child_uid):
                 await self._kube.delete(RAY_JOBS, namespace, name, uid=child_uid)
                 self._cache.ray_jobs.update(owner, child_uid, deleting=True)
@@ -261,7 +262,9 @@ class Reconciler:
                 await self._kube.delete(PREFLIGHTS, namespace, name, uid=child_uid)
                 self._cache.preflights.update(owner, child_uid, deleting=True)
             case DeleteJob():
-                version = self._cache.jobs[Key(namespace, job.metadata.name)].version
+                # The user may have changed the job since the plan was made, for example to start it again.
+                planned = await written
+                version = planned.version if planned is not None else None
                 await self._kube.delete(JOB_RESOURCE, namespace, job.metadata.name, uid=uid, version=version)
         log.info("action", action=type(action).__name__, **vars(action))
 

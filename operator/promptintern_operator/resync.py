@@ -32,7 +32,6 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
         (PODS, cache.pods, OPERATOR_SELECTOR),
         (PREFLIGHTS, cache.preflights, OPERATOR_SELECTOR),
     ]
-    keys = {job.uid: key for key, job in cache.jobs.items()}
     for resource, objects, selector in kinds:
         before = objects.entries()  # objects that are added during the listing are kept
         if not before:
@@ -46,10 +45,9 @@ async def resync(kube: Kube, cache: Cache, namespaces: Sequence[str]) -> set[Key
         for owner, uid in before:
             if listing.lacks(owner.namespace, uid):
                 objects.remove(owner, uid)
-                job = keys.get(owner.uid) or cache.ray_job_owners.get(owner)
-                cache.ray_job_owners.pop(Owner(owner.namespace, uid), None)
-                if job is not None:
-                    changed.add(job)
+                home = cache.homes.pop(Owner(owner.namespace, uid), None) or cache.homes.get(owner)
+                if home is not None:
+                    changed.add(home.key)
     return changed
 
 

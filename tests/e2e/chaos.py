@@ -2,9 +2,10 @@
 
     python -m tests.e2e.chaos [--faults 200] [--results .cache/chaos.jsonl]
 
-A job is drawn from its seed: the number of its faults, their kinds, and the seconds between them. A fault that finds
-nothing to disturb, such as a worker before there is one, waits. Each job is written to the file of results once it is
-over, so the program can be stopped and started again. Results of other versions of the product are left out.
+Two jobs run at a time, because the cluster may be a small machine. What happens to a pair of jobs is drawn from a seed:
+the number of faults, their kinds, the jobs that they hit, and the seconds between them. Each pair is written to the
+file of results once it is over, so the program can be stopped and started again. Results of other versions of the
+product are left out.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 from tests.cluster.errors import CommandFailed
 from tests.e2e import faults
 from tests.e2e.short_job import TIMEOUT_SECONDS, short
-from tests.e2e.tenant import Team, team_on_cluster
+from tests.e2e.tenant import ENDED, Team, team_on_cluster
 from tests.e2e.terms import TermWatch
 from tests.resumable import Results
 
@@ -32,8 +33,11 @@ _KINDS = (
     *("pods", "jobs", "rayjobs", "rayclusters", "services", "configmaps"),
     *("serviceaccounts", "roles", "rolebindings", "networkpolicies"),
 )
-_MOST_FAULTS = 4
+_PAIR = 2
+_MOST_FAULTS = 8
 _GONE_SECONDS = 180
+_WAIT_SECONDS = 20
+"""How long a fault waits for something to disturb, such as a worker pod, before it is left out."""
 JOB: dict[str, Any] = {
     **short(32),
     "data__eval__limit": 20,
@@ -54,73 +58,100 @@ COSTLY = {
     "stop_kuberay": {"Infrastructure"},
 }
 """The outcomes that count against a retry budget, and that only these faults may cause. No fault is the user's."""
+SHARED = {"delete_operator", "stop_storage", "stop_api_server", "stop_kuberay"}
+"""The faults that hit all jobs at once. Every other fault hits one job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault that a job met."""
+    """A fault, the job that it hit (all jobs if it is a shared one), and the phase in which it hit this job."""
 
     kind: str
+    job: int
+    """The number of the job within its pair."""
     seconds: float
-    """The time from the submission of the job to the fault."""
+    """The time from the submission of the jobs to the fault."""
     phase: str
-    """The phase of the job when the fault came."""
+    is_complete: bool
+    """Whether every command of the fault succeeded. Otherwise it does not count, but may have done something."""
 
 
 @dataclass(kw_only=True)
 class Story:
-    """What happened to a job."""
+    """What happened to a pair of jobs."""
 
     seed: int
     faults: list[Fault] = field(default_factory=list)
-    outcomes: list[str] = field(default_factory=list)
+    outcomes: list[list[str]] = field(default_factory=list)
+    """The outcomes of each job's attempts."""
     seconds: float = 0.0
     problem: str | None = None
 
 
 def play(team: Team, seed: int, undisturbed: str, folder: Path) -> Story:
-    """Run the job of ``seed``, disturb it, and check how it ended; ``undisturbed`` is the digest of its adapter."""
-    draw = random.Random(seed)
+    """Run the jobs of ``seed``, disturb them, and check how they ended.
+
+    Args:
+        team: The team whose jobs they are.
+        seed: The seed from which the faults are drawn.
+        undisturbed: The digest of the adapter of an undisturbed job.
+        folder: A folder for the adapters.
+    """
     story, began = Story(seed=seed), time.monotonic()
-    name = team.submit(name=f"chaos-{seed}-{secrets.token_hex(2)}", **JOB)
     try:
-        with TermWatch(team, name) as watch:
-            for _ in range(draw.randint(1, _MOST_FAULTS)):
-                fault, pause = draw.choice(faults.ALL), draw.expovariate(1 / 40)
-                time.sleep(pause)
-                if not _strike(team, name, fault, story, began):
-                    break
-            team.wait(name, seconds=TIMEOUT_SECONDS)
+        names = [team.submit(name=f"chaos-{seed}-{n}-{secrets.token_hex(2)}", **JOB) for n in range(_PAIR)]
+        with contextlib.ExitStack() as stack:
+            watches = [stack.enter_context(TermWatch(team, name)) for name in names]
+            _disturb(team, names, story, began)
+            for name in names:
+                team.wait(name, seconds=TIMEOUT_SECONDS)
         story.seconds = round(time.monotonic() - began, 1)
-        story.outcomes = [str(attempt.get("outcome")) for attempt in team.status(name)["attempts"]]
-        phase = team.status(name)["phase"]
-        assert phase == "Succeeded", f"it is {phase}: {team.describe(name)}"
-        allowed = HARMLESS.union(*(COSTLY.get(fault.kind, set()) for fault in story.faults))
-        assert set(story.outcomes) <= allowed, f"{story.outcomes} after {story.faults}"
-        watch.check()
-        assert digest_of(team.adapter(name, folder / str(seed))) == undisturbed, "its adapter differs"
-        _check_nothing_left(team, name)
+        statuses = [team.status(name) for name in names]
+        story.outcomes = [[str(attempt.get("outcome")) for attempt in status["attempts"]] for status in statuses]
+        for number, (name, watch) in enumerate(zip(names, watches, strict=True)):
+            phase = statuses[number]["phase"]
+            assert phase == "Succeeded", f"job {number} is {phase}: {team.describe(name)}"
+            kinds = {fault.kind for fault in story.faults if fault.job == number or fault.kind in SHARED}
+            allowed = HARMLESS.union(*(COSTLY.get(kind, set()) for kind in kinds))
+            outcomes = story.outcomes[number]
+            assert set(outcomes) <= allowed, f"the attempts of job {number} were {outcomes} after {story.faults}"
+            watch.check()
+            adapter = team.adapter(name, folder / f"{seed}-{number}")
+            assert digest_of(adapter) == undisturbed, f"the adapter of job {number} differs"
+        for name in names:
+            _check_nothing_left(team, name)
     except Exception as error:  # noqa: BLE001 -- a story with any error is a result too
         story.problem = f"{type(error).__name__}: {error}"[-6000:]
     return story
 
 
-def _strike(team: Team, name: str, fault: faults.Disturbance, story: Story, began: float) -> bool:
-    """Disturb the job as soon as there is something to disturb. Return False if the job ended before."""
-    while True:
-        phase = str(team.status(name).get("phase"))
-        if phase in ("Succeeded", "Failed", "Refused"):
-            return False
-        seconds = round(time.monotonic() - began, 1)
-        with contextlib.suppress(faults.NothingThere):
+def _disturb(team: Team, names: list[str], story: Story, began: float) -> None:
+    """Draw faults and cause them until there were enough, or until all jobs have ended."""
+    draw = random.Random(story.seed)
+    for _ in range(draw.randint(_MOST_FAULTS // 2, _MOST_FAULTS)):
+        fault, pause, share = draw.choice(faults.ALL), draw.expovariate(1 / 25), draw.random()
+        time.sleep(pause)
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while time.monotonic() < deadline:
+            phases = [str(team.status(name).get("phase")) for name in names]
+            running = [n for n, phase in enumerate(phases) if phase not in ENDED]
+            if not running:
+                return
+            job = running[int(share * len(running))]
+            seconds = round(time.monotonic() - began, 1)
+            is_complete = True
             try:
-                fault(team, name)
-            except CommandFailed as error:  # for example, the pod has gone meanwhile
-                print(f"{fault.__name__}: {error}", file=sys.stderr)
+                fault(team, names[job])
+            except faults.NothingThere:
+                time.sleep(1)
                 continue
-            story.faults.append(Fault(kind=fault.__name__, seconds=seconds, phase=phase))
-            return True
-        time.sleep(1)
+            except CommandFailed as error:  # for example, the pod has gone after it was found
+                print(f"{fault.__name__}: {error}", file=sys.stderr)
+                is_complete = False
+            story.faults.append(
+                Fault(kind=fault.__name__, job=job, seconds=seconds, phase=phases[job], is_complete=is_complete)
+            )
+            break
 
 
 def _check_nothing_left(team: Team, name: str) -> None:
@@ -169,7 +200,7 @@ def main() -> int:
         while _count(stories) < options.faults:
             story = asdict(play(team, next(seeds), undisturbed, Path(folder)))
             results.add(story)
-            met = ", ".join(f"{fault['kind']} in {fault['phase']}" for fault in story["faults"])
+            met = ", ".join(f"{fault['kind']} ({fault['job']}, {fault['phase']})" for fault in story["faults"])
             print(
                 f"{_count(stories)} of {options.faults} faults; {met}: {story['problem'] or story['outcomes']}",
                 flush=True,
@@ -178,16 +209,20 @@ def main() -> int:
 
 
 def _count(stories: list[dict[str, Any]]) -> int:
-    return sum(len(story["faults"]) for story in stories)
+    return sum(fault["is_complete"] for story in stories for fault in story["faults"])
+
+
+def _kinds(stories: list[dict[str, Any]]) -> collections.Counter[str]:
+    return collections.Counter(fault["kind"] for story in stories for fault in story["faults"] if fault["is_complete"])
 
 
 def _tell(stories: list[dict[str, Any]]) -> int:
-    for kind, count in sorted(collections.Counter(f["kind"] for story in stories for f in story["faults"]).items()):
+    for kind, count in sorted(_kinds(stories).items()):
         print(f"{count:6} {kind}")
     problems = [story for story in stories if story["problem"]]
     for story in problems:
         print(f"seed {story['seed']}, {story['faults']}: {story['problem']}", file=sys.stderr)
-    print(f"{_count(stories)} faults in {len(stories)} jobs; {len(problems)} jobs had a problem")
+    print(f"{_count(stories)} faults in {_PAIR * len(stories)} jobs; {len(problems)} pairs of jobs had a problem")
     return 1 if problems else 0
 
 

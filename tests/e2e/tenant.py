@@ -22,7 +22,8 @@ from tests.e2e import project
 from tests.e2e.project import ROOT
 
 SECRET = "s3"
-_ENDED = ("Succeeded", "Failed", "Refused")
+ENDED = ("Succeeded", "Failed", "Refused")
+"""The phases of a job that goes no further by itself."""
 _POLL_SECONDS = 1.5
 """Seconds between two polls of a job: each is a process on the cores that train."""
 
@@ -134,7 +135,7 @@ class Team:
         pods = self.cluster.list("pods", self.namespace, selector)
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
-    def watch(self, name: str, *, seconds: float, until: tuple[str, ...] = _ENDED) -> Iterator[Row]:
+    def watch(self, name: str, *, seconds: float, until: tuple[str, ...] = ENDED) -> Iterator[Row]:
         """Yield the rows of `kubectl get pij` as they change, until the phase is one of ``until``.
 
         Raises:
@@ -158,7 +159,7 @@ class Team:
             assert time.monotonic() < deadline, f"{name} is {last} after {seconds} s: {self.describe(name)}"
             time.sleep(_POLL_SECONDS)
 
-    def wait(self, name: str, *, seconds: float, until: tuple[str, ...] = _ENDED) -> list[Row]:
+    def wait(self, name: str, *, seconds: float, until: tuple[str, ...] = ENDED) -> list[Row]:
         """Wait until the job's phase is one of ``until``, and return all rows of ``watch``."""
         return list(self.watch(name, seconds=seconds, until=until))
 

@@ -143,7 +143,7 @@ def test_deleted_jobs_leave_nothing_in_the_cache(
         assert len(cached(cache)) > 0
         for job in place.requests.items(JOBS.replace("/namespaces/{}", "")):
             place.requests.ask("DELETE", f"{JOBS.format(job['metadata']['namespace'])}/{job['metadata']['name']}")
-        wait_for(lambda: not cache.jobs and not cached(cache) and not cache.ray_job_owners, 20, "all to be forgotten")
+        wait_for(lambda: not cache.jobs and not cached(cache) and not cache.homes, 20, "all to be forgotten")
 
 
 def cached(cache: Cache) -> list[object]:

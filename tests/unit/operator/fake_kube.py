@@ -14,7 +14,7 @@ from promptintern_operator.views import JobView
 from tests.unit.operator.builders import job
 
 Body = dict[str, Any]
-_KINDS = {"rayjobs": "RayJob", "jobs": "Job", "configmaps": "ConfigMap"}
+_KINDS = {"promptinternjobs": "PromptInternJob", "rayjobs": "RayJob", "jobs": "Job", "configmaps": "ConfigMap"}
 
 
 class FakeKube:
@@ -28,6 +28,8 @@ class FakeKube:
         self.refuse: Callable[[str], None] = lambda _: None
         self.gates: dict[str, asyncio.Event] = {}
         """Events that block the creation of objects of a kind until they are set."""
+        self.deleted_version: str | None = None
+        """The resource version that the last deletion required."""
         self._uids = itertools.count(1)
 
     async def create(self, manifest: Mapping[str, Any]) -> Body | None:
@@ -74,6 +76,7 @@ class FakeKube:
         self, resource: Resource, namespace: str, name: str, *, uid: str, version: str | None = None
     ) -> None:
         self.requests.append(f"delete {resource.plural}")
+        self.deleted_version = version
         self.objects.pop((_KINDS[resource.plural], name), None)
 
     async def apply_job_status(self, *_: str, uid: str, version: str, status: Body) -> JobView:

@@ -301,7 +301,7 @@ def test_the_owner_of_a_new_ray_job_is_cached_before_its_watch_delivers_it() -> 
         place.check_succeeds()
         await place.reconcile()
         uid = place.kube.objects["RayJob", "small-a1"]["metadata"]["uid"]
-        assert place.cache.ray_job_owners == {Owner("team-a", uid): KEY}
+        assert place.cache.homes[Owner("team-a", uid)].key == KEY
 
     run(story)
 

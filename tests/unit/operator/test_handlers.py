@@ -95,7 +95,7 @@ def test_the_cache_is_empty_when_all_objects_are_gone(job_first: bool) -> None:
         watches.show(handler, body, "DELETED")
     cache = watches.cache
     object_caches = (cache.ray_jobs, cache.pods, cache.preflights, cache.workloads)
-    assert (cache.jobs, cache.ray_job_owners) == ({}, {})
+    assert (cache.jobs, cache.homes) == ({}, {})
     assert [objects._views for objects in object_caches] == [{}] * 4
 
 

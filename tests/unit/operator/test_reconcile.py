@@ -366,3 +366,34 @@ def test_an_attempt_whose_job_text_differs_from_that_of_the_check_gets_its_confi
     asyncio.run(main())
     head = world.kube.objects["RayJob", "small-a1"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     assert {"name": "job", "configMap": {"name": world.config_map()["metadata"]["name"]}} in head["volumes"]
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["status unchanged", "status written"])
+def test_a_change_of_the_job_after_the_plan_protects_it_from_its_ttl(is_written: bool) -> None:
+    """The user may start an ended job again. The deletion names the version from which it was planned."""
+    ended = running(outcome="Succeeded")
+    ended |= {"phase": "Succeeded", "completionTime": "2026-01-02T03:04:05Z"}
+    world = World(ended)
+    if not is_written:
+        world.reconcile()  # the operator completes the status that is written above
+        ended = world.kube.status
+
+    def body(version: int) -> dict[str, Any]:
+        document = job_body(ended, version=version)
+        document["spec"]["ttlSecondsAfterFinished"] = 1
+        return document
+
+    world.cache.jobs[KEY] = view_of_job(body(version=5))
+
+    async def main() -> None:
+        watch_delivers = asyncio.create_task(deliver())
+        await Reconciler(world.kube, world.cache, Workqueue(), SETTINGS).reconcile(KEY)  # type: ignore[arg-type]
+        await watch_delivers
+
+    async def deliver() -> None:
+        world.cache.jobs[KEY] = view_of_job(body(version=9))
+
+    world.kube.requests = []
+    asyncio.run(main())
+    assert world.kube.requests == (["status"] if is_written else []) + ["delete promptinternjobs"]
+    assert world.kube.deleted_version == ("6" if is_written else "5")

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from promptintern_operator.cache import Cache, Owner
+from promptintern_operator.cache import Cache, Home, Owner
 from promptintern_operator.kube import RequestFailed, Resource
 from promptintern_operator.queue import Key
 from promptintern_operator.resync import resync
@@ -34,8 +34,9 @@ def full() -> Cache:
     cache = Cache()
     cache.jobs[KEY] = view_of_job(job_body({}))
     cache.ray_jobs.put(OWNER, "ray-job-1", ray_job())
-    cache.ray_job_owners[RAY] = KEY
+    cache.homes[RAY] = Home(OWNER, KEY)
     cache.pods.put(OWNER, "uid-of-head", pod())
+    cache.homes[Owner("team-a", "uid-of-head")] = Home(OWNER, KEY)
     cache.workloads.put(RAY, "workload-1", workload())
     return cache
 
@@ -66,7 +67,7 @@ def test_a_ray_job_that_is_gone_is_removed() -> None:
     cache = full()
     assert _resync(cache, Lists(**{**ALL, "rayjobs": set(), "workloads": set()})) == {KEY}
     assert cache.ray_jobs.by_owner(OWNER) == ()
-    assert cache.ray_job_owners == {}
+    assert RAY not in cache.homes
 
 
 def test_without_kueue_no_workloads_are_listed() -> None:
@@ -83,7 +84,7 @@ def test_only_a_forbidden_namespace_keeps_its_cached_objects() -> None:
     other, lost = Owner("team-b", "job-2"), Owner("team-b", "ray-job-2")
     cache.jobs[Key("team-b", "small")] = view_of_job(job_body({}) | {"metadata": _meta("team-b", "job-2")})
     cache.ray_jobs.put(other, "ray-job-2", ray_job())
-    cache.ray_job_owners[lost] = Key("team-b", "small")
+    cache.homes[lost] = Home(other, Key("team-b", "small"))
     lists = Lists()
     lists.forbidden = {"team-a"}
     assert _resync(cache, lists, "team-a", "team-b") == {Key("team-b", "small")}

@@ -77,6 +77,8 @@ def run(
 
     stop = StopFlag()
     with stop.installed():
+        from promptintern_api.training_status import VerdictOutcome
+
         from promptintern.cli.verdict import print_verdict
         from promptintern.job import load_job
         from promptintern.pipeline.events import Stopped
@@ -91,7 +93,7 @@ def run(
             print_error(f"saved at {stopped.where}; run the same command again to continue")
             raise typer.Exit(128 + (stop.signal or 15)) from None
     print_verdict(report, open_run(loaded, storage_uri).store.uri)
-    if report.verdict.outcome == "StoppedByGate":
+    if report.verdict.outcome is VerdictOutcome.STOPPED_BY_GATE:
         raise typer.Exit(ExitCode.FAILED)
 
 

@@ -2,6 +2,7 @@
 
 from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
 from promptintern_api.evaluation import Metric
+from promptintern_api.training_status import VerdictOutcome
 from rich.table import Table
 from rich.text import Text
 
@@ -9,7 +10,12 @@ from promptintern.report.schema import ArmReport, Figure, Report
 from promptintern.terminal import fitted_table, output_console
 from promptintern.uris import display_uri
 
-_COLOURS = {"Internalized": "green", "Inconclusive": "yellow", "NotInternalized": "red", "StoppedByGate": "red"}
+_COLOURS = {
+    VerdictOutcome.INTERNALIZED: "green",
+    VerdictOutcome.INCONCLUSIVE: "yellow",
+    VerdictOutcome.NOT_INTERNALIZED: "red",
+    VerdictOutcome.STOPPED_BY_GATE: "red",
+}
 
 
 def print_verdict(report: Report, run_uri: str) -> None:

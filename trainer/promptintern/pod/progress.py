@@ -15,7 +15,6 @@ from promptintern_api.training_status import (
     StageStatus,
     TimeShares,
     TrainingStatus,
-    VerdictOutcome,
 )
 
 from promptintern.pipeline.events import Answered, CheckpointSaved, Claimed, Event, StageDone, Stepped, TrainingBegan
@@ -143,7 +142,7 @@ def result_of(report: Report) -> Result:
     assert full is not None, "every report has the arm FullPrompt"
     score = arm.figure(verdict.metric) if arm is not None else None
     return Result(
-        verdict=VerdictOutcome(verdict.outcome),
+        verdict=verdict.outcome,
         headline=verdict.headline[:4096],
         metric=verdict.metric.value,
         score=score and score.value,

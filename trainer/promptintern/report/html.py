@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from promptintern_api.evaluation import Metric
 from promptintern_api.training import TeacherLoss, TeacherModel
-from promptintern_api.training_status import TimeShares
+from promptintern_api.training_status import TimeShares, VerdictOutcome
 
 from promptintern.report import formatting, plots
 from promptintern.report.facts import FULL_PROMPT, RetentionFacts
@@ -21,10 +21,10 @@ NUM_OPEN_EXAMPLES = 3
 MAX_TEXT_LENGTH = 1200
 """The largest number of characters of a query, an answer or a warning that the page shows."""
 _OUTCOMES = {
-    "Internalized": ("✓", "good", "Internalized"),
-    "Inconclusive": ("~", "open", "Inconclusive"),
-    "NotInternalized": ("✕", "bad", "Not internalized"),
-    "StoppedByGate": ("■", "open", "Stopped by the gate"),
+    VerdictOutcome.INTERNALIZED: ("✓", "good", "Internalized"),
+    VerdictOutcome.INCONCLUSIVE: ("~", "open", "Inconclusive"),
+    VerdictOutcome.NOT_INTERNALIZED: ("✕", "bad", "Not internalized"),
+    VerdictOutcome.STOPPED_BY_GATE: ("■", "open", "Stopped by the gate"),
 }
 _READINGS = {"better": "better", "worse": "worse", "undecided": "undecided"}
 

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from promptintern_api.evaluation import Metric, Reference
+from promptintern_api.training_status import VerdictOutcome
 from pydantic import Field
 
 from promptintern.document import Document
@@ -16,8 +17,6 @@ from promptintern.report.facts import (
     TeacherFacts,
 )
 from promptintern.stage_record import StageRecord, TrackRecord
-
-Outcome = Literal["Internalized", "Inconclusive", "NotInternalized", "StoppedByGate"]
 
 
 class Figure(Document):
@@ -105,7 +104,7 @@ class Savings(Document):
 class Verdict(Document):
     """The answer to the question of whether the query alone is enough, with the reasons for the answer."""
 
-    outcome: Outcome
+    outcome: VerdictOutcome
     headline: str
     reasons: list[str]
     """Sentences that give the figures on which ``outcome`` is based."""

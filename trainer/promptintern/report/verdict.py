@@ -1,10 +1,11 @@
 """Decides whether the query alone is enough, and explains the verdict without requiring knowledge of statistics."""
 
 from promptintern_api.evaluation import Metric, Reference
+from promptintern_api.training_status import VerdictOutcome
 
 from promptintern.report import formatting
 from promptintern.report.facts import FULL_PROMPT, GateFacts
-from promptintern.report.schema import ArmReport, Figure, Outcome, Savings, Verdict
+from promptintern.report.schema import ArmReport, Figure, Savings, Verdict
 from promptintern.stage_record import StageRecord
 
 TOLERANCE = 1e-9
@@ -12,7 +13,7 @@ TOLERANCE = 1e-9
 _MAX_ADVISED_ROWS = 1_000_000
 
 
-def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop: float) -> Outcome:
+def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop: float) -> VerdictOutcome:
     """Return the outcome that follows from the interval of ``difference``.
 
     The outcome is NotInternalized if the whole interval shows a larger loss than ``max_drop``, Internalized if no part
@@ -28,10 +29,10 @@ def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop
     """
     allowed = -max_drop * formatting.metric_range(metric)
     if difference.high < allowed - TOLERANCE:
-        return "NotInternalized"
+        return VerdictOutcome.NOT_INTERNALIZED
     if is_full_prompt_too_weak(metric=metric, full=full, max_drop=max_drop) and difference.low <= 0:
-        return "Inconclusive"
-    return "Internalized" if difference.low >= allowed - TOLERANCE else "Inconclusive"
+        return VerdictOutcome.INCONCLUSIVE
+    return VerdictOutcome.INTERNALIZED if difference.low >= allowed - TOLERANCE else VerdictOutcome.INCONCLUSIVE
 
 
 def is_full_prompt_too_weak(*, metric: Metric, full: Figure, max_drop: float) -> bool:
@@ -65,7 +66,7 @@ def build_verdict(
         reference: The answers with which the answers of every arm are compared.
     """
 
-    def with_outcome(outcome: Outcome, headline: str, reasons: list[str]) -> Verdict:
+    def with_outcome(outcome: VerdictOutcome, headline: str, reasons: list[str]) -> Verdict:
         return Verdict(
             outcome=outcome,
             headline=headline,
@@ -78,7 +79,7 @@ def build_verdict(
     interval_reasons = _interval_reasons(metric, full, result, difference, gate) if result and difference else []
     if gate.stopped_at is not None:
         headline, reasons = _stopped_by_gate(metric, result, savings, gate, stages, planned_stages)
-        return with_outcome("StoppedByGate", headline, reasons + interval_reasons)
+        return with_outcome(VerdictOutcome.STOPPED_BY_GATE, headline, reasons + interval_reasons)
     assert result is not None and difference is not None, "a run that no gate stopped has QueryOnly"
     outcome = decide_outcome(metric=metric, full=full.figure(metric), difference=difference, max_drop=gate.max_drop)
     subject = _subject(stages, gate)
@@ -88,14 +89,14 @@ def build_verdict(
     if reference is Reference.FULL_PROMPT:
         reached = f"{result_score} with the answers of the full prompt"
     allowed = formatting.points(metric, gate.max_drop * formatting.metric_range(metric))
-    if outcome == "Internalized":
+    if outcome is VerdictOutcome.INTERNALIZED:
         claim = "now does better than the full prompt" if difference.low > 0 else "is now enough"
         return with_outcome(
             outcome,
             f"{subject} {claim}: it reaches {reached}{_fewer_tokens(savings)}.",
             [*interval_reasons, f"The whole interval lies within the allowed loss of {allowed}."],
         )
-    if outcome == "NotInternalized":
+    if outcome is VerdictOutcome.NOT_INTERNALIZED:
         loss = formatting.points(metric, -difference.value)
         return with_outcome(
             outcome,
