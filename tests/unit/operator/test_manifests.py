@@ -221,6 +221,22 @@ def test_ray_knows_the_start_parameters() -> None:
         assert {f"--{name}" for name in group["rayStartParams"]} <= options
 
 
+def test_probes_ask_ray_where_it_answers() -> None:
+    """A probe that asks the wrong port would never succeed, so that no job would start."""
+    from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT, DEFAULT_DASHBOARD_PORT
+
+    ports = {
+        "head": {DEFAULT_DASHBOARD_AGENT_LISTEN_PORT, DEFAULT_DASHBOARD_PORT},
+        "worker": {DEFAULT_DASHBOARD_AGENT_LISTEN_PORT},
+    }
+    for name, template in pod_templates(job()).items():
+        for container in containers(template["spec"]):
+            asked = ports.get(name, set()) if container["name"].startswith("ray-") else set()
+            command = container["readinessProbe"]["exec"]["command"][-1] if asked else ""
+            assert {int(port) for port in re.findall(r"localhost:(\d+)/", command)} == asked
+            assert asked or "readinessProbe" not in container
+
+
 @FEW
 @given(jobs())
 def test_the_ray_job_follows_the_spec(any_job: PromptInternJob) -> None:
