@@ -77,7 +77,35 @@ def test_comparisons_are_on_the_same_rows(report: Report) -> None:
         assert first is not None
         assert second is not None
         assert c.difference.value == pytest.approx(first.figure(c.metric).value - second.figure(c.metric).value)
-        assert c.reading == ("better" if c.difference.low > 0 else "worse" if c.difference.high < 0 else "undecided")
+        assert 0 < c.p_value <= c.corrected_p_value <= 1
+        direction = "better" if c.difference.value > 0 else "worse"
+        assert c.reading == (direction if c.corrected_p_value <= 0.05 else "undecided")
+        assert c.smallest_difference > 0
+
+
+def test_p_values_are_corrected_for_the_comparisons_in_their_metric(report: Report) -> None:
+    for metric in report.metrics:
+        tests = [(c.p_value, c.corrected_p_value) for c in report.comparisons if c.metric is metric]
+        smallest = min(tests)
+        assert smallest[1] == pytest.approx(len(tests) * smallest[0])
+
+
+def test_rows_with_the_same_query_widen_intervals(run: RunFacts, report: Report) -> None:
+    """Four rows share each query, and differ in white space only."""
+    rows = [row.model_copy(update={"query": f"query  {n // 4}" + " " * (n % 4)}) for n, row in enumerate(run.rows)]
+    repeated = build_report(run.model_copy(update={"rows": rows}))
+    for c, other in zip(report.comparisons, repeated.comparisons, strict=True):
+        assert other.difference.value == c.difference.value
+        assert "50 clusters" in other.difference.method
+    for arm, other_arm in zip(report.arms, repeated.arms, strict=True):
+        width, other_width = (a.exact_match.high - a.exact_match.low for a in (arm, other_arm))
+        assert other_width >= width - 1e-12
+
+
+def test_five_different_queries_are_said_to_decide_nothing(run: RunFacts) -> None:
+    rows = [row.model_copy(update={"query": f"query {n % 5}"}) for n, row in enumerate(run.rows)]
+    (warning,) = (w for w in build_report(run.model_copy(update={"rows": rows})).warnings if "different quer" in w)
+    assert "5 different queries" in warning and "below 6" in warning
 
 
 def test_gained_and_lost(run: RunFacts, report: Report) -> None:
@@ -172,7 +200,7 @@ def test_report_json_follows_its_schema_and_comes_back(run: RunFacts) -> None:
     report = build_report(run)
     text = report_to_json(report)
     document = json.loads(text)
-    assert document["schemaVersion"] == "2.1"
+    assert document["schemaVersion"] == "2.2"
     assert document["verdict"]["outcome"] == report.verdict.outcome
     schema = report_json_schema()
     Draft202012Validator.check_schema(schema)

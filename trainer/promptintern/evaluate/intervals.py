@@ -1,24 +1,34 @@
-"""95 % confidence intervals of a share, of a score, and of the difference between two arms on the same rows."""
+"""95 % confidence intervals of a share, of a score, and of the difference between two arms on the same rows.
+
+Rows with the same query are one cluster, because a model answers them alike. The intervals allow for this: those of
+shares by a design effect, and those of the bootstrap by drawing whole clusters.
+"""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from promptintern.evaluate.clusters import cluster_sums, count_clusters, design_effect
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 """The number of standard errors on each side of a 95 % interval, 1.96."""
 
+_TAIL = (1 - CONFIDENCE) / 2
 _MAX_DRAWS_IN_MEMORY = 4_000_000
 """The largest number of multinomial counts (8 bytes each) that are in memory at the same time."""
 
 Table = NDArray[np.float64]
 Score = Callable[[Table], NDArray[np.float64]]
-"""A function that computes scores, shape [sets], from sums of statistics over rows, shape [sets, statistics]."""
+"""A function that computes scores, shape [sets], from sums of statistics over rows, shape [sets, statistics + 1].
+
+The last of the sums is the number of rows.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +41,27 @@ class Interval:
     method: str
 
 
-def wilson(successes: int, n: int) -> Interval:
+def wilson(successes: int, n: int, *, effect: float = 1.0) -> Interval:
     """Return the interval of a share, as Wilson's score interval without continuity correction.
 
     The limits are (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n); see E. B. Wilson, JASA 22 (1927) 209-212.
     Unlike the normal approximation, the interval stays between 0 and 1, and its width is not zero even if all rows
     agree.
 
+    Args:
+        successes: The number of rows that are right.
+        n: The number of rows.
+        effect: The design effect, by which the number of rows is divided.
+
     Raises:
         ValueError: if ``n`` is not positive or ``successes`` is not between 0 and ``n``.
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n}")
-    share = successes / n
-    centre = share + Z**2 / (2 * n)
-    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    scale = 1 + Z**2 / n
+    share, size = successes / n, n / effect
+    centre = share + Z**2 / (2 * size)
+    half = Z * math.sqrt(share * (1 - share) / size + Z**2 / (4 * size**2))
+    scale = 1 + Z**2 / size
     return Interval(
         value=share,
         # For shares 0 and 1 the bound equals the share, and rounding must not move it past the share.
@@ -56,12 +71,29 @@ def wilson(successes: int, n: int) -> Interval:
     )
 
 
-def newcombe_paired(a: Sequence[float], b: Sequence[float]) -> Interval:
+def share_interval(matches: Sequence[float], clusters: Sequence[int] | None = None) -> Interval:
+    """Return the interval of the share of rows that are right: Wilson's, with the design effect of the clusters.
+
+    Args:
+        matches: 1.0 for every row that is right, 0.0 for the others.
+        clusters: The cluster of every row. Default: every row is a cluster of its own.
+
+    Raises:
+        ValueError: if there is no row.
+    """
+    n = _same_length(matches, matches)
+    interval = wilson(int(sum(matches)), n, effect=design_effect(matches, clusters))
+    return _with_clusters(interval, clusters)
+
+
+def newcombe_paired(a: Sequence[float], b: Sequence[float], clusters: Sequence[int] | None = None) -> Interval:
     """Return the interval of mean(a) - mean(b) for two arms, each right (1.0) or wrong (0.0) on the same rows.
 
     This is Newcombe's hybrid score interval for paired proportions (method 10 of R. G. Newcombe, Statistics in Medicine
     17 (1998) 2635-2650). It combines the Wilson limits of both shares with the correlation between the arms. Its width
-    is not zero even if all rows have the same difference; the width of the bootstrap interval would then be zero.
+    is not zero even if all rows have the same difference; the width of the bootstrap interval would then be zero. If
+    rows form clusters, all counts are divided by the design effect of the rows' differences (J. N. K. Rao and A. J.
+    Scott, Biometrics 48 (1992) 577-585).
 
     Raises:
         ValueError: if the lengths differ, there is no row, or a value is neither 0 nor 1.
@@ -69,13 +101,14 @@ def newcombe_paired(a: Sequence[float], b: Sequence[float]) -> Interval:
     n = _same_length(a, b)
     if not set(a) | set(b) <= {0.0, 1.0}:
         raise ValueError("newcombe_paired needs rows that are right (1.0) or wrong (0.0)")
-    both = sum(x == y == 1.0 for x, y in zip(a, b, strict=True))
-    neither = sum(x == y == 0.0 for x, y in zip(a, b, strict=True))
-    first, second = wilson(int(sum(a)), n), wilson(int(sum(b)), n)
-    only_first, only_second = int(sum(a)) - both, int(sum(b)) - both
-    association = float(both * neither - only_first * only_second)
+    effect = design_effect(np.subtract(a, b), clusters)
+    both = sum(x == y == 1.0 for x, y in zip(a, b, strict=True)) / effect
+    neither = sum(x == y == 0.0 for x, y in zip(a, b, strict=True)) / effect
+    first, second = (wilson(int(sum(arm)), n, effect=effect) for arm in (a, b))
+    only_first, only_second = sum(a) / effect - both, sum(b) / effect - both
+    association = both * neither - only_first * only_second
     if association > 0:
-        association = max(association - n / 2, 0.0)
+        association = max(association - n / effect / 2, 0.0)
     spread = math.sqrt((both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither))
     correlation = association / spread if spread else 0.0
     difference = first.value - second.value
@@ -83,36 +116,46 @@ def newcombe_paired(a: Sequence[float], b: Sequence[float]) -> Interval:
     def reach(down: float, up: float) -> float:
         return math.sqrt(max(0.0, down**2 - 2 * correlation * down * up + up**2))
 
-    return Interval(
+    interval = Interval(
         value=difference,
         low=max(-1.0, difference - reach(first.value - first.low, second.high - second.value)),
         high=min(1.0, difference + reach(first.high - first.value, second.value - second.low)),
         method="Newcombe paired 95 %",
     )
+    return _with_clusters(interval, clusters)
 
 
 def bootstrap(
-    statistics: ArrayLike, *, score: Score | None = None, resamples: int = RESAMPLES, seed: int = 0
+    statistics: ArrayLike,
+    clusters: Sequence[int] | None = None,
+    *,
+    score: Score | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """Return the bootstrap percentile interval of a score over resampled rows.
 
     Args:
         statistics: Statistics of every row, shape [rows] or [rows, statistics].
+        clusters: The cluster of every row; whole clusters are drawn. Default: every row is a cluster of its own.
         score: Computes scores from sums of statistics. Default: the mean of the first statistic.
 
     Raises:
         ValueError: if there is no row.
     """
     table = _table(statistics)
-    rows = _same_length(table, table)
-    of_sums = score or (lambda sums: sums[:, 0] / rows)
-    scores = of_sums(_resampled_sums(table, resamples, seed))
-    value = float(of_sums(table.sum(axis=0, keepdims=True))[0])
-    return _percentiles(value, scores, f"bootstrap 95 %, {resamples} resamples, seed {seed}")
+    _same_length(table, table)
+    return _bootstrap(table, clusters, score or _mean, resamples, seed, "bootstrap 95 %")
 
 
 def paired_bootstrap(
-    a: ArrayLike, b: ArrayLike, *, score: Score | None = None, resamples: int = RESAMPLES, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: Sequence[int] | None = None,
+    *,
+    score: Score | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """Return the bootstrap percentile interval of score(a) - score(b), both over the same resampled rows.
 
@@ -122,28 +165,53 @@ def paired_bootstrap(
     Args:
         a: Statistics of every row with the first arm's answers, shape [rows] or [rows, statistics].
         b: Statistics of the same rows with the second arm's answers, in the same shape.
+        clusters: The cluster of every row; whole clusters are drawn. Default: every row is a cluster of its own.
         score: Computes scores from sums of statistics. Default: the mean of the first statistic.
 
     Raises:
         ValueError: if the shapes differ or there is no row.
     """
     first, second = _table(a), _table(b)
-    rows, width = _same_length(first, second), first.shape[1]
-    of_sums = score or (lambda sums: sums[:, 0] / rows)
+    _same_length(first, second)
+    width, of_sums = first.shape[1], score or _mean
 
     def difference(sums: Table) -> NDArray[np.float64]:
-        return of_sums(sums[:, :width]) - of_sums(sums[:, width:])
+        rows = sums[:, 2 * width :]
+        return of_sums(np.hstack([sums[:, :width], rows])) - of_sums(np.hstack([sums[:, width : 2 * width], rows]))
 
     both = np.hstack([first, second])
-    scores = difference(_resampled_sums(both, resamples, seed))
-    value = float(difference(both.sum(axis=0, keepdims=True))[0])
-    return _percentiles(value, scores, f"paired bootstrap 95 %, {resamples} resamples, seed {seed}")
+    return _bootstrap(both, clusters, difference, resamples, seed, "paired bootstrap 95 %")
+
+
+def _mean(sums: Table) -> NDArray[np.float64]:
+    """Return means of the first statistic; the last statistic is the number of rows."""
+    return np.asarray(sums[:, 0] / sums[:, -1])
+
+
+def _bootstrap(
+    table: Table, clusters: Sequence[int] | None, of_sums: Score, resamples: int, seed: int, method: str
+) -> Interval:
+    """Return the bootstrap interval of a score that ``of_sums`` computes from sums, the last of which counts rows."""
+    counted = cluster_sums(np.hstack([table, np.ones((len(table), 1))]), clusters)
+    low, high = np.quantile(of_sums(_resampled_sums(counted, resamples, seed)), [_TAIL, 1 - _TAIL])
+    value = float(of_sums(counted.sum(axis=0, keepdims=True))[0])
+    interval = Interval(
+        value=value, low=float(low), high=float(high), method=f"{method}, {resamples} resamples, seed {seed}"
+    )
+    return _with_clusters(interval, clusters)
+
+
+def _with_clusters(interval: Interval, clusters: Sequence[int] | None) -> Interval:
+    """Return ``interval`` with a method that tells the number of clusters, if any cluster has several rows."""
+    if clusters is None or (count := count_clusters(clusters)) == len(clusters):
+        return interval
+    return replace(interval, method=f"{interval.method}, {count} clusters of rows with the same query")
 
 
 def _resampled_sums(table: Table, resamples: int, seed: int) -> Table:
-    """Return sums of statistics over rows that are drawn with replacement, shape [resamples, statistics].
+    """Return sums of statistics over clusters that are drawn with replacement, shape [resamples, statistics].
 
-    Rows with equal statistics are interchangeable, so a resample is a multinomial draw over the distinct rows.
+    Clusters with equal statistics are interchangeable, so a resample is a multinomial draw over the distinct clusters.
     """
     distinct, counts = np.unique(table, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
@@ -153,12 +221,6 @@ def _resampled_sums(table: Table, resamples: int, seed: int) -> Table:
         for done in range(0, resamples, at_once)
     ]
     return np.concatenate(parts)
-
-
-def _percentiles(value: float, scores: NDArray[np.float64], method: str) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(scores, [tail, 1 - tail])
-    return Interval(value=value, low=float(low), high=float(high), method=method)
 
 
 def _table(statistics: ArrayLike) -> Table:

@@ -96,7 +96,9 @@ def bleu_per_row_statistics(predictions: Sequence[str], accepted: Sequence[Seque
 
 
 def bleu_of_statistics(sums: ArrayLike) -> NDArray[np.float64]:
-    """Return corpus BLEU scores, from 0 to 100, shape [sets], from summed row statistics, shape [sets, 10].
+    """Return corpus BLEU scores, from 0 to 100, shape [sets], from summed row statistics, shape [sets, 10 or more].
+
+    Only the first 10 statistics are used.
 
     BLEU is the brevity penalty min(1, exp(1 - r / c)) times the geometric mean of the precisions (Papineni et al., ACL
     2002). The k-th n-gram order without a match counts as 1 / 2^k matches (sacrebleu's smoothing ``exp``). This is
@@ -104,7 +106,7 @@ def bleu_of_statistics(sums: ArrayLike) -> NDArray[np.float64]:
     """
     table = np.asarray(sums, dtype=np.float64)
     length, reference = table[:, 0], table[:, 1]
-    matched, total = table[:, 2 : 2 + _MAX_ORDER], table[:, 2 + _MAX_ORDER :]
+    matched, total = table[:, 2 : 2 + _MAX_ORDER], table[:, 2 + _MAX_ORDER : 2 + 2 * _MAX_ORDER]
     counted = np.where(matched > 0, matched, 0.5 ** np.cumsum(matched == 0, axis=1))
     defined = matched.any(axis=1) & (total > 0).all(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):

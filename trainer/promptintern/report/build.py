@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from promptintern_api.evaluation import Metric, Reference
 
-from promptintern.evaluate.intervals import Interval, bootstrap, newcombe_paired, paired_bootstrap, wilson
+from promptintern.evaluate.clusters import number_clusters
+from promptintern.evaluate.intervals import Interval, bootstrap, newcombe_paired, paired_bootstrap, share_interval
 from promptintern.evaluate.metrics import bleu, bleu_of_statistics, bleu_per_row_statistics, exact_match
+from promptintern.evaluate.significance import LEVEL, exact_paired, holm, randomization, smallest_difference
 from promptintern.report import formatting
 from promptintern.report.facts import (
     BASE,
@@ -39,6 +41,7 @@ from promptintern.report.schema import (
 )
 from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import MAX_NAMED, warnings_of
+from promptintern.rows.duplicates import normalise_query
 
 MAX_EXAMPLES = 20
 """The largest number of rows that the report shows as gained, and the largest number that it shows as lost."""
@@ -74,8 +77,9 @@ def build_report(facts: RunFacts) -> Report:
     """Return the report that follows from ``facts``."""
     accepted = [row.accepted for row in facts.rows]
     scored = [_score(arm, accepted, facts.metrics) for arm in facts.arms]
-    arms = [_arm_report(arm, facts) for arm in scored]
-    comparisons = _comparisons(scored, facts.metrics)
+    clusters = number_clusters(normalise_query(row.query) for row in facts.rows)
+    arms = [_arm_report(arm, facts, clusters) for arm in scored]
+    comparisons = [each for metric in facts.metrics for each in _comparisons(scored, metric, clusters)]
     by_name = {arm.name: arm for arm in arms}
     full, result = by_name[FULL_PROMPT], by_name[facts.result.name] if facts.result else None
     savings = _savings(full, result) if result else None
@@ -169,14 +173,14 @@ def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[M
     )
 
 
-def _arm_report(arm: _ScoredArm, facts: RunFacts) -> ArmReport:
+def _arm_report(arm: _ScoredArm, facts: RunFacts, clusters: Sequence[int]) -> ArmReport:
     prompt, answer = _spread(arm.facts.prompt_tokens), _spread(arm.facts.answer_tokens)
     return ArmReport(
         name=arm.facts.name,
         description=_description(arm.facts.name, facts),
         rows=len(arm.matches),
-        exact_match=_figure(wilson(int(sum(arm.matches)), len(arm.matches))),
-        bleu=None if arm.bleu is None else _figure(bootstrap(arm.bleu, score=bleu_of_statistics)),
+        exact_match=_figure(share_interval(arm.matches, clusters)),
+        bleu=None if arm.bleu is None else _figure(bootstrap(arm.bleu, clusters, score=bleu_of_statistics)),
         prompt_tokens=prompt,
         answer_tokens=answer,
         latency=_latency(arm.facts.latency) if arm.facts.latency else None,
@@ -212,28 +216,45 @@ def _cost_per_thousand(prompt: Spread, answer: Spread, prices: PriceFacts) -> fl
     return 1000 * (prompt.mean * prices.input_per_million + answer.mean * prices.output_per_million) / 1_000_000
 
 
-def _comparisons(scored: Sequence[_ScoredArm], metrics: Sequence[Metric]) -> list[Comparison]:
+def _comparisons(scored: Sequence[_ScoredArm], metric: Metric, clusters: Sequence[int]) -> list[Comparison]:
+    """Return the comparisons of arms in ``metric``, whose p-values are corrected for their number."""
     by_name = {arm.facts.name: arm for arm in scored}
+    pairs = [(arm, against) for arm, against in _COMPARED_ARMS if arm in by_name and against in by_name]
+    tests = [_test(metric, by_name[arm], by_name[against], clusters) for arm, against in pairs]
+    corrected = holm([p_value for _, p_value in tests])
     return [
-        Comparison(metric=metric, arm=arm, against=against, difference=_figure(interval), reading=_reading(interval))
-        for metric in metrics
-        for arm, against in _COMPARED_ARMS
-        if arm in by_name and against in by_name
-        for interval in [_paired(metric, by_name[arm], by_name[against])]
+        Comparison(
+            metric=metric,
+            arm=arm,
+            against=against,
+            difference=_figure(interval),
+            p_value=p_value,
+            corrected_p_value=corrected_p_value,
+            smallest_difference=smallest_difference(interval),
+            reading=_reading(interval, corrected_p_value),
+        )
+        for (arm, against), (interval, p_value), corrected_p_value in zip(pairs, tests, corrected, strict=True)
     ]
 
 
-def _paired(metric: Metric, arm: _ScoredArm, against: _ScoredArm) -> Interval:
+def _test(metric: Metric, arm: _ScoredArm, against: _ScoredArm, clusters: Sequence[int]) -> tuple[Interval, float]:
+    """Return the interval of the difference of two arms, and the p-value of their test."""
     if metric is Metric.EXACT_MATCH:
-        return newcombe_paired(arm.matches, against.matches)
+        return (
+            newcombe_paired(arm.matches, against.matches, clusters),
+            exact_paired(arm.matches, against.matches, clusters),
+        )
     assert arm.bleu is not None and against.bleu is not None
-    return paired_bootstrap(arm.bleu, against.bleu, score=bleu_of_statistics)
+    return (
+        paired_bootstrap(arm.bleu, against.bleu, clusters, score=bleu_of_statistics),
+        randomization(arm.bleu, against.bleu, clusters, score=bleu_of_statistics),
+    )
 
 
-def _reading(interval: Interval) -> Literal["better", "worse", "undecided"]:
-    if interval.low > 0:
-        return "better"
-    return "worse" if interval.high < 0 else "undecided"
+def _reading(interval: Interval, p_value: float) -> Literal["better", "worse", "undecided"]:
+    if p_value > LEVEL:
+        return "undecided"
+    return "better" if interval.value > 0 else "worse"
 
 
 def _difference(comparisons: Sequence[Comparison], metric: Metric, result: ArmReport | None) -> Figure | None:

@@ -32,9 +32,22 @@ def points(metric: Metric, value: float) -> str:
     return f"{text} {'point' if text == '1' else 'points'}"
 
 
+def unsigned_difference(metric: Metric, value: float) -> str:
+    """Format the size of a difference of two scores, in percentage points for exact match or in BLEU points."""
+    return _fixed(value if metric is Metric.BLEU else 100 * value, 1)
+
+
 def metric_range(metric: Metric) -> float:
     """Return the largest score that is possible in ``metric``: 1 for exact match, or 100 for BLEU."""
     return 100.0 if metric is Metric.BLEU else 1.0
+
+
+def p_value(value: float) -> str:
+    """Format a p-value with two significant digits, or as a bound if it is below 0.0001."""
+    if value < 0.0001:
+        return "< 0.0001"
+    decimals = 2 if value >= 0.095 else 3 if value >= 0.0095 else 4
+    return f"{value:.{decimals}f}"
 
 
 def percent(share: float, *, digits: int | None = None) -> str:

@@ -200,6 +200,8 @@ def _template() -> Template:
     environment.filters.update(
         score=lambda value, metric: formatting.score(metric, value),
         difference=lambda value, metric: formatting.difference(metric, value, unit=False),
+        unsigned_difference=lambda value, metric: formatting.unsigned_difference(metric, value),
+        p_value=formatting.p_value,
         percent=formatting.percent,
         mean=formatting.mean,
         count=formatting.count,

@@ -82,8 +82,14 @@ class Comparison(Document):
     arm: str
     against: str
     difference: Figure
+    p_value: float
+    """The p-value, two-sided, of McNemar's exact test for exact match, and of approximate randomization for BLEU."""
+    corrected_p_value: float
+    """The p-value after Holm's correction for the number of comparisons in this metric."""
+    smallest_difference: float
+    """The smallest difference that so many rows show with a probability of 80 %, in the unit of the metric."""
     reading: Literal["better", "worse", "undecided"]
-    """Whether ``arm`` is better or worse than ``against``; undecided if the interval of the difference contains 0."""
+    """Whether ``arm`` is better or worse than ``against``; undecided if ``corrected_p_value`` is above 0.05."""
 
 
 class Savings(Document):
@@ -146,7 +152,7 @@ class Reproducibility(Document):
 class Report(Document):
     """The whole report of a run."""
 
-    schema_version: Literal["2.1"] = "2.1"
+    schema_version: Literal["2.2"] = "2.2"
     verdict: Verdict
     warnings: list[str]
     notes: list[str]

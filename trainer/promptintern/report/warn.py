@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from promptintern_api.evaluation import Metric
 
+from promptintern.evaluate.significance import fewest_rows
 from promptintern.report import formatting
 from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, QUERY_ONLY, RunFacts
 from promptintern.report.schema import ArmReport, Comparison
 from promptintern.report.verdict import is_full_prompt_too_weak
+from promptintern.rows.duplicates import normalise_query
 from promptintern.stage_record import StageRecord
 
 MIN_ROWS = 100
@@ -129,6 +131,13 @@ def _stage_scores(metric: Metric, stage: StageRecord) -> str:
 
 
 def _few_rows(facts: RunFacts) -> list[str]:
+    queries = len({normalise_query(row.query) for row in facts.rows})
+    if queries < fewest_rows():
+        return [
+            f"The held-out rows have {formatting.count(queries)} different {'query' if queries == 1 else 'queries'}. "
+            f"That is too few: below {fewest_rows()}, no comparison of two arms can come out as decided, however large "
+            "the difference is."
+        ]
     if len(facts.rows) >= MIN_ROWS:
         return []
     return [

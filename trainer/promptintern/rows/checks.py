@@ -144,8 +144,8 @@ def _repeated_held_out(rows: Sequence[Query]) -> list[str]:
     if distinct == len(rows):
         return []
     return [
-        f"{len(rows)} held-out rows have only {distinct} distinct queries; the intervals count every row, so they are "
-        "narrower than the data supports"
+        f"{len(rows)} held-out rows have only {distinct} distinct queries; rows with the same query count as one "
+        "cluster, so the report's intervals are wider than those of as many different rows"
     ]
 
 
