@@ -21,7 +21,7 @@ TIMED = tests/integration/operator
 BESIDE = $(MAKE) --no-print-directory --jobs 2 --keep-going
 # One job is disturbed while another one trains with two workers; more jobs at once would take longer.
 E2E = $(addprefix tests/e2e/test_,quickstart.py faults.py two_workers.py)
-E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py teacher.py gpus.py upgrade.py kueue.py reach.py)
+E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py sandbox.py teacher.py gpus.py upgrade.py kueue.py reach.py)
 
 .PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults chaos prerequisites gpu cluster-up cluster-down kind-up kind-down \
 	kill fuzz check format generate snapshots quality teaching-cost bench preprocess clean

@@ -45,6 +45,7 @@ from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
 from promptintern_api import parse_job
+from promptintern_api.evaluation import Metric
 from promptintern_api.training import TeacherLoss
 from quality import FIRST_WORLD, Quiet, interval, machine
 
@@ -89,7 +90,7 @@ def run(document: Mapping[str, Any]) -> Report:
 
 def query_only(report: Report) -> float:
     """Return QueryOnly's exact match in percent."""
-    return 100 * next(arm.exact_match.value for arm in report.arms if arm.name == "QueryOnly")
+    return 100 * next(arm.figure(Metric.EXACT_MATCH).value for arm in report.arms if arm.name == "QueryOnly")
 
 
 def adaptive(world: int, held_out: int) -> Iterator[tuple[str, Figures]]:

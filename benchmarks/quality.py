@@ -28,6 +28,7 @@ from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job
 from promptintern.sample.job import build_job
 from promptintern_api import parse_job
+from promptintern_api.evaluation import Metric
 
 FIRST_WORLD = 2_000
 """The number of the first world that is measured. The examples in the documentation use other worlds."""
@@ -78,7 +79,7 @@ def measure(rows: int, world: int, held_out: int, folder: Path) -> dict[str, flo
             for arm in ("FullPrompt", "QueryOnly", "Base"):
                 shutil.copytree(first / f"evaluation/{arm}", folder_of_run / f"evaluation/{arm}")
         report: Report = run_job(job, storage_uri=storage, workers=0, observer=Quiet())
-        exact = {arm.name: 100 * arm.exact_match.value for arm in report.arms}
+        exact = {arm.name: 100 * arm.figure(Metric.EXACT_MATCH).value for arm in report.arms}
         figures |= {name: exact[name] for name in ("FullPrompt", "QueryOnly", "Base")}
         figures[f"Direct, equal {budget.lower()}"] = exact["Direct"]
         first = folder_of_run

@@ -24,6 +24,7 @@ from promptintern.libraries import quiet_libraries
 from promptintern.run.driver import run_job
 from promptintern.sample.job import TAUGHT_STAGES, build_job
 from promptintern_api import parse_job
+from promptintern_api.evaluation import Metric
 from quality import FIRST_WORLD, Quiet, interval, machine
 
 LAST = {"templateRate": 0, "shots": 0}
@@ -88,7 +89,7 @@ def measure(setting: Setting, world: int, held_out: int, folder: Path) -> dict[s
         "arms": ["FullPrompt", "QueryOnly"],
     }
     report = run_job(parse_job(document), storage_uri=folder.as_uri(), workers=0, observer=Quiet())
-    figures = {arm.name: 100 * arm.exact_match.value for arm in report.arms}
+    figures = {arm.name: 100 * arm.figure(Metric.EXACT_MATCH).value for arm in report.arms}
     return figures | {"trainingTokens": sum(stage.training_tokens for stage in report.stages)}
 
 

@@ -50,8 +50,17 @@ class Columns(ApiModel):
         ColumnName | None,
         Field(
             description=(
-                "Column with a list of tests for the program in the answer. The tests are reserved for a "
-                "future metric, pass@1, and are not used yet. If it is left out, a row has no tests."
+                "Column with a list of tests for the program in the answer: Python statements, most of them "
+                "assertions, which the metric PassAt1 runs. If it is left out, a row has no tests."
+            )
+        ),
+    ] = None
+    test_setup: Annotated[
+        ColumnName | None,
+        Field(
+            description=(
+                "Column with Python code that runs after the program and before its tests. It may be empty. If it is "
+                "left out, nothing runs in between."
             )
         ),
     ] = None

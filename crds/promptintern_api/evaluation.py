@@ -7,15 +7,29 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Number, Rule
+from promptintern_api.compute import Quantity
 from promptintern_api.data import DataSource
 from promptintern_api.prompt import count_placeholder
 
 
 class Metric(StrEnum):
-    """A metric: ExactMatch, the share of right answers (0 to 1), or BLEU, a score of all answers (0 to 100)."""
+    """A metric: a share of right answers (0 to 1), or a score of all answers (BLEU and ChrF, 0 to 100)."""
 
     EXACT_MATCH = "ExactMatch"
     BLEU = "BLEU"
+    CHRF = "ChrF"
+    BASH_TEMPLATE = "BashTemplate"
+    PASS_AT_1 = "PassAt1"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether each answer is right or wrong, so that the score is the share of right answers."""
+        return self not in (Metric.BLEU, Metric.CHRF)
+
+    @property
+    def largest(self) -> float:
+        """The largest possible score: 1 or 100."""
+        return 1.0 if self.is_share else 100.0
 
 
 class Arm(StrEnum):
@@ -58,8 +72,8 @@ class Gate(ApiModel):
             le=1,
             description=(
                 "Largest drop that passes the gate: how far the score of a stage on its own prompt may fall below the "
-                "score of FullPrompt on the same rows, as a share of the metric's range (1 for ExactMatch, 100 for "
-                "BLEU)."
+                "score of FullPrompt on the same rows, as a share of the metric's range (100 for BLEU and ChrF, 1 for "
+                "all other metrics)."
             ),
         ),
     ] = 0.02
@@ -88,6 +102,32 @@ class Prices(ApiModel):
         StringConstraints(min_length=1, max_length=8),
         Field(description="Currency that the report shows beside costs."),
     ] = "USD"
+
+
+class ProgramIsolation(StrEnum):
+    """What must hold a program that a model wrote."""
+
+    REQUIRED = "Required"
+    PARTIAL = "Partial"
+
+
+class Programs(ApiModel):
+    """The limits of the programs that PassAt1 runs."""
+
+    timeout_seconds: Annotated[
+        Number, Field(gt=0, le=600, description="Longest time that a program and its tests may take, in seconds.")
+    ] = 5.0
+    memory: Annotated[Quantity, Field(description="Largest address space of a program, such as 512Mi.")] = "512Mi"
+    isolation: Annotated[
+        ProgramIsolation,
+        Field(
+            description=(
+                "What must hold a program. Required: the run refuses to start where the kernel cannot keep programs "
+                "from the network, from other processes and from all files but their own. Partial: the run also starts "
+                "where it cannot keep them from reading and writing other files."
+            )
+        ),
+    ] = ProgramIsolation.REQUIRED
 
 
 class Retention(ApiModel):
@@ -158,11 +198,14 @@ class EvaluationSpec(ApiModel):
         list[Metric],
         Field(
             min_length=1,
-            max_length=2,
+            max_length=5,
             description=(
                 "Metrics of the report. ExactMatch is the share of answers that equal an accepted answer (0 to 1). "
-                "BLEU is the corpus score of sacrebleu (0 to 100). The first metric gives the score of each stage and "
-                "decides the gate and the verdict. No metric may be listed twice."
+                "BLEU and ChrF are the corpus scores of sacrebleu (0 to 100). PassAt1 is the share of answers whose "
+                "Python program passes the tests of its row (`data.eval.columns.tests`); see `programs`. BashTemplate "
+                "is the share of answers that have the utilities, options and operators of an accepted Bash command, "
+                "whatever the arguments. The first metric gives the score of each stage and decides the gate and the "
+                "verdict. No metric may be listed twice."
             ),
             json_schema_extra={"x-kubernetes-list-type": "atomic"},  # the order matters
         ),
@@ -261,6 +304,11 @@ class EvaluationSpec(ApiModel):
                 "out, the report shows no costs."
             )
         ),
+    ] = None
+
+    programs: Annotated[
+        Programs | None,
+        Field(description="Limits of the programs that PassAt1 runs. If it is left out, the defaults apply."),
     ] = None
 
     retention: Annotated[

@@ -9,7 +9,7 @@ from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
 from promptintern_api.contract import ANNOTATION_RETRY, LABEL_PRIORITY, LABEL_QUEUE
 from promptintern_api.data import DataSpec
-from promptintern_api.evaluation import EvaluationSpec, OnGateFail, Reference
+from promptintern_api.evaluation import EvaluationSpec, Metric, OnGateFail, Reference
 from promptintern_api.model import ModelSpec
 from promptintern_api.prompt import PromptSpec, count_placeholder
 from promptintern_api.schedule import ScheduleSpec
@@ -277,6 +277,22 @@ class PromptInternJobSpec(ApiModel):
                 self.training.teacher is None
                 or self.training.teacher.model is not TeacherModel.BEST_STAGE
                 or self.evaluation.reference is not Reference.FULL_PROMPT
+            ),
+        ),
+        Rule(
+            field="evaluation.metrics",
+            message=(
+                "PassAt1 needs data.eval.columns.tests, the column with the tests of each held-out row, and "
+                "evaluation.reference Answers"
+            ),
+            cel=(
+                "!has(self.evaluation) || !has(self.evaluation.metrics) || !('PassAt1' in self.evaluation.metrics) || "
+                "(has(self.data.eval.columns) && has(self.data.eval.columns.tests) && "
+                "(!has(self.evaluation.reference) || self.evaluation.reference == 'Answers'))"
+            ),
+            holds=lambda self: (
+                Metric.PASS_AT_1 not in self.evaluation.metrics
+                or (self.data.eval.columns.tests is not None and self.evaluation.reference is not Reference.FULL_PROMPT)
             ),
         ),
         Rule(

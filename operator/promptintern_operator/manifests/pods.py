@@ -1,11 +1,11 @@
 """The parts that head, worker and preflight pods have in common: security, credentials and volumes."""
 
 import math
-from fractions import Fraction
 from typing import Any
 
 from promptintern_api.compute import Resources
 from promptintern_api.contract import ENV_JOB, ENV_STORAGE_CA, LABEL_ROLE, PodRole
+from promptintern_api.quantity import parse_quantity
 
 from promptintern_operator.manifests.config import (
     CA_FOLDER,
@@ -20,11 +20,6 @@ from promptintern_operator.settings import PodSize, Settings
 
 _USER = 1000
 _TOKEN_SECONDS = 3600
-_UNITS = {"": Fraction(1), "m": Fraction(1, 1000)} | {
-    unit + ("i" if base == 1024 else ""): Fraction(base) ** power
-    for base, units in ((1000, "kMGT"), (1024, "KMGT"))
-    for power, unit in enumerate(units, start=1)
-}
 _CACHE, _CONFIG, _TEMPORARY, _TOKEN, _CA = "model-cache", "job", "scratch", "api-token", "storage-ca"
 _CA_KEY = "ca.crt"
 """The key of the CA certificate in the storage's Secret, as in Secrets of type kubernetes.io/tls."""
@@ -212,5 +207,4 @@ def container_size(resources: Resources, default: PodSize, *, gpus: int = 0) -> 
 
 def cores(cpu: str) -> int:
     """Return the number of cores in a CPU quantity, rounded up to a whole number of at least 1."""
-    number = cpu.rstrip("mkKMGTi")
-    return max(1, math.ceil(Fraction(number) * _UNITS[cpu.removeprefix(number)]))
+    return max(1, math.ceil(parse_quantity(cpu)))

@@ -265,7 +265,7 @@ def test_a_log_of_queries_is_enough(tmp_path: Path) -> None:
     assert "exact match with the answers of the full prompt" in " ".join(ended.text.split())
     document = report(tmp_path / "runs")
     assert document["reference"] == "FullPrompt"
-    scores = {arm["name"]: arm["exactMatch"]["value"] for arm in document["arms"]}
+    scores = {arm["name"]: arm["scores"]["ExactMatch"]["value"] for arm in document["arms"]}
     assert scores["FullPrompt"] == 1
     assert 0 < scores["QueryOnly"] <= 1
     assert {"reason": "leaked into eval", "rows": 40} in document["data"]["queries"]["dropped"]

@@ -155,7 +155,7 @@ BAD_JOBS = (
         "'Linear', 'Exponential', 'InverseExponential' or 'Adaptive'",
     ),
     _bad({"spec.model.dtype": "float16"}, "spec.model.dtype", "'float32' or 'bfloat16', got 'float16'"),
-    _bad({"spec.evaluation.metrics": ["F1"]}, "spec.evaluation.metrics[0]", "'ExactMatch' or 'BLEU', got 'F1'"),
+    _bad({"spec.evaluation.metrics": ["F1"]}, "spec.evaluation.metrics[0]", "'BashTemplate' or 'PassAt1', got 'F1'"),
     _bad(
         {"spec.model.uri": "http://models/x"},
         "spec.model.uri",

@@ -66,7 +66,7 @@ def test_exit_codes_are_spelled_once() -> None:
     codes = {int(code) for code in contract.ExitCode if code > contract.ExitCode.USER_ERROR}
     for path, tree in MODULES.items():
         assert not re.search(r"(sys\.exit|typer\.Exit|SystemExit)\(\d+\)", (ROOT / path).read_text("utf-8")), path
-        if path.name != "contract.py":
+        if path.name not in ("contract.py", "seccomp.py"):  # the latter has the numbers of system calls
             numbers = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
             assert not codes & {number for number in numbers if isinstance(number, int)}, path
 

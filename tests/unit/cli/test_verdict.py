@@ -3,6 +3,7 @@
 import pytest
 from promptintern.cli.verdict import print_verdict
 from promptintern.report.build import build_report
+from promptintern_api.evaluation import Metric
 
 from tests.unit.report.figures import BOTH, facts
 
@@ -17,5 +18,6 @@ def test_no_figure_is_cut(columns: int, capsys: pytest.CaptureFixture[str], monk
     assert "…" not in shown
     for arm in report.arms:
         assert arm.name in shown
-        assert f"{100 * arm.exact_match.low:.1f}, {100 * arm.exact_match.high:.1f}]" in shown
+        figure = arm.figure(Metric.EXACT_MATCH)
+        assert f"{100 * figure.low:.1f}, {100 * figure.high:.1f}]" in shown
     assert "/runs/a b/report/report.html" in shown

@@ -30,11 +30,11 @@ def test_scores_and_tokens(run: RunFacts, report: Report) -> None:
         arm_report = report.arm(arm.name)
         assert arm_report is not None
         right = [p == row.accepted[0] for p, row in zip(arm.predictions, run.rows, strict=True)]
-        assert arm_report.exact_match.value == np.mean(right)
+        assert arm_report.figure(Metric.EXACT_MATCH).value == np.mean(right)
         corpus = sacrebleu.corpus_bleu(arm.predictions, [[row.accepted[0] for row in run.rows]])
-        assert arm_report.bleu is not None
-        assert arm_report.bleu.value == pytest.approx(corpus.score)
-        assert arm_report.bleu.low <= arm_report.bleu.value <= arm_report.bleu.high
+        bleu = arm_report.figure(Metric.BLEU)
+        assert bleu.value == pytest.approx(corpus.score)
+        assert bleu.low <= bleu.value <= bleu.high
         assert arm_report.prompt_tokens.mean == np.mean(arm.prompt_tokens)
         assert arm_report.answer_tokens.p95 == np.percentile(arm.answer_tokens, 95)
 
@@ -98,7 +98,7 @@ def test_rows_with_the_same_query_widen_intervals(run: RunFacts, report: Report)
         assert other.difference.value == c.difference.value
         assert "50 clusters" in other.difference.method
     for arm, other_arm in zip(report.arms, repeated.arms, strict=True):
-        width, other_width = (a.exact_match.high - a.exact_match.low for a in (arm, other_arm))
+        width, other_width = (f.high - f.low for f in (a.figure(Metric.EXACT_MATCH) for a in (arm, other_arm)))
         assert other_width >= width - 1e-12
 
 
@@ -200,7 +200,7 @@ def test_report_json_follows_its_schema_and_comes_back(run: RunFacts) -> None:
     report = build_report(run)
     text = report_to_json(report)
     document = json.loads(text)
-    assert document["schemaVersion"] == "2.2"
+    assert document["schemaVersion"] == "3.0"
     assert document["verdict"]["outcome"] == report.verdict.outcome
     schema = report_json_schema()
     Draft202012Validator.check_schema(schema)

@@ -100,7 +100,7 @@ def test_marks_stand_at_their_figures() -> None:
     assert share(float(full["x"]) + float(full["width"]) / 2) == pytest.approx(0.965, abs=1e-3)
     assert share(float(reference["x1"])) == pytest.approx(0.965, abs=1e-3)
     low, high = sorted(float(line["x1"]) for line in _attributes(drawn, "line", "whisker result"))[::2][:2]
-    wilson = REPORT.arms[1].exact_match
+    wilson = REPORT.arms[1].figure(Metric.EXACT_MATCH)
     assert (share(low), share(high)) == pytest.approx((wilson.low, wilson.high), abs=1e-3)
 
 

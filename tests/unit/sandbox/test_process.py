@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from promptintern.sandbox import process
-from promptintern.sandbox.process import Isolation, Limits, NotIsolated, Verdict, find_isolation, run_program
+from promptintern.sandbox.process import Isolation, Limits, NotIsolated, find_isolation, run_program
+from promptintern.sandbox.verdict import Verdict
 
 from tests.unit.sandbox.zoo import HARMLESS, RIGHT, SQUARE, ZOO, Animal
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from promptintern.sandbox.process import Verdict
+from promptintern.sandbox.verdict import Verdict
 
 RIGHT = "assert f(2) == 4"
 """A test that the function ``f`` passes if it squares its argument."""

@@ -6,6 +6,7 @@ from promptintern_api.training_status import VerdictOutcome
 from rich.table import Table
 from rich.text import Text
 
+from promptintern.report.formatting import METRIC_NAMES
 from promptintern.report.schema import ArmReport, Figure, Report
 from promptintern.terminal import fitted_table, output_console
 from promptintern.uris import display_uri
@@ -36,9 +37,8 @@ def print_verdict(report: Report, run_uri: str) -> None:
 def _arms_table(report: Report) -> Table:
     table = Table(title=f"{report.job.name}: {report.arms[0].rows} held-out queries", title_justify="left")
     table.add_column("arm", no_wrap=True)
-    table.add_column("exact match", justify="right", no_wrap=True)
-    if any(arm.bleu for arm in report.arms):
-        table.add_column("BLEU", justify="right", no_wrap=True)
+    for metric in report.metrics:
+        table.add_column(METRIC_NAMES[metric], justify="right", no_wrap=True)
     table.add_column("prompt tokens", justify="right", no_wrap=True)
     if any(arm.latency for arm in report.arms):
         table.add_column("latency", justify="right", no_wrap=True)
@@ -50,9 +50,7 @@ def _arms_table(report: Report) -> Table:
 
 
 def _cells(arm: ArmReport, report: Report) -> list[str]:
-    cells = [arm.name, _with_interval(arm.exact_match, Metric.EXACT_MATCH)]
-    if any(other_arm.bleu for other_arm in report.arms):
-        cells.append(_with_interval(arm.bleu, Metric.BLEU) if arm.bleu else "")
+    cells = [arm.name, *(_with_interval(arm.figure(metric), metric) for metric in report.metrics)]
     cells.append(f"{arm.prompt_tokens.mean:.1f}")
     if any(other_arm.latency for other_arm in report.arms):
         cells.append(f"{1000 * arm.latency.median_seconds:.0f} ms" if arm.latency else "")
@@ -64,6 +62,6 @@ def _cells(arm: ArmReport, report: Report) -> list[str]:
 
 def _with_interval(figure: Figure, metric: Metric) -> str:
     """Return the value and 95 % interval of ``figure`` as text."""
-    if metric is Metric.EXACT_MATCH:
+    if metric.is_share:
         return f"{100 * figure.value:.1f} % [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
     return f"{figure.value:.1f} [{figure.low:.1f}, {figure.high:.1f}]"

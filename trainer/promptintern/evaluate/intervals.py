@@ -145,7 +145,7 @@ def bootstrap(
     """
     table = _table(statistics)
     _same_length(table, table)
-    return _bootstrap(table, clusters, score or _mean, resamples, seed, "bootstrap 95 %")
+    return _bootstrap(table, clusters, score or mean_of_sums, resamples, seed, "bootstrap 95 %")
 
 
 def paired_bootstrap(
@@ -173,7 +173,7 @@ def paired_bootstrap(
     """
     first, second = _table(a), _table(b)
     _same_length(first, second)
-    width, of_sums = first.shape[1], score or _mean
+    width, of_sums = first.shape[1], score or mean_of_sums
 
     def difference(sums: Table) -> NDArray[np.float64]:
         rows = sums[:, 2 * width :]
@@ -183,7 +183,7 @@ def paired_bootstrap(
     return _bootstrap(both, clusters, difference, resamples, seed, "paired bootstrap 95 %")
 
 
-def _mean(sums: Table) -> NDArray[np.float64]:
+def mean_of_sums(sums: Table) -> NDArray[np.float64]:
     """Return means of the first statistic; the last statistic is the number of rows."""
     return np.asarray(sums[:, 0] / sums[:, -1])
 

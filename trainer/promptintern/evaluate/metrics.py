@@ -1,13 +1,11 @@
 """Exact match and BLEU of predictions against the accepted answers."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from promptintern_api.evaluation import Metric
 from sacrebleu.metrics import BLEU
 
 _MAX_ORDER = 4
@@ -61,18 +59,11 @@ def bleu(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> BleuS
     return BleuScore(score=float(score.score), signature=str(metric.get_signature()))
 
 
-def score_answers(metric: Metric, predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> float:
-    """Return the score of ``predictions`` by ``metric``: the share of right answers (0 to 1), or BLEU (0 to 100)."""
-    if metric is Metric.BLEU:
-        return bleu(predictions, accepted).score
-    return math.fsum(exact_match(predictions, accepted)) / len(predictions)
-
-
-def is_within_drop(metric: Metric, score: float, reference: float, max_drop: float) -> bool:
-    """Return whether ``score`` is at most ``max_drop``, as a share of the metric's range, below ``reference``."""
-    scale = 100 if metric is Metric.BLEU else 1
-    # The tolerance covers the rounding of float sums, and is far below the weight of one row.
-    return (reference - score) / scale <= max_drop + 1e-9
+def bleu_signature() -> str:
+    """Return the signature of sacrebleu, which names the settings and the version."""
+    metric = _metric()
+    metric.corpus_score(["x"], [["x"]])
+    return str(metric.get_signature())
 
 
 def bleu_per_row_statistics(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> NDArray[np.int64]:

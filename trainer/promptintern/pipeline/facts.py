@@ -194,6 +194,7 @@ def _arms(store: RunStore, outcome: Outcome) -> list[ArmFacts]:
                     predictions=document["predictions"],
                     prompt_tokens=document["promptTokens"],
                     answer_tokens=document["answerTokens"],
+                    verdicts=document.get("verdicts"),
                     latency=LatencyFacts.model_validate(latency[name]) if name in latency else None,
                 )
             )

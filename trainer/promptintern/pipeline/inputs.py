@@ -6,7 +6,7 @@ from typing import Any
 
 from promptintern_api import PromptInternJob
 from promptintern_api.data import OnProblem
-from promptintern_api.evaluation import Reference
+from promptintern_api.evaluation import Metric, Reference
 
 from promptintern.compress import CompressedTemplate, uncompressed
 from promptintern.engine.packing.planning import Length
@@ -86,7 +86,7 @@ def load_data(job: PromptInternJob) -> Data:
     checked = check_rows(train.rows, held_out.rows, on_leak=spec.on_leak)
     checked_queries = check_queries(queries.rows, checked.train, held_out.rows, on_leak=spec.on_leak)
     systems = {"train": train.system, "queries": queries.system, "eval": held_out.system}
-    problems = [*_system_problems(systems), *checked.problems, *checked_queries.problems]
+    problems = [*_system_problems(systems), *checked.problems, *checked_queries.problems, *_untested(job, held_out)]
     if problems:
         raise UserError(problems)
     return Data(
@@ -124,6 +124,18 @@ def _load_held_out(job: PromptInternJob) -> LoadedRows[Row] | LoadedRows[Query]:
     if job.spec.evaluation.reference is Reference.FULL_PROMPT:
         return load_queries(source, field=field, s3=s3)
     return load_rows(source, field=field, s3=s3)
+
+
+def _untested(job: PromptInternJob, held_out: LoadedRows[Row] | LoadedRows[Query]) -> list[Problem]:
+    """Return a problem for each held-out row without tests if the job counts the programs that pass theirs."""
+    if Metric.PASS_AT_1 not in job.spec.evaluation.metrics:
+        return []
+    column = job.spec.data.eval.columns.tests
+    return [
+        Problem(where=row.where, message=f"has no tests in column {column!r}, which the metric PassAt1 needs")
+        for row in held_out.rows
+        if isinstance(row, Row) and not row.tests
+    ]
 
 
 def _load_retention(job: PromptInternJob) -> LoadedRows[Query]:

@@ -11,11 +11,18 @@ from promptintern_api.training import LearningRatePolicy
 
 from promptintern.engine import distributed
 from promptintern.engine.checkpoint import Trajectory
-from promptintern.evaluate.metrics import is_within_drop, score_answers
+from promptintern.evaluate.scoring import is_within_drop
 from promptintern.pipeline.adapter_artifact import commit_adapter
 from promptintern.pipeline.coverage import find_unneeded_sentences
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
-from promptintern.pipeline.held_out import accepted_answers, answer_prompts, evaluation_folder
+from promptintern.pipeline.held_out import (
+    HeldOutAnswers,
+    accepted_answers,
+    answer_prompts,
+    evaluation_folder,
+    run_programs,
+    score_held_out,
+)
 from promptintern.pipeline.latency import Result, measure_latency
 from promptintern.pipeline.retention import check_retention, retention_prompts
 from promptintern.pipeline.session import Session
@@ -96,7 +103,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
 
     arm_parents: dict[str, str | None] = {Arm.FULL_PROMPT: None}
     full_answers = run.evaluate_arm(Arm.FULL_PROMPT, full, parent=None)
-    run = replace(run, accepted=accepted_answers(session, full_answers))
+    run = replace(run, accepted=accepted_answers(session, full_answers.texts))
     if Arm.BASE in requested:
         arm_parents[Arm.BASE] = None
         run.evaluate_arm(Arm.BASE, query_only, parent=None)
@@ -142,8 +149,8 @@ class _Run:
     accepted: Sequence[Sequence[str]]
     """The accepted answers to each held-out row; empty as long as they are not known."""
 
-    def evaluate_arm(self, arm: str, prompts: Sequence[Sequence[int]], *, parent: str | None) -> list[str]:
-        """Answer all held-out queries as ``arm``, commit the answers, and return their texts.
+    def evaluate_arm(self, arm: str, prompts: Sequence[Sequence[int]], *, parent: str | None) -> HeldOutAnswers:
+        """Answer all held-out queries as ``arm``, run the programs in the answers if the job asks for it, and commit.
 
         Args:
             prompts: The prompts of all held-out rows, as token ids.
@@ -155,21 +162,24 @@ class _Run:
             answers = answer_prompts(
                 self.session, prompts, use_adapter=parent is not None, name=f"arm {arm}", observer=self.observer
             )
+            texts = [answer.text for answer in answers]
+            verdicts = run_programs(self.session, texts, self.session.job.spec.evaluation.metrics)
             new = {
                 "arm": arm,
-                "predictions": [answer.text for answer in answers],
+                "predictions": texts,
+                "verdicts": verdicts,
                 "answerTokens": [answer.tokens for answer in answers],
                 "promptTokens": [len(prompt) for prompt in prompts],
             }
             document = distributed.from_rank_zero(
                 lambda: self.store.commit_document(folder, new, term=self.trainer.term, parent=parent)
             )
-        predictions: list[str] = document["predictions"]
+        held_out = HeldOutAnswers.of(document)
         if self.accepted:
-            self.emit(Scored(name=f"arm {arm}", metric=self._metric, score=self._score(predictions)))
-        return predictions
+            self.emit(Scored(name=f"arm {arm}", metric=self._metric, score=self._score(held_out)))
+        return held_out
 
-    def train_stages(self, full_answers: Sequence[str]) -> Outcome:
+    def train_stages(self, full_answers: HeldOutAnswers) -> Outcome:
         """Train, evaluate and commit every stage in order, until a stage fails the gate with ``onFail: Stop``.
 
         Args:
@@ -298,7 +308,7 @@ class _Run:
         self,
         prepared: PreparedTrack,
         steps: Sequence[int],
-        full_answers: Sequence[str],
+        full_answers: HeldOutAnswers,
         earlier: Earlier,
     ) -> Manifest:
         track = prepared.track
@@ -321,7 +331,7 @@ class _Run:
         self,
         track: Track,
         trained: TrackRecord,
-        full_answers: Sequence[str],
+        full_answers: HeldOutAnswers,
         earlier: Earlier,
     ) -> StageRecord:
         """Return the record of a trained stage.
@@ -331,8 +341,10 @@ class _Run:
         count = min(evaluation.stage_rows, len(self.session.data.eval))
         prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots, limit=count)
         answers = answer_prompts(self.session, prompts, use_adapter=True, name=track.name, observer=self.observer)
-        score = self._score([answer.text for answer in answers])
-        full_score = self._score(full_answers[:count])
+        texts = [answer.text for answer in answers]
+        verdicts = run_programs(self.session, texts, [self._metric])
+        score = self._score(HeldOutAnswers(texts=texts, verdicts=verdicts))
+        full_score = self._score(full_answers.first(count))
         is_adaptive = self.session.job.spec.schedule.is_adaptive
         start = earlier[int(track.parent)][0] if track.parent is not None else None
         accepted = start is None or self._is_within_gate(score, start.score) or track.template - start.planned == 1
@@ -373,9 +385,8 @@ class _Run:
         """The job's first metric, by which the gate compares scores."""
         return self.session.job.spec.evaluation.metrics[0]
 
-    def _score(self, predictions: Sequence[str]) -> float:
-        """Return the score of ``predictions``, which are answers to the first ``len(predictions)`` held-out rows."""
-        return score_answers(self._metric, predictions, self.accepted[: len(predictions)])
+    def _score(self, answers: HeldOutAnswers) -> float:
+        return score_held_out(self._metric, answers, self.accepted)
 
 
 def _gate_message(record: StageRecord, kept: int | None) -> str:

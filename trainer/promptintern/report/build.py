@@ -8,12 +8,20 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from promptintern_api.evaluation import Metric, Reference
 
+from promptintern.evaluate.chrf import chrf_signature
 from promptintern.evaluate.clusters import number_clusters
-from promptintern.evaluate.intervals import Interval, bootstrap, newcombe_paired, paired_bootstrap, share_interval
-from promptintern.evaluate.metrics import bleu, bleu_of_statistics, bleu_per_row_statistics, exact_match
+from promptintern.evaluate.intervals import (
+    Interval,
+    Table,
+    bootstrap,
+    newcombe_paired,
+    paired_bootstrap,
+    share_interval,
+)
+from promptintern.evaluate.metrics import bleu_signature
+from promptintern.evaluate.scoring import Answers, row_statistics, score_of
 from promptintern.evaluate.significance import LEVEL, exact_paired, holm, randomization, smallest_difference
 from promptintern.report import formatting
 from promptintern.report.facts import (
@@ -42,6 +50,7 @@ from promptintern.report.schema import (
 from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import MAX_NAMED, warnings_of
 from promptintern.rows.duplicates import normalise_query
+from promptintern.sandbox.verdict import Verdict
 
 MAX_EXAMPLES = 20
 """The largest number of rows that the report shows as gained, and the largest number that it shows as lost."""
@@ -64,13 +73,16 @@ _COMPARED_ARMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class _ScoredArm:
-    """The answers of an arm, with the scores of each answer."""
+    """The answers of an arm, with the statistics of each answer."""
 
     facts: ArmFacts
-    matches: list[float]
-    """The exact-match score of the answer to each row: 1.0 (right) or 0.0 (wrong)."""
-    bleu: NDArray[np.int64] | None
-    """The BLEU statistics of the answer to each row, with shape [rows, 10]; None if the job did not ask for BLEU."""
+    tables: dict[Metric, Table]
+    """The statistics of the answer to each row, shape [rows, statistics], by metric."""
+
+    def matches(self, metric: Metric) -> list[float]:
+        """Return 1.0 for each row that the arm answers right by ``metric``, which must be a share, and 0.0 else."""
+        matches: list[float] = self.tables[metric][:, 0].tolist()
+        return matches
 
 
 def build_report(facts: RunFacts) -> Report:
@@ -118,9 +130,11 @@ def build_report(facts: RunFacts) -> Report:
         reproducibility=Reproducibility(
             seeds=facts.job.seeds,
             versions=facts.job.versions,
-            bleu_signature=(
-                bleu(facts.arms[0].predictions, accepted).signature if Metric.BLEU in facts.metrics else None
-            ),
+            signatures={
+                metric: signature()
+                for metric, signature in ((Metric.BLEU, bleu_signature), (Metric.CHRF, chrf_signature))
+                if metric in facts.metrics
+            },
             interval_methods=_methods(arms, comparisons),
         ),
     )
@@ -166,26 +180,37 @@ def _unneeded_notes(facts: RunFacts) -> list[str]:
 
 
 def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _ScoredArm:
-    return _ScoredArm(
-        facts=arm,
-        matches=exact_match(arm.predictions, accepted),
-        bleu=bleu_per_row_statistics(arm.predictions, accepted) if Metric.BLEU in metrics else None,
-    )
+    passed = None if arm.verdicts is None else [verdict is Verdict.PASSED for verdict in arm.verdicts]
+    answers = Answers(predictions=arm.predictions, accepted=accepted, passed=passed)
+    wanted = dict.fromkeys([*metrics, judging_metric(metrics)])
+    return _ScoredArm(facts=arm, tables={metric: row_statistics(metric, answers) for metric in wanted})
+
+
+def judging_metric(metrics: Sequence[Metric]) -> Metric:
+    """Return the metric by which single answers are right or wrong: the first share of ``metrics``, or ExactMatch."""
+    return next((metric for metric in metrics if metric.is_share), Metric.EXACT_MATCH)
 
 
 def _arm_report(arm: _ScoredArm, facts: RunFacts, clusters: Sequence[int]) -> ArmReport:
     prompt, answer = _spread(arm.facts.prompt_tokens), _spread(arm.facts.answer_tokens)
+    verdicts = arm.facts.verdicts
     return ArmReport(
         name=arm.facts.name,
         description=_description(arm.facts.name, facts),
-        rows=len(arm.matches),
-        exact_match=_figure(share_interval(arm.matches, clusters)),
-        bleu=None if arm.bleu is None else _figure(bootstrap(arm.bleu, clusters, score=bleu_of_statistics)),
+        rows=len(facts.rows),
+        scores={metric: _figure(_interval(metric, arm, clusters)) for metric in facts.metrics},
+        programs=None if verdicts is None else {each: verdicts.count(each) for each in Verdict if each in verdicts},
         prompt_tokens=prompt,
         answer_tokens=answer,
         latency=_latency(arm.facts.latency) if arm.facts.latency else None,
         cost_per_thousand=_cost_per_thousand(prompt, answer, facts.prices) if facts.prices else None,
     )
+
+
+def _interval(metric: Metric, arm: _ScoredArm, clusters: Sequence[int]) -> Interval:
+    if metric.is_share:
+        return share_interval(arm.matches(metric), clusters)
+    return bootstrap(arm.tables[metric], clusters, score=score_of(metric))
 
 
 def _description(arm: str, facts: RunFacts) -> str:
@@ -239,16 +264,11 @@ def _comparisons(scored: Sequence[_ScoredArm], metric: Metric, clusters: Sequenc
 
 def _test(metric: Metric, arm: _ScoredArm, against: _ScoredArm, clusters: Sequence[int]) -> tuple[Interval, float]:
     """Return the interval of the difference of two arms, and the p-value of their test."""
-    if metric is Metric.EXACT_MATCH:
-        return (
-            newcombe_paired(arm.matches, against.matches, clusters),
-            exact_paired(arm.matches, against.matches, clusters),
-        )
-    assert arm.bleu is not None and against.bleu is not None
-    return (
-        paired_bootstrap(arm.bleu, against.bleu, clusters, score=bleu_of_statistics),
-        randomization(arm.bleu, against.bleu, clusters, score=bleu_of_statistics),
-    )
+    if metric.is_share:
+        matches, others = arm.matches(metric), against.matches(metric)
+        return newcombe_paired(matches, others, clusters), exact_paired(matches, others, clusters)
+    tables, score = (arm.tables[metric], against.tables[metric]), score_of(metric)
+    return paired_bootstrap(*tables, clusters, score=score), randomization(*tables, clusters, score=score)
 
 
 def _reading(interval: Interval, p_value: float) -> Literal["better", "worse", "undecided"]:
@@ -288,11 +308,11 @@ def _savings(full: ArmReport, result: ArmReport) -> Savings:
 
 
 def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:
-    by_name = {arm.facts.name: arm for arm in scored}
+    by_name, metric = {arm.facts.name: arm for arm in scored}, judging_metric(facts.metrics)
     if facts.result is None:
-        return Examples(gained_total=0, lost_total=0, gained=[], lost=[])
+        return Examples(metric=metric, gained_total=0, lost_total=0, gained=[], lost=[])
     full, result = by_name[FULL_PROMPT], by_name[facts.result.name]
-    changes = [result_match - full_match for result_match, full_match in zip(result.matches, full.matches, strict=True)]
+    changes = [after - before for after, before in zip(result.matches(metric), full.matches(metric), strict=True)]
     gained = [row for row, change in enumerate(changes) if change > 0]
     lost = [row for row, change in enumerate(changes) if change < 0]
 
@@ -307,6 +327,7 @@ def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:
         )
 
     return Examples(
+        metric=metric,
         gained_total=len(gained),
         lost_total=len(lost),
         gained=[example(row) for row in gained[:MAX_EXAMPLES]],
@@ -315,5 +336,5 @@ def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:
 
 
 def _methods(arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
-    figures = [figure for arm in arms for figure in (arm.exact_match, arm.bleu) if figure]
+    figures = [figure for arm in arms for figure in arm.scores.values()]
     return sorted({figure.method for figure in [*figures, *(c.difference for c in comparisons)]})

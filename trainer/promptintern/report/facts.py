@@ -12,6 +12,7 @@ from promptintern_api.training import TeacherLoss, TeacherModel
 from pydantic import Field, model_validator
 
 from promptintern.document import Document
+from promptintern.sandbox.verdict import Verdict
 from promptintern.stage_record import Count, Seconds, StageRecord, TrackRecord
 
 FULL_PROMPT = "FullPrompt"
@@ -52,6 +53,8 @@ class ArmFacts(Document):
     prompt_tokens: list[Count]
     answer_tokens: list[Count]
     """The number of generated tokens of each answer, including the end token if the answer has one."""
+    verdicts: list[Verdict] | None = None
+    """How the program in each answer ended; None unless the job has the metric PassAt1."""
     latency: LatencyFacts | None = None
 
 

@@ -7,39 +7,45 @@ from datetime import timedelta
 from promptintern_api.evaluation import Metric
 
 MINUS = "\u2212"
-METRIC_NAMES = {Metric.EXACT_MATCH: "exact match", Metric.BLEU: "BLEU"}
+METRIC_NAMES = {
+    Metric.EXACT_MATCH: "exact match",
+    Metric.BLEU: "BLEU",
+    Metric.CHRF: "chrF",
+    Metric.BASH_TEMPLATE: "template match",
+    Metric.PASS_AT_1: "pass@1",
+}
 
 
 def score(metric: Metric, value: float) -> str:
-    """Format a score, as ``97.0 %`` for exact match or ``45.2`` for BLEU."""
-    return f"{_fixed(value, 1)}" if metric is Metric.BLEU else percent(value, digits=1)
+    """Format a score, as ``97.0 %`` for a share or ``45.2`` for BLEU."""
+    return percent(value, digits=1) if metric.is_share else _fixed(value, 1)
 
 
 def named_score(metric: Metric, value: float) -> str:
     """Format a score with the name of its metric, as ``97.0 % exact match`` or ``BLEU 45.2``."""
-    return f"BLEU {score(metric, value)}" if metric is Metric.BLEU else f"{score(metric, value)} exact match"
+    name = METRIC_NAMES[metric]
+    return f"{score(metric, value)} {name}" if metric.is_share else f"{name} {score(metric, value)}"
 
 
 def difference(metric: Metric, value: float, *, unit: bool = True) -> str:
-    """Format the difference of two scores with its sign, in percentage points for exact match or in BLEU points."""
-    text = signed(value if metric is Metric.BLEU else 100 * value)
+    """Format the difference of two scores with its sign, in percentage points for a share or in points."""
+    text = signed(_in_points(metric, value))
     return f"{text} points" if unit else text
 
 
 def points(metric: Metric, value: float) -> str:
     """Format a score as a number of points without a plus sign, such as ``2 points``."""
-    text = number(value if metric is Metric.BLEU else 100 * value)
+    text = number(_in_points(metric, value))
     return f"{text} {'point' if text == '1' else 'points'}"
 
 
 def unsigned_difference(metric: Metric, value: float) -> str:
-    """Format the size of a difference of two scores, in percentage points for exact match or in BLEU points."""
-    return _fixed(value if metric is Metric.BLEU else 100 * value, 1)
+    """Format the size of a difference of two scores, in percentage points for a share or in points."""
+    return _fixed(_in_points(metric, value), 1)
 
 
-def metric_range(metric: Metric) -> float:
-    """Return the largest score that is possible in ``metric``: 1 for exact match, or 100 for BLEU."""
-    return 100.0 if metric is Metric.BLEU else 1.0
+def _in_points(metric: Metric, value: float) -> float:
+    return 100 * value if metric.is_share else value
 
 
 def p_value(value: float) -> str:

@@ -12,6 +12,7 @@ from promptintern_api.training_status import TimeShares, VerdictOutcome
 from promptintern.report import formatting, plots
 from promptintern.report.facts import FULL_PROMPT, RetentionFacts
 from promptintern.report.schema import Report
+from promptintern.sandbox.verdict import Verdict
 from promptintern.stage_record import Throughput
 
 WIDE, NARROW = 760, 342
@@ -60,6 +61,7 @@ def render_html(report: Report) -> str:
         retention=_describe_retention(report.retention),
         readings=_READINGS,
         metric_names=formatting.METRIC_NAMES,
+        verdicts=[each for each in Verdict if any(each in (arm.programs or {}) for arm in report.arms)],
         open_examples=NUM_OPEN_EXAMPLES,
         BLEU=Metric.BLEU,
     )

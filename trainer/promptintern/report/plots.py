@@ -47,7 +47,7 @@ def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Mark
     """Draw the score of every arm with its 95 % interval, and a dashed line at the score of FullPrompt."""
     arms = report.arms
     figures = {arm.name: arm.figure(metric) for arm in arms}
-    top = nice_top(max(figure.high for figure in figures.values()), limit=formatting.metric_range(metric))
+    top = nice_top(max(figure.high for figure in figures.values()), limit=metric.largest)
     is_wide = width > 500
     left = max(len(arm.name) for arm in arms) * CHARACTER_WIDTH + 16 if is_wide else 8.0
     row = 40.0 if is_wide else 52.0
@@ -168,7 +168,7 @@ def stages_plot(stages: Sequence[StageRecord], metric: Metric, *, width: float, 
         )
     )
     scores = Scale(
-        top=nice_top(_largest_score(stages), limit=formatting.metric_range(metric)),
+        top=nice_top(_largest_score(stages), limit=metric.largest),
         start=score_top + STAGE_PANEL_HEIGHT,
         end=score_top + 6,
     )
@@ -322,4 +322,4 @@ def _horizontal_grid(
 
 
 def _axis_score(metric: Metric, value: float) -> str:
-    return formatting.number(value) if metric is Metric.BLEU else f"{formatting.number(100 * value)} %"
+    return f"{formatting.number(100 * value)} %" if metric.is_share else formatting.number(value)

@@ -16,13 +16,14 @@ from promptintern.report.facts import (
     RetentionFacts,
     TeacherFacts,
 )
+from promptintern.sandbox.verdict import Verdict as ProgramVerdict
 from promptintern.stage_record import StageRecord, TrackRecord
 
 
 class Figure(Document):
     """A score, or a difference of two scores, with its 95 % interval.
 
-    An exact-match score is a share from 0 to 1, and a BLEU score is a number from 0 to 100.
+    A score is a share from 0 to 1 if ``Metric.is_share``, and otherwise a number from 0 to 100.
     """
 
     value: float
@@ -55,8 +56,10 @@ class ArmReport(Document):
     name: str
     description: str
     rows: int
-    exact_match: Figure
-    bleu: Figure | None = None
+    scores: dict[Metric, Figure]
+    """The score of the arm in each metric of the job."""
+    programs: dict[ProgramVerdict, int] | None = None
+    """The number of answers by how their programs ended; None if the job runs no programs."""
     prompt_tokens: Spread
     answer_tokens: Spread
     latency: Latency | None = None
@@ -69,10 +72,7 @@ class ArmReport(Document):
         Raises:
             KeyError: if the job does not have this metric.
         """
-        figure = self.bleu if metric is Metric.BLEU else self.exact_match
-        if figure is None:
-            raise KeyError(metric)
-        return figure
+        return self.scores[metric]
 
 
 class Comparison(Document):
@@ -83,7 +83,7 @@ class Comparison(Document):
     against: str
     difference: Figure
     p_value: float
-    """The p-value, two-sided, of McNemar's exact test for exact match, and of approximate randomization for BLEU."""
+    """The p-value, two-sided: of McNemar's exact test for shares, and otherwise of approximate randomization."""
     corrected_p_value: float
     """The p-value after Holm's correction for the number of comparisons in this metric."""
     smallest_difference: float
@@ -132,8 +132,10 @@ class Example(Document):
 
 
 class Examples(Document):
-    """The held-out rows that only the trained model (gained) or only FullPrompt (lost) answers with an exact match."""
+    """The held-out rows that only the trained model (gained) or only FullPrompt (lost) answers right by ``metric``."""
 
+    metric: Metric
+    """The first metric of the job that is a share, or else ExactMatch."""
     gained_total: int
     lost_total: int
     gained: list[Example]
@@ -145,14 +147,15 @@ class Reproducibility(Document):
 
     seeds: dict[str, int]
     versions: dict[str, str]
-    bleu_signature: str | None = None
+    signatures: dict[Metric, str] = Field(default_factory=dict)
+    """The settings and version of sacrebleu, for each of its metrics."""
     interval_methods: list[str]
 
 
 class Report(Document):
     """The whole report of a run."""
 
-    schema_version: Literal["2.2"] = "2.2"
+    schema_version: Literal["3.0"] = "3.0"
     verdict: Verdict
     warnings: list[str]
     notes: list[str]

@@ -27,7 +27,7 @@ def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop
         difference: The score of the result minus the score of FullPrompt, on the same rows.
         max_drop: The allowed loss, as a share of the metric's range.
     """
-    allowed = -max_drop * formatting.metric_range(metric)
+    allowed = -max_drop * metric.largest
     if difference.high < allowed - TOLERANCE:
         return VerdictOutcome.NOT_INTERNALIZED
     if is_full_prompt_too_weak(metric=metric, full=full, max_drop=max_drop) and difference.low <= 0:
@@ -37,7 +37,7 @@ def decide_outcome(*, metric: Metric, full: Figure, difference: Figure, max_drop
 
 def is_full_prompt_too_weak(*, metric: Metric, full: Figure, max_drop: float) -> bool:
     """Return whether FullPrompt scores so low that a score of 0 would be within the allowed loss ``max_drop``."""
-    return full.value <= max_drop * formatting.metric_range(metric) + TOLERANCE
+    return full.value <= max_drop * metric.largest + TOLERANCE
 
 
 def build_verdict(
@@ -88,7 +88,7 @@ def build_verdict(
     reached = f"{result_score}, against {formatting.score(metric, full.figure(metric).value)} with the full prompt"
     if reference is Reference.FULL_PROMPT:
         reached = f"{result_score} with the answers of the full prompt"
-    allowed = formatting.points(metric, gate.max_drop * formatting.metric_range(metric))
+    allowed = formatting.points(metric, gate.max_drop * metric.largest)
     if outcome is VerdictOutcome.INTERNALIZED:
         claim = "now does better than the full prompt" if difference.low > 0 else "is now enough"
         return with_outcome(
@@ -129,7 +129,7 @@ def _interval_reasons(
     return [
         f"On the same {formatting.count(full.rows)} held-out rows, {result.name} minus {FULL_PROMPT} is "
         f"{formatting.difference(metric, difference.value)} (95 % interval {low} to {high}); the job allows a loss of "
-        f"{formatting.points(metric, gate.max_drop * formatting.metric_range(metric))}."
+        f"{formatting.points(metric, gate.max_drop * metric.largest)}."
     ]
 
 
@@ -155,7 +155,7 @@ def _stopped_by_gate(
         )
     own_score = formatting.named_score(metric, failed.score)
     full_score = formatting.score(metric, failed.full_prompt_score)
-    allowed = formatting.points(metric, gate.max_drop * formatting.metric_range(metric))
+    allowed = formatting.points(metric, gate.max_drop * metric.largest)
     return headline, [
         f"Stage {failed.index + 1} reached {own_score} with its own prompt, against {full_score} with the full prompt "
         f"on {formatting.count(failed.scored_rows)} held-out rows; the gate allows a loss of {allowed}.",
@@ -169,7 +169,7 @@ def _rows_advice(metric: Metric, difference: Figure, max_drop: float, rows: int)
 
     The width of a confidence interval is inversely proportional to the square root of the number of rows.
     """
-    margin = abs(difference.value + max_drop * formatting.metric_range(metric))
+    margin = abs(difference.value + max_drop * metric.largest)
     reach = difference.value - difference.low
     if margin <= 0 or reach <= margin or rows * (reach / margin) ** 2 > _MAX_ADVISED_ROWS:
         return ["The interval contains the allowed loss."]

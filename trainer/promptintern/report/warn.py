@@ -167,10 +167,15 @@ def _cut_answers(facts: RunFacts) -> list[str]:
 def _zero_bleu(facts: RunFacts, arms: Sequence[ArmReport]) -> list[str]:
     if Metric.BLEU not in facts.metrics:
         return []
-    zero_arms = [arm.name for arm in arms if arm.bleu is not None and arm.bleu.value == 0 and arm.exact_match.value > 0]
+    shares = [metric for metric in facts.metrics if metric.is_share]
+    zero_arms = [
+        arm.name
+        for arm in arms
+        if arm.figure(Metric.BLEU).value == 0 and any(arm.figure(share).value > 0 for share in shares)
+    ]
     if not zero_arms:
         return []
     return [
         f"BLEU is 0 for {', '.join(zero_arms)}, although some answers are right: BLEU counts runs of four tokens, and "
-        "these answers are shorter. Rely on exact match instead."
+        "these answers are shorter. Rely on the share of right answers instead."
     ]

@@ -38,7 +38,8 @@ def read_records(
             problems.add(file_name, _missing_column(getattr(columns, name), names, f"{field}.columns.{name}"))
         if missing:
             return
-        columns_to_read = dict.fromkeys([columns.query, columns.answer, columns.answers, columns.tests, columns.id])
+        optional = [columns.answers, columns.tests, columns.test_setup, columns.id]
+        columns_to_read = dict.fromkeys([columns.query, columns.answer, *optional])
         for batch in table.iter_batches(batch_size=_BATCH, columns=[name for name in columns_to_read if name in names]):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from promptintern_api.data import Columns
+from pydantic.alias_generators import to_camel
 
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.types import Query, Row
@@ -50,10 +51,10 @@ class RecordReader:
 
     def _missing_column_warnings(self) -> list[str]:
         """Return a warning for each optional column that the job names, perhaps misspelled, but no record has."""
-        optional = ("answers", "tests", "id") if self.labelled else ("id",)
+        optional = ("answers", "tests", "test_setup", "id") if self.labelled else ("id",)
         named: dict[str, str | None] = {name: getattr(self.columns, name) for name in optional}
         return [
-            f"{self.field}.columns.{name}: no row has a column {column!r}"
+            f"{self.field}.columns.{to_camel(name)}: no row has a column {column!r}"
             for name, column in named.items()
             if column is not None and column not in self.columns_seen
         ]
@@ -104,9 +105,11 @@ class RecordReader:
             if self.problems.count > problems_before or query is None:
                 return None
             return Query(query=query, id=name, where=where)
-        self.columns_seen.update(name for name in (names.answers, names.tests, names.id) if name and name in record)
+        optional = (names.answers, names.tests, names.test_setup, names.id)
+        self.columns_seen.update(name for name in optional if name and name in record)
         further = self._optional_texts(record, names.answers, where)
         tests = self._optional_texts(record, names.tests, where)
+        setup = self._code(record, names.test_setup, where)
         name = self._row_id(record, where, default=str(number))
         if self.problems.count > problems_before or query is None:
             return None
@@ -117,6 +120,7 @@ class RecordReader:
             id=name,
             where=where,
             tests=tuple(tests),
+            test_setup=setup,
         )
 
     def _missing_column(self, name: str, record: Mapping[str, Any]) -> str:
@@ -166,6 +170,12 @@ class RecordReader:
         if column is None or (value := record.get(column)) is None:
             return []
         return self._texts(value, where, f"column {column!r}", may_be_text=False)
+
+    def _code(self, record: Mapping[str, Any], column: str | None, where: str) -> str:
+        """Return the code in a column, which may be empty."""
+        if column is None or (value := record.get(column)) is None or value == "":
+            return ""
+        return self.read_text(value, where, f"column {column!r}") or ""
 
     def _row_id(self, record: Mapping[str, Any], where: str, *, default: str) -> str:
         column = self.columns.id

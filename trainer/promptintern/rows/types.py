@@ -23,3 +23,6 @@ class Row(Query):
     answers: tuple[str, ...]
     """All accepted answers, with ``answer`` first."""
     tests: tuple[str, ...] = ()
+    """Statements that check the program in an answer."""
+    test_setup: str = ""
+    """Code that runs before the tests."""

@@ -18,11 +18,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from io import FileIO
 from pathlib import Path
 
 from promptintern.sandbox import landlock, seccomp
+from promptintern.sandbox.verdict import Verdict
 
 _CHILD = Path(__file__).with_name("child.py")
 _POLL_SECONDS = 0.05
@@ -31,37 +31,18 @@ _SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zonei
 """What Python and its extension modules may need besides its own library."""
 
 
-class Verdict(StrEnum):
-    """How a program ended."""
-
-    PASSED = "Passed"
-    """Every test passed."""
-    FAILED = "Failed"
-    """An assertion of a test failed."""
-    ERROR = "Error"
-    """The program or a test raised an error."""
-    EXITED = "Exited"
-    """The program ended the process before its tests were over."""
-    TIMEOUT = "Timeout"
-    MEMORY = "Memory"
-    OUTPUT = "Output"
-    """The program wrote more than it may, to its output or to files."""
-    KILLED = "Killed"
-    """A signal ended the process."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a program may use."""
 
     seconds: float = 5.0
-    """Of wall time. The limit of CPU time is the next whole second."""
+    """The wall time in seconds. The limit of processor time is the next whole second."""
     memory: int = 512 * 2**20
-    """Of address space, in bytes."""
+    """The size of the address space in bytes."""
     output: int = 64 * 2**10
-    """Of its standard output and standard error together, in bytes."""
+    """The size in bytes of standard output and standard error together."""
     files: int = 32 * 2**20
-    """Of all files in its folder together, in bytes."""
+    """The size in bytes of all files in its folder together."""
 
 
 @dataclass(frozen=True, kw_only=True)

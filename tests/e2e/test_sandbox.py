@@ -1,0 +1,104 @@
+"""Programs that a model wrote, in a pod under the Pod Security Standard "restricted" with the trainer's image."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.project import ROOT, TRAINER_IMAGE
+from tests.e2e.tenant import SECRET, Team
+from tests.unit.sandbox.zoo import HARMLESS, ZOO, Animal
+
+_MBPP = ROOT.parent / "shared/data/mbpp"
+_SECONDS = 300
+_POD = "sandbox"
+_SCRIPT = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from promptintern.sandbox.process import Limits, find_isolation, run_program
+
+def run(case):
+    program, tests, setup = case
+    outcome = run_program(program, tests, setup=setup, limits=Limits(seconds=5))
+    return outcome.verdict, outcome.message
+
+assert find_isolation().is_complete, find_isolation()
+with ThreadPoolExecutor(2) as threads:
+    print(json.dumps(list(threads.map(run, json.load(sys.stdin)))))
+"""
+
+
+@pytest.fixture(scope="module")
+def pod(team: Team) -> str:
+    """Start a pod like that of a worker, with a mounted token and a Secret in its environment."""
+    container = {
+        "name": "python",
+        "image": TRAINER_IMAGE,
+        "imagePullPolicy": "Never",
+        "command": ["sleep", "infinity"],
+        "env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": SECRET, "key": "AWS_SECRET_ACCESS_KEY"}}}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "resources": {"limits": {"memory": "2Gi"}},
+        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
+    }
+    spec = {"containers": [container], "volumes": [{"name": "scratch", "emptyDir": {}}], "restartPolicy": "Never"}
+    metadata = {"name": _POD, "namespace": team.namespace}
+    team.cluster.apply([{"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}])
+    team.cluster.kubectl(
+        *("wait", "pod", _POD, "--namespace", team.namespace, "--for=condition=Ready", f"--timeout={_SECONDS}s")
+    )
+    return _POD
+
+
+def run_in(team: Team, pod: str, cases: list[tuple[str, list[str], str]]) -> list[list[str]]:
+    """Run programs in the pod, and return the verdict and the message of each."""
+    output = team.cluster.kubectl(
+        *("exec", "--stdin", "--namespace", team.namespace, pod, "--", "python", "-c", _SCRIPT), input=json.dumps(cases)
+    )
+    results: list[list[str]] = json.loads(output.splitlines()[-1])
+    return results
+
+
+def test_hostile_programs_are_contained_and_the_pod_survives(team: Team, pod: str) -> None:
+    animals = [*ZOO, *HARMLESS]
+    results = run_in(team, pod, [(animal.program, list(animal.tests), "") for animal in animals])
+    wrong = [
+        (animal.name, verdict, message)
+        for animal, (verdict, message) in zip(animals, results, strict=True)
+        if verdict not in animal.allowed
+    ]
+    assert not wrong
+    processes = team.exec(pod, "python", "ls -d /proc/[0-9]*; ls -A /tmp")
+    assert len(processes.split()) <= 4, f"more than sleep, bash and ls, or a file, is left: {processes}"
+    state = team.cluster.get("pod", pod, team.namespace)
+    assert state is not None and state["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+@pytest.mark.skipif(not _MBPP.is_dir(), reason=f"there are no gold programs in {_MBPP}")
+def test_gold_programs_pass(team: Team, pod: str) -> None:
+    lines = [line for name in ("train", "dev") for line in Path(_MBPP, f"{name}.jsonl").read_text().splitlines()]
+    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    cases = [(row["answer"], row["tests"], row["test_setup_code"]) for row in rows]
+    results = [
+        result for start in range(0, len(cases), 100) for result in run_in(team, pod, cases[start : start + 100])
+    ]
+    failed = [(row["id"], result) for row, result in zip(rows, results, strict=True) if result[0] != "Passed"]
+    assert not failed
+    assert len(results) >= 464
+
+
+def test_the_zoo_knows_what_a_pod_holds(team: Team, pod: str) -> None:
+    """What the programs look for is there: otherwise their failure would prove nothing."""
+    folder = "/var/run/secrets/kubernetes.io/serviceaccount"
+    assert "token" in team.exec(pod, "python", f"ls {folder}")
+    assert team.exec(pod, "python", "printenv KEY").strip()
+    named: list[Animal] = [animal for animal in ZOO if folder in animal.program]
+    assert named

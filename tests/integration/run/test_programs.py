@@ -1,0 +1,60 @@
+"""A run that counts the programs that pass their tests: from the job to the report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from promptintern.sandbox.process import find_isolation
+
+from tests.cli import Ran, promptintern, write_job
+from tests.tiny import tiny_job
+
+pytestmark = pytest.mark.skipif(not find_isolation().is_complete, reason="this kernel has no Landlock")
+METRICS = ["PassAt1", "ChrF", "BashTemplate"]
+
+
+def a_job(folder: Path, *, tests: list[list[str]]) -> dict[str, Any]:
+    """Return a job whose held-out rows have ``tests``, and all metrics that no other test of a run has."""
+    job = tiny_job(folder)
+    job["spec"]["evaluation"] |= {"metrics": METRICS, "programs": {"timeoutSeconds": 20}}
+    job["spec"]["data"]["eval"]["columns"] = {"tests": "tests", "testSetup": "setup"}
+    file = folder / "eval.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [row | {"tests": own, "setup": "x = 1"} for row, own in zip(rows, tests, strict=True)]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return job
+
+
+def test_programs_are_run_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = write_job(tmp_path, a_job(tmp_path, tests=[["assert x == 1"]] * 4))
+
+    def run(*arguments: str | Path) -> Ran:
+        return promptintern(*arguments, capsys=capsys, monkeypatch=monkeypatch)
+
+    ran = run("run", job, "--workdir", tmp_path / "runs")
+    assert ran.code == 0, ran.err
+    assert "pass@1" in ran.out and "chrF" in ran.out
+    (folder,) = (tmp_path / "runs").glob("*/*")
+    report = json.loads((folder / "report/report.json").read_text())
+    assert report["metrics"] == METRICS
+    assert report["verdict"]["metric"] == report["examples"]["metric"] == "PassAt1"
+    for arm in report["arms"]:
+        assert list(arm["scores"]) == METRICS
+        assert sum(arm["programs"].values()) == 4
+        assert arm["scores"]["PassAt1"]["value"] == arm["programs"].get("Passed", 0) / 4
+    (stage,) = {stage["metric"] for stage in report["stages"]}
+    assert stage == "PassAt1"
+    page = (folder / "report/report.html").read_text()
+    assert "How the programs in the answers ended" in page
+
+
+def test_a_held_out_row_without_tests_is_refused_at_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = write_job(tmp_path, a_job(tmp_path, tests=[["assert 1"], [], ["assert 1"], ["assert 1"]]))
+    ran = promptintern("validate", job, capsys=capsys, monkeypatch=monkeypatch)
+    assert ran.code == 2
+    assert "eval.jsonl:2: has no tests in column 'tests', which the metric PassAt1 needs" in ran.err + ran.out
