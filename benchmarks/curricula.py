@@ -26,7 +26,7 @@ from typing import Any
 from promptintern.evaluate.generate import Ending
 from promptintern.evaluate.metrics import exact_match
 from promptintern.libraries import quiet_libraries
-from promptintern.pipeline.held_out import answer_prompts
+from promptintern.pipeline.evaluation.held_out import answer_prompts
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.teaching.choice import base_teacher

@@ -21,7 +21,7 @@ from typing import Any
 
 from promptintern.engine.train import LrSpan
 from promptintern.libraries import quiet_libraries
-from promptintern.pipeline.held_out import answer_prompts
+from promptintern.pipeline.evaluation.held_out import answer_prompts
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import open_session
 from promptintern.pipeline.teaching.scoring import score_rows

@@ -39,6 +39,8 @@ class Arm(StrEnum):
     QUERY_ONLY = "QueryOnly"
     DIRECT = "Direct"
     BASE = "Base"
+    FULL_PROMPT_TUNED = "FullPromptTuned"
+    COMPRESSED_ONLY = "CompressedOnly"
 
 
 class Reference(StrEnum):
@@ -214,13 +216,15 @@ class EvaluationSpec(ApiModel):
         list[Arm],
         Field(
             min_length=1,
-            max_length=4,
+            max_length=6,
             description=(
                 "Ways to answer the held-out rows, which the report compares. FullPrompt is the base model with the "
                 "whole template and K examples (`schedule.shots`, or the largest number in `schedule.explicit`). "
                 "QueryOnly is the internalized model with the prompt of the last stage. Direct is the base model "
                 "fine-tuned on the query alone, with the budget that `directBudget` sets. Base is the base model, "
-                "without training, with the query alone. FullPrompt and QueryOnly are required."
+                "without training, with the query alone. FullPromptTuned is the base model fine-tuned with the full "
+                "prompt and the same budget: what fine-tuning reaches if the prompt stays. CompressedOnly is the base "
+                "model, without training, with the prompt of each stage. FullPrompt and QueryOnly are required."
             ),
             json_schema_extra={"x-kubernetes-list-type": "set"},
         ),
@@ -290,9 +294,9 @@ class EvaluationSpec(ApiModel):
         DirectBudget,
         Field(
             description=(
-                "Training budget of the Direct arm. Rows: Direct trains on every row as often as all stages do in "
-                "total. Tokens: Direct trains on as many tokens as all stages do in total, which takes many more "
-                "passes over the rows, because the prompts of Direct are short."
+                "Training budget of the arms Direct and FullPromptTuned. Rows: they train on every row as often as "
+                "all stages do in total. Tokens: they train on as many tokens as all stages do in total. For Direct, "
+                "this takes many more passes over the rows, because its prompts are short."
             )
         ),
     ] = DirectBudget.ROWS

@@ -137,10 +137,10 @@ def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:
 
 def test_a_gate_that_stops_keeps_the_last_good_stage(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     # A tiny random model answers nothing right, so the scores are replaced: those of stages fall, FullPrompt's do not.
-    from promptintern.pipeline import internalize
+    from promptintern.pipeline.evaluation.arms import Arms
 
     scores = iter([1.0, 0.0, 0.99, 1.0, 0.5, 1.0, 0.3, 0.3])
-    monkeypatch.setattr(internalize._Run, "_score", lambda _self, _texts: next(scores))
+    monkeypatch.setattr(Arms, "score", lambda _self, _answers: next(scores))
     evaluation = {"maxNewTokens": 4, "latencyQueries": 0, "gate": {"onFail": "Stop", "maxDrop": 0.02}}
     ran = runner.run(tiny_job(runner.folder, evaluation=evaluation))
     assert ran.code == 1, ran.err

@@ -7,10 +7,10 @@ import pytest
 import torch
 from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.neutral import NEUTRAL_PROMPTS
+from promptintern.pipeline.evaluation.latency import Result
+from promptintern.pipeline.evaluation.retention import RETENTION_FOLDER, check_retention, retention_prompts
 from promptintern.pipeline.events import Note
 from promptintern.pipeline.inputs import load_data
-from promptintern.pipeline.latency import Result
-from promptintern.pipeline.retention import RETENTION_FOLDER, check_retention, retention_prompts
 from promptintern.pipeline.session import Session, open_session
 from promptintern.report.facts import RetentionFacts
 from promptintern.sample import sample_template

@@ -9,6 +9,7 @@ import pytest
 import torch
 from promptintern.engine.packing.layout import PackLayout, SupportedLayouts
 from promptintern.errors import UserError
+from promptintern.pipeline.evaluation.arms import Arms
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.internalize import _Run
 from promptintern.pipeline.session import Session, open_session, tokens_per_pack
@@ -178,7 +179,9 @@ def test_no_stage_is_encoded_twice_under_one_learning_rate_schedule(
 
     tracks = stage_tracks(session)
     store = RunStore(open_store(tmp_path.as_uri()))
-    run: Any = _Run(session=session, store=store, trainer=None, observer=None, teachers=None, accepted=[])  # type: ignore[arg-type]
+    nothing: Any = None
+    arms = Arms(session=session, store=store, trainer=nothing, observer=nothing, accepted=[])
+    run: Any = _Run(session=session, trainer=nothing, observer=nothing, teachers=nothing, arms=arms)
     steps = run._steps_by_stage(tracks, encode)
     assert encoded == [track.template for track in tracks]
     assert steps == [len(prepare_track(session, track).steps) for track in tracks]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from promptintern.pipeline import coverage
-from promptintern.pipeline.coverage import COVERAGE_FOLDER, find_unneeded_sentences
+from promptintern.pipeline.evaluation import coverage
+from promptintern.pipeline.evaluation.coverage import COVERAGE_FOLDER, find_unneeded_sentences
 from promptintern.pipeline.events import Note, Stopped
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session

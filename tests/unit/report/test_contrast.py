@@ -27,7 +27,7 @@ TEXT = [
     ("quiet", "chosen"),
     ("bad", "chosen"),
 ]
-MARKS = [(series, "card") for series in ("result", "full", "direct", "base", "bad")] + [
+MARKS = [(series, "card") for series in ("result", "full", "direct", "base", "tuned", "compressed", "bad")] + [
     ("result", "grid"),
     ("full", "grid"),
 ]

@@ -17,6 +17,7 @@ from promptintern.engine.adapter import attach_lora
 from promptintern.errors import Problem, UserError
 from promptintern.models import empty_model, fetch_model, load_config, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
+from promptintern.pipeline.evaluation.retention import fitting_prompts
 from promptintern.pipeline.inputs import (
     Data,
     full_template,
@@ -24,7 +25,6 @@ from promptintern.pipeline.inputs import (
     s3_options,
     stages_of,
 )
-from promptintern.pipeline.retention import fitting_prompts
 from promptintern.pipeline.session import compress_all, load_embedder
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder

@@ -18,16 +18,16 @@ from promptintern_api.training import TeacherLoss
 from promptintern.engine import distributed
 from promptintern.errors import UserError
 from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
-from promptintern.pipeline.coverage import COVERAGE_FOLDER
-from promptintern.pipeline.held_out import accepted_answers, evaluation_folder
+from promptintern.pipeline.evaluation.coverage import COVERAGE_FOLDER
+from promptintern.pipeline.evaluation.held_out import accepted_answers, evaluation_folder
+from promptintern.pipeline.evaluation.latency import LATENCY_FOLDER
+from promptintern.pipeline.evaluation.retention import RETENTION_FOLDER
 from promptintern.pipeline.inputs import QUERIES_DROPPED
 from promptintern.pipeline.internalize import Outcome
-from promptintern.pipeline.latency import LATENCY_FOLDER
-from promptintern.pipeline.retention import RETENTION_FOLDER
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import TeachingCost, read_cost
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
-from promptintern.pipeline.tracks import DIRECT
+from promptintern.pipeline.tracks import DIRECT, TUNED
 from promptintern.prompt.coverage import uncovered_entries
 from promptintern.report.build import build_report
 from promptintern.report.facts import (
@@ -46,6 +46,7 @@ from promptintern.report.facts import (
     SourceFacts,
     TeacherFacts,
     WrittenFacts,
+    compressed_arm,
     facts_from_json,
     facts_to_json,
 )
@@ -66,11 +67,12 @@ _LIBRARIES = ("promptintern", "torch", "transformers", "peft", "ray", "tokenizer
 
 def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
     """Write ``report/facts.json``, which holds all facts about the run from which the report is built."""
-    manifest = store.stage_manifest(DIRECT)
-    direct = store.record(DIRECT, manifest, TrackRecord) if manifest is not None else None
+    direct, tuned = _trained(store, DIRECT), _trained(store, TUNED)
     stages = outcome.records
-    tracks = {str(stage.index): stage for stage in stages} | ({DIRECT: direct} if direct else {})
-    arms = _arms(store, outcome)
+    tracks = {str(stage.index): stage for stage in stages} | {
+        key: record for key, record in ((DIRECT, direct), (TUNED, tuned)) if record is not None
+    }
+    arms = _arms(session, store, outcome)
     full_answers = next(arm.predictions for arm in arms if arm.name == Arm.FULL_PROMPT)
     accepted = accepted_answers(session, full_answers)
     facts = RunFacts(
@@ -86,6 +88,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         stages=stages,
         planned_stages=len(stages) if session.job.spec.schedule.is_adaptive else len(session.stages),
         direct=direct,
+        tuned=tuned,
         loss=[loss_curve(key, _losses(store, key, track.term)) for key, track in tracks.items()],
         gate=GateFacts(
             max_drop=session.job.spec.evaluation.gate.max_drop,
@@ -182,15 +185,24 @@ def _device(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _arms(store: RunStore, outcome: Outcome) -> list[ArmFacts]:
+def _trained(store: RunStore, key: str) -> TrackRecord | None:
+    manifest = store.stage_manifest(key)
+    return store.record(key, manifest, TrackRecord) if manifest is not None else None
+
+
+def _arms(session: Session, store: RunStore, outcome: Outcome) -> list[ArmFacts]:
     latency = store.committed_document(LATENCY_FOLDER, parent=outcome.kept_digest) or {}
+    compressed = {compressed_arm(stage.index): stage for stage in session.stages}
     arms = []
-    for name in (*map(str, Arm), KEPT_STAGE):
+    for name in (*(str(arm) for arm in Arm if arm is not Arm.COMPRESSED_ONLY), KEPT_STAGE, *compressed):
         document = store.committed_document(evaluation_folder(name), parent=outcome.arm_parents.get(name))
         if document is not None:
+            stage = compressed.get(name)
             arms.append(
                 ArmFacts(
                     name=name,
+                    rate=session.templates[stage.index].achieved_rate if stage else None,
+                    shots=stage.shots if stage else None,
                     predictions=document["predictions"],
                     prompt_tokens=document["promptTokens"],
                     answer_tokens=document["answerTokens"],

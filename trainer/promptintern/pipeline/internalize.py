@@ -3,40 +3,36 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import cached_property
 
-from promptintern_api.evaluation import Arm, Metric, OnGateFail
+from promptintern_api.evaluation import Arm, OnGateFail
 from promptintern_api.training import LearningRatePolicy
 
 from promptintern.engine import distributed
-from promptintern.engine.checkpoint import Trajectory
 from promptintern.evaluate.scoring import is_within_drop
 from promptintern.pipeline.adapter_artifact import commit_adapter
-from promptintern.pipeline.coverage import find_unneeded_sentences
-from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
-from promptintern.pipeline.held_out import (
+from promptintern.pipeline.evaluation.arms import Arms
+from promptintern.pipeline.evaluation.coverage import find_unneeded_sentences
+from promptintern.pipeline.evaluation.held_out import (
     HeldOutAnswers,
     accepted_answers,
     answer_prompts,
-    evaluation_folder,
     run_programs,
-    score_held_out,
 )
-from promptintern.pipeline.latency import Result, measure_latency
-from promptintern.pipeline.retention import check_retention, retention_prompts
+from promptintern.pipeline.evaluation.latency import Result, measure_latency
+from promptintern.pipeline.evaluation.retention import check_retention, retention_prompts
+from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import Lessons
 from promptintern.pipeline.teaching.settings import stages_teach, teacher_of, top_k_of
 from promptintern.pipeline.teaching.stage_teachers import Earlier, StageTeachers
 from promptintern.pipeline.teaching.teaching_pass import teach
 from promptintern.pipeline.tracks import (
-    DIRECT,
     PreparedTrack,
     Track,
-    direct_track,
     lr_span_of,
     next_track,
+    plain_track,
     prepare_track,
     stage_tracks,
 )
@@ -85,43 +81,43 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         session = replace(session, lessons=teachers.lessons([]))
     trainer.load(None)
     find_unneeded_sentences(session, store, term=trainer.term, observer=observer)
-    run = _Run(
-        session=session,
-        store=store,
-        trainer=trainer,
-        observer=observer,
-        teachers=teachers,
-        accepted=accepted_answers(session, None),
+    arms = Arms(
+        session=session, store=store, trainer=trainer, observer=observer, accepted=accepted_answers(session, None)
     )
     for note in session.notes:
-        run.emit(Note(text=note))
+        arms.emit(Note(text=note))
     for warning in session.warnings:
-        run.emit(Note(text=warning, warning=True))
+        arms.emit(Note(text=warning, warning=True))
     requested = set(session.job.spec.evaluation.arms)
     query_only = session.encode_held_out(session.templates[-1], 0)
     full = session.encode_held_out(session.full_template, session.examples.shots)
 
     arm_parents: dict[str, str | None] = {Arm.FULL_PROMPT: None}
-    full_answers = run.evaluate_arm(Arm.FULL_PROMPT, full, parent=None)
-    run = replace(run, accepted=accepted_answers(session, full_answers.texts))
+    full_answers = arms.answer(Arm.FULL_PROMPT, full, parent=None)
+    arms = replace(arms, accepted=accepted_answers(session, full_answers.texts))
     if Arm.BASE in requested:
         arm_parents[Arm.BASE] = None
-        run.evaluate_arm(Arm.BASE, query_only, parent=None)
+        arms.answer(Arm.BASE, query_only, parent=None)
+    if Arm.COMPRESSED_ONLY in requested:
+        arm_parents |= dict.fromkeys(arms.answer_compressed())
+    run = _Run(session=session, trainer=trainer, observer=observer, teachers=teachers, arms=arms)
     outcome = run.train_stages(full_answers)
     result = _result(session, outcome, query_only)
     if result is not None:
         arm_parents[result.arm] = result.digest
         trainer.load(str(result.stage))
-        run.evaluate_arm(result.arm, result.prompts, parent=result.digest)
+        arms.answer(result.arm, result.prompts, parent=result.digest)
         if distributed.rank() == 0:
             commit_adapter(session, store, stage=result.stage, term=trainer.term)
         distributed.barrier()
     if retention is not None and result is not None:
         check_retention(session, store, trainer, retention, result, observer)
-    if Arm.DIRECT in requested and not session.data.train:
-        run.emit(Note(text="there is no arm Direct, because Direct learns only from written answers (data.train)"))
-    elif Arm.DIRECT in requested:
-        arm_parents[Arm.DIRECT] = run.train_direct(query_only, outcome.records)
+    for arm, prompts in ((Arm.DIRECT, query_only), (Arm.FULL_PROMPT_TUNED, full)):
+        if arm in requested and not session.data.train:
+            text = f"there is no arm {arm}, because it learns only from written answers (data.train)"
+            arms.emit(Note(text=text))
+        elif arm in requested:
+            arm_parents[arm] = run.train_plainly(arm, prompts, outcome.records)
     measure_latency(session, store, trainer, result, full=full, observer=observer)
     return replace(outcome, arm_parents=arm_parents)
 
@@ -139,45 +135,13 @@ def _result(session: Session, outcome: Outcome, query_only: list[list[int]]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """A run in progress: the objects that all parts of the run need, with methods for training and evaluation."""
+    """A run in progress: the objects that all stages need, with methods for their training and evaluation."""
 
     session: Session
-    store: RunStore
     trainer: TrackTrainer
     observer: Observer
     teachers: StageTeachers
-    accepted: Sequence[Sequence[str]]
-    """The accepted answers to each held-out row; empty as long as they are not known."""
-
-    def evaluate_arm(self, arm: str, prompts: Sequence[Sequence[int]], *, parent: str | None) -> HeldOutAnswers:
-        """Answer all held-out queries as ``arm``, run the programs in the answers if the job asks for it, and commit.
-
-        Args:
-            prompts: The prompts of all held-out rows, as token ids.
-            parent: The digest of the manifest that lists the loaded adapter, or None to answer with the base weights.
-        """
-        folder = evaluation_folder(arm)
-        document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=parent))
-        if document is None:
-            answers = answer_prompts(
-                self.session, prompts, use_adapter=parent is not None, name=f"arm {arm}", observer=self.observer
-            )
-            texts = [answer.text for answer in answers]
-            verdicts = run_programs(self.session, texts, self.session.job.spec.evaluation.metrics)
-            new = {
-                "arm": arm,
-                "predictions": texts,
-                "verdicts": verdicts,
-                "answerTokens": [answer.tokens for answer in answers],
-                "promptTokens": [len(prompt) for prompt in prompts],
-            }
-            document = distributed.from_rank_zero(
-                lambda: self.store.commit_document(folder, new, term=self.trainer.term, parent=parent)
-            )
-        held_out = HeldOutAnswers.of(document)
-        if self.accepted:
-            self.emit(Scored(name=f"arm {arm}", metric=self._metric, score=self._score(held_out)))
-        return held_out
+    arms: Arms
 
     def train_stages(self, full_answers: HeldOutAnswers) -> Outcome:
         """Train, evaluate and commit every stage in order, until a stage fails the gate with ``onFail: Stop``.
@@ -202,7 +166,7 @@ class _Run:
                 number = len(earlier)
                 if number == len(tracks):
                     tracks.append(track)
-                manifest = self._committed(track.key)
+                manifest = self.arms.committed(track.key)
                 if manifest is None:
                     lessons = self.session.lessons  # the lessons of an earlier teacher need not stay in memory
                     lessons = self.teachers.lessons(earlier)
@@ -213,16 +177,16 @@ class _Run:
                     manifest = self._train_stage(prepared, steps, full_answers, earlier)
                     del prepared
                 record = self._stage_record(track.key, manifest)
-                self.emit(StageDone(record=record))
+                self.arms.emit(StageDone(record=record))
                 if record.accepted is False:
-                    self.emit(Note(text=f"{record.name} dropped too far below the stage that it started from"))
+                    self.arms.emit(Note(text=f"{record.name} dropped too far below the stage that it started from"))
                 earlier.append((record, manifest.digest()))
                 if record.gate == "failed" and self.session.job.spec.evaluation.gate.on_fail is OnGateFail.STOP:
                     stopped_at = number
                     break
         outcome = self._outcome(earlier, stopped_at, self.teachers.lessons(earlier[:-1]))
         if stopped_at is not None:
-            self.emit(Note(text=_gate_message(outcome.records[stopped_at], outcome.kept), warning=True))
+            self.arms.emit(Note(text=_gate_message(outcome.records[stopped_at], outcome.kept), warning=True))
         return outcome
 
     def _outcome(self, stages: Earlier, stopped_at: int | None, lessons: Lessons) -> Outcome:
@@ -244,25 +208,27 @@ class _Run:
             lessons=lessons,
         )
 
-    def train_direct(self, prompts: Sequence[Sequence[int]], stages: Sequence[StageRecord]) -> str:
-        """Train Direct with the budget of ``stages``, answer ``prompts``, and return Direct's manifest digest."""
-        manifest = self._committed(DIRECT)
-        if manifest is None:
-            rows = self._last_rows[: len(self.session.data.train)]  # the rows that the teacher answered come last
-            track = direct_track(
-                self.session,
-                rows,
-                epochs=sum(record.epochs for record in stages),
-                stage_tokens=[self._written_tokens(record) for record in stages],
-            )
-            prepared = prepare_track(self.session, track, rows)
-            lr_span = lr_span_of(self.session, track, len(prepared.steps), before=0, after=0)
-            trajectory = self.trainer.train(prepared, lr_span)
-            manifest = self.trainer.commit(track, trajectory, self._track_record(prepared, trajectory))
+    def train_plainly(self, arm: Arm, prompts: Sequence[Sequence[int]], stages: Sequence[StageRecord]) -> str:
+        """Train ``arm`` in one stage with the budget of ``stages``, answer ``prompts``, and return its digest.
+
+        Args:
+            arm: Direct, which trains on the last stage's prompts, or FullPromptTuned, which keeps the full prompt.
+            prompts: The prompts of all held-out rows, as token ids.
+            stages: The records of all stages that were trained.
+        """
+        written = len(self.session.data.train)  # the rows that the teacher answered come last
+        if arm is Arm.DIRECT:
+            rows = self._last_rows[:written]
         else:
-            self.trainer.load(DIRECT)
-        self.evaluate_arm(Arm.DIRECT, prompts, parent=manifest.digest())
-        return manifest.digest()
+            rows = self.session.encode_training(self.session.full_template, self.session.examples.shots)[:written]
+        track = plain_track(
+            self.session,
+            arm,
+            rows,
+            epochs=sum(record.epochs for record in stages),
+            stage_tokens=[self._written_tokens(record) for record in stages],
+        )
+        return self.arms.train(track, prompts, rows=rows, arm=arm)
 
     def _written_tokens(self, record: StageRecord) -> int:
         """Return the stage's training tokens that belong to rows with written answers, if all rows are equally long."""
@@ -274,19 +240,11 @@ class _Run:
         return self.session.encode_training(self.session.templates[-1], 0)
 
     def _prepare(self, stage: Track, lessons: Lessons) -> PreparedTrack:
-        is_last = stage.template == len(self.session.templates) - 1 and lessons is self.session.lessons
+        is_last = stage.planned == len(self.session.templates) - 1 and lessons is self.session.lessons
         return prepare_track(replace(self.session, lessons=lessons), stage, self._last_rows if is_last else None)
 
-    def emit(self, event: Note | Scored | StageDone) -> None:
-        """Send ``event`` to the observer if this worker has rank 0."""
-        if distributed.rank() == 0:
-            self.observer.emit(event)
-
-    def _committed(self, key: str) -> Manifest | None:
-        return distributed.from_rank_zero(lambda: self.store.stage_manifest(key))
-
     def _stage_record(self, key: str, manifest: Manifest) -> StageRecord:
-        return self.store.record(key, manifest, StageRecord)
+        return self.arms.store.record(key, manifest, StageRecord)
 
     def _steps_by_stage(self, tracks: Sequence[Track], prepare: Callable[[int], Future[PreparedTrack]]) -> list[int]:
         """Return the number of optimizer steps of each stage.
@@ -296,7 +254,7 @@ class _Run:
         """
         if self.session.job.spec.training.between_stages.learning_rate is LearningRatePolicy.RESTART:
             return [0] * len(tracks)
-        manifests = [self._committed(track.key) for track in tracks]
+        manifests = [self.arms.committed(track.key) for track in tracks]
         return [
             len(prepare(number).result().steps)
             if manifest is None
@@ -312,19 +270,19 @@ class _Run:
         earlier: Earlier,
     ) -> Manifest:
         track = prepared.track
-        number = track.template
+        number = track.planned
         lr_span = lr_span_of(
             self.session, track, len(prepared.steps), before=sum(steps[:number]), after=sum(steps[number + 1 :])
         )
         trajectory = self.trainer.train(prepared, lr_span)
-        trained = self._track_record(prepared, trajectory)
+        trained = self.trainer.record(prepared, trajectory)
         try:
             record = self._evaluate_stage(track, trained, full_answers, earlier)
         except Stopped:
             self.trainer.save(track, trajectory)
             raise
         manifest = self.trainer.commit(track, trajectory, record)
-        self.emit(Scored(name=track.name, metric=record.metric, score=record.score))
+        self.arms.emit(Scored(name=track.name, metric=record.metric, score=record.score))
         return manifest
 
     def _evaluate_stage(
@@ -339,22 +297,22 @@ class _Run:
         It includes the scores of the stage and of FullPrompt on the first ``stageRows`` held-out rows."""
         evaluation = self.session.job.spec.evaluation
         count = min(evaluation.stage_rows, len(self.session.data.eval))
-        prompts = self.session.encode_held_out(self.session.templates[track.template], track.shots, limit=count)
+        prompts = self.session.encode_held_out(self.session.templates[track.planned], track.shots, limit=count)
         answers = answer_prompts(self.session, prompts, use_adapter=True, name=track.name, observer=self.observer)
         texts = [answer.text for answer in answers]
-        verdicts = run_programs(self.session, texts, [self._metric])
-        score = self._score(HeldOutAnswers(texts=texts, verdicts=verdicts))
-        full_score = self._score(full_answers.first(count))
+        verdicts = run_programs(self.session, texts, [self.arms.metric])
+        score = self.arms.score(HeldOutAnswers(texts=texts, verdicts=verdicts))
+        full_score = self.arms.score(full_answers.first(count))
         is_adaptive = self.session.job.spec.schedule.is_adaptive
         start = earlier[int(track.parent)][0] if track.parent is not None else None
-        accepted = start is None or self._is_within_gate(score, start.score) or track.template - start.planned == 1
+        accepted = start is None or self._is_within_gate(score, start.score) or track.planned - start.planned == 1
         return StageRecord(
             **dict(trained),
             index=len(earlier),
-            position=track.template if is_adaptive else None,
+            position=track.planned if is_adaptive else None,
             accepted=accepted if is_adaptive else None,
             teacher=self.teachers.label(earlier),
-            metric=self._metric,
+            metric=self.arms.metric,
             score=score,
             full_prompt_score=full_score,
             scored_rows=count,
@@ -363,30 +321,7 @@ class _Run:
 
     def _is_within_gate(self, score: float, reference: float) -> bool:
         """Return whether ``score`` is at most ``gate.maxDrop`` below ``reference``."""
-        return is_within_drop(self._metric, score, reference, self.session.job.spec.evaluation.gate.max_drop)
-
-    def _track_record(self, prepared: PreparedTrack, trajectory: Trajectory) -> TrackRecord:
-        return TrackRecord(
-            **dict(prepared.plan),
-            name=prepared.track.name,
-            term=self.trainer.term,
-            steps=trajectory.steps,
-            loss_first=trajectory.loss[0],
-            loss_last=trajectory.loss[-1],
-            seconds=round(trajectory.seconds, 3),
-            throughput=self.trainer.throughput(trajectory),
-            slow_reason=prepared.slow_reason,
-            started_at=self.trainer.started_at,
-            finished_at=datetime.now(UTC).replace(microsecond=0),
-        )
-
-    @property
-    def _metric(self) -> Metric:
-        """The job's first metric, by which the gate compares scores."""
-        return self.session.job.spec.evaluation.metrics[0]
-
-    def _score(self, answers: HeldOutAnswers) -> float:
-        return score_held_out(self._metric, answers, self.accepted)
+        return is_within_drop(self.arms.metric, score, reference, self.session.job.spec.evaluation.gate.max_drop)
 
 
 def _gate_message(record: StageRecord, kept: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The tracks of a run: one track for each stage, and one for the Direct arm."""
+"""The tracks of a run: one for each stage, and one for each arm that is trained, Direct and FullPromptTuned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,28 +21,35 @@ from promptintern.prompt.encode import Encoded
 from promptintern.schedule import Attempt, last_accepted, next_position
 from promptintern.stage_record import StageRecord, TrackPlan
 
-DIRECT = "direct"
-_DIRECT_SEED = 1_000_003
-"""The number in the seed of the Direct arm that stands in place of a stage's index (0, 1, ...)."""
+DIRECT, TUNED = "direct", "tuned"
+"""The keys of the tracks of the arms Direct and FullPromptTuned."""
+_DIRECT_SEED, _TUNED_SEED = 1_000_003, 1_000_004
+"""The numbers in the seeds of Direct and FullPromptTuned that stand in place of a stage's index (0, 1, ...)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """A stage or the Direct arm, which is trained from its first optimizer step to its commit."""
+    """A stage, Direct or FullPromptTuned, which is trained from its first optimizer step to its commit."""
 
     key: str
-    """The name of the track in storage: the index of the stage, or ``direct``."""
+    """The name of the track in storage: the index of the stage, ``direct`` or ``tuned``."""
     name: str
     """The name of the track in messages, such as ``stage 2/4``."""
     parent: str | None
     """The key of the track whose adapter this track starts from; None for a new adapter."""
-    template: int
-    """The index of the track's template in the session's templates."""
+    template: int | None
+    """The index of the track's template in the session's templates; None for the full template."""
     stage: int | None
-    """The index of the stage, from 0; None for Direct."""
+    """The index of the stage, from 0; None for Direct and FullPromptTuned."""
     shots: int
     epochs: int
     seed: tuple[int, ...]
+
+    @property
+    def planned(self) -> int:
+        """The index of the track's rate, shots and template among those of the schedule. FullPromptTuned has none."""
+        assert self.template is not None, f"{self.name} has the full template"
+        return self.template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,26 +118,30 @@ def _stage_track(session: Session, index: int, *, planned: int, parent: int, of:
     )
 
 
-def direct_track(session: Session, rows: Sequence[Encoded], *, epochs: int, stage_tokens: Sequence[int]) -> Track:
-    """Return the track of the Direct arm: plain fine-tuning on the last stage's prompts with the budget of all stages.
+def plain_track(
+    session: Session, arm: Arm, rows: Sequence[Encoded], *, epochs: int, stage_tokens: Sequence[int]
+) -> Track:
+    """Return the track of Direct or FullPromptTuned: plain fine-tuning on one prompt with the budget of all stages.
 
     Args:
-        rows: The encoded prompts and answers of the last stage.
+        arm: Direct has the last stage's prompts. FullPromptTuned has the full template and all examples.
+        rows: The encoded prompts and answers.
         epochs: The number of epochs of all stages that were trained.
         stage_tokens: The number of training tokens, over all epochs, of each stage that was trained. A gate may
             have stopped the run before the last stage.
     """
     if session.job.spec.evaluation.direct_budget is DirectBudget.TOKENS:
         epochs = max(1, round(sum(stage_tokens) / sum(length_of(row).total for row in rows)))
+    is_direct = arm is Arm.DIRECT
     return Track(
-        key=DIRECT,
-        name=f"arm {Arm.DIRECT}",
+        key=DIRECT if is_direct else TUNED,
+        name=f"arm {arm}",
         parent=None,
-        template=len(session.stages) - 1,
+        template=len(session.stages) - 1 if is_direct else None,
         stage=None,
-        shots=0,
+        shots=0 if is_direct else session.examples.shots,
         epochs=epochs,
-        seed=(session.job.spec.training.seed, _DIRECT_SEED),
+        seed=(session.job.spec.training.seed, _DIRECT_SEED if is_direct else _TUNED_SEED),
     )
 
 
@@ -143,7 +154,7 @@ def prepare_track(session: Session, track: Track, rows: Sequence[Encoded] | None
     Raises:
         UserError: if a row is longer than the session's ``max_tokens``, or has no answer tokens.
     """
-    template = session.templates[track.template]
+    template = session.full_template if track.template is None else session.templates[track.template]
     if rows is None:
         rows = session.encode_training(template, track.shots)
     check_lengths(
@@ -270,6 +281,6 @@ def lr_span_of(session: Session, track: Track, steps: int, *, before: int, after
         after: The number of steps of all stages after this track.
     """
     policy = session.job.spec.training.between_stages.learning_rate
-    if track.key == DIRECT or policy is LearningRatePolicy.RESTART:
+    if track.stage is None or policy is LearningRatePolicy.RESTART:
         return LrSpan(first=0, total=steps)
     return LrSpan(first=before, total=before + steps + after)

@@ -119,6 +119,22 @@ class TrackTrainer:
         peak = self._peak * distributed.world_size() if self._peak else None
         return throughput_of(trajectory, self._parameters, peak=peak)
 
+    def record(self, prepared: PreparedTrack, trajectory: Trajectory) -> TrackRecord:
+        """Return the record of ``prepared``, the most recently trained track."""
+        return TrackRecord(
+            **dict(prepared.plan),
+            name=prepared.track.name,
+            term=self.term,
+            steps=trajectory.steps,
+            loss_first=trajectory.loss[0],
+            loss_last=trajectory.loss[-1],
+            seconds=round(trajectory.seconds, 3),
+            throughput=self.throughput(trajectory),
+            slow_reason=prepared.slow_reason,
+            started_at=self.started_at,
+            finished_at=_now(),
+        )
+
     def save(self, track: Track, trajectory: Trajectory) -> None:
         """Write a checkpoint of ``track``, the most recently trained track, and wait until the checkpoint is stored."""
         self._save(track, self._optimizer, trajectory)

@@ -28,6 +28,7 @@ from promptintern.report.facts import (
     BASE,
     DIRECT,
     FULL_PROMPT,
+    FULL_PROMPT_TUNED,
     KEPT_STAGE,
     QUERY_ONLY,
     ArmFacts,
@@ -61,12 +62,15 @@ ARM_DESCRIPTIONS = {
     KEPT_STAGE: "adapter of the last stage that passed the gate, with that stage's prompt",
     DIRECT: "plain fine-tune on the query alone, same budget",
     BASE: "base weights, the query alone",
+    FULL_PROMPT_TUNED: "plain fine-tune with the full prompt, same budget",
 }
 _COMPARED_ARMS = (
     (QUERY_ONLY, FULL_PROMPT),
     (KEPT_STAGE, FULL_PROMPT),
     (QUERY_ONLY, DIRECT),
+    (QUERY_ONLY, FULL_PROMPT_TUNED),
     (QUERY_ONLY, BASE),
+    (FULL_PROMPT_TUNED, FULL_PROMPT),
     (FULL_PROMPT, BASE),
 )
 
@@ -117,6 +121,7 @@ def build_report(facts: RunFacts) -> Report:
         planned_stages=facts.planned_stages,
         gate=facts.gate,
         direct=facts.direct,
+        tuned=facts.tuned,
         loss=facts.loss,
         examples=_examples(facts, scored),
         job=facts.job,
@@ -196,7 +201,7 @@ def _arm_report(arm: _ScoredArm, facts: RunFacts, clusters: Sequence[int]) -> Ar
     verdicts = arm.facts.verdicts
     return ArmReport(
         name=arm.facts.name,
-        description=_description(arm.facts.name, facts),
+        description=_description(arm.facts, facts),
         rows=len(facts.rows),
         scores={metric: _figure(_interval(metric, arm, clusters)) for metric in facts.metrics},
         programs=None if verdicts is None else {each: verdicts.count(each) for each in Verdict if each in verdicts},
@@ -213,10 +218,13 @@ def _interval(metric: Metric, arm: _ScoredArm, clusters: Sequence[int]) -> Inter
     return bootstrap(arm.tables[metric], clusters, score=score_of(metric))
 
 
-def _description(arm: str, facts: RunFacts) -> str:
-    if arm == DIRECT and (facts.data.queries or facts.data.written):
-        return "plain fine-tune on the query alone, on the rows with written answers only"
-    return ARM_DESCRIPTIONS.get(arm, "")
+def _description(arm: ArmFacts, facts: RunFacts) -> str:
+    if arm.name in (DIRECT, FULL_PROMPT_TUNED) and (facts.data.queries or facts.data.written):
+        return f"{ARM_DESCRIPTIONS[arm.name]}, on the rows with written answers only"
+    if arm.rate is not None and arm.shots is not None:
+        examples = {0: "no examples", 1: "1 example"}.get(arm.shots, f"{arm.shots} examples")
+        return f"base weights, {formatting.percent(arm.rate)} of the template, {examples}"
+    return ARM_DESCRIPTIONS.get(arm.name, "")
 
 
 def _figure(interval: Interval) -> Figure:

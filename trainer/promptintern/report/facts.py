@@ -19,9 +19,16 @@ FULL_PROMPT = "FullPrompt"
 QUERY_ONLY = "QueryOnly"
 DIRECT = "Direct"
 BASE = "Base"
+FULL_PROMPT_TUNED = "FullPromptTuned"
+COMPRESSED_ONLY = "CompressedOnly"
 KEPT_STAGE = "KeptStage"
 """The name of the arm that replaces QueryOnly if a gate stopped the run. This arm uses the adapter and the prompt of
 the last stage that passed the gate."""
+
+
+def compressed_arm(stage: int) -> str:
+    """Return the name of the arm that answers with the base weights and the prompt of a stage, counted from 0."""
+    return f"{COMPRESSED_ONLY}-{stage + 1}"
 
 
 class HeldOutRow(Document):
@@ -49,6 +56,10 @@ class ArmFacts(Document):
     """The answers of an arm to the held-out rows. Each list has one item for each row."""
 
     name: str
+    rate: float | None = None
+    """The achieved rate of the template in the prompts of CompressedOnly; None for other arms."""
+    shots: Count | None = None
+    """The number of examples in the prompts of CompressedOnly; None for other arms."""
     predictions: list[str]
     prompt_tokens: list[Count]
     answer_tokens: list[Count]
@@ -212,7 +223,7 @@ class LossCurve(Document):
     """The loss of a stage or of the Direct arm over its optimizer steps, in at most 100 points."""
 
     track: str
-    """The index of the stage, or ``direct`` for the Direct arm."""
+    """The index of the stage, ``direct`` for Direct, or ``tuned`` for FullPromptTuned."""
     points: list[CurvePoint]
 
 
@@ -233,6 +244,8 @@ class RunFacts(Document):
     """The records of the stages that were trained, which may be fewer than planned."""
     planned_stages: Count
     direct: TrackRecord | None = None
+    tuned: TrackRecord | None = None
+    """The training of FullPromptTuned; None if the run does not have this arm."""
     loss: list[LossCurve] = Field(default_factory=list)
     gate: GateFacts
     uncovered: list[str] = Field(default_factory=list)

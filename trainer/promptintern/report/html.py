@@ -160,9 +160,10 @@ def _fewer_tokens(saved: float) -> str:
 
 
 def _throughputs(report: Report) -> dict[str, Throughput]:
-    """Return the throughput of every stage and of Direct, by name, if the activities of their steps were timed."""
+    """Return the throughput of every stage and trained arm, by name, if the activities of their steps were timed."""
     trainings = {f"Stage {stage.index + 1}": stage.throughput for stage in report.stages}
-    trainings |= {"Direct": report.direct.throughput} if report.direct else {}
+    for name, record in (("Direct", report.direct), ("FullPromptTuned", report.tuned)):
+        trainings |= {name: record.throughput} if record else {}
     return {name: throughput for name, throughput in trainings.items() if throughput.time_shares}
 
 

@@ -7,7 +7,16 @@ from markupsafe import Markup
 from promptintern_api.evaluation import Metric
 
 from promptintern.report import formatting
-from promptintern.report.facts import BASE, DIRECT, FULL_PROMPT, KEPT_STAGE, QUERY_ONLY, LossCurve
+from promptintern.report.facts import (
+    BASE,
+    COMPRESSED_ONLY,
+    DIRECT,
+    FULL_PROMPT,
+    FULL_PROMPT_TUNED,
+    KEPT_STAGE,
+    QUERY_ONLY,
+    LossCurve,
+)
 from promptintern.report.schema import ArmReport, Report
 from promptintern.report.svg import (
     CHARACTER_WIDTH,
@@ -28,6 +37,7 @@ from promptintern.stage_record import StageRecord
 
 MARKERS: dict[str, Marker] = {
     FULL_PROMPT: "square",
+    FULL_PROMPT_TUNED: "square",
     QUERY_ONLY: "circle",
     KEPT_STAGE: "circle",
     DIRECT: "diamond",
@@ -49,7 +59,7 @@ def arms_plot(report: Report, metric: Metric, *, width: float, key: str) -> Mark
     figures = {arm.name: arm.figure(metric) for arm in arms}
     top = nice_top(max(figure.high for figure in figures.values()), limit=metric.largest)
     is_wide = width > 500
-    left = max(len(arm.name) for arm in arms) * CHARACTER_WIDTH + 16 if is_wide else 8.0
+    left = max(len(arm.name) for arm in arms) * CHARACTER_WIDTH + 26 if is_wide else 8.0
     row = 40.0 if is_wide else 52.0
     scale = Scale(top=top, start=left, end=width - (64 if is_wide else 10))
     height = row * len(arms) + AXIS_HEIGHT
@@ -235,7 +245,7 @@ def loss_plot(curves: Sequence[LossCurve], *, width: float, key: str) -> Markup:
     """Draw the mean loss per answer token over optimizer steps.
 
     The stages follow one another, and Direct is a dashed line that begins at step 0."""
-    stages = [curve for curve in curves if curve.track != "direct"]
+    stages = [curve for curve in curves if curve.track.isdecimal()]
     direct = next((curve for curve in curves if curve.track == "direct"), None)
     ends = list(accumulate(curve.points[-1].step for curve in stages))
     starts = [0, *ends[:-1]] if ends else []
@@ -287,12 +297,14 @@ def glyph(arm: str) -> Markup:
 
 def track_name(track: str) -> str:
     """Return the name by which the report calls the track with this key, such as ``Stage 2`` or ``Direct``."""
-    return DIRECT if track == "direct" else f"Stage {int(track) + 1}"
+    return f"Stage {int(track) + 1}" if track.isdecimal() else {"direct": DIRECT, "tuned": FULL_PROMPT_TUNED}[track]
 
 
 def series_of(arm: str) -> str:
     """Return the CSS class of the marks that stand for ``arm``."""
-    return {FULL_PROMPT: "full", DIRECT: "direct", BASE: "base"}.get(arm, "result")
+    if arm.startswith(COMPRESSED_ONLY):
+        return "compressed"
+    return {FULL_PROMPT: "full", FULL_PROMPT_TUNED: "tuned", DIRECT: "direct", BASE: "base"}.get(arm, "result")
 
 
 def _vertical_grid(scale: Scale, height: float, text: Callable[[float], str]) -> list[Markup]:

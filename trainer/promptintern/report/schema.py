@@ -169,6 +169,8 @@ class Report(Document):
     planned_stages: int
     gate: GateFacts
     direct: TrackRecord | None = None
+    tuned: TrackRecord | None = None
+    """The training of FullPromptTuned; None if the run does not have this arm."""
     loss: list[LossCurve]
     examples: Examples
     job: JobFacts

@@ -21,8 +21,8 @@ from promptintern.engine import distributed
 from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.generate import Answer, Decoding, Ending
 from promptintern.pipeline.context_fit import fit_rows
+from promptintern.pipeline.evaluation.held_out import answer_prompts
 from promptintern.pipeline.events import Note, Observer, ShardStored
-from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.session import Session, load_embedder
 from promptintern.pipeline.teaching.written import SelfStudy, WrittenQueries, count_reasons, written_rows
 from promptintern.prompt.render import render_prompt

@@ -17,8 +17,8 @@ from promptintern.engine import distributed
 from promptintern.errors import UserError
 from promptintern.evaluate.agreement import are_unfinished, most_frequent
 from promptintern.evaluate.generate import Answer, Ending
+from promptintern.pipeline.evaluation.held_out import answer_prompts, decoding_of
 from promptintern.pipeline.events import Note, Observer, ShardStored
-from promptintern.pipeline.held_out import answer_prompts, decoding_of
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.choice import TeachingModel
 from promptintern.pipeline.teaching.lessons import (

@@ -9,8 +9,8 @@ from promptintern_api.evaluation import Arm
 
 from promptintern.engine import distributed
 from promptintern.evaluate.generate import generate, time_queries
+from promptintern.pipeline.evaluation.held_out import adapter_context, decoding_of
 from promptintern.pipeline.events import Note, Observer
-from promptintern.pipeline.held_out import adapter_context, decoding_of
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.run import RunStore

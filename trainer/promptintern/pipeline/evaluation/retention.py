@@ -11,10 +11,10 @@ from promptintern_api.evaluation import Retention
 from promptintern.engine import distributed
 from promptintern.errors import RunFailed, UserError
 from promptintern.evaluate.neutral import NEUTRAL_PROMPTS
+from promptintern.pipeline.evaluation.held_out import answer_prompts
+from promptintern.pipeline.evaluation.latency import Result
 from promptintern.pipeline.events import Note, Observer
-from promptintern.pipeline.held_out import answer_prompts
 from promptintern.pipeline.inputs import Data
-from promptintern.pipeline.latency import Result
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.scoring import divergence_of_rows, score_rows, with_divergence
 from promptintern.pipeline.teaching.settings import default_top_k

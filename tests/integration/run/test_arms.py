@@ -1,0 +1,63 @@
+"""A run with every arm: which arms there are, what they train on, and what the report says of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import promptintern, write_job
+from tests.tiny import tiny_job
+
+ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "CompressedOnly"]
+
+
+def run(
+    job: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], Path]:
+    """Run a job and return its report and its folder."""
+    ran = promptintern(
+        *("run", write_job(folder, job), "--workdir", folder / "runs"), capsys=capsys, monkeypatch=monkeypatch
+    )
+    assert ran.code == 0, ran.err
+    (output,) = (folder / "runs").glob("*/*")
+    return json.loads((output / "report/report.json").read_text()), output
+
+
+def test_every_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tiny_job(tmp_path)
+    job["spec"]["evaluation"]["arms"] = ARMS
+    report, output = run(job, tmp_path, capsys, monkeypatch)
+    arms = {arm["name"]: arm for arm in report["arms"]}
+    # The prompt of stage 1 is the full prompt, and that of stage 3 is the query alone: they are FullPrompt and Base.
+    assert set(arms) == {*ARMS[:5], "CompressedOnly-2"}
+    assert arms["FullPromptTuned"]["promptTokens"] == arms["FullPrompt"]["promptTokens"]
+    middle = arms["CompressedOnly-2"]["promptTokens"]["mean"]
+    assert arms["Base"]["promptTokens"]["mean"] < middle < arms["FullPrompt"]["promptTokens"]["mean"]
+    assert arms["CompressedOnly-2"]["description"].startswith("base weights, ")
+    pairs = {(c["arm"], c["against"]) for c in report["comparisons"]}
+    assert {("QueryOnly", "FullPromptTuned"), ("FullPromptTuned", "FullPrompt")} <= pairs
+    stage, direct, tuned = report["stages"][0], report["direct"], report["tuned"]
+    assert tuned["rows"] == direct["rows"] == stage["rows"]
+    assert tuned["epochs"] == direct["epochs"] == sum(stage["epochs"] for stage in report["stages"])
+    assert (tuned["requestedRate"], tuned["shots"]) == (1, 2)
+    assert {curve["track"] for curve in report["loss"]} == {"0", "1", "2", "direct", "tuned"}
+    page = (output / "report/report.html").read_text()
+    assert "FullPromptTuned" in page and "CompressedOnly-2" in page
+
+
+def test_the_budget_in_tokens_holds_for_the_full_prompt_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny_job(tmp_path)
+    job["spec"]["evaluation"] |= {
+        "arms": ["FullPrompt", "QueryOnly", "Direct", "FullPromptTuned"],
+        "directBudget": "Tokens",
+    }
+    job["spec"]["training"]["epochsPerStage"] = 2
+    report, _ = run(job, tmp_path, capsys, monkeypatch)
+    budget = sum(stage["trainingTokens"] for stage in report["stages"])
+    for arm in ("direct", "tuned"):
+        per_epoch = report[arm]["trainingTokens"] / report[arm]["epochs"]
+        assert abs(report[arm]["trainingTokens"] - budget) <= per_epoch
+    assert report["tuned"]["epochs"] < report["direct"]["epochs"]

@@ -1,0 +1,117 @@
+"""The arms of a run: each answers all held-out rows, some of them after a training of their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from promptintern_api.evaluation import Arm, Metric
+
+from promptintern.engine import distributed
+from promptintern.pipeline.evaluation.held_out import (
+    HeldOutAnswers,
+    answer_prompts,
+    evaluation_folder,
+    run_programs,
+    score_held_out,
+)
+from promptintern.pipeline.events import Note, Observer, Scored, StageDone
+from promptintern.pipeline.session import Session
+from promptintern.pipeline.tracks import Track, lr_span_of, prepare_track
+from promptintern.pipeline.training import TrackTrainer
+from promptintern.prompt.encode import Encoded
+from promptintern.report.facts import compressed_arm
+from promptintern.storage.manifest import Manifest
+from promptintern.storage.run import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """The arms of a run, with everything that they need to answer."""
+
+    session: Session
+    store: RunStore
+    trainer: TrackTrainer
+    observer: Observer
+    accepted: Sequence[Sequence[str]]
+    """The accepted answers to each held-out row; empty as long as they are not known."""
+
+    @property
+    def metric(self) -> Metric:
+        """The job's first metric, by which the gate compares scores."""
+        return self.session.job.spec.evaluation.metrics[0]
+
+    def answer(self, arm: str, prompts: Sequence[Sequence[int]], *, parent: str | None) -> HeldOutAnswers:
+        """Answer all held-out queries as ``arm``, run the programs in the answers if the job asks for it, and commit.
+
+        Args:
+            prompts: The prompts of all held-out rows, as token ids.
+            parent: The digest of the manifest that lists the loaded adapter, or None to answer with the base weights.
+        """
+        folder = evaluation_folder(arm)
+        document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=parent))
+        if document is None:
+            answers = answer_prompts(
+                self.session, prompts, use_adapter=parent is not None, name=f"arm {arm}", observer=self.observer
+            )
+            texts = [answer.text for answer in answers]
+            new = {
+                "arm": arm,
+                "predictions": texts,
+                "verdicts": run_programs(self.session, texts, self.session.job.spec.evaluation.metrics),
+                "answerTokens": [answer.tokens for answer in answers],
+                "promptTokens": [len(prompt) for prompt in prompts],
+            }
+            document = distributed.from_rank_zero(
+                lambda: self.store.commit_document(folder, new, term=self.trainer.term, parent=parent)
+            )
+        held_out = HeldOutAnswers.of(document)
+        if self.accepted:
+            self.emit(Scored(name=f"arm {arm}", metric=self.metric, score=self.score(held_out)))
+        return held_out
+
+    def answer_compressed(self) -> list[str]:
+        """Answer with the base weights and the prompt of each stage, and return the names of these arms.
+
+        A stage whose prompt is the full prompt, or the query alone, has no arm: FullPrompt and Base are these arms.
+        """
+        session, names = self.session, list[str]()
+        requested = session.job.spec.evaluation.arms
+        for stage, template in zip(session.stages, session.templates, strict=True):
+            is_full = template.text == session.full_template.text and stage.shots == session.examples.shots
+            is_base = Arm.BASE in requested and stage.index == len(session.stages) - 1
+            if not is_full and not is_base:
+                names.append(compressed_arm(stage.index))
+                self.answer(names[-1], session.encode_held_out(template, stage.shots), parent=None)
+        return names
+
+    def train(self, track: Track, prompts: Sequence[Sequence[int]], *, rows: Sequence[Encoded] | None, arm: str) -> str:
+        """Train the adapter of ``arm`` on written answers, answer ``prompts``, and return the manifest's digest.
+
+        Args:
+            track: The track of the arm.
+            prompts: The prompts of all held-out rows, as token ids.
+            rows: The encoded training rows, or None to encode the rows here.
+            arm: The name of the arm.
+        """
+        manifest = self.committed(track.key)
+        if manifest is None:
+            prepared = prepare_track(self.session, track, rows)
+            lr_span = lr_span_of(self.session, track, len(prepared.steps), before=0, after=0)
+            trajectory = self.trainer.train(prepared, lr_span)
+            manifest = self.trainer.commit(track, trajectory, self.trainer.record(prepared, trajectory))
+        else:
+            self.trainer.load(track.key)
+        self.answer(arm, prompts, parent=manifest.digest())
+        return manifest.digest()
+
+    def score(self, answers: HeldOutAnswers) -> float:
+        """Return the score of answers to the first held-out rows, in the job's first metric."""
+        return score_held_out(self.metric, answers, self.accepted)
+
+    def committed(self, key: str) -> Manifest | None:
+        """Return the manifest of a track that was trained before, or None."""
+        return distributed.from_rank_zero(lambda: self.store.stage_manifest(key))
+
+    def emit(self, event: Note | Scored | StageDone) -> None:
+        """Send ``event`` to the observer if this worker has rank 0."""
+        if distributed.rank() == 0:
+            self.observer.emit(event)
