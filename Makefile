@@ -24,7 +24,7 @@ E2E = $(addprefix tests/e2e/test_,quickstart.py faults.py two_workers.py)
 E2E_MORE = $(addprefix tests/e2e/test_,lifecycle.py sandbox.py teacher.py gpus.py upgrade.py kueue.py reach.py)
 
 .PHONY: help setup demo test timed untimed unit integration operator e2e e2e-more e2e-faults chaos prerequisites gpu cluster-up cluster-down kind-up kind-down \
-	kill fuzz check format generate snapshots quality teaching-cost bench preprocess clean
+	kill fuzz check format generate snapshots quality teaching-cost bench preprocess real clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -124,6 +124,9 @@ quality: ## Benchmark: QueryOnly against Direct by number of rows, teachers, cur
 
 teaching-cost: ## Benchmark: the cost of the teaching pass beside an epoch, by length of the template (DATA=rows.jsonl for your own rows)
 	@$(RUN) python -m benchmarks.teaching_cost $(if $(DATA),--data $(DATA))
+
+real: setup ## Benchmark: pretrained models on real tasks, written to docs/real.md (hours; continues where it stopped; MODEL=DIR for your own model)
+	@$(RUN) --with gguf==0.19.0 --with pip==25.3 python -m benchmarks.real $(if $(MODEL),--model $(MODEL)) $(REAL)
 
 bench: setup ## Benchmark: training speed against HF Trainer and TRL, written to docs/performance.md (DATA=rows.jsonl for your own rows)
 	@$(RUN) --with trl==1.16.0 --with matplotlib==3.10.9 python -m benchmarks.training $(if $(DATA),--data $(DATA))

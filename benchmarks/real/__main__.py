@@ -1,0 +1,98 @@
+"""Runs the product on pretrained models and real tasks, and writes docs/real.md and docs/real.json.
+
+    python -m benchmarks.real [--model DIR | --models NAME ...] [--tasks NAME ...] [--seeds N] [--device CPU]
+
+The models come from Python packages (`models.py`), or from any folder of safetensors. A run that was stopped goes on
+where it was, and a finished one is not repeated, so the command can be given in several goes. The pages are written
+from all finished runs in the work folder.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from promptintern.report.schema import Report, report_from_json
+
+from benchmarks.real.models import SOURCES, model_folder, origin_of
+from benchmarks.real.page import Measured, write_pages
+from benchmarks.real.tasks import DATA, TASKS, Task, job_of
+
+WORK = Path(".cache/real")
+_RUNS, _TIMES, _ABOUT = "runs", "seconds.json", "about.json"
+
+
+def main() -> int:
+    """Run what is missing, and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=sorted(SOURCES), default=sorted(SOURCES))
+    parser.add_argument("--model", type=Path, help="a folder of safetensors, in place of the models from packages")
+    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=sorted(TASKS))
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0")
+    parser.add_argument("--train", type=int, help="number of training rows (default: that of the task)")
+    parser.add_argument("--held-out", type=int, help="number of held-out rows (default: that of the task)")
+    parser.add_argument("--device", choices=("Auto", "CPU", "CUDA"), default="Auto")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of the runs")
+    parser.add_argument("--pages-only", action="store_true", help="write the pages from the finished runs")
+    options = parser.parse_args()
+    if not DATA.is_dir():
+        print(f"there are no rows in {DATA}", file=sys.stderr)
+        return 2
+    failed = 0
+    if not options.pages_only:
+        folders = (
+            [options.model.resolve()] if options.model else [model_folder(SOURCES[name]) for name in options.models]
+        )
+        for folder in folders:
+            for seed in range(options.seeds):
+                for task in (TASKS[name] for name in options.tasks):
+                    failed += run(task, folder, seed, options) != 0
+    write_pages(collect(options.work.resolve()))
+    return 1 if failed else 0
+
+
+def run(task: Task, model: Path, seed: int, options: argparse.Namespace) -> int:
+    """Run one job to its end, or go on with it, and return its exit code."""
+    train, held_out = options.train or task.train, options.held_out or task.held_out
+    name = f"{model.name.lower().replace('.', '-')}-{task.name}-{train}-{held_out}-seed-{seed}"
+    place = options.work.resolve() / name
+    place.mkdir(parents=True, exist_ok=True)
+    if list(place.glob(f"{_RUNS}/*/*/report/report.json")):
+        return 0
+    job = job_of(
+        task, name=name[:52].rstrip("-"), model=model, seed=seed, train=train, held_out=held_out, device=options.device
+    )
+    (place / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
+    about = {"task": task.name, "model": model.name, "seed": seed, "origin": origin_of(model)}
+    (place / _ABOUT).write_text(json.dumps(about, indent=2))
+    print(f"== {name}", flush=True)
+    began = time.monotonic()
+    program = Path(sys.executable).with_name("promptintern")
+    command = [str(program), "run", str(place / "job.yaml"), "--workdir", str(place / _RUNS)]
+    code = subprocess.run(command, check=False, env={**os.environ, "PYTHONUNBUFFERED": "1"}).returncode
+    times = place / _TIMES
+    seconds = json.loads(times.read_text()) if times.exists() else []
+    times.write_text(json.dumps([*seconds, round(time.monotonic() - began, 1)]))
+    return code
+
+
+def collect(work: Path) -> list[Measured]:
+    """Return the finished runs in ``work``."""
+    found = []
+    for place in sorted(work.iterdir()):
+        reports = list(place.glob(f"{_RUNS}/*/*/report/report.json"))
+        if reports:
+            about: dict[str, Any] = json.loads((place / _ABOUT).read_text())
+            report: Report = report_from_json(reports[0].read_bytes())
+            seconds = sum(json.loads((place / _TIMES).read_text()))
+            found.append(Measured(report=report, seconds=seconds, **about))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Writes docs/real.md and docs/real.json from the finished runs, with sentences that follow from the figures."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from promptintern.report import formatting
+from promptintern.report.schema import Comparison, Report
+from promptintern_api.evaluation import Metric
+
+from benchmarks.real.tasks import TASKS
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the comparison of two arms answers, and the answer if the first arm is better or worse."""
+
+    arm: str
+    against: str
+    text: str
+    better: str
+    worse: str
+
+
+QUESTIONS = (
+    Question(
+        arm="FullPrompt",
+        against="Base",
+        text="Did the prompt help the base model?",
+        better="Yes",
+        worse="No, it did harm",
+    ),
+    Question(
+        arm="QueryOnly",
+        against="Direct",
+        text="Did the stages beat plain fine-tuning on the query alone?",
+        better="Yes",
+        worse="No, plain fine-tuning was better",
+    ),
+    Question(
+        arm="QueryOnly",
+        against="FullPromptTuned",
+        text="Does the query alone reach what fine-tuning reaches if the prompt stays?",
+        better="Yes, and more",
+        worse="No",
+    ),
+)
+_ARM_ORDER = ("FullPrompt", "FullPromptTuned", "QueryOnly", "KeptStage", "Direct", "CompressedOnly", "Base")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A finished run."""
+
+    task: str
+    model: str
+    seed: int
+    report: Report
+    seconds: float
+    """The wall time of the run in seconds, over all goes."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """Where the weights come from; empty for a folder of the user."""
+
+
+def write_pages(runs: Sequence[Measured]) -> None:
+    """Write both pages."""
+    (DOCS / "real.md").write_text(page_of(runs))
+    documents = [
+        asdict(run) | {"report": json.loads(run.report.model_dump_json(by_alias=True, exclude_none=True))}
+        for run in runs
+    ]
+    for document in documents:  # what the models wrote stays in the reports
+        document["report"].pop("examples")
+    (DOCS / "real.json").write_text(json.dumps(documents, indent=1) + "\n")
+
+
+def page_of(runs: Sequence[Measured]) -> str:
+    """Return docs/real.md."""
+    names = dict.fromkeys((run.model, run.task) for run in runs)
+    sections = [_section([run for run in runs if (run.model, run.task) == name]) for name in names]
+    return "\n".join([_HEAD.format(machine=_machine()), *sections])
+
+
+def answer(question: Question, comparisons: Sequence[Comparison]) -> str:
+    """Return the answer to a question from comparisons in one metric, one for each seed.
+
+    The rule: an arm is better, or worse, if the corrected p-value is at most 0.05 with every seed. Otherwise the rows
+    cannot tell, and the sentence says which difference they would show.
+    """
+    metric = comparisons[0].metric
+    values = [comparison.difference.value for comparison in comparisons]
+    readings = {comparison.reading for comparison in comparisons}
+    shown = ", ".join(formatting.difference(metric, value, unit=False) for value in values)
+    figures = f"{question.arm} minus {question.against}: {shown} points"
+    if readings == {"better"}:
+        return f"{question.better} ({figures})."
+    if readings == {"worse"}:
+        return f"{question.worse} ({figures})."
+    largest = max(comparison.smallest_difference for comparison in comparisons)
+    would = f"they would show a difference of {formatting.unsigned_difference(metric, largest)} points"
+    who = "These rows cannot tell" if len(readings) == 1 else "Not every seed can tell"
+    return f"{who} ({figures}; {would})."
+
+
+def kept(runs: Sequence[Measured]) -> str:
+    """Return whether internalization kept what the prompt gave, by the verdicts of all seeds."""
+    outcomes = [str(run.report.verdict.outcome) for run in runs]
+    if len(set(outcomes)) == 1:
+        seeds = "" if len(runs) == 1 else f" with each of {len(runs)} seeds"
+        return f"The verdict is {outcomes[0]}{seeds}."
+    return f"The verdicts differ between seeds: {', '.join(outcomes)}."
+
+
+def _section(runs: Sequence[Measured]) -> str:
+    first = runs[0]
+    task, report = TASKS[first.task], first.report
+    metrics = report.metrics
+    data = report.data
+    train = data.train.rows if data.train else 0
+    hours = [f"{run.seconds / 3600:.1f}" for run in runs]
+    lines = [
+        f"## {first.model}, {task.title}",
+        "",
+        f"{train} training rows, {report.arms[0].rows} held-out rows, {_seeds(runs)}. {_origin(first)} "
+        f"The {'run' if len(runs) == 1 else 'runs'} took {', '.join(hours)} h on {report.job.device}.",
+        "",
+        f"| arm | {' | '.join(_heading(metric, len(runs)) for metric in metrics)} | prompt tokens |",
+        f"|---|{'---:|' * len(metrics)}---:|",
+    ]
+    for name in sorted((arm.name for arm in report.arms), key=_order):
+        arms = [arm for run in runs if (arm := run.report.arm(name)) is not None]
+        cells = [_cell(metric, [arm.figure(metric) for arm in arms]) for metric in metrics]
+        lines.append(f"| {name} | {' | '.join(cells)} | {formatting.mean(arms[0].prompt_tokens.mean)} |")
+    lines += ["", f"By {formatting.METRIC_NAMES[metrics[0]]}, the first metric:", ""]
+    lines.append(f"- Did internalization keep what the prompt gave? {kept(runs)}")
+    for question in QUESTIONS:
+        pair = (metrics[0], question.arm, question.against)
+        comparisons = [c for run in runs for c in run.report.comparisons if (c.metric, c.arm, c.against) == pair]
+        if comparisons:
+            lines.append(f"- {question.text} {answer(question, comparisons)}")
+    lines += [
+        "",
+        *(
+            f"- Seed {run.seed}, verdict **{run.report.verdict.outcome}**: {run.report.verdict.headline}"
+            for run in runs
+        ),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _heading(metric: Metric, seeds: int) -> str:
+    name = formatting.METRIC_NAMES[metric]
+    return f"{name}, 95 % interval" if seeds == 1 else f"{name}, mean over seeds (smallest to largest)"
+
+
+def _cell(metric: Metric, figures: Sequence[Any]) -> str:
+    values = [figure.value for figure in figures]
+    if len(figures) == 1:
+        low, high = (formatting.score(metric, bound) for bound in (figures[0].low, figures[0].high))
+        return f"{formatting.score(metric, values[0])} ({low} to {high})"
+    low, high = formatting.score(metric, min(values)), formatting.score(metric, max(values))
+    return f"{formatting.score(metric, statistics.mean(values))} ({low} to {high})"
+
+
+def _order(name: str) -> tuple[int, str]:
+    return next(
+        number
+        for number, each in enumerate(_ARM_ORDER)
+        if name.startswith(each) and (each != "FullPrompt" or name == each)
+    ), name
+
+
+def _seeds(runs: Sequence[Measured]) -> str:
+    return "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+
+
+def _origin(run: Measured) -> str:
+    origin = run.origin
+    if not origin:
+        return "The weights come from a folder of safetensors."
+    return (
+        f"The weights are dequantized from {origin['quantization']} (from the packages "
+        f"{', '.join(origin['packages'])}), so they are not the original ones; licence {origin['licence']}."
+    )
+
+
+def _machine() -> str:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+    return f"{os.cpu_count()} cores ({platform.machine()}), {gpu}, Python {platform.python_version()}, {versions}"
+
+
+_HEAD = """# Pretrained models on real tasks
+
+`make real` writes this page. It trains pretrained models on public data sets: NL2Bash (MIT), MBPP (CC-BY-4.0) and NL-RX
+(MIT). Each job has three stages and three retrieved examples; its settings are the same for all models, and were not
+tuned on held-out rows. [report.md](report.md) says how scores, intervals and tests are computed. The last machine was:
+{machine}.
+
+A sentence says yes or no only if the corrected p-value is at most 0.05 with every seed; otherwise it says that the rows
+cannot tell, and which difference they would show.
+"""

@@ -1,0 +1,159 @@
+"""The tasks on which pretrained models are measured. Their settings were chosen once, and not by held-out rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "CompressedOnly"]
+
+_BASH = """You translate a request in English into one Bash command line.
+Rules:
+- Write the command alone, on one line, without a prompt sign and without an explanation.
+- Prefer standard tools: find, grep, sed, awk, sort, xargs, tar, ssh, rsync, cut, head, tail, wc, chmod, chown.
+- Keep file names, host names, numbers and quoted text from the request exactly as they are written there.
+- If the request names no folder, work in the current one.
+
+{examples}Request: {query}
+Command:"""
+_PYTHON = """You write one Python function for each task.
+Rules:
+- Use only the standard library of Python 3.
+- Write the code alone, without an explanation, an example call or a test.
+- Choose a short name for the function that says what it does, and take the arguments in the order in which the task
+  names them.
+- Return the result. Do not print it.
+
+{examples}Task: {query}
+Code:
+"""
+_REGEX = """You write one regular expression that matches the lines which a sentence describes.
+Notation:
+- . is any character, [A-Z] a capital letter, [a-z] a small letter, [0-9] a number, [AEIOUaeiou] a vowel.
+- (a)|(b) is a or b, (a)&(b) is both, ~(a) is not a, (a).*(b) is a before b.
+- (a)+ is one or more, (a)* is zero or more, (a){n,} is at least n times.
+- \\b(a)\\b is a word that is a; dog, ring and truck are words.
+- Write the expression alone.
+
+{examples}Sentence: {query}
+Expression:"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task: its rows, its prompt, and how answers are judged."""
+
+    name: str
+    title: str
+    folder: str
+    template: str
+    example: str
+    """The template of an example in the prompt."""
+    ending: str
+    """The end of the template, which is never removed, so that the model knows where its answer begins."""
+    metrics: tuple[str, ...]
+    stop: tuple[str, ...]
+    max_new_tokens: int
+    columns: dict[str, str]
+    train: int
+    held_out: int
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="nl2bash",
+            title="NL2Bash: English to Bash commands",
+            folder="nl2bash",
+            template=_BASH,
+            example="Request: {query}\nCommand: {answer}\n\n",
+            ending="\nCommand:",
+            metrics=("BashTemplate", "ExactMatch", "ChrF"),
+            stop=("\n",),
+            max_new_tokens=64,
+            columns={},
+            train=256,
+            held_out=300,
+        ),
+        Task(
+            name="mbpp",
+            title="MBPP: English to Python functions",
+            folder="mbpp",
+            template=_PYTHON,
+            example="Task: {query}\nCode:\n{answer}\n\n",
+            ending="\nCode:\n",
+            metrics=("PassAt1", "ChrF"),
+            stop=("\nTask:", "\n\n\n"),
+            max_new_tokens=256,
+            columns={"tests": "tests", "testSetup": "test_setup_code"},
+            train=256,
+            held_out=90,
+        ),
+        Task(
+            name="nlrx",
+            title="NL-RX: English to regular expressions",
+            folder="nlrx",
+            template=_REGEX,
+            example="Sentence: {query}\nExpression: {answer}\n\n",
+            ending="\nExpression:",
+            metrics=("ExactMatch", "ChrF"),
+            stop=("\n",),
+            max_new_tokens=48,
+            columns={},
+            train=256,
+            held_out=300,
+        ),
+    )
+}
+
+
+def job_of(task: Task, *, name: str, model: Path, seed: int, train: int, held_out: int, device: str) -> dict[str, Any]:
+    """Return the job of one run.
+
+    Args:
+        task: The task.
+        name: The name of the job.
+        model: The folder of the base model.
+        seed: The seed of the training.
+        train: The number of training rows.
+        held_out: The number of held-out rows.
+        device: The field spec.compute.device.
+    """
+    columns = {"columns": task.columns} if task.columns else {}
+    return {
+        "apiVersion": "promptintern.dev/v1alpha1",
+        "kind": "PromptInternJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": f"file://{model}", "dtype": "float32"},
+            "data": {
+                "train": {"uri": f"file://{DATA / task.folder}/train.jsonl", "limit": train},
+                "eval": {"uri": f"file://{DATA / task.folder}/dev.jsonl", "limit": held_out, **columns},
+                "onLeak": "Drop",
+            },
+            "prompt": {
+                "template": task.template,
+                "exampleTemplate": task.example,
+                "protect": [task.ending],
+            },
+            "schedule": {"stages": 3, "shots": 3},
+            "training": {
+                "seed": seed,
+                "lora": {"r": 16, "alpha": 32},
+                "learningRate": 0.0003,
+                "epochsPerStage": 2,
+                "rowsPerBatch": 8,
+            },
+            "evaluation": {
+                "metrics": list(task.metrics),
+                "arms": ARMS,
+                "maxNewTokens": task.max_new_tokens,
+                "stop": list(task.stop),
+                "stageRows": min(64, held_out),
+                "batchSize": 32,
+                "latencyQueries": 5,
+            },
+            "compute": {"device": device},
+        },
+    }

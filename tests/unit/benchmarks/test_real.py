@@ -1,0 +1,81 @@
+"""The page on pretrained models: its sentences follow from the figures, and its jobs are valid."""
+
+from pathlib import Path
+
+import pytest
+from promptintern.report.build import build_report
+from promptintern.report.schema import Comparison, Figure
+from promptintern_api import parse_job
+from promptintern_api.evaluation import Metric
+
+from benchmarks.real.models import REQUIREMENTS, SOURCES
+from benchmarks.real.page import QUESTIONS, Measured, answer, kept, page_of
+from benchmarks.real.tasks import TASKS, job_of
+from tests.unit.report.figures import facts
+
+QUESTION = QUESTIONS[0]
+
+
+def compare(value: float, reading: str) -> Comparison:
+    return Comparison.model_validate(
+        {
+            "metric": Metric.EXACT_MATCH,
+            "arm": "FullPrompt",
+            "against": "Base",
+            "difference": Figure(value=value, low=value - 0.1, high=value + 0.1, method="any"),
+            "pValue": 0.5,
+            "correctedPValue": 0.5,
+            "smallestDifference": 0.14,
+            "reading": reading,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("readings", "begins"),
+    [
+        (["better"], "Yes ("),
+        (["better", "better"], "Yes ("),
+        (["worse"], "No, it did harm ("),
+        (["undecided"], "These rows cannot tell ("),
+        (["better", "undecided"], "Not every seed can tell ("),
+        (["better", "worse"], "Not every seed can tell ("),
+    ],
+)
+def test_an_answer_needs_every_seed(readings: list[str], begins: str) -> None:
+    text = answer(QUESTION, [compare(0.2, reading) for reading in readings])
+    assert text.startswith(begins)
+    assert "+20.0" in text
+    assert ("a difference of 14.0 points" in text) == (begins not in ("Yes (", "No, it did harm ("))
+
+
+def test_the_page_tells_what_each_run_found() -> None:
+    report = build_report(facts())
+    runs = [Measured(task="nlrx", model="some-model", seed=seed, report=report, seconds=3600) for seed in range(2)]
+    page = page_of(runs)
+    assert f"The verdict is {report.verdict.outcome} with each of 2 seeds." in page
+    assert "a folder of safetensors" in page
+    assert "2 seeds" in page and "1.0, 1.0 h" in page
+    for arm in report.arms:
+        assert f"| {arm.name} |" in page
+    assert kept(runs[:1]) == f"The verdict is {report.verdict.outcome}."
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=str)
+def test_the_jobs_are_valid(task: object) -> None:
+    job = job_of(
+        task,  # type: ignore[arg-type]
+        name="a",
+        model=Path("/model"),
+        seed=1,
+        train=8,
+        held_out=8,
+        device="CPU",
+    )
+    assert parse_job(job).spec.training.seed == 1
+
+
+def test_every_package_has_a_digest() -> None:
+    lines = [line for line in REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
+    assert all("==" in line and " --hash=sha256:" in line for line in lines)
+    assert {line.partition("==")[0] for line in lines} == {name for s in SOURCES.values() for name in s.packages}
