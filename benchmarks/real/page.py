@@ -54,7 +54,16 @@ QUESTIONS = (
         worse="No",
     ),
 )
-_ARM_ORDER = ("FullPrompt", "FullPromptTuned", "QueryOnly", "KeptStage", "Direct", "CompressedOnly", "Base")
+_ARM_ORDER = (
+    "FullPrompt",
+    "FullPromptTuned",
+    "QueryOnly",
+    "KeptStage",
+    "Direct",
+    "TemplateOnly",
+    "CompressedOnly",
+    "Base",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

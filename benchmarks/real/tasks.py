@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "CompressedOnly"]
+ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "TemplateOnly", "CompressedOnly"]
 
 _BASH = """You translate a request in English into one Bash command line.
 Rules:

@@ -41,6 +41,7 @@ class Arm(StrEnum):
     BASE = "Base"
     FULL_PROMPT_TUNED = "FullPromptTuned"
     COMPRESSED_ONLY = "CompressedOnly"
+    TEMPLATE_ONLY = "TemplateOnly"
 
 
 class Reference(StrEnum):
@@ -99,6 +100,39 @@ class Prices(ApiModel):
     output_per_million: Annotated[
         Number, Field(ge=0, le=1e6, description="Price of 1,000,000 answer tokens, in `currency`.")
     ]
+    cached_input_per_million: Annotated[
+        Number | None,
+        Field(
+            ge=0,
+            le=1e6,
+            description=(
+                "Price of 1,000,000 prompt tokens that the server has kept from earlier requests, in `currency`: the "
+                "tokens with which all prompts begin. If it is left out, they cost as much as other prompt tokens."
+            ),
+        ),
+    ] = None
+    cacheable_from: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=1_000_000_000,
+            description=(
+                "Smallest number of tokens at the beginning of a prompt that the server keeps. Shorter beginnings are "
+                "paid in full. If it is left out, every beginning is kept."
+            ),
+        ),
+    ] = None
+    device_per_hour: Annotated[
+        Number | None,
+        Field(
+            ge=0,
+            le=1e6,
+            description=(
+                "Price of one worker's device for an hour of training, in `currency`. With it, the report states what "
+                "the training cost, and from how many queries on the adapter pays."
+            ),
+        ),
+    ] = None
     currency: Annotated[
         str,
         StringConstraints(min_length=1, max_length=8),
@@ -216,7 +250,7 @@ class EvaluationSpec(ApiModel):
         list[Arm],
         Field(
             min_length=1,
-            max_length=6,
+            max_length=7,
             description=(
                 "Ways to answer the held-out rows, which the report compares. FullPrompt is the base model with the "
                 "whole template and K examples (`schedule.shots`, or the largest number in `schedule.explicit`). "
@@ -224,7 +258,9 @@ class EvaluationSpec(ApiModel):
                 "fine-tuned on the query alone, with the budget that `directBudget` sets. Base is the base model, "
                 "without training, with the query alone. FullPromptTuned is the base model fine-tuned with the full "
                 "prompt and the same budget: what fine-tuning reaches if the prompt stays. CompressedOnly is the base "
-                "model, without training, with the prompt of each stage. FullPrompt and QueryOnly are required."
+                "model, without training, with the prompt of each stage. TemplateOnly is the base model with the whole "
+                "template and no examples, most of which a server can keep between requests. FullPrompt and QueryOnly "
+                "are required."
             ),
             json_schema_extra={"x-kubernetes-list-type": "set"},
         ),

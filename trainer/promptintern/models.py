@@ -265,6 +265,20 @@ def context_length(model_config: Any) -> int | None:
     return None
 
 
+def key_value_bytes(model: Any) -> int | None:
+    """Return the memory in bytes of the keys and values of one token, or None if the configuration does not say it.
+
+    It is 2 x layers x heads of keys x size of a head x bytes of a number.
+    """
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
+    layers, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
+    if not (heads and layers and width):
+        return None
+    size = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    return int(2 * layers * heads * size * model.dtype.itemsize)
+
+
 def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
     """Build a causal language model from ``config`` on the meta device, where weights have shapes but no values.
 

@@ -9,7 +9,8 @@ import pytest
 from tests.cli import promptintern, write_job
 from tests.tiny import tiny_job
 
-ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "CompressedOnly"]
+ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "TemplateOnly", "CompressedOnly"]
+PRICES = {"inputPerMillion": 1, "cachedInputPerMillion": 0.1, "outputPerMillion": 4, "devicePerHour": 2}
 
 
 def run(
@@ -26,11 +27,11 @@ def run(
 
 def test_every_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     job = tiny_job(tmp_path)
-    job["spec"]["evaluation"]["arms"] = ARMS
+    job["spec"]["evaluation"] |= {"arms": ARMS, "prices": PRICES}
     report, output = run(job, tmp_path, capsys, monkeypatch)
     arms = {arm["name"]: arm for arm in report["arms"]}
     # The prompt of stage 1 is the full prompt, and that of stage 3 is the query alone: they are FullPrompt and Base.
-    assert set(arms) == {*ARMS[:5], "CompressedOnly-2"}
+    assert set(arms) == {*ARMS[:6], "CompressedOnly-2"}
     assert arms["FullPromptTuned"]["promptTokens"] == arms["FullPrompt"]["promptTokens"]
     middle = arms["CompressedOnly-2"]["promptTokens"]["mean"]
     assert arms["Base"]["promptTokens"]["mean"] < middle < arms["FullPrompt"]["promptTokens"]["mean"]
@@ -42,8 +43,17 @@ def test_every_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert tuned["epochs"] == direct["epochs"] == sum(stage["epochs"] for stage in report["stages"])
     assert (tuned["requestedRate"], tuned["shots"]) == (1, 2)
     assert {curve["track"] for curve in report["loss"]} == {"0", "1", "2", "direct", "tuned"}
+    for name in ("FullPrompt", "TemplateOnly"):
+        arm = arms[name]
+        assert arm["sharedTokens"] >= len("Write the sum as code.") and "keptLatency" in arm
+        assert arm["computedTokens"] == arm["promptTokens"]["mean"] - arm["sharedTokens"]
+        assert arm["keptCostPerThousand"] < arm["costPerThousand"]
+    assert arms["TemplateOnly"]["computedTokens"] < arms["FullPrompt"]["computedTokens"]
+    assert report["training"]["cost"] > 0 and report["training"]["paysFrom"] > 0
+    assert report["job"]["keyValueBytes"] == 2 * 2 * 2 * 8 * 4
     page = (output / "report/report.html").read_text()
-    assert "FullPromptTuned" in page and "CompressedOnly-2" in page
+    for text in ("FullPromptTuned", "CompressedOnly-2", "On a server that keeps the beginning", "It pays from"):
+        assert text in page
 
 
 def test_the_budget_in_tokens_holds_for_the_full_prompt_too(

@@ -59,6 +59,7 @@ def generate(
     decoding: Decoding,
     device: torch.device,
     share_prefix: bool = True,
+    kept: CachedPrefix | None = None,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Answer]:
     """Return answers to ``prompts`` (token ids), in the order of the prompts.
@@ -69,6 +70,7 @@ def generate(
     Args:
         share_prefix: Whether to compute the shared prefix of all prompts only once, if the model allows this. If False,
             every prompt is computed completely, as on a server without prefix caching.
+        kept: A prefix of all prompts that was computed before, as on a server that keeps it between requests.
         progress: A function that is called after each batch with the number of prompts answered so far.
 
     Raises:
@@ -77,7 +79,7 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[Answer | None] = [None] * len(prompts)
     with evaluation_mode(model):
-        prefix = _usable_prefix(model, tokenizer, prompts, device) if share_prefix else None
+        prefix = kept or (usable_prefix(model, tokenizer, prompts, device) if share_prefix else None)
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
             batch_prompts, batch_answers = [prompts[i] for i in batch], None
@@ -96,20 +98,29 @@ def generate(
 
 
 def time_queries(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, decoding: Decoding, device: torch.device
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    decoding: Decoding,
+    device: torch.device,
+    kept: CachedPrefix | None = None,
 ) -> list[float]:
-    """Answer each prompt alone, after one untimed warm-up answer, and return the seconds that each answer took."""
+    """Answer each prompt alone, after one untimed warm-up answer, and return the seconds that each answer took.
+
+    ``kept`` is a prefix of all prompts that was computed before, and that no answer computes again.
+    """
     seconds = []
     with evaluation_mode(model):
         for number, prompt in enumerate([*prompts[:1], *prompts]):
             began = time.perf_counter()
-            _generate_batch(model, tokenizer, [prompt], decoding, device, None)
+            _generate_batch(model, tokenizer, [prompt], decoding, device, kept)
             if number > 0:
                 seconds.append(time.perf_counter() - began)
     return seconds
 
 
-def _usable_prefix(
+def usable_prefix(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], device: torch.device
 ) -> CachedPrefix | None:
     """Return the cached prefix of ``prompts``, or None if it cannot be cached or would change the answers.

@@ -17,10 +17,11 @@ from promptintern_api.training import TeacherLoss
 
 from promptintern.engine import distributed
 from promptintern.errors import UserError
+from promptintern.models import key_value_bytes
 from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
 from promptintern.pipeline.evaluation.coverage import COVERAGE_FOLDER
 from promptintern.pipeline.evaluation.held_out import accepted_answers, evaluation_folder
-from promptintern.pipeline.evaluation.latency import LATENCY_FOLDER
+from promptintern.pipeline.evaluation.latency import LATENCY_FOLDER, kept_name
 from promptintern.pipeline.evaluation.retention import RETENTION_FOLDER
 from promptintern.pipeline.inputs import QUERIES_DROPPED
 from promptintern.pipeline.internalize import Outcome
@@ -160,6 +161,7 @@ def _job(session: Session, store: RunStore) -> JobFacts:
         dtype=str(spec.model.dtype),
         device=_device(session.device),
         workers=distributed.world_size() if torch.distributed.is_initialized() else 0,
+        key_value_bytes=key_value_bytes(session.adapter.model.get_base_model()),
         lora=LoraFacts(**spec.training.lora.model_dump()),
         learning_rate=spec.training.learning_rate,
         seeds={"training": spec.training.seed},
@@ -207,7 +209,11 @@ def _arms(session: Session, store: RunStore, outcome: Outcome) -> list[ArmFacts]
                     prompt_tokens=document["promptTokens"],
                     answer_tokens=document["answerTokens"],
                     verdicts=document.get("verdicts"),
+                    shared_tokens=document.get("sharedTokens", 0),
                     latency=LatencyFacts.model_validate(latency[name]) if name in latency else None,
+                    kept_latency=(
+                        LatencyFacts.model_validate(latency[kept]) if (kept := kept_name(name)) in latency else None
+                    ),
                 )
             )
     return arms

@@ -95,11 +95,7 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     arm_parents: dict[str, str | None] = {Arm.FULL_PROMPT: None}
     full_answers = arms.answer(Arm.FULL_PROMPT, full, parent=None)
     arms = replace(arms, accepted=accepted_answers(session, full_answers.texts))
-    if Arm.BASE in requested:
-        arm_parents[Arm.BASE] = None
-        arms.answer(Arm.BASE, query_only, parent=None)
-    if Arm.COMPRESSED_ONLY in requested:
-        arm_parents |= dict.fromkeys(arms.answer_compressed())
+    arm_parents |= dict.fromkeys(arms.answer_untrained(query_only))
     run = _Run(session=session, trainer=trainer, observer=observer, teachers=teachers, arms=arms)
     outcome = run.train_stages(full_answers)
     result = _result(session, outcome, query_only)

@@ -24,6 +24,7 @@ from promptintern.evaluate.metrics import bleu_signature
 from promptintern.evaluate.scoring import Answers, row_statistics, score_of
 from promptintern.evaluate.significance import LEVEL, exact_paired, holm, randomization, smallest_difference
 from promptintern.report import formatting
+from promptintern.report.costs import cost_per_thousand, training_cost
 from promptintern.report.facts import (
     BASE,
     DIRECT,
@@ -31,9 +32,9 @@ from promptintern.report.facts import (
     FULL_PROMPT_TUNED,
     KEPT_STAGE,
     QUERY_ONLY,
+    TEMPLATE_ONLY,
     ArmFacts,
     LatencyFacts,
-    PriceFacts,
     RunFacts,
 )
 from promptintern.report.schema import (
@@ -63,6 +64,7 @@ ARM_DESCRIPTIONS = {
     DIRECT: "plain fine-tune on the query alone, same budget",
     BASE: "base weights, the query alone",
     FULL_PROMPT_TUNED: "plain fine-tune with the full prompt, same budget",
+    TEMPLATE_ONLY: "base weights, the whole template, no examples",
 }
 _COMPARED_ARMS = (
     (QUERY_ONLY, FULL_PROMPT),
@@ -71,6 +73,7 @@ _COMPARED_ARMS = (
     (QUERY_ONLY, FULL_PROMPT_TUNED),
     (QUERY_ONLY, BASE),
     (FULL_PROMPT_TUNED, FULL_PROMPT),
+    (QUERY_ONLY, TEMPLATE_ONLY),
     (FULL_PROMPT, BASE),
 )
 
@@ -117,6 +120,7 @@ def build_report(facts: RunFacts) -> Report:
         arms=arms,
         comparisons=comparisons,
         savings=savings,
+        training=training_cost(facts, full, result),
         stages=facts.stages,
         planned_stages=facts.planned_stages,
         gate=facts.gate,
@@ -208,7 +212,11 @@ def _arm_report(arm: _ScoredArm, facts: RunFacts, clusters: Sequence[int]) -> Ar
         prompt_tokens=prompt,
         answer_tokens=answer,
         latency=_latency(arm.facts.latency) if arm.facts.latency else None,
-        cost_per_thousand=_cost_per_thousand(prompt, answer, facts.prices) if facts.prices else None,
+        cost_per_thousand=cost_per_thousand(arm.facts, facts.prices, is_kept=False) if facts.prices else None,
+        shared_tokens=arm.facts.shared_tokens,
+        computed_tokens=prompt.mean - arm.facts.shared_tokens,
+        kept_latency=_latency(arm.facts.kept_latency) if arm.facts.kept_latency else None,
+        kept_cost_per_thousand=cost_per_thousand(arm.facts, facts.prices, is_kept=True) if facts.prices else None,
     )
 
 
@@ -243,10 +251,6 @@ def _latency(facts: LatencyFacts) -> Latency:
         batched_queries_per_second=facts.batched_queries / facts.batched_seconds if facts.batched_seconds else None,
         batch_size=facts.batch_size,
     )
-
-
-def _cost_per_thousand(prompt: Spread, answer: Spread, prices: PriceFacts) -> float:
-    return 1000 * (prompt.mean * prices.input_per_million + answer.mean * prices.output_per_million) / 1_000_000
 
 
 def _comparisons(scored: Sequence[_ScoredArm], metric: Metric, clusters: Sequence[int]) -> list[Comparison]:
@@ -292,27 +296,33 @@ def _difference(comparisons: Sequence[Comparison], metric: Metric, result: ArmRe
 
 
 def _savings(full: ArmReport, result: ArmReport) -> Savings:
+    kept = full.kept_latency
     return Savings(
-        prompt_tokens=1 - result.prompt_tokens.mean / full.prompt_tokens.mean if full.prompt_tokens.mean else 0.0,
-        latency_ratio=(
-            full.latency.median_seconds / result.latency.median_seconds
-            if full.latency and result.latency and result.latency.median_seconds
-            else None
-        ),
-        throughput_ratio=(
-            result.latency.batched_queries_per_second / full.latency.batched_queries_per_second
-            if full.latency
-            and result.latency
-            and result.latency.batched_queries_per_second
-            and full.latency.batched_queries_per_second
-            else None
-        ),
-        cost=(
-            1 - result.cost_per_thousand / full.cost_per_thousand
-            if result.cost_per_thousand is not None and full.cost_per_thousand
-            else None
-        ),
+        prompt_tokens=_saved(full.prompt_tokens.mean, result.prompt_tokens.mean) or 0.0,
+        latency_ratio=_latency_ratio(full.latency, result.latency),
+        throughput_ratio=_throughput_ratio(full.latency, result.latency),
+        cost=_saved(full.cost_per_thousand, result.cost_per_thousand),
+        computed_tokens=_saved(full.computed_tokens, result.computed_tokens) or 0.0,
+        kept_latency_ratio=_latency_ratio(kept, result.latency),
+        kept_throughput_ratio=_throughput_ratio(kept, result.latency),
+        kept_cost=_saved(full.kept_cost_per_thousand, result.kept_cost_per_thousand),
     )
+
+
+def _saved(before: float | None, after: float | None) -> float | None:
+    """Return the share that is saved, or None if one of the figures is missing or there was nothing to save."""
+    return None if after is None or not before else 1 - after / before
+
+
+def _latency_ratio(before: Latency | None, after: Latency | None) -> float | None:
+    if before is None or after is None or not after.median_seconds:
+        return None
+    return before.median_seconds / after.median_seconds
+
+
+def _throughput_ratio(before: Latency | None, after: Latency | None) -> float | None:
+    rates = [latency.batched_queries_per_second if latency else None for latency in (before, after)]
+    return rates[1] / rates[0] if rates[0] and rates[1] else None
 
 
 def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:

@@ -21,6 +21,7 @@ DIRECT = "Direct"
 BASE = "Base"
 FULL_PROMPT_TUNED = "FullPromptTuned"
 COMPRESSED_ONLY = "CompressedOnly"
+TEMPLATE_ONLY = "TemplateOnly"
 KEPT_STAGE = "KeptStage"
 """The name of the arm that replaces QueryOnly if a gate stopped the run. This arm uses the adapter and the prompt of
 the last stage that passed the gate."""
@@ -66,7 +67,11 @@ class ArmFacts(Document):
     """The number of generated tokens of each answer, including the end token if the answer has one."""
     verdicts: list[Verdict] | None = None
     """How the program in each answer ended; None unless the job has the metric PassAt1."""
+    shared_tokens: Count = 0
+    """The number of tokens with which all prompts of the arm begin."""
     latency: LatencyFacts | None = None
+    kept_latency: LatencyFacts | None = None
+    """The time that the answers took when the shared beginning of the prompts had been computed before."""
 
 
 class GateFacts(Document):
@@ -190,6 +195,8 @@ class JobFacts(Document):
     dtype: str
     device: str
     workers: Count
+    key_value_bytes: Count | None = None
+    """The memory in bytes of the keys and values of one token; None if the model's configuration does not say it."""
     lora: LoraFacts
     learning_rate: float
     seeds: dict[str, int]
@@ -208,6 +215,12 @@ class PriceFacts(Document):
 
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
+    cached_input_per_million: float | None = Field(default=None, ge=0)
+    """The price of prompt tokens that the server has kept; None if they cost as much as others."""
+    cacheable_from: Count | None = None
+    """The smallest number of tokens at the beginning of a prompt that the server keeps."""
+    device_per_hour: float | None = Field(default=None, ge=0)
+    """The price of one worker's device for an hour of training."""
     currency: str
 
 

@@ -91,6 +91,15 @@ def mean(value: float) -> str:
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
+def size(count_bytes: float) -> str:
+    """Format a number of bytes in KiB, MiB or GiB."""
+    value, unit = count_bytes / 1024, "KiB"
+    for larger in ("MiB", "GiB"):
+        if value >= 1024:
+            value, unit = value / 1024, larger
+    return f"{number(value) if value < 10 else mean(value)} {unit}"
+
+
 def ratio(value: float) -> str:
     """Format a ratio as a factor, such as ``4.2×``."""
     return f"{value:.1f}×" if value < 100 else f"{value:,.0f}×"

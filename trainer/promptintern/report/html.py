@@ -11,7 +11,7 @@ from promptintern_api.training_status import TimeShares, VerdictOutcome
 
 from promptintern.report import formatting, plots
 from promptintern.report.facts import FULL_PROMPT, RetentionFacts
-from promptintern.report.schema import Report
+from promptintern.report.schema import ArmReport, Report
 from promptintern.sandbox.verdict import Verdict
 from promptintern.stage_record import Throughput
 
@@ -59,6 +59,7 @@ def render_html(report: Report) -> str:
         activities=_activities(report),
         teacher=_describe_teacher(report),
         retention=_describe_retention(report.retention),
+        kept_arms=_kept_arms(report),
         readings=_READINGS,
         metric_names=formatting.METRIC_NAMES,
         verdicts=[each for each in Verdict if any(each in (arm.programs or {}) for arm in report.arms)],
@@ -114,6 +115,13 @@ def _describe_teacher(report: Report) -> str:
             f"{formatting.number(teacher.temperature)}, the most frequent one is learned."
         )
     return f"{who}{drawn} {loss}{outcomes}{weight}.{speed}"
+
+
+def _kept_arms(report: Report) -> list[ArmReport]:
+    """Return the arms whose prompts begin alike, and the result; nothing if no arm has such prompts."""
+    kept = [arm for arm in report.arms if arm.kept_latency is not None]
+    result = report.arm(report.verdict.arm) if report.verdict.arm else None
+    return [*kept, result] if kept and result is not None else kept
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
@@ -213,6 +221,7 @@ def _template() -> Template:
         ratio=formatting.ratio,
         number=formatting.number,
         money=formatting.money,
+        size=formatting.size,
         track_name=plots.track_name,
         glyph=plots.glyph,
         capitalized=formatting.capitalized,

@@ -15,6 +15,7 @@ from promptintern.report.facts import (
     FULL_PROMPT_TUNED,
     KEPT_STAGE,
     QUERY_ONLY,
+    TEMPLATE_ONLY,
     LossCurve,
 )
 from promptintern.report.schema import ArmReport, Report
@@ -41,8 +42,17 @@ MARKERS: dict[str, Marker] = {
     QUERY_ONLY: "circle",
     KEPT_STAGE: "circle",
     DIRECT: "diamond",
+    TEMPLATE_ONLY: "diamond",
     BASE: "triangle",
 }
+_SERIES = {
+    FULL_PROMPT: "full",
+    TEMPLATE_ONLY: "full",
+    FULL_PROMPT_TUNED: "tuned",
+    DIRECT: "direct",
+    BASE: "base",
+}
+"""The class of an arm's marks in the style sheet, if it is not that of the result."""
 STAGE_PANEL_HEIGHT = 120.0
 LOSS_PANEL_HEIGHT = 220.0
 AXIS_HEIGHT = 26.0
@@ -304,7 +314,7 @@ def series_of(arm: str) -> str:
     """Return the CSS class of the marks that stand for ``arm``."""
     if arm.startswith(COMPRESSED_ONLY):
         return "compressed"
-    return {FULL_PROMPT: "full", FULL_PROMPT_TUNED: "tuned", DIRECT: "direct", BASE: "base"}.get(arm, "result")
+    return _SERIES.get(arm, "result")
 
 
 def _vertical_grid(scale: Scale, height: float, text: Callable[[float], str]) -> list[Markup]:

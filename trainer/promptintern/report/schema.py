@@ -65,6 +65,14 @@ class ArmReport(Document):
     latency: Latency | None = None
     cost_per_thousand: float | None = None
     """The cost of 1,000 queries in the job's currency; None if the job has no prices."""
+    shared_tokens: int = 0
+    """The number of tokens with which all prompts of the arm begin, and which a server may keep between requests."""
+    computed_tokens: float
+    """The mean number of prompt tokens that are computed for a query if the server keeps the shared ones."""
+    kept_latency: Latency | None = None
+    """The time of answers on the run's device if the shared tokens have been computed before."""
+    kept_cost_per_thousand: float | None = None
+    """The cost of 1,000 queries if the server keeps the shared tokens; None if the job has no prices."""
 
     def figure(self, metric: Metric) -> Figure:
         """Return the score of the arm in ``metric``.
@@ -105,6 +113,27 @@ class Savings(Document):
     None if no queries were timed."""
     cost: float | None = None
     """The share of FullPrompt's cost that the result saves; None if the job has no prices."""
+    computed_tokens: float
+    """The share of FullPrompt's computed prompt tokens that the result saves if the server keeps shared tokens."""
+    kept_latency_ratio: float | None = None
+    """This is ``latency_ratio`` with the shared tokens of FullPrompt's prompts computed before."""
+    kept_throughput_ratio: float | None = None
+    """This is ``throughput_ratio`` with the shared tokens of FullPrompt's prompts computed before."""
+    kept_cost: float | None = None
+    """This is ``cost`` if the server keeps the shared tokens."""
+
+
+class TrainingCost(Document):
+    """What the training of the stages took, without the evaluation, and from how many queries on it pays."""
+
+    device_seconds: float
+    """The training time of all stages and the teacher's work, times the number of workers."""
+    cost: float | None = None
+    """The cost in the job's currency; None if the job has no price of a device."""
+    pays_from: int | None = None
+    """The number of queries after which the savings exceed the cost; None if there is no cost, or nothing is saved."""
+    pays_from_if_kept: int | None = None
+    """This is ``pays_from`` if the server keeps the shared beginning of prompts."""
 
 
 class Verdict(Document):
@@ -165,6 +194,7 @@ class Report(Document):
     comparisons: list[Comparison]
     savings: Savings | None = None
     """The savings of the result compared with the full prompt; None if no stage passed the gate."""
+    training: TrainingCost
     stages: list[StageRecord]
     planned_stages: int
     gate: GateFacts

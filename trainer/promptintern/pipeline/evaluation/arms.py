@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from promptintern_api.evaluation import Arm, Metric
 
 from promptintern.engine import distributed
+from promptintern.evaluate.prefix import shared_tokens
 from promptintern.pipeline.evaluation.held_out import (
     HeldOutAnswers,
     answer_prompts,
@@ -59,6 +60,7 @@ class Arms:
                 "verdicts": run_programs(self.session, texts, self.session.job.spec.evaluation.metrics),
                 "answerTokens": [answer.tokens for answer in answers],
                 "promptTokens": [len(prompt) for prompt in prompts],
+                "sharedTokens": shared_tokens(prompts),
             }
             document = distributed.from_rank_zero(
                 lambda: self.store.commit_document(folder, new, term=self.trainer.term, parent=parent)
@@ -68,20 +70,35 @@ class Arms:
             self.emit(Scored(name=f"arm {arm}", metric=self.metric, score=self.score(held_out)))
         return held_out
 
-    def answer_compressed(self) -> list[str]:
-        """Answer with the base weights and the prompt of each stage, and return the names of these arms.
+    def answer_untrained(self, query_only: Sequence[Sequence[int]]) -> list[str]:
+        """Answer as all other arms that use the base weights and that the job asks for, and return their names.
 
-        A stage whose prompt is the full prompt, or the query alone, has no arm: FullPrompt and Base are these arms.
+        Args:
+            query_only: The prompts of the last stage, which are those of Base.
         """
-        session, names = self.session, list[str]()
+        session = self.session
         requested = session.job.spec.evaluation.arms
-        for stage, template in zip(session.stages, session.templates, strict=True):
-            is_full = template.text == session.full_template.text and stage.shots == session.examples.shots
-            is_base = Arm.BASE in requested and stage.index == len(session.stages) - 1
-            if not is_full and not is_base:
-                names.append(compressed_arm(stage.index))
-                self.answer(names[-1], session.encode_held_out(template, stage.shots), parent=None)
-        return names
+        prompts: dict[str, Sequence[Sequence[int]]] = {}
+        if Arm.BASE in requested:
+            prompts[Arm.BASE] = query_only
+        if Arm.TEMPLATE_ONLY in requested and session.examples.shots > 0:  # otherwise it is FullPrompt
+            prompts[Arm.TEMPLATE_ONLY] = session.encode_held_out(session.full_template, 0)
+        if Arm.COMPRESSED_ONLY in requested:
+            prompts |= self._compressed_prompts()
+        for arm, own in prompts.items():
+            self.answer(arm, own, parent=None)
+        return list(prompts)
+
+    def _compressed_prompts(self) -> dict[str, Sequence[Sequence[int]]]:
+        """Return the prompts of each stage by arm, without the stages whose prompts are those of FullPrompt or Base."""
+        session = self.session
+        has_base, last = Arm.BASE in session.job.spec.evaluation.arms, len(session.stages) - 1
+        full = (session.full_template.text, session.examples.shots)
+        return {
+            compressed_arm(stage.index): session.encode_held_out(template, stage.shots)
+            for stage, template in zip(session.stages, session.templates, strict=True)
+            if (template.text, stage.shots) != full and not (has_base and stage.index == last)
+        }
 
     def train(self, track: Track, prompts: Sequence[Sequence[int]], *, rows: Sequence[Encoded] | None, arm: str) -> str:
         """Train the adapter of ``arm`` on written answers, answer ``prompts``, and return the manifest's digest.

@@ -8,7 +8,8 @@ from typing import Any
 from promptintern_api.evaluation import Arm
 
 from promptintern.engine import distributed
-from promptintern.evaluate.generate import generate, time_queries
+from promptintern.evaluate.generate import generate, time_queries, usable_prefix
+from promptintern.evaluate.prefix import CachedPrefix
 from promptintern.pipeline.evaluation.held_out import adapter_context, decoding_of
 from promptintern.pipeline.events import Note, Observer
 from promptintern.pipeline.session import Session
@@ -41,8 +42,10 @@ def measure_latency(
 ) -> None:
     """Time the answers to the first ``latencyQueries`` held-out queries on rank 0, and store the times.
 
-    The adapter is timed while it is merged into the base weights, as in serving. The model must not be used
-    afterwards, because merging and unmerging change the base weights by rounding errors.
+    Prompts with the template are timed twice: each prompt computed completely, and with the shared beginning of all
+    prompts computed before, as on a server that keeps it between requests. The adapter is timed while it is merged into
+    the base weights, as in serving. The model must not be used afterwards, because merging and unmerging change the
+    base weights by rounding errors.
 
     Args:
         result: The run's adapter with its prompts; None if no stage passed the gate.
@@ -57,7 +60,10 @@ def measure_latency(
         trainer.load(str(result.stage))
     if distributed.rank() == 0:
         observer.emit(Note(text=f"timing {count} queries one by one and in batches"))
-        figures = {str(Arm.FULL_PROMPT): _measure_answers(session, full, count, use_adapter=False)}
+        figures = _measure_both(session, Arm.FULL_PROMPT, full, count)
+        if Arm.TEMPLATE_ONLY in session.job.spec.evaluation.arms and session.examples.shots > 0:
+            template_only = session.encode_held_out(session.full_template, 0)
+            figures |= _measure_both(session, Arm.TEMPLATE_ONLY, template_only, count)
         if result is not None:
             session.adapter.model.merge_adapter()
             figures[str(result.arm)] = _measure_answers(session, result.prompts, count, use_adapter=True)
@@ -66,16 +72,36 @@ def measure_latency(
     distributed.barrier()
 
 
+def kept_name(arm: str) -> str:
+    """Return the name under which the times of ``arm`` with a kept beginning of its prompts are stored."""
+    return f"{arm}, beginning kept"
+
+
+def _measure_both(session: Session, arm: Arm, prompts: Sequence[Sequence[int]], count: int) -> dict[str, Any]:
+    """Return the times of an arm of the base model, and those with the prompts' beginning kept if that is possible."""
+    figures = {str(arm): _measure_answers(session, prompts, count, use_adapter=False)}
+    with adapter_context(session, use_adapter=False):
+        kept = usable_prefix(session.adapter.model, session.tokenizer, prompts, session.device)
+    if kept is not None:
+        figures[kept_name(arm)] = _measure_answers(session, prompts, count, use_adapter=False, kept=kept)
+    return figures
+
+
 def _measure_answers(
-    session: Session, prompts: Sequence[Sequence[int]], count: int, *, use_adapter: bool
+    session: Session,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    *,
+    use_adapter: bool,
+    kept: CachedPrefix | None = None,
 ) -> dict[str, Any]:
     decoding = decoding_of(session)
     model, tokenizer, device = session.adapter.model, session.tokenizer, session.device
     batched = prompts[: max(count, decoding.batch_size)]
     with adapter_context(session, use_adapter=use_adapter):
-        single_seconds = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device)
+        single_seconds = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device, kept=kept)
         began = time.perf_counter()
-        generate(model, tokenizer, batched, decoding=decoding, device=device, share_prefix=False)
+        generate(model, tokenizer, batched, decoding=decoding, device=device, share_prefix=False, kept=kept)
         return {
             "secondsAlone": single_seconds,
             "batchedSeconds": time.perf_counter() - began,
