@@ -36,10 +36,9 @@ _KINDS = (
 _PAIR = 2
 _MOST_FAULTS = 8
 _GONE_SECONDS = 180
-_WAIT_SECONDS = 20
-"""How long a fault waits for something to disturb, such as a worker pod, before it is left out."""
+_MEAN_PAUSE_SECONDS = 12
 JOB: dict[str, Any] = {
-    **short(32),
+    **short(96),
     "data__eval__limit": 20,
     "checkpoint__everySeconds": 2,
     "retries__application": 10,
@@ -126,15 +125,17 @@ def play(team: Team, seed: int, undisturbed: str, folder: Path) -> Story:
 
 
 def _disturb(team: Team, names: list[str], story: Story, began: float) -> None:
-    """Draw faults and cause them until there were enough, or until all jobs have ended."""
+    """Draw faults and cause them until there were enough, or until all jobs have ended.
+
+    If there is nothing that a fault could disturb, such as a worker before there is one, the next one is tried.
+    """
     draw = random.Random(story.seed)
     for _ in range(draw.randint(_MOST_FAULTS // 2, _MOST_FAULTS)):
-        fault, pause, share = draw.choice(faults.ALL), draw.expovariate(1 / 25), draw.random()
-        time.sleep(pause)
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while time.monotonic() < deadline:
+        time.sleep(draw.expovariate(1 / _MEAN_PAUSE_SECONDS))
+        share = draw.random()
+        for fault in draw.sample(faults.ALL, len(faults.ALL)):
             phases = [str(team.status(name).get("phase")) for name in names]
-            running = [n for n, phase in enumerate(phases) if phase not in ENDED]
+            running = [number for number, phase in enumerate(phases) if phase not in ENDED]
             if not running:
                 return
             job = running[int(share * len(running))]
@@ -143,7 +144,6 @@ def _disturb(team: Team, names: list[str], story: Story, began: float) -> None:
             try:
                 fault(team, names[job])
             except faults.NothingThere:
-                time.sleep(1)
                 continue
             except CommandFailed as error:  # for example, the pod has gone after it was found
                 print(f"{fault.__name__}: {error}", file=sys.stderr)

@@ -71,3 +71,36 @@ def test_the_budget_in_tokens_holds_for_the_full_prompt_too(
         per_epoch = report[arm]["trainingTokens"] / report[arm]["epochs"]
         assert abs(report[arm]["trainingTokens"] - budget) <= per_epoch
     assert report["tuned"]["epochs"] < report["direct"]["epochs"]
+
+
+def test_runs_are_compared_in_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(2):
+        job = tiny_job(tmp_path)
+        job["metadata"]["name"] = f"seed-{seed}"
+        job["spec"]["training"]["seed"] = seed
+        job["spec"]["evaluation"]["arms"] = ["FullPrompt", "QueryOnly"]
+        ran = promptintern(
+            *("run", write_job(tmp_path, job), "--workdir", tmp_path / "runs"), capsys=capsys, monkeypatch=monkeypatch
+        )
+        assert ran.code == 0, ran.err
+    folders = sorted((tmp_path / "runs").glob("*/*"))
+    assert all((folder / "report/report.md").read_text().startswith("# default/seed") for folder in folders)
+    for suffix in ("md", "html"):
+        file = tmp_path / f"compare.{suffix}"
+        ran = promptintern("compare", *folders, "--output", file, capsys=capsys, monkeypatch=monkeypatch)
+        assert ran.code == 0, ran.err
+        assert "seed-0 and 1 more" in ran.out
+        assert "1 more" in file.read_text()
+    for arguments, message in (
+        ((tmp_path / "model",), "report/report.json: is missing; give the folder of a finished run"),
+        ((folders[0], "--output", tmp_path / "compare.pdf"), "--output: must end in .md or .html, not in .pdf"),
+    ):
+        ran = promptintern("compare", *arguments, capsys=capsys, monkeypatch=monkeypatch)
+        assert ran.code == 2
+        assert message in ran.err
+    (folders[0] / "report/report.json").write_text('{"schemaVersion": "2.1"}')
+    ran = promptintern("compare", folders[0], capsys=capsys, monkeypatch=monkeypatch)
+    assert ran.code == 2
+    assert "`promptintern report` writes it again" in ran.err

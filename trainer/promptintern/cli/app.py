@@ -205,6 +205,19 @@ def report(
     print_verdict(write_report(store), store.store.uri)
 
 
+@app.command(epilog="Example: promptintern compare promptintern-runs/default/* --output compare.md")
+def compare(
+    run_folders: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders or URIs of finished runs.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the table as Markdown (.md) or as a page (.html).")
+    ] = None,
+) -> None:
+    """Put several runs into one table. Runs that differ only in their seeds are one row, with their spread."""
+    from promptintern.cli.compare import compare_runs
+
+    compare_runs([to_uri(folder) for folder in run_folders], output)
+
+
 @app.command(epilog="Example: promptintern export promptintern-runs/default/quickstart-1a2b3c4d --merged ./merged")
 def export(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
-from promptintern_api.contract import REPORT_FOLDER, REPORT_HTML, REPORT_JSON
+from promptintern_api.contract import REPORT_FOLDER, REPORT_HTML, REPORT_JSON, REPORT_MARKDOWN
 from promptintern_api.data import DataSource
 from promptintern_api.evaluation import Arm, Reference
 from promptintern_api.training import TeacherLoss
@@ -53,6 +53,7 @@ from promptintern.report.facts import (
 )
 from promptintern.report.html import render_html
 from promptintern.report.loss_curve import loss_curve
+from promptintern.report.markdown import render_markdown
 from promptintern.report.schema import Report, report_to_json
 from promptintern.stage_record import TrackRecord
 from promptintern.storage.job_file import read_job
@@ -124,7 +125,7 @@ def _stored_facts(store: RunStore) -> RunFacts | None:
 
 
 def write_report(store: RunStore) -> Report:
-    """Build ``report/report.json`` and ``report/report.html`` from ``report/facts.json``.
+    """Build the report from ``report/facts.json``, and write it as JSON, as Markdown and as an HTML page.
 
     Raises:
         UserError: if the facts of the run are missing or damaged, or another version of this program wrote them.
@@ -145,6 +146,7 @@ def write_report(store: RunStore) -> Report:
         ) from None
     report = build_report(facts)
     store.store.write(f"{REPORT_FOLDER}/{REPORT_JSON}", report_to_json(report).encode())
+    store.store.write(f"{REPORT_FOLDER}/{REPORT_MARKDOWN}", render_markdown(report).encode())
     store.store.write(f"{REPORT_FOLDER}/{REPORT_HTML}", render_html(report).encode())
     return report
 

@@ -1,5 +1,6 @@
 """Renders report.html, a self-contained page that requires neither a network nor scripts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -11,6 +12,7 @@ from promptintern_api.training_status import TimeShares, VerdictOutcome
 
 from promptintern.report import formatting, plots
 from promptintern.report.facts import FULL_PROMPT, RetentionFacts
+from promptintern.report.markdown import compare_cells
 from promptintern.report.schema import ArmReport, Report
 from promptintern.sandbox.verdict import Verdict
 from promptintern.stage_record import Throughput
@@ -66,6 +68,12 @@ def render_html(report: Report) -> str:
         open_examples=NUM_OPEN_EXAMPLES,
         BLEU=Metric.BLEU,
     )
+
+
+def render_comparison(reports: Sequence[Report]) -> str:
+    """Return a page with one table of several runs."""
+    heads, rows = compare_cells(reports)
+    return _template("compare.html.j2").render(heads=heads, rows=rows, count=len(reports))
 
 
 def _describe_retention(retention: RetentionFacts | None) -> str:
@@ -200,7 +208,7 @@ def _draw(draw: "partial[Markup]", key: str) -> Plot:
 
 
 @cache
-def _template() -> Template:
+def _template(name: str = "report.html.j2") -> Template:
     environment = Environment(
         loader=PackageLoader("promptintern.report"),
         autoescape=True,
@@ -228,4 +236,4 @@ def _template() -> Template:
         keep_together=formatting.keep_together,
         shorten=lambda text: formatting.shorten(text, MAX_TEXT_LENGTH),
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
