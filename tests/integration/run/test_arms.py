@@ -1,6 +1,7 @@
 """A run with every arm: which arms there are, what they train on, and what the report says of them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,20 @@ def test_runs_are_compared_in_one_table(
     ran = promptintern("compare", folders[0], capsys=capsys, monkeypatch=monkeypatch)
     assert ran.code == 2
     assert "`promptintern report` writes it again" in ran.err
+
+
+def test_an_estimate_stores_nothing_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tiny random model answers nothing right, whatever the prompt."""
+    job = tiny_job(tmp_path)
+    job["spec"]["evaluation"]["prices"] = PRICES
+    before = sorted(tmp_path.rglob("*"))
+    file = write_job(tmp_path, job)
+    ran = promptintern("prepare", file, "--estimate", capsys=capsys, monkeypatch=monkeypatch)
+    assert ran.code == 0, ran.err
+    assert "Not worth trying: this model hardly ever answers right, even with the full prompt" in ran.out
+    assert re.search(r"1\d\d and 19.0; of the former, \d+ are in every prompt", ran.out), ran.out
+    for name in ("time to train all stages here", "pays from", "if the server keeps the beginning of prompts"):
+        assert name in ran.out
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, file])

@@ -128,11 +128,20 @@ def prepare(
     job: JobFile,
     overrides: Overrides = None,
     row: Annotated[int, typer.Option(min=0, help="Index of the training row to show, from 0.")] = 0,
+    is_estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate", help="Say whether it is worth trying: answer 50 held-out rows, and time some steps."
+        ),
+    ] = False,
 ) -> None:
     """Show what would be trained: a table of the stages, and the prompt of one row at every stage.
 
     If the base model is to write queries (data.generate), 20 queries of this kind are shown as well.
     """
+    if is_estimate:
+        _estimate(job, overrides)
+        return
     from promptintern.cli.console import StopFlag, terminal_observer
     from promptintern.cli.preview import print_preview
     from promptintern.commands.preview import preview
@@ -141,6 +150,17 @@ def prepare(
     with terminal_observer(StopFlag()) as observer:  # signals end the command at once, because it stores nothing
         shown = preview(load_job(job, overrides or []), row=row, observer=observer)
     print_preview(shown)
+
+
+def _estimate(job: Path, overrides: list[str] | None) -> None:
+    from promptintern.cli.console import StopFlag, terminal_observer
+    from promptintern.cli.estimate import print_estimate
+    from promptintern.commands.estimate import estimate
+    from promptintern.job import load_job
+
+    with terminal_observer(StopFlag()) as observer:  # signals end the command at once, because it stores nothing
+        result = estimate(load_job(job, overrides or []), observer=observer)
+    print_estimate(result)
 
 
 @app.command(

@@ -12,17 +12,11 @@ from promptintern_api.evaluation import Metric, Reference
 
 from promptintern.evaluate.chrf import chrf_signature
 from promptintern.evaluate.clusters import number_clusters
-from promptintern.evaluate.intervals import (
-    Interval,
-    Table,
-    bootstrap,
-    newcombe_paired,
-    paired_bootstrap,
-    share_interval,
-)
+from promptintern.evaluate.comparing import compare, score_interval
+from promptintern.evaluate.intervals import Interval, Table
 from promptintern.evaluate.metrics import bleu_signature
-from promptintern.evaluate.scoring import Answers, row_statistics, score_of
-from promptintern.evaluate.significance import LEVEL, exact_paired, holm, randomization, smallest_difference
+from promptintern.evaluate.scoring import Answers, row_statistics
+from promptintern.evaluate.significance import LEVEL, holm, smallest_difference
 from promptintern.report import formatting
 from promptintern.report.costs import cost_per_thousand, training_cost
 from promptintern.report.facts import (
@@ -207,7 +201,7 @@ def _arm_report(arm: _ScoredArm, facts: RunFacts, clusters: Sequence[int]) -> Ar
         name=arm.facts.name,
         description=_description(arm.facts, facts),
         rows=len(facts.rows),
-        scores={metric: _figure(_interval(metric, arm, clusters)) for metric in facts.metrics},
+        scores={metric: _figure(score_interval(metric, arm.tables[metric], clusters)) for metric in facts.metrics},
         programs=None if verdicts is None else {each: verdicts.count(each) for each in Verdict if each in verdicts},
         prompt_tokens=prompt,
         answer_tokens=answer,
@@ -218,12 +212,6 @@ def _arm_report(arm: _ScoredArm, facts: RunFacts, clusters: Sequence[int]) -> Ar
         kept_latency=_latency(arm.facts.kept_latency) if arm.facts.kept_latency else None,
         kept_cost_per_thousand=cost_per_thousand(arm.facts, facts.prices, is_kept=True) if facts.prices else None,
     )
-
-
-def _interval(metric: Metric, arm: _ScoredArm, clusters: Sequence[int]) -> Interval:
-    if metric.is_share:
-        return share_interval(arm.matches(metric), clusters)
-    return bootstrap(arm.tables[metric], clusters, score=score_of(metric))
 
 
 def _description(arm: ArmFacts, facts: RunFacts) -> str:
@@ -257,7 +245,10 @@ def _comparisons(scored: Sequence[_ScoredArm], metric: Metric, clusters: Sequenc
     """Return the comparisons of arms in ``metric``, whose p-values are corrected for their number."""
     by_name = {arm.facts.name: arm for arm in scored}
     pairs = [(arm, against) for arm, against in _COMPARED_ARMS if arm in by_name and against in by_name]
-    tests = [_test(metric, by_name[arm], by_name[against], clusters) for arm, against in pairs]
+    tests = [
+        compare(metric, by_name[arm].tables[metric], by_name[against].tables[metric], clusters)
+        for arm, against in pairs
+    ]
     corrected = holm([p_value for _, p_value in tests])
     return [
         Comparison(
@@ -272,15 +263,6 @@ def _comparisons(scored: Sequence[_ScoredArm], metric: Metric, clusters: Sequenc
         )
         for (arm, against), (interval, p_value), corrected_p_value in zip(pairs, tests, corrected, strict=True)
     ]
-
-
-def _test(metric: Metric, arm: _ScoredArm, against: _ScoredArm, clusters: Sequence[int]) -> tuple[Interval, float]:
-    """Return the interval of the difference of two arms, and the p-value of their test."""
-    if metric.is_share:
-        matches, others = arm.matches(metric), against.matches(metric)
-        return newcombe_paired(matches, others, clusters), exact_paired(matches, others, clusters)
-    tables, score = (arm.tables[metric], against.tables[metric]), score_of(metric)
-    return paired_bootstrap(*tables, clusters, score=score), randomization(*tables, clusters, score=score)
 
 
 def _reading(interval: Interval, p_value: float) -> Literal["better", "worse", "undecided"]:

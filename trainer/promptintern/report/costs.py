@@ -40,8 +40,8 @@ def training_cost(facts: RunFacts, full: ArmReport, result: ArmReport | None) ->
     return TrainingCost(
         device_seconds=seconds,
         cost=cost,
-        pays_from=_pays_from(cost, full.cost_per_thousand, result.cost_per_thousand if result else None),
-        pays_from_if_kept=_pays_from(
+        pays_from=pays_from(cost, full.cost_per_thousand, result.cost_per_thousand if result else None),
+        pays_from_if_kept=pays_from(
             cost, full.kept_cost_per_thousand, result.kept_cost_per_thousand if result else None
         ),
     )
@@ -54,7 +54,7 @@ def _device_seconds(facts: RunFacts, stages: Sequence[TrackRecord]) -> float:
     return (sum(stage.seconds for stage in stages) + taught) * max(1, facts.job.workers)
 
 
-def _pays_from(cost: float, before: float | None, after: float | None) -> int | None:
+def pays_from(cost: float, before: float | None, after: float | None) -> int | None:
     """Return the number of queries after which their savings exceed ``cost``; None if they save nothing."""
     if before is None or after is None or before <= after:
         return None

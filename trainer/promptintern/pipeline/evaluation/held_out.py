@@ -48,6 +48,11 @@ class HeldOutAnswers:
         verdicts = document.get("verdicts")
         return cls(texts=document["predictions"], verdicts=None if verdicts is None else list(map(Verdict, verdicts)))
 
+    def with_accepted(self, accepted: Sequence[Sequence[str]]) -> Answers:
+        """Return the answers together with the accepted answers to at least as many rows."""
+        passed = None if self.verdicts is None else [verdict is Verdict.PASSED for verdict in self.verdicts]
+        return Answers(predictions=self.texts, accepted=accepted[: len(self.texts)], passed=passed)
+
     def first(self, count: int) -> "HeldOutAnswers":
         """Return the answers to the first ``count`` rows."""
         return replace(self, texts=self.texts[:count], verdicts=self.verdicts and self.verdicts[:count])
@@ -80,9 +85,7 @@ def score_held_out(metric: Metric, answers: HeldOutAnswers, accepted: Sequence[S
         answers: The answers.
         accepted: The accepted answers to at least as many rows.
     """
-    passed = None if answers.verdicts is None else [verdict is Verdict.PASSED for verdict in answers.verdicts]
-    count = len(answers.texts)
-    return score_answers(metric, Answers(predictions=answers.texts, accepted=accepted[:count], passed=passed))
+    return score_answers(metric, answers.with_accepted(accepted))
 
 
 def decoding_of(session: Session) -> Decoding:
