@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from promptintern.sandbox.process import Limits, find_isolation, run_program
 
 def run(case):
-    program, tests, setup = case
-    outcome = run_program(program, tests, setup=setup, limits=Limits(seconds=5))
+    program, tests, setup, seconds = case
+    outcome = run_program(program, tests, setup=setup, limits=Limits(seconds=seconds))
     return outcome.verdict, outcome.message
 
 assert find_isolation().is_complete, find_isolation()
@@ -58,7 +58,7 @@ def pod(team: Team) -> str:
     return _POD
 
 
-def run_in(team: Team, pod: str, cases: list[tuple[str, list[str], str]]) -> list[list[str]]:
+def run_in(team: Team, pod: str, cases: list[tuple[str, list[str], str, float]]) -> list[list[str]]:
     """Run programs in the pod, and return the verdict and the message of each."""
     output = team.cluster.kubectl(
         *("exec", "--stdin", "--namespace", team.namespace, pod, "--", "python", "-c", _SCRIPT), input=json.dumps(cases)
@@ -69,7 +69,7 @@ def run_in(team: Team, pod: str, cases: list[tuple[str, list[str], str]]) -> lis
 
 def test_hostile_programs_are_contained_and_the_pod_survives(team: Team, pod: str) -> None:
     animals = [*ZOO, *HARMLESS]
-    results = run_in(team, pod, [(animal.program, list(animal.tests), "") for animal in animals])
+    results = run_in(team, pod, [(animal.program, list(animal.tests), "", animal.seconds) for animal in animals])
     wrong = [
         (animal.name, verdict, message)
         for animal, (verdict, message) in zip(animals, results, strict=True)
@@ -86,7 +86,7 @@ def test_hostile_programs_are_contained_and_the_pod_survives(team: Team, pod: st
 def test_gold_programs_pass(team: Team, pod: str) -> None:
     lines = [line for name in ("train", "dev") for line in Path(_MBPP, f"{name}.jsonl").read_text().splitlines()]
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    cases = [(row["answer"], row["tests"], row["test_setup_code"]) for row in rows]
+    cases = [(row["answer"], row["tests"], row["test_setup_code"], 60.0) for row in rows]
     results = [
         result for start in range(0, len(cases), 100) for result in run_in(team, pod, cases[start : start + 100])
     ]

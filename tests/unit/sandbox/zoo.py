@@ -21,6 +21,11 @@ class Animal:
     allowed: frozenset[Verdict]
     tests: tuple[str, ...] = (RIGHT,)
 
+    @property
+    def seconds(self) -> float:
+        """The time limit: short for a program that never ends by itself, and otherwise long, for busy machines."""
+        return 2.0 if Verdict.TIMEOUT in self.allowed else 60.0
+
 
 def _denied(name: str, program: str) -> Animal:
     return Animal(name=name, program=program + SQUARE, allowed=_DENIED)
