@@ -66,7 +66,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     written = {}
     for name, run in RUNS.items():
         if name == "hostile":
-            rows = [row.model_copy(update={"query": f"<script>alert(1)</script>{LONG}"}) for row in run.rows]
+            texts = [f"{row.id} <script>alert(1)</script>{LONG}" for row in run.rows]
+            rows = [row.model_copy(update={"query": text}) for row, text in zip(run.rows, texts, strict=True)]
             run = run.model_copy(update={"rows": rows})  # noqa: PLW2901
         written[name] = folder / f"{name.replace(' ', '-')}.html"
         written[name].write_text(render_html(build_report(run)), encoding="utf-8")
