@@ -207,3 +207,12 @@ def test_report_json_follows_its_schema_and_comes_back(run: RunFacts) -> None:
     Draft202012Validator(schema).validate(document)
     assert report_from_json(text) == report
     assert not Draft202012Validator(schema).is_valid(document | {"colour": "red"})
+
+
+def test_signatures_say_whether_rows_have_several_accepted_answers(run: RunFacts) -> None:
+    metrics = [Metric.EXACT_MATCH, Metric.BLEU, Metric.CHRF]
+    for more, begins in (([], "nrefs:1|"), (["another answer"], "nrefs:var|")):
+        rows = [run.rows[0].model_copy(update={"accepted": [*run.rows[0].accepted, *more]}), *run.rows[1:]]
+        signatures = build_report(run.model_copy(update={"rows": rows, "metrics": metrics})).reproducibility.signatures
+        assert set(signatures) == {Metric.BLEU, Metric.CHRF}
+        assert all(signature.startswith(begins) for signature in signatures.values())

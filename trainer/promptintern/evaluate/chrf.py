@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sacrebleu.metrics import CHRF
 
+from promptintern.evaluate.metrics import references_of
+
 _ORDER = 6
 _BETA = 2
 STATISTICS = 3 * _ORDER
@@ -50,8 +52,8 @@ def chrf_of_statistics(sums: ArrayLike) -> NDArray[np.float64]:
     return np.where(precision + recall > 0, score, 0.0)
 
 
-def chrf_signature() -> str:
-    """Return the signature of sacrebleu, which names the settings and the version."""
+def chrf_signature(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> str:
+    """Return the signature of sacrebleu, which names the number of references, the settings and the version."""
     metric: Any = CHRF(char_order=_ORDER, beta=_BETA)
-    metric.corpus_score(["x"], [["x"]])
+    metric.corpus_score(list(predictions), references_of(accepted))
     return str(metric.get_signature())

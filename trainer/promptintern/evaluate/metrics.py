@@ -51,19 +51,18 @@ def bleu(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> BleuS
     _check(predictions, accepted)
     if not predictions:
         raise ValueError("BLEU needs at least one row")
-    max_references = max(map(len, accepted))
-    # sacrebleu takes one list per reference. A row with fewer references has None in the later lists.
-    references = [[answers[i] if i < len(answers) else None for answers in accepted] for i in range(max_references)]
     metric = _metric()
-    score = metric.corpus_score(list(predictions), references)
+    score = metric.corpus_score(list(predictions), references_of(accepted))
     return BleuScore(score=float(score.score), signature=str(metric.get_signature()))
 
 
-def bleu_signature() -> str:
-    """Return the signature of sacrebleu, which names the settings and the version."""
-    metric = _metric()
-    metric.corpus_score(["x"], [["x"]])
-    return str(metric.get_signature())
+def references_of(accepted: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """Return the accepted answers of all rows as sacrebleu takes them: one list for each reference.
+
+    A row with fewer references has None in the later lists.
+    """
+    most = max(map(len, accepted))
+    return [[answers[i] if i < len(answers) else None for answers in accepted] for i in range(most)]
 
 
 def bleu_per_row_statistics(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> NDArray[np.int64]:

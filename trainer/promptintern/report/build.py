@@ -14,7 +14,7 @@ from promptintern.evaluate.chrf import chrf_signature
 from promptintern.evaluate.clusters import number_clusters
 from promptintern.evaluate.comparing import compare, score_interval
 from promptintern.evaluate.intervals import Interval, Table
-from promptintern.evaluate.metrics import bleu_signature
+from promptintern.evaluate.metrics import bleu
 from promptintern.evaluate.scoring import Answers, row_statistics
 from promptintern.evaluate.significance import LEVEL, holm, smallest_difference
 from promptintern.report import formatting
@@ -133,11 +133,7 @@ def build_report(facts: RunFacts) -> Report:
         reproducibility=Reproducibility(
             seeds=facts.job.seeds,
             versions=facts.job.versions,
-            signatures={
-                metric: signature()
-                for metric, signature in ((Metric.BLEU, bleu_signature), (Metric.CHRF, chrf_signature))
-                if metric in facts.metrics
-            },
+            signatures=_signatures(facts, accepted),
             interval_methods=_methods(arms, comparisons),
         ),
     )
@@ -333,6 +329,16 @@ def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:
         gained=[example(row) for row in gained[:MAX_EXAMPLES]],
         lost=[example(row) for row in lost[:MAX_EXAMPLES]],
     )
+
+
+def _signatures(facts: RunFacts, accepted: Sequence[Sequence[str]]) -> dict[Metric, str]:
+    """Return the signature of each metric of sacrebleu, which says whether the rows have several accepted answers."""
+    predictions, signatures = facts.arms[0].predictions, dict[Metric, str]()
+    if Metric.BLEU in facts.metrics:
+        signatures[Metric.BLEU] = bleu(predictions, accepted).signature
+    if Metric.CHRF in facts.metrics:
+        signatures[Metric.CHRF] = chrf_signature(predictions, accepted)
+    return signatures
 
 
 def _methods(arms: Sequence[ArmReport], comparisons: Sequence[Comparison]) -> list[str]:
