@@ -6,7 +6,6 @@ imported. transformers dequantizes the weights, which are therefore not the orig
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from promptintern.models import cache_root
+
 REQUIREMENTS = Path(__file__).with_name("packages.txt")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "promptintern" / "models"
+CACHE = cache_root() / "models"
 _SOURCE = "source.json"
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 from promptintern.report import formatting
-from promptintern.report.schema import Comparison, Report
+from promptintern.report.schema import Comparison, Figure, Report
 from promptintern_api.evaluation import Metric
 
 from benchmarks.real.tasks import TASKS
@@ -171,13 +170,10 @@ def _heading(metric: Metric, seeds: int) -> str:
     return f"{name}, 95 % interval" if seeds == 1 else f"{name}, mean over seeds (smallest to largest)"
 
 
-def _cell(metric: Metric, figures: Sequence[Any]) -> str:
-    values = [figure.value for figure in figures]
+def _cell(metric: Metric, figures: Sequence[Figure]) -> str:
     if len(figures) == 1:
-        low, high = (formatting.score(metric, bound) for bound in (figures[0].low, figures[0].high))
-        return f"{formatting.score(metric, values[0])} ({low} to {high})"
-    low, high = formatting.score(metric, min(values)), formatting.score(metric, max(values))
-    return f"{formatting.score(metric, statistics.mean(values))} ({low} to {high})"
+        return formatting.score_with_interval(metric, figures[0])
+    return formatting.mean_with_spread(metric, figures)
 
 
 def _order(name: str) -> tuple[int, str]:

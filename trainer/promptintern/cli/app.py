@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -139,28 +140,21 @@ def prepare(
 
     If the base model is to write queries (data.generate), 20 queries of this kind are shown as well.
     """
-    if is_estimate:
-        _estimate(job, overrides)
-        return
     from promptintern.cli.console import StopFlag, terminal_observer
+    from promptintern.cli.estimate import print_estimate
     from promptintern.cli.preview import print_preview
+    from promptintern.commands.estimate import estimate
     from promptintern.commands.preview import preview
     from promptintern.job import load_job
 
     with terminal_observer(StopFlag()) as observer:  # signals end the command at once, because it stores nothing
-        shown = preview(load_job(job, overrides or []), row=row, observer=observer)
-    print_preview(shown)
-
-
-def _estimate(job: Path, overrides: list[str] | None) -> None:
-    from promptintern.cli.console import StopFlag, terminal_observer
-    from promptintern.cli.estimate import print_estimate
-    from promptintern.commands.estimate import estimate
-    from promptintern.job import load_job
-
-    with terminal_observer(StopFlag()) as observer:  # signals end the command at once, because it stores nothing
-        result = estimate(load_job(job, overrides or []), observer=observer)
-    print_estimate(result)
+        loaded = load_job(job, overrides or [])
+        show = (
+            partial(print_estimate, estimate(loaded, observer=observer))
+            if is_estimate
+            else partial(print_preview, preview(loaded, row=row, observer=observer))
+        )
+    show()
 
 
 @app.command(

@@ -17,22 +17,16 @@ def print_estimate(estimate: Estimate) -> None:
     advice = advise(estimate)
     out.print(Text(f"\n{advice.sentence}", style=f"bold {_COLOURS[advice.is_worth]}"))
 
-    def score(name: str) -> str:
-        interval = getattr(prompt, name)
-        low, high = (formatting.score(metric, bound) for bound in (interval.low, interval.high))
-        return f"{formatting.score(metric, interval.value)} ({low} to {high})"
-
-    low, high = (
-        formatting.difference(metric, bound, unit=False) for bound in (prompt.difference.low, prompt.difference.high)
-    )
     table = Table(show_header=False)
     rows = [
-        (f"{formatting.METRIC_NAMES[metric]} with the full prompt, 95 % interval", score("full")),
-        ("with the query alone", score("base")),
+        (
+            f"{formatting.METRIC_NAMES[metric]} with the full prompt, 95 % interval",
+            formatting.score_with_interval(metric, prompt.full),
+        ),
+        ("with the query alone", formatting.score_with_interval(metric, prompt.base)),
         (
             "difference in points",
-            f"{formatting.difference(metric, prompt.difference.value, unit=False)} ({low} to {high}), "
-            f"p {formatting.p_value(prompt.p_value)}",
+            f"{formatting.difference_with_interval(metric, prompt.difference)}, p {formatting.p_value(prompt.p_value)}",
         ),
         (
             f"smallest difference that {estimate.rows} rows show",

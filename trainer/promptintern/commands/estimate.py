@@ -16,7 +16,7 @@ from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.tracks import PreparedTrack, lr_span_of, prepare_track, stage_tracks
 from promptintern.prompt.coverage import uncovered_entries
-from promptintern.report.costs import cost_per_thousand, pays_from
+from promptintern.report.costs import cost_per_thousand, mean_of, pays_from
 from promptintern.report.estimate import Estimate, compare_arms
 from promptintern.report.facts import ArmFacts, PriceFacts
 
@@ -60,14 +60,13 @@ def estimate(job: PromptInternJob, *, observer: Observer) -> Estimate:
     training = sum(_training_seconds(session, observer)) if session.data.train else None
     prices = PriceFacts(**evaluation.prices.model_dump()) if evaluation.prices else None
     payback = _payback(prices, training, full.facts, base.facts)
-    before, after = (sum(arm.facts.prompt_tokens) / rows for arm in (full, base))
     return Estimate(
         metric=metric,
         rows=rows,
         prompt=prompt,
         max_drop=evaluation.gate.max_drop,
-        tokens_before=before,
-        tokens_after=after,
+        tokens_before=mean_of(full.facts.prompt_tokens),
+        tokens_after=mean_of(base.facts.prompt_tokens),
         kept_tokens=full.facts.shared_tokens,
         uncovered=uncovered_entries(job.spec.prompt.template, _training_texts(session)),
         training_seconds=training,

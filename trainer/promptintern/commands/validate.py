@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import torch
 from promptintern_api import PromptInternJob
-from promptintern_api.evaluation import Metric
 from promptintern_api.prompt import CompressorKind, RetrieverKind
 
 from promptintern.compress import check_precomputed
@@ -30,7 +29,7 @@ from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.rows.types import Query
 from promptintern.run.driver import open_run
-from promptintern.sandbox.programs import check_isolation
+from promptintern.sandbox.programs import check_programs
 
 T = TypeVar("T")
 _BRACED = re.compile(r"\{[a-z][a-z_]*\}")
@@ -63,8 +62,7 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
     if storage and (storage_spec := job.spec.storage) is not None:
         findings.collect(lambda: open_run(job, storage_spec.uri).probe())
     data = findings.collect(lambda: load_data(job))
-    if Metric.PASS_AT_1 in job.spec.evaluation.metrics:
-        findings.collect(lambda: check_isolation(job.spec.evaluation.programs))
+    findings.collect(lambda: check_programs(job.spec.evaluation))
     model = findings.collect(lambda: _load_tokenizer_and_config(job))
     findings.collect(lambda: check_precomputed(job.spec.prompt, stages_of(job)))
     if job.spec.prompt.compressor.kind is CompressorKind.LLMLINGUA2:

@@ -25,7 +25,7 @@ def score_interval(metric: Metric, table: Table, clusters: Sequence[int]) -> Int
         clusters: The cluster of each row.
     """
     if metric.is_share:
-        return share_interval(_matches(table), clusters)
+        return share_interval(matches_of(table), clusters)
     return bootstrap(table, clusters, score=score_of(metric))
 
 
@@ -35,7 +35,7 @@ def compare(metric: Metric, arm: Table, against: Table, clusters: Sequence[int])
     The arguments are those of `score_interval`, with the statistics of both arms.
     """
     if metric.is_share:
-        matches, others = _matches(arm), _matches(against)
+        matches, others = matches_of(arm), matches_of(against)
         return newcombe_paired(matches, others, clusters), exact_paired(matches, others, clusters)
     score = score_of(metric)
     return (
@@ -44,7 +44,7 @@ def compare(metric: Metric, arm: Table, against: Table, clusters: Sequence[int])
     )
 
 
-def _matches(table: Table) -> list[float]:
+def matches_of(table: Table) -> list[float]:
     """Return 1.0 for each row that is answered right, and 0.0 for the others, from the statistics of a share."""
     matches: list[float] = table[:, 0].tolist()
     return matches

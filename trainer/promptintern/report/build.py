@@ -12,7 +12,7 @@ from promptintern_api.evaluation import Metric, Reference
 
 from promptintern.evaluate.chrf import chrf_signature
 from promptintern.evaluate.clusters import number_clusters
-from promptintern.evaluate.comparing import compare, score_interval
+from promptintern.evaluate.comparing import compare, matches_of, score_interval
 from promptintern.evaluate.intervals import Interval, Table
 from promptintern.evaluate.metrics import bleu
 from promptintern.evaluate.scoring import Answers, row_statistics
@@ -46,7 +46,7 @@ from promptintern.report.schema import (
 from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import MAX_NAMED, warnings_of
 from promptintern.rows.duplicates import normalise_query
-from promptintern.sandbox.verdict import Verdict
+from promptintern.sandbox.verdict import Verdict, passed
 
 MAX_EXAMPLES = 20
 """The largest number of rows that the report shows as gained, and the largest number that it shows as lost."""
@@ -79,11 +79,6 @@ class _ScoredArm:
     facts: ArmFacts
     tables: dict[Metric, Table]
     """The statistics of the answer to each row, shape [rows, statistics], by metric."""
-
-    def matches(self, metric: Metric) -> list[float]:
-        """Return 1.0 for each row that the arm answers right by ``metric``, which must be a share, and 0.0 else."""
-        matches: list[float] = self.tables[metric][:, 0].tolist()
-        return matches
 
 
 def build_report(facts: RunFacts) -> Report:
@@ -179,8 +174,7 @@ def _unneeded_notes(facts: RunFacts) -> list[str]:
 
 
 def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _ScoredArm:
-    passed = None if arm.verdicts is None else [verdict is Verdict.PASSED for verdict in arm.verdicts]
-    answers = Answers(predictions=arm.predictions, accepted=accepted, passed=passed)
+    answers = Answers(predictions=arm.predictions, accepted=accepted, passed=passed(arm.verdicts))
     wanted = dict.fromkeys([*metrics, judging_metric(metrics)])
     return _ScoredArm(facts=arm, tables={metric: row_statistics(metric, answers) for metric in wanted})
 
@@ -308,7 +302,8 @@ def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:
     if facts.result is None:
         return Examples(metric=metric, gained_total=0, lost_total=0, gained=[], lost=[])
     full, result = by_name[FULL_PROMPT], by_name[facts.result.name]
-    changes = [after - before for after, before in zip(result.matches(metric), full.matches(metric), strict=True)]
+    before, after = (matches_of(arm.tables[metric]) for arm in (full, result))
+    changes = [now - then for now, then in zip(after, before, strict=True)]
     gained = [row for row, change in enumerate(changes) if change > 0]
     lost = [row for row, change in enumerate(changes) if change < 0]
 

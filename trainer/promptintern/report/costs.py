@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from promptintern.report.facts import ArmFacts, PriceFacts, RunFacts
 from promptintern.report.schema import ArmReport, TrainingCost
-from promptintern.stage_record import TrackRecord
 
 _MILLION = 1_000_000
 
@@ -32,7 +31,7 @@ def cost_per_thousand(arm: ArmFacts, prices: PriceFacts, *, is_kept: bool) -> fl
 
 def training_cost(facts: RunFacts, full: ArmReport, result: ArmReport | None) -> TrainingCost:
     """Return what the training of the stages took, and from how many queries on it pays."""
-    seconds = _device_seconds(facts, facts.stages)
+    seconds = _device_seconds(facts)
     prices = facts.prices
     if prices is None or prices.device_per_hour is None:
         return TrainingCost(device_seconds=seconds)
@@ -47,11 +46,11 @@ def training_cost(facts: RunFacts, full: ArmReport, result: ArmReport | None) ->
     )
 
 
-def _device_seconds(facts: RunFacts, stages: Sequence[TrackRecord]) -> float:
+def _device_seconds(facts: RunFacts) -> float:
     """Return the seconds of all workers' devices in which the stages were trained and the teacher worked."""
     teacher = facts.teacher
     taught = teacher.answer_seconds + teacher.score_seconds if teacher else 0.0
-    return (sum(stage.seconds for stage in stages) + taught) * max(1, facts.job.workers)
+    return (sum(stage.seconds for stage in facts.stages) + taught) * max(1, facts.job.workers)
 
 
 def pays_from(cost: float, before: float | None, after: float | None) -> int | None:

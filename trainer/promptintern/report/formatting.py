@@ -2,7 +2,10 @@
 
 import math
 import re
+import statistics
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Protocol
 
 from promptintern_api.evaluation import Metric
 
@@ -25,6 +28,35 @@ def named_score(metric: Metric, value: float) -> str:
     """Format a score with the name of its metric, as ``97.0 % exact match`` or ``BLEU 45.2``."""
     name = METRIC_NAMES[metric]
     return f"{score(metric, value)} {name}" if metric.is_share else f"{name} {score(metric, value)}"
+
+
+class Bounded(Protocol):
+    """A score, or a difference of two scores, with its interval."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def score_with_interval(metric: Metric, figure: Bounded) -> str:
+    """Format a score with its interval, as ``97.0 % (93.6 % to 98.6 %)`` for a share."""
+    return f"{score(metric, figure.value)} ({score(metric, figure.low)} to {score(metric, figure.high)})"
+
+
+def mean_with_spread(metric: Metric, figures: Sequence[Bounded], *, label: str = "") -> str:
+    """Format the mean score of several runs, with the smallest and the largest score after ``label``."""
+    values = [figure.value for figure in figures]
+    low, high = score(metric, min(values)), score(metric, max(values))
+    return f"{score(metric, statistics.mean(values))} ({label}{low} to {high})"
+
+
+def difference_with_interval(metric: Metric, figure: Bounded) -> str:
+    """Format the difference of two scores with its interval, in points, as ``+0.5 (−3.3 to +4.3)``."""
+    value, low, high = (difference(metric, each, unit=False) for each in (figure.value, figure.low, figure.high))
+    return f"{value} ({low} to {high})"
 
 
 def difference(metric: Metric, value: float, *, unit: bool = True) -> str:

@@ -1,7 +1,6 @@
 """Writes the report as Markdown, for pull requests and chats, and compares several reports in one table."""
 
 import re
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from promptintern_api.evaluation import Metric
 
 from promptintern.report import formatting
 from promptintern.report.facts import FULL_PROMPT
-from promptintern.report.schema import ArmReport, Comparison, Figure, Report
+from promptintern.report.schema import ArmReport, Comparison, Report
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&@-])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
@@ -37,7 +36,7 @@ def render_markdown(report: Report) -> str:
         *([f"cost of 1,000 ({currency})"] if has_costs else []),
     ]
     arms = [
-        [escape(arm.name), *(_with_interval(metric, arm.figure(metric)) for metric in metrics)]
+        [escape(arm.name), *(formatting.score_with_interval(metric, arm.figure(metric)) for metric in metrics)]
         + [formatting.mean(arm.prompt_tokens.mean)]
         + ([formatting.money(arm.cost_per_thousand or 0.0, "")] if has_costs else [])
         for arm in report.arms
@@ -131,27 +130,16 @@ def _spread(metric: Metric, arms: Sequence[ArmReport]) -> str:
     if not figures:
         return "–"
     if len(figures) == 1:
-        return _with_interval(metric, figures[0])
-    values = [figure.value for figure in figures]
-    low, high = formatting.score(metric, min(values)), formatting.score(metric, max(values))
-    return f"{formatting.score(metric, statistics.mean(values))} (seeds: {low} to {high})"
-
-
-def _with_interval(metric: Metric, figure: Figure) -> str:
-    low, high = (formatting.score(metric, bound) for bound in (figure.low, figure.high))
-    return f"{formatting.score(metric, figure.value)} ({low} to {high})"
+        return formatting.score_with_interval(metric, figures[0])
+    return formatting.mean_with_spread(metric, figures, label="seeds: ")
 
 
 def _comparison_cells(comparison: Comparison) -> list[str]:
     metric = comparison.metric
-    value, low, high = (
-        formatting.difference(metric, each, unit=False)
-        for each in (comparison.difference.value, comparison.difference.low, comparison.difference.high)
-    )
     return [
         f"{escape(comparison.arm)} − {escape(comparison.against)}",
         formatting.METRIC_NAMES[metric],
-        f"{value} ({low} to {high})",
+        formatting.difference_with_interval(metric, comparison.difference),
         escape(formatting.p_value(comparison.corrected_p_value)),
         comparison.reading,
     ]

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 from promptintern_api import PromptInternJob
 from promptintern_api.contract import MODEL_FILE, RUN_FORMAT
-from promptintern_api.evaluation import Metric
 
 from promptintern.engine import distributed
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError, credentials_worked_before
@@ -20,7 +19,7 @@ from promptintern.pipeline.internalize import internalize
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.teaching.self_study import add_written_queries
 from promptintern.pipeline.training import TrackTrainer
-from promptintern.sandbox.programs import check_isolation
+from promptintern.sandbox.programs import check_programs
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
@@ -65,8 +64,7 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
 
 
 def _train(session: Session, store: RunStore, term: int, observer: Observer) -> None:
-    if Metric.PASS_AT_1 in session.job.spec.evaluation.metrics:
-        check_isolation(session.job.spec.evaluation.programs)
+    check_programs(session.job.spec.evaluation)
     with BackgroundWriter() as writer:
         session = add_written_queries(session, store, term=term, observer=observer)
         trainer = TrackTrainer(session, store, term=term, observer=observer, writer=writer)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from promptintern_api.evaluation import ProgramIsolation, Programs
+from promptintern_api.evaluation import EvaluationSpec, Metric, ProgramIsolation, Programs
 from promptintern_api.quantity import parse_quantity
 
 from promptintern.errors import UserError
@@ -58,6 +58,16 @@ def check_isolation(settings: Programs | None) -> Isolation:
             "set spec.evaluation.programs.isolation: Partial if that is acceptable here",
         )
     return found
+
+
+def check_programs(evaluation: EvaluationSpec) -> None:
+    """Check that this machine can hold programs as the job requires, if the job runs any.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if Metric.PASS_AT_1 in evaluation.metrics:
+        check_isolation(evaluation.programs)
 
 
 def limits_of(settings: Programs) -> Limits:

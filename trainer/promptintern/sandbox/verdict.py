@@ -1,5 +1,6 @@
 """How a program that a model wrote may end."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -20,3 +21,8 @@ class Verdict(StrEnum):
     """The program wrote more than it may, to its output or to files."""
     KILLED = "Killed"
     """A signal ended the process."""
+
+
+def passed(verdicts: Sequence[Verdict] | None) -> list[bool] | None:
+    """Return whether each program passed, or None if no program was run."""
+    return None if verdicts is None else [verdict is Verdict.PASSED for verdict in verdicts]

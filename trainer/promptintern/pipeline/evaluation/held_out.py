@@ -15,7 +15,7 @@ from promptintern.pipeline.events import Answered, Observer, Stopped
 from promptintern.pipeline.session import Session
 from promptintern.rows.types import Row
 from promptintern.sandbox.programs import AnswerWithTests, run_answers
-from promptintern.sandbox.verdict import Verdict
+from promptintern.sandbox.verdict import Verdict, passed
 
 
 def evaluation_folder(arm: str) -> str:
@@ -50,8 +50,7 @@ class HeldOutAnswers:
 
     def with_accepted(self, accepted: Sequence[Sequence[str]]) -> Answers:
         """Return the answers together with the accepted answers to at least as many rows."""
-        passed = None if self.verdicts is None else [verdict is Verdict.PASSED for verdict in self.verdicts]
-        return Answers(predictions=self.texts, accepted=accepted[: len(self.texts)], passed=passed)
+        return Answers(predictions=self.texts, accepted=accepted[: len(self.texts)], passed=passed(self.verdicts))
 
     def first(self, count: int) -> "HeldOutAnswers":
         """Return the answers to the first ``count`` rows."""
