@@ -72,4 +72,5 @@ def test_other_metrics(metric: Metric) -> None:
 def test_rows_with_the_same_query_count_once() -> None:
     full, base = (Answers(predictions=[text] * 12, accepted=[["x"]] * 12) for text in "xy")
     assert compare_arms(Metric.EXACT_MATCH, full, base, ["the same"] * 12).p_value == 1.0
+    assert compare_arms(Metric.EXACT_MATCH, full, base, ["the  same" + " " * n for n in range(12)]).p_value == 1.0
     assert compare_arms(Metric.EXACT_MATCH, full, base, [str(n) for n in range(12)]).p_value < 0.001

@@ -1,9 +1,10 @@
 """The interval of an arm's score, and the comparison of two arms on the same rows, in any metric."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from promptintern_api.evaluation import Metric
 
+from promptintern.evaluate.clusters import number_clusters
 from promptintern.evaluate.intervals import (
     Interval,
     Table,
@@ -14,6 +15,12 @@ from promptintern.evaluate.intervals import (
 )
 from promptintern.evaluate.scoring import score_of
 from promptintern.evaluate.significance import exact_paired, randomization
+from promptintern.rows.duplicates import normalise_query
+
+
+def clusters_of(queries: Iterable[str]) -> list[int]:
+    """Return the cluster of each row: rows whose queries are equal after `normalise_query` are one cluster."""
+    return number_clusters(map(normalise_query, queries))
 
 
 def score_interval(metric: Metric, table: Table, clusters: Sequence[int]) -> Interval:

@@ -11,8 +11,7 @@ import numpy as np
 from promptintern_api.evaluation import Metric, Reference
 
 from promptintern.evaluate.chrf import chrf_signature
-from promptintern.evaluate.clusters import number_clusters
-from promptintern.evaluate.comparing import compare, matches_of, score_interval
+from promptintern.evaluate.comparing import clusters_of, compare, matches_of, score_interval
 from promptintern.evaluate.intervals import Interval, Table
 from promptintern.evaluate.metrics import bleu
 from promptintern.evaluate.scoring import Answers, row_statistics
@@ -45,7 +44,6 @@ from promptintern.report.schema import (
 )
 from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import MAX_NAMED, warnings_of
-from promptintern.rows.duplicates import normalise_query
 from promptintern.sandbox.verdict import Verdict, passed
 
 MAX_EXAMPLES = 20
@@ -85,7 +83,7 @@ def build_report(facts: RunFacts) -> Report:
     """Return the report that follows from ``facts``."""
     accepted = [row.accepted for row in facts.rows]
     scored = [_score(arm, accepted, facts.metrics) for arm in facts.arms]
-    clusters = number_clusters(normalise_query(row.query) for row in facts.rows)
+    clusters = clusters_of(row.query for row in facts.rows)
     arms = [_arm_report(arm, facts, clusters) for arm in scored]
     comparisons = [each for metric in facts.metrics for each in _comparisons(scored, metric, clusters)]
     by_name = {arm.name: arm for arm in arms}

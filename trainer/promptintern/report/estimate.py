@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from promptintern_api.evaluation import Metric
 
-from promptintern.evaluate.clusters import number_clusters
-from promptintern.evaluate.comparing import compare, score_interval
+from promptintern.evaluate.comparing import clusters_of, compare, score_interval
 from promptintern.evaluate.intervals import Interval
 from promptintern.evaluate.scoring import Answers, row_statistics
 from promptintern.evaluate.significance import LEVEL, smallest_difference
@@ -71,7 +70,7 @@ class Advice:
 
 def compare_arms(metric: Metric, full: Answers, base: Answers, queries: Sequence[str]) -> Difference:
     """Return how far the full prompt helps, from the answers of FullPrompt and Base to the same queries."""
-    clusters = number_clusters(queries)
+    clusters = clusters_of(queries)
     tables = [row_statistics(metric, answers) for answers in (full, base)]
     difference, p_value = compare(metric, tables[0], tables[1], clusters)
     return Difference(
