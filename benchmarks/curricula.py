@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from promptintern.evaluate.generate import Ending
+from promptintern.answering.answers import Ending
 from promptintern.evaluate.metrics import exact_match
 from promptintern.libraries import quiet_libraries
 from promptintern.pipeline.evaluation.held_out import answer_prompts

@@ -13,6 +13,8 @@ Rules:
 - Prefer standard tools: find, grep, sed, awk, sort, xargs, tar, ssh, rsync, cut, head, tail, wc, chmod, chown.
 - Keep file names, host names, numbers and quoted text from the request exactly as they are written there.
 - If the request names no folder, work in the current one.
+- If the request asks for files by name, use -name, or -iname where upper and lower case do not matter.
+- If a command needs the result of another one, use a pipe, xargs or $(...), and not a file in between.
 
 {examples}Request: {query}
 Command:"""

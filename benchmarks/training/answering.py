@@ -2,8 +2,10 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.training.material import Row, Shape, build_model, read_stage
 from benchmarks.training.processes import OURS, in_new_process, say
@@ -56,7 +58,9 @@ def answering(material: Path, shape: Shape, *, repeats: int, last: int) -> dict[
 def answer(rows: list[Row], shape: Shape, tokenizer: Path) -> Answering:
     """Measure greedy answers to the prompts of ``rows`` as a run measures latency. All answers are equally long."""
     import torch
-    from promptintern.evaluate.generate import Decoding, generate, time_queries
+    from promptintern.answering.answers import Decoding
+    from promptintern.answering.batches import answer_in_batches, time_queries
+    from promptintern.answering.generate import generate
     from transformers import AutoTokenizer
 
     model, loaded, device = build_model(shape), AutoTokenizer.from_pretrained(tokenizer), torch.device(shape.device)
@@ -67,14 +71,14 @@ def answer(rows: list[Row], shape: Shape, tokenizer: Path) -> Answering:
     decoding = Decoding(max_new_tokens=_NEW_TOKENS, batch_size=_BATCH)
     alone = time_queries(model, loaded, prompts[:_ALONE], decoding=decoding, device=device)
 
-    def each(share_prefix: bool) -> float:
+    def each(answer_all: Callable[..., Any], **options: Any) -> float:
         began = time.perf_counter()
-        generate(model, loaded, prompts, decoding=decoding, device=device, share_prefix=share_prefix)
+        answer_all(model, loaded, prompts, decoding=decoding, device=device, **options)
         return (time.perf_counter() - began) / len(prompts)
 
     return Answering(
         prompt=statistics.mean(map(len, prompts)),
         alone=statistics.median(alone),
-        batched=each(share_prefix=False),
-        evaluated=each(share_prefix=True),
+        batched=each(answer_in_batches, share_prefix=False),
+        evaluated=each(generate),
     )

@@ -1,8 +1,8 @@
 """The most frequent of several answers."""
 
 import pytest
+from promptintern.answering.answers import Answer, Ending
 from promptintern.evaluate.agreement import are_unfinished, most_frequent
-from promptintern.evaluate.generate import Answer, Ending
 
 
 def answer(text: str, ending: Ending = Ending.END_TOKEN) -> Answer:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from promptintern.answering.answers import Answer, Ending
 from promptintern.commands.validate import check_job
 from promptintern.errors import RunFailed, UserError
-from promptintern.evaluate.generate import Answer, Ending
 from promptintern.models import fetch_model, load_tokenizer
 from promptintern.pipeline.events import Note
 from promptintern.pipeline.inputs import load_data

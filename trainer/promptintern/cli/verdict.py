@@ -6,7 +6,7 @@ from promptintern_api.training_status import VerdictOutcome
 from rich.table import Table
 from rich.text import Text
 
-from promptintern.report.formatting import METRIC_NAMES
+from promptintern.report.formatting import METRIC_NAMES, duration, shares
 from promptintern.report.schema import ArmReport, Figure, Report
 from promptintern.terminal import fitted_table, output_console
 from promptintern.uris import display_uri
@@ -28,6 +28,10 @@ def print_verdict(report: Report, run_uri: str) -> None:
     out.print(arms, soft_wrap=isinstance(arms, Text))
     for warning in report.warnings:
         out.print(Text(f"note: {warning}", style="yellow"), soft_wrap=True)
+    if report.wall_time is not None:
+        time, attempts = report.wall_time, report.wall_time.attempts
+        over = f" over {attempts} attempts" if attempts > 1 else ""
+        out.print(f"time:    {duration(time.seconds)}{over}: {shares(time.phases)}", soft_wrap=True)
     folder = display_uri(run_uri)
     out.print(f"report:  {folder}/{REPORT_FOLDER}/{REPORT_HTML}", soft_wrap=True)
     if verdict.arm is not None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from promptintern_api import PromptInternJob
 from promptintern_api.evaluation import Arm
 
+from promptintern.answering.prefix import shared_tokens
 from promptintern.engine.checkpoint import Trajectory, new_optimizer
 from promptintern.engine.train import TrackTask, train_track
-from promptintern.evaluate.prefix import shared_tokens
 from promptintern.pipeline.evaluation.held_out import HeldOutAnswers, accepted_answers, answer_prompts, run_programs
 from promptintern.pipeline.events import Note, Observer
 from promptintern.pipeline.inputs import load_data

@@ -9,11 +9,12 @@ import torch
 from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE
 from promptintern_api.model import Dtype
 
+from promptintern.answering.answers import Answer, Decoding
+from promptintern.answering.generate import generate
 from promptintern.compress import CompressedTemplate
 from promptintern.engine.adapter import WEIGHTS
 from promptintern.engine.adapter_config import read_adapter_config
 from promptintern.errors import Problem, UserError
-from promptintern.evaluate.generate import Answer, Decoding, generate
 from promptintern.models import DTYPES, ModelFolder, context_length, fetch_model, load_base_model, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.prompt.inference import InferencePrompt, read_prompt

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from promptintern.evaluate.generate import Answer, Ending
+from promptintern.answering.answers import Answer, Ending
 from promptintern.evaluate.metrics import normalise_answer
 
 

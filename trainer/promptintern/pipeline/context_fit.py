@@ -9,9 +9,9 @@ from promptintern_api.data import OnProblem
 from promptintern_api.evaluation import Reference
 from promptintern_api.prompt import CompressorKind
 
+from promptintern.answering.answers import truncate_at_stop
 from promptintern.compress import CompressedTemplate
 from promptintern.errors import Problem, UserError
-from promptintern.evaluate.generate import truncate_at_stop
 from promptintern.evaluate.metrics import normalise_answer
 from promptintern.models import context_length
 from promptintern.pipeline.inputs import (

@@ -25,6 +25,7 @@ from promptintern.pipeline.evaluation.latency import LATENCY_FOLDER, kept_name
 from promptintern.pipeline.evaluation.retention import RETENTION_FOLDER
 from promptintern.pipeline.inputs import QUERIES_DROPPED
 from promptintern.pipeline.internalize import Outcome
+from promptintern.pipeline.phases import read_phases
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.teaching.lessons import TeachingCost, read_cost
 from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
@@ -104,16 +105,20 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         retention=_retention(store, outcome),
         teacher=_teacher(session, store),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
+        attempts=read_phases(store),
         warnings=[*session.data.warnings, *session.warnings],
         notes=[*session.notes, *dict.fromkeys(track.slow_reason for track in tracks.values() if track.slow_reason)],
     )
     stored = _stored_facts(store)
     if stored is not None:
         with_stored_end = facts.model_copy(
-            update={"job": facts.job.model_copy(update={"finished_at": stored.job.finished_at})}
+            update={
+                "job": facts.job.model_copy(update={"finished_at": stored.job.finished_at}),
+                "attempts": stored.attempts,
+            }
         )
         if with_stored_end == stored:
-            return  # a finished run was started again and did nothing, so its end time remains
+            return  # a finished run was started again and did nothing, so its times remain
     store.store.write(FACTS, facts_to_json(facts).encode())
 
 

@@ -22,7 +22,9 @@ from promptintern.pipeline.evaluation.held_out import (
 from promptintern.pipeline.evaluation.latency import Result, measure_latency
 from promptintern.pipeline.evaluation.retention import check_retention, retention_prompts
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
+from promptintern.pipeline.phases import Phase
 from promptintern.pipeline.session import Session
+from promptintern.pipeline.teaching.choice import TeachingModel
 from promptintern.pipeline.teaching.lessons import Lessons
 from promptintern.pipeline.teaching.settings import stages_teach, teacher_of, top_k_of
 from promptintern.pipeline.teaching.stage_teachers import Earlier, StageTeachers
@@ -74,13 +76,18 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     retention = retention_prompts(session)
     if teacher := teacher_of(session.job):
         top_k_of(teacher, session.adapter.model.get_base_model().config)
-    teachers = StageTeachers(
-        session, lambda model: teach(session, store, model, load=trainer.load, term=trainer.term, observer=observer)
-    )
+
+    def taught_by(model: TeachingModel) -> Lessons:
+        with session.clock.phase(Phase.TEACH):
+            return teach(session, store, model, load=trainer.load, term=trainer.term, observer=observer)
+
+    teachers = StageTeachers(session, taught_by)
     if not stages_teach(session.job):
         session = replace(session, lessons=teachers.lessons([]))
     trainer.load(None)
-    find_unneeded_sentences(session, store, term=trainer.term, observer=observer)
+    clock = session.clock
+    with clock.phase(Phase.EVALUATE):
+        find_unneeded_sentences(session, store, term=trainer.term, observer=observer)
     arms = Arms(
         session=session, store=store, trainer=trainer, observer=observer, accepted=accepted_answers(session, None)
     )
@@ -103,18 +110,21 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
         arm_parents[result.arm] = result.digest
         trainer.load(str(result.stage))
         arms.answer(result.arm, result.prompts, parent=result.digest)
-        if distributed.rank() == 0:
-            commit_adapter(session, store, stage=result.stage, term=trainer.term)
-        distributed.barrier()
+        with clock.phase(Phase.SAVE):
+            if distributed.rank() == 0:
+                commit_adapter(session, store, stage=result.stage, term=trainer.term)
+            distributed.barrier()
     if retention is not None and result is not None:
-        check_retention(session, store, trainer, retention, result, observer)
+        with clock.phase(Phase.EVALUATE):
+            check_retention(session, store, trainer, retention, result, observer)
     for arm, prompts in ((Arm.DIRECT, query_only), (Arm.FULL_PROMPT_TUNED, full)):
         if arm in requested and not session.data.train:
             text = f"there is no arm {arm}, because it learns only from written answers (data.train)"
             arms.emit(Note(text=text))
         elif arm in requested:
             arm_parents[arm] = run.train_plainly(arm, prompts, outcome.records)
-    measure_latency(session, store, trainer, result, full=full, observer=observer)
+    with clock.phase(Phase.MEASURE):
+        measure_latency(session, store, trainer, result, full=full, observer=observer)
     return replace(outcome, arm_parents=arm_parents)
 
 
@@ -166,7 +176,8 @@ class _Run:
                 if manifest is None:
                     lessons = self.session.lessons  # the lessons of an earlier teacher need not stay in memory
                     lessons = self.teachers.lessons(earlier)
-                    prepared = prepare(number).result()
+                    with self.session.clock.phase(Phase.PREPARE):
+                        prepared = prepare(number).result()
                     del pending[number]
                     if number + 1 < len(tracks) and lessons is self.session.lessons:
                         prepare(number + 1)  # renders and tokenizes the next stage's prompts while this one trains
@@ -273,7 +284,8 @@ class _Run:
         trajectory = self.trainer.train(prepared, lr_span)
         trained = self.trainer.record(prepared, trajectory)
         try:
-            record = self._evaluate_stage(track, trained, full_answers, earlier)
+            with self.session.clock.phase(Phase.EVALUATE):
+                record = self._evaluate_stage(track, trained, full_answers, earlier)
         except Stopped:
             self.trainer.save(track, trajectory)
             raise

@@ -29,6 +29,7 @@ from promptintern.pipeline.inputs import (
     s3_options,
     stages_of,
 )
+from promptintern.pipeline.phases import PhaseClock
 from promptintern.pipeline.teaching.lessons import Lesson, Lessons, lesson_rows
 from promptintern.pipeline.teaching.written import SelfStudy
 from promptintern.prompt.encode import Encoded, PromptEncoder
@@ -71,6 +72,8 @@ class Session:
     """The queries that the base model wrote, which ``data.queries`` holds too; None if it wrote none."""
     lessons: Lessons = field(default_factory=Lessons)
     """What the teacher of the present stage taught; empty before the teaching pass, and if nothing is taught."""
+    clock: PhaseClock = field(default_factory=PhaseClock)
+    """The clock of the run's phases on this worker."""
 
     @cached_property
     def pool(self) -> list[Query]:
@@ -136,10 +139,13 @@ def pick_device(job: PromptInternJob, *, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
-def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Session:
+def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0, clock: PhaseClock | None = None) -> Session:
     """Load the model, compress the template, retrieve examples, check the rows, and attach the adapter.
 
     Rank 0 compresses the template for all workers.
+
+    Args:
+        clock: The clock of the run's phases, or None for a new one.
 
     Raises:
         UserError: if anything is wrong with the job, its data or its model.
@@ -189,6 +195,7 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0) -> Se
         threads=min(distributed.gather_objects(_pack_threads(job, adapter, layouts, device))),
         notes=notes,
         warnings=fitting_rows.warnings,
+        clock=clock or PhaseClock(),
     )
 
 

@@ -25,6 +25,7 @@ from promptintern.engine.throughput import ParameterCounts, device_peak, paramet
 from promptintern.engine.train import LrSpan, TrackTask, train_track
 from promptintern.models import DTYPES
 from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
+from promptintern.pipeline.phases import Phase
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.tracks import PreparedTrack, Track, slow_rows
 from promptintern.stage_record import Throughput, TrackRecord
@@ -86,16 +87,17 @@ class TrackTrainer:
         task = TrackTask(
             name=track.name, seed=track.seed, rows=rows, steps=steps, layout=prepared.layout, lr_span=lr_span
         )
-        complete = train_track(
-            session.adapter,
-            optimizer,
-            task,
-            training=spec.training,
-            trajectory=trajectory,
-            device=session.device,
-            stop_requested=self.observer.stop_requested,
-            after_step=self._after_step(track, optimizer, len(steps)),
-        )
+        with session.clock.phase(Phase.TRAIN):
+            complete = train_track(
+                session.adapter,
+                optimizer,
+                task,
+                training=spec.training,
+                trajectory=trajectory,
+                device=session.device,
+                stop_requested=self.observer.stop_requested,
+                after_step=self._after_step(track, optimizer, len(steps)),
+            )
         self._optimizer = optimizer
         if not complete:
             self.save(track, trajectory)
@@ -143,34 +145,36 @@ class TrackTrainer:
 
     def commit(self, track: Track, trajectory: Trajectory, record: TrackRecord) -> Manifest:
         """Commit the adapter and the trajectory of ``track``, and return the committed manifest on all workers."""
-        manifest: Manifest | None = None
-        if distributed.rank() == 0:
-            self.writer.drain()
-            with TemporaryDirectory(prefix="promptintern-") as directory:
-                folder = Path(directory)
-                session = self.session
-                name, revision = base_model_name(session.job.spec.model.uri)
-                session.adapter.save(folder, base_name=name, revision=revision)
-                trajectory.write(folder)
-                if self._keeps_optimizer:
-                    write_state(
-                        folder / _OPTIMIZER,
-                        {n: t.cpu() for n, t in optimizer_tensors(self._optimizer, session.adapter).items()},
-                        buffer_digest=session.adapter.buffer_digest(),
-                    )
-                parent = self.store.stage_manifest(track.parent) if track.parent is not None else None
-                manifest = self.store.commit_stage(
-                    track.key,
-                    term=self.term,
-                    local=folder,
-                    parent=parent.digest() if parent else None,
-                    meta=record.to_meta(),
-                )
-        committed: Manifest = distributed.broadcast_object(manifest)
+        with self.session.clock.phase(Phase.SAVE):
+            manifest = self._commit(track, trajectory, record) if distributed.rank() == 0 else None
+            committed: Manifest = distributed.broadcast_object(manifest)
         if committed.term != self.term:
             # Workers of another term have committed first, so the stage's adapter is theirs.
             self.load(track.key)
         return committed
+
+    def _commit(self, track: Track, trajectory: Trajectory, record: TrackRecord) -> Manifest:
+        self.writer.drain()
+        with TemporaryDirectory(prefix="promptintern-") as directory:
+            folder = Path(directory)
+            session = self.session
+            name, revision = base_model_name(session.job.spec.model.uri)
+            session.adapter.save(folder, base_name=name, revision=revision)
+            trajectory.write(folder)
+            if self._keeps_optimizer:
+                write_state(
+                    folder / _OPTIMIZER,
+                    {n: t.cpu() for n, t in optimizer_tensors(self._optimizer, session.adapter).items()},
+                    buffer_digest=session.adapter.buffer_digest(),
+                )
+            parent = self.store.stage_manifest(track.parent) if track.parent is not None else None
+            return self.store.commit_stage(
+                track.key,
+                term=self.term,
+                local=folder,
+                parent=parent.digest() if parent else None,
+                meta=record.to_meta(),
+            )
 
     def load(self, key: str | None) -> None:
         """Load the committed adapter of the track with this key, or a new adapter for None, on all workers."""

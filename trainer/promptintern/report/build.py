@@ -3,6 +3,7 @@
 All functions are pure, so the same facts always give the same report.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -41,6 +42,7 @@ from promptintern.report.schema import (
     Reproducibility,
     Savings,
     Spread,
+    WallTime,
 )
 from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import MAX_NAMED, warnings_of
@@ -108,6 +110,7 @@ def build_report(facts: RunFacts) -> Report:
         comparisons=comparisons,
         savings=savings,
         training=training_cost(facts, full, result),
+        wall_time=_wall_time(facts),
         stages=facts.stages,
         planned_stages=facts.planned_stages,
         gate=facts.gate,
@@ -130,6 +133,17 @@ def build_report(facts: RunFacts) -> Report:
             interval_methods=_methods(arms, comparisons),
         ),
     )
+
+
+def _wall_time(facts: RunFacts) -> WallTime | None:
+    if not facts.attempts:
+        return None
+    total: dict[str, float] = defaultdict(float)
+    for attempt in facts.attempts:
+        for phase, seconds in attempt.seconds.items():
+            total[phase] += seconds
+    phases = dict(sorted(total.items(), key=lambda item: -item[1]))
+    return WallTime(seconds=sum(phases.values()), phases=phases, attempts=len(facts.attempts))
 
 
 def _reference_notes(facts: RunFacts) -> list[str]:

@@ -53,6 +53,16 @@ class LatencyFacts(Document):
     batch_size: Count
 
 
+class AttemptFacts(Document):
+    """The wall time of an attempt of a run, on the first worker."""
+
+    term: Count
+    seconds: dict[str, Seconds]
+    """The seconds of each phase: load, prepare, teach, train, evaluate, measure latency, save, other."""
+    at: str
+    """The time at which ``seconds`` were stored last, in ISO 8601."""
+
+
 class ArmFacts(Document):
     """The answers of an arm to the held-out rows. Each list has one item for each row."""
 
@@ -271,6 +281,8 @@ class RunFacts(Document):
     teacher: TeacherFacts | None = None
     """The settings of the teacher, and what its answers cost; None if nothing was taught."""
     prices: PriceFacts | None = None
+    attempts: list[AttemptFacts] = Field(default_factory=list)
+    """The wall time of each attempt by phase, the oldest first."""
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     """Sentences that say how the run was computed, such as why packing was off."""

@@ -3,7 +3,7 @@
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -153,6 +153,16 @@ def duration(value: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+
+
+def shares(parts: Mapping[str, float]) -> str:
+    """Return the share of each part in the sum of ``parts`` as text, such as ``train 60 %, evaluate 40 %``.
+
+    Parts below half a percent are left out.
+    """
+    total = sum(parts.values())
+    named = [(name, value / total) for name, value in parts.items() if total and value / total >= 0.005]
+    return ", ".join(f"{name} {percent(share, digits=0)}" for name, share in named)
 
 
 def money(value: float, currency: str) -> str:

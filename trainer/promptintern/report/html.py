@@ -226,6 +226,7 @@ def _template(name: str = "report.html.j2") -> Template:
         count=formatting.count,
         seconds=formatting.seconds,
         duration=formatting.duration,
+        shares=formatting.shares,
         ratio=formatting.ratio,
         number=formatting.number,
         money=formatting.money,

@@ -171,6 +171,15 @@ class Examples(Document):
     lost: list[Example]
 
 
+class WallTime(Document):
+    """The wall time of a run on its first worker, over all attempts whose times were stored."""
+
+    seconds: float
+    phases: dict[str, float]
+    """The seconds of each phase, the longest first."""
+    attempts: int
+
+
 class Reproducibility(Document):
     """The seeds, versions and methods that a reader needs to compute the figures of the report again."""
 
@@ -195,6 +204,8 @@ class Report(Document):
     savings: Savings | None = None
     """The savings of the result compared with the full prompt; None if no stage passed the gate."""
     training: TrainingCost
+    wall_time: WallTime | None = None
+    """None if no times were stored."""
     stages: list[StageRecord]
     planned_stages: int
     gate: GateFacts

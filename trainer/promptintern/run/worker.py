@@ -16,6 +16,7 @@ from promptintern.pipeline.events import Claimed, Observer, Stopped
 from promptintern.pipeline.facts import store_facts
 from promptintern.pipeline.inputs import Data, load_data, s3_options
 from promptintern.pipeline.internalize import internalize
+from promptintern.pipeline.phases import Phase, PhaseClock, store_phases
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.teaching.self_study import add_written_queries
 from promptintern.pipeline.training import TrackTrainer
@@ -54,23 +55,33 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
     process = {"pid": str(os.getpid()), "host": os.uname().nodename, "at": _now()}
     with credentials_worked_before():  # the driver registered the run with the same credentials
         term = distributed.from_rank_zero(lambda: store.claim_term(process, task.claimant))
+    clock = PhaseClock()
     if distributed.rank() == 0:
         task.observer.emit(Claimed(term=term))
-    session = open_session(job, data or load_data(job), local_rank=_local_rank())
+        clock = PhaseClock(lambda seconds: store_phases(store, term, seconds))
+    with clock.phase(Phase.LOAD):
+        session = open_session(job, data or load_data(job), local_rank=_local_rank(), clock=clock)
     with credentials_worked_before():
-        _check_model(store, session.folder)
-        _train(session, store, term, task.observer)
+        with clock.phase(Phase.LOAD):
+            _check_model(store, session.folder)
+        try:
+            _train(session, store, term, task.observer)
+        except Stopped:
+            clock.keep()
+            raise
     distributed.barrier()
 
 
 def _train(session: Session, store: RunStore, term: int, observer: Observer) -> None:
     check_programs(session.job.spec.evaluation)
     with BackgroundWriter() as writer:
-        session = add_written_queries(session, store, term=term, observer=observer)
+        with session.clock.phase(Phase.TEACH):
+            session = add_written_queries(session, store, term=term, observer=observer)
         trainer = TrackTrainer(session, store, term=term, observer=observer, writer=writer)
         outcome = internalize(session, store, trainer, observer)
         if distributed.rank() == 0:
             store.check_term(term)
+            session.clock.keep()
             store_facts(replace(session, lessons=outcome.lessons), store, outcome)
 
 

@@ -60,7 +60,7 @@ class RunStore:
     - ``evaluation/<arm>/``: the answers of an arm and their ``manifest.json``
     - ``evaluation/latency/``, ``evaluation/retention/`` and ``evaluation/coverage/``: further figures and their
       ``manifest.json``
-    - ``adapter/``, ``report/`` and ``logs/``: the final adapter, the report, and the logs
+    - ``times/``, ``adapter/``, ``report/`` and ``logs/``: wall times, the final adapter, the report, and the logs
     """
 
     def __init__(self, store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from promptintern.engine.attention.tree_attention import TreeAttention, attend
+from promptintern.engine.attention.tree_attention import PackAttention
 from promptintern.engine.fused.last_layer import attention_of, last_layer
 from promptintern.engine.fused.patching import base_of
 
@@ -26,7 +26,7 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    tree_attention: TreeAttention,
+    tree_attention: PackAttention,
     last: torch.nn.Module | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -36,7 +36,7 @@ def _attention(
     """Compute the attention of one layer, with the signature that transformers expects.
 
     Args:
-        tree_attention: The tree attention of the pack, which the caller of the model passes as a keyword argument.
+        tree_attention: The attention of the pack, which the caller of the model passes as a keyword argument.
         last: The attention module of the model's last layer; None if it is unknown.
 
     Raises:
@@ -53,11 +53,7 @@ def _attention(
     if unsupported:
         raise NotImplementedError(f"attention with {', '.join(unsupported)}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    plan = tree_attention.last_layer if module is last else tree_attention.inner_layers
-    if tree_attention.recorded_prefix:
-        tree_attention.recorded_prefix.record(module, (key, value))
-    prefix = tree_attention.shared_prefix.of_layer(module) if tree_attention.shared_prefix else None
-    return attend(query, key, value, plan, prefix, scale=scale), None
+    return tree_attention.attend(module, query, key, value, is_last=module is last, scale=scale), None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ with the state of the last pack.
 """
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -19,21 +20,52 @@ Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerPrefix:
-    """The keys and values of the shared prefix in one layer.
+class LayerKeys:
+    """The detached keys and values of tokens in one layer.
+
+    Attributes:
+        keys: The keys ``[T, H, D]``.
+        values: The values ``[T, H, D]``.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+class Prefix(Protocol):
+    """The keys and values of tokens with which all rows begin.
+
+    Attributes:
+        tokens: The number of these tokens.
+    """
+
+    tokens: int
+
+    def of_layer(self, attention: nn.Module) -> LayerKeys:
+        """Return the keys and values in the layer whose attention module is ``attention``."""
+        ...
+
+
+class Recorder(Protocol):
+    """Keeps the keys and values of a pack's tokens."""
+
+    def record(self, attention: nn.Module, attached: tuple[Tensor, Tensor]) -> None:
+        """Keep the keys and values ``attached`` ``[1, H, T, D]`` that the module ``attention`` computed."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPrefix(LayerKeys):
+    """The keys and values of the shared prefix in one layer, whose gradients are summed.
 
     Attributes:
         attached: The keys and values ``[1, H, T, D]`` as the layer computed them, still attached to the autograd graph.
-        keys: The detached keys ``[T, H, D]``; gradients accumulate in ``key_grads``.
-        values: The detached values ``[T, H, D]``; gradients accumulate in ``value_grads``.
         key_grads: The gradients ``[T, H, D]`` of ``keys``, summed over packs, in float32 for any dtype of the model.
         value_grads: The gradients ``[T, H, D]`` of ``values``, summed over packs, in float32 for any dtype of the
             model.
     """
 
     attached: tuple[Tensor, Tensor]
-    keys: Tensor
-    values: Tensor
     key_grads: Tensor
     value_grads: Tensor
 

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from promptintern.engine.attention.prefix_tree import PrefixTree
-from promptintern.engine.attention.shared_prefix import LayerPrefix, SharedPrefix
+from promptintern.engine.attention.shared_prefix import LayerKeys, LayerPrefix, Prefix, Recorder
 from promptintern.engine.device import to_device
 
 Tensor = torch.Tensor
@@ -113,6 +114,31 @@ class AttentionBackend(Protocol):
         ...
 
 
+class PackAttention(Protocol):
+    """Computes the attention of one call of the model, in every layer."""
+
+    @property
+    def longest_row(self) -> int:
+        """The number of tokens in the longest row of the call."""
+        ...
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *, is_last: bool, scale: float) -> Tensor:
+        """Return the attention of one layer.
+
+        Args:
+            module: The layer's attention module.
+            q: The queries ``[1, Hq, T, D]``.
+            k: The keys ``[1, Hk, T, D]``, with ``Hq`` a multiple of ``Hk``.
+            v: The values ``[1, Hk, T, D]``.
+            is_last: Whether the layer is the last one.
+            scale: The factor by which the products ``q k`` are multiplied.
+
+        Returns:
+            The outputs ``[1, T, Hq, D]``.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TreeAttention:
     """The plan for the attention of a pack over its prefix tree, with the shared prefix if there is one."""
@@ -123,14 +149,21 @@ class TreeAttention:
     """The segments of the last layer, in which only tokens that predict an answer token need to attend."""
     longest_row: int
     """The number of tokens in the longest row of the pack."""
-    shared_prefix: SharedPrefix | None = None
+    shared_prefix: Prefix | None = None
     """The shared prefix above the whole tree, if there is one."""
-    recorded_prefix: SharedPrefix | None = None
-    """The prefix that records the keys and values of this pack, if the pack is the shared prefix itself."""
+    recorder: Recorder | None = None
+    """What keeps the keys and values of this pack's tokens, if they are needed again."""
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *, is_last: bool, scale: float) -> Tensor:
+        """Return the attention of one layer; see ``PackAttention.attend``. Tokens without a query get zeros."""
+        if self.recorder:
+            self.recorder.record(module, (k, v))
+        prefix = self.shared_prefix.of_layer(module) if self.shared_prefix else None
+        return attend(q, k, v, self.last_layer if is_last else self.inner_layers, prefix, scale=scale)
 
 
 def plan_tree_attention(
-    tree: PrefixTree, backend: AttentionBackend, *, device: torch.device, shared_prefix: SharedPrefix | None = None
+    tree: PrefixTree, backend: AttentionBackend, *, device: torch.device, shared_prefix: Prefix | None = None
 ) -> TreeAttention:
     """Plan the attention over ``tree`` on ``device``, with the segments that ``backend`` uses."""
     predicts = np.zeros(tree.tokens, dtype=bool)
@@ -153,7 +186,7 @@ def _plan_segments(
     is_query: NDArray[np.bool_],
     backend: AttentionBackend,
     device: torch.device,
-    shared_prefix: SharedPrefix | None,
+    shared_prefix: Prefix | None,
 ) -> SegmentPlan:
     """Plan the segments of a layer in which only the tokens marked in ``is_query`` ``[T]`` have queries."""
     causal, dense = backend.segments(tree, np.concatenate([[0], np.cumsum(is_query)]).tolist(), device)
@@ -167,7 +200,7 @@ def _plan_segments(
     )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerPrefix | None, *, scale: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerKeys | None, *, scale: float) -> Tensor:
     """Compute the attention of one pack over its prefix tree in one layer.
 
     Args:
@@ -200,7 +233,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerPrefix | None, scale: float
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: SegmentPlan, prefix: LayerKeys | None, scale: float
     ) -> Tensor:
         # The outputs of segments are combined in float32 for any dtype of the model.
         out = torch.empty((*q.shape[:3], v.shape[2]), dtype=torch.float32, device=q.device)
@@ -240,6 +273,7 @@ class _Attend(torch.autograd.Function):
             for total, index, gradient in zip((dq, dk, dv), indices, gradients, strict=True):
                 total[index] += gradient
         if plan.shared_prefix:
+            assert isinstance(prefix, LayerPrefix)
             gradients = plan.shared_prefix.backward(grad, q, prefix.keys, prefix.values, out, lse, scale=scale)
             for total, gradient in zip((dq, prefix.key_grads, prefix.value_grads), gradients, strict=True):
                 total.add_(gradient)

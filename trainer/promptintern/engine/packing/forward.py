@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from promptintern.engine.answer_loss import AnswerTargets, LossOfLogits, Teaching, top_k_of_logits
 from promptintern.engine.attention.backends import backend_for, min_node_savings_on
 from promptintern.engine.attention.prefix_tree import Prefixes, PrefixTree, build_tree
-from promptintern.engine.attention.shared_prefix import SharedPrefix
+from promptintern.engine.attention.shared_prefix import Prefix, SharedPrefix
 from promptintern.engine.attention.tree_attention import TreeAttention, plan_tree_attention
 from promptintern.engine.device import to_device
 from promptintern.engine.fused.chunked_loss import TopKRequest, are_losses
@@ -30,6 +30,7 @@ class PackTensors:
         predicts: The indices, ``[L]`` int64, of the tokens whose next token is an answer token, row by row, without
             duplicates.
         targets: What the model should predict after the tokens in ``predicts``, for ``L`` answer tokens.
+        tree: The prefix tree of the pack, in which every row is a leaf if prefixes are not shared.
         attention: The tree attention of the pack; None if transformers instead masks attention between rows (it
             recognizes the beginning of a row by the position id 0).
     """
@@ -38,6 +39,7 @@ class PackTensors:
     position_ids: torch.Tensor
     predicts: torch.Tensor
     targets: AnswerTargets
+    tree: PrefixTree
     attention: TreeAttention | None
 
 
@@ -69,7 +71,7 @@ def pack_tensors(
     tree_attention: bool = False,
     share_prefixes: bool = False,
     min_node_savings: int | None = None,
-    shared_prefix: SharedPrefix | None = None,
+    shared_prefix: Prefix | None = None,
 ) -> PackTensors:
     """Return the tensors of a pack that holds ``rows`` in the given order.
 
@@ -116,6 +118,7 @@ def pack_tensors(
         position_ids=to_device([positions], device),
         predicts=to_device(predicts, device),
         targets=_targets(rows, labels, device),
+        tree=tree,
         attention=plan_tree_attention(tree, backend, device=device, shared_prefix=shared_prefix) if backend else None,
     )
 
@@ -207,7 +210,7 @@ def compute_shared_prefix(model: Any, ids: Sequence[int], *, device: torch.devic
     row = Encoded(prompt_ids=memoryview(array("i", ids)), answer_ids=memoryview(any_answer))
     pack = pack_tensors([row], device=device, tree_attention=True)
     assert pack.attention
-    pack_loss(model, replace(pack, attention=replace(pack.attention, recorded_prefix=prefix)))
+    pack_loss(model, replace(pack, attention=replace(pack.attention, recorder=prefix)))
     return prefix
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from promptintern_api.evaluation import Arm, Metric
 
+from promptintern.answering.prefix import shared_tokens
 from promptintern.engine import distributed
-from promptintern.evaluate.prefix import shared_tokens
 from promptintern.pipeline.evaluation.held_out import (
     HeldOutAnswers,
     answer_prompts,
@@ -15,6 +15,7 @@ from promptintern.pipeline.evaluation.held_out import (
     score_held_out,
 )
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone
+from promptintern.pipeline.phases import Phase
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.tracks import Track, lr_span_of, prepare_track
 from promptintern.pipeline.training import TrackTrainer
@@ -50,14 +51,16 @@ class Arms:
         folder = evaluation_folder(arm)
         document = distributed.from_rank_zero(lambda: self.store.committed_document(folder, parent=parent))
         if document is None:
-            answers = answer_prompts(
-                self.session, prompts, use_adapter=parent is not None, name=f"arm {arm}", observer=self.observer
-            )
-            texts = [answer.text for answer in answers]
+            with self.session.clock.phase(Phase.EVALUATE):
+                answers = answer_prompts(
+                    self.session, prompts, use_adapter=parent is not None, name=f"arm {arm}", observer=self.observer
+                )
+                texts = [answer.text for answer in answers]
+                verdicts = run_programs(self.session, texts, self.session.job.spec.evaluation.metrics)
             new = {
                 "arm": arm,
                 "predictions": texts,
-                "verdicts": run_programs(self.session, texts, self.session.job.spec.evaluation.metrics),
+                "verdicts": verdicts,
                 "answerTokens": [answer.tokens for answer in answers],
                 "promptTokens": [len(prompt) for prompt in prompts],
                 "sharedTokens": shared_tokens(prompts),
@@ -111,7 +114,8 @@ class Arms:
         """
         manifest = self.committed(track.key)
         if manifest is None:
-            prepared = prepare_track(self.session, track, rows)
+            with self.session.clock.phase(Phase.PREPARE):
+                prepared = prepare_track(self.session, track, rows)
             lr_span = lr_span_of(self.session, track, len(prepared.steps), before=0, after=0)
             trajectory = self.trainer.train(prepared, lr_span)
             manifest = self.trainer.commit(track, trajectory, self.trainer.record(prepared, trajectory))

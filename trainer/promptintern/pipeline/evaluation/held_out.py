@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from promptintern_api.evaluation import Metric, Programs
 
+from promptintern.answering.answers import Answer, Decoding
+from promptintern.answering.generate import generate
 from promptintern.engine import distributed
-from promptintern.evaluate.generate import Answer, Decoding, generate
 from promptintern.evaluate.scoring import Answers, score_answers
 from promptintern.pipeline.events import Answered, Observer, Stopped
 from promptintern.pipeline.session import Session

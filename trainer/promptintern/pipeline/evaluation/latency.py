@@ -7,9 +7,9 @@ from typing import Any
 
 from promptintern_api.evaluation import Arm
 
+from promptintern.answering.batches import answer_in_batches, time_queries, usable_prefix
+from promptintern.answering.prefix import CachedPrefix
 from promptintern.engine import distributed
-from promptintern.evaluate.generate import generate, time_queries, usable_prefix
-from promptintern.evaluate.prefix import CachedPrefix
 from promptintern.pipeline.evaluation.held_out import adapter_context, decoding_of
 from promptintern.pipeline.events import Note, Observer
 from promptintern.pipeline.session import Session
@@ -101,7 +101,7 @@ def _measure_answers(
     with adapter_context(session, use_adapter=use_adapter):
         single_seconds = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device, kept=kept)
         began = time.perf_counter()
-        generate(model, tokenizer, batched, decoding=decoding, device=device, share_prefix=False, kept=kept)
+        answer_in_batches(model, tokenizer, batched, decoding=decoding, device=device, share_prefix=False, kept=kept)
         return {
             "secondsAlone": single_seconds,
             "batchedSeconds": time.perf_counter() - began,

@@ -17,9 +17,9 @@ from typing import Any
 from promptintern_api.data import Generate, OnProblem
 from pydantic import ValidationError
 
+from promptintern.answering.answers import Answer, Decoding, Ending
 from promptintern.engine import distributed
 from promptintern.errors import RunFailed, UserError
-from promptintern.evaluate.generate import Answer, Decoding, Ending
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.evaluation.held_out import answer_prompts
 from promptintern.pipeline.events import Note, Observer, ShardStored

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 from promptintern_api.training import Teacher, TeacherLoss
 
+from promptintern.answering.answers import Answer, Ending
 from promptintern.engine import distributed
 from promptintern.errors import UserError
 from promptintern.evaluate.agreement import are_unfinished, most_frequent
-from promptintern.evaluate.generate import Answer, Ending
 from promptintern.pipeline.evaluation.held_out import answer_prompts, decoding_of
 from promptintern.pipeline.events import Note, Observer, ShardStored
 from promptintern.pipeline.session import Session

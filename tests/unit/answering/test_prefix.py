@@ -8,9 +8,10 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from promptintern.evaluate import generate as module
-from promptintern.evaluate.generate import Decoding, _largest_logit_difference, generate
-from promptintern.evaluate.prefix import MIN_TOKENS, CachedPrefix, compute_prefix, shared_tokens
+from promptintern.answering import batches as module
+from promptintern.answering.answers import Decoding
+from promptintern.answering.batches import _largest_logit_difference, answer_in_batches
+from promptintern.answering.prefix import MIN_TOKENS, CachedPrefix, compute_prefix, shared_tokens
 
 from tests.tiny import ARCHITECTURES, COMMON, VOCABULARY, random_model, tiny_config, tiny_model, write_tiny_model
 
@@ -30,7 +31,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def answers(model: Any, tokenizer: Any, *, batch_size: int = 2, share_prefix: bool) -> list[str]:
     decoding = Decoding(max_new_tokens=6, batch_size=batch_size)
-    written = generate(model, tokenizer, PROMPTS, decoding=decoding, device=CPU, share_prefix=share_prefix)
+    written = answer_in_batches(model, tokenizer, PROMPTS, decoding=decoding, device=CPU, share_prefix=share_prefix)
     return [answer.text for answer in written]
 
 
@@ -47,7 +48,10 @@ def test_answers_are_the_same(architecture: str, adapted: bool, tokenizer: Any) 
     model = tiny_model(architecture).eval()
     if adapted:
         model = with_adapter(model)
-    alone = [generate(model, tokenizer, [p], decoding=Decoding(max_new_tokens=6), device=CPU)[0].text for p in PROMPTS]
+    alone = [
+        answer_in_batches(model, tokenizer, [p], decoding=Decoding(max_new_tokens=6), device=CPU)[0].text
+        for p in PROMPTS
+    ]
     assert len(set(alone)) > 1
     assert answers(model, tokenizer, share_prefix=True) == alone
     assert answers(model, tokenizer, share_prefix=False) == alone

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from promptintern.answering import batches as module
+from promptintern.answering.answers import Decoding
+from promptintern.answering.batches import answer_in_batches
 from promptintern.errors import RunFailed
-from promptintern.evaluate import generate as module
-from promptintern.evaluate.generate import Decoding, generate
 
 from tests.tiny import write_tiny_model
 
@@ -25,7 +26,7 @@ def model(tmp_path: Path) -> tuple[Any, Any]:
 
 def answers(model: tuple[Any, Any], *, batch_size: int = 4, **decoding: Any) -> list[str]:
     settings = Decoding(max_new_tokens=6, batch_size=batch_size, **decoding)
-    return [a.text for a in generate(*model, PROMPTS, decoding=settings, device=CPU)]
+    return [a.text for a in answer_in_batches(*model, PROMPTS, decoding=settings, device=CPU)]
 
 
 def test_the_models_own_generation_config_changes_nothing(model: tuple[Any, Any]) -> None:

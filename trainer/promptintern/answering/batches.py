@@ -1,18 +1,17 @@
-"""Generation of answers to encoded prompts, in batches: greedy, or drawn at a temperature."""
+"""Generation of answers by transformers, in batches whose rows begin together, or one by one."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import torch
 
+from promptintern.answering.answers import Answer, Decoding, StopStrings, answer_of, end_tokens
+from promptintern.answering.prefix import CachedPrefix, compute_prefix
 from promptintern.engine.fused.patching import base_of
 from promptintern.engine.seeding import mix
 from promptintern.errors import RunFailed
-from promptintern.evaluate.prefix import CachedPrefix, compute_prefix
 from promptintern.models import evaluation_mode
 
 _LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
@@ -20,38 +19,7 @@ _LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
 The unit of the difference is the standard deviation of the logits."""
 
 
-class Ending(StrEnum):
-    """What ended an answer."""
-
-    END_TOKEN = "end token"
-    STOP = "stop string"
-    LENGTH = "maximum number of tokens"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A generated answer."""
-
-    text: str
-    tokens: int
-    """The number of generated tokens, including the end token if there is one."""
-    ending: Ending
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """The settings for generating answers and for ending them."""
-
-    max_new_tokens: int
-    stop: tuple[str, ...] = ()
-    batch_size: int = 32
-    temperature: float = 0.0
-    """The temperature at which tokens are drawn; 0 for greedy answers."""
-    seed: tuple[int, ...] = ()
-    """The numbers that seed the draws of each batch, together with the number of its first prompt."""
-
-
-def generate(
+def answer_in_batches(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
@@ -204,14 +172,13 @@ def _generate_batch(
     prefix: CachedPrefix | None,
 ) -> list[Answer]:
     width = max(map(len, prompts))
-    stop = _StopTexts(tokenizer, decoding.stop, width) if decoding.stop else None
-    criteria = [stop] if stop else None
+    criteria = [_StopCriterion(StopStrings(tokenizer, decoding.stop), width)] if decoding.stop else None
     settings: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens}
     if decoding.temperature:
         settings |= {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
     output = _output(model, tokenizer, prompts, device, prefix, stopping_criteria=criteria, **settings)
     ends = end_tokens(model, tokenizer)
-    return [_answer(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
+    return [answer_of(tokenizer, row, ends, decoding.stop) for row in output[:, width:].tolist()]
 
 
 def _output(
@@ -273,41 +240,12 @@ def _without_model_defaults(model: Any) -> Iterator[None]:
         base.generation_config = model_defaults
 
 
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Return the end tokens of an answer: those of the tokenizer and of the model's generation config."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    vocabulary = len(tokenizer)
-    return {tokenizer.eos_token_id, *(t for t in listed if t is not None and 0 <= t < vocabulary)}
-
-
-def _answer(tokenizer: Any, ids: list[int], ends: set[int], stop: Sequence[str]) -> Answer:
-    # A row that ended at a stop string is padded to the length of the batch.
-    over = ends | {tokenizer.pad_token_id}
-    length = next((i for i, token in enumerate(ids) if token in over), None)
-    text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    cut = truncate_at_stop(text, stop)
-    ending = Ending.LENGTH if length is None else Ending.END_TOKEN
-    return Answer(
-        text=cut,
-        tokens=len(ids) if length is None else length + 1,
-        ending=Ending.STOP if len(cut) < len(text) else ending,
-    )
-
-
-def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
-    """Return ``text`` up to the first ``stop`` string; the search starts at the first non-space character."""
-    lead = len(text) - len(text.lstrip())
-    ends = [position for stop_text in stop if (position := text.find(stop_text, lead)) >= 0]
-    return text[: min(ends)] if ends else text
-
-
-class _StopTexts:
+class _StopCriterion:
     """A stopping criterion for transformers, which ends a row once its text contains a stop string."""
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], width: int) -> None:
-        self.tokenizer, self.stop, self.width = tokenizer, stop, width
+    def __init__(self, stop: StopStrings, width: int) -> None:
+        self._stop, self._width = stop, width
 
     def __call__(self, input_ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
-        texts = self.tokenizer.batch_decode(input_ids[:, self.width :], skip_special_tokens=True)
-        return torch.tensor([truncate_at_stop(t, self.stop) != t for t in texts], device=input_ids.device)
+        ended = [self._stop.end(row) for row in input_ids[:, self._width :].tolist()]
+        return torch.tensor(ended, device=input_ids.device)

@@ -1,0 +1,93 @@
+"""Answers, the settings with which they are generated, and what ends them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Ending(StrEnum):
+    """What ended an answer."""
+
+    END_TOKEN = "end token"
+    STOP = "stop string"
+    LENGTH = "maximum number of tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A generated answer."""
+
+    text: str
+    tokens: int
+    """The number of generated tokens, including the end token if there is one."""
+    ending: Ending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """The settings for generating answers and for ending them."""
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    batch_size: int = 32
+    """The number of prompts that are answered at a time."""
+    temperature: float = 0.0
+    """The temperature at which tokens are drawn; 0 for greedy answers."""
+    seed: tuple[int, ...] = ()
+    """The numbers that seed the draws, together with the number of the prompt."""
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Return the end tokens of an answer: those of the tokenizer and of the model's generation config."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    vocabulary = len(tokenizer)
+    return {tokenizer.eos_token_id, *(t for t in listed if t is not None and 0 <= t < vocabulary)}
+
+
+def answer_of(tokenizer: Any, ids: Sequence[int], ends: set[int], stop: Sequence[str]) -> Answer:
+    """Return the answer in the generated tokens ``ids``, up to an end token, a padding token or a stop string."""
+    over = ends | {tokenizer.pad_token_id}  # a row that ended at a stop string may be padded to the length of its batch
+    length = next((i for i, token in enumerate(ids) if token in over), None)
+    text = tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    cut = truncate_at_stop(text, stop)
+    ending = Ending.LENGTH if length is None else Ending.END_TOKEN
+    return Answer(
+        text=cut,
+        tokens=len(ids) if length is None else length + 1,
+        ending=Ending.STOP if len(cut) < len(text) else ending,
+    )
+
+
+def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
+    """Return ``text`` up to the first ``stop`` string; the search starts at the first non-space character."""
+    lead = len(text) - len(text.lstrip())
+    ends = [position for stop_text in stop if (position := text.find(stop_text, lead)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+class StopStrings:
+    """Finds out whether an answer has ended at a stop string, from its last tokens where these suffice.
+
+    A stop string of N bytes in UTF-8 lies within the last N tokens once the last of its tokens has been generated,
+    because every token that contributes to a text contributes at least one byte. A few more tokens are decoded, because
+    the text of a token may depend on the tokens before it. Only if the stop string is in the text of these tokens, the
+    whole text is decoded, because a stop string counts only after the first non-space character.
+    """
+
+    _MARGIN = 4
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        self._window = max((len(text.encode()) for text in stop), default=0) + self._MARGIN
+
+    def end(self, ids: Sequence[int]) -> bool:
+        """Return whether the generated tokens ``ids`` contain a stop string. Call it after each token."""
+        if not self._stop:
+            return False
+        tail = self._tokenizer.decode(ids[-self._window :], skip_special_tokens=True)
+        if not any(text in tail for text in self._stop):
+            return False
+        whole: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return truncate_at_stop(whole, self._stop) != whole

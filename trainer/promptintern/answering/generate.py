@@ -1,0 +1,81 @@
+"""The answers of a model to encoded prompts: greedy, or drawn at a temperature."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from promptintern.answering.answers import Answer, Decoding
+from promptintern.answering.batches import answer_in_batches
+from promptintern.answering.continuous import answer_continuously, continuous_fault
+from promptintern.models import evaluation_mode
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    decoding: Decoding,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> list[Answer]:
+    """Return answers to ``prompts`` (token ids), in the order of the prompts.
+
+    The prompts are answered continuously if the model allows it, else in batches of transformers. If the device has too
+    little memory, fewer prompts are answered at a time.
+
+    Args:
+        progress: A function that is called with the number of prompts answered so far, each time that
+            ``decoding.batch_size`` more were answered, and at the end.
+
+    Raises:
+        RunFailed: if the device has too little memory for a single prompt.
+    """
+    if not prompts:
+        return []
+    answers: dict[int, Answer] = {}
+    marks = iter([*range(decoding.batch_size, len(prompts), decoding.batch_size), len(prompts)])
+    mark = next(marks)
+
+    def tell(done: int) -> None:
+        nonlocal mark
+        while done >= mark:
+            progress(mark)
+            mark = next(marks, len(prompts) + 1)
+
+    def answered(number: int, answer: Answer) -> None:
+        answers[number] = answer
+        tell(len(answers))
+
+    longest = max(map(len, prompts)) + decoding.max_new_tokens
+    with evaluation_mode(model):
+        slots = 0 if continuous_fault(model, longest=longest, device=device) else decoding.batch_size
+        while slots and len(answers) < len(prompts):
+            missing = [number for number in range(len(prompts)) if number not in answers]
+            try:
+                answer_continuously(
+                    model,
+                    tokenizer,
+                    prompts,
+                    missing,
+                    decoding=decoding,
+                    slots=slots,
+                    device=device,
+                    answered=answered,
+                )
+            except torch.OutOfMemoryError:
+                slots = min(slots, len(missing)) // 2
+    missing = [number for number in range(len(prompts)) if number not in answers]
+    if missing:
+        rest = [prompts[number] for number in missing]
+        batches = answer_in_batches(
+            model,
+            tokenizer,
+            rest,
+            decoding=decoding,
+            device=device,
+            progress=lambda done: tell(len(answers) + done),
+        )
+        answers |= dict(zip(missing, batches, strict=True))
+    return [answers[number] for number in range(len(prompts))]
