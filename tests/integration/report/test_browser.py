@@ -1,12 +1,14 @@
 """report.html in headless Chromium, at 390 and 1280 px, light and dark: no errors, no requests, all content visible."""
 
+import time
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from promptintern.report.build import build_report
-from promptintern.report.html import render_html
+from promptintern.report.html import render_comparison, render_html
 
 from tests.integration.report.browser import Page, chromium, find_chromium
 from tests.unit.report.figures import BOTH, facts, stage
@@ -71,6 +73,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             run = run.model_copy(update={"rows": rows})  # noqa: PLW2901
         written[name] = folder / f"{name.replace(' ', '-')}.html"
         written[name].write_text(render_html(build_report(run)), encoding="utf-8")
+    written["comparison"] = folder / "comparison.html"
+    reports = [build_report(run) for run in RUNS.values()]
+    written["comparison"].write_text(render_comparison(reports), encoding="utf-8")
     return written
 
 
@@ -117,9 +122,95 @@ def test_report_in_a_browser(page: Page, pages: dict[str, Path], name: str, widt
 
 def test_hostile_text_does_nothing(page: Page, pages: dict[str, Path]) -> None:
     page.open(pages["hostile"], width=1280, scheme="light")
-    assert page.evaluate("document.scripts.length") == 0
+    assert page.evaluate("document.scripts.length") == 1, "only ours"
     assert page.evaluate("document.title").startswith("Not internalized: team-a/quickstart")
     assert page.evaluate("document.body.innerText").count("<script>alert(1)</script>") >= 3
+
+
+AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+# Animations and the reader's fonts aside, everything that axe-core rates as serious or critical counts.
+VIOLATIONS = """
+axe.run(document, {resultTypes: ['violations']}).then(result => result.violations
+  .filter(v => ['serious', 'critical'].includes(v.impact))
+  .map(v => `${v.id}: ${v.nodes.slice(0, 3).map(n => n.html.slice(0, 160)).join(' | ')}`))
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", [*RUNS, "comparison"])
+def test_axe_finds_nothing_serious(page: Page, pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
+    page.open(pages[name], width=width, scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    page.evaluate(f"{AXE}; null")
+    assert page.evaluate(VIOLATIONS) == []
+
+
+def test_axe_would_find_something(page: Page, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.html"
+    bad.write_text("<html><body><img src='data:,'><p style='color: #ddd; background: #fff'>pale</p></body></html>")
+    page.open(bad, width=390, scheme="light")
+    page.evaluate(f"{AXE}; null")
+    found = " ".join(page.evaluate(VIOLATIONS))
+    assert all(rule in found for rule in ("image-alt", "color-contrast", "html-has-lang"))
+
+
+REACHABLE = """
+[...document.querySelectorAll('a[href], input, summary, [tabindex]')].filter(e => e.offsetParent
+  && (e.tagName === 'SUMMARY' || !e.closest('details:not([open])'))).length
+"""
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key as a keyboard does."""
+    text = {"Enter": "\r", " ": " "}.get(key, key if len(key) == 1 else "")
+    for kind in ("keyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, text=text if kind == "keyDown" else "",
+                  windowsVirtualKeyCode={"Tab": 9, "Enter": 13}.get(key, ord(key[0])))  # fmt: skip
+
+
+def test_everything_is_reached_by_the_keyboard_alone(page: Page, pages: dict[str, Path]) -> None:
+    page.open(pages["internalized"], width=1280, scheme="light")
+    expected = page.evaluate(REACHABLE)
+    reached = []
+    for _ in range(expected):
+        press(page, "Tab")
+        reached.append(page.evaluate("document.activeElement.outerHTML.slice(0, 80)"))
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", f"the focus is not visible at {reached[-1]}"
+    assert len(set(reached)) == len(reached) == expected
+    page.evaluate("document.querySelector('summary').focus()")
+    press(page, "Enter")
+    assert page.evaluate("document.querySelector('details').open")
+
+
+def test_a_reader_types_a_monthly_volume(page: Page, pages: dict[str, Path]) -> None:
+    page.open(pages["internalized"], width=390, scheme="light")
+    before = page.evaluate("document.querySelector('.monthly').innerText")
+    assert "queries a month, it saves 114,000,000 prompt tokens" in " ".join(before.split())
+    page.evaluate("document.getElementById('volume').select()")
+    page.evaluate("document.getElementById('volume').focus()")
+    for key in "2000":
+        press(page, key)
+    after = " ".join(page.evaluate("document.querySelector('.monthly').innerText").split())
+    assert "it saves 228,000 prompt tokens" in after
+    page.evaluate("document.getElementById('volume').value = ''")
+    page.evaluate("document.getElementById('volume').dispatchEvent(new Event('input'))")
+    assert "it saves 0 prompt tokens" in " ".join(page.evaluate("document.querySelector('.monthly').innerText").split())
+    assert page.console_messages() == []
+
+
+def test_without_scripts_the_page_shows_one_volume(page: Page, pages: dict[str, Path]) -> None:
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        page.call("Page.navigate", url=pages["internalized"].as_uri())
+        time.sleep(1)
+        document = page.call("DOM.getDocument", depth=-1)["root"]["nodeId"]
+        node = page.call("DOM.querySelector", nodeId=document, selector="#volume")["nodeId"]
+        attributes = page.call("DOM.getAttributes", nodeId=node)["attributes"]
+        assert "hidden" in attributes
+    finally:
+        page.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
 def test_plots_have_names_for_assistive_technology(page: Page, pages: dict[str, Path]) -> None:

@@ -200,7 +200,7 @@ def test_report_json_follows_its_schema_and_comes_back(run: RunFacts) -> None:
     report = build_report(run)
     text = report_to_json(report)
     document = json.loads(text)
-    assert document["schemaVersion"] == "3.0"
+    assert document["schemaVersion"] == "3.1"
     assert document["verdict"]["outcome"] == report.verdict.outcome
     schema = report_json_schema()
     Draft202012Validator.check_schema(schema)

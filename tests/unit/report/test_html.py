@@ -1,5 +1,7 @@
 """report.html: its structure, its safety and its content."""
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -15,8 +17,12 @@ from promptintern.report.facts import (
     TeacherFacts,
     WrittenFacts,
 )
-from promptintern.report.html import MAX_TEXT_LENGTH, render_html
-from promptintern_api.evaluation import Reference
+from promptintern.report.formatting import MAX_TEXT_LENGTH
+from promptintern.report.html import render_html
+from promptintern.report.markdown import render_markdown
+from promptintern.report.monthly import script
+from promptintern.report.schema import report_from_json, report_to_json
+from promptintern_api.evaluation import Metric, Reference
 from promptintern_api.training import TeacherLoss, TeacherModel
 
 from tests.unit.report.figures import BOTH, facts, stage, throughput
@@ -77,6 +83,16 @@ def page(request: pytest.FixtureRequest) -> Page:
     return page_of(RUNS[request.param])
 
 
+def only_our_script(page: Page) -> None:
+    """Check that the page has no script, or the one of ours, and that it allows no other."""
+    (policy,) = [a["content"] or "" for a, _ in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    scripts = page.all("script")
+    assert scripts in ([], [({}, script())])
+    digest = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
+    allowed = re.findall(r"script-src ([^;]*);", policy)
+    assert allowed == ([f"'sha256-{digest}'"] if scripts else [])
+
+
 def test_the_verdict_comes_first() -> None:
     page = page_of(GOOD)
     heading = page.all("h1")
@@ -117,7 +133,8 @@ def test_ids_are_unique_and_every_reference_has_its_target(page: Page) -> None:
 
 
 def test_nothing_comes_from_elsewhere(page: Page) -> None:
-    assert page.all("script") == page.all("iframe") == page.all("object") == []
+    only_our_script(page)
+    assert page.all("iframe") == page.all("object") == []
     for _, attrs in page.elements:
         for name, value in attrs.items():
             assert not name.startswith("on")
@@ -127,6 +144,7 @@ def test_nothing_comes_from_elsewhere(page: Page) -> None:
     assert "url(" not in style[1]
     assert "@import" not in style[1]
     (policy,) = [a for a, _ in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert "unsafe-eval" not in (policy["content"] or "")
     assert (policy["content"] or "").startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
 
 
@@ -148,7 +166,8 @@ def test_hostile_text_stays_text() -> None:
     answers = [[evil] * 20, [f"not {evil}"] * 20, [evil] * 20, [evil] * 20]
     arms = [a.model_copy(update={"predictions": p}) for a, p in zip(run.arms, answers, strict=True)]
     page = page_of(run.model_copy(update={"rows": rows, "job": job, "arms": arms}))
-    assert page.all("script") == page.all("img") == []
+    only_our_script(page)
+    assert page.all("img") == []
     texts = [text for attrs, text in page.all("dd") if attrs.get("class") == "verbatim"]
     assert evil in texts
     assert all(attrs.get("dir") == "auto" for attrs, _ in page.all("dd") if attrs.get("class") == "verbatim")
@@ -160,6 +179,45 @@ def test_a_very_long_answer_is_cut_and_says_so() -> None:
     text = render_html(build_report(run.model_copy(update={"arms": arms})))
     assert f"({100_000 - MAX_TEXT_LENGTH:,} more characters)" in text
     assert len(text) < 250_000
+
+
+HOSTILE = {
+    "HTML": "<script>alert(1)</script><img src=x onerror=alert(2)></code></dd></article>",
+    "escapes": "\x1b]0;taken\x07\x1b[2J\x9b31m\x00\x08",
+    "text turned around": "\u202eevil\u2066\u2029\u2028",
+    "templates": "{{ 7 * 7 }}{% raw %}",
+    "a long line": "<&\u4e2d" * 350_000,  # more than 1 MB in UTF-8
+}
+MAX_BYTES = 3_000_000
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_texts_are_shown_safely_and_in_little_space(kind: str) -> None:
+    evil = HOSTILE[kind]
+    run = facts(rows=60, result=0.5, warnings=[evil] * 3)
+    rows = [
+        row.model_copy(update={"query": evil, "id": f"{i}{evil}", "accepted": [evil]}) for i, row in enumerate(run.rows)
+    ]
+    answers = [[evil] * 30 + [f"not {evil}"] * 30, [f"not {evil}"] * 30 + [evil] * 30, [evil] * 60, [evil] * 60]
+    arms = [arm.model_copy(update={"predictions": p}) for arm, p in zip(run.arms, answers, strict=True)]
+    report = build_report(
+        run.model_copy(update={"rows": rows, "arms": arms, "notes": [evil], "metrics": [Metric.EXACT_MATCH]})
+    )
+    assert (report.examples.gained_total, report.examples.lost_total) == (30, 30)
+    texts = render_html(report), report_to_json(report), render_markdown(report)
+    assert max(len(text.encode()) for text in texts) < MAX_BYTES
+    assert report_from_json(texts[1]) == report
+    page = Page(texts[0])
+    only_our_script(page)
+    assert page.all("img") == []
+    assert len(page.all("article")) == 2 * 20
+    for text in texts[0], texts[2]:
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", text)
+
+
+def test_control_characters_are_shown_as_escapes() -> None:
+    page = page_of(facts(result=0.5, warnings=["a\u202eb\x1b[0m"]))
+    assert any("a\\u202eb\\u001b[0m" in text for _, text in page.all("li"))
 
 
 def test_gained_and_lost_rows_are_shown() -> None:

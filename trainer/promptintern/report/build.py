@@ -48,6 +48,7 @@ from promptintern.report.verdict import build_verdict
 from promptintern.report.warn import MAX_NAMED, warnings_of
 from promptintern.sandbox.verdict import Verdict, passed
 
+_MAX_ID_LENGTH = 200
 MAX_EXAMPLES = 20
 """The largest number of rows that the report shows as gained, and the largest number that it shows as lost."""
 
@@ -103,8 +104,10 @@ def build_report(facts: RunFacts) -> Report:
             planned_stages=facts.planned_stages,
             reference=facts.reference,
         ),
-        warnings=warnings_of(facts, arms, comparisons),
-        notes=[*_reference_notes(facts), *_adaptive_notes(facts), *_unneeded_notes(facts), *facts.notes],
+        warnings=list(map(_shown, warnings_of(facts, arms, comparisons))),
+        notes=list(
+            map(_shown, [*_reference_notes(facts), *_adaptive_notes(facts), *_unneeded_notes(facts), *facts.notes])
+        ),
         metrics=facts.metrics,
         arms=arms,
         comparisons=comparisons,
@@ -133,6 +136,10 @@ def build_report(facts: RunFacts) -> Report:
             interval_methods=_methods(arms, comparisons),
         ),
     )
+
+
+def _shown(text: str) -> str:
+    return formatting.shorten(text, formatting.MAX_TEXT_LENGTH)
 
 
 def _wall_time(facts: RunFacts) -> WallTime | None:
@@ -322,11 +329,11 @@ def _examples(facts: RunFacts, scored: Sequence[_ScoredArm]) -> Examples:
     def example(row: int) -> Example:
         held_out = facts.rows[row]
         return Example(
-            id=held_out.id,
-            query=held_out.query,
-            expected=held_out.accepted[0],
-            with_full_prompt=full.facts.predictions[row],
-            with_result=result.facts.predictions[row],
+            id=formatting.shorten(held_out.id, _MAX_ID_LENGTH),
+            query=_shown(held_out.query),
+            expected=_shown(held_out.accepted[0]),
+            with_full_prompt=_shown(full.facts.predictions[row]),
+            with_result=_shown(result.facts.predictions[row]),
         )
 
     return Examples(

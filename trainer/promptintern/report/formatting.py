@@ -10,6 +10,9 @@ from typing import Protocol
 from promptintern_api.evaluation import Metric
 
 MINUS = "\u2212"
+MAX_TEXT_LENGTH = 1200
+"""The largest number of characters of a query, an answer, a warning or a note in a report."""
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 METRIC_NAMES = {
     Metric.EXACT_MATCH: "exact match",
     Metric.BLEU: "BLEU",
@@ -174,6 +177,14 @@ def money(value: float, currency: str) -> str:
 def shorten(text: str, limit: int) -> str:
     """Return ``text``, or its first ``limit`` characters and the number of omitted characters if it is longer."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
+
+
+def visible(text: str) -> str:
+    """Return ``text`` with its control characters, and those that turn text around, written as escapes.
+
+    Line ends and tabs remain. Marks of direction and joiners remain, because several scripts need them.
+    """
+    return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def capitalized(text: str) -> str:

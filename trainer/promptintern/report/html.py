@@ -1,4 +1,4 @@
-"""Renders report.html, a self-contained page that requires neither a network nor scripts."""
+"""Renders report.html, a self-contained page without a network, whose one script is not needed to read it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from promptintern_api.training_status import TimeShares, VerdictOutcome
 from promptintern.report import formatting, plots
 from promptintern.report.facts import FULL_PROMPT, RetentionFacts
 from promptintern.report.markdown import compare_cells
+from promptintern.report.monthly import monthly_savings, script, script_source
 from promptintern.report.schema import ArmReport, Report
 from promptintern.sandbox.verdict import Verdict
 from promptintern.stage_record import Throughput
@@ -21,13 +22,11 @@ WIDE, NARROW = 760, 342
 """The widths, in pixels, at which each plot is drawn. The style sheet shows the drawing that fits the window."""
 NUM_OPEN_EXAMPLES = 3
 """The number of gained rows, and the number of lost rows, that the page shows until a reader unfolds the others."""
-MAX_TEXT_LENGTH = 1200
-"""The largest number of characters of a query, an answer or a warning that the page shows."""
 _OUTCOMES = {
-    VerdictOutcome.INTERNALIZED: ("✓", "good", "Internalized"),
-    VerdictOutcome.INCONCLUSIVE: ("~", "open", "Inconclusive"),
-    VerdictOutcome.NOT_INTERNALIZED: ("✕", "bad", "Not internalized"),
-    VerdictOutcome.STOPPED_BY_GATE: ("■", "open", "Stopped by the gate"),
+    VerdictOutcome.INTERNALIZED: ("✓", "good", "Internalized", "Ship it."),
+    VerdictOutcome.INCONCLUSIVE: ("~", "open", "Inconclusive", "Do not ship it before more rows have decided."),
+    VerdictOutcome.NOT_INTERNALIZED: ("✕", "bad", "Not internalized", "Do not ship it."),
+    VerdictOutcome.STOPPED_BY_GATE: ("■", "open", "Stopped by the gate", "Do not ship the query alone."),
 }
 _READINGS = {"better": "better", "worse": "worse", "undecided": "undecided"}
 
@@ -51,10 +50,15 @@ class KeyFigure:
 
 def render_html(report: Report) -> str:
     """Return the report as an HTML page, which must be stored in UTF-8. The same report always gives the same page."""
-    symbol, tone, name = _OUTCOMES[report.verdict.outcome]
+    symbol, tone, name, advice = _OUTCOMES[report.verdict.outcome]
+    monthly = monthly_savings(report)
+    volume_script = Markup(script()) if monthly else None
     return _template().render(
         report=report,
-        outcome={"symbol": symbol, "tone": tone, "name": name},
+        outcome={"symbol": symbol, "tone": tone, "name": name, "advice": advice},
+        monthly=monthly,
+        volume_script=volume_script,
+        script_source=Markup(script_source(volume_script)) if volume_script else None,
         key_figures=key_figures(report),
         plots=_plots(report),
         throughputs=_throughputs(report),
@@ -207,12 +211,18 @@ def _draw(draw: "partial[Markup]", key: str) -> Plot:
     return Plot(wide=draw(width=WIDE, key=f"{key}-wide"), narrow=draw(width=NARROW, key=f"{key}-narrow"))
 
 
+def _visible(value: object) -> object:
+    """Return text from outside with its control characters visible; leave markup and other values as they are."""
+    return formatting.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @cache
 def _template(name: str = "report.html.j2") -> Template:
     environment = Environment(
         loader=PackageLoader("promptintern.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -231,10 +241,10 @@ def _template(name: str = "report.html.j2") -> Template:
         number=formatting.number,
         money=formatting.money,
         size=formatting.size,
+        shorten=lambda text: formatting.shorten(text, formatting.MAX_TEXT_LENGTH),
         track_name=plots.track_name,
         glyph=plots.glyph,
         capitalized=formatting.capitalized,
         keep_together=formatting.keep_together,
-        shorten=lambda text: formatting.shorten(text, MAX_TEXT_LENGTH),
     )
     return environment.get_template(name)

@@ -11,7 +11,7 @@ from promptintern.report.facts import FULL_PROMPT
 from promptintern.report.schema import ArmReport, Comparison, Report
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&@-])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 _MAX_TEXT = 500
 _MAX_WARNINGS = 20
 

@@ -193,7 +193,7 @@ class Reproducibility(Document):
 class Report(Document):
     """The whole report of a run."""
 
-    schema_version: Literal["3.0"] = "3.0"
+    schema_version: Literal["3.0", "3.1"] = "3.1"
     verdict: Verdict
     warnings: list[str]
     notes: list[str]
