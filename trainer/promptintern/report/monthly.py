@@ -46,9 +46,9 @@ class Monthly:
     """What the result saves every month against the full prompt."""
 
     anew: list[Saving]
-    """On a server that computes every prompt anew."""
+    """The savings if the server keeps nothing between requests."""
     kept: list[Saving]
-    """On a server that keeps the beginning of prompts."""
+    """The savings if the server keeps the tokens with which all prompts begin."""
     payback: Payback | None
     payback_if_kept: Payback | None
     volume: str = formatting.count(VOLUME)
