@@ -45,7 +45,7 @@ from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import RunStore
 from promptintern.storage.store import open_store
 from promptintern_api import parse_job
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 from promptintern_api.training import TeacherLoss
 from quality import FIRST_WORLD, Quiet, interval, machine
 

@@ -28,7 +28,7 @@ from promptintern.report.schema import Report
 from promptintern.run.driver import open_run, run_job
 from promptintern.sample.job import build_job
 from promptintern_api import parse_job
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 FIRST_WORLD = 2_000
 """The number of the first world that is measured. The examples in the documentation use other worlds."""

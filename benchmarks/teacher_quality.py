@@ -24,7 +24,7 @@ from promptintern.libraries import quiet_libraries
 from promptintern.run.driver import run_job
 from promptintern.sample.job import TAUGHT_STAGES, build_job
 from promptintern_api import parse_job
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 from quality import FIRST_WORLD, Quiet, interval, machine
 
 LAST = {"templateRate": 0, "shots": 0}

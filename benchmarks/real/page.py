@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from promptintern.report import formatting
 from promptintern.report.schema import Comparison, Figure, Report
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from benchmarks.real.tasks import TASKS
 

@@ -7,29 +7,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Number, Rule
-from promptintern_api.compute import Quantity
 from promptintern_api.data import DataSource
+from promptintern_api.metrics import Metric, Normalizer, Programs, Scorer
 from promptintern_api.prompt import count_placeholder
-
-
-class Metric(StrEnum):
-    """A metric: a share of right answers (0 to 1), or a score of all answers (BLEU and ChrF, 0 to 100)."""
-
-    EXACT_MATCH = "ExactMatch"
-    BLEU = "BLEU"
-    CHRF = "ChrF"
-    BASH_TEMPLATE = "BashTemplate"
-    PASS_AT_1 = "PassAt1"
-
-    @property
-    def is_share(self) -> bool:
-        """Whether each answer is right or wrong, so that the score is the share of right answers."""
-        return self not in (Metric.BLEU, Metric.CHRF)
-
-    @property
-    def largest(self) -> float:
-        """The largest possible score: 1 or 100."""
-        return 1.0 if self.is_share else 100.0
 
 
 class Arm(StrEnum):
@@ -140,32 +120,6 @@ class Prices(ApiModel):
     ] = "USD"
 
 
-class ProgramIsolation(StrEnum):
-    """What must hold a program that a model wrote."""
-
-    REQUIRED = "Required"
-    PARTIAL = "Partial"
-
-
-class Programs(ApiModel):
-    """The limits of the programs that PassAt1 runs."""
-
-    timeout_seconds: Annotated[
-        Number, Field(gt=0, le=600, description="Longest time that a program and its tests may take, in seconds.")
-    ] = 5.0
-    memory: Annotated[Quantity, Field(description="Largest address space of a program, such as 512Mi.")] = "512Mi"
-    isolation: Annotated[
-        ProgramIsolation,
-        Field(
-            description=(
-                "What must hold a program. Required: the run refuses to start where the kernel cannot keep programs "
-                "from the network, from other processes and from all files but their own. Partial: the run also starts "
-                "where it cannot keep them from reading and writing other files."
-            )
-        ),
-    ] = ProgramIsolation.REQUIRED
-
-
 class Retention(ApiModel):
     """The check of what the trained model still does under another prompt than the one that it internalized."""
 
@@ -234,14 +188,15 @@ class EvaluationSpec(ApiModel):
         list[Metric],
         Field(
             min_length=1,
-            max_length=5,
+            max_length=6,
             description=(
                 "Metrics of the report. ExactMatch is the share of answers that equal an accepted answer (0 to 1). "
                 "BLEU and ChrF are the corpus scores of sacrebleu (0 to 100). PassAt1 is the share of answers whose "
                 "Python program passes the tests of its row (`data.eval.columns.tests`); see `programs`. BashTemplate "
                 "is the share of answers that have the utilities, options and operators of an accepted Bash command, "
-                "whatever the arguments. The first metric gives the score of each stage and decides the gate and the "
-                "verdict. No metric may be listed twice."
+                "whatever the arguments. Scorer is the mean of the numbers that your own `scorer` gives (0 to 100). "
+                "The first metric gives the score of each stage and decides the gate and the verdict. No metric may be "
+                "listed twice."
             ),
             json_schema_extra={"x-kubernetes-list-type": "atomic"},  # the order matters
         ),
@@ -346,6 +301,24 @@ class EvaluationSpec(ApiModel):
         ),
     ] = None
 
+    normalizers: Annotated[
+        list[Normalizer] | None,
+        Field(
+            min_length=1,
+            max_length=5,
+            description=(
+                "Differences between a generated and an accepted answer that ExactMatch ignores, besides white space. "
+                "Unicode: other forms of the same characters (NFKC). CodeFence: everything around the first Markdown "
+                "code block. Case: upper and lower case. Punctuation: punctuation marks. Articles: the English words "
+                "a, an and the. They apply in this order, whatever their order here. If the field is left out, only "
+                "white space is ignored."
+            ),
+            json_schema_extra={"x-kubernetes-list-type": "set"},
+        ),
+    ] = None
+    scorer: Annotated[
+        Scorer | None, Field(description="Function or program that gives the numbers of the metric Scorer.")
+    ] = None
     programs: Annotated[
         Programs | None,
         Field(description="Limits of the programs that PassAt1 runs. If it is left out, the defaults apply."),
@@ -367,6 +340,24 @@ class EvaluationSpec(ApiModel):
             message="must not repeat a metric",
             cel="!has(self.metrics) || self.metrics.all(m, self.metrics.exists_one(n, n == m))",
             holds=lambda self: len(set(self.metrics)) == len(self.metrics),
+        ),
+        Rule(
+            field="scorer",
+            message="is required if metrics has Scorer, and has no effect without it",
+            cel="has(self.scorer) == (has(self.metrics) && 'Scorer' in self.metrics)",
+            holds=lambda self: (self.scorer is not None) == (Metric.SCORER in self.metrics),
+        ),
+        Rule(
+            field="normalizers",
+            message="must not repeat a normalizer",
+            cel="!has(self.normalizers) || self.normalizers.all(m, self.normalizers.exists_one(n, n == m))",
+            holds=lambda self: len(set(self.normalizers or ())) == len(self.normalizers or ()),
+        ),
+        Rule(
+            field="normalizers",
+            message="is only for ExactMatch, which metrics does not have",
+            cel="!has(self.normalizers) || !has(self.metrics) || 'ExactMatch' in self.metrics",
+            holds=lambda self: self.normalizers is None or Metric.EXACT_MATCH in self.metrics,
         ),
         Rule(
             field="arms",

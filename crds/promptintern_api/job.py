@@ -9,7 +9,8 @@ from promptintern_api.base import ApiModel, Rule
 from promptintern_api.compute import CheckpointSpec, ComputeSpec, Device, Retries, StorageSpec
 from promptintern_api.contract import ANNOTATION_RETRY, LABEL_PRIORITY, LABEL_QUEUE
 from promptintern_api.data import DataSpec
-from promptintern_api.evaluation import EvaluationSpec, Metric, OnGateFail, Reference
+from promptintern_api.evaluation import EvaluationSpec, OnGateFail, Reference
+from promptintern_api.metrics import Metric
 from promptintern_api.model import ModelSpec
 from promptintern_api.prompt import PromptSpec, count_placeholder
 from promptintern_api.schedule import ScheduleSpec

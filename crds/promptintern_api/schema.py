@@ -112,6 +112,10 @@ def _structural(node: Schema) -> Schema:
                 node[exclusive] = True
     if node.get("type") == "integer":
         node["format"] = "int64"
+    if node.get("type") == "number" and node.get("minimum", 0) % 1:
+        # For a whole number such as 0, the API server cuts the decimals of the bound, and so accepts it.
+        bound = node["minimum"]
+        node[RULES] = [{"rule": f"self >= {bound}", "message": f"should be greater than or equal to {bound}"}]
     if "$ref" in node:
         node["$ref"] = node["$ref"].removeprefix(_REF)
     for key in ("items", "additionalProperties"):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 from promptintern_api.training_status import TimeShares
 from pydantic import Field, ValidationError
 

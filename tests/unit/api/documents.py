@@ -155,7 +155,7 @@ BAD_JOBS = (
         "'Linear', 'Exponential', 'InverseExponential' or 'Adaptive'",
     ),
     _bad({"spec.model.dtype": "float16"}, "spec.model.dtype", "'float32' or 'bfloat16', got 'float16'"),
-    _bad({"spec.evaluation.metrics": ["F1"]}, "spec.evaluation.metrics[0]", "'BashTemplate' or 'PassAt1', got 'F1'"),
+    _bad({"spec.evaluation.metrics": ["F1"]}, "spec.evaluation.metrics[0]", "'PassAt1' or 'Scorer', got 'F1'"),
     _bad(
         {"spec.model.uri": "http://models/x"},
         "spec.model.uri",
@@ -280,11 +280,35 @@ BAD_JOBS = (
         "spec.evaluation.arms",
         "must not repeat an arm",
     ),
+    _bad({"spec.evaluation.metrics": ["Scorer"]}, "spec.evaluation.scorer", "is required if metrics has Scorer"),
+    _bad({"spec.evaluation.scorer": {"command": ["score"]}}, "spec.evaluation.scorer", "is required if metrics has"),
+    _bad(
+        {"spec.evaluation": {"metrics": ["Scorer"], "scorer": {"command": ["score"], "entryPoint": "a:b"}}},
+        "spec.evaluation.scorer.entryPoint",
+        "either entryPoint or command is required, and not both",
+    ),
+    _bad(
+        {"spec.evaluation": {"metrics": ["Scorer"], "scorer": {}}},
+        "spec.evaluation.scorer.entryPoint",
+        "either entryPoint or command is required, and not both",
+    ),
+    _bad(
+        {"spec.evaluation": {"metrics": ["Scorer"], "scorer": {"entryPoint": "a b"}}},
+        "spec.evaluation.scorer.entryPoint",
+        "",
+    ),
+    _bad({"spec.evaluation.normalizers": ["Case", "Case"]}, "spec.evaluation.normalizers", "must not repeat"),
+    _bad(
+        {"spec.evaluation": {"metrics": ["BLEU"], "normalizers": ["Case"]}},
+        "spec.evaluation.normalizers",
+        "is only for ExactMatch",
+    ),
     _bad({"spec.evaluation.arms": ["QueryOnly", "Base"]}, "spec.evaluation.arms", "must hold QueryOnly and FullPrompt"),
     _bad({"spec.compute": {"device": "CPU", "gpusPerWorker": 1}}, "spec.compute.gpusPerWorker", "must be 0"),
     # The teacher
     _bad({"spec.data.train": REMOVED}, "spec.data.train", "is required unless data.queries or data.generate is set"),
     _bad({"spec.data.generate": {"count": 0}}, "spec.data.generate.count", "greater than or equal to 1"),
+    _bad({"spec.data.generate": {"temperature": 0}}, "spec.data.generate.temperature", "greater than or equal to 0.01"),
     _bad({"spec.data.generate": {"minValid": 2}}, "spec.data.generate.minValid", "less than or equal to 1"),
     _bad({"spec.data": _ONLY_QUERIES, "spec.schedule.shots": 1}, "spec.schedule.shots", "must be 0 without data.train"),
     _bad(

@@ -105,9 +105,17 @@ def test_every_rule_compiles_and_points_at_a_field() -> None:
             count += 1
             if "fieldPath" in rule:
                 assert f"{path}{rule['fieldPath']}" in NODES
-            else:
+            elif node["type"] != "number":  # a number is itself the field
                 assert rule["message"].startswith("metadata.name: ")
     assert count >= 25
+
+
+def test_bounds_with_decimals_are_rules_too() -> None:
+    """For whole numbers, the API server cuts the decimals of a bound."""
+    bounds = {path: node for path, node in NODES.items() if node.get("type") == "number" and node.get("minimum", 0) % 1}
+    assert ".spec.data.generate.temperature" in bounds
+    for node in bounds.values():
+        assert [rule["rule"] for rule in node[RULES]] == [f"self >= {node['minimum']}"]
 
 
 def test_a_default_of_an_object_passes_its_rules_before_it_is_filled() -> None:

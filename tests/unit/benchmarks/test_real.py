@@ -6,7 +6,7 @@ import pytest
 from promptintern.report.build import build_report
 from promptintern.report.schema import Comparison, Figure
 from promptintern_api import parse_job
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from benchmarks.real.models import REQUIREMENTS, SOURCES
 from benchmarks.real.page import QUESTIONS, Measured, answer, kept, page_of

@@ -3,7 +3,7 @@
 import pytest
 from promptintern.cli.verdict import print_verdict
 from promptintern.report.build import build_report
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from tests.unit.report.figures import BOTH, facts
 

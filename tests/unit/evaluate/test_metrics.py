@@ -11,8 +11,8 @@ from promptintern.evaluate.metrics import (
     bleu_of_statistics,
     bleu_per_row_statistics,
     exact_match,
-    normalise_answer,
 )
+from promptintern.evaluate.normalizers import normalise
 from sacrebleu.metrics import BLEU
 
 WORDS = st.lists(st.sampled_from(list("ab.,(|é数")), max_size=12).map(" ".join)
@@ -43,7 +43,7 @@ def test_exact_match_goes_by_row() -> None:
 @given(st.text())
 @settings(max_examples=50)
 def test_normalise_is_idempotent(text: str) -> None:
-    assert normalise_answer(normalise_answer(text)) == normalise_answer(text)
+    assert normalise(normalise(text)) == normalise(text)
 
 
 @pytest.mark.parametrize("metric", [exact_match, bleu, bleu_per_row_statistics])

@@ -1,12 +1,14 @@
 """Metrics as statistics of rows: chrF against sacrebleu, templates of Bash commands, and pass@1."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from promptintern.evaluate.bash_template import template_match, template_of
 from promptintern.evaluate.chrf import chrf_of_statistics, chrf_per_row_statistics, chrf_signature
 from promptintern.evaluate.scoring import Answers, is_within_drop, row_statistics, score_answers
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric, Normalizer
 from sacrebleu.metrics import CHRF
 
 TEXTS = st.text("ab c", max_size=20)
@@ -80,9 +82,24 @@ def test_pass_at_1_is_the_share_of_programs_that_passed() -> None:
         score_answers(Metric.PASS_AT_1, Answers(predictions=["a"], accepted=[["a"]]))
 
 
+def test_the_own_score_is_the_mean_and_a_fault_counts_as_0() -> None:
+    answers = Answers(predictions=["a"] * 4, accepted=[["x"]] * 4, numbers=[100.0, None, 50.0, 0.0])
+    assert score_answers(Metric.SCORER, answers) == 37.5
+    with pytest.raises(ValueError, match="numbers of the scorer"):
+        score_answers(Metric.SCORER, Answers(predictions=["a"], accepted=[["a"]]))
+
+
+def test_exact_match_ignores_what_the_job_names() -> None:
+    answers = Answers(predictions=["The SUM."], accepted=[["sum"]])
+    assert score_answers(Metric.EXACT_MATCH, answers) == 0
+    named = replace(answers, normalizers=[Normalizer.ARTICLES, Normalizer.CASE, Normalizer.PUNCTUATION])
+    assert score_answers(Metric.EXACT_MATCH, named) == 1
+
+
 @pytest.mark.parametrize("metric", list(Metric))
 def test_every_metric_has_statistics_and_a_range(metric: Metric) -> None:
-    answers = Answers(predictions=["ls -l ."] * 2, accepted=[["ls -l ."]] * 2, passed=[True, True])
+    right = ["ls -l ."] * 2
+    answers = Answers(predictions=right, accepted=[["ls -l ."]] * 2, passed=[True, True], numbers=[100.0, 100.0])
     assert len(row_statistics(metric, answers)) == 2
     assert score_answers(metric, answers) == pytest.approx(metric.largest if metric is not Metric.BLEU else 0)
 

@@ -11,7 +11,7 @@ from promptintern.pod.progress import TrainingProgress, result_of
 from promptintern.pod.status import StatusWriter
 from promptintern.report.build import build_report
 from promptintern.stage_record import StageRecord, Throughput, TrackPlan
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 from promptintern_api.training_status import TimeShares
 
 from tests.unit.report.figures import facts, stage

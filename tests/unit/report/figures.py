@@ -20,7 +20,8 @@ from promptintern.report.facts import (
 )
 from promptintern.report.loss_curve import loss_curve
 from promptintern.stage_record import StageRecord, Throughput, TrackRecord
-from promptintern_api.evaluation import Metric, OnGateFail
+from promptintern_api.evaluation import OnGateFail
+from promptintern_api.metrics import Metric
 from promptintern_api.training_status import TimeShares
 
 STARTED = datetime(2026, 3, 1, 8, tzinfo=UTC)

@@ -10,7 +10,7 @@ from promptintern.report.build import MAX_EXAMPLES, build_report
 from promptintern.report.facts import RunFacts, facts_from_json, facts_to_json
 from promptintern.report.loss_curve import MAX_POINTS, loss_curve
 from promptintern.report.schema import Report, report_from_json, report_json_schema, report_to_json
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from tests.unit.report.figures import BOTH, facts, stage
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from promptintern.evaluate.scoring import Answers
 from promptintern.report.estimate import Difference, Estimate, advise, compare_arms
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 ROWS = 50
 

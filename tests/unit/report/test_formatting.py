@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from promptintern.report import formatting
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 EM, BLEU = Metric.EXACT_MATCH, Metric.BLEU
 

@@ -22,7 +22,8 @@ from promptintern.report.html import render_html
 from promptintern.report.markdown import render_markdown
 from promptintern.report.monthly import script
 from promptintern.report.schema import report_from_json, report_to_json
-from promptintern_api.evaluation import Metric, Reference
+from promptintern_api.evaluation import Reference
+from promptintern_api.metrics import Metric
 from promptintern_api.training import TeacherLoss, TeacherModel
 
 from tests.unit.report.figures import BOTH, facts, stage, throughput

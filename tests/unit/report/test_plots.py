@@ -10,7 +10,7 @@ from markupsafe import Markup
 from promptintern.report import plots, svg
 from promptintern.report.build import build_report
 from promptintern.report.html import NARROW, WIDE
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from tests.unit.report.figures import facts, losses, stage
 

@@ -7,7 +7,7 @@ from promptintern.report.build import build_report
 from promptintern.report.facts import RunFacts
 from promptintern.report.schema import Figure, Report
 from promptintern.report.verdict import decide_outcome
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from tests.unit.report.figures import facts, stage
 

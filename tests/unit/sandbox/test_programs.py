@@ -6,7 +6,7 @@ from promptintern.sandbox import programs
 from promptintern.sandbox.process import Isolation, find_isolation
 from promptintern.sandbox.programs import AnswerWithTests, check_isolation, limits_of, program_of, run_answers
 from promptintern.sandbox.verdict import Verdict
-from promptintern_api.evaluation import ProgramIsolation, Programs
+from promptintern_api.metrics import ProgramIsolation, Programs
 from promptintern_api.quantity import parse_quantity
 
 

@@ -1,7 +1,7 @@
 """The terminal output at the end of a run: the verdict, the arms, and the locations of the report and adapter."""
 
 from promptintern_api.contract import ADAPTER_FOLDER, REPORT_FOLDER, REPORT_HTML
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 from promptintern_api.training_status import VerdictOutcome
 from rich.table import Table
 from rich.text import Text

@@ -10,7 +10,8 @@ from promptintern_api.evaluation import Arm
 from promptintern.answering.prefix import shared_tokens
 from promptintern.engine.checkpoint import Trajectory, new_optimizer
 from promptintern.engine.train import TrackTask, train_track
-from promptintern.pipeline.evaluation.held_out import HeldOutAnswers, accepted_answers, answer_prompts, run_programs
+from promptintern.pipeline.evaluation.held_out import accepted_answers, answer_prompts
+from promptintern.pipeline.evaluation.judging import HeldOutAnswers, judge, with_accepted
 from promptintern.pipeline.events import Note, Observer
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session
@@ -49,12 +50,13 @@ def estimate(job: PromptInternJob, *, observer: Observer) -> Estimate:
     rows, evaluation = len(session.data.eval), job.spec.evaluation
     full_prompts = session.encode_held_out(session.full_template, session.examples.shots)
     full = _answer(session, Arm.FULL_PROMPT, full_prompts, observer)
-    base = _answer(session, Arm.BASE, session.encode_held_out(session.templates[-1], 0), observer)
     accepted, metric = accepted_answers(session, full.answers.texts), evaluation.metrics[0]
+    query_only = session.encode_held_out(session.templates[-1], 0)
+    base = _answer(session, Arm.BASE, query_only, observer, accepted)
     prompt = compare_arms(
         metric,
-        full.answers.with_accepted(accepted),
-        base.answers.with_accepted(accepted),
+        with_accepted(evaluation, full.answers, accepted),
+        with_accepted(evaluation, base.answers, accepted),
         [row.query for row in session.data.eval],
     )
     training = sum(_training_seconds(session, observer)) if session.data.train else None
@@ -78,12 +80,20 @@ def estimate(job: PromptInternJob, *, observer: Observer) -> Estimate:
     )
 
 
-def _answer(session: Session, arm: Arm, prompts: Sequence[Sequence[int]], observer: Observer) -> _Sampled:
+def _answer(
+    session: Session,
+    arm: Arm,
+    prompts: Sequence[Sequence[int]],
+    observer: Observer,
+    accepted: Sequence[Sequence[str]] | None = None,
+) -> _Sampled:
+    """Answer the held-out rows with the base weights; without ``accepted`` answers, those of FullPrompt are judged."""
     began = time.monotonic()
     answers = answer_prompts(session, prompts, use_adapter=False, name=f"arm {arm}", observer=observer)
     seconds = time.monotonic() - began
     texts = [answer.text for answer in answers]
-    verdicts = run_programs(session, texts, session.job.spec.evaluation.metrics[:1])
+    accepted = accepted_answers(session, texts) if accepted is None else accepted
+    judged = judge(session, texts, session.job.spec.evaluation.metrics[:1], accepted)
     facts = ArmFacts(
         name=arm,
         predictions=texts,
@@ -91,7 +101,7 @@ def _answer(session: Session, arm: Arm, prompts: Sequence[Sequence[int]], observ
         answer_tokens=[answer.tokens for answer in answers],
         shared_tokens=shared_tokens(prompts),
     )
-    return _Sampled(answers=HeldOutAnswers(texts=texts, verdicts=verdicts), facts=facts, seconds=seconds)
+    return _Sampled(answers=judged, facts=facts, seconds=seconds)
 
 
 def _training_seconds(session: Session, observer: Observer) -> Iterator[float]:

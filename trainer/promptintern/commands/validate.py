@@ -16,6 +16,7 @@ from promptintern.engine.adapter import attach_lora
 from promptintern.errors import Problem, UserError
 from promptintern.models import empty_model, fetch_model, load_config, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
+from promptintern.pipeline.evaluation.judging import check_judges
 from promptintern.pipeline.evaluation.retention import fitting_prompts
 from promptintern.pipeline.inputs import (
     Data,
@@ -29,7 +30,6 @@ from promptintern.pipeline.teaching.settings import teacher_of, top_k_of
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.rows.types import Query
 from promptintern.run.driver import open_run
-from promptintern.sandbox.programs import check_programs
 
 T = TypeVar("T")
 _BRACED = re.compile(r"\{[a-z][a-z_]*\}")
@@ -62,7 +62,7 @@ def check_job(job: PromptInternJob, *, storage: bool = False) -> Findings:
     if storage and (storage_spec := job.spec.storage) is not None:
         findings.collect(lambda: open_run(job, storage_spec.uri).probe())
     data = findings.collect(lambda: load_data(job))
-    findings.collect(lambda: check_programs(job.spec.evaluation))
+    findings.collect(lambda: check_judges(job.spec.evaluation, data.eval if data else []))
     model = findings.collect(lambda: _load_tokenizer_and_config(job))
     findings.collect(lambda: check_precomputed(job.spec.prompt, stages_of(job)))
     if job.spec.prompt.compressor.kind is CompressorKind.LLMLINGUA2:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from promptintern.answering.answers import Answer, Ending
-from promptintern.evaluate.metrics import normalise_answer
+from promptintern.evaluate.normalizers import normalise
 
 
 def most_frequent(answers: Sequence[Answer]) -> tuple[Answer, float]:
@@ -16,9 +16,9 @@ def most_frequent(answers: Sequence[Answer]) -> tuple[Answer, float]:
     finished = [answer for answer in answers if answer.ending is not Ending.LENGTH]
     if not finished:
         return answers[0], 1 / len(answers)
-    counts = Counter(normalise_answer(answer.text) for answer in finished)
+    counts = Counter(normalise(answer.text) for answer in finished)
     text, count = counts.most_common(1)[0]
-    return next(answer for answer in finished if normalise_answer(answer.text) == text), count / len(answers)
+    return next(answer for answer in finished if normalise(answer.text) == text), count / len(answers)
 
 
 def are_unfinished(answers: Sequence[Answer]) -> bool:

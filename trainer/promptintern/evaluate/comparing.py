@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from promptintern.evaluate.clusters import number_clusters
 from promptintern.evaluate.intervals import (

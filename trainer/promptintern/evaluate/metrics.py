@@ -1,12 +1,15 @@
 """Exact match and BLEU of predictions against the accepted answers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from promptintern_api.metrics import Normalizer
 from sacrebleu.metrics import BLEU
+
+from promptintern.evaluate.normalizers import normalise
 
 _MAX_ORDER = 4
 _SMOOTHING = "exp"
@@ -21,20 +24,17 @@ class BleuScore:
     """The signature of sacrebleu: case, tokenizer, smoothing, number of references and version."""
 
 
-def normalise_answer(text: str) -> str:
-    """Return ``text`` without white space at the ends, and with each inner run of white space replaced by one space."""
-    return " ".join(text.split())
-
-
-def exact_match(predictions: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
-    """Return 1.0 for every row whose prediction equals an accepted answer after `normalise_answer`, else 0.0.
+def exact_match(
+    predictions: Sequence[str], accepted: Sequence[Sequence[str]], normalizers: Collection[Normalizer] = ()
+) -> list[float]:
+    """Return 1.0 for every row whose prediction equals an accepted answer after ``normalise``, else 0.0.
 
     Raises:
         ValueError: if the lengths differ or a row has no accepted answer.
     """
     _check(predictions, accepted)
     return [
-        float(normalise_answer(prediction) in {normalise_answer(answer) for answer in answers})
+        float(normalise(prediction, normalizers) in {normalise(answer, normalizers) for answer in answers})
         for prediction, answers in zip(predictions, accepted, strict=True)
     ]
 

@@ -1,10 +1,10 @@
 """The metrics of a job: how each of them turns answers into statistics of rows, and their sums into a score."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric, Normalizer
 
 from promptintern.evaluate.bash_template import template_match
 from promptintern.evaluate.chrf import chrf_of_statistics, chrf_per_row_statistics
@@ -20,13 +20,18 @@ class Answers:
     accepted: Sequence[Sequence[str]]
     passed: Sequence[bool] | None = None
     """Whether the program in each answer passed its tests; None if no program was run."""
+    numbers: Sequence[float | None] | None = None
+    """The number that the user's scorer gave each answer, 0 to 100; None for an answer on which it failed, which counts
+    as 0. None instead of the list if there is no scorer."""
+    normalizers: Collection[Normalizer] = ()
+    """The differences that ExactMatch ignores."""
 
 
 def row_statistics(metric: Metric, answers: Answers) -> Table:
     """Return the statistics of every row, shape [rows, statistics].
 
     Raises:
-        ValueError: if the metric needs programs that were not run.
+        ValueError: if the metric needs programs or a scorer that did not run.
     """
     predictions, accepted = answers.predictions, answers.accepted
     match metric:
@@ -35,13 +40,17 @@ def row_statistics(metric: Metric, answers: Answers) -> Table:
         case Metric.CHRF:
             return chrf_per_row_statistics(predictions, accepted).astype(np.float64)
         case Metric.EXACT_MATCH:
-            return np.array(exact_match(predictions, accepted))[:, None]
+            return np.array(exact_match(predictions, accepted, answers.normalizers))[:, None]
         case Metric.BASH_TEMPLATE:
             return np.array(template_match(predictions, accepted))[:, None]
         case Metric.PASS_AT_1:
             if answers.passed is None:
                 raise ValueError(f"{metric} needs to know which programs passed their tests")
             return np.array(answers.passed, dtype=np.float64)[:, None]
+        case Metric.SCORER:
+            if answers.numbers is None:
+                raise ValueError(f"{metric} needs the numbers of the scorer")
+            return np.array([number or 0.0 for number in answers.numbers])[:, None]
 
 
 def score_of(metric: Metric) -> Score:

@@ -12,7 +12,7 @@ from promptintern_api.prompt import CompressorKind
 from promptintern.answering.answers import truncate_at_stop
 from promptintern.compress import CompressedTemplate
 from promptintern.errors import Problem, UserError
-from promptintern.evaluate.metrics import normalise_answer
+from promptintern.evaluate.normalizers import normalise
 from promptintern.models import context_length
 from promptintern.pipeline.inputs import (
     QUERIES_DROPPED,
@@ -264,10 +264,7 @@ def _answer_warnings(job: PromptInternJob, data: Data, encoder: PromptEncoder) -
     lengths = iter(encoder.answer_lengths([answer for row in rows for answer in row.answers]))
     fits = [[next(lengths) <= evaluation.max_new_tokens for _ in row.answers] for row in rows]
     survives_stop = [
-        [
-            normalise_answer(truncate_at_stop(answer, evaluation.stop)) == normalise_answer(answer)
-            for answer in row.answers
-        ]
+        [normalise(truncate_at_stop(answer, evaluation.stop)) == normalise(answer) for answer in row.answers]
         for row in rows
     ]
     warnings = []

@@ -81,6 +81,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
     facts = RunFacts(
         job=_job(session, store),
         metrics=list(session.job.spec.evaluation.metrics),
+        normalizers=list(session.job.spec.evaluation.normalizers or ()),
         max_new_tokens=session.job.spec.evaluation.max_new_tokens,
         rows=[
             HeldOutRow(id=row.id, query=row.query, accepted=list(answers))
@@ -216,6 +217,7 @@ def _arms(session: Session, store: RunStore, outcome: Outcome) -> list[ArmFacts]
                     prompt_tokens=document["promptTokens"],
                     answer_tokens=document["answerTokens"],
                     verdicts=document.get("verdicts"),
+                    numbers=document.get("numbers"),
                     shared_tokens=document.get("sharedTokens", 0),
                     latency=LatencyFacts.model_validate(latency[name]) if name in latency else None,
                     kept_latency=(

@@ -6,7 +6,8 @@ from typing import Any
 
 from promptintern_api import PromptInternJob
 from promptintern_api.data import OnProblem
-from promptintern_api.evaluation import Metric, Reference
+from promptintern_api.evaluation import Reference
+from promptintern_api.metrics import Metric
 
 from promptintern.compress import CompressedTemplate, uncompressed
 from promptintern.engine.packing.planning import Length

@@ -13,12 +13,8 @@ from promptintern.evaluate.scoring import is_within_drop
 from promptintern.pipeline.adapter_artifact import commit_adapter
 from promptintern.pipeline.evaluation.arms import Arms
 from promptintern.pipeline.evaluation.coverage import find_unneeded_sentences
-from promptintern.pipeline.evaluation.held_out import (
-    HeldOutAnswers,
-    accepted_answers,
-    answer_prompts,
-    run_programs,
-)
+from promptintern.pipeline.evaluation.held_out import accepted_answers, answer_prompts
+from promptintern.pipeline.evaluation.judging import HeldOutAnswers, judge
 from promptintern.pipeline.evaluation.latency import Result, measure_latency
 from promptintern.pipeline.evaluation.retention import check_retention, retention_prompts
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone, Stopped
@@ -308,8 +304,7 @@ class _Run:
         prompts = self.session.encode_held_out(self.session.templates[track.planned], track.shots, limit=count)
         answers = answer_prompts(self.session, prompts, use_adapter=True, name=track.name, observer=self.observer)
         texts = [answer.text for answer in answers]
-        verdicts = run_programs(self.session, texts, [self.arms.metric])
-        score = self.arms.score(HeldOutAnswers(texts=texts, verdicts=verdicts))
+        score = self.arms.score(judge(self.session, texts, [self.arms.metric], self.arms.accepted))
         full_score = self.arms.score(full_answers.first(count))
         is_adaptive = self.session.job.spec.schedule.is_adaptive
         start = earlier[int(track.parent)][0] if track.parent is not None else None

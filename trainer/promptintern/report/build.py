@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from promptintern_api.evaluation import Metric, Reference
+from promptintern_api.evaluation import Reference
+from promptintern_api.metrics import Metric
 
 from promptintern.evaluate.chrf import chrf_signature
 from promptintern.evaluate.comparing import clusters_of, compare, matches_of, score_interval
@@ -85,7 +86,7 @@ class _ScoredArm:
 def build_report(facts: RunFacts) -> Report:
     """Return the report that follows from ``facts``."""
     accepted = [row.accepted for row in facts.rows]
-    scored = [_score(arm, accepted, facts.metrics) for arm in facts.arms]
+    scored = [_score(arm, accepted, facts) for arm in facts.arms]
     clusters = clusters_of(row.query for row in facts.rows)
     arms = [_arm_report(arm, facts, clusters) for arm in scored]
     comparisons = [each for metric in facts.metrics for each in _comparisons(scored, metric, clusters)]
@@ -134,6 +135,7 @@ def build_report(facts: RunFacts) -> Report:
             versions=facts.job.versions,
             signatures=_signatures(facts, accepted),
             interval_methods=_methods(arms, comparisons),
+            normalizers=facts.normalizers,
         ),
     )
 
@@ -192,9 +194,15 @@ def _unneeded_notes(facts: RunFacts) -> list[str]:
     ]
 
 
-def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], metrics: Sequence[Metric]) -> _ScoredArm:
-    answers = Answers(predictions=arm.predictions, accepted=accepted, passed=passed(arm.verdicts))
-    wanted = dict.fromkeys([*metrics, judging_metric(metrics)])
+def _score(arm: ArmFacts, accepted: Sequence[Sequence[str]], facts: RunFacts) -> _ScoredArm:
+    answers = Answers(
+        predictions=arm.predictions,
+        accepted=accepted,
+        passed=passed(arm.verdicts),
+        numbers=arm.numbers,
+        normalizers=facts.normalizers,
+    )
+    wanted = dict.fromkeys([*facts.metrics, judging_metric(facts.metrics)])
     return _ScoredArm(facts=arm, tables={metric: row_statistics(metric, answers) for metric in wanted})
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from promptintern.evaluate.comparing import clusters_of, compare, score_interval
 from promptintern.evaluate.intervals import Interval

@@ -7,7 +7,8 @@
 from typing import Literal, Self
 
 from promptintern_api.contract import RUN_FORMAT
-from promptintern_api.evaluation import Metric, OnGateFail, Reference
+from promptintern_api.evaluation import OnGateFail, Reference
+from promptintern_api.metrics import Metric, Normalizer
 from promptintern_api.training import TeacherLoss, TeacherModel
 from pydantic import Field, model_validator
 
@@ -77,6 +78,9 @@ class ArmFacts(Document):
     """The number of generated tokens of each answer, including the end token if the answer has one."""
     verdicts: list[Verdict] | None = None
     """How the program in each answer ended; None unless the job has the metric PassAt1."""
+    numbers: list[float | None] | None = None
+    """The number that the user's scorer gave each answer, and None where it failed; None unless the job has the metric
+    Scorer."""
     shared_tokens: Count = 0
     """The number of tokens with which all prompts of the arm begin."""
     latency: LatencyFacts | None = None
@@ -257,6 +261,8 @@ class RunFacts(Document):
     job: JobFacts
     metrics: list[Metric] = Field(min_length=1)
     """The job's metrics; the gate and the verdict use the first one."""
+    normalizers: list[Normalizer] = Field(default_factory=list)
+    """The differences that ExactMatch ignores."""
     max_new_tokens: Count | None = None
     """The maximum number of tokens that an arm may generate as an answer."""
     rows: list[HeldOutRow] = Field(min_length=1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 MINUS = "\u2212"
 MAX_TEXT_LENGTH = 1200
@@ -19,6 +19,7 @@ METRIC_NAMES = {
     Metric.CHRF: "chrF",
     Metric.BASH_TEMPLATE: "template match",
     Metric.PASS_AT_1: "pass@1",
+    Metric.SCORER: "own score",
 }
 
 

@@ -6,7 +6,7 @@ from functools import cache, partial
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 from promptintern_api.training import TeacherLoss, TeacherModel
 from promptintern_api.training_status import TimeShares, VerdictOutcome
 

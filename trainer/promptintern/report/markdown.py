@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from promptintern.report import formatting
 from promptintern.report.facts import FULL_PROMPT

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from markupsafe import Markup
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from promptintern.report import formatting
 from promptintern.report.facts import (

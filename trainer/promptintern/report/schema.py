@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from promptintern_api.evaluation import Metric, Reference
+from promptintern_api.evaluation import Reference
+from promptintern_api.metrics import Metric, Normalizer
 from promptintern_api.training_status import VerdictOutcome
 from pydantic import Field
 
@@ -188,6 +189,8 @@ class Reproducibility(Document):
     signatures: dict[Metric, str] = Field(default_factory=dict)
     """The settings and version of sacrebleu, for each of its metrics."""
     interval_methods: list[str]
+    normalizers: list[Normalizer] = Field(default_factory=list)
+    """The differences that exact match ignores, besides white space."""
 
 
 class Report(Document):

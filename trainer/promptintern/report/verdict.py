@@ -1,6 +1,7 @@
 """Decides whether the query alone is enough, and explains the verdict without requiring knowledge of statistics."""
 
-from promptintern_api.evaluation import Metric, Reference
+from promptintern_api.evaluation import Reference
+from promptintern_api.metrics import Metric
 from promptintern_api.training_status import VerdictOutcome
 
 from promptintern.report import formatting

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from promptintern_api.evaluation import Metric
+from promptintern_api.metrics import Metric
 
 from promptintern.evaluate.significance import fewest_rows
 from promptintern.report import formatting
@@ -32,6 +32,7 @@ def warnings_of(facts: RunFacts, arms: Sequence[ArmReport], comparisons: Sequenc
         *_few_rows(facts),
         *_cut_answers(facts),
         *_zero_bleu(facts, arms),
+        *_scorer_faults(facts),
     ]
 
 
@@ -162,6 +163,14 @@ def _cut_answers(facts: RunFacts) -> list[str]:
         f"{shares} answers reached the limit evaluation.maxNewTokens ({facts.max_new_tokens}). Such an answer is "
         "rarely an exact match. Raise the limit, or set evaluation.stop to a text that ends an answer."
     ]
+
+
+def _scorer_faults(facts: RunFacts) -> list[str]:
+    faults = {arm.name: arm.numbers.count(None) for arm in facts.arms if arm.numbers and None in arm.numbers}
+    if not faults:
+        return []
+    counts = ", ".join(f"{formatting.count(count)} of {name}'s" for name, count in faults.items())
+    return [f"The scorer gave no number to {counts} answers, and each of them counts as 0."]
 
 
 def _zero_bleu(facts: RunFacts, arms: Sequence[ArmReport]) -> list[str]:

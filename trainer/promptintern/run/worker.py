@@ -12,6 +12,7 @@ from promptintern.errors import InfrastructureFailed, RunFailed, UserError, cred
 from promptintern.leaving import register_process, wait_while_leaving
 from promptintern.libraries import quiet_libraries
 from promptintern.models import ModelFolder
+from promptintern.pipeline.evaluation.judging import check_judges
 from promptintern.pipeline.events import Claimed, Observer, Stopped
 from promptintern.pipeline.facts import store_facts
 from promptintern.pipeline.inputs import Data, load_data, s3_options
@@ -20,7 +21,6 @@ from promptintern.pipeline.phases import Phase, PhaseClock, store_phases
 from promptintern.pipeline.session import Session, open_session
 from promptintern.pipeline.teaching.self_study import add_written_queries
 from promptintern.pipeline.training import TrackTrainer
-from promptintern.sandbox.programs import check_programs
 from promptintern.storage.background import BackgroundWriter
 from promptintern.storage.run import Claimant, FencedOut, RunStore
 from promptintern.storage.store import open_store
@@ -73,7 +73,7 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
 
 
 def _train(session: Session, store: RunStore, term: int, observer: Observer) -> None:
-    check_programs(session.job.spec.evaluation)
+    check_judges(session.job.spec.evaluation, session.data.eval)
     with BackgroundWriter() as writer:
         with session.clock.phase(Phase.TEACH):
             session = add_written_queries(session, store, term=term, observer=observer)

@@ -27,7 +27,7 @@ from promptintern.sandbox.verdict import Verdict
 _CHILD = Path(__file__).with_name("child.py")
 _POLL_SECONDS = 0.05
 _MAX_REPORT = 4096
-_SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/dev/null", "/dev/urandom")
+SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/dev/null", "/dev/urandom")
 """What Python and its extension modules may need besides its own library."""
 
 
@@ -108,7 +108,7 @@ def run_program(
         "setup": setup,
         "tests": list(tests),
         "landlock": held.landlock > 0,
-        "readable": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *_SYSTEM_FOLDERS],
+        "readable": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *SYSTEM_FOLDERS],
         "limits": {
             "memory": bounds.memory,
             "seconds": int(bounds.seconds) + 1,

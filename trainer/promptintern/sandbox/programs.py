@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from promptintern_api.evaluation import EvaluationSpec, Metric, ProgramIsolation, Programs
+from promptintern_api.metrics import Metric, ProgramIsolation, Programs
 from promptintern_api.quantity import parse_quantity
 
 from promptintern.errors import UserError
@@ -34,40 +34,31 @@ def program_of(answer: str) -> str:
     return block[1] if block else answer
 
 
-def check_isolation(settings: Programs | None) -> Isolation:
+def check_isolation(settings: Programs | None, metric: Metric = Metric.PASS_AT_1) -> Isolation:
     """Return what this machine offers to hold programs.
 
     Args:
         settings: The settings of the job, or None for the defaults.
+        metric: The metric that runs programs: PassAt1, or Scorer, which runs one of the user's.
 
     Raises:
         UserError: if this is less than the job requires.
     """
     found, required = find_isolation(), (settings or Programs()).isolation
+    what = f"has {metric}, which runs " + ("programs that a model wrote" if metric is Metric.PASS_AT_1 else "a program")
     if not found.filters_calls:
         raise UserError.at(
             _FIELD,
-            "has PassAt1, which runs programs that a model wrote; that is possible only on Linux, on x86_64 or "
-            "aarch64, where a seccomp filter can hold them",
+            f"{what}; that is possible only on Linux, on x86_64 or aarch64, where a seccomp filter can hold it",
         )
     if not found.is_complete and required is ProgramIsolation.REQUIRED:
         raise UserError.at(
             _FIELD,
-            "has PassAt1, which runs programs that a model wrote, but this kernel has no Landlock (Linux 5.13 or "
+            f"{what}, but this kernel has no Landlock (Linux 5.13 or "
             "newer, with landlock among the LSMs), so programs could read and write other files; use such a kernel, or "
             "set spec.evaluation.programs.isolation: Partial if that is acceptable here",
         )
     return found
-
-
-def check_programs(evaluation: EvaluationSpec) -> None:
-    """Check that this machine can hold programs as the job requires, if the job runs any.
-
-    Raises:
-        UserError: if it cannot.
-    """
-    if Metric.PASS_AT_1 in evaluation.metrics:
-        check_isolation(evaluation.programs)
 
 
 def limits_of(settings: Programs) -> Limits:

@@ -48,6 +48,7 @@ _CHECKED = {
     **{"fcntl": (72, 25), "ioctl": (16, 29), "socketpair": (53, 199)},
 }
 """The calls that are allowed only with some arguments."""
+_EXECVE = (59, 221)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """The column of the tables and the AUDIT_ARCH of each machine."""
 
@@ -71,13 +72,18 @@ def is_supported() -> bool:
     return platform.system() == "Linux" and platform.machine() in _MACHINES
 
 
-def install() -> None:
+def install(*, may_replace_itself: bool = False) -> None:
     """Deny this process, for good, all system calls that a single process without a network does not need.
+
+    Args:
+        may_replace_itself: Whether the process may run another program in its place, which stays under this filter.
 
     Raises:
         OSError: if the kernel refuses the filter.
     """
-    program = b"".join(struct.pack("=HBBI", *each) for each in _filter(os.getpid()))
+    program = b"".join(
+        struct.pack("=HBBI", *each) for each in _filter(os.getpid(), may_replace_itself=may_replace_itself)
+    )
     memory = ctypes.create_string_buffer(program)
     # struct sock_fprog: the number of instructions, and a pointer to them.
     described = struct.pack("HP", len(program) // 8, ctypes.addressof(memory))
@@ -90,7 +96,7 @@ def install() -> None:
             raise OSError(ctypes.get_errno(), "the kernel refuses the seccomp filter")
 
 
-def _filter(own: int) -> list[_Instruction]:
+def _filter(own: int, *, may_replace_itself: bool = False) -> list[_Instruction]:
     """Return the filter for the process ``own``, as BPF instructions (code, jump if true, jump if false, constant)."""
     column, machine = _MACHINES[platform.machine()]
     number = {name: numbers[column] for name, numbers in _CHECKED.items()}
@@ -104,6 +110,8 @@ def _filter(own: int) -> list[_Instruction]:
     if platform.machine() == "x86_64":
         code += [(_JUMP_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _DENY)]
         allowed += _ONLY_X86.values()
+    if may_replace_itself:
+        allowed.append(_EXECVE[column])
     for each in allowed:
         code += [(_JUMP_EQUAL, 0, 1, each), (_RETURN, 0, 0, _ALLOW)]
     # Threads are allowed, processes are not. glibc falls back from clone3, whose flags a filter cannot see, to clone.

@@ -3,17 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from promptintern_api.evaluation import Arm, Metric
+from promptintern_api.evaluation import Arm
+from promptintern_api.metrics import Metric
 
 from promptintern.answering.prefix import shared_tokens
 from promptintern.engine import distributed
-from promptintern.pipeline.evaluation.held_out import (
-    HeldOutAnswers,
-    answer_prompts,
-    evaluation_folder,
-    run_programs,
-    score_held_out,
-)
+from promptintern.pipeline.evaluation.held_out import answer_prompts, evaluation_folder
+from promptintern.pipeline.evaluation.judging import HeldOutAnswers, judge, score_held_out
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone
 from promptintern.pipeline.phases import Phase
 from promptintern.pipeline.session import Session
@@ -56,11 +52,13 @@ class Arms:
                     self.session, prompts, use_adapter=parent is not None, name=f"arm {arm}", observer=self.observer
                 )
                 texts = [answer.text for answer in answers]
-                verdicts = run_programs(self.session, texts, self.session.job.spec.evaluation.metrics)
+                accepted = self.accepted or [(text,) for text in texts]  # those of FullPrompt itself
+                judged = judge(self.session, texts, self.session.job.spec.evaluation.metrics, accepted)
             new = {
                 "arm": arm,
                 "predictions": texts,
-                "verdicts": verdicts,
+                "verdicts": judged.verdicts,
+                "numbers": judged.numbers,
                 "answerTokens": [answer.tokens for answer in answers],
                 "promptTokens": [len(prompt) for prompt in prompts],
                 "sharedTokens": shared_tokens(prompts),
@@ -126,7 +124,7 @@ class Arms:
 
     def score(self, answers: HeldOutAnswers) -> float:
         """Return the score of answers to the first held-out rows, in the job's first metric."""
-        return score_held_out(self.metric, answers, self.accepted)
+        return score_held_out(self.session.job.spec.evaluation, self.metric, answers, self.accepted)
 
     def committed(self, key: str) -> Manifest | None:
         """Return the manifest of a track that was trained before, or None."""

@@ -1,22 +1,16 @@
 """Answers queries, divided among the workers, and the answers that are accepted."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Self
-
-from promptintern_api.evaluation import Metric, Programs
+from typing import Any
 
 from promptintern.answering.answers import Answer, Decoding
 from promptintern.answering.generate import generate
 from promptintern.engine import distributed
-from promptintern.evaluate.scoring import Answers, score_answers
 from promptintern.pipeline.events import Answered, Observer, Stopped
 from promptintern.pipeline.session import Session
 from promptintern.rows.types import Row
-from promptintern.sandbox.programs import AnswerWithTests, run_answers
-from promptintern.sandbox.verdict import Verdict, passed
 
 
 def evaluation_folder(arm: str) -> str:
@@ -33,59 +27,6 @@ def accepted_answers(session: Session, full_answers: Sequence[str] | None) -> li
     """
     written = [row.answers for row in session.data.eval if isinstance(row, Row)]
     return written or [(answer,) for answer in full_answers or ()]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutAnswers:
-    """The answers of an arm or stage to the first held-out rows."""
-
-    texts: list[str]
-    verdicts: list[Verdict] | None = None
-    """How the program in each answer ended; None if no program was run."""
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Self:
-        """Return the answers in the committed document of an arm."""
-        verdicts = document.get("verdicts")
-        return cls(texts=document["predictions"], verdicts=None if verdicts is None else list(map(Verdict, verdicts)))
-
-    def with_accepted(self, accepted: Sequence[Sequence[str]]) -> Answers:
-        """Return the answers together with the accepted answers to at least as many rows."""
-        return Answers(predictions=self.texts, accepted=accepted[: len(self.texts)], passed=passed(self.verdicts))
-
-    def first(self, count: int) -> "HeldOutAnswers":
-        """Return the answers to the first ``count`` rows."""
-        return replace(self, texts=self.texts[:count], verdicts=self.verdicts and self.verdicts[:count])
-
-
-def run_programs(session: Session, texts: Sequence[str], metrics: Sequence[Metric]) -> list[Verdict] | None:
-    """Run the programs in the answers to the first held-out rows. Each worker runs some, and all return all verdicts.
-
-    Return None if PassAt1 is not among ``metrics``.
-
-    Raises:
-        UserError: if this machine cannot hold programs as the job requires.
-    """
-    if Metric.PASS_AT_1 not in metrics:
-        return None
-    rows = [row for row in session.data.eval[: len(texts)] if isinstance(row, Row)]
-    settings = session.job.spec.evaluation.programs or Programs()
-    own = [
-        AnswerWithTests(answer=texts[i], tests=rows[i].tests, setup=rows[i].test_setup)
-        for i in distributed.own_share(len(texts))
-    ]
-    return distributed.gather_shares([outcome.verdict for outcome in run_answers(own, settings)], len(texts))
-
-
-def score_held_out(metric: Metric, answers: HeldOutAnswers, accepted: Sequence[Sequence[str]]) -> float:
-    """Return the score of answers to the first held-out rows.
-
-    Args:
-        metric: The metric; with PassAt1, the programs in the answers must have been run.
-        answers: The answers.
-        accepted: The accepted answers to at least as many rows.
-    """
-    return score_answers(metric, answers.with_accepted(accepted))
 
 
 def decoding_of(session: Session) -> Decoding:
