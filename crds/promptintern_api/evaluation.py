@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from promptintern_api.base import ApiModel, Number, Rule
 from promptintern_api.data import DataSource
-from promptintern_api.metrics import Metric, Normalizer, Programs, Scorer
+from promptintern_api.metrics import Metric, Normalizer, PassAtK, Programs, Scorer
 from promptintern_api.prompt import count_placeholder
 
 
@@ -319,6 +319,15 @@ class EvaluationSpec(ApiModel):
     scorer: Annotated[
         Scorer | None, Field(description="Function or program that gives the numbers of the metric Scorer.")
     ] = None
+    pass_at_k: Annotated[
+        PassAtK | None,
+        Field(
+            description=(
+                "Draws of several answers to each held-out row with FullPrompt and with the result, from which the "
+                "report estimates pass@k. It needs the metric PassAt1. If it is left out, there are no draws."
+            )
+        ),
+    ] = None
     programs: Annotated[
         Programs | None,
         Field(description="Limits of the programs that PassAt1 runs. If it is left out, the defaults apply."),
@@ -346,6 +355,12 @@ class EvaluationSpec(ApiModel):
             message="is required if metrics has Scorer, and has no effect without it",
             cel="has(self.scorer) == (has(self.metrics) && 'Scorer' in self.metrics)",
             holds=lambda self: (self.scorer is not None) == (Metric.SCORER in self.metrics),
+        ),
+        Rule(
+            field="passAtK",
+            message="needs the metric PassAt1",
+            cel="!has(self.passAtK) || (has(self.metrics) && 'PassAt1' in self.metrics)",
+            holds=lambda self: self.pass_at_k is None or Metric.PASS_AT_1 in self.metrics,
         ),
         Rule(
             field="normalizers",

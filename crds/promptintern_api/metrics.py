@@ -1,5 +1,6 @@
 """The metrics of an evaluation, and what they need: normalizers, limits of programs, and a scorer of the user's own."""
 
+# ruff: noqa: RUF012 -- pydantic copies a default for every object
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -64,6 +65,38 @@ class Programs(ApiModel):
             )
         ),
     ] = ProgramIsolation.REQUIRED
+
+
+class PassAtK(ApiModel):
+    """The draws for pass@k with k above 1."""
+
+    samples: Annotated[
+        int, Field(ge=1, le=1000, description="Number of answers that are drawn for each held-out row.")
+    ] = 10
+    temperature: Annotated[Number, Field(ge=0.01, le=5, description="Temperature at which the answers are drawn.")] = (
+        0.8
+    )
+    k: Annotated[
+        list[Annotated[int, Field(ge=1, le=1000)]],
+        Field(
+            min_length=1,
+            max_length=8,
+            description="Numbers k for which the report shows pass@k. None may be above `samples`.",
+            json_schema_extra={"x-kubernetes-list-type": "set"},
+        ),
+    ] = [1, 10]
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="k",
+            message="must not hold a number above samples, nor a number twice",
+            cel=(
+                "!has(self.k) || (self.k.all(k, k <= (has(self.samples) ? self.samples : 10)) && "
+                "self.k.all(k, self.k.exists_one(n, n == k)))"
+            ),
+            holds=lambda self: max(self.k) <= self.samples and len(set(self.k)) == len(self.k),
+        ),
+    )
 
 
 class Scorer(ApiModel):

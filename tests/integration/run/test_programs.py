@@ -18,6 +18,7 @@ def a_job(folder: Path, *, tests: list[list[str]]) -> dict[str, Any]:
     """Return a job whose held-out rows have ``tests``, and all metrics that no other test of a run has."""
     job = tiny_job(folder)
     job["spec"]["evaluation"] |= {"metrics": METRICS, "programs": {"timeoutSeconds": 20}}
+    job["spec"]["evaluation"]["passAtK"] = {"samples": 3, "temperature": 1, "k": [3, 1]}
     job["spec"]["data"]["eval"]["columns"] = {"tests": "tests", "testSetup": "setup"}
     file = folder / "eval.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -47,7 +48,15 @@ def test_programs_are_run_and_reported(
         assert arm["scores"]["PassAt1"]["value"] == arm["programs"].get("Passed", 0) / 4
     (stage,) = {stage["metric"] for stage in report["stages"]}
     assert stage == "PassAt1"
+    facts = json.loads((folder / "report/facts.json").read_text())
+    drawn = report["passAtK"]
+    assert list(drawn["arms"]) == list(facts["drawn"]["passes"]) == ["FullPrompt", "QueryOnly"]
+    for arm, counts in facts["drawn"]["passes"].items():
+        assert len(counts) == 4
+        assert drawn["arms"][arm]["1"]["value"] == pytest.approx(sum(counts) / (3 * 4))
+        assert drawn["arms"][arm]["3"]["value"] == sum(map(bool, counts)) / 4
     page = (folder / "report/report.html").read_text()
+    assert "pass@3" in page
     assert "How the programs in the answers ended" in page
 
 

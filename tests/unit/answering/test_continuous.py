@@ -136,6 +136,9 @@ def test_draws_depend_on_the_seed_and_on_no_other_prompt(tokenizer: Any) -> None
     first = drawn(PROMPTS, 1)
     assert drawn(PROMPTS, 1, batch_size=32) == first
     assert drawn(PROMPTS[:5], 1) == first[:5]
+    decoding = Decoding(max_new_tokens=6, temperature=1.0, seed=(1,))
+    shared = generate(model, tokenizer, PROMPTS[1::2], numbers=range(1, 11, 2), decoding=decoding, device=CPU)
+    assert [answer.text for answer in shared] == first[1::2], "a worker's share has the draws of the whole"
     assert drawn(PROMPTS, 2) != first
     assert (
         drawn(PROMPTS, 1, temperature=0.0) == drawn(PROMPTS, 2, temperature=0.0) == drawn(PROMPTS, 1, temperature=1e-4)
@@ -144,7 +147,7 @@ def test_draws_depend_on_the_seed_and_on_no_other_prompt(tokenizer: Any) -> None
 
 def test_draws_follow_the_probabilities() -> None:
     logits = torch.tensor([[0.0, 1.0, -torch.inf, 2.0]])
-    rows = [continuous._row(n, 1, Decoding(max_new_tokens=1, temperature=2.0, seed=(3,)), CPU) for n in range(4000)]
+    rows = [continuous._row(n, 1, Decoding(max_new_tokens=1, temperature=2.0, seed=(3,)), n) for n in range(4000)]
     counts = torch.bincount(torch.tensor(continuous._choose(logits.expand(4000, -1), rows, 2.0)), minlength=4)
     expected = (logits[0] / 2).softmax(-1)
     assert counts[2] == 0

@@ -297,6 +297,17 @@ BAD_JOBS = (
         "spec.evaluation.scorer.entryPoint",
         "",
     ),
+    _bad({"spec.evaluation.passAtK": {}}, "spec.evaluation.passAtK", "needs the metric PassAt1"),
+    _bad(
+        {"spec.evaluation": {"metrics": ["PassAt1"], "passAtK": {"samples": 5}}},
+        "spec.evaluation.passAtK.k",
+        "must not hold a number above samples",
+    ),
+    _bad(
+        {"spec.evaluation": {"metrics": ["PassAt1"], "passAtK": {"k": [2, 2]}}},
+        "spec.evaluation.passAtK.k",
+        "must not hold a number above samples, nor a number twice",
+    ),
     _bad({"spec.evaluation.normalizers": ["Case", "Case"]}, "spec.evaluation.normalizers", "must not repeat"),
     _bad(
         {"spec.evaluation": {"metrics": ["BLEU"], "normalizers": ["Case"]}},

@@ -67,6 +67,7 @@ def answer_continuously(
     prompts: Sequence[Sequence[int]],
     numbers: Sequence[int],
     *,
+    seeds: Sequence[int],
     decoding: Decoding,
     slots: int,
     device: torch.device,
@@ -74,14 +75,15 @@ def answer_continuously(
 ) -> None:
     """Answer the prompts with the given ``numbers``.
 
-    ``continuous_fault`` must be empty for the model and the longest prompt. Draws depend on the seed and on the number
-    of the prompt, and not on other prompts.
+    ``continuous_fault`` must be empty for the model and the longest prompt. Draws do not
+    depend on other prompts.
 
     Args:
         model: A transformers model or its PEFT wrapper, in evaluation mode.
         tokenizer: The model's tokenizer.
         prompts: The token ids of each prompt.
         numbers: The numbers of the prompts to answer.
+        seeds: The number that seeds the draws of each prompt, together with the seed of ``decoding``.
         decoding: How tokens are chosen and what ends an answer.
         slots: The number of prompts that are answered at a time.
         device: The device of the model.
@@ -113,7 +115,7 @@ def answer_continuously(
                     prefix=prefix,
                     device=device,
                 )
-                new = [_row(number, len(prompts[number]) - start, decoding, device) for number in group]
+                new = [_row(number, len(prompts[number]) - start, decoding, seeds[number]) for number in group]
                 active += new
             else:
                 tokens, lengths = [row.ids[-1] for row in active], [row.in_slot for row in active]
@@ -143,8 +145,8 @@ def _next_group(waiting: Sequence[int], prompts: Sequence[Sequence[int]], free: 
     return list(waiting[: max(1, sum(total <= _MAX_PREFILL_TOKENS for total in totals))])
 
 
-def _row(number: int, own_tokens: int, decoding: Decoding, device: torch.device) -> _Row:
-    draws = torch.Generator().manual_seed(mix(*decoding.seed, number)) if decoding.temperature else None
+def _row(number: int, own_tokens: int, decoding: Decoding, seed: int) -> _Row:
+    draws = torch.Generator().manual_seed(mix(*decoding.seed, seed)) if decoding.temperature else None
     return _Row(number=number, own_tokens=own_tokens, draws=draws)
 
 

@@ -16,6 +16,7 @@ def generate(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     *,
+    numbers: Sequence[int] | None = None,
     decoding: Decoding,
     device: torch.device,
     progress: Callable[[int], None] = lambda _done: None,
@@ -26,6 +27,8 @@ def generate(
     little memory, fewer prompts are answered at a time.
 
     Args:
+        numbers: The numbers of the prompts, which seed their draws; by default, they are numbered from 0. They make the
+            draws independent of how the prompts are divided among workers.
         progress: A function that is called with the number of prompts answered so far, each time that
             ``decoding.batch_size`` more were answered, and at the end.
 
@@ -59,6 +62,7 @@ def generate(
                     tokenizer,
                     prompts,
                     missing,
+                    seeds=numbers or range(len(prompts)),
                     decoding=decoding,
                     slots=slots,
                     device=device,

@@ -20,6 +20,7 @@ from promptintern.errors import UserError
 from promptintern.models import key_value_bytes
 from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
 from promptintern.pipeline.evaluation.coverage import COVERAGE_FOLDER
+from promptintern.pipeline.evaluation.drawn_programs import DRAWN_FOLDER
 from promptintern.pipeline.evaluation.held_out import accepted_answers, evaluation_folder
 from promptintern.pipeline.evaluation.latency import LATENCY_FOLDER, kept_name
 from promptintern.pipeline.evaluation.retention import RETENTION_FOLDER
@@ -36,6 +37,7 @@ from promptintern.report.facts import (
     KEPT_STAGE,
     ArmFacts,
     DataFacts,
+    DrawnFacts,
     DroppedRows,
     GateFacts,
     HeldOutRow,
@@ -103,6 +105,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         uncovered=uncovered_entries(session.job.spec.prompt.template, _training_texts(session))[:MAX_UNCOVERED],
         unneeded=_unneeded(store),
         data=_data(session),
+        drawn=_drawn(session, store, outcome),
         retention=_retention(store, outcome),
         teacher=_teacher(session, store),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
@@ -231,6 +234,12 @@ def _arms(session: Session, store: RunStore, outcome: Outcome) -> list[ArmFacts]
 def _unneeded(store: RunStore) -> list[str]:
     document = store.committed_document(COVERAGE_FOLDER, parent=None)
     return list(document["unneeded"]) if document else []
+
+
+def _drawn(session: Session, store: RunStore, outcome: Outcome) -> DrawnFacts | None:
+    draws = session.job.spec.evaluation.pass_at_k
+    document = store.committed_document(DRAWN_FOLDER, parent=outcome.kept_digest) if draws else None
+    return DrawnFacts.model_validate({**document, "k": sorted(draws.k)}) if document and draws else None
 
 
 def _retention(store: RunStore, outcome: Outcome) -> RetentionFacts | None:

@@ -13,6 +13,7 @@ from promptintern.evaluate.scoring import is_within_drop
 from promptintern.pipeline.adapter_artifact import commit_adapter
 from promptintern.pipeline.evaluation.arms import Arms
 from promptintern.pipeline.evaluation.coverage import find_unneeded_sentences
+from promptintern.pipeline.evaluation.drawn_programs import count_passes
 from promptintern.pipeline.evaluation.held_out import accepted_answers, answer_prompts
 from promptintern.pipeline.evaluation.judging import HeldOutAnswers, judge
 from promptintern.pipeline.evaluation.latency import Result, measure_latency
@@ -113,6 +114,8 @@ def internalize(session: Session, store: RunStore, trainer: TrackTrainer, observ
     if retention is not None and result is not None:
         with clock.phase(Phase.EVALUATE):
             check_retention(session, store, trainer, retention, result, observer)
+    with clock.phase(Phase.EVALUATE):
+        count_passes(session, store, trainer, result, full=full, accepted=arms.accepted, observer=observer)
     for arm, prompts in ((Arm.DIRECT, query_only), (Arm.FULL_PROMPT_TUNED, full)):
         if arm in requested and not session.data.train:
             text = f"there is no arm {arm}, because it learns only from written answers (data.train)"

@@ -16,6 +16,7 @@ from promptintern.evaluate.chrf import chrf_signature
 from promptintern.evaluate.comparing import clusters_of, compare, matches_of, score_interval
 from promptintern.evaluate.intervals import Interval, Table
 from promptintern.evaluate.metrics import bleu
+from promptintern.evaluate.pass_at_k import pass_at_k_interval
 from promptintern.evaluate.scoring import Answers, row_statistics
 from promptintern.evaluate.significance import LEVEL, holm, smallest_difference
 from promptintern.report import formatting
@@ -39,6 +40,7 @@ from promptintern.report.schema import (
     Examples,
     Figure,
     Latency,
+    PassAtKReport,
     Report,
     Reproducibility,
     Savings,
@@ -112,6 +114,7 @@ def build_report(facts: RunFacts) -> Report:
         metrics=facts.metrics,
         arms=arms,
         comparisons=comparisons,
+        pass_at_k=_pass_at_k(facts, clusters),
         savings=savings,
         training=training_cost(facts, full, result),
         wall_time=_wall_time(facts),
@@ -137,6 +140,20 @@ def build_report(facts: RunFacts) -> Report:
             interval_methods=_methods(arms, comparisons),
             normalizers=facts.normalizers,
         ),
+    )
+
+
+def _pass_at_k(facts: RunFacts, clusters: Sequence[int]) -> PassAtKReport | None:
+    drawn = facts.drawn
+    if drawn is None:
+        return None
+    return PassAtKReport(
+        samples=drawn.samples,
+        temperature=drawn.temperature,
+        arms={
+            arm: {k: _figure(pass_at_k_interval(drawn.samples, counts, k, clusters)) for k in drawn.k}
+            for arm, counts in drawn.passes.items()
+        },
     )
 
 

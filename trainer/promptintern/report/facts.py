@@ -43,6 +43,18 @@ class HeldOutRow(Document):
     arms with FullPrompt, the only one is the answer of FullPrompt."""
 
 
+class DrawnFacts(Document):
+    """The draws for pass@k."""
+
+    samples: int = Field(ge=1)
+    """The number of answers that were drawn for each row."""
+    temperature: float
+    k: list[int]
+    """The numbers k for which the report shows pass@k."""
+    passes: dict[str, list[Count]]
+    """The number of drawn answers whose program passed, for each row, by arm."""
+
+
 class LatencyFacts(Document):
     """The time that an arm's answers took on the run's device."""
 
@@ -282,6 +294,8 @@ class RunFacts(Document):
     unneeded: list[str] = Field(default_factory=list)
     """The sentences of the template without which the base model's probabilities of training answers hardly change."""
     data: DataFacts
+    drawn: DrawnFacts | None = None
+    """The draws for pass@k; None if the job does not ask for it."""
     retention: RetentionFacts | None = None
     """What the trained model does under another prompt; None if the job does not check this."""
     teacher: TeacherFacts | None = None

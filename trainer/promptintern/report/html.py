@@ -71,6 +71,7 @@ def render_html(report: Report) -> str:
         verdicts=[each for each in Verdict if any(each in (arm.programs or {}) for arm in report.arms)],
         open_examples=NUM_OPEN_EXAMPLES,
         BLEU=Metric.BLEU,
+        PASS_AT_1=Metric.PASS_AT_1,
     )
 
 

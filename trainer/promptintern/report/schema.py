@@ -84,6 +84,15 @@ class ArmReport(Document):
         return self.scores[metric]
 
 
+class PassAtKReport(Document):
+    """Estimates of pass@k from draws."""
+
+    samples: int
+    temperature: float
+    arms: dict[str, dict[int, Figure]]
+    """The estimate for each k, by arm."""
+
+
 class Comparison(Document):
     """The score of ``arm`` minus the score of ``against``, on the same rows."""
 
@@ -204,6 +213,8 @@ class Report(Document):
     """The job's metrics; the verdict uses the first one."""
     arms: list[ArmReport]
     comparisons: list[Comparison]
+    pass_at_k: PassAtKReport | None = None
+    """The estimates of pass@k; None if the job does not ask for them."""
     savings: Savings | None = None
     """The savings of the result compared with the full prompt; None if no stage passed the gate."""
     training: TrainingCost

@@ -29,13 +29,15 @@ def accepted_answers(session: Session, full_answers: Sequence[str] | None) -> li
     return written or [(answer,) for answer in full_answers or ()]
 
 
-def decoding_of(session: Session) -> Decoding:
-    """Return the settings with which the session's job generates answers."""
+def decoding_of(session: Session, *, temperature: float = 0.0, seed: tuple[int, ...] = ()) -> Decoding:
+    """Return the settings with which the session's job generates answers: greedily, or drawn at a temperature."""
     evaluation = session.job.spec.evaluation
     return Decoding(
         max_new_tokens=evaluation.max_new_tokens,
         stop=tuple(evaluation.stop),
         batch_size=evaluation.batch_size,
+        temperature=temperature,
+        seed=seed,
     )
 
 
@@ -83,6 +85,7 @@ def answer_prompts(
             session.adapter.model,
             session.tokenizer,
             [prompts[i] for i in own_indices],
+            numbers=own_indices,
             decoding=decoding,
             device=session.device,
             progress=progress,

@@ -149,7 +149,7 @@ def draw_queries(session: Session, number: int, draws: int, study: SelfStudy, *,
         stop=stop_texts(session, multiline=settings.multiline),
         batch_size=session.job.spec.evaluation.batch_size,
         temperature=settings.temperature,
-        seed=(seed, _SEED, number, distributed.rank()),
+        seed=(seed, _SEED, number),
     )
     openings = list(_openings(session, random.Random(f"{seed} {_SEED} {number}"), draws))
     ids = [list(tokens) for tokens in session.encoder.encode_openings(openings, _MARK)]

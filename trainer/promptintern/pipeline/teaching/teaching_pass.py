@@ -266,9 +266,7 @@ class _TeachingPass:
         decoding = decoding_of(self.session)
         if samples:
             seed = self.session.job.spec.training.seed
-            decoding = replace(
-                decoding, temperature=samples.temperature, seed=(seed, first, number, distributed.rank())
-            )
+            decoding = replace(decoding, temperature=samples.temperature, seed=(seed, first, number))
         return answer_prompts(
             self.session,
             prompts,
