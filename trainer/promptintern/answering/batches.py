@@ -73,10 +73,13 @@ def time_queries(
     decoding: Decoding,
     device: torch.device,
     kept: CachedPrefix | None = None,
+    progress: Callable[[int], None] = lambda _done: None,
 ) -> list[float]:
     """Answer each prompt alone, after one untimed warm-up answer, and return the seconds that each answer took.
 
-    ``kept`` is a prefix of all prompts that was computed before, and that no answer computes again.
+    Args:
+        kept: A prefix of all prompts that was computed before, and that no answer computes again.
+        progress: A function that is called after each timed answer with the number of timed answers so far.
     """
     seconds = []
     with evaluation_mode(model):
@@ -85,6 +88,7 @@ def time_queries(
             _generate_batch(model, tokenizer, [prompt], decoding, device, kept)
             if number > 0:
                 seconds.append(time.perf_counter() - began)
+                progress(number)
     return seconds
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from promptintern_api.metrics import Metric
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -173,8 +174,7 @@ def _line(event: Note | TrainingBegan | Stepped | Trained | Answered | Scored) -
         case Answered():
             return f"{event.name}: answered {event.done}/{event.rows}"
         case Scored():
-            shown = f"{event.score:.1f}" if event.metric == "BLEU" else f"{100 * event.score:.1f} %"
-            return f"{event.name}: {event.metric} {shown}"
+            return f"{event.name}: {event.metric} {formatting.score(Metric(event.metric), event.score)}"
 
 
 def _rates(speed: Throughput) -> list[str]:

@@ -11,7 +11,7 @@ from promptintern.answering.batches import answer_in_batches, time_queries, usab
 from promptintern.answering.prefix import CachedPrefix
 from promptintern.engine import distributed
 from promptintern.pipeline.evaluation.held_out import adapter_context, decoding_of
-from promptintern.pipeline.events import Note, Observer
+from promptintern.pipeline.events import Answered, Note, Observer
 from promptintern.pipeline.session import Session
 from promptintern.pipeline.training import TrackTrainer
 from promptintern.storage.run import RunStore
@@ -60,13 +60,15 @@ def measure_latency(
         trainer.load(str(result.stage))
     if distributed.rank() == 0:
         observer.emit(Note(text=f"timing {count} queries one by one and in batches"))
-        figures = _measure_both(session, Arm.FULL_PROMPT, full, count)
+        figures = _measure_both(session, Arm.FULL_PROMPT, full, count, observer)
         if Arm.TEMPLATE_ONLY in session.job.spec.evaluation.arms and session.examples.shots > 0:
             template_only = session.encode_held_out(session.full_template, 0)
-            figures |= _measure_both(session, Arm.TEMPLATE_ONLY, template_only, count)
+            figures |= _measure_both(session, Arm.TEMPLATE_ONLY, template_only, count, observer)
         if result is not None:
             session.adapter.model.merge_adapter()
-            figures[str(result.arm)] = _measure_answers(session, result.prompts, count, use_adapter=True)
+            figures[result.arm] = _measure_answers(
+                session, result.arm, result.prompts, count, observer, use_adapter=True
+            )
             session.adapter.model.unmerge_adapter()
         store.commit_document(LATENCY_FOLDER, figures, term=trainer.term, parent=parent)
     distributed.barrier()
@@ -77,20 +79,26 @@ def kept_name(arm: str) -> str:
     return f"{arm}, beginning kept"
 
 
-def _measure_both(session: Session, arm: Arm, prompts: Sequence[Sequence[int]], count: int) -> dict[str, Any]:
+def _measure_both(
+    session: Session, arm: Arm, prompts: Sequence[Sequence[int]], count: int, observer: Observer
+) -> dict[str, Any]:
     """Return the times of an arm of the base model, and those with the prompts' beginning kept if that is possible."""
-    figures = {str(arm): _measure_answers(session, prompts, count, use_adapter=False)}
+    name = str(arm)
+    figures = {name: _measure_answers(session, name, prompts, count, observer, use_adapter=False)}
     with adapter_context(session, use_adapter=False):
         kept = usable_prefix(session.adapter.model, session.tokenizer, prompts, session.device)
     if kept is not None:
-        figures[kept_name(arm)] = _measure_answers(session, prompts, count, use_adapter=False, kept=kept)
+        name = kept_name(arm)
+        figures[name] = _measure_answers(session, name, prompts, count, observer, use_adapter=False, kept=kept)
     return figures
 
 
 def _measure_answers(
     session: Session,
+    name: str,
     prompts: Sequence[Sequence[int]],
     count: int,
+    observer: Observer,
     *,
     use_adapter: bool,
     kept: CachedPrefix | None = None,
@@ -98,10 +106,17 @@ def _measure_answers(
     decoding = decoding_of(session)
     model, tokenizer, device = session.adapter.model, session.tokenizer, session.device
     batched = prompts[: max(count, decoding.batch_size)]
+
+    def tell(done: int) -> None:
+        observer.emit(Answered(name=f"times of {name}", done=done, rows=count + len(batched)))
+
     with adapter_context(session, use_adapter=use_adapter):
-        single_seconds = time_queries(model, tokenizer, prompts[:count], decoding=decoding, device=device, kept=kept)
+        single_seconds = time_queries(
+            model, tokenizer, prompts[:count], decoding=decoding, device=device, kept=kept, progress=tell
+        )
         began = time.perf_counter()
         answer_in_batches(model, tokenizer, batched, decoding=decoding, device=device, share_prefix=False, kept=kept)
+        tell(count + len(batched))
         return {
             "secondsAlone": single_seconds,
             "batchedSeconds": time.perf_counter() - began,
