@@ -21,7 +21,7 @@ from promptintern.report.schema import Report, report_from_json
 
 from benchmarks.real.models import SOURCES, model_folder, origin_of
 from benchmarks.real.page import Measured, write_pages
-from benchmarks.real.tasks import DATA, TASKS, Task, job_of
+from benchmarks.real.tasks import DATA, TASKS, Task, job_of, write_queries
 
 WORK = Path(".cache/real")
 _RUNS, _TIMES, _ABOUT = "runs", "seconds.json", "about.json"
@@ -52,23 +52,37 @@ def main() -> int:
             for seed in range(options.seeds):
                 for task in (TASKS[name] for name in options.tasks):
                     failed += run(task, folder, seed, options) != 0
+            for task in (TASKS[name] for name in options.tasks):
+                failed += run(task, folder, 0, options, has_teacher=True) != 0
     write_pages(collect(options.work.resolve()))
     return 1 if failed else 0
 
 
-def run(task: Task, model: Path, seed: int, options: argparse.Namespace) -> int:
+def run(task: Task, model: Path, seed: int, options: argparse.Namespace, *, has_teacher: bool = False) -> int:
     """Run one job to its end, or go on with it, and return its exit code."""
     train, held_out = options.train or task.train, options.held_out or task.held_out
-    name = f"{model.name.lower().replace('.', '-')}-{task.name}-{train}-{held_out}-seed-{seed}"
+    kind = "teacher" if has_teacher else f"seed-{seed}"
+    name = f"{task.name}-{kind}-{train}-{held_out}-{model.name.lower().replace('.', '-')}"
     place = options.work.resolve() / name
     place.mkdir(parents=True, exist_ok=True)
     if list(place.glob(f"{_RUNS}/*/*/report/report.json")):
         return 0
+    queries = place / "queries.jsonl" if has_teacher else None
+    if queries is not None:
+        write_queries(task, queries, train=train)
     job = job_of(
-        task, name=name[:52].rstrip("-"), model=model, seed=seed, train=train, held_out=held_out, device=options.device
+        task,
+        name=name[:40].rstrip("-"),
+        model=model,
+        seed=seed,
+        train=train,
+        held_out=held_out,
+        device=options.device,
+        queries=queries,
     )
     (place / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
     about = {"task": task.name, "model": model.name, "seed": seed, "origin": origin_of(model)}
+    about["has_teacher"] = has_teacher
     (place / _ABOUT).write_text(json.dumps(about, indent=2))
     print(f"== {name}", flush=True)
     began = time.monotonic()

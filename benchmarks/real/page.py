@@ -53,6 +53,13 @@ QUESTIONS = (
         worse="No",
     ),
 )
+TEACHER_QUESTION = Question(
+    arm="QueryOnly",
+    against="Base",
+    text="Did the teacher teach the query alone, from queries without answers?",
+    better="Yes",
+    worse="No, it did harm",
+)
 _ARM_ORDER = (
     "FullPrompt",
     "FullPromptTuned",
@@ -75,6 +82,8 @@ class Measured:
     report: Report
     seconds: float
     """The wall time of the run in seconds, over all goes."""
+    has_teacher: bool = False
+    """Whether the base model with the full prompt answered most of the training queries."""
     origin: dict[str, Any] = field(default_factory=dict)
     """Where the weights come from; empty for a folder of the user."""
 
@@ -93,8 +102,12 @@ def write_pages(runs: Sequence[Measured]) -> None:
 
 def page_of(runs: Sequence[Measured]) -> str:
     """Return docs/real.md."""
-    names = dict.fromkeys((run.model, run.task) for run in runs)
-    sections = [_section([run for run in runs if (run.model, run.task) == name]) for name in names]
+    names = dict.fromkeys(
+        (run.model, run.task, run.has_teacher) for run in sorted(runs, key=lambda run: run.has_teacher)
+    )
+    sections = [
+        _section([run for run in runs if (run.model, run.task, run.has_teacher) == name]) for name in sorted(names)
+    ]
     return "\n".join([_HEAD.format(machine=_machine()), *sections])
 
 
@@ -136,9 +149,9 @@ def _section(runs: Sequence[Measured]) -> str:
     train = data.train.rows if data.train else 0
     hours = [f"{run.seconds / 3600:.1f}" for run in runs]
     lines = [
-        f"## {first.model}, {task.title}",
+        f"## {first.model}, {task.title}{', with a teacher' if first.has_teacher else ''}",
         "",
-        f"{train} training rows, {report.arms[0].rows} held-out rows, {_seeds(runs)}. {_origin(first)} "
+        f"{train} training rows{_queries(report)}, {report.arms[0].rows} held-out rows, {_seeds(runs)}. {_origin(first)} "
         f"The {'run' if len(runs) == 1 else 'runs'} took {', '.join(hours)} h on {report.job.device}.",
         "",
         f"| arm | {' | '.join(_heading(metric, len(runs)) for metric in metrics)} | prompt tokens |",
@@ -150,11 +163,12 @@ def _section(runs: Sequence[Measured]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {formatting.mean(arms[0].prompt_tokens.mean)} |")
     lines += ["", f"By {formatting.METRIC_NAMES[metrics[0]]}, the first metric:", ""]
     lines.append(f"- Did internalization keep what the prompt gave? {kept(runs)}")
-    for question in QUESTIONS:
+    for question in (*QUESTIONS, *([TEACHER_QUESTION] if first.has_teacher else [])):
         pair = (metrics[0], question.arm, question.against)
         comparisons = [c for run in runs for c in run.report.comparisons if (c.metric, c.arm, c.against) == pair]
         if comparisons:
             lines.append(f"- {question.text} {answer(question, comparisons)}")
+    lines += ["", *(f"Wall time{_of_seed(run, runs)}: {_phases(run)}." for run in runs if run.report.wall_time)]
     lines += [
         "",
         *(
@@ -163,6 +177,20 @@ def _section(runs: Sequence[Measured]) -> str:
         ),
     ]
     return "\n".join([*lines, ""])
+
+
+def _queries(report: Report) -> str:
+    queries = report.data.queries
+    return f", and {queries.rows} queries that the base model with the full prompt answered" if queries else ""
+
+
+def _of_seed(run: Measured, runs: Sequence[Measured]) -> str:
+    return f" of seed {run.seed}" if len(runs) > 1 else ""
+
+
+def _phases(run: Measured) -> str:
+    time = run.report.wall_time
+    return f"{formatting.duration(time.seconds)}, of which {formatting.shares(time.phases)}" if time else ""
 
 
 def _heading(metric: Metric, seeds: int) -> str:

@@ -1,11 +1,17 @@
 """The tasks on which pretrained models are measured. Their settings were chosen once, and not by held-out rows."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "TemplateOnly", "CompressedOnly"]
+_ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "TemplateOnly", "CompressedOnly"]
+_ARMS_OF_FURTHER_SEEDS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned"]
+"""The arms that a seed changes, and those with which they are compared."""
+_ARMS_WITH_TEACHER = ["FullPrompt", "QueryOnly", "Base"]
+_WRITTEN_ANSWERS = 16
+"""The number of training rows with answers if a teacher answers the others."""
 
 _BASH = """You translate a request in English into one Bash command line.
 Rules:
@@ -110,7 +116,23 @@ TASKS = {
 }
 
 
-def job_of(task: Task, *, name: str, model: Path, seed: int, train: int, held_out: int, device: str) -> dict[str, Any]:
+def write_queries(task: Task, file: Path, *, train: int) -> None:
+    """Write the queries of the training rows whose answers a teacher gives, as JSONL."""
+    lines = (DATA / task.folder / "train.jsonl").read_text().splitlines()[_WRITTEN_ANSWERS:train]
+    file.write_text("".join(json.dumps({"query": json.loads(line)["query"]}) + "\n" for line in lines))
+
+
+def job_of(
+    task: Task,
+    *,
+    name: str,
+    model: Path,
+    seed: int,
+    train: int,
+    held_out: int,
+    device: str,
+    queries: Path | None = None,
+) -> dict[str, Any]:
     """Return the job of one run.
 
     Args:
@@ -121,8 +143,14 @@ def job_of(task: Task, *, name: str, model: Path, seed: int, train: int, held_ou
         train: The number of training rows.
         held_out: The number of held-out rows.
         device: The field spec.compute.device.
+        queries: A file of queries that the base model with the full prompt answers, in place of the answers of all
+            training rows but the first 16; None to learn from written answers alone.
     """
     columns = {"columns": task.columns} if task.columns else {}
+    arms = _ARMS if seed == 0 else _ARMS_OF_FURTHER_SEEDS
+    taught = {} if queries is None else {"queries": {"uri": f"file://{queries}"}}
+    if queries is not None:
+        arms, train = _ARMS_WITH_TEACHER, _WRITTEN_ANSWERS
     return {
         "apiVersion": "promptintern.dev/v1alpha1",
         "kind": "PromptInternJob",
@@ -131,6 +159,7 @@ def job_of(task: Task, *, name: str, model: Path, seed: int, train: int, held_ou
             "model": {"uri": f"file://{model}", "dtype": "float32"},
             "data": {
                 "train": {"uri": f"file://{DATA / task.folder}/train.jsonl", "limit": train},
+                **taught,
                 "eval": {"uri": f"file://{DATA / task.folder}/dev.jsonl", "limit": held_out, **columns},
                 "onLeak": "Drop",
             },
@@ -149,7 +178,7 @@ def job_of(task: Task, *, name: str, model: Path, seed: int, train: int, held_ou
             },
             "evaluation": {
                 "metrics": list(task.metrics),
-                "arms": ARMS,
+                "arms": arms,
                 "maxNewTokens": task.max_new_tokens,
                 "stop": list(task.stop),
                 "stageRows": min(64, held_out),

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 from promptintern.report.build import build_report
+from promptintern.report.facts import AttemptFacts
 from promptintern.report.schema import Comparison, Figure
 from promptintern_api import parse_job
 from promptintern_api.metrics import Metric
 
 from benchmarks.real.models import REQUIREMENTS, SOURCES
 from benchmarks.real.page import QUESTIONS, Measured, answer, kept, page_of
-from benchmarks.real.tasks import TASKS, job_of
+from benchmarks.real.tasks import TASKS, Task, job_of
 from tests.unit.report.figures import facts
 
 QUESTION = QUESTIONS[0]
@@ -61,18 +62,41 @@ def test_the_page_tells_what_each_run_found() -> None:
     assert kept(runs[:1]) == f"The verdict is {report.verdict.outcome}."
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=str)
-def test_the_jobs_are_valid(task: object) -> None:
+def test_the_page_tells_what_a_teacher_taught_and_where_the_time_went() -> None:
+    run = facts()
+    queries = run.data.eval.model_copy(update={"rows": 240})
+    taught = run.model_copy(
+        update={
+            "data": run.data.model_copy(update={"queries": queries}),
+            "attempts": [AttemptFacts(term=1, seconds={"train": 30.0, "evaluate": 90.0}, at="2026-01-01T00:00:00")],
+        }
+    )
+    page = page_of(
+        [Measured(task="nlrx", model="m", seed=0, report=build_report(taught), seconds=120, has_teacher=True)]
+    )
+    assert ", with a teacher" in page
+    assert "and 240 queries that the base model with the full prompt answered" in page
+    assert "Did the teacher teach the query alone, from queries without answers? " in page
+    assert "Wall time: 2 min, of which evaluate 75 %, train 25 %." in page
+
+
+@pytest.mark.parametrize("has_teacher", [False, True])
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_the_jobs_are_valid(task: Task, has_teacher: bool, tmp_path: Path) -> None:
     job = job_of(
-        task,  # type: ignore[arg-type]
+        task,
         name="a",
         model=Path("/model"),
         seed=1,
-        train=8,
+        train=32,
         held_out=8,
         device="CPU",
+        queries=tmp_path / "queries.jsonl" if has_teacher else None,
     )
-    assert parse_job(job).spec.training.seed == 1
+    spec = parse_job(job).spec
+    assert spec.training.seed == 1
+    assert (spec.data.queries is not None) == has_teacher
+    assert spec.data.train is not None and spec.data.train.limit == (16 if has_teacher else 32)
 
 
 def test_every_package_has_a_digest() -> None:

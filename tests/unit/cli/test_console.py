@@ -4,9 +4,10 @@ import io
 from dataclasses import replace
 
 import pytest
-from promptintern.cli.console import BarObserver, LogObserver, StopFlag
-from promptintern.pipeline.events import Event, Stepped, Trained
+from promptintern.cli.console import BarObserver, LogObserver, StopFlag, _line
+from promptintern.pipeline.events import Event, Scored, Stepped, Trained
 from promptintern.stage_record import Throughput
+from promptintern_api.metrics import Metric
 from promptintern_api.training_status import TimeShares
 from rich.console import Console
 from rich.progress import Progress, TextColumn
@@ -62,3 +63,9 @@ def test_a_bar() -> None:
     BarObserver(progress, StopFlag()).emit(replace(STEPPED, done=4))
     (task,) = progress.tasks
     assert task.fields["text"] == "loss 1.2345 · 19.5 examples/s · 11,200 tokens/s (3,900 computed)"
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_a_score_is_shown_in_the_unit_of_its_metric(metric: Metric) -> None:
+    line = _line(Scored(name="arm Base", metric=str(metric), score=0.4 if metric.is_share else 40.0))
+    assert line == f"arm Base: {metric} {'40.0 %' if metric.is_share else '40.0'}"
