@@ -102,12 +102,8 @@ def write_pages(runs: Sequence[Measured]) -> None:
 
 def page_of(runs: Sequence[Measured]) -> str:
     """Return docs/real.md."""
-    names = dict.fromkeys(
-        (run.model, run.task, run.has_teacher) for run in sorted(runs, key=lambda run: run.has_teacher)
-    )
-    sections = [
-        _section([run for run in runs if (run.model, run.task, run.has_teacher) == name]) for name in sorted(names)
-    ]
+    names = sorted({(run.model, run.task, run.has_teacher) for run in runs})
+    sections = [_section([run for run in runs if (run.model, run.task, run.has_teacher) == name]) for name in names]
     return "\n".join([_HEAD.format(machine=_machine()), *sections])
 
 
@@ -151,8 +147,8 @@ def _section(runs: Sequence[Measured]) -> str:
     lines = [
         f"## {first.model}, {task.title}{', with a teacher' if first.has_teacher else ''}",
         "",
-        f"{train} training rows{_queries(report)}, {report.arms[0].rows} held-out rows, {_seeds(runs)}. {_origin(first)} "
-        f"The {'run' if len(runs) == 1 else 'runs'} took {', '.join(hours)} h on {report.job.device}.",
+        f"{train} training rows{_queries(report)}, {report.arms[0].rows} held-out rows, {_seeds(runs)}. "
+        f"{_origin(first)} The {'run' if len(runs) == 1 else 'runs'} took {', '.join(hours)} h on {report.job.device}.",
         "",
         f"| arm | {' | '.join(_heading(metric, len(runs)) for metric in metrics)} | prompt tokens |",
         f"|---|{'---:|' * len(metrics)}---:|",
