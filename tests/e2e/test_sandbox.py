@@ -29,6 +29,47 @@ with ThreadPoolExecutor(2) as threads:
 """
 
 
+_SCORERS = """
+import os, socket, subprocess
+
+def good(query, answers, prediction):
+    return 100.0 * (prediction in answers)
+
+def reads_the_token(query, answers, prediction):
+    open("/var/run/secrets/kubernetes.io/serviceaccount/token").read()
+    return 1
+
+def connects(query, answers, prediction):
+    socket.create_connection((os.environ.get("KUBERNETES_SERVICE_HOST", "10.96.0.1"), 443), 5)
+    return 1
+
+def forks(query, answers, prediction):
+    subprocess.run(["true"])
+    return 1
+
+def sees_the_key(query, answers, prediction):
+    return os.environ["KEY"] and 1
+"""
+_SCORE_SCRIPT = """
+import json, pathlib, sys
+from promptintern.sandbox.process import find_isolation
+from promptintern.sandbox.scorer import ScoredRow, score_rows
+from promptintern_api.metrics import Scorer
+
+folder = pathlib.Path("/tmp/code")
+folder.mkdir(exist_ok=True)
+(folder / "pod_scores.py").write_text(sys.stdin.read())
+program = folder / "score.py"
+sys.path.insert(0, str(folder))
+rows = [ScoredRow(query="q", answers=["a"], prediction=text) for text in ("a", "b")]
+names = ("good", "reads_the_token", "connects", "forks", "sees_the_key")
+found = {name: score_rows(rows, Scorer(entry_point=f"pod_scores:{name}"), find_isolation()) for name in names}
+program.write_text("import json, sys\\nfor line in sys.stdin: print(len(json.loads(line)['prediction']), flush=True)")
+found["command"] = score_rows(rows, Scorer(command=["python", str(program)]), find_isolation())
+print(json.dumps(found))
+"""
+
+
 @pytest.fixture(scope="module")
 def pod(team: Team) -> str:
     """Start a pod like that of a worker, with a mounted token and a Secret in its environment."""
@@ -80,6 +121,16 @@ def test_hostile_programs_are_contained_and_the_pod_survives(team: Team, pod: st
     assert len(processes.split()) <= 4, f"more than sleep, bash and ls, or a file, is left: {processes}"
     state = team.cluster.get("pod", pod, team.namespace)
     assert state is not None and state["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_a_scorer_of_the_user_is_held_too(team: Team, pod: str) -> None:
+    output = team.cluster.kubectl(
+        *("exec", "--stdin", "--namespace", team.namespace, pod, "--", "python", "-c", _SCORE_SCRIPT), input=_SCORERS
+    )
+    found = json.loads(output.splitlines()[-1])
+    assert found.pop("good") == [100.0, 0.0]
+    assert found.pop("command") == [1.0, 1.0]
+    assert found == dict.fromkeys(("reads_the_token", "connects", "forks", "sees_the_key"), [None, None])
 
 
 @pytest.mark.skipif(not _MBPP.is_dir(), reason=f"there are no gold programs in {_MBPP}")
