@@ -130,7 +130,7 @@ def test_a_scorer_of_the_user_is_held_too(team: Team, pod: str) -> None:
     found = json.loads(output.splitlines()[-1])
     assert found.pop("good") == [100.0, 0.0]
     assert found.pop("command") == [1.0, 1.0]
-    assert found == dict.fromkeys(("reads_the_token", "connects", "forks", "sees_the_key"), [None, None])
+    assert found == {name: [None, None] for name in ("reads_the_token", "connects", "forks", "sees_the_key")}
 
 
 @pytest.mark.skipif(not _MBPP.is_dir(), reason=f"there are no gold programs in {_MBPP}")
