@@ -8,8 +8,8 @@ _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 def available_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int | None:
     """Return the bytes of memory that are available to this process, or None if the system does not say so.
 
-    This is what the kernel estimates as available, or what is left of the container's limit if that is less (cgroup
-    v2, whose files cover the container alone). Files that the kernel has cached and can drop count as available.
+    This is what the kernel estimates as available, or what is left of the container's limit if that is less. Files that
+    the kernel has cached and can drop count as available.
     """
     found = [_system_bytes(proc), _container_bytes(cgroup)]
     return min((size for size in found if size is not None), default=None)
@@ -24,13 +24,16 @@ def _system_bytes(proc: Path) -> int | None:
 
 
 def _container_bytes(cgroup: Path) -> int | None:
-    limit, used = ("".join(_lines(cgroup / name)) for name in ("memory.max", "memory.current"))
-    if not limit.isdecimal() or not used.isdecimal():  # there is no container, or its limit is "max"
-        return None
-    cached = dict(line.split(" ", 1) for line in _lines(cgroup / "memory.stat") if " " in line).get(
-        "inactive_file", "0"
-    )
-    return max(0, int(limit) - int(used) + int(cached))
+    """Return what is left of the container's limit, by version 2 or 1 of cgroups; None if there is no limit."""
+    for folder, limit_file, used_file, cached_name in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        limit, used = ("".join(_lines(folder / name)) for name in (limit_file, used_file))
+        if limit.isdecimal() and used.isdecimal():  # otherwise, the limit is "max", or there are no such files
+            stat = dict(line.split(" ", 1) for line in _lines(folder / "memory.stat") if " " in line)
+            return max(0, int(limit) - int(used) + int(stat.get(cached_name, "0")))
+    return None
 
 
 def _lines(path: Path) -> list[str]:
