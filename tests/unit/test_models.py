@@ -1,6 +1,7 @@
 """Base models are fetched completely, identified by digest, and loaded without dropout."""
 
 import hashlib
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -206,3 +207,40 @@ def test_a_hub_that_is_away_is_not_the_jobs_mistake(
     with pytest.raises(kind, match=r"spec\.model\.uri: team/model could not be fetched") as caught:
         fetch_model("hf://team/model")
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config: gptq"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config: fp8"),
+        ({"quantization_config": {"load_in_8bit": True}}, "of an unknown method"),
+        ({"quantization_config": "awq"}, "of an unknown method"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "quantization_config: awq"),
+    ],
+)
+def test_weights_that_are_quantized_already_are_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    path = write_tiny_model(tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=r"spec\.model\.uri: .*config\.json says that the weights are quantized") as no:
+        fetch_model(path.as_uri())
+    assert named in str(no.value)
+
+
+@pytest.mark.parametrize("change", [{"quantization_config": None}, {"quantization_config": {}}, {"text_config": None}])
+def test_empty_settings_of_quantization_are_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = write_tiny_model(tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | change))
+    assert fetch_model(path.as_uri()).path == path
+
+
+@pytest.mark.parametrize("beside_weights", [True, False])
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_is_no_base_model(tmp_path: Path, name: str, beside_weights: bool) -> None:
+    path = write_tiny_model(tmp_path / "model") if beside_weights else tmp_path
+    (path / name).write_bytes(b"{}")
+    with pytest.raises(UserError, match=rf"spec\.model\.uri: .* contains {name}, so it holds a LoRA adapter"):
+        fetch_model(path.as_uri())

@@ -33,6 +33,8 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """The name patterns of a model's data files: configuration, safetensors weights, tokenizer and chat template."""
 _DUPLICATE_WEIGHTS = ("*/*", "consolidated*.safetensors")
 """The name patterns of second copies of the weights in other formats, which some models on hubs contain."""
+_ADAPTER_PREFIX = "adapter_"
+"""The beginning of the names of an adapter's files: its config and its weights."""
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -164,12 +166,26 @@ def _is_transient(error: Exception) -> bool:
 
 def _check_folder(path: Path, field: str) -> None:
     names = sorted(p.name for p in path.iterdir())
+    adapter = next((name for name in names if name.startswith(_ADAPTER_PREFIX)), None)
+    if adapter is not None:
+        # transformers would load the adapter on top of the weights without a word.
+        raise UserError.at(
+            field,
+            f"{path} contains {adapter}, so it holds a LoRA adapter; give the folder of a base model without one "
+            "(`promptintern export RUN --merged DIR` writes one that has an adapter merged into it)",
+        )
     if "config.json" not in names:
         raise UserError.at(field, f"{path} contains no config.json")
     try:
-        json.loads((path / "config.json").read_text())
-    except ValueError as error:
+        config = json.loads((path / "config.json").read_text())
+    except (ValueError, RecursionError) as error:
         raise UserError.at(field, f"{path / 'config.json'} cannot be read: {error}") from None
+    if (method := _quantization(config)) is not None:
+        raise UserError.at(
+            field,
+            f"{path / 'config.json'} says that the weights are quantized already ({method}), and LoRA is trained only "
+            "on weights in float32 or bfloat16; give the model from which this one was quantized",
+        )
     if not any(name.endswith(".safetensors") for name in names):
         pickled = [name for name in names if name.endswith(_PICKLE_SUFFIXES)]
         if pickled:
@@ -179,6 +195,18 @@ def _check_folder(path: Path, field: str) -> None:
                 "convert them to safetensors with save_pretrained",
             )
         raise UserError.at(field, f"{path} contains no *.safetensors weights")
+
+
+def _quantization(config: Any) -> str | None:
+    """Return the method by which the weights of a model, or of a part of it, are quantized; None if they are not."""
+    if not isinstance(config, dict):
+        return None
+    for name in ("quantization_config", "compression_config"):
+        if settings := config.get(name):
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            return f"{name}: {str(method or 'of an unknown method')[:40]}"
+    parts = (value for name, value in config.items() if name.endswith("_config"))
+    return next((method for part in parts if (method := _quantization(part)) is not None), None)
 
 
 def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:

@@ -122,6 +122,7 @@ def test_predict_and_export(runner: Runner) -> None:
     assert "the largest logit difference is" in exported.out
     drift = float(exported.out.split("largest logit difference is ")[1].split()[0])
     assert 0 <= drift < 1e-4
+    assert "the next token is equal at 100.0 %" in exported.out
     assert (runner.folder / "merged/model.safetensors").exists()
 
 

@@ -2,15 +2,20 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from promptintern.engine.adapter import Adapter, attach_lora
 from promptintern.errors import RunFailed, UserError
 from promptintern_api.training import Lora
+from transformers import GPT2Config
 
-from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model
+from tests.tiny import ARCHITECTURES, COMMON, VOCABULARY, random_model, tiny_config, tiny_model
+
+GPT2 = GPT2Config(**{**COMMON, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256})
 
 
 def random_adapter(architecture: str = "llama", *, r: int = 4) -> Adapter:
@@ -106,3 +111,37 @@ def test_the_config_is_written_in_one_order_with_the_revision(tmp_path: Path) ->
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(config["target_modules"])
     assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", "abc")
+
+
+def sharing_layers() -> Any:
+    """Return a model whose two layers are one, as in ALBERT."""
+    model = tiny_model("llama")
+    model.model.layers[1].self_attn.q_proj = model.model.layers[0].self_attn.q_proj
+    return model
+
+
+def tied(architecture: str = "llama") -> Any:
+    """Return a model whose output layer has the weights of the embeddings."""
+    config = tiny_config(architecture)
+    config.tie_word_embeddings = True
+    return random_model(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "named"),
+    [
+        (tied, "q_proj,lm_head", "lm_head, whose weights are also those of model.embed_tokens"),
+        (lambda: tied("qwen2"), "lm_head", "lm_head, whose weights are also those of model.embed_tokens"),
+        (lambda: random_model(GPT2), "c_attn,lm_head", "lm_head, whose weights are also those of transformer.wte"),
+        (sharing_layers, "q_proj", "layers.0.self_attn.q_proj, whose weights are also those of"),
+    ],
+)
+def test_lora_on_weights_of_two_layers_is_refused(model: Callable[[], Any], targets: str, named: str) -> None:
+    with pytest.raises(UserError, match=r"spec\.training\.lora\.targetModules: names") as refused:
+        attach_lora(model(), Lora(r=4, alpha=8, target_modules=targets), seed=0)
+    assert named in str(refused.value)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "q_proj"])
+def test_a_tied_output_layer_without_lora_is_no_fault(targets: str) -> None:
+    assert attach_lora(tied(), Lora(r=4, alpha=8, target_modules=targets), seed=0).slots

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from promptintern.engine.adapter import attach_lora
 from promptintern.engine.adapter_config import read_adapter_config
 from promptintern.errors import UserError
 from promptintern_api.training import Lora
 
-from tests.tiny import ARCHITECTURES, VOCABULARY, tiny_model
+from tests.tiny import ARCHITECTURES, COMMON, VOCABULARY, random_model, tiny_config
 
 VALID: dict[str, Any] = {
     "peft_type": "LORA",
@@ -36,15 +37,29 @@ def refusal(folder: Path, content: str | bytes) -> str:
     return message
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def configs() -> dict[str, Any]:
+    """Return models with separate, fused and transposed projections, with soft caps, query norms and experts."""
+    grouped = {**COMMON, "num_key_value_heads": 2}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
+    return {
+        **{name: tiny_config(name) for name in ARCHITECTURES},
+        "gpt2": transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256),
+        "phi3": transformers.Phi3Config(**grouped),
+        "gemma2": transformers.Gemma2Config(**grouped, head_dim=8, sliding_window=64, query_pre_attn_scalar=8),
+        "qwen3": transformers.Qwen3Config(**grouped, head_dim=8),
+        "qwen3_moe": transformers.Qwen3MoeConfig(**grouped, head_dim=8, **experts, mlp_only_layers=[]),
+    }
+
+
+@pytest.mark.parametrize("architecture", configs())
 def test_the_trainers_own_options_give_the_same_logits(architecture: str, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    adapter = attach_lora(tiny_model(architecture), Lora(r=4, alpha=8), seed=0)
+    adapter = attach_lora(random_model(configs()[architecture]), Lora(r=4, alpha=8), seed=0)
     adapter.load_flat(torch.randn(adapter.flat.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
     adapter.save(tmp_path, base_name="somewhere/base", revision="abc")
     config = read_adapter_config(tmp_path, where="adapter").peft_config()
-    loaded = PeftModel.from_pretrained(tiny_model(architecture), str(tmp_path), config=config)
+    loaded = PeftModel.from_pretrained(random_model(configs()[architecture]), str(tmp_path), config=config)
     ids = torch.arange(3, 40)[None] % VOCABULARY
     with torch.no_grad():
         expected, actual = (model.eval()(input_ids=ids).logits for model in (adapter.model, loaded))

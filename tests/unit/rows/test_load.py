@@ -329,3 +329,59 @@ def test_a_file_without_answers_says_what_to_do(file: Path, field: str, advice: 
     write(file, [{"query": "a"}])
     (problem,) = load_rows(DataSource(uri=f"file://{file}"), field=field).problems
     assert advice in problem.message
+
+
+def test_text_that_every_row_has_and_nobody_reads_is_named(file: Path) -> None:
+    rows = [
+        {"instruction": "Sum up.", "input": f"text {n}", "output": "x", "source": "web", "note": None if n else "once"}
+        for n in range(3)
+    ]
+    columns = {"query": "instruction", "answer": "output"}
+    (warning,) = load(write(file, rows), columns=columns).warnings
+    assert "the column 'input' holds text in every row and is not used" in warning
+    assert "('instruction')" in warning
+    assert load(write(file, [*rows, {"instruction": "a", "output": "b"}]), columns=columns).warnings == []
+    several = [{"query": "q", "answer": "a", "context": "c", "persona": "p"}]
+    assert "the columns 'context', 'persona' hold text" in load(write(file, several)).warnings[0]
+
+
+def test_text_in_parquet_that_nobody_reads_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    columns = {"query": ["q"], "answer": ["a"], "input": ["x"], "row_id": ["7"], "size": [3]}
+    pq.write_table(pa.table(columns), path)
+    (warning,) = load(path).warnings
+    assert "the column 'input' holds text in every row" in warning
+
+
+@pytest.mark.parametrize("source", [{}, {"format": "Chat"}, {"format": "Parquet"}])
+def test_chat_rows_in_parquet(tmp_path: Path, source: dict[str, str]) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = [
+        messages(("system", "Be brief."), ("user", f"q {n}"), ("assistant", f"a {n}")) | {"tests": [f"t {n}"]}
+        for n in range(3)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    loaded = load(path, columns={"tests": "tests"}, **source)
+    assert loaded.problems == []
+    assert loaded.system == "Be brief."
+    assert [(row.query, row.answer, row.tests, row.where) for row in loaded.rows] == [
+        (f"q {n}", f"a {n}", (f"t {n}",), f"{path}#{n + 1}") for n in range(3)
+    ]
+    queries = load_queries(DataSource(uri=f"file://{path}"), field="spec.data.queries")
+    assert [query.query for query in queries.rows] == ["q 0", "q 1", "q 2"]
+
+
+def test_damaged_chat_rows_in_parquet_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = [messages(("user", "q"), ("assistant", "a")), messages(("user", "q")), {"messages": None}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    problems = [(problem.where, problem.message) for problem in load(path).problems]
+    assert [where for where, _ in problems] == [f"{path}#2", f"{path}#3"]
+    assert "the roles user" in problems[0][1]
+    assert "null" in problems[1][1]
+
+
+def test_a_parquet_file_with_queries_and_messages_is_read_by_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"query": ["q"], "answer": ["a"], "messages": ["none"]}), path)
+    assert [row.query for row in load(path).rows] == ["q"]

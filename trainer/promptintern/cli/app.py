@@ -250,7 +250,7 @@ def export(
     print_line(f"merged model: {merged}")
     print_line(
         f"drift over {drift.positions} positions: the largest logit difference is {drift.largest_difference:.3g} "
-        f"(the largest logit is {drift.largest_logit:.3g}), and the next token is the same at "
+        f"(the largest logit is {drift.largest_logit:.3g}), and the next token is equal at "
         f"{100 * drift.agreement:.1f} %"
     )
 

@@ -155,7 +155,8 @@ def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
     """Attach fresh LoRA layers, initialized from ``seed`` alone, to ``model``, and return the adapter.
 
     Raises:
-        UserError: if no module has any of the names in ``training.lora.targetModules``.
+        UserError: if no module has any of the names in ``training.lora.targetModules``, or if one of them shares its
+            weights with another module.
     """
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
@@ -177,6 +178,7 @@ def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
         # PEFT cannot apply dropout to weights that are not modules (the experts of a mixture, for example).
         field = "dropout" if "lora_dropout" in str(error) else "targetModules"
         raise UserError.at(f"spec.training.lora.{field}", str(error).splitlines()[0]) from None
+    _check_shared_weights(wrapped)
     adapter = Adapter(wrapped)
     stored = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     other = sorted(slot.name for slot in adapter.slots if _stored_name(slot) not in stored)
@@ -185,3 +187,25 @@ def attach_lora(model: nn.Module, lora: Lora, *, seed: int) -> Adapter:
             "spec.training.lora.targetModules", f"{names} names more than linear layers, such as {other[0]}"
         )
     return adapter
+
+
+def _check_shared_weights(model: nn.Module) -> None:
+    """Refuse LoRA on a layer whose weights are those of another layer, such as an output layer tied to the embeddings.
+
+    The adapter could not be merged: the other layer would get the sum, too, or the merged model would lose it.
+
+    Raises:
+        UserError: at ``training.lora.targetModules``, if there is such a layer.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name.removeprefix("base_model.model."))
+    for sharing in names.values():
+        adapted = next((name for name in sharing if ".base_layer." in f".{name}"), None)
+        if adapted is not None and len(sharing) > 1:
+            other = next(name for name in sharing if name != adapted)
+            raise UserError.at(
+                "spec.training.lora.targetModules",
+                f"names {adapted.partition('.base_layer')[0]}, whose weights are also those of "
+                f"{other.rpartition('.')[0]}, so an adapter on it could not be merged; leave it out",
+            )

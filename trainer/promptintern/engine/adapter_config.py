@@ -43,6 +43,8 @@ class AdapterConfig(BaseModel):
     target_parameters: list[_ModuleName] | None = None
     rank_pattern: dict[_NamePattern, _Rank] = {}
     alpha_pattern: dict[_NamePattern, _Alpha] = {}
+    fan_in_fan_out: bool = False
+    """Whether the layers keep their weights the other way round, as GPT-2's do. PEFT sets this itself."""
     inference_mode: bool = True
     base_model_name_or_path: _Text | None = None
     """A text for other programs. The base model is the one that ``promptintern.json`` or the user names."""
@@ -63,6 +65,7 @@ class AdapterConfig(BaseModel):
             target_parameters=self.target_parameters,
             rank_pattern=dict(self.rank_pattern),
             alpha_pattern=dict(self.alpha_pattern),
+            fan_in_fan_out=self.fan_in_fan_out,
             inference_mode=True,
         )
 

@@ -12,7 +12,7 @@ from promptintern_api.data import DataFormat, DataSource
 from promptintern.errors import Problem, UserError
 from promptintern.rows.chat import ChatReader
 from promptintern.rows.jsonl import parse_objects, read_lines
-from promptintern.rows.parquet import read_records
+from promptintern.rows.parquet import missing_columns, read_columns, read_records
 from promptintern.rows.problems import ProblemList
 from promptintern.rows.record import RecordReader
 from promptintern.rows.source import open_source
@@ -79,9 +79,9 @@ def _load(source: DataSource, *, field: str, s3: S3Options | None, labelled: boo
 
 
 def _is_parquet(source: DataSource) -> bool:
-    if source.format is DataFormat.AUTO:
-        return source.uri.lower().endswith(".parquet")
-    return source.format is DataFormat.PARQUET
+    if source.format is DataFormat.PARQUET:
+        return True
+    return source.format in (DataFormat.AUTO, DataFormat.CHAT) and source.uri.lower().endswith(".parquet")
 
 
 def _load_sample(source: DataSource, reader: RecordReader) -> LoadedRows[Query]:
@@ -114,17 +114,25 @@ def _load_jsonl(source: DataSource, file: IO[bytes], records: RecordReader) -> L
 def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader) -> LoadedRows[Query]:
     digest = _HashingReader(file).digest_of_all()
     file.seek(0)
-    name = display_uri(source.uri)
-    records = read_records(
-        file,
-        source.columns,
-        reader.problems,
-        file_name=name,
-        field=reader.field,
-        required=reader.required_columns,
-    )
+    name, columns, problems = display_uri(source.uri), source.columns, reader.problems
+    found = read_columns(file, problems, file_name=name)
+    if found is None:
+        return _loaded([], source, reader, digest=digest)
+    is_chat = source.format is DataFormat.CHAT or ("messages" in found.names and columns.query not in found.names)
+    required = () if is_chat else reader.required_columns
+    if missing_columns(found, columns, problems, file_name=name, field=reader.field, required=required):
+        return _loaded([], source, reader, digest=digest)
+    chat = ChatReader(reader=reader) if is_chat else None
+    own = ["messages"] if is_chat else [columns.query, columns.answer]
+    wanted = dict.fromkeys([*own, columns.answers, columns.tests, columns.test_setup, columns.id])
+    file.seek(0)
+    records = read_records(file, [each for each in wanted if each in found.names], problems, file_name=name)
     numbered = ((f"{name}#{number}", number, record) for number, record in enumerate(records, start=1))
-    return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
+    rows = _rows(numbered, chat or reader, source.limit)
+    if not is_chat:
+        reader.unused_texts = None
+        reader.note_texts(found.texts)  # the records hold only the columns that are used
+    return _loaded(rows, source, reader, digest=digest, system=chat.system if chat else None)
 
 
 def _rows(numbered: Iterable[tuple[str, int, Mapping[str, Any]]], reader: _RowReader, limit: int | None) -> list[Query]:

@@ -1,7 +1,8 @@
 """Converts the records of a file, which map columns to values, to rows or queries, or to problems at their line."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -24,6 +25,13 @@ _WITH_ANSWERS = {
 """What to do if a file of queries has answers, by the field of the job that names the file."""
 
 
+_NAMES_A_ROW = re.compile(
+    r"(?:^|_)(?:id|uuid|index|source|url|split|lang|language|date|time|timestamp)$", re.IGNORECASE
+)
+"""The names of columns that tell where a row comes from, and not what is asked."""
+_MAX_UNUSED = 5
+
+
 @dataclass(kw_only=True)
 class RecordReader:
     """A reader that converts records to rows or queries by a column mapping, and collects problems."""
@@ -38,10 +46,30 @@ class RecordReader:
     """The optional columns that occurred in at least one of the records read so far."""
     unread_answers: int = 0
     """The number of records read so far that have an answer although records become queries."""
+    unused_texts: set[str] | None = None
+    """The columns that hold text in every record read so far, and that the job does not use; None before a record."""
 
     def warnings(self) -> list[str]:
         """Return the warnings about all records: columns that no record has, and answers that are not read."""
-        return [*self._missing_column_warnings(), *self._unread_answer_warnings()]
+        return [*self._missing_column_warnings(), *self._unread_answer_warnings(), *self._unused_text_warnings()]
+
+    def note_texts(self, columns: Iterable[str]) -> None:
+        """Record which columns hold text in a record, or in all records."""
+        named = self.columns.model_dump().values()
+        unused = {name for name in columns if name not in named and not _NAMES_A_ROW.search(name)}
+        self.unused_texts = unused if self.unused_texts is None else self.unused_texts & unused
+
+    def _unused_text_warnings(self) -> list[str]:
+        if not self.unused_texts:
+            return []
+        names = sorted(self.unused_texts)[:_MAX_UNUSED]
+        listed = ", ".join(repr(name[:60]) for name in names)
+        what = f"column {listed} holds" if len(names) == 1 else f"columns {listed} hold"
+        it = "it" if len(names) == 1 else "them"
+        return [
+            f"{self.field}: the {what} text in every row and {'is' if len(names) == 1 else 'are'} not used; if the "
+            f"question needs {it}, put {it} into the column of the query ({self.columns.query!r})"
+        ]
 
     def _unread_answer_warnings(self) -> list[str]:
         advice = _WITH_ANSWERS.get(self.field)
@@ -67,6 +95,7 @@ class RecordReader:
     def read(self, record: Mapping[str, Any], *, where: str, number: int) -> Query | None:
         """Return the row or query in ``record``. If it has a problem, add the problem at ``where`` and return None."""
         problems_before = self.problems.count
+        self.note_texts(name for name, value in record.items() if isinstance(value, str) and value.strip())
         missing = [n for n in self.required_columns if getattr(self.columns, n) not in record]
         for name in missing:
             self.problems.add(where, self._missing_column(name, record))
