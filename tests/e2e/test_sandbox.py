@@ -53,7 +53,8 @@ def sees_the_key(query, answers, prediction):
 _SCORE_SCRIPT = """
 import json, pathlib, sys
 from promptintern.sandbox.process import find_isolation
-from promptintern.sandbox.scorer import ScoredRow, score_rows
+from promptintern.sandbox.scorer import score_rows
+from promptintern.sandbox.scorer_process import ScoredRow
 from promptintern_api.metrics import Scorer
 
 folder = pathlib.Path("/tmp/code")
@@ -63,9 +64,9 @@ program = folder / "score.py"
 sys.path.insert(0, str(folder))
 rows = [ScoredRow(query="q", answers=["a"], prediction=text) for text in ("a", "b")]
 names = ("good", "reads_the_token", "connects", "forks", "sees_the_key")
-found = {name: score_rows(rows, Scorer(entry_point=f"pod_scores:{name}"), find_isolation()) for name in names}
+found = {name: score_rows(rows, Scorer(entry_point=f"pod_scores:{name}"), find_isolation()).numbers for name in names}
 program.write_text("import json, sys\\nfor line in sys.stdin: print(len(json.loads(line)['prediction']), flush=True)")
-found["command"] = score_rows(rows, Scorer(command=["python", str(program)]), find_isolation())
+found["command"] = score_rows(rows, Scorer(command=["python", str(program)]), find_isolation()).numbers
 print(json.dumps(found))
 """
 

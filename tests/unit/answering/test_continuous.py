@@ -15,6 +15,7 @@ from promptintern.answering.answers import Answer, Decoding, Ending, StopStrings
 from promptintern.answering.batches import answer_in_batches
 from promptintern.answering.continuous import continuous_fault
 from promptintern.answering.generate import generate
+from promptintern.answering.slots import RecordedKeys, Slots
 from promptintern.engine.attention.prefix_tree import Prefixes
 from promptintern.errors import RunFailed
 from promptintern.models import evaluation_mode
@@ -235,6 +236,64 @@ def test_models_that_cannot_are_answered_in_batches(name: str, tokenizer: Any) -
     assert generate(model, tokenizer, PROMPTS, decoding=decoding, device=CPU) == in_batches
 
 
+def test_draws_in_batches_depend_on_the_number_of_the_prompt(tokenizer: Any) -> None:
+    """Two workers with equal prompts must not draw the same texts."""
+    model, same = tiny_model("mistral").eval(), [PROMPTS[0]] * 3
+    decoding = Decoding(max_new_tokens=6, temperature=1.0, seed=(1,), batch_size=1)
+
+    def drawn(numbers: list[int]) -> list[str]:
+        answers = generate(model, tokenizer, same, numbers=numbers, decoding=decoding, device=CPU)
+        return [answer.text for answer in answers]
+
+    first, second = drawn([0, 2, 4]), drawn([1, 3, 5])
+    assert len({*first, *second}) == 6
+    assert drawn([0, 2, 4]) == first
+
+
+def test_the_reason_for_batches_is_told(tokenizer: Any) -> None:
+    notes: list[str] = []
+    decoding = Decoding(max_new_tokens=2)
+    generate(tiny_model("mistral"), tokenizer, PROMPTS, decoding=decoding, device=CPU, note=notes.append)
+    assert len(notes) == 1
+    assert "in batches" in notes[0] and "does not attend to all of" in notes[0]
+    generate(tiny_model("llama"), tokenizer, PROMPTS, decoding=decoding, device=CPU, note=notes.append)
+    assert len(notes) == 1
+
+
+def test_an_empty_prompt_is_named(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        generate(tiny_model("llama"), tokenizer, [[5], []], decoding=Decoding(max_new_tokens=2), device=CPU)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("none left"), RuntimeError("CUDA error: unknown")])
+def test_a_test_that_fails_for_once_is_made_again(
+    error: Exception, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, notes = tiny_model("llama").eval(), list[str]()
+
+    def fail(*_: object) -> float:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(continuous, "_largest_difference", fail)
+        generate(model, tokenizer, PROMPTS, decoding=Decoding(max_new_tokens=2), device=CPU, note=notes.append)
+    assert len(notes) == 1
+    generate(model, tokenizer, PROMPTS, decoding=Decoding(max_new_tokens=2), device=CPU, note=notes.append)
+    assert len(notes) == 1
+
+
+def test_what_an_ended_row_leaves_in_its_slot_changes_nothing() -> None:
+    slots, computed = Slots(2, 8), RecordedKeys(3)
+    module = torch.nn.Linear(1, 1)
+    computed.record(module, (torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 2)))
+    slots.fill(0, computed, torch.tensor([[0, 1, 2]]))
+    layer = slots.of_layer(module)
+    layer.values[:, :, 5:] = float("nan")
+    layer.keys[:, :, 5:] = float("inf")
+    slots.fill(0, computed, torch.tensor([[0, 1]]))
+    assert layer.keys[0].sum() == layer.values[0].sum() == 4
+
+
 def test_a_wrong_sum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     original = passes.DecodingAttention.attend
 
@@ -256,12 +315,13 @@ class Letters:
     """A tokenizer whose tokens are short texts."""
 
     parts = ("a", "b", "ab", " ", "\n", "é", "```", "")
+    all_special_ids = (7,)
 
     def decode(self, ids: list[int], **_: Any) -> str:
         return "".join(self.parts[i] for i in ids)
 
 
-@given(st.lists(st.integers(0, 6), max_size=30), st.lists(st.text("ab \né`", min_size=1, max_size=5), max_size=3))
+@given(st.lists(st.integers(0, 7), max_size=30), st.lists(st.text("ab \né`", min_size=1, max_size=5), max_size=3))
 def test_stop_strings_end_an_answer_at_the_same_token_as_its_whole_text_does(ids: list[int], stop: list[str]) -> None:
     letters = Letters()
     criterion = StopStrings(letters, stop)

@@ -67,6 +67,20 @@ def test_times_are_kept_now_and_then() -> None:
     assert kept[-1][Phase.TRAIN] == 80
 
 
+def test_times_are_kept_within_a_long_phase() -> None:
+    time, kept = Time(), []
+
+    def keep(seconds: Mapping[Phase, float]) -> None:
+        kept.append(dict(seconds))
+
+    clock = PhaseClock(keep, time)
+    with clock.phase(Phase.TRAIN):
+        for _ in range(9):
+            time.now += 10
+            clock.tick()
+    assert [each[Phase.TRAIN] for each in kept] == [30, 60, 90]
+
+
 def test_stored_times_are_read_by_term(tmp_path: Path) -> None:
     store = RunStore(open_store(tmp_path.as_uri()))
     claimant = store.new_claimant()

@@ -1,12 +1,15 @@
 """A user's own scorer: its numbers, its faults, and what it cannot reach."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from promptintern.errors import UserError
+from promptintern.sandbox import scorer_process
 from promptintern.sandbox.process import Isolation, find_isolation
-from promptintern.sandbox.scorer import ScoredRow, ScorerFault, ScorerProcess, check_scorer, score_rows
+from promptintern.sandbox.scorer import check_scorer, score_rows
+from promptintern.sandbox.scorer_process import ScoredRow, ScorerFault, ScorerProcess, python_path
 from promptintern_api.metrics import Scorer
 
 HELD = find_isolation()
@@ -45,6 +48,22 @@ def forks(query, answers, prediction):
     subprocess.run(["true"])
     return 1
 
+def links(query, answers, prediction):
+    for name in os.listdir("."):
+        os.unlink(name)
+    for name in ("errors", "stderr"):
+        os.symlink(query, name)
+    os._exit(1)
+
+def floods(query, answers, prediction):
+    for n in range(8):
+        open(f"file{n}", "wb").write(bytes(20 * 2**20))
+    time.sleep(60)
+
+def runs_it(query, answers, prediction):
+    exec(prediction, {"os": os})
+    return 1
+
 def environment(query, answers, prediction):
     return len(set(os.environ) - {"LC_CTYPE"})  # Python itself sets this one
 """
@@ -78,18 +97,21 @@ def scorer(function: str, **settings: object) -> Scorer:
 
 def test_a_function_gives_numbers(module: Path) -> None:
     rows = [row("one"), row("one two"), row("none"), row("three", "three", "four five")]
-    assert score_rows(rows, scorer("overlap"), HELD) == [50.0, 100.0, 0.0, 100.0]
+    assert score_rows(rows, scorer("overlap"), HELD).numbers == [50.0, 100.0, 0.0, 100.0]
 
 
 def test_no_rows_need_no_scorer() -> None:
-    assert score_rows([], scorer("absent"), HELD) == []
+    assert score_rows([], scorer("absent"), HELD).numbers == []
 
 
 def test_a_fault_on_a_row_leaves_the_others(module: Path) -> None:
     predictions = ["fine", "error", "none", "nan", "large", "exit", "slow", "memory", "recursion", "fine"]
     rows = [row(prediction) for prediction in predictions]
     settings = scorer("picky", timeoutSeconds=2)
-    assert score_rows(rows, settings, HELD) == [50.0, *[None] * 8, 50.0]
+    scored = score_rows(rows, settings, HELD)
+    assert scored.numbers == [50.0, *[None] * 8, 50.0]
+    assert scored.faults.total() == 8
+    assert scored.faults["ValueError: no such thing"] == 1
 
 
 @pytest.mark.parametrize(
@@ -124,7 +146,7 @@ def test_the_network_and_other_processes_are_out_of_reach(module: Path, function
 
 def test_the_environment_is_empty(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    assert score_rows([row("x")], scorer("environment"), HELD) == [0.0]
+    assert score_rows([row("x")], scorer("environment"), HELD).numbers == [0.0]
 
 
 def test_a_command_gives_numbers_and_faults(tmp_path: Path) -> None:
@@ -132,7 +154,7 @@ def test_a_command_gives_numbers_and_faults(tmp_path: Path) -> None:
     program.write_text(COMMAND)
     settings = Scorer(command=[sys.executable, str(program)])
     rows = [row("one two"), row("crash"), row("other"), row("one two")]
-    assert score_rows(rows, settings, HELD) == [100.0, None, 0.0, 100.0]
+    assert score_rows(rows, settings, HELD).numbers == [100.0, None, 0.0, 100.0]
     with ScorerProcess(settings, HELD) as process, pytest.raises(ScorerFault, match="RuntimeError: gone wrong"):
         process.score(row("crash"))
 
@@ -179,4 +201,102 @@ def test_nothing_is_left_behind(module: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def test_partial_isolation_still_runs(module: Path) -> None:
-    assert score_rows([row("one")], scorer("overlap"), Isolation(filters_calls=True, landlock=0)) == [50.0]
+    partial = Isolation(filters_calls=True, landlock=0)
+    assert score_rows([row("one")], scorer("overlap"), partial).numbers == [50.0]
+
+
+@pytest.mark.parametrize("target", ["secret", "/dev/zero", "missing"])
+def test_links_that_a_scorer_leaves_are_not_followed(module: Path, tmp_path: Path, target: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("TOKEN-abc")
+    query = str(secret) if target == "secret" else target
+    with ScorerProcess(scorer("links"), HELD) as process, pytest.raises(ScorerFault) as fault:
+        process.score(ScoredRow(query=query, answers=["a"], prediction="b"))
+    assert str(fault.value) == "it ended with the exit code 1"
+
+
+def test_a_row_that_nobody_reads_has_the_same_deadline() -> None:
+    settings, began = Scorer(command=["sleep", "30"], timeout_seconds=1), time.monotonic()
+    large = ScoredRow(query="x" * 2**20, answers=["a"], prediction="b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer_process, "_LOAD_SECONDS", 1.0)
+        with ScorerProcess(settings, HELD) as process, pytest.raises(ScorerFault, match="longer than 2 s"):
+            process.score(large)
+    assert time.monotonic() - began < 20
+
+
+def test_large_rows_arrive_whole(module: Path) -> None:
+    long = "w" * (3 * 2**20)
+    assert score_rows([row(long, long), row("one")], scorer("overlap"), HELD).numbers == [100.0, 50.0]
+
+
+def command_of(folder: Path, body: str) -> Scorer:
+    """Return a scorer whose program runs ``body`` for each row."""
+    program = folder / "score.py"
+    program.write_text(f"import json, sys, time\nfor line in sys.stdin:\n    row = json.loads(line)\n    {body}\n")
+    return Scorer(command=[sys.executable, str(program)])
+
+
+def test_a_line_too_many_is_a_fault_and_never_the_number_of_another_row(tmp_path: Path) -> None:
+    settings = command_of(tmp_path, "print(f\"{row['prediction']}\\n0.0\", flush=True)")
+    with ScorerProcess(settings, HELD) as process:
+        for prediction in ("100", "7", "8"):
+            with pytest.raises(ScorerFault, match=r"more than one line|before it got the next row"):
+                process.score(row(prediction))
+
+
+def test_a_program_that_talks_before_its_first_row_is_a_fault(tmp_path: Path) -> None:
+    settings = command_of(tmp_path, "print(1.0, flush=True)")
+    program = tmp_path / "score.py"
+    program.write_text(f"print('loading', flush=True)\n{program.read_text()}")
+    with ScorerProcess(settings, HELD) as process, pytest.raises(ScorerFault):
+        process.score(row("a"))
+
+
+def test_a_prediction_that_a_scorer_runs_cannot_write_the_number(module: Path) -> None:
+    forged = "for n in range(3, 30):\n    try: os.write(n, b'100\\n')\n    except OSError: pass"
+    with ScorerProcess(scorer("runs_it"), HELD) as process:
+        with pytest.raises(ScorerFault):
+            process.score(row(forged))
+        assert process.score(row("pass")) == 1
+
+
+def test_files_are_limited_in_total(module: Path) -> None:
+    settings = scorer("floods", timeoutSeconds=30)
+    with ScorerProcess(settings, HELD) as process, pytest.raises(ScorerFault, match="files of more than 32 MiB"):
+        process.score(row("x"))
+
+
+def test_a_program_may_take_its_time_to_load(tmp_path: Path) -> None:
+    settings = command_of(tmp_path, "print(1.0, flush=True)").model_copy(update={"timeout_seconds": 0.5})
+    program = tmp_path / "score.py"
+    program.write_text(f"import time\ntime.sleep(2)\n{program.read_text()}")
+    with ScorerProcess(settings, HELD) as process:
+        assert process.score(row("a")) == process.score(row("b")) == 1
+
+
+def test_a_scorer_that_does_not_load_is_given_up(module: Path) -> None:
+    scored = score_rows([row("x")] * 40, scorer("absent"), HELD)
+    assert scored.numbers == [None] * 40
+    assert scored.faults["it could not be loaded any more"] >= 30
+
+
+def test_the_working_directory_and_the_home_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), str(tmp_path / "home"), "/", "/usr/lib/x"])
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert python_path() == ["/usr/lib/x"]
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert python_path() == [str(tmp_path), "/usr/lib/x"]
+
+
+def test_without_written_answers_a_scorer_is_only_loaded(module: Path) -> None:
+    check_scorer(None, scorer("picky"), HELD)
+    with pytest.raises(UserError, match="cannot be loaded: ModuleNotFoundError"):
+        check_scorer(None, Scorer(entry_point="no_such_module:score"), HELD)
+
+
+def test_what_cannot_be_read_on_pythons_path_is_left_out(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, "/etc/hostname/inside", "/nowhere"])
+    assert score_rows([row("one")], scorer("overlap"), HELD).numbers == [50.0]

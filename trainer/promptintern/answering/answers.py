@@ -81,13 +81,26 @@ class StopStrings:
     def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
         self._tokenizer, self._stop = tokenizer, tuple(stop)
         self._window = max((len(text.encode()) for text in stop), default=0) + self._MARGIN
+        self._without_text = set(getattr(tokenizer, "all_special_ids", ()))
 
     def end(self, ids: Sequence[int]) -> bool:
         """Return whether the generated tokens ``ids`` contain a stop string. Call it after each token."""
         if not self._stop:
             return False
-        tail = self._tokenizer.decode(ids[-self._window :], skip_special_tokens=True)
+        tail = self._tokenizer.decode(
+            self._last_with_text(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         if not any(text in tail for text in self._stop):
             return False
         whole: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return truncate_at_stop(whole, self._stop) != whole
+
+    def _last_with_text(self, ids: Sequence[int]) -> list[int]:
+        """Return the last tokens of ``ids``, without special tokens, which have no text."""
+        found: list[int] = []
+        for token in reversed(ids):
+            if token not in self._without_text:
+                found.append(token)
+                if len(found) == self._window:
+                    break
+        return found[::-1]

@@ -24,6 +24,7 @@ def answer_in_batches(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     *,
+    numbers: Sequence[int] | None = None,
     decoding: Decoding,
     device: torch.device,
     share_prefix: bool = True,
@@ -36,6 +37,8 @@ def answer_in_batches(
     device's memory is halved.
 
     Args:
+        numbers: The numbers of the prompts, which seed their draws; by default, they are numbered from 0. The first
+            prompt of a batch seeds the draws of the whole batch.
         share_prefix: Whether to compute the shared prefix of all prompts only once, if the model allows this. If False,
             every prompt is computed completely, as on a server without prefix caching.
         kept: A prefix of all prompts that was computed before, as on a server that keeps it between requests.
@@ -45,20 +48,22 @@ def answer_in_batches(
         RunFailed: if the device has too little memory for a single prompt.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    numbers = numbers or range(len(prompts))
     answers: list[Answer | None] = [None] * len(prompts)
     with evaluation_mode(model):
         prefix = kept or (usable_prefix(model, tokenizer, prompts, device) if share_prefix else None)
         for start in range(0, len(order), decoding.batch_size):
             batch = order[start : start + decoding.batch_size]
             batch_prompts, batch_answers = [prompts[i] for i in batch], None
+            seeds = [numbers[i] for i in batch]
             try:
-                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix, start)
+                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix, seeds)
             except RunFailed:
                 if prefix is None:
                     raise
             if batch_answers is None:  # outside the handler and without the prefix, more memory is free
                 prefix = None
-                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix, start)
+                batch_answers = _generate_with_halving(model, tokenizer, batch_prompts, decoding, device, prefix, seeds)
             for row, answer in zip(batch, batch_answers, strict=True):
                 answers[row] = answer
             progress(min(start + decoding.batch_size, len(order)))
@@ -142,14 +147,14 @@ def _generate_with_halving(
     decoding: Decoding,
     device: torch.device,
     prefix: CachedPrefix | None,
-    number: int,
+    seeds: Sequence[int],
 ) -> list[Answer]:
     """Return the answers to one batch, in two halves if the device has too little memory for all.
 
-    ``number`` is the number of the batch's first prompt. It seeds the draws of the batch.
+    ``seeds`` are the numbers of the prompts. The first one seeds the draws of the batch.
     """
     if decoding.temperature:
-        torch.manual_seed(mix(*decoding.seed, number))
+        torch.manual_seed(mix(*decoding.seed, seeds[0]))
     try:
         return _generate_batch(model, tokenizer, prompts, decoding, device, prefix)
     except torch.OutOfMemoryError:
@@ -162,8 +167,8 @@ def _generate_with_halving(
     middle = len(prompts) // 2
     return [
         answer
-        for part, first in ((prompts[:middle], number), (prompts[middle:], number + middle))
-        for answer in _generate_with_halving(model, tokenizer, part, decoding, device, prefix, first)
+        for part, own in ((prompts[:middle], seeds[:middle]), (prompts[middle:], seeds[middle:]))
+        for answer in _generate_with_halving(model, tokenizer, part, decoding, device, prefix, own)
     ]
 
 

@@ -173,16 +173,23 @@ def continuous_fault(model: Any, *, longest: int, device: torch.device) -> str:
         longest: The number of tokens in the longest row, with its answer.
         device: The device of the model.
     """
-    limits = [attention_window(model), rope_scaling_limit(model), max_pack_tokens(model)]
-    if any(limit is not None and limit < longest for limit in limits):
-        return f"it does not attend to all of {longest} tokens in the same way"
+    limits = [attention_window(model), rope_scaling_limit(model)]
+    pack_limit = max_pack_tokens(model)
+    if any(limit is not None and limit < longest for limit in limits) or (
+        pack_limit is not None and pack_limit < max(longest, _MAX_PREFILL_TOKENS)
+    ):
+        return f"the model does not attend to all of {longest} tokens in the same way"
     inner = base_of(model)
     if inner not in _faults:
-        _faults[inner] = _tested_fault(model, device)
+        fault = _tested_fault(model, device)
+        if fault is None:
+            return "the test of its attention failed"
+        _faults[inner] = fault
     return _faults[inner]
 
 
-def _tested_fault(model: Any, device: torch.device) -> str:
+def _tested_fault(model: Any, device: torch.device) -> str | None:
+    """Return the fault, or None if the test failed for a reason that may pass, such as an allocation that failed."""
     name = type(base_of(model)).__name__
     if backend_for(device) is None:
         return f"tree attention has no backend for {device.type}"
@@ -192,6 +199,10 @@ def _tested_fault(model: Any, device: torch.device) -> str:
         difference = _largest_difference(model, device)
     except torch.OutOfMemoryError:
         raise  # a temporary lack of memory says nothing about the model
+    except RuntimeError as error:
+        if not isinstance(error, NotImplementedError):
+            return None
+        return f"{name} does not accept tree attention ({error})".splitlines()[0]
     except Exception as error:  # noqa: BLE001 -- models and kernels raise errors of any type
         return f"{name} does not accept tree attention ({type(error).__name__}: {error})".splitlines()[0]
     tolerance = _TOLERANCE if base_of(model).dtype == torch.float32 else _TOLERANCE_16_BIT
@@ -214,7 +225,7 @@ def _largest_difference(model: Any, device: torch.device) -> float:
             for p in prompts
         ]
     )
-    with _patched(model):
+    with _patched(model), packed_linears(model):
         prefix: RecordedKeys = compute_prefix_keys(model, shared, device=device)
         memory, own = Slots(len(prompts), 40), [len(end) for end in ends]
         found = [prefill(model, prompts, slots=memory, first=0, prefix=prefix, device=device)]

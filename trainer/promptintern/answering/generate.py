@@ -20,6 +20,7 @@ def generate(
     decoding: Decoding,
     device: torch.device,
     progress: Callable[[int], None] = lambda _done: None,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> list[Answer]:
     """Return answers to ``prompts`` (token ids), in the order of the prompts.
 
@@ -31,12 +32,16 @@ def generate(
             draws independent of how the prompts are divided among workers.
         progress: A function that is called with the number of prompts answered so far, each time that
             ``decoding.batch_size`` more were answered, and at the end.
+        note: A function that is called with a sentence that says why the prompts are not answered continuously.
 
     Raises:
+        ValueError: if a prompt has no tokens.
         RunFailed: if the device has too little memory for a single prompt.
     """
     if not prompts:
         return []
+    if not all(map(len, prompts)):
+        raise ValueError("a prompt needs at least one token")
     answers: dict[int, Answer] = {}
     marks = iter([*range(decoding.batch_size, len(prompts), decoding.batch_size), len(prompts)])
     mark = next(marks)
@@ -53,7 +58,13 @@ def generate(
 
     longest = max(map(len, prompts)) + decoding.max_new_tokens
     with evaluation_mode(model):
-        slots = 0 if continuous_fault(model, longest=longest, device=device) else decoding.batch_size
+        try:
+            fault = continuous_fault(model, longest=longest, device=device)
+        except torch.OutOfMemoryError:
+            fault = f"{device} has too little memory for a test"
+        if fault:
+            note(f"Answers are generated in batches, each of which waits for its longest answer, because {fault}.")
+        slots = 0 if fault else decoding.batch_size
         while slots and len(answers) < len(prompts):
             missing = [number for number in range(len(prompts)) if number not in answers]
             try:
@@ -77,6 +88,7 @@ def generate(
             model,
             tokenizer,
             rest,
+            numbers=[numbers[number] for number in missing] if numbers else missing,
             decoding=decoding,
             device=device,
             progress=lambda done: tell(len(answers) + done),

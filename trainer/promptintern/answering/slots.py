@@ -78,8 +78,10 @@ class Slots:
             if attention not in self._layers:
                 self._layers[attention] = LayerSlots(keys=self._empty(layer.keys), values=self._empty(layer.values))
             slots = self._layers[attention]
-            slots.keys[first : first + rows, :, :tokens] = layer.keys[indices].transpose(1, 2)
-            slots.values[first : first + rows, :, :tokens] = layer.values[indices].transpose(1, 2)
+            for place, computed_ones in ((slots.keys, layer.keys), (slots.values, layer.values)):
+                place[first : first + rows, :, :tokens] = computed_ones[indices].transpose(1, 2)
+                # What an earlier row left is masked, but a number that is not finite would pass the mask.
+                place[first : first + rows, :, tokens:].zero_()
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy the first ``tokens`` tokens of the slot ``source`` to the slot ``target``."""

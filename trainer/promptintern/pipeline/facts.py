@@ -221,6 +221,7 @@ def _arms(session: Session, store: RunStore, outcome: Outcome) -> list[ArmFacts]
                     answer_tokens=document["answerTokens"],
                     verdicts=document.get("verdicts"),
                     numbers=document.get("numbers"),
+                    fault=document.get("fault"),
                     shared_tokens=document.get("sharedTokens", 0),
                     latency=LatencyFacts.model_validate(latency[name]) if name in latency else None,
                     kept_latency=(

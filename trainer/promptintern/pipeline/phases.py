@@ -62,7 +62,11 @@ class PhaseClock:
         finally:
             self._record()
             self._phase = before
-        if self._since - self._kept >= _SECONDS_BETWEEN_KEEPS:  # not after an error, which storage must not replace
+        self.tick()  # not after an error, which storage must not replace
+
+    def tick(self) -> None:
+        """Store the seconds of each phase if they have not been stored for about 30 seconds."""
+        if self._now() - self._kept >= _SECONDS_BETWEEN_KEEPS:
             self.keep()
 
     def seconds(self) -> dict[Phase, float]:

@@ -74,6 +74,8 @@ class Session:
     """What the teacher of the present stage taught; empty before the teaching pass, and if nothing is taught."""
     clock: PhaseClock = field(default_factory=PhaseClock)
     """The clock of the run's phases on this worker."""
+    noted: set[str] = field(default_factory=set)
+    """The notes about answers that were emitted, so that none is emitted twice."""
 
     @cached_property
     def pool(self) -> list[Query]:

@@ -255,6 +255,7 @@ class TrackTrainer:
                     throughput=self.throughput(trajectory),
                 )
             )
+            self.session.clock.tick()
             self.writer.poll()
             if now - last_save >= every and trajectory.steps < steps:
                 last_save = last_check = now

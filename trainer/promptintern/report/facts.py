@@ -93,6 +93,8 @@ class ArmFacts(Document):
     numbers: list[float | None] | None = None
     """The number that the user's scorer gave each answer, and None where it failed; None unless the job has the metric
     Scorer."""
+    fault: str | None = None
+    """The most frequent reason for which the scorer failed; None if it did not fail."""
     shared_tokens: Count = 0
     """The number of tokens with which all prompts of the arm begin."""
     latency: LatencyFacts | None = None

@@ -170,7 +170,13 @@ def _scorer_faults(facts: RunFacts) -> list[str]:
     if not faults:
         return []
     counts = ", ".join(f"{formatting.count(count)} of {name}'s" for name, count in faults.items())
-    return [f"The scorer gave no number to {counts} answers, and each of them counts as 0."]
+    reasons = dict.fromkeys(arm.fault for arm in facts.arms if arm.name in faults and arm.fault)
+    why = (
+        f" The most frequent reason is: {'; '.join(formatting.shorten(each, 200) for each in reasons)}"
+        if reasons
+        else ""
+    )
+    return [f"The scorer gave no number to {counts} answers, and each of them counts as 0.{why}"]
 
 
 def _zero_bleu(facts: RunFacts, arms: Sequence[ArmReport]) -> list[str]:

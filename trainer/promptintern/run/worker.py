@@ -1,6 +1,7 @@
 """The work of a training process. The process is a Ray worker, or the driver if no Ray workers are used."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -66,8 +67,9 @@ def work(task: WorkerTask, data: Data | None = None) -> None:
             _check_model(store, session.folder)
         try:
             _train(session, store, term, task.observer)
-        except Stopped:
-            clock.keep()
+        except BaseException:
+            with suppress(Exception):  # the first error counts
+                clock.keep()
             raise
     distributed.barrier()
 

@@ -41,7 +41,7 @@ def restrict(*, readable: Iterable[str], writable: Iterable[str]) -> None:
     signals to processes outside.
 
     Args:
-        readable: Paths of folders and files that may be read. Missing ones are left out.
+        readable: Paths of folders and files that may be read. Missing and unreadable ones are left out.
         writable: Paths of folders in which files may also be created, changed and removed.
 
     Raises:
@@ -57,7 +57,7 @@ def restrict(*, readable: Iterable[str], writable: Iterable[str]) -> None:
     try:
         for paths, rights in ((readable, _READ), (writable, everything & ~1)):
             for path in paths:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                     _allow(ruleset, path, rights)
         if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "the kernel refuses to give up new privileges")

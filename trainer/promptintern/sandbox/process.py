@@ -121,7 +121,7 @@ def run_program(
     try:
         return _run(json.dumps(request).encode(), folder, bounds)
     finally:
-        _remove(folder)
+        remove_folder(folder)
 
 
 def _run(request: bytes, folder: str, limits: Limits) -> Outcome:
@@ -170,7 +170,7 @@ def _watch(output: int, report: int, folder: str, began: float, limits: Limits) 
         while selector.get_map():
             if time.monotonic() - began > limits.seconds:
                 return told, Verdict.TIMEOUT
-            if written > limits.output or _size(folder) > limits.files or len(told) > _MAX_REPORT:
+            if written > limits.output or folder_size(folder) > limits.files or len(told) > _MAX_REPORT:
                 return told, Verdict.OUTPUT
             for key, _ in selector.select(_POLL_SECONDS):
                 content = os.read(key.fd, 2**16)
@@ -206,7 +206,7 @@ def _judge(report: str, status: int) -> Verdict:
     return Verdict.KILLED if status < 0 and not report else Verdict.EXITED
 
 
-def _size(folder: str) -> int:
+def folder_size(folder: str) -> int:
     """Return the size in bytes of all files below ``folder``, without following links."""
     total = 0
     for place, _, names in os.walk(folder):
@@ -216,7 +216,7 @@ def _size(folder: str) -> int:
     return total
 
 
-def _remove(folder: str) -> None:
+def remove_folder(folder: str) -> None:
     """Remove a folder, even if the program has taken the right to enter or change its folders from everybody."""
     for place, names, _ in os.walk(folder):
         for path in (Path(place, name) for name in names):

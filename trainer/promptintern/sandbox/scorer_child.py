@@ -3,9 +3,9 @@
     python -I -S -B scorer_child.py REPORT_FD
 
 It may import only the standard library and the modules beside it. The first line of its input holds the settings. For
-an entry point, each further line holds a row, and each answer is a line of the report: ``ready`` once the function is
-loaded, then a number for each row, or ``error:`` with a message. A command replaces this process, and writes the
-numbers to its standard output.
+an entry point, each further line holds a row and a random name of it, and each answer is a line of the report:
+``ready`` once the function is loaded, then the name of each row with its number, or with ``error:`` and a message. A
+command replaces this process, and writes the numbers to its standard output.
 """
 
 import json
@@ -19,12 +19,16 @@ import landlock  # type: ignore[import-not-found]
 import seccomp  # type: ignore[import-not-found]
 
 _MAX_MESSAGE = 300
+_KILL_FIRST = "1000"
+"""The kernel should end this process, and not its parent, if the machine runs out of memory."""
 
 
 def main() -> None:
     """Shut this process in, and score rows until the input ends."""
     report = int(sys.argv[1])
     settings = json.loads(_first_line())
+    with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        file.write(_KILL_FIRST)
     for name, value in settings["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     landlock.end_with_parent()
@@ -40,6 +44,8 @@ def main() -> None:
             os.write(1, f"error: {command[0]} cannot be started: {error.strerror}\n".encode())
             os._exit(1)
     sys.path[:] = settings["path"]
+    for name in ("landlock", "seccomp"):
+        sys.modules.pop(name, None)
     with os.fdopen(report, "wb", buffering=0) as answers, os.fdopen(0, "rb") as rows:
         try:
             module, _, name = settings["entryPoint"].partition(":")
@@ -50,7 +56,8 @@ def main() -> None:
             return
         answers.write(b"ready\n")
         for line in rows:
-            answers.write(f"{_score(function, json.loads(line))}\n".encode(errors="replace"))
+            request = json.loads(line)
+            answers.write(f"{request['id']} {_score(function, request['row'])}\n".encode(errors="replace"))
 
 
 def _first_line() -> bytes:

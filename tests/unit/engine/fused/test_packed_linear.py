@@ -97,3 +97,25 @@ def test_other_data_types_are_left_alone() -> None:
     with packed_linears(model) as count:
         assert count == 0
         assert torch.equal(logits(model), expected)
+
+
+def test_a_processor_without_kernels_leaves_the_layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(packed_linear, "_packed", refuse)
+    model = tiny_model("llama").eval()
+    expected = logits(model)
+    with packed_linears(model) as count:
+        assert count == 0
+        assert torch.equal(logits(model), expected)
+
+
+def test_workers_share_the_memory_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    size = sum(4 * module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
+    monkeypatch.setattr(packed_linear, "available_bytes", lambda: 8 * size)
+    for workers, packs in ((2, True), (3, False)):
+        monkeypatch.setattr("promptintern.engine.distributed.world_size", lambda workers=workers: workers)
+        with packed_linears(model) as count:
+            assert (count > 0) == packs

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from promptintern.engine import distributed
 from promptintern.engine.fused.lora_layers import is_plain, lora_weights_of
 from promptintern.engine.fused.patching import patched_forwards
 from promptintern.engine.host_memory import available_bytes
@@ -37,10 +38,14 @@ def packed_linears(model: Any) -> Iterator[int]:
     modules = _layers(model) if has_onednn else []
     size = sum(module.weight.numel() * module.weight.element_size() for module in modules)
     available = available_bytes()
-    if available is None or size > _MEMORY_SHARE * available:
-        modules = []
-    with patched_forwards({module: _packed(module) for module in modules}):
-        yield len(modules)
+    if available is None or size * distributed.world_size() > _MEMORY_SHARE * available:
+        modules = []  # the workers of a run may be on one machine, and each sees all that is available
+    try:
+        forwards = {module: _packed(module) for module in modules}
+    except RuntimeError:  # oneDNN has no kernel for this processor
+        forwards = {}
+    with patched_forwards(forwards):
+        yield len(forwards)
 
 
 def _layers(model: nn.Module) -> list[Any]:

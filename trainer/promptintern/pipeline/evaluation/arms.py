@@ -59,6 +59,7 @@ class Arms:
                 "predictions": texts,
                 "verdicts": judged.verdicts,
                 "numbers": judged.numbers,
+                "fault": judged.fault,
                 "answerTokens": [answer.tokens for answer in answers],
                 "promptTokens": [len(prompt) for prompt in prompts],
                 "sharedTokens": shared_tokens(prompts),

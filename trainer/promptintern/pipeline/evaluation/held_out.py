@@ -8,7 +8,7 @@ from typing import Any
 from promptintern.answering.answers import Answer, Decoding
 from promptintern.answering.generate import generate
 from promptintern.engine import distributed
-from promptintern.pipeline.events import Answered, Observer, Stopped
+from promptintern.pipeline.events import Answered, Note, Observer, Stopped
 from promptintern.pipeline.session import Session
 from promptintern.rows.types import Row
 
@@ -77,7 +77,13 @@ def answer_prompts(
         if rank == 0:
             done_now = done_before + min(done * world_size, len(prompts))
             observer.emit(Answered(name=name, done=done_now, rows=len(prompts) if total is None else total))
+            session.clock.tick()
         check_stop()
+
+    def note(text: str) -> None:
+        if rank == 0 and text not in session.noted:
+            session.noted.add(text)
+            observer.emit(Note(text=text))
 
     check_stop()
     with adapter_context(session, use_adapter=use_adapter):
@@ -89,6 +95,7 @@ def answer_prompts(
             decoding=decoding,
             device=session.device,
             progress=progress,
+            note=note,
         )
     # Each check is a collective operation, so workers with fewer batches than the first one catch up here.
     for _ in range(_batches(len(range(0, len(prompts), world_size)), decoding) - _batches(len(own_indices), decoding)):

@@ -1,5 +1,6 @@
 """Judges answers by what runs outside of this process: programs with tests, and a user's own scorer."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -12,7 +13,8 @@ from promptintern.evaluate.scoring import Answers, score_answers
 from promptintern.pipeline.session import Session
 from promptintern.rows.types import Query, Row
 from promptintern.sandbox.programs import AnswerWithTests, check_isolation, run_answers
-from promptintern.sandbox.scorer import ScoredRow, check_scorer, score_rows
+from promptintern.sandbox.scorer import check_scorer, score_rows
+from promptintern.sandbox.scorer_process import ScoredRow
 from promptintern.sandbox.verdict import Verdict, passed
 
 
@@ -26,6 +28,8 @@ class HeldOutAnswers:
     numbers: list[float | None] | None = None
     """The number that the user's scorer gave each answer, None for an answer on which it failed; None instead of the
     list if there is no scorer."""
+    fault: str | None = None
+    """The most frequent reason for which the scorer failed on an answer; None if it did not fail."""
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
@@ -35,6 +39,7 @@ class HeldOutAnswers:
             texts=document["predictions"],
             verdicts=None if verdicts is None else list(map(Verdict, verdicts)),
             numbers=document.get("numbers"),
+            fault=document.get("fault"),
         )
 
     def first(self, count: int) -> "HeldOutAnswers":
@@ -65,6 +70,7 @@ def judge(
     settings, own = evaluation.programs or Programs(), distributed.own_share(count)
     verdicts: list[Verdict] | None = None
     numbers: list[float | None] | None = None
+    faults: Counter[str] = Counter()
     if Metric.PASS_AT_1 in metrics:
         rows = [row for row in session.data.eval[:count] if isinstance(row, Row)]
         programs = [AnswerWithTests(answer=texts[i], tests=rows[i].tests, setup=rows[i].test_setup) for i in own]
@@ -73,8 +79,11 @@ def judge(
     if Metric.SCORER in metrics and evaluation.scorer is not None:
         scored = [ScoredRow(query=session.data.eval[i].query, answers=accepted[i], prediction=texts[i]) for i in own]
         found = score_rows(scored, evaluation.scorer, check_isolation(evaluation.programs, Metric.SCORER))
-        numbers = distributed.gather_shares(found, count)
-    return HeldOutAnswers(texts=list(texts), verdicts=verdicts, numbers=numbers)
+        numbers = distributed.gather_shares(found.numbers, count)
+        for part in distributed.gather_objects(found.faults):
+            faults += part
+    fault = faults.most_common(1)[0][0] if faults else None
+    return HeldOutAnswers(texts=list(texts), verdicts=verdicts, numbers=numbers, fault=fault)
 
 
 def score_held_out(
@@ -105,7 +114,8 @@ def with_accepted(evaluation: EvaluationSpec, answers: HeldOutAnswers, accepted:
 def check_judges(evaluation: EvaluationSpec, held_out: Sequence[Query]) -> None:
     """Check that programs and the scorer can run here as the job requires, if the job has any.
 
-    The scorer is tried on the first held-out row, with its first accepted answer, or else the query, as the answer.
+    The scorer is tried on the first held-out row, with its first accepted answer as the answer. If the rows have no
+    written answers, it is only loaded.
 
     Raises:
         UserError: if they cannot.
@@ -114,8 +124,8 @@ def check_judges(evaluation: EvaluationSpec, held_out: Sequence[Query]) -> None:
         check_isolation(evaluation.programs)
     if Metric.SCORER in evaluation.metrics and evaluation.scorer is not None:
         isolation = check_isolation(evaluation.programs, Metric.SCORER)
-        if held_out:
-            row = held_out[0]
-            answers = row.answers if isinstance(row, Row) else (row.query,)
-            tried = ScoredRow(query=row.query, answers=answers, prediction=answers[0])
-            check_scorer(tried, evaluation.scorer, isolation)
+        row = held_out[0] if held_out else None
+        tried: ScoredRow | None = None
+        if isinstance(row, Row):
+            tried = ScoredRow(query=row.query, answers=row.answers, prediction=row.answers[0])
+        check_scorer(tried, evaluation.scorer, isolation)
