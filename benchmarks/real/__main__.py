@@ -8,8 +8,11 @@ from all finished runs in the work folder.
 """
 
 import argparse
+import copy
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from promptintern.models import ModelFolder
 from promptintern.report.schema import Report, report_from_json
 
 from benchmarks.real.models import SOURCES, model_folder, origin_of
@@ -62,17 +66,10 @@ def run(task: Task, model: Path, seed: int, options: argparse.Namespace, *, has_
     """Run one job to its end, or go on with it, and return its exit code."""
     train, held_out = options.train or task.train, options.held_out or task.held_out
     kind = "teacher" if has_teacher else f"seed-{seed}"
-    name = f"{task.name}-{kind}-{train}-{held_out}-{model.name.lower().replace('.', '-')}"
-    place = options.work.resolve() / name
-    place.mkdir(parents=True, exist_ok=True)
-    if list(place.glob(f"{_RUNS}/*/*/report/report.json")):
-        return 0
-    queries = place / "queries.jsonl" if has_teacher else None
-    if queries is not None:
-        write_queries(task, queries, train=train)
+    queries = options.work.resolve() / f"{task.name}-queries-{train}.jsonl" if has_teacher else None
     job = job_of(
         task,
-        name=name[:40].rstrip("-"),
+        name=_job_name(f"{task.name}-{kind}-{model.name}"),
         model=model,
         seed=seed,
         train=train,
@@ -80,19 +77,40 @@ def run(task: Task, model: Path, seed: int, options: argparse.Namespace, *, has_
         device=options.device,
         queries=queries,
     )
+    digest = job_digest(job, model)
+    place = options.work.resolve() / f"{job['metadata']['name']}-{train}-{held_out}-{digest[:8]}"
+    place.mkdir(parents=True, exist_ok=True)
+    if list(place.glob(f"{_RUNS}/*/*/report/report.json")):
+        return 0
+    if queries is not None:
+        write_queries(task, queries, train=train)
     (place / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
     about = {"task": task.name, "model": model.name, "seed": seed, "origin": origin_of(model)}
-    about["has_teacher"] = has_teacher
+    about |= {"has_teacher": has_teacher, "job": digest}
     (place / _ABOUT).write_text(json.dumps(about, indent=2))
-    print(f"== {name}", flush=True)
+    print(f"== {place.name}", flush=True)
     began = time.monotonic()
     program = Path(sys.executable).with_name("promptintern")
     command = [str(program), "run", str(place / "job.yaml"), "--workdir", str(place / _RUNS)]
-    code = subprocess.run(command, check=False, env={**os.environ, "PYTHONUNBUFFERED": "1"}).returncode
-    times = place / _TIMES
-    seconds = json.loads(times.read_text()) if times.exists() else []
-    times.write_text(json.dumps([*seconds, round(time.monotonic() - began, 1)]))
-    return code
+    try:
+        return subprocess.run(command, check=False, env={**os.environ, "PYTHONUNBUFFERED": "1"}).returncode
+    finally:
+        times = place / _TIMES
+        seconds = json.loads(times.read_text()) if times.exists() else []
+        times.write_text(json.dumps([*seconds, round(time.monotonic() - began, 1)]))
+
+
+def job_digest(job: dict[str, Any], model: Path) -> str:
+    """Return a digest of the model's files and of everything in ``job`` that the seeds of a section share."""
+    shared: dict[str, Any] = copy.deepcopy(job["spec"])
+    del shared["training"]["seed"], shared["evaluation"]["arms"], shared["model"]["uri"], shared["compute"]
+    files = ModelFolder(uri=model.as_uri(), path=model).digest() if model.is_dir() else ""
+    return hashlib.sha256(json.dumps([shared, files], sort_keys=True).encode()).hexdigest()
+
+
+def _job_name(text: str) -> str:
+    """Return ``text`` as a name that a job may have: at most 40 small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-")
 
 
 def collect(work: Path) -> list[Measured]:

@@ -53,12 +53,15 @@ QUESTIONS = (
         worse="No",
     ),
 )
-TEACHER_QUESTION = Question(
-    arm="QueryOnly",
-    against="Base",
-    text="Did the teacher teach the query alone, from queries without answers?",
-    better="Yes",
-    worse="No, it did harm",
+TEACHER_QUESTIONS = (
+    QUESTIONS[0],
+    Question(
+        arm="QueryOnly",
+        against="Direct",
+        text="Did the teacher's answers help, beyond plain fine-tuning on the 16 written answers?",
+        better="Yes",
+        worse="No, they did harm",
+    ),
 )
 _ARM_ORDER = (
     "FullPrompt",
@@ -84,6 +87,8 @@ class Measured:
     """The wall time of the run in seconds, over all goes."""
     has_teacher: bool = False
     """Whether the base model with the full prompt answered most of the training queries."""
+    job: str = ""
+    """A digest of the job without its seed and its arms."""
     origin: dict[str, Any] = field(default_factory=dict)
     """Where the weights come from; empty for a folder of the user."""
 
@@ -102,9 +107,18 @@ def write_pages(runs: Sequence[Measured]) -> None:
 
 def page_of(runs: Sequence[Measured]) -> str:
     """Return docs/real.md."""
-    names = sorted({(run.model, run.task, run.has_teacher) for run in runs})
-    sections = [_section([run for run in runs if (run.model, run.task, run.has_teacher) == name]) for name in names]
+    groups: dict[tuple[object, ...], list[Measured]] = {}
+    for run in sorted(runs, key=lambda run: (run.model, run.task, run.has_teacher, run.seed)):
+        groups.setdefault(_key(run), []).append(run)
+    sections = [_section(group) for group in groups.values()]
     return "\n".join([_HEAD.format(machine=_machine()), *sections])
+
+
+def _key(run: Measured) -> tuple[object, ...]:
+    """Return what the runs of a section have in common: everything but the seed."""
+    data = run.report.data
+    rows = tuple(source.rows if source else 0 for source in (data.train, data.queries, data.eval))
+    return run.model, run.task, run.has_teacher, rows, run.job
 
 
 def answer(question: Question, comparisons: Sequence[Comparison]) -> str:
@@ -150,7 +164,7 @@ def _section(runs: Sequence[Measured]) -> str:
         f"{train} training rows{_queries(report)}, {report.arms[0].rows} held-out rows, {_seeds(runs)}. "
         f"{_origin(first)} The {'run' if len(runs) == 1 else 'runs'} took {', '.join(hours)} h on {report.job.device}.",
         "",
-        f"| arm | {' | '.join(_heading(metric, len(runs)) for metric in metrics)} | prompt tokens |",
+        f"| arm | {' | '.join(_heading(metric) for metric in metrics)} | prompt tokens |",
         f"|---|{'---:|' * len(metrics)}---:|",
     ]
     for name in sorted((arm.name for arm in report.arms), key=_order):
@@ -159,12 +173,12 @@ def _section(runs: Sequence[Measured]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {formatting.mean(arms[0].prompt_tokens.mean)} |")
     lines += ["", f"By {formatting.METRIC_NAMES[metrics[0]]}, the first metric:", ""]
     lines.append(f"- Did internalization keep what the prompt gave? {kept(runs)}")
-    for question in (*QUESTIONS, *([TEACHER_QUESTION] if first.has_teacher else [])):
+    for question in TEACHER_QUESTIONS if first.has_teacher else QUESTIONS:
         pair = (metrics[0], question.arm, question.against)
         comparisons = [c for run in runs for c in run.report.comparisons if (c.metric, c.arm, c.against) == pair]
         if comparisons:
             lines.append(f"- {question.text} {answer(question, comparisons)}")
-    lines += ["", *(f"Wall time{_of_seed(run, runs)}: {_phases(run)}." for run in runs if run.report.wall_time)]
+    lines += ["", *(f"- Wall time{_of_seed(run, runs)}: {_phases(run)}." for run in runs if run.report.wall_time)]
     lines += [
         "",
         *(
@@ -189,15 +203,16 @@ def _phases(run: Measured) -> str:
     return f"{formatting.duration(time.seconds)}, of which {formatting.shares(time.phases)}" if time else ""
 
 
-def _heading(metric: Metric, seeds: int) -> str:
-    name = formatting.METRIC_NAMES[metric]
-    return f"{name}, 95 % interval" if seeds == 1 else f"{name}, mean over seeds (smallest to largest)"
+def _heading(metric: Metric) -> str:
+    return f"{formatting.METRIC_NAMES[metric]}, 95 % interval over rows"
 
 
 def _cell(metric: Metric, figures: Sequence[Figure]) -> str:
+    """Return the score of seed 0 with its interval over rows and, with several seeds, the spread between them."""
+    first = formatting.score_with_interval(metric, figures[0])
     if len(figures) == 1:
-        return formatting.score_with_interval(metric, figures[0])
-    return formatting.mean_with_spread(metric, figures)
+        return first
+    return f"{first}; {len(figures)} seeds: {formatting.mean_with_spread(metric, figures)}"
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -9,7 +9,8 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 _ARMS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned", "TemplateOnly", "CompressedOnly"]
 _ARMS_OF_FURTHER_SEEDS = ["FullPrompt", "QueryOnly", "Direct", "Base", "FullPromptTuned"]
 """The arms that a seed changes, and those with which they are compared."""
-_ARMS_WITH_TEACHER = ["FullPrompt", "QueryOnly", "Base"]
+_ARMS_WITH_TEACHER = ["FullPrompt", "QueryOnly", "Direct", "Base"]
+"""Direct learns only from the written answers, so it tells what the queries without answers add."""
 _WRITTEN_ANSWERS = 16
 """The number of training rows with answers if a teacher answers the others."""
 

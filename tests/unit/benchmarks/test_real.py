@@ -1,6 +1,7 @@
 """The page on pretrained models: its sentences follow from the figures, and its jobs are valid."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from promptintern.report.build import build_report
@@ -9,9 +10,11 @@ from promptintern.report.schema import Comparison, Figure
 from promptintern_api import parse_job
 from promptintern_api.metrics import Metric
 
+from benchmarks.real.__main__ import _job_name, job_digest
 from benchmarks.real.models import REQUIREMENTS, SOURCES
 from benchmarks.real.page import QUESTIONS, Measured, answer, kept, page_of
 from benchmarks.real.tasks import TASKS, Task, job_of
+from tests.tiny import write_tiny_model
 from tests.unit.report.figures import facts
 
 QUESTION = QUESTIONS[0]
@@ -76,7 +79,7 @@ def test_the_page_tells_what_a_teacher_taught_and_where_the_time_went() -> None:
     )
     assert ", with a teacher" in page
     assert "and 240 queries that the base model with the full prompt answered" in page
-    assert "Did the teacher teach the query alone, from queries without answers? " in page
+    assert "Did the teacher's answers help, beyond plain fine-tuning on the 16 written answers? " in page
     assert "Wall time: 2 min, of which evaluate 75 %, train 25 %." in page
 
 
@@ -85,7 +88,7 @@ def test_the_page_tells_what_a_teacher_taught_and_where_the_time_went() -> None:
 def test_the_jobs_are_valid(task: Task, has_teacher: bool, tmp_path: Path) -> None:
     job = job_of(
         task,
-        name="a",
+        name=_job_name(f"{task.name}-seed-1-Some_Model.v2"),
         model=Path("/model"),
         seed=1,
         train=32,
@@ -97,6 +100,36 @@ def test_the_jobs_are_valid(task: Task, has_teacher: bool, tmp_path: Path) -> No
     assert spec.training.seed == 1
     assert (spec.data.queries is not None) == has_teacher
     assert spec.data.train is not None and spec.data.train.limit == (16 if has_teacher else 32)
+
+
+def test_runs_of_other_sizes_or_jobs_are_no_seeds_of_each_other() -> None:
+    report = build_report(facts())
+    small = report.model_copy(
+        update={"data": report.data.model_copy(update={"eval": report.data.eval.model_copy(update={"rows": 20})})}
+    )
+    runs = [
+        Measured(task="nlrx", model="m", seed=0, report=report, seconds=1, job="a"),
+        Measured(task="nlrx", model="m", seed=0, report=small, seconds=1, job="a"),
+        Measured(task="nlrx", model="m", seed=0, report=report, seconds=1, job="b"),
+    ]
+    page = page_of(runs)
+    assert page.count("## m, NL-RX") == 3
+    assert "seeds" not in page.split("## m, NL-RX", 1)[1]
+
+
+def test_a_digest_tells_jobs_and_models_apart_and_no_seeds(tmp_path: Path) -> None:
+    task = TASKS["nlrx"]
+    model = write_tiny_model(tmp_path / "My_Model")
+
+    def digest(**changes: Any) -> str:
+        settings = {"name": "a", "model": model, "seed": 0, "train": 8, "held_out": 8, "device": "CPU", **changes}
+        return job_digest(job_of(task, **settings), model)
+
+    assert digest() == digest(seed=2) == digest(name="b")
+    assert digest() != digest(train=9)
+    first = digest()
+    (model / "tokenizer.json").write_text("{}")
+    assert digest() != first
 
 
 def test_every_package_has_a_digest() -> None:

@@ -20,7 +20,7 @@ from promptintern.errors import UserError
 from promptintern.models import key_value_bytes
 from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
 from promptintern.pipeline.evaluation.coverage import COVERAGE_FOLDER
-from promptintern.pipeline.evaluation.drawn_programs import DRAWN_FOLDER
+from promptintern.pipeline.evaluation.drawn_programs import read_passes
 from promptintern.pipeline.evaluation.held_out import accepted_answers, evaluation_folder
 from promptintern.pipeline.evaluation.latency import LATENCY_FOLDER, kept_name
 from promptintern.pipeline.evaluation.retention import RETENTION_FOLDER
@@ -109,7 +109,7 @@ def store_facts(session: Session, store: RunStore, outcome: Outcome) -> None:
         retention=_retention(store, outcome),
         teacher=_teacher(session, store),
         prices=PriceFacts(**prices.model_dump()) if (prices := session.job.spec.evaluation.prices) else None,
-        attempts=read_phases(store),
+        attempts=[attempt for attempt in read_phases(store) if attempt.did_something],
         warnings=[*session.data.warnings, *session.warnings],
         notes=[*session.notes, *dict.fromkeys(track.slow_reason for track in tracks.values() if track.slow_reason)],
     )
@@ -239,8 +239,12 @@ def _unneeded(store: RunStore) -> list[str]:
 
 def _drawn(session: Session, store: RunStore, outcome: Outcome) -> DrawnFacts | None:
     draws = session.job.spec.evaluation.pass_at_k
-    document = store.committed_document(DRAWN_FOLDER, parent=outcome.kept_digest) if draws else None
-    return DrawnFacts.model_validate({**document, "k": sorted(draws.k)}) if document and draws else None
+    if draws is None:
+        return None
+    names = [Arm.FULL_PROMPT, Arm.QUERY_ONLY, KEPT_STAGE]
+    parents = {str(arm): outcome.arm_parents[arm] for arm in names if arm in outcome.arm_parents}
+    passes = read_passes(store, draws.samples, parents)
+    return DrawnFacts(samples=draws.samples, temperature=draws.temperature, k=sorted(draws.k), passes=passes)
 
 
 def _retention(store: RunStore, outcome: Outcome) -> RetentionFacts | None:

@@ -75,6 +75,12 @@ class AttemptFacts(Document):
     at: str
     """The time at which ``seconds`` were stored last, in ISO 8601."""
 
+    @property
+    def did_something(self) -> bool:
+        """Whether the attempt did more than find out that everything was done before."""
+        idle = ("load", "prepare", "save", "other")
+        return any(seconds >= 1 for phase, seconds in self.seconds.items() if phase not in idle)
+
 
 class ArmFacts(Document):
     """The answers of an arm to the held-out rows. Each list has one item for each row."""

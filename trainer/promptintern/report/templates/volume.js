@@ -11,3 +11,4 @@ const update = () => {
 field.hidden = false;
 fixed.hidden = true;
 field.addEventListener("input", update);
+update();  // a browser may have kept what was typed before
