@@ -263,6 +263,20 @@ class CheckpointSpec(ApiModel):
     ] = 2
 
 
+class AddressingStyle(StrEnum):
+    """Where the name of a bucket is in the URL of a request."""
+
+    PATH = "Path"
+    VIRTUAL = "Virtual"
+
+
+class ServerSideEncryption(StrEnum):
+    """The encryption that a request to store an object asks for."""
+
+    AES256 = "AES256"
+    KMS = "KMS"
+
+
 class StorageSpec(ApiModel):
     """The storage for adapters, reports, logs and checkpoints."""
 
@@ -286,6 +300,35 @@ class StorageSpec(ApiModel):
         StringConstraints(max_length=64),
         Field(description="Region of the S3 bucket. If it is left out, the AWS configuration of the pod decides."),
     ] = None
+    addressing_style: Annotated[
+        AddressingStyle | None,
+        Field(
+            description=(
+                "Where the name of the bucket is in the URL of a request. Path: http://SERVER/BUCKET/KEY. Virtual: "
+                "http://BUCKET.SERVER/KEY, which some servers require. If it is left out, botocore decides: Virtual "
+                "for AWS, and Path for other servers."
+            )
+        ),
+    ] = None
+    server_side_encryption: Annotated[
+        ServerSideEncryption | None,
+        Field(
+            description=(
+                "Encryption that every request to store an object asks for, which the policies of some buckets "
+                "require: AES256, or KMS with the key `kmsKeyId`. If it is left out, the bucket decides."
+            )
+        ),
+    ] = None
+    kms_key_id: Annotated[
+        str | None,
+        StringConstraints(min_length=1, max_length=2048),
+        Field(
+            description=(
+                "Id or ARN of the key in the key management service. If it is left out with KMS, the bucket's default "
+                "key is used."
+            )
+        ),
+    ] = None
     secret_ref: Annotated[
         SecretRef | None,
         Field(
@@ -297,6 +340,15 @@ class StorageSpec(ApiModel):
             )
         ),
     ] = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            field="kmsKeyId",
+            message="needs serverSideEncryption: KMS",
+            cel="!has(self.kmsKeyId) || (has(self.serverSideEncryption) && self.serverSideEncryption == 'KMS')",
+            holds=lambda self: self.kms_key_id is None or self.server_side_encryption is ServerSideEncryption.KMS,
+        ),
+    )
 
 
 class Retries(ApiModel):

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Self
 
+from promptintern_api.compute import AddressingStyle, ServerSideEncryption
 from promptintern_api.contract import OPERATOR, OPERATOR_ENV_PREFIX
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -48,6 +49,9 @@ class DefaultStorage(_Value):
     uri: str
     endpoint: str | None = None
     region: str | None = None
+    addressing_style: AddressingStyle | None = None
+    server_side_encryption: ServerSideEncryption | None = None
+    kms_key_id: str | None = None
     secret_name: str | None = None
     """The name of a Secret in the job's namespace, as in ``spec.storage.secretRef``."""
 

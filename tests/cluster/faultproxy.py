@@ -6,8 +6,8 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
@@ -38,6 +38,8 @@ class Request:
     """Size of the body in bytes."""
     exclusive: bool
     """Whether the request has an If-None-Match header."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The headers, by their names in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class Fail:
     """Respond with an error without asking the server."""
 
     status: int = 503
+    code: str = "InternalError"
+    message: str = "on purpose"
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,16 @@ class FaultProxy:
         self._server.server_close()
         self._thread.join()
 
-    def decide(self, method: str, target: str, size: int, *, exclusive: bool) -> Fault | None:
+    def decide(self, method: str, target: str, size: int, headers: Mapping[str, str]) -> Fault | None:
         """Choose the fault for the next request, and record it."""
-        request = Request(number=next(self._numbers), method=method, target=target, size=size, exclusive=exclusive)
+        request = Request(
+            number=next(self._numbers),
+            method=method,
+            target=target,
+            size=size,
+            exclusive="if-none-match" in headers,
+            headers=headers,
+        )
         fault = self.plan(request)
         if fault is not None:
             self.faults.append((request, fault))
@@ -139,13 +150,12 @@ def _handler(proxy: FaultProxy, host: str, port: int) -> type[BaseHTTPRequestHan
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            fault = proxy.decide(self.command, self.path, len(body), exclusive="If-None-Match" in self.headers)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            fault = proxy.decide(self.command, self.path, len(body), headers)
             match fault:
-                case Fail(status=status):
-                    text = (
-                        b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>on purpose</Message></Error>"
-                    )
-                    self._answer(status, [("Content-Type", "application/xml")], text)
+                case Fail(status=status, code=code, message=message):
+                    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+                    self._answer(status, [("Content-Type", "application/xml")], text.encode())
                 case Swallow():
                     etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
                     self._answer(200, [("ETag", f'"{etag}"')], b"")
@@ -195,7 +205,7 @@ def _handler(proxy: FaultProxy, host: str, port: int) -> type[BaseHTTPRequestHan
         def _put_request(self, connection: http.client.HTTPConnection, size: int) -> None:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in _HOP_BY_HOP and name.lower() != "content-length":
+                if name.lower() not in {*_HOP_BY_HOP, "content-length"}:
                     connection.putheader(name, value)
             if size or "Content-Length" in self.headers:
                 connection.putheader("Content-Length", str(size))

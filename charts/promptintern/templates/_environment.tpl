@@ -33,14 +33,14 @@
 {{- with .Values.defaultStorage }}
 {{- if .uri }}
 {{- $storage := dict "uri" .uri }}
-{{- range $name := list "endpoint" "region" "secretName" }}
+{{- range $name := list "endpoint" "region" "addressingStyle" "serverSideEncryption" "kmsKeyId" "secretName" }}
 {{- with get $.Values.defaultStorage $name }}
 {{- $_ := set $storage $name . }}
 {{- end }}
 {{- end }}
 - name: PROMPTINTERN_DEFAULT_STORAGE
   value: {{ toJson $storage | quote }}
-{{- else if or .endpoint .region .secretName }}
+{{- else if or .endpoint .region .addressingStyle .serverSideEncryption .kmsKeyId .secretName }}
 {{- fail "defaultStorage.uri: is required if any other field of defaultStorage is set" }}
 {{- end }}
 {{- end }}

@@ -38,6 +38,9 @@ def resolve(job: PromptInternJob, settings: Settings) -> ResolvedJob:
             uri=default.uri,
             endpoint=default.endpoint,
             region=default.region,
+            addressing_style=default.addressing_style,
+            server_side_encryption=default.server_side_encryption,
+            kms_key_id=default.kms_key_id,
             secret_ref=SecretRef(name=default.secret_name) if default.secret_name else None,
         )
     compute = spec.compute.model_copy(

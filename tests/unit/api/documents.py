@@ -297,6 +297,12 @@ BAD_JOBS = (
         "spec.evaluation.scorer.entryPoint",
         "",
     ),
+    _bad(
+        {"spec.storage": {"uri": "s3://b/r", "kmsKeyId": "k"}},
+        "spec.storage.kmsKeyId",
+        "needs serverSideEncryption: KMS",
+    ),
+    _bad({"spec.storage": {"uri": "s3://b/r", "addressingStyle": "path"}}, "spec.storage.addressingStyle", "'Path'"),
     _bad({"spec.evaluation.passAtK": {}}, "spec.evaluation.passAtK", "needs the metric PassAt1"),
     _bad(
         {"spec.evaluation": {"metrics": ["PassAt1"], "passAtK": {"samples": 5}}},

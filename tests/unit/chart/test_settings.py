@@ -1,6 +1,7 @@
 """The environment variables of the Deployment are the settings that the operator reads."""
 
 import pytest
+from promptintern_api.compute import AddressingStyle, ServerSideEncryption
 from promptintern_operator.settings import DefaultStorage, EgressRule, PodSize, Settings
 
 from tests.unit.chart.conftest import EVERYTHING, NAMED, Helm, Manifest, Values, of_kind
@@ -57,7 +58,13 @@ def test_every_value_arrives(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> Non
         image_pull_policy="Always",
         ray_version="2.61.0",
         default_storage=DefaultStorage(
-            uri="s3://platform/runs", endpoint="https://s3.example", region="eu-1", secret_name="platform-s3"
+            uri="s3://platform/runs",
+            endpoint="https://s3.example",
+            region="eu-1",
+            addressing_style=AddressingStyle.VIRTUAL,
+            server_side_encryption=ServerSideEncryption.KMS,
+            kms_key_id="key-7",
+            secret_name="platform-s3",
         ),
         head_size=PodSize(cpu="500m", memory="2Gi"),
         worker_size=PodSize(cpu="8", memory="64Gi"),

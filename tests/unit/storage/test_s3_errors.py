@@ -1,12 +1,15 @@
 """The meaning of each response of an S3 server."""
 
+from urllib.parse import urlsplit
+
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 from promptintern.errors import CredentialsRefused, InfrastructureFailed, RunFailed, UserError
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy, Transient
 from promptintern.storage.s3 import S3Backend
-from promptintern.storage.s3_errors import FailedRequest, classify_error
+from promptintern.storage.s3_errors import FailedRequest, NotSupported, classify_error
+from promptintern_api.compute import AddressingStyle, ServerSideEncryption
 from s3fs.errors import translate_boto_error
 
 
@@ -45,6 +48,11 @@ def _client_error(code: str, status: int) -> Exception:
         ("BadDigest", 400, Transient, []),
         ("IncompleteBody", 400, Transient, []),
         ("ConditionalRequestConflict", 409, Transient, []),
+        ("NotImplemented", 501, NotSupported, ["does not support PutObject"]),
+        ("HTTPVersionNotSupported", 505, RunFailed, ["s3.example"]),
+        ("MissingContentMD5", 400, NotSupported, ["Content-MD5"]),
+        ("SecondLevelDomainForbidden", 403, UserError, ["spec.storage.addressingStyle: Virtual"]),
+        ("KMS.NotFoundException", 400, UserError, ["spec.storage.kmsKeyId"]),
         ("EntityTooLarge", 400, RunFailed, ["s3.example", "PutObject", "s3://team-a/runs/x", "EntityTooLarge"]),
     ],
 )
@@ -90,3 +98,40 @@ def test_what_a_deletion_says_of_each_key(code: str, meaning: type[Exception], m
         backend.delete("runs/x")
     assert type(raised.value) is meaning
     assert all(word in str(raised.value) for word in ("DeleteObjects", "runs/x", "from the server"))
+
+
+@pytest.mark.parametrize(
+    ("style", "endpoint", "host"),
+    [
+        (None, "https://s3.example", "s3.example"),
+        (AddressingStyle.PATH, "https://s3.example", "s3.example"),
+        (AddressingStyle.VIRTUAL, "https://s3.example", "team-a.s3.example"),
+        (None, None, "team-a.s3.amazonaws.com"),
+    ],
+)
+def test_the_bucket_is_where_the_job_wants_it(
+    style: AddressingStyle | None, endpoint: str | None, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    options = S3Options(endpoint=endpoint, region="us-east-1", addressing_style=style)
+    files = S3Backend("team-a", options, RetryPolicy())._files
+    url = files.url("team-a/a/b.json")
+    assert urlsplit(url).hostname == host
+    assert urlsplit(url).path == ("/a/b.json" if host.startswith("team-a") else "/team-a/a/b.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        (S3Options(), {}),
+        (S3Options(encryption=ServerSideEncryption.AES256), {"ServerSideEncryption": "AES256"}),
+        (S3Options(encryption=ServerSideEncryption.KMS), {"ServerSideEncryption": "aws:kms"}),
+        (
+            S3Options(encryption=ServerSideEncryption.KMS, kms_key_id="k"),
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "k"},
+        ),
+    ],
+)
+def test_the_encryption_that_a_request_asks_for(options: S3Options, arguments: dict[str, str]) -> None:
+    assert options.encryption_arguments == arguments

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from promptintern_api.compute import AddressingStyle
 from promptintern_api.contract import ADAPTER_FOLDER
 
 from promptintern.cluster.objects import Job
@@ -32,6 +33,7 @@ class RunLocation:
     endpoint: str | None
     """The endpoint that the user named."""
     region: str | None
+    addressing_style: AddressingStyle | None = None
     job_endpoint: str | None = None
     """The endpoint that the job names. Nothing is signed for it unless the user names it too."""
     is_endpoint_unknown: bool = False
@@ -61,7 +63,8 @@ class RunLocation:
         policy = RetryPolicy.from_environment()
         if policy == RetryPolicy():
             policy = RetryPolicy(deadline=_PATIENCE_SECONDS)
-        return open_store(self.uri, s3=S3Options(endpoint=self.endpoint, region=self.region), policy=policy)
+        options = S3Options(endpoint=self.endpoint, region=self.region, addressing_style=self.addressing_style)
+        return open_store(self.uri, s3=options, policy=policy)
 
     @contextlib.contextmanager
     def hinting(self) -> Iterator[None]:
@@ -115,6 +118,7 @@ def locate_run(job: Job, *, endpoint: str | None = None) -> RunLocation:
             uri=f"{storage['uri'].rstrip('/')}/{folder}",
             endpoint=endpoint,
             region=storage.get("region"),
+            addressing_style=AddressingStyle(style) if (style := storage.get("addressingStyle")) else None,
             job_endpoint=storage.get("endpoint"),
         )
     outputs = job.status.training.outputs if job.status.training else None

@@ -17,13 +17,17 @@ _log = get_logger("promptintern.storage")
 _T = TypeVar("_T")
 
 
+_PERMANENT = (501, 505)
+"""Not Implemented, and HTTP Version Not Supported: the server will give the same answer again."""
+
+
 class Transient(Exception):  # noqa: N818 -- a kind of failure
     """A failure that a retry may resolve."""
 
 
 def is_transient_status(status: int) -> bool:
     """Return whether a request that failed with the HTTP status ``status`` may succeed on a retry."""
-    return status in (408, 425, 429) or status >= 500
+    return status in (408, 425, 429) or (status >= 500 and status not in _PERMANENT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,13 @@ from botocore.loaders import create_loader
 from fsspec.asyn import sync
 from promptintern_api.contract import ENV_STORAGE_CA
 
+from promptintern.log import get_logger
 from promptintern.storage.options import S3Options
 from promptintern.storage.retry import RetryPolicy, Transient
-from promptintern.storage.s3_errors import FailedRequest, classify_error
+from promptintern.storage.s3_errors import FailedRequest, NotSupported, classify_error
 
 _T = TypeVar("_T")
+_log = get_logger("promptintern.storage")
 PART_BYTES = 16 << 20
 """The size in bytes of a part of a large transfer. S3 requires at least 5 MiB."""
 _MAX_PARTS = 10_000
@@ -53,11 +55,19 @@ class S3Backend:
                 "connect_timeout": _CONNECT_SECONDS,
                 "read_timeout": _READ_SECONDS,
                 "retries": {"total_max_attempts": 1},
-            },
+                # Otherwise, every upload has a checksum in a trailer, which many servers do not know. Uploads are read
+                # back and compared by SHA-256 where it matters.
+                "request_checksum_calculation": "when_required",
+                "response_checksum_validation": "when_required",
+            }
+            | ({"s3": {"addressing_style": options.addressing_style.lower()}} if options.addressing_style else {}),
             skip_instance_cache=True,
             use_listings_cache=False,
         )
         self._files.retries = 1
+        self._encryption = options.encryption_arguments
+        self._deletes_many = True
+        """Whether the server removes several objects in one request. This is found out by the first such request."""
 
     def uri(self, key: str) -> str:
         return f"s3://{self._bucket}/{key}".rstrip("/")
@@ -74,7 +84,7 @@ class S3Backend:
             yield self._run("GetObject", key, partial(self._read, key, start, stop))
 
     def put(self, key: str, data: bytes) -> None:
-        self._request("PutObject", Key=key, Body=data)
+        self._request("PutObject", Key=key, Body=data, **self._encryption)
 
     def put_file(self, local: Path, key: str) -> None:
         size = local.stat().st_size
@@ -88,7 +98,7 @@ class S3Backend:
 
         def attempt() -> bool:
             try:
-                self._call("PutObject", Key=key, Body=data, IfNoneMatch="*", Metadata=mark)
+                self._call("PutObject", Key=key, Body=data, IfNoneMatch="*", Metadata=mark, **self._encryption)
             except FileExistsError:
                 # The object may be ours: the response to an earlier attempt can get lost, and the HTTP client repeats
                 # a request on its own if a kept-alive connection turns out to be closed.
@@ -125,7 +135,16 @@ class S3Backend:
     def delete(self, key: str) -> None:
         keys = [*([key] if key else []), *self.sizes(key)]
         for start in range(0, len(keys), 1000):
-            self._run("DeleteObjects", key, partial(self._delete, keys[start : start + 1000]))
+            some = keys[start : start + 1000]
+            if self._deletes_many:
+                try:
+                    self._run("DeleteObjects", key, partial(self._delete, some))
+                    continue
+                except NotSupported as error:
+                    self._deletes_many = False
+                    _log.info("storage: objects are removed one by one", endpoint=self._endpoint, reason=str(error))
+            for each in some:
+                self._request("DeleteObject", Key=each)
 
     def _delete(self, keys: list[str]) -> None:
         objects = [{"Key": key} for key in keys]
@@ -139,7 +158,7 @@ class S3Backend:
 
     def _put_parts(self, local: Path, key: str, size: int) -> None:
         part_bytes = max(PART_BYTES, -(-size // _MAX_PARTS))
-        upload = self._request("CreateMultipartUpload", Key=key)["UploadId"]
+        upload = self._request("CreateMultipartUpload", Key=key, **self._encryption)["UploadId"]
         try:
             parts = []
             with local.open("rb") as file:
@@ -182,16 +201,21 @@ class S3Backend:
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         """Send the request ``operation`` once, without retries, and return the response."""
-        with self._translated_errors(operation, _key_or_prefix(arguments)):
+        with self._translated_errors(operation, _key_or_prefix(arguments), is_conditional="IfNoneMatch" in arguments):
             return self._files.call_s3(xform_name(operation), Bucket=self._bucket, **arguments)
 
     @contextlib.contextmanager
-    def _translated_errors(self, operation: str, key: str) -> Iterator[None]:
+    def _translated_errors(self, operation: str, key: str, *, is_conditional: bool = False) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             request = FailedRequest.of(
-                error, operation=operation, bucket=self._bucket, key=key, endpoint=self._endpoint
+                error,
+                operation=operation,
+                bucket=self._bucket,
+                key=key,
+                endpoint=self._endpoint,
+                is_conditional=is_conditional,
             )
             raise classify_error(request) from error
 

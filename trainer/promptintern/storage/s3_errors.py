@@ -24,6 +24,15 @@ _CREDENTIALS = {
     "XAdminUserNotFound",  # versitygw's InvalidAccessKeyId
 }
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_ONLY_VIRTUAL = {"SecondLevelDomainForbidden", "PathStyleNotSupported", "VirtualHostDomainRequired"}
+"""The answers of servers that want the bucket's name in the name of the host; the first one is OSS's."""
+_ENCRYPTION = {"KMS.DisabledException", "KMS.NotFoundException", "KMS.KMSInvalidStateException", "KMSKeyNotFound"}
+_NOT_SUPPORTED = {
+    *("NotImplemented", "MethodNotAllowed", "501", "405"),
+    *("MissingContentMD5", "MissingContentLength", "InvalidContentMD5"),
+}
+"""The answers of servers that lack an operation or a way to call it."""
+_STORES = {"PutObject", "CreateMultipartUpload"}
 _EXISTS = {"PreconditionFailed", "412"}
 _TRANSIENT = {
     "BadDigest",  # the body was damaged in transit
@@ -59,6 +68,10 @@ _NETWORK = (
 )
 
 
+class NotSupported(RunFailed):
+    """Raised if the server lacks an operation. The caller may have another way."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FailedRequest:
     """A failed request to an S3 server."""
@@ -72,9 +85,13 @@ class FailedRequest:
     bucket: str
     key: str
     endpoint: str
+    is_conditional: bool = False
+    """Whether the request was to create an object only if it does not exist."""
 
     @classmethod
-    def of(cls, error: Exception, *, operation: str, bucket: str, key: str, endpoint: str) -> Self:
+    def of(
+        cls, error: Exception, *, operation: str, bucket: str, key: str, endpoint: str, is_conditional: bool = False
+    ) -> Self:
         """Return the request that failed with ``error``; the code and status may be in its cause, which s3fs wraps."""
         code, status = "", 0
         for exception in (error, error.__cause__):
@@ -83,7 +100,14 @@ class FailedRequest:
                 status = int(exception.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
                 break
         return cls(
-            error=error, code=code, status=status, operation=operation, bucket=bucket, key=key, endpoint=endpoint
+            error=error,
+            code=code,
+            status=status,
+            operation=operation,
+            bucket=bucket,
+            key=key,
+            endpoint=endpoint,
+            is_conditional=is_conditional,
         )
 
     @property
@@ -141,6 +165,45 @@ def _no_rights(r: FailedRequest) -> Exception:
     )
 
 
+def _only_virtual(r: FailedRequest) -> Exception:
+    return UserError.at(
+        r.bucket_uri,
+        f"{r.operation}: {r.endpoint} refuses requests with the bucket in the path ({r.code}: {r.reason}); set "
+        "spec.storage.addressingStyle: Virtual, so that the bucket is in the name of the host (virtual-host style)",
+    )
+
+
+def _bad_key(r: FailedRequest) -> Exception:
+    return UserError.at(
+        "spec.storage.kmsKeyId", f"the key for the encryption of {r.bucket_uri} cannot be used ({r.code}: {r.reason})"
+    )
+
+
+def _no_right_to_store(r: FailedRequest) -> Exception:
+    return UserError.at(
+        f"{r.bucket_uri}/{r.key}",
+        f"{r.operation} was refused ({r.code or r.status}: {r.reason}); these credentials need s3:PutObject on the "
+        "bucket, besides s3:GetObject, s3:DeleteObject and s3:ListBucket. If they have it, the bucket's policy may "
+        "require an encryption header: set spec.storage.serverSideEncryption (and kmsKeyId for KMS)",
+    )
+
+
+def _no_conditions(r: FailedRequest) -> Exception:
+    return UserError.at(
+        r.bucket_uri,
+        f"{r.endpoint} does not implement conditional writes (If-None-Match: *; {r.code or r.status}: {r.reason}). "
+        "Without them, two drivers could overwrite each other's files; use a server that implements them",
+    )
+
+
+def _not_supported(r: FailedRequest) -> Exception:
+    wants = ", because it wants a header Content-MD5" if "ContentMD5" in r.code else ""
+    return NotSupported(
+        f"storage: {r.endpoint} does not support {r.operation} as it was called{wants} ({r.code or r.status}: "
+        f"{r.reason}), at {r.bucket_uri}/{r.key}"
+    )
+
+
 def _transient(r: FailedRequest) -> Exception:
     return Transient(f"{r.status} {r.code}: {r.reason}")
 
@@ -164,7 +227,12 @@ _RULES: list[tuple[Callable[[FailedRequest], bool], Callable[[FailedRequest], Ex
     (lambda r: isinstance(r.error, _NO_CREDENTIALS), _no_credentials),
     (lambda r: r.code in _CREDENTIALS or r.status == 401, _wrong_credentials),
     (lambda r: r.code in _WRONG_REGION, _wrong_region),
+    (lambda r: r.code in _ONLY_VIRTUAL, _only_virtual),
+    (lambda r: r.code in _ENCRYPTION, _bad_key),
+    (lambda r: r.status == 403 and r.operation in _STORES, _no_right_to_store),
     (lambda r: r.status == 403, _no_rights),
+    (lambda r: r.is_conditional and (r.code in _NOT_SUPPORTED or r.status == 501), _no_conditions),
+    (lambda r: r.code in _NOT_SUPPORTED or r.status == 501, _not_supported),
     (lambda r: r.code in _TRANSIENT or is_transient_status(r.status), _transient),
     (lambda r: isinstance(r.error, _NETWORK), lambda r: Transient(r.reason)),
     (lambda r: r.status > 0, _refused),
