@@ -63,8 +63,8 @@ def delete_operator(team: Team, name: str) -> None:
 
 def stop_api_server(team: Team, name: str) -> None:
     """Stop the API server for 30 s."""
-    team.cluster.stop_api_server()
     try:
+        team.cluster.stop_api_server()
         time.sleep(30)
     finally:
         team.cluster.start_api_server()
@@ -72,8 +72,8 @@ def stop_api_server(team: Team, name: str) -> None:
 
 def stop_storage(team: Team, name: str) -> None:
     """Stop the S3 server for 30 s."""
-    team.cluster.s3.stop()
     try:
+        team.cluster.s3.stop()
         time.sleep(30)
     finally:
         team.cluster.s3.start()
@@ -81,8 +81,8 @@ def stop_storage(team: Team, name: str) -> None:
 
 def stop_kuberay(team: Team, name: str) -> None:
     """Stop KubeRay for 60 s."""
-    team.cluster.stop_kuberay()
     try:
+        team.cluster.stop_kuberay()
         time.sleep(60)
     finally:
         team.cluster.start_kuberay()

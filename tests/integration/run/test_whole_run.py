@@ -126,6 +126,60 @@ def test_predict_and_export(runner: Runner) -> None:
     assert (runner.folder / "merged/model.safetensors").exists()
 
 
+THINK = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+CHAT = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("template", "stop"), [(None, []), (None, [")", "\n"]), (CHAT, []), (THINK, [")"])])
+def test_the_model_card_tells_how_to_ask_the_adapter(runner: Runner, template: str | None, stop: list[str]) -> None:
+    """The code of the card is executed, and its request to a server is rendered; both ask what `predict` asks."""
+    write_tiny_model(runner.folder / "model", chat_template=template)
+    job = tiny_job(runner.folder)
+    job["spec"]["schedule"] = {"stages": 1, "shots": 0}
+    job["spec"]["evaluation"]["stop"] = stop
+    if template:
+        job["spec"]["prompt"] |= {"chat": True, "protect": []}
+    ran = runner.run(job)
+    assert ran.code == 0, ran.err
+    adapter = runner.output / "adapter"
+    card = (adapter / "README.md").read_text()
+    assert "{examples}" not in card
+    assert ("enable_thinking=False` to the chat template" in card) == (template == THINK)
+    assert ("as the user turn of the base model's chat template" in card) == (template is not None)
+
+    code = card.split("```python\n")[1].split("```")[0].replace("adapter = ", f'adapter = "{adapter}"  # ', 1)
+    code = code.replace(f'base, adapter = "{adapter}"  # ', "base, adapter = ", 1).replace('"."', f'"{adapter}"', 1)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    rows = [json.loads(line) for line in (runner.folder / "eval.jsonl").read_text().splitlines()]
+    answered = [namespace["answer"](row["query"]) for row in rows]
+    assert answered == runner.predictions("QueryOnly")
+
+    request = json.loads(card.split("```json\n")[1].split("```")[0])
+    assert request.get("stop", []) == stop
+    assert (request["temperature"], request["max_tokens"]) == (0, 8)
+    assert request["model"].startswith("tiny-")
+    assert f"--lora-modules {request['model']}=" in card and "--max-lora-rank 8" in card
+    tokenizer = namespace["tokenizer"]
+    if template:
+        options = request.get("chat_template_kwargs", {})
+        text = tokenizer.apply_chat_template(request["messages"], tokenize=False, add_generation_prompt=True, **options)
+        expected = tokenizer.apply_chat_template(
+            request["messages"], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        assert text == expected
+    else:
+        assert "messages" not in request and "{query}" in request["prompt"]
+
+
 def test_a_damaged_adapter_is_never_used(runner: Runner) -> None:
     assert runner.run(tiny_job(runner.folder)).code == 0
     weights = runner.output / "adapter/adapter_model.safetensors"

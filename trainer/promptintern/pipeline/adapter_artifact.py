@@ -1,15 +1,15 @@
 """The result of a run: an adapter that stock PEFT and vLLM can load, with its prompt and its lineage."""
 
+import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from promptintern_api.contract import ADAPTER_FOLDER, MANIFEST_FILE, PROMPT_FILE
 
 from promptintern.engine.adapter import WEIGHTS
 from promptintern.engine.adapter_config import CONFIG
+from promptintern.pipeline.model_card import model_card
 from promptintern.pipeline.session import Session
-from promptintern.pipeline.training import base_model_name
 from promptintern.prompt.inference import ExamplePair, InferencePrompt, PromptPiece
 from promptintern.stage_record import StageRecord
 from promptintern.storage.manifest import Manifest, commit_folder, fetch_folder
@@ -54,7 +54,9 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) 
         for name in (WEIGHTS, CONFIG):
             (folder / name).write_bytes((fetched / name).read_bytes())
         (folder / PROMPT_FILE).write_text(inference_prompt(session, record.planned).model_dump_json(indent=2))
-        (folder / "README.md").write_text(_model_card(session, record, lineage.digest()), encoding="utf-8")
+        weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        card = model_card(session, record, lineage=lineage.digest(), weights=weights)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         manifest = commit_folder(
             store.store,
             folder=ADAPTER_FOLDER,
@@ -69,23 +71,3 @@ def commit_adapter(session: Session, store: RunStore, *, stage: int, term: int) 
     with TemporaryDirectory(prefix="promptintern-") as copy:  # an earlier commit may have been damaged
         fetch_folder(store.store, manifest, folder=ADAPTER_FOLDER, local=Path(copy))
     return manifest
-
-
-def _model_card(session: Session, record: StageRecord, digest: str) -> str:
-    environment = Environment(
-        loader=PackageLoader("promptintern.pipeline"),
-        undefined=StrictUndefined,
-        autoescape=False,
-        keep_trailing_newline=True,
-    )
-    job = session.job
-    return environment.get_template("model_card.md.j2").render(
-        job=job,
-        base=base_model_name(job.spec.model.uri)[0],
-        record=record,
-        is_last=record.planned == len(session.stages) - 1,
-        of="" if session.job.spec.schedule.is_adaptive else f" of {len(session.stages)}",
-        digest=digest,
-        prompt="".join(piece.text for piece in session.templates[record.planned].pieces),
-        data=session.data.digests,
-    )
