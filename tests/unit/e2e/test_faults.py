@@ -24,7 +24,7 @@ def test_what_was_stopped_is_started_even_if_stopping_it_failed(
 ) -> None:
     monkeypatch.setattr(faults.time, "sleep", lambda _seconds: None)
     cluster = Mock()
-    cluster.configure_mock(**{f"{stop}.side_effect": CommandFailed("timed out")})
+    cluster.configure_mock(**{f"{stop}.side_effect": CommandFailed(["kubectl"], 1, "timed out")})
     with pytest.raises(CommandFailed):
         fault(SimpleNamespace(cluster=cluster), "a-job")
     started = cluster
