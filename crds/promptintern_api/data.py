@@ -18,6 +18,8 @@ class DataFormat(StrEnum):
     JSONL = "JSONL"
     PARQUET = "Parquet"
     CHAT = "Chat"
+    CSV = "CSV"
+    TSV = "TSV"
 
 
 class OnProblem(StrEnum):
@@ -87,8 +89,9 @@ class DataSource(ApiModel):
         DataFormat,
         Field(
             description=(
-                "Format of the file: JSONL, Parquet or Chat. Auto reads a file named .parquet as Parquet, a file whose "
-                "first line has the key `messages` as Chat, and every other file as JSONL."
+                "Format of the file: JSONL, Parquet, CSV, TSV, or Chat (JSONL or Parquet). Auto reads a file named "
+                ".parquet, .csv or .tsv as its name says, a file whose first record has `messages` as Chat, and every "
+                "other file as JSONL. JSONL, CSV and TSV may be compressed with gzip or Zstandard."
             )
         ),
     ] = DataFormat.AUTO

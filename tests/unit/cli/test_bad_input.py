@@ -105,7 +105,7 @@ def _folder_as_file(job: Job, folder: Path) -> None:
 
 
 def _table(job: Job, folder: Path) -> None:
-    (folder / "train.csv").write_text("query,answer\na,b\n")
+    (folder / "train.csv").write_text("query,answer\na,b\nc,d,e\n")
     job["spec"]["data"]["train"]["uri"] = f"file://{folder}/train.csv"
 
 
@@ -158,7 +158,9 @@ CASES = [
         change=lambda job, folder: _queries(job, folder, {"query": "x " * 600}),
         says=("queries.jsonl:1", "tokens of prompt, the most that leaves room for maxNewTokens"),
     ),
-    Bad(name="a table of text", change=_table, says=("spec.data.train.uri", "train.csv", "JSONL or Parquet")),
+    Bad(
+        name="a table of text", change=_table, says=("train.csv:3", "has 3 fields, and the first line names 2 columns")
+    ),
     Bad(name="the same file twice", change=_same_file, says=("spec.data.eval.uri", "is the training file")),
     Bad(
         name="unknown scheme",

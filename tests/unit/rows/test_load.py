@@ -125,7 +125,7 @@ def test_one_row_may_have_several_problems(file: Path) -> None:
     [
         (b"", "contains no rows"),
         (b"\n\r\n", "contains no rows"),
-        (b"\x1f\x8b\x08\x00", "compressed with gzip"),
+        (b"\x1f\x8b\x08\x00", "is damaged, or is not compressed as its first bytes say"),
         (b"PK\x03\x04zip", "zip archive"),
         (b"PAR1xxxx", "set format: Parquet"),
         ("{}".encode("utf-16"), "UTF-16"),

@@ -10,7 +10,6 @@ from promptintern.rows.record import describe_type
 MAX_LINE_BYTES = 16 * 2**20
 """The largest size of a line in bytes. A file with a longer line is probably a single JSON document, or not text."""
 _SIGNATURES = (
-    (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
     (b"PK\x03\x04", "is a zip archive; unpack it first"),
     (b"PAR1", "is a Parquet file; set format: Parquet"),
     (b"\xff\xfe", "is UTF-16 text; save it as UTF-8"),
@@ -23,10 +22,18 @@ class DuplicateKeyError(ValueError):
     """The error for a JSON object that has a key twice. Without it, one of the values would be lost silently."""
 
 
-def read_lines(file: IO[bytes], problems: ProblemList, *, file_name: str) -> Iterator[tuple[int, bytes]]:
+def read_lines(
+    file: IO[bytes], problems: ProblemList, *, file_name: str, keep_all: bool = False
+) -> Iterator[tuple[int, bytes]]:
     """Yield the number, from 1, and the content of each non-blank line, without line end and byte order mark.
 
     If the file has another format, or a line is too long, a problem is added to ``problems``.
+
+    Args:
+        file: The file.
+        problems: The problems found so far.
+        file_name: The name of the file, for problems.
+        keep_all: Whether to yield blank lines, too, and each line with its end.
     """
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
@@ -43,6 +50,9 @@ def read_lines(file: IO[bytes], problems: ProblemList, *, file_name: str) -> Ite
             )
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
+            continue
+        if keep_all:
+            yield number, line
             continue
         line = line.rstrip(b"\r\n")
         if line.strip():

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import IO, Any, Generic, Protocol, TypeVar, cast
+from typing import IO, Any, Generic, Literal, Protocol, TypeVar, cast
 
+import pyarrow as pa
 from promptintern_api.data import DataFormat, DataSource
 
-from promptintern.errors import Problem, UserError
+from promptintern.errors import Problem, UserError, first_line
 from promptintern.rows.chat import ChatReader
+from promptintern.rows.compressed import plain_name, unpacked
+from promptintern.rows.delimited import delimiter_of, read_table
 from promptintern.rows.jsonl import parse_objects, read_lines
 from promptintern.rows.parquet import missing_columns, read_columns, read_records
 from promptintern.rows.problems import ProblemList
@@ -66,14 +69,9 @@ def _load(source: DataSource, *, field: str, s3: S3Options | None, labelled: boo
         if source.uri.startswith("sample://"):
             return _load_sample(source, reader)
         with open_source(source.uri, field=f"{field}.uri", s3=s3) as file:
-            if source.uri.lower().endswith((".csv", ".tsv")):
-                raise UserError.at(
-                    f"{field}.uri",
-                    f"{display_uri(source.uri)} is CSV or TSV, which is not supported; save it as JSONL or Parquet",
-                )
             if _is_parquet(source):
                 return _load_parquet(source, file, reader)
-            return _load_jsonl(source, file, reader)
+            return _load_lines(source, file, reader)
     except UserError as error:
         return LoadedRows(rows=[], sha256="", problems=list(error.problems))
 
@@ -82,6 +80,16 @@ def _is_parquet(source: DataSource) -> bool:
     if source.format is DataFormat.PARQUET:
         return True
     return source.format in (DataFormat.AUTO, DataFormat.CHAT) and source.uri.lower().endswith(".parquet")
+
+
+def _table_kind(source: DataSource) -> Literal["csv", "tsv"] | None:
+    """Return which kind of a table of text the source is, or None if it is none."""
+    if source.format in (DataFormat.CSV, DataFormat.TSV):
+        return "csv" if source.format is DataFormat.CSV else "tsv"
+    name = plain_name(source.uri)
+    if source.format is not DataFormat.AUTO or not name.endswith((".csv", ".tsv")):
+        return None
+    return "csv" if name.endswith(".csv") else "tsv"
 
 
 def _load_sample(source: DataSource, reader: RecordReader) -> LoadedRows[Query]:
@@ -98,9 +106,38 @@ def _load_sample(source: DataSource, reader: RecordReader) -> LoadedRows[Query]:
     return _loaded(_rows(numbered, reader, source.limit), source, reader, digest=digest)
 
 
-def _load_jsonl(source: DataSource, file: IO[bytes], records: RecordReader) -> LoadedRows[Query]:
-    name, hashing, problems = display_uri(source.uri), _HashingReader(file), records.problems
-    objects = parse_objects(read_lines(cast("IO[bytes]", hashing), problems, file_name=name), problems, file_name=name)
+def _load_lines(source: DataSource, file: IO[bytes], records: RecordReader) -> LoadedRows[Query]:
+    """Load a file of lines, which may be compressed: JSON Lines, chat rows, or a table of text."""
+    name, problems = display_uri(source.uri), records.problems
+    hashing = _HashingReader(file)
+    kind = _table_kind(source)
+    content = unpacked(cast("IO[bytes]", hashing))
+    columns = source.columns
+    objects = (
+        read_table(
+            content,
+            problems,
+            file_name=name,
+            delimiter=delimiter_of(kind),
+            lists=[columns.answer, columns.answers, columns.tests],
+        )
+        if kind
+        else parse_objects(read_lines(content, problems, file_name=name), problems, file_name=name)
+    )
+    try:
+        return _load_records(source, objects, records, hashing)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        problems.add(name, f"is damaged, or is not compressed as its first bytes say: {first_line(error)}")
+        return _loaded([], source, records, digest=hashing.digest_of_all())
+
+
+def _load_records(
+    source: DataSource,
+    objects: Iterator[tuple[int, dict[str, Any]]],
+    records: RecordReader,
+    hashing: "_HashingReader",
+) -> LoadedRows[Query]:
+    name = display_uri(source.uri)
     first = list(islice(objects, 1))
     chat = source.format is DataFormat.CHAT or (
         source.format is DataFormat.AUTO and bool(first) and "messages" in first[0][1]
@@ -162,6 +199,24 @@ class _HashingReader:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._digest = hashlib.sha256()
+
+    closed = False
+
+    def readable(self) -> bool:
+        """Return True, as readers do."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Read ``size`` bytes, or all that is left."""
+        content = self._file.read(size)
+        self._digest.update(content)
+        return content
+
+    def peek(self, size: int) -> bytes:
+        """Return the next ``size`` bytes without reading them."""
+        content = self._file.read(size)
+        self._file.seek(-len(content), 1)
+        return content
 
     def readline(self, size: int = -1) -> bytes:
         """Read a line of at most ``size`` bytes, as ``readline`` of a binary file does."""

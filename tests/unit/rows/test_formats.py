@@ -1,0 +1,212 @@
+"""Every format of data files, with what real files hold: marks, line ends, empty lines, large rows, and mistakes."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from promptintern.rows.load import LoadedRows, load_queries, load_rows
+from promptintern.rows.types import Row
+from promptintern_api.data import DataSource
+
+Record = dict[str, Any]
+
+
+def as_jsonl(records: list[Record]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def as_chat(records: list[Record]) -> bytes:
+    turns = [
+        {"messages": [{"role": "user", "content": r["query"]}, {"role": "assistant", "content": r["answer"]}]}
+        for r in records
+    ]
+    return as_jsonl(turns)
+
+
+def as_table(records: list[Record], delimiter: str = ",") -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\r\n")
+    writer.writerow(["query", "answer"])
+    writer.writerows([[record["query"], record["answer"]] for record in records])
+    return text.getvalue().encode()
+
+
+def as_parquet(records: list[Record]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), sink)
+    return sink.getvalue()
+
+
+FORMATS: dict[str, Callable[[list[Record]], bytes]] = {
+    "rows.jsonl": as_jsonl,
+    "chat.jsonl": as_chat,
+    "rows.csv": as_table,
+    "rows.tsv": lambda records: as_table(records, "\t"),
+    "rows.parquet": as_parquet,
+    "rows.jsonl.gz": lambda records: gzip.compress(as_jsonl(records)),
+    "rows.csv.gz": lambda records: gzip.compress(as_table(records)),
+    "without-a-suffix": lambda records: gzip.compress(as_jsonl(records)),
+}
+LINES = [name for name in FORMATS if name != "rows.parquet"]
+PLAIN = ["rows.jsonl", "chat.jsonl", "rows.csv", "rows.tsv"]
+RECORDS = [
+    {"query": "plain", "answer": "a"},
+    {"query": 'with "quotes", commas\tand tabs', "answer": "line\nbreak"},
+    {"query": "emoji \U0001f600 and 中文", "answer": " spaces "},
+]
+
+
+def write(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def load(path: Path, **source: Any) -> LoadedRows[Row]:
+    return load_rows(DataSource.model_validate({"uri": f"file://{path}", **source}), field="spec.data.train")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_are_read_as_they_were_written(name: str, tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, name, FORMATS[name](RECORDS)))
+    assert loaded.problems == []
+    assert [(row.query, row.answer) for row in loaded.rows] == [(r["query"], r["answer"]) for r in RECORDS]
+    queries = load_queries(DataSource(uri=f"file://{tmp_path / name}"), field="spec.data.queries")
+    assert [query.query for query in queries.rows] == [record["query"] for record in RECORDS]
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_byte_order_mark_is_no_text(name: str, tmp_path: Path) -> None:
+    content = FORMATS[name](RECORDS[:1])
+    marked = b"\xef\xbb\xbf" + (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
+    packed = gzip.compress(marked) if content.startswith(b"\x1f\x8b") else marked
+    loaded = load(write(tmp_path, name, packed))
+    assert loaded.problems == []
+    assert [row.query for row in loaded.rows] == ["plain"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_empty_lines_are_no_rows(name: str, tmp_path: Path) -> None:
+    content = FORMATS[name](RECORDS[:1])
+    loaded = load(write(tmp_path, name, content + b"\r\n\n" + content.splitlines(keepends=True)[-1]))
+    assert loaded.problems == []
+    assert len(loaded.rows) == 2
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_of_ten_megabytes_are_read(name: str, tmp_path: Path) -> None:
+    large = [{"query": "x" * (10 * 2**20), "answer": "a"}, {"query": "b", "answer": "c"}]
+    loaded = load(write(tmp_path, name, FORMATS[name](large)))
+    assert loaded.problems == []
+    assert [len(row.query) for row in loaded.rows] == [10 * 2**20, 1]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_nul_character_is_named_at_its_row(name: str, tmp_path: Path) -> None:
+    records = [RECORDS[0], {"query": "a\0b", "answer": "c"}]
+    (problem,) = load(write(tmp_path, name, FORMATS[name](records))).problems
+    assert "NUL" in problem.message
+    assert problem.where.endswith((":2", ":3", "#2"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_empty_answer_is_named_at_its_row(name: str, tmp_path: Path) -> None:
+    records = [RECORDS[0], {"query": "q", "answer": ""}]
+    (problem,) = load(write(tmp_path, name, FORMATS[name](records))).problems
+    assert "empty" in problem.message
+    assert problem.where.endswith((":2", ":3", "#2"))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+def test_nulls_are_named_at_their_rows(name: str, tmp_path: Path) -> None:
+    records = [RECORDS[0], {"query": None, "answer": "c"}]
+    (problem,) = load(write(tmp_path, name, FORMATS[name](records))).problems
+    assert "null" in problem.message
+    assert problem.where.endswith((":2", "#2"))
+
+
+def test_mixed_types_are_named_at_their_lines(tmp_path: Path) -> None:
+    records = [{"query": 7, "answer": "a"}, {"query": ["q"], "answer": "a"}, {"query": "q", "answer": {"x": 1}}]
+    problems = load(write(tmp_path, "rows.jsonl", as_jsonl(records))).problems
+    assert [problem.where.rpartition(":")[2] for problem in problems] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        (b"query,answer\na,b\nc\n", 3, "has 1 fields, and the first line names 2 columns"),
+        (b"query,answer\na,b\nc,d,e\nf,g\n", 3, "has 3 fields"),
+        (b'query,answer\n"a\nb",c\nd\n', 4, "has 1 fields"),
+        (b'query,answer\n"a"b,c\n', 2, "is not a valid record"),
+        (b'query,answer\n"never closed,b\n', 2, "is not a valid record"),
+        (b"query,query\na,b\n", 1, "names the column 'query' twice"),
+        (b"query,answer\na,\xff\n", 2, "is not UTF-8 text"),
+        (b"question,answer\na,b\n", 2, "has no column 'query'"),
+    ],
+)
+def test_faults_of_a_table_are_named_at_their_lines(tmp_path: Path, content: bytes, line: int, message: str) -> None:
+    path = write(tmp_path, "rows.csv", content)
+    found = [(problem.where, problem.message) for problem in load(path).problems]
+    assert any(where == f"{path}:{line}" and message in text for where, text in found), found
+
+
+def test_lists_in_a_table_are_json(tmp_path: Path) -> None:
+    content = b'query,answer,tests\nq,"[""a"", ""b""]","[""assert 1""]"\nr,[x,"[""assert 2""]"\n'
+    loaded = load(write(tmp_path, "rows.csv", content), columns={"tests": "tests"})
+    assert loaded.problems == []
+    assert [(row.answers, row.tests) for row in loaded.rows] == [(("a", "b"), ("assert 1",)), (("[x",), ("assert 2",))]
+
+
+@pytest.mark.parametrize(("format", "delimiter"), [("CSV", ","), ("TSV", "\t")])
+def test_the_format_counts_and_not_the_name(tmp_path: Path, format: str, delimiter: str) -> None:
+    path = write(tmp_path, "rows.txt", as_table(RECORDS, delimiter))
+    assert len(load(path, format=format).rows) == 3
+
+
+def test_zstandard_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.zst"
+    with pa.CompressedOutputStream(str(path), "zstd") as stream:
+        stream.write(as_jsonl(RECORDS))
+    assert [row.query for row in load(path).rows] == [record["query"] for record in RECORDS]
+
+
+def test_the_digest_is_that_of_the_file_as_it_is(tmp_path: Path) -> None:
+    import hashlib
+
+    for name, content in ((name, write_format(RECORDS)) for name, write_format in FORMATS.items()):
+        path = write(tmp_path, name, content)
+        assert load(path, limit=1).sha256 == hashlib.sha256(content).hexdigest(), name
+
+
+@pytest.mark.parametrize("cut", [6, 20, 40])
+def test_a_damaged_compressed_file_is_named(tmp_path: Path, cut: int) -> None:
+    records = [{"query": f"q {n}", "answer": str(n * 7919)} for n in range(200)]
+    path = write(tmp_path, "rows.jsonl.gz", gzip.compress(as_jsonl(records))[:-cut])
+    problems = load(path).problems
+    assert problems, "a file that ends too early is no complete file"
+    assert str(path) in problems[0].where
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=5))
+def test_any_text_survives_a_table(pairs: list[tuple[str, str]]) -> None:
+    import tempfile
+
+    usable = [(q, a) for q, a in pairs if q.strip() and a.strip() and "\0" not in q + a]
+    records = [{"query": q, "answer": a} for q, a in usable]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.csv")
+        try:
+            path.write_bytes(as_table(records))
+        except UnicodeEncodeError:
+            return
+        loaded = load(path)
+    assert [(row.query, row.answer) for row in loaded.rows] == usable
