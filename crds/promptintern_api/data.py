@@ -90,7 +90,8 @@ class DataSource(ApiModel):
         Field(
             description=(
                 "Format of the file: JSONL, Parquet, CSV, TSV, or Chat (JSONL or Parquet). Auto reads a file named "
-                ".parquet, .csv or .tsv as its name says, a file whose first record has `messages` as Chat, and every "
+                ".parquet, .csv or .tsv as its name says, a file whose first record has `messages` or "
+                "`conversations` (ShareGPT) as Chat, and every "
                 "other file as JSONL. JSONL, CSV and TSV may be compressed with gzip or Zstandard."
             )
         ),

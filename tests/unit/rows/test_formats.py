@@ -166,10 +166,10 @@ def test_lists_in_a_table_are_json(tmp_path: Path) -> None:
     assert [(row.answers, row.tests) for row in loaded.rows] == [(("a", "b"), ("assert 1",)), (("[x",), ("assert 2",))]
 
 
-@pytest.mark.parametrize(("format", "delimiter"), [("CSV", ","), ("TSV", "\t")])
-def test_the_format_counts_and_not_the_name(tmp_path: Path, format: str, delimiter: str) -> None:
+@pytest.mark.parametrize(("kind", "delimiter"), [("CSV", ","), ("TSV", "\t")])
+def test_the_format_counts_and_not_the_name(tmp_path: Path, kind: str, delimiter: str) -> None:
     path = write(tmp_path, "rows.txt", as_table(RECORDS, delimiter))
-    assert len(load(path, format=format).rows) == 3
+    assert len(load(path, format=kind).rows) == 3
 
 
 def test_zstandard_is_unpacked(tmp_path: Path) -> None:
@@ -210,3 +210,54 @@ def test_any_text_survives_a_table(pairs: list[tuple[str, str]]) -> None:
             return
         loaded = load(path)
     assert [(row.query, row.answer) for row in loaded.rows] == usable
+
+
+def sharegpt(*turns: tuple[str, Any]) -> Record:
+    return {"conversations": [{"from": role, "value": text} for role, text in turns]}
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+def test_sharegpt_rows_are_chat_rows(name: str, tmp_path: Path) -> None:
+    records = [sharegpt(("system", "Be brief."), ("human", f"q {n}"), ("gpt", f"a {n}")) for n in range(3)]
+    loaded = load(write(tmp_path, name, FORMATS[name](records)))
+    assert loaded.problems == []
+    assert loaded.system == "Be brief."
+    assert [(row.query, row.answer) for row in loaded.rows] == [(f"q {n}", f"a {n}") for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]},
+            ]
+        },
+        {"messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": "7"}]},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "function_call": {"name": "f"}}]},
+        sharegpt(("human", "q"), ("function_call", "f()")),
+        sharegpt(("human", "q"), ("observation", "7"), ("gpt", "a")),
+    ],
+)
+def test_calls_of_tools_are_refused_in_words_that_say_so(tmp_path: Path, record: Record) -> None:
+    (problem,) = load(write(tmp_path, "rows.jsonl", as_jsonl([record]))).problems
+    assert problem.where.endswith(":1")
+    assert "has calls of tools or their results" in problem.message
+
+
+def test_alpaca_rows_are_named_with_the_mapping_to_write(tmp_path: Path) -> None:
+    record = {"instruction": "Sum up.", "input": "long text", "output": "short"}
+    path = write(tmp_path, "rows.jsonl", as_jsonl([record]))
+    message = " ".join(problem.message for problem in load(path).problems)
+    assert "set columns: {query: instruction, answer: output}" in message
+    assert load(path, columns={"query": "instruction", "answer": "output"}).problems == []
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [[("human", 7), ("gpt", "a")], [(None, "q"), ("gpt", "a")], [(["x"], "q")], [({"a": 1}, "q")], [("gpt", "a")], []],
+)
+def test_damaged_sharegpt_rows_are_named(tmp_path: Path, turns: list[tuple[str, Any]]) -> None:
+    problems = load(write(tmp_path, "rows.jsonl", as_jsonl([sharegpt(*turns)]))).problems
+    assert problems and all(problem.where.endswith(":1") for problem in problems)

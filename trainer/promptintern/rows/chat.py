@@ -1,10 +1,10 @@
-"""Reads chat records, {"messages": [system, user, assistant]}.
+"""Reads chat records, {"messages": [system, user, assistant]} or ShareGPT's {"conversations": [human, gpt]}.
 
 The user's message becomes the query of a row, and the assistant's message becomes the answer. Records that are read as
 queries need no assistant's message.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,19 @@ from promptintern.rows.record import RecordReader, describe_type
 from promptintern.rows.types import Query
 
 ROLES = ("system", "user", "assistant")
+COLUMNS = ("messages", "conversations")
+"""The columns that hold the turns of a chat: OpenAI's and ShareGPT's."""
+_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_TOOL_ROLES = {"tool", "function", "function_call", "observation", "ipython"}
+_TOOLS = (
+    "has calls of tools or their results, which cannot be learned; only text between a user and an assistant can. "
+    "Leave such rows out, or write the call as text into the assistant's message"
+)
+
+
+def is_chat(columns: Container[str]) -> bool:
+    """Return whether a record with these columns is a chat record."""
+    return any(name in columns for name in COLUMNS)
 
 
 @dataclass(kw_only=True)
@@ -48,14 +61,20 @@ class ChatReader:
 
     def _turns(self, record: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         """Return the content of the messages by role. If they form no row, add a problem and return None."""
-        messages = record.get("messages")
+        column = next((name for name in COLUMNS if name in record), None)
+        messages = record.get(column) if column else None
+        if column == "conversations" and isinstance(messages, list):
+            messages = [_from_sharegpt(message) for message in messages]
         if not isinstance(messages, list):
-            problem = (
-                "has no messages" if "messages" not in record else f"has messages that are {describe_type(messages)}"
-            )
+            problem = f"has {column} that are {describe_type(messages)}" if column else "has no messages"
             self._add_problem(where, f"{problem}; a chat row is {{'messages': [{{'role': ..., 'content': ...}}, ...]}}")
             return None
         roles = [message.get("role") if isinstance(message, Mapping) else None for message in messages]
+        if any(isinstance(role, str) and role in _TOOL_ROLES for role in roles) or any(
+            _calls_tools(message) for message in messages
+        ):
+            self._add_problem(where, _TOOLS)
+            return None
         answered = [["user", "assistant"], ["system", "user", "assistant"]]
         if roles not in (answered if self.reader.labelled else [*answered, ["user"], ["system", "user"]]):
             shown = ", ".join(map(str, roles[:8])) + (", ..." if len(roles) > 8 else "") or "none"
@@ -82,6 +101,18 @@ class ChatReader:
 
     def _add_problem(self, where: str, message: str) -> None:
         self.reader.problems.add(where, message)
+
+
+def _from_sharegpt(message: Any) -> Any:
+    """Return a turn of ShareGPT, {"from": ..., "value": ...}, as a message."""
+    if not isinstance(message, Mapping) or "from" not in message:
+        return message
+    role = message["from"]
+    return {"role": _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role, "content": message.get("value")}
+
+
+def _calls_tools(message: Any) -> bool:
+    return isinstance(message, Mapping) and any(message.get(name) for name in ("tool_calls", "function_call"))
 
 
 def _content(message: Mapping[str, Any]) -> Any:

@@ -11,7 +11,8 @@ import pyarrow as pa
 from promptintern_api.data import DataFormat, DataSource
 
 from promptintern.errors import Problem, UserError, first_line
-from promptintern.rows.chat import ChatReader
+from promptintern.rows.chat import COLUMNS, ChatReader
+from promptintern.rows.chat import is_chat as is_chat_record
 from promptintern.rows.compressed import plain_name, unpacked
 from promptintern.rows.delimited import delimiter_of, read_table
 from promptintern.rows.jsonl import parse_objects, read_lines
@@ -140,7 +141,7 @@ def _load_records(
     name = display_uri(source.uri)
     first = list(islice(objects, 1))
     chat = source.format is DataFormat.CHAT or (
-        source.format is DataFormat.AUTO and bool(first) and "messages" in first[0][1]
+        source.format is DataFormat.AUTO and bool(first) and is_chat_record(first[0][1])
     )
     reader = ChatReader(reader=records) if chat else None
     numbered = ((f"{name}:{number}", number, record) for number, record in chain(first, objects))
@@ -155,12 +156,12 @@ def _load_parquet(source: DataSource, file: IO[bytes], reader: RecordReader) -> 
     found = read_columns(file, problems, file_name=name)
     if found is None:
         return _loaded([], source, reader, digest=digest)
-    is_chat = source.format is DataFormat.CHAT or ("messages" in found.names and columns.query not in found.names)
+    is_chat = source.format is DataFormat.CHAT or (is_chat_record(found.names) and columns.query not in found.names)
     required = () if is_chat else reader.required_columns
     if missing_columns(found, columns, problems, file_name=name, field=reader.field, required=required):
         return _loaded([], source, reader, digest=digest)
     chat = ChatReader(reader=reader) if is_chat else None
-    own = ["messages"] if is_chat else [columns.query, columns.answer]
+    own = list(COLUMNS) if is_chat else [columns.query, columns.answer]
     wanted = dict.fromkeys([*own, columns.answers, columns.tests, columns.test_setup, columns.id])
     file.seek(0)
     records = read_records(file, [each for each in wanted if each in found.names], problems, file_name=name)

@@ -157,6 +157,11 @@ class RecordReader:
         names = [str(key) for key in record]
         close = get_close_matches(column, names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
+        if {"instruction", "output"} <= record.keys():
+            hint = (
+                "these look like Alpaca rows: set columns: {query: instruction, answer: output}, and put a text in "
+                "'input' that belongs to the question into 'instruction'. "
+            )
         listed = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "") if names else "none"
         return (
             f"has no column {column!r}; {hint}Columns: {listed}. Set {self.field}.columns.{name} to the right one"
