@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from promptintern.models import ModelFolder
+from promptintern.models.fetch import ModelFolder
 from promptintern.report.schema import Report, report_from_json
 
 from benchmarks.real.models import SOURCES, model_folder, origin_of

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from promptintern.models import cache_root
+from promptintern.models.fetch import cache_root
 
 REQUIREMENTS = Path(__file__).with_name("packages.txt")
 CACHE = cache_root() / "models"

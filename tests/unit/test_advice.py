@@ -9,8 +9,9 @@ import promptintern
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
 from huggingface_hub.errors import GatedRepoError
-from promptintern import advice, models
+from promptintern import advice
 from promptintern.cli import app
+from promptintern.models import fetch
 from promptintern.run.driver import _raise_ending
 from promptintern.storage.local import classify_error as classify_local
 from promptintern.storage.retry import RetryPolicy, Transient
@@ -48,7 +49,7 @@ def no_space() -> str:
 def gated() -> str:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match="is gated") as failed:
         patch.setattr("huggingface_hub.snapshot_download", _gated)
-        models._from_hub("hf://team/model", None, "spec.model.uri")
+        fetch._from_hub("hf://team/model", None, "spec.model.uri")
     return str(failed.value)
 
 

@@ -18,7 +18,7 @@ from promptintern.answering.generate import generate
 from promptintern.answering.slots import RecordedKeys, Slots
 from promptintern.engine.attention.prefix_tree import Prefixes
 from promptintern.errors import RunFailed
-from promptintern.models import evaluation_mode
+from promptintern.models.load import evaluation_mode
 
 from tests.tiny import ARCHITECTURES, COMMON, random_model, tiny_config, tiny_model, write_tiny_model
 

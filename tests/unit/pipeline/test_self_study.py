@@ -10,7 +10,8 @@ import pytest
 from promptintern.answering.answers import Answer, Ending
 from promptintern.commands.validate import check_job
 from promptintern.errors import RunFailed, UserError
-from promptintern.models import fetch_model, load_tokenizer
+from promptintern.models.fetch import fetch_model
+from promptintern.models.load import load_tokenizer
 from promptintern.pipeline.events import Note
 from promptintern.pipeline.inputs import load_data
 from promptintern.pipeline.session import Session, open_session

@@ -12,7 +12,7 @@ from promptintern.answering.prefix import CachedPrefix, compute_prefix
 from promptintern.engine.fused.patching import base_of
 from promptintern.engine.seeding import mix
 from promptintern.errors import RunFailed
-from promptintern.models import evaluation_mode
+from promptintern.models.load import evaluation_mode
 
 _LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
 """The largest difference between logits that a different order of summation may cause, in float32 and in 16-bit types.

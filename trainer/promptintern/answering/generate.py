@@ -8,7 +8,7 @@ import torch
 from promptintern.answering.answers import Answer, Decoding
 from promptintern.answering.batches import answer_in_batches
 from promptintern.answering.continuous import answer_continuously, continuous_fault
-from promptintern.models import evaluation_mode
+from promptintern.models.load import evaluation_mode
 
 
 def generate(

@@ -9,7 +9,8 @@ import torch
 
 from promptintern.commands.predict import load_internalized_model
 from promptintern.errors import UserError
-from promptintern.models import fetch_model, load_base_model
+from promptintern.models.fetch import fetch_model
+from promptintern.models.load import load_base_model
 
 _PROBES = (
     "list all files",

@@ -15,7 +15,8 @@ from promptintern.compress import CompressedTemplate
 from promptintern.engine.adapter import WEIGHTS
 from promptintern.engine.adapter_config import read_adapter_config
 from promptintern.errors import Problem, UserError
-from promptintern.models import DTYPES, ModelFolder, context_length, fetch_model, load_base_model, load_tokenizer
+from promptintern.models.fetch import ModelFolder, fetch_model
+from promptintern.models.load import DTYPES, context_length, load_base_model, load_tokenizer
 from promptintern.prompt.encode import PromptEncoder
 from promptintern.prompt.inference import InferencePrompt, read_prompt
 from promptintern.prompt.render import render_prompt

@@ -11,7 +11,8 @@ from promptintern_api.prompt import CompressorKind
 
 from promptintern.compress import CompressedTemplate
 from promptintern.errors import UserError
-from promptintern.models import DTYPES, fetch_model, load_base_model, load_config, load_tokenizer
+from promptintern.models.fetch import fetch_model
+from promptintern.models.load import DTYPES, load_base_model, load_config, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.events import Observer
 from promptintern.pipeline.inputs import Data, Examples, load_data, render_prompts, s3_options, stages_of

@@ -14,7 +14,8 @@ from promptintern.compress.classifier import FIELD as CLASSIFIER_FIELD
 from promptintern.compress.classifier import load_classifier
 from promptintern.engine.adapter import attach_lora
 from promptintern.errors import Problem, UserError
-from promptintern.models import empty_model, fetch_model, load_config, load_tokenizer
+from promptintern.models.fetch import fetch_model
+from promptintern.models.load import check_vocabulary, empty_model, load_config, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.evaluation.judging import check_judges
 from promptintern.pipeline.evaluation.retention import fitting_prompts
@@ -120,7 +121,9 @@ class _TokenizerAndConfig:
 
 def _load_tokenizer_and_config(job: PromptInternJob) -> _TokenizerAndConfig:
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
-    return _TokenizerAndConfig(tokenizer=load_tokenizer(folder), config=load_config(folder))
+    found = _TokenizerAndConfig(tokenizer=load_tokenizer(folder), config=load_config(folder))
+    check_vocabulary(found.tokenizer, found.config)
+    return found
 
 
 def _counts(job: PromptInternJob, data: Data) -> str:

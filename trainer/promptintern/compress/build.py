@@ -13,7 +13,7 @@ from promptintern.compress.classifier import FIELD, load_classifier
 from promptintern.compress.precomputed import PrecomputedTemplates, parse_precomputed
 from promptintern.compress.ranked import CompressedTemplate, RankedTemplate, rank_units, split_units
 from promptintern.compress.scores import llmlingua2_scores, self_information_scores
-from promptintern.models import cache_root
+from promptintern.models.fetch import cache_root
 from promptintern.prompt.template import Template, parse_template
 from promptintern.storage.options import S3Options
 
@@ -118,7 +118,7 @@ def _score_with_base_model(
 def _score_with_classifier(template: Template, uri: str, s3: S3Options | None, cache: ScoreCache) -> list[float]:
     import torch
 
-    from promptintern.models import fetch_model
+    from promptintern.models.fetch import fetch_model
 
     folder = fetch_model(uri, s3=s3, field=FIELD)
 

@@ -9,7 +9,7 @@ import torch
 from promptintern.compress.classifier import FIELD
 from promptintern.compress.ranked import Unit, split_units
 from promptintern.errors import UserError
-from promptintern.models import context_length, evaluation_mode
+from promptintern.models.load import context_length, evaluation_mode
 from promptintern.prompt.template import Template
 
 _MAX_WINDOW = 2048

@@ -13,7 +13,7 @@ from promptintern.answering.answers import truncate_at_stop
 from promptintern.compress import CompressedTemplate
 from promptintern.errors import Problem, UserError
 from promptintern.evaluate.normalizers import normalise
-from promptintern.models import context_length
+from promptintern.models.load import context_length
 from promptintern.pipeline.inputs import (
     QUERIES_DROPPED,
     Data,

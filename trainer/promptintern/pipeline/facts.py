@@ -17,7 +17,7 @@ from promptintern_api.training import TeacherLoss
 
 from promptintern.engine import distributed
 from promptintern.errors import UserError
-from promptintern.models import key_value_bytes
+from promptintern.models.load import key_value_bytes
 from promptintern.pipeline.context_fit import TOO_LONG_TO_EVALUATE
 from promptintern.pipeline.evaluation.coverage import COVERAGE_FOLDER
 from promptintern.pipeline.evaluation.drawn_programs import read_passes

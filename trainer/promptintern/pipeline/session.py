@@ -20,7 +20,8 @@ from promptintern.engine.lanes import lane_threads, pin_thread_settings
 from promptintern.engine.packing.layout import PackLayout, SupportedLayouts, probe_layouts
 from promptintern.engine.packing.memory import tokens_that_fit
 from promptintern.errors import RunFailed, UserError
-from promptintern.models import DTYPES, ModelFolder, fetch_model, load_base_model, load_tokenizer
+from promptintern.models.fetch import ModelFolder, fetch_model
+from promptintern.models.load import DTYPES, check_vocabulary, load_base_model, load_config, load_tokenizer
 from promptintern.pipeline.context_fit import fit_rows
 from promptintern.pipeline.inputs import (
     Data,
@@ -158,6 +159,7 @@ def open_session(job: PromptInternJob, data: Data, *, local_rank: int = 0, clock
     pin_thread_settings(device)
     folder = fetch_model(job.spec.model.uri, s3=s3_options(job))
     tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, load_config(folder))
     base = load_base_model(folder, dtype=DTYPES[job.spec.model.dtype], device=device)
     stages = stages_of(job)
     templates = distributed.from_rank_zero(

@@ -23,7 +23,7 @@ from promptintern.engine.checkpoint import (
 )
 from promptintern.engine.throughput import ParameterCounts, device_peak, parameter_counts, training_flops
 from promptintern.engine.train import LrSpan, TrackTask, train_track
-from promptintern.models import DTYPES
+from promptintern.models.load import DTYPES
 from promptintern.pipeline.events import CheckpointSaved, Note, Observer, Stepped, Stopped, Trained, TrainingBegan
 from promptintern.pipeline.phases import Phase
 from promptintern.pipeline.session import Session

@@ -42,7 +42,7 @@ def _ranker(spec: RetrieverSpec, texts: Sequence[str], *, seed: int, encoder: An
 
 
 def _default_encoder(spec: RetrieverSpec) -> Any:
-    from promptintern.models import fetch_model
+    from promptintern.models.fetch import fetch_model
 
     assert spec.model_uri is not None
     return load_encoder(fetch_model(spec.model_uri, field=FIELD).path)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from promptintern.errors import UserError, first_line
-from promptintern.models import context_length
+from promptintern.models.load import context_length
 
 FIELD = "spec.prompt.retriever.modelUri"
 _ROWS = 32

@@ -12,7 +12,7 @@ from promptintern.engine import distributed
 from promptintern.errors import InfrastructureFailed, RunFailed, UserError, credentials_worked_before
 from promptintern.leaving import register_process, wait_while_leaving
 from promptintern.libraries import quiet_libraries
-from promptintern.models import ModelFolder
+from promptintern.models.fetch import ModelFolder
 from promptintern.pipeline.evaluation.judging import check_judges
 from promptintern.pipeline.events import Claimed, Observer, Stopped
 from promptintern.pipeline.facts import store_facts

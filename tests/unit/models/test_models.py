@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from promptintern import digest as digest_module
-from promptintern import models
 from promptintern.errors import InfrastructureFailed, UserError
-from promptintern.models import ModelFolder, fetch_model, load_base_model
+from promptintern.models import load
+from promptintern.models.fetch import ModelFolder, fetch_model
+from promptintern.models.load import load_base_model
 from promptintern.storage.store import open_store
 
 from tests.tiny import write_tiny_model
@@ -37,7 +38,7 @@ def test_a_model_of_another_kind_is_refused_by_its_config() -> None:
     from transformers import T5Config
 
     with pytest.raises(UserError, match=r"spec\.model\.uri: is not a causal language model"):
-        models.empty_model(T5Config())
+        load.empty_model(T5Config())
 
 
 def folder(path: Path) -> ModelFolder:
@@ -143,8 +144,8 @@ def test_an_unknown_scheme_is_refused() -> None:
 
 
 def test_weights_have_shapes_only_in_an_empty_model(tmp_path: Path) -> None:
-    config = models.load_config(folder(write_tiny_model(tmp_path)))
-    assert {p.device.type for p in models.empty_model(config).parameters()} == {"meta"}
+    config = load.load_config(folder(write_tiny_model(tmp_path)))
+    assert {p.device.type for p in load.empty_model(config).parameters()} == {"meta"}
 
 
 class _Answer:
@@ -244,3 +245,29 @@ def test_an_adapter_is_no_base_model(tmp_path: Path, name: str, beside_weights: 
     (path / name).write_bytes(b"{}")
     with pytest.raises(UserError, match=rf"spec\.model\.uri: .* contains {name}, so it holds a LoRA adapter"):
         fetch_model(path.as_uri())
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    found = folder(write_tiny_model(tmp_path))
+    tokenizer, config = load.load_tokenizer(found), load.load_config(found)
+    load.check_vocabulary(tokenizer, config)
+    config.vocab_size = 200
+    with pytest.raises(UserError, match=r"has 59 tokens without an embedding, such as .* with the id 258"):
+        load.check_vocabulary(tokenizer, config)
+    config.vocab_size = 2
+    with pytest.raises(UserError, match="the end token of the tokenizer has the id 2"):
+        load.check_vocabulary(tokenizer, config)
+
+
+def test_added_tokens_that_no_text_has_need_no_embedding(tmp_path: Path) -> None:
+    found = folder(write_tiny_model(tmp_path))
+    tokenizer, config = load.load_tokenizer(found), load.load_config(found)
+    tokenizer.add_tokens(["<never used>"])
+    load.check_vocabulary(tokenizer, config)
+
+
+def test_the_context_of_a_composite_model_is_that_of_its_language_model() -> None:
+    from transformers import LlavaConfig
+
+    config = LlavaConfig(text_config={"model_type": "llama", "max_position_embeddings": 77})
+    assert load.context_length(config) == 77

@@ -1,0 +1,1 @@
+"""Base models: fetching, checking and loading them."""

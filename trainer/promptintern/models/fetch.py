@@ -1,0 +1,155 @@
+"""Fetching a base model from a hub, an S3 prefix, a folder or the shipped sample."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from promptintern.advice import set_hub_token
+from promptintern.digest import digest_of_files
+from promptintern.errors import InfrastructureFailed, UserError
+from promptintern.models.folder import check_folder
+from promptintern.sample import sample_model_path
+from promptintern.storage.options import S3Options
+from promptintern.storage.retry import is_transient_status
+from promptintern.uris import display_uri
+
+if TYPE_CHECKING:
+    from promptintern.storage.store import Store
+
+FIELD = "spec.model.uri"
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""The name patterns of a model's data files: configuration, safetensors weights, tokenizer and chat template."""
+_DUPLICATE_WEIGHTS = ("*/*", "consolidated*.safetensors")
+"""The name patterns of second copies of the weights in other formats, which some models on hubs contain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFolder:
+    """A base model on this machine."""
+
+    uri: str
+    path: Path
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the names, the sizes and every byte of the files that can be loaded."""
+        return digest_of_files(p for p in self.path.iterdir() if p.is_file() and _is_model_file(p.name))
+
+
+def cache_root() -> Path:
+    """Return the folder in which this program keeps downloads and caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptintern"
+
+
+def fetch_model(uri: str, *, s3: S3Options | None = None, field: str = FIELD) -> ModelFolder:
+    """Return the folder of the model at ``uri``; download the model if necessary.
+
+    Raises:
+        UserError: at ``field``, if the model does not exist, or its weights are not safetensors.
+        InfrastructureFailed: if the storage or the hub of the model does not respond.
+    """
+    fetches: dict[str, Callable[[str, S3Options | None, str], Path]] = {
+        "sample": lambda u, _s, _f: sample_model_path(u),
+        "file": _local_folder,
+        "s3": _from_s3,
+        "hf": _from_hub,
+    }
+    fetch = fetches.get(urlsplit(uri).scheme)
+    if fetch is None:
+        raise UserError.at(field, f"{uri} starts with none of {', '.join(f'{scheme}://' for scheme in fetches)}")
+    path = fetch(uri, s3, field)
+    check_folder(path, field)
+    return ModelFolder(uri=uri, path=path)
+
+
+def _local_folder(uri: str, _s3: S3Options | None, field: str) -> Path:
+    path = Path(display_uri(uri))
+    if not path.is_dir():
+        raise UserError.at(field, f"{path} is not a folder; give the folder that save_pretrained wrote")
+    return path
+
+
+def _from_s3(uri: str, s3: S3Options | None, field: str) -> Path:
+    from promptintern.storage.store import open_store
+
+    store = open_store(uri, s3=s3)
+    sizes = {name: size for name, size in store.sizes().items() if "/" not in name}
+    if not sizes:
+        raise UserError.at(field, f"nothing is stored under {uri}")
+    return _download(store, [name for name in sizes if _is_model_file(name)] or [*sizes], cache_root() / "models")
+
+
+def _is_model_file(name: str) -> bool:
+    path = Path(name)
+    return any(map(path.match, _MODEL_FILES)) and not any(map(path.match, _DUPLICATE_WEIGHTS))
+
+
+def _download(store: "Store", names: Sequence[str], root: Path) -> Path:
+    """Download the model's files ``names`` to a folder in ``root`` that is named after URI and digest, and return it.
+
+    The folder appears only when it is complete, because several workers on one machine may fetch the same model at
+    the same time. A model that has changed since the last fetch gets another folder.
+    """
+    partial = root / f"partial-{uuid.uuid4().hex}"
+    try:
+        for name in names:
+            store.download(name, partial / name)
+        digest = ModelFolder(uri=store.uri, path=partial).digest()
+        target = root / hashlib.sha256(f"{store.uri}\n{digest}".encode()).hexdigest()[:32]
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():  # if it exists, another process was faster
+                raise
+        return target
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _from_hub(uri: str, _s3: S3Options | None, field: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-defined]  # its HTTP client's error
+
+    name, _, revision = uri.removeprefix("hf://").partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision or None,
+                allow_patterns=list(_MODEL_FILES),
+                ignore_patterns=list(_DUPLICATE_WEIGHTS),
+            )
+        )
+    except GatedRepoError:
+        raise UserError.at(field, f"{name} is gated: accept its terms, and {set_hub_token()}") from None
+    except RepositoryNotFoundError:
+        raise UserError.at(
+            field, f"the model {name}@{revision or 'main'} does not exist, or the token has no access to it"
+        ) from None
+    except (HubError, OSError) as error:
+        message = f"{name} could not be fetched from its hub: {error}"
+        raise (
+            InfrastructureFailed(f"{field}: {message}") if _is_transient(error) else UserError.at(field, message)
+        ) from None
+    except ValueError as error:  # the hub's client found the repository's name invalid
+        raise UserError.at(field, str(error)) from None
+
+
+def _is_transient(error: Exception) -> bool:
+    """Return whether ``error``, or the cause that the hub's client wrapped, means that the hub may soon respond."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return isinstance(error.__cause__, Exception) and _is_transient(error.__cause__)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return is_transient_status(status)
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    return not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError)

@@ -1,0 +1,183 @@
+"""Loading the tokenizer, the configuration and the weights of a base model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from promptintern_api.model import Dtype
+from torch import nn
+
+from promptintern.errors import RunFailed, UserError, first_line
+from promptintern.models.fetch import FIELD, ModelFolder
+
+DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
+
+
+def load_tokenizer(folder: ModelFolder, *, field: str = FIELD) -> Any:
+    """Load the model's fast tokenizer and set it up for left padding.
+
+    Raises:
+        UserError: if the tokenizer cannot be loaded, is not a fast tokenizer, or has no end token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 -- every loader fails in its own way; the user needs the field
+        raise UserError.at(field, f"the tokenizer in {folder.path} cannot be loaded: {first_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise UserError.at(field, f"the tokenizer in {folder.path} is not a fast tokenizer (tokenizer.json is missing)")
+    if tokenizer.eos_token_id is None:
+        raise UserError.at(field, f"the tokenizer in {folder.path} has no end-of-text token (eos_token)")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, config: Any, *, field: str = FIELD) -> None:
+    """Check that the model has an embedding for each token of its tokenizer, other than added tokens that no text has.
+
+    Raises:
+        UserError: if it has not, as in a folder with the tokenizer of another model.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(rows, int):
+        return
+    special = {"end": tokenizer.eos_token_id, "beginning": tokenizer.bos_token_id, "padding": tokenizer.pad_token_id}
+    for name, token in special.items():
+        if token is not None and token >= rows:
+            raise UserError.at(
+                field,
+                f"the {name} token of the tokenizer has the id {token}, and the model has embeddings for {rows} tokens "
+                "(config.json, vocab_size); the tokenizer belongs to another model, or the embeddings were not resized",
+            )
+    added = set(tokenizer.added_tokens_decoder)
+    beyond = {text: token for text, token in tokenizer.get_vocab().items() if token >= rows and token not in added}
+    if beyond:
+        text, token = max(beyond.items(), key=lambda item: item[1])
+        raise UserError.at(
+            field,
+            f"the tokenizer has {len(beyond)} tokens without an embedding, such as {text[:40]!r} with the id {token}: "
+            f"the model has embeddings for {rows} tokens (config.json, vocab_size); the tokenizer belongs to another model",
+        )
+
+
+def load_base_model(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device, field: str = FIELD) -> nn.Module:
+    """Load the causal language model in ``folder``, frozen and without dropout.
+
+    Raises:
+        UserError: if the folder contains no causal language model of transformers, or the weights do not fit
+            the configuration.
+        RunFailed: if ``device`` has too little memory for the model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(folder, field=field)
+    _disable_dropout(config)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder.path,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # noqa: BLE001 -- as above
+        raise UserError.at(field, f"the model in {folder.path} cannot be loaded: {first_line(error)}") from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UserError.at(
+            field,
+            f"the weights in {folder.path} lack {len(missing)} of the model's tensors; the first is {missing[0]}",
+        )
+    model.requires_grad_(requires_grad=False)
+    try:
+        result: nn.Module = model.to(device)
+    except torch.OutOfMemoryError:
+        raise RunFailed(
+            f"{device} has too little memory for the model in {folder.path}; use a larger device or a smaller model, "
+            "or set spec.model.dtype: bfloat16"
+        ) from None
+    return result
+
+
+def _disable_dropout(config: Any) -> None:
+    """Set every dropout rate in ``config`` to 0, because a packed row must not depend on the other rows of its pack.
+
+    Call this function before the model is built from ``config``; a built model keeps its own copies of the rates.
+    """
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+        elif hasattr(value, "to_dict"):  # the configuration of a submodel
+            _disable_dropout(value)
+
+
+def context_length(model_config: Any) -> int | None:
+    """Return the maximum sequence length of the model in tokens, or None if its configuration does not state it."""
+    text_config = model_config.get_text_config() if hasattr(model_config, "get_text_config") else model_config
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+        value = getattr(text_config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def key_value_bytes(model: Any) -> int | None:
+    """Return the memory in bytes of the keys and values of one token, or None if the configuration does not say it.
+
+    It is 2 x layers x heads of keys x size of a head x bytes of a number.
+    """
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None)
+    layers, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
+    if not (heads and layers and width):
+        return None
+    size = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    return int(2 * layers * heads * size * model.dtype.itemsize)
+
+
+def empty_model(config: Any, *, field: str = FIELD) -> nn.Module:
+    """Build a causal language model from ``config`` on the meta device, where weights have shapes but no values.
+
+    Raises:
+        UserError: if the configuration does not describe a causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 -- as above
+        raise UserError.at(field, f"is not a causal language model: {first_line(error)[:200]}") from None
+    return model
+
+
+def load_config(folder: ModelFolder, *, field: str = FIELD) -> Any:
+    """Load the model's configuration, without its weights.
+
+    Raises:
+        UserError: if the configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 -- as above
+        raise UserError.at(field, f"{folder.path / 'config.json'} cannot be read: {first_line(error)}") from None
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into evaluation mode and disable gradients inside the block, and restore both afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
