@@ -60,7 +60,8 @@ def check_vocabulary(tokenizer: Any, config: Any, *, field: str = FIELD) -> None
         raise UserError.at(
             field,
             f"the tokenizer has {len(beyond)} tokens without an embedding, such as {text[:40]!r} with the id {token}: "
-            f"the model has embeddings for {rows} tokens (config.json, vocab_size); the tokenizer belongs to another model",
+            f"the model has embeddings for {rows} tokens (config.json, vocab_size); the tokenizer belongs to another "
+            "model",
         )
 
 
