@@ -30,6 +30,22 @@ class Rule:
     """
 
 
+def no_repeats(field: str, item: str) -> Rule:
+    """Return the rule that no item occurs twice in the list ``field`` of the model, which may be left out.
+
+    Args:
+        field: The name of the list on the wire, which must also be its name in Python.
+        item: An item of the list, with its article, such as "a metric".
+    """
+
+    def holds(model: Any) -> bool:
+        items = getattr(model, field) or ()
+        return len(set(items)) == len(items)
+
+    cel = f"!has(self.{field}) || self.{field}.all(m, self.{field}.exists_one(n, n == m))"
+    return Rule(field=field, message=f"must not repeat {item}", cel=cel, holds=holds)
+
+
 def _parse_numeral(value: Any) -> Any:
     try:
         return float(value) if isinstance(value, str) else value

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from promptintern_api.base import ApiModel, Number, Rule
+from promptintern_api.base import ApiModel, Number, Rule, no_repeats
 from promptintern_api.data import DataSource
 from promptintern_api.metrics import Metric, Normalizer, PassAtK, Programs, Scorer
 from promptintern_api.prompt import count_placeholder
@@ -344,12 +344,7 @@ class EvaluationSpec(ApiModel):
     ] = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            field="metrics",
-            message="must not repeat a metric",
-            cel="!has(self.metrics) || self.metrics.all(m, self.metrics.exists_one(n, n == m))",
-            holds=lambda self: len(set(self.metrics)) == len(self.metrics),
-        ),
+        no_repeats("metrics", "a metric"),
         Rule(
             field="scorer",
             message="is required if metrics has Scorer, and has no effect without it",
@@ -362,24 +357,14 @@ class EvaluationSpec(ApiModel):
             cel="!has(self.passAtK) || (has(self.metrics) && 'PassAt1' in self.metrics)",
             holds=lambda self: self.pass_at_k is None or Metric.PASS_AT_1 in self.metrics,
         ),
-        Rule(
-            field="normalizers",
-            message="must not repeat a normalizer",
-            cel="!has(self.normalizers) || self.normalizers.all(m, self.normalizers.exists_one(n, n == m))",
-            holds=lambda self: len(set(self.normalizers or ())) == len(self.normalizers or ()),
-        ),
+        no_repeats("normalizers", "a normalizer"),
         Rule(
             field="normalizers",
             message="is only for ExactMatch, which metrics does not have",
             cel="!has(self.normalizers) || !has(self.metrics) || 'ExactMatch' in self.metrics",
             holds=lambda self: self.normalizers is None or Metric.EXACT_MATCH in self.metrics,
         ),
-        Rule(
-            field="arms",
-            message="must not repeat an arm",
-            cel="!has(self.arms) || self.arms.all(m, self.arms.exists_one(n, n == m))",
-            holds=lambda self: len(set(self.arms)) == len(self.arms),
-        ),
+        no_repeats("arms", "an arm"),
         Rule(
             field="arms",
             message="must hold QueryOnly and FullPrompt, because the verdict compares them",

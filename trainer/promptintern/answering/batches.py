@@ -7,16 +7,13 @@ from typing import Any
 
 import torch
 
+from promptintern.answering.agreement import is_rounding, logit_difference
 from promptintern.answering.answers import Answer, Decoding, StopStrings, answer_of, end_tokens
 from promptintern.answering.prefix import CachedPrefix, compute_prefix
 from promptintern.engine.fused.patching import base_of
 from promptintern.engine.seeding import mix
 from promptintern.errors import RunFailed
 from promptintern.models.load import evaluation_mode
-
-_LOGIT_TOLERANCE, _LOGIT_TOLERANCE_16_BIT = 1e-3, 0.1
-"""The largest difference between logits that a different order of summation may cause, in float32 and in 16-bit types.
-The unit of the difference is the standard deviation of the logits."""
 
 
 def answer_in_batches(
@@ -109,11 +106,11 @@ def usable_prefix(
     if prefix is None:
         return None
     pair = [min(prompts, key=len), max(prompts, key=len)]
-    tolerance = _LOGIT_TOLERANCE if base_of(model).dtype == torch.float32 else _LOGIT_TOLERANCE_16_BIT
     try:
-        return prefix if _largest_logit_difference(model, tokenizer, pair, device, prefix) <= tolerance else None
+        difference = _largest_logit_difference(model, tokenizer, pair, device, prefix)
     except torch.OutOfMemoryError:
         return None
+    return prefix if is_rounding(difference, model) else None
 
 
 def _largest_logit_difference(
@@ -127,7 +124,7 @@ def _largest_logit_difference(
     """
     shared = _first_logits(model, tokenizer, prompts, device, prefix)
     alone = torch.cat([_first_logits(model, tokenizer, [prompt], device, None) for prompt in prompts])
-    return float((shared - alone).abs().max() / alone.std())
+    return logit_difference(shared, alone)
 
 
 def _first_logits(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from promptintern.answering.agreement import is_rounding, logit_difference
 from promptintern.answering.answers import Answer, Decoding, StopStrings, answer_of, end_tokens
 from promptintern.answering.passes import compute_prefix_keys, decode, prefill
 from promptintern.answering.prefix import MIN_TOKENS, shared_tokens
@@ -32,9 +33,6 @@ from promptintern.engine.seeding import mix
 
 _MAX_PREFILL_TOKENS = 4096
 """The maximum number of tokens in a call for new prompts, unless a single prompt has more."""
-_TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 0.1
-"""The largest difference between logits that a different order of summation may cause, in float32 and in 16-bit types.
-The unit of the difference is the standard deviation of the logits."""
 _faults: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
 """For each model that was tested: the reason why it cannot answer continuously; empty if it can."""
 
@@ -205,8 +203,7 @@ def _tested_fault(model: Any, device: torch.device) -> str | None:
         return f"{name} does not accept tree attention ({error})".splitlines()[0]
     except Exception as error:  # noqa: BLE001 -- models and kernels raise errors of any type
         return f"{name} does not accept tree attention ({type(error).__name__}: {error})".splitlines()[0]
-    tolerance = _TOLERANCE if base_of(model).dtype == torch.float32 else _TOLERANCE_16_BIT
-    return "" if difference <= tolerance else f"{name} computes other logits (difference {difference:.1e})"
+    return "" if is_rounding(difference, model) else f"{name} computes other logits (difference {difference:.1e})"
 
 
 def _largest_difference(model: Any, device: torch.device) -> float:
@@ -232,4 +229,4 @@ def _largest_difference(model: Any, device: torch.device) -> float:
         for n, token in enumerate(answer):
             lengths = [tokens + n for tokens in own]
             found.append(decode(model, [token] * len(prompts), lengths, slots=memory, prefix=prefix))
-    return float((torch.cat(found) - expected).abs().max() / expected.std())
+    return logit_difference(torch.cat(found), expected)

@@ -19,7 +19,6 @@ import landlock  # type: ignore[import-not-found]
 import seccomp  # type: ignore[import-not-found]
 
 _MAX_MESSAGE = 500
-_KILL_FIRST = "1000"
 
 
 def main() -> None:
@@ -46,20 +45,10 @@ def main() -> None:
 
 
 def _limit(limits: dict[str, int]) -> None:
-    """Limit what this process may use, and end it together with its parent."""
-    for name, value in (
-        ("AS", limits["memory"]),
-        ("CPU", limits["seconds"]),
-        ("FSIZE", limits["file"]),
-        ("NOFILE", limits["files"]),
-        ("CORE", 0),
-        ("STACK", limits["stack"]),
-    ):
+    """Limit what this process may use, and end it at the latest with its parent."""
+    for name, value in limits.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-    # The kernel should end this process, and not its parent, if the machine runs out of memory.
-    with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
-        file.write(_KILL_FIRST)
-    landlock.end_with_parent()
+    landlock.end_before_parent()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing too much raises an error instead
 
 

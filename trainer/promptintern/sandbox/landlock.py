@@ -20,6 +20,8 @@ _BITS_BY_ABI = ((1, 13), (2, 14), (3, 15), (5, 16))
 """The number of file access rights that each version of Landlock handles, from the first one that has them."""
 _BIND_AND_CONNECT, _NET_ABI = 0b11, 4
 _SOCKETS_AND_SIGNALS, _SCOPE_ABI = 0b11, 6
+_KILL_FIRST = "1000"
+"""The highest score of a process: the kernel ends it first if the machine runs out of memory."""
 _PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG = 38, 1
 
 
@@ -29,8 +31,10 @@ def version() -> int:
     return max(0, int(found))
 
 
-def end_with_parent() -> None:
-    """Make the kernel end this process when its parent ends."""
+def end_before_parent() -> None:
+    """Make the kernel end this process when its parent ends, and before its parent if memory runs out."""
+    with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123 -- stays light on imports
+        file.write(_KILL_FIRST)
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 

@@ -110,11 +110,12 @@ def run_program(
         "landlock": held.landlock > 0,
         "readable": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *SYSTEM_FOLDERS],
         "limits": {
-            "memory": bounds.memory,
-            "seconds": int(bounds.seconds) + 1,
-            "file": bounds.files,
-            "files": 64,
-            "stack": 8 * 2**20,
+            "AS": bounds.memory,
+            "CPU": int(bounds.seconds) + 1,
+            "FSIZE": bounds.files,
+            "NOFILE": 64,
+            "CORE": 0,
+            "STACK": 8 * 2**20,
         },
     }
     folder = tempfile.mkdtemp(prefix="promptintern-program-")

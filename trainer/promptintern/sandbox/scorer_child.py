@@ -19,19 +19,15 @@ import landlock  # type: ignore[import-not-found]
 import seccomp  # type: ignore[import-not-found]
 
 _MAX_MESSAGE = 300
-_KILL_FIRST = "1000"
-"""The kernel should end this process, and not its parent, if the machine runs out of memory."""
 
 
 def main() -> None:
     """Shut this process in, and score rows until the input ends."""
     report = int(sys.argv[1])
     settings = json.loads(_first_line())
-    with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
-        file.write(_KILL_FIRST)
     for name, value in settings["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-    landlock.end_with_parent()
+    landlock.end_before_parent()
     if settings["landlock"]:
         landlock.restrict(readable=settings["readable"], writable=[os.getcwd()])  # noqa: PTH109
     command = settings["command"]

@@ -8,7 +8,7 @@ from promptintern_api.metrics import Metric
 
 from promptintern.answering.prefix import shared_tokens
 from promptintern.engine import distributed
-from promptintern.pipeline.evaluation.held_out import answer_prompts, evaluation_folder
+from promptintern.pipeline.evaluation.held_out import accepted_answers, answer_prompts, evaluation_folder
 from promptintern.pipeline.evaluation.judging import HeldOutAnswers, judge, score_held_out
 from promptintern.pipeline.events import Note, Observer, Scored, StageDone
 from promptintern.pipeline.phases import Phase
@@ -52,7 +52,7 @@ class Arms:
                     self.session, prompts, use_adapter=parent is not None, name=f"arm {arm}", observer=self.observer
                 )
                 texts = [answer.text for answer in answers]
-                accepted = self.accepted or [(text,) for text in texts]  # those of FullPrompt itself
+                accepted = self.accepted or accepted_answers(self.session, texts)  # this arm is FullPrompt
                 judged = judge(self.session, texts, self.session.job.spec.evaluation.metrics, accepted)
             new = {
                 "arm": arm,
