@@ -352,7 +352,7 @@ class StorageSpec(ApiModel):
 
 
 class Retries(ApiModel):
-    """The limits on the attempts that follow a failure. Preemptions and suspensions are not counted."""
+    """The limits on the attempts that follow a failure. Suspensions, and waiting in a queue, are not counted."""
 
     application: Annotated[
         int,
@@ -377,3 +377,16 @@ class Retries(ApiModel):
             ),
         ),
     ] = 10
+    preemption: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description=(
+                "Maximum number of attempts in a row that the cluster may end before they got further than all earlier "
+                "attempts, as by a preemption, an eviction or a node drain. An attempt that took more steps of "
+                "training begins the count again, so a job that makes progress may be preempted any number of times. "
+                "0 means that the first such attempt ends the job."
+            ),
+        ),
+    ] = 20

@@ -105,6 +105,10 @@ class PodRole(StrEnum):
 
 HEAD_CONTAINER: Final = "ray-head"
 """The container of a head pod that runs Ray and the driver."""
+WORKER_CONTAINER: Final = "ray-worker"
+"""The container of a worker pod that runs Ray and the training process."""
+LOGS_CONTAINER: Final = "logs"
+"""The native sidecar of head and worker pods that uploads their logs. It is restarted whenever it ends."""
 CHECK_CONTAINER: Final = "check"
 """The container of a preflight's pod."""
 RAY_LOGS: Final = "/tmp/ray/session_latest/logs"

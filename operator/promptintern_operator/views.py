@@ -11,8 +11,11 @@ from promptintern_api.contract import (
     ANNOTATION_GENERATION,
     ANNOTATION_RUN_FORMAT,
     ANNOTATION_TRY,
+    CHECK_CONTAINER,
+    HEAD_CONTAINER,
     LABEL_QUEUE,
     LABEL_ROLE,
+    WORKER_CONTAINER,
     PodRole,
 )
 
@@ -24,6 +27,7 @@ _FIRST_YEAR, _LAST_YEAR = 1970, 2999
 """The years of valid times. Near the ends of Python's range of years, arithmetic with a time may overflow."""
 _LONGEST_GRACE = 366 * 86_400
 """The longest grace period in seconds that is believed."""
+_MAIN_CONTAINERS = (HEAD_CONTAINER, WORKER_CONTAINER, CHECK_CONTAINER)
 _KEPT_BYTES = 16 * 2**10
 """The largest compressed job that is kept. There may be thousands of jobs with templates of 256 KiB."""
 
@@ -114,6 +118,7 @@ class PodView:
     reason: str | None
     """The reason of the pod's phase, such as Evicted or NodeLost."""
     message: str | None
+    """The explanation of the kubelet or of condition DisruptionTarget for the reason, else None."""
     node: str | None
     ready: bool
     unschedulable: str | None
@@ -121,6 +126,14 @@ class PodView:
     disrupted: str | None
     """The reason why the cluster removed the pod, such as a preemption, from condition DisruptionTarget."""
     containers: tuple[ContainerView, ...]
+
+    @property
+    def main(self) -> ContainerView | None:
+        """The container that runs Ray or the check, or None if the kubelet has not reported it yet.
+
+        The others are the log shipper and whatever the cluster injects into pods, such as the proxy of a service mesh.
+        """
+        return next((container for container in self.containers if container.name in _MAIN_CONTAINERS), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +223,7 @@ def pod_view(body: Body) -> PodView:
         deletion_due=parse_time(meta.get("deletionTimestamp")),
         phase=status.get("phase") or "Pending",
         reason=status.get("reason"),
-        message=status.get("message"),
+        message=status.get("message") or (disrupted.get("message") if disrupted.get("status") == "True" else None),
         node=spec.get("nodeName"),
         ready=_condition(status, "Ready").get("status") == "True",
         unschedulable=scheduled.get("message") if scheduled.get("reason") == "Unschedulable" else None,

@@ -8,7 +8,9 @@ from promptintern_api.contract import (
     HEAD_CONTAINER,
     LABEL_ATTEMPT,
     LABEL_QUEUE,
+    LOGS_CONTAINER,
     RUN_FORMAT,
+    WORKER_CONTAINER,
     PodRole,
 )
 
@@ -114,7 +116,7 @@ def _workers(job: ResolvedJob, settings: Settings, name: str) -> Manifest:
     ray = container(
         job,
         settings,
-        name="ray-worker",
+        name=WORKER_CONTAINER,
         size=size,
         env=_ray_environment(job, name) | {"OMP_NUM_THREADS": str(cores(size["cpu"]))},
         lifecycle=_save_hook(PodRole.WORKER, grace),
@@ -144,7 +146,13 @@ def _log_shipper(job: ResolvedJob, settings: Settings, name: str, role: PodRole)
     """Return the sidecar that uploads logs. As a native sidecar, it ends after Ray, so it sees the whole log."""
     command = ["promptintern", "pod", "ship-logs", JOB_PATH, "--role", role.value, "--sha256", job_digest(job)]
     return container(
-        job, settings, name="logs", size=_SHIPPER, env={ENV_RAY_JOB: name}, restartPolicy="Always", command=command
+        job,
+        settings,
+        name=LOGS_CONTAINER,
+        size=_SHIPPER,
+        env={ENV_RAY_JOB: name},
+        restartPolicy="Always",
+        command=command,
     )
 
 

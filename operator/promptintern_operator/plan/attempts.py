@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from promptintern_api.compute import Retries
 from promptintern_api.status import AttemptStatus, Outcome
+from promptintern_api.training_status import TrainingStatus
 
 from promptintern_operator.plan.types import Limits
 
@@ -23,7 +24,9 @@ def budget_of(outcome: Outcome, retries: Retries) -> int | None:
             return retries.application
         case Outcome.INFRASTRUCTURE:
             return retries.infrastructure
-        case Outcome.PREEMPTION | Outcome.SUSPENDED:
+        case Outcome.PREEMPTION:
+            return retries.preemption
+        case Outcome.SUSPENDED:
             return None
         case Outcome.USER | Outcome.SUCCEEDED:
             return 0
@@ -34,7 +37,39 @@ def is_spent(attempts: Sequence[AttemptStatus], retries: Retries) -> bool:
     outcome = attempts[-1].outcome
     assert outcome is not None
     allowed = budget_of(outcome, retries)
-    return allowed is not None and sum(attempt.outcome is outcome for attempt in attempts) > allowed
+    if allowed is None:
+        return False
+    if outcome is Outcome.PREEMPTION:
+        return _fruitless_preemptions(attempts) > allowed
+    return sum(attempt.outcome is outcome for attempt in attempts) > allowed
+
+
+def _fruitless_preemptions(attempts: Sequence[AttemptStatus]) -> int:
+    """Return the number of newest attempts in a row that were preempted before they got further than earlier ones."""
+    earlier = [(0, 0), *map(_position, attempts[:-1])]
+    newest_first = zip(reversed(attempts), reversed(earlier), strict=True)
+    fruitless = itertools.takewhile(
+        lambda pair: pair[0].outcome is Outcome.PREEMPTION and _position(pair[0]) <= pair[1], newest_first
+    )
+    return sum(1 for _ in fruitless)
+
+
+def _position(attempt: AttemptStatus) -> tuple[int, int]:
+    return attempt.stages_done or 0, attempt.step or 0
+
+
+def position_fields(attempts: Sequence[AttemptStatus], training: TrainingStatus | None) -> dict[str, object]:
+    """Return the fields of the newest attempt that say how far the training has got, as the trainer reported it.
+
+    An attempt that continues from a checkpoint first repeats steps, so the fields never decrease.
+    """
+    reported = (0, 0)
+    if training is not None:
+        done = sum(stage.finished_at is not None for stage in training.stages)
+        reported = (done, training.progress.step if training.progress is not None else 0)
+    before = _position(attempts[-2]) if len(attempts) > 1 else (0, 0)
+    stages_done, step = max(reported, before)
+    return {"stages_done": stages_done, "step": step}
 
 
 def backoff(first: float, failures: int, maximum: float) -> float:
@@ -46,8 +81,7 @@ def next_start(attempts: Sequence[AttemptStatus], *, limits: Limits, seed: str) 
     """Return when the next attempt may start, or None if it may start at once.
 
     The delay grows exponentially with the number of consecutive failures, plus up to 25 % of jitter. The jitter depends
-    only on ``seed`` and the attempt, so that jobs that failed together do not restart together. No budget limits
-    preemptions, so only these delays keep a job that is preempted repeatedly from restarting without a pause.
+    only on ``seed`` and the attempt, so that jobs that failed together do not restart together.
     """
     if not attempts:
         return None
@@ -73,9 +107,9 @@ def _streak(attempts: Sequence[AttemptStatus], *outcomes: Outcome) -> int:
 def fold(attempts: Sequence[AttemptStatus], limit: int, *, retried_after: int = 0) -> list[AttemptStatus]:
     """Return ``attempts`` shortened to ``limit`` entries by dropping the oldest attempts that no budget counts.
 
-    No budget counts a preemption, a suspension, or an attempt up to number ``retried_after``. The result is longer than
-    ``limit`` if too few attempts can be dropped. The run time of a dropped attempt is added to the next one, since the
-    deadline of the job includes it.
+    No budget counts a suspension, a preemption that is older than the largest budget, or an attempt up to number
+    ``retried_after``. The result is longer than ``limit`` if too few attempts can be dropped. The run time of a dropped
+    attempt is added to the next one, since the deadline of the job includes it.
     """
     kept = list(attempts)
     while len(kept) > limit:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from promptintern_api.contract import ExitCode, PodRole
+from promptintern_api.contract import LOGS_CONTAINER, WORKER_CONTAINER, ExitCode, PodRole
 from promptintern_api.status import MAX_REASON, Outcome, PodStatus
 from promptintern_api.training_status import Failure
 
@@ -29,10 +29,6 @@ NODE_TROUBLE = (
     "DeletionByPodGC",
 )
 _PREEMPTED = ("PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet")
-_SIDECAR = "logs"
-"""The name of the log shipper's container, which is restarted whenever it ends, so that its end does not explain a
-failure.
-"""
 _OOM = "OOMKilled"
 _SHORTLY_BEFORE = timedelta(minutes=10)
 """The time after a kill for lack of memory within which the end of an attempt is attributed to the kill. An attempt
@@ -110,10 +106,12 @@ def _failure(
     detail = trainer_failure.message if trainer_failure is not None else _tail(ray_job.message)
     out_of_memory = killed_for_memory(pods, earlier_states, ended=ray_job.ended)
     # An eviction by the kubelet may be the fault of the pod itself, so it must count against a retry budget.
-    preempted = [
-        f"pod {pod.name} ({pod.disrupted})" for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"
+    preempted = [removal(pod, pod.disrupted) for pod in pods if pod.disrupted in _PREEMPTED and pod.reason != "Evicted"]
+    lost = [
+        removal(pod, why)
+        for pod in pods
+        if (why := next((why for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE), None)) is not None
     ]
-    lost = [f"pod {pod.name} ({why})" for pod in pods for why in (pod.reason, pod.disrupted) if why in NODE_TROUBLE]
     # A drain or a user removed the head pod; the trainer did not fail.
     leaving = [pod.name for pod in pods if pod.role == PodRole.HEAD and code in _STOPPED and _was_removed(pod, ray_job)]
     failure_class = trainer_failure.failure_class if trainer_failure is not None else None
@@ -168,10 +166,9 @@ def killed_for_memory(
             attempt, because Ray replaced its worker.
     """
     memory_deaths = [
-        (container.ended_at, _passed_limit(pod, container))
+        (pod.main.ended_at, _passed_limit(pod, pod.main))
         for pod in pods
-        for container in pod.containers
-        if container.exit_reason == _OOM and container.name != _SIDECAR
+        if pod.main is not None and pod.main.exit_reason == _OOM
     ]
     memory_deaths += [
         (state.finished_at, state.message) for state in earlier_states if state.reason == _OOM and state.message
@@ -189,8 +186,8 @@ def _worker_memory(ray_job: RayJobView) -> str:
     """Describe a worker process that Ray killed just before the kernel would have; the pod does not show this kill."""
     limit = f" of {ray_job.worker_memory}" if ray_job.worker_memory else ""
     return (
-        f"container ray-worker came close to its memory limit{limit}, so Ray killed the training process; raise "
-        "spec.compute.resources.memory, or lower spec.training.tokensPerPack"
+        f"container {WORKER_CONTAINER} came close to its memory limit{limit}, so Ray killed the training process; "
+        "raise spec.compute.resources.memory, or lower spec.training.tokensPerPack"
     )
 
 
@@ -203,6 +200,12 @@ def _passed_limit(pod: PodView, container: ContainerView) -> str:
         f"container {container.name} of pod {pod.name} was killed {cause}; raise "
         f"spec.compute.{field}.memory, or lower spec.training.tokensPerPack"
     )
+
+
+def removal(pod: PodView, reason: str) -> str:
+    """Describe the removal of ``pod`` for ``reason``, with the explanation of the component that removed it."""
+    explanation = f": {_tail(pod.message)[-_POD_MESSAGE:]}" if pod.message else ""
+    return f"pod {pod.name} ({reason}{explanation})"
 
 
 def stuck_pod(pods: Sequence[PodView]) -> Stuck | None:
@@ -241,8 +244,8 @@ def is_stranded(pod: PodView, now: datetime, seconds: float) -> bool:
 
 def is_running(pod: PodView) -> bool:
     """Return whether ``pod`` has not reported its end yet."""
-    ended = any(container.exit_code is not None and container.name != _SIDECAR for container in pod.containers)
-    return pod.phase in ("Pending", "Running") and not ended
+    has_ended = pod.main is not None and pod.main.exit_code is not None
+    return pod.phase in ("Pending", "Running") and not has_ended
 
 
 def last_states(pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = ()) -> list[PodStatus]:
@@ -261,9 +264,7 @@ def last_states(pods: Sequence[PodView], earlier_states: Sequence[PodStatus] = (
 
 
 def _last_state(pod: PodView) -> PodStatus:
-    containers = [container for container in pod.containers if container.name != _SIDECAR]
-    first = containers[0] if containers else None
-    ended = next((c for c in containers if c.exit_code not in (None, 0)), first)
+    ended = _explaining_container(pod)
     reason = pod.reason or pod.disrupted or (ended.exit_reason or ended.waiting_reason if ended else None)
     message = pod.message or pod.unschedulable or (ended.exit_message or ended.waiting_message if ended else None)
     if ended is not None and ended.exit_reason == _OOM:
@@ -277,6 +278,14 @@ def _last_state(pod: PodView) -> PodStatus:
         exit_code=ended.exit_code if ended else None,
         finished_at=ended.ended_at if ended else None,
     )
+
+
+def _explaining_container(pod: PodView) -> ContainerView | None:
+    """Return the container whose end explains that of ``pod``: the main one, or one that failed before it started."""
+    if pod.phase != "Failed" or (pod.main is not None and pod.main.exit_code is not None):
+        return pod.main
+    failed = (container for container in pod.containers if container.exit_code and container.name != LOGS_CONTAINER)
+    return next(failed, pod.main)
 
 
 def _tail(message: str) -> str:

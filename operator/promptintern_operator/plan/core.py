@@ -13,7 +13,7 @@ from promptintern_operator.plan.denials import postpone_denied
 from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.plan.endings import finish
 from promptintern_operator.plan.lifecycle import finish_or_retry, start_attempt, suspend
-from promptintern_operator.plan.preflight import check_preflight
+from promptintern_operator.plan.preflight import check_preflight, remove_idle_check
 from promptintern_operator.plan.retry import retry
 from promptintern_operator.plan.running import follow_attempt
 from promptintern_operator.plan.types import (
@@ -74,6 +74,7 @@ def plan(
         draft.storage = storage
     _check_deadline(job, draft)
     _remove_leftovers(observed, draft)
+    remove_idle_check(observed, draft, limits)
     _report_leftovers(observed, draft)
     _delete_after_ttl(job, draft)
     _judge(training, draft)

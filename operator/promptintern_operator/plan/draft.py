@@ -12,7 +12,7 @@ from promptintern_operator.plan.attempts import fold
 from promptintern_operator.plan.columns import columns
 from promptintern_operator.plan.types import Action, EventRecord, Plan, StartAttempt, StartPreflight
 
-_KEPT_ATTEMPTS = 256
+_KEPT_ATTEMPTS = 320
 """The number of attempts that the status keeps. It exceeds the sum of the retry budgets, so that only attempts that no
 budget counts are ever dropped.
 """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from promptintern_api.status import MAX_MESSAGE, Outcome
 
-from promptintern_operator.plan.attempts import pause_fields
+from promptintern_operator.plan.attempts import pause_fields, position_fields
 from promptintern_operator.plan.classify import Ending, last_states
 from promptintern_operator.plan.draft import StatusDraft
 from promptintern_operator.views import PodView
@@ -19,6 +19,7 @@ def end_attempt(draft: StatusDraft, ending: Ending, pods: Sequence[PodView]) -> 
     assert attempt is not None
     draft.update_attempt(
         **pause_fields(attempt, draft.now),
+        **position_fields(draft.attempts, draft.previous.training),
         outcome=ending.outcome,
         message=ending.message[:MAX_MESSAGE],
         finished_at=draft.now,

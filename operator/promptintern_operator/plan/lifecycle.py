@@ -95,7 +95,13 @@ def finish_or_retry(job: PromptInternJob, observed: Observed, draft: StatusDraft
         reason = {Outcome.USER: "Refused"}.get(attempt.outcome, "RetriesExhausted")
         if draft.reason("Training") == UNSUPPORTED_RUN_FORMAT:
             reason = UNSUPPORTED_RUN_FORMAT
-        finish(draft, succeeded=False, reason=reason, message=f"attempt {attempt.number}: {attempt.message}")
+        message = f"attempt {attempt.number}: {attempt.message}"
+        if attempt.outcome is Outcome.PREEMPTION:
+            message = (
+                f"the cluster ended more than {job.spec.retries.preemption} attempts in a row before they got further "
+                f"(spec.retries.preemption); {message}"
+            )
+        finish(draft, succeeded=False, reason=reason, message=message)
     elif job.spec.suspend:  # the attempt ended before it could save, so ``suspend`` ignored it
         return suspend(job, observed, draft, limits)
     else:

@@ -11,6 +11,7 @@ from promptintern_operator.plan.attempts import backoff
 from promptintern_operator.plan.classify import (
     NODE_TROUBLE,
     STUCK_BY_USER,
+    removal,
     stuck_pod,
 )
 from promptintern_operator.plan.denials import DENIALS, INVALID, denial_of, should_give_up
@@ -41,11 +42,11 @@ def check_preflight(job: PromptInternJob, observed: Observed, draft: StatusDraft
         draft.check_uid = preflight.uid
     if preflight is None:
         _start_check(observed, draft, limits, first)
-    elif preflight.succeeded:
+    elif preflight.succeeded or _check_exit_code(preflight, observed) == ExitCode.DONE:
         draft.start_time = draft.now
         draft.set_condition("Accepted", True, "Valid", "data, model, prompts and credentials passed the check")
         return False
-    elif preflight.failed is not None:
+    elif preflight.failed is not None or _has_failed_beside_others(preflight, observed, draft, limits):
         _handle_failure(job, preflight, observed, draft, limits)
     else:
         _follow_check(job, preflight, observed, draft, limits)
@@ -85,6 +86,46 @@ def _current_reason(draft: StatusDraft) -> str | None:
 def _tries(preflight: PreflightView, draft: StatusDraft) -> int:
     """Return how many checks there were since the newest requested retry, together with this one."""
     return preflight.number - (draft.retried_after_check or 0)
+
+
+def _check_exit_code(preflight: PreflightView, observed: Observed) -> int | None:
+    """Return the exit code of the check in its newest pod, or None if it has not ended.
+
+    The Job succeeds only once all containers of the pod have ended. If the cluster injects a container that goes on,
+    such as the proxy of a service mesh, this never happens.
+    """
+    newest = _newest_pod(preflight, observed)
+    return newest.main.exit_code if newest is not None and newest.main is not None else None
+
+
+def _has_failed_beside_others(preflight: PreflightView, observed: Observed, draft: StatusDraft, limits: Limits) -> bool:
+    """Return whether the check has failed while another container keeps its pod, and thereby its Job, alive."""
+    newest = _newest_pod(preflight, observed)
+    code = _check_exit_code(preflight, observed)
+    if newest is None or newest.main is None or code is None or newest.phase != "Running":
+        return False
+    # Without other containers, the kubelet reports the end of the pod soon after the end of the check.
+    ended_at = newest.main.ended_at or draft.now
+    return code == ExitCode.USER_ERROR or draft.is_due(ended_at + timedelta(seconds=limits.silent))
+
+
+def remove_idle_check(observed: Observed, draft: StatusDraft, limits: Limits) -> None:
+    """Delete a check that accepted or refused the job but whose pod another container keeps alive, after a while."""
+    if draft.start_time is None and _current_reason(draft) != "Refused":
+        return
+    for preflight in observed.preflights:
+        newest = _newest_pod(preflight, observed)
+        ended_at = newest.main.ended_at if newest is not None and newest.main is not None else None
+        is_over = preflight.succeeded or preflight.failed is not None or preflight.deleting
+        if newest is None or ended_at is None or is_over or newest.phase != "Running":
+            continue
+        action = DeletePreflight(preflight.name, preflight.uid)
+        if draft.is_due(ended_at + timedelta(seconds=limits.silent)) and action not in draft.actions:
+            draft.add_action(action)
+
+
+def _newest_pod(preflight: PreflightView, observed: Observed) -> PodView | None:
+    return max(_pods_of(preflight, observed), key=lambda pod: pod.created, default=None)
 
 
 def _pods_of(preflight: PreflightView, observed: Observed) -> list[PodView]:
@@ -156,9 +197,9 @@ def _handle_failure(
     job: PromptInternJob, preflight: PreflightView, observed: Observed, draft: StatusDraft, limits: Limits
 ) -> None:
     """Handle a check that failed, either because the spec has a mistake or because the check did not finish."""
-    newest = max(_pods_of(preflight, observed), key=lambda pod: pod.created, default=None)
-    container = newest.containers[0] if newest and newest.containers else None
-    failed_at = preflight.failed_at or draft.now
+    newest = _newest_pod(preflight, observed)
+    container = newest.main if newest is not None else None
+    failed_at = preflight.failed_at or (container.ended_at if container is not None else None) or draft.now
     if container is None or container.exit_code is None:
         if _current_reason(draft) == "Refused":
             return  # the pod that reported the reason is gone
@@ -195,7 +236,7 @@ def _loss_reason(pod: PodView | None, container: ContainerView | None, message: 
         return f"its pod is gone: {message}"
     removal_reason = pod.disrupted or (pod.reason if pod.reason in NODE_TROUBLE else None)
     if removal_reason is not None:
-        return f"the cluster removed pod {pod.name} ({removal_reason})"
+        return f"the cluster removed {removal(pod, removal_reason)}"
     if container.exit_code == ExitCode.INFRASTRUCTURE:
         return _findings(message)
     if container.exit_code in _ENDED_BY_SIGNAL and container.exit_reason != "OOMKilled":

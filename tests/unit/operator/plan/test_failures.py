@@ -267,12 +267,12 @@ def test_a_budget_is_not_forgotten_after_many_preemptions() -> None:
     story = running(retries__application=1)
     story.reconcile(crashed(1))
     first = story.attempt
-    preempted = [first | {"number": n, "rayJobName": f"small-a{n}", "outcome": "Preemption"} for n in range(2, 302)]
+    preempted = [first | {"number": n, "rayJobName": f"small-a{n}", "outcome": "Preemption"} for n in range(2, 402)]
     story.status = story.status | {"attempts": [first, *preempted]}
     story.reconcile(after=1000)
-    story.reconcile(ray_job(302))
-    story.reconcile(crashed(302))
-    assert len(story.status["attempts"]) == 256
+    story.reconcile(ray_job(402))
+    story.reconcile(crashed(402))
+    assert len(story.status["attempts"]) == 320
     assert story.condition("Failed") == ("True", "RetriesExhausted")
 
 

@@ -131,7 +131,7 @@ def test_very_many_retries_keep_the_status_small() -> None:
         ask(story, str(number))
         story.reconcile()
         story.reconcile(crashed(number))
-    assert len(story.attempts) <= 256
+    assert len(story.attempts) <= 320
     assert story.attempt["number"] == 399
 
 
